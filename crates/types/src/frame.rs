@@ -1,0 +1,58 @@
+//! What a compute sends: redo bytes and side-file operations, in one order.
+
+use crate::{FrameSeq, Lsn};
+use std::sync::Arc;
+
+/// One unit of a branch's log, as its compute numbered it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Its place in the order of its epoch.
+    pub seq: FrameSeq,
+    /// For redo: the LSN of its first byte. For a side-file operation: the LSN
+    /// at which it stands, which is the end of the last redo frame before it.
+    pub start: Lsn,
+    /// What it carries.
+    pub body: FrameBody,
+}
+
+/// A frame's content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FrameBody {
+    /// Redo bytes, exactly as InnoDB wrote them; `start` + length is the LSN
+    /// after them. A frame need not end where an mtr ends.
+    Redo(Arc<[u8]>),
+    /// An operation on a side file.
+    File(FileOp),
+}
+
+impl Frame {
+    /// The LSN after this frame: `start` plus the redo bytes it carries.
+    /// Saturates at [`Lsn::MAX`].
+    pub fn end(&self) -> Lsn {
+        match &self.body {
+            FrameBody::Redo(bytes) => Lsn(self.start.0.saturating_add(bytes.len() as u64)),
+            FrameBody::File(_) => self.start,
+        }
+    }
+}
+
+/// An operation on one of the files that MariaDB keeps beside InnoDB. Paths
+/// are relative to the data directory, without a leading `./`, `/` separated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileOp {
+    /// The file exists and is empty afterwards (`open` with `O_CREAT`, and
+    /// `O_TRUNC` or not there before). `mode` is the permission bits.
+    Create { path: String, mode: u32 },
+    /// `data` stands at byte `offset` afterwards; a gap before it is zeros.
+    Write { path: String, offset: u64, data: Arc<[u8]> },
+    /// The file is `size` bytes long afterwards.
+    Truncate { path: String, size: u64 },
+    /// `from` is called `to` afterwards, replacing what was called so.
+    Rename { from: String, to: String },
+    /// The file is gone.
+    Unlink { path: String },
+    /// The directory exists.
+    Mkdir { path: String, mode: u32 },
+    /// The directory is gone.
+    Rmdir { path: String },
+}

@@ -1,0 +1,11 @@
+//! The words of Xylem as types: LSN, page ids, branches, epochs, frames.
+//!
+//! Nothing here does I/O or knows a wire or disk format. A number that means
+//! something has its own type, so that a page number cannot be passed where an
+//! LSN is meant.
+
+mod frame;
+mod ids;
+
+pub use frame::{FileOp, Frame, FrameBody};
+pub use ids::{BranchId, BranchName, BranchNameError, Epoch, FrameSeq, Lsn, PageId, PageNo, SpaceId};
