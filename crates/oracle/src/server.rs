@@ -1,0 +1,296 @@
+//! A stock MariaDB: where it is installed, and one running instance of it.
+
+use anyhow::{Context, Result, bail, ensure};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// The environment variable that names the installation.
+pub const PREFIX_VAR: &str = "XYLEM_MARIADB_PREFIX";
+
+/// An unpacked MariaDB installation (`dpkg -x` of its packages).
+#[derive(Clone, Debug)]
+pub struct Install {
+    prefix: PathBuf,
+}
+
+impl Install {
+    /// The installation under `prefix`, which has `usr/sbin/mariadbd`.
+    ///
+    /// # Errors
+    /// When it has not.
+    pub fn at(prefix: impl Into<PathBuf>) -> Result<Install> {
+        let install = Install {
+            prefix: prefix.into(),
+        };
+        let server = install.path("sbin/mariadbd");
+        ensure!(
+            server.is_file(),
+            "no MariaDB at {}: {} is missing",
+            install.prefix.display(),
+            server.display()
+        );
+        Ok(install)
+    }
+
+    /// The installation that [`PREFIX_VAR`] names.
+    ///
+    /// # Errors
+    /// When it names none.
+    pub fn from_env() -> Result<Install> {
+        match std::env::var_os(PREFIX_VAR) {
+            Some(prefix) => Install::at(PathBuf::from(prefix)),
+            None => bail!(
+                "{PREFIX_VAR} is not set: this needs a stock MariaDB 10.11. \
+                 Run it through `cargo xtask test`, which provides one."
+            ),
+        }
+    }
+
+    fn path(&self, below_usr: &str) -> PathBuf {
+        self.prefix.join("usr").join(below_usr)
+    }
+
+    /// A command of the installation, with what it needs to run from there.
+    fn command(&self, below_usr: &str) -> Command {
+        let mut c = Command::new(self.path(below_usr));
+        c.env("LD_LIBRARY_PATH", self.path("lib/x86_64-linux-gnu"));
+        c.stdin(Stdio::null());
+        c
+    }
+
+    fn common_args(&self, data: &Path) -> Vec<String> {
+        vec![
+            "--no-defaults".into(),
+            format!("--basedir={}", self.path("").display()),
+            format!("--datadir={}", data.display()),
+            format!("--lc-messages-dir={}", self.path("share/mysql").display()),
+            format!("--plugin-dir={}", self.path("lib/mysql/plugin").display()),
+            "--user=root".into(),
+        ]
+    }
+
+    /// Creates a database in the new directory `data`.
+    ///
+    /// # Errors
+    /// When the installer fails.
+    pub fn create_database(&self, data: &Path, options: &[String]) -> Result<()> {
+        let out = self
+            .command("bin/mariadb-install-db")
+            .args(self.common_args(data))
+            .args(["--auth-root-authentication-method=normal", "--skip-test-db"])
+            .args(options)
+            .output()
+            .context("run mariadb-install-db")?;
+        ensure!(
+            out.status.success(),
+            "mariadb-install-db failed: {}\n{}{}",
+            out.status,
+            String::from_utf8_lossy(&out.stdout),
+            String::from_utf8_lossy(&out.stderr)
+        );
+        Ok(())
+    }
+
+    /// Starts a server on `data`, its socket and log in `dir`.
+    ///
+    /// # Errors
+    /// When it does not answer within a minute.
+    pub fn start(&self, data: &Path, dir: &Path, options: &[String]) -> Result<Server> {
+        let log = dir.join("server.log");
+        let socket = dir.join("s");
+        let file = File::options().create(true).append(true).open(&log)?;
+        let child = self
+            .command("sbin/mariadbd")
+            .args(self.common_args(data))
+            .arg(format!("--socket={}", socket.display()))
+            .arg(format!("--pid-file={}", dir.join("pid").display()))
+            .args([
+                "--skip-networking",
+                "--skip-log-bin",
+                "--innodb-buffer-pool-dump-at-shutdown=0",
+            ])
+            .args(options)
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .context("start mariadbd")?;
+        let mut server = Server {
+            install: self.clone(),
+            child,
+            socket,
+            log,
+        };
+        for _ in 0..600 {
+            if let Some(status) = server.child.try_wait()? {
+                bail!("mariadbd ended: {status}\n{}", tail(&server.log));
+            }
+            if server.socket.exists() && server.query("SELECT 1").is_ok() {
+                return Ok(server);
+            }
+            // A server that starts can only be polled.
+            #[allow(clippy::disallowed_methods)]
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        bail!("mariadbd does not answer\n{}", tail(&server.log))
+    }
+
+    /// Recovers the data directory in place by InnoDB's own code, without
+    /// rollback: redo only. Returns the LSN at which InnoDB saw the log end.
+    ///
+    /// # Errors
+    /// When `mariadb-backup` fails.
+    pub fn recover(&self, data: &Path, page_size: usize, undo_tablespaces: u32) -> Result<u64> {
+        // What a backup has beside the data files.
+        fs::write(
+            data.join("backup-my.cnf"),
+            format!(
+                "[mariadbd]\ninnodb_checksum_algorithm=full_crc32\n\
+                 innodb_data_file_path=ibdata1:12M:autoextend\ninnodb_page_size={page_size}\n\
+                 innodb_undo_directory=./\ninnodb_undo_tablespaces={undo_tablespaces}\n"
+            ),
+        )?;
+        fs::write(
+            data.join("xtrabackup_checkpoints"),
+            "backup_type = full-backuped\nfrom_lsn = 0\nto_lsn = 1\nlast_lsn = 1\n",
+        )?;
+        let out = self
+            .command("bin/mariadb-backup")
+            .args(["--prepare", "--use-memory=512M"])
+            .arg(format!("--target-dir={}", data.display()))
+            .output()
+            .context("run mariadb-backup")?;
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        ensure!(
+            out.status.success() && text.contains("completed OK"),
+            "mariadb-backup failed: {}\n{text}",
+            out.status
+        );
+        text.rsplit_once("End of log at LSN=")
+            .and_then(|(_, rest)| rest.split_whitespace().next())
+            .and_then(|lsn| lsn.parse().ok())
+            .with_context(|| format!("mariadb-backup does not say where the log ends:\n{text}"))
+    }
+}
+
+/// The end of a text file, for an error message.
+fn tail(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let skip = text.lines().count().saturating_sub(30);
+    text.lines().skip(skip).collect::<Vec<_>>().join("\n")
+}
+
+/// A running server. Killed when dropped.
+#[derive(Debug)]
+pub struct Server {
+    install: Install,
+    child: Child,
+    socket: PathBuf,
+    log: PathBuf,
+}
+
+impl Server {
+    fn client(&self) -> Command {
+        let mut c = self.install.command("bin/mariadb");
+        c.args([
+            "--no-defaults",
+            "--user=root",
+            "--batch",
+            "--skip-column-names",
+        ]);
+        c.arg(format!("--socket={}", self.socket.display()));
+        c
+    }
+
+    /// Runs one statement, or several between semicolons; their output.
+    ///
+    /// # Errors
+    /// When one of them fails.
+    pub fn query(&self, sql: &str) -> Result<String> {
+        let out = self.client().arg("-e").arg(sql).output()?;
+        ensure!(
+            out.status.success(),
+            "{}\n{}",
+            sql.chars().take(300).collect::<String>(),
+            String::from_utf8_lossy(&out.stderr)
+        );
+        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+    }
+
+    /// Runs scripts at the same time, each in a connection of its own. With
+    /// `force` a failing statement (a deadlock) does not end its script.
+    ///
+    /// # Errors
+    /// When a script fails, or the server is gone.
+    pub fn run(&mut self, scripts: &[String], force: bool) -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let mut clients = Vec::new();
+        for (n, script) in scripts.iter().enumerate() {
+            let path = dir.path().join(n.to_string());
+            fs::write(&path, script)?;
+            let mut c = self.client();
+            if force {
+                c.arg("--force");
+            }
+            c.stdin(File::open(&path)?).stdout(Stdio::null());
+            c.stderr(File::create(path.with_extension("err"))?);
+            clients.push((path.with_extension("err"), c.spawn()?));
+        }
+        for (err, mut client) in clients {
+            let status = client.wait()?;
+            let text = fs::read_to_string(&err).unwrap_or_default();
+            // With --force the client still ends with 1 if a statement failed.
+            let lost = text.contains("ERROR 20")
+                || text.contains("ERROR 10") && !text.contains("ERROR 106");
+            ensure!(
+                status.success() || (force && !lost),
+                "a script failed: {status}\n{text}"
+            );
+        }
+        ensure!(
+            self.child.try_wait()?.is_none(),
+            "mariadbd died\n{}",
+            tail(&self.log)
+        );
+        Ok(())
+    }
+
+    /// Ends the server at once, as a crash does.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Asks the server to stop, and waits for it.
+    ///
+    /// # Errors
+    /// When it does not stop cleanly.
+    pub fn stop(mut self) -> Result<()> {
+        self.query("SHUTDOWN")?;
+        let status = self.child.wait()?;
+        ensure!(
+            status.success(),
+            "mariadbd ended: {status}\n{}",
+            tail(&self.log)
+        );
+        Ok(())
+    }
+
+    /// What the server logged, newest last.
+    pub fn log_tail(&self) -> String {
+        tail(&self.log)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Already gone after kill() or stop(): nothing to report then.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

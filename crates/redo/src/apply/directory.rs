@@ -1,0 +1,88 @@
+//! Index pages: the record directory.
+//!
+//! Each slot points at the last of 4 to 8 records that it owns; the first
+//! owns the infimum alone, the last 1 to 8. Slots are 2 bytes and stand before
+//! the page's trailer, the first slot last.
+//!
+//! Source: `page_dir_split_slot()` and `page_dir_balance_slot()` in
+//! `page0cur.cc`.
+
+use super::heap::{self, Format, HEAP_TOP, N_DIR_SLOTS, REC_NEXT};
+use crate::bytes::Frame;
+
+/// `PAGE_DIR_SLOT_MIN_N_OWNED`.
+pub(super) const MIN_OWNED: usize = 4;
+/// `PAGE_DIR_SLOT_MAX_N_OWNED`.
+pub(super) const MAX_OWNED: usize = 8;
+
+/// The record after `rec` (`page_rec_next_get()`).
+fn next(f: &Frame<'_>, fmt: Format, rec: usize) -> Option<usize> {
+    let link = f.r2(rec.checked_sub(REC_NEXT)?)?;
+    let at = match link {
+        0 => return None,
+        _ if fmt.compact => (rec + link) & (f.len() - 1),
+        _ => link,
+    };
+    (at >= fmt.supremum && at <= f.r2(HEAP_TOP)?).then_some(at)
+}
+
+/// Where the slot that points at `rec` stands, searched from slot `last` on,
+/// the infimum's slot excepted.
+pub(super) fn find(f: &Frame<'_>, last: usize, rec: usize) -> Option<usize> {
+    let first = heap::slot(f, 0)?;
+    let mut at = last;
+    while at < first {
+        if f.r2(at)? == rec {
+            return Some(at);
+        }
+        at += 2;
+    }
+    None
+}
+
+/// Splits the slot at `slot`, which owns one record too many.
+pub(super) fn split(f: &mut Frame<'_>, fmt: Format, slot: usize) -> Option<()> {
+    const OWNED: usize = MAX_OWNED + 1;
+    let mut rec = f.r2(slot.checked_add(2)?)?;
+    if rec < heap::COMPACT.infimum || rec > f.r2(HEAP_TOP)? {
+        return None;
+    }
+    for _ in 0..OWNED / 2 {
+        rec = next(f, fmt, rec)?;
+    }
+    let n_slots = f.r2(N_DIR_SLOTS)?;
+    let last = heap::slot(f, n_slots)?;
+    f.copy(last.checked_add(2)?, last, slot.checked_sub(last)?)?;
+    f.w2(N_DIR_SLOTS, n_slots + 1)?;
+    f.w2(slot, rec)?;
+    heap::set_n_owned(f, fmt, rec, OWNED / 2)?;
+    let upper = f.r2(slot.checked_sub(2)?)?;
+    heap::set_n_owned(f, fmt, upper, OWNED - OWNED / 2)
+}
+
+/// Gives slot number `n`, which owns one record too few, another from the
+/// slot above, or merges the two.
+pub(super) fn balance(f: &mut Frame<'_>, fmt: Format, n: usize) -> Option<()> {
+    let n_slots = f.r2(N_DIR_SLOTS)?;
+    if n + 1 == n_slots {
+        // The last slot may own as few as it likes.
+        return Some(());
+    }
+    let slot = heap::slot(f, n)?;
+    let upper = f.r2(slot.checked_sub(2)?)?;
+    let rec = f.r2(slot)?;
+    let owned = heap::n_owned(f, fmt, upper)?;
+    if owned <= MIN_OWNED {
+        heap::set_n_owned(f, fmt, rec, 0)?;
+        heap::set_n_owned(f, fmt, upper, owned + (MIN_OWNED - 1))?;
+        let last = heap::slot(f, n_slots.checked_sub(1)?)?;
+        f.copy(last, last.checked_add(2)?, slot.checked_sub(last)?)?;
+        f.w2(last, 0)?;
+        return f.w2(N_DIR_SLOTS, n_slots - 1);
+    }
+    let new = next(f, fmt, rec)?;
+    heap::set_n_owned(f, fmt, rec, 0)?;
+    heap::set_n_owned(f, fmt, new, MIN_OWNED)?;
+    heap::set_n_owned(f, fmt, upper, owned - 1)?;
+    f.w2(slot, new)
+}

@@ -1,0 +1,43 @@
+//! InnoDB's redo log, MariaDB 10.8 and later: parse it, split it by page, apply it.
+//!
+//! Bytes in, bytes out: no I/O, no clock, no panic on any input. The formats
+//! are InnoDB's own and are described in `docs/formats/redo.md`; their source
+//! is `storage/innobase/include/mtr0types.h` (records), `log/log0recv.cc`
+//! (reading and applying) and `page/page0cur.cc` (index pages).
+//!
+//! The way through the crate, in the order data flows:
+//!
+//! 1. [`MtrReader`] (a stream in any chunking) or [`parse_mtr`] (a slice) find
+//!    whole mini-transactions and check their CRC-32C: [`Mtr`].
+//! 2. [`Mtr::items`] splits one by page for storage ([`MtrItem`]);
+//!    [`Mtr::records`] decodes each [`Record`].
+//! 3. [`apply`] brings one page forward by the records one mtr has for it,
+//!    [`seal`] makes it valid for InnoDB to read, [`verify`] checks it.
+//! 4. [`log_file`] and [`read_log_file_header`] write and read what stands at
+//!    the start of an `ib_logfile0`.
+#![forbid(unsafe_code)]
+
+mod apply;
+mod bytes;
+mod error;
+mod flags;
+mod items;
+mod logfile;
+mod mtr;
+mod reader;
+mod record;
+mod seal;
+pub mod varint;
+
+pub use apply::{Applied, apply, page_lsn};
+pub use error::{ApplyError, ApplyFault, LogHeaderError, PageCheck, RecordFault, RedoError};
+pub use flags::{BadSpaceFlags, SpaceFlags};
+pub use items::{Items, MtrItem};
+pub use logfile::{
+    CHECKPOINT_MTR_LEN, LogGeometry, LogHeader, START_OFFSET, checkpoint_mtr, log_file,
+    read_log_file_header,
+};
+pub use mtr::{MTR_SIZE_MAX, Mtr, ParseStep, parse_mtr};
+pub use reader::MtrReader;
+pub use record::{FileEvent, Op, Record, RecordKind, Records};
+pub use seal::{seal, verify};

@@ -1,0 +1,85 @@
+//! InnoDB's variable-length integers: 1 to 5 bytes, the length in the leading
+//! one bits of the first, each length continuing where the shorter one ends.
+//!
+//! Source: `mtr0types.h` (layout), `mlog_encode_varint()` in `mtr0log.h`,
+//! `mlog_decode_varint()` in `log0recv.cc`.
+
+/// Smallest integer that takes two bytes.
+pub const MIN_2BYTE: u32 = 1 << 7;
+/// Smallest integer that takes three bytes.
+pub const MIN_3BYTE: u32 = MIN_2BYTE + (1 << 14);
+/// Smallest integer that takes four bytes.
+pub const MIN_4BYTE: u32 = MIN_3BYTE + (1 << 21);
+/// Smallest integer that takes five bytes.
+pub const MIN_5BYTE: u32 = MIN_4BYTE + (1 << 28);
+
+/// How many bytes an integer takes whose first byte is `first`; more than 5
+/// when no integer begins so.
+#[inline]
+pub const fn len_from_first(first: u8) -> usize {
+    1 + first.leading_ones() as usize
+}
+
+/// Decodes the integer at the start of `b`: its value and its length in bytes.
+/// `None` when `b` is too short or no integer stands there.
+#[inline]
+pub fn decode(b: &[u8]) -> Option<(u32, usize)> {
+    let first = *b.first()?;
+    if first < 0x80 {
+        return Some((u32::from(first), 1));
+    }
+    decode_long(b, first)
+}
+
+fn decode_long(b: &[u8], first: u8) -> Option<(u32, usize)> {
+    let f = u32::from(first);
+    match first {
+        0x80..=0xbf => {
+            let [_, x, ..] = *b else { return None };
+            Some((MIN_2BYTE + ((f & 0x3f) << 8 | u32::from(x)), 2))
+        }
+        0xc0..=0xdf => {
+            let [_, x, y, ..] = *b else { return None };
+            Some((
+                MIN_3BYTE + ((f & 0x1f) << 16 | u32::from(x) << 8 | u32::from(y)),
+                3,
+            ))
+        }
+        0xe0..=0xef => {
+            let [_, x, y, z, ..] = *b else { return None };
+            Some((
+                MIN_4BYTE + ((f & 0x0f) << 24 | u32::from_be_bytes([0, x, y, z])),
+                4,
+            ))
+        }
+        0xf0 => {
+            let [_, x, y, z, w, ..] = *b else { return None };
+            u32::from_be_bytes([x, y, z, w])
+                .checked_add(MIN_5BYTE)
+                .map(|v| (v, 5))
+        }
+        _ => None,
+    }
+}
+
+/// Appends `value` to `out` in its shortest, and only, form.
+pub fn encode(out: &mut Vec<u8>, value: u32) {
+    // Each arm's casts keep the low bytes, which is what is stored.
+    #![allow(clippy::cast_possible_truncation)]
+    if value < MIN_2BYTE {
+        out.push(value as u8);
+    } else if value < MIN_3BYTE {
+        let v = value - MIN_2BYTE;
+        out.extend_from_slice(&[0x80 | (v >> 8) as u8, v as u8]);
+    } else if value < MIN_4BYTE {
+        let v = value - MIN_3BYTE;
+        out.extend_from_slice(&[0xc0 | (v >> 16) as u8, (v >> 8) as u8, v as u8]);
+    } else if value < MIN_5BYTE {
+        let v = value - MIN_4BYTE;
+        let b = v.to_be_bytes();
+        out.extend_from_slice(&[0xe0 | b[0], b[1], b[2], b[3]]);
+    } else {
+        out.push(0xf0);
+        out.extend_from_slice(&(value - MIN_5BYTE).to_be_bytes());
+    }
+}
