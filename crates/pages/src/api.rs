@@ -1,0 +1,174 @@
+//! What the page store takes and returns.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use xylem_types::{Lsn, PageId, SpaceId};
+
+/// How a store is set up.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// The directory of all branches' layers and manifests.
+    pub dir: PathBuf,
+    /// Memory for open layers, frozen layers, indexes and caches of all
+    /// branches together, in bytes.
+    pub memory_bytes: u64,
+    /// Redo bytes an open layer holds before it is frozen and flushed. A
+    /// quarter of `memory_bytes` is the most that is used.
+    pub open_layer_bytes: u64,
+    /// A page that gathered this many bytes of redo since its last image gets
+    /// a new image at the next flush.
+    pub image_after_bytes: u64,
+    /// The same for the number of mtrs.
+    pub image_after_mtrs: u32,
+    /// Whether the log is trimmed behind what layers durably hold.
+    pub trim_log: bool,
+}
+
+impl StoreConfig {
+    /// The defaults for `dir`: 512 MiB of memory.
+    pub fn new(dir: PathBuf) -> StoreConfig {
+        StoreConfig {
+            dir,
+            memory_bytes: 512 << 20,
+            open_layer_bytes: 64 << 20,
+            image_after_bytes: 16 << 10,
+            image_after_mtrs: 128,
+            trim_log: true,
+        }
+    }
+}
+
+/// Which version of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadAt {
+    /// What is ingested now.
+    Newest,
+    /// Every mtr that ended at or before this LSN, none that ended later. The
+    /// caller has waited until it is ingested.
+    Lsn(Lsn),
+}
+
+/// A page as of an LSN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// A valid InnoDB page of its tablespace's physical size, or all zeros.
+    pub bytes: Arc<[u8]>,
+    /// The LSN up to which it shows the branch.
+    pub lsn: Lsn,
+}
+
+/// A tablespace as of an LSN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tablespace {
+    /// Its id.
+    pub space: SpaceId,
+    /// Its file, relative to the data directory, without a leading `./`:
+    /// `db/table.ibd`, `ibdata1`, `undo001`.
+    pub path: String,
+    /// FSP_SPACE_FLAGS.
+    pub flags: u32,
+    /// FSP_SIZE: pages.
+    pub pages: u32,
+    /// Physical page size in bytes.
+    pub page_bytes: u32,
+}
+
+/// A side file or a directory as of an LSN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SideFile {
+    /// Relative to the data directory.
+    pub path: String,
+    /// Permission bits.
+    pub mode: u32,
+    /// The content; `None` for a directory.
+    pub data: Option<Arc<[u8]>>,
+}
+
+/// A store or a branch could not be opened, or its ingest stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file operation failed.
+    #[error("{context}: {source}")]
+    Io {
+        /// What was tried, and on which file.
+        context: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A block, manifest or log record failed its check.
+    #[error("corrupt: {0}")]
+    Corrupt(String),
+    /// The log failed.
+    #[error("log: {0}")]
+    Log(#[from] xylem_wal::LogError),
+    /// Redo that is not understood: ingest of the branch stops here.
+    #[error("redo at LSN {lsn}: {message}")]
+    Redo {
+        /// Where.
+        lsn: Lsn,
+        /// What.
+        message: String,
+    },
+}
+
+/// A read could not be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// No such tablespace at that LSN.
+    #[error("tablespace {space} does not exist at LSN {lsn}")]
+    NoSuchTablespace {
+        /// What was asked for.
+        space: SpaceId,
+        /// As of when.
+        lsn: Lsn,
+    },
+    /// The tablespace has fewer pages.
+    #[error("page {page} is beyond the end of its tablespace, which has {pages} pages at LSN {lsn}")]
+    BeyondEnd {
+        /// What was asked for.
+        page: PageId,
+        /// The tablespace's size.
+        pages: u32,
+        /// As of when.
+        lsn: Lsn,
+    },
+    /// The LSN is older than the history kept.
+    #[error("LSN {lsn} is older than the history kept, which begins at {oldest}")]
+    TooOld {
+        /// What was asked for.
+        lsn: Lsn,
+        /// What there is.
+        oldest: Lsn,
+    },
+    /// The LSN has not been ingested in time.
+    #[error("LSN {wanted} was not reached in time: {hop} stands at {reached}, {} bytes behind", wanted.0.saturating_sub(reached.0))]
+    NotReached {
+        /// What was asked for.
+        wanted: Lsn,
+        /// Where the lagging part stands.
+        reached: Lsn,
+        /// "log" or "ingest".
+        hop: &'static str,
+    },
+    /// A stored block failed its checksum, or redo cannot be applied.
+    #[error("page {page} at LSN {lsn}: {message}")]
+    Corrupt {
+        /// Which page.
+        page: PageId,
+        /// As of when.
+        lsn: Lsn,
+        /// What is wrong, in which file.
+        message: String,
+    },
+    /// Reading a layer failed.
+    #[error("{context}: {source}")]
+    Io {
+        /// What was tried, and on which file.
+        context: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Ingest has stopped; the reason stands in the message.
+    #[error("the branch's ingest has stopped: {0}")]
+    Stopped(String),
+}

@@ -1,0 +1,459 @@
+//! A branch: its state, its threads, and what others may ask of it.
+
+use crate::api::{ReadError, StoreError};
+use crate::files::{Files, LocalFiles};
+use crate::flush;
+use crate::ingest;
+use crate::layer_read::{LayerFile, Source};
+use crate::manifest::{Manifest, Resume};
+use crate::map::{Frozen, Layers};
+use crate::mem::{Batch, MemLayer};
+use crate::stats::{BranchStats, Counters};
+use crate::store::Store;
+use parking_lot::{Condvar, Mutex, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use xylem_types::{BranchId, Lsn, SpaceId};
+use xylem_wal::{Log, Position};
+
+/// Slots of tablespace generations.
+const GENERATIONS: usize = 256;
+
+/// Where ingest stands; held while a batch becomes visible.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Progress {
+    pub(crate) resume: Resume,
+    pub(crate) oldest: Option<Lsn>,
+}
+
+/// A branch as its threads see it.
+pub(crate) struct Shared {
+    pub(crate) id: BranchId,
+    pub(crate) store: Arc<Store>,
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) files: Arc<dyn Files>,
+    /// For the caches' keys.
+    pub(crate) cache_id: u64,
+    layers: RwLock<Arc<Layers>>,
+    pub(crate) applied: AtomicU64,
+    applied_tx: watch::Sender<Lsn>,
+    position_tx: watch::Sender<Position>,
+    progress: Mutex<Progress>,
+    pub(crate) manifest: Mutex<Manifest>,
+    failed: RwLock<Option<String>>,
+    stop: AtomicBool,
+    stop_tx: watch::Sender<bool>,
+    /// What the flush thread waits on: frozen layers, a stop.
+    flush_lock: Mutex<()>,
+    flush_signal: Condvar,
+    flushed_signal: Condvar,
+    pub(crate) stats: Counters,
+    /// Odd while a tablespace is changing; see [`crate::read`].
+    generations: Vec<AtomicU64>,
+    /// First LSN of the branch; `u64::MAX` until an epoch has begun.
+    oldest: AtomicU64,
+    _lock: std::fs::File,
+}
+
+impl Shared {
+    pub(crate) fn applied(&self) -> Lsn {
+        Lsn(self.applied.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn layers(&self) -> Arc<Layers> {
+        Arc::clone(&self.layers.read())
+    }
+
+    pub(crate) fn try_layers(&self) -> Option<Arc<Layers>> {
+        self.layers.try_read().map(|l| Arc::clone(&l))
+    }
+
+    pub(crate) fn source(&self) -> Source<'_> {
+        Source { files: &*self.files, caches: &self.store.caches, stats: &self.stats }
+    }
+
+    pub(crate) fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn stop_watch(&self) -> watch::Receiver<bool> {
+        self.stop_tx.subscribe()
+    }
+
+    pub(crate) fn oldest(&self) -> Option<Lsn> {
+        let v = self.oldest.load(Ordering::Acquire);
+        (v != u64::MAX).then_some(Lsn(v))
+    }
+
+    /// The generation of what is known of a tablespace. Odd: it is changing.
+    pub(crate) fn generation(&self, space: SpaceId) -> &AtomicU64 {
+        // The modulo keeps it in range.
+        &self.generations[space.0 as usize % GENERATIONS]
+    }
+
+    pub(crate) fn list_memory(&self) -> u64 {
+        self.layers().files.iter().map(|f| f.memory()).sum()
+    }
+
+    pub(crate) fn has_frozen(&self) -> bool {
+        !self.layers.read().frozen.is_empty()
+    }
+
+    pub(crate) fn open_memory(&self) -> u64 {
+        self.layers.read().open.memory()
+    }
+
+    pub(crate) fn fail(&self, why: String) {
+        tracing::error!(branch = %self.id, error = %why, "ingest stopped");
+        *self.failed.write() = Some(why);
+        // Wakes those who wait for an LSN that will not come.
+        self.applied_tx.send_modify(|_| {});
+        self.position_tx.send_modify(|_| {});
+    }
+
+    pub(crate) fn failed(&self) -> Option<String> {
+        self.failed.read().clone()
+    }
+
+    /// Makes a batch visible: whole mtrs up to `lsn`.
+    pub(crate) fn publish(&self, batch: &Batch, spaces: &[SpaceId], lsn: Lsn, now: Progress) {
+        let store = &self.store;
+        let mut progress = self.progress.lock();
+        if !batch.is_empty() {
+            for s in spaces {
+                self.generation(*s).fetch_add(1, Ordering::AcqRel);
+            }
+            let mut open = Arc::clone(&self.layers.read().open);
+            if !open.reaches(lsn) || !open.insert(batch, store.chunk_bytes()) {
+                self.freeze_locked(&progress);
+                open = Arc::clone(&self.layers.read().open);
+                open.insert(batch, store.chunk_bytes());
+            }
+        }
+        *progress = now;
+        if let Some(oldest) = now.oldest {
+            self.oldest.store(oldest.0, Ordering::Release);
+        }
+        if lsn > self.applied() {
+            self.applied.store(lsn.0, Ordering::Release);
+            self.applied_tx.send_replace(lsn);
+        }
+        if !batch.is_empty() {
+            for s in spaces {
+                self.generation(*s).fetch_add(1, Ordering::AcqRel);
+            }
+            let limit = store.open_limit();
+            let open = Arc::clone(&self.layers.read().open);
+            if open.record_bytes() >= limit || open.memory() >= store.config.memory_bytes / 4 {
+                self.freeze_locked(&progress);
+            }
+        }
+        drop(progress);
+    }
+
+    /// Everything before `position` was read and, where whole, is visible.
+    pub(crate) fn publish_position(&self, position: Position) {
+        self.position_tx.send_if_modified(|p| {
+            let moved = *p < position;
+            *p = position;
+            moved
+        });
+    }
+
+    /// Closes the open layer; the flush thread writes it.
+    pub(crate) fn freeze(&self) {
+        let progress = self.progress.lock();
+        self.freeze_locked(&progress);
+    }
+
+    fn freeze_locked(&self, progress: &Progress) {
+        {
+            let mut layers = self.layers.write();
+            if layers.open.is_empty() {
+                return;
+            }
+            let end = self.applied();
+            let mut next = Layers::clone(&layers);
+            next.frozen.push(Frozen {
+                layer: Arc::clone(&layers.open),
+                end,
+                resume: progress.resume,
+                oldest: progress.oldest,
+            });
+            next.open = Arc::new(MemLayer::new(end, Arc::clone(&self.store.layer_memory)));
+            *layers = Arc::new(next);
+        }
+        let _guard = self.flush_lock.lock();
+        self.flush_signal.notify_all();
+    }
+
+    /// Waits for a frozen layer. `None`: the branch stops.
+    pub(crate) fn next_frozen(&self) -> Option<Frozen> {
+        let mut guard = self.flush_lock.lock();
+        loop {
+            if self.stopped() {
+                return None;
+            }
+            if let Some(f) = self.layers.read().frozen.first() {
+                return Some(f.clone());
+            }
+            self.flush_signal.wait(&mut guard);
+        }
+    }
+
+    /// Waits a while, less if the branch stops.
+    pub(crate) fn flush_pause(&self, time: std::time::Duration) {
+        let mut guard = self.flush_lock.lock();
+        if !self.stopped() {
+            self.flush_signal.wait_for(&mut guard, time);
+        }
+    }
+
+    /// The oldest frozen layer now stands in `files`.
+    pub(crate) fn flushed(&self, files: Vec<Arc<LayerFile>>) {
+        {
+            let mut layers = self.layers.write();
+            let mut next = Layers::clone(&layers);
+            if !next.frozen.is_empty() {
+                next.frozen.remove(0);
+            }
+            let mut all = Vec::clone(&next.files);
+            all.extend(files);
+            next.files = Arc::new(all);
+            *layers = Arc::new(next);
+        }
+        self.stats.flushes.add(1);
+        {
+            let _guard = self.flush_lock.lock();
+            self.flushed_signal.notify_all();
+        }
+        self.store.room_made();
+    }
+
+    fn signal_stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.stop_tx.send_replace(true);
+        let _guard = self.flush_lock.lock();
+        self.flush_signal.notify_all();
+        self.flushed_signal.notify_all();
+    }
+
+    /// The names of a layer file: its number and, so that no name is ever used
+    /// twice even by a process that reads an old manifest, a random part.
+    pub(crate) fn layer_name(number: u64) -> String {
+        use std::hash::{BuildHasher, Hasher};
+        let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+        format!("{number:016x}-{random:016x}.layer")
+    }
+}
+
+/// One branch: ingests its log and answers reads.
+pub struct Branch {
+    pub(crate) shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Branch {
+    /// Opens the branch: reads its newest manifest, then follows `log` from
+    /// where its layers end.
+    ///
+    /// # Errors
+    /// When another process has it open, its manifest or a layer is missing or
+    /// corrupt, or the log was trimmed too far.
+    pub fn open(store: Arc<Store>, id: BranchId, log: Arc<dyn Log>) -> Result<Arc<Branch>, StoreError> {
+        let dir = store.config.dir.join(id.to_string());
+        let io = |what: &'static str| {
+            let context = format!("{what} {}", dir.display());
+            move |source| StoreError::Io { context, source }
+        };
+        let files = LocalFiles::open(&dir, store.hook.clone()).map_err(io("open the branch's directory"))?;
+        let lock = lock(&dir).map_err(io("lock the branch's directory"))?;
+        let manifest = Manifest::open(&files, id)?;
+        let resume = manifest.resume;
+        let end = resume.lsn;
+        let layers = Layers {
+            open: Arc::new(MemLayer::new(end, Arc::clone(&store.layer_memory))),
+            frozen: Vec::new(),
+            files: Arc::new(
+                manifest
+                    .layers
+                    .iter()
+                    .map(|m| Arc::new(LayerFile::new(m.clone(), id, store.next_id())))
+                    .collect(),
+            ),
+        };
+        let reader = log.read_from(resume.position)?;
+        let shared = Arc::new(Shared {
+            id,
+            cache_id: store.next_id(),
+            log,
+            files: Arc::new(files),
+            layers: RwLock::new(Arc::new(layers)),
+            applied: AtomicU64::new(end.0),
+            applied_tx: watch::Sender::new(end),
+            position_tx: watch::Sender::new(resume.position),
+            progress: Mutex::new(Progress { resume, oldest: manifest.oldest }),
+            oldest: AtomicU64::new(manifest.oldest.map_or(u64::MAX, |l| l.0)),
+            manifest: Mutex::new(manifest),
+            failed: RwLock::new(None),
+            stop: AtomicBool::new(false),
+            stop_tx: watch::Sender::new(false),
+            flush_lock: Mutex::new(()),
+            flush_signal: Condvar::new(),
+            flushed_signal: Condvar::new(),
+            stats: Counters::default(),
+            generations: (0..GENERATIONS).map(|_| AtomicU64::new(0)).collect(),
+            store: Arc::clone(&store),
+            _lock: lock,
+        });
+        store.add_branch(&shared);
+        let branch = Arc::new(Branch { shared: Arc::clone(&shared), threads: Mutex::new(Vec::new()) });
+        let flusher = Arc::clone(&shared);
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(run)
+                .map_err(|source| StoreError::Io { context: format!("start thread {name}"), source })
+        };
+        let flush = spawn("pages-flush", Box::new(move || flush::run(&flusher)))?;
+        branch.threads.lock().push(flush);
+        let ingest = spawn("pages-ingest", Box::new(move || ingest::run(&shared, resume, reader)))?;
+        branch.threads.lock().push(ingest);
+        Ok(branch)
+    }
+
+    /// The branch's identity.
+    pub fn id(&self) -> BranchId {
+        self.shared.id
+    }
+
+    /// The end of the last whole mtr ingested.
+    pub fn applied(&self) -> Lsn {
+        self.shared.applied()
+    }
+
+    /// The first LSN that can be read; `None` before an epoch has begun.
+    pub fn oldest(&self) -> Option<Lsn> {
+        self.shared.oldest()
+    }
+
+    /// Everything before it was read from the log, a torn mtr's bytes too.
+    pub fn ingested_position(&self) -> Position {
+        *self.shared.position_tx.borrow()
+    }
+
+    /// Watches [`Branch::applied`]. It also wakes when ingest fails.
+    pub fn watch_applied(&self) -> watch::Receiver<Lsn> {
+        self.shared.applied_tx.subscribe()
+    }
+
+    /// Waits until everything before `position` was ingested.
+    ///
+    /// # Errors
+    /// [`ReadError::Stopped`] when ingest has stopped, [`ReadError::NotReached`]
+    /// at the deadline.
+    pub async fn wait_ingested(&self, position: Position, deadline: Instant) -> Result<(), ReadError> {
+        let s = &self.shared;
+        wait(s, s.position_tx.subscribe(), deadline, |p| *p >= position, s.log.durable().borrow().lsn()).await
+    }
+
+    /// Waits until `lsn` is ingested.
+    ///
+    /// # Errors
+    /// As for [`Branch::wait_ingested`].
+    pub async fn wait_applied(&self, lsn: Lsn, deadline: Instant) -> Result<(), ReadError> {
+        let s = &self.shared;
+        wait(s, s.applied_tx.subscribe(), deadline, |l| *l >= lsn, lsn).await
+    }
+
+    /// Bytes of all layer files.
+    pub fn layer_bytes(&self) -> u64 {
+        self.shared.layers().files.iter().map(|f| f.meta.bytes).sum()
+    }
+
+    /// What it has done since it was opened, and what it holds.
+    pub fn stats(&self) -> BranchStats {
+        let layers = self.shared.layers();
+        let mut out = self.shared.stats.snapshot();
+        out.layers = layers.files.len() as u64;
+        out.layer_bytes = layers.files.iter().map(|f| f.meta.bytes).sum();
+        out.open_layer_bytes = layers.open.memory();
+        out.frozen_layer_bytes = layers.frozen.iter().map(|f| f.layer.memory()).sum();
+        out.frozen_layers = layers.frozen.len() as u64;
+        out
+    }
+
+    /// Why ingest has stopped, if it has.
+    pub fn failed(&self) -> Option<String> {
+        self.shared.failed()
+    }
+
+    /// Freezes what is in memory and waits until it is in layer files, or the
+    /// branch stops. Blocking.
+    pub fn flush_now(&self) {
+        let s = &self.shared;
+        s.freeze();
+        let mut guard = s.flush_lock.lock();
+        while s.has_frozen() && !s.stopped() {
+            s.flushed_signal.wait(&mut guard);
+        }
+    }
+
+    /// Stops ingest and flushing and waits for them. Nothing is lost: what is
+    /// not in layers is read from the log again. Reads go on. Blocking.
+    pub fn shutdown(&self) {
+        self.shared.signal_stop();
+        let threads: Vec<JoinHandle<()>> = std::mem::take(&mut *self.threads.lock());
+        for t in threads {
+            if t.join().is_err() {
+                tracing::error!(branch = %self.shared.id, "a thread of the branch panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Branch {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+async fn wait<T>(
+    s: &Shared,
+    mut rx: watch::Receiver<T>,
+    deadline: Instant,
+    reached: impl Fn(&T) -> bool,
+    wanted: Lsn,
+) -> Result<(), ReadError> {
+    loop {
+        if reached(&rx.borrow_and_update()) {
+            return Ok(());
+        }
+        if let Some(why) = s.failed() {
+            return Err(ReadError::Stopped(why));
+        }
+        if !matches!(tokio::time::timeout_at(deadline, rx.changed()).await, Ok(Ok(()))) {
+            if reached(&rx.borrow()) {
+                return Ok(());
+            }
+            let durable = s.log.durable().borrow().lsn();
+            let (hop, reached) =
+                if durable < wanted { ("log", durable) } else { ("ingest", s.applied()) };
+            return Err(ReadError::NotReached { wanted, reached, hop });
+        }
+    }
+}
+
+/// Holds the branch's directory for this process as long as the file is open.
+fn lock(dir: &std::path::Path) -> std::io::Result<std::fs::File> {
+    use fs4::fs_std::FileExt;
+    let file = std::fs::File::options().create(true).truncate(false).write(true).open(dir.join("LOCK"))?;
+    match FileExt::try_lock_exclusive(&file) {
+        Ok(true) => Ok(file),
+        Ok(false) => Err(std::io::Error::other("another process has it open")),
+        Err(e) => Err(e),
+    }
+}

@@ -1,0 +1,234 @@
+//! Writes a layer file, front to back, from keys in order. Memory: a block,
+//! the index entry of each block, 8 bytes for each key.
+
+use crate::block::{self, BlockKind, BlockRef};
+use crate::chain::Kind;
+use crate::codec::{put_bytes, put_varint};
+use crate::files::{FileWriter, Files};
+use crate::filter;
+use crate::layer::{
+    FOOTER, Footer, Group, HEADER, IndexEntry, LayerKind, LayerMeta, Root, Summary, encode_index,
+    header,
+};
+use std::io;
+use xylem_types::{BranchId, Lsn};
+
+/// Bytes of a data block before compression, about.
+const BLOCK_TARGET: usize = 16 << 10;
+/// Data blocks that one index block lists.
+const INDEX_FANOUT: usize = 256;
+/// Bytes gathered before they are written.
+const WRITE_BUFFER: usize = 256 << 10;
+
+/// A layer file being written.
+pub(crate) struct LayerWriter {
+    out: Box<dyn FileWriter>,
+    seed: u32,
+    number: u64,
+    name: String,
+    kind: LayerKind,
+    /// Bytes before `buffer`.
+    written: u64,
+    buffer: Vec<u8>,
+    /// The block being filled: finished groups.
+    block: Vec<u8>,
+    block_first: Option<(Vec<u8>, Lsn)>,
+    /// The group being filled.
+    key: Vec<u8>,
+    summary: Summary,
+    body: Vec<u8>,
+    versions: u64,
+    group_first: Lsn,
+    group_last: u64,
+    in_key: bool,
+    index: Vec<IndexEntry>,
+    hashes: Vec<u64>,
+    start: Lsn,
+    end: Lsn,
+    first_key: Option<Vec<u8>>,
+    tags: u8,
+}
+
+impl LayerWriter {
+    /// Begins the file `name`, which shows the branch up to `end`.
+    pub(crate) fn create(
+        files: &dyn Files,
+        branch: BranchId,
+        number: u64,
+        name: String,
+        kind: LayerKind,
+        end: Lsn,
+    ) -> io::Result<LayerWriter> {
+        let out = files.create(&name)?;
+        let mut buffer = Vec::with_capacity(WRITE_BUFFER);
+        buffer.extend_from_slice(&header(branch, number, kind));
+        Ok(LayerWriter {
+            out,
+            seed: block::seed(branch.0, number),
+            number,
+            name,
+            kind,
+            written: 0,
+            buffer,
+            block: Vec::with_capacity(BLOCK_TARGET * 2),
+            block_first: None,
+            key: Vec::new(),
+            summary: Summary::default(),
+            body: Vec::new(),
+            versions: 0,
+            group_first: Lsn::ZERO,
+            group_last: 0,
+            in_key: false,
+            index: Vec::new(),
+            hashes: Vec::new(),
+            start: end,
+            end,
+            first_key: None,
+            tags: 0,
+        })
+    }
+
+    /// Begins the next key, which comes after all before it.
+    pub(crate) fn begin_key(&mut self, key: &[u8], summary: Summary) -> io::Result<()> {
+        self.end_key()?;
+        if self.first_key.is_none() {
+            self.first_key = Some(key.to_vec());
+        }
+        self.key.clear();
+        self.key.extend_from_slice(key);
+        self.summary = summary;
+        self.in_key = true;
+        self.hashes.push(filter::hash(key));
+        self.tags |= 1 << key.first().copied().unwrap_or(0).min(7);
+        Ok(())
+    }
+
+    /// Adds the key's next version.
+    pub(crate) fn version(&mut self, lsn: Lsn, kind: Kind, bytes: &[u8]) -> io::Result<()> {
+        // An image stands alone, so that reading a page reads one block of
+        // about its size; a long group is cut, and its key continues.
+        let full = self.block.len() + self.body.len() + bytes.len() > BLOCK_TARGET;
+        if full && self.versions > 0 {
+            self.end_group();
+            self.end_block()?;
+        } else if full && !self.block.is_empty() {
+            self.end_block()?;
+        }
+        if self.versions == 0 {
+            self.group_first = lsn;
+            self.group_last = 0;
+        }
+        self.body.push(kind as u8);
+        put_varint(&mut self.body, lsn.0.saturating_sub(self.group_last));
+        put_bytes(&mut self.body, bytes);
+        self.group_last = lsn.0;
+        self.versions += 1;
+        self.start = self.start.min(lsn);
+        self.end = self.end.max(lsn);
+        Ok(())
+    }
+
+    fn end_group(&mut self) {
+        if self.versions == 0 {
+            return;
+        }
+        if self.block_first.is_none() {
+            self.block_first = Some((self.key.clone(), self.group_first));
+        }
+        Group::put(&mut self.block, &self.key, self.summary, self.versions, &self.body);
+        self.body.clear();
+        self.versions = 0;
+    }
+
+    fn end_key(&mut self) -> io::Result<()> {
+        if self.in_key {
+            self.end_group();
+            if self.block.len() >= BLOCK_TARGET {
+                self.end_block()?;
+            }
+            self.in_key = false;
+        }
+        Ok(())
+    }
+
+    fn end_block(&mut self) -> io::Result<()> {
+        let Some((key, lsn)) = self.block_first.take() else { return Ok(()) };
+        let payload = std::mem::take(&mut self.block);
+        let block = self.put_block(BlockKind::Data, &payload)?;
+        self.block = payload;
+        self.block.clear();
+        self.index.push(IndexEntry { key, lsn, block });
+        Ok(())
+    }
+
+    fn put_block(&mut self, kind: BlockKind, payload: &[u8]) -> io::Result<BlockRef> {
+        let offset = self.written + self.buffer.len() as u64;
+        let before = self.buffer.len();
+        block::encode(&mut self.buffer, self.seed, offset, kind, payload);
+        let len = (self.buffer.len() - before) as u32;
+        if self.buffer.len() >= WRITE_BUFFER {
+            self.write_out()?;
+        }
+        Ok(BlockRef { offset, len })
+    }
+
+    fn write_out(&mut self) -> io::Result<()> {
+        self.out.write(&self.buffer)?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Keys so far.
+    pub(crate) fn keys(&self) -> usize {
+        self.hashes.len()
+    }
+
+    /// Writes index, filter and footer, and makes the file durable.
+    pub(crate) fn finish(mut self, full_catalog: bool) -> io::Result<LayerMeta> {
+        self.end_key()?;
+        self.end_block()?;
+        let index = std::mem::take(&mut self.index);
+        let mut root = Root { index: Vec::new(), filter: Vec::new() };
+        let mut payload = Vec::new();
+        for part in index.chunks(INDEX_FANOUT) {
+            payload.clear();
+            encode_index(&mut payload, part);
+            let block = self.put_block(BlockKind::Index, &payload)?;
+            if let Some(first) = part.first() {
+                root.index.push(IndexEntry { key: first.key.clone(), lsn: first.lsn, block });
+            }
+        }
+        let pages = filter::build(&self.hashes);
+        for page in pages.chunks(filter::FILTER_PAGE) {
+            let block = self.put_block(BlockKind::Filter, page)?;
+            root.filter.push(block);
+        }
+        let root = self.put_block(BlockKind::Root, &root.encode())?;
+        let footer = Footer {
+            root,
+            start: self.start,
+            end: self.end,
+            keys: self.hashes.len() as u64,
+            number: self.number,
+        };
+        self.buffer.extend_from_slice(&footer.encode());
+        self.write_out()?;
+        debug_assert!(self.written >= (HEADER + FOOTER) as u64);
+        let meta = LayerMeta {
+            number: self.number,
+            name: self.name,
+            kind: self.kind,
+            bytes: self.written,
+            start: self.start,
+            end: self.end,
+            first_key: self.first_key.unwrap_or_default(),
+            last_key: self.key,
+            keys: self.hashes.len() as u64,
+            tags: self.tags,
+            full_catalog,
+        };
+        self.out.finish()?;
+        Ok(meta)
+    }
+}

@@ -1,0 +1,311 @@
+//! A branch's layers as one read sees them, and the walk through them.
+
+use crate::api::ReadError;
+use crate::catalog::{Node, SpaceInfo, chunk_apply, decode_path_owner};
+use crate::chain::{Chain, Kind, Want};
+use crate::filter;
+use crate::key::{Key, path_key, side_key, space_key};
+use crate::layer::{LayerKind, Summary};
+use crate::layer_read::{LayerError, LayerFile, Source};
+use crate::manifest::Resume;
+use crate::materialise::Materialise;
+use crate::mem::MemLayer;
+use std::sync::Arc;
+use xylem_types::{Lsn, PageId, SpaceId};
+
+/// A layer that waits to be flushed.
+#[derive(Clone)]
+pub(crate) struct Frozen {
+    pub(crate) layer: Arc<MemLayer>,
+    /// The branch's applied LSN when it was frozen.
+    pub(crate) end: Lsn,
+    /// Where ingest goes on behind it.
+    pub(crate) resume: Resume,
+    pub(crate) oldest: Option<Lsn>,
+}
+
+/// All layers at one moment.
+#[derive(Clone)]
+pub(crate) struct Layers {
+    pub(crate) open: Arc<MemLayer>,
+    /// Oldest first.
+    pub(crate) frozen: Vec<Frozen>,
+    /// Oldest first.
+    pub(crate) files: Arc<Vec<Arc<LayerFile>>>,
+}
+
+/// Some layers, and what it takes to read them.
+pub(crate) struct View<'a> {
+    /// Newest first, with the LSN at which each ends.
+    pub(crate) mems: Vec<(&'a MemLayer, Lsn)>,
+    /// Oldest first.
+    pub(crate) files: &'a [Arc<LayerFile>],
+    pub(crate) source: Source<'a>,
+}
+
+/// How far a read may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// It may read files and wait for locks.
+    Files,
+    /// Neither.
+    Memory,
+}
+
+/// A page or part of it as known to the caller.
+pub(crate) struct Base<'a> {
+    pub(crate) lsn: Lsn,
+    pub(crate) bytes: &'a [u8],
+}
+
+/// What [`View::page`] found.
+pub(crate) enum Built {
+    /// The base stands up to the wanted LSN.
+    Unchanged,
+    /// The page, and the runs of records applied for it.
+    Page(Vec<u8>, usize),
+    /// Memory alone does not tell.
+    NotInMemory,
+}
+
+impl Layers {
+    /// All of them.
+    pub(crate) fn view<'a>(&'a self, source: Source<'a>) -> View<'a> {
+        let open = std::iter::once((&*self.open, Lsn::MAX));
+        let frozen = self.frozen.iter().rev().map(|f| (&*f.layer, f.end));
+        View { mems: open.chain(frozen).collect(), files: &self.files, source }
+    }
+}
+
+pub(crate) fn read_error(e: LayerError, key: &Key, at: Lsn) -> ReadError {
+    match e {
+        LayerError::Corrupt(..) => {
+            ReadError::Corrupt { page: key.page(), lsn: at, message: e.to_string() }
+        }
+        LayerError::Io(name, source) => ReadError::Io { context: format!("read layer {name}"), source },
+    }
+}
+
+impl View<'_> {
+    /// Gathers the wanted versions of `key`. `false`: memory alone does not
+    /// tell.
+    pub(crate) fn walk(
+        &self,
+        key: &Key,
+        want: &Want,
+        reach: Reach,
+        out: &mut Chain,
+    ) -> Result<bool, ReadError> {
+        for (mem, end) in &self.mems {
+            if want.above.is_some_and(|above| *end <= above) {
+                out.finish();
+            }
+            if out.done() {
+                return Ok(true);
+            }
+            if mem.start() > want.at {
+                continue;
+            }
+            if mem.collect(key, want, reach == Reach::Files, out).is_none() {
+                return Ok(false);
+            }
+        }
+        if out.done() {
+            return Ok(true);
+        }
+        let bytes = key.encode();
+        let hash = filter::hash(&bytes);
+        for file in self.files.iter().rev() {
+            let meta = &file.meta;
+            if want.above.is_some_and(|above| meta.end <= above) || meta.end < want.floor {
+                break;
+            }
+            if meta.start <= want.at && meta.spans(&bytes) {
+                if reach == Reach::Memory {
+                    return Ok(false);
+                }
+                file.collect(&self.source, &bytes, hash, want, out)
+                    .map_err(|e| read_error(e, key, want.at))?;
+                if out.done() {
+                    return Ok(true);
+                }
+            }
+            // What a full catalog does not have does not exist.
+            if meta.full_catalog && want.at >= meta.end && matches!(key, Key::Other(_)) {
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    /// The newest value up to `at` of a key that has only images.
+    pub(crate) fn image(&self, key: &Key, at: Lsn) -> Result<Option<(Lsn, Vec<u8>)>, ReadError> {
+        let mut chain = Chain::default();
+        self.walk(key, &Want::at(at), Reach::Files, &mut chain)?;
+        Ok(chain.image().map(|(lsn, bytes)| (lsn, bytes.to_vec())))
+    }
+
+    /// What is known of a tablespace, and since when.
+    pub(crate) fn space(&self, space: SpaceId, at: Lsn) -> Result<Option<(Lsn, SpaceInfo)>, ReadError> {
+        let key = space_key(space);
+        let Some((lsn, raw)) = self.image(&key, at)? else { return Ok(None) };
+        let info = SpaceInfo::decode(&raw).ok_or_else(|| malformed(&key, at, "tablespace"))?;
+        Ok(Some((lsn, info)))
+    }
+
+    /// Which tablespace has a path.
+    pub(crate) fn path_owner(&self, path: &str, at: Lsn) -> Result<Option<SpaceId>, ReadError> {
+        let key = path_key(path);
+        let Some((_, raw)) = self.image(&key, at)? else { return Ok(None) };
+        decode_path_owner(&raw).ok_or_else(|| malformed(&key, at, "path"))
+    }
+
+    /// A side file's description.
+    pub(crate) fn node(&self, path: &str, at: Lsn) -> Result<Node, ReadError> {
+        let key = side_key(path, 0);
+        let Some((_, raw)) = self.image(&key, at)? else { return Ok(Node::default()) };
+        Node::decode(&raw).ok_or_else(|| malformed(&key, at, "side file"))
+    }
+
+    /// A chunk of a side file; `lsn` is that of its newest version.
+    pub(crate) fn chunk(&self, key: &Key, at: Lsn) -> Result<Option<(Lsn, Vec<u8>)>, ReadError> {
+        let mut chain = Chain::default();
+        self.walk(key, &Want::at(at), Reach::Files, &mut chain)?;
+        let Some(newest) = chain.newest() else { return Ok(None) };
+        let mut bytes = Vec::new();
+        for (_, kind, change) in chain.forward() {
+            match kind {
+                Kind::Image => bytes = change.to_vec(),
+                _ => chunk_apply(&mut bytes, change)
+                    .ok_or_else(|| malformed(key, at, "side-file change"))?,
+            }
+        }
+        Ok(Some((newest, bytes)))
+    }
+
+    /// A page as of `at`, on top of `base` if that is given.
+    pub(crate) fn page(
+        &self,
+        engine: &dyn Materialise,
+        page: PageId,
+        info: &SpaceInfo,
+        at: Lsn,
+        base: Option<Base<'_>>,
+        reach: Reach,
+    ) -> Result<Built, ReadError> {
+        let base = base.filter(|b| b.lsn >= info.floor && b.lsn <= at);
+        let want = Want { at, above: base.as_ref().map(|b| b.lsn), floor: info.floor };
+        let key = Key::Page(page);
+        let mut chain = Chain::default();
+        if !self.walk(&key, &want, reach, &mut chain)? {
+            return Ok(Built::NotInMemory);
+        }
+        if chain.is_empty() && base.is_some() {
+            return Ok(Built::Unchanged);
+        }
+        let bad = |message: String| ReadError::Corrupt { page, lsn: at, message };
+        let size = engine.page_bytes(info.flags).map_err(bad)?;
+        let mut out = match &base {
+            Some(b) if !chain.is_self_contained() => b.bytes.to_vec(),
+            _ => vec![0; size],
+        };
+        let mut applied = 0;
+        let mut pending: Option<Lsn> = None;
+        let mut records: Vec<u8> = Vec::new();
+        let apply = |out: &mut Vec<u8>, lsn: Lsn, records: &[u8]| {
+            engine.apply(out, page, info.flags, lsn, records).map_err(|e| {
+                ReadError::Corrupt { page, lsn, message: e }
+            })
+        };
+        for (lsn, kind, bytes) in chain.forward() {
+            if kind == Kind::Image {
+                if bytes.len() != size {
+                    return Err(bad(format!("an image of {} bytes in a tablespace of {size}", bytes.len())));
+                }
+                out.clear();
+                out.extend_from_slice(bytes);
+                continue;
+            }
+            // An mtr may have several runs for a page; they are applied as one.
+            if let Some(before) = pending.filter(|p| *p != lsn) {
+                apply(&mut out, before, &records)?;
+                applied += 1;
+                records.clear();
+            }
+            records.extend_from_slice(bytes);
+            pending = Some(lsn);
+        }
+        if let Some(lsn) = pending {
+            apply(&mut out, lsn, &records)?;
+            applied += 1;
+            engine.seal(&mut out, info.flags).map_err(bad)?;
+        }
+        if out.len() != size {
+            return Err(bad(format!("a base of {} bytes in a tablespace of {size}", out.len())));
+        }
+        Ok(Built::Page(out, applied))
+    }
+
+    /// How long the chain of `key` is in the files.
+    pub(crate) fn summary(&self, key: &[u8]) -> Result<Summary, LayerError> {
+        let hash = filter::hash(key);
+        for file in self.files.iter().rev() {
+            if file.meta.spans(key)
+                && let Some(found) = file.summary(&self.source, key, hash)?
+            {
+                return Ok(match file.meta.kind {
+                    LayerKind::Image => Summary::default(),
+                    LayerKind::Delta => found,
+                });
+            }
+        }
+        Ok(Summary::default())
+    }
+
+    /// The next keys after `after` and before `end` that any layer has, in
+    /// order; empty at the end. Not for pages.
+    pub(crate) fn keys(&self, after: &[u8], end: &[u8], at: Lsn) -> Result<Vec<Vec<u8>>, ReadError> {
+        const LIMIT: usize = 256;
+        let tag = after.first().copied().unwrap_or(0);
+        let mut all: Vec<Vec<u8>> = Vec::new();
+        // Past this a source that was cut short may have keys not gathered.
+        let mut bound: Option<Vec<u8>> = None;
+        let mut add = |keys: Vec<Vec<u8>>| {
+            if keys.len() >= LIMIT
+                && let Some(last) = keys.last()
+                && bound.as_ref().is_none_or(|b| last < b)
+            {
+                bound = Some(last.clone());
+            }
+            all.extend(keys);
+        };
+        for (mem, _) in &self.mems {
+            add(mem.other_keys(after, end, LIMIT));
+        }
+        for file in self.files.iter().rev() {
+            let spans_tag = (tag..=end.first().copied().unwrap_or(u8::MAX).min(7))
+                .any(|t| file.meta.tags & (1 << t.min(7)) != 0);
+            if file.meta.start <= at && spans_tag {
+                let keys = file.keys(&self.source, after, end, LIMIT);
+                add(keys.map_err(|e| read_error(e, &Key::Other(after.to_vec()), at))?);
+            }
+            if file.meta.full_catalog && at >= file.meta.end {
+                break;
+            }
+        }
+        all.sort_unstable();
+        all.dedup();
+        if let Some(bound) = bound {
+            all.truncate(all.partition_point(|k| *k <= bound));
+        }
+        Ok(all)
+    }
+}
+
+fn malformed(key: &Key, at: Lsn, what: &str) -> ReadError {
+    let name = match key {
+        Key::Other(bytes) => String::from_utf8_lossy(bytes.get(1..).unwrap_or_default()).into_owned(),
+        Key::Page(page) => page.to_string(),
+    };
+    ReadError::Corrupt { page: key.page(), lsn: at, message: format!("{what} {name:?} is malformed") }
+}

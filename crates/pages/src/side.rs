@@ -1,0 +1,195 @@
+//! Side-file operations, resolved into versions of the files they touch.
+//!
+//! A file's description and its bytes, in chunks, are keys of their own, so
+//! that a small write into a large file stores only itself and reading one
+//! file reads nothing of another.
+
+use crate::catalog::{CHUNK, FILE_MAX, Node, NodeKind, chunk_cut, chunk_write};
+use crate::chain::Kind;
+use crate::ingest::{Ingest, Stop, relative};
+use crate::key::{TAG_SIDE, side_key, side_of};
+use xylem_types::{FileOp, Lsn};
+
+/// Bytes that a rename copies before they are made visible.
+const PIECE: usize = 4 << 20;
+
+type Step<T> = Result<T, Stop>;
+
+/// Brings in one operation. What makes no sense (a write to a directory, a
+/// rename of nothing) did not succeed at the compute either: it is left out.
+pub(crate) fn ingest(i: &mut Ingest, op: &FileOp) -> Step<()> {
+    match op {
+        FileOp::Create { path, mode } => {
+            let path = checked(path)?;
+            let old = node(i, path)?;
+            clear(i, path, 0, old.chunks());
+            put(i, path, Node { kind: NodeKind::File, mode: *mode, size: 0 });
+        }
+        FileOp::Write { path, offset, data } => write(i, checked(path)?, *offset, data)?,
+        FileOp::Truncate { path, size } => truncate(i, checked(path)?, *size)?,
+        FileOp::Rename { from, to } => rename(i, checked(from)?, checked(to)?)?,
+        FileOp::Unlink { path } | FileOp::Rmdir { path } => {
+            let path = checked(path)?;
+            let old = node(i, path)?;
+            if old.kind != NodeKind::Gone {
+                clear(i, path, 0, old.chunks());
+                put(i, path, Node::default());
+            }
+        }
+        FileOp::Mkdir { path, mode } => {
+            put(i, checked(path)?, Node { kind: NodeKind::Dir, mode: *mode, size: 0 });
+        }
+    }
+    Ok(())
+}
+
+fn checked(path: &str) -> Step<&str> {
+    let path = relative(path);
+    if path.is_empty() || path.contains('\0') {
+        return Err(Stop::Failed(format!("a side-file operation has the path {path:?}")));
+    }
+    Ok(path)
+}
+
+fn node(i: &Ingest, path: &str) -> Step<Node> {
+    let shared = &*i.shared;
+    Ingest::retry(shared, || shared.layers().view(shared.source()).node(path, Lsn::MAX))
+}
+
+fn put(i: &mut Ingest, path: &str, node: Node) {
+    let lsn = i.stage.lsn;
+    i.stage.batch.other(side_key(path, 0), lsn, Kind::Image, &node.encode());
+}
+
+fn clear(i: &mut Ingest, path: &str, from: u32, to: u32) {
+    let lsn = i.stage.lsn;
+    for chunk in from..to {
+        i.stage.batch.other(side_key(path, chunk + 1), lsn, Kind::Image, &[]);
+    }
+}
+
+fn ignored(i: &Ingest, what: &str, path: &str) {
+    tracing::warn!(branch = %i.shared.id, lsn = %i.stage.lsn, path, "side-file operation left out: {what}");
+}
+
+fn write(i: &mut Ingest, path: &str, offset: u64, data: &[u8]) -> Step<()> {
+    let mut old = node(i, path)?;
+    match old.kind {
+        NodeKind::Dir => {
+            ignored(i, "a write to a directory", path);
+            return Ok(());
+        }
+        NodeKind::Gone => old = Node { kind: NodeKind::File, mode: 0o660, size: 0 },
+        NodeKind::File => {}
+    }
+    let end = offset.saturating_add(data.len() as u64);
+    if end > FILE_MAX {
+        return Err(Stop::Failed(format!("side file {path:?} grows beyond {FILE_MAX} bytes")));
+    }
+    let lsn = i.stage.lsn;
+    let mut at = offset;
+    let mut rest = data;
+    while !rest.is_empty() {
+        let within = at % CHUNK;
+        let (piece, tail) = rest.split_at(rest.len().min((CHUNK - within) as usize));
+        let key = side_key(path, (at / CHUNK) as u32 + 1);
+        if piece.len() as u64 == CHUNK {
+            i.stage.batch.other(key, lsn, Kind::Image, piece);
+        } else {
+            i.stage.batch.other(key, lsn, Kind::Delta, &chunk_write(within as u32, piece));
+        }
+        at += piece.len() as u64;
+        rest = tail;
+    }
+    put(i, path, Node { size: old.size.max(end), ..old });
+    Ok(())
+}
+
+fn truncate(i: &mut Ingest, path: &str, size: u64) -> Step<()> {
+    let old = node(i, path)?;
+    if old.kind != NodeKind::File || size > FILE_MAX {
+        ignored(i, "a truncation of what is no file, or too large", path);
+        return Ok(());
+    }
+    if size < old.size {
+        let (full, within) = ((size / CHUNK) as u32, size % CHUNK);
+        let lsn = i.stage.lsn;
+        if within > 0 {
+            let key = side_key(path, full + 1);
+            i.stage.batch.other(key, lsn, Kind::Delta, &chunk_cut(within as u32));
+        }
+        clear(i, path, full + u32::from(within > 0), old.chunks());
+    }
+    put(i, path, Node { size, ..old });
+    Ok(())
+}
+
+fn rename(i: &mut Ingest, from: &str, to: &str) -> Step<()> {
+    let old = node(i, from)?;
+    match old.kind {
+        _ if from == to => {}
+        NodeKind::Gone => ignored(i, "a rename of nothing", from),
+        NodeKind::File => rename_file(i, from, to, old)?,
+        NodeKind::Dir => {
+            put(i, to, old);
+            for child in children(i, from)? {
+                let target = format!("{to}{}", child.get(from.len()..).unwrap_or_default());
+                let node = node(i, &child)?;
+                match node.kind {
+                    NodeKind::Gone => {}
+                    NodeKind::File => rename_file(i, &child, &target, node)?,
+                    NodeKind::Dir => {
+                        put(i, &target, node);
+                        put(i, &child, Node::default());
+                    }
+                }
+            }
+            put(i, from, Node::default());
+        }
+    }
+    Ok(())
+}
+
+fn rename_file(i: &mut Ingest, from: &str, to: &str, old: Node) -> Step<()> {
+    let replaced = node(i, to)?;
+    let lsn = i.stage.lsn;
+    for chunk in 0..old.chunks() {
+        let key = side_key(from, chunk + 1);
+        let shared = &*i.shared;
+        let found = Ingest::retry(shared, || shared.layers().view(shared.source()).chunk(&key, Lsn::MAX))?;
+        let bytes = found.map(|(_, b)| b).unwrap_or_default();
+        i.stage.batch.other(side_key(to, chunk + 1), lsn, Kind::Image, &bytes);
+        // A very large file is not held in memory whole.
+        if i.stage.batch.bytes() >= PIECE {
+            i.publish()?;
+        }
+    }
+    clear(i, to, old.chunks(), replaced.chunks());
+    // Both together: after a crash between, the copy would be made again.
+    put(i, to, old);
+    put(i, from, Node::default());
+    clear(i, from, 0, old.chunks());
+    Ok(())
+}
+
+/// Paths below the directory `dir`.
+fn children(i: &Ingest, dir: &str) -> Step<Vec<String>> {
+    let shared = &*i.shared;
+    let prefix = |end: u8| {
+        let mut key = vec![TAG_SIDE];
+        key.extend_from_slice(dir.as_bytes());
+        key.push(end);
+        key
+    };
+    // '0' comes right after '/'.
+    let (mut after, end) = (prefix(b'/'), prefix(b'0'));
+    let mut out = Vec::new();
+    loop {
+        let keys = Ingest::retry(shared, || {
+            shared.layers().view(shared.source()).keys(&after, &end, Lsn::MAX)
+        })?;
+        let Some(last) = keys.last() else { return Ok(out) };
+        after.clone_from(last);
+        out.extend(keys.iter().filter_map(|k| side_of(k)).filter(|(_, c)| *c == 0).map(|(p, _)| p.to_owned()));
+    }
+}

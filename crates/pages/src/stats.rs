@@ -1,0 +1,86 @@
+//! Counters of a branch, for metrics.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A counter that many threads raise.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters {
+            $(pub(crate) $name: Counter,)*
+        }
+
+        /// What a branch has done since it was opened.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct BranchStats {
+            $($(#[$doc])* pub $name: u64,)*
+            /// Layer files.
+            pub layers: u64,
+            /// Their bytes.
+            pub layer_bytes: u64,
+            /// Bytes of memory in the open layer.
+            pub open_layer_bytes: u64,
+            /// Bytes of memory in layers that wait to be flushed.
+            pub frozen_layer_bytes: u64,
+            /// Layers that wait to be flushed.
+            pub frozen_layers: u64,
+        }
+
+        impl Counters {
+            pub(crate) fn snapshot(&self) -> BranchStats {
+                BranchStats { $($name: self.$name.get(),)* ..BranchStats::default() }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Mini-transactions ingested.
+    mtrs,
+    /// Bytes of redo ingested.
+    redo_bytes,
+    /// Side-file operations ingested.
+    file_ops,
+    /// Times that ingest waited for memory.
+    ingest_waits,
+    /// Layers flushed.
+    flushes,
+    /// Flushes that failed and were tried again.
+    flush_failures,
+    /// Page images written by flushes.
+    images_written,
+    /// Log trims that failed.
+    trim_failures,
+    /// Pages asked for.
+    get_pages,
+    /// Of these, answered from the page cache as they stood there.
+    page_cache_hits,
+    /// Of these, brought forward from an older version in the page cache.
+    page_cache_forwarded,
+    /// Of these, built without the page cache.
+    page_cache_misses,
+    /// Runs of records applied to pages.
+    records_applied,
+    /// Blocks found in the block cache.
+    block_cache_hits,
+    /// Blocks read from layer files.
+    blocks_read,
+    /// Layers that a read looked into.
+    layers_visited,
+    /// Layers that a filter let a read pass by.
+    layers_skipped,
+}

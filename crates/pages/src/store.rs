@@ -1,0 +1,133 @@
+//! What all branches share: the memory budget, the caches, the directory.
+
+use crate::api::{StoreConfig, StoreError};
+use crate::branch::Shared;
+use crate::cache::Caches;
+use crate::files::Hook;
+use crate::materialise::{InnoDb, Materialise};
+use parking_lot::{Condvar, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// What all branches of a project share.
+pub struct Store {
+    pub(crate) config: StoreConfig,
+    pub(crate) caches: Caches,
+    pub(crate) engine: Box<dyn Materialise>,
+    pub(crate) hook: Option<Hook>,
+    /// Memory of all open and frozen layers.
+    pub(crate) layer_memory: Arc<AtomicU64>,
+    ids: AtomicU64,
+    branches: Mutex<Vec<Weak<Shared>>>,
+    room_lock: Mutex<()>,
+    room: Condvar,
+}
+
+impl Store {
+    /// Opens the store in `config.dir`, which is created.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or the budget is below 1 MiB.
+    pub fn open(config: StoreConfig) -> Result<Arc<Store>, StoreError> {
+        Store::open_with(config, None)
+    }
+
+    /// The same with a hook before each step of writing, for tests.
+    ///
+    /// # Errors
+    /// As for [`Store::open`].
+    pub fn open_with(config: StoreConfig, hook: Option<Hook>) -> Result<Arc<Store>, StoreError> {
+        let io = |source| StoreError::Io {
+            context: format!("create the page store's directory {}", config.dir.display()),
+            source,
+        };
+        if config.memory_bytes < 1 << 20 {
+            let source = std::io::Error::other("memory_bytes must be at least 1 MiB");
+            return Err(StoreError::Io { context: "set up the page store".into(), source });
+        }
+        std::fs::create_dir_all(&config.dir).map_err(io)?;
+        // Half for layers in memory; a sixteenth is left for what readers and
+        // the flush hold in passing, and for the list of layers.
+        let caches = Caches::new(config.memory_bytes / 16 * 7);
+        Ok(Arc::new(Store {
+            config,
+            caches,
+            engine: Box::new(InnoDb),
+            hook,
+            layer_memory: Arc::new(AtomicU64::new(0)),
+            ids: AtomicU64::new(1),
+            branches: Mutex::new(Vec::new()),
+            room_lock: Mutex::new(()),
+            room: Condvar::new(),
+        }))
+    }
+
+    /// Bytes of memory in use by open layers, frozen layers, indexes and caches.
+    pub fn memory_used(&self) -> u64 {
+        let lists: u64 = self.live().iter().map(|b| b.list_memory()).sum();
+        self.layer_memory.load(Ordering::Acquire) + self.caches.memory() + lists
+    }
+
+    /// How it is set up.
+    pub fn config(&self) -> &StoreConfig {
+        &self.config
+    }
+
+    /// A number never given out before in this process.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn add_branch(&self, branch: &Arc<Shared>) {
+        let mut branches = self.branches.lock();
+        branches.retain(|b| b.strong_count() > 0);
+        branches.push(Arc::downgrade(branch));
+    }
+
+    fn live(&self) -> Vec<Arc<Shared>> {
+        self.branches.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// The most that layers in memory may take.
+    pub(crate) fn layer_limit(&self) -> u64 {
+        self.config.memory_bytes / 2
+    }
+
+    /// When an open layer is frozen, in bytes.
+    pub(crate) fn open_limit(&self) -> u64 {
+        self.config.open_layer_bytes.min(self.config.memory_bytes / 4)
+    }
+
+    /// Size of an open layer's arena chunks.
+    pub(crate) fn chunk_bytes(&self) -> usize {
+        (self.config.memory_bytes / 256).clamp(64 << 10, 256 << 10) as usize
+    }
+
+    /// Whether `more` bytes of layer memory may be taken.
+    pub(crate) fn has_room(&self, more: u64) -> bool {
+        let used = self.layer_memory.load(Ordering::Acquire);
+        // A batch larger than all goes alone.
+        used == 0 || used.saturating_add(more) <= self.layer_limit()
+    }
+
+    /// Waits a while for another layer to be flushed; freezes the largest open
+    /// layer when none is on its way.
+    pub(crate) fn wait_for_room(&self) {
+        let live = self.live();
+        if live.iter().all(|b| !b.has_frozen())
+            && let Some(largest) = live.iter().max_by_key(|b| b.open_memory())
+        {
+            largest.freeze();
+        }
+        drop(live);
+        let mut guard = self.room_lock.lock();
+        self.room.wait_for(&mut guard, Duration::from_millis(20));
+    }
+
+    /// Memory of layers was given back.
+    pub(crate) fn room_made(&self) {
+        let _guard = self.room_lock.lock();
+        self.room.notify_all();
+    }
+}

@@ -1,0 +1,157 @@
+//! What the tests share: a log in memory, redo made by hand, a naive model.
+#![allow(dead_code)]
+
+pub mod model;
+pub mod redo;
+
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use xylem_pages::{Branch, Store, StoreConfig};
+use xylem_types::{BranchId, Epoch, FileOp, Frame, FrameBody, FrameSeq, Lsn};
+use xylem_wal::{BoxFuture, Durable, Entry, Log, LogError, LogReader, Position, Record};
+
+pub const BRANCH: BranchId = BranchId(0x0123_4567_89ab_cdef_0011_2233_4455_6677);
+
+#[derive(Default)]
+struct State {
+    records: Vec<Option<Record>>,
+    /// Entries before this were let go.
+    first: u64,
+}
+
+/// A log whose entries are durable at once and which outlives its branches.
+pub struct MemLog {
+    state: Arc<Mutex<State>>,
+    durable: watch::Sender<Durable>,
+}
+
+impl MemLog {
+    pub fn new() -> Arc<MemLog> {
+        Arc::new(MemLog { state: Arc::default(), durable: watch::Sender::new(Durable::default()) })
+    }
+
+    fn push(&self, record: Record) {
+        self.state.lock().records.push(Some(record));
+        self.durable.send_replace(Durable::default());
+    }
+
+    pub fn epoch(&self, start: Lsn) {
+        self.push(Record::Seal);
+        self.push(Record::Begin { start });
+    }
+
+    pub fn redo(&self, start: Lsn, bytes: &[u8]) {
+        self.push(Record::Frame(Frame { seq: FrameSeq(0), start, body: FrameBody::Redo(bytes.into()) }));
+    }
+
+    pub fn file(&self, start: Lsn, op: FileOp) {
+        self.push(Record::Frame(Frame { seq: FrameSeq(0), start, body: FrameBody::File(op) }));
+    }
+
+    pub fn end(&self) -> Position {
+        Position(self.state.lock().records.len() as u64)
+    }
+}
+
+struct Reader {
+    state: Arc<Mutex<State>>,
+    at: u64,
+}
+
+impl LogReader for Reader {
+    fn next(&mut self) -> Result<Option<Entry>, LogError> {
+        let state = self.state.lock();
+        let Some(record) = state.records.get(self.at as usize) else { return Ok(None) };
+        let record = record.clone().ok_or(LogError::NoSuchPosition(Position(self.at)))?;
+        self.at += 1;
+        Ok(Some(Entry { next: Position(self.at), epoch: Epoch(1), record }))
+    }
+}
+
+impl Log for MemLog {
+    fn seal(&self) -> BoxFuture<'_, Result<Durable, LogError>> {
+        Box::pin(async { Err(LogError::Closed) })
+    }
+    fn begin(&self, _: Epoch, _: Lsn) -> BoxFuture<'_, Result<Durable, LogError>> {
+        Box::pin(async { Err(LogError::Closed) })
+    }
+    fn append(&self, _: Epoch, _: Vec<Frame>) -> BoxFuture<'_, Result<(), LogError>> {
+        Box::pin(async { Err(LogError::Closed) })
+    }
+    fn accepted(&self, _: Epoch) -> Result<(FrameSeq, Lsn), LogError> {
+        Err(LogError::Closed)
+    }
+    fn durable(&self) -> watch::Receiver<Durable> {
+        self.durable.subscribe()
+    }
+    fn read_from(&self, position: Position) -> Result<Box<dyn LogReader>, LogError> {
+        if position.0 < self.state.lock().first {
+            return Err(LogError::NoSuchPosition(position));
+        }
+        Ok(Box::new(Reader { state: Arc::clone(&self.state), at: position.0 }))
+    }
+    fn trim(&self, before: Position) -> Result<(), LogError> {
+        let mut state = self.state.lock();
+        for at in state.first..before.0 {
+            if let Some(r) = state.records.get_mut(at as usize) {
+                *r = None;
+            }
+        }
+        state.first = state.first.max(before.0);
+        Ok(())
+    }
+    fn first(&self) -> Position {
+        Position(self.state.lock().first)
+    }
+    fn stored_bytes(&self) -> u64 {
+        0
+    }
+    fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+pub fn block_on<T>(f: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(f)
+}
+
+/// Waits until everything in the log is ingested.
+pub fn catch_up(branch: &Branch, log: &MemLog) {
+    let position = log.end();
+    block_on(async {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        branch.wait_ingested(position, deadline).await.unwrap();
+    });
+}
+
+pub fn small(dir: &std::path::Path) -> StoreConfig {
+    StoreConfig {
+        memory_bytes: 16 << 20,
+        open_layer_bytes: 64 << 10,
+        image_after_bytes: 2048,
+        image_after_mtrs: 16,
+        ..StoreConfig::new(dir.to_owned())
+    }
+}
+
+pub fn open(config: StoreConfig, log: &Arc<MemLog>) -> Arc<Branch> {
+    let store = Store::open(config).unwrap();
+    Branch::open(store, BRANCH, Arc::clone(log) as Arc<dyn Log>).unwrap()
+}
+
+/// Copies a branch's directory as a kill at this moment would leave it:
+/// manifests first, so that what they name is there.
+pub fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
+    let from = from.join(BRANCH.to_string());
+    let to = to.join(BRANCH.to_string());
+    std::fs::create_dir_all(&to).unwrap();
+    let mut names: Vec<_> =
+        std::fs::read_dir(&from).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort_by_key(|n| !n.starts_with("manifest-"));
+    for name in names {
+        // A temporary file may be gone by now.
+        let _ = std::fs::copy(from.join(&name), to.join(&name));
+    }
+}

@@ -1,0 +1,153 @@
+//! Any byte of any file may change on disk: an answer is then right or an
+//! error, never wrong.
+
+mod common;
+
+use common::model::Model;
+use common::{BRANCH, MemLog, catch_up, small};
+use rand::{Rng, SeedableRng};
+use std::sync::Arc;
+use xylem_pages::{Branch, ReadAt, ReadError, Store};
+use xylem_types::{Lsn, PageId};
+use xylem_wal::Log;
+
+fn try_open(dir: &std::path::Path, log: &Arc<MemLog>) -> Option<Arc<Branch>> {
+    let store = Store::open(small(dir)).ok()?;
+    Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>).ok()
+}
+
+/// What the branch says of every page at some LSNs, and of its other things.
+fn answers(branch: &Branch, lsns: &[Lsn]) -> Vec<Option<Result<Vec<u8>, &'static str>>> {
+    let mut out = Vec::new();
+    let known = |e: ReadError| match e {
+        ReadError::NoSuchTablespace { .. } => Some(Err("none")),
+        ReadError::BeyondEnd { .. } => Some(Err("beyond")),
+        _ => None,
+    };
+    for lsn in lsns {
+        for space in [0, 1, 10, 11] {
+            for page in 0..8 {
+                let got = branch.get_page(PageId::new(space, page), ReadAt::Lsn(*lsn));
+                out.push(got.map_or_else(known, |p| Some(Ok(p.bytes.to_vec()))));
+            }
+        }
+        let spaces = branch.tablespaces(ReadAt::Lsn(*lsn)).ok();
+        out.push(spaces.map(|s| Ok(format!("{s:?}").into_bytes())));
+        let mut files = Vec::new();
+        let whole = branch.side_files(ReadAt::Lsn(*lsn), &mut |f| {
+            files.extend_from_slice(format!("{f:?}").as_bytes());
+            std::ops::ControlFlow::Continue(())
+        });
+        out.push(whole.ok().map(|()| Ok(files)));
+    }
+    out
+}
+
+#[test]
+fn a_changed_byte_never_gives_a_wrong_answer() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("good");
+    let log = MemLog::new();
+    let mut model = Model::new(rand::rngs::StdRng::seed_from_u64(21), log.clone());
+    let branch = try_open(&dir, &log).unwrap();
+    for step in 0..240 {
+        model.step();
+        if step % 80 == 79 {
+            model.send_all();
+            catch_up(&branch, &log);
+            branch.flush_now();
+        }
+    }
+    drop(branch);
+    let lsns: Vec<Lsn> = model.lsns.iter().copied().step_by(60).skip(1).chain([model.lsn]).collect();
+    let branch = try_open(&dir, &log).unwrap();
+    catch_up(&branch, &log);
+    let good = answers(&branch, &lsns);
+    drop(branch);
+    assert!(good.iter().all(Option::is_some));
+
+    let files: Vec<_> = std::fs::read_dir(dir.join(BRANCH.to_string()))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| !p.ends_with("LOCK"))
+        .collect();
+    let mut rng = rand::rngs::StdRng::seed_from_u64(22);
+    let (mut errors, mut refused, mut cases) = (0, 0, 0);
+    for path in &files {
+        let bytes = std::fs::read(path).unwrap();
+        let n = bytes.len();
+        // Both ends, where everything is anchored, and places in between.
+        let places = (0..n.min(96)).step_by(5).chain((n.saturating_sub(96)..n).step_by(5));
+        let mut places: Vec<usize> = places.collect();
+        places.extend((0..25).map(|_| rng.random_range(0..n)));
+        for at in places {
+            cases += 1;
+            let mut bad = bytes.clone();
+            bad[at] ^= 1 << rng.random_range(0..8);
+            if rng.random_bool(0.05) {
+                bad.truncate(at);
+            }
+            std::fs::write(path, &bad).unwrap();
+            match try_open(&dir, &log) {
+                None => refused += 1,
+                Some(branch) => {
+                    catch_up_or_fail(&branch, &log);
+                    for (got, want) in answers(&branch, &lsns).iter().zip(&good) {
+                        match got {
+                            Some(_) => assert!(got == want, "{} byte {at}", path.display()),
+                            None => errors += 1,
+                        }
+                    }
+                }
+            }
+        }
+        std::fs::write(path, &bytes).unwrap();
+    }
+    println!("{cases} cases: {refused} not opened, {errors} errors");
+    assert!(errors > 0 && refused > 0);
+}
+
+fn catch_up_or_fail(branch: &Branch, log: &MemLog) {
+    let p = log.end();
+    while branch.ingested_position() < p && branch.failed().is_none() {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_missing_layer_or_manifest_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let log = MemLog::new();
+    let mut model = Model::new(rand::rngs::StdRng::seed_from_u64(23), log.clone());
+    let branch = try_open(root.path(), &log).unwrap();
+    for _ in 0..3 {
+        for _ in 0..50 {
+            model.step();
+        }
+        catch_up(&branch, &log);
+        branch.flush_now();
+    }
+    drop(branch);
+    let dir = root.path().join(BRANCH.to_string());
+    let names: Vec<String> =
+        std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let newest = names.iter().filter(|n| n.starts_with("manifest-")).max().unwrap();
+    for name in names.iter().filter(|n| *n != "LOCK" && *n != newest) {
+        let away = root.path().join("away");
+        std::fs::rename(dir.join(name), &away).unwrap();
+        assert!(try_open(root.path(), &log).is_none(), "opened without {name}");
+        std::fs::rename(&away, dir.join(name)).unwrap();
+    }
+    assert!(try_open(root.path(), &log).is_some());
+}
+
+#[test]
+fn two_processes_cannot_have_a_branch_open() {
+    let root = tempfile::tempdir().unwrap();
+    let log = MemLog::new();
+    let first = try_open(root.path(), &log);
+    assert!(first.is_some());
+    assert!(try_open(root.path(), &log).is_none());
+    drop(first);
+    assert!(try_open(root.path(), &log).is_some());
+}

@@ -1,0 +1,282 @@
+//! Tablespaces, side files, epochs: the cases that random histories seldom hit.
+
+mod common;
+
+use common::redo::{after, mtr};
+use common::{MemLog, block_on, catch_up, open, small};
+use std::ops::ControlFlow;
+use std::time::Duration;
+use xylem_pages::{Branch, ReadAt, ReadError, SideFile};
+use xylem_redo::SpaceFlags;
+use xylem_types::{FileOp, Lsn, PageId, SpaceId};
+
+fn flags() -> u32 {
+    SpaceFlags::full_crc32_of(16384).unwrap().raw()
+}
+
+fn files(branch: &Branch, at: ReadAt) -> Vec<SideFile> {
+    let mut out = Vec::new();
+    branch
+        .side_files(at, &mut |f| {
+            out.push(f);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    out
+}
+
+fn text(branch: &Branch, path: &str) -> Option<String> {
+    let found = files(branch, ReadAt::Newest).into_iter().find(|f| f.path == path)?;
+    Some(String::from_utf8(found.data?.to_vec()).unwrap())
+}
+
+fn write(path: &str, offset: u64, data: &str) -> FileOp {
+    FileOp::Write { path: path.into(), offset, data: data.as_bytes().into() }
+}
+
+fn create(path: &str) -> FileOp {
+    FileOp::Create { path: path.into(), mode: 0o660 }
+}
+
+#[test]
+fn a_tablespace_before_its_first_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = MemLog::new();
+    log.epoch(Lsn::FIRST);
+    let a = mtr(|m| {
+        m.create(9, "./db/t.ibd");
+    });
+    log.redo(Lsn::FIRST, &a);
+    let branch = open(small(dir.path()), &log);
+    catch_up(&branch, &log);
+    let lsn = after(Lsn::FIRST, &a);
+    assert!(matches!(
+        branch.get_page(PageId::new(9, 0), ReadAt::Newest),
+        Err(ReadError::BeyondEnd { pages: 0, .. })
+    ));
+    assert!(branch.tablespaces(ReadAt::Newest).unwrap().is_empty());
+    assert_eq!(branch.tablespace_by_path("db/t.ibd", ReadAt::Newest).unwrap(), None);
+    log.redo(lsn, &mtr(|m| {
+        m.header(9, 4, flags());
+    }));
+    catch_up(&branch, &log);
+    let t = branch.tablespace_by_path("./db/t.ibd", ReadAt::Newest).unwrap().unwrap();
+    assert_eq!((t.space, t.pages, t.page_bytes, t.path.as_str()), (SpaceId(9), 4, 16384, "db/t.ibd"));
+    assert!(branch.get_page(PageId::new(9, 3), ReadAt::Newest).unwrap().bytes.iter().all(|b| *b == 0));
+    assert!(matches!(
+        branch.get_page(PageId::new(9, 4), ReadAt::Newest),
+        Err(ReadError::BeyondEnd { pages: 4, .. })
+    ));
+    assert!(matches!(
+        branch.get_page(PageId::new(8, 0), ReadAt::Newest),
+        Err(ReadError::NoSuchTablespace { .. })
+    ));
+}
+
+#[test]
+fn undo_tablespaces_are_named_by_their_order_and_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = MemLog::new();
+    log.epoch(Lsn::FIRST);
+    let branch = open(small(dir.path()), &log);
+    let a = mtr(|m| {
+        for space in 0..=3 {
+            m.header(space, 10, flags());
+        }
+    });
+    log.redo(Lsn::FIRST, &a);
+    let mid = after(Lsn::FIRST, &a);
+    catch_up(&branch, &log);
+    branch.flush_now();
+    drop(branch);
+    let branch = open(small(dir.path()), &log);
+    log.redo(mid, &mtr(|m| {
+        m.header(20, 10, flags()).header(21, 10, flags());
+    }));
+    catch_up(&branch, &log);
+    let names = |at| -> Vec<(u32, String)> {
+        branch.tablespaces(at).unwrap().into_iter().map(|t| (t.space.0, t.path)).collect()
+    };
+    let want = |v: &[(u32, &str)]| -> Vec<(u32, String)> { v.iter().map(|(s, p)| (*s, (*p).into())).collect() };
+    assert_eq!(
+        names(ReadAt::Lsn(mid)),
+        want(&[(0, "ibdata1"), (1, "undo001"), (2, "undo002"), (3, "undo003")])
+    );
+    assert_eq!(names(ReadAt::Newest), want(&[(0, "ibdata1"), (20, "undo001"), (21, "undo002")]));
+    assert_eq!(
+        branch.tablespace_by_path("undo001", ReadAt::Newest).unwrap().unwrap().space,
+        SpaceId(20)
+    );
+    assert_eq!(branch.tablespace_by_path("undo003", ReadAt::Newest).unwrap(), None);
+}
+
+#[test]
+fn a_name_that_changed_hands_stays_with_its_new_owner() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = MemLog::new();
+    log.epoch(Lsn::FIRST);
+    let branch = open(small(dir.path()), &log);
+    let mut lsn = Lsn::FIRST;
+    let mut go = |bytes: Vec<u8>| {
+        log.redo(lsn, &bytes);
+        lsn = after(lsn, &bytes);
+    };
+    for (space, name) in [(10, "./db/t.ibd"), (11, "./db/new.ibd")] {
+        go(mtr(|m| {
+            m.create(space, name);
+        }));
+        go(mtr(|m| {
+            m.header(space, 4, flags());
+        }));
+    }
+    // As ALTER TABLE does it.
+    go(mtr(|m| {
+        m.rename(10, "./db/t.ibd", "./db/old.ibd");
+    }));
+    go(mtr(|m| {
+        m.rename(11, "./db/new.ibd", "./db/t.ibd");
+    }));
+    go(mtr(|m| {
+        m.modify(11, "./db/t.ibd");
+    }));
+    go(mtr(|m| {
+        m.delete(10, "./db/old.ibd");
+    }));
+    catch_up(&branch, &log);
+    let owner = |p: &str| branch.tablespace_by_path(p, ReadAt::Newest).unwrap().map(|t| t.space.0);
+    assert_eq!(owner("db/t.ibd"), Some(11));
+    assert_eq!((owner("db/new.ibd"), owner("db/old.ibd")), (None, None));
+}
+
+#[test]
+fn operations_inside_a_torn_mtr_are_not_brought_in_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = MemLog::new();
+    log.epoch(Lsn::FIRST);
+    let branch = open(small(dir.path()), &log);
+    let a = mtr(|m| {
+        m.header(0, 10, flags());
+    });
+    let (head, tail) = a.split_at(9);
+    log.redo(Lsn::FIRST, head);
+    let mid = after(Lsn::FIRST, head);
+    // Brought in twice, the write would land in the second file.
+    for op in [
+        create("a"),
+        write("a", 0, "first"),
+        FileOp::Rename { from: "a".into(), to: "b".into() },
+        create("a"),
+        write("a", 0, "second"),
+    ] {
+        log.file(mid, op);
+    }
+    catch_up(&branch, &log);
+    branch.flush_now();
+    drop(branch);
+    let branch = open(small(dir.path()), &log);
+    log.file(mid, write("b", 5, "!"));
+    log.redo(mid, tail);
+    catch_up(&branch, &log);
+    assert_eq!(branch.applied(), after(Lsn::FIRST, &a));
+    assert_eq!(text(&branch, "a").as_deref(), Some("second"));
+    assert_eq!(text(&branch, "b").as_deref(), Some("first!"));
+    assert!(branch.get_page(PageId::new(0, 0), ReadAt::Newest).is_ok());
+}
+
+#[test]
+fn operations_before_any_redo_exist() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = MemLog::new();
+    log.epoch(Lsn::FIRST);
+    log.file(Lsn::FIRST, FileOp::Mkdir { path: "mysql".into(), mode: 0o700 });
+    log.file(Lsn::FIRST, create("mysql/db.opt"));
+    log.file(Lsn::FIRST, write("mysql/db.opt", 0, "x"));
+    let branch = open(small(dir.path()), &log);
+    catch_up(&branch, &log);
+    let got = files(&branch, ReadAt::Lsn(Lsn::FIRST));
+    let paths: Vec<&str> = got.iter().map(|f| f.path.as_str()).collect();
+    assert_eq!(paths, ["mysql", "mysql/db.opt"]);
+    assert_eq!((got[0].mode, got[1].mode), (0o700, 0o660));
+    assert!(matches!(
+        branch.side_files(ReadAt::Lsn(Lsn(5)), &mut |_| ControlFlow::Continue(())),
+        Err(ReadError::TooOld { .. })
+    ));
+}
+
+#[test]
+fn a_directory_is_renamed_with_its_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = MemLog::new();
+    log.epoch(Lsn::FIRST);
+    for op in [
+        FileOp::Mkdir { path: "a".into(), mode: 0o700 },
+        create("a/x"),
+        write("a/x", 70_000, "far"),
+        create("a-b"),
+        FileOp::Rename { from: "a".into(), to: "c".into() },
+    ] {
+        log.file(Lsn::FIRST, op);
+    }
+    let branch = open(small(dir.path()), &log);
+    catch_up(&branch, &log);
+    let got = files(&branch, ReadAt::Newest);
+    let paths: Vec<&str> = got.iter().map(|f| f.path.as_str()).collect();
+    assert_eq!(paths, ["a-b", "c", "c/x"]);
+    assert_eq!(got[2].data.as_ref().unwrap().len(), 70_003);
+}
+
+#[test]
+fn an_epoch_that_goes_back_behind_whole_mtrs_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = MemLog::new();
+    log.epoch(Lsn::FIRST);
+    let a = mtr(|m| {
+        m.header(0, 10, flags());
+    });
+    log.redo(Lsn::FIRST, &a);
+    let applied = after(Lsn::FIRST, &a);
+    let branch = open(small(dir.path()), &log);
+    catch_up(&branch, &log);
+    log.epoch(Lsn::FIRST);
+    let error = block_on(async {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        branch.wait_applied(Lsn(applied.0 + 1), deadline).await.unwrap_err().to_string()
+    });
+    assert!(error.contains(&Lsn::FIRST.to_string()) && error.contains(&applied.to_string()), "{error}");
+    // What was whole is served.
+    assert!(branch.get_page(PageId::new(0, 0), ReadAt::Newest).is_ok());
+    assert_eq!(branch.applied(), applied);
+}
+
+#[test]
+fn redo_that_is_not_understood_stops_ingest_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = MemLog::new();
+    log.epoch(Lsn::FIRST);
+    let a = mtr(|m| {
+        m.header(0, 10, flags());
+    });
+    let mut bad = vec![0x62, 0, 3, 0];
+    let crc = crc32c::crc32c(&bad[..3]);
+    bad.extend_from_slice(&crc.to_be_bytes());
+    let applied = after(Lsn::FIRST, &a);
+    log.redo(Lsn::FIRST, &[a, bad].concat());
+    let branch = open(small(dir.path()), &log);
+    let error = block_on(async {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        branch.wait_applied(Lsn(applied.0 + 1), deadline).await.unwrap_err()
+    });
+    assert!(matches!(error, ReadError::Stopped(_)), "{error}");
+    let why = branch.failed().unwrap();
+    assert!(why.contains(&applied.to_string()), "{why}");
+    assert_eq!(branch.applied(), applied);
+    assert!(branch.get_page(PageId::new(0, 0), ReadAt::Lsn(applied)).is_ok());
+    // Half of an mtr is never seen, flushed or not; a restart stops there too.
+    branch.flush_now();
+    drop(branch);
+    let branch = open(small(dir.path()), &log);
+    while branch.failed().is_none() {
+        std::thread::yield_now();
+    }
+    assert_eq!(branch.applied(), applied);
+}
