@@ -1,0 +1,17 @@
+//! Compiles the protocol files with protox, so that no protoc is needed.
+
+use prost::Message;
+use std::error::Error;
+use std::path::PathBuf;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::compile(["pageserver.proto", "control.proto"], ["proto"])?;
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
+    std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure()
+        // Pages and redo are passed on, not copied.
+        .bytes(".")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,26 @@
+//! The wire protocol: messages, client and server code of both gRPC services.
+//!
+//! Generated from `proto/*.proto`, which say what each field means. Wire types
+//! are not domain types: convert them at the edge.
+
+/// Pages and redo: package `pageserver`.
+#[allow(missing_docs, clippy::all)]
+pub mod pageserver {
+    tonic::include_proto!("pageserver");
+}
+
+/// Branches and computes: package `xylem.control`.
+#[allow(missing_docs, clippy::all)]
+pub mod control {
+    tonic::include_proto!("xylem.control");
+}
+
+/// Both packages as an encoded `FileDescriptorSet`, for gRPC reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// gRPC metadata key of the branch's name.
+pub const BRANCH_KEY: &str = "xylem-branch";
+/// gRPC metadata key of the caller's epoch, decimal.
+pub const EPOCH_KEY: &str = "xylem-epoch";
+/// gRPC metadata key of the project's token.
+pub const TOKEN_KEY: &str = "xylem-token";

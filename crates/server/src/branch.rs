@@ -1,0 +1,233 @@
+//! An open branch: its log, its pages, and who may write it.
+
+use crate::metrics::{BranchMetrics, BranchState, Metrics};
+use crate::project::BranchMeta;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use xylem_pages::{Branch, ReadAt, ReadError};
+use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
+use xylem_wal::{Durable, Log, LogError, Position};
+
+/// How long an attach waits for the log and for ingest.
+const ATTACH_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A branch that serves.
+pub struct OpenBranch {
+    /// Its name.
+    pub name: String,
+    /// As the project knows it.
+    pub meta: BranchMeta,
+    /// What its computes wrote.
+    pub log: Arc<dyn Log>,
+    /// What that made of its pages.
+    pub pages: Arc<Branch>,
+    /// What is counted.
+    pub metrics: BranchMetrics,
+    durable: watch::Receiver<Durable>,
+    attach: tokio::sync::Mutex<()>,
+    writer: Mutex<Option<(Epoch, CancellationToken)>>,
+}
+
+/// What a compute that attached begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// Its right to write.
+    pub epoch: Epoch,
+    /// Where its own redo begins.
+    pub start_lsn: Lsn,
+    /// There is no redo yet: it creates a new database.
+    pub empty: bool,
+}
+
+/// An attach did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The log refused or failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// Ingest did not get there.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The log did not become durable in time.
+    #[error("the log did not become durable within {} s: it stands at {reached}, {} bytes behind", ATTACH_PATIENCE.as_secs(), wanted.bytes_since(*reached))]
+    NotDurable {
+        /// What was waited for.
+        wanted: Lsn,
+        /// Where the log stands.
+        reached: Lsn,
+    },
+}
+
+impl OpenBranch {
+    /// A branch whose parts are open.
+    pub fn new(
+        name: &str,
+        meta: BranchMeta,
+        log: Arc<dyn Log>,
+        pages: Arc<Branch>,
+        metrics: &Metrics,
+    ) -> OpenBranch {
+        OpenBranch {
+            name: name.to_owned(),
+            meta,
+            durable: log.durable(),
+            log,
+            pages,
+            metrics: metrics.branch(name),
+            attach: tokio::sync::Mutex::new(()),
+            writer: Mutex::new(None),
+        }
+    }
+
+    /// The newest epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.durable.borrow().epoch()
+    }
+
+    /// How far the log is durable.
+    pub fn durable(&self) -> Durable {
+        *self.durable.borrow()
+    }
+
+    /// Why the branch does not work; none when it does.
+    pub fn broken(&self) -> Option<String> {
+        if let Some(reason) = self.pages.failed() {
+            return Some(format!("ingest: {reason}"));
+        }
+        if self.durable.has_changed().is_err() {
+            return Some(match self.log.accepted(self.epoch()) {
+                Err(error) => format!("log: {error}"),
+                Ok(_) => "log: it has ended".to_owned(),
+            });
+        }
+        None
+    }
+
+    /// What a scrape wants to know.
+    pub fn state(&self) -> BranchState {
+        let durable = self.durable();
+        let stats = self.pages.stats();
+        BranchState {
+            durable_lsn: durable.lsn().0,
+            applied_lsn: self.pages.applied().0,
+            epoch: durable.epoch().0,
+            log_bytes: self.log.stored_bytes(),
+            layer_bytes: stats.layer_bytes,
+            up: self.broken().is_none(),
+            stats,
+        }
+    }
+
+    /// Registers the stream that writes `epoch`; the one before it ends. The
+    /// token is cancelled when a newer one takes over.
+    pub fn take_writer(&self, epoch: Epoch) -> CancellationToken {
+        let token = CancellationToken::new();
+        let mut writer = self.writer.lock();
+        match &*writer {
+            // It was checked before a newer compute attached: the log refuses
+            // it, and the newer one's stream is none of its business.
+            Some((of, _)) if *of > epoch => return token,
+            Some((of, older)) if *of == epoch => older.cancel(),
+            _ => {}
+        }
+        *writer = Some((epoch, token.clone()));
+        token
+    }
+
+    /// Gives the caller the right to write: a new epoch, whose line begins at
+    /// the end of the last whole mtr. On return the checkpoint that its
+    /// compute starts on is durable and applied.
+    ///
+    /// # Errors
+    /// [`AttachError`]; a further attach begins afresh.
+    pub async fn attach(&self) -> Result<Attached, AttachError> {
+        let _one_at_a_time = self.attach.lock().await;
+        let until = Instant::now() + ATTACH_PATIENCE;
+        let sealed = self.log.seal().await?;
+        // Older epochs write no more; what they wrote is read to its end, and
+        // the last whole mtr of it is where history is cut.
+        self.wait_ingested(sealed.position(), until).await?;
+        let cut = self.pages.applied();
+        let epoch = sealed.epoch();
+        self.metrics.attaches.inc();
+        if cut <= Lsn::FIRST {
+            let begun = self.log.begin(epoch, Lsn::FIRST).await?;
+            self.wait_ingested(begun.position(), until).await?;
+            tracing::info!(branch = %self.name, %epoch, "attached, the branch is empty");
+            return Ok(Attached {
+                epoch,
+                start_lsn: Lsn::FIRST,
+                empty: true,
+            });
+        }
+        self.log.begin(epoch, cut).await?;
+        let checkpoint = Frame {
+            seq: FrameSeq(1),
+            start: cut,
+            body: FrameBody::Redo(Arc::from(xylem_redo::checkpoint_mtr(cut).as_slice())),
+        };
+        let start_lsn = checkpoint.end();
+        self.log.append(epoch, vec![checkpoint]).await?;
+        self.wait_durable(epoch, FrameSeq(1), start_lsn, until)
+            .await?;
+        self.pages.wait_applied(start_lsn, until).await?;
+        tracing::info!(branch = %self.name, %epoch, %start_lsn, "attached");
+        Ok(Attached {
+            epoch,
+            start_lsn,
+            empty: false,
+        })
+    }
+
+    /// On a thread that may block: the page store's future is bound to one.
+    async fn wait_ingested(&self, position: Position, until: Instant) -> Result<(), ReadError> {
+        let pages = Arc::clone(&self.pages);
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || runtime.block_on(pages.wait_ingested(position, until)))
+            .await
+            .unwrap_or_else(|error| Err(ReadError::Stopped(error.to_string())))
+    }
+
+    async fn wait_durable(
+        &self,
+        epoch: Epoch,
+        seq: FrameSeq,
+        wanted: Lsn,
+        until: Instant,
+    ) -> Result<(), AttachError> {
+        let mut durable = self.durable.clone();
+        let reached = |durable: &Durable| durable.epoch() > epoch || durable.seq() >= seq;
+        // Copied out: the guard that `wait_for` returns must not stay.
+        let waited = tokio::time::timeout_at(until, durable.wait_for(reached))
+            .await
+            .map(|now| now.map(|now| *now));
+        match waited {
+            Ok(Ok(now)) if now.epoch() > epoch => Err(LogError::Fenced {
+                given: epoch,
+                current: now.epoch(),
+            }
+            .into()),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(self
+                .log
+                .accepted(epoch)
+                .err()
+                .unwrap_or(LogError::Closed)
+                .into()),
+            Err(_) => Err(AttachError::NotDurable {
+                wanted,
+                reached: self.durable().lsn(),
+            }),
+        }
+    }
+
+    /// The version a read without an LSN of its own is pinned to.
+    pub fn newest(&self) -> ReadAt {
+        ReadAt::Lsn(self.pages.applied())
+    }
+}

@@ -1,0 +1,21 @@
+//! Log lines: what a person or a collector reads on standard error.
+
+use crate::config::{LogFormat, ServerConfig};
+use tracing_subscriber::EnvFilter;
+
+/// Sends log lines to standard error, as the settings say. Once a process:
+/// when something has set logging up before, that stays.
+pub fn init(config: &ServerConfig) {
+    // Checked when the settings were loaded.
+    let filter = EnvFilter::try_new(&config.log_level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let set = match config.log_format {
+        LogFormat::Text => lines.try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    };
+    if set.is_err() {
+        tracing::debug!("logging was set up before");
+    }
+}

@@ -1,0 +1,451 @@
+//! What the server counts; docs/metrics.md lists the names and units.
+//!
+//! Counters and histograms are moved where things happen. Gauges mirror state
+//! that is kept elsewhere and are set when somebody asks.
+
+use parking_lot::Mutex;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+use xylem_pages::BranchStats;
+
+/// Seconds: from what a cached page takes to what a cold disk takes.
+const PAGE_BUCKETS: [f64; 16] = [
+    5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 0.5, 1.0,
+    5.0,
+];
+/// Seconds: from a fast disk's fsync to a slow one's.
+const WAL_BUCKETS: [f64; 13] = [
+    5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.5, 2.5,
+];
+
+/// The label of everything that belongs to a branch.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct BranchLabel {
+    branch: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReadLabels {
+    branch: String,
+    result: ReadResult,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StreamLabels {
+    kind: StreamKind,
+}
+
+/// How a page read ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types, reason = "the names are label values")]
+pub enum ReadResult {
+    /// From the cache, without waiting.
+    cached,
+    /// From layers, or after waiting.
+    read,
+    /// No such tablespace or page.
+    not_found,
+    /// The LSN was not reached in time.
+    timeout,
+    /// Refused: an old epoch, or an LSN older than the history.
+    refused,
+    /// Anything else.
+    failed,
+}
+
+/// What a stream carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types, reason = "the names are label values")]
+pub enum StreamKind {
+    /// PageStream.
+    pages,
+    /// StreamWAL.
+    wal,
+}
+
+#[derive(Clone)]
+struct Buckets(&'static [f64]);
+
+impl MetricConstructor<Histogram> for Buckets {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(self.0.iter().copied())
+    }
+}
+
+type Gauges = Family<BranchLabel, Gauge>;
+type Seconds = Family<BranchLabel, Histogram, Buckets>;
+
+/// Every metric of a server.
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    page_reads: Family<ReadLabels, Counter>,
+    page_read_seconds: Seconds,
+    page_bytes: Family<BranchLabel, Counter>,
+    wal_bytes: Family<BranchLabel, Counter>,
+    wal_frames: Family<BranchLabel, Counter>,
+    wal_appends: Family<BranchLabel, Counter>,
+    wal_durable_seconds: Seconds,
+    wal_throttled_seconds: Family<BranchLabel, Counter<f64, AtomicU64>>,
+    attaches: Family<BranchLabel, Counter>,
+    streams: Family<StreamLabels, Gauge>,
+    durable_lsn: Gauges,
+    applied_lsn: Gauges,
+    lag_bytes: Gauges,
+    epoch: Gauges,
+    log_bytes: Gauges,
+    layer_bytes: Gauges,
+    branch_up: Gauges,
+    memory_used: Gauge,
+    memory_budget: Gauge,
+    mirrored: Vec<(Family<BranchLabel, Counter>, Read)>,
+    held: Vec<(Gauges, Read)>,
+}
+
+/// A number that the page store counts.
+type Read = fn(&BranchStats) -> u64;
+
+/// Counters of the page store: name, help, where it is.
+const MIRRORED: [(&str, &str, Read); 14] = [
+    ("ingest_bytes", "Redo ingested", |s| s.redo_bytes),
+    ("ingest_mtrs", "Mini-transactions ingested", |s| s.mtrs),
+    ("ingest_file_ops", "Side-file operations ingested", |s| {
+        s.file_ops
+    }),
+    ("ingest_waits", "Times that ingest waited for memory", |s| {
+        s.ingest_waits
+    }),
+    ("layer_flushes", "Layers flushed", |s| s.flushes),
+    (
+        "layer_flush_failures",
+        "Flushes that failed and were tried again",
+        |s| s.flush_failures,
+    ),
+    (
+        "layer_images_written",
+        "Page images written by flushes",
+        |s| s.images_written,
+    ),
+    ("log_trim_failures", "Log trims that failed", |s| {
+        s.trim_failures
+    }),
+    (
+        "page_cache_hits",
+        "Pages answered from the page cache as they stood there",
+        |s| s.page_cache_hits,
+    ),
+    (
+        "page_cache_forwarded",
+        "Pages brought forward from an older version in the cache",
+        |s| s.page_cache_forwarded,
+    ),
+    (
+        "page_cache_misses",
+        "Pages built without the page cache",
+        |s| s.page_cache_misses,
+    ),
+    (
+        "block_cache_hits",
+        "Layer blocks found in the block cache",
+        |s| s.block_cache_hits,
+    ),
+    ("blocks_read", "Layer blocks read from files", |s| {
+        s.blocks_read
+    }),
+    (
+        "layers_visited",
+        "Layers that page reads looked into",
+        |s| s.layers_visited,
+    ),
+];
+
+/// What the page store holds: name, help, where it is.
+const HELD: [(&str, &str, Read); 4] = [
+    ("layers", "Layer files", |s| s.layers),
+    ("open_layer_bytes", "Memory of the open layer", |s| {
+        s.open_layer_bytes
+    }),
+    (
+        "frozen_layer_bytes",
+        "Memory of layers that wait to be flushed",
+        |s| s.frozen_layer_bytes,
+    ),
+    ("frozen_layers", "Layers that wait to be flushed", |s| {
+        s.frozen_layers
+    }),
+];
+
+/// The counters of one branch, looked up once.
+pub struct BranchMetrics {
+    /// Reads by result, in the order of [`ReadResult`].
+    reads: [Counter; 6],
+    read_seconds: Histogram,
+    page_bytes: Counter,
+    /// Frame payload taken from computes.
+    pub wal_bytes: Counter,
+    /// Frames taken from computes.
+    pub wal_frames: Counter,
+    /// Groups of frames handed to the log.
+    pub wal_appends: Counter,
+    /// From handing a group to the log to knowing it durable.
+    pub wal_durable_seconds: Histogram,
+    /// Time writers were held back because ingest lags.
+    pub wal_throttled_seconds: Counter<f64, AtomicU64>,
+    /// Epochs given.
+    pub attaches: Counter,
+}
+
+/// What a scrape finds out about a branch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BranchState {
+    /// End of the durable log.
+    pub durable_lsn: u64,
+    /// What reads can see.
+    pub applied_lsn: u64,
+    /// The newest epoch.
+    pub epoch: u64,
+    /// Bytes of the log on disk.
+    pub log_bytes: u64,
+    /// Bytes of layers.
+    pub layer_bytes: u64,
+    /// Log and ingest work.
+    pub up: bool,
+    /// What its page store counts.
+    pub stats: BranchStats,
+}
+
+impl Metrics {
+    /// All metrics, registered.
+    pub fn new() -> Metrics {
+        let metrics = Metrics {
+            registry: Mutex::new(Registry::with_prefix("xylem")),
+            page_reads: Family::default(),
+            page_read_seconds: Family::new_with_constructor(Buckets(&PAGE_BUCKETS)),
+            page_bytes: Family::default(),
+            wal_bytes: Family::default(),
+            wal_frames: Family::default(),
+            wal_appends: Family::default(),
+            wal_durable_seconds: Family::new_with_constructor(Buckets(&WAL_BUCKETS)),
+            wal_throttled_seconds: Family::default(),
+            attaches: Family::default(),
+            streams: Family::default(),
+            durable_lsn: Gauges::default(),
+            applied_lsn: Gauges::default(),
+            lag_bytes: Gauges::default(),
+            epoch: Gauges::default(),
+            log_bytes: Gauges::default(),
+            layer_bytes: Gauges::default(),
+            branch_up: Gauges::default(),
+            memory_used: Gauge::default(),
+            memory_budget: Gauge::default(),
+            mirrored: MIRRORED
+                .map(|(_, _, read)| (Family::default(), read))
+                .into(),
+            held: HELD.map(|(_, _, read)| (Family::default(), read)).into(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&self) {
+        let registry = &mut *self.registry.lock();
+        let m = self;
+        registry.register(
+            "page_reads",
+            "Page reads by how they ended",
+            m.page_reads.clone(),
+        );
+        registry.register_with_unit(
+            "page_read",
+            "Time from a page request to its answer",
+            Unit::Seconds,
+            m.page_read_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "page_read",
+            "Page bytes served",
+            Unit::Bytes,
+            m.page_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "wal_received",
+            "Frame payload taken",
+            Unit::Bytes,
+            m.wal_bytes.clone(),
+        );
+        registry.register("wal_frames", "Frames taken", m.wal_frames.clone());
+        registry.register(
+            "wal_appends",
+            "Groups of frames handed to the log",
+            m.wal_appends.clone(),
+        );
+        registry.register_with_unit(
+            "wal_durable",
+            "Time from handing frames to the log to knowing them durable",
+            Unit::Seconds,
+            m.wal_durable_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "wal_throttled",
+            "Time writers were held back because ingest lags",
+            Unit::Seconds,
+            m.wal_throttled_seconds.clone(),
+        );
+        registry.register("attaches", "Epochs given to computes", m.attaches.clone());
+        registry.register("streams", "Open streams", m.streams.clone());
+        registry.register(
+            "durable_lsn",
+            "End of the durable log",
+            m.durable_lsn.clone(),
+        );
+        registry.register(
+            "applied_lsn",
+            "What page reads can see",
+            m.applied_lsn.clone(),
+        );
+        registry.register_with_unit(
+            "ingest_lag",
+            "Durable log that reads cannot see yet",
+            Unit::Bytes,
+            m.lag_bytes.clone(),
+        );
+        registry.register("epoch", "The newest epoch", m.epoch.clone());
+        registry.register_with_unit("log", "Log on disk", Unit::Bytes, m.log_bytes.clone());
+        registry.register_with_unit(
+            "layer",
+            "Layers on disk",
+            Unit::Bytes,
+            m.layer_bytes.clone(),
+        );
+        registry.register(
+            "branch_up",
+            "1 when log and ingest work, else 0",
+            m.branch_up.clone(),
+        );
+        registry.register_with_unit(
+            "memory_used",
+            "Memory of the page store",
+            Unit::Bytes,
+            m.memory_used.clone(),
+        );
+        registry.register_with_unit(
+            "memory_budget",
+            "Its limit",
+            Unit::Bytes,
+            m.memory_budget.clone(),
+        );
+        for ((name, help, _), (family, _)) in MIRRORED.iter().zip(&m.mirrored) {
+            registry.register(*name, *help, family.clone());
+        }
+        for ((name, help, _), (family, _)) in HELD.iter().zip(&m.held) {
+            registry.register(*name, *help, family.clone());
+        }
+    }
+
+    /// The counters of branch `name`.
+    pub fn branch(&self, name: &str) -> BranchMetrics {
+        let label = BranchLabel {
+            branch: name.to_owned(),
+        };
+        use ReadResult::{cached, failed, not_found, read, refused, timeout};
+        BranchMetrics {
+            reads: [cached, read, not_found, timeout, refused, failed].map(|result| {
+                self.page_reads
+                    .get_or_create(&ReadLabels {
+                        branch: name.to_owned(),
+                        result,
+                    })
+                    .clone()
+            }),
+            read_seconds: self.page_read_seconds.get_or_create(&label).clone(),
+            page_bytes: self.page_bytes.get_or_create(&label).clone(),
+            wal_bytes: self.wal_bytes.get_or_create(&label).clone(),
+            wal_frames: self.wal_frames.get_or_create(&label).clone(),
+            wal_appends: self.wal_appends.get_or_create(&label).clone(),
+            wal_durable_seconds: self.wal_durable_seconds.get_or_create(&label).clone(),
+            wal_throttled_seconds: self.wal_throttled_seconds.get_or_create(&label).clone(),
+            attaches: self.attaches.get_or_create(&label).clone(),
+        }
+    }
+
+    /// Counts a stream while the guard lives.
+    pub fn stream(&self, kind: StreamKind) -> StreamGuard {
+        let gauge = self.streams.get_or_create(&StreamLabels { kind }).clone();
+        gauge.inc();
+        StreamGuard(gauge)
+    }
+
+    /// Sets what mirrors the state of branch `name`.
+    pub fn set_branch(&self, name: &str, state: &BranchState) {
+        let label = BranchLabel {
+            branch: name.to_owned(),
+        };
+        let set = |family: &Gauges, value: u64| {
+            family
+                .get_or_create(&label)
+                .set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&self.durable_lsn, state.durable_lsn);
+        set(&self.applied_lsn, state.applied_lsn);
+        set(
+            &self.lag_bytes,
+            state.durable_lsn.saturating_sub(state.applied_lsn),
+        );
+        set(&self.epoch, state.epoch);
+        set(&self.log_bytes, state.log_bytes);
+        set(&self.layer_bytes, state.layer_bytes);
+        set(&self.branch_up, u64::from(state.up));
+        for (family, read) in &self.held {
+            set(family, read(&state.stats));
+        }
+        for (family, read) in &self.mirrored {
+            let counter = family.get_or_create(&label);
+            counter.inc_by(read(&state.stats).saturating_sub(counter.get()));
+        }
+    }
+
+    /// Sets the gauges of the whole server.
+    pub fn set_memory(&self, used: u64, budget: u64) {
+        self.memory_used
+            .set(i64::try_from(used).unwrap_or(i64::MAX));
+        self.memory_budget
+            .set(i64::try_from(budget).unwrap_or(i64::MAX));
+    }
+
+    /// Everything in the OpenMetrics text format.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String does not fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry.lock());
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+impl BranchMetrics {
+    /// Counts a page read.
+    pub fn read(&self, result: ReadResult, bytes: usize, took: Duration) {
+        self.reads[result as usize].inc();
+        self.page_bytes.inc_by(bytes as u64);
+        self.read_seconds.observe(took.as_secs_f64());
+    }
+}
+
+/// An open stream, counted until dropped.
+pub struct StreamGuard(Gauge);
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

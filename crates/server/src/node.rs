@@ -1,0 +1,157 @@
+//! What a running server consists of, apart from how it is reached.
+
+use crate::branch::OpenBranch;
+use crate::config::ServerConfig;
+use crate::metrics::{Metrics, StreamGuard, StreamKind};
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use xylem_pages::Store;
+
+/// Where a server stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Listening, branches are being opened.
+    Starting,
+    /// Serving.
+    Ready,
+    /// Told to stop: open streams may finish, nothing new begins.
+    Stopping,
+}
+
+impl Phase {
+    /// As the wire says it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Starting => "starting",
+            Phase::Ready => "ready",
+            Phase::Stopping => "stopping",
+        }
+    }
+}
+
+/// A server: shared by every call.
+pub struct Node {
+    /// Its settings.
+    pub config: ServerConfig,
+    /// What it counts.
+    pub metrics: Metrics,
+    /// Bounds the page reads that block a thread.
+    pub page_pool: Arc<Semaphore>,
+    phase: watch::Sender<Phase>,
+    open: OnceLock<Opened>,
+    streams: TaskTracker,
+    end_streams: CancellationToken,
+}
+
+/// What a server has once its branches are open.
+pub struct Opened {
+    /// What all branches share.
+    pub store: Arc<Store>,
+    /// By name.
+    pub branches: BTreeMap<String, Arc<OpenBranch>>,
+}
+
+/// Counts a stream as open, and says when it must end.
+pub struct StreamTicket {
+    /// Cancelled when the server's patience ends.
+    pub end: CancellationToken,
+    _tracked: TaskTrackerToken,
+    _counted: StreamGuard,
+}
+
+impl Node {
+    /// A server that has not opened anything yet.
+    pub fn new(config: ServerConfig) -> Node {
+        Node {
+            page_pool: Arc::new(Semaphore::new(config.page_threads)),
+            config,
+            metrics: Metrics::new(),
+            phase: watch::Sender::new(Phase::Starting),
+            open: OnceLock::new(),
+            streams: TaskTracker::new(),
+            end_streams: CancellationToken::new(),
+        }
+    }
+
+    /// Where the server stands.
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// The branches are open: calls are answered from here on.
+    pub fn set_ready(&self, opened: Opened) {
+        if self.open.set(opened).is_ok() {
+            self.phase.send_if_modified(|phase| {
+                let starting = *phase == Phase::Starting;
+                if starting {
+                    *phase = Phase::Ready;
+                }
+                starting
+            });
+        }
+    }
+
+    /// Nothing new begins from here on.
+    pub fn set_stopping(&self) {
+        self.phase.send_replace(Phase::Stopping);
+        self.streams.close();
+    }
+
+    /// Waits until no stream is open; only after [`Node::set_stopping`].
+    pub async fn streams_ended(&self) {
+        self.streams.wait().await;
+    }
+
+    /// Ends every stream.
+    pub fn end_streams(&self) {
+        self.end_streams.cancel();
+    }
+
+    /// What is open; none while starting.
+    pub fn opened(&self) -> Option<&Opened> {
+        self.open.get()
+    }
+
+    /// A stream begins.
+    pub fn stream(&self, kind: StreamKind) -> StreamTicket {
+        StreamTicket {
+            end: self.end_streams.clone(),
+            _tracked: self.streams.token(),
+            _counted: self.metrics.stream(kind),
+        }
+    }
+
+    /// Why the server is not ready, a line each; empty when it is.
+    pub fn unready(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.phase() != Phase::Ready {
+            reasons.push(format!("server: {}", self.phase().as_str()));
+        }
+        for branch in self
+            .opened()
+            .iter()
+            .flat_map(|opened| opened.branches.values())
+        {
+            if let Some(reason) = branch.broken() {
+                reasons.push(format!("branch {}: {reason}", branch.name));
+            }
+        }
+        reasons
+    }
+
+    /// Everything counted, as text for a scrape.
+    pub fn scrape(&self) -> String {
+        if let Some(opened) = self.opened() {
+            for branch in opened.branches.values() {
+                self.metrics.set_branch(&branch.name, &branch.state());
+            }
+            self.metrics
+                .set_memory(opened.store.memory_used(), self.config.memory.0);
+        }
+        self.metrics.encode()
+    }
+}

@@ -1,0 +1,158 @@
+//! Service `xylem.control.Control`: branches and computes.
+
+use super::call::{self, Caller};
+use super::pages::blocking;
+use super::{Answers, backup, convert, status};
+use crate::node::{Node, Phase};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+use xylem_pages::ReadAt;
+use xylem_proto::control::control_server::Control;
+use xylem_proto::control::{
+    AttachRequest, AttachResponse, BaseBackupRequest, BaseItem, Branch, GetTablespaceRequest,
+    ListBranchesRequest, ListBranchesResponse, StatusRequest, StatusResponse, Tablespace,
+};
+use xylem_types::Lsn;
+
+/// Service `xylem.control.Control`.
+pub(crate) struct ControlService {
+    node: Arc<Node>,
+}
+
+impl ControlService {
+    pub(crate) fn new(node: Arc<Node>) -> ControlService {
+        ControlService { node }
+    }
+
+    /// Waits until `lsn` (or `min_lsn` when that is 0) is applied, and says
+    /// what to read at.
+    async fn version(&self, caller: &Caller, lsn: u64, min_lsn: u64) -> Result<ReadAt, Status> {
+        caller.check_epoch()?;
+        let pages = &caller.branch.pages;
+        let wanted = Lsn(if lsn != 0 { lsn } else { min_lsn });
+        let until = Instant::now()
+            + self
+                .node
+                .config
+                .page_wait_timeout
+                .max(Duration::from_secs(1));
+        // A branch without redo stands at the first LSN, applied or not.
+        if wanted > Lsn::FIRST {
+            pages
+                .wait_applied(wanted, until)
+                .await
+                .map_err(|error| status::of_read(&error, &caller.branch.name))?;
+        }
+        Ok(if lsn != 0 {
+            ReadAt::Lsn(wanted)
+        } else {
+            caller.branch.newest()
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl Control for ControlService {
+    async fn list_branches(
+        &self,
+        request: Request<ListBranchesRequest>,
+    ) -> Result<Response<ListBranchesResponse>, Status> {
+        let opened = call::admitted(&self.node, request.metadata())?;
+        let branches = opened
+            .branches
+            .values()
+            .map(|branch| {
+                let state = branch.state();
+                Branch {
+                    name: branch.name.clone(),
+                    id: branch.meta.id.clone(),
+                    ancestor: branch.meta.ancestor.clone().unwrap_or_default(),
+                    ancestor_lsn: branch.meta.ancestor_lsn,
+                    last_lsn: state.durable_lsn,
+                    created_at: branch.meta.created_at.to_string(),
+                    epoch: state.epoch,
+                    applied_lsn: state.applied_lsn,
+                    log_bytes: state.log_bytes,
+                    layer_bytes: state.layer_bytes,
+                }
+            })
+            .collect();
+        Ok(Response::new(ListBranchesResponse { branches }))
+    }
+
+    async fn attach(
+        &self,
+        request: Request<AttachRequest>,
+    ) -> Result<Response<AttachResponse>, Status> {
+        let branch = call::caller(&self.node, request.metadata())?.branch;
+        // Its own task: a caller that goes away does not leave it half done.
+        let attached = tokio::spawn(async move {
+            branch
+                .attach()
+                .await
+                .map_err(|error| status::of_attach(&error, &branch.name))
+        })
+        .await
+        .map_err(|error| Status::internal(format!("the attach ended early: {error}")))??;
+        Ok(Response::new(AttachResponse {
+            epoch: attached.epoch.0,
+            start_lsn: attached.start_lsn.0,
+            empty: attached.empty,
+        }))
+    }
+
+    type BaseBackupStream = Answers<BaseItem>;
+
+    async fn base_backup(
+        &self,
+        request: Request<BaseBackupRequest>,
+    ) -> Result<Response<Self::BaseBackupStream>, Status> {
+        let caller = call::caller(&self.node, request.metadata())?;
+        let request = request.get_ref();
+        let at = self.version(&caller, request.lsn, 0).await?;
+        Ok(Response::new(backup::base_backup(
+            &self.node,
+            caller,
+            at,
+            request.all_tablespaces,
+        )))
+    }
+
+    async fn get_tablespace(
+        &self,
+        request: Request<GetTablespaceRequest>,
+    ) -> Result<Response<Tablespace>, Status> {
+        let caller = call::caller(&self.node, request.metadata())?;
+        let request = request.into_inner();
+        let path = convert::relative(request.path)
+            .map_err(|why| Status::invalid_argument(format!("path: {why}")))?;
+        let at = self.version(&caller, request.lsn, request.min_lsn).await?;
+        let branch = Arc::clone(&caller.branch);
+        let tablespace = blocking(&self.node, move || backup::by_path(&branch, &path, at)).await?;
+        caller.check_epoch()?;
+        Ok(Response::new(tablespace))
+    }
+
+    async fn status(
+        &self,
+        request: Request<StatusRequest>,
+    ) -> Result<Response<StatusResponse>, Status> {
+        call::authenticate(&self.node, request.metadata())?;
+        let phase = self.node.phase();
+        let used = self
+            .node
+            .opened()
+            .filter(|_| phase != Phase::Starting)
+            .map_or(0, |opened| opened.store.memory_used());
+        Ok(Response::new(StatusResponse {
+            version: crate::VERSION.to_owned(),
+            state: phase.as_str().to_owned(),
+            pid: std::process::id(),
+            object_store: self.node.config.object_store.clone(),
+            memory_bytes: used,
+            memory_budget_bytes: self.node.config.memory.0,
+        }))
+    }
+}

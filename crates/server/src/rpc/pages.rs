@@ -1,0 +1,249 @@
+//! Page reads: one, many, and the stream that computes use.
+
+use super::call::Caller;
+use super::{Answers, convert, status};
+use crate::metrics::{ReadResult, StreamKind};
+use crate::node::{Node, StreamTicket};
+use futures::{Stream, StreamExt, TryStreamExt};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::{Code, Status, Streaming};
+use xylem_pages::{Page, ReadAt};
+use xylem_proto::pageserver::{
+    GetPageRequest, GetPageResponse, GetPagesRequest, GetPagesResponse, PageStreamRequest,
+    PageStreamResponse,
+};
+use xylem_types::{Lsn, PageId};
+
+/// Pages in one GetPages.
+const PAGES_MAX: usize = 256;
+/// Of those, read at the same time.
+const PAGES_AT_ONCE: usize = 16;
+/// Requests of one PageStream that are being answered. More wait in the
+/// connection's window, which is what slows a caller that asks too fast.
+const STREAM_IN_FLIGHT: usize = 512;
+
+/// One page.
+pub(super) async fn get_page(
+    node: &Node,
+    caller: &Caller,
+    request: &GetPageRequest,
+) -> Result<GetPageResponse, Status> {
+    let started = std::time::Instant::now();
+    let outcome = read(node, caller, request).await;
+    let (result, bytes) = match &outcome {
+        Ok((page, result)) => (*result, page.bytes.len()),
+        Err(status) => (failure(status), 0),
+    };
+    caller.branch.metrics.read(result, bytes, started.elapsed());
+    outcome.map(|(page, _)| convert::page(page))
+}
+
+/// Many pages, in the order asked.
+pub(super) async fn get_pages(
+    node: &Node,
+    caller: &Caller,
+    request: GetPagesRequest,
+) -> Result<GetPagesResponse, Status> {
+    let asked = request.pages.len();
+    if asked > PAGES_MAX {
+        return Err(Status::invalid_argument(format!(
+            "pages: {asked} were asked for, at most {PAGES_MAX} may be"
+        )));
+    }
+    let pages = futures::stream::iter(request.pages)
+        .map(|request| async move { get_page(node, caller, &request).await })
+        .buffered(PAGES_AT_ONCE)
+        .try_collect()
+        .await?;
+    Ok(GetPagesResponse { pages })
+}
+
+/// Requests in, answers out as they become ready. It runs where the answers
+/// are polled, so that a cached page costs no switch to another task, and a
+/// caller that does not take its answers is not read from.
+pub(super) fn page_stream(
+    node: Arc<Node>,
+    caller: Caller,
+    requests: Streaming<PageStreamRequest>,
+) -> Answers<PageStreamResponse> {
+    let ticket = node.stream(StreamKind::pages);
+    let answers = requests
+        .map_ok(move |request| {
+            let (node, caller) = (Arc::clone(&node), caller.clone());
+            async move { Ok(answer(&node, &caller, request).await) }
+        })
+        .try_buffer_unordered(STREAM_IN_FLIGHT);
+    Box::pin(Ending::new(Box::pin(answers), ticket))
+}
+
+async fn answer(node: &Node, caller: &Caller, request: PageStreamRequest) -> PageStreamResponse {
+    let outcome = match &request.get {
+        Some(get) => get_page(node, caller, get).await,
+        None => Err(Status::invalid_argument("get: it is missing")),
+    };
+    match outcome {
+        Ok(got) => PageStreamResponse {
+            id: request.id,
+            status: 0,
+            message: String::new(),
+            got: Some(got),
+        },
+        Err(status) => PageStreamResponse {
+            id: request.id,
+            status: status.code() as u32,
+            message: status.message().to_owned(),
+            got: None,
+        },
+    }
+}
+
+fn failure(status: &Status) -> ReadResult {
+    match status.code() {
+        Code::NotFound => ReadResult::not_found,
+        Code::DeadlineExceeded => ReadResult::timeout,
+        Code::FailedPrecondition | Code::OutOfRange | Code::InvalidArgument => ReadResult::refused,
+        _ => ReadResult::failed,
+    }
+}
+
+async fn read(
+    node: &Node,
+    caller: &Caller,
+    request: &GetPageRequest,
+) -> Result<(Page, ReadResult), Status> {
+    caller.check_epoch()?;
+    let id = convert::page_id(request);
+    let wanted = if request.lsn != 0 {
+        request.lsn
+    } else {
+        request.min_lsn
+    };
+    let waited = wait_applied(node, caller, Lsn(wanted), request.timeout_ms).await?;
+    let (page, result) = if request.lsn == 0 {
+        match caller.branch.pages.get_page_cached(id) {
+            Some(page) => (
+                page,
+                if waited {
+                    ReadResult::read
+                } else {
+                    ReadResult::cached
+                },
+            ),
+            None => (
+                read_blocking(node, caller, id, ReadAt::Newest).await?,
+                ReadResult::read,
+            ),
+        }
+    } else {
+        (
+            read_blocking(node, caller, id, ReadAt::Lsn(Lsn(request.lsn))).await?,
+            ReadResult::read,
+        )
+    };
+    // A compute that was taken over while it waited must not see the pages of
+    // the line that goes on without it.
+    caller.check_epoch()?;
+    Ok((page, result))
+}
+
+/// True when it had to wait.
+async fn wait_applied(
+    node: &Node,
+    caller: &Caller,
+    wanted: Lsn,
+    timeout_ms: u32,
+) -> Result<bool, Status> {
+    let pages = &caller.branch.pages;
+    if pages.applied() >= wanted {
+        return Ok(false);
+    }
+    let patience = match timeout_ms {
+        0 => node.config.page_wait_timeout,
+        ms => Duration::from_millis(u64::from(ms)),
+    };
+    pages
+        .wait_applied(wanted, Instant::now() + patience)
+        .await
+        .map_err(|error| status::of_read(&error, &caller.branch.name))?;
+    Ok(true)
+}
+
+async fn read_blocking(
+    node: &Node,
+    caller: &Caller,
+    id: PageId,
+    at: ReadAt,
+) -> Result<Page, Status> {
+    let branch = Arc::clone(&caller.branch);
+    blocking(node, move || {
+        branch
+            .pages
+            .get_page(id, at)
+            .map_err(|error| status::of_read(&error, &branch.name))
+    })
+    .await
+}
+
+/// Runs `work` on a thread that may block, of which there is a bounded number.
+pub(super) async fn blocking<T: Send + 'static>(
+    node: &Node,
+    work: impl FnOnce() -> Result<T, Status> + Send + 'static,
+) -> Result<T, Status> {
+    let permit = Arc::clone(&node.page_pool)
+        .acquire_owned()
+        .await
+        .map_err(|_| status::stopping())?;
+    tokio::task::spawn_blocking(move || {
+        let done = work();
+        drop(permit);
+        done
+    })
+    .await
+    .map_err(|error| Status::internal(format!("a read ended early: {error}")))?
+}
+
+/// A stream of answers that the server can end.
+struct Ending<S> {
+    answers: Option<S>,
+    end: Pin<Box<WaitForCancellationFutureOwned>>,
+    ticket: StreamTicket,
+}
+
+impl<S> Ending<S> {
+    fn new(answers: S, ticket: StreamTicket) -> Ending<S> {
+        Ending {
+            answers: Some(answers),
+            end: Box::pin(ticket.end.clone().cancelled_owned()),
+            ticket,
+        }
+    }
+}
+
+impl<T, S: Stream<Item = Result<T, Status>> + Unpin> Stream for Ending<S> {
+    type Item = Result<T, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        let Some(answers) = &mut this.answers else {
+            return Poll::Ready(None);
+        };
+        if this.ticket.end.is_cancelled() {
+            this.answers = None;
+            return Poll::Ready(Some(Err(status::stopping())));
+        }
+        match Pin::new(answers).poll_next(cx) {
+            Poll::Ready(item) => return Poll::Ready(item),
+            Poll::Pending => {}
+        }
+        if this.end.as_mut().poll(cx).is_ready() {
+            this.answers = None;
+            return Poll::Ready(Some(Err(status::stopping())));
+        }
+        Poll::Pending
+    }
+}

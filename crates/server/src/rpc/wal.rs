@@ -1,0 +1,316 @@
+//! StreamWAL: frames in, acknowledgements out.
+//!
+//! A task hands frames to the log and waits while the log's queue is full;
+//! meanwhile the caller's frames wait in the connection's window. The answers
+//! are made where they are polled, from what log and ingest say of themselves,
+//! so that a commit waits for nothing but the log.
+
+use super::call::Caller;
+use super::{Answers, convert, status};
+use crate::branch::OpenBranch;
+use crate::metrics::StreamKind;
+use crate::node::{Node, StreamTicket};
+use futures::stream::Fuse;
+use futures::{FutureExt, StreamExt};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+use xylem_proto::pageserver::{WalAck, WalFrame};
+use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
+use xylem_wal::{Durable, LogError};
+
+/// Frames that go to the log together, when they are there already.
+const GROUP_FRAMES: usize = 256;
+/// And their payload, in bytes.
+const GROUP_BYTES: usize = 1 << 20;
+/// An acknowledgement that says only that reads see more may wait this long.
+const APPLIED_DELAY: Duration = Duration::from_millis(10);
+/// The longest that a group of frames is held back because ingest lags.
+const THROTTLE_MAX: Duration = Duration::from_millis(100);
+/// Groups whose time to durability is being measured.
+const MEASURED_MAX: usize = 1024;
+
+/// When groups were handed to the log, by their last frame.
+type Pending = Arc<Mutex<VecDeque<(FrameSeq, Instant)>>>;
+
+/// Takes a compute's frames.
+pub(super) fn stream_wal(
+    node: &Node,
+    caller: Caller,
+    frames: Streaming<WalFrame>,
+) -> Result<Answers<WalAck>, Status> {
+    let epoch = caller.required_epoch()?;
+    caller.check_epoch()?;
+    let branch = caller.branch;
+    // Also refuses an epoch that was sealed but never begun.
+    branch
+        .log
+        .accepted(epoch)
+        .map_err(|error| status::of_log(&error, &branch.name))?;
+    let pending = Pending::default();
+    let feeding = Feeding {
+        branch: Arc::clone(&branch),
+        epoch,
+        lag_soft: node.config.ingest_lag_soft.0,
+        pending: Arc::clone(&pending),
+    };
+    let acks = Acks {
+        replaced: branch.take_writer(epoch),
+        durable: branch.log.durable(),
+        applied: branch.pages.watch_applied(),
+        ticket: node.stream(StreamKind::wal),
+        feeder: Some(Feeder(tokio::spawn(feeding.run(frames)))),
+        first: true,
+        sent: Instant::now(),
+        applied_due: None,
+        applied_ended: false,
+        accepted: None,
+        pending,
+        branch,
+        epoch,
+    };
+    Ok(Box::pin(futures::stream::unfold(
+        Some(acks),
+        |acks| async {
+            let mut acks = acks?;
+            match acks.next().await {
+                Some(Ok(ack)) => Some((Ok(ack), Some(acks))),
+                Some(Err(status)) => Some((Err(status), None)),
+                None => None,
+            }
+        },
+    )))
+}
+
+/// The task that hands frames to the log; it ends with its stream.
+struct Feeder(JoinHandle<Result<FrameSeq, Status>>);
+
+impl Drop for Feeder {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+struct Feeding {
+    branch: Arc<OpenBranch>,
+    epoch: Epoch,
+    lag_soft: u64,
+    pending: Pending,
+}
+
+impl Feeding {
+    /// Returns the last frame taken, once the caller has closed its side.
+    async fn run(self, frames: Streaming<WalFrame>) -> Result<FrameSeq, Status> {
+        let mut frames = frames.fuse();
+        let mut last = FrameSeq(0);
+        while let Some(first) = frames.next().await {
+            let (group, end) = gather(first?, &mut frames)?;
+            if let Some(frame) = group.last() {
+                last = frame.seq;
+            }
+            self.append(group).await?;
+            if let Some(status) = end {
+                return Err(status);
+            }
+            self.throttle().await;
+        }
+        Ok(last)
+    }
+
+    async fn append(&self, group: Vec<Frame>) -> Result<(), Status> {
+        let metrics = &self.branch.metrics;
+        metrics.wal_appends.inc();
+        metrics.wal_frames.inc_by(group.len() as u64);
+        metrics
+            .wal_bytes
+            .inc_by(group.iter().map(|frame| payload(frame) as u64).sum());
+        if let Some(frame) = group.last() {
+            let mut pending = self.pending.lock();
+            if pending.len() < MEASURED_MAX {
+                pending.push_back((frame.seq, Instant::now()));
+            }
+        }
+        self.branch
+            .log
+            .append(self.epoch, group)
+            .await
+            .map_err(|error| status::of_log(&error, &self.branch.name))
+    }
+
+    /// Slows the writer while ingest lags, the more the further; never stops it.
+    async fn throttle(&self) {
+        let lag = self
+            .branch
+            .durable()
+            .lsn()
+            .bytes_since(self.branch.pages.applied());
+        let Some(excess) = lag.checked_sub(self.lag_soft).filter(|&excess| excess > 0) else {
+            return;
+        };
+        let share = excess as f64 / self.lag_soft as f64;
+        let pause = THROTTLE_MAX.mul_f64(share.min(1.0));
+        self.branch
+            .metrics
+            .wal_throttled_seconds
+            .inc_by(pause.as_secs_f64());
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// `first` and what else is there without waiting, and how the stream ended,
+/// if it did with an error.
+fn gather(
+    first: WalFrame,
+    frames: &mut Fuse<Streaming<WalFrame>>,
+) -> Result<(Vec<Frame>, Option<Status>), Status> {
+    let first = convert::frame(first)?;
+    let mut bytes = payload(&first);
+    let mut group = vec![first];
+    while group.len() < GROUP_FRAMES && bytes < GROUP_BYTES {
+        match frames.next().now_or_never() {
+            // The end is found again by the next call, which waits for it.
+            None | Some(None) => break,
+            Some(Some(Err(status))) => return Ok((group, Some(status))),
+            Some(Some(Ok(frame))) => match convert::frame(frame) {
+                Ok(frame) => {
+                    bytes += payload(&frame);
+                    group.push(frame);
+                }
+                Err(status) => return Ok((group, Some(status))),
+            },
+        }
+    }
+    Ok((group, None))
+}
+
+fn payload(frame: &Frame) -> usize {
+    match &frame.body {
+        FrameBody::Redo(bytes) => bytes.len(),
+        FrameBody::File(xylem_types::FileOp::Write { data, .. }) => data.len(),
+        FrameBody::File(_) => 0,
+    }
+}
+
+struct Acks {
+    branch: Arc<OpenBranch>,
+    epoch: Epoch,
+    durable: watch::Receiver<Durable>,
+    applied: watch::Receiver<Lsn>,
+    replaced: CancellationToken,
+    ticket: StreamTicket,
+    /// None once the caller has closed its side.
+    feeder: Option<Feeder>,
+    /// The last frame taken, once the caller has closed its side.
+    accepted: Option<FrameSeq>,
+    first: bool,
+    sent: Instant,
+    /// When to say that reads see more.
+    applied_due: Option<Instant>,
+    applied_ended: bool,
+    pending: Pending,
+}
+
+impl Acks {
+    /// The next acknowledgement; none when the caller has closed its side and
+    /// everything it sent is durable.
+    async fn next(&mut self) -> Option<Result<WalAck, Status>> {
+        // What is durable, not what is accepted: the caller may resend what
+        // lies between, the log ignores it.
+        if std::mem::take(&mut self.first) {
+            return Some(self.ack());
+        }
+        loop {
+            if self
+                .accepted
+                .is_some_and(|accepted| self.durable.borrow().seq() >= accepted)
+            {
+                return None;
+            }
+            let due = self.applied_due;
+            tokio::select! {
+                biased;
+                () = self.replaced.cancelled() => {
+                    return Some(Err(Status::aborted(format!(
+                        "a newer stream of epoch {} on branch {} has replaced this one", self.epoch, self.branch.name
+                    ))));
+                }
+                () = self.ticket.end.cancelled() => return Some(Err(status::stopping())),
+                moved = self.durable.changed() => {
+                    return Some(match moved {
+                        Ok(()) => self.ack(),
+                        Err(_) => Err(self.log_ended()),
+                    });
+                }
+                ended = feeder_ended(&mut self.feeder) => match ended {
+                    Ok(last) => {
+                        self.feeder = None;
+                        self.accepted = Some(last);
+                    }
+                    Err(status) => return Some(Err(status)),
+                },
+                () = tokio::time::sleep_until(due.unwrap_or(self.sent)), if due.is_some() => return Some(self.ack()),
+                moved = self.applied.changed(), if due.is_none() && !self.applied_ended => match moved {
+                    Ok(()) => self.applied_due = Some(self.sent + APPLIED_DELAY),
+                    // Ingest has stopped; the log goes on without it.
+                    Err(_) => self.applied_ended = true,
+                },
+            }
+        }
+    }
+
+    fn ack(&mut self) -> Result<WalAck, Status> {
+        let durable = *self.durable.borrow_and_update();
+        let applied = *self.applied.borrow_and_update();
+        if durable.epoch() != self.epoch {
+            return Err(status::wrong_epoch(
+                self.epoch,
+                durable.epoch(),
+                &self.branch.name,
+            ));
+        }
+        self.applied_due = None;
+        self.sent = Instant::now();
+        let mut pending = self.pending.lock();
+        while let Some(&(_, since)) = pending.front().filter(|(seq, _)| *seq <= durable.seq()) {
+            self.branch
+                .metrics
+                .wal_durable_seconds
+                .observe((self.sent - since).as_secs_f64());
+            pending.pop_front();
+        }
+        Ok(WalAck {
+            durable_seq: durable.seq().0,
+            durable_lsn: durable.lsn().0,
+            applied_lsn: applied.0,
+        })
+    }
+
+    fn log_ended(&self) -> Status {
+        let error = self
+            .branch
+            .log
+            .accepted(self.epoch)
+            .err()
+            .unwrap_or(LogError::Closed);
+        status::of_log(&error, &self.branch.name)
+    }
+}
+
+/// How the feeder ended; never, when it is known already.
+async fn feeder_ended(feeder: &mut Option<Feeder>) -> Result<FrameSeq, Status> {
+    match feeder {
+        None => std::future::pending().await,
+        Some(Feeder(task)) => match task.await {
+            Ok(ended) => ended,
+            Err(error) => Err(Status::internal(format!(
+                "the stream's task ended early: {error}"
+            ))),
+        },
+    }
+}

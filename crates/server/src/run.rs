@@ -1,0 +1,273 @@
+//! A server's life: lock, listen, open, serve, stop.
+
+use crate::config::ServerConfig;
+use crate::error::ServerError;
+use crate::lock::DirLock;
+use crate::node::Node;
+use crate::rpc::{ControlService, MESSAGE_BYTES_MAX, PageService};
+use crate::{http, open};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::server::HealthReporter;
+use xylem_proto::control::control_server::{ControlServer, SERVICE_NAME as CONTROL_SERVICE};
+use xylem_proto::pageserver::page_server_server::{PageServerServer, SERVICE_NAME as PAGE_SERVICE};
+
+/// Redo on its way in and not yet with the log: this much a stream.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+/// And this much a connection.
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// A page of 64 KiB fits one frame with what surrounds it.
+const FRAME_BYTES_MAX: u32 = 256 << 10;
+/// After the streams have ended: how long connections may take to close.
+const CONNECTIONS_PATIENCE: Duration = Duration::from_secs(1);
+/// A connection that is silent for this long is asked whether it lives.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// A connection that answers nothing for this long is gone.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The addresses a server listens on, with the ports it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenAddrs {
+    /// The gRPC service.
+    pub grpc: SocketAddr,
+    /// Metrics and health.
+    pub http: SocketAddr,
+}
+
+/// A runtime as the settings want it.
+///
+/// # Errors
+/// When the system gives no threads.
+pub fn runtime(config: &ServerConfig) -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.worker_threads)
+        .thread_name("xylem-server")
+        .enable_all()
+        .build()
+}
+
+/// Completes at the first SIGTERM or SIGINT. At the second the process exits
+/// at once with status 1.
+///
+/// # Errors
+/// When the signals cannot be caught.
+pub fn shutdown_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        let name = tokio::select! { _ = term.recv() => "SIGTERM", _ = int.recv() => "SIGINT" };
+        tracing::info!(
+            signal = name,
+            "stopping; a second signal ends the process at once"
+        );
+        tokio::spawn(async move {
+            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+            tracing::warn!("second signal: the process ends now");
+            std::process::exit(1);
+        });
+    })
+}
+
+/// Serves until `shutdown` completes, then stops gracefully. `ready` is called
+/// once, when every branch is open and calls are answered.
+///
+/// Dropped before it is done it ends as a crash would: nothing acknowledged is
+/// lost.
+///
+/// # Errors
+/// When the data directory is in use or damaged, an address cannot be
+/// listened on, or serving fails.
+pub async fn run(
+    config: ServerConfig,
+    ready: impl FnOnce(ListenAddrs),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServerError> {
+    std::fs::create_dir_all(&config.data_dir).map_err(|source| {
+        ServerError::io(
+            format!("cannot create {}", config.data_dir.display()),
+            source,
+        )
+    })?;
+    let lock = DirLock::take(&config.data_dir)?;
+    let grpc = listen(config.grpc_listen, "--grpc-listen").await?;
+    let http = listen(config.http_listen, "--http-listen").await?;
+    let addrs = ListenAddrs {
+        grpc: local_addr(&grpc)?,
+        http: local_addr(&http)?,
+    };
+    let node = Arc::new(Node::new(config));
+    let (health, health_service) = tonic_health::server::health_reporter();
+    report(&health, ServingStatus::NotServing).await;
+    let mut serving = Serving {
+        grpc: serve_grpc(Arc::clone(&node), grpc, health_service)?,
+        http: serve_http(Arc::clone(&node), http),
+    };
+
+    tokio::pin!(shutdown);
+    let mut opening = {
+        let node = Arc::clone(&node);
+        // The lock is held for as long as anything may write to the directory.
+        tokio::task::spawn_blocking(move || {
+            open::open(&node.config, &node.metrics).map(|opened| (opened, lock))
+        })
+    };
+    let opened = tokio::select! {
+        opened = &mut opening => opened,
+        () = &mut shutdown => return Ok(()),
+    };
+    let (opened, _lock) =
+        opened.map_err(|error| ServerError::Serve(format!("opening ended early: {error}")))??;
+    node.set_ready(opened);
+    report(&health, ServingStatus::Serving).await;
+    tracing::info!(grpc = %addrs.grpc, http = %addrs.http, version = crate::VERSION, "ready");
+    ready(addrs);
+
+    let ended = tokio::select! {
+        () = &mut shutdown => Ok(()),
+        failed = serving.failed() => Err(failed),
+    };
+    stop(&node, &health, serving).await;
+    ended
+}
+
+async fn stop(node: &Node, health: &HealthReporter, mut serving: Serving) {
+    node.set_stopping();
+    report(health, ServingStatus::NotServing).await;
+    if tokio::time::timeout(node.config.stop_grace, node.streams_ended())
+        .await
+        .is_err()
+    {
+        tracing::info!("ending the streams that are still open");
+    }
+    node.end_streams();
+    serving.grpc.stop.cancel();
+    if tokio::time::timeout(CONNECTIONS_PATIENCE, serving.grpc.ended())
+        .await
+        .is_err()
+    {
+        tracing::info!("closing the connections that are still open");
+    }
+    drop(serving);
+    if let Some(opened) = node.opened() {
+        open::close(opened).await;
+    }
+    tracing::info!("stopped");
+}
+
+/// What runs while the server serves.
+struct Serving {
+    grpc: Service,
+    http: Service,
+}
+
+impl Serving {
+    /// Completes when a service ends by itself.
+    async fn failed(&mut self) -> ServerError {
+        let (name, message) = tokio::select! {
+            message = self.grpc.ended() => ("gRPC", message),
+            message = self.http.ended() => ("HTTP", message),
+        };
+        ServerError::Serve(format!("the {name} service has ended: {message}"))
+    }
+}
+
+/// A service's task; it ends when this is dropped.
+struct Service {
+    task: JoinHandle<Result<(), String>>,
+    stop: CancellationToken,
+}
+
+impl Service {
+    fn spawn<E: std::fmt::Display>(
+        stop: CancellationToken,
+        serve: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) -> Service {
+        let task = tokio::spawn(async move { serve.await.map_err(|error| error.to_string()) });
+        Service { task, stop }
+    }
+
+    async fn ended(&mut self) -> String {
+        match (&mut self.task).await {
+            Ok(Ok(())) => "it was stopped".to_owned(),
+            Ok(Err(message)) => message,
+            Err(error) => error.to_string(),
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn serve_grpc(
+    node: Arc<Node>,
+    listener: TcpListener,
+    health: HealthServer<impl Health>,
+) -> Result<Service, ServerError> {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(xylem_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let no_reflection =
+        |error| ServerError::Serve(format!("cannot describe the services: {error}"));
+    let pages = PageServerServer::new(PageService::new(Arc::clone(&node)))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let control =
+        ControlServer::new(ControlService::new(node)).max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let router = tonic::transport::Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .add_service(health)
+        .add_service(reflection().build_v1().map_err(no_reflection)?)
+        .add_service(reflection().build_v1alpha().map_err(no_reflection)?)
+        .add_service(pages)
+        .add_service(control);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let stop = CancellationToken::new();
+    let stopped = stop.clone().cancelled_owned();
+    Ok(Service::spawn(stop, async move {
+        router.serve_with_incoming_shutdown(incoming, stopped).await
+    }))
+}
+
+fn serve_http(node: Arc<Node>, listener: TcpListener) -> Service {
+    let router = http::router(node);
+    Service::spawn(CancellationToken::new(), async move {
+        axum::serve(listener, router).await
+    })
+}
+
+/// Tells whoever watches this server's health.
+async fn report(health: &HealthReporter, status: ServingStatus) {
+    health.set_service_status("", status).await;
+    health.set_service_status(PAGE_SERVICE, status).await;
+    health.set_service_status(CONTROL_SERVICE, status).await;
+}
+
+async fn listen(addr: SocketAddr, flag: &'static str) -> Result<TcpListener, ServerError> {
+    TcpListener::bind(addr)
+        .await
+        .map_err(|source| ServerError::Bind { addr, flag, source })
+}
+
+fn local_addr(listener: &TcpListener) -> Result<SocketAddr, ServerError> {
+    listener
+        .local_addr()
+        .map_err(|source| ServerError::io("cannot tell the address listened on".to_owned(), source))
+}
