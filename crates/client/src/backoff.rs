@@ -1,0 +1,44 @@
+//! Exponential backoff with full jitter: each wait is uniform between nothing
+//! and a ceiling that doubles, so that the computes of a server that comes back
+//! do not all knock at once.
+
+use std::time::Duration;
+
+/// The first ceiling.
+const FIRST: Duration = Duration::from_millis(20);
+/// The last.
+const CEILING: Duration = Duration::from_secs(2);
+
+/// A source of jitter: xorshift64*, which is all that jitter needs.
+#[derive(Debug)]
+pub struct Jitter(u64);
+
+impl Jitter {
+    /// A source with this seed.
+    pub fn new(seed: u64) -> Jitter {
+        // Zero is the one state that xorshift never leaves.
+        Jitter(seed ^ 0x9e37_79b9_7f4a_7c15 | 1)
+    }
+
+    /// A source whose seed differs between processes and connections.
+    pub fn from_entropy() -> Jitter {
+        use std::hash::{BuildHasher, Hasher};
+        // std seeds each RandomState from the operating system.
+        Jitter::new(std::hash::RandomState::new().build_hasher().finish())
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// How long to wait before attempt `attempt` (1: the first retry).
+    pub fn wait(&mut self, attempt: u32) -> Duration {
+        let doublings = attempt.saturating_sub(1).min(16);
+        let ceiling = FIRST.saturating_mul(1 << doublings).min(CEILING);
+        let micros = u64::try_from(ceiling.as_micros()).unwrap_or(u64::MAX).max(1);
+        Duration::from_micros(self.next() % (micros + 1))
+    }
+}

@@ -1,0 +1,523 @@
+//! The C interface of `include/xylem_client.h`: checks arguments, keeps panics
+//! in, turns results into codes.
+//!
+//! The contract of each function stands in the header.
+
+use crate::client::{Client, PageWanted};
+use crate::config::{self, Config};
+use crate::log::{self, Level};
+use crate::pages::{Callback, DoneFn, Target};
+use crate::shared::{last_error, remember};
+use crate::sidefiles;
+use crate::status::{Error, Status};
+use crate::tablespace;
+use crate::threads::lock;
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+/// `xylem_config`.
+#[repr(C)]
+#[allow(missing_docs)] // each field is described in the header
+pub struct CConfig {
+    pub address: *const c_char,
+    pub port: u16,
+    pub branch: *const c_char,
+    pub epoch: u64,
+    pub token: *const c_char,
+    pub datadir: *const c_char,
+    pub start_lsn: u64,
+    pub connections: u32,
+    pub connect_timeout_ms: u32,
+    pub request_timeout_ms: u32,
+    pub retry_limit_ms: u32,
+    pub queue_bytes: u64,
+}
+
+/// `xylem_page_request`.
+#[repr(C)]
+#[allow(missing_docs)]
+pub struct CPageRequest {
+    pub space_id: u32,
+    pub page_no: u32,
+    pub min_lsn: u64,
+    pub buf: *mut c_void,
+    pub size: usize,
+    pub status: c_int,
+}
+
+/// `xylem_stats`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)]
+pub struct CStats {
+    pub pages_read: u64,
+    pub pages_read_async: u64,
+    pub page_bytes: u64,
+    pub page_wait_us: u64,
+    pub page_retries: u64,
+    pub page_errors: u64,
+    pub redo_bytes_sent: u64,
+    pub lsn_queued: u64,
+    pub lsn_sent: u64,
+    pub lsn_durable: u64,
+    pub lsn_applied: u64,
+    pub durable_waits: u64,
+    pub durable_wait_us: u64,
+    pub side_file_ops: u64,
+    pub reconnects: u64,
+    pub connected: u64,
+}
+
+/// The largest page InnoDB has.
+const PAGE_MAX: usize = 64 << 10;
+
+static CLIENT: RwLock<Option<Arc<Client>>> = RwLock::new(None);
+/// One initialisation or shutdown at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn client() -> Option<Arc<Client>> {
+    CLIENT.read().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Runs `f`; a panic in it becomes an error.
+fn guarded(f: impl FnOnce() -> Status) -> c_int {
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(status) => status.code(),
+        Err(_) => {
+            let _ = catch_unwind(|| {
+                remember(&Error::new(
+                    Status::Error,
+                    "a bug in libxylem_client: it panicked, the error log says where",
+                ));
+            });
+            Status::Error.code()
+        }
+    }
+}
+
+/// Runs `f` with the client, as [`guarded`].
+fn with_client(f: impl FnOnce(&Arc<Client>) -> Result<(), Error>) -> c_int {
+    guarded(|| match client() {
+        None => Status::Disabled,
+        Some(client) => match f(&client) {
+            Ok(()) => Status::Ok,
+            Err(error) => {
+                remember(&error);
+                error.status
+            }
+        },
+    })
+}
+
+fn invalid(message: &str) -> Error {
+    Error::new(Status::Invalid, message)
+}
+
+/// Copies `text` with a NUL into the `size` bytes at `buf`, cut where a
+/// character begins.
+///
+/// # Safety
+/// `buf` is NULL or has `size` writable bytes.
+unsafe fn copy_text(text: &str, buf: *mut c_char, size: usize) {
+    if buf.is_null() || size == 0 {
+        return;
+    }
+    let mut n = text.len().min(size - 1);
+    while !text.is_char_boundary(n) {
+        n -= 1;
+    }
+    // SAFETY: n < size bytes are written, then one more.
+    unsafe {
+        std::ptr::copy_nonoverlapping(text.as_ptr(), buf.cast::<u8>(), n);
+        *buf.add(n) = 0;
+    }
+}
+
+/// # Safety
+/// `text` is NULL or a NUL-terminated string.
+unsafe fn text(name: &str, text: *const c_char) -> Result<Option<String>, Error> {
+    if text.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: the caller vouches for the NUL.
+    let text = unsafe { CStr::from_ptr(text) };
+    match text.to_str() {
+        Ok("") => Ok(None),
+        Ok(text) => Ok(Some(text.to_owned())),
+        Err(_) => Err(invalid(&format!("{name} is not UTF-8"))),
+    }
+}
+
+/// # Safety
+/// The strings in `c` are NULL or NUL-terminated.
+unsafe fn checked(c: &CConfig) -> Result<Config, Error> {
+    // SAFETY: as the caller vouches.
+    let (address, branch, token, datadir) = unsafe {
+        (
+            text("address", c.address)?,
+            text("branch", c.branch)?,
+            text("token", c.token)?,
+            text("datadir", c.datadir)?,
+        )
+    };
+    let or = |value: u32, default: u32| if value == 0 { default } else { value };
+    let address = address.ok_or_else(|| invalid("no address of the page server was given"))?;
+    if c.port == 0 {
+        return Err(invalid("no port of the page server was given"));
+    }
+    let datadir = datadir.map(PathBuf::from);
+    if let Some(dir) = &datadir
+        && !dir.is_absolute()
+    {
+        return Err(invalid(&format!("the data directory {} is not absolute", dir.display())));
+    }
+    let mut config = Config::new(&address, c.port);
+    if let Some(branch) = branch {
+        config.branch = branch;
+    }
+    config.epoch = c.epoch;
+    config.token = token;
+    config.datadir = datadir;
+    config.start_lsn = c.start_lsn;
+    config.connections = or(c.connections, config::CONNECTIONS).min(config::CONNECTIONS_MAX);
+    config.connect_timeout =
+        Duration::from_millis(or(c.connect_timeout_ms, config::CONNECT_TIMEOUT_MS).into());
+    config.request_timeout_ms = or(c.request_timeout_ms, config::REQUEST_TIMEOUT_MS);
+    config.retry_limit_ms = or(c.retry_limit_ms, config::RETRY_LIMIT_MS);
+    if c.queue_bytes != 0 {
+        config.queue_bytes = c.queue_bytes;
+    }
+    Ok(config)
+}
+
+fn init(config: Config) -> Result<(), Error> {
+    let _turn = lock(&TURN);
+    if client().is_some() {
+        return Err(invalid("the library is initialised already: call xylem_shutdown first"));
+    }
+    let writes = config.epoch != 0;
+    if let Some(datadir) = &config.datadir {
+        sidefiles::check_datadir(datadir)?;
+        if writes && !sidefiles::is_active() {
+            log::write(
+                Level::Warning,
+                "side files (.frm and the like) are not sent: mariadbd was started without \
+                 LD_PRELOAD=libxylem_client.so or without XYLEM_DATADIR",
+            );
+        }
+    }
+    let client = Arc::new(Client::start(config)?);
+    // Before anyone can queue redo: what was done to side files so far comes
+    // first.
+    let attached = match client.redo() {
+        Some(queue) => sidefiles::attach(queue.clone(), client.shared().clone()),
+        None => {
+            sidefiles::attach_reader();
+            Ok(())
+        }
+    };
+    if let Err(error) = attached {
+        client.shutdown();
+        return Err(error);
+    }
+    *CLIENT.write().unwrap_or_else(PoisonError::into_inner) = Some(client);
+    Ok(())
+}
+
+/// See the header.
+///
+/// # Safety
+/// `config` is NULL or points to a `xylem_config` with valid strings; `error`
+/// is NULL or has `error_size` writable bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xylem_init(
+    config: *const CConfig,
+    error: *mut c_char,
+    error_size: usize,
+) -> c_int {
+    guarded(|| {
+        // SAFETY: the caller vouches for the pointer, when it is not NULL.
+        let result = match unsafe { config.as_ref() } {
+            None => Err(invalid("xylem_init was called without a configuration")),
+            // SAFETY: and for the strings.
+            Some(config) => unsafe { checked(config) }.and_then(init),
+        };
+        match result {
+            Ok(()) => Status::Ok,
+            Err(e) => {
+                remember(&e);
+                // SAFETY: the caller vouches for the buffer.
+                unsafe { copy_text(&e.message, error, error_size) };
+                e.status
+            }
+        }
+    })
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub extern "C" fn xylem_shutdown() {
+    guarded(|| {
+        let _turn = lock(&TURN);
+        if let Some(client) = client() {
+            client.shutdown();
+            *CLIENT.write().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        Status::Ok
+    });
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub extern "C" fn xylem_is_enabled() -> c_int {
+    c_int::from(catch_unwind(|| client().is_some()).unwrap_or(false))
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub extern "C" fn xylem_set_timeouts(request_timeout_ms: u32, retry_limit_ms: u32) -> c_int {
+    with_client(|client| {
+        client.shared().limits.set(request_timeout_ms, retry_limit_ms);
+        Ok(())
+    })
+}
+
+/// # Safety
+/// `buf` has `size` writable bytes that stay the call's until it completes.
+unsafe fn wanted(
+    space_id: u32,
+    page_no: u32,
+    min_lsn: u64,
+    buf: *mut c_void,
+    size: usize,
+) -> Result<PageWanted, Error> {
+    if buf.is_null() || size == 0 || size > PAGE_MAX {
+        return Err(invalid(&format!(
+            "page {space_id}:{page_no}: a buffer of {size} bytes at {buf:p} holds no page"
+        )));
+    }
+    // SAFETY: the caller vouches for the bytes.
+    let target = unsafe { Target::new(buf.cast(), size) };
+    Ok(PageWanted { space_id, page_no, min_lsn, target })
+}
+
+/// See the header.
+///
+/// # Safety
+/// `buf` has `size` writable bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xylem_get_page(
+    space_id: u32,
+    page_no: u32,
+    min_lsn: u64,
+    buf: *mut c_void,
+    size: usize,
+) -> c_int {
+    guarded(|| {
+        let Some(client) = client() else { return Status::Disabled };
+        // SAFETY: the caller waits here until the call completes.
+        match unsafe { wanted(space_id, page_no, min_lsn, buf, size) } {
+            Ok(wanted) => client.get_page(wanted),
+            Err(error) => {
+                remember(&error);
+                error.status
+            }
+        }
+    })
+}
+
+/// See the header.
+///
+/// # Safety
+/// `buf` has `size` writable bytes that stay valid until `done` is called with
+/// `context`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xylem_get_page_async(
+    space_id: u32,
+    page_no: u32,
+    min_lsn: u64,
+    buf: *mut c_void,
+    size: usize,
+    done: Option<DoneFn>,
+    context: *mut c_void,
+) -> c_int {
+    guarded(|| {
+        let Some(client) = client() else { return Status::Disabled };
+        let Some(done) = done else {
+            remember(&invalid("xylem_get_page_async was called without a function"));
+            return Status::Invalid;
+        };
+        // SAFETY: the caller vouches for the buffer until `done` is called.
+        match unsafe { wanted(space_id, page_no, min_lsn, buf, size) } {
+            Ok(wanted) => match client.get_page_async(wanted, Callback { done, context }) {
+                Ok(()) => Status::Ok,
+                Err(status) => status,
+            },
+            Err(error) => {
+                remember(&error);
+                error.status
+            }
+        }
+    })
+}
+
+/// See the header.
+///
+/// # Safety
+/// `requests` points to `count` requests, each with a valid buffer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xylem_get_pages_batch(
+    requests: *mut CPageRequest,
+    count: usize,
+) -> c_int {
+    guarded(|| {
+        let Some(client) = client() else { return Status::Disabled };
+        if count == 0 {
+            return Status::Ok;
+        }
+        if requests.is_null() {
+            remember(&invalid("xylem_get_pages_batch was called without requests"));
+            return Status::Invalid;
+        }
+        // SAFETY: the caller vouches for `count` requests.
+        let requests = unsafe { std::slice::from_raw_parts_mut(requests, count) };
+        let mut all = Vec::with_capacity(count);
+        for r in requests.iter() {
+            // SAFETY: the caller waits here until all calls complete.
+            match unsafe { wanted(r.space_id, r.page_no, r.min_lsn, r.buf, r.size) } {
+                Ok(wanted) => all.push(wanted),
+                Err(error) => {
+                    remember(&error);
+                    return error.status;
+                }
+            }
+        }
+        let mut worst = Status::Ok;
+        for (request, status) in requests.iter_mut().zip(client.get_pages(&all)) {
+            request.status = status.code();
+            worst = worst.worst(status);
+        }
+        worst
+    })
+}
+
+/// See the header.
+///
+/// # Safety
+/// `data` has `size` readable bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xylem_stream_wal(
+    start_lsn: u64,
+    data: *const c_void,
+    size: usize,
+) -> c_int {
+    with_client(|client| {
+        if size == 0 {
+            return Ok(());
+        }
+        if data.is_null() || isize::try_from(size).is_err() {
+            return Err(invalid("xylem_stream_wal was called without data"));
+        }
+        if start_lsn.checked_add(size as u64).is_none() {
+            return Err(invalid("the redo reaches past the last LSN there can be"));
+        }
+        // SAFETY: the caller vouches for the bytes.
+        let redo = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), size) };
+        client.stream_wal(start_lsn, redo)
+    })
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub extern "C" fn xylem_wait_durable(lsn: u64) -> c_int {
+    with_client(|client| client.wait_durable(lsn))
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub extern "C" fn xylem_durable_lsn() -> u64 {
+    catch_unwind(|| client().map_or(0, |client| client.shared().stats.lsn_durable.get()))
+        .unwrap_or(0)
+}
+
+/// See the header.
+///
+/// # Safety
+/// `round_trip_us` is NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xylem_ping(round_trip_us: *mut u64) -> c_int {
+    with_client(|client| {
+        let (_, took) = client.ping()?;
+        // SAFETY: the caller vouches for the pointer, when it is not NULL.
+        if let Some(out) = unsafe { round_trip_us.as_mut() } {
+            *out = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        }
+        Ok(())
+    })
+}
+
+/// See the header.
+///
+/// # Safety
+/// `path` is a NUL-terminated string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xylem_materialise_tablespace(path: *const c_char) -> c_int {
+    with_client(|client| {
+        // SAFETY: the caller vouches for the NUL.
+        let path = unsafe { text("the path", path) }?;
+        let path = path.ok_or_else(|| invalid("no path was given"))?;
+        let _ours = sidefiles::Uncaptured::new();
+        tablespace::materialise(client, &path)
+    })
+}
+
+/// See the header.
+///
+/// # Safety
+/// `stats` is NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xylem_get_stats(stats: *mut CStats) {
+    guarded(|| {
+        // SAFETY: the caller vouches for the pointer, when it is not NULL.
+        if let Some(out) = unsafe { stats.as_mut() } {
+            *out = client().map_or_else(CStats::default, |client| {
+                let s = &client.shared().stats;
+                CStats {
+                    pages_read: s.pages_read.get(),
+                    pages_read_async: s.pages_read_async.get(),
+                    page_bytes: s.page_bytes.get(),
+                    page_wait_us: s.page_wait_us.get(),
+                    page_retries: s.page_retries.get(),
+                    page_errors: s.page_errors.get(),
+                    redo_bytes_sent: s.redo_bytes_sent.get(),
+                    lsn_queued: s.lsn_queued.get(),
+                    lsn_sent: s.lsn_sent.get(),
+                    lsn_durable: s.lsn_durable.get(),
+                    lsn_applied: s.lsn_applied.get(),
+                    durable_waits: s.durable_waits.get(),
+                    durable_wait_us: s.durable_wait_us.get(),
+                    side_file_ops: s.side_file_ops.get(),
+                    reconnects: s.reconnects.get(),
+                    connected: s.connected.get(),
+                }
+            });
+        }
+        Status::Ok
+    });
+}
+
+/// See the header.
+///
+/// # Safety
+/// `buf` is NULL or has `size` writable bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xylem_last_error(buf: *mut c_char, size: usize) {
+    guarded(|| {
+        // SAFETY: the caller vouches for the buffer.
+        unsafe { copy_text(&last_error(), buf, size) };
+        Status::Ok
+    });
+}

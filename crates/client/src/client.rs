@@ -1,0 +1,360 @@
+//! The library while it is initialised: its connections, and what the C
+//! interface does with them.
+
+use crate::backoff::Jitter;
+use crate::config::Config;
+use crate::grpc::{Closed, Code, Deframer, unary};
+use crate::log::{self, Level};
+use crate::pages::{self, Batch, Callback, Conn, Done, PageCall, Target, Waiter};
+use crate::redo::{self, Begin, Queue};
+use crate::shared::{Shared, remember};
+use crate::sidefiles;
+use crate::status::{Error, Status};
+use crate::threads::{self, is_library_thread, lock};
+use crate::wire::messages::{PingResponse, ping_request};
+use crate::wire::{Reader, WireError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Initialisation gives up sooner than a running server does: whoever starts a
+/// compute has just talked to the page server.
+const INIT_LIMIT: Duration = Duration::from_secs(10);
+const PING: &str = "/pageserver.PageServer/Ping";
+
+/// A page that is asked for: which, at least how new, and where it goes.
+#[derive(Clone, Copy, Debug)]
+pub struct PageWanted {
+    /// The tablespace.
+    pub space_id: u32,
+    /// The page's number.
+    pub page_no: u32,
+    /// The page must show at least this LSN.
+    pub min_lsn: u64,
+    /// Where it goes.
+    pub target: Target,
+}
+
+/// Everything between `xylem_init` and `xylem_shutdown`.
+#[derive(Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+    pool: Vec<Arc<Conn>>,
+    turn: AtomicUsize,
+    begin: Arc<Begin>,
+    redo: OnceLock<Arc<Queue>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Client {
+    /// Connects, checks branch, epoch and token, and begins the redo stream
+    /// unless `config.epoch` is 0.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub fn start(config: Config) -> Result<Client, Error> {
+        let shared = Arc::new(Shared::new(config)?);
+        let client = Client {
+            pool: (0..shared.config.connections).map(|_| Arc::default()).collect(),
+            shared,
+            turn: AtomicUsize::new(0),
+            begin: Arc::default(),
+            redo: OnceLock::new(),
+            threads: Mutex::default(),
+        };
+        let until = Instant::now() + INIT_LIMIT.min(client.shared.limits.retry_limit());
+        match client.connect(until) {
+            Ok(()) => Ok(client),
+            Err(error) => {
+                client.end();
+                Err(error)
+            }
+        }
+    }
+
+    fn connect(&self, until: Instant) -> Result<(), Error> {
+        for (number, conn) in self.pool.iter().enumerate() {
+            let (shared, conn) = (self.shared.clone(), conn.clone());
+            let thread = threads::spawn(&format!("xylem-page-{number}"), move |runtime| {
+                pages::run(shared, conn, runtime)
+            })?;
+            lock(&self.threads).push(thread);
+        }
+        let config = &self.shared.config;
+        let ping = self.ping_until(until).map_err(|mut e| {
+            if e.status == Status::NotFound {
+                // Not a page that is missing: the branch.
+                e.status = Status::Error;
+            }
+            self.explain(e)
+        })?;
+        let ping = ping.0;
+        if config.epoch != 0 && ping.epoch > config.epoch {
+            self.shared.fence(&format!("the newest epoch is {}", ping.epoch));
+            return Err(self.shared.fenced_error());
+        }
+        if config.epoch != 0 {
+            let (shared, begin) = (self.shared.clone(), self.begin.clone());
+            let thread = threads::spawn("xylem-redo", move |_| redo::run(shared, begin))?;
+            lock(&self.threads).push(thread);
+            let queue = self.begin.wait(until).map_err(|e| self.explain(e))?;
+            let _ = self.redo.set(queue);
+        }
+        Ok(())
+    }
+
+    /// What to do about an error at the start.
+    fn explain(&self, error: Error) -> Error {
+        let config = &self.shared.config;
+        let message = match error.status {
+            Status::Timeout => format!(
+                "cannot reach page server {}: {}; check that it runs and that \
+                 innodb_page_server_address and innodb_page_server_port are right",
+                config.server(),
+                error.message
+            ),
+            _ => format!("{} (branch {}, epoch {})", error.message, config.branch, config.epoch),
+        };
+        Error::new(error.status, message)
+    }
+
+    /// What all connections share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The redo stream; `None` for a reader.
+    pub fn redo(&self) -> Option<&Arc<Queue>> {
+        self.redo.get()
+    }
+
+    /// Reads one page and waits for it.
+    pub fn get_page(&self, wanted: PageWanted) -> Status {
+        if is_library_thread() {
+            return self.refuse("a page was asked for, and waited for, in a page's completion");
+        }
+        self.shared.stats.pages_read.add(1);
+        let waiter = Waiter::new();
+        match self.submit(wanted, Done::Sync(waiter.clone())) {
+            Ok(()) => waiter.wait(),
+            Err(status) => status,
+        }
+    }
+
+    /// Reads one page; `callback` is called when it is there, unless this fails.
+    ///
+    /// # Errors
+    /// When the call is not made.
+    pub fn get_page_async(&self, wanted: PageWanted, callback: Callback) -> Result<(), Status> {
+        self.shared.stats.pages_read_async.add(1);
+        self.submit(wanted, Done::Async(callback))
+    }
+
+    /// Reads many pages and waits for all: their statuses in order.
+    pub fn get_pages(&self, wanted: &[PageWanted]) -> Vec<Status> {
+        if is_library_thread() {
+            let status = self.refuse("pages were asked for, and waited for, in a page's completion");
+            return vec![status; wanted.len()];
+        }
+        self.shared.stats.pages_read.add(wanted.len() as u64);
+        let batch = Batch::new(wanted.len());
+        for (index, wanted) in wanted.iter().enumerate() {
+            if let Err(status) = self.submit(*wanted, Done::Batch(batch.clone(), index)) {
+                batch.tell(index, status);
+            }
+        }
+        batch.wait()
+    }
+
+    fn refuse(&self, message: &str) -> Status {
+        remember(&Error::new(Status::Invalid, message));
+        Status::Invalid
+    }
+
+    fn submit(&self, wanted: PageWanted, done: Done) -> Result<(), Status> {
+        if self.shared.is_fenced() {
+            remember(&self.shared.fenced_error());
+            return Err(Status::Fenced);
+        }
+        let now = Instant::now();
+        let call = PageCall {
+            space_id: wanted.space_id,
+            page_no: wanted.page_no,
+            min_lsn: wanted.min_lsn,
+            target: wanted.target,
+            started: now,
+            give_up: now + self.shared.limits.retry_limit(),
+            failures: 0,
+            done: Some(done),
+        };
+        self.choose().push(call).map_err(|error| {
+            remember(&error);
+            error.status
+        })
+    }
+
+    /// The connection with the fewest calls under way among those that stand;
+    /// in turn when they are equal.
+    fn choose(&self) -> &Conn {
+        let count = self.pool.len();
+        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+        let mut best = first % count;
+        let mut best_load = self.pool[best].load();
+        for step in 1..count {
+            let at = (first.wrapping_add(step)) % count;
+            let load = self.pool[at].load();
+            if load < best_load {
+                (best, best_load) = (at, load);
+            }
+        }
+        &self.pool[best]
+    }
+
+    /// Queues redo.
+    ///
+    /// # Errors
+    /// See [`Queue::push_redo`]; also for a reader.
+    pub fn stream_wal(&self, start_lsn: u64, redo: &[u8]) -> Result<(), Error> {
+        let queue = self.writer()?;
+        queue.push_redo(start_lsn, redo, &self.shared.limits, &self.shared.stats)
+    }
+
+    /// Waits until everything queued up to `lsn` is durable.
+    ///
+    /// # Errors
+    /// See [`Queue::wait_lsn`]; also for a reader.
+    pub fn wait_durable(&self, lsn: u64) -> Result<(), Error> {
+        let queue = self.writer()?;
+        let started = Instant::now();
+        let result = queue.wait_lsn(lsn, &self.shared.limits);
+        self.shared.stats.durable_waits.add(1);
+        let waited = started.elapsed().as_micros();
+        self.shared.stats.durable_wait_us.add(u64::try_from(waited).unwrap_or(u64::MAX));
+        result
+    }
+
+    fn writer(&self) -> Result<&Arc<Queue>, Error> {
+        self.redo.get().ok_or_else(|| {
+            Error::new(Status::Invalid, "a reader (epoch 0) has no redo stream")
+        })
+    }
+
+    /// One round trip, and how long it took.
+    ///
+    /// # Errors
+    /// When the server does not answer within the retry limit, or refuses.
+    pub fn ping(&self) -> Result<(PingResponse, Duration), Error> {
+        self.ping_until(Instant::now() + self.shared.limits.retry_limit())
+    }
+
+    fn ping_until(&self, until: Instant) -> Result<(PingResponse, Duration), Error> {
+        let (ping, took) = self.unary(
+            PING,
+            ping_request(),
+            64 << 10,
+            PingResponse::decode,
+            "ping",
+            until,
+        )?;
+        self.shared.reach.back(Instant::now());
+        let stats = &self.shared.stats;
+        stats.lsn_applied.raise(ping.applied_lsn);
+        if self.redo.get().is_none() {
+            // A reader hears of it only so.
+            stats.lsn_durable.raise(ping.durable_lsn);
+        }
+        Ok((ping, took))
+    }
+
+    /// A call with one message each way, tried again until `until`. Also says
+    /// how long the last attempt took.
+    ///
+    /// # Errors
+    /// The server's refusal, or a timeout that says what the trouble was.
+    pub fn unary<T>(
+        &self,
+        path: &str,
+        message: Vec<u8>,
+        limit: usize,
+        read: fn(&mut Reader<'_, Deframer>) -> Result<T, WireError>,
+        what: &str,
+        until: Instant,
+    ) -> Result<(T, Duration), Error> {
+        if is_library_thread() {
+            return Err(Error::new(Status::Invalid, format!("{what}: called in a page's completion")));
+        }
+        let mut jitter = Jitter::from_entropy();
+        let mut failures = 0;
+        loop {
+            if self.shared.is_fenced() {
+                return Err(self.shared.fenced_error());
+            }
+            // Any connection will do: the first has no more to do than others.
+            let Some(conn) = self.pool.first() else {
+                return Err(Error::new(Status::Invalid, "no connections"));
+            };
+            let up = conn.wait_up(until)?;
+            let timeout = self.shared.limits.request_timeout();
+            let started = Instant::now();
+            let call = unary(up.requests, &self.shared.metadata, path, message.clone(), limit, read);
+            let result = up.runtime.block_on(async { tokio::time::timeout(timeout, call).await });
+            let trouble = match result {
+                Ok(Ok(value)) => return Ok((value, started.elapsed())),
+                Ok(Err(Closed::Status(status))) => {
+                    if !status.code.retry_request() && status.code != Code::Cancelled {
+                        return Err(self.shared.refused(&status, what));
+                    }
+                    status.to_string()
+                }
+                Ok(Err(closed)) => closed.to_string(),
+                Err(_) => format!("no answer within {} ms", timeout.as_millis()),
+            };
+            failures += 1;
+            let wait = jitter.wait(failures);
+            if Instant::now() + wait >= until {
+                return Err(Error::new(
+                    Status::Timeout,
+                    format!("{what}: gave up after {failures} attempts: {trouble}"),
+                ));
+            }
+            // A caller's thread with nothing else to do, between two attempts.
+            #[allow(clippy::disallowed_methods)]
+            std::thread::sleep(wait);
+        }
+    }
+
+    /// Sends what is queued and waits for its durability, then ends all threads.
+    pub fn shutdown(&self) {
+        if let Some(queue) = self.redo.get() {
+            let last = queue.wait_all(&self.shared.limits);
+            // After the last side-file operation that may still have come in
+            // while we waited.
+            sidefiles::detach();
+            if let Err(error) = last.and_then(|()| queue.wait_all(&self.shared.limits)) {
+                remember(&error);
+                log::write(Level::Error, &format!("at shutdown: {error}"));
+            }
+        } else {
+            sidefiles::detach();
+        }
+        self.end();
+    }
+
+    fn end(&self) {
+        for conn in &self.pool {
+            conn.stop();
+        }
+        self.begin.cancel();
+        // Not self.redo: the stream may have begun just after init gave up.
+        if let Some(queue) = self.shared.redo.get() {
+            queue.stop();
+        }
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for thread in threads {
+            // A thread that panicked has said so on standard error.
+            let _ = thread.join();
+        }
+        self.shared.stats.connected.set(0);
+    }
+}

@@ -1,0 +1,115 @@
+//! Lines for the server's error log, and the one that says when the page server
+//! is gone and when it is back.
+
+use crate::threads::lock;
+use std::io::Write;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// How grave a line is, in the server's own words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Good to know.
+    Note,
+    /// Something is wrong that may pass.
+    Warning,
+    /// A person must look.
+    Error,
+}
+
+/// Writes one line to standard error, which is the server's error log, in the
+/// form the server itself uses. Control characters, which a server's answer may
+/// hold, are replaced.
+pub fn write(level: Level, message: &str) {
+    let level = match level {
+        Level::Note => "Note",
+        Level::Warning => "Warning",
+        Level::Error => "ERROR",
+    };
+    let text: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let line = format!("{} 0 [{level}] Xylem: {text}\n", local_time());
+    // One write, so that lines of several threads do not mix. Where the error
+    // log cannot be written there is nowhere to say so.
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+/// `YYYY-MM-DD HH:MM:SS` in local time, the hour padded with a space as
+/// MariaDB does.
+fn local_time() -> String {
+    // SAFETY: an all-zero tm is a valid value; time and localtime_r only write
+    // to what they are given.
+    let tm = unsafe {
+        let mut tm: libc::tm = std::mem::zeroed();
+        let now = libc::time(std::ptr::null_mut());
+        libc::localtime_r(&now, &mut tm);
+        tm
+    };
+    format!(
+        "{}-{:02}-{:02} {:2}:{:02}:{:02}",
+        tm.tm_year + 1900,
+        tm.tm_mon + 1,
+        tm.tm_mday,
+        tm.tm_hour,
+        tm.tm_min,
+        tm.tm_sec
+    )
+}
+
+/// Pairs of lines at most this often.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// Says once that the page server is lost, and once that it is back, however
+/// many connections see it.
+#[derive(Debug)]
+pub struct Reachability {
+    server: String,
+    state: Mutex<ReachState>,
+}
+
+#[derive(Debug, Default)]
+struct ReachState {
+    lost_since: Option<Instant>,
+    said: bool,
+    last_said: Option<Instant>,
+}
+
+impl Reachability {
+    /// For the server `server` (`host:port`).
+    pub fn new(server: String) -> Reachability {
+        Reachability { server, state: Mutex::new(ReachState::default()) }
+    }
+
+    /// A connection broke or an attempt to make one failed at `now`.
+    pub fn lost(&self, why: &str, retry_limit: Duration, now: Instant) {
+        let mut state = lock(&self.state);
+        state.lost_since.get_or_insert(now);
+        if state.said || state.last_said.is_some_and(|t| now.duration_since(t) < QUIET) {
+            return;
+        }
+        state.said = true;
+        state.last_said = Some(now);
+        drop(state);
+        write(
+            Level::Warning,
+            &format!(
+                "page server {} unreachable: {why}; retrying for up to {} s",
+                self.server,
+                retry_limit.as_secs_f32()
+            ),
+        );
+    }
+
+    /// A connection stands at `now`.
+    pub fn back(&self, now: Instant) {
+        let mut state = lock(&self.state);
+        let (since, said) = (state.lost_since.take(), std::mem::take(&mut state.said));
+        drop(state);
+        if let (Some(since), true) = (since, said) {
+            let seconds = now.duration_since(since).as_secs_f32();
+            write(
+                Level::Note,
+                &format!("page server {} reachable again after {seconds:.1} s", self.server),
+            );
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The thread of one page connection: connect, read pages until it breaks,
+//! connect again.
+
+use super::driver::Calls;
+use super::queue::Up;
+use super::Conn;
+use crate::backoff::Jitter;
+use crate::grpc::{Closed, Link, connect};
+use crate::shared::Shared;
+use crate::status::{Error, Status};
+use bytes::Bytes;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::time::{Sleep, sleep};
+
+const PATH: &str = "/pageserver.PageServer/PageStream";
+/// No page is larger than 64 KiB; the rest is for a long error message.
+const ANSWER_MAX: usize = 1 << 20;
+
+/// Serves `conn` until it is stopped.
+pub async fn run(shared: Arc<Shared>, conn: Arc<Conn>, runtime: Handle) {
+    let _end = Closing(&conn);
+    let mut calls = Calls::new(shared.clone(), conn.clone());
+    let mut jitter = Jitter::from_entropy();
+    let mut failures = 0;
+    let mut was_up = false;
+    loop {
+        let attempt = connect(&shared.config.host, shared.config.port, shared.config.connect_timeout);
+        let Some(connected) = until_stopped(&conn, attempt).await else { break };
+        let closed = match connected {
+            Ok((requests, connection)) => {
+                if was_up {
+                    shared.stats.reconnects.add(1);
+                }
+                was_up = true;
+                let now = Instant::now();
+                let opened =
+                    Link::open(requests.clone(), connection, &shared.metadata, PATH, ANSWER_MAX, now);
+                match opened.await {
+                    Ok(link) => {
+                        conn.set_up(Up { requests, runtime: runtime.clone() });
+                        let mut session = Session {
+                            shared: &shared,
+                            conn: &conn,
+                            calls: &mut calls,
+                            link,
+                            answered: false,
+                            reachable: false,
+                            sleep: Box::pin(sleep(Duration::ZERO)),
+                        };
+                        let end = poll_fn(|cx| session.poll(cx)).await;
+                        if session.answered {
+                            failures = 0;
+                        }
+                        match end {
+                            End::Stopped => break,
+                            End::Closed(closed) => closed,
+                        }
+                    }
+                    Err(closed) => closed,
+                }
+            }
+            Err(closed) => closed,
+        };
+        let now = Instant::now();
+        match &closed {
+            Closed::Status(status) if !status.code.retry_stream() => {
+                let mut error = shared.refused(status, "page stream");
+                if error.status == Status::NotFound {
+                    // Not a page that is missing: the branch.
+                    error.status = Status::Error;
+                }
+                conn.set_down(error.clone());
+                calls.refuse_all(&error, now);
+            }
+            _ => {
+                conn.set_down(Error::new(Status::Timeout, closed.to_string()));
+                calls.disconnected(&closed.to_string(), now);
+                shared.reach.lost(&closed.to_string(), shared.limits.retry_limit(), now);
+            }
+        }
+        failures += 1;
+        if !rest(&shared, &conn, &mut calls, jitter.wait(failures), &closed.to_string()).await {
+            break;
+        }
+    }
+    calls.cancel_all(Instant::now());
+}
+
+/// Closes the queue when the thread ends, in whatever way.
+struct Closing<'a>(&'a Conn);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// Waits before the next attempt to connect; false when stopped. Calls whose
+/// time is up meanwhile are told.
+async fn rest(shared: &Shared, conn: &Conn, calls: &mut Calls, wait: Duration, why: &str) -> bool {
+    let until = Instant::now() + wait;
+    let why = format!("page server {} unreachable: {why}", shared.config.server());
+    loop {
+        let now = Instant::now();
+        calls.expire(&why, now);
+        if shared.is_fenced() {
+            calls.refuse_all(&shared.fenced_error(), now);
+        }
+        if now >= until {
+            return true;
+        }
+        let wake = calls.next_deadline().map_or(until, |at| at.min(until)).max(now);
+        // At least a millisecond, so that a deadline that just passes does not
+        // become a busy loop.
+        let nap = (wake - now).max(Duration::from_millis(1));
+        let mut sleep = pin!(sleep(nap));
+        let stopped = poll_fn(|cx| {
+            conn.take(cx.waker(), &mut calls.fresh);
+            if conn.stopped(cx.waker()) {
+                return Poll::Ready(true);
+            }
+            sleep.as_mut().poll(cx).map(|()| false)
+        });
+        if stopped.await {
+            return false;
+        }
+    }
+}
+
+/// Runs `future` unless `conn` is stopped first.
+async fn until_stopped<F: Future>(conn: &Conn, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        if conn.stopped(cx.waker()) {
+            return Poll::Ready(None);
+        }
+        future.as_mut().poll(cx).map(Some)
+    })
+    .await
+}
+
+enum End {
+    Stopped,
+    Closed(Closed),
+}
+
+/// A connection that stands.
+struct Session<'a> {
+    shared: &'a Shared,
+    conn: &'a Conn,
+    calls: &'a mut Calls,
+    link: Link,
+    /// A page came: the server works, so the next backoff starts small.
+    answered: bool,
+    reachable: bool,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Session<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        match self.step(cx) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(())) => Poll::Ready(End::Stopped),
+            Err(closed) => Poll::Ready(End::Closed(closed)),
+        }
+    }
+
+    fn step(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Closed> {
+        let mut now = Instant::now();
+        loop {
+            if self.conn.stopped(cx.waker()) {
+                return Ok(Poll::Ready(()));
+            }
+            self.conn.take(cx.waker(), &mut self.calls.fresh);
+            if !self.calls.fresh.is_empty() {
+                if self.shared.is_fenced() {
+                    self.calls.refuse_all(&self.shared.fenced_error(), now);
+                } else {
+                    self.link.send(Bytes::from(self.calls.requests(now)))?;
+                }
+            }
+            match self.link.poll(cx, now) {
+                Poll::Ready(Ok(())) => {
+                    now = Instant::now();
+                    let count = self
+                        .calls
+                        .answers(&mut self.link.received, now)
+                        .map_err(|e| Closed::Transport(format!("an answer makes no sense: {e}")))?;
+                    self.answered |= count > 0;
+                    self.reached(now);
+                    continue;
+                }
+                Poll::Ready(Err(closed)) => return Err(closed),
+                Poll::Pending => {}
+            }
+            if self.sleep.as_mut().poll(cx).is_pending() {
+                return Ok(Poll::Pending);
+            }
+            now = Instant::now();
+            self.look_at_clock(cx, now)?;
+        }
+    }
+
+    fn reached(&mut self, now: Instant) {
+        if !self.reachable {
+            self.reachable = true;
+            self.shared.reach.back(now);
+        }
+    }
+
+    fn look_at_clock(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), Closed> {
+        if self.shared.is_fenced() {
+            self.calls.refuse_all(&self.shared.fenced_error(), now);
+        }
+        self.calls.look_at_clock(now);
+        self.link.check_pulse(cx, now, self.shared.limits.request_timeout())?;
+        if self.link.has_pulse() {
+            self.reached(now);
+        }
+        let tick = now + self.shared.limits.tick();
+        let next = self.calls.next_deadline().map_or(tick, |at| at.min(tick));
+        let next = next.max(now + Duration::from_millis(1));
+        self.sleep.as_mut().reset(next.into());
+        Ok(())
+    }
+}

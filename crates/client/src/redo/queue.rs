@@ -1,0 +1,319 @@
+//! The redo queue as its callers see it: push, wait for room, wait for
+//! durability.
+
+use super::{COALESCE_MAX, State};
+use crate::config::Limits;
+use crate::pages::Waiter;
+use crate::stats::Stats;
+use crate::status::{Error, Status};
+use crate::threads::lock;
+use crate::wire::messages::WalAck;
+use crate::wire::walframe::FileOp;
+use bytes::Bytes;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Instant;
+
+/// Frames from their making to their durability. At most `limit` bytes of them,
+/// but always room for one: a frame larger than the limit goes through alone.
+#[derive(Debug)]
+pub struct Queue {
+    inner: Mutex<Inner>,
+    room: Condvar,
+    limit: usize,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: State,
+    waiters: Vec<(u64, Arc<Waiter>)>,
+    waker: Option<Waker>,
+    failed: Option<Error>,
+    stopped: bool,
+    progress: Instant,
+}
+
+impl Queue {
+    /// An empty queue that begins behind `first`, of at most `limit` bytes.
+    pub fn new(first: &WalAck, limit: usize, now: Instant) -> Queue {
+        Queue {
+            inner: Mutex::new(Inner {
+                state: State::new(first.durable_seq, first.durable_lsn),
+                waiters: Vec::new(),
+                waker: None,
+                failed: None,
+                stopped: false,
+                progress: now,
+            }),
+            room: Condvar::new(),
+            limit,
+        }
+    }
+
+    /// Queues redo that begins at `start_lsn`; waits while the queue is full.
+    ///
+    /// # Errors
+    /// When it does not follow the redo before it, when the queue stayed full
+    /// for the retry limit, or when the stream has failed. Then a part of it
+    /// may have been queued.
+    pub fn push_redo(
+        &self,
+        start_lsn: u64,
+        redo: &[u8],
+        limits: &Limits,
+        stats: &Stats,
+    ) -> Result<(), Error> {
+        let mut at = start_lsn;
+        for piece in redo.chunks(COALESCE_MAX) {
+            let mut inner = self.room_for(piece.len(), limits)?;
+            inner.state.push_redo(at, piece)?;
+            at = inner.state.next_lsn();
+            stats.lsn_queued.set(at);
+            wake(inner);
+        }
+        Ok(())
+    }
+
+    /// Queues a side-file operation and returns its number; waits while the
+    /// queue is full.
+    ///
+    /// # Errors
+    /// As [`Queue::push_redo`].
+    pub fn push_file(&self, op: &FileOp, limits: &Limits, stats: &Stats) -> Result<u64, Error> {
+        let mut inner = self.room_for(op.cost(), limits)?;
+        let seq = inner.state.push_file(op);
+        stats.side_file_ops.add(1);
+        wake(inner);
+        Ok(seq)
+    }
+
+    fn room_for(&self, bytes: usize, limits: &Limits) -> Result<MutexGuard<'_, Inner>, Error> {
+        let started = Instant::now();
+        let mut inner = lock(&self.inner);
+        loop {
+            inner.check()?;
+            let used = inner.state.bytes();
+            if used == 0 || used.saturating_add(bytes) <= self.limit {
+                return Ok(inner);
+            }
+            // The limit counts from the last progress: a slow server slows the
+            // writer, only a silent one fails it.
+            let until = started.max(inner.progress) + limits.retry_limit();
+            let now = Instant::now();
+            if now >= until {
+                return Err(Error::new(
+                    Status::Timeout,
+                    format!(
+                        "the redo queue is full: {used} bytes after LSN {} await the page server's \
+                         acknowledgement, none came for {} ms",
+                        inner.state.durable_lsn(),
+                        limits.retry_limit().as_millis()
+                    ),
+                ));
+            }
+            inner = self
+                .room
+                .wait_timeout(inner, until - now)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Waits until everything queued up to `lsn` is durable.
+    ///
+    /// # Errors
+    /// When no progress was made for the retry limit, or the stream has failed.
+    pub fn wait_lsn(&self, lsn: u64, limits: &Limits) -> Result<(), Error> {
+        let inner = lock(&self.inner);
+        let seq = inner.state.seq_for(lsn);
+        self.wait(inner, seq, limits)
+    }
+
+    /// Waits until frame `seq` and all before it are durable.
+    ///
+    /// # Errors
+    /// As [`Queue::wait_lsn`].
+    pub fn wait_seq(&self, seq: u64, limits: &Limits) -> Result<(), Error> {
+        self.wait(lock(&self.inner), seq, limits)
+    }
+
+    /// Waits until everything queued is durable.
+    ///
+    /// # Errors
+    /// As [`Queue::wait_lsn`].
+    pub fn wait_all(&self, limits: &Limits) -> Result<(), Error> {
+        self.wait_lsn(u64::MAX, limits)
+    }
+
+    fn wait(
+        &self,
+        mut inner: MutexGuard<'_, Inner>,
+        seq: u64,
+        limits: &Limits,
+    ) -> Result<(), Error> {
+        if inner.state.durable_seq() >= seq {
+            // Durable is durable, whatever happened since.
+            return Ok(());
+        }
+        inner.check()?;
+        let waiter = Waiter::new();
+        inner.waiters.push((seq, waiter.clone()));
+        drop(inner);
+        let started = Instant::now();
+        loop {
+            if let Some(status) = waiter.told() {
+                if status == Status::Ok {
+                    return Ok(());
+                }
+                let inner = lock(&self.inner);
+                return Err(inner
+                    .failed
+                    .clone()
+                    .unwrap_or_else(|| Error::new(status, "the redo stream has ended")));
+            }
+            let inner = lock(&self.inner);
+            let until = started.max(inner.progress) + limits.retry_limit();
+            drop(inner);
+            let now = Instant::now();
+            if now < until {
+                std::thread::park_timeout(until - now);
+                continue;
+            }
+            let mut inner = lock(&self.inner);
+            inner.waiters.retain(|(_, other)| !Arc::ptr_eq(other, &waiter));
+            if waiter.told().is_some() {
+                continue;
+            }
+            return Err(Error::new(
+                Status::Timeout,
+                format!(
+                    "redo after LSN {} is not durable: the page server acknowledged nothing for {} ms",
+                    inner.state.durable_lsn(),
+                    limits.retry_limit().as_millis()
+                ),
+            ));
+        }
+    }
+
+    /// The end of the redo that is known to be durable.
+    pub fn durable_lsn(&self) -> u64 {
+        lock(&self.inner).state.durable_lsn()
+    }
+
+    /// The number of the last frame queued.
+    pub fn last_seq(&self) -> u64 {
+        lock(&self.inner).state.last_seq()
+    }
+
+    /// The next frames to send, up to about `limit` bytes; registers `waker`
+    /// for more.
+    pub fn take(&self, waker: &Waker, limit: usize, stats: &Stats) -> Vec<Bytes> {
+        let mut inner = lock(&self.inner);
+        let (frames, redo) = inner.state.take(limit);
+        stats.redo_bytes_sent.add(redo);
+        stats.lsn_sent.raise(inner.state.sent_lsn());
+        if inner.waker.as_ref().is_none_or(|old| !old.will_wake(waker)) {
+            inner.waker = Some(waker.clone());
+        }
+        frames
+    }
+
+    /// An acknowledgement came; `first` when it is the one that opens a stream.
+    ///
+    /// # Errors
+    /// When it contradicts what was sent; the stream has failed then.
+    pub fn acknowledge(&self, ack: &WalAck, first: bool, stats: &Stats) -> Result<(), Error> {
+        let mut inner = lock(&self.inner);
+        let result =
+            if first { inner.state.resume(ack) } else { inner.state.acknowledge(ack) };
+        match result {
+            Ok(news) => {
+                stats.lsn_applied.raise(ack.applied_lsn);
+                if news || first {
+                    inner.progress = Instant::now();
+                }
+                if !news {
+                    return Ok(());
+                }
+                let durable_seq = inner.state.durable_seq();
+                stats.lsn_durable.set(inner.state.durable_lsn());
+                let mut done = Vec::new();
+                inner.waiters.retain(|(seq, waiter)| {
+                    let over = *seq <= durable_seq;
+                    if over {
+                        done.push(waiter.clone());
+                    }
+                    !over
+                });
+                drop(inner);
+                // Unlocked, so that those who wake find the lock free.
+                for waiter in done {
+                    waiter.tell(Status::Ok);
+                }
+                self.room.notify_all();
+                Ok(())
+            }
+            Err(error) => {
+                drop(inner);
+                self.fail(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    /// The stream cannot go on: everyone who waits, and everyone who comes
+    /// later, gets `error`. The first failure stays.
+    pub fn fail(&self, error: Error) {
+        let mut inner = lock(&self.inner);
+        let status = error.status;
+        inner.failed.get_or_insert(error);
+        let waiters = std::mem::take(&mut inner.waiters);
+        let waker = inner.waker.take();
+        drop(inner);
+        for (_, waiter) in waiters {
+            waiter.tell(status);
+        }
+        self.room.notify_all();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Ends the thread, and all who wait.
+    pub fn stop(&self) {
+        lock(&self.inner).stopped = true;
+        self.fail(Error::new(Status::Cancelled, "the library is being shut down"));
+    }
+
+    /// Whether the thread must end; registers `waker` for when it must.
+    pub fn stopped(&self, waker: &Waker) -> bool {
+        let mut inner = lock(&self.inner);
+        if inner.waker.as_ref().is_none_or(|old| !old.will_wake(waker)) {
+            inner.waker = Some(waker.clone());
+        }
+        inner.stopped
+    }
+
+    /// Why the stream cannot go on, if it cannot.
+    pub fn failure(&self) -> Option<Error> {
+        lock(&self.inner).failed.clone()
+    }
+}
+
+impl Inner {
+    fn check(&self) -> Result<(), Error> {
+        match &self.failed {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Wakes the thread after something was pushed.
+fn wake(mut inner: MutexGuard<'_, Inner>) {
+    let waker = inner.waker.take();
+    drop(inner);
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}

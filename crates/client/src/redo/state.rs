@@ -1,0 +1,242 @@
+//! The order of frames and what is known to be durable. Pure: no locks, no
+//! clock, no I/O.
+//!
+//! Frames are numbered 1, 2, 3, … within an epoch. A frame that was sealed
+//! keeps its number and its bytes until it is acknowledged, however often it
+//! must be sent again: the server takes a number it has seen for done.
+
+use crate::status::{Error, Status};
+use crate::wire::messages::WalAck;
+use crate::wire::walframe::{FileOp, RedoBuilder, file_frame};
+use bytes::Bytes;
+use std::collections::VecDeque;
+
+/// Redo bytes per frame at most.
+pub const COALESCE_MAX: usize = 1 << 20;
+/// A new frame has room for at least so much more, as small pieces come in
+/// groups.
+const BUILDER_MIN: usize = 4 << 10;
+
+#[derive(Debug)]
+struct Entry {
+    seq: u64,
+    /// The LSN after the frame's redo.
+    end_lsn: u64,
+    message: Bytes,
+    redo: bool,
+}
+
+/// Frames that are not known to be durable, in order, and the numbers around
+/// them.
+#[derive(Debug)]
+pub struct State {
+    entries: VecDeque<Entry>,
+    /// So many of the first entries were handed to the present stream.
+    sent: usize,
+    open: Option<RedoBuilder>,
+    next_seq: u64,
+    next_lsn: u64,
+    bytes: usize,
+    durable_seq: u64,
+    durable_lsn: u64,
+    /// The highest number ever handed to a stream.
+    sent_seq: u64,
+    sent_lsn: u64,
+}
+
+impl State {
+    /// Where a first acknowledgement says the epoch stands: what comes next is
+    /// frame `durable_seq + 1` at `durable_lsn`.
+    pub fn new(durable_seq: u64, durable_lsn: u64) -> State {
+        State {
+            entries: VecDeque::new(),
+            sent: 0,
+            open: None,
+            next_seq: durable_seq.saturating_add(1),
+            next_lsn: durable_lsn,
+            bytes: 0,
+            durable_seq,
+            durable_lsn,
+            sent_seq: durable_seq,
+            sent_lsn: durable_lsn,
+        }
+    }
+
+    /// Bytes of frames that are not known to be durable.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The LSN after everything queued.
+    pub fn next_lsn(&self) -> u64 {
+        self.next_lsn
+    }
+
+    /// The LSN after the last frame handed to a stream.
+    pub fn sent_lsn(&self) -> u64 {
+        self.sent_lsn
+    }
+
+    /// The end of the redo that is known to be durable.
+    pub fn durable_lsn(&self) -> u64 {
+        self.durable_lsn
+    }
+
+    /// The last frame that is known to be durable.
+    pub fn durable_seq(&self) -> u64 {
+        self.durable_seq
+    }
+
+    /// The number of the last frame queued, counting the one that still grows.
+    pub fn last_seq(&self) -> u64 {
+        if self.open.is_some() { self.next_seq } else { self.next_seq - 1 }
+    }
+
+    /// The frame that must be durable for everything queued up to `lsn` to be.
+    pub fn seq_for(&self, lsn: u64) -> u64 {
+        if lsn >= self.next_lsn {
+            return self.last_seq();
+        }
+        let at = self.entries.partition_point(|entry| entry.end_lsn < lsn);
+        match self.entries.get(at) {
+            Some(entry) if lsn > self.durable_lsn => entry.seq,
+            Some(_) => self.durable_seq,
+            None if self.open.is_some() && lsn > self.durable_lsn => self.next_seq,
+            None => self.durable_seq,
+        }
+    }
+
+    /// Redo of at most [`COALESCE_MAX`] bytes that begins at `start_lsn`. It
+    /// joins the frame before it when that was not sent yet.
+    ///
+    /// # Errors
+    /// When `start_lsn` is not where the redo before it ends.
+    pub fn push_redo(&mut self, start_lsn: u64, redo: &[u8]) -> Result<(), Error> {
+        if start_lsn != self.next_lsn {
+            return Err(Error::new(
+                Status::Invalid,
+                format!("redo from LSN {start_lsn} does not follow the redo before it, which ends at {}", self.next_lsn),
+            ));
+        }
+        if self.open.as_ref().is_some_and(|open| open.len() + redo.len() > COALESCE_MAX) {
+            self.seal();
+        }
+        let open = self
+            .open
+            .get_or_insert_with(|| RedoBuilder::new(start_lsn, redo.len().max(BUILDER_MIN)));
+        open.push(redo);
+        self.next_lsn = open.end_lsn();
+        self.bytes += redo.len();
+        Ok(())
+    }
+
+    /// A side-file operation, which stands at the end of the redo so far.
+    /// Returns its number.
+    pub fn push_file(&mut self, op: &FileOp) -> u64 {
+        self.seal();
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        let message = file_frame(seq, self.next_lsn, op);
+        self.bytes += message.len();
+        self.entries.push_back(Entry { seq, end_lsn: self.next_lsn, message, redo: false });
+        seq
+    }
+
+    fn seal(&mut self) {
+        if let Some(open) = self.open.take() {
+            let seq = self.next_seq;
+            self.next_seq += 1;
+            let (redo, end_lsn) = (open.len(), open.end_lsn());
+            let message = open.seal(seq);
+            // The head came on top.
+            self.bytes += message.len() - redo;
+            self.entries.push_back(Entry { seq, end_lsn, message, redo: true });
+        }
+    }
+
+    /// The next frames to send, up to about `limit` bytes; empty when all were
+    /// sent. Also the redo bytes among them, for the statistics.
+    pub fn take(&mut self, limit: usize) -> (Vec<Bytes>, u64) {
+        if self.sent == self.entries.len() {
+            self.seal();
+        }
+        let (mut out, mut total, mut redo) = (Vec::new(), 0, 0);
+        while total < limit {
+            if self.sent == self.entries.len() {
+                self.seal();
+            }
+            let Some(entry) = self.entries.get(self.sent) else { break };
+            out.push(entry.message.clone());
+            total += entry.message.len();
+            if entry.redo {
+                redo += entry.message.len() as u64;
+            }
+            self.sent += 1;
+            self.sent_seq = self.sent_seq.max(entry.seq);
+            self.sent_lsn = self.sent_lsn.max(entry.end_lsn);
+        }
+        (out, redo)
+    }
+
+    /// Whether frames wait to be sent.
+    pub fn has_unsent(&self) -> bool {
+        self.sent < self.entries.len() || self.open.is_some()
+    }
+
+    /// The server has everything up to frame `ack.durable_seq`. Returns whether
+    /// that is news.
+    ///
+    /// # Errors
+    /// When it cannot be true: the stream and the server disagree about the
+    /// branch's history, and nothing may be called durable any more.
+    pub fn acknowledge(&mut self, ack: &WalAck) -> Result<bool, Error> {
+        let wrong = |what: String| Err(Error::new(Status::Error, what));
+        if ack.durable_seq > self.sent_seq {
+            return wrong(format!(
+                "the page server acknowledged frame {}, but only frames up to {} were sent",
+                ack.durable_seq, self.sent_seq
+            ));
+        }
+        let mut news = false;
+        while let Some(entry) = self.entries.front() {
+            if entry.seq > ack.durable_seq {
+                break;
+            }
+            if entry.end_lsn > ack.durable_lsn {
+                return wrong(format!(
+                    "the page server acknowledged frame {} at LSN {}, but that frame ends at {}",
+                    ack.durable_seq, ack.durable_lsn, entry.end_lsn
+                ));
+            }
+            self.durable_seq = entry.seq;
+            self.durable_lsn = entry.end_lsn;
+            self.bytes = self.bytes.saturating_sub(entry.message.len());
+            self.sent = self.sent.saturating_sub(1);
+            self.entries.pop_front();
+            news = true;
+        }
+        Ok(news)
+    }
+
+    /// A new stream's first acknowledgement: drops what the server has, and
+    /// makes everything after it unsent.
+    ///
+    /// # Errors
+    /// When the server has less than it once acknowledged, or more than was
+    /// ever sent.
+    pub fn resume(&mut self, ack: &WalAck) -> Result<bool, Error> {
+        if ack.durable_seq < self.durable_seq || ack.durable_lsn < self.durable_lsn {
+            return Err(Error::new(
+                Status::Error,
+                format!(
+                    "the page server lost acknowledged redo: it has frame {} at LSN {}, but acknowledged \
+                     frame {} at LSN {}",
+                    ack.durable_seq, ack.durable_lsn, self.durable_seq, self.durable_lsn
+                ),
+            ));
+        }
+        let news = self.acknowledge(ack)?;
+        self.sent = 0;
+        Ok(news)
+    }
+}

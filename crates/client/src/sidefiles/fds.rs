@@ -1,0 +1,126 @@
+//! Which descriptors are side files opened for writing.
+//!
+//! A bit per descriptor answers "no" without a lock, which is the answer for
+//! nearly every call of the server; the rest stands in maps under the mutex of
+//! [`super::ops`].
+
+use std::collections::HashMap;
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const WORDS: usize = 1024;
+const BITS: usize = WORDS * 64;
+static MAYBE: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
+
+fn place(fd: c_int) -> (usize, u64) {
+    // Descriptors beyond the bits share them with lower ones: a set bit only
+    // means "look".
+    let bit = fd as u32 as usize % BITS;
+    (bit / 64, 1 << (bit % 64))
+}
+
+/// Whether `fd` may be a side file's.
+#[inline]
+pub fn may_be_tracked(fd: c_int) -> bool {
+    let (word, bit) = place(fd);
+    MAYBE[word].load(Ordering::Relaxed) & bit != 0
+}
+
+/// An open side file; several descriptors may be the same.
+#[derive(Debug)]
+pub struct SideFile {
+    /// Its name now; `None` when it was deleted while open.
+    pub path: Option<String>,
+    /// Its last operation in the redo stream, 0 for none.
+    pub seq: u64,
+    /// Written through a `FILE`: its content is sent when that is flushed.
+    pub stdio: bool,
+    refs: usize,
+}
+
+/// The open side files.
+#[derive(Debug, Default)]
+pub struct Files {
+    by_fd: HashMap<c_int, u64>,
+    files: HashMap<u64, SideFile>,
+    next: u64,
+}
+
+impl Files {
+    /// `fd` is the file `path`.
+    pub fn insert(&mut self, fd: c_int, path: String, seq: u64, stdio: bool) {
+        self.remove(fd);
+        let id = self.next;
+        self.next += 1;
+        self.files.insert(id, SideFile { path: Some(path), seq, stdio, refs: 1 });
+        self.by_fd.insert(fd, id);
+        let (word, bit) = place(fd);
+        MAYBE[word].fetch_or(bit, Ordering::Relaxed);
+    }
+
+    /// `copy` is the same as `fd`, if that is tracked.
+    pub fn duplicate(&mut self, fd: c_int, copy: c_int) {
+        if fd == copy {
+            return;
+        }
+        self.remove(copy);
+        if let Some(&id) = self.by_fd.get(&fd)
+            && let Some(file) = self.files.get_mut(&id)
+        {
+            file.refs += 1;
+            self.by_fd.insert(copy, id);
+            let (word, bit) = place(copy);
+            MAYBE[word].fetch_or(bit, Ordering::Relaxed);
+        }
+    }
+
+    /// The file of `fd`.
+    pub fn get(&mut self, fd: c_int) -> Option<&mut SideFile> {
+        self.files.get_mut(self.by_fd.get(&fd)?)
+    }
+
+    /// `fd` is closed; its last operation, when it was tracked.
+    pub fn remove(&mut self, fd: c_int) -> Option<u64> {
+        let id = self.by_fd.remove(&fd)?;
+        let place_of_fd = place(fd);
+        if !self.by_fd.keys().any(|&other| place(other) == place_of_fd) {
+            MAYBE[place_of_fd.0].fetch_and(!place_of_fd.1, Ordering::Relaxed);
+        }
+        let file = self.files.get_mut(&id)?;
+        file.refs -= 1;
+        let seq = file.seq;
+        if file.refs == 0 {
+            self.files.remove(&id);
+        }
+        Some(seq)
+    }
+
+    /// What was called `from`, or lay in the directory `from`, is called `to`.
+    pub fn renamed(&mut self, from: &str, to: &str) {
+        self.unlinked(to);
+        for file in self.files.values_mut() {
+            if let Some(path) = &mut file.path
+                && let Some(rest) = path.strip_prefix(from)
+                && (rest.is_empty() || rest.starts_with('/'))
+            {
+                *path = format!("{to}{rest}");
+            }
+        }
+    }
+
+    /// What was called `path` has no name any more.
+    pub fn unlinked(&mut self, path: &str) {
+        for file in self.files.values_mut() {
+            if file.path.as_deref() == Some(path) {
+                file.path = None;
+            }
+        }
+    }
+
+    /// Sets the last operation of all files.
+    pub fn set_all_seqs(&mut self, seq: u64) {
+        for file in self.files.values_mut() {
+            file.seq = seq;
+        }
+    }
+}

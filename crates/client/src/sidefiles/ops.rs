@@ -1,0 +1,299 @@
+//! What each call means for a side file: the local operation, then its frame.
+//!
+//! Every function here returns what libc returned, or the `errno` of a failure.
+
+use super::names::{is_database, is_side_file};
+use super::paths;
+use super::real;
+use super::sink::{Ops, Ticket};
+use crate::threads::lock;
+use crate::wire::walframe::FileOp;
+use std::ffi::c_int;
+use std::sync::{LazyLock, Mutex};
+
+/// The order of side-file operations: held from before the local operation
+/// until its frame is queued.
+pub static OPS: LazyLock<Mutex<Ops>> = LazyLock::new(|| Mutex::new(Ops::new()));
+
+/// What libc returned, or `errno`.
+pub type Outcome<T = c_int> = Result<T, c_int>;
+
+/// Bytes of a file per frame when its whole content is sent.
+const PIECE: usize = 1 << 20;
+
+/// `errno` for a result of -1.
+pub fn outcome<T: PartialOrd + Default>(result: T) -> Outcome<T> {
+    if result < T::default() { Err(real::errno()) } else { Ok(result) }
+}
+
+fn stat(fd: c_int) -> Option<libc::stat64> {
+    let mut out = std::mem::MaybeUninit::<libc::stat64>::uninit();
+    // SAFETY: fstat64 fills in the whole struct when it returns 0.
+    unsafe {
+        if libc::fstat64(fd, out.as_mut_ptr()) == 0 { Some(out.assume_init()) } else { None }
+    }
+}
+
+fn size_of(fd: c_int) -> u64 {
+    stat(fd).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
+}
+
+fn exists(path: &str) -> bool {
+    paths::root().is_some_and(|root| root.join(path).symlink_metadata().is_ok())
+}
+
+fn is_dir(path: &str) -> bool {
+    paths::root()
+        .and_then(|root| root.join(path).symlink_metadata().ok())
+        .is_some_and(|metadata| metadata.is_dir())
+}
+
+/// Opens the side file `path` for writing by `open`.
+pub fn open(path: String, flags: c_int, open: impl FnOnce() -> c_int) -> Outcome {
+    let mut ops = lock(&OPS);
+    let new = flags & libc::O_CREAT != 0 && !exists(&path);
+    let fd = outcome(open())?;
+    opened(&mut ops, fd, path, new || flags & libc::O_TRUNC != 0, false)
+}
+
+/// `fd` is the side file `path`; `empty` when it was created or emptied.
+pub fn opened(ops: &mut Ops, fd: c_int, path: String, empty: bool, stdio: bool) -> Outcome {
+    let mut seq = 0;
+    if empty {
+        let mode = stat(fd).map_or(0o660, |stat| stat.st_mode & 0o7777);
+        match ops.push(FileOp::Create { path: path.clone(), mode }) {
+            Ok(number) => seq = number,
+            Err(errno) => {
+                // A FILE is closed by its owner.
+                if !stdio {
+                    // SAFETY: opened a moment ago, known to nobody else.
+                    unsafe { real::close(fd) };
+                }
+                return Err(errno);
+            }
+        }
+    }
+    ops.files.insert(fd, path, seq, stdio);
+    Ok(fd)
+}
+
+/// Writes to `fd` by `write`; `bytes` yields what it wrote, and `at` is where,
+/// when the call says so.
+pub fn write(
+    fd: c_int,
+    at: Option<i64>,
+    write: impl FnOnce() -> isize,
+    bytes: impl FnOnce(usize) -> Vec<u8>,
+) -> Outcome<isize> {
+    let mut ops = lock(&OPS);
+    let written = outcome(write())?;
+    let Some(file) = ops.files.get(fd) else { return Ok(written) };
+    let (Some(path), false) = (file.path.clone(), file.stdio || written == 0) else {
+        return Ok(written);
+    };
+    let n = written.unsigned_abs() as u64;
+    // The position after it tells where it began, for O_APPEND too. pwrite is
+    // where it says, except that Linux appends when O_APPEND is set.
+    // SAFETY: only asks about a descriptor.
+    let (flags, position) = unsafe {
+        (libc::fcntl(fd, libc::F_GETFL), libc::lseek64(fd, 0, libc::SEEK_CUR))
+    };
+    let end = match at {
+        Some(_) if flags >= 0 && flags & libc::O_APPEND != 0 => size_of(fd),
+        Some(at) => u64::try_from(at).unwrap_or(0) + n,
+        None => u64::try_from(position).unwrap_or(0),
+    };
+    let mut offset = end.saturating_sub(n);
+    let mut seq = 0;
+    for piece in bytes(written.unsigned_abs()).chunks(PIECE) {
+        seq = ops.push(FileOp::Write { path: path.clone(), offset, data: piece.to_vec() })?;
+        offset += piece.len() as u64;
+    }
+    if let Some(file) = ops.files.get(fd) {
+        file.seq = file.seq.max(seq);
+    }
+    Ok(written)
+}
+
+/// Changes the size of `fd` by `change`.
+pub fn resize(fd: c_int, change: impl FnOnce() -> Outcome) -> Outcome {
+    let mut ops = lock(&OPS);
+    let before = size_of(fd);
+    let result = change()?;
+    let after = size_of(fd);
+    let Some(file) = ops.files.get(fd) else { return Ok(result) };
+    if let (Some(path), true) = (file.path.clone(), after != before && !file.stdio) {
+        let seq = ops.push(FileOp::Truncate { path, size: after })?;
+        if let Some(file) = ops.files.get(fd) {
+            file.seq = file.seq.max(seq);
+        }
+    }
+    Ok(result)
+}
+
+/// Changes the size of the side file `path` by `change`.
+pub fn truncate(path: String, size: i64, change: impl FnOnce() -> c_int) -> Outcome {
+    let mut ops = lock(&OPS);
+    let result = outcome(change())?;
+    let seq = ops.push(FileOp::Truncate { path, size: u64::try_from(size).unwrap_or(0) })?;
+    finish(ops, seq, result)
+}
+
+/// Syncs `fd` by `sync`, or rather waits until the log has what was done to it.
+pub fn sync(fd: c_int, sync: impl FnOnce() -> c_int) -> Outcome {
+    let mut ops = lock(&OPS);
+    let Some(file) = ops.files.get(fd) else {
+        drop(ops);
+        return outcome(sync());
+    };
+    if file.stdio {
+        super::stdio::send_content(&mut ops, fd)?;
+    }
+    let seq = ops.files.get(fd).map_or(0, |file| file.seq);
+    // The local file is a copy that may be lost at any moment: once the log has
+    // the operation, the local disk need not have it too.
+    if !ops.is_connected() {
+        drop(ops);
+        return outcome(sync());
+    }
+    finish(ops, seq, 0)
+}
+
+/// Syncs `fd` by `sync` when it may be a directory of databases or of side
+/// files: then all operations so far are waited for.
+pub fn sync_directory(fd: c_int, sync: impl FnOnce() -> c_int) -> Outcome {
+    let directory = stat(fd).is_some_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR);
+    if !directory
+        || !paths::of_descriptor(fd).is_some_and(|path| path.is_empty() || is_database(&path))
+    {
+        return outcome(sync());
+    }
+    let ops = lock(&OPS);
+    if !ops.is_connected() {
+        drop(ops);
+        return outcome(sync());
+    }
+    let ticket = ops.ticket_for_all();
+    drop(ops);
+    ticket.wait()?;
+    Ok(0)
+}
+
+/// Closes `fd` by `close`.
+pub fn close(fd: c_int, close: impl FnOnce() -> c_int) -> Outcome {
+    let mut ops = lock(&OPS);
+    // Before the descriptor is free: another thread may be given it at once.
+    let seq = ops.files.remove(fd);
+    let result = outcome(close());
+    let ticket = ops.ticket(seq.unwrap_or(0));
+    drop(ops);
+    // db.opt is written and closed without a sync: the close is the wait.
+    ticket.wait()?;
+    result
+}
+
+/// Makes a copy of `fd` by `dup`, which returns its number; `to` when the call
+/// says which.
+pub fn duplicate(fd: c_int, dup: impl FnOnce() -> c_int) -> Outcome {
+    let mut ops = lock(&OPS);
+    let copy = outcome(dup())?;
+    ops.files.duplicate(fd, copy);
+    Ok(copy)
+}
+
+/// Renames by `rename`. `None` is a name outside the data directory.
+pub fn rename(
+    from: Option<String>,
+    to: Option<String>,
+    rename: impl FnOnce() -> c_int,
+) -> Outcome {
+    let mut ops = lock(&OPS);
+    let directory = from.as_deref().is_some_and(|from| is_database(from) && is_dir(from));
+    let result = outcome(rename())?;
+    if from == to {
+        return Ok(result);
+    }
+    let counts = |path: &Option<String>| {
+        path.clone().filter(|p| if directory { is_database(p) } else { is_side_file(p) })
+    };
+    let seq = match (counts(&from), counts(&to)) {
+        (Some(from), Some(to)) => {
+            ops.files.renamed(&from, &to);
+            ops.push(FileOp::Rename { from, to })?
+        }
+        // A file that becomes a side file: its content must go along.
+        (None, Some(to)) if !directory => {
+            ops.files.unlinked(&to);
+            send_file(&mut ops, &to)?
+        }
+        (Some(from), None) if !directory => {
+            ops.files.unlinked(&from);
+            ops.push(FileOp::Unlink { path: from })?
+        }
+        _ => return Ok(result),
+    };
+    finish(ops, seq, result)
+}
+
+/// Gives a file the further name `to` by `link`: a new file, as far as the log
+/// is concerned.
+pub fn link(to: String, link: impl FnOnce() -> c_int) -> Outcome {
+    let mut ops = lock(&OPS);
+    let result = outcome(link())?;
+    let seq = send_file(&mut ops, &to)?;
+    finish(ops, seq, result)
+}
+
+/// Deletes the side file `path` by `unlink`.
+pub fn unlink(path: String, unlink: impl FnOnce() -> c_int) -> Outcome {
+    let mut ops = lock(&OPS);
+    let result = outcome(unlink())?;
+    ops.files.unlinked(&path);
+    let seq = ops.push(FileOp::Unlink { path })?;
+    finish(ops, seq, result)
+}
+
+/// Makes the database directory `path` by `mkdir`.
+pub fn mkdir(path: String, mkdir: impl FnOnce() -> c_int) -> Outcome {
+    use std::os::unix::fs::PermissionsExt;
+    let mut ops = lock(&OPS);
+    let result = outcome(mkdir())?;
+    let mode = paths::root()
+        .and_then(|root| root.join(&path).metadata().ok())
+        .map_or(0o700, |metadata| metadata.permissions().mode() & 0o7777);
+    let seq = ops.push(FileOp::Mkdir { path, mode })?;
+    finish(ops, seq, result)
+}
+
+/// Deletes the database directory `path` by `rmdir`.
+pub fn rmdir(path: String, rmdir: impl FnOnce() -> c_int) -> Outcome {
+    let mut ops = lock(&OPS);
+    let result = outcome(rmdir())?;
+    let seq = ops.push(FileOp::Rmdir { path })?;
+    finish(ops, seq, result)
+}
+
+/// Releases the mutex, waits for `seq`, returns `result`.
+fn finish(ops: std::sync::MutexGuard<'_, Ops>, seq: u64, result: c_int) -> Outcome {
+    let ticket: Ticket = ops.ticket(seq);
+    drop(ops);
+    ticket.wait()?;
+    Ok(result)
+}
+
+/// Sends the file `path` as it is now: emptied, then written.
+pub fn send_file(ops: &mut Ops, path: &str) -> Outcome<u64> {
+    use std::os::unix::fs::PermissionsExt;
+    let read = || -> std::io::Result<(u32, Vec<u8>)> {
+        let full = paths::root().map(|root| root.join(path)).unwrap_or_default();
+        Ok((full.metadata()?.permissions().mode() & 0o7777, std::fs::read(full)?))
+    };
+    let (mode, content) = read().map_err(|e| e.raw_os_error().unwrap_or(libc::EIO))?;
+    let mut seq = ops.push(FileOp::Create { path: path.to_owned(), mode })?;
+    let mut offset = 0;
+    for piece in content.chunks(PIECE) {
+        seq = ops.push(FileOp::Write { path: path.to_owned(), offset, data: piece.to_vec() })?;
+        offset += piece.len() as u64;
+    }
+    Ok(seq)
+}

@@ -1,0 +1,122 @@
+//! From what the server passes to libc to a path relative to the data
+//! directory.
+
+use std::ffi::{CStr, c_char, c_int};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+const UNKNOWN: u8 = 0;
+const OFF: u8 = 1;
+const ON: u8 = 2;
+
+static ACTIVE: AtomicU8 = AtomicU8::new(UNKNOWN);
+static GIVEN: OnceLock<PathBuf> = OnceLock::new();
+static REAL: OnceLock<PathBuf> = OnceLock::new();
+
+/// Whether `XYLEM_DATADIR` names a data directory. After the first call one
+/// load: this stands before every write of the server.
+#[inline]
+pub fn is_active() -> bool {
+    match ACTIVE.load(Ordering::Relaxed) {
+        UNKNOWN => find_out(),
+        state => state == ON,
+    }
+}
+
+#[cold]
+fn find_out() -> bool {
+    // Set before GIVEN is read, whichever thread comes first.
+    // SAFETY: the name is NUL-terminated; the result is read at once.
+    let value = unsafe {
+        let value = libc::getenv(c"XYLEM_DATADIR".as_ptr());
+        (!value.is_null()).then(|| CStr::from_ptr(value).to_bytes().to_vec())
+    };
+    let on = match value {
+        Some(bytes) if bytes.first() == Some(&b'/') => {
+            GIVEN.get_or_init(|| lexical(Path::new(std::ffi::OsStr::from_bytes(&bytes))));
+            true
+        }
+        _ => false,
+    };
+    ACTIVE.store(if on { ON } else { OFF }, Ordering::Release);
+    on
+}
+
+/// The data directory as the launcher named it.
+pub fn root() -> Option<&'static Path> {
+    GIVEN.get().map(PathBuf::as_path)
+}
+
+/// The data directory without symbolic links, once it exists.
+fn real_root() -> Option<&'static Path> {
+    if let Some(real) = REAL.get() {
+        return Some(real);
+    }
+    let real = std::fs::canonicalize(GIVEN.get()?).ok()?;
+    Some(REAL.get_or_init(|| real))
+}
+
+/// Whether `path` names the data directory.
+pub fn is_root(path: &Path) -> bool {
+    let path = lexical(path);
+    root() == Some(&path)
+        || real_root() == Some(&path)
+        || std::fs::canonicalize(&path).is_ok_and(|path| real_root() == Some(&path))
+}
+
+/// `path` without `.`, `..` and doubled slashes, by its text alone.
+fn lexical(path: &Path) -> PathBuf {
+    use std::path::Component;
+    let mut out = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                out.pop();
+            }
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+/// `path`, as the server passed it together with `dirfd`, relative to the data
+/// directory; `None` when it lies elsewhere. The data directory itself is "".
+///
+/// # Safety
+/// `path` is a NUL-terminated string.
+pub unsafe fn resolve(dirfd: c_int, path: *const c_char) -> Option<String> {
+    if path.is_null() {
+        return None;
+    }
+    // SAFETY: the caller vouches for the NUL.
+    let bytes = unsafe { CStr::from_ptr(path) }.to_bytes();
+    if bytes.is_empty() {
+        return None;
+    }
+    let path = Path::new(std::ffi::OsStr::from_bytes(bytes));
+    let full = if path.is_absolute() {
+        lexical(path)
+    } else {
+        let base = if dirfd == libc::AT_FDCWD {
+            std::env::current_dir().ok()?
+        } else {
+            std::fs::read_link(format!("/proc/self/fd/{dirfd}")).ok()?
+        };
+        lexical(&base.join(path))
+    };
+    relative(&full)
+}
+
+/// The path of descriptor `fd`, relative to the data directory.
+pub fn of_descriptor(fd: c_int) -> Option<String> {
+    relative(&std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()?)
+}
+
+fn relative(full: &Path) -> Option<String> {
+    let inside = full.strip_prefix(root()?).ok();
+    let inside = inside.or_else(|| full.strip_prefix(real_root()?).ok())?;
+    inside.to_str().map(str::to_owned)
+}

@@ -1,0 +1,142 @@
+//! Where side-file operations go: into memory before `xylem_init`, to the redo
+//! stream after it, nowhere for a reader.
+
+use super::fds::Files;
+use crate::redo::Queue;
+use crate::shared::{Shared, remember};
+use crate::status::{Error, Status};
+use crate::wire::walframe::FileOp;
+use std::ffi::c_int;
+use std::sync::Arc;
+
+/// Operations kept before `xylem_init`, in bytes.
+const EARLY_MAX: usize = 64 << 20;
+
+/// Under the mutex of [`super::ops`].
+#[derive(Debug)]
+pub struct Ops {
+    /// The open side files.
+    pub files: Files,
+    sink: Sink,
+    /// The last operation of all, 0 for none.
+    last_seq: u64,
+}
+
+#[derive(Debug)]
+enum Sink {
+    Early { ops: Vec<FileOp>, bytes: usize },
+    Writer { queue: Arc<Queue>, shared: Arc<Shared> },
+    Reader,
+}
+
+impl Sink {
+    const fn early() -> Sink {
+        Sink::Early { ops: Vec::new(), bytes: 0 }
+    }
+}
+
+/// A wait for an operation's durability, to be done without the mutex.
+#[must_use]
+pub struct Ticket(Option<(u64, Arc<Queue>, Arc<Shared>)>);
+
+impl Ticket {
+    /// Nothing to wait for.
+    pub const NONE: Ticket = Ticket(None);
+
+    /// Waits.
+    ///
+    /// # Errors
+    /// The `errno` for the server's call when the operation is not durable.
+    pub fn wait(self) -> Result<(), c_int> {
+        match self.0 {
+            None => Ok(()),
+            Some((seq, queue, shared)) => {
+                queue.wait_seq(seq, &shared.limits).map_err(|e| errno_of(&e))
+            }
+        }
+    }
+}
+
+fn errno_of(error: &Error) -> c_int {
+    remember(error);
+    if error.status == Status::Fenced { libc::EROFS } else { libc::EIO }
+}
+
+impl Ops {
+    /// Nothing open, nothing kept.
+    pub fn new() -> Ops {
+        Ops { files: Files::default(), sink: Sink::early(), last_seq: 0 }
+    }
+
+    /// See [`super::attach`].
+    pub fn attach(&mut self, queue: Arc<Queue>, shared: Arc<Shared>) -> Result<(), Error> {
+        let early = std::mem::replace(&mut self.sink, Sink::early());
+        if let Sink::Early { ops, .. } = early {
+            for op in &ops {
+                self.last_seq = queue.push_file(op, &shared.limits, &shared.stats)?;
+            }
+        }
+        self.files.set_all_seqs(self.last_seq);
+        self.sink = Sink::Writer { queue, shared };
+        Ok(())
+    }
+
+    /// See [`super::attach_reader`].
+    pub fn attach_reader(&mut self) {
+        self.sink = Sink::Reader;
+    }
+
+    /// See [`super::detach`].
+    pub fn detach(&mut self) {
+        self.sink = Sink::early();
+        self.last_seq = 0;
+        // Numbers of a stream that is over.
+        self.files.set_all_seqs(0);
+    }
+
+    /// Queues `op`, which was just done locally; its number, or 0 when there is
+    /// none yet.
+    ///
+    /// # Errors
+    /// The `errno` for the server's call.
+    pub fn push(&mut self, op: FileOp) -> Result<u64, c_int> {
+        match &mut self.sink {
+            Sink::Reader => Ok(0),
+            Sink::Early { ops, bytes } => {
+                let cost = op.cost();
+                if bytes.saturating_add(cost) > EARLY_MAX {
+                    return Err(libc::EIO);
+                }
+                *bytes += cost;
+                ops.push(op);
+                Ok(0)
+            }
+            Sink::Writer { queue, shared } => {
+                let result = queue.push_file(&op, &shared.limits, &shared.stats);
+                self.last_seq = result.map_err(|e| errno_of(&e))?;
+                Ok(self.last_seq)
+            }
+        }
+    }
+
+    /// The wait for operation `seq`.
+    pub fn ticket(&self, seq: u64) -> Ticket {
+        match &self.sink {
+            Sink::Writer { queue, shared } if seq != 0 => {
+                Ticket(Some((seq, queue.clone(), shared.clone())))
+            }
+            _ => Ticket::NONE,
+        }
+    }
+
+    /// The wait for all operations so far.
+    pub fn ticket_for_all(&self) -> Ticket {
+        self.ticket(self.last_seq)
+    }
+
+    /// Whether operations reach the log, so that the local disk need not be
+    /// waited for.
+    pub fn is_connected(&self) -> bool {
+        matches!(self.sink, Sink::Writer { .. })
+    }
+}

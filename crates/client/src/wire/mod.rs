@@ -1,0 +1,14 @@
+//! Protocol buffers, just as much as the client needs: the messages of
+//! `pageserver.proto` and one of `control.proto`.
+//!
+//! Encoders write what prost would write (fields in order, defaults left out);
+//! decoders take fields in any order, skip unknown ones, and never panic.
+
+pub mod messages;
+pub mod pages;
+mod reader;
+pub mod walframe;
+mod writer;
+
+pub use reader::{Reader, WireError, WireType};
+pub use writer::Writer;

@@ -1,0 +1,137 @@
+//! `WalFrame`: redo that is gathered until it is sent, and side-file operations.
+
+use super::Writer;
+use bytes::Bytes;
+
+/// An operation on a side file, as `xylem_types::FileOp` and the protocol have
+/// it. Paths are relative to the data directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // each is described in pageserver.proto
+pub enum FileOp {
+    Create { path: String, mode: u32 },
+    Write { path: String, offset: u64, data: Vec<u8> },
+    Truncate { path: String, size: u64 },
+    Rename { from: String, to: String },
+    Unlink { path: String },
+    Mkdir { path: String, mode: u32 },
+    Rmdir { path: String },
+}
+
+impl FileOp {
+    /// About how many bytes it takes in memory and on the wire.
+    pub fn cost(&self) -> usize {
+        64 + match self {
+            FileOp::Write { path, data, .. } => path.len() + data.len(),
+            FileOp::Rename { from, to } => from.len() + to.len(),
+            FileOp::Create { path, .. }
+            | FileOp::Truncate { path, .. }
+            | FileOp::Unlink { path }
+            | FileOp::Mkdir { path, .. }
+            | FileOp::Rmdir { path } => path.len(),
+        }
+    }
+
+    fn fields(&self) -> Writer {
+        let mut out = Writer::inner();
+        let kind = match self {
+            FileOp::Create { .. } => 0,
+            FileOp::Write { .. } => 1,
+            FileOp::Truncate { .. } => 2,
+            FileOp::Rename { .. } => 3,
+            FileOp::Unlink { .. } => 4,
+            FileOp::Mkdir { .. } => 5,
+            FileOp::Rmdir { .. } => 6,
+        };
+        out.uint(1, kind);
+        match self {
+            FileOp::Create { path, mode } | FileOp::Mkdir { path, mode } => {
+                out.bytes(2, path.as_bytes());
+                out.uint(6, (*mode).into());
+            }
+            FileOp::Write { path, offset, data } => {
+                out.bytes(2, path.as_bytes());
+                out.uint(4, *offset);
+                out.bytes(5, data);
+            }
+            FileOp::Truncate { path, size } => {
+                out.bytes(2, path.as_bytes());
+                out.uint(4, *size);
+            }
+            FileOp::Rename { from, to } => {
+                out.bytes(2, from.as_bytes());
+                out.bytes(3, to.as_bytes());
+            }
+            FileOp::Unlink { path } | FileOp::Rmdir { path } => out.bytes(2, path.as_bytes()),
+        }
+        out
+    }
+}
+
+/// The gRPC message of frame `seq` that carries `op`, which stands at `lsn`.
+pub fn file_frame(seq: u64, lsn: u64, op: &FileOp) -> Bytes {
+    let mut out = Writer::message(op.cost() + 64);
+    out.uint(1, seq);
+    out.uint(2, lsn);
+    out.nested(4, op.fields());
+    Bytes::from(out.finish())
+}
+
+/// Room for the gRPC prefix and the fields before the redo bytes: 5, twice a
+/// one-byte key with a number of up to ten bytes, and a key with a length.
+const HEAD: usize = 5 + 11 + 11 + 6;
+
+/// Redo bytes that are gathered behind room for their head, so that they are
+/// copied once: out of InnoDB's buffer, into what is sent.
+#[derive(Debug)]
+pub struct RedoBuilder {
+    bytes: Vec<u8>,
+    start_lsn: u64,
+}
+
+impl RedoBuilder {
+    /// A frame whose first byte will have LSN `start_lsn`, with room for
+    /// `capacity` bytes.
+    pub fn new(start_lsn: u64, capacity: usize) -> RedoBuilder {
+        let mut bytes = Vec::with_capacity(HEAD + capacity);
+        bytes.resize(HEAD, 0);
+        RedoBuilder { bytes, start_lsn }
+    }
+
+    /// Redo bytes gathered.
+    pub fn len(&self) -> usize {
+        self.bytes.len() - HEAD
+    }
+
+    /// Whether there is none yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The LSN after the last byte.
+    pub fn end_lsn(&self) -> u64 {
+        self.start_lsn + self.len() as u64
+    }
+
+    /// Appends redo.
+    pub fn push(&mut self, redo: &[u8]) {
+        self.bytes.extend_from_slice(redo);
+    }
+
+    /// The gRPC message of frame `seq`. Nothing may be appended afterwards: a
+    /// frame that was sent once must be the same when it is sent again.
+    pub fn seal(mut self, seq: u64) -> Bytes {
+        let redo = self.len();
+        let mut head = Writer::inner();
+        head.uint(1, seq);
+        head.uint(2, self.start_lsn);
+        head.len(3, redo);
+        let fields = head.as_slice();
+        let len = u32::try_from(fields.len() + redo).unwrap_or(u32::MAX);
+        let start = HEAD - 5 - fields.len();
+        self.bytes[start + 1..start + 5].copy_from_slice(&len.to_be_bytes());
+        self.bytes[start + 5..HEAD].copy_from_slice(fields);
+        let mut message = Bytes::from(self.bytes);
+        bytes::Buf::advance(&mut message, start);
+        message
+    }
+}
