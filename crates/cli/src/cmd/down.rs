@@ -1,0 +1,77 @@
+//! `xylem down`: computes, then the server.
+
+use crate::app::{App, LOCK_LIMIT};
+use crate::compute::{record, stop};
+use crate::output;
+use crate::report::StatusReport;
+use crate::server;
+use crate::state::StateDir;
+use anyhow::{Context, Result};
+use rustix::process::Signal;
+use tokio::task::JoinSet;
+
+/// Runs the command.
+///
+/// # Errors
+/// When a process does not go.
+pub async fn run(app: &App) -> Result<()> {
+    app.state.require_project()?;
+    let progress = app.progress();
+    progress.say("stopping".to_owned());
+    let stopped = {
+        let _lock = app.state.lock(LOCK_LIMIT).await?;
+        stop_all(&app.state).await?
+    };
+    drop(progress);
+    if app.json {
+        return output::json(&StatusReport::gather(&app.state).await);
+    }
+    if stopped.is_empty() {
+        return output::text_line("nothing was running");
+    }
+    output::text_line(&format!("stopped {}", stopped.join(", ")))
+}
+
+/// Stops all computes at once, then the server; says what ran.
+///
+/// # Errors
+/// When a process does not go.
+pub async fn stop_all(state: &StateDir) -> Result<Vec<String>> {
+    let mut stopped = Vec::new();
+    let mut tasks = JoinSet::new();
+    for (branch, _) in record::list(state) {
+        let state = state.clone();
+        tasks.spawn(async move { (stop::stop(&state, &branch).await, branch) });
+    }
+    let mut failed = None;
+    while let Some(done) = tasks.join_next().await {
+        let (result, branch) = done.context("stopping a compute")?;
+        match result {
+            Ok(true) => stopped.push(format!("the compute of branch {branch}")),
+            Ok(false) => {}
+            Err(error) => failed = Some(error),
+        }
+    }
+    stopped.sort();
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    if server::stop(state).await? {
+        stopped.push("the server".to_owned());
+    }
+    Ok(stopped)
+}
+
+/// Ends everything at once.
+///
+/// # Errors
+/// When a process cannot be signalled.
+pub async fn kill_all(state: &StateDir) -> Result<()> {
+    for (branch, _) in record::list(state) {
+        stop::kill(state, &branch).await?;
+    }
+    if let Some(record) = state.server_record() {
+        record.process.signal(Signal::KILL)?;
+    }
+    Ok(())
+}

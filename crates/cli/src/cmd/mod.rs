@@ -1,0 +1,11 @@
+//! The commands, one file each.
+
+pub mod branch;
+pub mod compute;
+pub mod doctor;
+pub mod down;
+pub mod serve;
+pub mod sql;
+pub mod status;
+pub mod template;
+pub mod up;

@@ -1,0 +1,19 @@
+//! `xylem server`: the storage roles, in the foreground.
+
+use anyhow::{Context, Result};
+use xylem_server::config::ServerArgs;
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the settings make no sense, or serving fails.
+pub fn run(args: &ServerArgs) -> Result<()> {
+    let config = xylem_server::config::load(args, &|name| std::env::var(name).ok(), None)?;
+    xylem_server::logging::init(&config);
+    let runtime = xylem_server::runtime(&config).context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let shutdown = xylem_server::shutdown_signal().context("cannot wait for signals")?;
+        xylem_server::run(config, |_| {}, shutdown).await?;
+        Ok(())
+    })
+}

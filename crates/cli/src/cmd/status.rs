@@ -1,0 +1,95 @@
+//! `xylem status`: what runs, LSNs, lag, sizes.
+
+use crate::app::App;
+use crate::output::{self, bytes, table};
+use crate::report::{BranchReport, ComputeReport, StatusReport};
+use anyhow::Result;
+use std::fmt::Write;
+
+/// Runs the command.
+///
+/// # Errors
+/// When there is no project.
+pub async fn run(app: &App) -> Result<()> {
+    app.state.require_project()?;
+    let report = StatusReport::gather(&app.state).await;
+    if app.json {
+        return output::json(&report);
+    }
+    output::text_line(text(&report).trim_end())
+}
+
+/// The report for people.
+pub fn text(report: &StatusReport) -> String {
+    let mut out = String::new();
+    let server = &report.server;
+    let _ = write!(out, "server    {}", server.state);
+    if let Some(pid) = server.pid {
+        let _ = write!(out, ", pid {pid}");
+        for (name, address) in [("gRPC", &server.grpc), ("HTTP", &server.http)] {
+            if let Some(address) = address {
+                let _ = write!(out, ", {name} {address}");
+            }
+        }
+    }
+    if let (Some(used), Some(budget)) = (server.memory_bytes, server.memory_budget_bytes) {
+        let _ = write!(out, ", memory {} of {}", bytes(used), bytes(budget));
+    }
+    let _ = writeln!(out, "\nstate in  {}", report.dir.display());
+    if let Some(store) = &report.object_store {
+        let _ = writeln!(out, "layers in {store}");
+    }
+    if !report.branches.is_empty() {
+        let _ = writeln!(out, "\n{}", branches(&report.branches));
+    }
+    if !report.computes.is_empty() {
+        let _ = writeln!(out, "\n{}", computes(&report.computes));
+    }
+    out
+}
+
+/// Branches as a table.
+pub fn branches(rows: &[BranchReport]) -> String {
+    let head = [
+        "BRANCH", "LSN", "LAG", "EPOCH", "LOG", "LAYERS", "ANCESTOR", "CREATED",
+    ];
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|b| {
+            let ancestor = match &b.ancestor {
+                Some(name) => format!("{name}@{}", b.ancestor_lsn),
+                None => "-".to_owned(),
+            };
+            vec![
+                b.name.clone(),
+                b.last_lsn.to_string(),
+                bytes(b.lag_bytes),
+                b.epoch.to_string(),
+                bytes(b.log_bytes),
+                bytes(b.layer_bytes),
+                ancestor,
+                b.created_at.clone(),
+            ]
+        })
+        .collect();
+    table(&head, &rows)
+}
+
+/// Computes as a table.
+pub fn computes(rows: &[ComputeReport]) -> String {
+    let head = ["COMPUTE", "STATE", "ADDRESS", "PID", "LSN", "SOCKET"];
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|c| {
+            vec![
+                c.branch.clone(),
+                c.state.as_str().to_owned(),
+                format!("{}:{}", c.host, c.port),
+                c.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+                c.lsn.map_or_else(|| "-".to_owned(), |lsn| lsn.to_string()),
+                c.socket.display().to_string(),
+            ]
+        })
+        .collect();
+    table(&head, &rows)
+}

@@ -1,0 +1,290 @@
+//! `xylem up`: everything on this machine.
+
+use super::down;
+use crate::app::{App, LOCK_LIMIT, shell_word};
+use crate::args::UpArgs;
+use crate::compute::record::{self, ComputeState, Phase};
+use crate::compute::start::Started;
+use crate::failure::Failure;
+use crate::files;
+use crate::home::Home;
+use crate::output;
+use crate::proc;
+use crate::progress::Progress;
+use crate::project::Project;
+use crate::report::StatusReport;
+use crate::server::{self, WantedPorts};
+use anyhow::{Context, Result};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use xylem_types::BranchName;
+
+/// Runs the command.
+///
+/// # Errors
+/// When something does not start; in the foreground also when everything has
+/// died.
+pub async fn run(mut app: App, args: &UpArgs) -> Result<()> {
+    if args.detach {
+        let (started, took) = bring_up(&mut app, args).await?;
+        return announce(&app, &started, took, true).await;
+    }
+    let mut signals = Signals::new()?;
+    let brought = tokio::select! {
+        brought = bring_up(&mut app, args) => Some(brought),
+        () = signals.next() => None,
+    };
+    let Some(brought) = brought else {
+        return bring_down(&app, signals).await;
+    };
+    let (started, took) = brought?;
+    announce(&app, &started, took, false).await?;
+    tokio::select! {
+        all_dead = watch(&app) => return all_dead,
+        () = signals.next() => {}
+    }
+    bring_down(&app, signals).await
+}
+
+/// SIGINT and SIGTERM.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?,
+            terminate: signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+async fn bring_down(app: &App, mut signals: Signals) -> Result<()> {
+    eprintln!("stopping; press Ctrl-C again to end everything at once");
+    tokio::select! {
+        done = down::stop_all(&app.state) => done.map(|_| ()),
+        () = signals.next() => down::kill_all(&app.state).await,
+    }
+}
+
+/// Starts what does not run.
+async fn bring_up(app: &mut App, args: &UpArgs) -> Result<(Started, Duration)> {
+    let begin = Instant::now();
+    let progress = app.progress();
+    let home = Home::find()?;
+    home.check()?;
+    app.state.create()?;
+    let _lock = app.state.lock(LOCK_LIMIT).await?;
+    let (mut project, changed) = settle(app, args)?;
+    let wanted = WantedPorts {
+        grpc: args.grpc_port,
+        http: args.http_port,
+    };
+    app.state.make_password()?;
+    let new = !app.state.has_project();
+    if new || changed {
+        project.save(&app.state)?;
+    }
+    let running = match server::ensure(&app.state, &home, &mut project, wanted, &progress).await {
+        Ok(running) => running,
+        Err(error) => {
+            // Settings that a new project never worked with must not stick.
+            if new
+                && !app
+                    .state
+                    .server_data()
+                    .join(xylem_server::project::FILE)
+                    .exists()
+            {
+                let _ = std::fs::remove_file(app.state.project_file());
+            }
+            return Err(error);
+        }
+    };
+    let main = BranchName::main();
+    let started = app
+        .compute(
+            &home,
+            &mut project,
+            &running,
+            &main,
+            args.mysql_port,
+            &progress,
+        )
+        .await?;
+    if started.already && changed {
+        progress.note("the compute of branch main runs already: new settings take effect when it is started again");
+    }
+    Ok((started, begin.elapsed()))
+}
+
+/// The project's settings with those given now; true when they changed.
+fn settle(app: &App, args: &UpArgs) -> Result<(Project, bool)> {
+    let old = if app.state.has_project() {
+        Some(Project::load(&app.state)?)
+    } else {
+        None
+    };
+    let mut project = old.clone().unwrap_or_default();
+    if let Some(url) = &args.object_store {
+        if let Some(old) = &old
+            && old.object_store.as_ref() != Some(url)
+        {
+            let place = old
+                .object_store
+                .clone()
+                .unwrap_or_else(|| app.state.server_data().join("layers").display().to_string());
+            return Err(Failure::new(
+                format!(
+                    "this project keeps its layers in {place}, which cannot be changed to {url}"
+                ),
+                "leave --object-store out, or make another project with --dir",
+            ));
+        }
+        project.object_store = Some(url.clone());
+    }
+    if let Some(bind) = args.bind {
+        project.bind = bind;
+    }
+    if args.memory.is_some() {
+        project.memory.clone_from(&args.memory);
+    }
+    if args.buffer_pool.is_some() {
+        project.buffer_pool.clone_from(&args.buffer_pool);
+    }
+    if !args.mariadbd_args.is_empty() {
+        project.mariadbd_args.clone_from(&args.mariadbd_args);
+    }
+    let changed = old.as_ref() != Some(&project);
+    Ok((project, changed))
+}
+
+async fn announce(app: &App, started: &Started, took: Duration, detached: bool) -> Result<()> {
+    if app.json {
+        return output::json(&StatusReport::gather(&app.state).await);
+    }
+    let record = &started.record;
+    let verb = if started.already {
+        "was running already"
+    } else {
+        "is ready"
+    };
+    let time = if started.already {
+        String::new()
+    } else {
+        format!(" ({:.2} s)", took.as_secs_f64())
+    };
+    let stop = if detached {
+        app.command("down")
+    } else {
+        "Ctrl-C".to_owned()
+    };
+    let word = |path: &std::path::Path| shell_word(&path.to_string_lossy());
+    output::text_line(&format!(
+        "Xylem {verb}{time}.\n\n\
+         \x20 host      {}\n\
+         \x20 port      {}\n\
+         \x20 socket    {}\n\
+         \x20 user      root\n\
+         \x20 password  in {}\n\
+         \x20 connect   {}\n\
+         \x20 or        mariadb --defaults-file={}\n\
+         \x20 stop      {stop}",
+        record.host,
+        record.port,
+        record.socket.display(),
+        app.state.password_file().display(),
+        app.command("sql"),
+        word(&app.state.compute(&BranchName::main()).client_cnf()),
+    ))
+}
+
+/// Says when a process dies. Others may start it again, so it goes on until
+/// nothing runs any more.
+async fn watch(app: &App) -> Result<()> {
+    let state = &app.state;
+    let progress = Progress::new(false);
+    let mut server = state.server_record().map(|r| r.process);
+    let mut seen: HashMap<BranchName, u32> = HashMap::new();
+    loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        // While this command runs, what it started are its children.
+        proc::reap_children();
+        let now = state.server_record();
+        let alive = now.as_ref().is_some_and(|r| r.process.is_alive());
+        match (&now, server) {
+            (Some(record), Some(_)) if !alive => {
+                let how = if record.stopped {
+                    "was stopped"
+                } else {
+                    "died"
+                };
+                progress.note(&format!(
+                    "the server (pid {}) {how}; start it with `{}`",
+                    record.process.pid,
+                    app.command("up")
+                ));
+                if !record.stopped {
+                    progress.note(files::last_errors(&state.server_log(), record.log_from));
+                }
+                server = None;
+            }
+            (Some(record), None) if alive => {
+                progress.note(&format!(
+                    "the server runs again (pid {})",
+                    record.process.pid
+                ));
+                server = Some(record.process);
+            }
+            _ => {}
+        }
+        let mut computes = 0;
+        for (branch, record) in record::list(state) {
+            let known = seen.get(&branch).copied();
+            if record.process.is_alive() {
+                computes += 1;
+                seen.insert(branch, record.process.pid);
+            } else if known == Some(record.process.pid) {
+                seen.remove(&branch);
+                let how = if record.phase == Phase::Stopped {
+                    "was stopped"
+                } else {
+                    "died"
+                };
+                progress.note(&format!(
+                    "the compute of branch {branch} (pid {}) {how}; start it with `{}`",
+                    record.process.pid,
+                    app.command(&format!("compute start {branch}"))
+                ));
+                if record.state() == ComputeState::Crashed {
+                    let log = state.compute(&branch).log();
+                    progress.note(&files::last_errors(&log, record.log_from));
+                }
+            }
+        }
+        if !alive && computes == 0 {
+            let on_purpose = now.is_none_or(|r| r.stopped);
+            if on_purpose {
+                return Ok(());
+            }
+            return Err(Failure::new(
+                "nothing runs any more",
+                format!(
+                    "see {} and `{}`",
+                    state.server_log().display(),
+                    app.command("doctor")
+                ),
+            ));
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! A fresh data directory from a base backup.
+
+use anyhow::{Context, Result, bail};
+use std::collections::HashSet;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
+use xylem_proto::control::BaseItem;
+use xylem_proto::control::base_item::Item;
+
+/// Writes base backup items under a data directory that was just made.
+#[derive(Debug)]
+pub struct Materialise<'a> {
+    datadir: &'a Path,
+    directories: HashSet<PathBuf>,
+    log_bytes: Option<u64>,
+}
+
+impl<'a> Materialise<'a> {
+    /// Into the directory `datadir`.
+    pub fn new(datadir: &'a Path) -> Materialise<'a> {
+        Materialise {
+            datadir,
+            directories: HashSet::new(),
+            log_bytes: None,
+        }
+    }
+
+    /// Size of the redo log file, if one came.
+    pub fn log_bytes(&self) -> Option<u64> {
+        self.log_bytes
+    }
+
+    /// Writes one item.
+    ///
+    /// # Errors
+    /// When its path leads elsewhere, or it cannot be written.
+    pub fn take(&mut self, item: BaseItem) -> Result<()> {
+        match item.item {
+            Some(Item::Directory(dir)) => {
+                let path = self.resolve(&dir.path)?;
+                self.directory(&path, mode_or(dir.mode, 0o700))
+            }
+            Some(Item::File(file)) => {
+                let path = self.resolve(&file.path)?;
+                self.file(&path, mode_or(file.mode, 0o660), |out| {
+                    out.write_all_at(&file.data, 0)
+                })
+            }
+            Some(Item::Tablespace(space)) => {
+                let path = self.resolve(&space.path)?;
+                self.file(&path, 0o660, |out| {
+                    out.set_len(space.size)?;
+                    for page in &space.pages {
+                        out.write_all_at(&page.data, page.offset)?;
+                    }
+                    Ok(())
+                })
+            }
+            Some(Item::Log(log)) => {
+                let path = self.datadir.join("ib_logfile0");
+                self.log_bytes = Some(log.size);
+                self.file(&path, 0o660, |out| {
+                    out.write_all_at(&log.data, 0)?;
+                    out.set_len(log.size)
+                })
+            }
+            // A newer server's: what it is for cannot be guessed.
+            None => bail!(
+                "the server sent an item that this version does not know: use the same version of both"
+            ),
+        }
+    }
+
+    /// The place of a relative path; refuses what would lead out of the data
+    /// directory.
+    fn resolve(&self, path: &str) -> Result<PathBuf> {
+        let relative = Path::new(path);
+        let inside = relative
+            .components()
+            .all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+        if path.is_empty() || !inside {
+            bail!("the server sent a file named {path:?}, which is not inside the data directory");
+        }
+        Ok(self.datadir.join(relative))
+    }
+
+    fn directory(&mut self, path: &Path, mode: u32) -> Result<()> {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(path)
+            .with_context(|| format!("cannot make the directory {}", path.display()))?;
+        self.directories.insert(path.to_owned());
+        Ok(())
+    }
+
+    fn file(
+        &mut self,
+        path: &Path,
+        mode: u32,
+        fill: impl FnOnce(&std::fs::File) -> std::io::Result<()>,
+    ) -> Result<()> {
+        if let Some(parent) = path.parent()
+            && parent != self.datadir
+            && !self.directories.contains(parent)
+        {
+            self.directory(parent, 0o700)?;
+        }
+        std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(path)
+            .and_then(|file| fill(&file))
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+fn mode_or(mode: u32, otherwise: u32) -> u32 {
+    if mode & 0o777 == 0 {
+        otherwise
+    } else {
+        mode & 0o777
+    }
+}

@@ -1,0 +1,12 @@
+//! Computes: a mariadbd process on a branch, and its directory.
+
+pub mod base;
+pub mod bootstrap;
+pub mod mycnf;
+pub mod ready;
+pub mod record;
+pub mod start;
+pub mod stop;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+//! `my.cnf`: all of a compute's options in one file.
+
+use anyhow::{Result, bail};
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+/// What varies in a compute's options.
+#[derive(Clone, Debug)]
+pub struct Options<'a> {
+    /// MariaDB's `usr` directory.
+    pub basedir: PathBuf,
+    /// Messages and character sets.
+    pub share: PathBuf,
+    /// Plugins.
+    pub plugin_dir: PathBuf,
+    /// The data directory.
+    pub datadir: PathBuf,
+    /// Temporary files.
+    pub tmpdir: PathBuf,
+    /// The unix socket.
+    pub socket: PathBuf,
+    /// The pid file.
+    pub pid_file: PathBuf,
+    /// The error log.
+    pub log_error: PathBuf,
+    /// Address to listen on.
+    pub bind: IpAddr,
+    /// Port to listen on.
+    pub port: u16,
+    /// This process is root, which mariadbd wants to be told.
+    pub as_root: bool,
+    /// `innodb_buffer_pool_size`.
+    pub buffer_pool: &'a str,
+    /// Size of `ib_logfile0` in bytes; `None` for a new database.
+    pub log_file_bytes: Option<u64>,
+    /// Files with options of the project's people, in order.
+    pub includes: Vec<PathBuf>,
+    /// The branch's place.
+    pub page_server: PageServer<'a>,
+    /// A new database is being made: engines are as the scripts say.
+    pub bootstrap: bool,
+}
+
+/// The options that the storage engine finds its pages with.
+#[derive(Clone, Debug)]
+pub struct PageServer<'a> {
+    /// Where it is.
+    pub host: String,
+    /// Its gRPC port.
+    pub port: u16,
+    /// The branch.
+    pub branch: &'a str,
+    /// The right to write it.
+    pub epoch: u64,
+    /// Where the compute's redo begins.
+    pub start_lsn: u64,
+    /// The token's file, if the server wants one.
+    pub token_file: Option<PathBuf>,
+}
+
+/// The default of `innodb_buffer_pool_size`.
+pub const BUFFER_POOL: &str = "256M";
+
+/// Writes the options down.
+///
+/// What people may change comes first, then their files, and what a compute
+/// cannot be run without last, as the last setting of an option wins.
+///
+/// # Errors
+/// When a path cannot be written in an option file.
+pub fn render(options: &Options<'_>) -> Result<String> {
+    let mut out = String::new();
+    out.push_str(
+        "# Written by xylem at each start of this compute: changes here are lost.\n\
+         # Put your own options into custom.cnf beside this file, or into mariadb.cnf\n\
+         # in the state directory for all computes, under [mariadbd].\n\n[mariadbd]\n",
+    );
+    let tunable: &[(&str, &str)] = &[
+        ("innodb-buffer-pool-size", options.buffer_pool),
+        ("innodb-fast-shutdown", "1"),
+        ("default-storage-engine", "InnoDB"),
+        ("aria-pagecache-buffer-size", "8M"),
+        ("key-buffer-size", "1M"),
+        ("performance-schema", "OFF"),
+        ("character-set-server", "utf8mb4"),
+    ];
+    for (name, value) in tunable {
+        line(&mut out, name, value)?;
+    }
+    if !options.includes.is_empty() {
+        out.push('\n');
+    }
+    for include in &options.includes {
+        // The directive takes the rest of the line as it stands.
+        writeln!(out, "!include {}", plain(include)?)?;
+    }
+
+    out.push_str("\n[mariadbd]\n");
+    let paths = [
+        ("basedir", &options.basedir),
+        ("lc-messages-dir", &options.share),
+        ("plugin-dir", &options.plugin_dir),
+        ("datadir", &options.datadir),
+        ("tmpdir", &options.tmpdir),
+        ("socket", &options.socket),
+        ("pid-file", &options.pid_file),
+        ("log-error", &options.log_error),
+    ];
+    for (name, path) in paths {
+        line(&mut out, name, plain(path)?)?;
+    }
+    line(
+        &mut out,
+        "character-sets-dir",
+        plain(&options.share.join("charsets"))?,
+    )?;
+    line(&mut out, "bind-address", &options.bind.to_string())?;
+    line(&mut out, "port", &options.port.to_string())?;
+    if options.as_root {
+        line(&mut out, "user", "root")?;
+    }
+    out.push_str("skip-name-resolve\nskip-log-bin\n\nignore-builtin-innodb\n");
+    line(&mut out, "plugin-load-add", "ha_innodb.so")?;
+    line(&mut out, "plugin-maturity", "unknown")?;
+    if !options.bootstrap {
+        line(&mut out, "enforce-storage-engine", "InnoDB")?;
+    }
+    if let Some(bytes) = options.log_file_bytes {
+        line(&mut out, "innodb-log-file-size", &bytes.to_string())?;
+    }
+    let fixed = [
+        ("innodb-doublewrite", "OFF"),
+        ("innodb-change-buffering", "none"),
+        ("innodb-buffer-pool-dump-at-shutdown", "OFF"),
+        ("innodb-buffer-pool-load-at-startup", "OFF"),
+    ];
+    for (name, value) in fixed {
+        line(&mut out, name, value)?;
+    }
+    out.push('\n');
+    let page = &options.page_server;
+    line(&mut out, "innodb-page-server-enabled", "ON")?;
+    line(&mut out, "innodb-page-server-address", &page.host)?;
+    line(&mut out, "innodb-page-server-port", &page.port.to_string())?;
+    line(&mut out, "innodb-page-server-branch", page.branch)?;
+    line(
+        &mut out,
+        "innodb-page-server-epoch",
+        &page.epoch.to_string(),
+    )?;
+    line(
+        &mut out,
+        "innodb-page-server-start-lsn",
+        &page.start_lsn.to_string(),
+    )?;
+    if let Some(file) = &page.token_file {
+        line(&mut out, "innodb-page-server-token-file", plain(file)?)?;
+    }
+    Ok(out)
+}
+
+/// Writes options for client programs.
+///
+/// # Errors
+/// When the path cannot be written in an option file.
+pub fn render_client(socket: &Path, port: u16, password: &str) -> Result<String> {
+    let mut out = String::from("# Written by xylem at each start of this compute.\n[client]\n");
+    line(&mut out, "user", "root")?;
+    line(&mut out, "password", password)?;
+    line(&mut out, "socket", plain(socket)?)?;
+    line(&mut out, "port", &port.to_string())?;
+    Ok(out)
+}
+
+/// `name = "value"`: in quotes, as a `#` would begin a comment.
+fn line(out: &mut String, name: &str, value: &str) -> Result<()> {
+    if value.contains(['\n', '\r', '\0']) {
+        bail!("{name}: {value:?} has a line break, which an option file cannot hold");
+    }
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+    writeln!(out, "{name} = \"{value}\"")?;
+    Ok(())
+}
+
+fn plain(path: &Path) -> Result<&str> {
+    match path.to_str() {
+        Some(text) if !text.contains(['\n', '\r']) => Ok(text),
+        _ => bail!("{path:?} cannot be written in an option file: use a path of printable UTF-8"),
+    }
+}

@@ -1,0 +1,131 @@
+//! `compute.json`: what is known of a compute, and the state that follows.
+
+use crate::files;
+use crate::proc::Process;
+use crate::state::{ComputeDir, StateDir};
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use xylem_types::BranchName;
+
+/// A compute as last started here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComputeRecord {
+    /// Its branch.
+    pub branch: String,
+    /// The mariadbd process.
+    #[serde(flatten)]
+    pub process: Process,
+    /// How far it came.
+    pub phase: Phase,
+    /// The address it listens on.
+    pub bind: std::net::IpAddr,
+    /// The address at which this machine reaches it.
+    pub host: String,
+    /// Its TCP port.
+    pub port: u16,
+    /// Its unix socket.
+    pub socket: PathBuf,
+    /// It takes no writes.
+    pub read_only: bool,
+    /// Its right to write the branch.
+    pub epoch: u64,
+    /// Where its redo began.
+    pub start_lsn: u64,
+    /// Where this run's lines begin in `mariadbd.log`, in bytes.
+    pub log_from: u64,
+}
+
+/// How far a compute came, as the commands that handled it know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Started, and not seen ready yet.
+    Starting,
+    /// It has accepted connections.
+    Running,
+    /// Ended on purpose.
+    Stopped,
+}
+
+/// What a compute does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ComputeState {
+    /// Accepts connections.
+    Running,
+    /// Does not accept connections yet.
+    Starting,
+    /// Was ended on purpose.
+    Stopped,
+    /// Ended by itself, or was ended behind our back.
+    Crashed,
+}
+
+impl ComputeState {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ComputeState::Running => "running",
+            ComputeState::Starting => "starting",
+            ComputeState::Stopped => "stopped",
+            ComputeState::Crashed => "crashed",
+        }
+    }
+}
+
+impl ComputeRecord {
+    /// Reads the record in `dir`; `None` when there is none, or half of one.
+    pub fn load(dir: &ComputeDir) -> Option<ComputeRecord> {
+        serde_json::from_slice(&std::fs::read(dir.record_file()).ok()?).ok()
+    }
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, dir: &ComputeDir) -> Result<()> {
+        files::write_atomic(
+            &dir.record_file(),
+            &serde_json::to_vec_pretty(self)?,
+            files::PLAIN,
+        )
+    }
+
+    /// What it does now.
+    pub fn state(&self) -> ComputeState {
+        match (self.process.is_alive(), self.phase) {
+            (true, Phase::Starting) => {
+                // Whoever started it may have been ended while it waited.
+                if super::ready::probe(&self.socket) {
+                    ComputeState::Running
+                } else {
+                    ComputeState::Starting
+                }
+            }
+            (true, _) => ComputeState::Running,
+            (false, Phase::Stopped) => ComputeState::Stopped,
+            (false, _) => ComputeState::Crashed,
+        }
+    }
+}
+
+/// All computes of `state` that were ever started, by branch name.
+pub fn list(state: &StateDir) -> Vec<(BranchName, ComputeRecord)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(state.computes())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let name = entry.file_name();
+        let Some(branch) = name.to_str().and_then(|name| BranchName::parse(name).ok()) else {
+            continue;
+        };
+        if let Some(record) = ComputeRecord::load(&state.compute(&branch)) {
+            found.push((branch, record));
+        }
+    }
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    found
+}

@@ -1,0 +1,319 @@
+//! Options, scripts and data directories of computes.
+
+use super::base::Materialise;
+use super::bootstrap::{accounts_sql, in_innodb};
+use super::mycnf::{Options, PageServer, render, render_client};
+use super::ready;
+use crate::project::Accounts;
+use std::io::Write;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use xylem_proto::control::base_item::Item;
+use xylem_proto::control::{BaseItem, Directory, FilePage, LogFile, SideFile, Tablespace};
+
+fn options() -> Options<'static> {
+    Options {
+        basedir: "/h/mariadb/usr".into(),
+        share: "/h/mariadb/usr/share/mysql".into(),
+        plugin_dir: "/h/lib/plugin".into(),
+        datadir: "/s/computes/main/data".into(),
+        tmpdir: "/s/computes/main/tmp".into(),
+        socket: "/s/computes/main/mysql.sock".into(),
+        pid_file: "/s/computes/main/mariadbd.pid".into(),
+        log_error: "/s/computes/main/mariadbd.log".into(),
+        bind: "127.0.0.1".parse().unwrap(),
+        port: 3306,
+        as_root: false,
+        buffer_pool: "256M",
+        log_file_bytes: Some(4096 * 1024),
+        includes: Vec::new(),
+        page_server: PageServer {
+            host: "127.0.0.1".to_owned(),
+            port: 8080,
+            branch: "main",
+            epoch: 3,
+            start_lsn: 54321,
+            token_file: None,
+        },
+        bootstrap: false,
+    }
+}
+
+fn has(text: &str, line: &str) -> bool {
+    text.lines().any(|l| l == line)
+}
+
+#[test]
+fn options_are_all_there() {
+    let text = render(&options()).unwrap();
+    for line in [
+        "basedir = \"/h/mariadb/usr\"",
+        "lc-messages-dir = \"/h/mariadb/usr/share/mysql\"",
+        "character-sets-dir = \"/h/mariadb/usr/share/mysql/charsets\"",
+        "plugin-dir = \"/h/lib/plugin\"",
+        "datadir = \"/s/computes/main/data\"",
+        "tmpdir = \"/s/computes/main/tmp\"",
+        "socket = \"/s/computes/main/mysql.sock\"",
+        "port = \"3306\"",
+        "bind-address = \"127.0.0.1\"",
+        "ignore-builtin-innodb",
+        "plugin-load-add = \"ha_innodb.so\"",
+        "plugin-maturity = \"unknown\"",
+        "enforce-storage-engine = \"InnoDB\"",
+        "skip-name-resolve",
+        "skip-log-bin",
+        "innodb-log-file-size = \"4194304\"",
+        "innodb-doublewrite = \"OFF\"",
+        "innodb-change-buffering = \"none\"",
+        "innodb-buffer-pool-size = \"256M\"",
+        "innodb-page-server-enabled = \"ON\"",
+        "innodb-page-server-address = \"127.0.0.1\"",
+        "innodb-page-server-port = \"8080\"",
+        "innodb-page-server-branch = \"main\"",
+        "innodb-page-server-epoch = \"3\"",
+        "innodb-page-server-start-lsn = \"54321\"",
+    ] {
+        assert!(has(&text, line), "{line} is missing in\n{text}");
+    }
+    assert!(!text.contains("token-file"));
+    assert!(!has(&text, "user = \"root\""));
+}
+
+#[test]
+fn options_that_vary() {
+    let mut options = options();
+    options.as_root = true;
+    options.bootstrap = true;
+    options.log_file_bytes = None;
+    options.page_server.token_file = Some("/s/token".into());
+    let text = render(&options).unwrap();
+    assert!(has(&text, "user = \"root\""));
+    assert!(has(&text, "innodb-page-server-token-file = \"/s/token\""));
+    assert!(!text.contains("enforce-storage-engine"));
+    assert!(!text.contains("innodb-log-file-size"));
+}
+
+#[test]
+fn what_people_wrote_cannot_unhinge_a_compute() {
+    let mut options = options();
+    options.includes = vec![
+        "/s/mariadb.cnf".into(),
+        "/s/computes/main/custom.cnf".into(),
+    ];
+    let text = render(&options).unwrap();
+    let at = |needle: &str| {
+        text.find(needle)
+            .unwrap_or_else(|| panic!("{needle} is missing"))
+    };
+    assert!(at("innodb-buffer-pool-size") < at("!include /s/mariadb.cnf"));
+    assert!(at("!include /s/mariadb.cnf") < at("!include /s/computes/main/custom.cnf"));
+    let rest = &text[at("custom.cnf\n")..];
+    for last in [
+        "[mariadbd]",
+        "datadir",
+        "innodb-page-server-epoch",
+        "innodb-doublewrite",
+    ] {
+        assert!(rest.contains(last), "{last} can be overridden");
+    }
+}
+
+#[test]
+fn odd_paths_are_quoted_or_refused() {
+    let mut options = options();
+    options.datadir = "/a b/#1/\"q\"\\x".into();
+    assert!(has(
+        &render(&options).unwrap(),
+        r#"datadir = "/a b/#1/\"q\"\\x""#
+    ));
+    options.datadir = "/a\nskip-grant-tables".into();
+    assert!(render(&options).is_err());
+}
+
+#[test]
+fn clients_get_the_password_from_a_file() {
+    let text = render_client(Path::new("/s/mysql.sock"), 3307, "pa#ss").unwrap();
+    assert!(text.contains("[client]"));
+    assert!(has(&text, "password = \"pa#ss\""));
+    assert!(has(&text, "socket = \"/s/mysql.sock\""));
+    assert!(has(&text, "port = \"3307\""));
+}
+
+#[test]
+fn aria_tables_become_innodb() {
+    let before = "CREATE TABLE a (x int) engine=Aria transactional=1 CHARACTER SET utf8mb3;\n\
+        create table b (y int) ENGINE = Aria;\n\
+        set default_storage_engine=Aria;\n\
+        SET @innodb_or_aria=IF(@have_innodb <> 0, 'InnoDB', 'Aria');\n";
+    let after = in_innodb(before);
+    assert_eq!(
+        after,
+        "CREATE TABLE a (x int) engine=InnoDB STATS_PERSISTENT=0  CHARACTER SET utf8mb3;\n\
+        create table b (y int) ENGINE=InnoDB STATS_PERSISTENT=0;\n\
+        set default_storage_engine=InnoDB;\n\
+        SET @innodb_or_aria=IF(@have_innodb <> 0, 'InnoDB', 'Aria');\n"
+    );
+}
+
+#[test]
+fn foreign_keys_of_the_help_tables_go() {
+    let before = "CREATE TABLE help_relation ( help_topic_id int not null references help_topic, \
+        k int not null references help_keyword, References_priv enum('N','Y'))";
+    assert_eq!(
+        in_innodb(before),
+        "CREATE TABLE help_relation ( help_topic_id int not null, k int not null, References_priv enum('N','Y'))"
+    );
+}
+
+#[test]
+fn other_engines_stay() {
+    for text in [
+        "CREATE TABLE l (x int) engine=CSV CHARACTER SET utf8mb3",
+        "select count(engine) from engines where engine='INNODB'",
+        "SELECT support FROM engines WHERE engine = 'CSV'",
+        "where engine != 'PERFORMANCE_SCHEMA'",
+        ") ENGINE=INNODB STATS_PERSISTENT=0",
+        "engine",
+        "engine=",
+        "naïve ünïcode engine",
+        "",
+    ] {
+        assert_eq!(in_innodb(text), text);
+    }
+}
+
+#[test]
+fn root_gets_its_password_where_it_may_log_in() {
+    let local = accounts_sql("secret", Accounts::Local);
+    for host in ["localhost", "127.0.0.1", "::1"] {
+        assert!(
+            local.contains(&format!(
+                "ALTER USER 'root'@'{host}' IDENTIFIED BY 'secret';"
+            )),
+            "{local}"
+        );
+    }
+    assert!(!local.contains("'root'@'%'"));
+    assert!(accounts_sql("secret", Accounts::Any).contains("'root'@'%'"));
+    assert!(accounts_sql("it's", Accounts::Local).contains(r"'it\'s'"));
+    // One statement a line: the init file is read so.
+    assert!(local.lines().all(|line| line.ends_with(';')));
+}
+
+fn item(item: Item) -> BaseItem {
+    BaseItem { item: Some(item) }
+}
+
+fn side_file(path: &str) -> BaseItem {
+    item(Item::File(SideFile {
+        path: path.to_owned(),
+        mode: 0o640,
+        data: b"frm".as_slice().into(),
+    }))
+}
+
+#[test]
+fn a_base_backup_becomes_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut base = Materialise::new(dir.path());
+    let page = FilePage {
+        offset: 16384,
+        data: vec![7; 16384].into(),
+    };
+    let items = [
+        item(Item::Directory(Directory {
+            path: "db".to_owned(),
+            mode: 0o700,
+        })),
+        side_file("db/t.frm"),
+        side_file("not/announced/t.frm"),
+        item(Item::Tablespace(Tablespace {
+            path: "./ibdata1".to_owned(),
+            size: 1 << 30,
+            pages: vec![page],
+            ..Tablespace::default()
+        })),
+        item(Item::Log(LogFile {
+            data: vec![1; 512].into(),
+            size: 64 << 20,
+        })),
+    ];
+    for item in items {
+        base.take(item).unwrap();
+    }
+    assert_eq!(base.log_bytes(), Some(64 << 20));
+    assert_eq!(std::fs::read(dir.path().join("db/t.frm")).unwrap(), b"frm");
+    assert!(dir.path().join("not/announced/t.frm").exists());
+    let space = std::fs::metadata(dir.path().join("ibdata1")).unwrap();
+    assert_eq!(space.len(), 1 << 30);
+    assert!(
+        std::os::unix::fs::MetadataExt::blocks(&space) * 512 < 1 << 20,
+        "it is not sparse"
+    );
+    let log = std::fs::read(dir.path().join("ib_logfile0")).unwrap();
+    assert_eq!((log.len(), log[511], log[512]), (64 << 20, 1, 0));
+}
+
+#[test]
+fn files_outside_the_data_directory_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let mut base = Materialise::new(&data);
+    for path in ["../x", "/tmp/x", "a/../../x", ""] {
+        assert!(base.take(side_file(path)).is_err(), "{path:?} was written");
+    }
+    assert!(base.take(BaseItem { item: None }).is_err());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+fn greeter(greeting: &'static [u8]) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = stream.unwrap().write_all(greeting);
+        }
+    });
+    (dir, path)
+}
+
+#[test]
+fn only_a_greeting_says_ready() {
+    let (_a, greets) = greeter(b"\x5a\x00\x00\x00\x0a10.11.18-MariaDB");
+    assert!(ready::probe(&greets));
+    let (_b, refuses) = greeter(b"\x20\x00\x00\x00\xff\x10\x04Too many");
+    assert!(ready::probe(&refuses));
+    let (_c, speaks_otherwise) = greeter(b"HTTP/1.1 400 Bad Request");
+    assert!(!ready::probe(&speaks_otherwise));
+    let (_d, hangs_up) = greeter(b"");
+    assert!(!ready::probe(&hangs_up));
+    assert!(!ready::probe(Path::new("/nowhere")));
+}
+
+#[tokio::test]
+async fn a_process_that_dies_is_noticed_with_its_last_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    std::fs::write(&log, "[Note] begins\n[ERROR] no such option\n").unwrap();
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    let process = crate::proc::Process::find(child.id()).unwrap();
+    child.wait().unwrap();
+    let error = ready::wait(process, &dir.path().join("s"), &log, 0)
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("[ERROR] no such option"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn waiting_ends_with_the_greeting() {
+    let (_dir, socket) = greeter(b"\x5a\x00\x00\x00\x0a10.11.18-MariaDB");
+    let me = crate::proc::Process::find(std::process::id()).unwrap();
+    ready::wait(me, &socket, Path::new("/nowhere"), 0)
+        .await
+        .unwrap();
+}

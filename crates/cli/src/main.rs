@@ -1,0 +1,7 @@
+//! The `xylem` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    xylem_cli::main()
+}

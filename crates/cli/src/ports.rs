@@ -1,0 +1,136 @@
+//! TCP ports: which are free, which to take, and who has one.
+
+use crate::failure::Failure;
+use anyhow::Result;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+
+/// How many ports after the wanted one are tried.
+const TRIES: u16 = 200;
+
+/// A port to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The port.
+    pub port: u16,
+    /// The one that would have been taken, had it been free.
+    pub instead_of: Option<u16>,
+}
+
+/// Whether `port` can be listened on at `address` now.
+pub fn is_free(address: IpAddr, port: u16) -> bool {
+    TcpListener::bind(SocketAddr::new(address, port)).is_ok()
+}
+
+/// A port for `what`. An `explicit` one must be free; else the first free one
+/// from `preferred` on is taken that is not in `avoid`.
+///
+/// # Errors
+/// When the explicit port is taken, or no free one is found.
+pub fn choose(
+    what: &str,
+    flag: &str,
+    address: IpAddr,
+    explicit: Option<u16>,
+    preferred: u16,
+    avoid: &[u16],
+) -> Result<Choice> {
+    if let Some(port) = explicit {
+        if is_free(address, port) {
+            return Ok(Choice {
+                port,
+                instead_of: None,
+            });
+        }
+        let owner = owner(port).map_or_else(String::new, |owner| format!(" by {owner}"));
+        return Err(Failure::new(
+            format!("port {port}, given for {what}, is taken on {address}{owner}"),
+            format!(
+                "give another one with {flag}, or stop what listens there (`ss -ltnp 'sport = :{port}'` shows it)"
+            ),
+        ));
+    }
+    let free = (preferred..=preferred.saturating_add(TRIES))
+        .find(|port| !avoid.contains(port) && is_free(address, *port));
+    match free {
+        Some(port) => Ok(Choice {
+            port,
+            instead_of: (port != preferred).then_some(preferred),
+        }),
+        None => Err(Failure::new(
+            format!(
+                "no free port for {what} on {address} from {preferred} to {}",
+                preferred.saturating_add(TRIES)
+            ),
+            format!("give one with {flag}, or check that {address} is an address of this machine"),
+        )),
+    }
+}
+
+/// Who listens on a port, as far as this user may know: `mariadbd (pid 17)`.
+pub fn owner(port: u16) -> Option<String> {
+    let mut inodes = Vec::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        if let Ok(text) = std::fs::read_to_string(table) {
+            inodes.extend(listening_inodes(&text, port));
+        }
+    }
+    let wanted: Vec<String> = inodes
+        .iter()
+        .map(|inode| format!("socket:[{inode}]"))
+        .collect();
+    if wanted.is_empty() {
+        return None;
+    }
+    for process in std::fs::read_dir("/proc").ok()?.flatten() {
+        let Some(pid) = process
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        let Ok(files) = std::fs::read_dir(process.path().join("fd")) else {
+            continue;
+        };
+        let has = files.flatten().any(|file| {
+            std::fs::read_link(file.path()).is_ok_and(|target| {
+                wanted
+                    .iter()
+                    .any(|name| target.as_os_str() == name.as_str())
+            })
+        });
+        if has {
+            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            return Some(format!("{} (pid {pid})", name.trim()));
+        }
+    }
+    None
+}
+
+/// The socket inodes that listen on `port`, from the text of `/proc/net/tcp`.
+pub fn listening_inodes(table: &str, port: u16) -> Vec<u64> {
+    let suffix = format!(":{port:04X}");
+    table
+        .lines()
+        .skip(1)
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+            let listens = fields.get(3) == Some(&"0A");
+            let here = fields.get(1).is_some_and(|local| local.ends_with(&suffix));
+            if listens && here {
+                fields.get(9)?.parse().ok()
+            } else {
+                None
+            }
+        })
+        .collect()
+}
+
+/// The address at which a local client reaches a listener on `bind`.
+pub fn reachable(bind: IpAddr) -> IpAddr {
+    match bind {
+        IpAddr::V4(v4) if v4.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(v6) if v6.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
+        other => other,
+    }
+}

@@ -1,0 +1,132 @@
+//! `project.toml`: what was settled for a project, for later starts.
+
+use crate::files;
+use crate::state::StateDir;
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// The ports that are tried first.
+pub const MYSQL_PORT: u16 = 3306;
+/// The server's gRPC port.
+pub const GRPC_PORT: u16 = 8080;
+/// The server's HTTP port.
+pub const HTTP_PORT: u16 = 8081;
+
+/// A project's settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Project {
+    /// When it was made, RFC 3339.
+    pub created: String,
+    /// The address computes listen on.
+    #[serde(default = "loopback")]
+    pub bind: IpAddr,
+    /// Where layers go; absent: the server's data directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_store: Option<String>,
+    /// The server's memory budget, as given to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
+    /// `innodb_buffer_pool_size` of computes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub buffer_pool: Option<String>,
+    /// Further arguments of mariadbd.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mariadbd_args: Vec<String>,
+    /// From where `root` can log in so far.
+    #[serde(default)]
+    pub accounts: Accounts,
+    /// The first branch is being filled. Left over after a crash it says that
+    /// the project is half made.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub half_made: bool,
+    /// The ports in use.
+    #[serde(default)]
+    pub ports: Ports,
+}
+
+/// From where the account `root`, with the project's password, can log in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accounts {
+    /// No password was set yet, so from nowhere.
+    #[default]
+    None,
+    /// From this machine.
+    Local,
+    /// From everywhere.
+    Any,
+}
+
+/// The ports of a project. `None`: not chosen yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ports {
+    /// The compute of `main`.
+    #[serde(default)]
+    pub mysql: Option<u16>,
+    /// The server's gRPC.
+    #[serde(default)]
+    pub grpc: Option<u16>,
+    /// The server's HTTP.
+    #[serde(default)]
+    pub http: Option<u16>,
+}
+
+fn loopback() -> IpAddr {
+    Ipv4Addr::LOCALHOST.into()
+}
+
+impl Project {
+    /// One made now.
+    pub fn new() -> Project {
+        Project {
+            created: jiff::Timestamp::now()
+                .strftime("%Y-%m-%dT%H:%M:%SZ")
+                .to_string(),
+            bind: loopback(),
+            object_store: None,
+            memory: None,
+            buffer_pool: None,
+            mariadbd_args: Vec::new(),
+            accounts: Accounts::None,
+            half_made: false,
+            ports: Ports::default(),
+        }
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When the file is not there, cannot be read or says nonsense.
+    pub fn load(state: &StateDir) -> Result<Project> {
+        state.require_project()?;
+        let path = state.project_file();
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("{} cannot be understood", path.display()))
+    }
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, state: &StateDir) -> Result<()> {
+        let text = toml::to_string(self).context("cannot express the project's settings")?;
+        files::write_durable(&state.project_file(), text.as_bytes(), files::PLAIN)
+    }
+
+    /// What the accounts must be for the address that computes listen on.
+    pub fn accounts_wanted(&self) -> Accounts {
+        if self.bind.is_loopback() {
+            Accounts::Local
+        } else {
+            Accounts::Any
+        }
+    }
+}
+
+impl Default for Project {
+    fn default() -> Project {
+        Project::new()
+    }
+}

@@ -1,0 +1,251 @@
+//! The documents that commands print: their fields are relied on by scripts.
+
+use crate::compute::record::{self, ComputeRecord, ComputeState};
+use crate::control::Control;
+use crate::project::Project;
+use crate::state::{ServerRecord, StateDir};
+use serde::Serialize;
+use std::path::PathBuf;
+use xylem_proto::control::{Branch, StatusResponse};
+use xylem_types::BranchName;
+
+/// `xylem status`
+#[derive(Debug, Serialize)]
+pub struct StatusReport {
+    /// The state directory.
+    pub dir: PathBuf,
+    /// The server.
+    pub server: ServerReport,
+    /// As `branch ls`; empty while the server does not run.
+    pub branches: Vec<BranchReport>,
+    /// As `compute ls`.
+    pub computes: Vec<ComputeReport>,
+    /// URL of the store of layers.
+    pub object_store: Option<String>,
+}
+
+/// The server.
+#[derive(Debug, Serialize)]
+pub struct ServerReport {
+    /// `host:port` of gRPC.
+    pub grpc: Option<String>,
+    /// `host:port` of HTTP.
+    pub http: Option<String>,
+    /// Its process, while it runs.
+    pub pid: Option<u32>,
+    /// `starting`, `ready`, `stopping`; `unreachable` when its process runs
+    /// and does not answer; `stopped`; `crashed`.
+    pub state: String,
+    /// Its version, when it answers.
+    pub version: Option<String>,
+    /// Memory in use for pages, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Most memory it uses for pages, in bytes.
+    pub memory_budget_bytes: Option<u64>,
+}
+
+/// A branch.
+#[derive(Debug, Serialize)]
+pub struct BranchReport {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub id: String,
+    /// The branch it left.
+    pub ancestor: Option<String>,
+    /// Where it left it; 0 without an ancestor.
+    pub ancestor_lsn: u64,
+    /// The end of its durable log.
+    pub last_lsn: u64,
+    /// RFC 3339.
+    pub created_at: String,
+    /// The newest right to write it.
+    pub epoch: u64,
+    /// What page reads can see.
+    pub applied_lsn: u64,
+    /// How far page reads are behind the log, in bytes.
+    pub lag_bytes: u64,
+    /// Its log, in bytes.
+    pub log_bytes: u64,
+    /// Its layers, in bytes.
+    pub layer_bytes: u64,
+}
+
+/// A compute.
+#[derive(Debug, Serialize)]
+pub struct ComputeReport {
+    /// Its branch.
+    pub branch: String,
+    /// What it does.
+    pub state: ComputeState,
+    /// The address at which this machine reaches it.
+    pub host: String,
+    /// Its TCP port.
+    pub port: u16,
+    /// Its unix socket.
+    pub socket: PathBuf,
+    /// The account to log in as.
+    pub user: &'static str,
+    /// File that holds that account's password.
+    pub password_file: PathBuf,
+    /// The compute's directory.
+    pub dir: PathBuf,
+    /// Its process, while it runs.
+    pub pid: Option<u32>,
+    /// It takes no writes.
+    pub read_only: bool,
+    /// The end of its branch's durable log; unknown while the server does not
+    /// answer.
+    pub lsn: Option<u64>,
+    /// Its right to write the branch.
+    pub epoch: u64,
+    /// Where its redo began.
+    pub start_lsn: u64,
+}
+
+impl From<Branch> for BranchReport {
+    fn from(branch: Branch) -> BranchReport {
+        BranchReport {
+            ancestor: Some(branch.ancestor).filter(|name| !name.is_empty()),
+            ancestor_lsn: branch.ancestor_lsn,
+            last_lsn: branch.last_lsn,
+            created_at: branch.created_at,
+            epoch: branch.epoch,
+            applied_lsn: branch.applied_lsn,
+            lag_bytes: branch.last_lsn.saturating_sub(branch.applied_lsn),
+            log_bytes: branch.log_bytes,
+            layer_bytes: branch.layer_bytes,
+            name: branch.name,
+            id: branch.id,
+        }
+    }
+}
+
+impl ComputeReport {
+    /// The compute of `branch`.
+    pub fn new(
+        state: &StateDir,
+        branch: &BranchName,
+        record: &ComputeRecord,
+        branches: &[BranchReport],
+    ) -> ComputeReport {
+        let now = record.state();
+        let alive = matches!(now, ComputeState::Running | ComputeState::Starting);
+        ComputeReport {
+            branch: record.branch.clone(),
+            state: now,
+            host: record.host.clone(),
+            port: record.port,
+            socket: record.socket.clone(),
+            user: "root",
+            password_file: state.password_file(),
+            dir: state.compute(branch).root().to_owned(),
+            pid: alive.then_some(record.process.pid),
+            read_only: record.read_only,
+            lsn: branches
+                .iter()
+                .find(|b| b.name == branch.as_str())
+                .map(|b| b.last_lsn),
+            epoch: record.epoch,
+            start_lsn: record.start_lsn,
+        }
+    }
+}
+
+/// What can be learned from a server that may not run.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// The record of it.
+    pub record: Option<ServerRecord>,
+    /// What it says, when it answers.
+    pub status: Option<StatusResponse>,
+    /// Its branches, when it answers.
+    pub branches: Vec<BranchReport>,
+    /// Why it does not answer although it runs.
+    pub trouble: Option<anyhow::Error>,
+}
+
+/// Asks the server, if it runs.
+pub async fn look(state: &StateDir) -> Seen {
+    let mut seen = Seen {
+        record: state.server_record(),
+        ..Seen::default()
+    };
+    let Some(record) = seen.record.as_ref().filter(|r| r.process.is_alive()) else {
+        return seen;
+    };
+    let asked = async {
+        let control = Control::connect(&record.grpc, state.token()?.as_deref()).await?;
+        let status = control.status().await?;
+        // A server that still opens its branches cannot list them.
+        let branches = if status.state == "ready" {
+            control.branches().await?
+        } else {
+            Vec::new()
+        };
+        anyhow::Ok((status, branches))
+    };
+    match asked.await {
+        Ok((status, branches)) => {
+            seen.status = Some(status);
+            seen.branches = branches.into_iter().map(BranchReport::from).collect();
+        }
+        Err(error) => seen.trouble = Some(error),
+    }
+    seen
+}
+
+impl ServerReport {
+    /// The server, as seen.
+    pub fn new(seen: &Seen) -> ServerReport {
+        let alive = seen.record.as_ref().is_some_and(|r| r.process.is_alive());
+        let state = match (&seen.status, &seen.record) {
+            (Some(status), _) => status.state.clone(),
+            (None, Some(_)) if alive => "unreachable".to_owned(),
+            (None, Some(record)) if !record.stopped => "crashed".to_owned(),
+            _ => "stopped".to_owned(),
+        };
+        ServerReport {
+            grpc: seen.record.as_ref().map(|r| r.grpc.clone()),
+            http: seen.record.as_ref().map(|r| r.http.clone()),
+            pid: seen
+                .record
+                .as_ref()
+                .filter(|_| alive)
+                .map(|r| r.process.pid),
+            state,
+            version: seen.status.as_ref().map(|s| s.version.clone()),
+            memory_bytes: seen.status.as_ref().map(|s| s.memory_bytes),
+            memory_budget_bytes: seen.status.as_ref().map(|s| s.memory_budget_bytes),
+        }
+    }
+}
+
+impl StatusReport {
+    /// Everything, as it is now.
+    pub async fn gather(state: &StateDir) -> StatusReport {
+        let seen = look(state).await;
+        let computes = computes(state, &seen.branches);
+        let object_store = match &seen.status {
+            Some(status) => Some(status.object_store.clone()),
+            None => Project::load(state)
+                .ok()
+                .and_then(|project| project.object_store),
+        };
+        StatusReport {
+            dir: state.root().to_owned(),
+            server: ServerReport::new(&seen),
+            branches: seen.branches,
+            computes,
+            object_store,
+        }
+    }
+}
+
+/// All computes.
+pub fn computes(state: &StateDir, branches: &[BranchReport]) -> Vec<ComputeReport> {
+    let list = record::list(state);
+    list.iter()
+        .map(|(branch, record)| ComputeReport::new(state, branch, record, branches))
+        .collect()
+}

@@ -1,0 +1,286 @@
+//! The server process: starting, waiting, stopping.
+
+use crate::compute::ready::died;
+use crate::compute::start::put_aside;
+use crate::control::Control;
+use crate::failure::Failure;
+use crate::files;
+use crate::home::Home;
+use crate::ports;
+use crate::proc::{Detached, Process};
+use crate::progress::Progress;
+use crate::project::{self, Project};
+use crate::state::{ServerRecord, StateDir};
+use anyhow::{Context, Result};
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+/// Where the server listens: computes on this machine reach it, others must
+/// not without a token. `xylem server` by itself can do otherwise.
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// How long the server may take to open its branches.
+const READY_LIMIT: Duration = Duration::from_secs(600);
+
+/// How long the server may take to stop by itself.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// Ports given on the command line.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WantedPorts {
+    /// gRPC.
+    pub grpc: Option<u16>,
+    /// HTTP.
+    pub http: Option<u16>,
+}
+
+/// A server that is ready.
+#[derive(Debug)]
+pub struct Running {
+    /// Where it is.
+    pub record: ServerRecord,
+    /// A connection to it.
+    pub control: Control,
+}
+
+/// Starts the server unless it runs, and waits until it is ready. The caller
+/// holds the lock.
+///
+/// # Errors
+/// When a given port is taken, or the server ends.
+pub async fn ensure(
+    state: &StateDir,
+    home: &Home,
+    project: &mut Project,
+    wanted: WantedPorts,
+    progress: &Progress,
+) -> Result<Running> {
+    if let Some(record) = state.server_record().filter(|r| r.process.is_alive()) {
+        check_wanted(&record, wanted)?;
+        return wait_ready(state, record, progress).await;
+    }
+    prepare(state, home, project, progress).await?;
+    let kept = project.ports;
+    let grpc = ports::choose(
+        "the server's gRPC",
+        "--grpc-port",
+        ADDRESS,
+        wanted.grpc,
+        kept.grpc.unwrap_or(project::GRPC_PORT),
+        &[
+            Some(project::HTTP_PORT).filter(|_| kept.grpc.is_none()),
+            kept.http,
+            kept.mysql,
+            wanted.http,
+        ]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>(),
+    )?;
+    let http = ports::choose(
+        "the server's HTTP",
+        "--http-port",
+        ADDRESS,
+        wanted.http,
+        kept.http.unwrap_or(project::HTTP_PORT),
+        &[Some(grpc.port), kept.mysql]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>(),
+    )?;
+    if grpc.port == http.port {
+        return Err(Failure::usage(
+            format!("gRPC and HTTP cannot both have port {}", grpc.port),
+            "give --grpc-port and --http-port different ports",
+        ));
+    }
+    for (what, choice) in [("gRPC", grpc), ("HTTP", http)] {
+        if let Some(taken) = choice.instead_of {
+            progress.note(&format!(
+                "port {taken} is taken: the server's {what} uses {}",
+                choice.port
+            ));
+        }
+    }
+    progress.say("starting the server".to_owned());
+    let record = spawn(state, project, grpc.port, http.port)?;
+    let running = wait_ready(state, record, progress).await?;
+    if project.ports.grpc != Some(grpc.port) || project.ports.http != Some(http.port) {
+        project.ports.grpc = Some(grpc.port);
+        project.ports.http = Some(http.port);
+        project.save(state)?;
+    }
+    Ok(running)
+}
+
+fn check_wanted(record: &ServerRecord, wanted: WantedPorts) -> Result<()> {
+    for (what, address, port) in [
+        ("gRPC", &record.grpc, wanted.grpc),
+        ("HTTP", &record.http, wanted.http),
+    ] {
+        if let Some(port) = port
+            && !address.ends_with(&format!(":{port}"))
+        {
+            return Err(Failure::new(
+                format!("the server runs already, its {what} on {address} and not on port {port}"),
+                "stop it first: `xylem down`",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Puts the server's data directory into place before its first start.
+async fn prepare(
+    state: &StateDir,
+    home: &Home,
+    project: &mut Project,
+    progress: &Progress,
+) -> Result<()> {
+    let data = state.server_data();
+    if project.half_made {
+        // A bootstrap was cut short: nobody has used this project yet.
+        progress
+            .note("an earlier start was cut short before the project was ready: making it anew");
+        if project.object_store.is_some() {
+            return Err(Failure::new(
+                "the project was only half made, and part of it is in the object store",
+                format!(
+                    "begin anew: remove {} and what is in the object store",
+                    state.root().display()
+                ),
+            ));
+        }
+        files::remove_tree(&data)?;
+        files::remove_tree(&state.computes())?;
+        project.half_made = false;
+        project.save(state)?;
+    }
+    // A template's layers are beside it, not in another store.
+    let Some(template) = home.template().filter(|_| project.object_store.is_none()) else {
+        return Ok(());
+    };
+    if data.join(xylem_server::project::FILE).exists() {
+        return Ok(());
+    }
+    progress.say("making the project from the template".to_owned());
+    let now = jiff::Timestamp::now();
+    let id: u128 = rand::random();
+    tokio::task::spawn_blocking(move || {
+        xylem_server::project::create_from_template(&template, &data, now, id)
+    })
+    .await
+    .context("making the project from the template")?
+    .context("cannot make the project from the template")?;
+    Ok(())
+}
+
+fn spawn(state: &StateDir, project: &Project, grpc: u16, http: u16) -> Result<ServerRecord> {
+    files::make_private_dir(&state.server_data())?;
+    let me = std::env::current_exe().context("cannot find this program's own file")?;
+    let grpc = format!("{ADDRESS}:{grpc}");
+    let http = format!("{ADDRESS}:{http}");
+    let mut args: Vec<OsString> = vec!["server".into()];
+    let mut option = |name: &str, value: OsString| args.extend([name.into(), value]);
+    option("--data-dir", state.server_data().into());
+    option("--grpc-listen", grpc.clone().into());
+    option("--http-listen", http.clone().into());
+    if let Some(url) = &project.object_store {
+        option("--object-store", url.into());
+    }
+    if let Some(memory) = &project.memory {
+        option("--memory", memory.into());
+    }
+    if state.token_file().exists() {
+        option("--token-file", state.token_file().into());
+    }
+    put_aside(&state.server_log());
+    let log_from = files::length_of(&state.server_log());
+    let process: Process = Detached {
+        program: &me,
+        args,
+        // A log file is no terminal.
+        envs: vec![("NO_COLOR".to_owned(), "1".into())],
+        log: &state.server_log(),
+        cwd: state.root(),
+    }
+    .spawn()?;
+    let record = ServerRecord {
+        process,
+        grpc,
+        http,
+        stopped: false,
+        log_from,
+    };
+    state.set_server_record(&record)?;
+    Ok(record)
+}
+
+/// Waits until the server says it is ready.
+async fn wait_ready(
+    state: &StateDir,
+    record: ServerRecord,
+    progress: &Progress,
+) -> Result<Running> {
+    let begin = Instant::now();
+    let token = state.token()?;
+    loop {
+        let answer = async {
+            let control = Control::connect(&record.grpc, token.as_deref()).await?;
+            let status = control.status().await?;
+            anyhow::Ok((control, status.state))
+        };
+        let trouble = match answer.await {
+            Ok((control, state)) if state == "ready" => return Ok(Running { record, control }),
+            Ok((_, state)) => anyhow::anyhow!("the server says it is {state:?}"),
+            Err(error) => error,
+        };
+        if !record.process.is_alive() {
+            return Err(died(
+                "the server ended before it was ready",
+                &state.server_log(),
+                record.log_from,
+            ));
+        }
+        if begin.elapsed() > READY_LIMIT {
+            return Err(trouble.context(format!(
+                "the server is not ready after {} s",
+                READY_LIMIT.as_secs()
+            )));
+        }
+        if begin.elapsed() > Duration::from_secs(2) {
+            progress.say("waiting for the server".to_owned());
+        }
+        tokio::time::sleep(Duration::from_millis(4)).await;
+    }
+}
+
+/// Stops the server. False when it did not run.
+///
+/// # Errors
+/// When it cannot be signalled, or does not go.
+pub async fn stop(state: &StateDir) -> Result<bool> {
+    let Some(record) = state.server_record() else {
+        return Ok(false);
+    };
+    let ran = record.process.is_alive();
+    // Before the signal, so that who watches does not take it for a crash.
+    state.set_server_record(&ServerRecord {
+        stopped: true,
+        ..record.clone()
+    })?;
+    let escalated = || {
+        eprintln!(
+            "the server (pid {}) did not end in {} s: ending it by force (its log is durable; the next start takes longer)",
+            record.process.pid,
+            STOP_LIMIT.as_secs()
+        );
+    };
+    record
+        .process
+        .stop(STOP_LIMIT, escalated)
+        .await
+        .context("cannot stop the server")?;
+    Ok(ran)
+}

@@ -1,0 +1,357 @@
+//! The state directory: what lies where, and the lock on it.
+
+use crate::failure::Failure;
+use crate::files;
+use crate::proc::Process;
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::fs::{File, TryLockError};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use xylem_types::BranchName;
+
+/// Environment variable that names the state directory.
+pub const VARIABLE: &str = "XYLEM_DIR";
+
+/// Longest path of a unix socket: `sockaddr_un.sun_path` less its final zero.
+pub const SOCKET_PATH_MAX: usize = 107;
+
+/// A project's state directory.
+#[derive(Clone, Debug)]
+pub struct StateDir {
+    root: PathBuf,
+}
+
+/// The server process, as `server.json` keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerRecord {
+    /// The process.
+    #[serde(flatten)]
+    pub process: Process,
+    /// Where it serves pages and control, `host:port`.
+    pub grpc: String,
+    /// Where it serves metrics and health, `host:port`.
+    pub http: String,
+    /// It was ended on purpose.
+    #[serde(default)]
+    pub stopped: bool,
+    /// Where this run's lines begin in `server.log`, in bytes.
+    #[serde(default)]
+    pub log_from: u64,
+}
+
+impl StateDir {
+    /// The directory that was asked for (`--dir` or `XYLEM_DIR`), else
+    /// `./.xylem`. It need not be there.
+    ///
+    /// # Errors
+    /// When the current directory cannot be told.
+    pub fn find(asked: Option<&Path>) -> Result<StateDir> {
+        let path = asked
+            .filter(|p| !p.as_os_str().is_empty())
+            .unwrap_or(Path::new(".xylem"));
+        let path = match std::fs::canonicalize(path) {
+            Ok(path) => path,
+            Err(_) => std::path::absolute(path).context("cannot tell the current directory")?,
+        };
+        Ok(StateDir { root: path })
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Makes it, for its owner only.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn create(&mut self) -> Result<()> {
+        files::make_private_dir(&self.root)?;
+        self.root = std::fs::canonicalize(&self.root)
+            .with_context(|| format!("cannot resolve {}", self.root.display()))?;
+        Ok(())
+    }
+
+    /// Whether a project was made here.
+    pub fn has_project(&self) -> bool {
+        self.project_file().exists()
+    }
+
+    /// Checks that a project was made here.
+    ///
+    /// # Errors
+    /// When none was.
+    pub fn require_project(&self) -> Result<()> {
+        if self.has_project() {
+            return Ok(());
+        }
+        Err(Failure::new(
+            format!("there is no project in {}", self.root.display()),
+            format!("make one with `xylem up`, or name another directory with --dir or {VARIABLE}"),
+        ))
+    }
+
+    /// Settings of the project.
+    pub fn project_file(&self) -> PathBuf {
+        self.root.join("project.toml")
+    }
+    /// The server's data directory.
+    pub fn server_data(&self) -> PathBuf {
+        self.root.join("server")
+    }
+    /// The server process.
+    pub fn server_file(&self) -> PathBuf {
+        self.root.join("server.json")
+    }
+    /// The server's output.
+    pub fn server_log(&self) -> PathBuf {
+        self.root.join("server.log")
+    }
+    /// The password of the database account `root`.
+    pub fn password_file(&self) -> PathBuf {
+        self.root.join("root.password")
+    }
+    /// The token that the server asks for; only if people put one there.
+    pub fn token_file(&self) -> PathBuf {
+        self.root.join("token")
+    }
+    /// Options for every compute, written by people.
+    pub fn custom_cnf(&self) -> PathBuf {
+        self.root.join("mariadb.cnf")
+    }
+    /// All computes.
+    pub fn computes(&self) -> PathBuf {
+        self.root.join("computes")
+    }
+    /// One compute.
+    pub fn compute(&self, branch: &BranchName) -> ComputeDir {
+        ComputeDir {
+            root: self.computes().join(branch.as_str()),
+        }
+    }
+
+    /// The server as last recorded.
+    pub fn server_record(&self) -> Option<ServerRecord> {
+        serde_json::from_slice(&std::fs::read(self.server_file()).ok()?).ok()
+    }
+
+    /// Records the server.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn set_server_record(&self, record: &ServerRecord) -> Result<()> {
+        files::write_atomic(
+            &self.server_file(),
+            &serde_json::to_vec_pretty(record)?,
+            files::PLAIN,
+        )
+    }
+
+    /// The token, if there is one.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn token(&self) -> Result<Option<String>> {
+        read_secret(&self.token_file())
+    }
+
+    /// The password of `root`, if one was made.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn password(&self) -> Result<Option<String>> {
+        read_secret(&self.password_file())
+    }
+
+    /// The password of `root`; made now when there is none.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn make_password(&self) -> Result<String> {
+        if let Some(password) = self.password()? {
+            return Ok(password);
+        }
+        use rand::Rng;
+        let password: String = rand::rng()
+            .sample_iter(rand::distr::Alphanumeric)
+            .take(32)
+            .map(char::from)
+            .collect();
+        files::write_durable(
+            &self.password_file(),
+            format!("{password}\n").as_bytes(),
+            files::SECRET,
+        )?;
+        Ok(password)
+    }
+
+    /// Waits for the sole right to change things here.
+    ///
+    /// # Errors
+    /// When another command keeps it for longer than `limit`.
+    pub async fn lock(&self, limit: Duration) -> Result<Lock> {
+        let path = self.root.join("lock");
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        let begin = Instant::now();
+        let mut told = false;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::Error(e)) => {
+                    return Err(e).with_context(|| format!("cannot lock {}", path.display()));
+                }
+                Err(TryLockError::WouldBlock) => {}
+            }
+            let holder = std::fs::read_to_string(&path).unwrap_or_default();
+            let holder = holder.trim();
+            if begin.elapsed() > limit {
+                return Err(Failure::new(
+                    format!(
+                        "another xylem command ({holder}) is still changing things in {}",
+                        self.root.display()
+                    ),
+                    "wait for it, or end it if it hangs",
+                ));
+            }
+            if begin.elapsed() > Duration::from_secs(1) && !told {
+                told = true;
+                eprintln!("waiting for another xylem command ({holder})");
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        file.set_len(0)
+            .and_then(|()| writeln!(file, "pid {}", std::process::id()))
+            .ok();
+        Ok(Lock { _file: file })
+    }
+}
+
+/// The sole right to change things in a state directory, until dropped.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+fn read_secret(path: &Path) -> Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.trim().to_owned()).filter(|t| !t.is_empty())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// One compute's directory.
+#[derive(Clone, Debug)]
+pub struct ComputeDir {
+    root: PathBuf,
+}
+
+impl ComputeDir {
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+    /// What is known of the compute.
+    pub fn record_file(&self) -> PathBuf {
+        self.root.join("compute.json")
+    }
+    /// MariaDB's data directory: made anew at each start.
+    pub fn data(&self) -> PathBuf {
+        self.root.join("data")
+    }
+    /// MariaDB's temporary files.
+    pub fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+    /// MariaDB's options, written at each start.
+    pub fn my_cnf(&self) -> PathBuf {
+        self.root.join("my.cnf")
+    }
+    /// Options that people wrote for this compute.
+    pub fn custom_cnf(&self) -> PathBuf {
+        self.root.join("custom.cnf")
+    }
+    /// Options for client programs, with the password.
+    pub fn client_cnf(&self) -> PathBuf {
+        self.root.join("client.cnf")
+    }
+    /// SQL for one start, with the password; removed when it has run.
+    pub fn init_sql(&self) -> PathBuf {
+        self.root.join("init.sql")
+    }
+    /// The SQL that fills an empty branch.
+    pub fn bootstrap_sql(&self) -> PathBuf {
+        self.root.join("bootstrap.sql")
+    }
+    /// MariaDB's error log.
+    pub fn log(&self) -> PathBuf {
+        self.root.join("mariadbd.log")
+    }
+    /// MariaDB's pid file.
+    pub fn pid_file(&self) -> PathBuf {
+        self.root.join("mariadbd.pid")
+    }
+
+    /// Where the unix socket goes. Beside the rest if that path is short
+    /// enough for a socket, else in a private directory that is.
+    ///
+    /// # Errors
+    /// When that directory cannot be made, or is not ours.
+    pub fn socket(&self) -> Result<PathBuf> {
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        socket_path(&self.root, runtime.as_deref())
+    }
+}
+
+/// See [`ComputeDir::socket`]; `runtime` is `$XDG_RUNTIME_DIR`.
+///
+/// # Errors
+/// When the short directory cannot be made, or is not ours.
+pub fn socket_path(dir: &Path, runtime: Option<&Path>) -> Result<PathBuf> {
+    let beside = dir.join("mysql.sock");
+    if fits(&beside) {
+        return Ok(beside);
+    }
+    let name = format!("{:016x}.sock", fnv1a(dir.as_os_str().as_encoded_bytes()));
+    let user = rustix::process::geteuid().as_raw();
+    let runtime = runtime.filter(|dir| dir.is_absolute() && dir.is_dir());
+    let in_runtime = runtime
+        .map(|dir| dir.join("xylem"))
+        .filter(|dir| fits(&dir.join(&name)));
+    let private = in_runtime.unwrap_or_else(|| PathBuf::from(format!("/tmp/xylem-{user}")));
+    files::make_private_dir(&private)?;
+    // Anybody may have made this name in /tmp before us.
+    let meta = std::fs::symlink_metadata(&private)
+        .with_context(|| format!("cannot look at {}", private.display()))?;
+    if !meta.is_dir() || meta.uid() != user || meta.mode() & 0o077 != 0 {
+        return Err(Failure::new(
+            format!(
+                "{} is not a directory that only you can enter",
+                private.display()
+            ),
+            "remove it, or use a state directory with a shorter path, so that the socket can lie there",
+        ));
+    }
+    Ok(private.join(name))
+}
+
+fn fits(path: &Path) -> bool {
+    path.as_os_str().len() <= SOCKET_PATH_MAX
+}
+
+/// FNV-1a, 64 bits: the same path gives the same name in every version.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}

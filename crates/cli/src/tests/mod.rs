@@ -1,0 +1,9 @@
+//! Tests of what needs no server and no database.
+
+mod args;
+mod files;
+mod output;
+mod ports;
+mod proc;
+mod report;
+mod state;

@@ -1,0 +1,89 @@
+//! Choosing ports.
+
+use crate::failure::describe;
+use crate::ports::{choose, is_free, listening_inodes, owner, reachable};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+
+const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+fn taken() -> (TcpListener, u16) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+#[test]
+fn a_default_that_is_taken_moves_on() {
+    let (_listener, port) = taken();
+    assert!(!is_free(LOCAL, port));
+    let choice = choose("x", "--port", LOCAL, None, port, &[]).unwrap();
+    assert!(choice.port > port);
+    assert_eq!(choice.instead_of, Some(port));
+}
+
+#[test]
+fn a_default_that_is_free_is_taken_unless_to_be_avoided() {
+    // Another test may take the port in between: more than once is unlikely.
+    let found = (0..5).any(|_| {
+        let (listener, port) = taken();
+        drop(listener);
+        let choice = choose("x", "--port", LOCAL, None, port, &[]).unwrap();
+        (choice.port, choice.instead_of) == (port, None)
+    });
+    assert!(found);
+    let (listener, port) = taken();
+    drop(listener);
+    let choice = choose("x", "--port", LOCAL, None, port, &[port]).unwrap();
+    assert_ne!(choice.port, port);
+}
+
+#[test]
+fn an_explicit_port_that_is_taken_is_an_error_with_its_owner() {
+    let (_listener, port) = taken();
+    let error = choose("the thing", "--port", LOCAL, Some(port), 1, &[]).unwrap_err();
+    let text = describe(&error);
+    assert!(
+        text.contains(&format!("port {port}")) && text.contains("the thing"),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!("pid {}", std::process::id())),
+        "{text}"
+    );
+    assert!(text.contains("--port"), "{text}");
+}
+
+#[test]
+fn the_owner_of_a_port_is_found() {
+    let (listener, port) = taken();
+    assert!(
+        owner(port)
+            .unwrap()
+            .contains(&format!("pid {}", std::process::id()))
+    );
+    drop(listener);
+    assert_eq!(owner(port), None);
+}
+
+#[test]
+fn only_listeners_on_the_very_port_count() {
+    let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
+        0: 0100007F:0CEA 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 4711 1 0\n\
+        1: 0100007F:0CEA 0100007F:9999 01 00000000:00000000 00:00000000 00000000  0 0 4712 1 0\n\
+        2: 0100007F:0CEB 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 4713 1 0\n";
+    assert_eq!(listening_inodes(table, 3306), [4711]);
+    assert_eq!(listening_inodes(table, 1), [] as [u64; 0]);
+}
+
+#[test]
+fn a_wildcard_is_reached_on_loopback() {
+    assert_eq!(reachable("0.0.0.0".parse().unwrap()), LOCAL);
+    assert_eq!(
+        reachable("::".parse().unwrap()),
+        "::1".parse::<IpAddr>().unwrap()
+    );
+    assert_eq!(
+        reachable("10.1.2.3".parse().unwrap()),
+        "10.1.2.3".parse::<IpAddr>().unwrap()
+    );
+}

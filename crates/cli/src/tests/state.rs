@@ -1,0 +1,153 @@
+//! The state directory: names, secrets, lock, settings.
+
+use crate::files;
+use crate::proc::Process;
+use crate::project::{Accounts, Project};
+use crate::state::{SOCKET_PATH_MAX, ServerRecord, StateDir, socket_path};
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+use xylem_types::BranchName;
+
+fn state() -> (tempfile::TempDir, StateDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = StateDir::find(Some(&dir.path().join("s"))).unwrap();
+    state.create().unwrap();
+    (dir, state)
+}
+
+#[test]
+fn only_the_owner_enters() {
+    let (_dir, state) = state();
+    assert_eq!(files::mode_of(state.root()), Some(0o700));
+}
+
+#[test]
+fn without_a_project_commands_say_what_to_do() {
+    let (_dir, state) = state();
+    let text = crate::failure::describe(&state.require_project().unwrap_err());
+    assert!(
+        text.contains("xylem up") && text.contains("--dir"),
+        "{text}"
+    );
+    assert!(Project::load(&state).is_err());
+}
+
+#[test]
+fn the_password_is_made_once_and_secret() {
+    let (_dir, state) = state();
+    assert_eq!(state.password().unwrap(), None);
+    let password = state.make_password().unwrap();
+    assert_eq!(password.len(), 32);
+    assert!(password.bytes().all(|b| b.is_ascii_alphanumeric()));
+    assert_eq!(state.make_password().unwrap(), password);
+    assert_eq!(files::mode_of(&state.password_file()), Some(0o600));
+}
+
+#[test]
+fn settings_come_back() {
+    let (_dir, state) = state();
+    let mut project = Project::new();
+    project.save(&state).unwrap();
+    assert_eq!(Project::load(&state).unwrap(), project);
+    project.bind = "0.0.0.0".parse().unwrap();
+    project.ports.mysql = Some(3310);
+    project.mariadbd_args = vec!["--a=\"b\"".to_owned()];
+    project.accounts = Accounts::Local;
+    project.half_made = true;
+    project.save(&state).unwrap();
+    assert_eq!(Project::load(&state).unwrap(), project);
+    assert!(project.accounts < project.accounts_wanted());
+}
+
+#[test]
+fn a_server_record_comes_back() {
+    let (_dir, state) = state();
+    assert_eq!(state.server_record(), None);
+    let record = ServerRecord {
+        process: Process {
+            pid: 7,
+            start_time: 8,
+        },
+        grpc: "127.0.0.1:8080".to_owned(),
+        http: "127.0.0.1:8081".to_owned(),
+        stopped: false,
+        log_from: 9,
+    };
+    state.set_server_record(&record).unwrap();
+    assert_eq!(state.server_record(), Some(record));
+    let json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(state.server_file()).unwrap()).unwrap();
+    assert_eq!(json["pid"], 7);
+    std::fs::write(state.server_file(), "{").unwrap();
+    assert_eq!(state.server_record(), None);
+}
+
+#[tokio::test]
+async fn one_command_at_a_time() {
+    let (_dir, state) = state();
+    let lock = state.lock(Duration::ZERO).await.unwrap();
+    let text = crate::failure::describe(&state.lock(Duration::from_millis(30)).await.unwrap_err());
+    assert!(
+        text.contains(&format!("pid {}", std::process::id())),
+        "{text}"
+    );
+    drop(lock);
+    state.lock(Duration::ZERO).await.unwrap();
+}
+
+#[test]
+fn a_short_path_keeps_its_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(
+        socket_path(dir.path(), None).unwrap(),
+        dir.path().join("mysql.sock")
+    );
+}
+
+#[test]
+fn a_long_path_gets_a_socket_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = dir.path().join("x".repeat(SOCKET_PATH_MAX));
+    let runtime = dir.path().join("run");
+    std::fs::create_dir(&runtime).unwrap();
+    let socket = socket_path(&long, Some(&runtime)).unwrap();
+    assert!(socket.starts_with(runtime.join("xylem")));
+    assert!(socket.as_os_str().len() <= SOCKET_PATH_MAX);
+    assert_eq!(files::mode_of(socket.parent().unwrap()), Some(0o700));
+    assert_eq!(
+        socket_path(&long, Some(&runtime)).unwrap(),
+        socket,
+        "not the same the next time"
+    );
+    assert_ne!(
+        socket_path(&long.join("y"), Some(&runtime)).unwrap(),
+        socket
+    );
+    let fallback = socket_path(&long, None).unwrap();
+    assert!(fallback.starts_with("/tmp"));
+}
+
+#[test]
+fn a_socket_directory_that_others_enter_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = dir.path().join("x".repeat(SOCKET_PATH_MAX));
+    let private = dir.path().join("xylem");
+    std::fs::create_dir(&private).unwrap();
+    std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o755)).unwrap();
+    assert!(socket_path(&long, Some(dir.path())).is_err());
+}
+
+#[test]
+fn the_longest_path_that_fits_is_kept() {
+    let base = "/".to_owned() + &"d".repeat(SOCKET_PATH_MAX - "/mysql.sock".len() - 1);
+    let base = std::path::Path::new(&base);
+    assert_eq!(socket_path(base, None).unwrap(), base.join("mysql.sock"));
+}
+
+#[test]
+fn computes_lie_by_branch() {
+    let (_dir, state) = state();
+    let dir = state.compute(&BranchName::main());
+    assert_eq!(dir.root(), state.root().join("computes/main"));
+    assert_eq!(dir.data(), state.root().join("computes/main/data"));
+}
