@@ -1,0 +1,101 @@
+/*****************************************************************************
+
+InnoDB on a page server: this server keeps no data of its own.
+
+With innodb_page_server_enabled=ON, persistent pages are read from a page
+server, what InnoDB would write to ib_logfile0 is streamed to it, and flushing
+a dirty page sends nothing: the page server makes the page from the redo. The
+few places in InnoDB that touch files call the functions declared here.
+
+SPDX-License-Identifier: GPL-2.0-or-later
+
+*****************************************************************************/
+
+#pragma once
+
+#include "univ.i"
+#include "buf0types.h"
+#include "db0err.h"
+#include "log0types.h"
+
+struct fil_space_t;
+struct st_mysql_show_var;
+namespace tpool { struct aiocb; }
+
+namespace page_server
+{
+/** innodb_page_server_enabled */
+extern my_bool enabled;
+/** innodb_page_server_address */
+extern char *address;
+/** innodb_page_server_port */
+extern uint port;
+/** innodb_page_server_branch */
+extern char *branch;
+/** innodb_page_server_epoch */
+extern ulonglong epoch;
+/** innodb_page_server_start_lsn */
+extern ulonglong start_lsn;
+/** innodb_page_server_token_file; the token itself is never shown */
+extern char *token_file;
+/** innodb_page_server_connections */
+extern uint connections;
+/** innodb_page_server_connect_timeout, in milliseconds */
+extern uint connect_timeout;
+/** innodb_page_server_request_timeout, in milliseconds */
+extern uint request_timeout;
+/** innodb_page_server_retry_limit, in seconds */
+extern uint retry_limit;
+/** innodb_page_server_queue_size, in bytes */
+extern ulonglong queue_size;
+
+/** Check the settings, adjust those of InnoDB that must follow, and connect.
+@return whether InnoDB can start */
+bool start() noexcept;
+
+/** Send what is queued, wait until it is durable, disconnect. */
+void stop() noexcept;
+
+/** @return whether the pages of a tablespace live on the page server */
+bool serves(const fil_space_t &space) noexcept;
+
+/** Read a page and wait for it.
+@param id    page identifier
+@param buf   frame
+@param len   physical page size
+@return error code */
+dberr_t read(page_id_t id, void *buf, size_t len) noexcept;
+
+/** Start reading a page; cb->m_callback will be executed in srv_thread_pool.
+@param cb    asynchronous request: m_buffer, m_len, m_callback are set
+@param id    page identifier
+@return whether the request was accepted */
+bool read_async(tpool::aiocb *cb, page_id_t id) noexcept;
+
+/** Note that a dirty page is about to be called clean: when it is read again,
+it must show at least this LSN. That LSN is durable.
+@param id   page identifier
+@param lsn  FIL_PAGE_LSN */
+void note_clean(page_id_t id, lsn_t lsn) noexcept;
+
+/** Stream redo log. Does not return if the log service cannot take it.
+@param lsn   log sequence number of the first byte
+@param data  log records
+@param size  number of bytes */
+void stream_redo(lsn_t lsn, const byte *data, size_t size) noexcept;
+
+/** Wait until redo log is durable. Does not return if it cannot become so.
+@param lsn   log sequence number */
+void wait_durable(lsn_t lsn) noexcept;
+
+/** Make a data file that is about to be opened for the first time: a sparse
+file that contains what InnoDB reads past the buffer pool.
+@param path  file name */
+void materialise(const char *path) noexcept;
+
+/** Update the values behind status_variables. */
+void refresh_status() noexcept;
+
+/** Innodb_page_server_% */
+extern st_mysql_show_var status_variables[];
+}

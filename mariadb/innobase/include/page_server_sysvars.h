@@ -1,0 +1,95 @@
+/*****************************************************************************
+
+The system variables innodb_page_server_%; included by ha_innodb.cc only.
+
+SPDX-License-Identifier: GPL-2.0-or-later
+
+*****************************************************************************/
+
+#pragma once
+
+#include "page_server.h"
+
+void page_server_update_timeouts(THD *, st_mysql_sys_var *, void *var,
+                                 const void *save);
+
+static MYSQL_SYSVAR_BOOL(page_server_enabled, page_server::enabled,
+  PLUGIN_VAR_OPCMDARG | PLUGIN_VAR_READONLY,
+  "Keep no data on this server: read pages from a Xylem page server and"
+  " stream redo to it",
+  nullptr, nullptr, FALSE);
+
+static MYSQL_SYSVAR_STR(page_server_address, page_server::address,
+  PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
+  "Host name or address of the page server",
+  nullptr, nullptr, "127.0.0.1");
+
+static MYSQL_SYSVAR_UINT(page_server_port, page_server::port,
+  PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
+  "TCP port of the page server",
+  nullptr, nullptr, 8080, 1, 65535, 0);
+
+static MYSQL_SYSVAR_STR(page_server_branch, page_server::branch,
+  PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
+  "Branch that this server reads and writes",
+  nullptr, nullptr, "main");
+
+static MYSQL_SYSVAR_ULONGLONG(page_server_epoch, page_server::epoch,
+  PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
+  "Epoch that attaching to the branch gave this server; the branch's newest"
+  " epoch alone may write it",
+  nullptr, nullptr, 0, 0, ~0ULL, 0);
+
+static MYSQL_SYSVAR_ULONGLONG(page_server_start_lsn, page_server::start_lsn,
+  PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
+  "Log sequence number at which this server's own redo begins, as attaching"
+  " to the branch gave it",
+  nullptr, nullptr, 0, 0, ~0ULL, 0);
+
+static MYSQL_SYSVAR_STR(page_server_token_file, page_server::token_file,
+  PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
+  "File that holds the project's token, if the page server wants one",
+  nullptr, nullptr, nullptr);
+
+static MYSQL_SYSVAR_UINT(page_server_connections, page_server::connections,
+  PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
+  "Number of connections for page reads",
+  nullptr, nullptr, 2, 1, 64, 0);
+
+static MYSQL_SYSVAR_UINT(page_server_connect_timeout,
+  page_server::connect_timeout,
+  PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
+  "Milliseconds that one attempt to connect may take",
+  nullptr, nullptr, 2000, 1, 600000, 0);
+
+static MYSQL_SYSVAR_UINT(page_server_request_timeout,
+  page_server::request_timeout,
+  PLUGIN_VAR_RQCMDARG,
+  "Milliseconds that one attempt at a request may take before it is retried",
+  nullptr, page_server_update_timeouts, 10000, 1, 3600000, 0);
+
+static MYSQL_SYSVAR_UINT(page_server_retry_limit, page_server::retry_limit,
+  PLUGIN_VAR_RQCMDARG,
+  "Seconds for which reads and commits wait for a page server that cannot be"
+  " reached; then reads fail and a server with redo to send stops",
+  nullptr, page_server_update_timeouts, 300, 1, 86400, 0);
+
+static MYSQL_SYSVAR_ULONGLONG(page_server_queue_size,
+  page_server::queue_size,
+  PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
+  "Bytes of redo that may wait to become durable; writers wait beyond that",
+  nullptr, nullptr, 64ULL << 20, 4ULL << 20, 16ULL << 30, 0);
+
+#define PAGE_SERVER_SYSTEM_VARIABLES \
+  MYSQL_SYSVAR(page_server_enabled), \
+  MYSQL_SYSVAR(page_server_address), \
+  MYSQL_SYSVAR(page_server_port), \
+  MYSQL_SYSVAR(page_server_branch), \
+  MYSQL_SYSVAR(page_server_epoch), \
+  MYSQL_SYSVAR(page_server_start_lsn), \
+  MYSQL_SYSVAR(page_server_token_file), \
+  MYSQL_SYSVAR(page_server_connections), \
+  MYSQL_SYSVAR(page_server_connect_timeout), \
+  MYSQL_SYSVAR(page_server_request_timeout), \
+  MYSQL_SYSVAR(page_server_retry_limit), \
+  MYSQL_SYSVAR(page_server_queue_size)

@@ -1,0 +1,401 @@
+/*****************************************************************************
+
+InnoDB's side of libxylem_client: settings, page reads, redo, status.
+
+libxylem_client.so is preloaded into the server process, because it also sees
+the files that MariaDB keeps beside InnoDB. Its functions are looked up when
+the feature is switched on, so that this plugin loads without it.
+
+SPDX-License-Identifier: GPL-2.0-or-later
+
+*****************************************************************************/
+
+#include "page_server.h"
+#include "buf0buf.h"
+#include "fil0fil.h"
+#include "log0log.h"
+#include "os0file.h"
+#include "srv0srv.h"
+#include "ut0byte.h"
+#include <mysql/plugin.h>
+#include <mysqld_error.h>
+#include "log.h"
+#include "tpool.h"
+#include "xylem_client.h"
+#include <atomic>
+#include <dlfcn.h>
+#include <string>
+
+extern tpool::thread_pool *srv_thread_pool;
+
+namespace page_server
+{
+my_bool enabled;
+char *address;
+uint port;
+char *branch;
+ulonglong epoch;
+ulonglong start_lsn;
+char *token_file;
+uint connections;
+uint connect_timeout;
+uint request_timeout;
+uint retry_limit;
+ulonglong queue_size;
+
+namespace
+{
+/** The functions of libxylem_client.so */
+struct
+{
+#define CLIENT_FUNCTION(name) decltype(&xylem_ ## name) name
+  CLIENT_FUNCTION(init);
+  CLIENT_FUNCTION(shutdown);
+  CLIENT_FUNCTION(set_timeouts);
+  CLIENT_FUNCTION(get_page);
+  CLIENT_FUNCTION(get_page_async);
+  CLIENT_FUNCTION(stream_wal);
+  CLIENT_FUNCTION(wait_durable);
+  CLIENT_FUNCTION(materialise_tablespace);
+  CLIENT_FUNCTION(get_stats);
+  CLIENT_FUNCTION(last_error);
+#undef CLIENT_FUNCTION
+} client;
+
+/** Whether start() succeeded and stop() was not called */
+bool connected;
+
+/** Behind status_variables */
+xylem_stats stats;
+char last_error[512];
+
+/** LSNs at which pages were last called clean. A page's slot is found by
+hashing; pages that share one share the largest LSN, which can only make the
+page server wait for redo that is durable anyway. 2 MiB, whatever the size of
+the database. */
+constexpr size_t CLEAN_LSN_SLOTS{1U << 18};
+std::atomic<lsn_t> clean_lsn[CLEAN_LSN_SLOTS];
+
+std::atomic<lsn_t> &clean_lsn_of(page_id_t id) noexcept
+{
+  /* Fibonacci hashing: consecutive pages spread over the table. */
+  return clean_lsn[(id.raw() * 0x9e3779b97f4a7c15ULL) >>
+                   (64 - 18)];
+}
+
+template<typename F> bool look_up(F &function, const char *name) noexcept
+{
+  function= reinterpret_cast<F>(dlsym(RTLD_DEFAULT, name));
+  if (function)
+    return true;
+  sql_print_error("InnoDB: innodb_page_server_enabled=ON needs"
+                  " libxylem_client.so to be preloaded (LD_PRELOAD) into this"
+                  " process: %s was not found", name);
+  return false;
+}
+
+bool look_up_all() noexcept
+{
+#define LOOK_UP(name) look_up(client.name, "xylem_" #name)
+  return LOOK_UP(init) && LOOK_UP(shutdown) && LOOK_UP(set_timeouts) &&
+    LOOK_UP(get_page) && LOOK_UP(get_page_async) && LOOK_UP(stream_wal) &&
+    LOOK_UP(wait_durable) && LOOK_UP(materialise_tablespace) &&
+    LOOK_UP(get_stats) && LOOK_UP(last_error);
+#undef LOOK_UP
+}
+
+/** Refuse what would break the promise that the page server has everything.
+@return whether the settings can work */
+bool check_settings() noexcept
+{
+  bool ok{true};
+  const auto refuse= [&ok](const char *what, const char *why)
+  {
+    sql_print_error("InnoDB: innodb_page_server_enabled=ON cannot work with"
+                    " %s: %s", what, why);
+    ok= false;
+  };
+
+  if (srv_encrypt_log)
+    refuse("innodb_encrypt_log=ON",
+           "the page server must read the redo log; set it OFF and encrypt"
+           " the page server's disks instead");
+  if (srv_encrypt_tables)
+    refuse("innodb_encrypt_tables",
+           "pages are encrypted when they are written to files, and none"
+           " are; set it OFF and encrypt the page server's disks instead");
+  if (srv_force_recovery >= SRV_FORCE_NO_LOG_REDO)
+    refuse("innodb_force_recovery=6", "it ignores the redo log; use 5 or less");
+  if (srv_operation != SRV_OPERATION_NORMAL)
+    refuse("mariadb-backup", "there are no data files to copy");
+  if (!srv_read_only_mode && !epoch)
+    refuse("innodb_page_server_epoch=0",
+           "writing a branch needs the epoch that attaching to it gave; start"
+           " the server with \"xylem compute start\"");
+  return ok;
+}
+
+/** Adjust settings that have only one sensible value here. */
+void adjust_settings() noexcept
+{
+  /* Pages are not written, so they cannot be torn. */
+  srv_use_doublewrite_buf= false;
+
+  /* The file stands for a position, not for a capacity: what set its size is
+  the attach, and InnoDB must not try to resize it. */
+  struct stat st;
+  if (!stat(get_log_file_path().c_str(), &st) && st.st_size > 0)
+    srv_log_file_size= ulonglong(st.st_size);
+}
+
+/** @return the token, or an empty string; ok is cleared on error */
+std::string read_token(bool &ok)
+{
+  std::string token;
+  if (!token_file || !*token_file)
+    return token;
+  FILE *f= fopen(token_file, "r");
+  if (!f)
+  {
+    sql_print_error("InnoDB: Cannot open innodb_page_server_token_file=%s: %s",
+                    token_file, strerror(errno));
+    ok= false;
+    return token;
+  }
+  char buf[1024];
+  if (fgets(buf, sizeof buf, f))
+    token.assign(buf, strcspn(buf, "\r\n"));
+  fclose(f);
+  if (token.empty())
+  {
+    sql_print_error("InnoDB: innodb_page_server_token_file=%s is empty",
+                    token_file);
+    ok= false;
+  }
+  return token;
+}
+
+/** The redo log cannot go on. Nothing after the last acknowledged commit may
+be seen to succeed, and this server holds nothing that another one needs: end
+at once, without a core dump.
+@param what    what was tried
+@param status  what came of it */
+[[noreturn]] ATTRIBUTE_COLD void give_up(const char *what, int status) noexcept
+{
+  char detail[512];
+  client.last_error(detail, sizeof detail);
+  if (status == XYLEM_FENCED)
+    sql_print_error("[FATAL] InnoDB: branch '%s' was taken over by a newer"
+                    " server (%s). This server stops; what it had not"
+                    " acknowledged is not in the branch.", branch, detail);
+  else
+    sql_print_error("[FATAL] InnoDB: %s failed: %s. This server stops; every"
+                    " acknowledged commit is on the page server. Start it"
+                    " again when the page server at %s:%u is back.",
+                    what, detail, address, port);
+  fflush(stderr);
+  _exit(3);
+}
+} // namespace
+
+bool start() noexcept
+{
+  if (!look_up_all() || !check_settings())
+    return false;
+
+  bool ok{true};
+  const std::string token{read_token(ok)};
+  if (!ok)
+    return false;
+
+  adjust_settings();
+
+  char datadir[PATH_MAX];
+  if (!realpath(fil_path_to_mysql_datadir, datadir))
+  {
+    sql_print_error("InnoDB: Cannot resolve the data directory %s: %s",
+                    fil_path_to_mysql_datadir, strerror(errno));
+    return false;
+  }
+
+  xylem_config config= {};
+  config.address= address;
+  config.port= uint16_t(port);
+  config.branch= branch;
+  config.epoch= epoch;
+  config.token= token.empty() ? nullptr : token.c_str();
+  config.datadir= datadir;
+  config.start_lsn= start_lsn;
+  config.connections= connections;
+  config.connect_timeout_ms= connect_timeout;
+  config.request_timeout_ms= request_timeout;
+  config.retry_limit_ms= retry_limit * 1000;
+  config.queue_bytes= queue_size;
+
+  char error[512];
+  if (client.init(&config, error, sizeof error))
+  {
+    sql_print_error("InnoDB: Cannot use the page server at %s:%u: %s",
+                    address, port, error);
+    return false;
+  }
+
+  connected= true;
+  sql_print_information("InnoDB: Pages and redo of branch '%s' live on the page"
+                        " server at %s:%u; epoch %llu, start LSN %llu",
+                        branch, address, port, epoch, start_lsn);
+  return true;
+}
+
+void stop() noexcept
+{
+  if (!connected)
+    return;
+  connected= false;
+  client.shutdown();
+}
+
+bool serves(const fil_space_t &space) noexcept
+{
+  return enabled && !space.is_temporary() && !space.is_being_imported();
+}
+
+/** @return the InnoDB error code for a status of the client library */
+static dberr_t to_dberr(int status, page_id_t id, void *buf, size_t len)
+  noexcept
+{
+  switch (status) {
+  case XYLEM_OK:
+    return DB_SUCCESS;
+  case XYLEM_NOT_FOUND:
+    /* Read-ahead may ask for what lies beyond the end, and a file that was
+    extended but not written reads as zeros on a local disk, too. */
+    memset(buf, 0, len);
+    return DB_SUCCESS;
+  case XYLEM_CORRUPT:
+    sql_print_error("InnoDB: The page server reports page [page id: space="
+                    UINT32PF ", page number=" UINT32PF "] as corrupted",
+                    id.space(), id.page_no());
+    return DB_PAGE_CORRUPTED;
+  default:
+    return DB_IO_ERROR;
+  }
+}
+
+dberr_t read(page_id_t id, void *buf, size_t len) noexcept
+{
+  const lsn_t lsn{clean_lsn_of(id).load(std::memory_order_acquire)};
+  return to_dberr(client.get_page(id.space(), id.page_no(), lsn, buf, len),
+                  id, buf, len);
+}
+
+/** Completion of an asynchronous read, on a thread of the client library:
+only hand over, because completion may itself need pages. */
+static void read_done(void *context, int status)
+{
+  tpool::aiocb *cb= static_cast<tpool::aiocb*>(context);
+  const page_id_t id{cb->m_offset};
+  switch (to_dberr(status, id, cb->m_buffer, cb->m_len)) {
+  case DB_SUCCESS:
+    cb->m_err= 0;
+    cb->m_ret_len= cb->m_len;
+    break;
+  default:
+    cb->m_err= EIO;
+    cb->m_ret_len= 0;
+  }
+  srv_thread_pool->submit_task(&cb->m_internal_task);
+}
+
+bool read_async(tpool::aiocb *cb, page_id_t id) noexcept
+{
+  /* There is no file position: let m_offset carry the page identifier. */
+  cb->m_offset= id.raw();
+  cb->m_internal_task.m_func= cb->m_callback;
+  cb->m_internal_task.m_arg= cb;
+  cb->m_internal_task.m_group= cb->m_group;
+  const lsn_t lsn{clean_lsn_of(id).load(std::memory_order_acquire)};
+  return client.get_page_async(id.space(), id.page_no(), lsn, cb->m_buffer,
+                               cb->m_len, read_done, cb) == XYLEM_OK;
+}
+
+void note_clean(page_id_t id, lsn_t lsn) noexcept
+{
+  std::atomic<lsn_t> &slot= clean_lsn_of(id);
+  lsn_t old{slot.load(std::memory_order_relaxed)};
+  while (old < lsn &&
+         !slot.compare_exchange_weak(old, lsn, std::memory_order_release,
+                                     std::memory_order_relaxed));
+}
+
+void stream_redo(lsn_t lsn, const byte *data, size_t size) noexcept
+{
+  if (int status= client.stream_wal(lsn, data, size))
+    give_up("streaming redo", status);
+}
+
+void wait_durable(lsn_t lsn) noexcept
+{
+  if (int status= client.wait_durable(lsn))
+    give_up("making redo durable", status);
+}
+
+void materialise(const char *path) noexcept
+{
+  if (!connected || !access(path, F_OK) || errno != ENOENT)
+    return;
+  const size_t len{strlen(path)};
+  if (len < 4 || memcmp(path + len - 4, ".ibd", 4))
+    return;
+  switch (client.materialise_tablespace(path)) {
+  case XYLEM_OK:
+  case XYLEM_NOT_FOUND:
+    break;
+  default:
+    char detail[512];
+    client.last_error(detail, sizeof detail);
+    sql_print_error("InnoDB: Cannot fetch %s from the page server: %s",
+                    path, detail);
+  }
+}
+
+void refresh_status() noexcept
+{
+  if (!connected)
+    return;
+  client.get_stats(&stats);
+  client.last_error(last_error, sizeof last_error);
+}
+
+st_mysql_show_var status_variables[]=
+{
+  {"connected", (char*) &stats.connected, SHOW_ULONGLONG},
+  {"durable_wait_us", (char*) &stats.durable_wait_us, SHOW_ULONGLONG},
+  {"durable_waits", (char*) &stats.durable_waits, SHOW_ULONGLONG},
+  {"last_error", (char*) last_error, SHOW_CHAR},
+  {"lsn_applied", (char*) &stats.lsn_applied, SHOW_ULONGLONG},
+  {"lsn_durable", (char*) &stats.lsn_durable, SHOW_ULONGLONG},
+  {"lsn_queued", (char*) &stats.lsn_queued, SHOW_ULONGLONG},
+  {"lsn_sent", (char*) &stats.lsn_sent, SHOW_ULONGLONG},
+  {"page_bytes", (char*) &stats.page_bytes, SHOW_ULONGLONG},
+  {"page_errors", (char*) &stats.page_errors, SHOW_ULONGLONG},
+  {"page_retries", (char*) &stats.page_retries, SHOW_ULONGLONG},
+  {"page_wait_us", (char*) &stats.page_wait_us, SHOW_ULONGLONG},
+  {"pages_read", (char*) &stats.pages_read, SHOW_ULONGLONG},
+  {"pages_read_async", (char*) &stats.pages_read_async, SHOW_ULONGLONG},
+  {"reconnects", (char*) &stats.reconnects, SHOW_ULONGLONG},
+  {"redo_bytes_sent", (char*) &stats.redo_bytes_sent, SHOW_ULONGLONG},
+  {"side_file_ops", (char*) &stats.side_file_ops, SHOW_ULONGLONG},
+  {nullptr, nullptr, SHOW_LONG}
+};
+} // namespace page_server
+
+/** SET GLOBAL innodb_page_server_request_timeout, _retry_limit */
+void page_server_update_timeouts(THD *, st_mysql_sys_var *, void *var,
+                                 const void *save)
+{
+  *static_cast<uint*>(var)= *static_cast<const uint*>(save);
+  if (page_server::connected)
+    page_server::client.set_timeouts(page_server::request_timeout,
+                                     page_server::retry_limit * 1000);
+}
