@@ -1,0 +1,107 @@
+//! `cargo xtask`: what a fresh Debian 12 machine needs to build, start, test
+//! and measure Xylem.
+
+mod cache;
+mod debian;
+mod dist;
+mod packages;
+mod plugin;
+mod steps;
+mod suite;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use std::process::{Command, ExitCode};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Build, start, test and measure Xylem")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what is missing, build, start everything and print how to
+    /// connect. Further arguments go to `xylem up`.
+    Up {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Install what is missing and build everything into target/dist.
+    Build,
+    /// Everything: formatting, lints, licences, unit and end-to-end tests.
+    Test {
+        /// Only tests whose name contains this (skips formatting, lints and
+        /// licences).
+        filter: Option<String>,
+    },
+    /// Measure Xylem beside stock MariaDB, in one run. Further arguments go to
+    /// the harness; --help lists them.
+    Bench {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Check that the patches apply to MariaDB's source, and print the folder
+    /// of the patched source.
+    Source,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(args.task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Up { args } => {
+            let dist = dist::build()?;
+            pass_through(Command::new(dist.bin("xylem")).arg("up").args(args))
+        }
+        Task::Build => {
+            let dist = dist::build()?;
+            println!("built into {}", dist.root.display());
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Test { filter } => {
+            let dist = dist::build()?;
+            suite::run(&dist, filter.as_deref())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Bench { args } => {
+            let dist = dist::build()?;
+            let mut bench = steps::cargo();
+            bench.args([
+                "run",
+                "--release",
+                "--quiet",
+                "--package",
+                "xylem-bench",
+                "--",
+            ]);
+            pass_through(dist.environment(&mut bench).args(args))
+        }
+        Task::Source => {
+            packages::install()?;
+            println!("{}", plugin::patched_source(&debian::mariadb()?)?.display());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Runs a command on our own terminal and takes over its exit status.
+fn pass_through(command: &mut Command) -> Result<ExitCode> {
+    let program = command.get_program().to_owned();
+    let status = command
+        .status()
+        .with_context(|| format!("cannot run {}", program.display()))?;
+    Ok(ExitCode::from(
+        u8::try_from(status.code().unwrap_or(1)).unwrap_or(1),
+    ))
+}

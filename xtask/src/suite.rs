@@ -1,0 +1,83 @@
+//! `cargo xtask test`: formatting, lints, licences, and every test.
+
+use crate::dist::Dist;
+use crate::{cache, packages, plugin, steps};
+use anyhow::{Context, Result, bail};
+use std::process::Command;
+
+/// The licence checker's version.
+const CARGO_DENY: &str = "0.20.2";
+
+/// Runs everything, or only the tests that `filter` names.
+pub fn run(dist: &Dist, filter: Option<&str>) -> Result<()> {
+    packages::install()?;
+    if filter.is_none() {
+        check(
+            "formatting",
+            steps::cargo().args(["fmt", "--all", "--check"]),
+        )?;
+        check(
+            "lints",
+            steps::cargo().args([
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--locked",
+                "--quiet",
+                "--",
+                "-D",
+                "warnings",
+            ]),
+        )?;
+        licences()?;
+    }
+    // In release mode: the tests move real data through a real MariaDB.
+    let mut tests = steps::cargo();
+    tests.args(["test", "--workspace", "--release", "--locked"]);
+    if let Some(filter) = filter {
+        tests.arg(filter);
+    }
+    check("tests", dist.environment(&mut tests))
+}
+
+fn check(name: &str, command: &mut Command) -> Result<()> {
+    eprintln!("{name} ...");
+    let status = command
+        .current_dir(plugin::checkout())
+        .status()
+        .with_context(|| format!("{name}: cannot run cargo"))?;
+    if !status.success() {
+        bail!("{name} failed");
+    }
+    Ok(())
+}
+
+/// Licences and sources of all crates; and, stricter, of those that run inside
+/// the GPL-2.0-only server.
+fn licences() -> Result<()> {
+    let version = steps::output(steps::cargo().args(["deny", "--version"]));
+    if version.is_err() {
+        steps::run(
+            "building cargo-deny (about 3 minutes)",
+            steps::cargo().args(["install", "--locked", "cargo-deny", "--version", CARGO_DENY]),
+            &cache::dir()?.join("log/cargo-deny.log"),
+        )?;
+    }
+    check(
+        "licences",
+        steps::cargo().args(["deny", "check", "licenses", "bans", "sources"]),
+    )?;
+    check(
+        "licences of the client library",
+        steps::cargo().args([
+            "deny",
+            "--manifest-path",
+            "crates/client/Cargo.toml",
+            "--exclude-dev",
+            "check",
+            "--config",
+            "crates/client/deny.toml",
+            "licenses",
+        ]),
+    )
+}
