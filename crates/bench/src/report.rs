@@ -1,0 +1,39 @@
+//! One line per figure: stock, Xylem, and their ratio.
+
+/// Which way a figure is good.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Better {
+    /// Rates.
+    Higher,
+    /// Times.
+    Lower,
+}
+
+/// The table's head.
+pub fn heading() {
+    println!("{:<44} {:>12} {:>12} {:>12}", "", "stock", "xylem", "ratio");
+    println!("{:<44} {:>12} {:>12} {:>12}", "", "", "", "(1 = equal,");
+    println!("{:<44} {:>12} {:>12} {:>12}", "", "", "", "more is better)");
+}
+
+/// A figure of both: medians over the turns.
+pub fn pair(name: &str, unit: &str, better: Better, stock: &[f64], xylem: &[f64]) {
+    let (stock, xylem) = (median(stock), median(xylem));
+    let ratio = match better {
+        Better::Higher => xylem / stock,
+        Better::Lower => stock / xylem,
+    };
+    println!("{:<44} {stock:>12.1} {xylem:>12.1} {ratio:>12.2}", format!("{name}, {unit}"));
+}
+
+/// A figure that only Xylem has.
+pub fn single(name: &str, unit: &str, xylem: f64) {
+    println!("{:<44} {:>12} {xylem:>12.1}", format!("{name}, {unit}"), "");
+}
+
+/// The middle of some measurements.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}

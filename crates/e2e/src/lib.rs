@@ -1,0 +1,273 @@
+//! A whole Xylem under test: one project, driven through its command line as a
+//! person or a script would.
+//!
+//! Needs an installation, named by `XYLEM_HOME`; `cargo xtask test` sets it.
+
+pub mod sysbench;
+
+use crate::sysbench::Login;
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A project in a temporary directory; stopped and removed when dropped.
+pub struct Project {
+    dir: TempDir,
+    home: PathBuf,
+}
+
+impl Project {
+    /// An empty directory, nothing started.
+    pub fn new() -> Result<Project> {
+        let home = std::env::var_os("XYLEM_HOME").context(
+            "XYLEM_HOME is not set: run these tests with cargo xtask test, which builds an \
+             installation for them",
+        )?;
+        let dir = tempfile::Builder::new().prefix("xylem-e2e-").tempdir()?;
+        Ok(Project {
+            dir,
+            home: home.into(),
+        })
+    }
+
+    /// A started project on free ports, its compute with a buffer pool of
+    /// `buffer_pool`.
+    pub fn up(buffer_pool: &str) -> Result<Project> {
+        let project = Project::new()?;
+        let ports = free_ports(3)?;
+        project.xylem(&[
+            "up",
+            "--detach",
+            "--mysql-port",
+            &ports[0].to_string(),
+            "--grpc-port",
+            &ports[1].to_string(),
+            "--http-port",
+            &ports[2].to_string(),
+            "--buffer-pool",
+            buffer_pool,
+        ])?;
+        Ok(project)
+    }
+
+    /// The state directory.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The installation.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// `xylem ARGS --dir …`, not run yet.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.home.join("bin/xylem"));
+        command
+            .args(args)
+            .env("XYLEM_DIR", self.dir())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `xylem ARGS`, whatever comes of it.
+    pub fn try_xylem(&self, args: &[&str]) -> Result<Output> {
+        self.command(args)
+            .output()
+            .with_context(|| format!("cannot run xylem {}", args.join(" ")))
+    }
+
+    /// Runs `xylem ARGS`; returns what it prints.
+    pub fn xylem(&self, args: &[&str]) -> Result<String> {
+        let out = self.try_xylem(args)?;
+        if !out.status.success() {
+            bail!(
+                "xylem {} failed ({}):\n{}\n{}",
+                args.join(" "),
+                out.status,
+                String::from_utf8_lossy(&out.stderr),
+                self.logs()
+            );
+        }
+        Ok(String::from_utf8(out.stdout)?)
+    }
+
+    /// Runs `xylem ARGS --json`; returns its document.
+    pub fn json(&self, args: &[&str]) -> Result<Value> {
+        let text = self.xylem(&[args, &["--json"]].concat())?;
+        serde_json::from_str(&text).with_context(|| format!("not one JSON document: {text}"))
+    }
+
+    /// Runs SQL on branch `main`; rows as tab-separated lines without a header.
+    pub fn sql(&self, sql: &str) -> Result<String> {
+        self.xylem(&[
+            "sql",
+            "main",
+            "-e",
+            sql,
+            "--",
+            "--batch",
+            "--skip-column-names",
+        ])
+    }
+
+    /// Runs SQL that must fail; returns the error text.
+    pub fn sql_error(&self, sql: &str) -> Result<String> {
+        let out = self.try_xylem(&["sql", "main", "-e", sql])?;
+        ensure!(!out.status.success(), "this should have failed: {sql}");
+        Ok(String::from_utf8_lossy(&out.stderr).into_owned())
+    }
+
+    /// `CHECKSUM TABLE … EXTENDED` of every base table of a database.
+    pub fn checksums(&self, database: &str) -> Result<BTreeMap<String, String>> {
+        let tables = self.sql(&format!(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema='{database}' \
+             AND table_type IN ('BASE TABLE','SYSTEM VERSIONED') ORDER BY 1"
+        ))?;
+        let names: Vec<String> = tables
+            .lines()
+            .map(|table| format!("`{database}`.`{table}`"))
+            .collect();
+        ensure!(!names.is_empty(), "database {database} has no tables");
+        let rows = self.sql(&format!("CHECKSUM TABLE {} EXTENDED", names.join(",")))?;
+        let sums: BTreeMap<String, String> = rows
+            .lines()
+            .filter_map(|row| row.split_once('\t'))
+            .map(|(table, sum)| (table.to_owned(), sum.to_owned()))
+            .collect();
+        ensure!(sums.len() == names.len(), "a checksum is missing: {rows}");
+        ensure!(
+            !sums.values().any(|sum| sum == "NULL"),
+            "a table cannot be read: {rows}"
+        );
+        Ok(sums)
+    }
+
+    /// `CHECK TABLE … EXTENDED` of every table of a database; complaints only.
+    pub fn check(&self, database: &str) -> Result<Vec<String>> {
+        let mut bad = Vec::new();
+        for table in self.checksums(database)?.keys() {
+            let rows = self.sql(&format!("CHECK TABLE {table} EXTENDED"))?;
+            bad.extend(
+                rows.lines()
+                    .filter(|row| !row.ends_with("\tOK"))
+                    .map(str::to_owned),
+            );
+        }
+        Ok(bad)
+    }
+
+    /// SIGKILLs the compute of `main` and removes its data directory.
+    pub fn lose_compute(&self) -> Result<()> {
+        let compute = self.compute()?;
+        self.xylem(&["compute", "kill", "main"])?;
+        let dir = compute["dir"].as_str().context("compute has no dir")?;
+        std::fs::remove_dir_all(dir).with_context(|| format!("cannot remove {dir}"))
+    }
+
+    /// SIGKILLs the server.
+    pub fn kill_server(&self) -> Result<()> {
+        let status = self.json(&["status"])?;
+        let pid = status["server"]["pid"]
+            .as_i64()
+            .context("server has no pid")?;
+        kill(i32::try_from(pid)?)
+    }
+
+    /// Starts what is not running.
+    pub fn start(&self) -> Result<()> {
+        self.xylem(&["up", "--detach"]).map(|_| ())
+    }
+
+    /// The row of `compute ls` for `main`.
+    pub fn compute(&self) -> Result<Value> {
+        let rows = self.json(&["compute", "ls"])?;
+        rows.as_array()
+            .and_then(|rows| rows.iter().find(|row| row["branch"] == "main"))
+            .cloned()
+            .with_context(|| format!("no compute of main in {rows}"))
+    }
+
+    /// How to log in to `main` as root.
+    pub fn login(&self) -> Result<Login> {
+        let compute = self.compute()?;
+        let text = |field: &str| {
+            compute[field]
+                .as_str()
+                .with_context(|| format!("no {field}"))
+        };
+        let password = std::fs::read_to_string(text("password_file")?)?;
+        Ok(Login {
+            socket: text("socket")?.into(),
+            user: text("user")?.to_owned(),
+            password: password.trim().to_owned(),
+        })
+    }
+
+    /// The newest lines of all logs, for a failure's message.
+    pub fn logs(&self) -> String {
+        let mut text = String::new();
+        for log in ["server.log", "computes/main/mariadbd.log"] {
+            if let Ok(content) = std::fs::read_to_string(self.dir().join(log)) {
+                let lines: Vec<&str> = content.lines().collect();
+                let tail = &lines[lines.len().saturating_sub(60)..];
+                text.push_str(&format!("--- {log}\n{}\n", tail.join("\n")));
+            }
+        }
+        text
+    }
+}
+
+impl Drop for Project {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+        if let Ok(out) = self.try_xylem(&["down"])
+            && !out.status.success()
+        {
+            eprintln!("xylem down: {}", String::from_utf8_lossy(&out.stderr));
+        }
+    }
+}
+
+/// SIGKILLs a process and waits until it is gone.
+pub fn kill(pid: i32) -> Result<()> {
+    let pid = rustix::process::Pid::from_raw(pid).context("not a pid")?;
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+    let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
+    wait_until("a killed process to go", Duration::from_secs(10), || {
+        // A zombie holds nothing any more.
+        Ok(std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z ")))
+    })
+}
+
+/// Polls until `done`, at most `limit`.
+pub fn wait_until(
+    what: &str,
+    limit: Duration,
+    mut done: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let started = Instant::now();
+    while !done()? {
+        ensure!(started.elapsed() < limit, "waited {limit:?} for {what}");
+        #[allow(clippy::disallowed_methods, reason = "a test polls another process")]
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// TCP ports that were free a moment ago.
+pub fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let listeners: Vec<_> = (0..count)
+        .map(|_| std::net::TcpListener::bind("127.0.0.1:0"))
+        .collect::<Result<_, _>>()?;
+    listeners
+        .iter()
+        .map(|listener| Ok(listener.local_addr()?.port()))
+        .collect()
+}

@@ -1,0 +1,89 @@
+//! Load from sysbench.
+
+use anyhow::{Context, Result, bail};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+/// Where the load goes.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// The server's Unix socket.
+    pub socket: PathBuf,
+    /// Who logs in.
+    pub user: String,
+    /// Their password; may be empty.
+    pub password: String,
+}
+
+/// A sysbench workload.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// Number of tables.
+    pub tables: u32,
+    /// Rows in each.
+    pub rows: u32,
+    /// Client threads.
+    pub threads: u32,
+    /// Length of a run.
+    pub seconds: u32,
+}
+
+impl Load {
+    fn command(&self, login: &Login, script: &str, action: &str) -> Command {
+        let mut command = Command::new("sysbench");
+        command
+            .arg(script)
+            .arg("--db-driver=mysql")
+            .arg(format!("--mysql-socket={}", login.socket.display()))
+            .arg(format!("--mysql-user={}", login.user))
+            .arg(format!("--mysql-password={}", login.password))
+            .arg("--mysql-db=sbtest")
+            .arg("--rand-type=uniform")
+            .arg(format!("--tables={}", self.tables))
+            .arg(format!("--table-size={}", self.rows))
+            .arg(format!("--threads={}", self.threads))
+            .arg(format!("--time={}", self.seconds))
+            .arg(action)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Fills the tables of database `sbtest`, which exists.
+    pub fn prepare(&self, login: &Login) -> Result<()> {
+        let mut command = self.command(login, "oltp_read_write", "prepare");
+        finish(
+            command
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()?,
+        )
+        .map(|_| ())
+    }
+
+    /// Runs to the end; an error of any thread is an error. Returns the report.
+    pub fn run(&self, login: &Login, script: &str) -> Result<String> {
+        finish(self.start(login, script)?)
+    }
+
+    /// Starts a run.
+    pub fn start(&self, login: &Login, script: &str) -> Result<Child> {
+        self.command(login, script, "run")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot run sysbench")
+    }
+}
+
+/// Waits for a run; its report, or what it complained of.
+pub fn finish(child: Child) -> Result<String> {
+    let out = child.wait_with_output()?;
+    let report = String::from_utf8_lossy(&out.stdout).into_owned();
+    if !out.status.success() || report.contains("FATAL") {
+        bail!(
+            "sysbench failed: {report}\n{}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+    }
+    Ok(report)
+}
