@@ -1,0 +1,218 @@
+//! A random life of a log, with crashes, against a list of what it was told.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test panics where it fails"
+)]
+
+use super::Store;
+use super::tools::{Compute, Random, assert_one_line, block_on, durable, open, read};
+use crate::{Durable, Entry, Log, Position, Record};
+use std::sync::Arc;
+use xylem_types::{Epoch, FrameSeq, Lsn};
+
+/// Lives `steps` steps that `seed` chooses, and checks after each opening that
+/// what is there is a prefix of what was accepted and no shorter than what was
+/// durable.
+///
+/// # Panics
+/// When it is not.
+pub fn history(store: &dyn Store, seed: u64, steps: usize) {
+    block_on(async {
+        let mut life = Life {
+            store,
+            log: Some(open(store).await),
+            random: Random(seed),
+            told: Vec::new(),
+            ends: Vec::new(),
+            durable: Durable::default(),
+            compute: None,
+        };
+        for _ in 0..steps {
+            life.step().await;
+        }
+        life.crash().await;
+    });
+}
+
+struct Life<'a> {
+    store: &'a dyn Store,
+    /// None while it is opened again.
+    log: Option<Arc<dyn Log>>,
+    random: Random,
+    /// Everything accepted that is not known to be lost.
+    told: Vec<(Epoch, Record)>,
+    /// The places after the entries that were read, from the log's beginning.
+    ends: Vec<Position>,
+    /// The newest word of the log.
+    durable: Durable,
+    compute: Option<Compute>,
+}
+
+impl Life<'_> {
+    fn log(&self) -> Arc<dyn Log> {
+        Arc::clone(self.log.as_ref().expect("open"))
+    }
+
+    async fn step(&mut self) {
+        match self.random.below(16) {
+            0 => self.attach().await,
+            1 => {
+                // Sealed, and nothing more comes of it.
+                let sealed = self.log().seal().await.unwrap();
+                self.told.push((sealed.epoch(), Record::Seal));
+                self.heard(sealed);
+                self.compute = None;
+            }
+            2 | 3 => self.crash().await,
+            4 => self.reopen().await,
+            5 => self.trim(),
+            6..=8 => {
+                if let Some(compute) = &self.compute {
+                    let now = durable(&*self.log(), compute.epoch, compute.seq).await;
+                    self.heard(now);
+                }
+            }
+            _ => {
+                if self.compute.is_none() {
+                    self.attach().await;
+                }
+                let count = 1 + self.random.below(12) as usize;
+                let log = self.log();
+                if let Some(compute) = &mut self.compute {
+                    let frames = compute.frames(count);
+                    log.append(compute.epoch, frames.clone()).await.unwrap();
+                    self.told.extend(
+                        frames
+                            .into_iter()
+                            .map(|f| (compute.epoch, Record::Frame(f))),
+                    );
+                }
+            }
+        }
+        let now = *self.log().durable().borrow();
+        self.heard(now);
+    }
+
+    fn heard(&mut self, now: Durable) {
+        if now.position() > self.durable.position() {
+            self.durable = now;
+        }
+    }
+
+    async fn attach(&mut self) {
+        let lsn = self
+            .compute
+            .as_ref()
+            .map_or(self.durable.lsn().0, |c| c.lsn);
+        let compute = Compute::attach(self.store, &*self.log(), lsn).await;
+        self.told.push((compute.epoch, Record::Seal));
+        self.told
+            .push((compute.epoch, Record::Begin { start: Lsn(lsn) }));
+        self.compute = Some(compute);
+    }
+
+    fn trim(&mut self) {
+        self.learn();
+        let Some(before) = self
+            .ends
+            .get(self.random.below(self.ends.len() as u64 + 1) as usize)
+        else {
+            return;
+        };
+        let first = self.log().first();
+        self.log().trim(*before).unwrap();
+        assert!(self.log().first() <= first.max(*before));
+    }
+
+    /// Reads on from the last known place.
+    fn learn(&mut self) {
+        let from = self.ends.last().copied().unwrap_or_default();
+        let entries = read(&*self.log(), from);
+        self.compare(self.ends.len(), &entries);
+        self.ends.extend(entries.iter().map(|e| e.next));
+    }
+
+    fn compare(&self, at: usize, entries: &[Entry]) {
+        for (told, entry) in self.told[at..].iter().zip(entries) {
+            assert_eq!(told, &(entry.epoch, entry.record.clone()));
+        }
+        assert!(
+            self.told.len() >= at + entries.len(),
+            "more than was accepted"
+        );
+    }
+
+    async fn crash(&mut self) {
+        self.learn();
+        self.store.crash(self.random.next());
+        self.open_again().await;
+    }
+
+    async fn reopen(&mut self) {
+        self.learn();
+        self.log().close().await.unwrap();
+        let now = *self.log().durable().borrow();
+        self.heard(now);
+        self.open_again().await;
+        assert_eq!(*self.log().durable().borrow(), now);
+        assert_eq!(self.ends.len(), self.told.len(), "closing drains");
+    }
+
+    async fn open_again(&mut self) {
+        // Nobody may have it open still.
+        self.log = None;
+        self.log = Some(open(self.store).await);
+        let now = *self.log().durable().borrow();
+        assert!(
+            now.position() >= self.durable.position(),
+            "something durable is lost"
+        );
+        // What was trimmed may be back; everything after it is as it was.
+        let first = self.log().first();
+        let at = match first {
+            Position(0) => 0,
+            _ => {
+                1 + self
+                    .ends
+                    .iter()
+                    .position(|e| *e == first)
+                    .expect("a place between entries")
+            }
+        };
+        let entries = read(&*self.log(), first);
+        self.compare(at, &entries);
+        self.ends.truncate(at);
+        self.ends.extend(entries.iter().map(|e| e.next));
+        self.told.truncate(self.ends.len());
+        if at == 0 {
+            assert_one_line(&entries);
+        }
+        if now.position() == self.durable.position() {
+            assert_eq!(now, self.durable);
+        }
+        self.durable = now;
+        self.resume(now);
+    }
+
+    /// The compute goes on where the log has been told it is, if it is its own
+    /// still.
+    fn resume(&mut self, now: Durable) {
+        let begun = self
+            .told
+            .iter()
+            .any(|t| t.0 == now.epoch() && t.1 != Record::Seal);
+        let log = self.log();
+        let Some(compute) = &mut self.compute else {
+            return;
+        };
+        if compute.epoch != now.epoch() || !begun {
+            self.compute = None;
+            return;
+        }
+        let (seq, lsn) = log.accepted(compute.epoch).unwrap();
+        assert_eq!((seq, lsn), (now.seq(), now.lsn()));
+        assert_ne!(seq, FrameSeq(u64::MAX));
+        (compute.seq, compute.lsn) = (seq.0, lsn.0);
+    }
+}

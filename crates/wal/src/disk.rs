@@ -1,0 +1,102 @@
+//! What the local log asks of a file system, so that a test can stand in for
+//! it: [`os`] is the real one, `model` one that loses power on request.
+
+#[cfg(feature = "conformance")]
+pub mod model;
+pub mod os;
+
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::Arc;
+
+/// One directory of files. Names have no slashes.
+pub trait Disk: Send + Sync + 'static {
+    /// The directory, for messages.
+    fn path(&self) -> &Path;
+
+    /// Makes the directory if it is not there, durably, and takes it for this
+    /// owner until the guard is dropped.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] when another has it.
+    fn lock(&self) -> io::Result<Box<dyn Send>>;
+
+    /// A random number.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn salt(&self) -> io::Result<u64>;
+
+    /// The names in the directory, in no order.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Opens a file for reading and writing.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Makes an empty file; one of that name is emptied.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Renames a file, replacing what is called `to`.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes creations, renames and removals durable.
+    ///
+    /// # Errors
+    /// What the system says. What was not durable before is in doubt then,
+    /// whatever a later call says.
+    fn sync_dir(&self) -> io::Result<()>;
+}
+
+/// An open file. Calls may come from several threads.
+pub trait DiskFile: Send + Sync + 'static {
+    /// Its length in bytes.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn size(&self) -> io::Result<u64>;
+
+    /// Makes the file at least `bytes` long and takes the room for it, where
+    /// the file system can; the new bytes read as zeros.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::StorageFull`] when there is no room.
+    fn allocate(&self, bytes: u64) -> io::Result<()>;
+
+    /// Fills `buffer` from `offset`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::UnexpectedEof`] when the file ends first.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Writes all of `parts`, one after the other, from `offset`. The slices
+    /// are used up.
+    ///
+    /// # Errors
+    /// What the system says; some of the bytes may have been written.
+    fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
+
+    /// Makes what was written durable: bytes and length, not times.
+    ///
+    /// # Errors
+    /// What the system says. What was written since the last success is lost
+    /// then, even where reads still show it and a later call succeeds.
+    fn sync(&self) -> io::Result<()>;
+}

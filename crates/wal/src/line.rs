@@ -1,0 +1,103 @@
+//! Who may write, and what must come next: the rules of epochs and numbering
+//! (guarantees 3 and 4 of [`crate::Log`]), the same for every backend.
+
+use crate::LogError;
+use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
+
+/// Where a log's line of frames stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Line {
+    /// The newest epoch; 0 when none was ever sealed.
+    pub epoch: Epoch,
+    /// Whether that epoch has begun.
+    pub begun: bool,
+    /// Its last frame.
+    pub seq: FrameSeq,
+    /// The end of the redo so far.
+    pub lsn: Lsn,
+}
+
+/// What [`Line::frame`] says of a frame that is not refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It is the next one.
+    Next,
+    /// It is here already.
+    Resend,
+}
+
+impl Line {
+    /// Makes a new epoch; `None` when the number line has ended.
+    pub fn seal(&mut self) -> Option<Epoch> {
+        let epoch = Epoch(self.epoch.0.checked_add(1)?);
+        *self = Line {
+            epoch,
+            begun: false,
+            seq: FrameSeq(0),
+            lsn: self.lsn,
+        };
+        Some(epoch)
+    }
+
+    /// Begins `epoch` at `start`. Begun a second time at the same place, with
+    /// nothing written since, it is a resend.
+    pub fn begin(&mut self, epoch: Epoch, start: Lsn) -> Result<Taken, LogError> {
+        self.owns(epoch)?;
+        if epoch == Epoch(0) {
+            return Err(LogError::NotBegun { epoch });
+        }
+        if !self.begun {
+            *self = Line {
+                epoch,
+                begun: true,
+                seq: FrameSeq(0),
+                lsn: start,
+            };
+            return Ok(Taken::Next);
+        }
+        if self.seq == FrameSeq(0) && self.lsn == start {
+            return Ok(Taken::Resend);
+        }
+        Err(self.out_of_order(FrameSeq(0), start))
+    }
+
+    /// Takes a frame, or refuses it and stays as it is.
+    pub fn frame(&mut self, epoch: Epoch, frame: &Frame) -> Result<Taken, LogError> {
+        self.owns(epoch)?;
+        if !self.begun {
+            return Err(LogError::NotBegun { epoch });
+        }
+        if frame.seq <= self.seq {
+            return Ok(Taken::Resend);
+        }
+        // A frame whose end saturates would make the line stand still.
+        let ends = frame.end() < Lsn::MAX;
+        if !ends || Some(frame.seq.0) != self.seq.0.checked_add(1) || frame.start != self.lsn {
+            return Err(self.out_of_order(frame.seq, frame.start));
+        }
+        self.seq = frame.seq;
+        self.lsn = frame.end();
+        Ok(Taken::Next)
+    }
+
+    /// Refuses every epoch but the newest.
+    pub fn owns(&self, epoch: Epoch) -> Result<(), LogError> {
+        if epoch == self.epoch {
+            Ok(())
+        } else {
+            Err(LogError::Fenced {
+                given: epoch,
+                current: self.epoch,
+            })
+        }
+    }
+
+    fn out_of_order(&self, seq: FrameSeq, start: Lsn) -> LogError {
+        LogError::OutOfOrder {
+            seq,
+            start,
+            expected_seq: FrameSeq(self.seq.0.saturating_add(1)),
+            expected_start: self.lsn,
+        }
+    }
+}

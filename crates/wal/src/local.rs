@@ -1,0 +1,354 @@
+//! The backend on this machine's disk: preallocated segment files, one writer
+//! thread, one fdatasync for everything that came while the last one ran.
+//!
+//! `docs/formats/wal.md` draws the files and says what a crash does to them.
+
+mod format;
+mod payload;
+mod prepare;
+mod reader;
+mod recover;
+mod scan;
+mod segments;
+mod shared;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use crate::disk::{Disk, os::OsDisk};
+use crate::line::Taken;
+use crate::{BoxFuture, Durable, Log, LogError, LogReader, Position};
+use shared::{Closing, Health, Queued, Shared};
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
+
+/// How a [`LocalLog`] uses its directory and memory.
+#[derive(Clone, Debug)]
+pub struct LocalLogConfig {
+    /// Bytes of a segment file, which is also the step of trimming. The first
+    /// few segments of a log are smaller, so that an idle branch takes little.
+    pub segment_bytes: u64,
+    /// Bytes of frames in memory, accepted and not yet durable. A single frame
+    /// may exceed it when nothing else waits.
+    pub queue_bytes: u64,
+    /// The largest payload of a frame.
+    pub max_frame_bytes: u64,
+    /// Bytes written before an fdatasync at most (or one entry).
+    pub batch_bytes: u64,
+    /// Bytes a reader fetches at once.
+    pub read_ahead_bytes: u64,
+    /// Trimmed segment files kept for use as new ones, which spares the disk
+    /// the zeros that a new one is filled with.
+    pub spare_segments: usize,
+    /// How long to wait before trying again for room on a full disk.
+    pub retry: Duration,
+}
+
+impl Default for LocalLogConfig {
+    fn default() -> LocalLogConfig {
+        LocalLogConfig {
+            segment_bytes: 64 << 20,
+            queue_bytes: 32 << 20,
+            max_frame_bytes: 8 << 20,
+            batch_bytes: 4 << 20,
+            read_ahead_bytes: 1 << 20,
+            spare_segments: 2,
+            retry: Duration::from_secs(1),
+        }
+    }
+}
+
+impl LocalLogConfig {
+    /// Bytes of the smallest segment that takes any frame.
+    fn segment_bytes_min(&self) -> u64 {
+        format::SEGMENT_HEADER_BYTES
+            .saturating_add(format::ENTRY_HEADER_BYTES as u64)
+            .saturating_add(self.max_frame_bytes)
+    }
+
+    /// Bytes of segment `number`: doubling from the smallest.
+    fn segment_bytes_of(&self, number: u64) -> u64 {
+        let doublings = u32::try_from(number.saturating_sub(1)).unwrap_or(u32::MAX);
+        let grown = self
+            .segment_bytes_min()
+            .saturating_mul(2u64.saturating_pow(doublings));
+        grown.min(self.segment_bytes)
+    }
+
+    fn check(&self) -> Result<(), LogError> {
+        let wrong = if self.segment_bytes < self.segment_bytes_min() {
+            format!(
+                "segment_bytes is {}, less than the {} that the largest frame takes",
+                self.segment_bytes,
+                self.segment_bytes_min()
+            )
+        } else if self.segment_bytes > 1 << 32
+            || self.batch_bytes > 1 << 30
+            || self.max_frame_bytes > 1 << 30
+        {
+            // `length` and `behind` in an entry's header are 32 bits wide.
+            "segment_bytes may be 4 GiB, batch_bytes and max_frame_bytes 1 GiB at most".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(LogError::Io {
+            context: "configuration of the local log".to_owned(),
+            source: std::io::Error::new(std::io::ErrorKind::InvalidInput, wrong),
+        })
+    }
+}
+
+/// A branch's log in a directory of this machine.
+///
+/// Dropped without [`Log::close`] it ends as a crash would: what was not
+/// durable may be lost. Both wait for the write that is under way.
+pub struct LocalLog {
+    shared: Arc<Shared>,
+    writer: Option<std::thread::JoinHandle<()>>,
+}
+
+impl LocalLog {
+    /// Opens the log in `dir`, which is made if it is not there, and recovers
+    /// what a crash has left. Blocking.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`] when something durable is damaged;
+    /// [`LogError::Io`], of kind `WouldBlock` when another owner has it open.
+    pub fn open(dir: &Path, config: LocalLogConfig) -> Result<LocalLog, LogError> {
+        LocalLog::open_on(Arc::new(OsDisk::new(dir)), config)
+    }
+
+    /// As [`LocalLog::open`], on any [`Disk`].
+    ///
+    /// # Errors
+    /// As [`LocalLog::open`].
+    pub fn open_on(disk: Arc<dyn Disk>, config: LocalLogConfig) -> Result<LocalLog, LogError> {
+        config.check()?;
+        let recovered = recover::recover(&*disk, &config)?;
+        let (sender, durable) = watch::channel(recovered.durable);
+        let shared = Arc::new(Shared::new(disk, config, &recovered, durable));
+        let writer = {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new()
+                .name("xylem-wal".to_owned())
+                .stack_size(256 << 10)
+                .spawn(move || writer::run(&shared, sender, recovered.active, recovered.lock))
+                .map_err(|source| LogError::Io {
+                    context: "start the log's writer thread".to_owned(),
+                    source,
+                })?
+        };
+        Ok(LocalLog {
+            shared,
+            writer: Some(writer),
+        })
+    }
+
+    /// Waits until everything before `end` is durable.
+    async fn wait(&self, end: Position) -> Result<(), LogError> {
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            {
+                let state = self.shared.state.lock();
+                if state.durable.position >= end {
+                    return Ok(());
+                }
+                state.health.check()?;
+            }
+            changed.await;
+        }
+    }
+
+    async fn seal_now(&self) -> Result<Durable, LogError> {
+        let durable = {
+            let mut state = self.shared.state.lock();
+            state.check_open()?;
+            let Some(epoch) = state.line.seal() else {
+                return Err(LogError::Corrupt(
+                    "there is no further epoch number".to_owned(),
+                ));
+            };
+            let lsn = state.line.lsn;
+            state.push(Queued::mark(payload::SEAL, epoch, lsn));
+            Durable {
+                epoch,
+                seq: FrameSeq(0),
+                lsn,
+                position: state.end,
+            }
+        };
+        self.shared.work.notify_all();
+        // Appends of the fenced epoch that wait for room have waited in vain.
+        self.shared.changed.notify_waiters();
+        self.wait(durable.position).await?;
+        Ok(durable)
+    }
+
+    async fn begin_now(&self, epoch: Epoch, start: Lsn) -> Result<Durable, LogError> {
+        let durable = {
+            let mut state = self.shared.state.lock();
+            state.check_open()?;
+            if state.line.begin(epoch, start)? == Taken::Next {
+                state.push(Queued::mark(payload::BEGIN, epoch, start));
+            }
+            Durable {
+                epoch,
+                seq: FrameSeq(0),
+                lsn: start,
+                position: state.end,
+            }
+        };
+        self.shared.work.notify_all();
+        self.wait(durable.position).await?;
+        Ok(durable)
+    }
+
+    async fn append_now(&self, epoch: Epoch, frames: Vec<Frame>) -> Result<(), LogError> {
+        // In the order of their calls, so that an append that waits for room
+        // is not overtaken by the one that follows it.
+        let _turn = self.shared.turn.lock().await;
+        // Checksums are computed here, not under the lock or on the writer.
+        let mut queued = self.encode(epoch, frames)?;
+        {
+            let state = self.shared.state.lock();
+            state.check_open()?;
+            // All or nothing: a wrong frame late in the group changes nothing.
+            let mut line = state.line;
+            for (frame, _) in &queued {
+                line.frame(epoch, frame)?;
+            }
+            line.owns(epoch)?;
+        }
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let done = self
+                .shared
+                .state
+                .lock()
+                .accept(&self.shared.config, epoch, &mut queued)?;
+            self.shared.work.notify_all();
+            if done {
+                return Ok(());
+            }
+            changed.await;
+        }
+    }
+
+    fn encode(
+        &self,
+        epoch: Epoch,
+        frames: Vec<Frame>,
+    ) -> Result<VecDeque<(Frame, Queued)>, LogError> {
+        let limit = self.shared.config.max_frame_bytes;
+        let mut out = VecDeque::with_capacity(frames.len());
+        for frame in frames {
+            let (kind, payload) = payload::encode(&frame.body);
+            let bytes = payload.length();
+            if bytes > limit {
+                return Err(LogError::TooLarge {
+                    seq: frame.seq,
+                    bytes,
+                    limit,
+                });
+            }
+            let queued = Queued::frame(kind, epoch, &frame, payload);
+            out.push_back((frame, queued));
+        }
+        Ok(out)
+    }
+
+    async fn close_now(&self) -> Result<(), LogError> {
+        self.shared.stop(Closing::Drain);
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            {
+                let state = self.shared.state.lock();
+                match &state.health {
+                    Health::Closed if state.ended => return Ok(()),
+                    failed @ Health::Failed(_) if state.ended => return failed.check(),
+                    _ => {}
+                }
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Drop for LocalLog {
+    fn drop(&mut self) {
+        self.shared.stop(Closing::Abandon);
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!(dir = %self.shared.disk.path().display(), "the log's writer thread panicked");
+        }
+    }
+}
+
+impl std::fmt::Debug for LocalLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalLog")
+            .field("dir", &self.shared.disk.path())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Log for LocalLog {
+    fn seal(&self) -> BoxFuture<'_, Result<Durable, LogError>> {
+        Box::pin(self.seal_now())
+    }
+
+    fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, LogError>> {
+        Box::pin(self.begin_now(epoch, start))
+    }
+
+    fn append(&self, epoch: Epoch, frames: Vec<Frame>) -> BoxFuture<'_, Result<(), LogError>> {
+        Box::pin(self.append_now(epoch, frames))
+    }
+
+    fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), LogError> {
+        let state = self.shared.state.lock();
+        state.line.owns(epoch)?;
+        Ok((state.line.seq, state.line.lsn))
+    }
+
+    fn durable(&self) -> watch::Receiver<Durable> {
+        self.shared.durable.clone()
+    }
+
+    fn read_from(&self, position: Position) -> Result<Box<dyn LogReader>, LogError> {
+        Ok(Box::new(reader::Reader::open(
+            Arc::clone(&self.shared),
+            position,
+        )?))
+    }
+
+    /// Removes files and syncs the directory: blocking.
+    fn trim(&self, before: Position) -> Result<(), LogError> {
+        self.shared.trim(before)
+    }
+
+    fn first(&self) -> Position {
+        self.shared.segments.read().first()
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        self.shared
+            .stored
+            .load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
+        Box::pin(self.close_now())
+    }
+}

@@ -1,0 +1,233 @@
+//! Reads durable entries from the segment files, with a buffer ahead.
+
+use super::format::{ENTRY_HEADER_BYTES, EntryHeader};
+use super::payload;
+use super::segments::{Name, Segment};
+use super::shared::{Health, Shared};
+use crate::disk::DiskFile;
+use crate::{Entry, LogError, LogReader, Position};
+use std::io;
+use std::sync::Arc;
+
+/// What a reader that waits at the end keeps of its buffer.
+const IDLE_BYTES: usize = 64 << 10;
+
+/// A place in the log, and what was read from there on.
+pub(crate) struct Reader {
+    shared: Arc<Shared>,
+    /// The place after the last entry given.
+    position: Position,
+    open: Option<Open>,
+    /// The bytes of the log from `buffer_at` on; all of one segment.
+    buffer: Vec<u8>,
+    buffer_at: Position,
+}
+
+/// The segment file that is read.
+struct Open {
+    segment: Segment,
+    file: Arc<dyn DiskFile>,
+    /// Durable bytes of the segment end here, as far as was known.
+    known: Position,
+}
+
+impl Reader {
+    /// A reader at `position`, which must be between two entries.
+    pub fn open(shared: Arc<Shared>, position: Position) -> Result<Reader, LogError> {
+        let durable = shared.durable.borrow().position;
+        if position > durable || position < shared.segments.read().first() {
+            return Err(LogError::NoSuchPosition(position));
+        }
+        let mut reader = Reader {
+            shared,
+            position,
+            open: None,
+            buffer: Vec::new(),
+            buffer_at: position,
+        };
+        if position == durable {
+            return Ok(reader);
+        }
+        match reader.entry() {
+            Ok(_) => Ok(reader),
+            Err(LogError::Corrupt(why)) => Err(reader
+                .in_between(position)
+                .unwrap_or(LogError::Corrupt(why))),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Whether `position` is inside an entry, rather than that entry damaged:
+    /// goes through the segment up to there.
+    fn in_between(&self, position: Position) -> Option<LogError> {
+        let (segment, _) = self.shared.segments.read().find(position)?;
+        let mut walker = Reader {
+            shared: Arc::clone(&self.shared),
+            position: segment.first,
+            open: None,
+            buffer: Vec::new(),
+            buffer_at: segment.first,
+        };
+        while walker.position < position {
+            let (header, _) = walker.entry().ok()?;
+            walker.position.0 += header.total();
+        }
+        (walker.position > position).then_some(LogError::NoSuchPosition(position))
+    }
+
+    /// The header and payload of the entry at `position`, which is durable.
+    fn entry(&mut self) -> Result<(EntryHeader, &[u8]), LogError> {
+        let head = self.bytes(ENTRY_HEADER_BYTES as u64)?;
+        let salt = head.salt;
+        let Some(header) = EntryHeader::decode_prefix(salt, head.bytes) else {
+            return Err(self.broken("an entry's header fails its checksum"));
+        };
+        if header.position != self.position {
+            return Err(self.broken("an entry that belongs elsewhere"));
+        }
+        let whole = self.bytes(header.total())?;
+        let payload = &whole.bytes[ENTRY_HEADER_BYTES..];
+        if crc32c::crc32c(payload) != header.payload_crc {
+            return Err(self.broken("an entry's payload fails its checksum"));
+        }
+        // Borrowed anew, because a failure above needs all of `self`.
+        Ok((
+            header,
+            &self.bytes(header.total())?.bytes[ENTRY_HEADER_BYTES..],
+        ))
+    }
+
+    /// The next `count` bytes of the segment.
+    fn bytes(&mut self, count: u64) -> Result<Head<'_>, LogError> {
+        let open = match self.open.take() {
+            Some(open) if self.position < open.known => open,
+            other => self.find(other)?,
+        };
+        let open = self.open.insert(open);
+        let left = open.known.0 - self.position.0;
+        if count > left {
+            return Err(self.broken("an entry reaches beyond what is durable"));
+        }
+        let have = self.buffer_at.0 + self.buffer.len() as u64;
+        if self.position < self.buffer_at || self.position.0 + count > have {
+            let want = count.max(self.shared.config.read_ahead_bytes.min(left));
+            let want = usize::try_from(want).map_err(|e| LogError::Io {
+                context: "read the log".to_owned(),
+                source: io::Error::other(e),
+            })?;
+            self.buffer.resize(want, 0);
+            let read = open
+                .file
+                .read_at(&mut self.buffer, open.segment.offset(self.position));
+            self.buffer_at = self.position;
+            if let Err(source) = read {
+                self.buffer.clear();
+                return Err(self.unreadable(source));
+            }
+        }
+        let from = (self.position.0 - self.buffer_at.0) as usize;
+        let salt = open.segment.salt;
+        Ok(Head {
+            salt,
+            bytes: &self.buffer[from..from + count as usize],
+        })
+    }
+
+    /// Opens the segment of `position`, or looks how far the open one goes
+    /// now.
+    fn find(&mut self, old: Option<Open>) -> Result<Open, LogError> {
+        // In this order: what is durable may grow in between, the end of a
+        // segment that was ended before does not.
+        let durable = self.shared.durable.borrow().position;
+        let Some((segment, end)) = self.shared.segments.read().find(self.position) else {
+            return Err(LogError::NoSuchPosition(self.position));
+        };
+        let known = end.map_or(durable, |end| end.min(durable));
+        match old {
+            Some(open) if open.segment == segment => Ok(Open { known, ..open }),
+            _ => {
+                self.buffer.clear();
+                let name = Name::Segment(segment.number).to_string();
+                let file = self
+                    .shared
+                    .disk
+                    .open(&name)
+                    .map_err(|e| self.unreadable(e))?;
+                Ok(Open {
+                    segment,
+                    file,
+                    known,
+                })
+            }
+        }
+    }
+
+    fn unreadable(&self, source: io::Error) -> LogError {
+        self.gone().unwrap_or_else(|| LogError::Io {
+            context: format!("read {}", self.place()),
+            source,
+        })
+    }
+
+    fn broken(&self, why: &str) -> LogError {
+        self.gone()
+            .unwrap_or_else(|| LogError::Corrupt(format!("{}: {why}", self.place())))
+    }
+
+    /// Why what is read may be another's by now: a trimmed file is used again.
+    fn gone(&self) -> Option<LogError> {
+        if self.position < self.shared.segments.read().first() {
+            return Some(LogError::NoSuchPosition(self.position));
+        }
+        let state = self.shared.state.lock();
+        match &state.health {
+            Health::Running | Health::Stalled(_) => None,
+            // The directory may be another owner's.
+            Health::Failed(failure) => Some(failure.error()),
+            Health::Closed => Some(LogError::Closed),
+        }
+    }
+
+    fn place(&self) -> String {
+        match self.shared.segments.read().find(self.position) {
+            Some((segment, _)) => {
+                let path = self.shared.path(Name::Segment(segment.number));
+                format!("{path} at byte {}", segment.offset(self.position))
+            }
+            None => format!(
+                "{} at position {}",
+                self.shared.disk.path().display(),
+                self.position.0
+            ),
+        }
+    }
+}
+
+/// Bytes of a segment.
+struct Head<'a> {
+    salt: u64,
+    bytes: &'a [u8],
+}
+
+impl LogReader for Reader {
+    fn next(&mut self) -> Result<Option<Entry>, LogError> {
+        if self.position < self.shared.segments.read().first() {
+            return Err(LogError::NoSuchPosition(self.position));
+        }
+        if self.position >= self.shared.durable.borrow().position {
+            if self.buffer.capacity() > IDLE_BYTES {
+                self.buffer = Vec::new();
+            }
+            return Ok(None);
+        }
+        let (header, payload) = self.entry()?;
+        let decoded = payload::decode(&header, payload);
+        let record = decoded.map_err(|why| self.broken(&why))?;
+        self.position.0 += header.total();
+        Ok(Some(Entry {
+            next: self.position,
+            epoch: header.epoch,
+            record,
+        }))
+    }
+}

@@ -1,0 +1,419 @@
+//! Opens a log's directory: finds where the entries end, cuts off what a crash
+//! has left beyond, makes everything it found durable.
+//!
+//! What is told apart, and how, is in `docs/formats/wal.md`.
+
+use super::LocalLogConfig;
+use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::prepare::{self, PrepareError};
+use super::scan::{self, Remnant, ScanError};
+use super::segments::{Name, Segment};
+use super::shared::NextSegment;
+use super::writer::Active;
+use crate::disk::{Disk, DiskFile};
+use crate::line::Line;
+use crate::{Durable, LogError, Position};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// What the directory holds.
+pub(crate) struct Recovered {
+    /// Owns the directory.
+    pub lock: Box<dyn Send>,
+    /// The segments with entries, and the one to write to.
+    pub segments: Vec<Segment>,
+    pub active: Active,
+    /// The segment after the active one, if it was there.
+    pub next: Option<NextSegment>,
+    pub spares: Vec<(Name, u64)>,
+    /// Bytes of all files.
+    pub stored: u64,
+    pub line: Line,
+    pub durable: Durable,
+}
+
+/// A segment file among the last two: the ones that a crash may have caught.
+struct Found {
+    header: SegmentHeader,
+    file: Arc<dyn DiskFile>,
+}
+
+impl Found {
+    fn name(&self) -> Name {
+        Name::Segment(self.header.number)
+    }
+}
+
+/// Opens the directory.
+pub(crate) fn recover(disk: &dyn Disk, config: &LocalLogConfig) -> Result<Recovered, LogError> {
+    let lock = disk.lock().map_err(|source| {
+        let what = if source.kind() == io::ErrorKind::WouldBlock {
+            "another process, or another part of this one, has this log open"
+        } else {
+            "lock the log's directory"
+        };
+        LogError::Io {
+            context: format!("{}: {what}", disk.path().display()),
+            source,
+        }
+    })?;
+    let names = disk.list().map_err(|e| io_error(disk, "list", None, e))?;
+    let names: Vec<Name> = names.iter().filter_map(|name| Name::parse(name)).collect();
+    let spares = spares(disk, config, &names)?;
+    let numbers = segment_numbers(disk, &names)?;
+    let older = numbers.len().saturating_sub(2);
+    let mut segments = Vec::with_capacity(numbers.len());
+    for number in &numbers[..older] {
+        segments.push(sealed(disk, &open_segment(disk, *number)?)?);
+    }
+    let tail = numbers[older..]
+        .iter()
+        .map(|number| open_segment(disk, *number))
+        .collect::<Result<Vec<_>, _>>()?;
+    let (active, mut next, durable_to, line) = match <[Found; 2]>::try_from(tail) {
+        Ok([last, unused]) => match begins(disk, &unused)? {
+            Some(segment) => {
+                segments.push(sealed(disk, &last)?);
+                let (end, line) = cut(disk, &unused, segment, None)?;
+                (
+                    Active {
+                        segment,
+                        file: unused.file,
+                    },
+                    None,
+                    end,
+                    line,
+                )
+            }
+            None => {
+                // A segment is made only after one with durable entries.
+                let Some(segment) = begins(disk, &last)? else {
+                    return Err(corrupt(
+                        disk,
+                        last.name(),
+                        SEGMENT_HEADER_BYTES,
+                        "the first entry is damaged",
+                    ));
+                };
+                let (end, line) = cut(disk, &last, segment, Some(&unused))?;
+                let next = NextSegment {
+                    header: unused.header,
+                    file: unused.file,
+                };
+                (
+                    Active {
+                        segment,
+                        file: last.file,
+                    },
+                    Some(next),
+                    end,
+                    line,
+                )
+            }
+        },
+        Err(tail) => {
+            let (active, end, line) = only(disk, config, tail.into_iter().next())?;
+            (active, None, end, line)
+        }
+    };
+    segments.push(active.segment);
+    check_order(disk, &segments)?;
+    // One made under a configuration with smaller frames.
+    if let Some(small) = next.take_if(|n| n.header.bytes < config.segment_bytes_min()) {
+        let name = Name::Segment(small.header.number);
+        disk.remove(&name.to_string())
+            .map_err(|e| io_error(disk, "remove", Some(name), e))?;
+    }
+    // Names, too: a file that a crash takes away again is worth nothing.
+    disk.sync_dir()
+        .map_err(|e| io_error(disk, "sync", None, e))?;
+
+    let stored = segments.iter().map(|s| s.bytes).sum::<u64>()
+        + next.as_ref().map_or(0, |n| n.header.bytes)
+        + spares.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    let durable = Durable {
+        epoch: line.epoch,
+        seq: line.seq,
+        lsn: line.lsn,
+        position: durable_to,
+    };
+    Ok(Recovered {
+        lock,
+        segments,
+        active,
+        next,
+        spares,
+        stored,
+        line,
+        durable,
+    })
+}
+
+/// Keeps the spare files that can be used, removes the rest.
+fn spares(
+    disk: &dyn Disk,
+    config: &LocalLogConfig,
+    names: &[Name],
+) -> Result<Vec<(Name, u64)>, LogError> {
+    let mut kept = Vec::new();
+    for name in names
+        .iter()
+        .copied()
+        .filter(|n| matches!(n, Name::Spare(_)))
+    {
+        let file = disk
+            .open(&name.to_string())
+            .map_err(|e| io_error(disk, "open", Some(name), e))?;
+        let bytes = file
+            .size()
+            .map_err(|e| io_error(disk, "measure", Some(name), e))?;
+        // One that was never filled is as long as one that was. Its first use
+        // is slower then, and nothing else.
+        if bytes == config.segment_bytes && kept.len() < config.spare_segments {
+            kept.push((name, bytes));
+        } else {
+            disk.remove(&name.to_string())
+                .map_err(|e| io_error(disk, "remove", Some(name), e))?;
+        }
+    }
+    Ok(kept)
+}
+
+/// The numbers of the segments, which leave none out.
+fn segment_numbers(disk: &dyn Disk, names: &[Name]) -> Result<Vec<u64>, LogError> {
+    let number = |n: &Name| {
+        if let Name::Segment(number) = n {
+            Some(*number)
+        } else {
+            None
+        }
+    };
+    let mut numbers: Vec<u64> = names.iter().filter_map(number).collect();
+    numbers.sort_unstable();
+    for pair in numbers.windows(2) {
+        if let [a, b] = pair
+            && a + 1 != *b
+        {
+            return Err(corrupt(
+                disk,
+                Name::Segment(a + 1),
+                0,
+                "the segment is missing between others",
+            ));
+        }
+    }
+    Ok(numbers)
+}
+
+/// Opens a segment and checks its header. That was durable before the file had
+/// its name, so no crash explains one that is wrong.
+fn open_segment(disk: &dyn Disk, number: u64) -> Result<Found, LogError> {
+    let name = Name::Segment(number);
+    let file = disk
+        .open(&name.to_string())
+        .map_err(|e| io_error(disk, "open", Some(name), e))?;
+    let header = scan::segment_header(&*file, number).map_err(|e| scan_error(disk, name, e))?;
+    Ok(Found { header, file })
+}
+
+/// A segment that another one with entries follows: all of it is durable.
+fn sealed(disk: &dyn Disk, found: &Found) -> Result<Segment, LogError> {
+    let first = scan::first_position(&*found.file, found.header)
+        .map_err(|e| scan_error(disk, found.name(), e))?;
+    Ok(Segment::begin(found.header, first))
+}
+
+/// A segment, if it has a good first entry.
+fn begins(disk: &dyn Disk, found: &Found) -> Result<Option<Segment>, LogError> {
+    let entry = scan::first_entry(&*found.file, found.header)
+        .map_err(|e| io_error(disk, "read", Some(found.name()), e))?;
+    Ok(entry.map(|entry| Segment::begin(found.header, entry.position)))
+}
+
+/// A log of one segment, or of none yet.
+fn only(
+    disk: &dyn Disk,
+    config: &LocalLogConfig,
+    found: Option<Found>,
+) -> Result<(Active, Position, Line), LogError> {
+    if let Some(found) = found {
+        if let Some(segment) = begins(disk, &found)? {
+            let (end, line) = cut(disk, &found, segment, None)?;
+            return Ok((
+                Active {
+                    segment,
+                    file: found.file,
+                },
+                end,
+                line,
+            ));
+        }
+        // One that is not the first has followed one with durable entries,
+        // which went only when this one had some, too.
+        if found.header.number != 1 {
+            return Err(corrupt(
+                disk,
+                found.name(),
+                SEGMENT_HEADER_BYTES,
+                "the first entry is damaged",
+            ));
+        }
+        wipe_unused(disk, &found, Position(0), None)?;
+        if found.header.bytes >= config.segment_bytes_min() {
+            let segment = Segment::begin(found.header, Position(0));
+            return Ok((
+                Active {
+                    segment,
+                    file: found.file,
+                },
+                Position(0),
+                Line::default(),
+            ));
+        }
+        // Made under a configuration with smaller frames: made again, below.
+    }
+    let bytes = config.segment_bytes_of(1);
+    let made =
+        prepare::make(disk, None, &AtomicU64::new(0), 1, bytes, &|| false).map_err(
+            |e| match e {
+                PrepareError::Again(f) | PrepareError::Fatal(f) => f.error(),
+                PrepareError::Stopped => LogError::Closed,
+            },
+        )?;
+    let segment = Segment::begin(made.header, Position(0));
+    Ok((
+        Active {
+            segment,
+            file: made.file,
+        },
+        Position(0),
+        Line::default(),
+    ))
+}
+
+/// The entries of a segment must fit into it.
+fn check_order(disk: &dyn Disk, segments: &[Segment]) -> Result<(), LogError> {
+    for pair in segments.windows(2) {
+        let [a, b] = pair else { continue };
+        let fits = b.first > a.first && b.first.0 - a.first.0 <= a.bytes - SEGMENT_HEADER_BYTES;
+        if !fits {
+            let why = format!(
+                "its first position is {}, that of the segment before {}",
+                b.first.0, a.first.0
+            );
+            return Err(corrupt(
+                disk,
+                Name::Segment(b.number),
+                SEGMENT_HEADER_BYTES,
+                &why,
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Cuts after the last good entry of the last segment in use, and makes what
+/// is before the cut durable.
+fn cut(
+    disk: &dyn Disk,
+    found: &Found,
+    segment: Segment,
+    unused: Option<&Found>,
+) -> Result<(Position, Line), LogError> {
+    let name = found.name();
+    let io = |what: &str, e| io_error(disk, what, Some(name), e);
+    let walked = scan::walk(&*found.file, segment).map_err(|e| scan_error(disk, name, e))?;
+    let end = segment.position(walked.end);
+    let remains = scan::remains(&*found.file, found.header, Some(segment.first), walked.end)
+        .map_err(|e| io("read", e))?;
+    if let Some(remnant) = &remains.newest
+        && remnant.entry.synced() > end
+    {
+        return Err(damaged(disk, name, walked.end, name, remnant));
+    }
+    if let Some(unused) = unused {
+        wipe_unused(disk, unused, end, Some((name, walked.end)))?;
+    }
+    if !remains.dirty.is_empty() {
+        tracing::info!(
+            file = %disk.path().join(name.to_string()).display(),
+            offset = walked.end,
+            "cutting off a write that was not finished"
+        );
+    }
+    Ok::<(), io::Error>(()).map_err(|e| io("write to", e))?;
+    scan::rewrite(&*found.file, walked.unsynced, walked.end).map_err(|e| io("write to", e))?;
+    found.file.sync().map_err(|e| io("sync", e))?;
+    Ok((end, walked.line))
+}
+
+/// Wipes a segment that holds no first entry. The entries before it end at
+/// `end`, which is at `before` in the segment before.
+fn wipe_unused(
+    disk: &dyn Disk,
+    found: &Found,
+    end: Position,
+    before: Option<(Name, u64)>,
+) -> Result<(), LogError> {
+    let io = |what: &str, e| io_error(disk, what, Some(found.name()), e);
+    let remains = scan::remains(&*found.file, found.header, None, SEGMENT_HEADER_BYTES)
+        .map_err(|e| io("read", e))?;
+    // The first write here began when everything before this segment was
+    // durable; a later one, when this segment's first entry was.
+    if let Some(remnant) = &remains.newest
+        && remnant.entry.synced() > end
+    {
+        let first = remnant
+            .entry
+            .position
+            .0
+            .saturating_sub(remnant.offset - SEGMENT_HEADER_BYTES);
+        let (name, offset) = match before {
+            Some(before) if first > end.0 => before,
+            _ => (found.name(), SEGMENT_HEADER_BYTES),
+        };
+        return Err(damaged(disk, name, offset, found.name(), remnant));
+    }
+    if remains.dirty.is_empty() {
+        return Ok(());
+    }
+    scan::wipe(&*found.file, &remains).map_err(|e| io("write to", e))?;
+    found.file.sync().map_err(|e| io("sync", e))
+}
+
+/// The entry at `offset` of `name` must have been durable, because `remnant`
+/// of `witness` says so.
+fn damaged(disk: &dyn Disk, name: Name, offset: u64, witness: Name, remnant: &Remnant) -> LogError {
+    let why = format!(
+        "a durable entry is damaged: byte {} of {witness} was written when everything before position {} was durable",
+        remnant.offset,
+        remnant.entry.synced().0
+    );
+    corrupt(disk, name, offset, &why)
+}
+
+fn io_error(disk: &dyn Disk, what: &str, name: Option<Name>, source: io::Error) -> LogError {
+    let path = match name {
+        Some(name) => disk.path().join(name.to_string()),
+        None => disk.path().to_owned(),
+    };
+    LogError::Io {
+        context: format!("{what} {}", path.display()),
+        source,
+    }
+}
+
+fn corrupt(disk: &dyn Disk, name: Name, offset: u64, why: &str) -> LogError {
+    LogError::Corrupt(format!(
+        "{} at byte {offset}: {why}",
+        disk.path().join(name.to_string()).display()
+    ))
+}
+
+fn scan_error(disk: &dyn Disk, name: Name, error: ScanError) -> LogError {
+    match error {
+        ScanError::Io(e) => io_error(disk, "read", Some(name), e),
+        ScanError::Corrupt(offset, why) => corrupt(disk, name, offset, &why),
+    }
+}

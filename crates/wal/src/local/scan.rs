@@ -1,0 +1,339 @@
+//! Reads a segment file that a crash may have left in any state: walks its
+//! entries, looks for what stands beyond the last good one, wipes that.
+
+use super::format::{
+    ENTRY_HEADER_BYTES, EntryHeader, SEGMENT_FIELDS_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader,
+    u64_at,
+};
+use super::payload;
+use super::segments::Segment;
+use crate::disk::DiskFile;
+use crate::line::{Line, Taken};
+use crate::{Position, Record};
+use std::io::{self, IoSlice};
+
+/// Bytes read at once.
+const WINDOW_BYTES: u64 = 1 << 20;
+/// The unit in which zeros are recognised and written.
+const BLOCK_BYTES: usize = 4096;
+
+/// Why a segment cannot be read.
+#[derive(Debug)]
+pub(crate) enum ScanError {
+    Io(io::Error),
+    /// What is wrong, and at which byte of the file.
+    Corrupt(u64, String),
+}
+
+impl From<io::Error> for ScanError {
+    fn from(e: io::Error) -> ScanError {
+        ScanError::Io(e)
+    }
+}
+
+/// Reads a segment's own header; the file must be as long as it says.
+pub(crate) fn segment_header(file: &dyn DiskFile, number: u64) -> Result<SegmentHeader, ScanError> {
+    let size = file.size()?;
+    let mut bytes = [0; SEGMENT_FIELDS_BYTES];
+    if size < SEGMENT_HEADER_BYTES {
+        return Err(ScanError::Corrupt(
+            0,
+            format!("a file of {size} bytes is no segment"),
+        ));
+    }
+    file.read_at(&mut bytes, 0)?;
+    let header = SegmentHeader::decode(&bytes).map_err(|why| ScanError::Corrupt(0, why))?;
+    if header.number != number {
+        return Err(ScanError::Corrupt(
+            0,
+            format!("its header says it is segment {}", header.number),
+        ));
+    }
+    if header.bytes != size {
+        return Err(ScanError::Corrupt(
+            0,
+            format!("it has {size} bytes, its header says {}", header.bytes),
+        ));
+    }
+    Ok(header)
+}
+
+/// Where the first entry of a segment begins that has one for sure; its
+/// payload is left for the readers to check.
+pub(crate) fn first_position(
+    file: &dyn DiskFile,
+    header: SegmentHeader,
+) -> Result<Position, ScanError> {
+    let mut bytes = [0; ENTRY_HEADER_BYTES];
+    file.read_at(&mut bytes, SEGMENT_HEADER_BYTES)?;
+    match EntryHeader::decode(header.salt, &bytes) {
+        Some(entry) => Ok(entry.position),
+        None => Err(ScanError::Corrupt(
+            SEGMENT_HEADER_BYTES,
+            "the first entry is damaged".to_owned(),
+        )),
+    }
+}
+
+/// A segment's first entry, if one is whole there.
+pub(crate) fn first_entry(
+    file: &dyn DiskFile,
+    header: SegmentHeader,
+) -> io::Result<Option<EntryHeader>> {
+    let mut window = Window::new(file, header.bytes);
+    Ok(match window.entry(header.salt, SEGMENT_HEADER_BYTES)? {
+        Found::Good(entry) => Some(entry),
+        Found::Bad => None,
+    })
+}
+
+/// Where the good entries of a segment end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Walked {
+    /// The end of the last good entry, as an offset in the file.
+    pub end: u64,
+    /// Where the write began that the last entry was part of, as an offset:
+    /// what stands from there on may not be on the disk yet.
+    pub unsynced: u64,
+    /// The line after the last good entry.
+    pub line: Line,
+}
+
+/// Walks the entries of a segment, of which the first is good.
+pub(crate) fn walk(file: &dyn DiskFile, segment: Segment) -> Result<Walked, ScanError> {
+    let mut window = Window::new(file, segment.bytes);
+    let mut walked = Walked {
+        end: SEGMENT_HEADER_BYTES,
+        unsynced: SEGMENT_HEADER_BYTES,
+        line: Line::default(),
+    };
+    loop {
+        let offset = walked.end;
+        let entry = match window.entry(segment.salt, offset)? {
+            Found::Good(entry) if entry.position == segment.position(offset) => entry,
+            // With a good checksum it can only be a program's fault.
+            Found::Good(_) => {
+                return Err(ScanError::Corrupt(
+                    offset,
+                    "an entry that belongs elsewhere".to_owned(),
+                ));
+            }
+            Found::Bad => return Ok(walked),
+        };
+        let payload = window.bytes(offset + ENTRY_HEADER_BYTES as u64, u64::from(entry.length))?;
+        let record =
+            payload::decode(&entry, payload).map_err(|why| ScanError::Corrupt(offset, why))?;
+        let before = (offset > SEGMENT_HEADER_BYTES).then_some(walked.line);
+        walked.line = follow(before, &entry, &record).ok_or_else(|| {
+            ScanError::Corrupt(
+                offset,
+                format!("entry {entry:?} does not follow the one before it"),
+            )
+        })?;
+        walked.end = offset + entry.total();
+        walked.unsynced = segment.offset(entry.synced().max(segment.first));
+    }
+}
+
+/// The line after an entry, `None` when it does not follow `before`.
+fn follow(before: Option<Line>, entry: &EntryHeader, record: &Record) -> Option<Line> {
+    let mut line = before.unwrap_or_default();
+    match record {
+        Record::Seal => {
+            let after = Line {
+                epoch: entry.epoch,
+                begun: false,
+                seq: entry.seq,
+                lsn: entry.lsn,
+            };
+            let fits = before.is_none() || (line.seal() == Some(entry.epoch) && line == after);
+            fits.then_some(after)
+        }
+        Record::Begin { start } => {
+            let after = Line {
+                epoch: entry.epoch,
+                begun: true,
+                seq: entry.seq,
+                lsn: *start,
+            };
+            let fits =
+                before.is_none() || matches!(line.begin(entry.epoch, *start), Ok(Taken::Next));
+            fits.then_some(after)
+        }
+        Record::Frame(frame) => {
+            let after = Line {
+                epoch: entry.epoch,
+                begun: true,
+                seq: frame.seq,
+                lsn: frame.end(),
+            };
+            let fits =
+                before.is_none() || matches!(line.frame(entry.epoch, frame), Ok(Taken::Next));
+            fits.then_some(after)
+        }
+    }
+}
+
+/// An entry's header found beyond the end of the good entries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Remnant {
+    /// Where, as an offset in the file.
+    pub offset: u64,
+    /// What it says.
+    pub entry: EntryHeader,
+}
+
+/// What stands in a segment beyond its entries.
+#[derive(Debug, Default)]
+pub(crate) struct Remains {
+    /// Of the good headers there, wherever they stand, the one that says that
+    /// most was durable before it.
+    pub newest: Option<Remnant>,
+    /// What is not zeros: offset and length of blocks.
+    pub dirty: Vec<(u64, u64)>,
+}
+
+/// Looks at everything from `from` to the end of a segment whose entries begin
+/// at `first`, if that is known.
+pub(crate) fn remains(
+    file: &dyn DiskFile,
+    header: SegmentHeader,
+    first: Option<Position>,
+    from: u64,
+) -> io::Result<Remains> {
+    let mut out = Remains::default();
+    let mut window = Window::new(file, header.bytes);
+    let mut block = from;
+    while block < header.bytes {
+        let length = (header.bytes - block).min(BLOCK_BYTES as u64);
+        // A header that begins in this block may reach into the next.
+        let reach = (header.bytes - block).min((BLOCK_BYTES + ENTRY_HEADER_BYTES - 1) as u64);
+        let bytes = window.bytes(block, reach)?;
+        if bytes[..length as usize].iter().any(|b| *b != 0) {
+            match out.dirty.last_mut() {
+                Some((at, run)) if *at + *run == block => *run += length,
+                _ => out.dirty.push((block, length)),
+            }
+            for (offset, candidate) in
+                (block..block + length).zip(bytes.windows(ENTRY_HEADER_BYTES))
+            {
+                if let Some(entry) = remnant(header, first, offset, candidate)
+                    && out.newest.is_none_or(|n| n.entry.synced() < entry.synced())
+                {
+                    out.newest = Some(Remnant { offset, entry });
+                }
+            }
+        }
+        block += length;
+    }
+    Ok(out)
+}
+
+/// The header of an entry of this use of the file that stands where it says.
+fn remnant(
+    header: SegmentHeader,
+    first: Option<Position>,
+    offset: u64,
+    bytes: &[u8],
+) -> Option<EntryHeader> {
+    // The cheap test first: this runs for every byte.
+    let base = u64_at(bytes, 16).checked_sub(offset - SEGMENT_HEADER_BYTES)?;
+    if first.is_some_and(|f| f.0 != base) {
+        return None;
+    }
+    EntryHeader::decode_prefix(header.salt, bytes)
+}
+
+/// Writes zeros over the dirty blocks. Durable after the next sync.
+pub(crate) fn wipe(file: &dyn DiskFile, remains: &Remains) -> io::Result<()> {
+    let zeros = vec![0; WINDOW_BYTES as usize];
+    for (offset, length) in &remains.dirty {
+        let mut at = *offset;
+        let end = offset + length;
+        while at < end {
+            let count = (end - at).min(WINDOW_BYTES);
+            file.write_at(&mut [IoSlice::new(&zeros[..count as usize])], at)?;
+            at += count;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the bytes from `from` to `to` over themselves, so that the next sync
+/// is sure to write them. The system may have failed to and forgotten: what
+/// reads show is then not what the disk holds.
+pub(crate) fn rewrite(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<()> {
+    let mut window = Window::new(file, to);
+    let mut at = from;
+    while at < to {
+        let bytes = window.bytes(at, (to - at).min(WINDOW_BYTES))?;
+        let count = bytes.len() as u64;
+        file.write_at(&mut [IoSlice::new(bytes)], at)?;
+        at += count;
+    }
+    Ok(())
+}
+
+/// What stands where an entry is expected.
+enum Found {
+    Good(EntryHeader),
+    /// Nothing, or less than an entry.
+    Bad,
+}
+
+/// A part of a file in memory.
+struct Window<'a> {
+    file: &'a dyn DiskFile,
+    /// The file's end.
+    size: u64,
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Window<'a> {
+    fn new(file: &'a dyn DiskFile, size: u64) -> Window<'a> {
+        Window {
+            file,
+            size,
+            at: 0,
+            bytes: Vec::new(),
+        }
+    }
+
+    /// `length` bytes from `offset`; the caller knows that the file has them.
+    fn bytes(&mut self, offset: u64, length: u64) -> io::Result<&[u8]> {
+        let have = self.at..self.at + self.bytes.len() as u64;
+        if offset < have.start || offset + length > have.end {
+            let count = length.max(WINDOW_BYTES.min(self.size.saturating_sub(offset)));
+            self.bytes
+                .resize(usize::try_from(count).map_err(io::Error::other)?, 0);
+            // Nothing half read may be taken for what is there.
+            self.at = u64::MAX - count;
+            self.file.read_at(&mut self.bytes, offset)?;
+            self.at = offset;
+        }
+        let from = (offset - self.at) as usize;
+        Ok(&self.bytes[from..from + length as usize])
+    }
+
+    /// The entry at `offset`, checked whole.
+    fn entry(&mut self, salt: u64, offset: u64) -> io::Result<Found> {
+        let left = self.size.saturating_sub(offset);
+        if left < ENTRY_HEADER_BYTES as u64 {
+            return Ok(Found::Bad);
+        }
+        let Some(entry) =
+            EntryHeader::decode_prefix(salt, self.bytes(offset, ENTRY_HEADER_BYTES as u64)?)
+        else {
+            return Ok(Found::Bad);
+        };
+        if entry.total() > left {
+            return Ok(Found::Bad);
+        }
+        let payload = self.bytes(offset + ENTRY_HEADER_BYTES as u64, u64::from(entry.length))?;
+        if crc32c::crc32c(payload) != entry.payload_crc {
+            return Ok(Found::Bad);
+        }
+        Ok(Found::Good(entry))
+    }
+}

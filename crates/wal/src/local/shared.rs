@@ -1,0 +1,413 @@
+//! What the callers, the writer, the preparer and the readers of one log
+//! share.
+
+use super::LocalLogConfig;
+use super::format::{ENTRY_HEADER_BYTES, SegmentHeader};
+use super::payload::Payload;
+use super::recover::Recovered;
+use super::segments::{Name, Segment, Segments};
+use crate::disk::{Disk, DiskFile};
+use crate::line::{Line, Taken};
+use crate::{Durable, LogError, Position};
+use parking_lot::{Condvar, Mutex, RwLock};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{Notify, watch};
+use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
+
+/// Something went wrong; kept, because it is told to everyone who asks.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub context: String,
+    pub source: Arc<io::Error>,
+}
+
+impl Failure {
+    pub fn new(context: String, source: io::Error) -> Failure {
+        Failure {
+            context,
+            source: Arc::new(source),
+        }
+    }
+
+    /// The error for one more caller.
+    pub fn error(&self) -> LogError {
+        let source = match self.source.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::new(self.source.kind(), self.source.to_string()),
+        };
+        LogError::Io {
+            context: self.context.clone(),
+            source,
+        }
+    }
+}
+
+/// Whether the log goes on.
+#[derive(Clone, Debug)]
+pub(crate) enum Health {
+    /// It does.
+    Running,
+    /// Not before there is room for the next segment. Nothing is lost.
+    Stalled(Failure),
+    /// Not before it is opened again.
+    Failed(Failure),
+    /// It has ended.
+    Closed,
+}
+
+impl Health {
+    /// The error of a log that does not go on now.
+    pub fn check(&self) -> Result<(), LogError> {
+        match self {
+            Health::Running => Ok(()),
+            Health::Stalled(f) | Health::Failed(f) => Err(f.error()),
+            Health::Closed => Err(LogError::Closed),
+        }
+    }
+}
+
+/// Whether the log is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closing {
+    No,
+    /// After what is queued.
+    Drain,
+    /// Now.
+    Abandon,
+}
+
+/// The next segment.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// Nobody has begun to make it.
+    None,
+    /// A thread is at it.
+    Coming,
+    /// Here it is.
+    Ready(NextSegment),
+}
+
+/// A segment file with a durable header and nothing else.
+#[derive(Clone)]
+pub(crate) struct NextSegment {
+    pub header: SegmentHeader,
+    pub file: Arc<dyn DiskFile>,
+}
+
+impl std::fmt::Debug for NextSegment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.header.fmt(f)
+    }
+}
+
+/// An entry on its way to the disk.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    pub kind: u8,
+    pub epoch: Epoch,
+    pub seq: FrameSeq,
+    /// What the header says.
+    pub lsn: Lsn,
+    /// The end of the redo after it.
+    pub lsn_after: Lsn,
+    pub payload: Payload,
+    pub payload_crc: u32,
+}
+
+impl Queued {
+    /// A seal or begin.
+    pub fn mark(kind: u8, epoch: Epoch, lsn: Lsn) -> Queued {
+        let payload = Payload::default();
+        let payload_crc = payload.crc();
+        Queued {
+            kind,
+            epoch,
+            seq: FrameSeq(0),
+            lsn,
+            lsn_after: lsn,
+            payload,
+            payload_crc,
+        }
+    }
+
+    /// A frame.
+    pub fn frame(kind: u8, epoch: Epoch, frame: &Frame, payload: Payload) -> Queued {
+        let payload_crc = payload.crc();
+        Queued {
+            kind,
+            epoch,
+            seq: frame.seq,
+            lsn: frame.start,
+            lsn_after: frame.end(),
+            payload,
+            payload_crc,
+        }
+    }
+
+    /// Bytes it takes in the file, and is counted with in memory.
+    pub fn bytes(&self) -> u64 {
+        ENTRY_HEADER_BYTES as u64 + self.payload.length()
+    }
+}
+
+/// What changes with every append and every write.
+#[derive(Debug)]
+pub(crate) struct State {
+    /// Where the line of accepted entries stands.
+    pub line: Line,
+    /// The place after the last accepted entry.
+    pub end: Position,
+    /// Accepted, and not yet taken by the writer.
+    pub queue: VecDeque<Queued>,
+    /// Bytes accepted and not yet durable.
+    pub queued_bytes: u64,
+    /// How far the log is durable.
+    pub durable: Durable,
+    pub health: Health,
+    pub closing: Closing,
+    pub next: Next,
+    /// The writer waits for the next segment.
+    pub next_wanted: bool,
+    /// Why it was not made at the last try.
+    pub next_failure: Option<Failure>,
+    /// The writer has ended and the directory is free.
+    pub ended: bool,
+}
+
+impl State {
+    /// Refuses when the log does not go on.
+    pub fn check_open(&self) -> Result<(), LogError> {
+        self.health.check()?;
+        if self.closing == Closing::No {
+            Ok(())
+        } else {
+            Err(LogError::Closed)
+        }
+    }
+
+    pub fn push(&mut self, queued: Queued) {
+        self.end.0 += queued.bytes();
+        self.queued_bytes += queued.bytes();
+        self.queue.push_back(queued);
+    }
+
+    /// Moves frames from the front of `frames` into the queue while there is
+    /// room. True when none is left.
+    pub fn accept(
+        &mut self,
+        config: &LocalLogConfig,
+        epoch: Epoch,
+        frames: &mut VecDeque<(Frame, Queued)>,
+    ) -> Result<bool, LogError> {
+        self.check_open()?;
+        self.line.owns(epoch)?;
+        while let Some((frame, queued)) = frames.pop_front() {
+            let room =
+                self.queued_bytes == 0 || self.queued_bytes + queued.bytes() <= config.queue_bytes;
+            if !room && frame.seq > self.line.seq {
+                frames.push_front((frame, queued));
+                return Ok(false);
+            }
+            if self.line.frame(epoch, &frame)? == Taken::Next {
+                self.push(queued);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Files that wait to become segments.
+#[derive(Debug, Default)]
+pub(crate) struct Spares {
+    pub files: Vec<(Name, u64)>,
+}
+
+impl Spares {
+    /// Takes one of `bytes` bytes.
+    pub fn take(&mut self, bytes: u64) -> Option<Name> {
+        let at = self.files.iter().position(|(_, b)| *b == bytes)?;
+        Some(self.files.swap_remove(at).0)
+    }
+}
+
+/// One log's common ground.
+pub(crate) struct Shared {
+    pub disk: Arc<dyn Disk>,
+    pub config: LocalLogConfig,
+    pub state: Mutex<State>,
+    /// The writer's call: something is queued, the next segment is there, or
+    /// it is time to end.
+    pub work: Condvar,
+    /// The preparer's call: room may have come, or it is time to end.
+    pub retry: Condvar,
+    /// Everyone else's call: durable further, room in the queue, fenced,
+    /// stalled, failed, closed.
+    pub changed: Notify,
+    /// Appends take turns.
+    pub turn: tokio::sync::Mutex<()>,
+    pub durable: watch::Receiver<Durable>,
+    pub segments: RwLock<Segments>,
+    /// Held while files are made, renamed or removed.
+    pub spares: Mutex<Spares>,
+    /// Bytes of all files.
+    pub stored: AtomicU64,
+}
+
+impl Shared {
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        config: LocalLogConfig,
+        recovered: &Recovered,
+        durable: watch::Receiver<Durable>,
+    ) -> Shared {
+        let state = State {
+            line: recovered.line,
+            end: recovered.durable.position,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            durable: recovered.durable,
+            health: Health::Running,
+            closing: Closing::No,
+            next: recovered.next.clone().map_or(Next::None, Next::Ready),
+            next_wanted: false,
+            next_failure: None,
+            ended: false,
+        };
+        Shared {
+            disk,
+            config,
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            retry: Condvar::new(),
+            changed: Notify::new(),
+            turn: tokio::sync::Mutex::new(()),
+            durable,
+            segments: RwLock::new(Segments {
+                rows: recovered.segments.clone(),
+            }),
+            spares: Mutex::new(Spares {
+                files: recovered.spares.clone(),
+            }),
+            stored: AtomicU64::new(recovered.stored),
+        }
+    }
+
+    /// Tells writer and preparer to end. The stronger wish wins.
+    pub fn stop(&self, how: Closing) {
+        let mut state = self.state.lock();
+        if state.closing != Closing::Abandon {
+            state.closing = how;
+        }
+        drop(state);
+        self.work.notify_all();
+        self.retry.notify_all();
+        self.changed.notify_waiters();
+    }
+
+    /// Nothing more is written until the log is opened again.
+    pub fn fail(&self, failure: Failure) {
+        let mut state = self.state.lock();
+        if !matches!(state.health, Health::Failed(_) | Health::Closed) {
+            tracing::error!(
+                dir = %self.disk.path().display(),
+                error = %failure.source,
+                "the log has failed: {}; nothing more is taken until it is opened again",
+                failure.context
+            );
+            state.health = Health::Failed(failure);
+        }
+        drop(state);
+        self.work.notify_all();
+        self.retry.notify_all();
+        self.changed.notify_waiters();
+    }
+
+    /// A file's path, for messages.
+    pub fn path(&self, name: Name) -> String {
+        self.disk
+            .path()
+            .join(name.to_string())
+            .display()
+            .to_string()
+    }
+
+    /// See [`crate::Log::trim`].
+    pub fn trim(&self, before: Position) -> Result<(), LogError> {
+        // Holding this keeps the writer from ending, and so the directory ours.
+        let mut spares = self.spares.lock();
+        match &self.state.lock().health {
+            // A full disk is the best reason to trim.
+            Health::Running | Health::Stalled(_) => {}
+            ended => return ended.check(),
+        }
+        // What callers are told, who may know it a moment before `state` does.
+        let durable = self.durable.borrow().position;
+        if before > durable {
+            return Err(LogError::NoSuchPosition(before));
+        }
+        let mut trimmed = false;
+        while let Some(segment) = self.take_oldest(before, durable) {
+            self.let_go(&mut spares, segment)?;
+            trimmed = true;
+        }
+        drop(spares);
+        if trimmed {
+            self.retry.notify_all();
+        }
+        Ok(())
+    }
+
+    /// Takes the oldest segment off the table if all of it is before `before`
+    /// and the one after it holds a durable entry: one must remain, it says
+    /// what the newest epoch is.
+    fn take_oldest(&self, before: Position, durable: Position) -> Option<Segment> {
+        let mut segments = self.segments.write();
+        match segments.rows.as_slice() {
+            [_, second, ..] if second.first <= before && second.first < durable => {
+                Some(segments.rows.remove(0))
+            }
+            _ => None,
+        }
+    }
+
+    /// Removes a segment's file, or keeps it as a spare. Durable on return:
+    /// were two removals durable in the wrong order, a crash between them
+    /// would look like a lost segment.
+    fn let_go(&self, spares: &mut Spares, segment: Segment) -> Result<(), LogError> {
+        let name = Name::Segment(segment.number);
+        let spare = Name::Spare(segment.number);
+        let keep = segment.bytes == self.config.segment_bytes
+            && spares.files.len() < self.config.spare_segments;
+        let done = if keep {
+            self.disk.rename(&name.to_string(), &spare.to_string())
+        } else {
+            self.disk.remove(&name.to_string())
+        };
+        if let Err(source) = done {
+            // It is there still.
+            self.segments.write().rows.insert(0, segment);
+            return Err(LogError::Io {
+                context: format!("trim {}", self.path(name)),
+                source,
+            });
+        }
+        if let Err(source) = self.disk.sync_dir() {
+            let failure = Failure::new(
+                format!("sync the directory after trimming {}", self.path(name)),
+                source,
+            );
+            let error = failure.error();
+            self.fail(failure);
+            return Err(error);
+        }
+        if keep {
+            spares.files.push((spare, segment.bytes));
+        } else {
+            self.stored.fetch_sub(segment.bytes, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}

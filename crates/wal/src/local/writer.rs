@@ -1,0 +1,385 @@
+//! The thread that writes: takes what is queued, writes it at once, syncs
+//! once, and says how far the log is durable. Nothing else makes it so.
+
+use super::format::{ENTRY_HEADER_BYTES, EntryHeader, SEGMENT_HEADER_BYTES};
+use super::prepare;
+use super::segments::{Name, Segment};
+use super::shared::{Closing, Failure, Health, Next, NextSegment, Queued, Shared};
+use crate::disk::DiskFile;
+use crate::{Durable, Position};
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use tokio::sync::watch;
+
+/// Payloads up to this size are copied next to their headers: a copy is
+/// cheaper than one more slice for the system to walk.
+const COPY_BYTES_MAX: usize = 4096;
+
+/// The segment that is written.
+pub(crate) struct Active {
+    pub segment: Segment,
+    pub file: Arc<dyn DiskFile>,
+}
+
+/// What to do next.
+enum Work {
+    Write(Vec<Queued>),
+    /// The next entry takes this many bytes, more than the segment has left.
+    NextSegment(u64),
+    End,
+}
+
+struct Writer<'a> {
+    shared: &'a Arc<Shared>,
+    sender: watch::Sender<Durable>,
+    active: Active,
+    /// The place after the last entry written.
+    end: Position,
+    preparer: Option<JoinHandle<()>>,
+    /// Headers and small payloads of a batch; kept for its memory.
+    arena: Vec<u8>,
+}
+
+/// Writes until the log ends or fails. Drops `lock` last: the directory is
+/// someone else's from there on.
+pub(crate) fn run(
+    shared: &Arc<Shared>,
+    sender: watch::Sender<Durable>,
+    active: Active,
+    lock: Box<dyn Send>,
+) {
+    let end = sender.borrow().position;
+    let mut writer = Writer {
+        shared,
+        sender,
+        active,
+        end,
+        preparer: None,
+        arena: Vec::new(),
+    };
+    let failure = writer.work().err();
+    if let Some(failure) = failure {
+        shared.fail(failure);
+    }
+    shared.stop(Closing::Abandon);
+    if let Some(preparer) = writer.preparer.take()
+        && preparer.join().is_err()
+    {
+        tracing::error!(dir = %shared.disk.path().display(), "the log's preparer panicked");
+    }
+    // No trim is under way while this is held, and none begins after.
+    let files = shared.spares.lock();
+    {
+        let mut state = shared.state.lock();
+        if !matches!(state.health, Health::Failed(_)) {
+            state.health = Health::Closed;
+        }
+        state.queue = Default::default();
+        state.queued_bytes = 0;
+        state.next = Next::None;
+    }
+    drop(files);
+    drop(lock);
+    // The receivers of `durable` are told by the sender's end.
+    drop(writer);
+    shared.state.lock().ended = true;
+    shared.changed.notify_waiters();
+}
+
+impl Writer<'_> {
+    fn work(&mut self) -> Result<(), Failure> {
+        loop {
+            match self.take()? {
+                Work::Write(batch) => {
+                    if !self.write(&batch)? {
+                        return Ok(());
+                    }
+                    self.publish(&batch);
+                    self.prepare_ahead();
+                }
+                Work::NextSegment(bytes) => {
+                    if !self.switch(bytes)? {
+                        return Ok(());
+                    }
+                }
+                Work::End => return Ok(()),
+            }
+        }
+    }
+
+    /// Waits for work.
+    fn take(&mut self) -> Result<Work, Failure> {
+        let limit = self.shared.config.batch_bytes;
+        let left = self.active.segment.bytes - self.active.segment.offset(self.end);
+        let mut state = self.shared.state.lock();
+        loop {
+            if let Health::Failed(failure) = &state.health {
+                return Err(failure.clone());
+            }
+            if state.closing == Closing::Abandon {
+                return Ok(Work::End);
+            }
+            let Some(first) = state.queue.front() else {
+                if state.closing == Closing::Drain {
+                    return Ok(Work::End);
+                }
+                self.shared.work.wait(&mut state);
+                continue;
+            };
+            if first.bytes() > left {
+                return Ok(Work::NextSegment(first.bytes()));
+            }
+            let mut batch = Vec::new();
+            let mut bytes = 0;
+            while let Some(next) = state.queue.front() {
+                bytes += next.bytes();
+                if bytes > left || (bytes > limit && !batch.is_empty()) {
+                    break;
+                }
+                batch.extend(state.queue.pop_front());
+            }
+            return Ok(Work::Write(batch));
+        }
+    }
+
+    /// Makes a batch durable. False when the log is to end first.
+    fn write(&mut self, batch: &[Queued]) -> Result<bool, Failure> {
+        let offset = self.active.segment.offset(self.end);
+        let (pieces, end) = self.lay_out(batch);
+        let file = Arc::clone(&self.active.file);
+        loop {
+            let mut slices: Vec<IoSlice<'_>> = pieces
+                .iter()
+                .map(|piece| match piece {
+                    Piece::Arena(range) => IoSlice::new(&self.arena[range.clone()]),
+                    Piece::Shared(bytes) => IoSlice::new(bytes),
+                })
+                .collect();
+            let written = file.write_at(&mut slices, offset);
+            match written {
+                Ok(()) => break,
+                // The blocks are there, but a file system that copies on write
+                // wants new ones. The same bytes are written again, so nothing
+                // is taken for durable that is not.
+                Err(e) if is_full(&e) => {
+                    if !self.wait_for_room(self.failure("write to", e)) {
+                        return Ok(false);
+                    }
+                }
+                Err(e) => return Err(self.failure("write to", e)),
+            }
+        }
+        // Never tried again: the system may have dropped what it could not
+        // write, and would report success.
+        file.sync().map_err(|e| self.failure("sync", e))?;
+        self.end = end;
+        self.arena.clear();
+        self.arena.shrink_to(1 << 20);
+        Ok(true)
+    }
+
+    /// Encodes a batch, and says where it ends.
+    fn lay_out(&mut self, batch: &[Queued]) -> (Vec<Piece>, Position) {
+        self.arena.clear();
+        let mut pieces = Vec::new();
+        let mut from = 0;
+        let mut position = self.end;
+        for entry in batch {
+            let header = EntryHeader {
+                payload_crc: entry.payload_crc,
+                // Both are bounded by the configuration's check.
+                length: u32::try_from(entry.payload.length()).unwrap_or(u32::MAX),
+                behind: u32::try_from(position.0 - self.end.0).unwrap_or(u32::MAX),
+                position,
+                epoch: entry.epoch,
+                seq: entry.seq,
+                lsn: entry.lsn,
+                kind: entry.kind,
+            };
+            self.arena.extend(header.encode(self.active.segment.salt));
+            self.arena.extend(&entry.payload.head);
+            match &entry.payload.body {
+                Some(body) if body.len() > COPY_BYTES_MAX => {
+                    pieces.push(Piece::Arena(from..self.arena.len()));
+                    pieces.push(Piece::Shared(Arc::clone(body)));
+                    from = self.arena.len();
+                }
+                Some(body) => self.arena.extend(body.iter()),
+                None => {}
+            }
+            position.0 += entry.bytes();
+        }
+        pieces.push(Piece::Arena(from..self.arena.len()));
+        (pieces, position)
+    }
+
+    /// Tells everyone that `batch` is durable.
+    fn publish(&self, batch: &[Queued]) {
+        let Some(last) = batch.last() else { return };
+        let durable = Durable {
+            epoch: last.epoch,
+            seq: last.seq,
+            lsn: last.lsn_after,
+            position: self.end,
+        };
+        {
+            // Before the word goes out: who hears it may append at once.
+            let mut state = self.shared.state.lock();
+            state.queued_bytes -= batch.iter().map(Queued::bytes).sum::<u64>();
+            if matches!(state.health, Health::Stalled(_)) {
+                state.health = Health::Running;
+            }
+        }
+        // Not under the lock: a caller may hold the watch's value and ask for
+        // something that needs the lock.
+        self.sender.send_replace(durable);
+        // After the word went out: who waits for this may look at the watch.
+        self.shared.state.lock().durable = durable;
+        self.shared.changed.notify_waiters();
+    }
+
+    /// Has the next segment made when this one is half full.
+    fn prepare_ahead(&mut self) {
+        let used = self.end.0 - self.active.segment.first.0 + SEGMENT_HEADER_BYTES;
+        if used < self.active.segment.bytes / 2 {
+            return;
+        }
+        let number = self.active.segment.number + 1;
+        {
+            let mut state = self.shared.state.lock();
+            if !matches!(state.next, Next::None) || state.closing != Closing::No {
+                return;
+            }
+            state.next = Next::Coming;
+        }
+        let bytes = self.shared.config.segment_bytes_of(number);
+        let shared = Arc::clone(self.shared);
+        let spawned = std::thread::Builder::new()
+            .name("xylem-wal-next".to_owned())
+            .stack_size(256 << 10)
+            .spawn(move || prepare::run(&shared, number, bytes));
+        match spawned {
+            // The one before has long ended: there is one at a time.
+            Ok(handle) => self.preparer = Some(handle),
+            Err(e) => {
+                // Then the writer makes it when it needs it.
+                tracing::warn!(error = %e, "the log's preparer could not be started");
+                self.shared.state.lock().next = Next::None;
+            }
+        }
+    }
+
+    /// Goes on in the next segment, which must take an entry of `entry_bytes`.
+    /// False when the log is to end first.
+    fn switch(&mut self, entry_bytes: u64) -> Result<bool, Failure> {
+        let next = match self.next_segment(entry_bytes) {
+            Ok(Some(next)) => next,
+            Ok(None) => return Ok(false),
+            Err(failure) => return Err(failure),
+        };
+        let segment = Segment::begin(next.header, self.end);
+        self.shared.segments.write().rows.push(segment);
+        self.active = Active {
+            segment,
+            file: next.file,
+        };
+        Ok(true)
+    }
+
+    fn next_segment(&mut self, entry_bytes: u64) -> Result<Option<NextSegment>, Failure> {
+        let number = self.active.segment.number + 1;
+        let bytes_min = SEGMENT_HEADER_BYTES + entry_bytes;
+        let mut state = self.shared.state.lock();
+        state.next_wanted = true;
+        loop {
+            if let Health::Failed(failure) = &state.health {
+                return Err(failure.clone());
+            }
+            if state.closing == Closing::Abandon {
+                return Ok(None);
+            }
+            match std::mem::replace(&mut state.next, Next::None) {
+                Next::Ready(next) if next.header.bytes >= bytes_min => {
+                    state.next_wanted = false;
+                    return Ok(Some(next));
+                }
+                Next::Coming => {
+                    state.next = Next::Coming;
+                    state.stall();
+                    if state.closing == Closing::Drain
+                        && let Some(failure) = &state.next_failure
+                    {
+                        return Err(failure.clone());
+                    }
+                    self.shared.changed.notify_waiters();
+                    self.shared.work.wait(&mut state);
+                }
+                // None, or one made under a configuration with smaller frames:
+                // made here, in its place.
+                unfit @ (Next::Ready(_) | Next::None) => {
+                    if let Next::Ready(small) = unfit {
+                        self.shared
+                            .stored
+                            .fetch_sub(small.header.bytes, Ordering::Relaxed);
+                    }
+                    if state.closing == Closing::Drain
+                        && let Some(failure) = &state.next_failure
+                    {
+                        return Err(failure.clone());
+                    }
+                    state.next = Next::Coming;
+                    drop(state);
+                    let bytes = self.shared.config.segment_bytes_of(number).max(bytes_min);
+                    prepare::run(self.shared, number, bytes);
+                    state = self.shared.state.lock();
+                }
+            }
+        }
+    }
+
+    /// Stalls for a while, or until something is trimmed. False when the log
+    /// is to end.
+    fn wait_for_room(&self, failure: Failure) -> bool {
+        let mut state = self.shared.state.lock();
+        state.health = Health::Stalled(failure.clone());
+        self.shared.changed.notify_waiters();
+        if state.closing == Closing::No {
+            self.shared
+                .retry
+                .wait_for(&mut state, self.shared.config.retry);
+        }
+        if state.closing == Closing::Drain {
+            state.health = Health::Failed(failure);
+        }
+        state.closing == Closing::No
+    }
+
+    fn failure(&self, what: &str, source: io::Error) -> Failure {
+        let path = self.shared.path(Name::Segment(self.active.segment.number));
+        Failure::new(
+            format!(
+                "{what} {path} at byte {}",
+                self.active.segment.offset(self.end)
+            ),
+            source,
+        )
+    }
+}
+
+/// A part of a batch.
+enum Piece {
+    Arena(Range<usize>),
+    Shared(Arc<[u8]>),
+}
+
+fn is_full(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+const _: () = assert!(ENTRY_HEADER_BYTES as u64 <= SEGMENT_HEADER_BYTES);

@@ -1,0 +1,151 @@
+//! The format as it was written once is still written so, and still read:
+//! `tests/golden/wal-1`. `UPDATE_GOLDEN=1` writes the files anew, which is
+//! right only for a new version of the format, in a directory of its own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test panics where it fails"
+)]
+
+mod common;
+
+use common::{block_on, segment};
+use std::path::PathBuf;
+use std::sync::Arc;
+use xylem_types::{Epoch, FileOp, Frame, FrameBody, FrameSeq, Lsn};
+use xylem_wal::disk::model::ModelDisk;
+use xylem_wal::{LocalLog, LocalLogConfig, Log, Position, Record};
+
+const SEGMENTS: u64 = 3;
+
+fn golden() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/wal-1")
+}
+
+fn config() -> LocalLogConfig {
+    LocalLogConfig {
+        max_frame_bytes: 256,
+        segment_bytes: 4096 + 600,
+        ..LocalLogConfig::default()
+    }
+}
+
+/// One of each kind, in groups; each group is durable before the next.
+fn groups() -> Vec<Vec<Frame>> {
+    let path = || "test/t\u{e4}.frm".to_owned();
+    let bodies = [
+        vec![FrameBody::Redo((0..100).collect::<Vec<u8>>().into())],
+        vec![
+            FrameBody::Redo(vec![0xAA; 3].into()),
+            FrameBody::Redo(Vec::new().into()),
+        ],
+        vec![FrameBody::File(FileOp::Mkdir {
+            path: "test".to_owned(),
+            mode: 0o700,
+        })],
+        vec![FrameBody::File(FileOp::Create {
+            path: path(),
+            mode: 0o660,
+        })],
+        vec![FrameBody::File(FileOp::Write {
+            path: path(),
+            offset: 4096,
+            data: vec![0xFE, 0x01].into(),
+        })],
+        vec![FrameBody::File(FileOp::Truncate {
+            path: path(),
+            size: 1 << 40,
+        })],
+        vec![
+            FrameBody::File(FileOp::Rename {
+                from: path(),
+                to: "test/u.frm".to_owned(),
+            }),
+            FrameBody::File(FileOp::Unlink {
+                path: "test/u.frm".to_owned(),
+            }),
+            FrameBody::File(FileOp::Rmdir {
+                path: "test".to_owned(),
+            }),
+        ],
+    ];
+    let (mut seq, mut lsn) = (0, Lsn::FIRST);
+    let mut number = |body| {
+        seq += 1;
+        let frame = Frame {
+            seq: FrameSeq(seq),
+            start: lsn,
+            body,
+        };
+        lsn = frame.end();
+        frame
+    };
+    bodies
+        .into_iter()
+        .map(|group| group.into_iter().map(&mut number).collect())
+        .collect()
+}
+
+/// Writes it all to a model disk, whose salts are always the same.
+fn write() -> ModelDisk {
+    let disk = ModelDisk::new();
+    block_on(async {
+        let log = LocalLog::open_on(Arc::new(disk.clone()), config()).unwrap();
+        let epoch = log.seal().await.unwrap().epoch();
+        log.begin(epoch, Lsn::FIRST).await.unwrap();
+        for group in groups() {
+            let last = group.last().unwrap().seq;
+            log.append(epoch, group).await.unwrap();
+            log.durable().wait_for(|d| d.seq() >= last).await.unwrap();
+        }
+        log.seal().await.unwrap();
+        log.close().await.unwrap();
+    });
+    disk
+}
+
+#[test]
+fn the_bytes_are_the_same() {
+    let disk = write();
+    for number in 1..=SEGMENTS {
+        let path = golden().join(segment(number));
+        let bytes = disk.contents(&segment(number)).unwrap();
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::create_dir_all(golden()).unwrap();
+            std::fs::write(&path, &bytes).unwrap();
+        }
+        assert!(
+            std::fs::read(&path).unwrap() == bytes,
+            "segment {number} differs"
+        );
+    }
+}
+
+#[test]
+fn the_golden_files_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    for number in 1..=SEGMENTS {
+        std::fs::copy(
+            golden().join(segment(number)),
+            dir.path().join(segment(number)),
+        )
+        .unwrap();
+    }
+    let log = LocalLog::open(dir.path(), config()).unwrap();
+    let durable = *log.durable().borrow();
+    let frames = groups().concat();
+    assert_eq!((durable.epoch(), durable.seq()), (Epoch(2), FrameSeq(0)));
+    assert_eq!(durable.lsn(), frames.last().unwrap().end());
+    let mut expected = vec![
+        (Epoch(1), Record::Seal),
+        (Epoch(1), Record::Begin { start: Lsn::FIRST }),
+    ];
+    expected.extend(frames.into_iter().map(|f| (Epoch(1), Record::Frame(f))));
+    expected.push((Epoch(2), Record::Seal));
+    let mut reader = log.read_from(Position(0)).unwrap();
+    for record in expected {
+        let entry = reader.next().unwrap().unwrap();
+        assert_eq!((entry.epoch, entry.record), record);
+    }
+    assert_eq!(reader.next().unwrap(), None);
+}
