@@ -26,7 +26,10 @@ enum Part {
 }
 
 #[derive(Parser)]
-#[command(name = "cargo xtask bench", about = "Measure Xylem beside stock MariaDB")]
+#[command(
+    name = "cargo xtask bench",
+    about = "Measure Xylem beside stock MariaDB"
+)]
 struct Args {
     /// Only these parts.
     #[arg(long, value_enum, value_delimiter = ',')]

@@ -23,11 +23,20 @@ pub fn measure(args: &Args, pool: &str) -> Result<()> {
     let server = install.start(&data, dir.path(), &options)?;
     let project = Project::up(pool)?;
     let sides = [
-        Login { socket: server.socket().into(), user: "root".into(), password: String::new() },
+        Login {
+            socket: server.socket().into(),
+            user: "root".into(),
+            password: String::new(),
+        },
         project.login()?,
     ];
 
-    let load = Load { tables: args.tables, rows: args.rows, threads: 4, seconds: args.seconds };
+    let load = Load {
+        tables: args.tables,
+        rows: args.rows,
+        threads: 4,
+        seconds: args.seconds,
+    };
     server.query("CREATE DATABASE sbtest")?;
     project.sql("CREATE DATABASE sbtest")?;
     for login in &sides {
@@ -42,7 +51,10 @@ pub fn measure(args: &Args, pool: &str) -> Result<()> {
                     rates.push(per_second(&report)?);
                 }
             }
-            let name = format!("{} {threads} threads, pool {pool}", script.trim_start_matches("oltp_"));
+            let name = format!(
+                "{} {threads} threads, pool {pool}",
+                script.trim_start_matches("oltp_")
+            );
             report::pair(&name, "tx/s", Better::Higher, &rates[0], &rates[1]);
         }
     }
@@ -54,6 +66,13 @@ fn per_second(report: &str) -> Result<f64> {
     report
         .lines()
         .find_map(|line| line.trim().strip_prefix("transactions:"))
-        .and_then(|rest| rest.split_once('(')?.1.split_whitespace().next()?.parse().ok())
+        .and_then(|rest| {
+            rest.split_once('(')?
+                .1
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        })
         .with_context(|| format!("no transactions per second in: {report}"))
 }

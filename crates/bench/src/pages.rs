@@ -5,10 +5,12 @@ use crate::Args;
 use crate::report::{self, Better};
 use anyhow::{Context, Result, ensure};
 use rand::Rng;
-use std::ffi::CString;
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
-use xylem_client::{XylemConfig, xylem_get_page, xylem_init, xylem_shutdown};
+use xylem_client::client::{Client, PageWanted};
+use xylem_client::config::Config;
+use xylem_client::pages::Target;
+use xylem_client::status::Status;
 use xylem_e2e::Project;
 use xylem_e2e::sysbench::Load;
 
@@ -19,7 +21,12 @@ const THREADS: usize = 16;
 pub fn measure(args: &Args) -> Result<()> {
     let project = Project::up("64MiB")?;
     project.sql("CREATE DATABASE sbtest")?;
-    let load = Load { tables: 1, rows: args.rows, threads: 1, seconds: 1 };
+    let load = Load {
+        tables: 1,
+        rows: args.rows,
+        threads: 1,
+        seconds: 1,
+    };
     load.prepare(&project.login()?)?;
     let row = project.sql(
         "SELECT space, file_size DIV page_size FROM information_schema.innodb_sys_tablespaces \
@@ -30,12 +37,18 @@ pub fn measure(args: &Args) -> Result<()> {
 
     let file = tempfile::tempfile()?;
     file.write_all_at(&vec![1; pages as usize * PAGE_BYTES], 0)?;
-    connect(&project)?;
+    let client = connect(&project)?;
 
     let remote = |page: u32, buf: &mut [u8]| {
-        // SAFETY: buf is as long as is said and outlives the call.
-        let status = unsafe { xylem_get_page(space, page, 0, buf.as_mut_ptr().cast(), buf.len()) };
-        ensure!(status == 0, "page {space}:{page}: status {status}");
+        // SAFETY: buf is as long as is said and outlives the call, which waits.
+        let target = unsafe { Target::new(buf.as_mut_ptr(), buf.len()) };
+        let status = client.get_page(PageWanted {
+            space_id: space,
+            page_no: page,
+            min_lsn: 0,
+            target,
+        });
+        ensure!(status == Status::Ok, "page {space}:{page}: {status:?}");
         Ok(())
     };
     let local = |page: u32, buf: &mut [u8]| {
@@ -46,29 +59,37 @@ pub fn measure(args: &Args) -> Result<()> {
         here.push(latency_us(pages, local)?);
         there.push(latency_us(pages, remote)?);
     }
-    report::pair("GetPage, 1 thread (stock: pread, cached)", "us", Better::Lower, &here, &there);
+    report::pair(
+        "GetPage, 1 thread (stock: pread, cached)",
+        "us",
+        Better::Lower,
+        &here,
+        &there,
+    );
     here.clear();
     there.clear();
     for _ in 0..args.turns {
         here.push(pages_per_second(pages, local)?);
         there.push(pages_per_second(pages, remote)?);
     }
-    report::pair("GetPage, 16 threads (stock: pread)", "pages/s", Better::Higher, &here, &there);
-    xylem_shutdown();
+    report::pair(
+        "GetPage, 16 threads (stock: pread)",
+        "pages/s",
+        Better::Higher,
+        &here,
+        &there,
+    );
+    client.shutdown();
     Ok(())
 }
 
-fn connect(project: &Project) -> Result<()> {
+fn connect(project: &Project) -> Result<Client> {
     let status = project.json(&["status"])?;
-    let grpc = status["server"]["grpc"].as_str().context("no grpc address")?;
-    let (address, port) = grpc.rsplit_once(':').context("no port")?;
-    let address = CString::new(address)?;
-    let config = XylemConfig { address: address.as_ptr(), port: port.parse()?, ..XylemConfig::default() };
-    let mut error = [0u8; 512];
-    // SAFETY: the strings and the buffer outlive the call.
-    let code = unsafe { xylem_init(&config, error.as_mut_ptr().cast(), error.len()) };
-    ensure!(code == 0, "{}", String::from_utf8_lossy(&error));
-    Ok(())
+    let grpc = status["server"]["grpc"]
+        .as_str()
+        .context("no grpc address")?;
+    let (host, port) = grpc.rsplit_once(':').context("no port")?;
+    Client::start(Config::new(host, port.parse()?)).map_err(|error| anyhow::anyhow!(error.message))
 }
 
 /// The median of single reads of random pages, in microseconds.
@@ -85,10 +106,7 @@ fn latency_us(pages: u32, read: impl Fn(u32, &mut [u8]) -> Result<()>) -> Result
     Ok(report::median(&times))
 }
 
-fn pages_per_second(
-    pages: u32,
-    read: impl Fn(u32, &mut [u8]) -> Result<()> + Sync,
-) -> Result<f64> {
+fn pages_per_second(pages: u32, read: impl Fn(u32, &mut [u8]) -> Result<()> + Sync) -> Result<f64> {
     let started = Instant::now();
     let each = 5000;
     std::thread::scope(|scope| {
@@ -101,9 +119,11 @@ fn pages_per_second(
                 })
             })
             .collect();
-        threads
-            .into_iter()
-            .try_for_each(|thread| thread.join().map_err(|_| anyhow::anyhow!("a reader died"))?)
+        threads.into_iter().try_for_each(|thread| {
+            thread
+                .join()
+                .map_err(|_| anyhow::anyhow!("a reader died"))?
+        })
     })?;
     Ok((each * THREADS) as f64 / started.elapsed().as_secs_f64())
 }

@@ -36,9 +36,17 @@ pub fn measure(args: &Args) -> Result<()> {
     install.create_database(&data, &options)?;
     let server = install.start(&data, dir.path(), &options)?;
     server.query("CREATE DATABASE sbtest")?;
-    let login =
-        Login { socket: server.socket().into(), user: "root".into(), password: String::new() };
-    let load = Load { tables: args.tables, rows: args.rows, threads: 4, seconds: args.seconds * 2 };
+    let login = Login {
+        socket: server.socket().into(),
+        user: "root".into(),
+        password: String::new(),
+    };
+    let load = Load {
+        tables: args.tables,
+        rows: args.rows,
+        threads: 4,
+        seconds: args.seconds * 2,
+    };
     load.prepare(&login)?;
     load.run(&login, "oltp_write_only")?;
     server.kill()?;
@@ -98,8 +106,13 @@ fn ingest(log: &Log) -> Result<(Duration, Duration, u64)> {
     let mut pages = 0;
     for tablespace in branch.tablespaces(ReadAt::Newest)? {
         for page in 0..tablespace.pages {
-            let id = PageId { space: tablespace.space, page: PageNo(page) };
-            branch.get_page(id, ReadAt::Newest).with_context(|| format!("page {id}"))?;
+            let id = PageId {
+                space: tablespace.space,
+                page: PageNo(page),
+            };
+            branch
+                .get_page(id, ReadAt::Newest)
+                .with_context(|| format!("page {id}"))?;
             pages += 1;
         }
     }
@@ -112,7 +125,11 @@ async fn append(wal: &LocalLog, epoch: Epoch, log: &Log) -> Result<()> {
     let mut start = log.start();
     let mut durable = wal.durable();
     for (seq, chunk) in (1..).zip(log.bytes().chunks(FRAME_BYTES)) {
-        let frame = Frame { seq: FrameSeq(seq), start, body: FrameBody::Redo(chunk.into()) };
+        let frame = Frame {
+            seq: FrameSeq(seq),
+            start,
+            body: FrameBody::Redo(chunk.into()),
+        };
         start = frame.end();
         wal.append(epoch, vec![frame]).await?;
     }

@@ -23,7 +23,10 @@ pub fn pair(name: &str, unit: &str, better: Better, stock: &[f64], xylem: &[f64]
         Better::Higher => xylem / stock,
         Better::Lower => stock / xylem,
     };
-    println!("{:<44} {stock:>12.1} {xylem:>12.1} {ratio:>12.2}", format!("{name}, {unit}"));
+    println!(
+        "{:<44} {stock:>12.1} {xylem:>12.1} {ratio:>12.2}",
+        format!("{name}, {unit}")
+    );
 }
 
 /// A figure that only Xylem has.

@@ -18,7 +18,11 @@ pub fn measure(turns: u32) -> Result<()> {
     let (mut stock, mut xylem) = (Vec::new(), Vec::new());
     for _ in 0..turns {
         let started = Instant::now();
-        let server = install.start(&data, dir.path(), &["--innodb-buffer-pool-size=256M".into()])?;
+        let server = install.start(
+            &data,
+            dir.path(),
+            &["--innodb-buffer-pool-size=256M".into()],
+        )?;
         server.query("SELECT 1")?;
         stock.push(started.elapsed().as_secs_f64() * 1e3);
         server.stop()?;

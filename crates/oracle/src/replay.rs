@@ -181,6 +181,10 @@ impl<'a> Replay<'a> {
         let Some(flags) = space.flags.filter(|_| !space.deleted) else {
             return Ok(());
         };
+        if base.is_some() && flags.is_page_compressed() {
+            // The file's pages would have to be decompressed first.
+            return Ok(());
+        }
         if !space.pages.contains_key(&id.page.0) {
             let file = base
                 .filter(|_| !space.trimmed)
@@ -221,6 +225,11 @@ impl<'a> Replay<'a> {
             Some(file) => file.page(no),
             None => Ok(vec![0; size]),
         }
+    }
+
+    /// Whether this began with data files.
+    pub fn has_base(&self) -> bool {
+        self.base.is_some()
     }
 
     /// Pages held in memory.

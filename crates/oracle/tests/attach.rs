@@ -95,7 +95,7 @@ fn starts_as_if_cleanly_shut_down() {
 #[test]
 fn runs_on_replayed_pages() {
     let install = Install::from_env().unwrap();
-    for name in ["oltp", "rows-crc32", "mixed-4k"] {
+    for name in ["oltp", "rows", "rows-crc32", "mixed-4k"] {
         let workloads = workload::all(3, 1);
         let workload = workloads.iter().find(|w| w.name == name).unwrap();
         let dir = tempfile::tempdir().unwrap();

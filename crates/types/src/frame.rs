@@ -41,18 +41,51 @@ impl Frame {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileOp {
     /// The file exists and is empty afterwards (`open` with `O_CREAT`, and
-    /// `O_TRUNC` or not there before). `mode` is the permission bits.
-    Create { path: String, mode: u32 },
-    /// `data` stands at byte `offset` afterwards; a gap before it is zeros.
-    Write { path: String, offset: u64, data: Arc<[u8]> },
+    /// `O_TRUNC` or not there before).
+    Create {
+        /// Which file.
+        path: String,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// The file has `data` at `offset` afterwards; a gap before it is zeros.
+    Write {
+        /// Which file.
+        path: String,
+        /// In bytes from the file's start.
+        offset: u64,
+        /// What stands there.
+        data: Arc<[u8]>,
+    },
     /// The file is `size` bytes long afterwards.
-    Truncate { path: String, size: u64 },
-    /// `from` is called `to` afterwards, replacing what was called so.
-    Rename { from: String, to: String },
+    Truncate {
+        /// Which file.
+        path: String,
+        /// In bytes.
+        size: u64,
+    },
+    /// What was called `from` is called `to`, replacing what was called so.
+    Rename {
+        /// The old name.
+        from: String,
+        /// The new name.
+        to: String,
+    },
     /// The file is gone.
-    Unlink { path: String },
+    Unlink {
+        /// Which file.
+        path: String,
+    },
     /// The directory exists.
-    Mkdir { path: String, mode: u32 },
+    Mkdir {
+        /// Which directory.
+        path: String,
+        /// Permission bits.
+        mode: u32,
+    },
     /// The directory is gone.
-    Rmdir { path: String },
+    Rmdir {
+        /// Which directory.
+        path: String,
+    },
 }

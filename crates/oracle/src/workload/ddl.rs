@@ -82,6 +82,10 @@ fn table(t: &str, format: &str, seed: u64) -> String {
          INSERT INTO {t}_child SELECT id, id FROM {t} LIMIT 200;\n\
          DELETE FROM {t} WHERE id < 100;\n\
          CREATE TABLE {t}_tr LIKE {t}; INSERT INTO {t}_tr (a, b) SELECT a, b FROM {t};\n\
+         CREATE TABLE {t}_in (id INT PRIMARY KEY, a CHAR(50)) ROW_FORMAT={format}; INSERT INTO {t}_in SELECT id, LEFT(b, 50) FROM {t} LIMIT 400;\n\
+         ALTER TABLE {t}_in ADD COLUMN n INT DEFAULT 3, ALGORITHM=INSTANT; UPDATE {t}_in SET n = id WHERE id % 2 = 0;\n\
+         DELETE FROM {t}_in WHERE id % 3 = 0; ALTER TABLE {t}_in DROP COLUMN a, ALGORITHM=INSTANT; INSERT INTO {t}_in SELECT id + 100000, id FROM {t};\n\
+         CREATE TABLE {t}_em LIKE {t}_in; ALTER TABLE {t}_em ADD COLUMN z INT, ALGORITHM=INSTANT;\n\
          TRUNCATE TABLE {t}_tr; INSERT INTO {t}_tr (a, b) SELECT a, b FROM {t} LIMIT 50;\n\
          OPTIMIZE TABLE {t}_tr;\n"
     )

@@ -11,7 +11,7 @@ pub struct Phase {
     pub name: &'static str,
     /// SQL, one connection each.
     pub scripts: Vec<String>,
-    /// A failing statement (a deadlock) does not end its script.
+    /// A conflict between the scripts (a deadlock, say) does not end one.
     pub force: bool,
 }
 

@@ -5,14 +5,17 @@ use super::Phase;
 use crate::rng::Rng;
 use std::fmt::Write as _;
 
-const TABLES: [&str; 5] = ["dyn", "red", "com", "zip8", "zip4"];
+/// Tables that take any statement; those compressed by page come last.
+const TABLES: [&str; 6] = ["dyn", "red", "com", "pc", "zip8", "zip4"];
+/// How many of them there are without `ROW_FORMAT=COMPRESSED`.
+const NOT_ZIP: usize = 4;
 
 pub(super) fn phases(seed: u64, statements: u64, compressed: bool) -> Vec<Phase> {
     let mut rng = Rng::new(seed);
     let tables = if compressed {
         &TABLES[..]
     } else {
-        &TABLES[..3]
+        &TABLES[..NOT_ZIP]
     };
     vec![
         Phase { name: "create", scripts: vec![create(compressed)], force: false },
@@ -39,10 +42,14 @@ fn create(compressed: bool) -> String {
         ("dyn", "DYNAMIC"),
         ("red", "REDUNDANT"),
         ("com", "COMPACT"),
+        ("pc", "DYNAMIC PAGE_COMPRESSED=1"),
         ("zip8", "COMPRESSED KEY_BLOCK_SIZE=2"),
         ("zip4", "COMPRESSED KEY_BLOCK_SIZE=4"),
     ];
-    for (name, format) in formats.iter().take(if compressed { 5 } else { 3 }) {
+    for (name, format) in formats
+        .iter()
+        .take(if compressed { TABLES.len() } else { NOT_ZIP })
+    {
         let _ = writeln!(
             s,
             "CREATE TABLE {name} (id INT PRIMARY KEY AUTO_INCREMENT, k INT, b LONGBLOB, t TEXT, \
