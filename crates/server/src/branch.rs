@@ -5,7 +5,7 @@ use crate::project::BranchMeta;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +29,10 @@ pub struct OpenBranch {
     /// What is counted.
     pub metrics: BranchMetrics,
     durable: watch::Receiver<Durable>,
+    /// Where the log was durable when the branch was opened.
+    opened: Durable,
+    /// Set once ingest has got there.
+    caught_up: OnceCell<()>,
     attach: tokio::sync::Mutex<()>,
     writer: Mutex<Option<(Epoch, CancellationToken)>>,
 }
@@ -75,6 +79,8 @@ impl OpenBranch {
         OpenBranch {
             name: name.to_owned(),
             meta,
+            opened: *log.durable().borrow(),
+            caught_up: OnceCell::new(),
             durable: log.durable(),
             log,
             pages,
@@ -182,6 +188,33 @@ impl OpenBranch {
             start_lsn,
             empty: false,
         })
+    }
+
+    /// Whether [`OpenBranch::caught_up`] has nothing to wait for.
+    pub fn is_caught_up(&self) -> bool {
+        self.caught_up.initialized()
+    }
+
+    /// Waits until reads can see everything that was durable when the branch
+    /// was opened: what was acknowledged before a restart is not hidden from
+    /// the first who ask for the newest version after it.
+    ///
+    /// # Errors
+    /// [`ReadError::NotReached`] at the deadline, [`ReadError::Stopped`].
+    pub async fn caught_up(&self, until: Instant) -> Result<(), ReadError> {
+        let position = self.opened.position();
+        // One waits, the others wait for it.
+        let wait = self
+            .caught_up
+            .get_or_try_init(|| self.wait_ingested(position, until));
+        match tokio::time::timeout_at(until, wait).await {
+            Ok(reached) => reached.copied(),
+            Err(_) => Err(ReadError::NotReached {
+                wanted: self.opened.lsn(),
+                reached: self.pages.applied(),
+                hop: "ingest",
+            }),
+        }
     }
 
     /// On a thread that may block: the page store's future is bound to one.

@@ -55,7 +55,7 @@ pub fn runtime(config: &ServerConfig) -> std::io::Result<tokio::runtime::Runtime
 }
 
 /// Completes at the first SIGTERM or SIGINT. At the second the process exits
-/// at once with status 1.
+/// at once with status 1. To be called within a runtime.
 ///
 /// # Errors
 /// When the signals cannot be caught.

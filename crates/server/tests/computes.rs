@@ -363,3 +363,29 @@ async fn backup(server: &Server, request: BaseBackupRequest) -> Vec<Item> {
     }
     items
 }
+
+#[tokio::test]
+async fn the_newest_version_after_a_restart_is_not_older_than_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(dir.path());
+    let (_, mut writer) = with_database(&server).await;
+    for round in 0..3u32 {
+        for _ in 0..2000 {
+            writer.redo(mark(5, 3, round)).await;
+        }
+        writer.redo(mark(5, 3, round + 1000)).await;
+        writer.durable().await;
+        server.crash();
+        server = Server::start(dir.path());
+        // Without an LSN, and before ingest can have read the log again.
+        let got = server
+            .pages()
+            .await
+            .get_page(page(5, 3))
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!((marked(&got.page), got.lsn), (round + 1000, writer.lsn));
+        writer = Writer::open(&server, 1).await;
+    }
+}

@@ -128,3 +128,22 @@ fn an_interrupted_copy_starts_over_and_strange_directories_are_left_alone() {
         create_from_template(std::path::Path::new("/nowhere"), dir.path(), now, 1).unwrap_err();
     assert!(error.to_string().contains("/nowhere"), "{error}");
 }
+
+#[tokio::test]
+async fn many_projects_are_made_from_one_template_at_once() {
+    let template = tempfile::tempdir().unwrap();
+    Server::start(template.path()).stop();
+    let now = jiff::Timestamp::now();
+    let made: Vec<_> = (0..8)
+        .map(|id| {
+            let template = template.path().to_owned();
+            tokio::task::spawn_blocking(move || {
+                let dir = tempfile::tempdir().unwrap();
+                create_from_template(&template, dir.path(), now, id).map(|project| project.id)
+            })
+        })
+        .collect();
+    for (id, made) in made.into_iter().enumerate() {
+        assert_eq!(made.await.unwrap().unwrap(), format!("{id:032x}"));
+    }
+}

@@ -208,3 +208,10 @@ async fn metrics_say_what_happened() {
         );
     }
 }
+
+#[test]
+fn a_server_can_be_a_task() {
+    fn task<T: Send>(_: T) {}
+    let config = config(&args(std::path::Path::new("never-made")));
+    task(xylem_server::run(config, |_| {}, std::future::pending()));
+}

@@ -36,7 +36,7 @@ pub fn create_from_template(
     if !template_dir.is_dir() {
         return Err(not_template("the template is not there"));
     }
-    let _template = DirLock::take(template_dir)?;
+    let _template = DirLock::share(template_dir)?;
     let mut copy = Project::read(template_dir)?
         .ok_or_else(|| not_template("not there: the template is not a server's data directory"))?;
     std::fs::create_dir_all(data_dir).map_err(|source| {

@@ -38,6 +38,13 @@ impl ControlService {
                 .config
                 .page_wait_timeout
                 .max(Duration::from_secs(1));
+        if lsn == 0 {
+            caller
+                .branch
+                .caught_up(until)
+                .await
+                .map_err(|error| status::of_read(&error, &caller.branch.name))?;
+        }
         // A branch without redo stands at the first LSN, applied or not.
         if wanted > Lsn::FIRST {
             pages

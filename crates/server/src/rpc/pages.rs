@@ -118,12 +118,7 @@ async fn read(
 ) -> Result<(Page, ReadResult), Status> {
     caller.check_epoch()?;
     let id = convert::page_id(request);
-    let wanted = if request.lsn != 0 {
-        request.lsn
-    } else {
-        request.min_lsn
-    };
-    let waited = wait_applied(node, caller, Lsn(wanted), request.timeout_ms).await?;
+    let waited = wait_applied(node, caller, request).await?;
     let (page, result) = if request.lsn == 0 {
         match caller.branch.pages.get_page_cached(id) {
             Some(page) => (
@@ -151,25 +146,33 @@ async fn read(
     Ok((page, result))
 }
 
-/// True when it had to wait.
+/// Waits until the branch shows what the request asks for. True when it had to.
 async fn wait_applied(
     node: &Node,
     caller: &Caller,
-    wanted: Lsn,
-    timeout_ms: u32,
+    request: &GetPageRequest,
 ) -> Result<bool, Status> {
-    let pages = &caller.branch.pages;
-    if pages.applied() >= wanted {
+    let branch = &caller.branch;
+    let newest = request.lsn == 0;
+    let wanted = Lsn(if newest { request.min_lsn } else { request.lsn });
+    let behind = newest && !branch.is_caught_up();
+    if branch.pages.applied() >= wanted && !behind {
         return Ok(false);
     }
-    let patience = match timeout_ms {
+    let patience = match request.timeout_ms {
         0 => node.config.page_wait_timeout,
         ms => Duration::from_millis(u64::from(ms)),
     };
-    pages
-        .wait_applied(wanted, Instant::now() + patience)
+    let until = Instant::now() + patience;
+    let waited = async {
+        if behind {
+            branch.caught_up(until).await?;
+        }
+        branch.pages.wait_applied(wanted, until).await
+    };
+    waited
         .await
-        .map_err(|error| status::of_read(&error, &caller.branch.name))?;
+        .map_err(|error| status::of_read(&error, &branch.name))?;
     Ok(true)
 }
 
