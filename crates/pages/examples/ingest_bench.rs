@@ -1,7 +1,8 @@
 //! Measures ingest and page reads of the page store by itself: redo comes
 //! from a log in memory, layers go to a directory.
 //!
-//! `cargo run --release -p xylem-pages --example ingest_bench [MiB of redo] [DIR]`
+//! `cargo run --release -p xylem-pages --example ingest_bench [MiB of redo [MiB of memory [DIR]]]`
+#![allow(clippy::unwrap_used)]
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -22,7 +23,12 @@ const PAGES: u32 = 50_000;
 
 fn report(what: &str, mut times: Vec<Duration>, total: Duration) {
     times.sort_unstable();
-    let at = |p: usize| times.get(times.len() * p / 100).copied().unwrap_or_default();
+    let at = |p: usize| {
+        times
+            .get(times.len() * p / 100)
+            .copied()
+            .unwrap_or_default()
+    };
     println!(
         "{what:<34} {:>9.0} pages/s   p50 {:>9.1?}   p99 {:>9.1?}",
         times.len() as f64 / total.as_secs_f64(),
@@ -36,17 +42,31 @@ fn read(branch: &Branch, what: &str, pages: impl Iterator<Item = u32>) {
     let begin = Instant::now();
     for p in pages {
         let one = Instant::now();
-        branch.get_page(PageId::new(SPACE, p), ReadAt::Newest).unwrap();
+        branch
+            .get_page(PageId::new(SPACE, p), ReadAt::Newest)
+            .unwrap();
         times.push(one.elapsed());
     }
     report(what, times, begin.elapsed());
 }
 
+/// Bytes of this process in memory, now or at most so far.
+fn resident(field: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix(field));
+    line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok())
+        .unwrap_or(0)
+        << 10
+}
+
 fn main() {
     let mut args = std::env::args().skip(1);
     let mib: u64 = args.next().and_then(|a| a.parse().ok()).unwrap_or(512);
+    let budget: u64 = args.next().and_then(|a| a.parse().ok()).unwrap_or(512);
     let temp = tempfile::tempdir().unwrap();
-    let dir = args.next().map_or_else(|| temp.path().to_owned(), Into::into);
+    let dir = args
+        .next()
+        .map_or_else(|| temp.path().to_owned(), Into::into);
     let mut rng = StdRng::seed_from_u64(1);
 
     // Redo like that of an OLTP load: mtrs of about 100 bytes on 1 to 3 pages,
@@ -71,11 +91,16 @@ fn main() {
     b.create(SPACE, "./db/t.ibd");
     push(&mut lsn, &b, false);
     let mut b = MtrBuilder::default();
-    b.header(SPACE, PAGES, SpaceFlags::full_crc32_of(16384).unwrap().raw());
+    b.header(
+        SPACE,
+        PAGES,
+        SpaceFlags::full_crc32_of(16384).unwrap().raw(),
+    );
     push(&mut lsn, &b, false);
     for p in 1..PAGES {
         let mut b = MtrBuilder::default();
-        b.init(PageId::new(SPACE, p)).write(PageId::new(SPACE, p), 200, b"a new page");
+        b.init(PageId::new(SPACE, p))
+            .write(PageId::new(SPACE, p), 200, b"a new page");
         push(&mut lsn, &b, false);
     }
     while lsn.0 < mib << 20 {
@@ -93,7 +118,11 @@ fn main() {
         push(&mut lsn, &b, false);
         mtrs += 1;
     }
-    push(&mut lsn, MtrBuilder::default().write(PageId::new(SPACE, 1), 100, b"end"), true);
+    push(
+        &mut lsn,
+        MtrBuilder::default().write(PageId::new(SPACE, 1), 100, b"end"),
+        true,
+    );
     let bytes = lsn.0 - Lsn::FIRST.0;
     println!(
         "{} MiB of redo, {mtrs} mtrs of {:.0} bytes, {:.1} pages each",
@@ -102,34 +131,83 @@ fn main() {
         runs as f64 / mtrs as f64
     );
 
-    let config = StoreConfig { trim_log: false, ..StoreConfig::new(dir.clone()) };
-    for (what, layer) in [("ingest, no flush", 2 << 30), ("ingest with flushes and images", 64 << 20)] {
+    let config = StoreConfig {
+        trim_log: false,
+        memory_bytes: budget << 20,
+        ..StoreConfig::new(dir.clone())
+    };
+    for (what, layer) in [
+        ("ingest, no flush", 2 << 30),
+        ("ingest with flushes and images", 64 << 20),
+    ] {
         let sub = dir.join(what.replace(' ', "-"));
-        let memory = if layer > 1 << 30 { 8 << 30 } else { config.memory_bytes };
-        let c = StoreConfig { dir: sub, open_layer_bytes: layer, memory_bytes: memory, ..config.clone() };
+        let memory = if layer > 1 << 30 {
+            8 << 30
+        } else {
+            config.memory_bytes
+        };
+        let c = StoreConfig {
+            dir: sub,
+            open_layer_bytes: layer,
+            memory_bytes: memory,
+            ..config.clone()
+        };
         let store = Store::open(c).unwrap();
+        let resident_before = resident("VmRSS:");
         let begin = Instant::now();
         let branch = Branch::open(Arc::clone(&store), BRANCH, log.clone() as Arc<dyn Log>).unwrap();
         catch_up(&branch, &log);
         let time = begin.elapsed();
-        println!("{what:<34} {:>6.0} MB/s   memory {} MiB", bytes as f64 / 1e6 / time.as_secs_f64(), store.memory_used() >> 20);
+        println!(
+            "{what:<34} {:>6.0} MB/s   memory {} MiB",
+            bytes as f64 / 1e6 / time.as_secs_f64(),
+            store.memory_used() >> 20
+        );
         if layer > 1 << 30 {
-            read(&branch, "GetPage, open layer, cold cache", (0..20_000).map(|i| i * 7919 % (PAGES - 1) + 1));
+            read(
+                &branch,
+                "GetPage, open layer, cold cache",
+                (0..20_000).map(|i| i * 7919 % (PAGES - 1) + 1),
+            );
             continue;
         }
         branch.flush_now();
-        println!("{:<34} {:>6.0} MB/s", "  until all is in layers", bytes as f64 / 1e6 / begin.elapsed().as_secs_f64());
+        println!(
+            "{:<34} {:>6.0} MB/s",
+            "  until all is in layers",
+            bytes as f64 / 1e6 / begin.elapsed().as_secs_f64()
+        );
+        println!(
+            "  resident {} MiB more than before, of a budget of {} MiB",
+            resident("VmRSS:").saturating_sub(resident_before) >> 20,
+            store.config().memory_bytes >> 20
+        );
         println!("  {:?}", branch.stats());
-        read(&branch, "GetPage, page cache (warming)", (0..4000).map(|i| i * 17 % (PAGES - 1) + 1));
-        read(&branch, "GetPage, page cache", (0..4000).map(|i| i * 17 % (PAGES - 1) + 1));
+        read(
+            &branch,
+            "GetPage, page cache (warming)",
+            (0..4000).map(|i| i * 17 % (PAGES - 1) + 1),
+        );
+        read(
+            &branch,
+            "GetPage, page cache",
+            (0..4000).map(|i| i * 17 % (PAGES - 1) + 1),
+        );
         drop(branch);
         drop(store);
-        let c = StoreConfig { dir: dir.join(what.replace(' ', "-")), ..config.clone() };
+        let c = StoreConfig {
+            dir: dir.join(what.replace(' ', "-")),
+            ..config.clone()
+        };
         let begin = Instant::now();
         let store = Store::open(c).unwrap();
         let branch = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>).unwrap();
         println!("{:<34} {:>9.1?}", "open", begin.elapsed());
-        read(&branch, "GetPage, layers, cold caches", (0..20_000).map(|i| i * 7919 % (PAGES - 1) + 1));
+        read(
+            &branch,
+            "GetPage, layers, cold caches",
+            (0..20_000).map(|i| i * 7919 % (PAGES - 1) + 1),
+        );
         println!("  {:?}", branch.stats());
         let layers_read = branch.stats();
         println!(

@@ -123,7 +123,9 @@ pub enum ReadError {
         lsn: Lsn,
     },
     /// The tablespace has fewer pages.
-    #[error("page {page} is beyond the end of its tablespace, which has {pages} pages at LSN {lsn}")]
+    #[error(
+        "page {page} is beyond the end of its tablespace, which has {pages} pages at LSN {lsn}"
+    )]
     BeyondEnd {
         /// What was asked for.
         page: PageId,

@@ -45,8 +45,14 @@ pub(crate) fn encode(out: &mut Vec<u8>, seed: u32, offset: u64, kind: BlockKind,
     let body = out.len();
     let mut codec = 0u8;
     if kind != BlockKind::Filter {
-        out.resize(body + lz4_flex::block::get_maximum_output_size(payload.len()), 0);
-        match out.get_mut(body..).map(|room| lz4_flex::block::compress_into(payload, room)) {
+        out.resize(
+            body + lz4_flex::block::get_maximum_output_size(payload.len()),
+            0,
+        );
+        match out
+            .get_mut(body..)
+            .map(|room| lz4_flex::block::compress_into(payload, room))
+        {
             // Less than an eighth saved is not worth the time to expand it.
             Some(Ok(n)) if n < payload.len() - payload.len() / 8 => {
                 codec = 1;
@@ -74,13 +80,22 @@ pub(crate) fn encode(out: &mut Vec<u8>, seed: u32, offset: u64, kind: BlockKind,
 }
 
 /// Checks and expands a block.
-pub(crate) fn decode(raw: &[u8], seed: u32, offset: u64, kind: BlockKind) -> Result<Vec<u8>, String> {
+pub(crate) fn decode(
+    raw: &[u8],
+    seed: u32,
+    offset: u64,
+    kind: BlockKind,
+) -> Result<Vec<u8>, String> {
     let bad = |what: &str| Err(format!("block at byte {offset}: {what}"));
     let mut d = Dec(raw);
-    let (Some(crc), rest) = (d.u32(), d.0) else { return bad("too short") };
+    let (Some(crc), rest) = (d.u32(), d.0) else {
+        return bad("too short");
+    };
     let computed = checksum(seed, offset, rest);
     if crc != computed {
-        return bad(&format!("CRC-32C is {computed:#010x}, stored is {crc:#010x}"));
+        return bad(&format!(
+            "CRC-32C is {computed:#010x}, stored is {crc:#010x}"
+        ));
     }
     let (Some(codec), Some(found), Some(_), Some(raw_len), Some(stored)) =
         (d.u8(), d.u8(), d.u16(), d.u32(), d.u32())
@@ -103,3 +118,6 @@ pub(crate) fn decode(raw: &[u8], seed: u32, offset: u64, kind: BlockKind) -> Res
         _ => bad("has an unknown encoding"),
     }
 }
+
+#[cfg(test)]
+mod tests;

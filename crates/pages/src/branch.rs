@@ -50,6 +50,8 @@ pub(crate) struct Shared {
     flush_lock: Mutex<()>,
     flush_signal: Condvar,
     flushed_signal: Condvar,
+    /// The flush thread has ended: nothing will be flushed any more.
+    flusher_ended: AtomicBool,
     pub(crate) stats: Counters,
     /// Odd while a tablespace is changing; see [`crate::read`].
     generations: Vec<AtomicU64>,
@@ -72,7 +74,11 @@ impl Shared {
     }
 
     pub(crate) fn source(&self) -> Source<'_> {
-        Source { files: &*self.files, caches: &self.store.caches, stats: &self.stats }
+        Source {
+            files: &*self.files,
+            caches: &self.store.caches,
+            stats: &self.stats,
+        }
     }
 
     pub(crate) fn stopped(&self) -> bool {
@@ -233,6 +239,13 @@ impl Shared {
         self.store.room_made();
     }
 
+    /// The flush thread ends.
+    pub(crate) fn flusher_ends(&self) {
+        self.flusher_ended.store(true, Ordering::Release);
+        let _guard = self.flush_lock.lock();
+        self.flushed_signal.notify_all();
+    }
+
     fn signal_stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.stop_tx.send_replace(true);
@@ -245,7 +258,9 @@ impl Shared {
     /// twice even by a process that reads an old manifest, a random part.
     pub(crate) fn layer_name(number: u64) -> String {
         use std::hash::{BuildHasher, Hasher};
-        let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+        let random = std::collections::hash_map::RandomState::new()
+            .build_hasher()
+            .finish();
         format!("{number:016x}-{random:016x}.layer")
     }
 }
@@ -263,13 +278,18 @@ impl Branch {
     /// # Errors
     /// When another process has it open, its manifest or a layer is missing or
     /// corrupt, or the log was trimmed too far.
-    pub fn open(store: Arc<Store>, id: BranchId, log: Arc<dyn Log>) -> Result<Arc<Branch>, StoreError> {
+    pub fn open(
+        store: Arc<Store>,
+        id: BranchId,
+        log: Arc<dyn Log>,
+    ) -> Result<Arc<Branch>, StoreError> {
         let dir = store.config.dir.join(id.to_string());
         let io = |what: &'static str| {
             let context = format!("{what} {}", dir.display());
             move |source| StoreError::Io { context, source }
         };
-        let files = LocalFiles::open(&dir, store.hook.clone()).map_err(io("open the branch's directory"))?;
+        let files = LocalFiles::open(&dir, store.hook.clone())
+            .map_err(io("open the branch's directory"))?;
         let lock = lock(&dir).map_err(io("lock the branch's directory"))?;
         let manifest = Manifest::open(&files, id)?;
         let resume = manifest.resume;
@@ -295,7 +315,10 @@ impl Branch {
             applied: AtomicU64::new(end.0),
             applied_tx: watch::Sender::new(end),
             position_tx: watch::Sender::new(resume.position),
-            progress: Mutex::new(Progress { resume, oldest: manifest.oldest }),
+            progress: Mutex::new(Progress {
+                resume,
+                oldest: manifest.oldest,
+            }),
             oldest: AtomicU64::new(manifest.oldest.map_or(u64::MAX, |l| l.0)),
             manifest: Mutex::new(manifest),
             failed: RwLock::new(None),
@@ -304,23 +327,33 @@ impl Branch {
             flush_lock: Mutex::new(()),
             flush_signal: Condvar::new(),
             flushed_signal: Condvar::new(),
+            flusher_ended: AtomicBool::new(false),
             stats: Counters::default(),
             generations: (0..GENERATIONS).map(|_| AtomicU64::new(0)).collect(),
             store: Arc::clone(&store),
             _lock: lock,
         });
         store.add_branch(&shared);
-        let branch = Arc::new(Branch { shared: Arc::clone(&shared), threads: Mutex::new(Vec::new()) });
+        let branch = Arc::new(Branch {
+            shared: Arc::clone(&shared),
+            threads: Mutex::new(Vec::new()),
+        });
         let flusher = Arc::clone(&shared);
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new()
                 .name(name.to_owned())
                 .spawn(run)
-                .map_err(|source| StoreError::Io { context: format!("start thread {name}"), source })
+                .map_err(|source| StoreError::Io {
+                    context: format!("start thread {name}"),
+                    source,
+                })
         };
         let flush = spawn("pages-flush", Box::new(move || flush::run(&flusher)))?;
         branch.threads.lock().push(flush);
-        let ingest = spawn("pages-ingest", Box::new(move || ingest::run(&shared, resume, reader)))?;
+        let ingest = spawn(
+            "pages-ingest",
+            Box::new(move || ingest::run(&shared, resume, reader)),
+        )?;
         branch.threads.lock().push(ingest);
         Ok(branch)
     }
@@ -355,9 +388,20 @@ impl Branch {
     /// # Errors
     /// [`ReadError::Stopped`] when ingest has stopped, [`ReadError::NotReached`]
     /// at the deadline.
-    pub async fn wait_ingested(&self, position: Position, deadline: Instant) -> Result<(), ReadError> {
+    pub async fn wait_ingested(
+        &self,
+        position: Position,
+        deadline: Instant,
+    ) -> Result<(), ReadError> {
         let s = &self.shared;
-        wait(s, s.position_tx.subscribe(), deadline, |p| *p >= position, s.log.durable().borrow().lsn()).await
+        wait(
+            s,
+            s.position_tx.subscribe(),
+            deadline,
+            |p| *p >= position,
+            s.log.durable().borrow().lsn(),
+        )
+        .await
     }
 
     /// Waits until `lsn` is ingested.
@@ -371,7 +415,12 @@ impl Branch {
 
     /// Bytes of all layer files.
     pub fn layer_bytes(&self) -> u64 {
-        self.shared.layers().files.iter().map(|f| f.meta.bytes).sum()
+        self.shared
+            .layers()
+            .files
+            .iter()
+            .map(|f| f.meta.bytes)
+            .sum()
     }
 
     /// What it has done since it was opened, and what it holds.
@@ -391,13 +440,13 @@ impl Branch {
         self.shared.failed()
     }
 
-    /// Freezes what is in memory and waits until it is in layer files, or the
-    /// branch stops. Blocking.
+    /// Freezes what is in memory and waits until it is in layer files, however
+    /// long the disk is full, or until the branch stops. Blocking.
     pub fn flush_now(&self) {
         let s = &self.shared;
         s.freeze();
         let mut guard = s.flush_lock.lock();
-        while s.has_frozen() && !s.stopped() {
+        while s.has_frozen() && !s.stopped() && !s.flusher_ended.load(Ordering::Acquire) {
             s.flushed_signal.wait(&mut guard);
         }
     }
@@ -435,14 +484,24 @@ async fn wait<T>(
         if let Some(why) = s.failed() {
             return Err(ReadError::Stopped(why));
         }
-        if !matches!(tokio::time::timeout_at(deadline, rx.changed()).await, Ok(Ok(()))) {
+        if !matches!(
+            tokio::time::timeout_at(deadline, rx.changed()).await,
+            Ok(Ok(()))
+        ) {
             if reached(&rx.borrow()) {
                 return Ok(());
             }
             let durable = s.log.durable().borrow().lsn();
-            let (hop, reached) =
-                if durable < wanted { ("log", durable) } else { ("ingest", s.applied()) };
-            return Err(ReadError::NotReached { wanted, reached, hop });
+            let (hop, reached) = if durable < wanted {
+                ("log", durable)
+            } else {
+                ("ingest", s.applied())
+            };
+            return Err(ReadError::NotReached {
+                wanted,
+                reached,
+                hop,
+            });
         }
     }
 }
@@ -450,7 +509,11 @@ async fn wait<T>(
 /// Holds the branch's directory for this process as long as the file is open.
 fn lock(dir: &std::path::Path) -> std::io::Result<std::fs::File> {
     use fs4::fs_std::FileExt;
-    let file = std::fs::File::options().create(true).truncate(false).write(true).open(dir.join("LOCK"))?;
+    let file = std::fs::File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(dir.join("LOCK"))?;
     match FileExt::try_lock_exclusive(&file) {
         Ok(true) => Ok(file),
         Ok(false) => Err(std::io::Error::other("another process has it open")),

@@ -29,7 +29,10 @@ pub(crate) struct CachedPage {
 
 impl CachedPage {
     pub(crate) fn new(bytes: Arc<[u8]>, lsn: Lsn) -> CachedPage {
-        CachedPage { bytes, lsn: AtomicU64::new(lsn.0) }
+        CachedPage {
+            bytes,
+            lsn: AtomicU64::new(lsn.0),
+        }
     }
 
     pub(crate) fn lsn(&self) -> Lsn {

@@ -108,7 +108,11 @@ impl Node {
             2 => NodeKind::Dir,
             _ => return None,
         };
-        let node = Node { kind, mode: u32::try_from(d.varint()?).ok()?, size: d.varint()? };
+        let node = Node {
+            kind,
+            mode: u32::try_from(d.varint()?).ok()?,
+            size: d.varint()?,
+        };
         (d.is_empty() && node.size <= FILE_MAX).then_some(node)
     }
 
@@ -140,10 +144,14 @@ pub(crate) fn chunk_cut(len: u32) -> Vec<u8> {
 pub(crate) fn chunk_apply(chunk: &mut Vec<u8>, change: &[u8]) -> Option<()> {
     let mut d = Dec(change);
     let op = d.u8()?;
-    let at = usize::try_from(d.varint()?).ok().filter(|at| *at as u64 <= CHUNK)?;
+    let at = usize::try_from(d.varint()?)
+        .ok()
+        .filter(|at| *at as u64 <= CHUNK)?;
     match op {
         0 => {
-            let end = at.checked_add(d.0.len()).filter(|end| *end as u64 <= CHUNK)?;
+            let end = at
+                .checked_add(d.0.len())
+                .filter(|end| *end as u64 <= CHUNK)?;
             if chunk.len() < end {
                 chunk.resize(end, 0);
             }

@@ -45,7 +45,11 @@ pub(crate) struct Want {
 impl Want {
     /// All versions up to `at`.
     pub(crate) fn at(at: Lsn) -> Want {
-        Want { at, above: None, floor: Lsn::ZERO }
+        Want {
+            at,
+            above: None,
+            floor: Lsn::ZERO,
+        }
     }
 }
 
@@ -87,7 +91,12 @@ impl Chain {
         }
         let start = self.buf.len();
         self.buf.extend_from_slice(bytes);
-        self.pieces.push(Piece { lsn, kind, start, len: bytes.len() });
+        self.pieces.push(Piece {
+            lsn,
+            kind,
+            start,
+            len: bytes.len(),
+        });
         self.done = kind.ends_walk();
         !self.done
     }

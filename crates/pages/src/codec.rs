@@ -75,3 +75,6 @@ impl<'a> Dec<'a> {
         self.0.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -126,7 +126,10 @@ impl LocalFiles {
         if let Some(parent) = dir.parent() {
             File::open(parent)?.sync_all()?;
         }
-        Ok(LocalFiles { dir: dir.to_owned(), hook })
+        Ok(LocalFiles {
+            dir: dir.to_owned(),
+            hook,
+        })
     }
 
     fn step(&self, step: Step<'_>) -> io::Result<()> {
@@ -140,8 +143,15 @@ impl LocalFiles {
 
     fn create_local(&self, name: &str) -> io::Result<LocalWriter> {
         self.step(Step::Create(name))?;
-        let file = File::options().write(true).create_new(true).open(self.dir.join(name))?;
-        Ok(LocalWriter { files: self.clone(), name: name.to_owned(), file })
+        let file = File::options()
+            .write(true)
+            .create_new(true)
+            .open(self.dir.join(name))?;
+        Ok(LocalWriter {
+            files: self.clone(),
+            name: name.to_owned(),
+            file,
+        })
     }
 }
 

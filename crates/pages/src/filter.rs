@@ -69,3 +69,6 @@ pub(crate) fn may_contain(page: &[u8], hash: u64) -> bool {
     let (line, mut bits) = probes(hash);
     bits.all(|(byte, mask)| page.get(line + byte).is_none_or(|b| b & mask != 0))
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,9 @@ use crate::branch::Shared;
 use crate::catalog::{NodeKind, SpaceInfo};
 use crate::chain::Kind;
 use crate::files::Put;
-use crate::key::{Key, TAG_PATH, TAG_SIDE, TAG_SPACE, page_from_u64, page_to_u64, side_of, space_of};
+use crate::key::{
+    Key, TAG_PATH, TAG_SIDE, TAG_SPACE, page_from_u64, page_to_u64, side_of, space_of,
+};
 use crate::layer::{LayerKind, LayerMeta, Summary};
 use crate::layer_read::{LayerError, LayerFile};
 use crate::layer_write::LayerWriter;
@@ -27,6 +29,8 @@ const LAYERS_MAX: u32 = 8;
 const CATALOG_LAYERS_MAX: usize = 32;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Keys whose versions are gathered together.
+const GATHER: usize = 32;
 /// Keys between two looks at whether to stop.
 const STOP_CHECK: usize = 256;
 
@@ -46,14 +50,23 @@ impl From<std::io::Error> for Fault {
 
 /// The thread.
 pub(crate) fn run(shared: &Shared) {
+    flush_all(shared);
+    shared.flusher_ends();
+}
+
+fn flush_all(shared: &Shared) {
     while let Some(frozen) = shared.next_frozen() {
         let mut pause = PAUSE_MIN;
         let mut complained = false;
         loop {
             match flush(shared, &frozen) {
-                Ok(files) => {
+                Ok((files, put)) => {
                     shared.flushed(files);
-                    trim(shared, &frozen);
+                    // The log goes only once nothing can bring the manifest
+                    // before this one back.
+                    if put == Put::Done {
+                        trim(shared, &frozen);
+                    }
                     break;
                 }
                 Err(Fault::Stopped) => return,
@@ -89,20 +102,23 @@ fn trim(shared: &Shared, frozen: &Frozen) {
     }
 }
 
-fn flush(shared: &Shared, frozen: &Frozen) -> Result<Vec<Arc<LayerFile>>, Fault> {
+fn flush(shared: &Shared, frozen: &Frozen) -> Result<(Vec<Arc<LayerFile>>, Put), Fault> {
     let mut written: Vec<LayerMeta> = Vec::new();
     let mut begun: Vec<String> = Vec::new();
-    let done = write_all(shared, frozen, &mut written, &mut begun).and_then(|cached| {
-        publish(shared, frozen, &written)?;
-        Ok(cached)
-    });
+    let done = write_all(shared, frozen, &mut written, &mut begun)
+        .and_then(|cached| Ok((cached, publish(shared, frozen, &written)?)));
     match done {
-        Ok(summaries) => {
+        Ok((summaries, put)) => {
             for (key, s) in summaries {
-                shared.store.caches.summaries.insert((shared.cache_id, key), s);
+                shared
+                    .store
+                    .caches
+                    .summaries
+                    .insert((shared.cache_id, key), s);
             }
-            let make = |m: LayerMeta| Arc::new(LayerFile::new(m, shared.id, shared.store.next_id()));
-            Ok(written.into_iter().map(make).collect())
+            let make =
+                |m: LayerMeta| Arc::new(LayerFile::new(m, shared.id, shared.store.next_id()));
+            Ok((written.into_iter().map(make).collect(), put))
         }
         Err(e) => {
             for name in begun {
@@ -114,7 +130,7 @@ fn flush(shared: &Shared, frozen: &Frozen) -> Result<Vec<Arc<LayerFile>>, Fault>
     }
 }
 
-fn publish(shared: &Shared, frozen: &Frozen, written: &[LayerMeta]) -> Result<(), Fault> {
+fn publish(shared: &Shared, frozen: &Frozen, written: &[LayerMeta]) -> Result<Put, Fault> {
     let edit = Edit {
         add: written.to_vec(),
         remove: Vec::new(),
@@ -122,12 +138,13 @@ fn publish(shared: &Shared, frozen: &Frozen, written: &[LayerMeta]) -> Result<()
         oldest: frozen.oldest,
     };
     match shared.manifest.lock().publish(&*shared.files, edit) {
-        Ok(Put::NotSynced) => {
-            // It exists, so its layers must stay; the next one syncs both.
-            tracing::warn!(branch = %shared.id, "the manifest's directory could not be synced");
-            Ok(())
+        Ok(put) => {
+            if put == Put::NotSynced {
+                // It exists, so its layers must stay; the next one syncs both.
+                tracing::warn!(branch = %shared.id, "the manifest's directory could not be synced");
+            }
+            Ok(put)
         }
-        Ok(_) => Ok(()),
         Err(e @ StoreError::Io { .. }) => Err(Fault::Again(e.to_string())),
         Err(e) => Err(Fault::Dead(e.to_string())),
     }
@@ -137,6 +154,18 @@ fn publish(shared: &Shared, frozen: &Frozen, written: &[LayerMeta]) -> Result<()
 fn remembered(shared: &Shared) -> usize {
     (shared.store.caches.summaries.capacity() / 160) as usize
 }
+
+/// What the cache says of the key is out of date.
+fn forget(shared: &Shared, key: Vec<u8>) {
+    shared
+        .store
+        .caches
+        .summaries
+        .remove(&(shared.cache_id, key));
+}
+
+/// An image layer and the keys to remember of it.
+type Imaged = (LayerMeta, Vec<Vec<u8>>);
 
 /// Summaries to remember once the flush is done.
 type Summaries = Vec<(Vec<u8>, Summary)>;
@@ -155,9 +184,14 @@ fn write_all(
     };
     let (meta, images, mut summaries) = write_delta(shared, frozen, &view, begun)?;
     written.push(meta);
-    let newer = layers.files.iter().rev().take_while(|f| !f.meta.full_catalog);
+    let newer = layers
+        .files
+        .iter()
+        .rev()
+        .take_while(|f| !f.meta.full_catalog);
     let catalog_bits = !(1u8 << crate::key::TAG_PAGE);
-    let full_catalog = newer.filter(|f| f.meta.tags & catalog_bits != 0).count() >= CATALOG_LAYERS_MAX;
+    let full_catalog =
+        newer.filter(|f| f.meta.tags & catalog_bits != 0).count() >= CATALOG_LAYERS_MAX;
     if !images.is_empty() || full_catalog {
         let done = write_images(shared, frozen, &view, &images, full_catalog, begun)?;
         if let Some((meta, imaged)) = done {
@@ -177,7 +211,14 @@ fn create(
     let number = shared.manifest.lock().allocate();
     let name = Shared::layer_name(number);
     begun.push(name.clone());
-    Ok(LayerWriter::create(&*shared.files, shared.id, number, name, kind, frozen.end)?)
+    Ok(LayerWriter::create(
+        &*shared.files,
+        shared.id,
+        number,
+        name,
+        kind,
+        frozen.end,
+    )?)
 }
 
 /// Keys that get an image. Pages as numbers: there may be many.
@@ -206,7 +247,11 @@ struct Tally {
 }
 
 fn tally(versions: &Versions) -> Tally {
-    let mut t = Tally { own: Summary::default(), self_contained: false, ends_in_image: false };
+    let mut t = Tally {
+        own: Summary::default(),
+        self_contained: false,
+        ends_in_image: false,
+    };
     for (kind, len) in versions.sizes() {
         if kind.ends_walk() {
             t.own = Summary::default();
@@ -230,39 +275,52 @@ fn write_delta(
 ) -> Result<(LayerMeta, Long, Summaries), Fault> {
     let config = &shared.store.config;
     let mut out = create(shared, frozen, LayerKind::Delta, begun)?;
-    let mut versions = Versions::default();
+    let mut gathered: Vec<Versions> = (0..GATHER).map(|_| Versions::default()).collect();
     let mut images = Long::default();
     let mut summaries: Summaries = Vec::new();
     let remember = remembered(shared);
     let pages = frozen.layer.page_keys();
     let others = all_other_keys(frozen);
-    let keys = pages.iter().map(|p| Key::Page(page_from_u64(*p))).chain(others.into_iter().map(Key::Other));
-    for (n, key) in keys.enumerate() {
-        if n % STOP_CHECK == 0 && shared.stopped() {
+    let mut keys = pages
+        .iter()
+        .map(|p| Key::Page(page_from_u64(*p)))
+        .chain(others.into_iter().map(Key::Other));
+    loop {
+        let group: Vec<Key> = keys.by_ref().take(GATHER).collect();
+        if group.is_empty() {
+            break;
+        }
+        if shared.stopped() {
             return Err(Fault::Stopped);
         }
-        frozen.layer.gather(&key, &mut versions);
-        let t = tally(&versions);
-        let encoded = key.encode();
-        let mut summary = t.own;
-        if !t.self_contained {
-            let before = summary_before(shared, view, &encoded)?;
-            summary.bytes = summary.bytes.saturating_add(before.bytes);
-            summary.versions = summary.versions.saturating_add(before.versions);
-            summary.layers = summary.layers.saturating_add(before.layers);
-        }
-        out.begin_key(&encoded, summary)?;
-        frozen.layer.each(&versions, |lsn, kind, bytes| out.version(lsn, kind, bytes))?;
-        let long = u64::from(summary.bytes) > config.image_after_bytes
-            || summary.versions > config.image_after_mtrs
-            || summary.layers > LAYERS_MAX;
-        if long && !t.ends_in_image {
-            match key {
-                Key::Page(page) => images.pages.push(page_to_u64(page)),
-                Key::Other(bytes) => images.others.push(bytes),
+        frozen.layer.gather(&group, &mut gathered);
+        for (key, versions) in group.into_iter().zip(&gathered) {
+            let t = tally(versions);
+            let encoded = key.encode();
+            let mut summary = t.own;
+            if !t.self_contained {
+                let before = summary_before(shared, view, &encoded)?;
+                summary.bytes = summary.bytes.saturating_add(before.bytes);
+                summary.versions = summary.versions.saturating_add(before.versions);
+                summary.layers = summary.layers.saturating_add(before.layers);
             }
-        } else if summaries.len() < remember {
-            summaries.push((encoded, summary));
+            out.begin_key(&encoded, summary)?;
+            frozen
+                .layer
+                .each(versions, |lsn, kind, bytes| out.version(lsn, kind, bytes))?;
+            let long = u64::from(summary.bytes) > config.image_after_bytes
+                || summary.versions > config.image_after_mtrs
+                || summary.layers > LAYERS_MAX;
+            if long && !t.ends_in_image {
+                match key {
+                    Key::Page(page) => images.pages.push(page_to_u64(page)),
+                    Key::Other(bytes) => images.others.push(bytes),
+                }
+            } else if summaries.len() < remember {
+                summaries.push((encoded, summary));
+            } else {
+                forget(shared, encoded);
+            }
         }
     }
     Ok((out.finish(false)?, images, summaries))
@@ -296,7 +354,7 @@ fn write_images(
     keys: &Long,
     full_catalog: bool,
     begun: &mut Vec<String>,
-) -> Result<Option<(LayerMeta, Vec<Vec<u8>>)>, Fault> {
+) -> Result<Option<Imaged>, Fault> {
     let mut out = create(shared, frozen, LayerKind::Image, begun)?;
     let mut done = Vec::new();
     let mut space: Option<(SpaceId, Option<SpaceInfo>)> = None;
@@ -315,7 +373,9 @@ fn write_images(
                         info
                     }
                 };
-                let Some(info) = known.filter(|i| i.exists && page.page.0 < i.pages) else { continue };
+                let Some(info) = known.filter(|i| i.exists && page.page.0 < i.pages) else {
+                    continue;
+                };
                 page_image(shared, frozen, view, &key, &info)?
             }
             // All of them come below.
@@ -331,6 +391,8 @@ fn write_images(
         }
         if done.len() < remembered(shared) {
             done.push(encoded);
+        } else {
+            forget(shared, encoded);
         }
     }
     let full = full_catalog && write_catalog(shared, frozen, view, &mut out)?;
@@ -378,15 +440,21 @@ fn write_catalog(
 ) -> Result<bool, Fault> {
     let mut after = CATALOG.0.to_vec();
     loop {
-        let Some(keys) = soft(shared, view.keys(&after, &CATALOG.1, frozen.end))? else { return Ok(false) };
-        let Some(last) = keys.last() else { return Ok(true) };
+        let Some(keys) = soft(shared, view.keys(&after, &CATALOG.1, frozen.end))? else {
+            return Ok(false);
+        };
+        let Some(last) = keys.last() else {
+            return Ok(true);
+        };
         after.clone_from(last);
         for bytes in keys {
             if shared.stopped() {
                 return Err(Fault::Stopped);
             }
             let key = Key::Other(bytes);
-            let Some(found) = soft(shared, view.chunk(&key, frozen.end))? else { return Ok(false) };
+            let Some(found) = soft(shared, view.chunk(&key, frozen.end))? else {
+                return Ok(false);
+            };
             let Key::Other(bytes) = &key else { continue };
             if let Some((lsn, value)) = found.filter(|(_, v)| exists(bytes, v)) {
                 out.begin_key(bytes, Summary::default())?;

@@ -46,7 +46,10 @@ pub(crate) fn relative(path: &str) -> &str {
 /// The thread.
 pub(crate) fn run(shared: &Arc<Shared>, resume: Resume, reader: Box<dyn LogReader>) {
     let durable = shared.log.durable();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+    {
         Ok(r) => r,
         Err(e) => return shared.fail(format!("no runtime for the ingest thread: {e}")),
     };
@@ -98,7 +101,10 @@ impl Ingest {
         Ingest {
             shared,
             reader: resume.begun.then(|| MtrReader::new(resume.lsn)),
-            stage: Stage { lsn: resume.lsn, ..Stage::default() },
+            stage: Stage {
+                lsn: resume.lsn,
+                ..Stage::default()
+            },
             pending: VecDeque::new(),
             done: resume.position,
             resumed: Some(resume),
@@ -168,10 +174,18 @@ impl Ingest {
         match entry.record {
             Record::Seal => {}
             Record::Begin { start } => self.begin(start)?,
-            Record::Frame(Frame { start, body: FrameBody::Redo(bytes), .. }) => {
+            Record::Frame(Frame {
+                start,
+                body: FrameBody::Redo(bytes),
+                ..
+            }) => {
                 self.redo(start, &bytes, before)?;
             }
-            Record::Frame(Frame { start, body: FrameBody::File(op), .. }) => {
+            Record::Frame(Frame {
+                start,
+                body: FrameBody::File(op),
+                ..
+            }) => {
                 if before >= self.operations_from {
                     if !self.begun {
                         return Err(Stop::Failed(format!(
@@ -195,7 +209,11 @@ impl Ingest {
         self.publish()?;
         let applied = self.stage.lsn;
         if self.any_mtr && start != applied {
-            let what = if start < applied { "which is ingested" } else { "where ingest stands: redo is missing" };
+            let what = if start < applied {
+                "which is ingested"
+            } else {
+                "where ingest stands: redo is missing"
+            };
             return Err(Stop::Failed(format!(
                 "redo at LSN {start}: an epoch begins there, but whole mtrs end at LSN {applied}, {what}"
             )));
@@ -213,14 +231,18 @@ impl Ingest {
 
     fn redo(&mut self, start: Lsn, bytes: &[u8], before: Position) -> Step<()> {
         let Some(reader) = &mut self.reader else {
-            return Err(Stop::Failed(format!("redo at LSN {start} stands before the log's first epoch")));
+            return Err(Stop::Failed(format!(
+                "redo at LSN {start} stands before the log's first epoch"
+            )));
         };
         let expected = reader.pushed_lsn();
         let end = Lsn(start.0.saturating_add(bytes.len() as u64));
         let mut bytes = bytes;
         if start != expected {
             // After a restart the first entries may begin before what is left.
-            let known = self.resumed.is_some_and(|r| start < r.lsn && expected == r.lsn);
+            let known = self
+                .resumed
+                .is_some_and(|r| start < r.lsn && expected == r.lsn);
             if !known {
                 return Err(Stop::Failed(format!(
                     "redo at LSN {start} does not follow: LSN {expected} is next"
@@ -235,7 +257,9 @@ impl Ingest {
         reader.push(bytes);
         self.pending.push_back((end, before));
         loop {
-            let Some(reader) = &mut self.reader else { return Ok(()) };
+            let Some(reader) = &mut self.reader else {
+                return Ok(());
+            };
             match reader.next() {
                 Ok(None) => return Ok(()),
                 Ok(Some(mtr)) => {
@@ -281,11 +305,23 @@ impl Ingest {
         while self.pending.front().is_some_and(|(end, _)| *end <= lsn) {
             self.pending.pop_front();
         }
-        let position = self.pending.front().map_or(self.done, |(_, before)| *before);
+        let position = self
+            .pending
+            .front()
+            .map_or(self.done, |(_, before)| *before);
         let operations = self.done.max(self.operations_from);
-        let resume = Resume { position, lsn, operations, begun: self.begun };
-        let now = Progress { resume, oldest: self.oldest };
-        self.shared.publish(&self.stage.batch, &self.stage.touched, lsn, now);
+        let resume = Resume {
+            position,
+            lsn,
+            operations,
+            begun: self.begun,
+        };
+        let now = Progress {
+            resume,
+            oldest: self.oldest,
+        };
+        self.shared
+            .publish(&self.stage.batch, &self.stage.touched, lsn, now);
         self.shared.publish_position(self.done);
         self.stage.published(&self.shared);
         Ok(())
@@ -333,7 +369,11 @@ impl Stage {
         let lsn = mtr.end_lsn();
         for item in mtr.items() {
             match item.map_err(|e| Stop::Failed(e.to_string()))? {
-                MtrItem::Page { page, records, starts_fresh } => {
+                MtrItem::Page {
+                    page,
+                    records,
+                    starts_fresh,
+                } => {
                     self.batch.page(page, lsn, starts_fresh, records);
                 }
                 MtrItem::SpaceSize { space, pages } => {
@@ -371,14 +411,18 @@ impl Stage {
         }
         let info = Ingest::retry(shared, || {
             let layers = shared.layers();
-            Ok(layers.view(shared.source()).space(space, Lsn::MAX)?.map(|(_, info)| info))
+            Ok(layers
+                .view(shared.source())
+                .space(space, Lsn::MAX)?
+                .map(|(_, info)| info))
         })?;
         self.spaces.insert(space, info.clone());
         Ok(info)
     }
 
     fn set_space(&mut self, space: SpaceId, info: SpaceInfo, lsn: Lsn) {
-        self.batch.other(space_key(space), lsn, Kind::Image, &info.encode());
+        self.batch
+            .other(space_key(space), lsn, Kind::Image, &info.encode());
         self.spaces.insert(space, Some(info));
         if !self.touched.contains(&space) {
             self.touched.push(space);
@@ -396,7 +440,8 @@ impl Stage {
     }
 
     fn set_path(&mut self, path: &str, owner: Option<SpaceId>, lsn: Lsn) {
-        self.batch.other(path_key(path), lsn, Kind::Image, &encode_path_owner(owner));
+        self.batch
+            .other(path_key(path), lsn, Kind::Image, &encode_path_owner(owner));
         self.paths.insert(path.to_owned(), owner);
     }
 
@@ -419,7 +464,12 @@ impl Stage {
             0 => "ibdata1".to_owned(),
             _ => self.undo_name(shared, space, lsn)?,
         };
-        let info = SpaceInfo { exists: true, path, floor: lsn, ..SpaceInfo::default() };
+        let info = SpaceInfo {
+            exists: true,
+            path,
+            floor: lsn,
+            ..SpaceInfo::default()
+        };
         self.set_path(&info.path, Some(space), lsn);
         self.set_space(space, info.clone(), lsn);
         Ok(info)
@@ -434,8 +484,12 @@ impl Stage {
             Some(u) => u,
             None => Ingest::retry(shared, || {
                 let layers = shared.layers();
-                let found = layers.view(shared.source()).image(&state_key("undo"), Lsn::MAX)?;
-                Ok(found.and_then(|(_, raw)| UndoState::decode(&raw)).unwrap_or_default())
+                let found = layers
+                    .view(shared.source())
+                    .image(&state_key("undo"), Lsn::MAX)?;
+                Ok(found
+                    .and_then(|(_, raw)| UndoState::decode(&raw))
+                    .unwrap_or_default())
             })?,
         };
         let next = known.first.saturating_add(known.count);
@@ -452,10 +506,15 @@ impl Stage {
                     self.set_space(SpaceId(old), info, lsn);
                 }
             }
-            now = UndoState { first: space.0, count: 1, lsn };
+            now = UndoState {
+                first: space.0,
+                count: 1,
+                lsn,
+            };
         }
         self.undo = Some(now);
-        self.batch.other(state_key("undo"), lsn, Kind::Image, &now.encode());
+        self.batch
+            .other(state_key("undo"), lsn, Kind::Image, &now.encode());
         Ok(format!("undo{:03}", now.count))
     }
 
@@ -475,7 +534,12 @@ impl Stage {
                     self.leave_path(shared, &old.path, space, lsn)?;
                 }
                 self.set_path(&path, Some(space), lsn);
-                let info = SpaceInfo { exists: true, path, floor: lsn, ..SpaceInfo::default() };
+                let info = SpaceInfo {
+                    exists: true,
+                    path,
+                    floor: lsn,
+                    ..SpaceInfo::default()
+                };
                 self.set_space(space, info, lsn);
             }
             FileEvent::Delete { space, name } => {
@@ -500,7 +564,10 @@ impl Stage {
         let mut info = match known {
             Some(info) if info.path == path => return Ok(()),
             Some(info) => info,
-            None => SpaceInfo { exists: true, ..SpaceInfo::default() },
+            None => SpaceInfo {
+                exists: true,
+                ..SpaceInfo::default()
+            },
         };
         if !info.path.is_empty() {
             self.leave_path(shared, &info.path.clone(), space, lsn)?;

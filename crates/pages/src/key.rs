@@ -99,10 +99,15 @@ pub(crate) fn side_key(path: &str, chunk: u32) -> Key {
 
 /// Path and chunk of a [`side_key`].
 pub(crate) fn side_of(key: &[u8]) -> Option<(&str, u32)> {
-    let [TAG_SIDE, rest @ ..] = key else { return None };
+    let [TAG_SIDE, rest @ ..] = key else {
+        return None;
+    };
     let (path, chunk) = rest.split_at_checked(rest.len().checked_sub(5)?)?;
     let [0, chunk @ ..] = chunk else { return None };
-    Some((std::str::from_utf8(path).ok()?, u32::from_be_bytes(chunk.try_into().ok()?)))
+    Some((
+        std::str::from_utf8(path).ok()?,
+        u32::from_be_bytes(chunk.try_into().ok()?),
+    ))
 }
 
 /// The key of a piece of ingest's own state.

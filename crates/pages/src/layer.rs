@@ -140,7 +140,10 @@ impl Footer {
         if d.take(8) != Some(FOOTER_MAGIC) {
             return Err("not the end of a layer file");
         }
-        let root = BlockRef { offset: d.u64().ok_or(short)?, len: d.u32().ok_or(short)? };
+        let root = BlockRef {
+            offset: d.u64().ok_or(short)?,
+            len: d.u32().ok_or(short)?,
+        };
         let version = d.u16().ok_or(short)?;
         d.u16();
         let footer = Footer {
@@ -240,7 +243,10 @@ impl Root {
         }
         let mut filter = Vec::with_capacity(n as usize);
         for _ in 0..n {
-            filter.push(BlockRef { offset: d.varint()?, len: u32::try_from(d.varint()?).ok()? });
+            filter.push(BlockRef {
+                offset: d.varint()?,
+                len: u32::try_from(d.varint()?).ok()?,
+            });
         }
         d.is_empty().then_some(Root { index, filter })
     }
@@ -272,7 +278,12 @@ impl<'a> Group<'a> {
         };
         let versions = block.varint()?;
         let body = block.bytes()?;
-        Some(Group { key, summary, versions, body })
+        Some(Group {
+            key,
+            summary,
+            versions,
+            body,
+        })
     }
 
     /// Its versions, oldest first: kind, LSN, bytes.

@@ -48,7 +48,13 @@ struct Cursor {
 impl LayerFile {
     pub(crate) fn new(meta: LayerMeta, branch: BranchId, id: u64) -> LayerFile {
         let seed = block::seed(branch.0, meta.number);
-        LayerFile { meta, id, branch, seed, root: OnceLock::new() }
+        LayerFile {
+            meta,
+            id,
+            branch,
+            seed,
+            root: OnceLock::new(),
+        }
     }
 
     /// Memory it takes outside the caches.
@@ -77,18 +83,30 @@ impl LayerFile {
         Ok(r)
     }
 
-    fn read_block(&self, s: &Source<'_>, at: BlockRef, kind: BlockKind) -> Result<Vec<u8>, LayerError> {
+    fn read_block(
+        &self,
+        s: &Source<'_>,
+        at: BlockRef,
+        kind: BlockKind,
+    ) -> Result<Vec<u8>, LayerError> {
         let end = at.offset.checked_add(u64::from(at.len));
         if end.is_none_or(|end| end > self.meta.bytes) || at.len as usize > block::BLOCK_MAX + 64 {
             return Err(self.corrupt("a block lies outside the file"));
         }
         let mut raw = vec![0u8; at.len as usize];
-        self.reader(s)?.read_at(at.offset, &mut raw).map_err(|e| self.io(e))?;
+        self.reader(s)?
+            .read_at(at.offset, &mut raw)
+            .map_err(|e| self.io(e))?;
         s.stats.blocks_read.add(1);
         block::decode(&raw, self.seed, at.offset, kind).map_err(|e| self.corrupt(e))
     }
 
-    fn block(&self, s: &Source<'_>, at: BlockRef, kind: BlockKind) -> Result<CachedBlock, LayerError> {
+    fn block(
+        &self,
+        s: &Source<'_>,
+        at: BlockRef,
+        kind: BlockKind,
+    ) -> Result<CachedBlock, LayerError> {
         let key = (self.id, at.offset);
         if let Some(b) = s.caches.blocks.get(&key) {
             s.stats.block_cache_hits.add(1);
@@ -100,7 +118,12 @@ impl LayerFile {
         Ok(block)
     }
 
-    fn bytes(&self, s: &Source<'_>, at: BlockRef, kind: BlockKind) -> Result<Arc<[u8]>, LayerError> {
+    fn bytes(
+        &self,
+        s: &Source<'_>,
+        at: BlockRef,
+        kind: BlockKind,
+    ) -> Result<Arc<[u8]>, LayerError> {
         match self.block(s, at, kind)? {
             CachedBlock::Bytes(b) => Ok(b),
             CachedBlock::Index(..) => Err(self.corrupt("an index block stands in another's place")),
@@ -119,13 +142,21 @@ impl LayerFile {
             return Ok(Arc::clone(r));
         }
         let mut head = [0u8; HEADER];
-        self.reader(s)?.read_at(0, &mut head).map_err(|e| self.io(e))?;
+        self.reader(s)?
+            .read_at(0, &mut head)
+            .map_err(|e| self.io(e))?;
         if head != header(self.branch, self.meta.number, self.meta.kind) {
             return Err(self.corrupt("its header is not this layer's"));
         }
-        let at = self.meta.bytes.checked_sub(FOOTER as u64).ok_or_else(|| self.corrupt("too short"))?;
+        let at = self
+            .meta
+            .bytes
+            .checked_sub(FOOTER as u64)
+            .ok_or_else(|| self.corrupt("too short"))?;
         let mut raw = [0u8; FOOTER];
-        self.reader(s)?.read_at(at, &mut raw).map_err(|e| self.io(e))?;
+        self.reader(s)?
+            .read_at(at, &mut raw)
+            .map_err(|e| self.io(e))?;
         let footer = Footer::decode(&raw).map_err(|e| self.corrupt(e))?;
         if footer.number != self.meta.number || footer.keys != self.meta.keys {
             return Err(self.corrupt("is another layer's file"));
@@ -141,7 +172,11 @@ impl LayerFile {
     /// Whether the layer may hold `key`, whose hash is `hash`.
     fn may_hold(&self, s: &Source<'_>, root: &Root, hash: u64) -> Result<bool, LayerError> {
         let page = filter::page_of(hash, root.filter.len());
-        let at = root.filter.get(page).copied().ok_or_else(|| self.corrupt("no such filter page"))?;
+        let at = root
+            .filter
+            .get(page)
+            .copied()
+            .ok_or_else(|| self.corrupt("no such filter page"))?;
         let page = self.bytes(s, at, BlockKind::Filter)?;
         if page.len() != filter::FILTER_PAGE {
             return Err(self.corrupt("a filter page has the wrong size"));
@@ -152,12 +187,18 @@ impl LayerFile {
     /// The last block whose first key is at or before `key`.
     fn seek(&self, s: &Source<'_>, root: &Root, key: &[u8]) -> Result<Option<Cursor>, LayerError> {
         let part = root.index.partition_point(|e| e.key.as_slice() <= key);
-        let Some(part) = part.checked_sub(1) else { return Ok(None) };
-        let Some(e) = root.index.get(part) else { return Ok(None) };
+        let Some(part) = part.checked_sub(1) else {
+            return Ok(None);
+        };
+        let Some(e) = root.index.get(part) else {
+            return Ok(None);
+        };
         let entries = self.index(s, e.block)?;
         let at = entries.partition_point(|e| e.key.as_slice() <= key);
         // The part's first key is its first block's first key.
-        let at = at.checked_sub(1).ok_or_else(|| self.corrupt("the index is out of order"))?;
+        let at = at
+            .checked_sub(1)
+            .ok_or_else(|| self.corrupt("the index is out of order"))?;
         Ok(Some(Cursor { part, entries, at }))
     }
 
@@ -166,8 +207,12 @@ impl LayerFile {
             c.at = at;
             return Ok(true);
         }
-        let Some(part) = c.part.checked_sub(1) else { return Ok(false) };
-        let Some(e) = root.index.get(part) else { return Ok(false) };
+        let Some(part) = c.part.checked_sub(1) else {
+            return Ok(false);
+        };
+        let Some(e) = root.index.get(part) else {
+            return Ok(false);
+        };
         c.entries = self.index(s, e.block)?;
         c.part = part;
         c.at = c.entries.len() - 1;
@@ -179,7 +224,9 @@ impl LayerFile {
             c.at += 1;
             return Ok(true);
         }
-        let Some(e) = root.index.get(c.part + 1) else { return Ok(false) };
+        let Some(e) = root.index.get(c.part + 1) else {
+            return Ok(false);
+        };
         c.entries = self.index(s, e.block)?;
         c.part += 1;
         c.at = 0;
@@ -215,18 +262,23 @@ impl LayerFile {
             return Ok(());
         }
         s.stats.layers_visited.add(1);
-        let Some(mut c) = self.seek(s, &root, key)? else { return Ok(()) };
+        let Some(mut c) = self.seek(s, &root, key)? else {
+            return Ok(());
+        };
         loop {
-            let Some(e) = c.entries.get(c.at) else { return Ok(()) };
+            let Some(e) = c.entries.get(c.at) else {
+                return Ok(());
+            };
             let begins_with_key = e.key.as_slice() == key;
             if !(begins_with_key && e.lsn > want.at) {
                 let block = self.bytes(s, e.block, BlockKind::Data)?;
                 if let Some(group) = self.find(&block, key)? {
-                    let versions =
-                        group.versions().ok_or_else(|| self.corrupt("a data block is malformed"))?;
+                    let versions = group
+                        .versions()
+                        .ok_or_else(|| self.corrupt("a data block is malformed"))?;
                     for (kind, lsn, bytes) in versions.iter().rev() {
-                        let kind =
-                            Kind::from_u8(*kind).ok_or_else(|| self.corrupt("unknown kind of version"))?;
+                        let kind = Kind::from_u8(*kind)
+                            .ok_or_else(|| self.corrupt("unknown kind of version"))?;
                         if !out.offer(want, *lsn, kind, bytes) {
                             return Ok(());
                         }
@@ -250,8 +302,12 @@ impl LayerFile {
         if !self.may_hold(s, &root, hash)? {
             return Ok(None);
         }
-        let Some(c) = self.seek(s, &root, key)? else { return Ok(None) };
-        let Some(e) = c.entries.get(c.at) else { return Ok(None) };
+        let Some(c) = self.seek(s, &root, key)? else {
+            return Ok(None);
+        };
+        let Some(e) = c.entries.get(c.at) else {
+            return Ok(None);
+        };
         let block = self.bytes(s, e.block, BlockKind::Data)?;
         Ok(self.find(&block, key)?.map(|g| g.summary))
     }
@@ -272,19 +328,28 @@ impl LayerFile {
         let mut c = match self.seek(s, &root, after)? {
             Some(c) => c,
             None => {
-                let Some(e) = root.index.first() else { return Ok(out) };
-                Cursor { part: 0, entries: self.index(s, e.block)?, at: 0 }
+                let Some(e) = root.index.first() else {
+                    return Ok(out);
+                };
+                Cursor {
+                    part: 0,
+                    entries: self.index(s, e.block)?,
+                    at: 0,
+                }
             }
         };
         loop {
-            let Some(e) = c.entries.get(c.at) else { return Ok(out) };
+            let Some(e) = c.entries.get(c.at) else {
+                return Ok(out);
+            };
             if e.key.as_slice() >= end || out.len() >= limit {
                 return Ok(out);
             }
             let block = self.bytes(s, e.block, BlockKind::Data)?;
             let mut d = Dec(&block);
             while !d.is_empty() {
-                let g = Group::next(&mut d).ok_or_else(|| self.corrupt("a data block is malformed"))?;
+                let g =
+                    Group::next(&mut d).ok_or_else(|| self.corrupt("a data block is malformed"))?;
                 if g.key >= end {
                     return Ok(out);
                 }

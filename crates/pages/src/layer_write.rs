@@ -135,7 +135,13 @@ impl LayerWriter {
         if self.block_first.is_none() {
             self.block_first = Some((self.key.clone(), self.group_first));
         }
-        Group::put(&mut self.block, &self.key, self.summary, self.versions, &self.body);
+        Group::put(
+            &mut self.block,
+            &self.key,
+            self.summary,
+            self.versions,
+            &self.body,
+        );
         self.body.clear();
         self.versions = 0;
     }
@@ -152,7 +158,9 @@ impl LayerWriter {
     }
 
     fn end_block(&mut self) -> io::Result<()> {
-        let Some((key, lsn)) = self.block_first.take() else { return Ok(()) };
+        let Some((key, lsn)) = self.block_first.take() else {
+            return Ok(());
+        };
         let payload = std::mem::take(&mut self.block);
         let block = self.put_block(BlockKind::Data, &payload)?;
         self.block = payload;
@@ -189,14 +197,21 @@ impl LayerWriter {
         self.end_key()?;
         self.end_block()?;
         let index = std::mem::take(&mut self.index);
-        let mut root = Root { index: Vec::new(), filter: Vec::new() };
+        let mut root = Root {
+            index: Vec::new(),
+            filter: Vec::new(),
+        };
         let mut payload = Vec::new();
         for part in index.chunks(INDEX_FANOUT) {
             payload.clear();
             encode_index(&mut payload, part);
             let block = self.put_block(BlockKind::Index, &payload)?;
             if let Some(first) = part.first() {
-                root.index.push(IndexEntry { key: first.key.clone(), lsn: first.lsn, block });
+                root.index.push(IndexEntry {
+                    key: first.key.clone(),
+                    lsn: first.lsn,
+                    block,
+                });
             }
         }
         let pages = filter::build(&self.hashes);

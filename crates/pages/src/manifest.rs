@@ -5,9 +5,12 @@ use crate::api::StoreError;
 use crate::codec::{Dec, put_varint};
 use crate::files::{Files, Put};
 use crate::layer::LayerMeta;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use xylem_types::{BranchId, Lsn};
 use xylem_wal::Position;
+
+#[cfg(test)]
+mod tests;
 
 const MAGIC: &[u8; 8] = b"XYMANIF\x01";
 const VERSION: u16 = 1;
@@ -87,7 +90,10 @@ fn parse(raw: &[u8], branch: BranchId, number: u64) -> Result<Parsed, String> {
     }
     let version = d.u16();
     if version != Some(VERSION) {
-        return Err(format!("format version {} is not known", version.unwrap_or(0)));
+        return Err(format!(
+            "format version {} is not known",
+            version.unwrap_or(0)
+        ));
     }
     let kind = d.u8();
     d.take(5);
@@ -129,7 +135,14 @@ fn parse_body(body: &[u8], snapshot: bool) -> Option<Parsed> {
         add.push(LayerMeta::decode(&mut d)?);
     }
     let oldest = (flags & 2 != 0).then_some(oldest);
-    d.is_empty().then_some(Parsed { snapshot, oldest, resume, next_layer, remove, add })
+    d.is_empty().then_some(Parsed {
+        snapshot,
+        oldest,
+        resume,
+        next_layer,
+        remove,
+        add,
+    })
 }
 
 fn render(m: &Manifest, snapshot: bool, remove: &[u64], add: &[LayerMeta]) -> Vec<u8> {
@@ -165,7 +178,9 @@ impl Manifest {
     /// Reads the newest manifest, or makes the first; removes files that none
     /// refers to.
     pub(crate) fn open(files: &dyn Files, branch: BranchId) -> Result<Manifest, StoreError> {
-        let list = files.list().map_err(io(format!("branch {branch}: list its files")))?;
+        let list = files
+            .list()
+            .map_err(io(format!("branch {branch}: list its files")))?;
         let numbers: BTreeSet<u64> = list.iter().filter_map(|(n, _)| number_of(n)).collect();
         let manifest = match numbers.last() {
             Some(newest) => Manifest::load(files, branch, *newest)?,
@@ -188,7 +203,10 @@ impl Manifest {
         };
         let name = name_of(1);
         let context = format!("branch {branch}: create {name}");
-        match files.put_new(&name, &render(&m, true, &[], &[])).map_err(io(context))? {
+        match files
+            .put_new(&name, &render(&m, true, &[], &[]))
+            .map_err(io(context))?
+        {
             Put::Exists => Err(StoreError::Corrupt(format!(
                 "branch {branch}: {name} appeared while it was created: another process has the branch open"
             ))),
@@ -201,7 +219,9 @@ impl Manifest {
         let mut number = newest;
         let (base, oldest_read) = loop {
             let name = name_of(number);
-            let raw = files.read(&name).map_err(io(format!("branch {branch}: read {name}")))?;
+            let raw = files
+                .read(&name)
+                .map_err(io(format!("branch {branch}: read {name}")))?;
             let p = parse(&raw, branch, number)
                 .map_err(|e| StoreError::Corrupt(format!("branch {branch}: {name}: {e}")))?;
             if p.snapshot {
@@ -232,8 +252,9 @@ impl Manifest {
     }
 
     fn check_files(&self, list: &[(String, u64)]) -> Result<(), StoreError> {
+        let sizes: HashMap<&str, u64> = list.iter().map(|(n, s)| (n.as_str(), *s)).collect();
         for l in &self.layers {
-            let found = list.iter().find(|(n, _)| *n == l.name).map(|(_, size)| *size);
+            let found = sizes.get(l.name.as_str()).copied();
             if found != Some(l.bytes) {
                 return Err(StoreError::Corrupt(format!(
                     "branch {}: layer {} should have {} bytes and {}",
@@ -312,11 +333,17 @@ impl Manifest {
     /// What must hold of every edit, else a read could miss a version.
     fn check(&self, edit: &Edit) -> Result<(), String> {
         if edit.resume.lsn < self.resume.lsn || edit.resume.operations < self.resume.operations {
-            return Err(format!("resume point {:?} is behind {:?}", edit.resume, self.resume));
+            return Err(format!(
+                "resume point {:?} is behind {:?}",
+                edit.resume, self.resume
+            ));
         }
         for l in &edit.add {
             if l.number >= self.next_layer || self.layers.iter().any(|o| o.number == l.number) {
-                return Err(format!("layer number {} was not allocated for it", l.number));
+                return Err(format!(
+                    "layer number {} was not allocated for it",
+                    l.number
+                ));
             }
             if l.end > edit.resume.lsn {
                 return Err(format!("layer {} ends after the resume point", l.name));

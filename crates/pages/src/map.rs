@@ -73,16 +73,25 @@ impl Layers {
     pub(crate) fn view<'a>(&'a self, source: Source<'a>) -> View<'a> {
         let open = std::iter::once((&*self.open, Lsn::MAX));
         let frozen = self.frozen.iter().rev().map(|f| (&*f.layer, f.end));
-        View { mems: open.chain(frozen).collect(), files: &self.files, source }
+        View {
+            mems: open.chain(frozen).collect(),
+            files: &self.files,
+            source,
+        }
     }
 }
 
 pub(crate) fn read_error(e: LayerError, key: &Key, at: Lsn) -> ReadError {
     match e {
-        LayerError::Corrupt(..) => {
-            ReadError::Corrupt { page: key.page(), lsn: at, message: e.to_string() }
-        }
-        LayerError::Io(name, source) => ReadError::Io { context: format!("read layer {name}"), source },
+        LayerError::Corrupt(..) => ReadError::Corrupt {
+            page: key.page(),
+            lsn: at,
+            message: e.to_string(),
+        },
+        LayerError::Io(name, source) => ReadError::Io {
+            context: format!("read layer {name}"),
+            source,
+        },
     }
 }
 
@@ -146,9 +155,15 @@ impl View<'_> {
     }
 
     /// What is known of a tablespace, and since when.
-    pub(crate) fn space(&self, space: SpaceId, at: Lsn) -> Result<Option<(Lsn, SpaceInfo)>, ReadError> {
+    pub(crate) fn space(
+        &self,
+        space: SpaceId,
+        at: Lsn,
+    ) -> Result<Option<(Lsn, SpaceInfo)>, ReadError> {
         let key = space_key(space);
-        let Some((lsn, raw)) = self.image(&key, at)? else { return Ok(None) };
+        let Some((lsn, raw)) = self.image(&key, at)? else {
+            return Ok(None);
+        };
         let info = SpaceInfo::decode(&raw).ok_or_else(|| malformed(&key, at, "tablespace"))?;
         Ok(Some((lsn, info)))
     }
@@ -156,14 +171,18 @@ impl View<'_> {
     /// Which tablespace has a path.
     pub(crate) fn path_owner(&self, path: &str, at: Lsn) -> Result<Option<SpaceId>, ReadError> {
         let key = path_key(path);
-        let Some((_, raw)) = self.image(&key, at)? else { return Ok(None) };
+        let Some((_, raw)) = self.image(&key, at)? else {
+            return Ok(None);
+        };
         decode_path_owner(&raw).ok_or_else(|| malformed(&key, at, "path"))
     }
 
     /// A side file's description.
     pub(crate) fn node(&self, path: &str, at: Lsn) -> Result<Node, ReadError> {
         let key = side_key(path, 0);
-        let Some((_, raw)) = self.image(&key, at)? else { return Ok(Node::default()) };
+        let Some((_, raw)) = self.image(&key, at)? else {
+            return Ok(Node::default());
+        };
         Node::decode(&raw).ok_or_else(|| malformed(&key, at, "side file"))
     }
 
@@ -171,7 +190,9 @@ impl View<'_> {
     pub(crate) fn chunk(&self, key: &Key, at: Lsn) -> Result<Option<(Lsn, Vec<u8>)>, ReadError> {
         let mut chain = Chain::default();
         self.walk(key, &Want::at(at), Reach::Files, &mut chain)?;
-        let Some(newest) = chain.newest() else { return Ok(None) };
+        let Some(newest) = chain.newest() else {
+            return Ok(None);
+        };
         let mut bytes = Vec::new();
         for (_, kind, change) in chain.forward() {
             match kind {
@@ -194,7 +215,11 @@ impl View<'_> {
         reach: Reach,
     ) -> Result<Built, ReadError> {
         let base = base.filter(|b| b.lsn >= info.floor && b.lsn <= at);
-        let want = Want { at, above: base.as_ref().map(|b| b.lsn), floor: info.floor };
+        let want = Want {
+            at,
+            above: base.as_ref().map(|b| b.lsn),
+            floor: info.floor,
+        };
         let key = Key::Page(page);
         let mut chain = Chain::default();
         if !self.walk(&key, &want, reach, &mut chain)? {
@@ -203,7 +228,11 @@ impl View<'_> {
         if chain.is_empty() && base.is_some() {
             return Ok(Built::Unchanged);
         }
-        let bad = |message: String| ReadError::Corrupt { page, lsn: at, message };
+        let bad = |message: String| ReadError::Corrupt {
+            page,
+            lsn: at,
+            message,
+        };
         let size = engine.page_bytes(info.flags).map_err(bad)?;
         let mut out = match &base {
             Some(b) if !chain.is_self_contained() => b.bytes.to_vec(),
@@ -213,14 +242,21 @@ impl View<'_> {
         let mut pending: Option<Lsn> = None;
         let mut records: Vec<u8> = Vec::new();
         let apply = |out: &mut Vec<u8>, lsn: Lsn, records: &[u8]| {
-            engine.apply(out, page, info.flags, lsn, records).map_err(|e| {
-                ReadError::Corrupt { page, lsn, message: e }
-            })
+            engine
+                .apply(out, page, info.flags, lsn, records)
+                .map_err(|e| ReadError::Corrupt {
+                    page,
+                    lsn,
+                    message: e,
+                })
         };
         for (lsn, kind, bytes) in chain.forward() {
             if kind == Kind::Image {
                 if bytes.len() != size {
-                    return Err(bad(format!("an image of {} bytes in a tablespace of {size}", bytes.len())));
+                    return Err(bad(format!(
+                        "an image of {} bytes in a tablespace of {size}",
+                        bytes.len()
+                    )));
                 }
                 out.clear();
                 out.extend_from_slice(bytes);
@@ -241,7 +277,10 @@ impl View<'_> {
             engine.seal(&mut out, info.flags).map_err(bad)?;
         }
         if out.len() != size {
-            return Err(bad(format!("a base of {} bytes in a tablespace of {size}", out.len())));
+            return Err(bad(format!(
+                "a base of {} bytes in a tablespace of {size}",
+                out.len()
+            )));
         }
         Ok(Built::Page(out, applied))
     }
@@ -264,7 +303,12 @@ impl View<'_> {
 
     /// The next keys after `after` and before `end` that any layer has, in
     /// order; empty at the end. Not for pages.
-    pub(crate) fn keys(&self, after: &[u8], end: &[u8], at: Lsn) -> Result<Vec<Vec<u8>>, ReadError> {
+    pub(crate) fn keys(
+        &self,
+        after: &[u8],
+        end: &[u8],
+        at: Lsn,
+    ) -> Result<Vec<Vec<u8>>, ReadError> {
         const LIMIT: usize = 256;
         let tag = after.first().copied().unwrap_or(0);
         let mut all: Vec<Vec<u8>> = Vec::new();
@@ -304,8 +348,14 @@ impl View<'_> {
 
 fn malformed(key: &Key, at: Lsn, what: &str) -> ReadError {
     let name = match key {
-        Key::Other(bytes) => String::from_utf8_lossy(bytes.get(1..).unwrap_or_default()).into_owned(),
+        Key::Other(bytes) => {
+            String::from_utf8_lossy(bytes.get(1..).unwrap_or_default()).into_owned()
+        }
         Key::Page(page) => page.to_string(),
     };
-    ReadError::Corrupt { page: key.page(), lsn: at, message: format!("{what} {name:?} is malformed") }
+    ReadError::Corrupt {
+        page: key.page(),
+        lsn: at,
+        message: format!("{what} {name:?} is malformed"),
+    }
 }

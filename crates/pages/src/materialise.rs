@@ -43,7 +43,9 @@ impl Materialise for InnoDb {
         lsn: Lsn,
         records: &[u8],
     ) -> Result<(), String> {
-        xylem_redo::apply(bytes, page, flags(raw)?, lsn, records).map(|_| ()).map_err(|e| e.to_string())
+        xylem_redo::apply(bytes, page, flags(raw)?, lsn, records)
+            .map(|_| ())
+            .map_err(|e| e.to_string())
     }
 
     fn seal(&self, bytes: &mut [u8], raw: u32) -> Result<(), String> {

@@ -92,7 +92,12 @@ impl Batch {
     fn stage(&mut self, lsn: Lsn, kind: Kind, bytes: &[u8]) -> Staged {
         let start = self.bytes.len() as u32;
         self.bytes.extend_from_slice(bytes);
-        Staged { lsn, start, len: bytes.len() as u32, kind }
+        Staged {
+            lsn,
+            start,
+            len: bytes.len() as u32,
+            kind,
+        }
     }
 
     /// Adds a version of a page.
@@ -166,7 +171,10 @@ impl Drop for MemLayer {
 
 impl Inner {
     fn append(&mut self, bytes: &[u8], chunk_bytes: usize) -> Option<u32> {
-        let fits = self.arena.last().is_some_and(|c| c.capacity() - c.len() >= bytes.len());
+        let fits = self
+            .arena
+            .last()
+            .is_some_and(|c| c.capacity() - c.len() >= bytes.len());
         if !fits {
             let units = bytes.len().max(chunk_bytes).div_ceil(UNIT).max(1);
             let first = u32::try_from(self.units.len()).ok()?;
@@ -175,7 +183,8 @@ impl Inner {
             if (self.units.len() + units) * UNIT > u32::MAX as usize {
                 return None;
             }
-            self.units.extend(std::iter::repeat_n((chunk, first), units));
+            self.units
+                .extend(std::iter::repeat_n((chunk, first), units));
             self.arena.push(Vec::with_capacity(units * UNIT));
             self.arena_bytes += (units * UNIT + 24 + units * 8) as u64;
         }
@@ -188,23 +197,37 @@ impl Inner {
     }
 
     fn record(&self, v: Version) -> &[u8] {
-        let Some(&(chunk, first)) = self.units.get(v.pos as usize / UNIT) else { return &[] };
+        let Some(&(chunk, first)) = self.units.get(v.pos as usize / UNIT) else {
+            return &[];
+        };
         let start = v.pos as usize - first as usize * UNIT;
         let len = (v.len_kind & LEN_MASK) as usize;
-        self.arena.get(chunk as usize).and_then(|c| c.get(start..start + len)).unwrap_or_default()
+        self.arena
+            .get(chunk as usize)
+            .and_then(|c| c.get(start..start + len))
+            .unwrap_or_default()
     }
 
     fn version(&self, index: u32) -> Option<Version> {
         let index = index as usize;
-        self.versions.get(index / VERSIONS_PER_CHUNK)?.get(index % VERSIONS_PER_CHUNK).copied()
+        self.versions
+            .get(index / VERSIONS_PER_CHUNK)?
+            .get(index % VERSIONS_PER_CHUNK)
+            .copied()
     }
 
     fn push_version(&mut self, v: Version) -> u32 {
-        if self.versions.last().is_none_or(|c| c.len() == VERSIONS_PER_CHUNK) {
+        if self
+            .versions
+            .last()
+            .is_none_or(|c| c.len() == VERSIONS_PER_CHUNK)
+        {
             self.versions.push(Vec::with_capacity(VERSIONS_PER_CHUNK));
         }
         let full = self.versions.len() - 1;
-        let Some(chunk) = self.versions.last_mut() else { return NONE };
+        let Some(chunk) = self.versions.last_mut() else {
+            return NONE;
+        };
         chunk.push(v);
         (full * VERSIONS_PER_CHUNK + chunk.len() - 1) as u32
     }
@@ -273,7 +296,9 @@ impl MemLayer {
     pub(crate) fn insert(&self, batch: &Batch, chunk_bytes: usize) -> bool {
         let mut inner = self.inner.write();
         let inner = &mut *inner;
-        let Some(base) = inner.append(&batch.bytes, chunk_bytes) else { return false };
+        let Some(base) = inner.append(&batch.bytes, chunk_bytes) else {
+            return false;
+        };
         let version = |s: &Staged, prev: u32, start: Lsn| Version {
             lsn_offset: s.lsn.bytes_since(start).min(u64::from(u32::MAX)) as u32,
             pos: base + s.start,
@@ -281,10 +306,16 @@ impl MemLayer {
             prev,
         };
         for (page, staged) in &batch.pages {
-            let Some(map) = inner.pages.get_mut(shard(*page)) else { continue };
+            let Some(map) = inner.pages.get_mut(shard(*page)) else {
+                continue;
+            };
             let head = map.entry(*page).or_insert(Head { last: NONE });
             let v = version(staged, head.last, self.start);
-            if inner.versions.last().is_none_or(|c| c.len() == VERSIONS_PER_CHUNK) {
+            if inner
+                .versions
+                .last()
+                .is_none_or(|c| c.len() == VERSIONS_PER_CHUNK)
+            {
                 inner.versions.push(Vec::with_capacity(VERSIONS_PER_CHUNK));
             }
             let full = inner.versions.len() - 1;
@@ -307,8 +338,10 @@ impl MemLayer {
         }
         let now = inner.memory();
         let before = self.memory.swap(now, Ordering::AcqRel);
-        self.total.fetch_add(now.wrapping_sub(before), Ordering::AcqRel);
-        self.records.fetch_add(batch.bytes.len() as u64, Ordering::AcqRel);
+        self.total
+            .fetch_add(now.wrapping_sub(before), Ordering::AcqRel);
+        self.records
+            .fetch_add(batch.bytes.len() as u64, Ordering::AcqRel);
         true
     }
 
@@ -319,9 +352,21 @@ impl MemLayer {
 
     /// Gathers the wanted versions of `key`. `None`: with `wait` false, the
     /// writer was in the way.
-    pub(crate) fn collect(&self, key: &Key, want: &Want, wait: bool, out: &mut Chain) -> Option<()> {
-        let inner = if wait { self.inner.read() } else { self.inner.try_read()? };
-        let Some(head) = inner.head(key) else { return Some(()) };
+    pub(crate) fn collect(
+        &self,
+        key: &Key,
+        want: &Want,
+        wait: bool,
+        out: &mut Chain,
+    ) -> Option<()> {
+        let inner = if wait {
+            self.inner.read()
+        } else {
+            self.inner.try_read()?
+        };
+        let Some(head) = inner.head(key) else {
+            return Some(());
+        };
         let mut at = head.last;
         while let Some(v) = inner.version(at) {
             let kind = kind_of(v);
@@ -356,20 +401,38 @@ impl MemLayer {
         }
         let inner = self.inner.read();
         let range = (Bound::Excluded(after), Bound::Excluded(end));
-        inner.others.range::<[u8], _>(range).take(limit).map(|(k, _)| k.clone()).collect()
+        inner
+            .others
+            .range::<[u8], _>(range)
+            .take(limit)
+            .map(|(k, _)| k.clone())
+            .collect()
     }
 
-    /// Puts the versions of `key` into `out`, oldest first, for
-    /// [`MemLayer::each`]. The layer must be frozen by then.
-    pub(crate) fn gather(&self, key: &Key, out: &mut Versions) {
+    /// Puts the versions of each key into the `out` of the same place, oldest
+    /// first, for [`MemLayer::each`]. The layer must be frozen by then.
+    ///
+    /// Each step along a chain waits for memory; many chains at once wait
+    /// together.
+    pub(crate) fn gather(&self, keys: &[Key], out: &mut [Versions]) {
         let inner = self.inner.read();
-        out.0.clear();
-        let mut at = inner.head(key).map_or(NONE, |h| h.last);
-        while let Some(v) = inner.version(at) {
-            at = v.prev;
-            out.0.push(v);
+        let mut at: Vec<u32> = keys
+            .iter()
+            .map(|k| inner.head(k).map_or(NONE, |h| h.last))
+            .collect();
+        out.iter_mut().for_each(|o| o.0.clear());
+        let mut active = true;
+        while active {
+            active = false;
+            for (at, out) in at.iter_mut().zip(out.iter_mut()) {
+                if let Some(v) = inner.version(*at) {
+                    *at = v.prev;
+                    out.0.push(v);
+                    active = true;
+                }
+            }
         }
-        out.0.reverse();
+        out.iter_mut().for_each(|o| o.0.reverse());
     }
 
     /// Calls `each` with the versions gathered.

@@ -27,7 +27,11 @@ impl Shared {
         if lsn > applied {
             return Err(match self.failed() {
                 Some(why) => ReadError::Stopped(why),
-                None => ReadError::NotReached { wanted: lsn, reached: applied, hop: "ingest" },
+                None => ReadError::NotReached {
+                    wanted: lsn,
+                    reached: applied,
+                    hop: "ingest",
+                },
             });
         }
         match self.oldest() {
@@ -59,7 +63,11 @@ impl Shared {
 
     /// As [`Shared::space_at`] for the newest version, remembered. `at` moves on
     /// to where it was looked up.
-    fn space_newest(&self, space: SpaceId, at: &mut Lsn) -> Result<Option<Arc<SpaceInfo>>, ReadError> {
+    fn space_newest(
+        &self,
+        space: SpaceId,
+        at: &mut Lsn,
+    ) -> Result<Option<Arc<SpaceInfo>>, ReadError> {
         if let Some(hit) = self.cached_space(space) {
             *at = (*at).max(hit.lsn);
             return Ok(hit.info);
@@ -71,8 +79,16 @@ impl Shared {
         let since = found.as_ref().map_or(lsn, |(since, _)| *since);
         let info = found.map(|(_, info)| Arc::new(info));
         if generation & 1 == 0 {
-            let entry = CachedSpace { info: info.clone(), generation, lsn, since };
-            self.store.caches.spaces.insert((self.cache_id, space), entry);
+            let entry = CachedSpace {
+                info: info.clone(),
+                generation,
+                lsn,
+                since,
+            };
+            self.store
+                .caches
+                .spaces
+                .insert((self.cache_id, space), entry);
         }
         *at = (*at).max(lsn);
         Ok(info)
@@ -87,9 +103,16 @@ fn checked(
 ) -> Result<Arc<SpaceInfo>, ReadError> {
     let info = info
         .filter(|i| i.exists)
-        .ok_or(ReadError::NoSuchTablespace { space: page.space, lsn })?;
+        .ok_or(ReadError::NoSuchTablespace {
+            space: page.space,
+            lsn,
+        })?;
     if page.page.0 >= info.pages {
-        return Err(ReadError::BeyondEnd { page, pages: info.pages, lsn });
+        return Err(ReadError::BeyondEnd {
+            page,
+            pages: info.pages,
+            lsn,
+        });
     }
     Ok(info)
 }
@@ -131,14 +154,20 @@ impl Branch {
             page,
             &info,
             lsn,
-            base.zip(base_lsn).map(|(c, lsn)| Base { lsn, bytes: &c.bytes }),
+            base.zip(base_lsn).map(|(c, lsn)| Base {
+                lsn,
+                bytes: &c.bytes,
+            }),
             Reach::Files,
         )?;
         match (built, base) {
             (Built::Unchanged, Some(c)) => {
                 s.stats.page_cache_hits.add(1);
                 c.extend(lsn);
-                Ok(Page { bytes: Arc::clone(&c.bytes), lsn })
+                Ok(Page {
+                    bytes: Arc::clone(&c.bytes),
+                    lsn,
+                })
             }
             (Built::Page(bytes, applied), base) => {
                 s.stats.records_applied.add(applied as u64);
@@ -154,7 +183,11 @@ impl Branch {
                 }
                 Ok(Page { bytes, lsn })
             }
-            _ => Err(ReadError::Corrupt { page, lsn, message: "no answer from its layers".into() }),
+            _ => Err(ReadError::Corrupt {
+                page,
+                lsn,
+                message: "no answer from its layers".into(),
+            }),
         }
     }
 
@@ -162,8 +195,11 @@ impl Branch {
     /// and no lock waited for.
     pub fn get_page_cached(&self, page: PageId) -> Option<Page> {
         let s = &*self.shared;
+        // Before the generation is looked at: what is known of the tablespace
+        // then holds at this LSN.
+        let applied = s.applied();
         let space = s.cached_space(page.space)?;
-        let mut lsn = s.applied().max(space.lsn);
+        let mut lsn = applied.max(space.lsn);
         let info = checked(space.info, page, lsn).ok()?;
         let key = (s.cache_id, page);
         let cached = s.store.caches.pages.get(&key);
@@ -180,7 +216,10 @@ impl Branch {
                 page,
                 &info,
                 lsn,
-                base.map(|(c, lsn)| Base { lsn, bytes: &c.bytes }),
+                base.map(|(c, lsn)| Base {
+                    lsn,
+                    bytes: &c.bytes,
+                }),
                 Reach::Memory,
             )
             .ok()?;
@@ -190,7 +229,10 @@ impl Branch {
                 s.stats.get_pages.add(1);
                 s.stats.page_cache_hits.add(1);
                 c.extend(lsn);
-                Some(Page { bytes: Arc::clone(&c.bytes), lsn })
+                Some(Page {
+                    bytes: Arc::clone(&c.bytes),
+                    lsn,
+                })
             }
             Built::Page(bytes, applied) => {
                 s.stats.get_pages.add(1);
@@ -200,21 +242,39 @@ impl Branch {
                     None => s.stats.page_cache_misses.add(1),
                 }
                 let bytes: Arc<[u8]> = bytes.into();
-                s.store.caches.pages.insert(key, Arc::new(CachedPage::new(Arc::clone(&bytes), lsn)));
+                s.store
+                    .caches
+                    .pages
+                    .insert(key, Arc::new(CachedPage::new(Arc::clone(&bytes), lsn)));
                 Some(Page { bytes, lsn })
             }
             Built::NotInMemory => None,
         }
     }
 
-    fn tablespace(&self, space: SpaceId, info: &SpaceInfo, lsn: Lsn) -> Result<Option<Tablespace>, ReadError> {
+    fn tablespace(
+        &self,
+        space: SpaceId,
+        info: &SpaceInfo,
+        lsn: Lsn,
+    ) -> Result<Option<Tablespace>, ReadError> {
         // Created, but its first page is not written yet: no reader can use it.
         if !info.exists || info.pages == 0 {
             return Ok(None);
         }
-        let page_bytes = self.shared.store.engine.page_bytes(info.flags).map_err(|message| {
-            ReadError::Corrupt { page: PageId { space, ..PageId::default() }, lsn, message }
-        })?;
+        let page_bytes = self
+            .shared
+            .store
+            .engine
+            .page_bytes(info.flags)
+            .map_err(|message| ReadError::Corrupt {
+                page: PageId {
+                    space,
+                    ..PageId::default()
+                },
+                lsn,
+                message,
+            })?;
         Ok(Some(Tablespace {
             space,
             path: info.path.clone(),
@@ -239,7 +299,9 @@ impl Branch {
         let mut after = start.to_vec();
         loop {
             let keys = view.keys(&after, &end, lsn)?;
-            let Some(last) = keys.last() else { return Ok(out) };
+            let Some(last) = keys.last() else {
+                return Ok(out);
+            };
             after.clone_from(last);
             for space in keys.iter().filter_map(|k| space_of(k)) {
                 if let Some((_, info)) = view.space(space, lsn)? {
@@ -253,13 +315,19 @@ impl Branch {
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub fn tablespace_by_path(&self, path: &str, at: ReadAt) -> Result<Option<Tablespace>, ReadError> {
+    pub fn tablespace_by_path(
+        &self,
+        path: &str,
+        at: ReadAt,
+    ) -> Result<Option<Tablespace>, ReadError> {
         let s = &*self.shared;
         let lsn = s.resolve(at)?;
         let layers = s.layers();
         let view = layers.view(s.source());
         let path = crate::ingest::relative(path);
-        let Some(space) = view.path_owner(path, lsn)? else { return Ok(None) };
+        let Some(space) = view.path_owner(path, lsn)? else {
+            return Ok(None);
+        };
         match view.space(space, lsn)? {
             Some((_, info)) => self.tablespace(space, &info, lsn),
             None => Ok(None),
@@ -270,7 +338,11 @@ impl Branch {
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub fn tablespace_by_id(&self, space: SpaceId, at: ReadAt) -> Result<Option<Tablespace>, ReadError> {
+    pub fn tablespace_by_id(
+        &self,
+        space: SpaceId,
+        at: ReadAt,
+    ) -> Result<Option<Tablespace>, ReadError> {
         let s = &*self.shared;
         let lsn = s.resolve(at)?;
         let layers = s.layers();
@@ -302,7 +374,9 @@ impl Branch {
         let mut after = start.to_vec();
         loop {
             let keys = view.keys(&after, &end, lsn)?;
-            let Some(last) = keys.last() else { return Ok(()) };
+            let Some(last) = keys.last() else {
+                return Ok(());
+            };
             after.clone_from(last);
             for (path, chunk) in keys.iter().filter_map(|k| side_of(k)) {
                 if chunk == 0
@@ -315,7 +389,12 @@ impl Branch {
         }
     }
 
-    fn side_file(&self, view: &View<'_>, path: &str, lsn: Lsn) -> Result<Option<SideFile>, ReadError> {
+    fn side_file(
+        &self,
+        view: &View<'_>,
+        path: &str,
+        lsn: Lsn,
+    ) -> Result<Option<SideFile>, ReadError> {
         let node = view.node(path, lsn)?;
         let data = match node.kind {
             NodeKind::Gone => return Ok(None),
@@ -333,7 +412,11 @@ impl Branch {
                 Some(data.into())
             }
         };
-        Ok(Some(SideFile { path: path.to_owned(), mode: node.mode, data }))
+        Ok(Some(SideFile {
+            path: path.to_owned(),
+            mode: node.mode,
+            data,
+        }))
     }
 }
 

@@ -23,7 +23,15 @@ pub(crate) fn ingest(i: &mut Ingest, op: &FileOp) -> Step<()> {
             let path = checked(path)?;
             let old = node(i, path)?;
             clear(i, path, 0, old.chunks());
-            put(i, path, Node { kind: NodeKind::File, mode: *mode, size: 0 });
+            put(
+                i,
+                path,
+                Node {
+                    kind: NodeKind::File,
+                    mode: *mode,
+                    size: 0,
+                },
+            );
         }
         FileOp::Write { path, offset, data } => write(i, checked(path)?, *offset, data)?,
         FileOp::Truncate { path, size } => truncate(i, checked(path)?, *size)?,
@@ -37,7 +45,15 @@ pub(crate) fn ingest(i: &mut Ingest, op: &FileOp) -> Step<()> {
             }
         }
         FileOp::Mkdir { path, mode } => {
-            put(i, checked(path)?, Node { kind: NodeKind::Dir, mode: *mode, size: 0 });
+            put(
+                i,
+                checked(path)?,
+                Node {
+                    kind: NodeKind::Dir,
+                    mode: *mode,
+                    size: 0,
+                },
+            );
         }
     }
     Ok(())
@@ -46,25 +62,33 @@ pub(crate) fn ingest(i: &mut Ingest, op: &FileOp) -> Step<()> {
 fn checked(path: &str) -> Step<&str> {
     let path = relative(path);
     if path.is_empty() || path.contains('\0') {
-        return Err(Stop::Failed(format!("a side-file operation has the path {path:?}")));
+        return Err(Stop::Failed(format!(
+            "a side-file operation has the path {path:?}"
+        )));
     }
     Ok(path)
 }
 
 fn node(i: &Ingest, path: &str) -> Step<Node> {
     let shared = &*i.shared;
-    Ingest::retry(shared, || shared.layers().view(shared.source()).node(path, Lsn::MAX))
+    Ingest::retry(shared, || {
+        shared.layers().view(shared.source()).node(path, Lsn::MAX)
+    })
 }
 
 fn put(i: &mut Ingest, path: &str, node: Node) {
     let lsn = i.stage.lsn;
-    i.stage.batch.other(side_key(path, 0), lsn, Kind::Image, &node.encode());
+    i.stage
+        .batch
+        .other(side_key(path, 0), lsn, Kind::Image, &node.encode());
 }
 
 fn clear(i: &mut Ingest, path: &str, from: u32, to: u32) {
     let lsn = i.stage.lsn;
     for chunk in from..to {
-        i.stage.batch.other(side_key(path, chunk + 1), lsn, Kind::Image, &[]);
+        i.stage
+            .batch
+            .other(side_key(path, chunk + 1), lsn, Kind::Image, &[]);
     }
 }
 
@@ -79,12 +103,20 @@ fn write(i: &mut Ingest, path: &str, offset: u64, data: &[u8]) -> Step<()> {
             ignored(i, "a write to a directory", path);
             return Ok(());
         }
-        NodeKind::Gone => old = Node { kind: NodeKind::File, mode: 0o660, size: 0 },
+        NodeKind::Gone => {
+            old = Node {
+                kind: NodeKind::File,
+                mode: 0o660,
+                size: 0,
+            }
+        }
         NodeKind::File => {}
     }
     let end = offset.saturating_add(data.len() as u64);
     if end > FILE_MAX {
-        return Err(Stop::Failed(format!("side file {path:?} grows beyond {FILE_MAX} bytes")));
+        return Err(Stop::Failed(format!(
+            "side file {path:?} grows beyond {FILE_MAX} bytes"
+        )));
     }
     let lsn = i.stage.lsn;
     let mut at = offset;
@@ -96,12 +128,21 @@ fn write(i: &mut Ingest, path: &str, offset: u64, data: &[u8]) -> Step<()> {
         if piece.len() as u64 == CHUNK {
             i.stage.batch.other(key, lsn, Kind::Image, piece);
         } else {
-            i.stage.batch.other(key, lsn, Kind::Delta, &chunk_write(within as u32, piece));
+            i.stage
+                .batch
+                .other(key, lsn, Kind::Delta, &chunk_write(within as u32, piece));
         }
         at += piece.len() as u64;
         rest = tail;
     }
-    put(i, path, Node { size: old.size.max(end), ..old });
+    put(
+        i,
+        path,
+        Node {
+            size: old.size.max(end),
+            ..old
+        },
+    );
     Ok(())
 }
 
@@ -116,7 +157,9 @@ fn truncate(i: &mut Ingest, path: &str, size: u64) -> Step<()> {
         let lsn = i.stage.lsn;
         if within > 0 {
             let key = side_key(path, full + 1);
-            i.stage.batch.other(key, lsn, Kind::Delta, &chunk_cut(within as u32));
+            i.stage
+                .batch
+                .other(key, lsn, Kind::Delta, &chunk_cut(within as u32));
         }
         clear(i, path, full + u32::from(within > 0), old.chunks());
     }
@@ -156,9 +199,13 @@ fn rename_file(i: &mut Ingest, from: &str, to: &str, old: Node) -> Step<()> {
     for chunk in 0..old.chunks() {
         let key = side_key(from, chunk + 1);
         let shared = &*i.shared;
-        let found = Ingest::retry(shared, || shared.layers().view(shared.source()).chunk(&key, Lsn::MAX))?;
+        let found = Ingest::retry(shared, || {
+            shared.layers().view(shared.source()).chunk(&key, Lsn::MAX)
+        })?;
         let bytes = found.map(|(_, b)| b).unwrap_or_default();
-        i.stage.batch.other(side_key(to, chunk + 1), lsn, Kind::Image, &bytes);
+        i.stage
+            .batch
+            .other(side_key(to, chunk + 1), lsn, Kind::Image, &bytes);
         // A very large file is not held in memory whole.
         if i.stage.batch.bytes() >= PIECE {
             i.publish()?;
@@ -186,10 +233,20 @@ fn children(i: &Ingest, dir: &str) -> Step<Vec<String>> {
     let mut out = Vec::new();
     loop {
         let keys = Ingest::retry(shared, || {
-            shared.layers().view(shared.source()).keys(&after, &end, Lsn::MAX)
+            shared
+                .layers()
+                .view(shared.source())
+                .keys(&after, &end, Lsn::MAX)
         })?;
-        let Some(last) = keys.last() else { return Ok(out) };
+        let Some(last) = keys.last() else {
+            return Ok(out);
+        };
         after.clone_from(last);
-        out.extend(keys.iter().filter_map(|k| side_of(k)).filter(|(_, c)| *c == 0).map(|(p, _)| p.to_owned()));
+        out.extend(
+            keys.iter()
+                .filter_map(|k| side_of(k))
+                .filter(|(_, c)| *c == 0)
+                .map(|(p, _)| p.to_owned()),
+        );
     }
 }

@@ -44,7 +44,10 @@ impl Store {
         };
         if config.memory_bytes < 1 << 20 {
             let source = std::io::Error::other("memory_bytes must be at least 1 MiB");
-            return Err(StoreError::Io { context: "set up the page store".into(), source });
+            return Err(StoreError::Io {
+                context: "set up the page store".into(),
+                source,
+            });
         }
         std::fs::create_dir_all(&config.dir).map_err(io)?;
         // Half for layers in memory; a sixteenth is left for what readers and
@@ -86,7 +89,11 @@ impl Store {
     }
 
     fn live(&self) -> Vec<Arc<Shared>> {
-        self.branches.lock().iter().filter_map(Weak::upgrade).collect()
+        self.branches
+            .lock()
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect()
     }
 
     /// The most that layers in memory may take.
@@ -96,7 +103,9 @@ impl Store {
 
     /// When an open layer is frozen, in bytes.
     pub(crate) fn open_limit(&self) -> u64 {
-        self.config.open_layer_bytes.min(self.config.memory_bytes / 4)
+        self.config
+            .open_layer_bytes
+            .min(self.config.memory_bytes / 4)
     }
 
     /// Size of an open layer's arena chunks.

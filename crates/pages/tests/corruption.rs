@@ -1,5 +1,6 @@
 //! Any byte of any file may change on disk: an answer is then right or an
 //! error, never wrong.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -59,7 +60,14 @@ fn a_changed_byte_never_gives_a_wrong_answer() {
         }
     }
     drop(branch);
-    let lsns: Vec<Lsn> = model.lsns.iter().copied().step_by(60).skip(1).chain([model.lsn]).collect();
+    let lsns: Vec<Lsn> = model
+        .lsns
+        .iter()
+        .copied()
+        .step_by(60)
+        .skip(1)
+        .chain([model.lsn])
+        .collect();
     let branch = try_open(&dir, &log).unwrap();
     catch_up(&branch, &log);
     let good = answers(&branch, &lsns);
@@ -77,7 +85,9 @@ fn a_changed_byte_never_gives_a_wrong_answer() {
         let bytes = std::fs::read(path).unwrap();
         let n = bytes.len();
         // Both ends, where everything is anchored, and places in between.
-        let places = (0..n.min(96)).step_by(5).chain((n.saturating_sub(96)..n).step_by(5));
+        let places = (0..n.min(96))
+            .step_by(5)
+            .chain((n.saturating_sub(96)..n).step_by(5));
         let mut places: Vec<usize> = places.collect();
         places.extend((0..25).map(|_| rng.random_range(0..n)));
         for at in places {
@@ -129,13 +139,22 @@ fn a_missing_layer_or_manifest_is_refused() {
     }
     drop(branch);
     let dir = root.path().join(BRANCH.to_string());
-    let names: Vec<String> =
-        std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    let newest = names.iter().filter(|n| n.starts_with("manifest-")).max().unwrap();
+    let names: Vec<String> = std::fs::read_dir(&dir)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let newest = names
+        .iter()
+        .filter(|n| n.starts_with("manifest-"))
+        .max()
+        .unwrap();
     for name in names.iter().filter(|n| *n != "LOCK" && *n != newest) {
         let away = root.path().join("away");
         std::fs::rename(dir.join(name), &away).unwrap();
-        assert!(try_open(root.path(), &log).is_none(), "opened without {name}");
+        assert!(
+            try_open(root.path(), &log).is_none(),
+            "opened without {name}"
+        );
         std::fs::rename(&away, dir.join(name)).unwrap();
     }
     assert!(try_open(root.path(), &log).is_some());

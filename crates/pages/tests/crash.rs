@@ -1,4 +1,5 @@
 //! Crashes and failures at every step of writing files.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -31,7 +32,10 @@ fn die_at(n: u64, steps: Arc<AtomicU64>) -> Hook {
 fn until(what: &str, mut done: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !done() {
-        assert!(begin.elapsed() < Duration::from_secs(30), "{what} did not happen");
+        assert!(
+            begin.elapsed() < Duration::from_secs(30),
+            "{what} did not happen"
+        );
         std::thread::yield_now();
     }
 }
@@ -154,19 +158,31 @@ fn a_full_disk_pauses_ingest_and_loses_nothing() {
         model.step();
     }
     model.send_all();
-    until("back-pressure", || branch.stats().ingest_waits > 0 && branch.stats().flush_failures > 1);
+    until("back-pressure", || {
+        branch.stats().ingest_waits > 0 && branch.stats().flush_failures > 1
+    });
     assert!(branch.applied() >= before && branch.applied() < model.lsn);
     assert!(store.memory_used() <= 2 << 20, "{}", store.memory_used());
     assert_eq!(branch.failed(), None);
     // Reads go on.
     for page in 0..4 {
         let page = xylem_types::PageId::new(0, page);
-        let lsn = model.lsns.iter().copied().filter(|l| *l <= before).max().unwrap();
+        let lsn = model
+            .lsns
+            .iter()
+            .copied()
+            .filter(|l| *l <= before)
+            .max()
+            .unwrap();
         model.check_page(&branch, page, ReadAt::Lsn(lsn));
     }
     let error = block_on(async {
         let deadline = tokio::time::Instant::now() + Duration::from_millis(20);
-        branch.wait_applied(model.lsn, deadline).await.unwrap_err().to_string()
+        branch
+            .wait_applied(model.lsn, deadline)
+            .await
+            .unwrap_err()
+            .to_string()
     });
     assert!(error.contains("was not reached in time"), "{error}");
     *room.lock() = true;

@@ -1,4 +1,5 @@
 //! A database and a log much larger than the memory budget.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -62,7 +63,8 @@ fn fill(log: &MemLog, mib: u64, seed: u64) -> (Lsn, HashMap<u32, u64>) {
         rng.fill(&mut data[..]);
         let mut b = MtrBuilder::default();
         let id = PageId::new(5, page);
-        b.write(id, rng.random_range(200..15000), &data).write(id, 100, &value.to_be_bytes());
+        b.write(id, rng.random_range(200..15000), &data)
+            .write(id, 100, &value.to_be_bytes());
         last.insert(page, value);
         let end = lsn_reached(push(b.finish(), false), mib);
         if end {
@@ -84,15 +86,24 @@ fn lsn_reached(lsn: Lsn, mib: u64) -> bool {
 
 fn check(branch: &Branch, last: &HashMap<u32, u64>, stride: u32) {
     for page in (1..PAGES).step_by(stride as usize) {
-        let got = branch.get_page(PageId::new(5, page), ReadAt::Newest).unwrap();
-        assert_eq!(got.bytes[100..108], last.get(&page).copied().unwrap_or(0).to_be_bytes(), "page {page}");
+        let got = branch
+            .get_page(PageId::new(5, page), ReadAt::Newest)
+            .unwrap();
+        assert_eq!(
+            got.bytes[100..108],
+            last.get(&page).copied().unwrap_or(0).to_be_bytes(),
+            "page {page}"
+        );
     }
 }
 
 #[test]
 fn memory_stays_within_the_budget() {
     let dir = tempfile::tempdir().unwrap();
-    let config = StoreConfig { memory_bytes: BUDGET, ..StoreConfig::new(dir.path().to_owned()) };
+    let config = StoreConfig {
+        memory_bytes: BUDGET,
+        ..StoreConfig::new(dir.path().to_owned())
+    };
     let store = Store::open(config.clone()).unwrap();
     let (one, two) = (MemLog::new(), MemLog::new());
     let (end, last) = fill(&one, 64, 1);
@@ -116,7 +127,8 @@ fn memory_stays_within_the_budget() {
         assert_eq!(a.applied(), end);
         // History in the middle, which no cache holds.
         for page in 1..50 {
-            a.get_page(PageId::new(5, page), ReadAt::Lsn(Lsn(end.0 / 2))).unwrap();
+            a.get_page(PageId::new(5, page), ReadAt::Lsn(Lsn(end.0 / 2)))
+                .unwrap();
         }
         a.flush_now();
         check(&a, &last, 5);

@@ -1,4 +1,5 @@
 //! Random histories against the naive model: flushes, restarts, kills.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Tablespaces, side files, epochs: the cases that random histories seldom hit.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -26,16 +27,25 @@ fn files(branch: &Branch, at: ReadAt) -> Vec<SideFile> {
 }
 
 fn text(branch: &Branch, path: &str) -> Option<String> {
-    let found = files(branch, ReadAt::Newest).into_iter().find(|f| f.path == path)?;
+    let found = files(branch, ReadAt::Newest)
+        .into_iter()
+        .find(|f| f.path == path)?;
     Some(String::from_utf8(found.data?.to_vec()).unwrap())
 }
 
 fn write(path: &str, offset: u64, data: &str) -> FileOp {
-    FileOp::Write { path: path.into(), offset, data: data.as_bytes().into() }
+    FileOp::Write {
+        path: path.into(),
+        offset,
+        data: data.as_bytes().into(),
+    }
 }
 
 fn create(path: &str) -> FileOp {
-    FileOp::Create { path: path.into(), mode: 0o660 }
+    FileOp::Create {
+        path: path.into(),
+        mode: 0o660,
+    }
 }
 
 #[test]
@@ -55,14 +65,35 @@ fn a_tablespace_before_its_first_page() {
         Err(ReadError::BeyondEnd { pages: 0, .. })
     ));
     assert!(branch.tablespaces(ReadAt::Newest).unwrap().is_empty());
-    assert_eq!(branch.tablespace_by_path("db/t.ibd", ReadAt::Newest).unwrap(), None);
-    log.redo(lsn, &mtr(|m| {
-        m.header(9, 4, flags());
-    }));
+    assert_eq!(
+        branch
+            .tablespace_by_path("db/t.ibd", ReadAt::Newest)
+            .unwrap(),
+        None
+    );
+    log.redo(
+        lsn,
+        &mtr(|m| {
+            m.header(9, 4, flags());
+        }),
+    );
     catch_up(&branch, &log);
-    let t = branch.tablespace_by_path("./db/t.ibd", ReadAt::Newest).unwrap().unwrap();
-    assert_eq!((t.space, t.pages, t.page_bytes, t.path.as_str()), (SpaceId(9), 4, 16384, "db/t.ibd"));
-    assert!(branch.get_page(PageId::new(9, 3), ReadAt::Newest).unwrap().bytes.iter().all(|b| *b == 0));
+    let t = branch
+        .tablespace_by_path("./db/t.ibd", ReadAt::Newest)
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (t.space, t.pages, t.page_bytes, t.path.as_str()),
+        (SpaceId(9), 4, 16384, "db/t.ibd")
+    );
+    assert!(
+        branch
+            .get_page(PageId::new(9, 3), ReadAt::Newest)
+            .unwrap()
+            .bytes
+            .iter()
+            .all(|b| *b == 0)
+    );
     assert!(matches!(
         branch.get_page(PageId::new(9, 4), ReadAt::Newest),
         Err(ReadError::BeyondEnd { pages: 4, .. })
@@ -90,24 +121,51 @@ fn undo_tablespaces_are_named_by_their_order_and_made_anew() {
     branch.flush_now();
     drop(branch);
     let branch = open(small(dir.path()), &log);
-    log.redo(mid, &mtr(|m| {
-        m.header(20, 10, flags()).header(21, 10, flags());
-    }));
+    log.redo(
+        mid,
+        &mtr(|m| {
+            m.header(20, 10, flags()).header(21, 10, flags());
+        }),
+    );
     catch_up(&branch, &log);
     let names = |at| -> Vec<(u32, String)> {
-        branch.tablespaces(at).unwrap().into_iter().map(|t| (t.space.0, t.path)).collect()
+        branch
+            .tablespaces(at)
+            .unwrap()
+            .into_iter()
+            .map(|t| (t.space.0, t.path))
+            .collect()
     };
-    let want = |v: &[(u32, &str)]| -> Vec<(u32, String)> { v.iter().map(|(s, p)| (*s, (*p).into())).collect() };
+    let want = |v: &[(u32, &str)]| -> Vec<(u32, String)> {
+        v.iter().map(|(s, p)| (*s, (*p).into())).collect()
+    };
     assert_eq!(
         names(ReadAt::Lsn(mid)),
-        want(&[(0, "ibdata1"), (1, "undo001"), (2, "undo002"), (3, "undo003")])
+        want(&[
+            (0, "ibdata1"),
+            (1, "undo001"),
+            (2, "undo002"),
+            (3, "undo003")
+        ])
     );
-    assert_eq!(names(ReadAt::Newest), want(&[(0, "ibdata1"), (20, "undo001"), (21, "undo002")]));
     assert_eq!(
-        branch.tablespace_by_path("undo001", ReadAt::Newest).unwrap().unwrap().space,
+        names(ReadAt::Newest),
+        want(&[(0, "ibdata1"), (20, "undo001"), (21, "undo002")])
+    );
+    assert_eq!(
+        branch
+            .tablespace_by_path("undo001", ReadAt::Newest)
+            .unwrap()
+            .unwrap()
+            .space,
         SpaceId(20)
     );
-    assert_eq!(branch.tablespace_by_path("undo003", ReadAt::Newest).unwrap(), None);
+    assert_eq!(
+        branch
+            .tablespace_by_path("undo003", ReadAt::Newest)
+            .unwrap(),
+        None
+    );
 }
 
 #[test]
@@ -143,7 +201,12 @@ fn a_name_that_changed_hands_stays_with_its_new_owner() {
         m.delete(10, "./db/old.ibd");
     }));
     catch_up(&branch, &log);
-    let owner = |p: &str| branch.tablespace_by_path(p, ReadAt::Newest).unwrap().map(|t| t.space.0);
+    let owner = |p: &str| {
+        branch
+            .tablespace_by_path(p, ReadAt::Newest)
+            .unwrap()
+            .map(|t| t.space.0)
+    };
     assert_eq!(owner("db/t.ibd"), Some(11));
     assert_eq!((owner("db/new.ibd"), owner("db/old.ibd")), (None, None));
 }
@@ -164,7 +227,10 @@ fn operations_inside_a_torn_mtr_are_not_brought_in_twice() {
     for op in [
         create("a"),
         write("a", 0, "first"),
-        FileOp::Rename { from: "a".into(), to: "b".into() },
+        FileOp::Rename {
+            from: "a".into(),
+            to: "b".into(),
+        },
         create("a"),
         write("a", 0, "second"),
     ] {
@@ -188,7 +254,13 @@ fn operations_before_any_redo_exist() {
     let dir = tempfile::tempdir().unwrap();
     let log = MemLog::new();
     log.epoch(Lsn::FIRST);
-    log.file(Lsn::FIRST, FileOp::Mkdir { path: "mysql".into(), mode: 0o700 });
+    log.file(
+        Lsn::FIRST,
+        FileOp::Mkdir {
+            path: "mysql".into(),
+            mode: 0o700,
+        },
+    );
     log.file(Lsn::FIRST, create("mysql/db.opt"));
     log.file(Lsn::FIRST, write("mysql/db.opt", 0, "x"));
     let branch = open(small(dir.path()), &log);
@@ -209,11 +281,17 @@ fn a_directory_is_renamed_with_its_files() {
     let log = MemLog::new();
     log.epoch(Lsn::FIRST);
     for op in [
-        FileOp::Mkdir { path: "a".into(), mode: 0o700 },
+        FileOp::Mkdir {
+            path: "a".into(),
+            mode: 0o700,
+        },
         create("a/x"),
         write("a/x", 70_000, "far"),
         create("a-b"),
-        FileOp::Rename { from: "a".into(), to: "c".into() },
+        FileOp::Rename {
+            from: "a".into(),
+            to: "c".into(),
+        },
     ] {
         log.file(Lsn::FIRST, op);
     }
@@ -240,9 +318,16 @@ fn an_epoch_that_goes_back_behind_whole_mtrs_is_refused() {
     log.epoch(Lsn::FIRST);
     let error = block_on(async {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-        branch.wait_applied(Lsn(applied.0 + 1), deadline).await.unwrap_err().to_string()
+        branch
+            .wait_applied(Lsn(applied.0 + 1), deadline)
+            .await
+            .unwrap_err()
+            .to_string()
     });
-    assert!(error.contains(&Lsn::FIRST.to_string()) && error.contains(&applied.to_string()), "{error}");
+    assert!(
+        error.contains(&Lsn::FIRST.to_string()) && error.contains(&applied.to_string()),
+        "{error}"
+    );
     // What was whole is served.
     assert!(branch.get_page(PageId::new(0, 0), ReadAt::Newest).is_ok());
     assert_eq!(branch.applied(), applied);
@@ -264,13 +349,20 @@ fn redo_that_is_not_understood_stops_ingest_there() {
     let branch = open(small(dir.path()), &log);
     let error = block_on(async {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-        branch.wait_applied(Lsn(applied.0 + 1), deadline).await.unwrap_err()
+        branch
+            .wait_applied(Lsn(applied.0 + 1), deadline)
+            .await
+            .unwrap_err()
     });
     assert!(matches!(error, ReadError::Stopped(_)), "{error}");
     let why = branch.failed().unwrap();
     assert!(why.contains(&applied.to_string()), "{why}");
     assert_eq!(branch.applied(), applied);
-    assert!(branch.get_page(PageId::new(0, 0), ReadAt::Lsn(applied)).is_ok());
+    assert!(
+        branch
+            .get_page(PageId::new(0, 0), ReadAt::Lsn(applied))
+            .is_ok()
+    );
     // Half of an mtr is never seen, flushed or not; a restart stops there too.
     branch.flush_now();
     drop(branch);

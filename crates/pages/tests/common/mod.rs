@@ -1,5 +1,6 @@
 //! What the tests share: a log in memory, redo made by hand, a naive model.
-#![allow(dead_code)]
+// Each test file uses a part of it.
+#![allow(dead_code, clippy::unwrap_used, clippy::type_complexity)]
 
 pub mod model;
 pub mod redo;
@@ -29,7 +30,10 @@ pub struct MemLog {
 
 impl MemLog {
     pub fn new() -> Arc<MemLog> {
-        Arc::new(MemLog { state: Arc::default(), durable: watch::Sender::new(Durable::default()) })
+        Arc::new(MemLog {
+            state: Arc::default(),
+            durable: watch::Sender::new(Durable::default()),
+        })
     }
 
     fn push(&self, record: Record) {
@@ -43,11 +47,19 @@ impl MemLog {
     }
 
     pub fn redo(&self, start: Lsn, bytes: &[u8]) {
-        self.push(Record::Frame(Frame { seq: FrameSeq(0), start, body: FrameBody::Redo(bytes.into()) }));
+        self.push(Record::Frame(Frame {
+            seq: FrameSeq(0),
+            start,
+            body: FrameBody::Redo(bytes.into()),
+        }));
     }
 
     pub fn file(&self, start: Lsn, op: FileOp) {
-        self.push(Record::Frame(Frame { seq: FrameSeq(0), start, body: FrameBody::File(op) }));
+        self.push(Record::Frame(Frame {
+            seq: FrameSeq(0),
+            start,
+            body: FrameBody::File(op),
+        }));
     }
 
     pub fn end(&self) -> Position {
@@ -63,10 +75,18 @@ struct Reader {
 impl LogReader for Reader {
     fn next(&mut self) -> Result<Option<Entry>, LogError> {
         let state = self.state.lock();
-        let Some(record) = state.records.get(self.at as usize) else { return Ok(None) };
-        let record = record.clone().ok_or(LogError::NoSuchPosition(Position(self.at)))?;
+        let Some(record) = state.records.get(self.at as usize) else {
+            return Ok(None);
+        };
+        let record = record
+            .clone()
+            .ok_or(LogError::NoSuchPosition(Position(self.at)))?;
         self.at += 1;
-        Ok(Some(Entry { next: Position(self.at), epoch: Epoch(1), record }))
+        Ok(Some(Entry {
+            next: Position(self.at),
+            epoch: Epoch(1),
+            record,
+        }))
     }
 }
 
@@ -90,7 +110,10 @@ impl Log for MemLog {
         if position.0 < self.state.lock().first {
             return Err(LogError::NoSuchPosition(position));
         }
-        Ok(Box::new(Reader { state: Arc::clone(&self.state), at: position.0 }))
+        Ok(Box::new(Reader {
+            state: Arc::clone(&self.state),
+            at: position.0,
+        }))
     }
     fn trim(&self, before: Position) -> Result<(), LogError> {
         let mut state = self.state.lock();
@@ -114,7 +137,11 @@ impl Log for MemLog {
 }
 
 pub fn block_on<T>(f: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(f)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap()
+        .block_on(f)
 }
 
 /// Waits until everything in the log is ingested.
@@ -147,8 +174,10 @@ pub fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
     let from = from.join(BRANCH.to_string());
     let to = to.join(BRANCH.to_string());
     std::fs::create_dir_all(&to).unwrap();
-    let mut names: Vec<_> =
-        std::fs::read_dir(&from).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = std::fs::read_dir(&from)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort_by_key(|n| !n.starts_with("manifest-"));
     for name in names {
         // A temporary file may be gone by now.

@@ -80,7 +80,11 @@ impl Model {
     }
 
     fn alive(&self) -> Vec<(u32, Space)> {
-        let mut out: Vec<_> = self.spaces.keys().filter_map(|s| Some((*s, self.now(*s)?))).collect();
+        let mut out: Vec<_> = self
+            .spaces
+            .keys()
+            .filter_map(|s| Some((*s, self.now(*s)?)))
+            .collect();
         out.sort_by_key(|(s, _)| *s);
         out
     }
@@ -128,7 +132,14 @@ impl Model {
         self.init(b, id, size);
         self.write(b, id, 46, &pages.to_be_bytes());
         self.write(b, id, 54, &flags.to_be_bytes());
-        self.set_space(space, Some(Space { path: path.to_owned(), flags, pages }));
+        self.set_space(
+            space,
+            Some(Space {
+                path: path.to_owned(),
+                flags,
+                pages,
+            }),
+        );
     }
 
     /// Makes an mtr and remembers what it changed.
@@ -148,7 +159,9 @@ impl Model {
         let lsn = self.lsn;
         let flags: HashMap<u32, u32> = self.alive().iter().map(|(id, s)| (*id, s.flags)).collect();
         for (id, v) in &mut self.pages {
-            let Some(last) = v.last_mut().filter(|(l, _)| *l == Lsn::MAX) else { continue };
+            let Some(last) = v.last_mut().filter(|(l, _)| *l == Lsn::MAX) else {
+                continue;
+            };
             let mut bytes = last.1.to_vec();
             if bytes.iter().any(|b| *b != 0) {
                 let flags = SpaceFlags::new(flags[&id.space.0]).unwrap();
@@ -213,7 +226,10 @@ impl Model {
             self.log.redo(self.sent, &torn[..some]);
         }
         if self.rng.random_bool(0.5) {
-            let op = FileOp::Mkdir { path: format!("torn{}", self.names), mode: 0o700 };
+            let op = FileOp::Mkdir {
+                path: format!("torn{}", self.names),
+                mode: 0o700,
+            };
             self.names += 1;
             self.log.file(Lsn(self.sent.0 + some as u64), op.clone());
             self.apply_op(&op);
@@ -235,13 +251,24 @@ impl Model {
         };
         self.mtr(|m, b| {
             b.create(id, &format!("./{path}"));
-            m.set_space(id, Some(Space { path: path.clone(), flags, pages: 0 }));
+            m.set_space(
+                id,
+                Some(Space {
+                    path: path.clone(),
+                    flags,
+                    pages: 0,
+                }),
+            );
         });
         self.mtr(|m, b| m.header(b, id, &path, 4, flags));
     }
 
     fn pick(&mut self, min: u32) -> Option<(u32, Space)> {
-        let alive: Vec<_> = self.alive().into_iter().filter(|(id, s)| *id >= min && s.pages > 0).collect();
+        let alive: Vec<_> = self
+            .alive()
+            .into_iter()
+            .filter(|(id, s)| *id >= min && s.pages > 0)
+            .collect();
         if alive.is_empty() {
             return None;
         }
@@ -258,7 +285,9 @@ impl Model {
     }
 
     fn rename_space(&mut self) {
-        let Some((id, mut s)) = self.pick(10) else { return };
+        let Some((id, mut s)) = self.pick(10) else {
+            return;
+        };
         self.names += 1;
         let new = format!("db2/r{}.ibd", self.names);
         self.mtr(|m, b| {
@@ -269,7 +298,9 @@ impl Model {
     }
 
     fn grow_space(&mut self) {
-        let Some((id, mut s)) = self.pick(0) else { return };
+        let Some((id, mut s)) = self.pick(0) else {
+            return;
+        };
         s.pages += self.rng.random_range(1..8);
         self.mtr(|m, b| {
             m.write(b, PageId::new(id, 0), 46, &s.pages.to_be_bytes());
@@ -279,7 +310,12 @@ impl Model {
 
     fn trim_undo(&mut self) {
         let s = self.now(1).unwrap();
-        let all: Vec<PageId> = self.pages.keys().filter(|p| p.space.0 == 1).copied().collect();
+        let all: Vec<PageId> = self
+            .pages
+            .keys()
+            .filter(|p| p.space.0 == 1)
+            .copied()
+            .collect();
         self.mtr(|m, b| {
             b.trim(1, 6);
             for id in all {
@@ -296,7 +332,9 @@ impl Model {
             let Some((id, s)) = self.pick(0) else { return };
             // Few pages are changed often, most seldom.
             let hot = self.rng.random_bool(0.5);
-            let page = self.rng.random_range(0..if hot { s.pages.min(4) } else { s.pages });
+            let page = self
+                .rng
+                .random_range(0..if hot { s.pages.min(4) } else { s.pages });
             let page = PageId::new(id, page);
             if !picked.iter().any(|(p, _)| *p == page) {
                 picked.push((page, s));
@@ -337,27 +375,63 @@ impl Model {
     }
 
     fn side_file(&mut self) {
-        let tree = self.files.last().map(|(_, t)| t.clone()).unwrap_or_default();
-        let files: Vec<String> =
-            tree.iter().filter(|(_, n)| matches!(n, Node::File(_))).map(|(p, _)| p.clone()).collect();
+        let tree = self
+            .files
+            .last()
+            .map(|(_, t)| t.clone())
+            .unwrap_or_default();
+        let files: Vec<String> = tree
+            .iter()
+            .filter(|(_, n)| matches!(n, Node::File(_)))
+            .map(|(p, _)| p.clone())
+            .collect();
         let some = |m: &mut Model| files[m.rng.random_range(0..files.len())].clone();
         self.names += 1;
         let fresh = format!("d/f{}.frm", self.names);
         let op = match self.rng.random_range(0..20) {
-            0 => FileOp::Mkdir { path: format!("d{}", self.names), mode: 0o700 },
-            1..4 => FileOp::Create { path: fresh, mode: 0o660 },
-            _ if files.is_empty() => FileOp::Create { path: "ddl_recovery.log".into(), mode: 0o660 },
+            0 => FileOp::Mkdir {
+                path: format!("d{}", self.names),
+                mode: 0o700,
+            },
+            1..4 => FileOp::Create {
+                path: fresh,
+                mode: 0o660,
+            },
+            _ if files.is_empty() => FileOp::Create {
+                path: "ddl_recovery.log".into(),
+                mode: 0o660,
+            },
             4 => FileOp::Unlink { path: some(self) },
-            5 => FileOp::Rename { from: some(self), to: some(self) },
-            6 => FileOp::Rename { from: some(self), to: fresh },
-            7 => FileOp::Truncate { path: some(self), size: self.rng.random_range(0..200_000) },
-            8 => FileOp::Create { path: some(self), mode: 0o640 },
+            5 => FileOp::Rename {
+                from: some(self),
+                to: some(self),
+            },
+            6 => FileOp::Rename {
+                from: some(self),
+                to: fresh,
+            },
+            7 => FileOp::Truncate {
+                path: some(self),
+                size: self.rng.random_range(0..200_000),
+            },
+            8 => FileOp::Create {
+                path: some(self),
+                mode: 0o640,
+            },
             9 => {
-                let data: Vec<u8> = (0..self.rng.random_range(1..150_000)).map(|i| i as u8).collect();
-                FileOp::Write { path: some(self), offset: self.rng.random_range(0..70_000), data: data.into() }
+                let data: Vec<u8> = (0..self.rng.random_range(1..150_000))
+                    .map(|i| i as u8)
+                    .collect();
+                FileOp::Write {
+                    path: some(self),
+                    offset: self.rng.random_range(0..70_000),
+                    data: data.into(),
+                }
             }
             _ => {
-                let data: Vec<u8> = (0..self.rng.random_range(1..200)).map(|_| self.rng.random()).collect();
+                let data: Vec<u8> = (0..self.rng.random_range(1..200))
+                    .map(|_| self.rng.random())
+                    .collect();
                 FileOp::Write {
                     path: files[0].clone(),
                     offset: self.rng.random_range(0..4096),
@@ -370,7 +444,11 @@ impl Model {
     }
 
     fn apply_op(&mut self, op: &FileOp) {
-        let mut tree = self.files.last().map(|(_, t)| t.clone()).unwrap_or_default();
+        let mut tree = self
+            .files
+            .last()
+            .map(|(_, t)| t.clone())
+            .unwrap_or_default();
         match op {
             FileOp::Create { path, .. } => {
                 tree.insert(path.clone(), Node::File(Vec::new()));
@@ -405,12 +483,21 @@ impl Model {
     /// What the model says of a page at `lsn`.
     fn expect(&self, id: PageId, lsn: Lsn) -> Result<Arc<[u8]>, &'static str> {
         let at = |v: &Vec<(Lsn, Option<Space>)>| v.iter().rev().find(|(l, _)| *l <= lsn).cloned();
-        let space = self.spaces.get(&id.space.0).and_then(at).and_then(|(_, s)| s);
-        let Some(space) = space else { return Err("no space") };
+        let space = self
+            .spaces
+            .get(&id.space.0)
+            .and_then(at)
+            .and_then(|(_, s)| s);
+        let Some(space) = space else {
+            return Err("no space");
+        };
         if id.page.0 >= space.pages {
             return Err("beyond");
         }
-        let found = self.pages.get(&id).and_then(|v| v.iter().rev().find(|(l, _)| *l <= lsn));
+        let found = self
+            .pages
+            .get(&id)
+            .and_then(|v| v.iter().rev().find(|(l, _)| *l <= lsn));
         let size = SpaceFlags::new(space.flags).unwrap().physical_page_size();
         Ok(found.map_or_else(|| vec![0; size].into(), |(_, b)| Arc::clone(b)))
     }
@@ -464,7 +551,12 @@ impl Model {
             let at = if self.rng.random_bool(0.5) {
                 ReadAt::Newest
             } else {
-                let seen: Vec<Lsn> = self.lsns.iter().filter(|l| **l <= self.whole).copied().collect();
+                let seen: Vec<Lsn> = self
+                    .lsns
+                    .iter()
+                    .filter(|l| **l <= self.whole)
+                    .copied()
+                    .collect();
                 match seen.len() {
                     0 => ReadAt::Newest,
                     n => ReadAt::Lsn(seen[self.rng.random_range(0..n)]),
@@ -475,7 +567,12 @@ impl Model {
     }
 
     fn files_at(&self, lsn: Lsn) -> Tree {
-        self.files.iter().rev().find(|(l, _)| *l <= lsn).map(|(_, t)| t.clone()).unwrap_or_default()
+        self.files
+            .iter()
+            .rev()
+            .find(|(l, _)| *l <= lsn)
+            .map(|(_, t)| t.clone())
+            .unwrap_or_default()
     }
 
     pub fn check_files(&self, branch: &Branch, at: ReadAt) {
@@ -522,7 +619,16 @@ impl Model {
             .tablespaces(at)
             .unwrap()
             .into_iter()
-            .map(|t| (t.space.0, Space { path: t.path, flags: t.flags, pages: t.pages }))
+            .map(|t| {
+                (
+                    t.space.0,
+                    Space {
+                        path: t.path,
+                        flags: t.flags,
+                        pages: t.pages,
+                    },
+                )
+            })
             .collect();
         assert_eq!(got, want, "tablespaces at {at:?}");
         for (id, s) in want {

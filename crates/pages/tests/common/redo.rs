@@ -73,7 +73,9 @@ impl MtrBuilder {
     /// Page 0 with its size and flags, as `fsp_header_init()` writes it.
     pub fn header(&mut self, space: u32, pages: u32, flags: u32) -> &mut Self {
         let page = PageId::new(space, 0);
-        self.init(page).size(space, pages).write(page, 38 + 16, &flags.to_be_bytes())
+        self.init(page)
+            .size(space, pages)
+            .write(page, 38 + 16, &flags.to_be_bytes())
     }
 
     pub fn size(&mut self, space: u32, pages: u32) -> &mut Self {

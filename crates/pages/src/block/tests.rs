@@ -1,0 +1,42 @@
+//! Blocks: round trips, and every flipped bit is found.
+
+use super::*;
+
+#[test]
+fn blocks_come_back_whole() {
+    for payload in [&b""[..], b"x", &[7; 50_000], b"no two bytes are alike"] {
+        for kind in [
+            BlockKind::Data,
+            BlockKind::Index,
+            BlockKind::Filter,
+            BlockKind::Root,
+        ] {
+            let mut out = b"before".to_vec();
+            encode(&mut out, 42, 6, kind, payload);
+            assert_eq!(decode(&out[6..], 42, 6, kind).unwrap(), payload);
+            assert!(decode(&out[6..], 43, 6, kind).is_err(), "another layer's");
+            assert!(decode(&out[6..], 42, 7, kind).is_err(), "in another place");
+        }
+    }
+    let mut out = Vec::new();
+    encode(&mut out, 0, 0, BlockKind::Data, &[7; 50_000]);
+    assert!(out.len() < 1000);
+    assert!(decode(&out, 0, 0, BlockKind::Index).is_err());
+}
+
+#[test]
+fn every_flipped_bit_is_found() {
+    let mut out = Vec::new();
+    encode(&mut out, 1, 0, BlockKind::Data, &b"abcabcabcabc".repeat(20));
+    for bit in 0..out.len() * 8 {
+        let mut bad = out.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        assert!(decode(&bad, 1, 0, BlockKind::Data).is_err(), "bit {bit}");
+    }
+    for len in 0..out.len() {
+        assert!(
+            decode(&out[..len], 1, 0, BlockKind::Data).is_err(),
+            "cut to {len}"
+        );
+    }
+}
