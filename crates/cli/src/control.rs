@@ -19,6 +19,9 @@ const MESSAGE_BYTES_MAX: usize = 256 << 20;
 /// How long a server that says "retry" is asked again.
 const RETRY_LIMIT: Duration = Duration::from_secs(30);
 
+/// What asking for the status is called in errors.
+const STATUS: &str = "ask for the status";
+
 /// A connection to a server.
 #[derive(Clone, Debug)]
 pub struct Control {
@@ -110,12 +113,27 @@ impl Control {
     /// # Errors
     /// When it cannot be asked.
     pub async fn status(&self) -> Result<StatusResponse> {
+        self.status_if_up()
+            .await?
+            .map_err(|s| self.explain(STATUS, &s))
+    }
+
+    /// How the server does; inside, what it said when it is not up yet, and
+    /// asking again makes sense.
+    ///
+    /// # Errors
+    /// When it refuses to answer.
+    pub async fn status_if_up(&self) -> Result<Result<StatusResponse, Status>> {
         let mut request = self.request(None, StatusRequest {})?;
         request.set_timeout(Duration::from_secs(5));
-        let answer = self.client.clone().status(request).await;
-        answer
-            .map(tonic::Response::into_inner)
-            .map_err(|s| self.explain("ask for the status", &s))
+        match self.client.clone().status(request).await {
+            Ok(answer) => Ok(Ok(answer.into_inner())),
+            Err(s) => match s.code() {
+                // The last is what a client makes of its own timeout.
+                Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Ok(Err(s)),
+                _ => Err(self.explain(STATUS, &s)),
+            },
+        }
     }
 
     /// All branches.

@@ -1,6 +1,7 @@
 //! The server process: starting, waiting, stopping.
 
 use crate::compute::ready::died;
+use crate::compute::record;
 use crate::compute::start::put_aside;
 use crate::control::Control;
 use crate::failure::Failure;
@@ -58,15 +59,26 @@ pub async fn ensure(
 ) -> Result<Running> {
     if let Some(record) = state.server_record().filter(|r| r.process.is_alive()) {
         check_wanted(&record, wanted)?;
-        return wait_ready(state, record, progress).await;
+        let process = record.process;
+        match wait_ready(state, record, progress).await {
+            // It was dying already, of a kill from outside: that one is gone now.
+            Err(_) if !process.is_alive() => {}
+            ready_or_not => return ready_or_not,
+        }
     }
     prepare(state, home, project, progress).await?;
     let kept = project.ports;
+    // A compute that runs waits for its server where that was.
+    let expected = kept.grpc.filter(|_| {
+        record::list(state)
+            .iter()
+            .any(|(_, compute)| compute.process.is_alive())
+    });
     let grpc = ports::choose(
         "the server's gRPC",
         "--grpc-port",
         ADDRESS,
-        wanted.grpc,
+        expected.or(wanted.grpc),
         kept.grpc.unwrap_or(project::GRPC_PORT),
         &[
             Some(project::HTTP_PORT).filter(|_| kept.grpc.is_none()),
@@ -226,14 +238,13 @@ async fn wait_ready(
     let begin = Instant::now();
     let token = state.token()?;
     loop {
-        let answer = async {
-            let control = Control::connect(&record.grpc, token.as_deref()).await?;
-            let status = control.status().await?;
-            anyhow::Ok((control, status.state))
-        };
-        let trouble = match answer.await {
-            Ok((control, state)) if state == "ready" => return Ok(Running { record, control }),
-            Ok((_, state)) => anyhow::anyhow!("the server says it is {state:?}"),
+        let trouble = match Control::connect(&record.grpc, token.as_deref()).await {
+            // It listens before it is ready, and answers then.
+            Ok(control) => match control.status_if_up().await? {
+                Ok(status) if status.state == "ready" => return Ok(Running { record, control }),
+                Ok(status) => anyhow::anyhow!("the server says it is {:?}", status.state),
+                Err(status) => anyhow::anyhow!("the server says {}", status.message()),
+            },
             Err(error) => error,
         };
         if !record.process.is_alive() {

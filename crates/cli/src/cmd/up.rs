@@ -3,12 +3,13 @@
 use super::down;
 use crate::app::{App, LOCK_LIMIT, shell_word};
 use crate::args::UpArgs;
-use crate::compute::record::{self, ComputeState, Phase};
+use crate::compute::record::{self, ComputeRecord, ComputeState, Phase};
 use crate::compute::start::Started;
 use crate::failure::Failure;
 use crate::files;
 use crate::home::Home;
 use crate::output;
+use crate::ports;
 use crate::proc;
 use crate::progress::Progress;
 use crate::project::Project;
@@ -90,6 +91,7 @@ async fn bring_up(app: &mut App, args: &UpArgs) -> Result<(Started, Duration)> {
         grpc: args.grpc_port,
         http: args.http_port,
     };
+    check_port(app, &project, args)?;
     app.state.make_password()?;
     let new = !app.state.has_project();
     if new || changed {
@@ -126,6 +128,16 @@ async fn bring_up(app: &mut App, args: &UpArgs) -> Result<(Started, Duration)> {
         progress.note("the compute of branch main runs already: new settings take effect when it is started again");
     }
     Ok((started, begin.elapsed()))
+}
+
+/// Refuses a port that is taken before anything is started.
+fn check_port(app: &App, project: &Project, args: &UpArgs) -> Result<()> {
+    let main = ComputeRecord::load(&app.state.compute(&BranchName::main()));
+    if args.mysql_port.is_none() || main.is_some_and(|r| r.process.is_alive()) {
+        return Ok(());
+    }
+    let what = "the compute of branch main";
+    ports::choose(what, "--mysql-port", project.bind, args.mysql_port, 0, &[]).map(|_| ())
 }
 
 /// The project's settings with those given now; true when they changed.
@@ -235,7 +247,7 @@ async fn watch(app: &App) -> Result<()> {
                     app.command("up")
                 ));
                 if !record.stopped {
-                    progress.note(files::last_errors(&state.server_log(), record.log_from));
+                    progress.note(&files::last_errors(&state.server_log(), record.log_from));
                 }
                 server = None;
             }

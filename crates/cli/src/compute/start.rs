@@ -289,6 +289,13 @@ impl Starter<'_> {
         record.save(dir)?;
         let ready = ready::wait(process, &record.socket, &dir.log(), log_from).await;
         let _ = std::fs::remove_file(dir.init_sql());
+        if ready.is_err() && ComputeRecord::load(dir).is_some_and(|now| now.phase == Phase::Stopped)
+        {
+            return Err(Failure::new(
+                format!("another command ended the compute of branch {branch} while it started"),
+                "start it again",
+            ));
+        }
         ready?;
         if set_accounts {
             self.check_login(dir, log_from)?;
