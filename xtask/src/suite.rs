@@ -74,9 +74,9 @@ fn licences() -> Result<()> {
             "--manifest-path",
             "crates/client/Cargo.toml",
             "--exclude-dev",
-            "check",
             "--config",
             "crates/client/deny.toml",
+            "check",
             "licenses",
         ]),
     )
