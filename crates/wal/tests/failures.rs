@@ -7,7 +7,7 @@
 
 mod common;
 
-use common::{Writer, block_on, frames, open, read_all};
+use common::{Writer, block_on, frames, open, open_roomy, read_all};
 use std::io::ErrorKind;
 use std::time::Duration;
 use xylem_types::{Frame, FrameSeq};
@@ -130,7 +130,7 @@ fn a_failed_sync_ends_the_log_and_is_never_tried_again() {
     for seed in 0..40 {
         let disk = ModelDisk::new();
         let expected = block_on(async {
-            let log = open(&disk).unwrap();
+            let log = open_roomy(&disk).unwrap();
             let mut writer = Writer::attach(&log).await.unwrap();
             writer.write(&log, &[100, 200]).await.unwrap();
             let durable = *log.durable().borrow();
@@ -161,10 +161,10 @@ fn a_failed_sync_ends_the_log_and_is_never_tried_again() {
             // The process is opened again on the same machine: reads show what
             // the disk does not hold. Whatever is now said to be durable must
             // be so.
-            let log = open(&disk).unwrap();
+            let log = open_roomy(&disk).unwrap();
             read_all(&log).unwrap()
         });
-        let log = open(&disk.crash(seed)).unwrap();
+        let log = open_roomy(&disk.crash(seed)).unwrap();
         assert_eq!(read_all(&log).unwrap(), expected);
     }
 }
@@ -173,7 +173,7 @@ fn a_failed_sync_ends_the_log_and_is_never_tried_again() {
 fn a_failed_write_ends_the_log() {
     let disk = ModelDisk::new();
     block_on(async {
-        let log = open(&disk).unwrap();
+        let log = open_roomy(&disk).unwrap();
         let mut writer = Writer::attach(&log).await.unwrap();
         writer.write(&log, &[100]).await.unwrap();
         disk.fail(Op::Write, 0, 1, ErrorKind::PermissionDenied);
@@ -186,7 +186,7 @@ fn a_failed_write_ends_the_log() {
             "write to model/000000000001.wal at byte",
         );
         drop(log);
-        let log = open(&disk).unwrap();
+        let log = open_roomy(&disk).unwrap();
         assert_eq!(
             frames(&read_all(&log).unwrap()).len(),
             1,
@@ -280,7 +280,7 @@ fn a_full_disk_does_not_keep_the_log_from_ending() {
 fn a_write_that_finds_no_room_is_written_again() {
     let disk = ModelDisk::new();
     let sent = block_on(async {
-        let log = open(&disk).unwrap();
+        let log = open_roomy(&disk).unwrap();
         let mut writer = Writer::attach(&log).await.unwrap();
         writer.write(&log, &[100]).await.unwrap();
         disk.fail(Op::Write, 0, 3, ErrorKind::StorageFull);
@@ -292,7 +292,7 @@ fn a_write_that_finds_no_room_is_written_again() {
     });
     assert_eq!(sent.len(), 3);
     assert_eq!(
-        frames(&read_all(&open(&disk.crash(2)).unwrap()).unwrap()),
+        frames(&read_all(&open_roomy(&disk.crash(2)).unwrap()).unwrap()),
         sent
     );
 }
@@ -301,11 +301,11 @@ fn a_write_that_finds_no_room_is_written_again() {
 fn a_seal_during_a_failure_is_told() {
     let disk = ModelDisk::new();
     block_on(async {
-        let log = open(&disk).unwrap();
+        let log = open_roomy(&disk).unwrap();
         disk.fail(Op::Sync, 0, 1, ErrorKind::Other);
         assert_io(log.seal().await, ErrorKind::Other, "sync");
         drop(log);
-        let log = open(&disk).unwrap();
+        let log = open_roomy(&disk).unwrap();
         let sealed = log.seal().await.unwrap();
         assert!(sealed.epoch().0 >= 1);
     });

@@ -388,3 +388,35 @@ fn a_follower_does_not_open_files() {
         }
     });
 }
+
+#[test]
+fn the_last_durable_entry_is_never_trimmed() {
+    for seed in 0..16 {
+        let disk = ModelDisk::new();
+        let (durable, crashed) = block_on(async {
+            let log = open(&disk).unwrap();
+            let mut writer = Writer::attach(&log).await.unwrap();
+            let durable = writer.write(&log, &[1500]).await.unwrap();
+            // The next segment is there, and its first write under way.
+            while disk.contents(&segment(2)).is_none() {
+                tokio::task::yield_now().await;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            disk.hold(true);
+            let frame = writer.redo(1000);
+            log.append(writer.epoch, vec![frame]).await.unwrap();
+            while disk.contents(&segment(2)).unwrap()[HEADER..]
+                .iter()
+                .all(|b| *b == 0)
+            {
+                tokio::task::yield_now().await;
+            }
+            log.trim(durable.position()).unwrap();
+            (durable, disk.crash(seed))
+        });
+        let log = open(&crashed).unwrap();
+        assert!(log.durable().borrow().position() >= durable.position());
+        assert_eq!(log.durable().borrow().epoch(), durable.epoch());
+        assert!(!read_all(&log).unwrap().is_empty());
+    }
+}

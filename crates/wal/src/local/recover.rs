@@ -342,7 +342,7 @@ fn cut(
             "cutting off a write that was not finished"
         );
     }
-    Ok::<(), io::Error>(()).map_err(|e| io("write to", e))?;
+    scan::wipe(&*found.file, &remains).map_err(|e| io("write to", e))?;
     scan::rewrite(&*found.file, walked.unsynced, walked.end).map_err(|e| io("write to", e))?;
     found.file.sync().map_err(|e| io("sync", e))?;
     Ok((end, walked.line))

@@ -243,8 +243,8 @@ impl Writer<'_> {
 
     /// Has the next segment made when this one is half full.
     fn prepare_ahead(&mut self) {
-        let used = self.end.0 - self.active.segment.first.0 + SEGMENT_HEADER_BYTES;
-        if used < self.active.segment.bytes / 2 {
+        let used = self.end.0 - self.active.segment.first.0;
+        if used < (self.active.segment.bytes - SEGMENT_HEADER_BYTES) / 2 {
             return;
         }
         let number = self.active.segment.number + 1;

@@ -27,6 +27,16 @@ pub fn small() -> LocalLogConfig {
     }
 }
 
+/// A first segment that is not soon half full: while it is not, the writer is
+/// the only one to touch the disk.
+pub fn roomy() -> LocalLogConfig {
+    LocalLogConfig {
+        segment_bytes: 100 << 10,
+        max_frame_bytes: 64 << 10,
+        ..small()
+    }
+}
+
 /// A log on a model disk.
 pub struct ModelStore {
     disk: Mutex<ModelDisk>,
@@ -75,6 +85,11 @@ impl Store for ModelStore {
 /// Opens the log on a model disk.
 pub fn open(disk: &ModelDisk) -> Result<LocalLog, LogError> {
     LocalLog::open_on(Arc::new(disk.clone()), small())
+}
+
+/// Opens it with a roomy first segment.
+pub fn open_roomy(disk: &ModelDisk) -> Result<LocalLog, LogError> {
+    LocalLog::open_on(Arc::new(disk.clone()), roomy())
 }
 
 /// A compute that writes redo of chosen sizes.
