@@ -43,11 +43,11 @@ typedef struct xylem_config {
   const char *token;            /* NULL: none */
   const char *datadir;          /* absolute; side files below it are sent */
   uint64_t start_lsn;           /* where this compute's own redo begins */
-  uint32_t connections;         /* page connections in the pool; 0: default */
-  uint32_t connect_timeout_ms;  /* one attempt; 0: default */
-  uint32_t request_timeout_ms;  /* one attempt; 0: default */
-  uint32_t retry_limit_ms;      /* over all attempts; 0: default */
-  uint64_t queue_bytes;         /* redo kept until durable; 0: default */
+  uint32_t connections;         /* page connections in the pool; 0: 2 */
+  uint32_t connect_timeout_ms;  /* one attempt; 0: 2000 */
+  uint32_t request_timeout_ms;  /* one attempt; 0: 10000 */
+  uint32_t retry_limit_ms;      /* over all attempts; 0: 60000 */
+  uint64_t queue_bytes;         /* redo kept until durable; 0: 64 MiB */
 } xylem_config;
 
 /* Connects and checks branch, epoch and token. On failure `error` (at most

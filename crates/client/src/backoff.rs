@@ -38,7 +38,9 @@ impl Jitter {
     pub fn wait(&mut self, attempt: u32) -> Duration {
         let doublings = attempt.saturating_sub(1).min(16);
         let ceiling = FIRST.saturating_mul(1 << doublings).min(CEILING);
-        let micros = u64::try_from(ceiling.as_micros()).unwrap_or(u64::MAX).max(1);
+        let micros = u64::try_from(ceiling.as_micros())
+            .unwrap_or(u64::MAX)
+            .max(1);
         Duration::from_micros(self.next() % (micros + 1))
     }
 }

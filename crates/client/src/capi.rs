@@ -79,7 +79,10 @@ static CLIENT: RwLock<Option<Arc<Client>>> = RwLock::new(None);
 static TURN: Mutex<()> = Mutex::new(());
 
 fn client() -> Option<Arc<Client>> {
-    CLIENT.read().unwrap_or_else(PoisonError::into_inner).clone()
+    CLIENT
+        .read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone()
 }
 
 /// Runs `f`; a panic in it becomes an error.
@@ -172,7 +175,10 @@ unsafe fn checked(c: &CConfig) -> Result<Config, Error> {
     if let Some(dir) = &datadir
         && !dir.is_absolute()
     {
-        return Err(invalid(&format!("the data directory {} is not absolute", dir.display())));
+        return Err(invalid(&format!(
+            "the data directory {} is not absolute",
+            dir.display()
+        )));
     }
     let mut config = Config::new(&address, c.port);
     if let Some(branch) = branch {
@@ -196,7 +202,9 @@ unsafe fn checked(c: &CConfig) -> Result<Config, Error> {
 fn init(config: Config) -> Result<(), Error> {
     let _turn = lock(&TURN);
     if client().is_some() {
-        return Err(invalid("the library is initialised already: call xylem_shutdown first"));
+        return Err(invalid(
+            "the library is initialised already: call xylem_shutdown first",
+        ));
     }
     let writes = config.epoch != 0;
     if let Some(datadir) = &config.datadir {
@@ -280,7 +288,10 @@ pub extern "C" fn xylem_is_enabled() -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn xylem_set_timeouts(request_timeout_ms: u32, retry_limit_ms: u32) -> c_int {
     with_client(|client| {
-        client.shared().limits.set(request_timeout_ms, retry_limit_ms);
+        client
+            .shared()
+            .limits
+            .set(request_timeout_ms, retry_limit_ms);
         Ok(())
     })
 }
@@ -301,7 +312,12 @@ unsafe fn wanted(
     }
     // SAFETY: the caller vouches for the bytes.
     let target = unsafe { Target::new(buf.cast(), size) };
-    Ok(PageWanted { space_id, page_no, min_lsn, target })
+    Ok(PageWanted {
+        space_id,
+        page_no,
+        min_lsn,
+        target,
+    })
 }
 
 /// See the header.
@@ -317,7 +333,9 @@ pub unsafe extern "C" fn xylem_get_page(
     size: usize,
 ) -> c_int {
     guarded(|| {
-        let Some(client) = client() else { return Status::Disabled };
+        let Some(client) = client() else {
+            return Status::Disabled;
+        };
         // SAFETY: the caller waits here until the call completes.
         match unsafe { wanted(space_id, page_no, min_lsn, buf, size) } {
             Ok(wanted) => client.get_page(wanted),
@@ -345,9 +363,13 @@ pub unsafe extern "C" fn xylem_get_page_async(
     context: *mut c_void,
 ) -> c_int {
     guarded(|| {
-        let Some(client) = client() else { return Status::Disabled };
+        let Some(client) = client() else {
+            return Status::Disabled;
+        };
         let Some(done) = done else {
-            remember(&invalid("xylem_get_page_async was called without a function"));
+            remember(&invalid(
+                "xylem_get_page_async was called without a function",
+            ));
             return Status::Invalid;
         };
         // SAFETY: the caller vouches for the buffer until `done` is called.
@@ -369,17 +391,18 @@ pub unsafe extern "C" fn xylem_get_page_async(
 /// # Safety
 /// `requests` points to `count` requests, each with a valid buffer.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn xylem_get_pages_batch(
-    requests: *mut CPageRequest,
-    count: usize,
-) -> c_int {
+pub unsafe extern "C" fn xylem_get_pages_batch(requests: *mut CPageRequest, count: usize) -> c_int {
     guarded(|| {
-        let Some(client) = client() else { return Status::Disabled };
+        let Some(client) = client() else {
+            return Status::Disabled;
+        };
         if count == 0 {
             return Status::Ok;
         }
         if requests.is_null() {
-            remember(&invalid("xylem_get_pages_batch was called without requests"));
+            remember(&invalid(
+                "xylem_get_pages_batch was called without requests",
+            ));
             return Status::Invalid;
         }
         // SAFETY: the caller vouches for `count` requests.

@@ -56,7 +56,9 @@ impl Client {
     pub fn start(config: Config) -> Result<Client, Error> {
         let shared = Arc::new(Shared::new(config)?);
         let client = Client {
-            pool: (0..shared.config.connections).map(|_| Arc::default()).collect(),
+            pool: (0..shared.config.connections)
+                .map(|_| Arc::default())
+                .collect(),
             shared,
             turn: AtomicUsize::new(0),
             begin: Arc::default(),
@@ -91,7 +93,8 @@ impl Client {
         })?;
         let ping = ping.0;
         if config.epoch != 0 && ping.epoch > config.epoch {
-            self.shared.fence(&format!("the newest epoch is {}", ping.epoch));
+            self.shared
+                .fence(&format!("the newest epoch is {}", ping.epoch));
             return Err(self.shared.fenced_error());
         }
         if config.epoch != 0 {
@@ -114,7 +117,10 @@ impl Client {
                 config.server(),
                 error.message
             ),
-            _ => format!("{} (branch {}, epoch {})", error.message, config.branch, config.epoch),
+            _ => format!(
+                "{} (branch {}, epoch {})",
+                error.message, config.branch, config.epoch
+            ),
         };
         Error::new(error.status, message)
     }
@@ -154,7 +160,8 @@ impl Client {
     /// Reads many pages and waits for all: their statuses in order.
     pub fn get_pages(&self, wanted: &[PageWanted]) -> Vec<Status> {
         if is_library_thread() {
-            let status = self.refuse("pages were asked for, and waited for, in a page's completion");
+            let status =
+                self.refuse("pages were asked for, and waited for, in a page's completion");
             return vec![status; wanted.len()];
         }
         self.shared.stats.pages_read.add(wanted.len() as u64);
@@ -230,14 +237,17 @@ impl Client {
         let result = queue.wait_lsn(lsn, &self.shared.limits);
         self.shared.stats.durable_waits.add(1);
         let waited = started.elapsed().as_micros();
-        self.shared.stats.durable_wait_us.add(u64::try_from(waited).unwrap_or(u64::MAX));
+        self.shared
+            .stats
+            .durable_wait_us
+            .add(u64::try_from(waited).unwrap_or(u64::MAX));
         result
     }
 
     fn writer(&self) -> Result<&Arc<Queue>, Error> {
-        self.redo.get().ok_or_else(|| {
-            Error::new(Status::Invalid, "a reader (epoch 0) has no redo stream")
-        })
+        self.redo
+            .get()
+            .ok_or_else(|| Error::new(Status::Invalid, "a reader (epoch 0) has no redo stream"))
     }
 
     /// One round trip, and how long it took.
@@ -282,7 +292,10 @@ impl Client {
         until: Instant,
     ) -> Result<(T, Duration), Error> {
         if is_library_thread() {
-            return Err(Error::new(Status::Invalid, format!("{what}: called in a page's completion")));
+            return Err(Error::new(
+                Status::Invalid,
+                format!("{what}: called in a page's completion"),
+            ));
         }
         let mut jitter = Jitter::from_entropy();
         let mut failures = 0;
@@ -297,8 +310,17 @@ impl Client {
             let up = conn.wait_up(until)?;
             let timeout = self.shared.limits.request_timeout();
             let started = Instant::now();
-            let call = unary(up.requests, &self.shared.metadata, path, message.clone(), limit, read);
-            let result = up.runtime.block_on(async { tokio::time::timeout(timeout, call).await });
+            let call = unary(
+                up.requests,
+                &self.shared.metadata,
+                path,
+                message.clone(),
+                limit,
+                read,
+            );
+            let result = up
+                .runtime
+                .block_on(async { tokio::time::timeout(timeout, call).await });
             let trouble = match result {
                 Ok(Ok(value)) => return Ok((value, started.elapsed())),
                 Ok(Err(Closed::Status(status))) => {

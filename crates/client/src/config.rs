@@ -94,7 +94,8 @@ impl Limits {
     /// Changes them; 0 leaves a value as it is.
     pub fn set(&self, request_timeout_ms: u32, retry_limit_ms: u32) {
         if request_timeout_ms != 0 {
-            self.request_timeout_ms.store(request_timeout_ms, Ordering::Relaxed);
+            self.request_timeout_ms
+                .store(request_timeout_ms, Ordering::Relaxed);
         }
         if retry_limit_ms != 0 {
             self.retry_limit_ms.store(retry_limit_ms, Ordering::Relaxed);

@@ -28,6 +28,3 @@ pub mod status;
 pub mod tablespace;
 pub mod threads;
 pub mod wire;
-
-#[cfg(test)]
-mod tests;

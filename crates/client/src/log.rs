@@ -26,7 +26,10 @@ pub fn write(level: Level, message: &str) {
         Level::Warning => "Warning",
         Level::Error => "ERROR",
     };
-    let text: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let text: String = message
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
     let line = format!("{} 0 [{level}] Xylem: {text}\n", local_time());
     // One write, so that lines of several threads do not mix. Where the error
     // log cannot be written there is nowhere to say so.
@@ -76,14 +79,21 @@ struct ReachState {
 impl Reachability {
     /// For the server `server` (`host:port`).
     pub fn new(server: String) -> Reachability {
-        Reachability { server, state: Mutex::new(ReachState::default()) }
+        Reachability {
+            server,
+            state: Mutex::new(ReachState::default()),
+        }
     }
 
     /// A connection broke or an attempt to make one failed at `now`.
     pub fn lost(&self, why: &str, retry_limit: Duration, now: Instant) {
         let mut state = lock(&self.state);
         state.lost_since.get_or_insert(now);
-        if state.said || state.last_said.is_some_and(|t| now.duration_since(t) < QUIET) {
+        if state.said
+            || state
+                .last_said
+                .is_some_and(|t| now.duration_since(t) < QUIET)
+        {
             return;
         }
         state.said = true;
@@ -108,7 +118,10 @@ impl Reachability {
             let seconds = now.duration_since(since).as_secs_f32();
             write(
                 Level::Note,
-                &format!("page server {} reachable again after {seconds:.1} s", self.server),
+                &format!(
+                    "page server {} reachable again after {seconds:.1} s",
+                    self.server
+                ),
             );
         }
     }

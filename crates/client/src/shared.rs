@@ -73,7 +73,10 @@ impl Shared {
         if !self.fenced.swap(true, Ordering::AcqRel) {
             let error = self.fenced_error();
             remember(&error);
-            log::write(Level::Error, &format!("{} (the page server says: {message})", error.message));
+            log::write(
+                Level::Error,
+                &format!("{} (the page server says: {message})", error.message),
+            );
             if let Some(redo) = self.redo.get() {
                 redo.fail(error);
             }
@@ -88,7 +91,10 @@ impl Shared {
         }
         Error::new(
             status.code.status(),
-            format!("{what}: page server {} answers: {status}", self.config.server()),
+            format!(
+                "{what}: page server {} answers: {status}",
+                self.config.server()
+            ),
         )
     }
 }

@@ -65,7 +65,11 @@ impl Status {
 
     /// The worse of the two.
     pub const fn worst(self, other: Status) -> Status {
-        if other.severity() > self.severity() { other } else { self }
+        if other.severity() > self.severity() {
+            other
+        } else {
+            self
+        }
     }
 }
 
@@ -81,7 +85,10 @@ pub struct Error {
 impl Error {
     /// An error with this status and message.
     pub fn new(status: Status, message: impl Into<String>) -> Error {
-        Error { status, message: message.into() }
+        Error {
+            status,
+            message: message.into(),
+        }
     }
 }
 

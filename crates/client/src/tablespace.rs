@@ -22,7 +22,10 @@ const ANSWER_MAX: usize = 64 << 20;
 pub fn materialise(client: &Client, path: &str) -> Result<(), Error> {
     let config = &client.shared().config;
     let Some(datadir) = &config.datadir else {
-        return Err(Error::new(Status::Invalid, "no data directory was given to xylem_init"));
+        return Err(Error::new(
+            Status::Invalid,
+            "no data directory was given to xylem_init",
+        ));
     };
     let Some(relative) = normalise(path) else {
         return Err(Error::new(
@@ -33,7 +36,8 @@ pub fn materialise(client: &Client, path: &str) -> Result<(), Error> {
     let until = Instant::now() + client.shared().limits.retry_limit();
     let (space, _) = client.unary(
         PATH,
-        get_tablespace_request(&relative),
+        // What this compute itself did to the tablespace must show.
+        get_tablespace_request(&relative, client.shared().stats.lsn_queued.get()),
         ANSWER_MAX,
         Tablespace::decode,
         &format!("tablespace {relative}"),
@@ -41,7 +45,10 @@ pub fn materialise(client: &Client, path: &str) -> Result<(), Error> {
     )?;
     let file = datadir.join(&relative);
     write_file(&file, &space).map_err(|e| {
-        Error::new(Status::Error, format!("cannot make tablespace file {}: {e}", file.display()))
+        Error::new(
+            Status::Error,
+            format!("cannot make tablespace file {}: {e}", file.display()),
+        )
     })
 }
 

@@ -35,8 +35,10 @@ where
 {
     let failed =
         |e: std::io::Error| Error::new(Status::Error, format!("cannot start thread {name}: {e}"));
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
     let _signals = SignalsBlocked::new();
     std::thread::Builder::new()
         .name(name.to_owned())

@@ -1,5 +1,8 @@
 //! A C program that is compiled against the header and linked with the library.
 
+// Helpers outside #[test] functions may fail a test in any way.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
+
 mod common;
 
 use common::Server;

@@ -1,5 +1,8 @@
 //! Page reads against a scripted server.
 
+// Helpers outside #[test] functions may fail a test in any way.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
+
 mod common;
 
 use common::{PAGE, Server, eventually, page, wanted};
@@ -22,7 +25,16 @@ fn sync_reads() {
     assert_eq!(stats.pages_read.get(), 100);
     assert_eq!(stats.page_bytes.get(), 100 * PAGE as u64);
     let get = server.script().page_requests[0].get.unwrap();
-    assert_eq!((get.space_id, get.page_no, get.lsn, get.min_lsn, get.timeout_ms), (5, 0, 0, 77, 9000));
+    assert_eq!(
+        (
+            get.space_id,
+            get.page_no,
+            get.lsn,
+            get.min_lsn,
+            get.timeout_ms
+        ),
+        (5, 0, 0, 77, 9000)
+    );
     client.shutdown();
     let mut buf = vec![0u8; PAGE];
     assert_eq!(client.get_page(wanted(5, 1, &mut buf)), Status::Cancelled);
@@ -56,7 +68,11 @@ fn batch_of_more_than_may_be_under_way_out_of_order() {
     server.script().reverse = 8;
     let client = server.client();
     let mut bufs = vec![vec![0u8; PAGE]; 4096];
-    let all: Vec<_> = bufs.iter_mut().enumerate().map(|(no, b)| wanted(9, no as u32, b)).collect();
+    let all: Vec<_> = bufs
+        .iter_mut()
+        .enumerate()
+        .map(|(no, b)| wanted(9, no as u32, b))
+        .collect();
     let statuses = client.get_pages(&all);
     assert!(statuses.iter().all(|s| *s == Status::Ok));
     for (no, buf) in bufs.iter().enumerate() {
@@ -81,8 +97,13 @@ fn async_reads() {
     let statuses: Vec<AtomicI32> = (0..300).map(|_| AtomicI32::new(-1)).collect();
     for (no, buf) in bufs.iter_mut().enumerate() {
         let context = (&raw const statuses[no]).cast_mut().cast();
-        let callback = Callback { done: count, context };
-        client.get_page_async(wanted(3, no as u32, buf), callback).unwrap();
+        let callback = Callback {
+            done: count,
+            context,
+        };
+        client
+            .get_page_async(wanted(3, no as u32, buf), callback)
+            .unwrap();
     }
     eventually("all done", || DONE.load(Ordering::SeqCst) == 300);
     assert!(statuses.iter().all(|s| s.load(Ordering::SeqCst) == 0));
@@ -120,8 +141,10 @@ fn answers_that_are_retried() {
     let server = Server::start();
     let client = server.client();
     let mut buf = vec![0u8; PAGE];
-    server.script().page_statuses =
-        [14, 4, 8].iter().map(|code| (*code, "later".to_owned())).collect();
+    server.script().page_statuses = [14, 4, 8]
+        .iter()
+        .map(|code| (*code, "later".to_owned()))
+        .collect();
     assert_eq!(client.get_page(wanted(1, 1, &mut buf)), Status::Ok);
     assert_eq!(buf, page(1, 1, PAGE));
     assert_eq!(client.shared().stats.page_retries.get(), 3);
@@ -183,8 +206,11 @@ fn a_silent_server_times_out_and_shutdown_cancels() {
             let mut buf = vec![0u8; PAGE];
             client.get_page(wanted(1, 2, &mut buf))
         });
-        let asked = |no| move |r: &xylem_proto::pageserver::PageStreamRequest| r.get.unwrap().page_no == no;
-        eventually("asked", || server.script().page_requests.iter().any(asked(2)));
+        let asked =
+            |no| move |r: &xylem_proto::pageserver::PageStreamRequest| r.get.unwrap().page_no == no;
+        eventually("asked", || {
+            server.script().page_requests.iter().any(asked(2))
+        });
         client.shutdown();
         assert_eq!(waiting.join().unwrap(), Status::Cancelled);
     });
@@ -200,7 +226,11 @@ fn a_server_that_is_gone_times_out() {
     let mut buf = vec![0u8; PAGE];
     let started = Instant::now();
     assert_eq!(client.get_page(wanted(1, 1, &mut buf)), Status::Timeout);
-    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        started.elapsed()
+    );
     server.set_open(true);
     client.shared().limits.set(0, 10_000);
     assert_eq!(client.get_page(wanted(1, 1, &mut buf)), Status::Ok);
@@ -215,7 +245,39 @@ fn fencing_sticks() {
     server.script().page_statuses = vec![(9, "epoch 2 owns it".to_owned())];
     assert_eq!(client.get_page(wanted(1, 1, &mut buf)), Status::Fenced);
     assert_eq!(client.get_page(wanted(1, 1, &mut buf)), Status::Fenced);
-    assert_eq!(client.stream_wal(common::START, b"x").unwrap_err().status, Status::Fenced);
+    assert_eq!(
+        client.stream_wal(common::START, b"x").unwrap_err().status,
+        Status::Fenced
+    );
     assert_eq!(client.ping().unwrap_err().status, Status::Fenced);
+    client.shutdown();
+}
+
+#[test]
+fn the_threads_of_the_library_are_deaf_to_signals() {
+    let server = Server::start();
+    let client = server.client();
+    let mut names = Vec::new();
+    for task in std::fs::read_dir("/proc/self/task").unwrap() {
+        let path = task.unwrap().path();
+        let Ok(name) = std::fs::read_to_string(path.join("comm")) else {
+            continue;
+        };
+        if name.starts_with("xylem-") {
+            let status = std::fs::read_to_string(path.join("status")).unwrap();
+            let mask = status
+                .lines()
+                .find_map(|line| line.strip_prefix("SigBlk:"))
+                .unwrap();
+            let mask = u64::from_str_radix(mask.trim(), 16).unwrap();
+            // All but KILL, STOP and the two that libc keeps for itself.
+            let free = 1 << 8 | 1 << 18 | 1 << 31 | 1 << 32;
+            assert_eq!(mask | free, u64::MAX, "{name}: {mask:x}");
+            names.push(name.trim().to_owned());
+        }
+    }
+    for name in ["xylem-page-0", "xylem-page-1", "xylem-redo"] {
+        assert!(names.contains(&name.to_owned()), "{names:?}");
+    }
     client.shutdown();
 }

@@ -1,5 +1,8 @@
 //! The redo stream against a scripted server.
 
+// Helpers outside #[test] functions may fail a test in any way.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
+
 mod common;
 
 use common::{START, Server, eventually};
@@ -38,8 +41,16 @@ fn redo_becomes_durable() {
         let script = server.script();
         assert_eq!(script.problems, Vec::<String>::new());
         assert!(script.redo() == all);
-        assert!(script.metadata.contains(&("xylem-epoch".to_owned(), "1".to_owned())));
-        assert!(script.metadata.contains(&("xylem-branch".to_owned(), "main".to_owned())));
+        assert!(
+            script
+                .metadata
+                .contains(&("xylem-epoch".to_owned(), "1".to_owned()))
+        );
+        assert!(
+            script
+                .metadata
+                .contains(&("xylem-branch".to_owned(), "main".to_owned()))
+        );
     }
     // A gap is refused and changes nothing.
     let gap = client.stream_wal(end + 1, b"x").unwrap_err();
@@ -133,7 +144,10 @@ fn shutdown_waits_for_what_is_queued() {
     let all = stream(&client, START, 500);
     client.shutdown();
     assert!(server.script().redo() == all);
-    assert_eq!(client.stream_wal(START, b"x").unwrap_err().status, Status::Cancelled);
+    assert_eq!(
+        client.stream_wal(START, b"x").unwrap_err().status,
+        Status::Cancelled
+    );
 }
 
 #[test]
@@ -153,7 +167,11 @@ fn a_full_queue_waits_and_then_fails() {
         }
     };
     assert_eq!(error.status, Status::Timeout);
-    assert!(at - START <= 100_000 && at - START >= 80_000, "{}", at - START);
+    assert!(
+        at - START <= 100_000 && at - START >= 80_000,
+        "{}",
+        at - START
+    );
     assert!(started.elapsed() >= Duration::from_millis(300));
     assert_eq!(client.wait_durable(at).unwrap_err().status, Status::Timeout);
     // Acknowledgements make room, and the writer goes on.
@@ -176,17 +194,29 @@ fn fencing_reaches_all_waiters() {
     server.script().hold_acks = true;
     client.stream_wal(START, b"abc").unwrap();
     std::thread::scope(|scope| {
-        let waiters: Vec<_> =
-            (0..4).map(|n| scope.spawn({ let client = &client; move || client.wait_durable(START + n % 3 + 1) })).collect();
+        let waiters: Vec<_> = (0..4)
+            .map(|n| {
+                scope.spawn({
+                    let client = &client;
+                    move || client.wait_durable(START + n % 3 + 1)
+                })
+            })
+            .collect();
         std::thread::sleep(Duration::from_millis(50));
         server.script().wal_status = Some(Rpc::failed_precondition("epoch 2 owns it"));
         for waiter in waiters {
             assert_eq!(waiter.join().unwrap().unwrap_err().status, Status::Fenced);
         }
     });
-    assert_eq!(client.stream_wal(START + 3, b"x").unwrap_err().status, Status::Fenced);
+    assert_eq!(
+        client.stream_wal(START + 3, b"x").unwrap_err().status,
+        Status::Fenced
+    );
     let mut buf = vec![0u8; 16384];
-    assert_eq!(client.get_page(common::wanted(1, 1, &mut buf)), Status::Fenced);
+    assert_eq!(
+        client.get_page(common::wanted(1, 1, &mut buf)),
+        Status::Fenced
+    );
     client.shutdown();
 }
 
@@ -217,7 +247,10 @@ fn refusals_at_the_start() {
     // The log does not end where the compute begins.
     let error = start(&|c| c.start_lsn = 99999);
     assert_eq!(error.status, Status::Invalid);
-    assert!(error.message.contains("99999") && error.message.contains("12288"), "{error}");
+    assert!(
+        error.message.contains("99999") && error.message.contains("12288"),
+        "{error}"
+    );
     // A newer compute.
     server.script().epoch = 2;
     assert_eq!(start(&|_| ()).status, Status::Fenced);
@@ -232,16 +265,29 @@ fn refusals_at_the_start() {
         server.script().status = Some(rpc);
         let error = start(&|_| ());
         assert_eq!(error.status, status, "{message}: {error}");
-        assert!(status == Status::Fenced || error.message.contains(&message), "{error}");
+        assert!(
+            status == Status::Fenced || error.message.contains(&message),
+            "{error}"
+        );
     }
     server.script().status = None;
     // Nobody there.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let error = start(&|c| c.port = free);
     assert_eq!(error.status, Status::Timeout);
-    assert!(error.message.contains("refused") && error.message.contains(&free.to_string()), "{error}");
+    assert!(
+        error.message.contains("refused") && error.message.contains(&free.to_string()),
+        "{error}"
+    );
     // A header that cannot be one.
-    assert_eq!(start(&|c| c.branch = "a\nb".to_owned()).status, Status::Invalid);
+    assert_eq!(
+        start(&|c| c.branch = "a\nb".to_owned()).status,
+        Status::Invalid
+    );
 }
 
 #[test]
@@ -250,7 +296,10 @@ fn a_reader_has_no_redo() {
     let mut config = server.config();
     config.epoch = 0;
     let client = Client::start(config).unwrap();
-    assert_eq!(client.stream_wal(START, b"x").unwrap_err().status, Status::Invalid);
+    assert_eq!(
+        client.stream_wal(START, b"x").unwrap_err().status,
+        Status::Invalid
+    );
     assert!(client.ping().unwrap().1 < Duration::from_secs(1));
     assert_eq!(client.shared().stats.lsn_durable.get(), START);
     client.shutdown();

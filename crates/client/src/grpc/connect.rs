@@ -49,7 +49,9 @@ pub async fn connect(
     timeout: Duration,
 ) -> Result<(SendRequest<Bytes>, Connection<TcpStream, Bytes>), Closed> {
     let attempt = async {
-        let stream = TcpStream::connect((host, port)).await.map_err(|e| e.to_string())?;
+        let stream = TcpStream::connect((host, port))
+            .await
+            .map_err(|e| e.to_string())?;
         stream.set_nodelay(true).map_err(|e| e.to_string())?;
         Builder::new()
             .enable_push(false)
@@ -62,6 +64,9 @@ pub async fn connect(
     };
     match tokio::time::timeout(timeout, attempt).await {
         Ok(result) => result.map_err(Closed::Transport),
-        Err(_) => Err(Closed::Transport(format!("no connection within {} ms", timeout.as_millis()))),
+        Err(_) => Err(Closed::Transport(format!(
+            "no connection within {} ms",
+            timeout.as_millis()
+        ))),
     }
 }

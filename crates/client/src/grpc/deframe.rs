@@ -17,7 +17,11 @@ pub struct Deframer {
 impl Deframer {
     /// For messages of at most `limit` bytes.
     pub fn new(limit: usize) -> Deframer {
-        Deframer { chunks: VecDeque::new(), total: 0, limit }
+        Deframer {
+            chunks: VecDeque::new(),
+            total: 0,
+            limit,
+        }
     }
 
     /// Appends what came.
@@ -63,7 +67,9 @@ impl Deframer {
         &mut self,
         f: impl FnOnce(&mut Reader<'_, Deframer>) -> Result<T, WireError>,
     ) -> Result<Option<T>, WireError> {
-        let Some(len) = self.whole()? else { return Ok(None) };
+        let Some(len) = self.whole()? else {
+            return Ok(None);
+        };
         self.advance(5);
         let after = self.total - len;
         let value = f(&mut Reader::new(self, len))?;
@@ -84,7 +90,9 @@ impl Buf for Deframer {
 
     fn advance(&mut self, mut n: usize) {
         while n > 0 {
-            let Some(front) = self.chunks.front_mut() else { return };
+            let Some(front) = self.chunks.front_mut() else {
+                return;
+            };
             let step = n.min(front.len());
             front.advance(step);
             self.total -= step;

@@ -41,7 +41,9 @@ impl Link {
         message_limit: usize,
         now: Instant,
     ) -> Result<Link, Closed> {
-        let request = metadata.request(path).map_err(|e| Closed::Transport(e.message))?;
+        let request = metadata
+            .request(path)
+            .map_err(|e| Closed::Transport(e.message))?;
         std::future::poll_fn(|cx| requests.poll_ready(cx)).await?;
         let (response, send) = requests.send_request(request, false)?;
         let ping_pong = connection.ping_pong();
@@ -90,9 +92,9 @@ impl Link {
     fn connection_poll(&mut self, cx: &mut Context<'_>) -> Result<(), Closed> {
         match Pin::new(&mut self.connection).poll(cx) {
             Poll::Pending => Ok(()),
-            Poll::Ready(Ok(())) => {
-                Err(Closed::Transport("the server closed the connection".to_owned()))
-            }
+            Poll::Ready(Ok(())) => Err(Closed::Transport(
+                "the server closed the connection".to_owned(),
+            )),
             Poll::Ready(Err(e)) => Err(e.into()),
         }
     }
@@ -110,7 +112,9 @@ impl Link {
             }
             self.body = Some(body);
         }
-        let Some(body) = &mut self.body else { return Poll::Pending };
+        let Some(body) = &mut self.body else {
+            return Poll::Pending;
+        };
         match ready!(body.poll_data(cx)) {
             Some(chunk) => {
                 let chunk = chunk?;
@@ -147,7 +151,9 @@ impl Link {
         now: Instant,
         timeout: Duration,
     ) -> Result<(), Closed> {
-        let Some(ping_pong) = &mut self.ping_pong else { return Ok(()) };
+        let Some(ping_pong) = &mut self.ping_pong else {
+            return Ok(());
+        };
         if self.ping_sent.is_some()
             && let Poll::Ready(pong) = ping_pong.poll_pong(cx)
         {

@@ -26,7 +26,10 @@ impl Metadata {
     ) -> Result<Metadata, Error> {
         let header = |name: &str, text: &str| {
             HeaderValue::from_str(text).map_err(|_| {
-                Error::new(Status::Invalid, format!("the {name} has a character it cannot have"))
+                Error::new(
+                    Status::Invalid,
+                    format!("the {name} has a character it cannot have"),
+                )
             })
         };
         let metadata = Metadata {
@@ -69,7 +72,10 @@ impl Metadata {
             .uri(uri)
             .header("te", "trailers")
             .header("content-type", "application/grpc")
-            .header("user-agent", concat!("xylem-client/", env!("CARGO_PKG_VERSION")))
+            .header(
+                "user-agent",
+                concat!("xylem-client/", env!("CARGO_PKG_VERSION")),
+            )
             .header("xylem-branch", self.branch.clone());
         if let Some(epoch) = &self.epoch {
             request = request.header("xylem-epoch", epoch.clone());

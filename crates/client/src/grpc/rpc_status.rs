@@ -82,7 +82,10 @@ impl Code {
     /// and HTTP/2 libraries make up when a connection breaks count as that.
     pub fn retry_stream(self) -> bool {
         self.retry_request()
-            || matches!(self, Code::Ok | Code::Cancelled | Code::Unknown | Code::Internal)
+            || matches!(
+                self,
+                Code::Ok | Code::Cancelled | Code::Unknown | Code::Internal
+            )
     }
 
     /// What a request that failed so ends with.
@@ -119,7 +122,9 @@ impl RpcStatus {
     pub fn from_headers(headers: &HeaderMap) -> Option<RpcStatus> {
         let number = headers.get("grpc-status")?;
         let number = number.to_str().ok().and_then(|text| text.parse().ok());
-        let message = headers.get("grpc-message").map(|m| percent_decode(m.as_bytes()));
+        let message = headers
+            .get("grpc-message")
+            .map(|m| percent_decode(m.as_bytes()));
         Some(RpcStatus {
             code: number.map_or(Code::Unknown, Code::from_number),
             message: message.unwrap_or_default(),
@@ -136,7 +141,10 @@ impl RpcStatus {
             429 | 502..=504 => Code::Unavailable,
             _ => Code::Unknown,
         };
-        RpcStatus { code, message: format!("HTTP status {status}") }
+        RpcStatus {
+            code,
+            message: format!("HTTP status {status}"),
+        }
     }
 }
 

@@ -19,7 +19,9 @@ pub async fn unary<T>(
     limit: usize,
     read: impl FnOnce(&mut Reader<'_, Deframer>) -> Result<T, WireError>,
 ) -> Result<T, Closed> {
-    let request = metadata.request(path).map_err(|e| Closed::Transport(e.message))?;
+    let request = metadata
+        .request(path)
+        .map_err(|e| Closed::Transport(e.message))?;
     poll_fn(|cx| requests.poll_ready(cx)).await?;
     let (response, mut send) = requests.send_request(request, false)?;
     send.send_data(Bytes::from(message), true)?;
@@ -41,7 +43,11 @@ pub async fn unary<T>(
         }
         received.push(chunk);
     }
-    let status = body.trailers().await?.as_ref().and_then(RpcStatus::from_headers);
+    let status = body
+        .trailers()
+        .await?
+        .as_ref()
+        .and_then(RpcStatus::from_headers);
     match status {
         Some(status) if status.code != Code::Ok => Err(Closed::Status(status)),
         None => Err(Closed::Transport("the answer has no status".to_owned())),

@@ -69,7 +69,10 @@ const NOT_YET: i32 = -1;
 impl Waiter {
     /// For the current thread.
     pub fn new() -> Arc<Waiter> {
-        Arc::new(Waiter { status: AtomicI32::new(NOT_YET), thread: std::thread::current() })
+        Arc::new(Waiter {
+            status: AtomicI32::new(NOT_YET),
+            thread: std::thread::current(),
+        })
     }
 
     /// Wakes the thread.
@@ -129,7 +132,10 @@ impl Batch {
         if !self.statuses.is_empty() {
             self.waiter.wait();
         }
-        self.statuses.iter().map(|s| Status::from_code(s.load(Ordering::Relaxed))).collect()
+        self.statuses
+            .iter()
+            .map(|s| Status::from_code(s.load(Ordering::Relaxed)))
+            .collect()
     }
 }
 

@@ -1,9 +1,9 @@
 //! The thread of one page connection: connect, read pages until it breaks,
 //! connect again.
 
+use super::Conn;
 use super::driver::Calls;
 use super::queue::Up;
-use super::Conn;
 use crate::backoff::Jitter;
 use crate::grpc::{Closed, Link, connect};
 use crate::shared::Shared;
@@ -29,8 +29,14 @@ pub async fn run(shared: Arc<Shared>, conn: Arc<Conn>, runtime: Handle) {
     let mut failures = 0;
     let mut was_up = false;
     loop {
-        let attempt = connect(&shared.config.host, shared.config.port, shared.config.connect_timeout);
-        let Some(connected) = until_stopped(&conn, attempt).await else { break };
+        let attempt = connect(
+            &shared.config.host,
+            shared.config.port,
+            shared.config.connect_timeout,
+        );
+        let Some(connected) = until_stopped(&conn, attempt).await else {
+            break;
+        };
         let closed = match connected {
             Ok((requests, connection)) => {
                 if was_up {
@@ -38,11 +44,20 @@ pub async fn run(shared: Arc<Shared>, conn: Arc<Conn>, runtime: Handle) {
                 }
                 was_up = true;
                 let now = Instant::now();
-                let opened =
-                    Link::open(requests.clone(), connection, &shared.metadata, PATH, ANSWER_MAX, now);
+                let opened = Link::open(
+                    requests.clone(),
+                    connection,
+                    &shared.metadata,
+                    PATH,
+                    ANSWER_MAX,
+                    now,
+                );
                 match opened.await {
                     Ok(link) => {
-                        conn.set_up(Up { requests, runtime: runtime.clone() });
+                        conn.set_up(Up {
+                            requests,
+                            runtime: runtime.clone(),
+                        });
                         let mut session = Session {
                             shared: &shared,
                             conn: &conn,
@@ -80,11 +95,21 @@ pub async fn run(shared: Arc<Shared>, conn: Arc<Conn>, runtime: Handle) {
             _ => {
                 conn.set_down(Error::new(Status::Timeout, closed.to_string()));
                 calls.disconnected(&closed.to_string(), now);
-                shared.reach.lost(&closed.to_string(), shared.limits.retry_limit(), now);
+                shared
+                    .reach
+                    .lost(&closed.to_string(), shared.limits.retry_limit(), now);
             }
         }
         failures += 1;
-        if !rest(&shared, &conn, &mut calls, jitter.wait(failures), &closed.to_string()).await {
+        if !rest(
+            &shared,
+            &conn,
+            &mut calls,
+            jitter.wait(failures),
+            &closed.to_string(),
+        )
+        .await
+        {
             break;
         }
     }
@@ -114,7 +139,10 @@ async fn rest(shared: &Shared, conn: &Conn, calls: &mut Calls, wait: Duration, w
         if now >= until {
             return true;
         }
-        let wake = calls.next_deadline().map_or(until, |at| at.min(until)).max(now);
+        let wake = calls
+            .next_deadline()
+            .map_or(until, |at| at.min(until))
+            .max(now);
         // At least a millisecond, so that a deadline that just passes does not
         // become a busy loop.
         let nap = (wake - now).max(Duration::from_millis(1));
@@ -218,7 +246,8 @@ impl Session<'_> {
             self.calls.refuse_all(&self.shared.fenced_error(), now);
         }
         self.calls.look_at_clock(now);
-        self.link.check_pulse(cx, now, self.shared.limits.request_timeout())?;
+        self.link
+            .check_pulse(cx, now, self.shared.limits.request_timeout())?;
         if self.link.has_pulse() {
             self.reached(now);
         }

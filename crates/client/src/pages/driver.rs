@@ -51,7 +51,9 @@ impl Calls {
         let timeout = self.shared.limits.request_timeout();
         // The server gives up a little earlier than the client, so that its
         // answer, which names what lags, arrives before the deadline.
-        let server_ms = u32::try_from((timeout * 9 / 10).as_millis()).unwrap_or(u32::MAX).max(1);
+        let server_ms = u32::try_from((timeout * 9 / 10).as_millis())
+            .unwrap_or(u32::MAX)
+            .max(1);
         let mut out = Vec::with_capacity(self.fresh.len() * 48);
         while let Some(call) = self.fresh.pop_front() {
             let id = self.next_id;
@@ -64,7 +66,13 @@ impl Calls {
                 timeout_ms: server_ms,
             };
             put_page_request(&mut out, &request);
-            self.sent.insert(id, Attempt { call, deadline: now + timeout });
+            self.sent.insert(
+                id,
+                Attempt {
+                    call,
+                    deadline: now + timeout,
+                },
+            );
         }
         out
     }
@@ -79,7 +87,9 @@ impl Calls {
             let sent = &self.sent;
             let find = |id: u64| -> Option<Target> { sent.get(&id).map(|a| a.call.target) };
             let answer = received.next(|reader| decode_page_answer(reader, find))?;
-            let Some(answer) = answer else { return Ok(count) };
+            let Some(answer) = answer else {
+                return Ok(count);
+            };
             count += 1;
             // An answer to an attempt that was given up is nobody's.
             if let Some(attempt) = self.sent.remove(&answer.id) {
@@ -131,7 +141,10 @@ impl Calls {
         call.failures += 1;
         let at = now + self.jitter.wait(call.failures);
         if at >= call.give_up {
-            let error = Error::new(Status::Timeout, format!("gave up after {} attempts: {why}", call.failures));
+            let error = Error::new(
+                Status::Timeout,
+                format!("gave up after {} attempts: {why}", call.failures),
+            );
             self.failed(call, &error, now);
         } else {
             self.shared.stats.page_retries.add(1);
@@ -172,8 +185,12 @@ impl Calls {
     /// Ends attempts that had no answer in time and calls whose time is up;
     /// makes those fresh whose wait before the next attempt is over.
     pub fn look_at_clock(&mut self, now: Instant) {
-        let late: Vec<u64> =
-            self.sent.iter().filter(|(_, a)| a.deadline <= now).map(|(&id, _)| id).collect();
+        let late: Vec<u64> = self
+            .sent
+            .iter()
+            .filter(|(_, a)| a.deadline <= now)
+            .map(|(&id, _)| id)
+            .collect();
         for id in late {
             if let Some(attempt) = self.sent.remove(&id) {
                 let ms = self.shared.limits.request_timeout().as_millis();
@@ -225,7 +242,10 @@ impl Calls {
 
     fn done(&self, call: PageCall, status: Status, now: Instant) {
         let waited = now.duration_since(call.started).as_micros();
-        self.shared.stats.page_wait_us.add(u64::try_from(waited).unwrap_or(u64::MAX));
+        self.shared
+            .stats
+            .page_wait_us
+            .add(u64::try_from(waited).unwrap_or(u64::MAX));
         self.conn.completed(1);
         call.complete(status);
     }

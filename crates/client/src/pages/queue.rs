@@ -68,16 +68,26 @@ impl Conn {
                 let message = "too many page reads under way for a call from a completion";
                 return Err(Error::new(Status::Error, message));
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         if state.stopped {
             call.done = None;
-            return Err(Error::new(Status::Cancelled, "the library is being shut down"));
+            return Err(Error::new(
+                Status::Cancelled,
+                "the library is being shut down",
+            ));
         }
         state.under_way += 1;
         state.queue.push_back(call);
         // The thread takes all there is, so only the first has to wake it.
-        let waker = if state.queue.len() == 1 { state.waker.take() } else { None };
+        let waker = if state.queue.len() == 1 {
+            state.waker.take()
+        } else {
+            None
+        };
         drop(state);
         if let Some(waker) = waker {
             waker.wake();
@@ -159,7 +169,10 @@ impl Conn {
         let mut state = lock(&self.state);
         loop {
             if state.stopped {
-                return Err(Error::new(Status::Cancelled, "the library is being shut down"));
+                return Err(Error::new(
+                    Status::Cancelled,
+                    "the library is being shut down",
+                ));
             }
             if let Some(up) = &state.up {
                 return Ok(up.clone());

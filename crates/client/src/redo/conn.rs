@@ -90,7 +90,10 @@ impl Begin {
 /// Streams redo until stopped. The queue is made from the first
 /// acknowledgement and handed over through `begin`.
 pub async fn run(shared: Arc<Shared>, begin: Arc<Begin>) {
-    let _end = Closing { shared: &shared, begin: &begin };
+    let _end = Closing {
+        shared: &shared,
+        begin: &begin,
+    };
     let mut queue: Option<Arc<Queue>> = None;
     let mut jitter = Jitter::from_entropy();
     let mut failures = 0;
@@ -125,7 +128,9 @@ pub async fn run(shared: Arc<Shared>, begin: Arc<Begin>) {
             }
             End::Closed(closed) => {
                 begin.trouble(closed.to_string());
-                shared.reach.lost(&closed.to_string(), shared.limits.retry_limit(), now);
+                shared
+                    .reach
+                    .lost(&closed.to_string(), shared.limits.retry_limit(), now);
             }
         }
         failures = if resumed { 1 } else { failures + 1 };
@@ -222,7 +227,16 @@ impl Session<'_> {
             Some(Err(closed)) => return closed.into(),
         };
         let now = Instant::now();
-        match Link::open(requests, connection, &self.shared.metadata, PATH, ACK_MAX, now).await {
+        match Link::open(
+            requests,
+            connection,
+            &self.shared.metadata,
+            PATH,
+            ACK_MAX,
+            now,
+        )
+        .await
+        {
             Ok(link) => self.link = Some(link),
             Err(closed) => return closed.into(),
         }
@@ -245,7 +259,9 @@ impl Session<'_> {
                 }
                 return Ok(Poll::Ready(()));
             }
-            let Some(link) = &mut self.link else { return Ok(Poll::Ready(())) };
+            let Some(link) = &mut self.link else {
+                return Ok(Poll::Ready(()));
+            };
             if self.resumed
                 && let Some(queue) = self.queue.as_ref()
             {
@@ -278,19 +294,22 @@ impl Session<'_> {
                 let why = format!("no first acknowledgement within {} ms", timeout.as_millis());
                 return Err(Closed::Transport(why).into());
             }
-            self.sleep.as_mut().reset((now + self.shared.limits.tick()).into());
+            self.sleep
+                .as_mut()
+                .reset((now + self.shared.limits.tick()).into());
         }
     }
 
     /// Reads all acknowledgements that came. Only the newest counts, but the
     /// first of a stream says where it resumes.
     fn acknowledged(&mut self, now: Instant) -> Result<(), End> {
-        let Some(link) = &mut self.link else { return Ok(()) };
+        let Some(link) = &mut self.link else {
+            return Ok(());
+        };
         loop {
-            let ack = link
-                .received
-                .next(WalAck::decode)
-                .map_err(|e| Closed::Transport(format!("an acknowledgement makes no sense: {e}")))?;
+            let ack = link.received.next(WalAck::decode).map_err(|e| {
+                Closed::Transport(format!("an acknowledgement makes no sense: {e}"))
+            })?;
             let Some(ack) = ack else { return Ok(()) };
             match self.queue.as_ref() {
                 Some(queue) => queue

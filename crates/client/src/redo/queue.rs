@@ -180,7 +180,9 @@ impl Queue {
                 continue;
             }
             let mut inner = lock(&self.inner);
-            inner.waiters.retain(|(_, other)| !Arc::ptr_eq(other, &waiter));
+            inner
+                .waiters
+                .retain(|(_, other)| !Arc::ptr_eq(other, &waiter));
             if waiter.told().is_some() {
                 continue;
             }
@@ -224,8 +226,11 @@ impl Queue {
     /// When it contradicts what was sent; the stream has failed then.
     pub fn acknowledge(&self, ack: &WalAck, first: bool, stats: &Stats) -> Result<(), Error> {
         let mut inner = lock(&self.inner);
-        let result =
-            if first { inner.state.resume(ack) } else { inner.state.acknowledge(ack) };
+        let result = if first {
+            inner.state.resume(ack)
+        } else {
+            inner.state.acknowledge(ack)
+        };
         match result {
             Ok(news) => {
                 stats.lsn_applied.raise(ack.applied_lsn);
@@ -282,7 +287,10 @@ impl Queue {
     /// Ends the thread, and all who wait.
     pub fn stop(&self) {
         lock(&self.inner).stopped = true;
-        self.fail(Error::new(Status::Cancelled, "the library is being shut down"));
+        self.fail(Error::new(
+            Status::Cancelled,
+            "the library is being shut down",
+        ));
     }
 
     /// Whether the thread must end; registers `waker` for when it must.

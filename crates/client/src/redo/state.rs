@@ -89,7 +89,11 @@ impl State {
 
     /// The number of the last frame queued, counting the one that still grows.
     pub fn last_seq(&self) -> u64 {
-        if self.open.is_some() { self.next_seq } else { self.next_seq - 1 }
+        if self.open.is_some() {
+            self.next_seq
+        } else {
+            self.next_seq - 1
+        }
     }
 
     /// The frame that must be durable for everything queued up to `lsn` to be.
@@ -115,10 +119,17 @@ impl State {
         if start_lsn != self.next_lsn {
             return Err(Error::new(
                 Status::Invalid,
-                format!("redo from LSN {start_lsn} does not follow the redo before it, which ends at {}", self.next_lsn),
+                format!(
+                    "redo from LSN {start_lsn} does not follow the redo before it, which ends at {}",
+                    self.next_lsn
+                ),
             ));
         }
-        if self.open.as_ref().is_some_and(|open| open.len() + redo.len() > COALESCE_MAX) {
+        if self
+            .open
+            .as_ref()
+            .is_some_and(|open| open.len() + redo.len() > COALESCE_MAX)
+        {
             self.seal();
         }
         let open = self
@@ -138,7 +149,12 @@ impl State {
         self.next_seq += 1;
         let message = file_frame(seq, self.next_lsn, op);
         self.bytes += message.len();
-        self.entries.push_back(Entry { seq, end_lsn: self.next_lsn, message, redo: false });
+        self.entries.push_back(Entry {
+            seq,
+            end_lsn: self.next_lsn,
+            message,
+            redo: false,
+        });
         seq
     }
 
@@ -150,7 +166,12 @@ impl State {
             let message = open.seal(seq);
             // The head came on top.
             self.bytes += message.len() - redo;
-            self.entries.push_back(Entry { seq, end_lsn, message, redo: true });
+            self.entries.push_back(Entry {
+                seq,
+                end_lsn,
+                message,
+                redo: true,
+            });
         }
     }
 
@@ -165,7 +186,9 @@ impl State {
             if self.sent == self.entries.len() {
                 self.seal();
             }
-            let Some(entry) = self.entries.get(self.sent) else { break };
+            let Some(entry) = self.entries.get(self.sent) else {
+                break;
+            };
             out.push(entry.message.clone());
             total += entry.message.len();
             if entry.redo {

@@ -52,7 +52,15 @@ impl Files {
         self.remove(fd);
         let id = self.next;
         self.next += 1;
-        self.files.insert(id, SideFile { path: Some(path), seq, stdio, refs: 1 });
+        self.files.insert(
+            id,
+            SideFile {
+                path: Some(path),
+                seq,
+                stdio,
+                refs: 1,
+            },
+        );
         self.by_fd.insert(fd, id);
         let (word, bit) = place(fd);
         MAYBE[word].fetch_or(bit, Ordering::Relaxed);

@@ -67,7 +67,9 @@ unsafe fn side_file(dirfd: c_int, path: Path) -> Option<String> {
     let before = errno();
     let _ours = Uncaptured::new();
     // SAFETY: as above.
-    let found = catch_unwind(|| unsafe { resolve(dirfd, path) }).ok().flatten();
+    let found = catch_unwind(|| unsafe { resolve(dirfd, path) })
+        .ok()
+        .flatten();
     set_errno(before);
     found.filter(|path| is_side_file(path))
 }
@@ -80,7 +82,9 @@ unsafe fn inside(dirfd: c_int, path: Path) -> Option<String> {
     let before = errno();
     let _ours = Uncaptured::new();
     // SAFETY: resolve looks for NULL itself.
-    let found = catch_unwind(|| unsafe { resolve(dirfd, path) }).ok().flatten();
+    let found = catch_unwind(|| unsafe { resolve(dirfd, path) })
+        .ok()
+        .flatten();
     set_errno(before);
     found
 }
@@ -402,7 +406,8 @@ unsafe fn rename_by(
     // SAFETY: libc wants both NUL-terminated too.
     let (from, to) = unsafe { (inside(from_dir, from), inside(to_dir, to)) };
     let counts = |path: &Option<String>| {
-        path.as_deref().is_some_and(|path| is_side_file(path) || is_database(path))
+        path.as_deref()
+            .is_some_and(|path| is_side_file(path) || is_database(path))
     };
     if counts(&from) || counts(&to) {
         run(-1, || ops::rename(from, to, call))

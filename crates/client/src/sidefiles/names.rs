@@ -37,7 +37,10 @@ fn has_side_file_extension(name: &str) -> bool {
     match name.rsplit_once('.') {
         Some((stem, extension)) => {
             !stem.is_empty()
-                && matches!(extension, "frm" | "par" | "TRG" | "TRN" | "opt" | "CSM" | "CSV")
+                && matches!(
+                    extension,
+                    "frm" | "par" | "TRG" | "TRN" | "opt" | "CSM" | "CSV"
+                )
         }
         None => false,
     }
@@ -47,15 +50,13 @@ fn has_side_file_extension(name: &str) -> bool {
 /// directory. A database called `#x` has the directory `@0023x`, so directories
 /// that begin with `#` are an engine's own.
 pub fn is_database(path: &str) -> bool {
-    !path.is_empty()
-        && !path.contains('/')
-        && !path.starts_with(['#', '.'])
-        && path != "lost+found"
+    !path.is_empty() && !path.contains('/') && !path.starts_with(['#', '.']) && path != "lost+found"
 }
 
 /// Whether the last part of a path that is not resolved yet could name a side
 /// file: cheap, for calls that mostly concern others.
 pub fn may_be_side_file(path: &[u8]) -> bool {
     let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
-    std::str::from_utf8(name).is_ok_and(|name| is_server_file(name) || has_side_file_extension(name))
+    std::str::from_utf8(name)
+        .is_ok_and(|name| is_server_file(name) || has_side_file_extension(name))
 }

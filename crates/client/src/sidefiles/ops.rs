@@ -23,14 +23,22 @@ const PIECE: usize = 1 << 20;
 
 /// `errno` for a result of -1.
 pub fn outcome<T: PartialOrd + Default>(result: T) -> Outcome<T> {
-    if result < T::default() { Err(real::errno()) } else { Ok(result) }
+    if result < T::default() {
+        Err(real::errno())
+    } else {
+        Ok(result)
+    }
 }
 
 fn stat(fd: c_int) -> Option<libc::stat64> {
     let mut out = std::mem::MaybeUninit::<libc::stat64>::uninit();
     // SAFETY: fstat64 fills in the whole struct when it returns 0.
     unsafe {
-        if libc::fstat64(fd, out.as_mut_ptr()) == 0 { Some(out.assume_init()) } else { None }
+        if libc::fstat64(fd, out.as_mut_ptr()) == 0 {
+            Some(out.assume_init())
+        } else {
+            None
+        }
     }
 }
 
@@ -61,7 +69,10 @@ pub fn opened(ops: &mut Ops, fd: c_int, path: String, empty: bool, stdio: bool) 
     let mut seq = 0;
     if empty {
         let mode = stat(fd).map_or(0o660, |stat| stat.st_mode & 0o7777);
-        match ops.push(FileOp::Create { path: path.clone(), mode }) {
+        match ops.push(FileOp::Create {
+            path: path.clone(),
+            mode,
+        }) {
             Ok(number) => seq = number,
             Err(errno) => {
                 // A FILE is closed by its owner.
@@ -87,7 +98,9 @@ pub fn write(
 ) -> Outcome<isize> {
     let mut ops = lock(&OPS);
     let written = outcome(write())?;
-    let Some(file) = ops.files.get(fd) else { return Ok(written) };
+    let Some(file) = ops.files.get(fd) else {
+        return Ok(written);
+    };
     let (Some(path), false) = (file.path.clone(), file.stdio || written == 0) else {
         return Ok(written);
     };
@@ -96,7 +109,10 @@ pub fn write(
     // where it says, except that Linux appends when O_APPEND is set.
     // SAFETY: only asks about a descriptor.
     let (flags, position) = unsafe {
-        (libc::fcntl(fd, libc::F_GETFL), libc::lseek64(fd, 0, libc::SEEK_CUR))
+        (
+            libc::fcntl(fd, libc::F_GETFL),
+            libc::lseek64(fd, 0, libc::SEEK_CUR),
+        )
     };
     let end = match at {
         Some(_) if flags >= 0 && flags & libc::O_APPEND != 0 => size_of(fd),
@@ -106,7 +122,11 @@ pub fn write(
     let mut offset = end.saturating_sub(n);
     let mut seq = 0;
     for piece in bytes(written.unsigned_abs()).chunks(PIECE) {
-        seq = ops.push(FileOp::Write { path: path.clone(), offset, data: piece.to_vec() })?;
+        seq = ops.push(FileOp::Write {
+            path: path.clone(),
+            offset,
+            data: piece.to_vec(),
+        })?;
         offset += piece.len() as u64;
     }
     if let Some(file) = ops.files.get(fd) {
@@ -121,7 +141,9 @@ pub fn resize(fd: c_int, change: impl FnOnce() -> Outcome) -> Outcome {
     let before = size_of(fd);
     let result = change()?;
     let after = size_of(fd);
-    let Some(file) = ops.files.get(fd) else { return Ok(result) };
+    let Some(file) = ops.files.get(fd) else {
+        return Ok(result);
+    };
     if let (Some(path), true) = (file.path.clone(), after != before && !file.stdio) {
         let seq = ops.push(FileOp::Truncate { path, size: after })?;
         if let Some(file) = ops.files.get(fd) {
@@ -135,7 +157,10 @@ pub fn resize(fd: c_int, change: impl FnOnce() -> Outcome) -> Outcome {
 pub fn truncate(path: String, size: i64, change: impl FnOnce() -> c_int) -> Outcome {
     let mut ops = lock(&OPS);
     let result = outcome(change())?;
-    let seq = ops.push(FileOp::Truncate { path, size: u64::try_from(size).unwrap_or(0) })?;
+    let seq = ops.push(FileOp::Truncate {
+        path,
+        size: u64::try_from(size).unwrap_or(0),
+    })?;
     finish(ops, seq, result)
 }
 
@@ -202,19 +227,23 @@ pub fn duplicate(fd: c_int, dup: impl FnOnce() -> c_int) -> Outcome {
 }
 
 /// Renames by `rename`. `None` is a name outside the data directory.
-pub fn rename(
-    from: Option<String>,
-    to: Option<String>,
-    rename: impl FnOnce() -> c_int,
-) -> Outcome {
+pub fn rename(from: Option<String>, to: Option<String>, rename: impl FnOnce() -> c_int) -> Outcome {
     let mut ops = lock(&OPS);
-    let directory = from.as_deref().is_some_and(|from| is_database(from) && is_dir(from));
+    let directory = from
+        .as_deref()
+        .is_some_and(|from| is_database(from) && is_dir(from));
     let result = outcome(rename())?;
     if from == to {
         return Ok(result);
     }
     let counts = |path: &Option<String>| {
-        path.clone().filter(|p| if directory { is_database(p) } else { is_side_file(p) })
+        path.clone().filter(|p| {
+            if directory {
+                is_database(p)
+            } else {
+                is_side_file(p)
+            }
+        })
     };
     let seq = match (counts(&from), counts(&to)) {
         (Some(from), Some(to)) => {
@@ -285,14 +314,26 @@ fn finish(ops: std::sync::MutexGuard<'_, Ops>, seq: u64, result: c_int) -> Outco
 pub fn send_file(ops: &mut Ops, path: &str) -> Outcome<u64> {
     use std::os::unix::fs::PermissionsExt;
     let read = || -> std::io::Result<(u32, Vec<u8>)> {
-        let full = paths::root().map(|root| root.join(path)).unwrap_or_default();
-        Ok((full.metadata()?.permissions().mode() & 0o7777, std::fs::read(full)?))
+        let full = paths::root()
+            .map(|root| root.join(path))
+            .unwrap_or_default();
+        Ok((
+            full.metadata()?.permissions().mode() & 0o7777,
+            std::fs::read(full)?,
+        ))
     };
     let (mode, content) = read().map_err(|e| e.raw_os_error().unwrap_or(libc::EIO))?;
-    let mut seq = ops.push(FileOp::Create { path: path.to_owned(), mode })?;
+    let mut seq = ops.push(FileOp::Create {
+        path: path.to_owned(),
+        mode,
+    })?;
     let mut offset = 0;
     for piece in content.chunks(PIECE) {
-        seq = ops.push(FileOp::Write { path: path.to_owned(), offset, data: piece.to_vec() })?;
+        seq = ops.push(FileOp::Write {
+            path: path.to_owned(),
+            offset,
+            data: piece.to_vec(),
+        })?;
         offset += piece.len() as u64;
     }
     Ok(seq)

@@ -24,14 +24,23 @@ pub struct Ops {
 
 #[derive(Debug)]
 enum Sink {
-    Early { ops: Vec<FileOp>, bytes: usize },
-    Writer { queue: Arc<Queue>, shared: Arc<Shared> },
+    Early {
+        ops: Vec<FileOp>,
+        bytes: usize,
+    },
+    Writer {
+        queue: Arc<Queue>,
+        shared: Arc<Shared>,
+    },
     Reader,
 }
 
 impl Sink {
     const fn early() -> Sink {
-        Sink::Early { ops: Vec::new(), bytes: 0 }
+        Sink::Early {
+            ops: Vec::new(),
+            bytes: 0,
+        }
     }
 }
 
@@ -50,22 +59,30 @@ impl Ticket {
     pub fn wait(self) -> Result<(), c_int> {
         match self.0 {
             None => Ok(()),
-            Some((seq, queue, shared)) => {
-                queue.wait_seq(seq, &shared.limits).map_err(|e| errno_of(&e))
-            }
+            Some((seq, queue, shared)) => queue
+                .wait_seq(seq, &shared.limits)
+                .map_err(|e| errno_of(&e)),
         }
     }
 }
 
 fn errno_of(error: &Error) -> c_int {
     remember(error);
-    if error.status == Status::Fenced { libc::EROFS } else { libc::EIO }
+    if error.status == Status::Fenced {
+        libc::EROFS
+    } else {
+        libc::EIO
+    }
 }
 
 impl Ops {
     /// Nothing open, nothing kept.
     pub fn new() -> Ops {
-        Ops { files: Files::default(), sink: Sink::early(), last_seq: 0 }
+        Ops {
+            files: Files::default(),
+            sink: Sink::early(),
+            last_seq: 0,
+        }
     }
 
     /// See [`super::attach`].

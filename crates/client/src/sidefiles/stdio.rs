@@ -55,7 +55,9 @@ pub fn open(
 
 /// Sends the content of `fd`'s file, which a stream wrote.
 pub fn send_content(ops: &mut Ops, fd: c_int) -> Outcome<u64> {
-    let Some(path) = ops.files.get(fd).and_then(|file| file.path.clone()) else { return Ok(0) };
+    let Some(path) = ops.files.get(fd).and_then(|file| file.path.clone()) else {
+        return Ok(0);
+    };
     let seq = ops::send_file(ops, &path)?;
     if let Some(file) = ops.files.get(fd) {
         file.seq = file.seq.max(seq);

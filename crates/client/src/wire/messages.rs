@@ -71,10 +71,12 @@ pub fn ping_request() -> Vec<u8> {
     Writer::message(0).finish()
 }
 
-/// A `xylem.control.GetTablespaceRequest` as a gRPC message.
-pub fn get_tablespace_request(path: &str) -> Vec<u8> {
-    let mut out = Writer::message(path.len() + 8);
+/// A `xylem.control.GetTablespaceRequest` as a gRPC message: the newest state
+/// that shows at least every mtr up to `min_lsn`.
+pub fn get_tablespace_request(path: &str, min_lsn: u64) -> Vec<u8> {
+    let mut out = Writer::message(path.len() + 24);
     out.bytes(1, path.as_bytes());
+    out.uint(3, min_lsn);
     out.finish()
 }
 

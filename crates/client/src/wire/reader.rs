@@ -108,7 +108,11 @@ impl<'a, B: Buf> Reader<'a, B> {
             // as other decoders do.
             value |= u64::from(byte & 0x7f).checked_shl(shift).unwrap_or(0);
             if byte & 0x80 == 0 {
-                return if shift == 63 && byte > 1 { Err(WireError::Varint) } else { Ok(value) };
+                return if shift == 63 && byte > 1 {
+                    Err(WireError::Varint)
+                } else {
+                    Ok(value)
+                };
             }
         }
         Err(WireError::Varint)
@@ -119,7 +123,11 @@ impl<'a, B: Buf> Reader<'a, B> {
     /// # Errors
     /// When the field is of another type.
     pub fn uint64(&mut self, wire: WireType) -> Result<u64, WireError> {
-        if wire == WireType::Varint { self.varint() } else { Err(WireError::Type) }
+        if wire == WireType::Varint {
+            self.varint()
+        } else {
+            Err(WireError::Type)
+        }
     }
 
     /// The value of a 32-bit number field; higher bits are dropped, as the
@@ -158,7 +166,11 @@ impl<'a, B: Buf> Reader<'a, B> {
 
     fn len(&mut self) -> Result<usize, WireError> {
         let len = usize::try_from(self.varint()?).map_err(|_| WireError::Truncated)?;
-        if len > self.left { Err(WireError::Truncated) } else { Ok(len) }
+        if len > self.left {
+            Err(WireError::Truncated)
+        } else {
+            Ok(len)
+        }
     }
 
     /// The embedded message or bytes of a length-delimited field, read by `f`;
@@ -175,7 +187,10 @@ impl<'a, B: Buf> Reader<'a, B> {
             return Err(WireError::Type);
         }
         let len = self.len()?;
-        let mut inner = Reader { buf: self.buf, left: len };
+        let mut inner = Reader {
+            buf: self.buf,
+            left: len,
+        };
         let value = f(&mut inner)?;
         let rest = inner.left;
         inner.advance(rest)?;

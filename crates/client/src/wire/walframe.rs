@@ -8,13 +8,33 @@ use bytes::Bytes;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // each is described in pageserver.proto
 pub enum FileOp {
-    Create { path: String, mode: u32 },
-    Write { path: String, offset: u64, data: Vec<u8> },
-    Truncate { path: String, size: u64 },
-    Rename { from: String, to: String },
-    Unlink { path: String },
-    Mkdir { path: String, mode: u32 },
-    Rmdir { path: String },
+    Create {
+        path: String,
+        mode: u32,
+    },
+    Write {
+        path: String,
+        offset: u64,
+        data: Vec<u8>,
+    },
+    Truncate {
+        path: String,
+        size: u64,
+    },
+    Rename {
+        from: String,
+        to: String,
+    },
+    Unlink {
+        path: String,
+    },
+    Mkdir {
+        path: String,
+        mode: u32,
+    },
+    Rmdir {
+        path: String,
+    },
 }
 
 impl FileOp {

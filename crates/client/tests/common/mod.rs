@@ -1,5 +1,9 @@
 //! A scripted page server, and a proxy that can cut its connections.
 #![allow(dead_code, missing_docs)]
+// It stands in for a server: whatever goes wrong fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
+
+pub mod replay;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -12,8 +16,8 @@ use tonic::{Request, Response, Status, Streaming};
 use xylem_client::client::{Client, PageWanted};
 use xylem_client::config::Config;
 use xylem_client::pages::Target;
-use xylem_proto::control::control_server::{Control, ControlServer};
 use xylem_proto::control as ctl;
+use xylem_proto::control::control_server::{Control, ControlServer};
 use xylem_proto::pageserver::page_server_server::{PageServer, PageServerServer};
 use xylem_proto::pageserver::*;
 
@@ -63,12 +67,18 @@ impl Script {
     }
 
     pub fn durable_lsn(&self) -> u64 {
-        self.frames.iter().fold(self.first_lsn, |lsn, frame| lsn + redo_len(frame))
+        self.frames
+            .iter()
+            .fold(self.first_lsn, |lsn, frame| lsn + redo_len(frame))
     }
 
     pub fn ack(&self) -> WalAck {
         let lsn = self.durable_lsn();
-        WalAck { durable_seq: self.durable_seq(), durable_lsn: lsn, applied_lsn: lsn }
+        WalAck {
+            durable_seq: self.durable_seq(),
+            durable_lsn: lsn,
+            applied_lsn: lsn,
+        }
     }
 
     pub fn redo(&self) -> Vec<u8> {
@@ -87,10 +97,12 @@ impl Script {
             let at = (frame.seq - self.first_seq - 1) as usize;
             self.resent += 1;
             if self.frames.get(at) != Some(&frame) {
-                self.problems.push(format!("frame {} changed between sendings", frame.seq));
+                self.problems
+                    .push(format!("frame {} changed between sendings", frame.seq));
             }
         } else if frame.seq != last + 1 {
-            self.problems.push(format!("frame {} after {last}", frame.seq));
+            self.problems
+                .push(format!("frame {} after {last}", frame.seq));
         } else if frame.start_lsn != self.durable_lsn() {
             self.problems.push(format!(
                 "frame {} starts at {} instead of {}",
@@ -133,7 +145,12 @@ impl Fake {
         if !script.page_statuses.is_empty() {
             let (status, message) = script.page_statuses.remove(0);
             if status != 0 {
-                return PageStreamResponse { id: request.id, status, message, got: None };
+                return PageStreamResponse {
+                    id: request.id,
+                    status,
+                    message,
+                    got: None,
+                };
             }
         }
         PageStreamResponse {
@@ -151,7 +168,10 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl PageServer for Fake {
-    async fn get_page(&self, _: Request<GetPageRequest>) -> Result<Response<GetPageResponse>, Status> {
+    async fn get_page(
+        &self,
+        _: Request<GetPageRequest>,
+    ) -> Result<Response<GetPageResponse>, Status> {
         Err(Status::unimplemented("not used"))
     }
 
@@ -360,7 +380,9 @@ impl Server {
             epoch: 1,
             ..Default::default()
         }));
-        let fake = Fake { script: script.clone() };
+        let fake = Fake {
+            script: script.clone(),
+        };
         let (cut, _) = tokio::sync::watch::channel(0);
         let open = Arc::new(std::sync::atomic::AtomicBool::new(true));
         let addr = runtime.block_on(async {
@@ -385,7 +407,9 @@ impl Server {
                     let mut cut = cut.subscribe();
                     tokio::spawn(async move {
                         let _ = client.set_nodelay(true);
-                        let Ok(mut server) = TcpStream::connect(back).await else { return };
+                        let Ok(mut server) = TcpStream::connect(back).await else {
+                            return;
+                        };
                         let _ = server.set_nodelay(true);
                         tokio::select! {
                             _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
@@ -396,7 +420,13 @@ impl Server {
             });
             addr
         });
-        Server { runtime, script, addr, cut, open }
+        Server {
+            runtime,
+            script,
+            addr,
+            cut,
+            open,
+        }
     }
 
     pub fn config(&self) -> Config {
@@ -429,7 +459,12 @@ impl Server {
 pub fn wanted(space_id: u32, page_no: u32, buf: &mut [u8]) -> PageWanted {
     // SAFETY: every test waits for the page before it lets go of the buffer.
     let target = unsafe { Target::new(buf.as_mut_ptr(), buf.len()) };
-    PageWanted { space_id, page_no, min_lsn: 77, target }
+    PageWanted {
+        space_id,
+        page_no,
+        min_lsn: 77,
+        target,
+    }
 }
 
 /// Waits until `condition` holds, for five seconds at most.
@@ -443,6 +478,10 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// The shared library that cargo built beside this test.
 pub fn library() -> std::path::PathBuf {
-    let deps = std::env::current_exe().unwrap().parent().unwrap().to_owned();
+    let deps = std::env::current_exe()
+        .unwrap()
+        .parent()
+        .unwrap()
+        .to_owned();
     deps.join("libxylem_client.so")
 }

@@ -1,0 +1,188 @@
+//! Side files: a C program does what mariadbd does, under the preload; what the
+//! server received must rebuild the same tree.
+
+// Helpers outside #[test] functions may fail a test in any way.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
+
+mod common;
+
+use common::Server;
+use common::replay::{replay_onto, same};
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use xylem_proto::control::{FilePage, Tablespace};
+use xylem_proto::pageserver::wal_frame::Body;
+
+fn program(dir: &Path) -> std::path::PathBuf {
+    let program = dir.join("files");
+    let here = env!("CARGO_MANIFEST_DIR");
+    let built = Command::new("cc")
+        .args(["-O2", "-Wall", "-Werror", "-D_FORTIFY_SOURCE=2", "-o"])
+        .arg(&program)
+        .arg(format!("-I{here}/include"))
+        .arg(format!("{here}/tests/c/files.c"))
+        .arg(common::library())
+        .arg("-lpthread")
+        .status()
+        .unwrap();
+    assert!(built.success());
+    program
+}
+
+fn command(program: &Path, port: u16, datadir: &Path, mode: &str) -> Command {
+    let mut command = Command::new(program);
+    command
+        .arg(port.to_string())
+        .arg(datadir)
+        .arg(mode)
+        .env("LD_LIBRARY_PATH", common::library().parent().unwrap())
+        .env("LD_PRELOAD", common::library())
+        .env("XYLEM_DATADIR", datadir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn finish(child: std::process::Child) {
+    let out = child.wait_with_output().unwrap();
+    assert!(
+        out.status.success() && out.stdout.ends_with(b"ok\n"),
+        "{:?}: {}{}",
+        out.status,
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr)
+    );
+}
+
+fn tablespace() -> Tablespace {
+    Tablespace {
+        space_id: 5,
+        path: "early/t.ibd".to_owned(),
+        size: 10 * 16384,
+        pages: vec![FilePage {
+            offset: 0,
+            data: vec![1; 16384].into(),
+        }],
+        flags: 21,
+    }
+}
+
+#[test]
+fn what_the_server_got_rebuilds_the_tree() {
+    let server = Server::start();
+    server
+        .script()
+        .tablespaces
+        .insert("early/t.ibd".to_owned(), tablespace());
+    let dir = tempfile::tempdir().unwrap();
+    let datadir = dir.path().join("data");
+    fs::create_dir(&datadir).unwrap();
+    let program = program(dir.path());
+    let child = command(&program, server.addr.port(), &datadir, "all")
+        .spawn()
+        .unwrap();
+    finish(child);
+    let script = server.script();
+    assert_eq!(script.problems, Vec::<String>::new());
+    assert_eq!(script.redo(), b"abcd");
+    // Redo and operations in the order of the calls.
+    let order: Vec<String> = script
+        .frames
+        .iter()
+        .map(|frame| match &frame.body {
+            Some(Body::Redo(bytes)) => String::from_utf8(bytes.to_vec()).unwrap(),
+            Some(Body::File(op)) => format!("{:?} {}", op.kind(), op.path),
+            None => String::new(),
+        })
+        .collect();
+    let start = [
+        "Mkdir early",
+        "Create early/db.opt",
+        "Write early/db.opt",
+        "Create early/t.frm",
+        "Write early/t.frm",
+        "Write early/t.frm",
+        "a",
+        "Mkdir shop",
+        "Create shop/db.opt",
+        "Write shop/db.opt",
+        "b",
+    ];
+    assert_eq!(order[..start.len()], start);
+    assert_eq!(
+        script.frames.last().unwrap().body,
+        Some(Body::Redo(b"d".to_vec().into()))
+    );
+    let copy = tempfile::tempdir().unwrap();
+    replay_onto(copy.path(), &script.frames);
+    same(&datadir, copy.path());
+    // The tablespace is there, sparse, and nobody was told of it.
+    let ibd = fs::read(datadir.join("early/t.ibd")).unwrap();
+    assert_eq!((ibd.len(), ibd[0], ibd[16384]), (10 * 16384, 1, 0));
+    assert_eq!(fs::read_dir(datadir.join("early")).unwrap().count(), 3);
+}
+
+#[test]
+fn a_data_directory_behind_a_link_is_found() {
+    let server = Server::start();
+    server
+        .script()
+        .tablespaces
+        .insert("early/t.ibd".to_owned(), tablespace());
+    let dir = tempfile::tempdir().unwrap();
+    let datadir = dir.path().join("data");
+    fs::create_dir(&datadir).unwrap();
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&datadir, &link).unwrap();
+    let program = program(dir.path());
+    finish(
+        command(&program, server.addr.port(), &link, "all")
+            .spawn()
+            .unwrap(),
+    );
+    let copy = tempfile::tempdir().unwrap();
+    replay_onto(copy.path(), &server.script().frames);
+    same(&datadir, copy.path());
+}
+
+#[test]
+fn without_the_variable_nothing_is_sent() {
+    let server = Server::start();
+    let dir = tempfile::tempdir().unwrap();
+    let program = program(dir.path());
+    // Mode "none": opens and closes, sends no redo.
+    let mut command = command(&program, server.addr.port(), dir.path(), "none");
+    let child = command.env_remove("XYLEM_DATADIR").spawn().unwrap();
+    let out = child.wait_with_output().unwrap();
+    // Without the variable a wrong datadir cannot be noticed: that check fails.
+    assert!(!out.status.success());
+    assert!(server.script().frames.is_empty());
+}
+
+#[test]
+fn unconnected_operations_are_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = program(dir.path());
+    finish(command(&program, 0, dir.path(), "all").spawn().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    finish(command(&program, 0, dir.path(), "full").spawn().unwrap());
+}
+
+#[test]
+fn a_fenced_compute_is_told_so() {
+    let server = Server::start();
+    let dir = tempfile::tempdir().unwrap();
+    let datadir = dir.path().join("data");
+    fs::create_dir(&datadir).unwrap();
+    let program = program(dir.path());
+    let mut child = command(&program, server.addr.port(), &datadir, "fenced")
+        .spawn()
+        .unwrap();
+    common::eventually("connected", || server.script().frames.len() >= 6);
+    server.script().wal_status = Some(tonic::Status::failed_precondition("epoch 2 owns it"));
+    child.stdin.take().unwrap().write_all(b"g").unwrap();
+    finish(child);
+}
