@@ -11,6 +11,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -240,8 +241,9 @@ pub fn kill(pid: i32) -> Result<()> {
     let pid = rustix::process::Pid::from_raw(pid).context("not a pid")?;
     rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
     let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
-    wait_until("a killed process to go", Duration::from_secs(10), || {
-        // A zombie holds nothing any more.
+    wait_until("a killed process to die", Duration::from_secs(10), || {
+        // As a zombie it may still hold files and ports: what is started next
+        // must cope.
         Ok(std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z ")))
     })
 }
@@ -261,13 +263,24 @@ pub fn wait_until(
     Ok(())
 }
 
-/// TCP ports that were free a moment ago.
+/// TCP ports that are free, below the range from which the system gives
+/// connections theirs, and not the ones that another test of this process got.
 pub fn free_ports(count: usize) -> Result<Vec<u16>> {
-    let listeners: Vec<_> = (0..count)
-        .map(|_| std::net::TcpListener::bind("127.0.0.1:0"))
-        .collect::<Result<_, _>>()?;
-    listeners
-        .iter()
-        .map(|listener| Ok(listener.local_addr()?.port()))
-        .collect()
+    const FIRST: u32 = 15_000;
+    const RANGE: u32 = 15_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Tests of other processes begin elsewhere.
+    let offset = std::process::id().wrapping_mul(97);
+    let mut ports = Vec::new();
+    for _ in 0..RANGE {
+        let turn = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(offset);
+        let port = u16::try_from(FIRST + turn % RANGE)?;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            ports.push(port);
+        }
+        if ports.len() == count {
+            return Ok(ports);
+        }
+    }
+    bail!("no {count} free TCP ports from {FIRST} on")
 }
