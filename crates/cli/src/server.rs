@@ -74,6 +74,14 @@ pub async fn ensure(
             .iter()
             .any(|(_, compute)| compute.process.is_alive())
     });
+    if let (Some(expected), Some(wanted)) = (expected, wanted.grpc)
+        && expected != wanted
+    {
+        return Err(Failure::new(
+            format!("a compute runs and waits for its server on port {expected}, not {wanted}"),
+            "leave --grpc-port out, or stop the compute first: `xylem compute stop main`",
+        ));
+    }
     let grpc = ports::choose(
         "the server's gRPC",
         "--grpc-port",

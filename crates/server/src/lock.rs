@@ -66,5 +66,8 @@ fn in_use(dir: &Path, mut file: File) -> ServerError {
     let _ = file.read_to_string(&mut pid);
     let pid = pid.trim();
     let pid = if pid.is_empty() { "unknown" } else { pid }.to_owned();
-    ServerError::InUse { dir: dir.to_owned(), pid }
+    ServerError::InUse {
+        dir: dir.to_owned(),
+        pid,
+    }
 }

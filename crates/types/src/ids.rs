@@ -65,7 +65,10 @@ pub struct PageId {
 impl PageId {
     /// The page `page` of tablespace `space`.
     pub const fn new(space: u32, page: u32) -> PageId {
-        PageId { space: SpaceId(space), page: PageNo(page) }
+        PageId {
+            space: SpaceId(space),
+            page: PageNo(page),
+        }
     }
 }
 
@@ -149,9 +152,18 @@ impl BranchName {
     /// allowed.
     pub fn parse(name: &str) -> Result<BranchName, BranchNameError> {
         let ok = (1..=63).contains(&name.len())
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-            && name.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
-        if ok { Ok(BranchName(name.to_owned())) } else { Err(BranchNameError(name.to_owned())) }
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+            && name
+                .as_bytes()
+                .first()
+                .is_some_and(u8::is_ascii_alphanumeric);
+        if ok {
+            Ok(BranchName(name.to_owned()))
+        } else {
+            Err(BranchNameError(name.to_owned()))
+        }
     }
 
     /// The name as text.

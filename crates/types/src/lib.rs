@@ -8,4 +8,6 @@ mod frame;
 mod ids;
 
 pub use frame::{FileOp, Frame, FrameBody};
-pub use ids::{BranchId, BranchName, BranchNameError, Epoch, FrameSeq, Lsn, PageId, PageNo, SpaceId};
+pub use ids::{
+    BranchId, BranchName, BranchNameError, Epoch, FrameSeq, Lsn, PageId, PageNo, SpaceId,
+};
