@@ -29,11 +29,6 @@ pub fn pair(name: &str, unit: &str, better: Better, stock: &[f64], xylem: &[f64]
     );
 }
 
-/// A figure that only Xylem has.
-pub fn single(name: &str, unit: &str, xylem: f64) {
-    println!("{:<44} {:>12} {xylem:>12.1}", format!("{name}, {unit}"), "");
-}
-
 /// The middle of some measurements.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
