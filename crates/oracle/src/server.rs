@@ -60,15 +60,19 @@ impl Install {
         c
     }
 
-    fn common_args(&self, data: &Path) -> Vec<String> {
-        vec![
+    fn common_args(&self, data: &Path) -> Result<Vec<String>> {
+        // A server that starts removes other servers' files from a shared one.
+        let tmp = data.with_extension("tmp");
+        fs::create_dir_all(&tmp)?;
+        Ok(vec![
             "--no-defaults".into(),
             format!("--basedir={}", self.path("").display()),
             format!("--datadir={}", data.display()),
             format!("--lc-messages-dir={}", self.path("share/mysql").display()),
             format!("--plugin-dir={}", self.path("lib/mysql/plugin").display()),
+            format!("--tmpdir={}", tmp.display()),
             "--user=root".into(),
-        ]
+        ])
     }
 
     /// Creates a database in the new directory `data`.
@@ -78,7 +82,7 @@ impl Install {
     pub fn create_database(&self, data: &Path, options: &[String]) -> Result<()> {
         let out = self
             .command("bin/mariadb-install-db")
-            .args(self.common_args(data))
+            .args(self.common_args(data)?)
             .args(["--auth-root-authentication-method=normal", "--skip-test-db"])
             .args(options)
             .output()
@@ -103,7 +107,7 @@ impl Install {
         let file = File::options().create(true).append(true).open(&log)?;
         let child = self
             .command("sbin/mariadbd")
-            .args(self.common_args(data))
+            .args(self.common_args(data)?)
             .arg(format!("--socket={}", socket.display()))
             .arg(format!("--pid-file={}", dir.join("pid").display()))
             .args([

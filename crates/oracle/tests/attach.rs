@@ -13,11 +13,15 @@ use xylem_oracle::workload;
 use xylem_redo::{CHECKPOINT_MTR_LEN, LogGeometry};
 use xylem_types::Lsn;
 
+fn status(server: &Server, name: &str) -> u64 {
+    let sql = format!(
+        "SELECT variable_value FROM information_schema.global_status WHERE variable_name = '{name}'"
+    );
+    server.query(&sql).unwrap().trim().parse().unwrap()
+}
+
 fn lsn(server: &Server) -> u64 {
-    let text = server
-        .query("SELECT variable_value FROM information_schema.global_status WHERE variable_name = 'Innodb_lsn_current'")
-        .unwrap();
-    text.trim().parse().unwrap()
+    status(server, "Innodb_lsn_current")
 }
 
 fn log_path(data: &Path) -> std::path::PathBuf {
@@ -124,16 +128,30 @@ fn runs_on_replayed_pages() {
             .unwrap();
         let list = tables.lines().collect::<Vec<_>>();
         assert!(list.len() > 2, "{tables}");
+        // Until purge is done, CHECK TABLE warns of records that it has yet to
+        // remove, on InnoDB's own recovered files as well.
+        for _ in 0..300 {
+            if status(&server, "Innodb_history_list_length") == 0 {
+                break;
+            }
+            server.query("DO SLEEP(0.1)").unwrap();
+        }
         let check = server
             .query(&format!("CHECK TABLE {} EXTENDED", list.join(", ")))
             .unwrap();
+        let mut ok = 0;
         for line in check.lines() {
+            // A warning is a delete-marked record that a race between rollback
+            // and purge left for good (MDEV-29823): as it was before the crash.
+            let fine = line.ends_with("\tstatus\tOK");
             assert!(
-                line.ends_with("\tOK"),
+                fine || line.contains("\tWarning\t"),
                 "{name}: {line}\n{}",
                 server.log_tail()
             );
+            ok += usize::from(fine);
         }
+        assert_eq!(ok, list.len(), "{check}");
         let log_text = std::fs::read_to_string(dir.path().join("server.log")).unwrap();
         assert!(!log_text.contains("crash recovery"), "{log_text}");
         server.stop().unwrap();

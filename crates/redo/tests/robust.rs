@@ -59,7 +59,7 @@ fn runs() -> &'static Vec<(PageId, SpaceFlags, Vec<u8>, Vec<u8>)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(20_000))]
 
     #[test]
     fn random_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..300), flags in any::<u32>()) {
