@@ -1,6 +1,7 @@
 //! The server's settings: flags over environment over file over defaults.
 
 mod layers;
+mod memory;
 
 use crate::size::ByteSize;
 use layers::Layers;
@@ -236,7 +237,7 @@ fn build(from: &Layers) -> Result<ServerConfig, ConfigError> {
     let config = ServerConfig {
         grpc_listen: from.or("grpc_listen", SocketAddr::from(([127, 0, 0, 1], 8080)))?,
         http_listen: from.or("http_listen", SocketAddr::from(([127, 0, 0, 1], 8081)))?,
-        memory: from.size("memory", 512 << 20, 32 << 20, 1 << 42)?,
+        memory: from.size("memory", memory::default_bytes(), 32 << 20, 1 << 42)?,
         log_segment_size: from.size("log_segment_size", 64 << 20, 1 << 20, 1 << 30)?,
         open_layer_size: from.size("open_layer_size", 64 << 20, 1 << 20, 1 << 32)?,
         page_wait_timeout: Duration::from_millis(from.number(
