@@ -128,11 +128,8 @@ impl Control {
         request.set_timeout(Duration::from_secs(5));
         match self.client.clone().status(request).await {
             Ok(answer) => Ok(Ok(answer.into_inner())),
-            Err(s) => match s.code() {
-                // The last is what a client makes of its own timeout.
-                Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Ok(Err(s)),
-                _ => Err(self.explain(STATUS, &s)),
-            },
+            Err(s) if is_passing(&s) => Ok(Err(s)),
+            Err(s) => Err(self.explain(STATUS, &s)),
         }
     }
 
@@ -160,7 +157,7 @@ impl Control {
             let request = self.request(Some(branch), AttachRequest {})?;
             match self.client.clone().attach(request).await {
                 Ok(answer) => return Ok(answer.into_inner()),
-                Err(s) if s.code() == Code::Unavailable && begin.elapsed() < RETRY_LIMIT => {
+                Err(s) if is_passing(&s) && begin.elapsed() < RETRY_LIMIT => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 Err(s) => return Err(self.explain(&format!("attach to branch {branch}"), &s)),
@@ -194,6 +191,17 @@ impl Control {
             take(item)?;
         }
         Ok(())
+    }
+}
+
+/// Whether asking again makes sense: the server is not up yet, or it was killed
+/// and the connection broke, which tonic calls unknown.
+fn is_passing(status: &Status) -> bool {
+    match status.code() {
+        // The last is what a client makes of its own timeout.
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => true,
+        Code::Unknown => std::error::Error::source(status).is_some(),
+        _ => false,
     }
 }
 

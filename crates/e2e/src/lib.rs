@@ -3,6 +3,7 @@
 //!
 //! Needs an installation, named by `XYLEM_HOME`; `cargo xtask test` sets it.
 
+pub mod rounds;
 pub mod sysbench;
 
 use crate::sysbench::Login;

@@ -179,7 +179,15 @@ fn what_cannot_work_is_refused() -> Result<()> {
     assert!(error.contains("innodb_page_server_enabled"), "{error}");
     let error = project.sql_error("SET GLOBAL innodb_log_file_size = 1073741824")?;
     assert!(error.contains("no fixed size"), "{error}");
-    let error = project.sql_error("CREATE TABLE d.m (a INT) ENGINE=MyISAM")?;
-    assert!(error.contains("ERROR"), "{error}");
+    let error = project.sql_error("SET GLOBAL innodb_encrypt_tables = ON")?;
+    assert!(error.contains("innodb_encrypt_tables"), "{error}");
+    for (option, word) in [
+        ("ENCRYPTED=YES", "ENCRYPTED"),
+        ("DATA DIRECTORY='/tmp'", "DATA DIRECTORY"),
+        ("ENGINE=MyISAM", "MyISAM"),
+    ] {
+        let error = project.sql_error(&format!("CREATE TABLE d.m (a INT) {option}"))?;
+        assert!(error.contains(word), "{option}: {error}");
+    }
     Ok(())
 }

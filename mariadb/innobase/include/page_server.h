@@ -59,7 +59,8 @@ void stop() noexcept;
 /** @return whether the pages of a tablespace live on the page server */
 bool serves(const fil_space_t &space) noexcept;
 
-/** Read a page and wait for it.
+/** Read a page and wait for it. Does not return if the page server stays away
+for longer than the retry limit, or this server lost the branch.
 @param id    page identifier
 @param buf   frame
 @param len   physical page size

@@ -13,6 +13,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 #include "page_server.h"
 #include "buf0buf.h"
 #include "fil0fil.h"
+#include "fsp0sysspace.h"
 #include "log0log.h"
 #include "os0file.h"
 #include "srv0srv.h"
@@ -126,6 +127,17 @@ bool check_settings() noexcept
            " are; set it OFF and encrypt the page server's disks instead");
   if (srv_force_recovery >= SRV_FORCE_NO_LOG_REDO)
     refuse("innodb_force_recovery=6", "it ignores the redo log; use 5 or less");
+  unsigned files{0};
+  bool ibdata1{true};
+  for (const Datafile &file : srv_sys_space)
+  {
+    const char *name= strrchr(file.filepath(), '/');
+    ibdata1&= !strcmp(name ? name + 1 : file.filepath(), "ibdata1");
+    files++;
+  }
+  if (files != 1 || !ibdata1)
+    refuse("this innodb_data_file_path",
+           "the system tablespace is one file, ibdata1, whatever its size");
   if (srv_operation != SRV_OPERATION_NORMAL)
     refuse("mariadb-backup", "there are no data files to copy");
   if (!srv_read_only_mode && !epoch)
@@ -175,13 +187,19 @@ std::string read_token(bool &ok)
   return token;
 }
 
-/** The redo log cannot go on. Nothing after the last acknowledged commit may
-be seen to succeed, and this server holds nothing that another one needs: end
-at once, without a core dump.
+/** The page server does not take redo or give pages any more. Nothing after
+the last acknowledged commit may be seen to succeed, a page that cannot be read
+now must not be taken for a corrupted one, and this server holds nothing that
+another one needs: end at once, without a core dump.
 @param what    what was tried
 @param status  what came of it */
 [[noreturn]] ATTRIBUTE_COLD void give_up(const char *what, int status) noexcept
 {
+  static std::atomic_flag said= ATOMIC_FLAG_INIT;
+  while (said.test_and_set())
+    /* Another thread is about to end us all. */
+    pause();
+
   char detail[512];
   client.last_error(detail, sizeof detail);
   if (status == XYLEM_FENCED)
@@ -260,7 +278,8 @@ bool serves(const fil_space_t &space) noexcept
   return enabled && !space.is_temporary() && !space.is_being_imported();
 }
 
-/** @return the InnoDB error code for a status of the client library */
+/** @return the InnoDB error code for a status of the client library. Does not
+return if pages cannot be read any more. */
 static dberr_t to_dberr(int status, page_id_t id, void *buf, size_t len)
   noexcept
 {
@@ -277,8 +296,12 @@ static dberr_t to_dberr(int status, page_id_t id, void *buf, size_t len)
                     UINT32PF ", page number=" UINT32PF "] as corrupted",
                     id.space(), id.page_no());
     return DB_PAGE_CORRUPTED;
-  default:
+  case XYLEM_CANCELLED:
+  case XYLEM_DISABLED:
+    /* This server is being shut down. */
     return DB_IO_ERROR;
+  default:
+    give_up("reading a page", status);
   }
 }
 

@@ -1,0 +1,27 @@
+//! Many rounds of sudden death; `cargo xtask kills` runs it.
+
+use anyhow::{Context, Result, bail};
+use xylem_e2e::Project;
+use xylem_e2e::rounds::{Random, ddl, rows};
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let number = |at: usize, default: u64| match args.get(at) {
+        Some(text) => text
+            .parse()
+            .with_context(|| format!("{text} is not a number")),
+        None => Ok(default),
+    };
+    if args.len() > 2 || args.iter().any(|arg| arg.starts_with('-')) {
+        bail!("usage: cargo xtask kills [ROUNDS [SEED]]");
+    }
+    let rounds = u32::try_from(number(0, 200)?)?;
+    let seed = number(1, u64::from(std::process::id()))?;
+    println!("{rounds} rounds with rows and {rounds} with DDL, seed {seed}");
+    let mut random = Random(seed);
+    let project = Project::up("32MiB")?;
+    rows::run(&project, rounds, &mut random).with_context(|| project.logs())?;
+    ddl::run(&project, rounds, &mut random).with_context(|| project.logs())?;
+    println!("nothing acknowledged was lost, nothing was half there");
+    Ok(())
+}

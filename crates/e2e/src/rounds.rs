@@ -1,0 +1,125 @@
+//! Rounds of sudden death: load runs, something is killed, everything is
+//! started again, and what is found is held against what was acknowledged.
+
+pub mod ddl;
+pub mod rows;
+
+use crate::{Project, wait_until};
+use anyhow::{Context, Result, ensure};
+use mysql::{Conn, OptsBuilder};
+use std::time::Duration;
+
+/// What a round kills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Victim {
+    /// The compute; its directory is deleted if so.
+    Compute {
+        /// Whether nothing of it is left.
+        delete: bool,
+    },
+    /// The server; the compute lives on.
+    Server,
+    /// Server and compute.
+    Both {
+        /// Whether nothing of the compute is left.
+        delete: bool,
+    },
+}
+
+impl Victim {
+    /// One of them.
+    pub fn choose(random: &mut Random) -> Victim {
+        let delete = random.below(2) == 0;
+        match random.below(5) {
+            0 | 1 => Victim::Compute { delete },
+            2 => Victim::Server,
+            _ => Victim::Both { delete },
+        }
+    }
+
+    /// Whether connections of clients break.
+    pub fn ends_connections(self) -> bool {
+        self != Victim::Server
+    }
+
+    /// Kills it.
+    ///
+    /// # Errors
+    /// When something cannot be killed.
+    pub fn strike(self, project: &Project) -> Result<()> {
+        match self {
+            Victim::Server => project.kill_server(),
+            Victim::Compute { delete } => lose(project, delete),
+            Victim::Both { delete } => {
+                project.kill_server()?;
+                lose(project, delete)
+            }
+        }
+    }
+}
+
+fn lose(project: &Project, delete: bool) -> Result<()> {
+    if delete {
+        project.lose_compute()
+    } else {
+        project.xylem(&["compute", "kill", "main"]).map(|_| ())
+    }
+}
+
+/// Repeatable randomness (SplitMix64).
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    /// Below `limit`, which is not 0.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % limit
+    }
+}
+
+/// A connection as root.
+///
+/// # Errors
+/// When the compute cannot be reached.
+pub fn connect(project: &Project) -> Result<Conn> {
+    let login = project.login()?;
+    let options = OptsBuilder::new()
+        .socket(Some(login.socket.display().to_string()))
+        .user(Some(login.user))
+        .pass(Some(login.password));
+    Conn::new(options).context("cannot connect")
+}
+
+/// Lets the load run for a while.
+pub fn let_run(time: Duration) {
+    #[allow(clippy::disallowed_methods, reason = "the moment of a kill is random")]
+    std::thread::sleep(time);
+}
+
+/// Starts what a victim left dead, and waits until it answers.
+///
+/// # Errors
+/// When it does not come back.
+pub fn revive(project: &Project) -> Result<Conn> {
+    project.start()?;
+    wait_until("the compute to answer", Duration::from_secs(30), || {
+        Ok(connect(project).is_ok())
+    })?;
+    connect(project)
+}
+
+/// `CHECK TABLE … EXTENDED` of some databases finds nothing.
+///
+/// # Errors
+/// When it does.
+pub fn check(project: &Project, databases: &[&str]) -> Result<()> {
+    for database in databases {
+        let bad = project.check(database)?;
+        ensure!(bad.is_empty(), "CHECK TABLE in {database}: {bad:?}");
+    }
+    Ok(())
+}

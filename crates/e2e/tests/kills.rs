@@ -1,0 +1,21 @@
+//! A few rounds of sudden death; `cargo xtask kills` runs many.
+
+use anyhow::{Context, Result};
+use xylem_e2e::Project;
+use xylem_e2e::rounds::{Random, ddl, rows};
+
+#[test]
+fn no_acknowledged_commit_is_lost() -> Result<()> {
+    let project = Project::up("16MiB")?;
+    let seed = u64::from(std::process::id());
+    rows::run(&project, 6, &mut Random(seed))
+        .with_context(|| format!("seed {seed}\n{}", project.logs()))
+}
+
+#[test]
+fn ddl_is_whole_or_not_there() -> Result<()> {
+    let project = Project::up("16MiB")?;
+    let seed = u64::from(std::process::id());
+    ddl::run(&project, 6, &mut Random(seed))
+        .with_context(|| format!("seed {seed}\n{}", project.logs()))
+}
