@@ -42,6 +42,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Many rounds of sudden death under load: `kills [ROUNDS [SEED]]`, 200
+    /// rounds with rows and 200 with DDL by default.
+    Kills {
+        #[arg(trailing_var_arg = true)]
+        args: Vec<String>,
+    },
     /// Check that the patches apply to MariaDB's source, and print the folder
     /// of the patched source.
     Source,
@@ -93,6 +99,14 @@ fn run(task: Task) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Builds everything and runs a harness package's program on it.
+fn harness(package: &str, args: &[String]) -> Result<ExitCode> {
+    let dist = dist::build()?;
+    let mut run = steps::cargo();
+    run.args(["run", "--release", "--quiet", "--package", package, "--"]);
+    pass_through(dist.environment(&mut run).args(args))
 }
 
 /// Runs a command on our own terminal and takes over its exit status.

@@ -109,6 +109,13 @@ that is opened for the first time: makes the sparse file with the pages that
 InnoDB reads past its buffer pool. XYLEM_NOT_FOUND when the branch has none. */
 int xylem_materialise_tablespace(const char *path);
 
+/* The same by the tablespace's id, wherever its file is now; path receives that
+place, relative to the data directory, with its NUL, and flags the
+FSP_SPACE_FLAGS. After a crash the dictionary may name another one: that of a
+statement which will be rolled back. */
+int xylem_open_tablespace(uint32_t space_id, char *path, size_t size,
+                          uint32_t *flags);
+
 typedef struct xylem_stats {
   uint64_t pages_read;
   uint64_t pages_read_async;

@@ -497,6 +497,38 @@ pub unsafe extern "C" fn xylem_materialise_tablespace(path: *const c_char) -> c_
     })
 }
 
+/// See `xylem_client.h`.
+///
+/// # Safety
+/// `path` must have room for `size` bytes; `flags` must be valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xylem_open_tablespace(
+    space_id: u32,
+    path: *mut c_char,
+    size: usize,
+    flags: *mut u32,
+) -> c_int {
+    with_client(|client| {
+        if path.is_null() || flags.is_null() {
+            return Err(invalid("path and flags are needed"));
+        }
+        let _ours = sidefiles::Uncaptured::new();
+        let space = tablespace::open(client, space_id)?;
+        let bytes = space.path.as_bytes();
+        if bytes.len() >= size {
+            return Err(invalid("the path does not fit"));
+        }
+        // SAFETY: the caller vouches for `size` bytes, which the path and its
+        // NUL fit into, and for `flags`.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr().cast(), path, bytes.len());
+            *path.add(bytes.len()) = 0;
+            *flags = space.flags;
+        }
+        Ok(())
+    })
+}
+
 /// See the header.
 ///
 /// # Safety

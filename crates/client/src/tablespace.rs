@@ -3,7 +3,7 @@
 
 use crate::client::Client;
 use crate::status::{Error, Status};
-use crate::wire::messages::{Tablespace, get_tablespace_request};
+use crate::wire::messages::{Tablespace, Which, get_tablespace_request};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
@@ -20,6 +20,24 @@ const ANSWER_MAX: usize = 64 << 20;
 /// [`Status::NotFound`] when the branch has none; or when the server cannot be
 /// asked or the file not be made.
 pub fn materialise(client: &Client, path: &str) -> Result<(), Error> {
+    let Some(relative) = normalise(path) else {
+        return Err(Error::new(
+            Status::Invalid,
+            format!("{path:?} is no file name relative to the data directory"),
+        ));
+    };
+    fetch(client, Which::Path(&relative)).map(|_| ())
+}
+
+/// Makes the file of the tablespace `id` where it belongs, unless it is there.
+///
+/// # Errors
+/// As [`materialise`].
+pub fn open(client: &Client, id: u32) -> Result<Tablespace, Error> {
+    fetch(client, Which::Id(id))
+}
+
+fn fetch(client: &Client, which: Which<'_>) -> Result<Tablespace, Error> {
     let config = &client.shared().config;
     let Some(datadir) = &config.datadir else {
         return Err(Error::new(
@@ -27,29 +45,38 @@ pub fn materialise(client: &Client, path: &str) -> Result<(), Error> {
             "no data directory was given to xylem_init",
         ));
     };
-    let Some(relative) = normalise(path) else {
-        return Err(Error::new(
-            Status::Invalid,
-            format!("{path:?} is no file name relative to the data directory"),
-        ));
+    let what = match which {
+        Which::Path(path) => format!("tablespace {path}"),
+        Which::Id(id) => format!("tablespace {id}"),
     };
     let until = Instant::now() + client.shared().limits.retry_limit();
     let (space, _) = client.unary(
         PATH,
         // What this compute itself did to the tablespace must show.
-        get_tablespace_request(&relative, client.shared().stats.lsn_queued.get()),
+        get_tablespace_request(which, client.shared().stats.lsn_queued.get()),
         ANSWER_MAX,
         Tablespace::decode,
-        &format!("tablespace {relative}"),
+        &what,
         until,
     )?;
-    let file = datadir.join(&relative);
+    let place = match which {
+        Which::Path(path) => Some(path.to_owned()),
+        Which::Id(_) => normalise(&space.path),
+    };
+    let Some(place) = place else {
+        return Err(Error::new(
+            Status::Error,
+            format!("the page server says that {what} is at {:?}", space.path),
+        ));
+    };
+    let file = datadir.join(place);
     write_file(&file, &space).map_err(|e| {
         Error::new(
             Status::Error,
             format!("cannot make tablespace file {}: {e}", file.display()),
         )
-    })
+    })?;
+    Ok(space)
 }
 
 /// `path` without `./` and doubled slashes; `None` when it is absolute, empty,

@@ -339,6 +339,16 @@ async fn a_base_backup_has_what_a_compute_needs_and_no_more() {
         );
         verify(&space.pages[0].data, 5, 0);
     }
+    let by_id = |space_id| GetTablespaceRequest {
+        space_id,
+        ..Default::default()
+    };
+    let space = control.get_tablespace(by_id(5)).await.unwrap();
+    assert_eq!(space.into_inner().path, "test/t1.ibd");
+    assert_eq!(
+        refused(control.get_tablespace(by_id(999)).await).code(),
+        Code::NotFound
+    );
     assert_eq!(
         refused(control.get_tablespace(of("test/t2.ibd")).await).code(),
         Code::NotFound

@@ -94,6 +94,16 @@ file that contains what InnoDB reads past the buffer pool.
 @param path  file name */
 void materialise(const char *path) noexcept;
 
+/** Make a tablespace known that InnoDB does not know yet, with its file where
+the page server says that it is. After a crash that may be another place than
+the dictionary says: InnoDB would know it from the log, of which a compute gets
+none; rollback renames it.
+@param id     tablespace identifier
+@param flags  FSP_SPACE_FLAGS and flags of the dictionary, or UINT32_MAX
+@return tablespace
+@retval nullptr if the branch has none */
+fil_space_t *open_space(uint32_t id, uint32_t flags) noexcept;
+
 /** Update the values behind status_variables. */
 void refresh_status() noexcept;
 

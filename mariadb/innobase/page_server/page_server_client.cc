@@ -58,6 +58,7 @@ struct
   CLIENT_FUNCTION(stream_wal);
   CLIENT_FUNCTION(wait_durable);
   CLIENT_FUNCTION(materialise_tablespace);
+  CLIENT_FUNCTION(open_tablespace);
   CLIENT_FUNCTION(get_stats);
   CLIENT_FUNCTION(last_error);
 #undef CLIENT_FUNCTION
@@ -101,7 +102,7 @@ bool look_up_all() noexcept
   return LOOK_UP(init) && LOOK_UP(shutdown) && LOOK_UP(set_timeouts) &&
     LOOK_UP(get_page) && LOOK_UP(get_page_async) && LOOK_UP(stream_wal) &&
     LOOK_UP(wait_durable) && LOOK_UP(materialise_tablespace) &&
-    LOOK_UP(get_stats) && LOOK_UP(last_error);
+    LOOK_UP(open_tablespace) && LOOK_UP(get_stats) && LOOK_UP(last_error);
 #undef LOOK_UP
 }
 
@@ -380,6 +381,35 @@ void materialise(const char *path) noexcept
     sql_print_error("InnoDB: Cannot fetch %s from the page server: %s",
                     path, detail);
   }
+}
+
+fil_space_t *open_space(uint32_t id, uint32_t flags) noexcept
+{
+  if (!connected)
+    return nullptr;
+  char place[FN_REFLEN];
+  uint32_t flags_there;
+  switch (int status= client.open_tablespace(id, place, sizeof place,
+                                             &flags_there)) {
+  case XYLEM_OK:
+    break;
+  case XYLEM_NOT_FOUND:
+  case XYLEM_CANCELLED:
+  case XYLEM_DISABLED:
+    return nullptr;
+  default:
+    give_up("opening a tablespace", status);
+  }
+
+  const std::string name{std::string{"./"} + place};
+  mysql_mutex_lock(&fil_system.mutex);
+  fil_space_t *space= fil_space_get_by_id(id);
+  if (!space &&
+      (space= fil_space_t::create(id, flags == UINT32_MAX ? flags_there : flags,
+                                  false, nullptr)))
+    space->add(name.c_str(), OS_FILE_CLOSED, 0, false, true);
+  mysql_mutex_unlock(&fil_system.mutex);
+  return space;
 }
 
 void refresh_status() noexcept

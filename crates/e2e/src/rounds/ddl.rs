@@ -166,7 +166,11 @@ impl Schema {
             );
         }
         let names = |conn: &mut Conn, sql: &str| -> Result<BTreeSet<String>> {
-            Ok(conn.query::<String, _>(sql)?.into_iter().collect())
+            Ok(conn
+                .query::<String, _>(sql)
+                .context(sql.to_owned())?
+                .into_iter()
+                .collect())
         };
         schema.views = names(
             conn,
@@ -269,7 +273,7 @@ fn agree(project: &Project, conn: &mut Conn, schema: &Schema) -> Result<()> {
         "InnoDB has {innodb:?}, the dictionary {tables:?}"
     );
     let compute = project.compute()?;
-    let dir = std::path::Path::new(compute["dir"].as_str().context("no dir")?).join("ddl");
+    let dir = std::path::Path::new(compute["dir"].as_str().context("no dir")?).join("data/ddl");
     let mut frms = BTreeSet::new();
     for entry in
         std::fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))?

@@ -99,22 +99,30 @@ fn send_all(
     Ok(())
 }
 
-/// The tablespace whose file is `path`.
-pub(super) fn by_path(
+/// How a tablespace is asked for.
+pub(super) enum Which {
+    /// By its file.
+    Path(String),
+    /// By its id.
+    Id(SpaceId),
+}
+
+/// One tablespace.
+pub(super) fn one(
     branch: &OpenBranch,
-    path: &str,
+    which: &Which,
     at: ReadAt,
 ) -> Result<wire::Tablespace, Status> {
-    let found = branch
-        .pages
-        .tablespace_by_path(path, at)
-        .map_err(|error| status::of_read(&error, &branch.name))?;
-    match found {
+    let found = match which {
+        Which::Path(path) => branch.pages.tablespace_by_path(path, at),
+        Which::Id(id) => branch.pages.tablespace_by_id(*id, at),
+    };
+    match found.map_err(|error| status::of_read(&error, &branch.name))? {
         Some(space) => tablespace(branch, space, at),
-        None => Err(Status::not_found(format!(
-            "branch {}: there is no tablespace {path}",
-            branch.name
-        ))),
+        None => Err(Status::not_found(match which {
+            Which::Path(path) => format!("branch {}: there is no tablespace {path}", branch.name),
+            Which::Id(id) => format!("branch {}: there is no tablespace {id}", branch.name),
+        })),
     }
 }
 

@@ -14,7 +14,7 @@ use xylem_proto::control::{
     AttachRequest, AttachResponse, BaseBackupRequest, BaseItem, Branch, GetTablespaceRequest,
     ListBranchesRequest, ListBranchesResponse, StatusRequest, StatusResponse, Tablespace,
 };
-use xylem_types::Lsn;
+use xylem_types::{Lsn, SpaceId};
 
 /// Service `xylem.control.Control`.
 pub(crate) struct ControlService {
@@ -133,11 +133,16 @@ impl Control for ControlService {
     ) -> Result<Response<Tablespace>, Status> {
         let caller = call::caller(&self.node, request.metadata())?;
         let request = request.into_inner();
-        let path = convert::relative(request.path)
-            .map_err(|why| Status::invalid_argument(format!("path: {why}")))?;
+        let which = if request.path.is_empty() {
+            backup::Which::Id(SpaceId(request.space_id))
+        } else {
+            let path = convert::relative(request.path)
+                .map_err(|why| Status::invalid_argument(format!("path: {why}")))?;
+            backup::Which::Path(path)
+        };
         let at = self.version(&caller, request.lsn, request.min_lsn).await?;
         let branch = Arc::clone(&caller.branch);
-        let tablespace = blocking(&self.node, move || backup::by_path(&branch, &path, at)).await?;
+        let tablespace = blocking(&self.node, move || backup::one(&branch, &which, at)).await?;
         caller.check_epoch()?;
         Ok(Response::new(tablespace))
     }
