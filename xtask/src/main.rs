@@ -80,19 +80,8 @@ fn run(task: Task) -> Result<ExitCode> {
             suite::run(&dist, filter.as_deref())?;
             Ok(ExitCode::SUCCESS)
         }
-        Task::Bench { args } => {
-            let dist = dist::build()?;
-            let mut bench = steps::cargo();
-            bench.args([
-                "run",
-                "--release",
-                "--quiet",
-                "--package",
-                "xylem-bench",
-                "--",
-            ]);
-            pass_through(dist.environment(&mut bench).args(args))
-        }
+        Task::Bench { args } => harness("xylem-bench", &args),
+        Task::Kills { args } => harness("xylem-e2e", &args),
         Task::Source => {
             packages::install()?;
             println!("{}", plugin::patched_source(&debian::mariadb()?)?.display());
