@@ -394,12 +394,15 @@ impl Branch {
         deadline: Instant,
     ) -> Result<(), ReadError> {
         let s = &self.shared;
+        // By itself: in the call below, the watch would stay locked until the
+        // wait is over, and the log could not say that anything is durable.
+        let durable = s.log.durable().borrow().lsn();
         wait(
             s,
             s.position_tx.subscribe(),
             deadline,
             |p| *p >= position,
-            s.log.durable().borrow().lsn(),
+            durable,
         )
         .await
     }

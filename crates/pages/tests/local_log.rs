@@ -133,3 +133,43 @@ async fn an_lsn_the_log_has_not_names_the_log() {
         .to_string();
     assert!(error.contains("log stands at"), "{error}");
 }
+
+/// While a wait is under way the log goes on, and the wait ends with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_does_not_hold_up_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, branch) = open(dir.path());
+    let (epoch, start) = attach(&log, &branch).await;
+    let ahead = Position(branch.ingested_position().0 + 1);
+    // Spawned: this compiles only as long as no lock is held over the wait.
+    let waiting = tokio::spawn({
+        let branch = Arc::clone(&branch);
+        async move { branch.wait_ingested(ahead, soon()).await }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let bytes = mtr(|m| {
+        m.create(7, "d/t.ibd");
+    });
+    let body = FrameBody::Redo(bytes.into());
+    let frame = Frame {
+        seq: FrameSeq(1),
+        start,
+        body,
+    };
+    let mut durable = log.durable();
+    log.append(epoch, vec![frame]).await.unwrap();
+    let limit = Duration::from_secs(10);
+    tokio::time::timeout(
+        limit,
+        durable.wait_for(|durable| durable.seq() == FrameSeq(1)),
+    )
+    .await
+    .expect("the log stands still")
+    .unwrap();
+    tokio::time::timeout(limit, waiting)
+        .await
+        .expect("the wait does not end")
+        .unwrap()
+        .unwrap();
+    branch.shutdown();
+}

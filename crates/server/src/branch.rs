@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use xylem_pages::{Branch, ReadAt, ReadError};
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
-use xylem_wal::{Durable, Log, LogError, Position};
+use xylem_wal::{Durable, Log, LogError};
 
 /// How long an attach waits for the log and for ingest.
 const ATTACH_PATIENCE: Duration = Duration::from_secs(60);
@@ -157,13 +157,13 @@ impl OpenBranch {
         let sealed = self.log.seal().await?;
         // Older epochs write no more; what they wrote is read to its end, and
         // the last whole mtr of it is where history is cut.
-        self.wait_ingested(sealed.position(), until).await?;
+        self.pages.wait_ingested(sealed.position(), until).await?;
         let cut = self.pages.applied();
         let epoch = sealed.epoch();
         self.metrics.attaches.inc();
         if cut <= Lsn::FIRST {
             let begun = self.log.begin(epoch, Lsn::FIRST).await?;
-            self.wait_ingested(begun.position(), until).await?;
+            self.pages.wait_ingested(begun.position(), until).await?;
             tracing::info!(branch = %self.name, %epoch, "attached, the branch is empty");
             return Ok(Attached {
                 epoch,
@@ -206,7 +206,7 @@ impl OpenBranch {
         // One waits, the others wait for it.
         let wait = self
             .caught_up
-            .get_or_try_init(|| self.wait_ingested(position, until));
+            .get_or_try_init(|| self.pages.wait_ingested(position, until));
         match tokio::time::timeout_at(until, wait).await {
             Ok(reached) => reached.copied(),
             Err(_) => Err(ReadError::NotReached {
@@ -215,15 +215,6 @@ impl OpenBranch {
                 hop: "ingest",
             }),
         }
-    }
-
-    /// On a thread that may block: the page store's future is bound to one.
-    async fn wait_ingested(&self, position: Position, until: Instant) -> Result<(), ReadError> {
-        let pages = Arc::clone(&self.pages);
-        let runtime = tokio::runtime::Handle::current();
-        tokio::task::spawn_blocking(move || runtime.block_on(pages.wait_ingested(position, until)))
-            .await
-            .unwrap_or_else(|error| Err(ReadError::Stopped(error.to_string())))
     }
 
     async fn wait_durable(
