@@ -5,6 +5,7 @@ mod common;
 
 use common::redo::{mark, marked};
 use common::{Server, page, with_database};
+use std::os::unix::fs::PermissionsExt;
 use xylem_proto::control::ListBranchesRequest;
 use xylem_proto::pageserver::GetPageRequest;
 use xylem_server::project::{self, InnodbParams, Project, create_from_template};
@@ -133,17 +134,45 @@ fn an_interrupted_copy_starts_over_and_strange_directories_are_left_alone() {
 async fn many_projects_are_made_from_one_template_at_once() {
     let template = tempfile::tempdir().unwrap();
     Server::start(template.path()).stop();
+    make_read_only(template.path());
     let now = jiff::Timestamp::now();
     let made: Vec<_> = (0..8)
         .map(|id| {
             let template = template.path().to_owned();
             tokio::task::spawn_blocking(move || {
                 let dir = tempfile::tempdir().unwrap();
-                create_from_template(&template, dir.path(), now, id).map(|project| project.id)
+                let made = create_from_template(&template, dir.path(), now, id);
+                make_sure_owner_writes(dir.path());
+                made.map(|project| project.id)
             })
         })
         .collect();
     for (id, made) in made.into_iter().enumerate() {
         assert_eq!(made.await.unwrap().unwrap(), format!("{id:032x}"));
     }
+}
+
+fn each_file(dir: &std::path::Path, act: &dyn Fn(&std::path::Path)) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            each_file(&path, act)
+        } else {
+            act(&path)
+        }
+    }
+}
+
+/// As an installation owned by somebody else is.
+fn make_read_only(dir: &std::path::Path) {
+    each_file(dir, &|file| {
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o444)).unwrap();
+    });
+}
+
+fn make_sure_owner_writes(dir: &std::path::Path) {
+    each_file(dir, &|file| {
+        let mode = std::fs::metadata(file).unwrap().permissions().mode();
+        assert!(mode & 0o200 != 0, "{} cannot be written", file.display());
+    });
 }

@@ -7,6 +7,7 @@ use super::{FILE, Project, sync_dir};
 use crate::error::ServerError;
 use crate::lock::DirLock;
 use jiff::Timestamp;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// Stands in a data directory while a template is copied into it.
@@ -108,6 +109,9 @@ fn copy_tree(from: &Path, to: &Path, skip: &dyn Fn(&str) -> bool) -> Result<(), 
             copy_tree(&source, &target, &|_| false)?;
         } else {
             std::fs::copy(&source, &target).map_err(failed(&source))?;
+            // An installation may be read-only; the copy must not be.
+            let owner_writes = std::fs::Permissions::from_mode(0o600);
+            std::fs::set_permissions(&target, owner_writes).map_err(failed(&source))?;
             std::fs::File::open(&target)
                 .and_then(|file| file.sync_all())
                 .map_err(failed(&source))?;
