@@ -169,18 +169,29 @@ pub fn open(config: StoreConfig, log: &Arc<MemLog>) -> Arc<Branch> {
 }
 
 /// Copies a branch's directory as a kill at this moment would leave it:
-/// manifests first, so that what they name is there.
+/// manifests first, so that what they name is there. A snapshot may replace
+/// older manifests meanwhile, which a kill cannot see half of: then again.
 pub fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
     let from = from.join(BRANCH.to_string());
     let to = to.join(BRANCH.to_string());
-    std::fs::create_dir_all(&to).unwrap();
-    let mut names: Vec<_> = std::fs::read_dir(&from)
+    while !try_copy_dir(&from, &to) {
+        std::fs::remove_dir_all(&to).unwrap();
+    }
+}
+
+fn try_copy_dir(from: &std::path::Path, to: &std::path::Path) -> bool {
+    std::fs::create_dir_all(to).unwrap();
+    let mut names: Vec<_> = std::fs::read_dir(from)
         .unwrap()
         .map(|e| e.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort_by_key(|n| !n.starts_with("manifest-"));
     for name in names {
         // A temporary file may be gone by now.
-        let _ = std::fs::copy(from.join(&name), to.join(&name));
+        let copied = std::fs::copy(from.join(&name), to.join(&name));
+        if copied.is_err() && name.starts_with("manifest-") {
+            return false;
+        }
     }
+    true
 }
