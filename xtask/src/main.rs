@@ -48,6 +48,15 @@ enum Task {
         #[arg(trailing_var_arg = true)]
         args: Vec<String>,
     },
+    /// MariaDB's own tests on servers that live on the page server:
+    /// `mtr SUITE [FILTER]`; --help lists the options.
+    Mtr {
+        /// Run them on a debug build of MariaDB, which has many more tests.
+        #[arg(long)]
+        debug: bool,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Check that the patches apply to MariaDB's source, and print the folder
     /// of the patched source.
     Source,
@@ -82,6 +91,14 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Bench { args } => harness("xylem-bench", &args),
         Task::Kills { args } => harness("xylem-e2e", &args),
+        Task::Mtr { debug, mut args } => {
+            if debug {
+                packages::install()?;
+                let server = plugin::build_debug_server(&debian::mariadb()?)?;
+                args.splice(0..0, ["--debug".to_owned(), server.display().to_string()]);
+            }
+            harness("xylem-mtr", &args)
+        }
         Task::Source => {
             packages::install()?;
             println!("{}", plugin::patched_source(&debian::mariadb()?)?.display());

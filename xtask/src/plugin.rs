@@ -1,5 +1,6 @@
 //! `ha_innodb.so`: Debian's source of MariaDB with our patches and files,
-//! built as a plugin for Debian's own server.
+//! built as a plugin for Debian's own server; and for tests that need one, a
+//! debug build of both.
 
 use crate::debian::Mariadb;
 use crate::{cache, steps};
@@ -11,8 +12,6 @@ use std::process::Command;
 /// How InnoDB is configured: as Debian configures it, without what a plugin
 /// does not need.
 const CMAKE_FLAGS: &[&str] = &[
-    "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
-    "-DBUILD_CONFIG=mysql_release",
     "-DPLUGIN_INNOBASE=DYNAMIC",
     "-DWITH_EMBEDDED_SERVER=OFF",
     "-DWITH_UNIT_TESTS=OFF",
@@ -39,6 +38,26 @@ const CMAKE_FLAGS: &[&str] = &[
     "-DPLUGIN_S3=NO",
     "-DPLUGIN_SPHINX=NO",
     "-DPLUGIN_SPIDER=NO",
+];
+
+/// As Debian builds.
+const RELEASE_FLAGS: &[&str] = &[
+    "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
+    "-DBUILD_CONFIG=mysql_release",
+];
+
+/// With assertions, fault injection, and checksums of pages in the redo log;
+/// and optimised a little, or the suites take hours.
+const DEBUG_FLAGS: &[&str] = &[
+    "-DCMAKE_BUILD_TYPE=Debug",
+    "-DCMAKE_C_FLAGS_DEBUG=-O1 -g1",
+    "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1",
+    "-DMYSQL_MAINTAINER_MODE=OFF",
+    // Only InnoDB needs it: the linker would leave it out of the server.
+    "-DCMAKE_EXE_LINKER_FLAGS=-Wl,--undefined=my_virtual_mem_release",
+    "-DWITH_SSL=system",
+    "-DWITH_ZLIB=system",
+    "-DWITH_PCRE=system",
 ];
 
 /// The checkout's root.
@@ -72,11 +91,11 @@ impl Ours {
         })
     }
 
-    fn key(&self, mariadb: &Mariadb) -> Result<String> {
+    fn key(&self, mariadb: &Mariadb, flags: &[&str]) -> Result<String> {
         let compiler = steps::output(Command::new("g++").arg("--version"))?;
         let mut key = cache::Key::default()
             .text("version", &mariadb.version)
-            .text("flags", &CMAKE_FLAGS.join(" "))
+            .text("flags", &[CMAKE_FLAGS, flags].concat().join(" "))
             .text("compiler", compiler.lines().next().unwrap_or_default());
         for patch in &self.patches {
             key = key.file(patch)?;
@@ -90,44 +109,93 @@ impl Ours {
 
 /// Builds the plugin unless it is cached; returns the file.
 pub fn build(mariadb: &Mariadb) -> Result<PathBuf> {
-    let ours = Ours::find()?;
-    let product = cache::dir()?.join("plugin").join(ours.key(mariadb)?);
+    let key = Ours::find()?.key(mariadb, RELEASE_FLAGS)?;
+    let product = cache::dir()?.join("plugin").join(key);
     cache::product(&product, |dir| {
-        let source = patched_source(mariadb)?;
-        let build = source.with_file_name("build");
-        let log = |name: &str| build.with_file_name(format!("{name}.log"));
-        if !build.join("Makefile").exists() {
-            fs::create_dir_all(&build)?;
-            steps::run(
-                "configuring InnoDB (about a minute)",
-                Command::new("cmake")
-                    .args(["-G", "Unix Makefiles"])
-                    .args(CMAKE_FLAGS)
-                    .arg(&source)
-                    .current_dir(&build),
-                &log("configure"),
-            )?;
-        }
-        let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-        steps::run(
+        let build = make(
+            mariadb,
+            "build",
+            RELEASE_FLAGS,
+            &["innobase"],
             "building InnoDB (about 8 minutes of one core when new)",
-            Command::new("make")
-                .arg(format!("-j{jobs}"))
-                .arg("innobase")
-                .current_dir(&build),
-            &log("build"),
         )?;
-        let built = build.join("storage/innobase/ha_innodb.so");
-        steps::output(
-            Command::new("strip")
-                .arg("--strip-debug")
-                .arg("-o")
-                .arg(dir.join("ha_innodb.so"))
-                .arg(&built),
-        )?;
-        Ok(())
+        strip(
+            &build.join("storage/innobase/ha_innodb.so"),
+            &dir.join("ha_innodb.so"),
+        )
     })?;
     Ok(product.join("ha_innodb.so"))
+}
+
+/// Builds a debug server unless it is cached; returns a folder with `mariadbd`
+/// and `plugin/ha_innodb.so`.
+pub fn build_debug_server(mariadb: &Mariadb) -> Result<PathBuf> {
+    let key = Ours::find()?.key(mariadb, DEBUG_FLAGS)?;
+    let product = cache::dir()?.join("debug-server").join(key);
+    cache::product(&product, |dir| {
+        let build = make(
+            mariadb,
+            "build-debug",
+            DEBUG_FLAGS,
+            &["mariadbd", "innobase"],
+            "building a debug server (about 40 minutes of one core when new)",
+        )?;
+        fs::create_dir_all(dir.join("plugin"))?;
+        copy(&build.join("sql/mariadbd"), &dir.join("mariadbd"))?;
+        copy(
+            &build.join("storage/innobase/ha_innodb.so"),
+            &dir.join("plugin/ha_innodb.so"),
+        )
+    })?;
+    Ok(product)
+}
+
+/// Configures and builds `targets` in a folder that is kept for the next time;
+/// returns it.
+fn make(
+    mariadb: &Mariadb,
+    folder: &str,
+    flags: &[&str],
+    targets: &[&str],
+    doing: &str,
+) -> Result<PathBuf> {
+    let source = patched_source(mariadb)?;
+    let build = source.with_file_name(folder);
+    let log = |name: &str| build.with_file_name(format!("{folder}-{name}.log"));
+    if !build.join("Makefile").exists() {
+        fs::create_dir_all(&build)?;
+        steps::run(
+            "configuring MariaDB (about a minute)",
+            Command::new("cmake")
+                .args(["-G", "Unix Makefiles"])
+                .args(flags)
+                .args(CMAKE_FLAGS)
+                .arg(&source)
+                .current_dir(&build),
+            &log("configure"),
+        )?;
+    }
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    steps::run(
+        doing,
+        Command::new("make")
+            .arg(format!("-j{jobs}"))
+            .args(targets)
+            .current_dir(&build),
+        &log("make"),
+    )?;
+    Ok(build)
+}
+
+fn strip(from: &Path, to: &Path) -> Result<()> {
+    steps::output(
+        Command::new("strip")
+            .arg("--strip-debug")
+            .arg("-o")
+            .arg(to)
+            .arg(from),
+    )?;
+    Ok(())
 }
 
 /// Debian's source with our patches and files; returns its folder.

@@ -104,15 +104,12 @@ uint64_t xylem_durable_lsn(void);
 /* One round trip; microseconds into *round_trip_us when not NULL. */
 int xylem_ping(uint64_t *round_trip_us);
 
-/* A tablespace's file by name, relative to the data directory, for a file
-that is opened for the first time: makes the sparse file with the pages that
-InnoDB reads past its buffer pool. XYLEM_NOT_FOUND when the branch has none. */
-int xylem_materialise_tablespace(const char *path);
-
-/* The same by the tablespace's id, wherever its file is now; path receives that
-place, relative to the data directory, with its NUL, and flags the
-FSP_SPACE_FLAGS. After a crash the dictionary may name another one: that of a
-statement which will be rolled back. */
+/* A tablespace by its id, for a file that is opened for the first time: makes
+the sparse file with the pages that InnoDB reads past its buffer pool, wherever
+the page server says that it is; path receives that place, relative to the data
+directory, with its NUL, and flags the FSP_SPACE_FLAGS. After a crash the
+dictionary may name another place: that of a statement which will be rolled
+back. XYLEM_NOT_FOUND when the branch has no such tablespace. */
 int xylem_open_tablespace(uint32_t space_id, char *path, size_t size,
                           uint32_t *flags);
 

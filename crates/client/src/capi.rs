@@ -482,21 +482,6 @@ pub unsafe extern "C" fn xylem_ping(round_trip_us: *mut u64) -> c_int {
     })
 }
 
-/// See the header.
-///
-/// # Safety
-/// `path` is a NUL-terminated string.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn xylem_materialise_tablespace(path: *const c_char) -> c_int {
-    with_client(|client| {
-        // SAFETY: the caller vouches for the NUL.
-        let path = unsafe { text("the path", path) }?;
-        let path = path.ok_or_else(|| invalid("no path was given"))?;
-        let _ours = sidefiles::Uncaptured::new();
-        tablespace::materialise(client, &path)
-    })
-}
-
 /// See `xylem_client.h`.
 ///
 /// # Safety

@@ -3,10 +3,10 @@
 
 use crate::client::Client;
 use crate::status::{Error, Status};
-use crate::wire::messages::{Tablespace, Which, get_tablespace_request};
+use crate::wire::messages::{Tablespace, get_tablespace_request};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
@@ -14,30 +14,12 @@ const PATH: &str = "/xylem.control.Control/GetTablespace";
 /// Far more than a few pages of 64 KiB.
 const ANSWER_MAX: usize = 64 << 20;
 
-/// Makes the file of the tablespace `path`, relative to the data directory.
+/// Makes the file of the tablespace `id` where it belongs, unless it is there.
 ///
 /// # Errors
 /// [`Status::NotFound`] when the branch has none; or when the server cannot be
 /// asked or the file not be made.
-pub fn materialise(client: &Client, path: &str) -> Result<(), Error> {
-    let Some(relative) = normalise(path) else {
-        return Err(Error::new(
-            Status::Invalid,
-            format!("{path:?} is no file name relative to the data directory"),
-        ));
-    };
-    fetch(client, Which::Path(&relative)).map(|_| ())
-}
-
-/// Makes the file of the tablespace `id` where it belongs, unless it is there.
-///
-/// # Errors
-/// As [`materialise`].
 pub fn open(client: &Client, id: u32) -> Result<Tablespace, Error> {
-    fetch(client, Which::Id(id))
-}
-
-fn fetch(client: &Client, which: Which<'_>) -> Result<Tablespace, Error> {
     let config = &client.shared().config;
     let Some(datadir) = &config.datadir else {
         return Err(Error::new(
@@ -45,25 +27,18 @@ fn fetch(client: &Client, which: Which<'_>) -> Result<Tablespace, Error> {
             "no data directory was given to xylem_init",
         ));
     };
-    let what = match which {
-        Which::Path(path) => format!("tablespace {path}"),
-        Which::Id(id) => format!("tablespace {id}"),
-    };
+    let what = format!("tablespace {id}");
     let until = Instant::now() + client.shared().limits.retry_limit();
     let (space, _) = client.unary(
         PATH,
         // What this compute itself did to the tablespace must show.
-        get_tablespace_request(which, client.shared().stats.lsn_queued.get()),
+        get_tablespace_request(id, client.shared().stats.lsn_queued.get()),
         ANSWER_MAX,
         Tablespace::decode,
         &what,
         until,
     )?;
-    let place = match which {
-        Which::Path(path) => Some(path.to_owned()),
-        Which::Id(_) => normalise(&space.path),
-    };
-    let Some(place) = place else {
+    let Some(place) = normalise(&space.path) else {
         return Err(Error::new(
             Status::Error,
             format!("the page server says that {what} is at {:?}", space.path),
@@ -105,9 +80,8 @@ pub fn write_file(file: &Path, space: &Tablespace) -> io::Result<()> {
         }
     }
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let mut temporary = file.as_os_str().to_owned();
-    temporary.push(format!(".xylem-{}-{number}", std::process::id()));
-    let temporary = PathBuf::from(temporary);
+    // Not made from the file's name, which may be as long as a name can be.
+    let temporary = file.with_file_name(format!(".xylem-{}-{number}", std::process::id()));
     let result = (|| {
         let out = std::fs::OpenOptions::new()
             .write(true)

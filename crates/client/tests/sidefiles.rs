@@ -73,10 +73,7 @@ fn tablespace() -> Tablespace {
 #[test]
 fn what_the_server_got_rebuilds_the_tree() {
     let server = Server::start();
-    server
-        .script()
-        .tablespaces
-        .insert("early/t.ibd".to_owned(), tablespace());
+    server.script().tablespaces.insert(5, tablespace());
     let dir = tempfile::tempdir().unwrap();
     let datadir = dir.path().join("data");
     fs::create_dir(&datadir).unwrap();
@@ -128,10 +125,7 @@ fn what_the_server_got_rebuilds_the_tree() {
 #[test]
 fn a_data_directory_behind_a_link_is_found() {
     let server = Server::start();
-    server
-        .script()
-        .tablespaces
-        .insert("early/t.ibd".to_owned(), tablespace());
+    server.script().tablespaces.insert(5, tablespace());
     let dir = tempfile::tempdir().unwrap();
     let datadir = dir.path().join("data");
     fs::create_dir(&datadir).unwrap();

@@ -263,4 +263,8 @@ fn tablespace_files() {
     write_file(&file, &space).unwrap();
     assert_eq!(std::fs::read(&file).unwrap().len(), 100);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    // A table of 50 dots has a file name of nearly 255 bytes.
+    let long = dir.path().join("@002e".repeat(50) + ".ibd");
+    write_file(&long, &space).unwrap();
+    assert!(long.exists());
 }

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use prost::Message;
 use xylem_client::grpc::Deframer;
-use xylem_client::wire::messages::{self, PingResponse, Tablespace, WalAck, Which};
+use xylem_client::wire::messages::{self, PingResponse, Tablespace, WalAck};
 use xylem_client::wire::pages::{
     Destination, PageAnswer, PageRequest, decode_page_answer, put_page_request,
 };
@@ -167,10 +167,8 @@ proptest! {
         };
         let ours = decode(&theirs.encode_to_vec(), |reader| Tablespace::decode(reader)).unwrap();
         prop_assert_eq!(ours, Tablespace { space_id, path: path.clone(), size, pages, flags });
-        let request = ctl::GetTablespaceRequest { path: path.clone(), min_lsn: size, lsn: 0, space_id: 0 };
-        prop_assert_eq!(&messages::get_tablespace_request(Which::Path(&path), size)[..], &framed(&request)[..]);
         let request = ctl::GetTablespaceRequest { min_lsn: size, space_id, ..Default::default() };
-        prop_assert_eq!(&messages::get_tablespace_request(Which::Id(space_id), size)[..], &framed(&request)[..]);
+        prop_assert_eq!(&messages::get_tablespace_request(space_id, size)[..], &framed(&request)[..]);
         prop_assert_eq!(&messages::ping_request()[..], &framed(&ps::PingRequest {})[..]);
     }
 

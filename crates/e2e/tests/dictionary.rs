@@ -176,11 +176,6 @@ fn the_files_of_a_compute_hold_no_data() -> Result<()> {
 fn what_cannot_work_is_refused() -> Result<()> {
     let project = Project::up("16MiB")?;
     project.sql("CREATE DATABASE d; CREATE TABLE d.t (id INT PRIMARY KEY)")?;
-    let error = project.sql_error("FLUSH TABLES d.t FOR EXPORT")?;
-    assert!(error.contains("ERROR"), "{error}");
-    project.sql("ALTER TABLE d.t DISCARD TABLESPACE")?;
-    let error = project.sql_error("ALTER TABLE d.t IMPORT TABLESPACE")?;
-    assert!(error.contains("innodb_page_server_enabled"), "{error}");
     let error = project.sql_error("SET GLOBAL innodb_log_file_size = 1073741824")?;
     assert!(error.contains("no fixed size"), "{error}");
     let error = project.sql_error("SET GLOBAL innodb_encrypt_tables = ON")?;

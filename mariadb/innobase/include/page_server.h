@@ -19,6 +19,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 #include "log0types.h"
 
 struct fil_space_t;
+struct trx_t;
 struct st_mysql_show_var;
 namespace tpool { struct aiocb; }
 
@@ -89,11 +90,6 @@ void stream_redo(lsn_t lsn, const byte *data, size_t size) noexcept;
 @param lsn   log sequence number */
 void wait_durable(lsn_t lsn) noexcept;
 
-/** Make a data file that is about to be opened for the first time: a sparse
-file that contains what InnoDB reads past the buffer pool.
-@param path  file name */
-void materialise(const char *path) noexcept;
-
 /** Make a tablespace known that InnoDB does not know yet, with its file where
 the page server says that it is. After a crash that may be another place than
 the dictionary says: InnoDB would know it from the log, of which a compute gets
@@ -103,6 +99,20 @@ none; rollback renames it.
 @return tablespace
 @retval nullptr if the branch has none */
 fil_space_t *open_space(uint32_t id, uint32_t flags) noexcept;
+
+/** FLUSH TABLES ... FOR EXPORT: write all pages of a tablespace to its file,
+where they stay, ever older, until this server's directory goes.
+@param space  tablespace whose dirty pages were flushed; not to be written to
+@param trx    transaction whose connection may be killed
+@return error code */
+dberr_t export_space(const fil_space_t &space, const trx_t &trx) noexcept;
+
+/** ALTER TABLE ... IMPORT TABLESPACE: log every page of an imported file, so
+that the page server has the tablespace.
+@param space  tablespace, still being imported
+@param trx    transaction whose connection may be killed
+@return error code */
+dberr_t import_space(fil_space_t *space, const trx_t &trx) noexcept;
 
 /** Update the values behind status_variables. */
 void refresh_status() noexcept;

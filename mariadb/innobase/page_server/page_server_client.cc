@@ -57,7 +57,6 @@ struct
   CLIENT_FUNCTION(get_page_async);
   CLIENT_FUNCTION(stream_wal);
   CLIENT_FUNCTION(wait_durable);
-  CLIENT_FUNCTION(materialise_tablespace);
   CLIENT_FUNCTION(open_tablespace);
   CLIENT_FUNCTION(get_stats);
   CLIENT_FUNCTION(last_error);
@@ -101,9 +100,18 @@ bool look_up_all() noexcept
 #define LOOK_UP(name) look_up(client.name, "xylem_" #name)
   return LOOK_UP(init) && LOOK_UP(shutdown) && LOOK_UP(set_timeouts) &&
     LOOK_UP(get_page) && LOOK_UP(get_page_async) && LOOK_UP(stream_wal) &&
-    LOOK_UP(wait_durable) && LOOK_UP(materialise_tablespace) &&
-    LOOK_UP(open_tablespace) && LOOK_UP(get_stats) && LOOK_UP(last_error);
+    LOOK_UP(wait_durable) && LOOK_UP(open_tablespace) &&
+    LOOK_UP(get_stats) && LOOK_UP(last_error);
 #undef LOOK_UP
+}
+
+/** @return whether a setting means the data directory itself */
+bool is_datadir(const char *path) noexcept
+{
+  char datadir[PATH_MAX], there[PATH_MAX];
+  return !path || !*path ||
+    (realpath(fil_path_to_mysql_datadir, datadir) && realpath(path, there) &&
+     !strcmp(datadir, there));
 }
 
 /** Refuse what would break the promise that the page server has everything.
@@ -139,6 +147,15 @@ bool check_settings() noexcept
   if (files != 1 || !ibdata1)
     refuse("this innodb_data_file_path",
            "the system tablespace is one file, ibdata1, whatever its size");
+  static constexpr char only_datadir[]=
+    "the page server knows files by their place in the data directory; leave"
+    " it out";
+  if (!is_datadir(srv_data_home))
+    refuse("innodb_data_home_dir", only_datadir);
+  if (!is_datadir(srv_log_group_home_dir))
+    refuse("innodb_log_group_home_dir", only_datadir);
+  if (!is_datadir(srv_undo_dir))
+    refuse("innodb_undo_directory", only_datadir);
   if (srv_operation != SRV_OPERATION_NORMAL)
     refuse("mariadb-backup", "there are no data files to copy");
   if (!srv_read_only_mode && !epoch)
@@ -364,25 +381,6 @@ void wait_durable(lsn_t lsn) noexcept
     give_up("making redo durable", status);
 }
 
-void materialise(const char *path) noexcept
-{
-  if (!connected || !access(path, F_OK) || errno != ENOENT)
-    return;
-  const size_t len{strlen(path)};
-  if (len < 4 || memcmp(path + len - 4, ".ibd", 4))
-    return;
-  switch (client.materialise_tablespace(path)) {
-  case XYLEM_OK:
-  case XYLEM_NOT_FOUND:
-    break;
-  default:
-    char detail[512];
-    client.last_error(detail, sizeof detail);
-    sql_print_error("InnoDB: Cannot fetch %s from the page server: %s",
-                    path, detail);
-  }
-}
-
 fil_space_t *open_space(uint32_t id, uint32_t flags) noexcept
 {
   if (!connected)
@@ -396,6 +394,13 @@ fil_space_t *open_space(uint32_t id, uint32_t flags) noexcept
   case XYLEM_NOT_FOUND:
   case XYLEM_CANCELLED:
   case XYLEM_DISABLED:
+    return nullptr;
+  case XYLEM_ERROR:
+    /* The file cannot be made here, on a full disk say. */
+    char detail[512];
+    client.last_error(detail, sizeof detail);
+    sql_print_error("InnoDB: Cannot open tablespace " UINT32PF ": %s", id,
+                    detail);
     return nullptr;
   default:
     give_up("opening a tablespace", status);

@@ -71,24 +71,10 @@ pub fn ping_request() -> Vec<u8> {
     Writer::message(0).finish()
 }
 
-/// How a tablespace is asked for.
-#[derive(Clone, Copy, Debug)]
-pub enum Which<'a> {
-    /// By its file.
-    Path(&'a str),
-    /// By its id.
-    Id(u32),
-}
-
-/// A `xylem.control.GetTablespaceRequest` as a gRPC message: the newest state
+/// A `xylem.control.GetTablespaceRequest`, by id, as a gRPC message: the newest state
 /// that shows at least every mtr up to `min_lsn`.
-pub fn get_tablespace_request(which: Which<'_>, min_lsn: u64) -> Vec<u8> {
-    let (path, space_id) = match which {
-        Which::Path(path) => (path, 0),
-        Which::Id(id) => ("", id),
-    };
-    let mut out = Writer::message(path.len() + 32);
-    out.bytes(1, path.as_bytes());
+pub fn get_tablespace_request(space_id: u32, min_lsn: u64) -> Vec<u8> {
+    let mut out = Writer::message(32);
     out.uint(3, min_lsn);
     out.uint(4, u64::from(space_id));
     out.finish()

@@ -57,7 +57,7 @@ pub struct Script {
     // All calls.
     pub status: Option<Status>,
     pub epoch: u64,
-    pub tablespaces: HashMap<String, ctl::Tablespace>,
+    pub tablespaces: HashMap<u32, ctl::Tablespace>,
     pub metadata: Vec<(String, String)>,
 }
 
@@ -340,11 +340,11 @@ impl Control for Fake {
         &self,
         request: Request<ctl::GetTablespaceRequest>,
     ) -> Result<Response<ctl::Tablespace>, Status> {
-        let path = request.into_inner().path;
+        let id = request.into_inner().space_id;
         let script = self.script.lock().unwrap();
-        match script.tablespaces.get(&path) {
+        match script.tablespaces.get(&id) {
             Some(space) => Ok(Response::new(space.clone())),
-            None => Err(Status::not_found(format!("no tablespace {path}"))),
+            None => Err(Status::not_found(format!("no tablespace {id}"))),
         }
     }
 

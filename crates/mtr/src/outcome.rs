@@ -1,0 +1,151 @@
+//! What `mysql-test-run.pl` said, test by test.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How one test went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// It passed, perhaps at a second attempt.
+    Passed,
+    /// It said itself that it does not apply to this server.
+    Skipped,
+    /// It is on the list of what cannot pass here.
+    Excluded,
+    /// MariaDB's own lists disable it.
+    Disabled,
+    /// It failed each time.
+    Failed,
+}
+
+impl Outcome {
+    fn word(self) -> &'static str {
+        match self {
+            Outcome::Passed => "passed",
+            Outcome::Skipped => "skipped",
+            Outcome::Excluded => "excluded",
+            Outcome::Disabled => "disabled",
+            Outcome::Failed => "failed",
+        }
+    }
+}
+
+/// All tests of a run, each with its combination: `innodb.alter 'innodb,4k'`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outcomes(pub BTreeMap<String, Outcome>);
+
+impl Outcomes {
+    /// Takes note of a line if it tells how a test went. `excluded` says
+    /// whether a disabled test is on our list.
+    pub fn take(&mut self, line: &str, excluded: impl Fn(&str) -> bool) -> Option<Outcome> {
+        let (before, after) = line.split_once(" [ ")?;
+        let (word, _) = after.split_once(" ]")?;
+        let before = before.trim_end();
+        // With several workers their number comes last: `w2`.
+        let before = match before.rsplit_once(char::is_whitespace) {
+            Some((rest, worker)) if is_worker(worker) => rest.trim_end(),
+            _ => before,
+        };
+        let test = before.split_whitespace().next()?;
+        if !test.contains('.') {
+            return None;
+        }
+        let outcome = match word {
+            "pass" | "retry-pass" => Outcome::Passed,
+            "skipped" => Outcome::Skipped,
+            "disabled" if excluded(test) => Outcome::Excluded,
+            "disabled" => Outcome::Disabled,
+            "fail" | "retry-fail" | "exp-fail" => Outcome::Failed,
+            _ => return None,
+        };
+        // A retry that passes makes good a failure, not the other way round.
+        let name = before.split_whitespace().collect::<Vec<_>>().join(" ");
+        let kept = self.0.entry(name).or_insert(outcome);
+        *kept = (*kept).min(outcome);
+        Some(outcome)
+    }
+
+    /// How many went so.
+    pub fn count(&self, outcome: Outcome) -> usize {
+        self.0.values().filter(|o| **o == outcome).count()
+    }
+
+    /// Those that went so.
+    pub fn of(&self, outcome: Outcome) -> BTreeSet<&str> {
+        let names = self.0.iter().filter(|(_, o)| **o == outcome);
+        names.map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// One line for each test, to be kept.
+    pub fn render(&self) -> String {
+        let lines = self
+            .0
+            .iter()
+            .map(|(name, o)| format!("{} {name}\n", o.word()));
+        lines.collect()
+    }
+
+    /// What [`Outcomes::render`] wrote.
+    pub fn parse(text: &str) -> Outcomes {
+        use Outcome::{Disabled, Excluded, Failed, Passed, Skipped};
+        let lines = text.lines().filter_map(|line| {
+            let (word, name) = line.split_once(' ')?;
+            let outcome = [Passed, Skipped, Excluded, Disabled, Failed]
+                .into_iter()
+                .find(|o| o.word() == word)?;
+            Some((name.to_owned(), outcome))
+        });
+        Outcomes(lines.collect())
+    }
+}
+
+fn is_worker(word: &str) -> bool {
+    word.strip_prefix('w')
+        .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAID: &str = "\
+innodb.alter_copy 'innodb,log'           w1 [ pass ]   1453
+innodb.alter_crash                       w2 [ skipped ]  Requires debug
+innodb.autoinc_persist                   w1 [ retry-fail ]
+innodb.autoinc_persist                   w1 [ retry-pass ]   12
+innodb.fails                             w1 [ fail ]
+innodb.fails                             w1 [ retry-fail ]
+innodb.ours                              w2 [ disabled ]  inspects files
+innodb.theirs                               [ disabled ]  MDEV-1
+worker[1] Using MTR_BUILD_THREAD 300 [ pass ] no
+";
+
+    fn outcomes() -> Outcomes {
+        let mut outcomes = Outcomes::default();
+        for line in SAID.lines() {
+            outcomes.take(line, |name| name == "innodb.ours");
+        }
+        outcomes
+    }
+
+    #[test]
+    fn reads_what_the_runner_says() {
+        let outcomes = outcomes();
+        let got: Vec<_> = outcomes.0.iter().map(|(n, o)| (n.as_str(), *o)).collect();
+        assert_eq!(
+            got,
+            [
+                ("innodb.alter_copy 'innodb,log'", Outcome::Passed),
+                ("innodb.alter_crash", Outcome::Skipped),
+                ("innodb.autoinc_persist", Outcome::Passed),
+                ("innodb.fails", Outcome::Failed),
+                ("innodb.ours", Outcome::Excluded),
+                ("innodb.theirs", Outcome::Disabled),
+            ]
+        );
+    }
+
+    #[test]
+    fn keeps_what_it_read() {
+        assert_eq!(Outcomes::parse(&outcomes().render()), outcomes());
+    }
+}

@@ -1,0 +1,389 @@
+//! The program that `mysql-test-run.pl` takes for `mariadbd`.
+//!
+//! Every data directory that the runner makes gets a project: a page server of
+//! its own with one branch. The runner bootstraps one directory and copies it
+//! for each test; here the copy carries a [`MARKER`] that names the
+//! bootstrapped project, and the first start makes a new project of it. Every
+//! later start of the same directory, after a shutdown or a kill, begins by
+//! removing all that is in it: what the test goes on with comes from the page
+//! server.
+
+use crate::run::Mode;
+use crate::verify;
+use anyhow::{Context, Result, bail};
+use std::ffi::{OsStr, OsString};
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use xylem_cli::compute::base::Materialise;
+use xylem_cli::compute::bootstrap;
+use xylem_cli::control::Control;
+use xylem_cli::files;
+use xylem_cli::home::Home;
+use xylem_cli::progress::Progress;
+use xylem_cli::project::Project;
+use xylem_cli::server::{self, WantedPorts};
+use xylem_cli::state::{ServerRecord, StateDir};
+use xylem_types::BranchName;
+
+/// The argument that makes this program the stand-in.
+pub const COMMAND: &str = "mariadbd";
+
+/// The directory under which projects are kept.
+pub const PROJECTS: &str = "XYLEM_MTR_PROJECTS";
+/// What servers run on: a [`Mode`].
+pub const MODE: &str = "XYLEM_MTR_MODE";
+/// The real `mariadbd`.
+pub const MARIADBD: &str = "XYLEM_MTR_MARIADBD";
+/// The directory with `ha_innodb.so` and the other plugins.
+pub const PLUGINS: &str = "XYLEM_MTR_PLUGINS";
+
+/// In a data directory that was bootstrapped and not started since: the path
+/// of its project.
+const MARKER: &str = "xylem-project";
+
+/// Test servers are small; a machine runs several beside their page servers.
+const SERVER_MEMORY: &str = "256MiB";
+
+/// Turns into the real server, after what has to be done before.
+pub fn main(args: Vec<OsString>) -> ExitCode {
+    match run(args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("[ERROR] xylem: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Vec<OsString>) -> Result<ExitCode> {
+    let start = Start {
+        mode: variable(MODE)?.to_string_lossy().parse()?,
+        mariadbd: variable(MARIADBD)?.into(),
+        plugins: variable(PLUGINS)?.into(),
+        projects: variable(PROJECTS)?.into(),
+        home: Home::find()?,
+        args,
+    };
+    let asks_only = ["--help", "-?", "--version", "-V"]
+        .iter()
+        .any(|word| start.args.iter().any(|arg| arg == word));
+    if asks_only || start.mode == Mode::Stock {
+        return start.become_mariadbd(&[], &[]);
+    }
+    let plugin = start.plugin_options();
+    if start.mode == Mode::Off {
+        return start.become_mariadbd(&plugin, &[]);
+    }
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(start.on_page_server(plugin))
+}
+
+fn variable(name: &str) -> Result<OsString> {
+    std::env::var_os(name).with_context(|| format!("{name} is not set: use cargo xtask mtr"))
+}
+
+/// One call of the stand-in.
+struct Start {
+    mode: Mode,
+    mariadbd: PathBuf,
+    plugins: PathBuf,
+    projects: PathBuf,
+    home: Home,
+    args: Vec<OsString>,
+}
+
+impl Start {
+    fn plugin_options(&self) -> Vec<OsString> {
+        let mut plugin_dir = OsString::from("--plugin-dir=");
+        plugin_dir.push(&self.plugins);
+        vec![
+            "--ignore-builtin-innodb".into(),
+            "--plugin-load-add=ha_innodb.so".into(),
+            "--plugin-maturity=unknown".into(),
+            plugin_dir,
+        ]
+    }
+
+    fn command(&self, more: &[OsString], envs: &[(&str, OsString)]) -> Command {
+        let mut command = Command::new(&self.mariadbd);
+        command.args(&self.args).args(more);
+        command.envs(envs.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    fn become_mariadbd(&self, more: &[OsString], envs: &[(&str, OsString)]) -> Result<ExitCode> {
+        let error = self.command(more, envs).exec();
+        Err(error).with_context(|| format!("cannot execute {}", self.mariadbd.display()))
+    }
+
+    /// The value that `mariadbd` will take for an option of one value.
+    fn option(&self, name: &str) -> Result<Option<OsString>> {
+        let prefix = format!("--{name}=");
+        let of = |args: &mut dyn DoubleEndedIterator<Item = &OsStr>| {
+            args.rev()
+                .find_map(|arg| Some(OsString::from(arg.to_str()?.strip_prefix(&prefix)?)))
+        };
+        if let Some(value) = of(&mut self.args.iter().map(OsString::as_os_str)) {
+            return Ok(Some(value));
+        }
+        let defaults = self
+            .args
+            .iter()
+            .filter(|arg| arg.to_string_lossy().starts_with("--defaults-"));
+        if self.args.iter().any(|arg| arg == "--no-defaults") {
+            return Ok(None);
+        }
+        let program = self.home.basedir().join("bin/my_print_defaults");
+        let out = Command::new(&program)
+            .args(defaults)
+            .args(["mysqld", "server", "mariadbd"])
+            .output()
+            .with_context(|| format!("cannot run {}", program.display()))?;
+        let text = String::from_utf8_lossy(&out.stdout);
+        Ok(of(&mut text.lines().map(OsStr::new)))
+    }
+
+    async fn on_page_server(&self, mut options: Vec<OsString>) -> Result<ExitCode> {
+        let Some(datadir) = self.option("datadir")? else {
+            bail!("no --datadir: a project belongs to a data directory");
+        };
+        let datadir = std::path::absolute(&datadir)?;
+        let bootstrap = self.args.iter().any(|arg| arg == "--bootstrap");
+        std::fs::create_dir_all(&self.projects)?;
+        // One at a time: the ports that are found free must still be so when
+        // the server takes them.
+        let lock = std::fs::File::create(self.projects.join("lock"))?;
+        lock.lock().context("cannot lock the projects")?;
+        let mut place = Place::of(&self.projects, &datadir)?;
+        match place.stage(bootstrap)? {
+            Stage::Bootstrap => place.begin(None).await?,
+            Stage::Copied(from) if from != place.state.root() => place.begin(Some(&from)).await?,
+            Stage::Copied(_) | Stage::Again => {}
+        }
+        let (record, control) = place.ensure_server(&self.home).await?;
+        drop(lock);
+
+        let branch = BranchName::main();
+        let attached = control.attach(&branch).await?;
+        // Pages of 4 and 8 KiB cannot hold the keys of MariaDB's grant tables.
+        // Those stay in Aria then, and their files stay here.
+        let keep_tables = self
+            .option("innodb-page-size")?
+            .is_some_and(|size| size.to_str().is_some_and(has_short_keys));
+        empty(&datadir, keep_tables)?;
+        if !attached.empty {
+            let mut base = Materialise::new(&datadir);
+            control
+                .base_backup(&branch, attached.start_lsn, |item| base.take(item))
+                .await?;
+        }
+        let grpc: SocketAddr = record.grpc.parse()?;
+        for option in [
+            "--innodb-page-server-enabled=ON".to_owned(),
+            format!("--innodb-page-server-address={}", grpc.ip()),
+            format!("--innodb-page-server-port={}", grpc.port()),
+            format!("--innodb-page-server-branch={branch}"),
+            format!("--innodb-page-server-epoch={}", attached.epoch),
+            format!("--innodb-page-server-start-lsn={}", attached.start_lsn),
+        ] {
+            options.push(option.into());
+        }
+        let envs = [
+            ("LD_PRELOAD", self.home.client_library().into()),
+            (
+                "XYLEM_DATADIR",
+                std::fs::canonicalize(&datadir)?.into_os_string(),
+            ),
+        ];
+        if !(bootstrap && attached.empty) {
+            return self.become_mariadbd(&options, &envs);
+        }
+        let code = self.bootstrap(options, &envs, keep_tables)?;
+        // Copies must find it as one that was stopped.
+        server::stop(&place.state).await?;
+        let path = place.state.root().as_os_str().as_encoded_bytes();
+        std::fs::write(datadir.join(MARKER), path)?;
+        Ok(code)
+    }
+
+    /// Runs the runner's bootstrap; with all tables in InnoDB, where alone they
+    /// outlive the data directory, unless their files are kept.
+    fn bootstrap(
+        &self,
+        mut options: Vec<OsString>,
+        envs: &[(&str, OsString)],
+        keep_tables: bool,
+    ) -> Result<ExitCode> {
+        // The runner made its directory; the branch does not have that.
+        let mut sql = b"create database if not exists mysql;\n".to_vec();
+        std::io::stdin().read_to_end(&mut sql)?;
+        if !keep_tables {
+            // A help text may not be UTF-8. The runner's own tables name MyISAM.
+            sql = bootstrap::in_innodb(&String::from_utf8_lossy(&sql))
+                .replace("ENGINE=MyISAM", "ENGINE=InnoDB")
+                .into_bytes();
+            options.push("--default-storage-engine=InnoDB".into());
+        }
+        options.extend(
+            [
+                "--innodb-flush-log-at-trx-commit=0",
+                "--max-allowed-packet=8M",
+                "--net-buffer-length=16K",
+            ]
+            .map(OsString::from),
+        );
+        let mut child = self
+            .command(&options, envs)
+            .stdin(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot run {}", self.mariadbd.display()))?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // When it ends early it says why itself.
+            let _ = stdin.write_all(&sql);
+        }
+        let status = child.wait()?;
+        Ok(ExitCode::from(
+            u8::try_from(status.code().unwrap_or(1)).unwrap_or(1),
+        ))
+    }
+}
+
+/// What the call finds in a data directory.
+enum Stage {
+    /// It is new and wants its system tables.
+    Bootstrap,
+    /// It is as its bootstrap, or a copy of it, left it; that one's project.
+    Copied(PathBuf),
+    /// It was started before.
+    Again,
+}
+
+/// A data directory and its project.
+struct Place {
+    datadir: PathBuf,
+    state: StateDir,
+}
+
+impl Place {
+    fn of(projects: &Path, datadir: &Path) -> Result<Place> {
+        let name: String = datadir
+            .to_string_lossy()
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+            .collect();
+        Ok(Place {
+            datadir: datadir.to_owned(),
+            state: StateDir::find(Some(&projects.join(name.trim_start_matches('-'))))?,
+        })
+    }
+
+    fn stage(&self, bootstrap: bool) -> Result<Stage> {
+        let marker = self.datadir.join(MARKER);
+        if let Ok(path) = std::fs::read_to_string(&marker) {
+            return Ok(Stage::Copied(path.into()));
+        }
+        // The runner makes an empty `mysql` before it bootstraps.
+        let used = ["ibdata1", "ib_logfile0"]
+            .iter()
+            .any(|name| self.datadir.join(name).exists());
+        match (bootstrap, used, self.state.has_project()) {
+            (true, false, _) => Ok(Stage::Bootstrap),
+            (_, _, true) => Ok(Stage::Again),
+            _ => bail!(
+                "{} was not bootstrapped here, so it has no project",
+                self.datadir.display()
+            ),
+        }
+    }
+
+    /// A new project, empty or as a copy of a stopped one.
+    async fn begin(&mut self, from: Option<&Path>) -> Result<()> {
+        retire(&self.state).await?;
+        files::remove_tree(self.state.root())?;
+        self.state.create()?;
+        let mut project = Project::new();
+        project.memory = Some(SERVER_MEMORY.to_owned());
+        project.save(&self.state)?;
+        if let Some(from) = from {
+            let from = StateDir::find(Some(from))?;
+            xylem_server::project::create_from_template(
+                &from.server_data(),
+                &self.state.server_data(),
+                jiff::Timestamp::now(),
+                rand::random(),
+            )?;
+        }
+        Ok(())
+    }
+
+    async fn ensure_server(&self, home: &Home) -> Result<(ServerRecord, Control)> {
+        let home = Home::at(home.root()).without_template();
+        let mut project = Project::load(&self.state)?;
+        let running = server::ensure(
+            &self.state,
+            &home,
+            &mut project,
+            WantedPorts::default(),
+            &Progress::new(false),
+        )
+        .await?;
+        Ok((running.record, running.control))
+    }
+}
+
+/// Reads back what is in a project and ends its page server at once: nothing
+/// in it is needed any more.
+pub async fn retire(state: &StateDir) -> Result<()> {
+    let Some(record) = state.server_record() else {
+        return Ok(());
+    };
+    let root = state.root();
+    let name = root.file_name().unwrap_or_default().to_string_lossy();
+    if record.process.is_alive()
+        && let Some(projects) = root.parent()
+    {
+        verify::project(projects, &name, &record).await?;
+    }
+    record.process.kill().await
+}
+
+/// Whether keys of pages of this size are too short for MariaDB's grant tables.
+fn has_short_keys(page_size: &str) -> bool {
+    ["4", "8"].iter().any(|size| {
+        let rest = page_size.strip_prefix(size);
+        matches!(rest, Some("k" | "K" | "096" | "192"))
+    })
+}
+
+/// Removes all that is in a directory, and makes it if it is not there. With
+/// `keep_tables`, files of tables in other engines stay.
+fn empty(dir: &Path, keep_tables: bool) -> Result<()> {
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.symlink_metadata()?.is_dir() {
+            if keep_tables {
+                empty(&path, true)?;
+            } else {
+                files::remove_tree(&path)?;
+            }
+        } else if !(keep_tables && is_of_other_engines(&path)) {
+            std::fs::remove_file(&path)
+                .with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file belongs to Aria or MyISAM.
+fn is_of_other_engines(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let extension = path.extension().unwrap_or_default().to_string_lossy();
+    name.starts_with("aria_log") || ["MAI", "MAD", "MYI", "MYD"].contains(&&*extension)
+}

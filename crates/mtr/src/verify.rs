@@ -1,0 +1,160 @@
+//! Reading everything back before a project goes.
+//!
+//! Materialising a page applies every record since its last image, and a debug
+//! build of InnoDB logs with each mini-transaction the checksums of the pages
+//! that it changed. So this holds redo as the page server applies it against
+//! what InnoDB had in memory, for every test that ran.
+
+use anyhow::{Context, Result};
+use std::fmt::Write as _;
+use std::path::Path;
+use tonic::transport::Channel;
+use xylem_cli::state::ServerRecord;
+use xylem_proto::control::base_item::Item;
+use xylem_proto::control::control_client::ControlClient;
+use xylem_proto::control::{BaseBackupRequest, ListBranchesRequest, Tablespace};
+use xylem_proto::pageserver::page_server_client::PageServerClient;
+use xylem_proto::pageserver::{GetPageRequest, GetPagesRequest};
+
+/// How many moments of a project's history are read.
+const MOMENTS: u64 = 4;
+/// Where a database's redo begins.
+const FIRST_LSN: u64 = 12_288;
+/// Pages asked for at a time.
+const PAGES_AT_ONCE: usize = 64;
+/// Largest answer: so many pages of 64 KiB, and large side files.
+const MESSAGE_BYTES_MAX: usize = 256 << 20;
+
+/// The file under the projects' directory that gets a line for each project
+/// that was read, and one for each page that could not be.
+pub const REPORT: &str = "verified";
+
+/// What was read back in a whole run.
+#[derive(Debug, Default)]
+pub struct Total {
+    /// Projects.
+    pub projects: u64,
+    /// Versions of pages.
+    pub pages: u64,
+    /// What was wrong.
+    pub faults: Vec<String>,
+}
+
+impl Total {
+    /// Adds up the report.
+    pub fn read(projects: &Path) -> Total {
+        let mut total = Total::default();
+        let text = std::fs::read_to_string(projects.join(REPORT)).unwrap_or_default();
+        for line in text.lines() {
+            match line
+                .strip_prefix("pages ")
+                .and_then(|n| n.parse::<u64>().ok())
+            {
+                Some(pages) => {
+                    total.projects += 1;
+                    total.pages += pages;
+                }
+                None => total.faults.push(line.to_owned()),
+            }
+        }
+        total
+    }
+}
+
+/// Reads all pages of a project at several moments and reports on it.
+///
+/// # Errors
+/// When the report cannot be written.
+pub async fn project(projects: &Path, name: &str, server: &ServerRecord) -> Result<()> {
+    let mut lines = String::new();
+    let pages = match all(server, &mut lines).await {
+        Ok(pages) => pages,
+        Err(error) => {
+            writeln!(lines, "{name}: {error:#}")?;
+            0
+        }
+    };
+    writeln!(lines, "pages {pages}")?;
+    let report = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(projects.join(REPORT));
+    report
+        .and_then(|mut file| std::io::Write::write_all(&mut file, lines.as_bytes()))
+        .context("cannot write what was verified")
+}
+
+async fn all(server: &ServerRecord, faults: &mut String) -> Result<u64> {
+    let channel = Channel::from_shared(format!("http://{}", server.grpc))?
+        .connect()
+        .await
+        .context("the page server is gone")?;
+    let mut control =
+        ControlClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let mut pages = PageServerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let branches = control.list_branches(ListBranchesRequest {}).await?;
+    let end = branches.get_ref().branches.first();
+    let end = end.context("there is no branch")?.last_lsn;
+    let mut read = 0;
+    for moment in 1..=MOMENTS {
+        let lsn = FIRST_LSN + end.saturating_sub(FIRST_LSN) / MOMENTS * moment;
+        for space in tablespaces(&mut control, lsn).await? {
+            read += tablespace(&mut pages, &space, lsn, faults).await?;
+        }
+    }
+    Ok(read)
+}
+
+async fn tablespaces(control: &mut ControlClient<Channel>, lsn: u64) -> Result<Vec<Tablespace>> {
+    let request = BaseBackupRequest {
+        lsn,
+        all_tablespaces: true,
+    };
+    let mut items = control.base_backup(request).await?.into_inner();
+    let mut spaces = Vec::new();
+    while let Some(item) = items.message().await? {
+        if let Some(Item::Tablespace(space)) = item.item {
+            spaces.push(space);
+        }
+    }
+    Ok(spaces)
+}
+
+async fn tablespace(
+    client: &mut PageServerClient<Channel>,
+    space: &Tablespace,
+    lsn: u64,
+    faults: &mut String,
+) -> Result<u64> {
+    let Some(first) = space.pages.first() else {
+        return Ok(0);
+    };
+    let count = space.size / first.data.len().max(1) as u64;
+    let requests: Vec<GetPageRequest> = (0..u32::try_from(count)?)
+        .map(|page_no| GetPageRequest {
+            space_id: space.space_id,
+            page_no,
+            lsn,
+            ..GetPageRequest::default()
+        })
+        .collect();
+    for batch in requests.chunks(PAGES_AT_ONCE) {
+        let pages = batch.to_vec();
+        if client.get_pages(GetPagesRequest { pages }).await.is_ok() {
+            continue;
+        }
+        // Which of them?
+        for request in batch {
+            if let Err(status) = client.get_page(*request).await {
+                writeln!(
+                    faults,
+                    "{} page {} at LSN {lsn}: {}",
+                    space.path,
+                    request.page_no,
+                    status.message()
+                )?;
+            }
+        }
+    }
+    Ok(count)
+}

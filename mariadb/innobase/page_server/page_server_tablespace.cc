@@ -1,0 +1,194 @@
+/*****************************************************************************
+
+FLUSH TABLES ... FOR EXPORT and ALTER TABLE ... IMPORT TABLESPACE: whole data
+files on a server that keeps none.
+
+SPDX-License-Identifier: GPL-2.0-or-later
+
+*****************************************************************************/
+
+#include "page_server.h"
+#include "buf0buf.h"
+#include "fil0fil.h"
+#include "log0log.h"
+#include "mtr0log.h"
+#include "mtr0mtr.h"
+#include "os0file.h"
+#include "page0zip.h"
+#include "srv0srv.h"
+#include "trx0trx.h"
+#include "ut0byte.h"
+#include "log.h"
+#include <fcntl.h>
+#include <unistd.h>
+
+namespace page_server
+{
+namespace
+{
+/** A file descriptor that is closed at the end of the scope */
+struct descriptor
+{
+  const int fd;
+  descriptor(const char *name, int flags) noexcept :
+    fd(open(name, flags | O_CLOEXEC)) {}
+  ~descriptor() { if (fd >= 0) close(fd); }
+  descriptor(const descriptor&)= delete;
+  descriptor &operator=(const descriptor&)= delete;
+};
+
+/** Say why a data file could not be read or written.
+@param name   file name
+@param doing  what was tried
+@param error  error number
+@return error code */
+ATTRIBUTE_COLD dberr_t file_error(const char *name, const char *doing,
+                                  int error) noexcept
+{
+  sql_print_error("InnoDB: Cannot %s %s: %s", doing, name, strerror(error));
+  return error == ENOSPC ? DB_OUT_OF_FILE_SPACE : DB_IO_ERROR;
+}
+
+/** Read all of a page.
+@return 0 or an error number */
+int read_all(int fd, byte *buf, size_t size, os_offset_t offset) noexcept
+{
+  while (size)
+  {
+    const ssize_t n= pread(fd, buf, size, off_t(offset));
+    if (n < 0 && errno == EINTR)
+      continue;
+    if (n <= 0)
+      return n ? errno : EIO;
+    buf+= n;
+    size-= size_t(n);
+    offset+= os_offset_t(n);
+  }
+  return 0;
+}
+
+/** Write all of a buffer.
+@return 0 or an error number */
+int write_all(int fd, const byte *buf, size_t size, os_offset_t offset)
+  noexcept
+{
+  while (size)
+  {
+    const ssize_t n= pwrite(fd, buf, size, off_t(offset));
+    if (n < 0 && errno == EINTR)
+      continue;
+    if (n <= 0)
+      return n ? errno : ENOSPC;
+    buf+= n;
+    size-= size_t(n);
+    offset+= os_offset_t(n);
+  }
+  return 0;
+}
+
+/** Log all of an imported page, as if it were new.
+@param block  page
+@param mtr    mini-transaction */
+void log_page(buf_block_t *block, mtr_t *mtr) noexcept
+{
+  mtr->init(block);
+  const bool zip= block->page.zip.data != nullptr;
+  const size_t size{block->physical_size()};
+  if (zip && fil_page_index_page_check(block->page.zip.data))
+  {
+    page_zip_log(*block, mtr);
+    return;
+  }
+  /* INIT_PAGE wrote the page identifier. The LSN is written when the
+  mini-transaction is applied, and so is the trailer, which repeats it and
+  which pages of ROW_FORMAT=COMPRESSED tables do not have. */
+  const size_t end{zip ? size : size - FIL_PAGE_DATA_END};
+  mtr->memcpy(*block, FIL_PAGE_PREV, 8);
+  mtr->memcpy(*block, FIL_PAGE_TYPE, end - FIL_PAGE_TYPE);
+}
+
+/** Log a page of a file that is being imported.
+@param space  tablespace
+@param id     page identifier
+@return error code */
+dberr_t import_page(fil_space_t *space, page_id_t id) noexcept
+{
+  dberr_t err{DB_SUCCESS};
+  mtr_t mtr;
+  mtr.start();
+  mtr.set_named_space(space);
+  buf_block_t *block= buf_page_get_gen(id, space->zip_size(), RW_X_LATCH,
+                                       nullptr, BUF_GET_POSSIBLY_FREED, &mtr,
+                                       &err);
+  if (block)
+  {
+    if (id.page_no() == 0)
+      /* Its identifier may be that of the tablespace that was discarded. */
+      fil_log_create(*space, &mtr);
+    log_page(block, &mtr);
+  }
+  mtr.commit();
+  if (block)
+    note_clean(id, mtr.commit_lsn());
+  else if (err == DB_CORRUPTION)
+    /* It was freed when delete-marked records were purged. */
+    err= DB_SUCCESS;
+  return err;
+}
+} // namespace
+
+dberr_t export_space(const fil_space_t &space, const trx_t &trx) noexcept
+{
+  static constexpr char doing[]= "export to";
+  const char *const name= UT_LIST_GET_FIRST(space.chain)->name;
+  const descriptor file{name, O_WRONLY};
+  if (file.fd < 0)
+    return file_error(name, doing, errno);
+
+  const size_t size{space.physical_size()};
+  byte *const page= static_cast<byte*>(aligned_malloc(size, size));
+  if (!page)
+    return DB_OUT_OF_MEMORY;
+  dberr_t err{DB_SUCCESS};
+  for (uint32_t i= 0; err == DB_SUCCESS && i < space.size; i++)
+  {
+    if (trx_is_interrupted(&trx))
+      err= DB_INTERRUPTED;
+    else if ((err= read(page_id_t{space.id, i}, page, size)) != DB_SUCCESS)
+      break;
+    else if (int error= write_all(file.fd, page, size, os_offset_t{i} * size))
+      err= file_error(name, doing, error);
+  }
+  if (err == DB_SUCCESS && fdatasync(file.fd))
+    err= file_error(name, doing, errno);
+  aligned_free(page);
+  return err;
+}
+
+dberr_t import_space(fil_space_t *space, const trx_t &trx) noexcept
+{
+  ut_ad(space->is_being_imported());
+  static constexpr char doing[]= "import";
+  const char *const name= UT_LIST_GET_FIRST(space->chain)->name;
+  const descriptor file{name, O_RDONLY};
+  if (file.fd < 0)
+    return file_error(name, doing, errno);
+
+  const size_t size{space->physical_size()};
+  byte *const page= static_cast<byte*>(aligned_malloc(size, size));
+  if (!page)
+    return DB_OUT_OF_MEMORY;
+  dberr_t err{DB_SUCCESS};
+  for (uint32_t i= 0; err == DB_SUCCESS && i < space->size; i++)
+  {
+    if (trx_is_interrupted(&trx))
+      err= DB_INTERRUPTED;
+    else if (int error= read_all(file.fd, page, size, os_offset_t{i} * size))
+      err= file_error(name, doing, error);
+    else if (!buf_is_zeroes(span<const byte>(page, size)))
+      err= import_page(space, page_id_t{space->id, i});
+  }
+  aligned_free(page);
+  return err;
+}
+} // namespace page_server
