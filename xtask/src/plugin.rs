@@ -137,7 +137,7 @@ pub fn build_debug_server(mariadb: &Mariadb) -> Result<PathBuf> {
             mariadb,
             "build-debug",
             DEBUG_FLAGS,
-            &["mariadbd", "innobase"],
+            &["mariadbd", "innobase", "sql_errlog"],
             "building a debug server (about 40 minutes of one core when new)",
         )?;
         fs::create_dir_all(dir.join("plugin"))?;
@@ -145,6 +145,11 @@ pub fn build_debug_server(mariadb: &Mariadb) -> Result<PathBuf> {
         copy(
             &build.join("storage/innobase/ha_innodb.so"),
             &dir.join("plugin/ha_innodb.so"),
+        )?;
+        // A test's: plugins of a release build do not load.
+        copy(
+            &build.join("plugin/sql_errlog/sql_errlog.so"),
+            &dir.join("plugin/sql_errlog.so"),
         )
     })?;
     Ok(product)

@@ -141,6 +141,9 @@ fn names() {
     for yes in [
         "shop/t.frm",
         "shop/t.frm~",
+        "shop/v.frm-",
+        "shop/t.TRG-",
+        "shop/r.TRN-",
         "shop/t.par",
         "shop/t.TRG",
         "shop/t.TRG~",

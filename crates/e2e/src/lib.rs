@@ -40,8 +40,14 @@ impl Project {
     /// `buffer_pool`.
     pub fn up(buffer_pool: &str) -> Result<Project> {
         let project = Project::new()?;
+        project.up_in_place(buffer_pool)?;
+        Ok(project)
+    }
+
+    /// The same in a directory that was prepared.
+    pub fn up_in_place(&self, buffer_pool: &str) -> Result<()> {
         let ports = free_ports(3)?;
-        project.xylem(&[
+        self.xylem(&[
             "up",
             "--detach",
             "--mysql-port",
@@ -53,7 +59,7 @@ impl Project {
             "--buffer-pool",
             buffer_pool,
         ])?;
-        Ok(project)
+        Ok(())
     }
 
     /// The state directory.

@@ -1,6 +1,10 @@
-//! What a compute does when its branch is taken, or its server stays away.
+//! What a compute does when its branch is taken, its server stays away or
+//! stalls, or a disk is full.
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use xylem_e2e::{Project, wait_until};
 use xylem_proto::control::AttachRequest;
@@ -99,6 +103,12 @@ fn settings_that_cannot_work_are_refused_at_start() -> Result<()> {
             "innodb_data_file_path",
         ),
         ("innodb_force_recovery=6", "innodb_force_recovery=6"),
+        ("innodb_data_home_dir=/tmp", "innodb_data_home_dir"),
+        (
+            "innodb_log_group_home_dir=/tmp",
+            "innodb_log_group_home_dir",
+        ),
+        ("innodb_undo_directory=/tmp", "innodb_undo_directory"),
     ] {
         let file = project.dir().join("computes/main/custom.cnf");
         std::fs::write(&file, format!("[mariadbd]\n{setting}\n"))?;
@@ -112,5 +122,286 @@ fn settings_that_cannot_work_are_refused_at_start() -> Result<()> {
         std::fs::remove_file(file)?;
     }
     project.xylem(&["compute", "start", "main"])?;
+    Ok(())
+}
+
+/// A server that does nothing, as with a disk that does not answer, until this
+/// is dropped.
+struct Stalled(Pid);
+
+impl Stalled {
+    fn new(project: &Project) -> Result<Stalled> {
+        let pid = project.json(&["status"])?["server"]["pid"].as_i64();
+        let pid = i32::try_from(pid.context("the server has no pid")?)?;
+        let pid = Pid::from_raw(pid).context("not a pid")?;
+        kill_process(pid, Signal::STOP)?;
+        Ok(Stalled(pid))
+    }
+}
+
+impl Drop for Stalled {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::CONT);
+    }
+}
+
+/// `xylem sql main -e SQL` on its own.
+fn start_sql(project: &Project, sql: &str) -> Result<Child> {
+    let mut command = project.command(&["sql", "main", "-e", sql]);
+    let command = command.stdout(Stdio::null()).stderr(Stdio::piped());
+    Ok(command.spawn()?)
+}
+
+fn said(child: Child) -> Result<(bool, String)> {
+    let out = child.wait_with_output()?;
+    Ok((
+        out.status.success(),
+        String::from_utf8_lossy(&out.stderr).into_owned(),
+    ))
+}
+
+/// The connection that runs a statement that begins so.
+fn connection(project: &Project, begins: &str) -> Result<String> {
+    let sql = format!(
+        "SELECT id FROM information_schema.processlist WHERE info LIKE '{begins}%' \
+         AND id <> CONNECTION_ID()"
+    );
+    let mut id = String::new();
+    wait_until("a statement to run", Duration::from_secs(30), || {
+        project.sql(&sql)?.trim().clone_into(&mut id);
+        Ok(!id.is_empty())
+    })?;
+    Ok(id)
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "nothing happens: there is no event to wait for"
+)]
+fn still_runs(child: &mut Child, for_so_long: Duration) -> Result<bool> {
+    std::thread::sleep(for_so_long);
+    Ok(child.try_wait()?.is_none())
+}
+
+#[test]
+fn reads_and_commits_wait_for_a_stalled_server_and_kill_then_works() -> Result<()> {
+    let project = Project::up("16MiB")?;
+    project.sql(
+        "CREATE DATABASE d; USE d; CREATE TABLE t (a INT PRIMARY KEY, b CHAR(250) NOT NULL); \
+         INSERT INTO d.t SELECT seq, seq FROM seq_1_to_200000",
+    )?;
+    let stalled = Stalled::new(&project)?;
+    let read = "SELECT SUM(LENGTH(b)) FROM d.t WHERE b LIKE";
+    let mut reads: Vec<Child> = Vec::new();
+    for pattern in ["x%", "y%"] {
+        reads.push(start_sql(&project, &format!("{read} '{pattern}'"))?);
+    }
+    let mut commit = start_sql(&project, "INSERT INTO d.t VALUES (0, 'late')")?;
+    ensure!(
+        still_runs(&mut commit, Duration::from_secs(3))?,
+        "a commit was acknowledged by a server that does nothing"
+    );
+    for read in &mut reads {
+        ensure!(read.try_wait()?.is_none(), "pages came from nowhere");
+    }
+    let victim = connection(&project, &format!("{read} \\'y"))?;
+    project.sql(&format!("KILL QUERY {victim}"))?;
+    drop(stalled);
+    let killed = said(reads.pop().context("two reads")?)?;
+    ensure!(!killed.0 && killed.1.contains("1317"), "{}", killed.1);
+    let other = said(reads.pop().context("two reads")?)?;
+    ensure!(other.0, "{}", other.1);
+    let commit = said(commit)?;
+    ensure!(commit.0, "{}", commit.1);
+    assert_eq!(project.sql("SELECT b FROM d.t WHERE a = 0")?, "late\n");
+    assert_eq!(project.check("d")?, Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+fn a_writer_that_outruns_the_server_is_slowed_and_loses_nothing() -> Result<()> {
+    let project = Project::up("64MiB")?;
+    project.xylem(&["compute", "stop", "main"])?;
+    std::fs::write(
+        project.dir().join("computes/main/custom.cnf"),
+        "[mariadbd]\ninnodb_page_server_queue_size=1M\ninnodb_log_buffer_size=2M\n",
+    )?;
+    project.xylem(&["compute", "start", "main"])?;
+    project.sql("CREATE DATABASE d; CREATE TABLE d.t (a INT PRIMARY KEY, b LONGTEXT)")?;
+    let stalled = Stalled::new(&project)?;
+    // Many times what the log buffer and the queue hold, in one transaction.
+    let mut writer = start_sql(
+        &project,
+        "USE d; INSERT INTO t SELECT seq, REPEAT(MD5(seq), 1000) FROM seq_1_to_2000",
+    )?;
+    ensure!(
+        still_runs(&mut writer, Duration::from_secs(3))?,
+        "64 MB of redo went into a queue of 1 MB"
+    );
+    drop(stalled);
+    let writer = said(writer)?;
+    ensure!(writer.0, "{}", writer.1);
+    project.lose_compute()?;
+    project.start()?;
+    assert_eq!(
+        project.sql("SELECT COUNT(*), SUM(b = REPEAT(MD5(a), 1000)) FROM d.t")?,
+        "2000\t2000\n"
+    );
+    Ok(())
+}
+
+/// Starts the compute's own mariadbd by hand; returns what it says until it
+/// ends.
+fn mariadbd_by_hand(project: &Project, more: &[&str]) -> Result<String> {
+    let compute = project.dir().join("computes/main");
+    let usr = project.home().join("mariadb/usr");
+    let out = Command::new(usr.join("sbin/mariadbd"))
+        .arg(format!(
+            "--defaults-file={}",
+            compute.join("my.cnf").display()
+        ))
+        .arg("--skip-log-error")
+        .args(more)
+        .env("LD_LIBRARY_PATH", usr.join("lib/x86_64-linux-gnu"))
+        .env("LD_PRELOAD", project.home().join("lib/libxylem_client.so"))
+        .env("XYLEM_DATADIR", compute.join("data"))
+        .output()?;
+    ensure!(!out.status.success(), "it should not have started");
+    Ok(String::from_utf8_lossy(&out.stderr).into_owned())
+}
+
+#[test]
+fn a_compute_without_its_server_does_not_start_and_says_where_it_looked() -> Result<()> {
+    let project = Project::up("16MiB")?;
+    project.sql("CREATE DATABASE d")?;
+    project.xylem(&["compute", "stop", "main"])?;
+    let log = mariadbd_by_hand(&project, &["--innodb-page-server-port=1"])?;
+    ensure!(
+        log.contains("Cannot use the page server at 127.0.0.1:1"),
+        "{log}"
+    );
+    let log = mariadbd_by_hand(
+        &project,
+        &["--innodb-page-server-address=no.such.host.invalid"],
+    )?;
+    ensure!(log.contains("no.such.host.invalid"), "{log}");
+    project.kill_server()?;
+    let log = mariadbd_by_hand(&project, &[])?;
+    ensure!(log.contains("Cannot use the page server at"), "{log}");
+    // And the command starts what is missing.
+    project.xylem(&["compute", "start", "main"])?;
+    ensure!(project.sql("SHOW DATABASES")?.contains("d\n"));
+    Ok(())
+}
+
+/// A small file system, made as root; unmounted when dropped.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(at: &Path, megabytes: u32) -> Result<Small> {
+        std::fs::create_dir_all(at)?;
+        Small::run(
+            Command::new("mount")
+                .args(["-t", "tmpfs", "-o"])
+                .arg(format!("size={megabytes}m"))
+                .arg("tmpfs")
+                .arg(at),
+        )?;
+        Ok(Small(at.to_owned()))
+    }
+
+    fn resize(&self, megabytes: u32) -> Result<()> {
+        Small::run(
+            Command::new("mount")
+                .args(["-o"])
+                .arg(format!("remount,size={megabytes}m"))
+                .arg(&self.0),
+        )
+    }
+
+    fn run(command: &mut Command) -> Result<()> {
+        let status = command.status()?;
+        ensure!(status.success(), "{command:?}: {status}");
+        Ok(())
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        // What is open there keeps it until it is closed.
+        let _ = Small::run(Command::new("umount").arg("--lazy").arg(&self.0));
+    }
+}
+
+#[test]
+fn commits_wait_for_room_on_the_servers_disk() -> Result<()> {
+    if !geteuid().is_root() {
+        eprintln!("not root, so no small file system can be made: not tested");
+        return Ok(());
+    }
+    let project = Project::new()?;
+    let small = Small::mount(&project.dir().join("server"), 80)?;
+    project.up_in_place("16MiB")?;
+    project.sql("CREATE DATABASE d; CREATE TABLE d.t (a INT PRIMARY KEY, b LONGTEXT)")?;
+    let mut writer = start_sql(
+        &project,
+        "USE d; INSERT INTO t SELECT seq, REPEAT(MD5(seq), 1000) FROM seq_1_to_3000",
+    )?;
+    wait_until("the disk to be full", Duration::from_secs(60), || {
+        ensure!(
+            writer.try_wait()?.is_none(),
+            "96 MB of redo went into 80 MB"
+        );
+        Ok(std::fs::read_to_string(project.dir().join("server.log"))?.contains("No space left"))
+    })?;
+    ensure!(
+        still_runs(&mut writer, Duration::from_secs(2))?,
+        "a commit was acknowledged without room for it"
+    );
+    small.resize(500)?;
+    let writer = said(writer)?;
+    ensure!(writer.0, "{}", writer.1);
+    project.lose_compute()?;
+    project.start()?;
+    assert_eq!(
+        project.sql("SELECT COUNT(*), SUM(b = REPEAT(MD5(a), 1000)) FROM d.t")?,
+        "3000\t3000\n"
+    );
+    project.xylem(&["down"])?;
+    Ok(())
+}
+
+#[test]
+fn a_full_disk_of_the_compute_fails_statements_and_no_more() -> Result<()> {
+    if !geteuid().is_root() {
+        eprintln!("not root, so no small file system can be made: not tested");
+        return Ok(());
+    }
+    let project = Project::new()?;
+    let _small = Small::mount(&project.dir().join("computes"), 24)?;
+    project.up_in_place("16MiB")?;
+    project.sql(
+        "CREATE DATABASE d; USE d; CREATE TABLE t (a INT PRIMARY KEY, b CHAR(250) NOT NULL); \
+         INSERT INTO d.t SELECT seq, MD5(seq) FROM seq_1_to_200000",
+    )?;
+    // 50 MB do not fit, as temporary table, as sort, or as somebody's file.
+    let error = project.sql_error("CREATE TEMPORARY TABLE d.x AS SELECT * FROM d.t")?;
+    ensure!(error.contains("ERROR"), "{error}");
+    let filler = project.dir().join("computes/filler");
+    std::fs::write(&filler, vec![1; 24 << 20]).ok();
+    let error = project.sql_error("CREATE TABLE d.y (a INT)")?;
+    ensure!(error.contains("ERROR"), "{error}");
+    // What needs no local disk goes on.
+    project.sql("INSERT INTO d.t VALUES (0, 'late')")?;
+    std::fs::remove_file(filler)?;
+    project.sql("CREATE TABLE d.y (a INT); INSERT INTO d.y VALUES (1)")?;
+    project.xylem(&["compute", "kill", "main"])?;
+    project.start()?;
+    assert_eq!(
+        project.sql("SELECT COUNT(*), SUM(a = 0) FROM d.t; SELECT a FROM d.y")?,
+        "200001\t1\n1\n"
+    );
+    assert_eq!(project.check("d")?, Vec::<String>::new());
+    project.xylem(&["down"])?;
     Ok(())
 }

@@ -1,15 +1,43 @@
 //! Tests that cannot pass here, each with a reason: `mariadb/mtr/excluded.def`.
 //!
 //! The format is that of MariaDB's own `disabled.def`: a test's full name, a
-//! colon, the reason; `#` begins a comment. `mysql-test-run.pl` reads the same
-//! file and shows such a test as disabled.
+//! colon, the reason; `#` begins a comment. Behind the name one combination may
+//! stand in quotes, which MariaDB's lists do not know: `mysql-test-run.pl` gets
+//! the list without those lines, and what comes of such a test is not counted.
 
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Tests by full name (`innodb.alter_table`), with the reason.
-pub type Excluded = BTreeMap<String, String>;
+/// What is excluded, and why.
+#[derive(Debug, Default)]
+pub struct Excluded {
+    /// Tests by full name (`innodb.alter_table`).
+    tests: BTreeMap<String, String>,
+    /// The same in one combination only.
+    combinations: BTreeMap<(String, String), String>,
+}
+
+impl Excluded {
+    /// Whether a test that ran, as the runner names it
+    /// (`innodb.alter_table 'crypt,4k'`), is excluded in its combination.
+    pub fn has(&self, name: &str) -> bool {
+        let (test, rest) = name.split_once(' ').unwrap_or((name, ""));
+        self.tests.contains_key(test)
+            || rest.trim_matches('\'').split(',').any(|combination| {
+                self.combinations
+                    .contains_key(&(test.to_owned(), combination.to_owned()))
+            })
+    }
+
+    /// The list for `mysql-test-run.pl`; empty when there is nothing for it.
+    pub fn for_runner(&self) -> String {
+        let lines = self.tests.iter();
+        lines
+            .map(|(test, why)| format!("{test} : {why}\n"))
+            .collect()
+    }
+}
 
 /// Reads the list.
 ///
@@ -22,7 +50,7 @@ pub fn read(path: &Path) -> Result<Excluded> {
 }
 
 fn parse(text: &str) -> Result<Excluded> {
-    let mut excluded = Excluded::new();
+    let mut excluded = Excluded::default();
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
@@ -35,10 +63,15 @@ fn parse(text: &str) -> Result<Excluded> {
         if !name.contains('.') || reason.is_empty() {
             bail!("line {}: not SUITE.TEST : REASON: {line}", number + 1);
         }
-        if excluded
-            .insert(name.to_owned(), reason.to_owned())
-            .is_some()
-        {
+        let before = match name.split_once(" '") {
+            None => excluded.tests.insert(name.to_owned(), reason.to_owned()),
+            Some((test, combination)) => {
+                let combination = combination.trim_end_matches('\'').to_owned();
+                let key = (test.trim().to_owned(), combination);
+                excluded.combinations.insert(key, reason.to_owned())
+            }
+        };
+        if before.is_some() {
             bail!("line {}: {name} stands there twice", number + 1);
         }
     }
@@ -51,9 +84,19 @@ mod tests {
 
     #[test]
     fn takes_names_with_reasons_only() {
-        let list = parse("# why\n\ninnodb.one : reads a file: this one\n").unwrap();
-        assert_eq!(list["innodb.one"], "reads a file: this one");
-        for wrong in ["innodb.one", "one : why", "a.b :", "a.b : x\na.b : y"] {
+        let list = parse("# why\n\ninnodb.one : reads a file: this one\ninnodb.two 'crypt' : x\n")
+            .unwrap();
+        assert_eq!(list.for_runner(), "innodb.one : reads a file: this one\n");
+        assert!(list.has("innodb.one") && list.has("innodb.one 'none'"));
+        assert!(list.has("innodb.two '4k,crypt'"));
+        assert!(!list.has("innodb.two") && !list.has("innodb.two '4k'"));
+        for wrong in [
+            "innodb.one",
+            "one : why",
+            "a.b :",
+            "a.b : x\na.b : y",
+            "a.b 'c' : x\na.b 'c' : y",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -35,7 +35,7 @@ pub struct Outcomes(pub BTreeMap<String, Outcome>);
 
 impl Outcomes {
     /// Takes note of a line if it tells how a test went. `excluded` says
-    /// whether a disabled test is on our list.
+    /// whether a test is on our list.
     pub fn take(&mut self, line: &str, excluded: impl Fn(&str) -> bool) -> Option<Outcome> {
         let (before, after) = line.split_once(" [ ")?;
         let (word, _) = after.split_once(" ]")?;
@@ -45,20 +45,21 @@ impl Outcomes {
             Some((rest, worker)) if is_worker(worker) => rest.trim_end(),
             _ => before,
         };
-        let test = before.split_whitespace().next()?;
-        if !test.contains('.') {
+        if !before.split_whitespace().next()?.contains('.') {
             return None;
         }
+        let name = before.split_whitespace().collect::<Vec<_>>().join(" ");
         let outcome = match word {
-            "pass" | "retry-pass" => Outcome::Passed,
             "skipped" => Outcome::Skipped,
-            "disabled" if excluded(test) => Outcome::Excluded,
+            "pass" | "retry-pass" | "fail" | "retry-fail" | "disabled" if excluded(&name) => {
+                Outcome::Excluded
+            }
+            "pass" | "retry-pass" => Outcome::Passed,
             "disabled" => Outcome::Disabled,
             "fail" | "retry-fail" | "exp-fail" => Outcome::Failed,
             _ => return None,
         };
         // A retry that passes makes good a failure, not the other way round.
-        let name = before.split_whitespace().collect::<Vec<_>>().join(" ");
         let kept = self.0.entry(name).or_insert(outcome);
         *kept = (*kept).min(outcome);
         Some(outcome)

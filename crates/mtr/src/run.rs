@@ -93,7 +93,7 @@ fn run(args: &Args) -> Result<bool> {
     let list = std::fs::canonicalize(checkout.join("mariadb/mtr/excluded.def"))
         .context("cannot find the list of excluded tests")?;
     let excluded = if args.all || args.mode != Mode::PageServer {
-        Excluded::new()
+        Excluded::default()
     } else {
         excluded::read(&list)?
     };
@@ -108,7 +108,10 @@ fn run(args: &Args) -> Result<bool> {
     bindir::make(&place.join("bindir"), &home.basedir())?;
 
     let mut command = command(args, &home, &place, &projects)?;
-    if !excluded.is_empty() {
+    let for_runner = excluded.for_runner();
+    if !for_runner.is_empty() {
+        let list = place.join("excluded.def");
+        std::fs::write(&list, for_runner)?;
         command.arg(format!("--skip-test-list={}", list.display()));
     }
     let outcomes = follow(&mut command, &excluded);
@@ -167,7 +170,7 @@ fn follow(command: &mut Command, excluded: &Excluded) -> Result<Outcomes> {
         let line = line.context("cannot read what the runner says")?;
         let line = String::from_utf8_lossy(&line);
         println!("{line}");
-        outcomes.take(&line, |name| excluded.contains_key(name));
+        outcomes.take(&line, |name| excluded.has(name));
     }
     // Its status says only that something failed, which the lines said.
     child.wait()?;

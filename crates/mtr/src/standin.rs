@@ -5,8 +5,8 @@
 //! for each test; here the copy carries a [`MARKER`] that names the
 //! bootstrapped project, and the first start makes a new project of it. Every
 //! later start of the same directory, after a shutdown or a kill, begins by
-//! removing all that is in it: what the test goes on with comes from the page
-//! server.
+//! removing all that is in it but binary logs: what the test goes on with comes
+//! from the page server.
 
 use crate::run::Mode;
 use crate::verify;
@@ -373,12 +373,20 @@ fn empty(dir: &Path, keep_tables: bool) -> Result<()> {
             } else {
                 files::remove_tree(&path)?;
             }
-        } else if !(keep_tables && is_of_other_engines(&path)) {
+        } else if !(is_binary_log(&path) || keep_tables && is_of_other_engines(&path)) {
             std::fs::remove_file(&path)
                 .with_context(|| format!("cannot remove {}", path.display()))?;
         }
     }
     Ok(())
+}
+
+/// Whether a file belongs to a binary or relay log. It is no part of a branch:
+/// whoever wants one keeps it elsewhere than in the data directory, which the
+/// suites cannot.
+fn is_binary_log(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.contains("-bin.") || name.ends_with("-bin")
 }
 
 /// Whether a file belongs to Aria or MyISAM.

@@ -60,6 +60,11 @@ void stop() noexcept;
 /** @return whether the pages of a tablespace live on the page server */
 bool serves(const fil_space_t &space) noexcept;
 
+/** @return whether a file is one of the temporary tablespace's, which is local
+and must have room on the disk before it is written to
+@param name  file name */
+bool is_temporary(const char *name) noexcept;
+
 /** Read a page and wait for it. Does not return if the page server stays away
 for longer than the retry limit, or this server lost the branch.
 @param id    page identifier
@@ -109,7 +114,7 @@ dberr_t export_space(const fil_space_t &space, const trx_t &trx) noexcept;
 
 /** ALTER TABLE ... IMPORT TABLESPACE: log every page of an imported file, so
 that the page server has the tablespace.
-@param space  tablespace, still being imported
+@param space  tablespace, converted and written back to its file
 @param trx    transaction whose connection may be killed
 @return error code */
 dberr_t import_space(fil_space_t *space, const trx_t &trx) noexcept;

@@ -296,6 +296,14 @@ bool serves(const fil_space_t &space) noexcept
   return enabled && !space.is_temporary() && !space.is_being_imported();
 }
 
+bool is_temporary(const char *name) noexcept
+{
+  for (const Datafile &file : srv_tmp_space)
+    if (!strcmp(file.filepath(), name))
+      return true;
+  return false;
+}
+
 /** @return the InnoDB error code for a status of the client library. Does not
 return if pages cannot be read any more. */
 static dberr_t to_dberr(int status, page_id_t id, void *buf, size_t len)

@@ -9,6 +9,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 
 #include "page_server.h"
 #include "buf0buf.h"
+#include "buf0lru.h"
 #include "fil0fil.h"
 #include "log0log.h"
 #include "mtr0log.h"
@@ -107,20 +108,25 @@ void log_page(buf_block_t *block, mtr_t *mtr) noexcept
   mtr->memcpy(*block, FIL_PAGE_TYPE, end - FIL_PAGE_TYPE);
 }
 
-/** Log a page of a file that is being imported.
+/** Put a page of an imported file into the buffer pool and log it.
 @param space  tablespace
 @param id     page identifier
+@param page   contents
 @return error code */
-dberr_t import_page(fil_space_t *space, page_id_t id) noexcept
+dberr_t import_page(fil_space_t *space, page_id_t id, const byte *page) noexcept
 {
-  dberr_t err{DB_SUCCESS};
   mtr_t mtr;
   mtr.start();
   mtr.set_named_space(space);
-  buf_block_t *block= buf_page_get_gen(id, space->zip_size(), RW_X_LATCH,
-                                       nullptr, BUF_GET_POSSIBLY_FREED, &mtr,
-                                       &err);
-  if (block)
+  buf_block_t *free_block= buf_LRU_get_free_block(false);
+  buf_block_t *block= buf_page_create(space, id.page_no(), space->zip_size(),
+                                      &mtr, free_block);
+  if (UNIV_UNLIKELY(block != free_block))
+    buf_pool.free_block(free_block);
+  byte *const zip= block->page.zip.data;
+  memcpy(zip ? zip : block->page.frame, page, block->physical_size());
+  const bool ok= !zip || buf_zip_decompress(block, true);
+  if (ok)
   {
     if (id.page_no() == 0)
       /* Its identifier may be that of the tablespace that was discarded. */
@@ -128,12 +134,10 @@ dberr_t import_page(fil_space_t *space, page_id_t id) noexcept
     log_page(block, &mtr);
   }
   mtr.commit();
-  if (block)
-    note_clean(id, mtr.commit_lsn());
-  else if (err == DB_CORRUPTION)
-    /* It was freed when delete-marked records were purged. */
-    err= DB_SUCCESS;
-  return err;
+  if (!ok)
+    return DB_PAGE_CORRUPTED;
+  note_clean(id, mtr.commit_lsn());
+  return DB_SUCCESS;
 }
 } // namespace
 
@@ -167,7 +171,7 @@ dberr_t export_space(const fil_space_t &space, const trx_t &trx) noexcept
 
 dberr_t import_space(fil_space_t *space, const trx_t &trx) noexcept
 {
-  ut_ad(space->is_being_imported());
+  ut_ad(serves(*space));
   static constexpr char doing[]= "import";
   const char *const name= UT_LIST_GET_FIRST(space->chain)->name;
   const descriptor file{name, O_RDONLY};
@@ -186,7 +190,7 @@ dberr_t import_space(fil_space_t *space, const trx_t &trx) noexcept
     else if (int error= read_all(file.fd, page, size, os_offset_t{i} * size))
       err= file_error(name, doing, error);
     else if (!buf_is_zeroes(span<const byte>(page, size)))
-      err= import_page(space, page_id_t{space->id, i});
+      err= import_page(space, page_id_t{space->id, i}, page);
   }
   aligned_free(page);
   return err;

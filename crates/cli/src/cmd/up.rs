@@ -175,10 +175,34 @@ fn settle(app: &App, args: &UpArgs) -> Result<(Project, bool)> {
         project.buffer_pool.clone_from(&args.buffer_pool);
     }
     if !args.mariadbd_args.is_empty() {
+        check_binary_log(&args.mariadbd_args)?;
         project.mariadbd_args.clone_from(&args.mariadbd_args);
     }
     let changed = old.as_ref() != Some(&project);
     Ok((project, changed))
+}
+
+/// A binary log in the compute's directory would go with it. Commits that are
+/// only in the binary log yet would be lost, and MariaDB, which finds them
+/// prepared, would not start.
+fn check_binary_log(args: &[String]) -> Result<()> {
+    let inside = args.iter().find(|arg| {
+        let name = arg.trim_start_matches("--loose-").trim_start_matches("--");
+        let name = name.replacen('_', "-", 1);
+        name == "log-bin"
+            || name
+                .strip_prefix("log-bin=")
+                .is_some_and(|place| !place.starts_with('/'))
+    });
+    match inside {
+        None => Ok(()),
+        Some(arg) => Err(Failure::usage(
+            format!(
+                "{arg} puts the binary log into the compute's directory, which may go at any moment, and commits with it"
+            ),
+            "put it on a disk of its own, which outlives the compute: --log-bin=/path/name",
+        )),
+    }
 }
 
 async fn announce(app: &App, started: &Started, took: Duration, detached: bool) -> Result<()> {

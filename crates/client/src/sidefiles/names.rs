@@ -27,13 +27,14 @@ fn is_server_file(name: &str) -> bool {
 }
 
 /// Files of a table, view, trigger or database. `#sql-…` names of a running
-/// ALTER count: they are renamed into place. So does `name~`, which views and
+/// ALTER count: they are renamed into place. So do `name~`, which views and
 /// triggers are first written to.
 fn has_side_file_extension(name: &str) -> bool {
     if name.starts_with("#sql-temptable-") {
         return false;
     }
-    let name = name.strip_suffix('~').unwrap_or(name);
+    // What is being written, and what a statement that is cut off goes back to.
+    let name = name.strip_suffix(['~', '-']).unwrap_or(name);
     match name.rsplit_once('.') {
         Some((stem, extension)) => {
             !stem.is_empty()
