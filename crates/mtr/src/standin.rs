@@ -5,8 +5,9 @@
 //! for each test; here the copy carries a [`MARKER`] that names the
 //! bootstrapped project, and the first start makes a new project of it. Every
 //! later start of the same directory, after a shutdown or a kill, begins by
-//! removing all that is in it but binary logs: what the test goes on with comes
-//! from the page server.
+//! removing all that is in it, other than binary logs and tables of engines that
+//! a project does not have: what the test goes on with comes from the page
+//! server.
 
 use crate::run::Mode;
 use crate::verify;
@@ -171,12 +172,7 @@ impl Start {
 
         let branch = BranchName::main();
         let attached = control.attach(&branch).await?;
-        // Pages of 4 and 8 KiB cannot hold the keys of MariaDB's grant tables.
-        // Those stay in Aria then, and their files stay here.
-        let keep_tables = self
-            .option("innodb-page-size")?
-            .is_some_and(|size| size.to_str().is_some_and(has_short_keys));
-        empty(&datadir, keep_tables)?;
+        empty(&datadir)?;
         if !attached.empty {
             let mut base = Materialise::new(&datadir);
             control
@@ -191,6 +187,10 @@ impl Start {
             format!("--innodb-page-server-branch={branch}"),
             format!("--innodb-page-server-epoch={}", attached.epoch),
             format!("--innodb-page-server-start-lsn={}", attached.start_lsn),
+            // The runner has nothing synced: what a killed process wrote stays
+            // in the machine's memory. Here it must be on its way already.
+            "--loose-skip-debug-no-sync".to_owned(),
+            "--sync-frm".to_owned(),
         ] {
             options.push(option.into());
         }
@@ -204,7 +204,7 @@ impl Start {
         if !(bootstrap && attached.empty) {
             return self.become_mariadbd(&options, &envs);
         }
-        let code = self.bootstrap(options, &envs, keep_tables)?;
+        let code = self.bootstrap(options, &envs)?;
         // Copies must find it as one that was stopped.
         server::stop(&place.state).await?;
         let path = place.state.root().as_os_str().as_encoded_bytes();
@@ -212,18 +212,16 @@ impl Start {
         Ok(code)
     }
 
-    /// Runs the runner's bootstrap; with all tables in InnoDB, where alone they
-    /// outlive the data directory, unless their files are kept.
-    fn bootstrap(
-        &self,
-        mut options: Vec<OsString>,
-        envs: &[(&str, OsString)],
-        keep_tables: bool,
-    ) -> Result<ExitCode> {
+    /// Runs the runner's bootstrap, with all tables in InnoDB where they can be.
+    fn bootstrap(&self, mut options: Vec<OsString>, envs: &[(&str, OsString)]) -> Result<ExitCode> {
+        // Pages of 4 and 8 KiB cannot hold the keys of MariaDB's grant tables.
+        let stay_in_aria = self
+            .option("innodb-page-size")?
+            .is_some_and(|size| size.to_str().is_some_and(has_short_keys));
         // The runner made its directory; the branch does not have that.
         let mut sql = b"create database if not exists mysql;\n".to_vec();
         std::io::stdin().read_to_end(&mut sql)?;
-        if !keep_tables {
+        if !stay_in_aria {
             // A help text may not be UTF-8. The runner's own tables name MyISAM.
             sql = bootstrap::in_innodb(&String::from_utf8_lossy(&sql))
                 .replace("ENGINE=MyISAM", "ENGINE=InnoDB")
@@ -361,19 +359,17 @@ fn has_short_keys(page_size: &str) -> bool {
     })
 }
 
-/// Removes all that is in a directory, and makes it if it is not there. With
-/// `keep_tables`, files of tables in other engines stay.
-fn empty(dir: &Path, keep_tables: bool) -> Result<()> {
+/// Removes what a compute that is started elsewhere would not have, and makes
+/// the directory if it is not there.
+fn empty(dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         if path.symlink_metadata()?.is_dir() {
-            if keep_tables {
-                empty(&path, true)?;
-            } else {
-                files::remove_tree(&path)?;
-            }
-        } else if !(is_binary_log(&path) || keep_tables && is_of_other_engines(&path)) {
+            empty(&path)?;
+            // Stays when something in it does.
+            let _ = std::fs::remove_dir(&path);
+        } else if !is_binary_log(&path) && !is_of_other_engines(&path) {
             std::fs::remove_file(&path)
                 .with_context(|| format!("cannot remove {}", path.display()))?;
         }
@@ -389,7 +385,8 @@ fn is_binary_log(path: &Path) -> bool {
     name.contains("-bin.") || name.ends_with("-bin")
 }
 
-/// Whether a file belongs to Aria or MyISAM.
+/// Whether a file belongs to Aria or MyISAM. Tables of other engines are
+/// refused in a project; the suites use them beside those of InnoDB.
 fn is_of_other_engines(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let extension = path.extension().unwrap_or_default().to_string_lossy();
