@@ -167,18 +167,20 @@ fn make(
     let source = patched_source(mariadb)?;
     let build = source.with_file_name(folder);
     let log = |name: &str| build.with_file_name(format!("{folder}-{name}.log"));
-    if !build.join("Makefile").exists() {
+    let flags = [flags, CMAKE_FLAGS].concat();
+    let configured = build.join("xylem-flags");
+    if fs::read_to_string(&configured).unwrap_or_default() != flags.join("\n") {
         fs::create_dir_all(&build)?;
         steps::run(
             "configuring MariaDB (about a minute)",
             Command::new("cmake")
                 .args(["-G", "Unix Makefiles"])
-                .args(flags)
-                .args(CMAKE_FLAGS)
+                .args(&flags)
                 .arg(&source)
                 .current_dir(&build),
             &log("configure"),
         )?;
+        fs::write(&configured, flags.join("\n"))?;
     }
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     steps::run(

@@ -93,6 +93,9 @@ pub struct UpArgs {
     /// Buffer pool of a compute, such as 256M
     #[arg(long, value_name = "SIZE")]
     pub buffer_pool: Option<String>,
+    /// Page size of a new project's database: 16k, 32k or 64k [default: 16k]
+    #[arg(long, value_name = "SIZE", value_parser = page_size)]
+    pub page_size: Option<u32>,
     /// Further arguments of mariadbd; as all settings here, kept for later starts
     #[arg(last = true, value_name = "MARIADBD ARGS")]
     pub mariadbd_args: Vec<String>,
@@ -179,4 +182,19 @@ pub struct DaemonArgs {
 
 fn branch(text: &str) -> Result<BranchName, String> {
     BranchName::parse(text).map_err(|e| e.to_string())
+}
+
+/// `innodb_page_size` in bytes.
+fn page_size(text: &str) -> Result<u32, String> {
+    let lower = text.to_ascii_lowercase();
+    match lower.trim_end_matches('k') {
+        "16" | "16384" => Ok(16_384),
+        "32" | "32768" => Ok(32_768),
+        "64" | "65536" => Ok(65_536),
+        "4" | "4096" | "8" | "8192" => Err(
+            "MariaDB's own tables have keys too long for pages of 4 and 8 KiB; use 16k, 32k or 64k"
+                .to_owned(),
+        ),
+        _ => Err("use 16k, 32k or 64k".to_owned()),
+    }
 }

@@ -13,6 +13,9 @@ pub const GRPC_PORT: u16 = 8080;
 /// The server's HTTP port.
 pub const HTTP_PORT: u16 = 8081;
 
+/// InnoDB's default page size in bytes; that of the template.
+pub const PAGE_SIZE: u32 = 16_384;
+
 /// A project's settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Project {
@@ -30,6 +33,9 @@ pub struct Project {
     /// `innodb_buffer_pool_size` of computes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub buffer_pool: Option<String>,
+    /// `innodb_page_size` in bytes, if not the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_size: Option<u32>,
     /// Further arguments of mariadbd.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mariadbd_args: Vec<String>,
@@ -87,6 +93,7 @@ impl Project {
             object_store: None,
             memory: None,
             buffer_pool: None,
+            page_size: None,
             mariadbd_args: Vec::new(),
             accounts: Accounts::None,
             half_made: false,

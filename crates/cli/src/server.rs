@@ -177,8 +177,10 @@ async fn prepare(
         project.half_made = false;
         project.save(state)?;
     }
-    // A template's layers are beside it, not in another store.
-    let Some(template) = home.template().filter(|_| project.object_store.is_none()) else {
+    // A template's layers are beside it, not in another store, and its pages
+    // have the default size.
+    let fits = project.object_store.is_none() && project.page_size.is_none();
+    let Some(template) = home.template().filter(|_| fits) else {
         return Ok(());
     };
     if data.join(xylem_server::project::FILE).exists() {

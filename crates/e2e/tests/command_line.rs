@@ -167,3 +167,53 @@ fn ctrl_c_stops_everything() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn settings_that_a_project_cannot_have_are_refused() -> Result<()> {
+    let project = Project::new()?;
+    let try_up = |args: &[&str]| -> Result<(Option<i32>, String)> {
+        let out = project.try_xylem(&[&["up", "--detach"], args].concat())?;
+        Ok((
+            out.status.code(),
+            String::from_utf8_lossy(&out.stderr).into_owned(),
+        ))
+    };
+    let (code, error) = try_up(&["--page-size", "4k"])?;
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("keys too long"), "{error}");
+    for binlog in ["--log-bin", "--log_bin=here"] {
+        let (code, error) = try_up(&["--", binlog])?;
+        assert_eq!(code, Some(2), "{error}");
+        assert!(
+            error.contains("binary log") && error.contains("--log-bin=/path"),
+            "{error}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_project_has_the_page_size_it_was_made_with() -> Result<()> {
+    let project = Project::new()?;
+    let ports = free_ports(3)?;
+    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+    let flags = ["--mysql-port", "--grpc-port", "--http-port"];
+    let mut up = vec!["up", "--detach", "--page-size", "64k"];
+    for (flag, port) in flags.iter().zip(&ports) {
+        up.extend([*flag, port]);
+    }
+    project.xylem(&up)?;
+    project.sql(
+        "CREATE DATABASE d; USE d; CREATE TABLE t (a INT PRIMARY KEY, b LONGTEXT); \
+         INSERT INTO t SELECT seq, REPEAT(seq, 9000) FROM seq_1_to_300",
+    )?;
+    let sums = project.checksums("d")?;
+    project.lose_compute()?;
+    project.start()?;
+    assert_eq!(project.sql("SELECT @@innodb_page_size")?, "65536\n");
+    assert_eq!(project.checksums("d")?, sums);
+    let out = project.try_xylem(&["up", "--detach", "--page-size", "16k"])?;
+    assert!(!out.status.success());
+    assert!(String::from_utf8_lossy(&out.stderr).contains("cannot be changed"));
+    Ok(())
+}

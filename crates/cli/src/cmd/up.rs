@@ -12,7 +12,7 @@ use crate::output;
 use crate::ports;
 use crate::proc;
 use crate::progress::Progress;
-use crate::project::Project;
+use crate::project::{self, Project};
 use crate::report::StatusReport;
 use crate::server::{self, WantedPorts};
 use anyhow::{Context, Result};
@@ -164,6 +164,18 @@ fn settle(app: &App, args: &UpArgs) -> Result<(Project, bool)> {
             ));
         }
         project.object_store = Some(url.clone());
+    }
+    if let Some(page_size) = args.page_size {
+        let kept = project.page_size.unwrap_or(project::PAGE_SIZE);
+        if old.is_some() && kept != page_size {
+            return Err(Failure::new(
+                format!(
+                    "this project's database has pages of {kept} bytes, which cannot be changed to {page_size}"
+                ),
+                "leave --page-size out, or make another project with --dir",
+            ));
+        }
+        project.page_size = Some(page_size).filter(|size| *size != project::PAGE_SIZE);
     }
     if let Some(bind) = args.bind {
         project.bind = bind;

@@ -32,6 +32,8 @@ pub struct Options<'a> {
     pub as_root: bool,
     /// `innodb_buffer_pool_size`.
     pub buffer_pool: &'a str,
+    /// `innodb_page_size` in bytes, if not the default.
+    pub page_size: Option<u32>,
     /// Size of `ib_logfile0` in bytes; `None` for a new database.
     pub log_file_bytes: Option<u64>,
     /// Files with options of the project's people, in order.
@@ -125,6 +127,9 @@ pub fn render(options: &Options<'_>) -> Result<String> {
     line(&mut out, "plugin-maturity", "unknown")?;
     if !options.bootstrap {
         line(&mut out, "enforce-storage-engine", "InnoDB")?;
+    }
+    if let Some(bytes) = options.page_size {
+        line(&mut out, "innodb-page-size", &bytes.to_string())?;
     }
     if let Some(bytes) = options.log_file_bytes {
         line(&mut out, "innodb-log-file-size", &bytes.to_string())?;

@@ -397,6 +397,7 @@ impl Starter<'_> {
                 .buffer_pool
                 .as_deref()
                 .unwrap_or(mycnf::BUFFER_POOL),
+            page_size: self.project.page_size,
             log_file_bytes,
             includes: includes.into_iter().filter(|path| path.exists()).collect(),
             page_server: PageServer {

@@ -25,6 +25,7 @@ fn options() -> Options<'static> {
         port: 3306,
         as_root: false,
         buffer_pool: "256M",
+        page_size: None,
         log_file_bytes: Some(4096 * 1024),
         includes: Vec::new(),
         page_server: PageServer {

@@ -99,3 +99,21 @@ fn nonsense_is_wrong_usage() {
         assert_eq!(error.exit_code(), 2, "{words:?}");
     }
 }
+
+#[test]
+fn a_page_size_that_cannot_work_is_refused_with_its_reason() {
+    for (text, bytes) in [("16k", 16_384), ("32K", 32_768), ("65536", 65_536)] {
+        let Command::Up(up) = parse(&["up", "--page-size", text]).unwrap().command else {
+            panic!("not up")
+        };
+        assert_eq!(up.page_size, Some(bytes));
+    }
+    for (text, why) in [
+        ("4k", "keys too long"),
+        ("8192", "keys too long"),
+        ("1m", "16k, 32k"),
+    ] {
+        let error = parse(&["up", "--page-size", text]).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+}
