@@ -190,3 +190,43 @@ fn what_cannot_work_is_refused() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn thousands_of_tables_and_the_longest_names() -> Result<()> {
+    const TABLES: u32 = 2000;
+    let project = Project::up("64MiB")?;
+    let mut sql = String::from("CREATE DATABASE many; USE many;\n");
+    for table in 0..TABLES {
+        sql.push_str(&format!("CREATE TABLE t{table} (a INT PRIMARY KEY);\n"));
+    }
+    sql.push_str(&format!("INSERT INTO t{} VALUES (7);\n", TABLES - 1));
+    let script = project.dir().join("many.sql");
+    std::fs::write(&script, sql)?;
+    project.sql(&format!("source {}", script.display()))?;
+    // Each dot becomes five bytes of a file's name, `@002e`.
+    let dots = ".".repeat(50);
+    project.sql(&format!(
+        "CREATE DATABASE `{dots}`; CREATE TABLE `{dots}`.`{dots}` (a INT PRIMARY KEY); \
+         INSERT INTO `{dots}`.`{dots}` VALUES (1), (2), (3)"
+    ))?;
+    project.lose_compute()?;
+    project.xylem(&["compute", "start", "main"])?;
+    assert_eq!(
+        project
+            .sql("SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = 'many'")?,
+        format!("{TABLES}\n")
+    );
+    assert_eq!(
+        project.sql(&format!(
+            "SELECT SUM(a) FROM `{dots}`.`{dots}`; SELECT a FROM many.t{}",
+            TABLES - 1
+        ))?,
+        "6\n7\n"
+    );
+    project.sql(&format!("DROP DATABASE `{dots}`; DROP DATABASE many"))?;
+    project.lose_compute()?;
+    project.xylem(&["compute", "start", "main"])?;
+    let names = project.sql("SHOW DATABASES")?;
+    assert!(!names.contains(&dots) && !names.contains("many"), "{names}");
+    Ok(())
+}

@@ -19,13 +19,17 @@ struct Table {
     columns: u64,
     indexes: u64,
     rows: u64,
+    /// 0: not partitioned.
+    partitions: u64,
 }
 
 /// The schema as it should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Schema {
     tables: BTreeMap<String, Table>,
-    views: BTreeSet<String>,
+    /// With the number that each selects.
+    views: BTreeMap<String, u64>,
+    sequences: BTreeSet<String>,
     triggers: BTreeSet<String>,
     procedures: BTreeSet<String>,
     users: BTreeSet<String>,
@@ -63,7 +67,7 @@ impl Schema {
                 change(table);
             }
         };
-        let statement = match random.below(16) {
+        let statement = match random.below(19) {
             0 | 1 if !self.tables.contains_key(&format!("t{id}")) => {
                 return create(next, &format!("t{id}"));
             }
@@ -104,12 +108,35 @@ impl Schema {
                 entry(&mut next, &|t| t.rows = 0);
                 format!("TRUNCATE TABLE ddl.{name}")
             }
-            10 => toggle(&mut next.views, &format!("v{id}"), |v| {
+            10 | 14 => {
+                let view = format!("v{}", id / 2);
+                if self.views.contains_key(&view) && random.below(3) == 0 {
+                    next.views.remove(&view);
+                    format!("DROP VIEW ddl.{view}")
+                } else {
+                    let x = random.below(1000);
+                    next.views.insert(view.clone(), x);
+                    format!("CREATE OR REPLACE VIEW ddl.{view} AS SELECT {x} AS x")
+                }
+            }
+            15 => {
+                let (partitions, change) = match table.partitions {
+                    0 => (3, "PARTITION BY HASH(id) PARTITIONS 3"),
+                    3 => (5, "ADD PARTITION PARTITIONS 2"),
+                    5 => (4, "COALESCE PARTITION 1"),
+                    _ => (0, "REMOVE PARTITIONING"),
+                };
+                entry(&mut next, &|t| t.partitions = partitions);
+                format!("ALTER TABLE ddl.{name} {change}")
+            }
+            16 => toggle(&mut next.sequences, &format!("s{id}"), |s| {
                 (
-                    format!("CREATE VIEW ddl.{v} AS SELECT {id} AS x"),
-                    format!("DROP VIEW ddl.{v}"),
+                    format!("CREATE SEQUENCE ddl.{s} START WITH {id}"),
+                    format!("DROP SEQUENCE ddl.{s}"),
                 )
             }),
+            // What OPTIMIZE TABLE does.
+            17 => format!("ALTER TABLE ddl.{name} FORCE, ALGORITHM=COPY"),
             11 => toggle(&mut next.triggers, &format!("tr_{name}"), |t| {
                 (
                     format!(
@@ -156,12 +183,19 @@ impl Schema {
                      WHERE table_schema = 'ddl' AND table_name = '{name}'"
                 ))?
                 .context("no count")?;
+            let partitions = conn
+                .query_first(format!(
+                    "SELECT COUNT(partition_name) FROM information_schema.partitions \
+                     WHERE table_schema = 'ddl' AND table_name = '{name}'"
+                ))?
+                .context("no count")?;
             schema.tables.insert(
                 name,
                 Table {
                     columns,
                     indexes,
                     rows,
+                    partitions,
                 },
             );
         }
@@ -172,9 +206,17 @@ impl Schema {
                 .into_iter()
                 .collect())
         };
-        schema.views = names(
+        for view in names(
             conn,
             "SELECT table_name FROM information_schema.views WHERE table_schema = 'ddl'",
+        )? {
+            let x = conn.query_first(format!("SELECT x FROM ddl.{view}"))?;
+            schema.views.insert(view, x.context("an empty view")?);
+        }
+        schema.sequences = names(
+            conn,
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = 'ddl' \
+             AND table_type = 'SEQUENCE'",
         )?;
         schema.triggers = names(
             conn,
@@ -199,6 +241,7 @@ fn create(mut next: Schema, name: &str) -> (String, Schema) {
             columns: 2,
             indexes: 1,
             rows: 0,
+            partitions: 0,
         },
     );
     (
@@ -260,7 +303,15 @@ fn client(
 
 /// Dictionary, files and InnoDB name the same tables.
 fn agree(project: &Project, conn: &mut Conn, schema: &Schema) -> Result<()> {
-    let tables: BTreeSet<String> = schema.tables.keys().cloned().collect();
+    let tables: BTreeSet<String> = schema
+        .tables
+        .iter()
+        .flat_map(|(name, table)| match table.partitions {
+            0 => vec![name.clone()],
+            n => (0..n).map(|p| format!("{name}#P#p{p}")).collect(),
+        })
+        .chain(schema.sequences.iter().cloned())
+        .collect();
     let innodb: BTreeSet<String> = conn
         .query::<String, _>(
             "SELECT name FROM information_schema.innodb_sys_tables WHERE name LIKE 'ddl/%'",
@@ -283,7 +334,13 @@ fn agree(project: &Project, conn: &mut Conn, schema: &Schema) -> Result<()> {
             frms.insert(name.to_owned());
         }
     }
-    let wanted: BTreeSet<String> = tables.union(&schema.views).cloned().collect();
+    let wanted: BTreeSet<String> = schema
+        .tables
+        .keys()
+        .chain(schema.views.keys())
+        .chain(&schema.sequences)
+        .cloned()
+        .collect();
     ensure!(
         frms == wanted,
         ".frm files {frms:?}, tables and views {wanted:?}"
