@@ -131,7 +131,7 @@ impl Schema {
             }
             16 => toggle(&mut next.sequences, &format!("s{id}"), |s| {
                 (
-                    format!("CREATE SEQUENCE ddl.{s} START WITH {id}"),
+                    format!("CREATE SEQUENCE ddl.{s} START WITH 7"),
                     format!("DROP SEQUENCE ddl.{s}"),
                 )
             }),
