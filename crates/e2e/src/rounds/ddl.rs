@@ -318,6 +318,8 @@ fn agree(project: &Project, conn: &mut Conn, schema: &Schema) -> Result<()> {
         )?
         .into_iter()
         .map(|name| name.trim_start_matches("ddl/").to_owned())
+        // MariaDB itself leaves the new partitions of an ALTER that is killed.
+        .filter(|name| !(name.starts_with("#sql-alter-") && name.contains("#P#")))
         .collect();
     ensure!(
         innodb == tables,
