@@ -320,10 +320,12 @@ impl Ingest {
             resume,
             oldest: self.oldest,
         };
+        // Before those who wait for the LSN can look at the counters.
+        self.stage.count(&self.shared);
         self.shared
             .publish(&self.stage.batch, &self.stage.touched, lsn, now);
         self.shared.publish_position(self.done);
-        self.stage.published(&self.shared);
+        self.stage.clear();
         Ok(())
     }
 
@@ -353,10 +355,14 @@ impl Ingest {
 }
 
 impl Stage {
-    fn published(&mut self, shared: &Shared) {
+    fn count(&mut self, shared: &Shared) {
         shared.stats.mtrs.add(self.mtrs);
         shared.stats.redo_bytes.add(self.redo_bytes);
         (self.mtrs, self.redo_bytes) = (0, 0);
+    }
+
+    /// For the next batch.
+    fn clear(&mut self) {
         self.batch.clear();
         self.touched.clear();
         self.paths.clear();
