@@ -42,8 +42,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Many rounds of sudden death under load: `kills [ROUNDS [SEED]]`, 200
-    /// rounds with rows and 200 with DDL by default.
+    /// Many rounds of sudden death under load: `kills [ROUNDS [SEED [rows|ddl]]]`,
+    /// 200 rounds with rows and 200 with DDL by default.
     Kills {
         #[arg(trailing_var_arg = true)]
         args: Vec<String>,

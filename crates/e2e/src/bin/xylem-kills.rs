@@ -12,16 +12,21 @@ fn main() -> Result<()> {
             .with_context(|| format!("{text} is not a number")),
         None => Ok(default),
     };
-    if args.len() > 2 || args.iter().any(|arg| arg.starts_with('-')) {
-        bail!("usage: cargo xtask kills [ROUNDS [SEED]]");
+    let only = args.get(2).map_or("both", String::as_str);
+    if args.len() > 3 || !["both", "rows", "ddl"].contains(&only) {
+        bail!("usage: cargo xtask kills [ROUNDS [SEED [rows|ddl]]]");
     }
     let rounds = u32::try_from(number(0, 200)?)?;
     let seed = number(1, u64::from(std::process::id()))?;
-    println!("{rounds} rounds with rows and {rounds} with DDL, seed {seed}");
+    println!("{rounds} rounds each with rows and with DDL ({only}), seed {seed}");
     let mut random = Random(seed);
     let project = Project::up("32MiB")?;
-    rows::run(&project, rounds, &mut random).with_context(|| project.logs())?;
-    ddl::run(&project, rounds, &mut random).with_context(|| project.logs())?;
+    if only != "ddl" {
+        rows::run(&project, rounds, &mut random).with_context(|| project.logs())?;
+    }
+    if only != "rows" {
+        ddl::run(&project, rounds, &mut random).with_context(|| project.logs())?;
+    }
     println!("nothing acknowledged was lost, nothing was half there");
     Ok(())
 }
