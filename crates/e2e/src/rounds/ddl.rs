@@ -19,8 +19,6 @@ struct Table {
     columns: u64,
     indexes: u64,
     rows: u64,
-    /// 0: not partitioned.
-    partitions: u64,
 }
 
 /// The schema as it should be.
@@ -67,7 +65,7 @@ impl Schema {
                 change(table);
             }
         };
-        let statement = match random.below(19) {
+        let statement = match random.below(18) {
             0 | 1 if !self.tables.contains_key(&format!("t{id}")) => {
                 return create(next, &format!("t{id}"));
             }
@@ -99,9 +97,7 @@ impl Schema {
                 next.tables.insert(format!("r{id}"), table);
                 format!("RENAME TABLE ddl.{name} TO ddl.r{id}")
             }
-            // A DROP of a partitioned table that is killed leaves partitions
-            // behind in MariaDB, too, and their names taken.
-            8 if self.tables.len() > 2 && table.partitions == 0 => {
+            8 if self.tables.len() > 2 => {
                 next.tables.remove(&name);
                 next.triggers.remove(&format!("tr_{name}"));
                 format!("DROP TABLE ddl.{name}")
@@ -121,24 +117,14 @@ impl Schema {
                     format!("CREATE OR REPLACE VIEW ddl.{view} AS SELECT {x} AS x")
                 }
             }
-            15 => {
-                let (partitions, change) = match table.partitions {
-                    0 => (3, "PARTITION BY HASH(id) PARTITIONS 3"),
-                    3 => (5, "ADD PARTITION PARTITIONS 2"),
-                    5 => (4, "COALESCE PARTITION 1"),
-                    _ => (0, "REMOVE PARTITIONING"),
-                };
-                entry(&mut next, &|t| t.partitions = partitions);
-                format!("ALTER TABLE ddl.{name} {change}")
-            }
-            16 => toggle(&mut next.sequences, &format!("s{id}"), |s| {
+            15 => toggle(&mut next.sequences, &format!("s{id}"), |s| {
                 (
                     format!("CREATE SEQUENCE ddl.{s} START WITH 7"),
                     format!("DROP SEQUENCE ddl.{s}"),
                 )
             }),
             // What OPTIMIZE TABLE does.
-            17 => format!("ALTER TABLE ddl.{name} FORCE, ALGORITHM=COPY"),
+            16 => format!("ALTER TABLE ddl.{name} FORCE, ALGORITHM=COPY"),
             11 => toggle(&mut next.triggers, &format!("tr_{name}"), |t| {
                 (
                     format!(
@@ -185,19 +171,12 @@ impl Schema {
                      WHERE table_schema = 'ddl' AND table_name = '{name}'"
                 ))?
                 .context("no count")?;
-            let partitions = conn
-                .query_first(format!(
-                    "SELECT COUNT(partition_name) FROM information_schema.partitions \
-                     WHERE table_schema = 'ddl' AND table_name = '{name}'"
-                ))?
-                .context("no count")?;
             schema.tables.insert(
                 name,
                 Table {
                     columns,
                     indexes,
                     rows,
-                    partitions,
                 },
             );
         }
@@ -243,7 +222,6 @@ fn create(mut next: Schema, name: &str) -> (String, Schema) {
             columns: 2,
             indexes: 1,
             rows: 0,
-            partitions: 0,
         },
     );
     (
@@ -307,12 +285,9 @@ fn client(
 fn agree(project: &Project, conn: &mut Conn, schema: &Schema) -> Result<()> {
     let tables: BTreeSet<String> = schema
         .tables
-        .iter()
-        .flat_map(|(name, table)| match table.partitions {
-            0 => vec![name.clone()],
-            n => (0..n).map(|p| format!("{name}#P#p{p}")).collect(),
-        })
-        .chain(schema.sequences.iter().cloned())
+        .keys()
+        .chain(&schema.sequences)
+        .cloned()
         .collect();
     let innodb: BTreeSet<String> = conn
         .query::<String, _>(
@@ -320,10 +295,6 @@ fn agree(project: &Project, conn: &mut Conn, schema: &Schema) -> Result<()> {
         )?
         .into_iter()
         .map(|name| name.trim_start_matches("ddl/").to_owned())
-        // MariaDB itself leaves partitions of an ALTER that is killed: dropping a
-        // partitioned table begins with the .par file that names its partitions
-        // (ha_partition::del_ren_table).
-        .filter(|name| !(name.starts_with("#sql-") && name.contains("#P#")))
         .collect();
     ensure!(
         innodb == tables,
@@ -340,13 +311,7 @@ fn agree(project: &Project, conn: &mut Conn, schema: &Schema) -> Result<()> {
             frms.insert(name.to_owned());
         }
     }
-    let wanted: BTreeSet<String> = schema
-        .tables
-        .keys()
-        .chain(schema.views.keys())
-        .chain(&schema.sequences)
-        .cloned()
-        .collect();
+    let wanted: BTreeSet<String> = tables.iter().chain(schema.views.keys()).cloned().collect();
     ensure!(
         frms == wanted,
         ".frm files {frms:?}, tables and views {wanted:?}"
