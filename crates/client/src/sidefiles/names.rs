@@ -19,10 +19,13 @@ pub fn is_side_file(path: &str) -> bool {
     (dir.is_none() && is_server_file(name)) || has_side_file_extension(name)
 }
 
+/// Where MariaDB notes what a DDL statement does, step by step.
+pub const DDL_LOG: &str = "ddl_recovery.log";
+
 /// Files of the server as a whole.
 fn is_server_file(name: &str) -> bool {
     let replication = ["master", "multi-master", "relay-log"];
-    matches!(name, "ddl_recovery.log" | "ddl_recovery-backup.log")
+    matches!(name, DDL_LOG | "ddl_recovery-backup.log")
         || (name.ends_with(".info") && replication.iter().any(|prefix| name.starts_with(prefix)))
 }
 

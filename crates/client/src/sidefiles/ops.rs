@@ -2,7 +2,7 @@
 //!
 //! Every function here returns what libc returned, or the `errno` of a failure.
 
-use super::names::{is_database, is_side_file};
+use super::names::{DDL_LOG, is_database, is_side_file};
 use super::paths;
 use super::real;
 use super::sink::{Ops, Ticket};
@@ -131,6 +131,13 @@ pub fn write(
     }
     if let Some(file) = ops.files.get(fd) {
         file.seq = file.seq.max(seq);
+    }
+    // MariaDB does not sync every step of a statement. On one machine those
+    // that it does not sync outlive its process all the same.
+    if path == DDL_LOG && ops.is_connected() {
+        let ticket = ops.ticket(seq);
+        drop(ops);
+        ticket.wait()?;
     }
     Ok(written)
 }
