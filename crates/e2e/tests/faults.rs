@@ -2,7 +2,7 @@
 //! stalls, or a disk is full.
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Pid, Signal, geteuid, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -298,16 +298,21 @@ fn a_compute_without_its_server_does_not_start_and_says_where_it_looked() -> Res
 struct Small(PathBuf);
 
 impl Small {
-    fn mount(at: &Path, megabytes: u32) -> Result<Small> {
+    /// None where this is not allowed: as another user than root, or in a
+    /// container without the right to mount.
+    fn mount(at: &Path, megabytes: u32) -> Result<Option<Small>> {
         std::fs::create_dir_all(at)?;
-        Small::run(
-            Command::new("mount")
-                .args(["-t", "tmpfs", "-o"])
-                .arg(format!("size={megabytes}m"))
-                .arg("tmpfs")
-                .arg(at),
-        )?;
-        Ok(Small(at.to_owned()))
+        let mut command = Command::new("mount");
+        command
+            .args(["-t", "tmpfs", "-o"])
+            .arg(format!("size={megabytes}m"))
+            .arg("tmpfs")
+            .arg(at);
+        if Small::run(&mut command).is_err() {
+            eprintln!("no small file system can be mounted here: not tested");
+            return Ok(None);
+        }
+        Ok(Some(Small(at.to_owned())))
     }
 
     fn resize(&self, megabytes: u32) -> Result<()> {
@@ -335,12 +340,10 @@ impl Drop for Small {
 
 #[test]
 fn commits_wait_for_room_on_the_servers_disk() -> Result<()> {
-    if !geteuid().is_root() {
-        eprintln!("not root, so no small file system can be made: not tested");
-        return Ok(());
-    }
     let project = Project::new()?;
-    let small = Small::mount(&project.dir().join("server"), 80)?;
+    let Some(small) = Small::mount(&project.dir().join("server"), 80)? else {
+        return Ok(());
+    };
     project.up_in_place("16MiB")?;
     project.sql("CREATE DATABASE d; CREATE TABLE d.t (a INT PRIMARY KEY, b LONGTEXT)")?;
     let mut writer = start_sql(
@@ -373,12 +376,10 @@ fn commits_wait_for_room_on_the_servers_disk() -> Result<()> {
 
 #[test]
 fn a_full_disk_of_the_compute_fails_statements_and_no_more() -> Result<()> {
-    if !geteuid().is_root() {
-        eprintln!("not root, so no small file system can be made: not tested");
-        return Ok(());
-    }
     let project = Project::new()?;
-    let _small = Small::mount(&project.dir().join("computes"), 24)?;
+    let Some(_small) = Small::mount(&project.dir().join("computes"), 24)? else {
+        return Ok(());
+    };
     project.up_in_place("16MiB")?;
     project.sql(
         "CREATE DATABASE d; USE d; CREATE TABLE t (a INT PRIMARY KEY, b CHAR(250) NOT NULL); \
