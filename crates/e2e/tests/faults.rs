@@ -218,6 +218,32 @@ fn reads_and_commits_wait_for_a_stalled_server_and_kill_then_works() -> Result<(
     Ok(())
 }
 
+fn create_large(project: &Project) -> Result<()> {
+    project.sql("CREATE DATABASE d; CREATE TABLE d.t (a INT PRIMARY KEY, b LONGTEXT)")?;
+    Ok(())
+}
+
+/// Begins a transaction of 32 kB of redo for each row.
+fn start_large(project: &Project, rows: u32) -> Result<Child> {
+    start_sql(
+        project,
+        &format!("USE d; INSERT INTO t SELECT seq, REPEAT(MD5(seq), 1000) FROM seq_1_to_{rows}"),
+    )
+}
+
+/// It succeeds, and all of it is there when the compute is lost.
+fn expect_large(project: &Project, writer: Child, rows: u32) -> Result<()> {
+    let writer = said(writer)?;
+    ensure!(writer.0, "{}", writer.1);
+    project.lose_compute()?;
+    project.start()?;
+    assert_eq!(
+        project.sql("SELECT COUNT(*), SUM(b = REPEAT(MD5(a), 1000)) FROM d.t")?,
+        format!("{rows}\t{rows}\n")
+    );
+    Ok(())
+}
+
 #[test]
 fn a_writer_that_outruns_the_server_is_slowed_and_loses_nothing() -> Result<()> {
     let project = Project::up("64MiB")?;
@@ -227,26 +253,16 @@ fn a_writer_that_outruns_the_server_is_slowed_and_loses_nothing() -> Result<()> 
         "[mariadbd]\ninnodb_page_server_queue_size=1M\ninnodb_log_buffer_size=2M\n",
     )?;
     project.xylem(&["compute", "start", "main"])?;
-    project.sql("CREATE DATABASE d; CREATE TABLE d.t (a INT PRIMARY KEY, b LONGTEXT)")?;
+    create_large(&project)?;
     let stalled = Stalled::new(&project)?;
     // Many times what the log buffer and the queue hold, in one transaction.
-    let mut writer = start_sql(
-        &project,
-        "USE d; INSERT INTO t SELECT seq, REPEAT(MD5(seq), 1000) FROM seq_1_to_2000",
-    )?;
+    let mut writer = start_large(&project, 2000)?;
     ensure!(
         still_runs(&mut writer, Duration::from_secs(3))?,
         "64 MB of redo went into a queue of 1 MB"
     );
     drop(stalled);
-    let writer = said(writer)?;
-    ensure!(writer.0, "{}", writer.1);
-    project.lose_compute()?;
-    project.start()?;
-    assert_eq!(
-        project.sql("SELECT COUNT(*), SUM(b = REPEAT(MD5(a), 1000)) FROM d.t")?,
-        "2000\t2000\n"
-    );
+    expect_large(&project, writer, 2000)?;
     Ok(())
 }
 
@@ -345,11 +361,8 @@ fn commits_wait_for_room_on_the_servers_disk() -> Result<()> {
         return Ok(());
     };
     project.up_in_place("16MiB")?;
-    project.sql("CREATE DATABASE d; CREATE TABLE d.t (a INT PRIMARY KEY, b LONGTEXT)")?;
-    let mut writer = start_sql(
-        &project,
-        "USE d; INSERT INTO t SELECT seq, REPEAT(MD5(seq), 1000) FROM seq_1_to_3000",
-    )?;
+    create_large(&project)?;
+    let mut writer = start_large(&project, 3000)?;
     wait_until("the disk to be full", Duration::from_secs(60), || {
         ensure!(
             writer.try_wait()?.is_none(),
@@ -362,14 +375,7 @@ fn commits_wait_for_room_on_the_servers_disk() -> Result<()> {
         "a commit was acknowledged without room for it"
     );
     small.resize(500)?;
-    let writer = said(writer)?;
-    ensure!(writer.0, "{}", writer.1);
-    project.lose_compute()?;
-    project.start()?;
-    assert_eq!(
-        project.sql("SELECT COUNT(*), SUM(b = REPEAT(MD5(a), 1000)) FROM d.t")?,
-        "3000\t3000\n"
-    );
+    expect_large(&project, writer, 3000)?;
     project.xylem(&["down"])?;
     Ok(())
 }

@@ -46,45 +46,10 @@ struct descriptor
 ATTRIBUTE_COLD dberr_t file_error(const char *name, const char *doing,
                                   int error) noexcept
 {
-  sql_print_error("InnoDB: Cannot %s %s: %s", doing, name, strerror(error));
+  char text[MYSYS_STRERROR_SIZE];
+  sql_print_error("InnoDB: Cannot %s %s: %s", doing, name,
+                  my_strerror(text, sizeof text, error));
   return error == ENOSPC ? DB_OUT_OF_FILE_SPACE : DB_IO_ERROR;
-}
-
-/** Read all of a page.
-@return 0 or an error number */
-int read_all(int fd, byte *buf, size_t size, os_offset_t offset) noexcept
-{
-  while (size)
-  {
-    const ssize_t n= pread(fd, buf, size, off_t(offset));
-    if (n < 0 && errno == EINTR)
-      continue;
-    if (n <= 0)
-      return n ? errno : EIO;
-    buf+= n;
-    size-= size_t(n);
-    offset+= os_offset_t(n);
-  }
-  return 0;
-}
-
-/** Write all of a buffer.
-@return 0 or an error number */
-int write_all(int fd, const byte *buf, size_t size, os_offset_t offset)
-  noexcept
-{
-  while (size)
-  {
-    const ssize_t n= pwrite(fd, buf, size, off_t(offset));
-    if (n < 0 && errno == EINTR)
-      continue;
-    if (n <= 0)
-      return n ? errno : ENOSPC;
-    buf+= n;
-    size-= size_t(n);
-    offset+= os_offset_t(n);
-  }
-  return 0;
 }
 
 /** Log all of an imported page, as if it were new.
@@ -160,8 +125,8 @@ dberr_t export_space(const fil_space_t &space, const trx_t &trx) noexcept
       err= DB_INTERRUPTED;
     else if ((err= read(page_id_t{space.id, i}, page, size)) != DB_SUCCESS)
       break;
-    else if (int error= write_all(file.fd, page, size, os_offset_t{i} * size))
-      err= file_error(name, doing, error);
+    else if (my_pwrite(file.fd, page, size, my_off_t{i} * size, MYF(MY_NABP)))
+      err= file_error(name, doing, my_errno);
   }
   if (err == DB_SUCCESS && fdatasync(file.fd))
     err= file_error(name, doing, errno);
@@ -187,8 +152,8 @@ dberr_t import_space(fil_space_t *space, const trx_t &trx) noexcept
   {
     if (trx_is_interrupted(&trx))
       err= DB_INTERRUPTED;
-    else if (int error= read_all(file.fd, page, size, os_offset_t{i} * size))
-      err= file_error(name, doing, error);
+    else if (my_pread(file.fd, page, size, my_off_t{i} * size, MYF(MY_NABP)))
+      err= file_error(name, doing, my_errno);
     else if (!buf_is_zeroes(span<const byte>(page, size)))
       err= import_page(space, page_id_t{space->id, i}, page);
   }

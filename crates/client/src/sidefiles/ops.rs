@@ -135,9 +135,7 @@ pub fn write(
     // MariaDB does not sync every step of a statement. On one machine those
     // that it does not sync outlive its process all the same.
     if path == DDL_LOG && ops.is_connected() {
-        let ticket = ops.ticket(seq);
-        drop(ops);
-        ticket.wait()?;
+        return finish(ops, seq, written);
     }
     Ok(written)
 }
@@ -310,7 +308,7 @@ pub fn rmdir(path: String, rmdir: impl FnOnce() -> c_int) -> Outcome {
 }
 
 /// Releases the mutex, waits for `seq`, returns `result`.
-fn finish(ops: std::sync::MutexGuard<'_, Ops>, seq: u64, result: c_int) -> Outcome {
+fn finish<T>(ops: std::sync::MutexGuard<'_, Ops>, seq: u64, result: T) -> Outcome<T> {
     let ticket: Ticket = ops.ticket(seq);
     drop(ops);
     ticket.wait()?;
