@@ -60,6 +60,9 @@ pub struct Entry {
     pub next: Position,
     /// The epoch under which it was written.
     pub epoch: Epoch,
+    /// When the log took it, by the server's clock: microseconds since 1970.
+    /// Never less than that of an entry before it. 0: not known.
+    pub time_us: u64,
     /// What it is.
     pub record: Record,
 }

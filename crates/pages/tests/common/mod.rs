@@ -85,6 +85,7 @@ impl LogReader for Reader {
         Ok(Some(Entry {
             next: Position(self.at),
             epoch: Epoch(1),
+            time_us: 0,
             record,
         }))
     }
