@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use xylem_e2e::sysbench::{Load, Login};
 use xylem_oracle::log::Log;
 use xylem_oracle::server::Install;
+use xylem_pages::files::LocalPlace;
 use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
 use xylem_types::{BranchId, Epoch, Frame, FrameBody, FrameSeq, Lsn, PageId, PageNo};
 use xylem_wal::Log as _;
@@ -95,7 +96,10 @@ fn ingest(log: &Log) -> Result<(Duration, Duration, u64)> {
         append(wal.as_ref(), sealed.epoch(), log).await
     })?;
 
-    let store = Store::open(StoreConfig::new(dir.path().join("pages")))?;
+    let store = Store::open(
+        StoreConfig::default(),
+        Arc::new(LocalPlace::open(&dir.path().join("pages"))?),
+    )?;
     let started = Instant::now();
     let branch = Branch::open(store, BranchId(1), wal)?;
     runtime.block_on(async {

@@ -13,6 +13,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use xylem_pages::files::LocalPlace;
 use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{Lsn, PageId};
@@ -134,7 +135,7 @@ fn main() {
     let config = StoreConfig {
         trim_log: false,
         memory_bytes: budget << 20,
-        ..StoreConfig::new(dir.clone())
+        ..StoreConfig::default()
     };
     for (what, layer) in [
         ("ingest, no flush", 2 << 30),
@@ -147,12 +148,11 @@ fn main() {
             config.memory_bytes
         };
         let c = StoreConfig {
-            dir: sub,
             open_layer_bytes: layer,
             memory_bytes: memory,
             ..config.clone()
         };
-        let store = Store::open(c).unwrap();
+        let store = Store::open(c, Arc::new(LocalPlace::open(&sub).unwrap())).unwrap();
         let resident_before = resident("VmRSS:");
         let begin = Instant::now();
         let branch = Branch::open(Arc::clone(&store), BRANCH, log.clone() as Arc<dyn Log>).unwrap();
@@ -195,12 +195,9 @@ fn main() {
         );
         drop(branch);
         drop(store);
-        let c = StoreConfig {
-            dir: dir.join(what.replace(' ', "-")),
-            ..config.clone()
-        };
+        let c = config.clone();
         let begin = Instant::now();
-        let store = Store::open(c).unwrap();
+        let store = Store::open(c, Arc::new(LocalPlace::open(&sub).unwrap())).unwrap();
         let branch = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>).unwrap();
         println!("{:<34} {:>9.1?}", "open", begin.elapsed());
         read(

@@ -1,14 +1,11 @@
 //! What the page store takes and returns.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use xylem_types::{Lsn, PageId, SpaceId};
 
 /// How a store is set up.
 #[derive(Clone, Debug)]
 pub struct StoreConfig {
-    /// The directory of all branches' layers and manifests.
-    pub dir: PathBuf,
     /// Memory for open layers, frozen layers, indexes and caches of all
     /// branches together, in bytes.
     pub memory_bytes: u64,
@@ -24,11 +21,10 @@ pub struct StoreConfig {
     pub trim_log: bool,
 }
 
-impl StoreConfig {
-    /// The defaults for `dir`: 512 MiB of memory.
-    pub fn new(dir: PathBuf) -> StoreConfig {
+impl Default for StoreConfig {
+    /// 512 MiB of memory.
+    fn default() -> StoreConfig {
         StoreConfig {
-            dir,
             memory_bytes: 512 << 20,
             open_layer_bytes: 64 << 20,
             image_after_bytes: 16 << 10,

@@ -1,7 +1,7 @@
 //! A branch: its state, its threads, and what others may ask of it.
 
 use crate::api::{ReadError, StoreError};
-use crate::files::{Files, LocalFiles};
+use crate::files::Files;
 use crate::flush;
 use crate::ingest;
 use crate::layer_read::{LayerFile, Source};
@@ -57,7 +57,6 @@ pub(crate) struct Shared {
     generations: Vec<AtomicU64>,
     /// First LSN of the branch; `u64::MAX` until an epoch has begun.
     oldest: AtomicU64,
-    _lock: std::fs::File,
 }
 
 impl Shared {
@@ -283,15 +282,14 @@ impl Branch {
         id: BranchId,
         log: Arc<dyn Log>,
     ) -> Result<Arc<Branch>, StoreError> {
-        let dir = store.config.dir.join(id.to_string());
-        let io = |what: &'static str| {
-            let context = format!("{what} {}", dir.display());
-            move |source| StoreError::Io { context, source }
-        };
-        let files = LocalFiles::open(&dir, store.hook.clone())
-            .map_err(io("open the branch's directory"))?;
-        let lock = lock(&dir).map_err(io("lock the branch's directory"))?;
-        let manifest = Manifest::open(&files, id)?;
+        let files = store
+            .place
+            .folder(&folder(id))
+            .map_err(|source| StoreError::Io {
+                context: format!("open branch {id} in {}", store.place.url()),
+                source,
+            })?;
+        let manifest = Manifest::open(&*files, id)?;
         let resume = manifest.resume;
         let end = resume.lsn;
         let layers = Layers {
@@ -310,7 +308,7 @@ impl Branch {
             id,
             cache_id: store.next_id(),
             log,
-            files: Arc::new(files),
+            files,
             layers: RwLock::new(Arc::new(layers)),
             applied: AtomicU64::new(end.0),
             applied_tx: watch::Sender::new(end),
@@ -331,7 +329,6 @@ impl Branch {
             stats: Counters::default(),
             generations: (0..GENERATIONS).map(|_| AtomicU64::new(0)).collect(),
             store: Arc::clone(&store),
-            _lock: lock,
         });
         store.add_branch(&shared);
         let branch = Arc::new(Branch {
@@ -509,17 +506,7 @@ async fn wait<T>(
     }
 }
 
-/// Holds the branch's directory for this process as long as the file is open.
-fn lock(dir: &std::path::Path) -> std::io::Result<std::fs::File> {
-    use fs4::fs_std::FileExt;
-    let file = std::fs::File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(dir.join("LOCK"))?;
-    match FileExt::try_lock_exclusive(&file) {
-        Ok(true) => Ok(file),
-        Ok(false) => Err(std::io::Error::other("another process has it open")),
-        Err(e) => Err(e),
-    }
+/// The folder of a branch's layers and manifests.
+pub(crate) fn folder(id: BranchId) -> String {
+    format!("branches/{id}")
 }

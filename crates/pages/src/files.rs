@@ -1,10 +1,10 @@
-//! Where a branch's layers and manifests live.
+//! Where layers and manifests live.
 //!
-//! [`Files`] is what the page store needs of such a place, so that an object
-//! store can take the part of the directory: names are never used twice,
-//! nothing is changed once it is finished, and one call creates only if
-//! absent. [`LocalFiles`] is a directory; each of its steps passes a hook
-//! that tests make fail.
+//! A [`Place`] has folders, one for each branch; [`Files`] is one of them.
+//! They are what the page store needs of a directory, so that an object store
+//! can take its part: names are never used twice, nothing is changed once it
+//! is finished, and one call creates only if absent. [`LocalPlace`] is a
+//! directory; each of its steps passes a hook that tests make fail.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -47,7 +47,32 @@ pub enum Put {
     Exists,
 }
 
-/// A branch's files.
+/// Where everything durable of a project lives.
+pub trait Place: Send + Sync {
+    /// The folder `name`, such as `branches/0123…`; it need not exist yet.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn folder(&self, name: &str) -> io::Result<Arc<dyn Files>>;
+
+    /// Names of the folders directly in the folder `within`.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn folders(&self, within: &str) -> io::Result<Vec<String>>;
+
+    /// Removes the folder `name` and its files. One that is not there is no
+    /// error. It may leave some behind on an error; called again it goes on.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn remove_folder(&self, name: &str) -> io::Result<()>;
+
+    /// What it is, for people: a URL.
+    fn url(&self) -> String;
+}
+
+/// A folder's files.
 pub trait Files: Send + Sync {
     /// Names and sizes of all of them.
     ///
@@ -106,7 +131,87 @@ pub enum Step<'a> {
 /// Called before each step; an error takes its place.
 pub type Hook = Arc<dyn Fn(Step<'_>) -> io::Result<()> + Send + Sync>;
 
-/// A directory.
+/// A directory with folders, held for this process while it is open.
+pub struct LocalPlace {
+    dir: PathBuf,
+    hook: Option<Hook>,
+    _lock: File,
+}
+
+impl LocalPlace {
+    /// The directory `dir`, which is created.
+    ///
+    /// # Errors
+    /// When another process has it open, or as the system says.
+    pub fn open(dir: &Path) -> io::Result<LocalPlace> {
+        LocalPlace::open_with(dir, None)
+    }
+
+    /// The same with a hook before each step of writing, for tests.
+    ///
+    /// # Errors
+    /// As for [`LocalPlace::open`].
+    pub fn open_with(dir: &Path, hook: Option<Hook>) -> io::Result<LocalPlace> {
+        use fs4::fs_std::FileExt;
+        std::fs::create_dir_all(dir)?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(dir.join("LOCK"))?;
+        if !FileExt::try_lock_exclusive(&lock)? {
+            return Err(io::Error::other("another process has it open"));
+        }
+        Ok(LocalPlace {
+            dir: dir.to_owned(),
+            hook,
+            _lock: lock,
+        })
+    }
+}
+
+impl Place for LocalPlace {
+    fn folder(&self, name: &str) -> io::Result<Arc<dyn Files>> {
+        let mut dir = self.dir.clone();
+        for part in name.split('/') {
+            // Each level durable, the last one by `LocalFiles`.
+            std::fs::create_dir_all(&dir)?;
+            File::open(&dir)?.sync_all()?;
+            dir.push(part);
+        }
+        Ok(Arc::new(LocalFiles::open(&dir, self.hook.clone())?))
+    }
+
+    fn folders(&self, within: &str) -> io::Result<Vec<String>> {
+        let entries = match std::fs::read_dir(self.dir.join(within)) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(e),
+        };
+        let mut out = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            if let (true, Ok(name)) = (entry.file_type()?.is_dir(), entry.file_name().into_string())
+            {
+                out.push(name);
+            }
+        }
+        Ok(out)
+    }
+
+    fn remove_folder(&self, name: &str) -> io::Result<()> {
+        match std::fs::remove_dir_all(self.dir.join(name)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("file://{}", self.dir.display())
+    }
+}
+
+/// A directory of files.
 #[derive(Clone)]
 pub struct LocalFiles {
     dir: PathBuf,

@@ -1,9 +1,9 @@
-//! What all branches share: the memory budget, the caches, the directory.
+//! What all branches share: the memory budget, the caches, the place.
 
 use crate::api::{StoreConfig, StoreError};
 use crate::branch::Shared;
 use crate::cache::Caches;
-use crate::files::Hook;
+use crate::files::Place;
 use crate::materialise::{InnoDb, Materialise};
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ pub struct Store {
     pub(crate) config: StoreConfig,
     pub(crate) caches: Caches,
     pub(crate) engine: Box<dyn Materialise>,
-    pub(crate) hook: Option<Hook>,
+    pub(crate) place: Arc<dyn Place>,
     /// Memory of all open and frozen layers.
     pub(crate) layer_memory: Arc<AtomicU64>,
     ids: AtomicU64,
@@ -25,23 +25,11 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store in `config.dir`, which is created.
+    /// The store of branches that live in `place`.
     ///
     /// # Errors
-    /// When the directory cannot be made or the budget is below 1 MiB.
-    pub fn open(config: StoreConfig) -> Result<Arc<Store>, StoreError> {
-        Store::open_with(config, None)
-    }
-
-    /// The same with a hook before each step of writing, for tests.
-    ///
-    /// # Errors
-    /// As for [`Store::open`].
-    pub fn open_with(config: StoreConfig, hook: Option<Hook>) -> Result<Arc<Store>, StoreError> {
-        let io = |source| StoreError::Io {
-            context: format!("create the page store's directory {}", config.dir.display()),
-            source,
-        };
+    /// When the budget is below 1 MiB.
+    pub fn open(config: StoreConfig, place: Arc<dyn Place>) -> Result<Arc<Store>, StoreError> {
         if config.memory_bytes < 1 << 20 {
             let source = std::io::Error::other("memory_bytes must be at least 1 MiB");
             return Err(StoreError::Io {
@@ -49,7 +37,6 @@ impl Store {
                 source,
             });
         }
-        std::fs::create_dir_all(&config.dir).map_err(io)?;
         // Half for layers in memory; a sixteenth is left for what readers and
         // the flush hold in passing, and for the list of layers.
         let caches = Caches::new(config.memory_bytes / 16 * 7);
@@ -57,7 +44,7 @@ impl Store {
             config,
             caches,
             engine: Box::new(InnoDb),
-            hook,
+            place,
             layer_memory: Arc::new(AtomicU64::new(0)),
             ids: AtomicU64::new(1),
             branches: Mutex::new(Vec::new()),

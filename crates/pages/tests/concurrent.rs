@@ -61,10 +61,10 @@ fn readers_see_whole_mtrs_only() {
     let log = MemLog::new();
     let mut lsn = Lsn::FIRST;
     log.epoch(lsn);
-    let mut config = small(dir.path());
+    let mut config = small();
     config.memory_bytes = 2 << 20;
     config.open_layer_bytes = 32 << 10;
-    let branch = open(config, &log);
+    let branch = open(config, dir.path(), &log);
     let mut send = |bytes: Vec<u8>| {
         log.redo(lsn, &bytes);
         lsn = after(lsn, &bytes);
@@ -111,7 +111,7 @@ fn a_dropped_tablespace_is_gone_at_once_and_there_before() {
     let log = MemLog::new();
     let mut lsn = Lsn::FIRST;
     log.epoch(lsn);
-    let branch = open(small(dir.path()), &log);
+    let branch = open(small(), dir.path(), &log);
     let flags = SpaceFlags::full_crc32_of(4096).unwrap().raw();
     for round in 0..300 {
         let space = 10 + round;

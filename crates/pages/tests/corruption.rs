@@ -5,15 +5,16 @@
 mod common;
 
 use common::model::Model;
-use common::{BRANCH, MemLog, catch_up, small};
+use common::{BRANCH, MemLog, branch_dir, catch_up, place, small};
 use rand::{Rng, SeedableRng};
 use std::sync::Arc;
+use xylem_pages::files::LocalPlace;
 use xylem_pages::{Branch, ReadAt, ReadError, Store};
 use xylem_types::{Lsn, PageId};
 use xylem_wal::Log;
 
 fn try_open(dir: &std::path::Path, log: &Arc<MemLog>) -> Option<Arc<Branch>> {
-    let store = Store::open(small(dir)).ok()?;
+    let store = Store::open(small(), place(dir)).ok()?;
     Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>).ok()
 }
 
@@ -74,10 +75,9 @@ fn a_changed_byte_never_gives_a_wrong_answer() {
     drop(branch);
     assert!(good.iter().all(Option::is_some));
 
-    let files: Vec<_> = std::fs::read_dir(dir.join(BRANCH.to_string()))
+    let files: Vec<_> = std::fs::read_dir(branch_dir(&dir))
         .unwrap()
         .map(|e| e.unwrap().path())
-        .filter(|p| !p.ends_with("LOCK"))
         .collect();
     let mut rng = rand::rngs::StdRng::seed_from_u64(22);
     let (mut errors, mut refused, mut cases) = (0, 0, 0);
@@ -138,7 +138,7 @@ fn a_missing_layer_or_manifest_is_refused() {
         branch.flush_now();
     }
     drop(branch);
-    let dir = root.path().join(BRANCH.to_string());
+    let dir = branch_dir(root.path());
     let names: Vec<String> = std::fs::read_dir(&dir)
         .unwrap()
         .map(|e| e.unwrap().file_name().into_string().unwrap())
@@ -148,7 +148,7 @@ fn a_missing_layer_or_manifest_is_refused() {
         .filter(|n| n.starts_with("manifest-"))
         .max()
         .unwrap();
-    for name in names.iter().filter(|n| *n != "LOCK" && *n != newest) {
+    for name in names.iter().filter(|n| *n != newest) {
         let away = root.path().join("away");
         std::fs::rename(dir.join(name), &away).unwrap();
         assert!(
@@ -161,12 +161,11 @@ fn a_missing_layer_or_manifest_is_refused() {
 }
 
 #[test]
-fn two_processes_cannot_have_a_branch_open() {
+fn two_processes_cannot_have_a_place_open() {
     let root = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
-    let first = try_open(root.path(), &log);
-    assert!(first.is_some());
-    assert!(try_open(root.path(), &log).is_none());
+    let first = LocalPlace::open(root.path());
+    assert!(first.is_ok());
+    assert!(LocalPlace::open(root.path()).is_err());
     drop(first);
-    assert!(try_open(root.path(), &log).is_some());
+    assert!(LocalPlace::open(root.path()).is_ok());
 }

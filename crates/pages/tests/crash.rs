@@ -4,7 +4,7 @@
 mod common;
 
 use common::model::Model;
-use common::{BRANCH, MemLog, block_on, catch_up, open, small};
+use common::{BRANCH, MemLog, block_on, branch_dir, catch_up, hooked, open, small};
 use parking_lot::Mutex;
 use rand::SeedableRng;
 use std::io;
@@ -45,8 +45,8 @@ fn live_and_die(dir: &std::path::Path, n: u64) -> bool {
     let log = MemLog::new();
     let mut model = seeded(&log, 9);
     let steps = Arc::new(AtomicU64::new(0));
-    let config = small(dir);
-    let store = Store::open_with(config.clone(), Some(die_at(n, Arc::clone(&steps)))).unwrap();
+    let place = hooked(dir, die_at(n, Arc::clone(&steps)));
+    let store = Store::open(small(), place).unwrap();
     let opened = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>);
     for _ in 0..3 {
         for _ in 0..60 {
@@ -72,13 +72,13 @@ fn live_and_die(dir: &std::path::Path, n: u64) -> bool {
     }
     let died = steps.load(Ordering::SeqCst) > n;
     drop(opened);
-    let branch = open(config, &log);
+    let branch = open(small(), dir, &log);
     model.check_all(&branch, 20);
     branch.flush_now();
     model.check_all(&branch, 50);
     drop(branch);
     // Nothing is left over but what the manifest names, and it names no less.
-    let names: Vec<String> = std::fs::read_dir(dir.join(BRANCH.to_string()))
+    let names: Vec<String> = std::fs::read_dir(branch_dir(dir))
         .unwrap()
         .map(|e| e.unwrap().file_name().into_string().unwrap())
         .collect();
@@ -113,7 +113,7 @@ fn one_failure_at_any_step_is_tried_again() {
                 false => Ok(()),
             }
         });
-        let store = Store::open_with(small(dir.path()), Some(hook)).unwrap();
+        let store = Store::open(small(), hooked(dir.path(), hook)).unwrap();
         let branch = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>).unwrap();
         for _ in 0..3 {
             for _ in 0..40 {
@@ -125,7 +125,7 @@ fn one_failure_at_any_step_is_tried_again() {
         assert_eq!(branch.failed(), None);
         model.check_all(&branch, 10);
         drop(branch);
-        let branch = open(small(dir.path()), &log);
+        let branch = open(small(), dir.path(), &log);
         model.check_all(&branch, 30);
     }
 }
@@ -143,9 +143,9 @@ fn a_full_disk_pauses_ingest_and_loses_nothing() {
             _ => Ok(()),
         })
     };
-    let mut config = small(dir.path());
+    let mut config = small();
     config.memory_bytes = 2 << 20;
-    let store = Store::open_with(config, Some(hook)).unwrap();
+    let store = Store::open(config, hooked(dir.path(), hook)).unwrap();
     let branch = Branch::open(Arc::clone(&store), BRANCH, log.clone() as Arc<dyn Log>).unwrap();
     for _ in 0..100 {
         model.step();

@@ -8,7 +8,7 @@
 mod common;
 
 use common::redo::{after, mtr};
-use common::{BRANCH, MemLog, catch_up, open, small};
+use common::{BRANCH, MemLog, branch_dir, catch_up, open, small};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use xylem_pages::{Branch, ReadAt};
@@ -22,7 +22,7 @@ fn golden() -> PathBuf {
 /// The history in the golden files: feeds `log`, flushes twice.
 fn write(dir: &Path) {
     let log = MemLog::new();
-    let branch = open(small(dir), &log);
+    let branch = open(small(), dir, &log);
     let mut lsn = Lsn::FIRST;
     log.epoch(lsn);
     let flags = SpaceFlags::full_crc32_of(4096).unwrap().raw();
@@ -119,12 +119,11 @@ fn the_golden_branch_reads_as_ever() {
         write(temp.path());
         let _ = std::fs::remove_dir_all(&at);
         common::copy_dir(temp.path(), &at);
-        std::fs::remove_file(at.join(BRANCH.to_string()).join("LOCK")).unwrap();
     }
     let temp = tempfile::tempdir().unwrap();
     common::copy_dir(&at, temp.path());
     // Nothing is left in the log: all must come from the files.
-    let branch = open(small(temp.path()), &MemLog::new());
+    let branch = open(small(), temp.path(), &MemLog::new());
     check(&branch);
     assert!(branch.applied() > Lsn::FIRST);
 }
@@ -133,7 +132,7 @@ fn the_golden_branch_reads_as_ever() {
 fn what_is_written_today_reads_the_same() {
     let temp = tempfile::tempdir().unwrap();
     write(temp.path());
-    check(&open(small(temp.path()), &MemLog::new()));
+    check(&open(small(), temp.path(), &MemLog::new()));
 }
 
 fn u64_at(b: &[u8], at: usize) -> u64 {
@@ -147,7 +146,7 @@ fn u32_at(b: &[u8], at: usize) -> u32 {
 #[test]
 fn the_golden_files_are_laid_out_as_documented() {
     let (mut layers, mut manifests) = (0, 0);
-    for entry in std::fs::read_dir(golden().join(BRANCH.to_string())).unwrap() {
+    for entry in std::fs::read_dir(branch_dir(&golden())).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         let b = std::fs::read(&path).unwrap();

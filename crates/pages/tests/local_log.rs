@@ -26,9 +26,9 @@ fn open(dir: &Path) -> (Arc<dyn Log>, Arc<Branch>) {
     let config = StoreConfig {
         memory_bytes: 16 << 20,
         open_layer_bytes: 1 << 20,
-        ..StoreConfig::new(dir.join("pages"))
+        ..StoreConfig::default()
     };
-    let store = Store::open(config).unwrap();
+    let store = Store::open(config, common::place(&dir.join("pages"))).unwrap();
     let branch = Branch::open(store, BRANCH, Arc::clone(&log)).unwrap();
     (log, branch)
 }

@@ -102,9 +102,9 @@ fn memory_stays_within_the_budget() {
     let dir = tempfile::tempdir().unwrap();
     let config = StoreConfig {
         memory_bytes: BUDGET,
-        ..StoreConfig::new(dir.path().to_owned())
+        ..StoreConfig::default()
     };
-    let store = Store::open(config.clone()).unwrap();
+    let store = Store::open(config.clone(), common::place(dir.path())).unwrap();
     let (one, two) = (MemLog::new(), MemLog::new());
     let (end, last) = fill(&one, 64, 1);
     let (_, last_two) = fill(&two, 32, 2);

@@ -14,13 +14,13 @@ fn run(seed: u64, steps: usize, configure: impl Fn(&mut StoreConfig)) {
     let mut dir = root.path().join("0");
     let log = MemLog::new();
     let mut model = Model::new(rand::rngs::StdRng::seed_from_u64(seed), log.clone());
-    let config = |dir: &std::path::Path| {
-        let mut c = small(dir);
+    let config = || {
+        let mut c = small();
         c.trim_log = false;
         configure(&mut c);
         c
     };
-    let mut branch = open(config(&dir), &log);
+    let mut branch = open(config(), &dir, &log);
     for _ in 0..steps {
         model.step();
         match model.rng().random_range(0..400) {
@@ -28,7 +28,7 @@ fn run(seed: u64, steps: usize, configure: impl Fn(&mut StoreConfig)) {
             3 => {
                 branch.shutdown();
                 drop(branch);
-                branch = open(config(&dir), &log);
+                branch = open(config(), &dir, &log);
             }
             4 => {
                 // A kill: the directory as it is now, threads running.
@@ -38,7 +38,7 @@ fn run(seed: u64, steps: usize, configure: impl Fn(&mut StoreConfig)) {
                 drop(branch);
                 std::fs::remove_dir_all(&dir).unwrap();
                 dir = copy;
-                branch = open(config(&dir), &log);
+                branch = open(config(), &dir, &log);
             }
             5..20 => {
                 catch_up(&branch, &log);
@@ -57,7 +57,7 @@ fn run(seed: u64, steps: usize, configure: impl Fn(&mut StoreConfig)) {
     branch.flush_now();
     model.check_all(&branch, 1.max(steps / 300));
     drop(branch);
-    let branch = open(config(&dir), &log);
+    let branch = open(config(), &dir, &log);
     model.check_all(&branch, 1.max(steps / 300));
 }
 
@@ -94,13 +94,13 @@ fn a_trimmed_log_is_enough() {
     let dir = tempfile::tempdir().unwrap();
     let log = MemLog::new();
     let mut model = Model::new(rand::rngs::StdRng::seed_from_u64(7), log.clone());
-    let mut branch = open(small(dir.path()), &log);
+    let mut branch = open(small(), dir.path(), &log);
     for step in 0..3000 {
         model.step();
         if step % 150 == 149 {
             branch.flush_now();
             drop(branch);
-            branch = open(small(dir.path()), &log);
+            branch = open(small(), dir.path(), &log);
         }
     }
     model.check_all(&branch, 37);

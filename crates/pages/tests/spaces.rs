@@ -57,7 +57,7 @@ fn a_tablespace_before_its_first_page() {
         m.create(9, "./db/t.ibd");
     });
     log.redo(Lsn::FIRST, &a);
-    let branch = open(small(dir.path()), &log);
+    let branch = open(small(), dir.path(), &log);
     catch_up(&branch, &log);
     let lsn = after(Lsn::FIRST, &a);
     assert!(matches!(
@@ -109,7 +109,7 @@ fn undo_tablespaces_are_named_by_their_order_and_made_anew() {
     let dir = tempfile::tempdir().unwrap();
     let log = MemLog::new();
     log.epoch(Lsn::FIRST);
-    let branch = open(small(dir.path()), &log);
+    let branch = open(small(), dir.path(), &log);
     let a = mtr(|m| {
         for space in 0..=3 {
             m.header(space, 10, flags());
@@ -120,7 +120,7 @@ fn undo_tablespaces_are_named_by_their_order_and_made_anew() {
     catch_up(&branch, &log);
     branch.flush_now();
     drop(branch);
-    let branch = open(small(dir.path()), &log);
+    let branch = open(small(), dir.path(), &log);
     log.redo(
         mid,
         &mtr(|m| {
@@ -173,7 +173,7 @@ fn a_name_that_changed_hands_stays_with_its_new_owner() {
     let dir = tempfile::tempdir().unwrap();
     let log = MemLog::new();
     log.epoch(Lsn::FIRST);
-    let branch = open(small(dir.path()), &log);
+    let branch = open(small(), dir.path(), &log);
     let mut lsn = Lsn::FIRST;
     let mut go = |bytes: Vec<u8>| {
         log.redo(lsn, &bytes);
@@ -216,7 +216,7 @@ fn operations_inside_a_torn_mtr_are_not_brought_in_twice() {
     let dir = tempfile::tempdir().unwrap();
     let log = MemLog::new();
     log.epoch(Lsn::FIRST);
-    let branch = open(small(dir.path()), &log);
+    let branch = open(small(), dir.path(), &log);
     let a = mtr(|m| {
         m.header(0, 10, flags());
     });
@@ -239,7 +239,7 @@ fn operations_inside_a_torn_mtr_are_not_brought_in_twice() {
     catch_up(&branch, &log);
     branch.flush_now();
     drop(branch);
-    let branch = open(small(dir.path()), &log);
+    let branch = open(small(), dir.path(), &log);
     log.file(mid, write("b", 5, "!"));
     log.redo(mid, tail);
     catch_up(&branch, &log);
@@ -263,7 +263,7 @@ fn operations_before_any_redo_exist() {
     );
     log.file(Lsn::FIRST, create("mysql/db.opt"));
     log.file(Lsn::FIRST, write("mysql/db.opt", 0, "x"));
-    let branch = open(small(dir.path()), &log);
+    let branch = open(small(), dir.path(), &log);
     catch_up(&branch, &log);
     let got = files(&branch, ReadAt::Lsn(Lsn::FIRST));
     let paths: Vec<&str> = got.iter().map(|f| f.path.as_str()).collect();
@@ -295,7 +295,7 @@ fn a_directory_is_renamed_with_its_files() {
     ] {
         log.file(Lsn::FIRST, op);
     }
-    let branch = open(small(dir.path()), &log);
+    let branch = open(small(), dir.path(), &log);
     catch_up(&branch, &log);
     let got = files(&branch, ReadAt::Newest);
     let paths: Vec<&str> = got.iter().map(|f| f.path.as_str()).collect();
@@ -313,7 +313,7 @@ fn an_epoch_that_goes_back_behind_whole_mtrs_is_refused() {
     });
     log.redo(Lsn::FIRST, &a);
     let applied = after(Lsn::FIRST, &a);
-    let branch = open(small(dir.path()), &log);
+    let branch = open(small(), dir.path(), &log);
     catch_up(&branch, &log);
     log.epoch(Lsn::FIRST);
     let error = block_on(async {
@@ -346,7 +346,7 @@ fn redo_that_is_not_understood_stops_ingest_there() {
     bad.extend_from_slice(&crc.to_be_bytes());
     let applied = after(Lsn::FIRST, &a);
     log.redo(Lsn::FIRST, &[a, bad].concat());
-    let branch = open(small(dir.path()), &log);
+    let branch = open(small(), dir.path(), &log);
     let error = block_on(async {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         branch
@@ -366,7 +366,7 @@ fn redo_that_is_not_understood_stops_ingest_there() {
     // Half of an mtr is never seen, flushed or not; a restart stops there too.
     branch.flush_now();
     drop(branch);
-    let branch = open(small(dir.path()), &log);
+    let branch = open(small(), dir.path(), &log);
     while branch.failed().is_none() {
         std::thread::yield_now();
     }

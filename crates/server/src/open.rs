@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
+use xylem_pages::files::LocalPlace;
 use xylem_pages::{Branch, Store, StoreConfig};
 use xylem_types::BranchId;
 use xylem_wal::Log;
@@ -44,12 +45,18 @@ pub(crate) fn read_or_create(data_dir: &Path) -> Result<Project, ServerError> {
 pub(crate) fn open(config: &ServerConfig, metrics: &Metrics) -> Result<Opened, ServerError> {
     let project = read_or_create(&config.data_dir)?;
     let started = Instant::now();
-    let store = Store::open(StoreConfig {
+    let place = LocalPlace::open(&config.layers_dir).map_err(|source| {
+        ServerError::io(
+            format!("cannot open {}", config.layers_dir.display()),
+            source,
+        )
+    })?;
+    let settings = StoreConfig {
         memory_bytes: config.memory.0,
         open_layer_bytes: config.open_layer_size.0,
-        ..StoreConfig::new(config.layers_dir.clone())
-    })
-    .map_err(|source| ServerError::Store {
+        ..StoreConfig::default()
+    };
+    let store = Store::open(settings, Arc::new(place)).map_err(|source| ServerError::Store {
         branch: "*".to_owned(),
         source,
     })?;

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use xylem_pages::files::{Hook, LocalPlace, Place};
 use xylem_pages::{Branch, Store, StoreConfig};
 use xylem_types::{BranchId, Epoch, FileOp, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::{BoxFuture, Durable, Entry, Log, LogError, LogReader, Position, Record};
@@ -154,18 +155,32 @@ pub fn catch_up(branch: &Branch, log: &MemLog) {
     });
 }
 
-pub fn small(dir: &std::path::Path) -> StoreConfig {
+pub fn small() -> StoreConfig {
     StoreConfig {
         memory_bytes: 16 << 20,
         open_layer_bytes: 64 << 10,
         image_after_bytes: 2048,
         image_after_mtrs: 16,
-        ..StoreConfig::new(dir.to_owned())
+        ..StoreConfig::default()
     }
 }
 
-pub fn open(config: StoreConfig, log: &Arc<MemLog>) -> Arc<Branch> {
-    let store = Store::open(config).unwrap();
+pub fn place(dir: &std::path::Path) -> Arc<dyn Place> {
+    Arc::new(LocalPlace::open(dir).unwrap())
+}
+
+/// A place whose steps pass `hook`.
+pub fn hooked(dir: &std::path::Path, hook: Hook) -> Arc<dyn Place> {
+    Arc::new(LocalPlace::open_with(dir, Some(hook)).unwrap())
+}
+
+/// The folder of [`BRANCH`] in the place `dir`.
+pub fn branch_dir(dir: &std::path::Path) -> std::path::PathBuf {
+    dir.join("branches").join(BRANCH.to_string())
+}
+
+pub fn open(config: StoreConfig, dir: &std::path::Path, log: &Arc<MemLog>) -> Arc<Branch> {
+    let store = Store::open(config, place(dir)).unwrap();
     Branch::open(store, BRANCH, Arc::clone(log) as Arc<dyn Log>).unwrap()
 }
 
@@ -173,8 +188,7 @@ pub fn open(config: StoreConfig, log: &Arc<MemLog>) -> Arc<Branch> {
 /// manifests first, so that what they name is there. A snapshot may replace
 /// older manifests meanwhile, which a kill cannot see half of: then again.
 pub fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
-    let from = from.join(BRANCH.to_string());
-    let to = to.join(BRANCH.to_string());
+    let (from, to) = (branch_dir(from), branch_dir(to));
     while !try_copy_dir(&from, &to) {
         std::fs::remove_dir_all(&to).unwrap();
     }
