@@ -155,7 +155,13 @@ fn main() {
         let store = Store::open(c, Arc::new(LocalPlace::open(&sub).unwrap())).unwrap();
         let resident_before = resident("VmRSS:");
         let begin = Instant::now();
-        let branch = Branch::open(Arc::clone(&store), BRANCH, log.clone() as Arc<dyn Log>).unwrap();
+        let branch = Branch::open(
+            Arc::clone(&store),
+            BRANCH,
+            log.clone() as Arc<dyn Log>,
+            None,
+        )
+        .unwrap();
         catch_up(&branch, &log);
         let time = begin.elapsed();
         println!(
@@ -198,7 +204,7 @@ fn main() {
         let c = config.clone();
         let begin = Instant::now();
         let store = Store::open(c, Arc::new(LocalPlace::open(&sub).unwrap())).unwrap();
-        let branch = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>).unwrap();
+        let branch = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>, None).unwrap();
         println!("{:<34} {:>9.1?}", "open", begin.elapsed());
         read(
             &branch,

@@ -1,7 +1,7 @@
 //! What the page store takes and returns.
 
 use std::sync::Arc;
-use xylem_types::{Lsn, PageId, SpaceId};
+use xylem_types::{BranchId, Lsn, PageId, SpaceId};
 
 /// How a store is set up.
 #[derive(Clone, Debug)]
@@ -94,6 +94,20 @@ pub enum StoreError {
     /// A block, manifest or log record failed its check.
     #[error("corrupt: {0}")]
     Corrupt(String),
+    /// Another process has taken the branch over.
+    #[error("branch {0}: another server has opened it; this one no longer changes it")]
+    Taken(BranchId),
+    /// Others left the branch and live on what it has.
+    #[error(
+        "branch {branch} cannot be removed: {} left it and need its history",
+        list(forks)
+    )]
+    HasForks {
+        /// Which.
+        branch: BranchId,
+        /// Who.
+        forks: Vec<BranchId>,
+    },
     /// The log failed.
     #[error("log: {0}")]
     Log(#[from] xylem_wal::LogError),
@@ -105,6 +119,17 @@ pub enum StoreError {
         /// What.
         message: String,
     },
+}
+
+fn list(ids: &[BranchId]) -> String {
+    let ids: Vec<String> = ids.iter().map(BranchId::to_string).collect();
+    ids.join(", ")
+}
+
+/// A time for people: RFC 3339, in UTC.
+fn time_text(us: u64) -> String {
+    jiff::Timestamp::from_microsecond(us.try_into().unwrap_or(i64::MAX))
+        .map_or_else(|_| format!("{us} µs after 1970"), |t| t.to_string())
 }
 
 /// A read could not be answered.
@@ -137,6 +162,16 @@ pub enum ReadError {
         lsn: Lsn,
         /// What there is.
         oldest: Lsn,
+    },
+    /// The time is before the history kept.
+    #[error("{} is before the history kept, which begins at LSN {oldest}{}", time_text(*time_us), oldest_us.map(|t| format!(", {}", time_text(t))).unwrap_or_default())]
+    TimeOutside {
+        /// What was asked for, in microseconds since 1970.
+        time_us: u64,
+        /// The oldest LSN there is.
+        oldest: Lsn,
+        /// Its time, if that is known.
+        oldest_us: Option<u64>,
     },
     /// The LSN has not been ingested in time.
     #[error("LSN {wanted} was not reached in time: {hop} stands at {reached}, {} bytes behind", wanted.0.saturating_sub(reached.0))]

@@ -13,6 +13,19 @@ pub(crate) enum BlockKind {
     Root = 4,
 }
 
+/// How a block is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Codec {
+    /// LZ4: for what is written while redo comes in.
+    Fast,
+    /// Zstandard: for what is written in the background and stays.
+    Dense,
+}
+
+/// Zstandard's level: beyond this, blocks of pages get a few percent smaller
+/// and take several times as long.
+const ZSTD_LEVEL: i32 = 3;
+
 /// Bytes before a block's payload.
 pub(crate) const BLOCK_HEADER: usize = 16;
 /// No block is larger, compressed or not: the longest record plus its key.
@@ -38,29 +51,51 @@ fn checksum(seed: u32, offset: u64, rest: &[u8]) -> u32 {
     crc32c::crc32c_append(crc, rest)
 }
 
-/// Appends the block to `out`, compressed when that makes it smaller.
-pub(crate) fn encode(out: &mut Vec<u8>, seed: u32, offset: u64, kind: BlockKind, payload: &[u8]) {
+/// Appends the packed payload to `out` and answers with the codec's number in
+/// the file; 0, and nothing appended, when packing saves less than an eighth,
+/// which is not worth the time to expand it.
+fn pack(out: &mut Vec<u8>, codec: Codec, payload: &[u8]) -> u8 {
+    let body = out.len();
+    let (number, room) = match codec {
+        Codec::Fast => (1, lz4_flex::block::get_maximum_output_size(payload.len())),
+        Codec::Dense => (2, zstd::zstd_safe::compress_bound(payload.len())),
+    };
+    out.resize(body + room, 0);
+    let Some(into) = out.get_mut(body..) else {
+        return 0;
+    };
+    let packed = match codec {
+        Codec::Fast => lz4_flex::block::compress_into(payload, into).ok(),
+        Codec::Dense => zstd::bulk::compress_to_buffer(payload, into, ZSTD_LEVEL).ok(),
+    };
+    match packed {
+        Some(n) if n < payload.len() - payload.len() / 8 => {
+            out.truncate(body + n);
+            number
+        }
+        _ => {
+            out.truncate(body);
+            0
+        }
+    }
+}
+
+/// Appends the block to `out`, packed when that makes it smaller.
+pub(crate) fn encode(
+    out: &mut Vec<u8>,
+    seed: u32,
+    offset: u64,
+    kind: BlockKind,
+    codec: Codec,
+    payload: &[u8],
+) {
     let start = out.len();
     out.extend_from_slice(&[0; BLOCK_HEADER]);
     let body = out.len();
-    let mut codec = 0u8;
-    if kind != BlockKind::Filter {
-        out.resize(
-            body + lz4_flex::block::get_maximum_output_size(payload.len()),
-            0,
-        );
-        match out
-            .get_mut(body..)
-            .map(|room| lz4_flex::block::compress_into(payload, room))
-        {
-            // Less than an eighth saved is not worth the time to expand it.
-            Some(Ok(n)) if n < payload.len() - payload.len() / 8 => {
-                codec = 1;
-                out.truncate(body + n);
-            }
-            _ => out.truncate(body),
-        }
-    }
+    let codec = match kind {
+        BlockKind::Filter => 0,
+        _ => pack(out, codec, payload),
+    };
     if codec == 0 {
         out.extend_from_slice(payload);
     }
@@ -112,6 +147,10 @@ pub(crate) fn decode(
     match codec {
         0 if raw_len == d.0.len() => Ok(d.0.to_vec()),
         1 => match lz4_flex::block::decompress(d.0, raw_len) {
+            Ok(out) if out.len() == raw_len => Ok(out),
+            _ => bad("does not expand"),
+        },
+        2 => match zstd::bulk::decompress(d.0, raw_len) {
             Ok(out) if out.len() == raw_len => Ok(out),
             _ => bad("does not expand"),
         },

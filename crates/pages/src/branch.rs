@@ -3,13 +3,14 @@
 use crate::api::{ReadError, StoreError};
 use crate::files::Files;
 use crate::flush;
+use crate::fork::Forks;
 use crate::ingest;
 use crate::layer_read::{LayerFile, Source};
-use crate::manifest::{Manifest, Resume};
-use crate::map::{Frozen, Layers};
+use crate::manifest::{Ancestor, Manifest, Resume};
+use crate::map::{Frozen, Layers, Snapshot};
 use crate::mem::{Batch, MemLayer};
 use crate::stats::{BranchStats, Counters};
-use crate::store::Store;
+use crate::store::{Store, random};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,6 +28,30 @@ const GENERATIONS: usize = 256;
 pub(crate) struct Progress {
     pub(crate) resume: Resume,
     pub(crate) oldest: Option<Lsn>,
+}
+
+/// The branch that a branch left.
+pub(crate) struct Parent {
+    pub(crate) shared: Arc<Shared>,
+    /// The last LSN they share.
+    pub(crate) lsn: Lsn,
+}
+
+impl Parent {
+    fn behind(&self) -> Option<ReadError> {
+        let reached = self.shared.applied();
+        if reached >= self.lsn {
+            return None;
+        }
+        Some(match self.shared.failed() {
+            Some(why) => ReadError::Stopped(format!("branch {}: {why}", self.shared.id)),
+            None => ReadError::NotReached {
+                wanted: self.lsn,
+                reached,
+                hop: "ingest of its ancestor",
+            },
+        })
+    }
 }
 
 /// A branch as its threads see it.
@@ -57,6 +82,9 @@ pub(crate) struct Shared {
     generations: Vec<AtomicU64>,
     /// First LSN of the branch; `u64::MAX` until an epoch has begun.
     oldest: AtomicU64,
+    pub(crate) parent: Option<Parent>,
+    /// Where others left this one.
+    pub(crate) forks: Forks,
 }
 
 impl Shared {
@@ -68,13 +96,38 @@ impl Shared {
         Arc::clone(&self.layers.read())
     }
 
-    pub(crate) fn try_layers(&self) -> Option<Arc<Layers>> {
-        self.layers.try_read().map(|l| Arc::clone(&l))
+    /// Its layers and its ancestors'.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let mut out = Snapshot::new(self.layers());
+        for parent in self.ancestors() {
+            out.push(parent.shared.layers(), parent.lsn);
+        }
+        out
+    }
+
+    /// The same without waiting for a lock.
+    pub(crate) fn try_snapshot(&self) -> Option<Snapshot> {
+        let own = |s: &Shared| s.layers.try_read().map(|l| Arc::clone(&l));
+        let mut out = Snapshot::new(own(self)?);
+        for parent in self.ancestors() {
+            out.push(own(&parent.shared)?, parent.lsn);
+        }
+        Some(out)
+    }
+
+    /// The branch it left, the one that left, and so on.
+    pub(crate) fn ancestors(&self) -> impl Iterator<Item = &Parent> {
+        std::iter::successors(self.parent.as_ref(), |p| p.shared.parent.as_ref())
+    }
+
+    /// After a start, an ancestor may not have ingested yet what is shared
+    /// with it: then the error that says so.
+    pub(crate) fn ancestor_behind(&self) -> Option<ReadError> {
+        self.ancestors().find_map(Parent::behind)
     }
 
     pub(crate) fn source(&self) -> Source<'_> {
         Source {
-            files: &*self.files,
             caches: &self.store.caches,
             stats: &self.stats,
         }
@@ -88,9 +141,28 @@ impl Shared {
         self.stop_tx.subscribe()
     }
 
+    /// The oldest LSN that can be read, its ancestors' part included.
     pub(crate) fn oldest(&self) -> Option<Lsn> {
+        let own = self.own_oldest();
+        match &self.parent {
+            // Whatever an ancestor lets go of, it keeps the point where this
+            // branch left it.
+            Some(parent) if own.is_none_or(|own| own <= parent.lsn) => {
+                Some(parent.shared.oldest()?.min(parent.lsn))
+            }
+            _ => own,
+        }
+    }
+
+    /// Before this its own layers have no history.
+    pub(crate) fn own_oldest(&self) -> Option<Lsn> {
         let v = self.oldest.load(Ordering::Acquire);
         (v != u64::MAX).then_some(Lsn(v))
+    }
+
+    /// History before `lsn` is let go of.
+    pub(crate) fn set_oldest(&self, lsn: Lsn) {
+        self.oldest.store(lsn.0, Ordering::Release);
     }
 
     /// The generation of what is known of a tablespace. Odd: it is changing.
@@ -138,10 +210,11 @@ impl Shared {
                 open.insert(batch, store.chunk_bytes());
             }
         }
-        *progress = now;
-        if let Some(oldest) = now.oldest {
+        // Where history begins is ingest's to say once; then it moves on.
+        if let (None, Some(oldest)) = (progress.oldest, now.oldest) {
             self.oldest.store(oldest.0, Ordering::Release);
         }
+        *progress = now;
         if lsn > self.applied() {
             self.applied.store(lsn.0, Ordering::Release);
             self.applied_tx.send_replace(lsn);
@@ -157,6 +230,13 @@ impl Shared {
             }
         }
         drop(progress);
+    }
+
+    /// What can be read: the end of the last whole mtr, and the place in the
+    /// log before which all side-file operations are.
+    pub(crate) fn visible(&self) -> (Lsn, Position) {
+        let progress = self.progress.lock();
+        (self.applied(), progress.resume.operations)
     }
 
     /// Everything before `position` was read and, where whole, is visible.
@@ -271,16 +351,19 @@ pub struct Branch {
 }
 
 impl Branch {
-    /// Opens the branch: reads its newest manifest, then follows `log` from
-    /// where its layers end.
+    /// Opens the branch and takes it over from any other process: reads its
+    /// newest manifest, then follows `log` from where its layers end. One that
+    /// has no manifest begins without an ancestor. `ancestor` is the branch it
+    /// left, which is open.
     ///
     /// # Errors
-    /// When another process has it open, its manifest or a layer is missing or
-    /// corrupt, or the log was trimmed too far.
+    /// When its manifest or a layer is missing or corrupt, the ancestor is
+    /// another, or the log was trimmed too far.
     pub fn open(
         store: Arc<Store>,
         id: BranchId,
         log: Arc<dyn Log>,
+        ancestor: Option<Arc<Branch>>,
     ) -> Result<Arc<Branch>, StoreError> {
         let files = store
             .place
@@ -289,7 +372,8 @@ impl Branch {
                 context: format!("open branch {id} in {}", store.place.url()),
                 source,
             })?;
-        let manifest = Manifest::open(&*files, id)?;
+        let manifest = Manifest::open(&*files, id, random())?;
+        let parent = parent(id, manifest.ancestor, ancestor)?;
         let resume = manifest.resume;
         let end = resume.lsn;
         let layers = Layers {
@@ -299,10 +383,14 @@ impl Branch {
                 manifest
                     .layers
                     .iter()
-                    .map(|m| Arc::new(LayerFile::new(m.clone(), id, store.next_id())))
+                    .map(|m| {
+                        let files = Arc::clone(&files);
+                        Arc::new(LayerFile::new(m.clone(), id, store.next_id(), files))
+                    })
                     .collect(),
             ),
         };
+        let layers_end = layers.files.iter().map(|f| f.meta.end).max();
         let reader = log.read_from(resume.position)?;
         let shared = Arc::new(Shared {
             id,
@@ -328,6 +416,8 @@ impl Branch {
             flusher_ended: AtomicBool::new(false),
             stats: Counters::default(),
             generations: (0..GENERATIONS).map(|_| AtomicU64::new(0)).collect(),
+            parent,
+            forks: Forks::new(layers_end.unwrap_or(end)),
             store: Arc::clone(&store),
         });
         store.add_branch(&shared);
@@ -470,6 +560,54 @@ impl Drop for Branch {
     }
 }
 
+/// The branch that `id` left, which its manifest names.
+fn parent(
+    id: BranchId,
+    named: Option<Ancestor>,
+    given: Option<Arc<Branch>>,
+) -> Result<Option<Parent>, StoreError> {
+    match (named, given) {
+        (None, None) => Ok(None),
+        (Some(named), Some(given)) if named.branch == given.id() => {
+            let shared = Arc::clone(&given.shared);
+            shared.forks.add(id, named.lsn, named.position);
+            Ok(Some(Parent {
+                shared,
+                lsn: named.lsn,
+            }))
+        }
+        (named, given) => {
+            let text = |b: Option<BranchId>| b.map_or("none".to_owned(), |b| b.to_string());
+            Err(StoreError::Corrupt(format!(
+                "branch {id}: its manifest says that it left branch {}, and it was opened as leaving {}",
+                text(named.map(|a| a.branch)),
+                text(given.map(|b| b.id()))
+            )))
+        }
+    }
+}
+
+/// Waits until what is shared with ancestors can be read.
+async fn wait_for_ancestors(s: &Shared, deadline: Instant) -> Result<(), ReadError> {
+    for parent in s.ancestors() {
+        let mut applied = parent.shared.applied_tx.subscribe();
+        loop {
+            applied.borrow_and_update();
+            match parent.behind() {
+                None => break,
+                Some(stopped @ ReadError::Stopped(_)) => return Err(stopped),
+                Some(behind) => {
+                    let moved = tokio::time::timeout_at(deadline, applied.changed()).await;
+                    if !matches!(moved, Ok(Ok(()))) {
+                        return Err(behind);
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 async fn wait<T>(
     s: &Shared,
     mut rx: watch::Receiver<T>,
@@ -477,6 +615,7 @@ async fn wait<T>(
     reached: impl Fn(&T) -> bool,
     wanted: Lsn,
 ) -> Result<(), ReadError> {
+    wait_for_ancestors(s, deadline).await?;
     loop {
         if reached(&rx.borrow_and_update()) {
             return Ok(());

@@ -19,6 +19,13 @@ pub trait FileReader: Send + Sync {
     /// # Errors
     /// When the file ends before, or cannot be read.
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+
+    /// What was read there is bad: a copy kept of it is dropped. Answers
+    /// whether there was one, so that reading again makes sense.
+    fn forget(&self, offset: u64, len: u64) -> bool {
+        let _ = (offset, len);
+        false
+    }
 }
 
 /// A file being written, front to back.

@@ -15,7 +15,7 @@ use crate::key::{
 use crate::layer::{LayerKind, LayerMeta, Summary};
 use crate::layer_read::{LayerError, LayerFile};
 use crate::layer_write::LayerWriter;
-use crate::manifest::Edit;
+use crate::manifest::{Edit, Manifest};
 use crate::map::{Built, Frozen, Reach, View};
 use crate::mem::Versions;
 use crate::read::CATALOG;
@@ -25,8 +25,6 @@ use xylem_types::{Lsn, SpaceId};
 
 /// A chain may lie in so many layers before it gets an image.
 const LAYERS_MAX: u32 = 8;
-/// So many layers with other keys than pages, then one with all of them.
-const CATALOG_LAYERS_MAX: usize = 32;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Keys whose versions are gathered together.
@@ -34,7 +32,7 @@ const GATHER: usize = 32;
 /// Keys between two looks at whether to stop.
 const STOP_CHECK: usize = 256;
 
-enum Fault {
+pub(crate) enum Fault {
     Stopped,
     /// Worth trying again: the disk may be full.
     Again(String),
@@ -105,48 +103,68 @@ fn trim(shared: &Shared, frozen: &Frozen) {
 fn flush(shared: &Shared, frozen: &Frozen) -> Result<(Vec<Arc<LayerFile>>, Put), Fault> {
     let mut written: Vec<LayerMeta> = Vec::new();
     let mut begun: Vec<String> = Vec::new();
-    let done = write_all(shared, frozen, &mut written, &mut begun)
-        .and_then(|cached| Ok((cached, publish(shared, frozen, &written)?)));
-    match done {
-        Ok((summaries, put)) => {
-            for (key, s) in summaries {
-                shared
-                    .store
-                    .caches
-                    .summaries
-                    .insert((shared.cache_id, key), s);
-            }
-            let make =
-                |m: LayerMeta| Arc::new(LayerFile::new(m, shared.id, shared.store.next_id()));
-            Ok((written.into_iter().map(make).collect(), put))
-        }
+    let summaries = match write_all(shared, frozen, &mut written, &mut begun) {
+        Ok(summaries) => summaries,
         Err(e) => {
             for name in begun {
                 // What stays is removed at the next start.
                 let _ = shared.files.remove(&name);
             }
-            Err(e)
+            return Err(e);
         }
+    };
+    let put = publish(shared, |m| Edit {
+        add: written.clone(),
+        resume: frozen.resume,
+        oldest: m.oldest.max(frozen.oldest),
+        merging: m.merging.clone(),
+        ..Edit::default()
+    })?;
+    for (key, s) in summaries {
+        shared
+            .store
+            .caches
+            .summaries
+            .insert((shared.cache_id, key), s);
     }
+    let make = |m: LayerMeta| {
+        let files = Arc::clone(&shared.files);
+        Arc::new(LayerFile::new(m, shared.id, shared.store.next_id(), files))
+    };
+    Ok((written.into_iter().map(make).collect(), put))
 }
 
-fn publish(shared: &Shared, frozen: &Frozen, written: &[LayerMeta]) -> Result<Put, Fault> {
-    let edit = Edit {
-        add: written.to_vec(),
-        remove: Vec::new(),
-        resume: frozen.resume,
-        oldest: frozen.oldest,
-    };
-    match shared.manifest.lock().publish(&*shared.files, edit) {
-        Ok(put) => {
-            if put == Put::NotSynced {
-                // It exists, so its layers must stay; the next one syncs both.
-                tracing::warn!(branch = %shared.id, "the manifest's directory could not be synced");
+/// Publishes a manifest, however long that takes: whether an attempt that
+/// failed has reached the store is not known, so nothing else may be published
+/// in its place, and the files it names must stay.
+pub(crate) fn publish(shared: &Shared, edit: impl FnOnce(&Manifest) -> Edit) -> Result<Put, Fault> {
+    let mut pause = PAUSE_MIN;
+    let mut complained = false;
+    let mut manifest = shared.manifest.lock();
+    let edit = edit(&manifest);
+    loop {
+        match manifest.publish(&*shared.files, edit.clone()) {
+            Ok(put) => {
+                if put == Put::NotSynced {
+                    // It exists, so its layers must stay; the next one syncs both.
+                    tracing::warn!(branch = %shared.id, "it is not certain that the manifest is durable");
+                }
+                return Ok(put);
             }
-            Ok(put)
+            Err(e @ StoreError::Io { .. }) => {
+                shared.stats.flush_failures.add(1);
+                if !complained {
+                    tracing::error!(branch = %shared.id, error = %e, "the manifest was not written; trying again");
+                    complained = true;
+                }
+                shared.flush_pause(pause);
+                pause = (pause * 2).min(PAUSE_MAX);
+                if shared.stopped() {
+                    return Err(Fault::Stopped);
+                }
+            }
+            Err(e) => return Err(Fault::Dead(e.to_string())),
         }
-        Err(e @ StoreError::Io { .. }) => Err(Fault::Again(e.to_string())),
-        Err(e) => Err(Fault::Dead(e.to_string())),
     }
 }
 
@@ -176,28 +194,16 @@ fn write_all(
     written: &mut Vec<LayerMeta>,
     begun: &mut Vec<String>,
 ) -> Result<Summaries, Fault> {
-    let layers = shared.layers();
-    let view = View {
-        mems: vec![(&*frozen.layer, frozen.end)],
-        files: &layers.files,
-        source: shared.source(),
-    };
+    let snapshot = shared.snapshot();
+    let view = snapshot.view_of_flush(frozen, shared.source());
     let (meta, images, mut summaries) = write_delta(shared, frozen, &view, begun)?;
+    let run = meta.run;
     written.push(meta);
-    let newer = layers
-        .files
-        .iter()
-        .rev()
-        .take_while(|f| !f.meta.full_catalog);
-    let catalog_bits = !(1u8 << crate::key::TAG_PAGE);
-    let full_catalog =
-        newer.filter(|f| f.meta.tags & catalog_bits != 0).count() >= CATALOG_LAYERS_MAX;
-    if !images.is_empty() || full_catalog {
-        let done = write_images(shared, frozen, &view, &images, full_catalog, begun)?;
-        if let Some((meta, imaged)) = done {
-            written.push(meta);
-            summaries.extend(imaged.into_iter().map(|k| (k, Summary::default())));
-        }
+    if !images.is_empty()
+        && let Some((meta, imaged)) = write_images(shared, frozen, &view, &images, run, begun)?
+    {
+        written.push(meta);
+        summaries.extend(imaged.into_iter().map(|k| (k, Summary::default())));
     }
     Ok(summaries)
 }
@@ -323,7 +329,8 @@ fn write_delta(
             }
         }
     }
-    Ok((out.finish(false)?, images, summaries))
+    let run = out.number();
+    Ok((out.finish(run)?, images, summaries))
 }
 
 fn all_other_keys(frozen: &Frozen) -> Vec<Vec<u8>> {
@@ -352,7 +359,7 @@ fn write_images(
     frozen: &Frozen,
     view: &View<'_>,
     keys: &Long,
-    full_catalog: bool,
+    run: u64,
     begun: &mut Vec<String>,
 ) -> Result<Option<Imaged>, Fault> {
     let mut out = create(shared, frozen, LayerKind::Image, begun)?;
@@ -378,8 +385,6 @@ fn write_images(
                 };
                 page_image(shared, frozen, view, &key, &info)?
             }
-            // All of them come below.
-            Key::Other(_) if full_catalog => continue,
             Key::Other(_) => soft(shared, view.chunk(&key, frozen.end))?.flatten(),
         };
         let Some((lsn, bytes)) = image else { continue };
@@ -395,7 +400,6 @@ fn write_images(
             forget(shared, encoded);
         }
     }
-    let full = full_catalog && write_catalog(shared, frozen, view, &mut out)?;
     if out.keys() == 0 {
         let name = begun.pop();
         drop(out);
@@ -404,7 +408,7 @@ fn write_images(
         }
         return Ok(None);
     }
-    Ok(Some((out.finish(full)?, done)))
+    Ok(Some((out.finish(run)?, done)))
 }
 
 /// The page as of the end of the layer, with the LSN of its last change.
@@ -427,57 +431,6 @@ fn page_image(
             Ok(Some((lsn, bytes)))
         }
         _ => Ok(None),
-    }
-}
-
-/// Writes every key but pages that exists at the layer's end. Answers whether
-/// all could be read.
-fn write_catalog(
-    shared: &Shared,
-    frozen: &Frozen,
-    view: &View<'_>,
-    out: &mut LayerWriter,
-) -> Result<bool, Fault> {
-    let mut after = CATALOG.0.to_vec();
-    loop {
-        let Some(keys) = soft(shared, view.keys(&after, &CATALOG.1, frozen.end))? else {
-            return Ok(false);
-        };
-        let Some(last) = keys.last() else {
-            return Ok(true);
-        };
-        after.clone_from(last);
-        for bytes in keys {
-            if shared.stopped() {
-                return Err(Fault::Stopped);
-            }
-            let key = Key::Other(bytes);
-            let Some(found) = soft(shared, view.chunk(&key, frozen.end))? else {
-                return Ok(false);
-            };
-            let Key::Other(bytes) = &key else { continue };
-            if let Some((lsn, value)) = found.filter(|(_, v)| exists(bytes, v)) {
-                out.begin_key(bytes, Summary::default())?;
-                out.version(lsn, Kind::Image, &value)?;
-            }
-        }
-    }
-}
-
-/// Whether the value says that there is something.
-fn exists(key: &[u8], value: &[u8]) -> bool {
-    match key.first().copied() {
-        Some(TAG_SPACE) => {
-            space_of(key).is_some() && SpaceInfo::decode(value).is_none_or(|i| i.exists)
-        }
-        Some(TAG_PATH) => value != [0],
-        Some(TAG_SIDE) => match side_of(key) {
-            Some((_, 0)) => {
-                crate::catalog::Node::decode(value).is_none_or(|n| n.kind != NodeKind::Gone)
-            }
-            _ => !value.is_empty(),
-        },
-        _ => true,
     }
 }
 

@@ -12,6 +12,7 @@ use crate::key::{path_key, space_key, state_key};
 use crate::manifest::Resume;
 use crate::mem::Batch;
 use crate::side;
+use crate::time::{SAMPLE_US, time_key};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,6 +86,11 @@ pub(crate) struct Stage {
     pub(crate) batch: Batch,
     /// End of the last whole mtr in it or before it.
     pub(crate) lsn: Lsn,
+    /// The LSN that the side-file operation on its way counts from.
+    pub(crate) side_lsn: Lsn,
+    /// When the log took the entry that is read, and the last sample.
+    time_us: u64,
+    sampled_us: u64,
     /// Tablespaces as of here; at least all that the batch changes.
     spaces: HashMap<SpaceId, Option<SpaceInfo>>,
     touched: Vec<SpaceId>,
@@ -97,7 +103,9 @@ pub(crate) struct Stage {
 
 impl Ingest {
     fn new(shared: Arc<Shared>, resume: Resume) -> Ingest {
-        let oldest = shared.oldest();
+        let oldest = shared.own_oldest();
+        // A branch goes on where it left another.
+        let forked = shared.parent.is_some();
         Ingest {
             shared,
             reader: resume.begun.then(|| MtrReader::new(resume.lsn)),
@@ -111,7 +119,7 @@ impl Ingest {
             operations_from: resume.operations,
             begun: resume.begun,
             oldest,
-            any_mtr: oldest.is_some_and(|o| resume.lsn > o),
+            any_mtr: forked || oldest.is_some_and(|o| resume.lsn > o),
         }
     }
 
@@ -171,6 +179,7 @@ impl Ingest {
 
     fn entry(&mut self, entry: Entry) -> Step<()> {
         let before = self.done;
+        self.stage.time_us = entry.time_us;
         match entry.record {
             Record::Seal => {}
             Record::Begin { start } => self.begin(start)?,
@@ -193,6 +202,9 @@ impl Ingest {
                         )));
                     }
                     self.publish()?;
+                    let shared = Arc::clone(&self.shared);
+                    let _gate = shared.forks.hold();
+                    self.stage.side_lsn = shared.forks.operation_lsn(self.stage.lsn, before);
                     side::ingest(self, &op)?;
                     self.shared.stats.file_ops.add(1);
                     self.done = entry.next;
@@ -405,10 +417,20 @@ impl Stage {
                 MtrItem::File(event) => self.file_event(shared, event, lsn)?,
             }
         }
+        self.sample(lsn);
         self.lsn = lsn;
         self.mtrs += 1;
         self.redo_bytes += mtr.size() as u64;
         Ok(())
+    }
+
+    /// Notes from time to time when the branch was where.
+    fn sample(&mut self, lsn: Lsn) {
+        if self.time_us >= self.sampled_us.saturating_add(SAMPLE_US) {
+            self.sampled_us = self.time_us;
+            let time = self.time_us.to_le_bytes();
+            self.batch.other(time_key(), lsn, Kind::Image, &time);
+        }
     }
 
     fn space(&mut self, shared: &Shared, space: SpaceId) -> Step<Option<SpaceInfo>> {
@@ -416,7 +438,7 @@ impl Stage {
             return Ok(info.clone());
         }
         let info = Ingest::retry(shared, || {
-            let layers = shared.layers();
+            let layers = shared.snapshot();
             Ok(layers
                 .view(shared.source())
                 .space(space, Lsn::MAX)?
@@ -440,7 +462,7 @@ impl Stage {
             return Ok(*owner);
         }
         Ingest::retry(shared, || {
-            let layers = shared.layers();
+            let layers = shared.snapshot();
             layers.view(shared.source()).path_owner(path, Lsn::MAX)
         })
     }
@@ -489,7 +511,7 @@ impl Stage {
         let known = match self.undo {
             Some(u) => u,
             None => Ingest::retry(shared, || {
-                let layers = shared.layers();
+                let layers = shared.snapshot();
                 let found = layers
                     .view(shared.source())
                     .image(&state_key("undo"), Lsn::MAX)?;

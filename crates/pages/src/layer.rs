@@ -6,7 +6,7 @@ use crate::codec::{Dec, put_bytes, put_varint};
 use crate::key::{TAG_PAGE, TAG_STATE};
 use xylem_types::{BranchId, Lsn};
 
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
 pub(crate) const HEADER: usize = 64;
 pub(crate) const FOOTER: usize = 64;
 const HEADER_MAGIC: &[u8; 8] = b"XYLAYER\x01";
@@ -35,14 +35,21 @@ pub(crate) struct LayerMeta {
     pub(crate) start: Lsn,
     /// ... and at or before this.
     pub(crate) end: Lsn,
+    /// Its first key that counts. A merge that is under way raises it: what
+    /// comes before stands in another layer by then.
     pub(crate) first_key: Vec<u8>,
     pub(crate) last_key: Vec<u8>,
-    /// Keys in it.
+    /// Keys in the file.
     pub(crate) keys: u64,
     /// Bit `t` is set when it has a key with tag `t`.
     pub(crate) tags: u8,
-    /// An image layer with every key but pages that exists at its end.
-    pub(crate) full_catalog: bool,
+    /// The number of the newest flush whose versions it has. Layers stand in
+    /// the order of runs; those of one run are a flush, or what merging left of
+    /// several.
+    pub(crate) run: u64,
+    /// Bytes of versions that another of the same key in the layer follows:
+    /// about what folding would take away.
+    pub(crate) old_bytes: u64,
 }
 
 impl LayerMeta {
@@ -57,7 +64,8 @@ impl LayerMeta {
         put_bytes(out, &self.last_key);
         put_varint(out, self.keys);
         out.push(self.tags);
-        out.push(u8::from(self.full_catalog));
+        put_varint(out, self.run);
+        put_varint(out, self.old_bytes);
     }
 
     pub(crate) fn decode(d: &mut Dec<'_>) -> Option<LayerMeta> {
@@ -76,7 +84,8 @@ impl LayerMeta {
             last_key: d.bytes()?.to_vec(),
             keys: d.varint()?,
             tags: d.u8()?,
-            full_catalog: d.u8()? != 0,
+            run: d.varint()?,
+            old_bytes: d.varint()?,
         })
     }
 

@@ -9,6 +9,7 @@ use crate::filter;
 use crate::layer::{FOOTER, Footer, Group, HEADER, IndexEntry, LayerMeta, Root, Summary, header};
 use crate::stats::Counters;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use xylem_types::BranchId;
 
@@ -22,20 +23,39 @@ pub(crate) enum LayerError {
 }
 
 /// What reading a layer needs.
+#[derive(Clone, Copy)]
 pub(crate) struct Source<'a> {
-    pub(crate) files: &'a dyn Files,
     pub(crate) caches: &'a Caches,
     pub(crate) stats: &'a Counters,
 }
 
-/// A layer file of a branch.
+/// A layer file of a branch, as one manifest has it.
 pub(crate) struct LayerFile {
     pub(crate) meta: LayerMeta,
+    stored: Arc<Stored>,
+}
+
+/// The file itself.
+struct Stored {
+    name: String,
     /// Unique in this process, for the caches' keys.
     id: u64,
     branch: BranchId,
+    files: Arc<dyn Files>,
     seed: u32,
     root: OnceLock<Arc<Root>>,
+    doomed: AtomicBool,
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        // No reader has it any more.
+        if self.doomed.load(Ordering::Acquire)
+            && let Err(e) = self.files.remove(&self.name)
+        {
+            tracing::warn!(branch = %self.branch, file = %self.name, error = %e, "layer not removed; the next start does it");
+        }
+    }
 }
 
 /// A block of the index and a place in it.
@@ -46,20 +66,47 @@ struct Cursor {
 }
 
 impl LayerFile {
-    pub(crate) fn new(meta: LayerMeta, branch: BranchId, id: u64) -> LayerFile {
-        let seed = block::seed(branch.0, meta.number);
-        LayerFile {
-            meta,
+    pub(crate) fn new(
+        meta: LayerMeta,
+        branch: BranchId,
+        id: u64,
+        files: Arc<dyn Files>,
+    ) -> LayerFile {
+        let stored = Stored {
+            name: meta.name.clone(),
             id,
             branch,
-            seed,
+            files,
+            seed: block::seed(branch.0, meta.number),
             root: OnceLock::new(),
+            doomed: AtomicBool::new(false),
+        };
+        LayerFile {
+            meta,
+            stored: Arc::new(stored),
         }
+    }
+
+    /// The same file where `first_key` is the first key that counts.
+    pub(crate) fn narrowed(&self, first_key: Vec<u8>) -> LayerFile {
+        LayerFile {
+            meta: LayerMeta {
+                first_key,
+                ..self.meta.clone()
+            },
+            stored: Arc::clone(&self.stored),
+        }
+    }
+
+    /// No manifest names the file any more: it goes when nobody reads it.
+    pub(crate) fn doom(&self, caches: &Caches) {
+        caches.readers.remove(&self.stored.id);
+        self.stored.doomed.store(true, Ordering::Release);
     }
 
     /// Memory it takes outside the caches.
     pub(crate) fn memory(&self) -> u64 {
-        self.meta.memory() + self.root.get().map_or(0, |r| r.memory())
+        self.meta.memory() + self.stored.root.get().map_or(0, |r| r.memory())
     }
 
     fn corrupt(&self, what: impl Into<String>) -> LayerError {
@@ -75,11 +122,15 @@ impl LayerFile {
     }
 
     fn reader(&self, s: &Source<'_>) -> Result<Arc<dyn FileReader>, LayerError> {
-        if let Some(r) = s.caches.readers.get(&self.id) {
+        if let Some(r) = s.caches.readers.get(&self.stored.id) {
             return Ok(r);
         }
-        let r = s.files.open(&self.meta.name).map_err(|e| self.io(e))?;
-        s.caches.readers.insert(self.id, Arc::clone(&r));
+        let r = self
+            .stored
+            .files
+            .open(&self.meta.name)
+            .map_err(|e| self.io(e))?;
+        s.caches.readers.insert(self.stored.id, Arc::clone(&r));
         Ok(r)
     }
 
@@ -94,11 +145,26 @@ impl LayerFile {
             return Err(self.corrupt("a block lies outside the file"));
         }
         let mut raw = vec![0u8; at.len as usize];
-        self.reader(s)?
+        let reader = self.reader(s)?;
+        reader
             .read_at(at.offset, &mut raw)
             .map_err(|e| self.io(e))?;
         s.stats.blocks_read.add(1);
-        block::decode(&raw, self.seed, at.offset, kind).map_err(|e| self.corrupt(e))
+        let why = match block::decode(&raw, self.stored.seed, at.offset, kind) {
+            Ok(bytes) => return Ok(bytes),
+            Err(why) => why,
+        };
+        // A copy on local disk may have gone bad: once more from the store.
+        if reader.forget(at.offset, u64::from(at.len)) {
+            tracing::warn!(branch = %self.stored.branch, file = %self.meta.name, error = %why, "a cached block is bad; it is fetched again");
+            s.stats.blocks_repaired.add(1);
+            reader
+                .read_at(at.offset, &mut raw)
+                .map_err(|e| self.io(e))?;
+            return block::decode(&raw, self.stored.seed, at.offset, kind)
+                .map_err(|e| self.corrupt(e));
+        }
+        Err(self.corrupt(why))
     }
 
     fn block(
@@ -107,7 +173,7 @@ impl LayerFile {
         at: BlockRef,
         kind: BlockKind,
     ) -> Result<CachedBlock, LayerError> {
-        let key = (self.id, at.offset);
+        let key = (self.stored.id, at.offset);
         if let Some(b) = s.caches.blocks.get(&key) {
             s.stats.block_cache_hits.add(1);
             return Ok(b);
@@ -138,14 +204,14 @@ impl LayerFile {
     }
 
     fn root(&self, s: &Source<'_>) -> Result<Arc<Root>, LayerError> {
-        if let Some(r) = self.root.get() {
+        if let Some(r) = self.stored.root.get() {
             return Ok(Arc::clone(r));
         }
         let mut head = [0u8; HEADER];
         self.reader(s)?
             .read_at(0, &mut head)
             .map_err(|e| self.io(e))?;
-        if head != header(self.branch, self.meta.number, self.meta.kind) {
+        if head != header(self.stored.branch, self.meta.number, self.meta.kind) {
             return Err(self.corrupt("its header is not this layer's"));
         }
         let at = self
@@ -166,7 +232,7 @@ impl LayerFile {
         if root.index.is_empty() || root.filter.is_empty() {
             return Err(self.corrupt("the root block is empty"));
         }
-        Ok(Arc::clone(self.root.get_or_init(|| Arc::new(root))))
+        Ok(Arc::clone(self.stored.root.get_or_init(|| Arc::new(root))))
     }
 
     /// Whether the layer may hold `key`, whose hash is `hash`.
@@ -353,7 +419,8 @@ impl LayerFile {
                 if g.key >= end {
                     return Ok(out);
                 }
-                if g.key > after && out.last().is_none_or(|l| l.as_slice() < g.key) {
+                let counts = g.key > after && g.key >= self.meta.first_key.as_slice();
+                if counts && out.last().is_none_or(|l| l.as_slice() < g.key) {
                     out.push(g.key.to_vec());
                 }
             }

@@ -1,7 +1,7 @@
 //! Writes a layer file, front to back, from keys in order. Memory: a block,
 //! the index entry of each block, 8 bytes for each key.
 
-use crate::block::{self, BlockKind, BlockRef};
+use crate::block::{self, BlockKind, BlockRef, Codec};
 use crate::chain::Kind;
 use crate::codec::{put_bytes, put_varint};
 use crate::files::{FileWriter, Files};
@@ -47,6 +47,10 @@ pub(crate) struct LayerWriter {
     end: Lsn,
     first_key: Option<Vec<u8>>,
     tags: u8,
+    codec: Codec,
+    /// Length of the key's last version.
+    last_len: u64,
+    old_bytes: u64,
 }
 
 impl LayerWriter {
@@ -85,7 +89,21 @@ impl LayerWriter {
             end,
             first_key: None,
             tags: 0,
+            codec: Codec::Fast,
+            last_len: 0,
+            old_bytes: 0,
         })
+    }
+
+    /// Blocks are packed as small as is worth the time: for layers that stay.
+    pub(crate) fn dense(mut self) -> LayerWriter {
+        self.codec = Codec::Dense;
+        self
+    }
+
+    /// Bytes so far, about.
+    pub(crate) fn len(&self) -> u64 {
+        self.written + (self.buffer.len() + self.block.len() + self.body.len()) as u64
     }
 
     /// Begins the next key, which comes after all before it.
@@ -97,6 +115,7 @@ impl LayerWriter {
         self.key.clear();
         self.key.extend_from_slice(key);
         self.summary = summary;
+        self.last_len = 0;
         self.in_key = true;
         self.hashes.push(filter::hash(key));
         self.tags |= 1 << key.first().copied().unwrap_or(0).min(7);
@@ -118,6 +137,7 @@ impl LayerWriter {
             self.group_first = lsn;
             self.group_last = 0;
         }
+        self.old_bytes += std::mem::replace(&mut self.last_len, bytes.len() as u64);
         self.body.push(kind as u8);
         put_varint(&mut self.body, lsn.0.saturating_sub(self.group_last));
         put_bytes(&mut self.body, bytes);
@@ -172,7 +192,14 @@ impl LayerWriter {
     fn put_block(&mut self, kind: BlockKind, payload: &[u8]) -> io::Result<BlockRef> {
         let offset = self.written + self.buffer.len() as u64;
         let before = self.buffer.len();
-        block::encode(&mut self.buffer, self.seed, offset, kind, payload);
+        block::encode(
+            &mut self.buffer,
+            self.seed,
+            offset,
+            kind,
+            self.codec,
+            payload,
+        );
         let len = (self.buffer.len() - before) as u32;
         if self.buffer.len() >= WRITE_BUFFER {
             self.write_out()?;
@@ -187,13 +214,19 @@ impl LayerWriter {
         Ok(())
     }
 
+    /// Its number.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Keys so far.
     pub(crate) fn keys(&self) -> usize {
         self.hashes.len()
     }
 
-    /// Writes index, filter and footer, and makes the file durable.
-    pub(crate) fn finish(mut self, full_catalog: bool) -> io::Result<LayerMeta> {
+    /// Writes index, filter and footer, and makes the file durable: part of
+    /// the run `run`.
+    pub(crate) fn finish(mut self, run: u64) -> io::Result<LayerMeta> {
         self.end_key()?;
         self.end_block()?;
         let index = std::mem::take(&mut self.index);
@@ -241,7 +274,8 @@ impl LayerWriter {
             last_key: self.key,
             keys: self.hashes.len() as u64,
             tags: self.tags,
-            full_catalog,
+            run,
+            old_bytes: self.old_bytes,
         };
         self.out.finish()?;
         Ok(meta)

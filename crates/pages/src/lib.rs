@@ -14,6 +14,7 @@ mod codec;
 pub mod files;
 mod filter;
 mod flush;
+mod fork;
 mod ingest;
 mod key;
 mod layer;
@@ -27,8 +28,10 @@ mod read;
 mod side;
 mod stats;
 mod store;
+mod time;
 
 pub use api::{Page, ReadAt, ReadError, SideFile, StoreConfig, StoreError, Tablespace};
 pub use branch::Branch;
+pub use fork::ForkError;
 pub use stats::BranchStats;
 pub use store::Store;

@@ -2,8 +2,9 @@
 //! the newest the truth. See docs/formats/manifest.md.
 
 use crate::api::StoreError;
-use crate::codec::{Dec, put_varint};
+use crate::codec::{Dec, put_bytes, put_varint};
 use crate::files::{Files, Put};
+use crate::fork::SLOTS;
 use crate::layer::LayerMeta;
 use std::collections::{BTreeSet, HashMap};
 use xylem_types::{BranchId, Lsn};
@@ -13,11 +14,13 @@ use xylem_wal::Position;
 mod tests;
 
 const MAGIC: &[u8; 8] = b"XYMANIF\x01";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const HEADER: usize = 64;
 const PREFIX: &str = "manifest-";
 /// After so many edits comes a snapshot.
 const EDITS_MAX: u32 = 64;
+/// How often a branch is tried to be taken over while its owner writes.
+const CLAIMS_MAX: usize = 100;
 
 /// From where ingest goes on after a restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,27 +36,46 @@ pub(crate) struct Resume {
     pub(crate) begun: bool,
 }
 
+/// Where a branch left another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ancestor {
+    pub(crate) branch: BranchId,
+    /// The last LSN they share.
+    pub(crate) lsn: Lsn,
+    /// Side-file operations at or after this place in the ancestor's log are
+    /// not shared, whatever their LSN.
+    pub(crate) position: Position,
+}
+
 /// What one manifest changes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Edit {
     pub(crate) add: Vec<LayerMeta>,
     pub(crate) remove: Vec<u64>,
+    /// Layers whose first key that counts is now another.
+    pub(crate) narrow: Vec<(u64, Vec<u8>)>,
     pub(crate) resume: Resume,
-    /// Where the branch's history begins, once that is known.
+    /// Where the history kept begins, once that is known.
     pub(crate) oldest: Option<Lsn>,
+    /// The layers that a merge under way reads; none when none is.
+    pub(crate) merging: Vec<u64>,
 }
 
 /// The newest manifest.
 #[derive(Clone, Debug)]
 pub(crate) struct Manifest {
     branch: BranchId,
+    /// Random: tells the manifests of this process from others'.
+    writer: u128,
     number: u64,
     edits: u32,
+    pub(crate) ancestor: Option<Ancestor>,
     pub(crate) resume: Resume,
     pub(crate) oldest: Option<Lsn>,
     next_layer: u64,
-    /// Oldest first.
+    /// Oldest first: by run, then by number.
     pub(crate) layers: Vec<LayerMeta>,
+    pub(crate) merging: Vec<u64>,
 }
 
 fn name_of(number: u64) -> String {
@@ -65,17 +87,26 @@ fn number_of(name: &str) -> Option<u64> {
     u64::from_str_radix(digits, 16).ok()
 }
 
+fn list(files: &dyn Files, branch: BranchId) -> Result<Vec<(String, u64)>, StoreError> {
+    files
+        .list()
+        .map_err(io(format!("branch {branch}: list its files")))
+}
+
+fn newest(list: &[(String, u64)]) -> Option<u64> {
+    list.iter().filter_map(|(n, _)| number_of(n)).max()
+}
+
 fn io(context: String) -> impl FnOnce(std::io::Error) -> StoreError {
     move |source| StoreError::Io { context, source }
 }
 
 struct Parsed {
     snapshot: bool,
-    oldest: Option<Lsn>,
-    resume: Resume,
+    writer: u128,
+    ancestor: Option<Ancestor>,
     next_layer: u64,
-    remove: Vec<u64>,
-    add: Vec<LayerMeta>,
+    edit: Edit,
 }
 
 fn parse(raw: &[u8], branch: BranchId, number: u64) -> Result<Parsed, String> {
@@ -113,9 +144,9 @@ fn parse(raw: &[u8], branch: BranchId, number: u64) -> Result<Parsed, String> {
 
 fn parse_body(body: &[u8], snapshot: bool) -> Option<Parsed> {
     let mut d = Dec(body);
+    let writer = d.u128()?;
     let flags = d.u8()?;
-    // Bit 2 would say that an ancestor follows: none in this version.
-    if flags & !3 != 0 {
+    if flags & !7 != 0 {
         return None;
     }
     let oldest = Lsn(d.varint()?);
@@ -125,45 +156,80 @@ fn parse_body(body: &[u8], snapshot: bool) -> Option<Parsed> {
         operations: Position(d.varint()?),
         begun: flags & 1 != 0,
     };
+    let ancestor = match flags & 4 != 0 {
+        true => Some(Ancestor {
+            branch: BranchId(d.u128()?),
+            lsn: Lsn(d.varint()?),
+            position: Position(d.varint()?),
+        }),
+        false => None,
+    };
     let next_layer = d.varint()?;
-    let mut remove = Vec::new();
+    let mut edit = Edit {
+        resume,
+        oldest: (flags & 2 != 0).then_some(oldest),
+        ..Edit::default()
+    };
     for _ in 0..d.varint()? {
-        remove.push(d.varint()?);
+        edit.remove.push(d.varint()?);
     }
-    let mut add = Vec::new();
     for _ in 0..d.varint()? {
-        add.push(LayerMeta::decode(&mut d)?);
+        edit.narrow.push((d.varint()?, d.bytes()?.to_vec()));
     }
-    let oldest = (flags & 2 != 0).then_some(oldest);
+    for _ in 0..d.varint()? {
+        edit.add.push(LayerMeta::decode(&mut d)?);
+    }
+    for _ in 0..d.varint()? {
+        edit.merging.push(d.varint()?);
+    }
     d.is_empty().then_some(Parsed {
         snapshot,
-        oldest,
-        resume,
+        writer,
+        ancestor,
         next_layer,
-        remove,
-        add,
+        edit,
     })
 }
 
-fn render(m: &Manifest, snapshot: bool, remove: &[u64], add: &[LayerMeta]) -> Vec<u8> {
-    let mut body = vec![u8::from(m.resume.begun) | u8::from(m.oldest.is_some()) << 1];
+/// The manifest's bytes: with `edit` the change alone, else all of it.
+fn render(m: &Manifest, edit: Option<&Edit>) -> Vec<u8> {
+    let mut body = m.writer.to_le_bytes().to_vec();
+    let bit = |set: bool, n: u8| u8::from(set) << n;
+    body.push(bit(m.resume.begun, 0) | bit(m.oldest.is_some(), 1) | bit(m.ancestor.is_some(), 2));
     put_varint(&mut body, m.oldest.unwrap_or_default().0);
     put_varint(&mut body, m.resume.position.0);
     put_varint(&mut body, m.resume.lsn.0);
     put_varint(&mut body, m.resume.operations.0);
+    if let Some(a) = &m.ancestor {
+        body.extend_from_slice(&a.branch.0.to_le_bytes());
+        put_varint(&mut body, a.lsn.0);
+        put_varint(&mut body, a.position.0);
+    }
     put_varint(&mut body, m.next_layer);
-    put_varint(&mut body, remove.len() as u64);
-    for n in remove {
+    let none = Edit::default();
+    let change = edit.unwrap_or(&none);
+    put_varint(&mut body, change.remove.len() as u64);
+    for n in &change.remove {
         put_varint(&mut body, *n);
     }
+    put_varint(&mut body, change.narrow.len() as u64);
+    for (n, key) in &change.narrow {
+        put_varint(&mut body, *n);
+        put_bytes(&mut body, key);
+    }
+    let add = edit.map_or(&m.layers, |e| &e.add);
     put_varint(&mut body, add.len() as u64);
     for l in add {
         l.encode(&mut body);
     }
+    put_varint(&mut body, m.merging.len() as u64);
+    for n in &m.merging {
+        put_varint(&mut body, *n);
+    }
     let mut out = vec![0u8; HEADER];
     out[..8].copy_from_slice(MAGIC);
     out[8..10].copy_from_slice(&VERSION.to_le_bytes());
-    out[10] = u8::from(!snapshot);
+    out[10] = u8::from(edit.is_some());
     out[16..32].copy_from_slice(&m.branch.0.to_le_bytes());
     out[32..40].copy_from_slice(&m.number.to_le_bytes());
     out[40..48].copy_from_slice(&(body.len() as u64).to_le_bytes());
@@ -175,49 +241,112 @@ fn render(m: &Manifest, snapshot: bool, remove: &[u64], add: &[LayerMeta]) -> Ve
 }
 
 impl Manifest {
-    /// Reads the newest manifest, or makes the first; removes files that none
-    /// refers to.
-    pub(crate) fn open(files: &dyn Files, branch: BranchId) -> Result<Manifest, StoreError> {
-        let list = files
-            .list()
-            .map_err(io(format!("branch {branch}: list its files")))?;
-        let numbers: BTreeSet<u64> = list.iter().filter_map(|(n, _)| number_of(n)).collect();
-        let manifest = match numbers.last() {
-            Some(newest) => Manifest::load(files, branch, *newest)?,
-            None => Manifest::first(files, branch)?,
-        };
-        manifest.check_files(&list)?;
-        manifest.sweep(files, &list);
-        Ok(manifest)
+    /// Reads the newest manifest, or makes the first, and takes the branch
+    /// over: another process that has it open can no longer publish. Removes
+    /// files that no manifest refers to.
+    pub(crate) fn open(
+        files: &dyn Files,
+        branch: BranchId,
+        writer: u128,
+    ) -> Result<Manifest, StoreError> {
+        for _ in 0..CLAIMS_MAX {
+            let list = list(files, branch)?;
+            let Some(newest) = newest(&list) else {
+                // Whoever made it, the next round takes it over.
+                Manifest::create(files, branch, writer, Manifest::root())?;
+                continue;
+            };
+            let mut manifest = match Manifest::load(files, branch, newest) {
+                // Its owner may have put a snapshot in its place meanwhile.
+                Err(e) if self::newest(&self::list(files, branch)?) == Some(newest) => {
+                    return Err(e);
+                }
+                Err(_) => continue,
+                Ok(m) => m,
+            };
+            manifest.check_files(&list)?;
+            manifest.writer = writer;
+            let same = Edit {
+                resume: manifest.resume,
+                oldest: manifest.oldest,
+                merging: manifest.merging.clone(),
+                ..Edit::default()
+            };
+            match manifest.put(files, same)? {
+                Put::Exists => {}
+                Put::NotSynced => return Ok(manifest),
+                Put::Done => {
+                    manifest.sweep(files, &list);
+                    return Ok(manifest);
+                }
+            }
+        }
+        Err(StoreError::Corrupt(format!(
+            "branch {branch}: another process keeps writing its manifests"
+        )))
     }
 
-    fn first(files: &dyn Files, branch: BranchId) -> Result<Manifest, StoreError> {
-        let m = Manifest {
-            branch,
+    /// Makes the first manifest of a branch that leaves another. Its history
+    /// goes on at the ancestor's LSN.
+    ///
+    /// # Errors
+    /// When it cannot be made, or there is one.
+    pub(crate) fn fork(
+        files: &dyn Files,
+        branch: BranchId,
+        writer: u128,
+        ancestor: Ancestor,
+    ) -> Result<(), StoreError> {
+        let first = Manifest {
+            ancestor: Some(ancestor),
+            resume: Resume {
+                lsn: ancestor.lsn,
+                ..Resume::default()
+            },
+            ..Manifest::root()
+        };
+        match Manifest::create(files, branch, writer, first)? {
+            Put::Done | Put::NotSynced => Ok(()),
+            Put::Exists => Err(StoreError::Corrupt(format!(
+                "branch {branch}: it has a manifest already"
+            ))),
+        }
+    }
+
+    fn root() -> Manifest {
+        Manifest {
+            branch: BranchId(0),
+            writer: 0,
             number: 1,
             edits: 0,
+            ancestor: None,
             resume: Resume::default(),
             oldest: None,
             next_layer: 1,
             layers: Vec::new(),
-        };
-        let name = name_of(1);
-        let context = format!("branch {branch}: create {name}");
-        match files
-            .put_new(&name, &render(&m, true, &[], &[]))
-            .map_err(io(context))?
-        {
-            Put::Exists => Err(StoreError::Corrupt(format!(
-                "branch {branch}: {name} appeared while it was created: another process has the branch open"
-            ))),
-            Put::Done | Put::NotSynced => Ok(m),
+            merging: Vec::new(),
         }
+    }
+
+    /// Puts the first manifest of a branch.
+    pub(crate) fn create(
+        files: &dyn Files,
+        branch: BranchId,
+        writer: u128,
+        mut first: Manifest,
+    ) -> Result<Put, StoreError> {
+        first.branch = branch;
+        first.writer = writer;
+        let name = name_of(1);
+        files
+            .put_new(&name, &render(&first, None))
+            .map_err(io(format!("branch {branch}: create {name}")))
     }
 
     fn load(files: &dyn Files, branch: BranchId, newest: u64) -> Result<Manifest, StoreError> {
         let mut edits = Vec::new();
         let mut number = newest;
-        let (base, oldest_read) = loop {
+        let base = loop {
             let name = name_of(number);
             let raw = files
                 .read(&name)
@@ -225,7 +354,7 @@ impl Manifest {
             let p = parse(&raw, branch, number)
                 .map_err(|e| StoreError::Corrupt(format!("branch {branch}: {name}: {e}")))?;
             if p.snapshot {
-                break (p, number);
+                break p;
             }
             edits.push(p);
             number = number.checked_sub(1).ok_or_else(|| {
@@ -234,21 +363,33 @@ impl Manifest {
         };
         let mut m = Manifest {
             branch,
+            writer: edits.first().map_or(base.writer, |newest| newest.writer),
             number: newest,
-            edits: (newest - oldest_read) as u32,
-            resume: base.resume,
-            oldest: base.oldest,
+            edits: (newest - number) as u32,
+            ancestor: base.ancestor,
             next_layer: base.next_layer,
-            layers: base.add,
+            ..Manifest::root()
         };
+        m.apply(base.edit);
         while let Some(e) = edits.pop() {
-            m.layers.retain(|l| !e.remove.contains(&l.number));
-            m.layers.extend(e.add);
-            m.resume = e.resume;
-            m.oldest = e.oldest;
             m.next_layer = e.next_layer;
+            m.apply(e.edit);
         }
         Ok(m)
+    }
+
+    fn apply(&mut self, edit: Edit) {
+        self.layers.retain(|l| !edit.remove.contains(&l.number));
+        for (number, key) in edit.narrow {
+            if let Some(l) = self.layers.iter_mut().find(|l| l.number == number) {
+                l.first_key = key;
+            }
+        }
+        self.layers.extend(edit.add);
+        self.layers.sort_by_key(|l| (l.run, l.number));
+        self.resume = edit.resume;
+        self.oldest = edit.oldest;
+        self.merging = edit.merging;
     }
 
     fn check_files(&self, list: &[(String, u64)]) -> Result<(), StoreError> {
@@ -290,33 +431,36 @@ impl Manifest {
         n
     }
 
-    /// Makes `edit` part of the truth. On an error nothing has changed, except
-    /// that layer numbers may stay unused.
+    /// Makes `edit` part of the truth. On an error nothing has changed in
+    /// memory, except that layer numbers may stay unused; whether the store
+    /// has it is not known, so it must be published again as it is, and the
+    /// layers it names must stay until it was.
     pub(crate) fn publish(&mut self, files: &dyn Files, edit: Edit) -> Result<Put, StoreError> {
         self.check(&edit).map_err(|e| {
             StoreError::Corrupt(format!("branch {}: refused a manifest: {e}", self.branch))
         })?;
+        match self.put(files, edit)? {
+            Put::Exists => Err(StoreError::Taken(self.branch)),
+            put => Ok(put),
+        }
+    }
+
+    fn put(&mut self, files: &dyn Files, edit: Edit) -> Result<Put, StoreError> {
         let mut next = self.clone();
         next.number += 1;
-        next.layers.retain(|l| !edit.remove.contains(&l.number));
-        next.layers.extend(edit.add.iter().cloned());
-        next.resume = edit.resume;
-        next.oldest = edit.oldest;
         let snapshot = self.edits + 1 >= EDITS_MAX;
         next.edits = if snapshot { 0 } else { self.edits + 1 };
-        let raw = if snapshot {
-            render(&next, true, &[], &next.layers)
-        } else {
-            render(&next, false, &edit.remove, &edit.add)
-        };
+        next.apply(edit.clone());
+        let raw = render(&next, (!snapshot).then_some(&edit));
         let name = name_of(next.number);
-        let context = format!("branch {}: create {name}", self.branch);
-        let put = files.put_new(&name, &raw).map_err(io(context))?;
+        let context = |what: &str| format!("branch {}: {what} {name}", self.branch);
+        let mut put = files.put_new(&name, &raw).map_err(io(context("create")))?;
         if put == Put::Exists {
-            return Err(StoreError::Corrupt(format!(
-                "branch {}: {name} is there already: another process has the branch open",
-                self.branch
-            )));
+            // An attempt whose outcome was not known may have succeeded.
+            if files.read(&name).map_err(io(context("read")))? != raw {
+                return Ok(put);
+            }
+            put = Put::NotSynced;
         }
         let first_old = self.number - u64::from(self.edits);
         let last_old = self.number;
@@ -345,9 +489,20 @@ impl Manifest {
                     l.number
                 ));
             }
-            if l.end > edit.resume.lsn {
+            if l.end.bytes_since(edit.resume.lsn) > SLOTS {
                 return Err(format!("layer {} ends after the resume point", l.name));
             }
+        }
+        let known = |n: &u64| self.layers.iter().any(|l| l.number == *n);
+        let changed = edit.remove.iter().chain(edit.narrow.iter().map(|(n, _)| n));
+        if let Some(n) = changed.into_iter().find(|n| !known(n)) {
+            return Err(format!("layer {n} is changed and not there"));
+        }
+        if edit.oldest < self.oldest {
+            return Err(format!(
+                "the history kept begins at {:?}, and would at {:?}",
+                self.oldest, edit.oldest
+            ));
         }
         Ok(())
     }

@@ -34,12 +34,26 @@ pub(crate) struct Layers {
     pub(crate) files: Arc<Vec<Arc<LayerFile>>>,
 }
 
-/// Some layers, and what it takes to read them.
-pub(crate) struct View<'a> {
+/// The layers of a branch and of those it comes from, at one moment.
+pub(crate) struct Snapshot {
+    /// The branch's own first, then its ancestor's, and so on.
+    levels: Vec<(Arc<Layers>, Lsn)>,
+}
+
+/// One branch's part of what a read sees.
+pub(crate) struct Level<'a> {
     /// Newest first, with the LSN at which each ends.
     pub(crate) mems: Vec<(&'a MemLayer, Lsn)>,
     /// Oldest first.
     pub(crate) files: &'a [Arc<LayerFile>],
+    /// Versions after this LSN are not the reader's: it left the branch here.
+    pub(crate) cap: Lsn,
+}
+
+/// Some layers, and what it takes to read them.
+pub(crate) struct View<'a> {
+    /// The branch's own first, then its ancestor's, and so on.
+    pub(crate) levels: Vec<Level<'a>>,
     pub(crate) source: Source<'a>,
 }
 
@@ -69,15 +83,116 @@ pub(crate) enum Built {
 }
 
 impl Layers {
-    /// All of them.
-    pub(crate) fn view<'a>(&'a self, source: Source<'a>) -> View<'a> {
+    fn level(&self, cap: Lsn) -> Level<'_> {
         let open = std::iter::once((&*self.open, Lsn::MAX));
         let frozen = self.frozen.iter().rev().map(|f| (&*f.layer, f.end));
-        View {
+        Level {
             mems: open.chain(frozen).collect(),
             files: &self.files,
+            cap,
+        }
+    }
+}
+
+impl Snapshot {
+    /// A branch's own layers.
+    pub(crate) fn new(own: Arc<Layers>) -> Snapshot {
+        Snapshot {
+            levels: vec![(own, Lsn::MAX)],
+        }
+    }
+
+    /// Adds the layers of the next ancestor, of which versions up to `cap`
+    /// are shared.
+    pub(crate) fn push(&mut self, layers: Arc<Layers>, cap: Lsn) {
+        // Who left an ancestor before it left its own sees no more of that.
+        let cap = self.levels.last().map_or(cap, |(_, above)| cap.min(*above));
+        self.levels.push((layers, cap));
+    }
+
+    /// All of them.
+    pub(crate) fn view<'a>(&'a self, source: Source<'a>) -> View<'a> {
+        View {
+            levels: self.levels.iter().map(|(l, cap)| l.level(*cap)).collect(),
             source,
         }
+    }
+
+    /// What a flush of `frozen` sees: nothing newer.
+    pub(crate) fn view_of_flush<'a>(&'a self, frozen: &'a Frozen, source: Source<'a>) -> View<'a> {
+        let mut view = self.view(source);
+        if let Some(own) = view.levels.first_mut() {
+            own.mems = vec![(&*frozen.layer, frozen.end)];
+        }
+        view
+    }
+
+    /// What the branch's ancestors have; none without any.
+    pub(crate) fn ancestors<'a>(&'a self, source: Source<'a>) -> Option<View<'a>> {
+        let mut view = self.view(source);
+        view.levels.remove(0);
+        (!view.levels.is_empty()).then_some(view)
+    }
+}
+
+impl Level<'_> {
+    /// Gathers this branch's wanted versions of `key`, newest first. `false`:
+    /// memory alone does not tell.
+    fn walk(
+        &self,
+        source: &Source<'_>,
+        key: &Key,
+        want: &Want,
+        reach: Reach,
+        out: &mut Chain,
+    ) -> Result<bool, ReadError> {
+        if want.above.is_some_and(|above| self.cap <= above) || self.cap < want.floor {
+            out.finish();
+        }
+        if out.done() {
+            return Ok(true);
+        }
+        let want = &Want {
+            at: want.at.min(self.cap),
+            ..*want
+        };
+        for (mem, end) in &self.mems {
+            if want.above.is_some_and(|above| *end <= above) {
+                out.finish();
+            }
+            if out.done() {
+                return Ok(true);
+            }
+            if mem.start() > want.at {
+                continue;
+            }
+            if mem.collect(key, want, reach == Reach::Files, out).is_none() {
+                return Ok(false);
+            }
+        }
+        if out.done() {
+            return Ok(true);
+        }
+        let bytes = key.encode();
+        let hash = filter::hash(&bytes);
+        for file in self.files.iter().rev() {
+            let meta = &file.meta;
+            if want.above.is_some_and(|above| meta.end <= above) || meta.end < want.floor {
+                out.finish();
+                break;
+            }
+            if meta.start <= want.at && meta.spans(&bytes) {
+                if reach == Reach::Memory {
+                    return Ok(false);
+                }
+                file.collect(source, &bytes, hash, want, out)
+                    .map_err(|e| read_error(e, key, want.at))?;
+                if out.done() {
+                    break;
+                }
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -105,42 +220,11 @@ impl View<'_> {
         reach: Reach,
         out: &mut Chain,
     ) -> Result<bool, ReadError> {
-        for (mem, end) in &self.mems {
-            if want.above.is_some_and(|above| *end <= above) {
-                out.finish();
-            }
-            if out.done() {
-                return Ok(true);
-            }
-            if mem.start() > want.at {
-                continue;
-            }
-            if mem.collect(key, want, reach == Reach::Files, out).is_none() {
+        for level in &self.levels {
+            if !level.walk(&self.source, key, want, reach, out)? {
                 return Ok(false);
             }
-        }
-        if out.done() {
-            return Ok(true);
-        }
-        let bytes = key.encode();
-        let hash = filter::hash(&bytes);
-        for file in self.files.iter().rev() {
-            let meta = &file.meta;
-            if want.above.is_some_and(|above| meta.end <= above) || meta.end < want.floor {
-                break;
-            }
-            if meta.start <= want.at && meta.spans(&bytes) {
-                if reach == Reach::Memory {
-                    return Ok(false);
-                }
-                file.collect(&self.source, &bytes, hash, want, out)
-                    .map_err(|e| read_error(e, key, want.at))?;
-                if out.done() {
-                    return Ok(true);
-                }
-            }
-            // What a full catalog does not have does not exist.
-            if meta.full_catalog && want.at >= meta.end && matches!(key, Key::Other(_)) {
+            if out.done() {
                 break;
             }
         }
@@ -285,17 +369,21 @@ impl View<'_> {
         Ok(Built::Page(out, applied))
     }
 
-    /// How long the chain of `key` is in the files.
+    /// How long the chain of `key` is in the files, about: an ancestor's as
+    /// of now, not as of when it was left.
     pub(crate) fn summary(&self, key: &[u8]) -> Result<Summary, LayerError> {
         let hash = filter::hash(key);
-        for file in self.files.iter().rev() {
-            if file.meta.spans(key)
-                && let Some(found) = file.summary(&self.source, key, hash)?
-            {
-                return Ok(match file.meta.kind {
-                    LayerKind::Image => Summary::default(),
-                    LayerKind::Delta => found,
-                });
+        for level in &self.levels {
+            for file in level.files.iter().rev() {
+                if file.meta.start <= level.cap
+                    && file.meta.spans(key)
+                    && let Some(found) = file.summary(&self.source, key, hash)?
+                {
+                    return Ok(match file.meta.kind {
+                        LayerKind::Image => Summary::default(),
+                        LayerKind::Delta => found,
+                    });
+                }
             }
         }
         Ok(Summary::default())
@@ -323,18 +411,18 @@ impl View<'_> {
             }
             all.extend(keys);
         };
-        for (mem, _) in &self.mems {
-            add(mem.other_keys(after, end, LIMIT));
-        }
-        for file in self.files.iter().rev() {
-            let spans_tag = (tag..=end.first().copied().unwrap_or(u8::MAX).min(7))
-                .any(|t| file.meta.tags & (1 << t.min(7)) != 0);
-            if file.meta.start <= at && spans_tag {
-                let keys = file.keys(&self.source, after, end, LIMIT);
-                add(keys.map_err(|e| read_error(e, &Key::Other(after.to_vec()), at))?);
+        for level in &self.levels {
+            let at = at.min(level.cap);
+            for (mem, _) in level.mems.iter().filter(|(mem, _)| mem.start() <= at) {
+                add(mem.other_keys(after, end, LIMIT));
             }
-            if file.meta.full_catalog && at >= file.meta.end {
-                break;
+            for file in level.files.iter().rev() {
+                let spans_tag = (tag..=end.first().copied().unwrap_or(u8::MAX).min(7))
+                    .any(|t| file.meta.tags & (1 << t.min(7)) != 0);
+                if file.meta.start <= at && spans_tag {
+                    let keys = file.keys(&self.source, after, end, LIMIT);
+                    add(keys.map_err(|e| read_error(e, &Key::Other(after.to_vec()), at))?);
+                }
             }
         }
         all.sort_unstable();

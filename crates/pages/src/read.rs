@@ -10,7 +10,7 @@ use crate::branch::{Branch, Shared};
 use crate::cache::{CachedPage, CachedSpace};
 use crate::catalog::{CHUNK, NodeKind, SpaceInfo};
 use crate::key::{TAG_PATH, TAG_SIDE, TAG_SPACE, TAG_STATE, side_key, side_of, space_of};
-use crate::map::{Base, Built, Layers, Reach, View};
+use crate::map::{Base, Built, Reach, View};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,7 +18,10 @@ use xylem_types::{Lsn, PageId, SpaceId};
 
 impl Shared {
     /// The LSN a read is for. Layers must be taken after this.
-    fn resolve(&self, at: ReadAt) -> Result<Lsn, ReadError> {
+    pub(crate) fn resolve(&self, at: ReadAt) -> Result<Lsn, ReadError> {
+        if let Some(behind) = self.ancestor_behind() {
+            return Err(behind);
+        }
         let applied = self.applied();
         let lsn = match at {
             ReadAt::Newest => return Ok(applied),
@@ -74,7 +77,7 @@ impl Shared {
         }
         let generation = self.generation(space).load(Ordering::Acquire);
         let lsn = self.applied();
-        let layers = self.layers();
+        let layers = self.snapshot();
         let found = layers.view(self.source()).space(space, lsn)?;
         let since = found.as_ref().map_or(lsn, |(since, _)| *since);
         let info = found.map(|(_, info)| Arc::new(info));
@@ -135,7 +138,7 @@ impl Branch {
         let info = if newest {
             s.space_newest(page.space, &mut lsn)?
         } else {
-            let layers = s.layers();
+            let layers = s.snapshot();
             s.space_at(&layers.view(s.source()), page.space, lsn)?
         };
         let info = checked(info, page, lsn)?;
@@ -145,7 +148,7 @@ impl Branch {
             lsn = lsn.max(c.lsn());
         }
         // After the LSN is fixed, so that they have all up to it.
-        let layers: Arc<Layers> = s.layers();
+        let layers = s.snapshot();
         let view = layers.view(s.source());
         let base = cached.as_ref().filter(|c| c.lsn() <= lsn);
         let base_lsn = base.map(|c| c.lsn());
@@ -206,7 +209,7 @@ impl Branch {
         if let Some(c) = &cached {
             lsn = lsn.max(c.lsn());
         }
-        let layers = s.try_layers()?;
+        let layers = s.try_snapshot()?;
         let base_lsn = cached.as_ref().map(|c| c.lsn());
         let base = cached.as_ref().zip(base_lsn).filter(|(_, l)| *l <= lsn);
         let built = layers
@@ -292,7 +295,7 @@ impl Branch {
     pub fn tablespaces(&self, at: ReadAt) -> Result<Vec<Tablespace>, ReadError> {
         let s = &*self.shared;
         let lsn = s.resolve(at)?;
-        let layers = s.layers();
+        let layers = s.snapshot();
         let view = layers.view(s.source());
         let (start, end) = key_range(TAG_SPACE);
         let mut out = Vec::new();
@@ -322,7 +325,7 @@ impl Branch {
     ) -> Result<Option<Tablespace>, ReadError> {
         let s = &*self.shared;
         let lsn = s.resolve(at)?;
-        let layers = s.layers();
+        let layers = s.snapshot();
         let view = layers.view(s.source());
         let path = crate::ingest::relative(path);
         let Some(space) = view.path_owner(path, lsn)? else {
@@ -345,7 +348,7 @@ impl Branch {
     ) -> Result<Option<Tablespace>, ReadError> {
         let s = &*self.shared;
         let lsn = s.resolve(at)?;
-        let layers = s.layers();
+        let layers = s.snapshot();
         match layers.view(s.source()).space(space, lsn)? {
             Some((_, info)) => self.tablespace(space, &info, lsn),
             None => Ok(None),
@@ -368,7 +371,7 @@ impl Branch {
     ) -> Result<(), ReadError> {
         let s = &*self.shared;
         let lsn = s.resolve(at)?;
-        let layers = s.layers();
+        let layers = s.snapshot();
         let view = layers.view(s.source());
         let (start, end) = key_range(TAG_SIDE);
         let mut after = start.to_vec();

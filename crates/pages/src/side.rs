@@ -72,19 +72,19 @@ fn checked(path: &str) -> Step<&str> {
 fn node(i: &Ingest, path: &str) -> Step<Node> {
     let shared = &*i.shared;
     Ingest::retry(shared, || {
-        shared.layers().view(shared.source()).node(path, Lsn::MAX)
+        shared.snapshot().view(shared.source()).node(path, Lsn::MAX)
     })
 }
 
 fn put(i: &mut Ingest, path: &str, node: Node) {
-    let lsn = i.stage.lsn;
+    let lsn = i.stage.side_lsn;
     i.stage
         .batch
         .other(side_key(path, 0), lsn, Kind::Image, &node.encode());
 }
 
 fn clear(i: &mut Ingest, path: &str, from: u32, to: u32) {
-    let lsn = i.stage.lsn;
+    let lsn = i.stage.side_lsn;
     for chunk in from..to {
         i.stage
             .batch
@@ -93,7 +93,7 @@ fn clear(i: &mut Ingest, path: &str, from: u32, to: u32) {
 }
 
 fn ignored(i: &Ingest, what: &str, path: &str) {
-    tracing::warn!(branch = %i.shared.id, lsn = %i.stage.lsn, path, "side-file operation left out: {what}");
+    tracing::warn!(branch = %i.shared.id, lsn = %i.stage.side_lsn, path, "side-file operation left out: {what}");
 }
 
 fn write(i: &mut Ingest, path: &str, offset: u64, data: &[u8]) -> Step<()> {
@@ -118,7 +118,7 @@ fn write(i: &mut Ingest, path: &str, offset: u64, data: &[u8]) -> Step<()> {
             "side file {path:?} grows beyond {FILE_MAX} bytes"
         )));
     }
-    let lsn = i.stage.lsn;
+    let lsn = i.stage.side_lsn;
     let mut at = offset;
     let mut rest = data;
     while !rest.is_empty() {
@@ -154,7 +154,7 @@ fn truncate(i: &mut Ingest, path: &str, size: u64) -> Step<()> {
     }
     if size < old.size {
         let (full, within) = ((size / CHUNK) as u32, size % CHUNK);
-        let lsn = i.stage.lsn;
+        let lsn = i.stage.side_lsn;
         if within > 0 {
             let key = side_key(path, full + 1);
             i.stage
@@ -195,12 +195,15 @@ fn rename(i: &mut Ingest, from: &str, to: &str) -> Step<()> {
 
 fn rename_file(i: &mut Ingest, from: &str, to: &str, old: Node) -> Step<()> {
     let replaced = node(i, to)?;
-    let lsn = i.stage.lsn;
+    let lsn = i.stage.side_lsn;
     for chunk in 0..old.chunks() {
         let key = side_key(from, chunk + 1);
         let shared = &*i.shared;
         let found = Ingest::retry(shared, || {
-            shared.layers().view(shared.source()).chunk(&key, Lsn::MAX)
+            shared
+                .snapshot()
+                .view(shared.source())
+                .chunk(&key, Lsn::MAX)
         })?;
         let bytes = found.map(|(_, b)| b).unwrap_or_default();
         i.stage
@@ -234,7 +237,7 @@ fn children(i: &Ingest, dir: &str) -> Step<Vec<String>> {
     loop {
         let keys = Ingest::retry(shared, || {
             shared
-                .layers()
+                .snapshot()
                 .view(shared.source())
                 .keys(&after, &end, Lsn::MAX)
         })?;

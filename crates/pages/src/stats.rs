@@ -79,6 +79,8 @@ counters! {
     block_cache_hits,
     /// Blocks read from layer files.
     blocks_read,
+    /// Blocks that were bad on local disk and good in the store.
+    blocks_repaired,
     /// Layers that a read looked into.
     layers_visited,
     /// Layers that a filter let a read pass by.

@@ -1,7 +1,7 @@
 //! What all branches share: the memory budget, the caches, the place.
 
 use crate::api::{StoreConfig, StoreError};
-use crate::branch::Shared;
+use crate::branch::{Shared, folder};
 use crate::cache::Caches;
 use crate::files::Place;
 use crate::materialise::{InnoDb, Materialise};
@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+use xylem_types::BranchId;
 
 /// What all branches of a project share.
 pub struct Store {
@@ -75,7 +76,42 @@ impl Store {
         branches.push(Arc::downgrade(branch));
     }
 
-    fn live(&self) -> Vec<Arc<Shared>> {
+    /// Where everything durable lives.
+    pub fn place(&self) -> &Arc<dyn Place> {
+        &self.place
+    }
+
+    /// Removes a branch that was shut down, and all it has. Blocking. Called
+    /// again after an error it goes on.
+    ///
+    /// # Errors
+    /// [`StoreError::HasForks`], or when files cannot be removed.
+    pub fn remove_branch(&self, id: BranchId) -> Result<(), StoreError> {
+        let forks = self
+            .live()
+            .iter()
+            .find(|b| b.id == id)
+            .map(|b| b.forks.branches());
+        if let Some(forks) = forks.filter(|forks| !forks.is_empty()) {
+            return Err(StoreError::HasForks { branch: id, forks });
+        }
+        let removed = self.place.remove_folder(&folder(id));
+        removed.map_err(|source| StoreError::Io {
+            context: format!("remove branch {id} from {}", self.place.url()),
+            source,
+        })?;
+        self.forget_fork(id);
+        Ok(())
+    }
+
+    /// `id` needs nothing of other branches any more.
+    pub(crate) fn forget_fork(&self, id: BranchId) {
+        for branch in self.live() {
+            branch.forks.remove(id);
+        }
+    }
+
+    pub(crate) fn live(&self) -> Vec<Arc<Shared>> {
         self.branches
             .lock()
             .iter()
@@ -126,4 +162,9 @@ impl Store {
         let _guard = self.room_lock.lock();
         self.room.notify_all();
     }
+}
+
+/// A random number.
+pub(crate) fn random() -> u128 {
+    rand::random()
 }

@@ -47,7 +47,7 @@ fn live_and_die(dir: &std::path::Path, n: u64) -> bool {
     let steps = Arc::new(AtomicU64::new(0));
     let place = hooked(dir, die_at(n, Arc::clone(&steps)));
     let store = Store::open(small(), place).unwrap();
-    let opened = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>);
+    let opened = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>, None);
     for _ in 0..3 {
         for _ in 0..60 {
             model.step();
@@ -107,14 +107,14 @@ fn one_failure_at_any_step_is_tried_again() {
         let mut model = seeded(&log, 11);
         let steps = AtomicU64::new(0);
         let hook: Hook = Arc::new(move |_| {
-            // The first steps make the first manifest: opening reports those.
-            match steps.fetch_add(1, Ordering::SeqCst) == n + 8 {
+            // The first steps make two manifests: opening reports those.
+            match steps.fetch_add(1, Ordering::SeqCst) == n + 16 {
                 true => Err(io::Error::from_raw_os_error(28)),
                 false => Ok(()),
             }
         });
         let store = Store::open(small(), hooked(dir.path(), hook)).unwrap();
-        let branch = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>).unwrap();
+        let branch = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>, None).unwrap();
         for _ in 0..3 {
             for _ in 0..40 {
                 model.step();
@@ -146,7 +146,13 @@ fn a_full_disk_pauses_ingest_and_loses_nothing() {
     let mut config = small();
     config.memory_bytes = 2 << 20;
     let store = Store::open(config, hooked(dir.path(), hook)).unwrap();
-    let branch = Branch::open(Arc::clone(&store), BRANCH, log.clone() as Arc<dyn Log>).unwrap();
+    let branch = Branch::open(
+        Arc::clone(&store),
+        BRANCH,
+        log.clone() as Arc<dyn Log>,
+        None,
+    )
+    .unwrap();
     for _ in 0..100 {
         model.step();
     }

@@ -117,8 +117,20 @@ fn memory_stays_within_the_budget() {
                 std::thread::yield_now();
             }
         });
-        let a = Branch::open(Arc::clone(&store), BRANCH, one.clone() as Arc<dyn Log>).unwrap();
-        let b = Branch::open(Arc::clone(&store), BranchId(2), two.clone() as Arc<dyn Log>).unwrap();
+        let a = Branch::open(
+            Arc::clone(&store),
+            BRANCH,
+            one.clone() as Arc<dyn Log>,
+            None,
+        )
+        .unwrap();
+        let b = Branch::open(
+            Arc::clone(&store),
+            BranchId(2),
+            two.clone() as Arc<dyn Log>,
+            None,
+        )
+        .unwrap();
         catch_up(&a, &one);
         check(&a, &last, 7);
         catch_up(&b, &two);

@@ -99,7 +99,7 @@ fn open_branch(
         source,
     })?;
     let log: Arc<dyn Log> = Arc::new(log);
-    let pages = Branch::open(Arc::clone(store), id, Arc::clone(&log)).map_err(|source| {
+    let pages = Branch::open(Arc::clone(store), id, Arc::clone(&log), None).map_err(|source| {
         ServerError::Store {
             branch: name.to_owned(),
             source,

@@ -12,14 +12,17 @@ fn blocks_come_back_whole() {
             BlockKind::Root,
         ] {
             let mut out = b"before".to_vec();
-            encode(&mut out, 42, 6, kind, payload);
-            assert_eq!(decode(&out[6..], 42, 6, kind).unwrap(), payload);
-            assert!(decode(&out[6..], 43, 6, kind).is_err(), "another layer's");
-            assert!(decode(&out[6..], 42, 7, kind).is_err(), "in another place");
+            for codec in [Codec::Fast, Codec::Dense] {
+                out.truncate(6);
+                encode(&mut out, 42, 6, kind, codec, payload);
+                assert_eq!(decode(&out[6..], 42, 6, kind).unwrap(), payload);
+                assert!(decode(&out[6..], 43, 6, kind).is_err(), "another layer's");
+                assert!(decode(&out[6..], 42, 7, kind).is_err(), "in another place");
+            }
         }
     }
     let mut out = Vec::new();
-    encode(&mut out, 0, 0, BlockKind::Data, &[7; 50_000]);
+    encode(&mut out, 0, 0, BlockKind::Data, Codec::Fast, &[7; 50_000]);
     assert!(out.len() < 1000);
     assert!(decode(&out, 0, 0, BlockKind::Index).is_err());
 }
@@ -27,7 +30,14 @@ fn blocks_come_back_whole() {
 #[test]
 fn every_flipped_bit_is_found() {
     let mut out = Vec::new();
-    encode(&mut out, 1, 0, BlockKind::Data, &b"abcabcabcabc".repeat(20));
+    encode(
+        &mut out,
+        1,
+        0,
+        BlockKind::Data,
+        Codec::Fast,
+        &b"abcabcabcabc".repeat(20),
+    );
     for bit in 0..out.len() * 8 {
         let mut bad = out.clone();
         bad[bit / 8] ^= 1 << (bit % 8);

@@ -7,7 +7,7 @@ use crate::layer::LayerKind;
 const BRANCH: BranchId = BranchId(7);
 
 fn layer(files: &dyn Files, number: u64, end: u64) -> LayerMeta {
-    let name = format!("{number:016x}-0.layer");
+    let name = format!("{number:016x}-{:032x}.layer", crate::store::random());
     let mut w = files.create(&name).unwrap();
     w.write(b"layer").unwrap();
     w.finish().unwrap();
@@ -22,7 +22,8 @@ fn layer(files: &dyn Files, number: u64, end: u64) -> LayerMeta {
         last_key: vec![2],
         keys: 1,
         tags: 2,
-        full_catalog: false,
+        run: number,
+        old_bytes: 0,
     }
 }
 
@@ -36,9 +37,9 @@ fn edit(files: &dyn Files, m: &mut Manifest, n: u64) -> Edit {
     let number = m.allocate();
     Edit {
         add: vec![layer(files, number, 100 + n)],
-        remove: Vec::new(),
         resume,
         oldest: Some(Lsn(9)),
+        ..Edit::default()
     }
 }
 
@@ -46,7 +47,7 @@ fn edit(files: &dyn Files, m: &mut Manifest, n: u64) -> Edit {
 fn edits_become_snapshots_and_are_all_read_back() {
     let dir = tempfile::tempdir().unwrap();
     let files = LocalFiles::open(dir.path(), None).unwrap();
-    let mut m = Manifest::open(&files, BRANCH).unwrap();
+    let mut m = Manifest::open(&files, BRANCH, 1).unwrap();
     for n in 1..=200 {
         let mut e = edit(&files, &mut m, n);
         if n % 10 == 0 {
@@ -54,12 +55,10 @@ fn edits_become_snapshots_and_are_all_read_back() {
         }
         assert_eq!(m.publish(&files, e).unwrap(), Put::Done);
         if n % 7 == 0 {
-            let read = Manifest::open(&files, BRANCH).unwrap();
+            let read = Manifest::open(&files, BRANCH, 1).unwrap();
             assert_eq!(read.layers, m.layers);
-            assert_eq!(
-                (read.number, read.edits, read.next_layer),
-                (m.number, m.edits, m.next_layer)
-            );
+            // Opening took it over with a manifest of its own.
+            assert_eq!((read.number, read.next_layer), (m.number + 1, m.next_layer));
             assert_eq!((read.resume, read.oldest), (m.resume, m.oldest));
             m = read;
         }
@@ -78,20 +77,118 @@ fn edits_become_snapshots_and_are_all_read_back() {
 fn the_second_writer_of_a_number_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let files = LocalFiles::open(dir.path(), None).unwrap();
-    let mut a = Manifest::open(&files, BRANCH).unwrap();
-    let mut b = a.clone();
+    let mut a = Manifest::open(&files, BRANCH, 1).unwrap();
+    let mut b = Manifest {
+        writer: 2,
+        ..a.clone()
+    };
     let e = edit(&files, &mut a, 1);
     a.publish(&files, e.clone()).unwrap();
     b.allocate();
     let error = b.publish(&files, e).unwrap_err().to_string();
-    assert!(error.contains("another process"), "{error}");
+    assert!(error.contains("another server"), "{error}");
+}
+
+#[test]
+fn opening_takes_a_branch_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = LocalFiles::open(dir.path(), None).unwrap();
+    let mut a = Manifest::open(&files, BRANCH, 1).unwrap();
+    let e = edit(&files, &mut a, 1);
+    a.publish(&files, e).unwrap();
+    let mut b = Manifest::open(&files, BRANCH, 2).unwrap();
+    assert_eq!(b.layers, a.layers);
+    let e = edit(&files, &mut a, 2);
+    assert!(matches!(
+        a.publish(&files, e),
+        Err(StoreError::Taken(BRANCH))
+    ));
+    let e = edit(&files, &mut b, 2);
+    b.publish(&files, e).unwrap();
+}
+
+#[test]
+fn what_was_published_unnoticed_is_found_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = LocalFiles::open(dir.path(), None).unwrap();
+    let mut a = Manifest::open(&files, BRANCH, 1).unwrap();
+    let e = edit(&files, &mut a, 1);
+    let mut unaware = a.clone();
+    a.publish(&files, e.clone()).unwrap();
+    unaware.publish(&files, e).unwrap();
+    assert_eq!((unaware.number, &unaware.layers), (a.number, &a.layers));
+}
+
+#[test]
+fn a_fork_names_its_ancestor_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = LocalFiles::open(dir.path(), None).unwrap();
+    let ancestor = Ancestor {
+        branch: BranchId(3),
+        lsn: Lsn(777),
+        position: Position(55),
+    };
+    Manifest::fork(&files, BRANCH, 1, ancestor).unwrap();
+    assert!(Manifest::fork(&files, BRANCH, 1, ancestor).is_err());
+    let mut m = Manifest::open(&files, BRANCH, 2).unwrap();
+    assert_eq!((m.ancestor, m.resume.lsn), (Some(ancestor), Lsn(777)));
+    for n in 700..900 {
+        let e = edit(&files, &mut m, n);
+        m.publish(&files, e).unwrap();
+    }
+    let m = Manifest::open(&files, BRANCH, 2).unwrap();
+    assert_eq!((m.ancestor, m.layers.len()), (Some(ancestor), 200));
+}
+
+#[test]
+fn merges_narrow_and_take_the_place_of_what_they_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = LocalFiles::open(dir.path(), None).unwrap();
+    let mut m = Manifest::open(&files, BRANCH, 1).unwrap();
+    for n in 1..=3 {
+        let e = edit(&files, &mut m, n);
+        m.publish(&files, e).unwrap();
+    }
+    let inputs = vec![m.layers[0].number, m.layers[1].number];
+    let out = m.allocate();
+    let merged = LayerMeta {
+        run: inputs[1],
+        ..layer(&files, out, 102)
+    };
+    let part = Edit {
+        add: vec![merged],
+        narrow: vec![(inputs[0], vec![1, 7]), (inputs[1], vec![1, 8])],
+        resume: m.resume,
+        oldest: Some(Lsn(50)),
+        merging: inputs.clone(),
+        ..Edit::default()
+    };
+    m.publish(&files, part).unwrap();
+    let read = Manifest::open(&files, BRANCH, 1).unwrap();
+    assert_eq!((&read.layers, &read.merging), (&m.layers, &inputs));
+    let order: Vec<u64> = read.layers.iter().map(|l| l.number).collect();
+    assert_eq!(order, [inputs[0], inputs[1], out, 3]);
+    assert_eq!(read.layers[1].first_key, [1, 8]);
+    let mut m = read;
+    let end = Edit {
+        remove: inputs,
+        resume: m.resume,
+        oldest: Some(Lsn(49)),
+        ..Edit::default()
+    };
+    let back = m.publish(&files, end.clone()).unwrap_err().to_string();
+    assert!(back.contains("history"), "{back}");
+    let oldest = Some(Lsn(50));
+    m.publish(&files, Edit { oldest, ..end }).unwrap();
+    let read = Manifest::open(&files, BRANCH, 1).unwrap();
+    assert_eq!((read.layers.len(), read.merging.len()), (2, 0));
 }
 
 #[test]
 fn edits_that_would_lose_something_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let files = LocalFiles::open(dir.path(), None).unwrap();
-    let mut m = Manifest::open(&files, BRANCH).unwrap();
+    let mut m = Manifest::open(&files, BRANCH, 1).unwrap();
     let e = edit(&files, &mut m, 5);
     m.publish(&files, e).unwrap();
     let back = edit(&files, &mut m, 4);
@@ -108,12 +205,12 @@ fn edits_that_would_lose_something_are_refused() {
 fn another_branchs_manifest_and_a_gap_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let files = LocalFiles::open(dir.path(), None).unwrap();
-    let mut m = Manifest::open(&files, BRANCH).unwrap();
+    let mut m = Manifest::open(&files, BRANCH, 1).unwrap();
     for n in 1..4 {
         let e = edit(&files, &mut m, n);
         m.publish(&files, e).unwrap();
     }
-    assert!(Manifest::open(&files, BranchId(8)).is_err());
+    assert!(Manifest::open(&files, BranchId(8), 1).is_err());
     files.remove(&name_of(2)).unwrap();
-    assert!(Manifest::open(&files, BRANCH).is_err());
+    assert!(Manifest::open(&files, BRANCH, 1).is_err());
 }

@@ -181,7 +181,7 @@ pub fn branch_dir(dir: &std::path::Path) -> std::path::PathBuf {
 
 pub fn open(config: StoreConfig, dir: &std::path::Path, log: &Arc<MemLog>) -> Arc<Branch> {
     let store = Store::open(config, place(dir)).unwrap();
-    Branch::open(store, BRANCH, Arc::clone(log) as Arc<dyn Log>).unwrap()
+    Branch::open(store, BRANCH, Arc::clone(log) as Arc<dyn Log>, None).unwrap()
 }
 
 /// Copies a branch's directory as a kill at this moment would leave it:

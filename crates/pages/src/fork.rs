@@ -1,0 +1,191 @@
+//! Where branches leave a branch.
+//!
+//! A fork shares everything up to its LSN, and of side-file operations what
+//! stood in the log before it. Operations have no LSN of their own: they count
+//! from the end of the mtr before them. So one that comes after a fork at that
+//! very LSN counts from the next byte instead. No mtr ends there: the shortest
+//! has more bytes than there are such places ([`SLOTS`]).
+
+use crate::api::{ReadAt, ReadError, StoreError};
+use crate::branch::{Branch, Shared, folder};
+use crate::manifest::{Ancestor, Manifest};
+use crate::store::random;
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use xylem_types::{BranchId, Lsn};
+use xylem_wal::Position;
+
+/// How many bytes behind the end of an mtr may be given to operations. An mtr
+/// takes at least 7: a record of 2, the end marker, the checksum of 4.
+pub(crate) const SLOTS: u64 = 5;
+
+/// A branch could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ForkError {
+    /// It cannot leave the branch there.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Its first manifest could not be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Too many branches left at one LSN, with side files changed in between.
+    #[error(
+        "{SLOTS} branches were made at LSN {lsn} with files changed between them, and nothing was \
+         written to the database since; try again when something was"
+    )]
+    Crowded {
+        /// Where.
+        lsn: Lsn,
+    },
+}
+
+/// One fork.
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    branch: BranchId,
+    lsn: Lsn,
+    position: Position,
+}
+
+/// The forks of a branch.
+#[derive(Default)]
+pub(crate) struct Forks {
+    points: Mutex<Vec<Point>>,
+    /// Held while an operation is brought in, and while a fork is decided on.
+    gate: Mutex<()>,
+    /// The LSN that the newest operation counts from.
+    side: AtomicU64,
+}
+
+impl Forks {
+    /// For a branch whose layers end at `end`.
+    pub(crate) fn new(end: Lsn) -> Forks {
+        Forks {
+            side: AtomicU64::new(end.0),
+            ..Forks::default()
+        }
+    }
+
+    /// `branch` left at `lsn`, operations before `position` with it.
+    pub(crate) fn add(&self, branch: BranchId, lsn: Lsn, position: Position) {
+        let mut points = self.points.lock();
+        points.retain(|p| p.branch != branch);
+        points.push(Point {
+            branch,
+            lsn,
+            position,
+        });
+    }
+
+    /// `branch` is no more.
+    pub(crate) fn remove(&self, branch: BranchId) {
+        self.points.lock().retain(|p| p.branch != branch);
+    }
+
+    /// The branches that left.
+    pub(crate) fn branches(&self) -> Vec<BranchId> {
+        self.points.lock().iter().map(|p| p.branch).collect()
+    }
+
+    /// Where they left, in order, each once; `decide` sees them while no fork
+    /// can be added.
+    pub(crate) fn points<T>(&self, decide: impl FnOnce(Vec<Lsn>) -> T) -> T {
+        let points = self.points.lock();
+        let mut lsns: Vec<Lsn> = points.iter().map(|p| p.lsn).collect();
+        lsns.sort_unstable();
+        lsns.dedup();
+        decide(lsns)
+    }
+
+    /// No fork is decided on while the guard lives.
+    pub(crate) fn hold(&self) -> MutexGuard<'_, ()> {
+        self.gate.lock()
+    }
+
+    /// The LSN that the operation at `position` counts from, where mtrs end at
+    /// `lsn`. The caller holds the gate.
+    pub(crate) fn operation_lsn(&self, lsn: Lsn, position: Position) -> Lsn {
+        let points = self.points.lock();
+        let before = points.iter().filter(|p| p.position <= position);
+        let lsn = match before.map(|p| p.lsn).max() {
+            Some(left) if left >= lsn => Lsn(left.0 + 1),
+            _ => lsn,
+        };
+        self.side.fetch_max(lsn.0, Ordering::AcqRel);
+        lsn
+    }
+
+    fn side(&self) -> Lsn {
+        Lsn(self.side.load(Ordering::Acquire))
+    }
+}
+
+impl Shared {
+    /// Decides where `id` leaves, and keeps history there from now on.
+    fn leave(&self, id: BranchId, at: ReadAt) -> Result<Ancestor, ForkError> {
+        if let (ReadAt::Lsn(lsn), Some(parent)) = (at, &self.parent)
+            && lsn <= parent.lsn
+        {
+            return parent.shared.leave(id, at);
+        }
+        if let Some(behind) = self.ancestor_behind() {
+            return Err(behind.into());
+        }
+        let _gate = self.forks.hold();
+        let (applied, position) = self.visible();
+        let lsn = match at {
+            ReadAt::Newest => applied.max(self.forks.side()),
+            ReadAt::Lsn(lsn) => {
+                self.resolve(at)?;
+                lsn
+            }
+        };
+        if lsn.bytes_since(applied) >= SLOTS {
+            return Err(ForkError::Crowded { lsn: applied });
+        }
+        let mut points = self.forks.points.lock();
+        // What is let go of is decided under the same lock.
+        if let Some(oldest) = self.oldest().filter(|oldest| lsn < *oldest) {
+            return Err(ReadError::TooOld { lsn, oldest }.into());
+        }
+        points.push(Point {
+            branch: id,
+            lsn,
+            position,
+        });
+        Ok(Ancestor {
+            branch: self.id,
+            lsn,
+            position,
+        })
+    }
+}
+
+impl Branch {
+    /// Makes the branch `id`, which leaves this one, or the ancestor that this
+    /// one shares `at` with. Durable on return; it is not open yet. The cost
+    /// is that of writing one small file. Blocking.
+    ///
+    /// `ReadAt::Newest` is all that is ingested; who wants all that was
+    /// acknowledged waits for that first ([`Branch::wait_ingested`]).
+    ///
+    /// # Errors
+    /// See [`ForkError`].
+    pub fn fork(&self, id: BranchId, at: ReadAt) -> Result<Lsn, ForkError> {
+        let store = &self.shared.store;
+        let ancestor = self.shared.leave(id, at)?;
+        let made = store
+            .place
+            .folder(&folder(id))
+            .map_err(|source| StoreError::Io {
+                context: format!("make branch {id} in {}", store.place.url()),
+                source,
+            })
+            .and_then(|files| Manifest::fork(&*files, id, random(), ancestor));
+        if let Err(e) = made {
+            store.forget_fork(id);
+            return Err(e.into());
+        }
+        Ok(ancestor.lsn)
+    }
+}

@@ -1,0 +1,98 @@
+//! When the branch was where: samples that ingest takes of the log's times.
+//!
+//! A sample (LSN, time) says that everything up to the LSN was in the log by
+//! then. While redo comes, one is taken every [`SAMPLE_US`]; the samples are
+//! versions of one key, so looking a time up is a binary search over LSNs.
+
+use crate::api::{ReadAt, ReadError};
+use crate::branch::{Branch, Shared};
+use crate::key::{Key, state_key};
+use xylem_types::Lsn;
+
+/// Time between two samples while redo comes, in microseconds.
+pub(crate) const SAMPLE_US: u64 = 10_000;
+
+/// The key of the samples.
+pub(crate) fn time_key() -> Key {
+    state_key("time")
+}
+
+/// The LSN and time of the newest sample at or before `at`.
+fn sample(shared: &Shared, at: Lsn) -> Result<Option<(Lsn, u64)>, ReadError> {
+    let layers = shared.snapshot();
+    let found = layers.view(shared.source()).image(&time_key(), at)?;
+    Ok(found.and_then(|(lsn, raw)| Some((lsn, u64::from_le_bytes(raw.try_into().ok()?)))))
+}
+
+impl Shared {
+    /// The newest LSN of which it is certain that it was in the log at
+    /// `time_us`; none when that is before the history kept.
+    pub(crate) fn lsn_by(&self, time_us: u64) -> Result<Option<Lsn>, ReadError> {
+        let newest = self.resolve(ReadAt::Newest)?;
+        let Some(oldest) = self.oldest() else {
+            return Ok(None);
+        };
+        match sample(self, newest)? {
+            None => return Ok(None),
+            // Had anything come in between, it would have been sampled.
+            Some((_, time)) if time.saturating_add(SAMPLE_US) <= time_us => {
+                return Ok(Some(newest));
+            }
+            Some((lsn, time)) if time <= time_us => return Ok(Some(lsn.max(oldest))),
+            Some(_) => {}
+        }
+        // The sample at `low` is not after the time, that at `high` is.
+        let (mut low, mut high) = (oldest.0, newest.0);
+        if sample(self, oldest)?.is_none_or(|(_, time)| time > time_us) {
+            return Ok(None);
+        }
+        let mut found = oldest;
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            match sample(self, Lsn(middle))? {
+                Some((lsn, time)) if time <= time_us => {
+                    low = middle;
+                    found = lsn.max(oldest);
+                }
+                // Everything from the sample on is after the time.
+                Some((lsn, _)) => high = lsn.0.max(low + 1),
+                None => low = middle,
+            }
+        }
+        Ok(Some(found))
+    }
+}
+
+impl Branch {
+    /// The LSN that shows everything that was durable at `time_us` but perhaps
+    /// its last 10 ms, and nothing later; microseconds since 1970, by the
+    /// server's clock. Blocking.
+    ///
+    /// # Errors
+    /// [`ReadError::TimeOutside`] when the time is before the history kept,
+    /// and as for any read.
+    pub fn lsn_at(&self, time_us: u64) -> Result<Lsn, ReadError> {
+        let s = &*self.shared;
+        match s.lsn_by(time_us)? {
+            Some(lsn) => Ok(lsn),
+            None => Err(ReadError::TimeOutside {
+                time_us,
+                oldest: s.oldest().unwrap_or_default(),
+                oldest_us: match s.oldest() {
+                    Some(oldest) => sample(s, oldest)?.map(|(_, time)| time),
+                    None => None,
+                },
+            }),
+        }
+    }
+
+    /// When everything up to `lsn` was durable, about; none when that is not
+    /// known. Blocking.
+    ///
+    /// # Errors
+    /// As for any read.
+    pub fn time_at(&self, lsn: Lsn) -> Result<Option<u64>, ReadError> {
+        self.shared.resolve(ReadAt::Lsn(lsn))?;
+        Ok(sample(&self.shared, lsn)?.map(|(_, time)| time))
+    }
+}
