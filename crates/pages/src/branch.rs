@@ -82,6 +82,8 @@ pub(crate) struct Shared {
     generations: Vec<AtomicU64>,
     /// First LSN of the branch; `u64::MAX` until an epoch has begun.
     oldest: AtomicU64,
+    /// Held while layers are merged.
+    pub(crate) upkeep: Mutex<()>,
     pub(crate) parent: Option<Parent>,
     /// Where others left this one.
     pub(crate) forks: Forks,
@@ -297,6 +299,26 @@ impl Shared {
         }
     }
 
+    /// Replaces the list of layer files by what `change` makes of it.
+    pub(crate) fn change_files(
+        &self,
+        change: impl FnOnce(&[Arc<LayerFile>]) -> Vec<Arc<LayerFile>>,
+    ) {
+        let mut layers = self.layers.write();
+        let mut next = Layers::clone(&layers);
+        next.files = Arc::new(change(&layers.files));
+        *layers = Arc::new(next);
+    }
+
+    /// Freezes the open layer when it has been open for long, so that the log
+    /// behind it can go.
+    pub(crate) fn flush_when_old(&self) {
+        let open = Arc::clone(&self.layers.read().open);
+        if !open.is_empty() && open.age() >= self.store.config.flush_after {
+            self.freeze();
+        }
+    }
+
     /// The oldest frozen layer now stands in `files`.
     pub(crate) fn flushed(&self, files: Vec<Arc<LayerFile>>) {
         {
@@ -416,6 +438,7 @@ impl Branch {
             flusher_ended: AtomicBool::new(false),
             stats: Counters::default(),
             generations: (0..GENERATIONS).map(|_| AtomicU64::new(0)).collect(),
+            upkeep: Mutex::new(()),
             parent,
             forks: Forks::new(layers_end.unwrap_or(end)),
             store: Arc::clone(&store),
@@ -551,6 +574,8 @@ impl Branch {
                 tracing::error!(branch = %self.shared.id, "a thread of the branch panicked");
             }
         }
+        // A merge of it ends soon.
+        drop(self.shared.upkeep.lock());
     }
 }
 
