@@ -427,9 +427,9 @@ impl Stage {
     /// Notes from time to time when the branch was where.
     fn sample(&mut self, lsn: Lsn) {
         if self.time_us >= self.sampled_us.saturating_add(SAMPLE_US) {
-            self.sampled_us = self.time_us;
             let time = self.time_us.to_le_bytes();
             self.batch.other(time_key(), lsn, Kind::Image, &time);
+            self.sampled_us = self.time_us;
         }
     }
 
