@@ -35,12 +35,15 @@ pub(crate) struct Parent {
     pub(crate) shared: Arc<Shared>,
     /// The last LSN they share.
     pub(crate) lsn: Lsn,
+    /// Everything they share stands before this in its log.
+    position: Position,
 }
 
 impl Parent {
     fn behind(&self) -> Option<ReadError> {
         let reached = self.shared.applied();
-        if reached >= self.lsn {
+        // The LSN may lie behind that of the last mtr: see `fork`.
+        if reached >= self.lsn || *self.shared.position_tx.borrow() >= self.position {
             return None;
         }
         Some(match self.shared.failed() {
@@ -126,6 +129,21 @@ impl Shared {
     /// with it: then the error that says so.
     pub(crate) fn ancestor_behind(&self) -> Option<ReadError> {
         self.ancestors().find_map(Parent::behind)
+    }
+
+    /// Waits until what is shared with ancestors can be read, or never can.
+    pub(crate) async fn ancestors_ready(&self) {
+        for parent in self.ancestors() {
+            let mut position = parent.shared.position_tx.subscribe();
+            loop {
+                position.borrow_and_update();
+                match parent.behind() {
+                    None | Some(ReadError::Stopped(_)) => break,
+                    // The sender lives as long as the parent.
+                    Some(_) => drop(position.changed().await),
+                }
+            }
+        }
     }
 
     pub(crate) fn source(&self) -> Source<'_> {
@@ -599,6 +617,7 @@ fn parent(
             Ok(Some(Parent {
                 shared,
                 lsn: named.lsn,
+                position: named.position,
             }))
         }
         (named, given) => {
@@ -612,27 +631,6 @@ fn parent(
     }
 }
 
-/// Waits until what is shared with ancestors can be read.
-async fn wait_for_ancestors(s: &Shared, deadline: Instant) -> Result<(), ReadError> {
-    for parent in s.ancestors() {
-        let mut applied = parent.shared.applied_tx.subscribe();
-        loop {
-            applied.borrow_and_update();
-            match parent.behind() {
-                None => break,
-                Some(stopped @ ReadError::Stopped(_)) => return Err(stopped),
-                Some(behind) => {
-                    let moved = tokio::time::timeout_at(deadline, applied.changed()).await;
-                    if !matches!(moved, Ok(Ok(()))) {
-                        return Err(behind);
-                    }
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
 async fn wait<T>(
     s: &Shared,
     mut rx: watch::Receiver<T>,
@@ -640,7 +638,13 @@ async fn wait<T>(
     reached: impl Fn(&T) -> bool,
     wanted: Lsn,
 ) -> Result<(), ReadError> {
-    wait_for_ancestors(s, deadline).await?;
+    if tokio::time::timeout_at(deadline, s.ancestors_ready())
+        .await
+        .is_err()
+        && let Some(behind) = s.ancestor_behind()
+    {
+        return Err(behind);
+    }
     loop {
         if reached(&rx.borrow_and_update()) {
             return Ok(());

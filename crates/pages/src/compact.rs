@@ -129,6 +129,9 @@ impl Shared {
     }
 
     fn plan(&self) -> Result<Option<Plan>, Fault> {
+        if self.ancestor_behind().is_some() {
+            return Ok(None);
+        }
         let merging = self.manifest.lock().merging.clone();
         let layers = self.layers();
         let runs = runs(&layers.files);

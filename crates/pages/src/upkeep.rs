@@ -24,9 +24,9 @@ struct Turn {
 }
 
 impl Store {
-    /// Starts the thread, which ends with the store. Not before every branch
-    /// is open that left another one: until then nobody knows what that one
-    /// must keep.
+    /// Starts the thread, which ends with the store; with
+    /// [`Store::start_ingest`], and for the same reason not before every
+    /// branch is open: until then nobody knows what must be kept for them.
     ///
     /// # Errors
     /// When no thread can be started.

@@ -88,6 +88,7 @@ impl World {
             failures,
             config,
         };
+        world.store.start_ingest();
         let branch = world.open(id, log, None);
         let line = Line {
             model,
@@ -203,6 +204,9 @@ impl World {
             return;
         }
         let line = self.lines.remove(&id).unwrap();
+        for other in self.lines.values_mut() {
+            other.model.blurred.push(line.model.begins());
+        }
         line.branch.shutdown();
         self.store.remove_branch(id).unwrap();
     }
@@ -289,6 +293,7 @@ impl World {
             };
             self.lines.insert(id, line);
         }
+        self.store.start_ingest();
     }
 
     fn restart(&mut self) {

@@ -67,6 +67,12 @@ pub(crate) fn open(config: &ServerConfig, metrics: &Metrics) -> Result<Opened, S
             Arc::new(open_branch(config, metrics, &store, name, meta)?),
         );
     }
+    store.start_ingest();
+    let no_upkeep = |source| ServerError::Store {
+        branch: "*".to_owned(),
+        source,
+    };
+    store.start_upkeep().map_err(no_upkeep)?;
     tracing::info!(
         project = %project.id,
         branches = branches.len(),

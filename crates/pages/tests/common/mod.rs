@@ -72,6 +72,15 @@ impl MemLog {
         }));
     }
 
+    /// Takes over what stands in `other`.
+    pub fn copy_of(&self, other: &MemLog) {
+        self.state
+            .lock()
+            .records
+            .clone_from(&other.state.lock().records);
+        self.durable.send_replace(Durable::default());
+    }
+
     pub fn end(&self) -> Position {
         Position(self.state.lock().records.len() as u64)
     }
@@ -191,6 +200,7 @@ pub fn branch_dir(dir: &std::path::Path) -> std::path::PathBuf {
 
 pub fn open(config: StoreConfig, dir: &std::path::Path, log: &Arc<MemLog>) -> Arc<Branch> {
     let store = Store::open(config, place(dir)).unwrap();
+    store.start_ingest();
     Branch::open(store, BRANCH, Arc::clone(log) as Arc<dyn Log>, None).unwrap()
 }
 

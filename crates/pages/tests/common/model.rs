@@ -45,6 +45,9 @@ pub struct Model {
     begins: Lsn,
     /// Where the last branch left.
     left: Option<Lsn>,
+    /// Where branches left that are no more: operations at such an LSN are
+    /// given another when the log is read again.
+    pub blurred: Vec<Lsn>,
     /// When each mtr was wholly in the log.
     pub times: Vec<(Lsn, u64)>,
     pub lsns: Vec<Lsn>,
@@ -72,6 +75,7 @@ impl Model {
             files: Vec::new(),
             begins: Lsn::ZERO,
             left: None,
+            blurred: Vec::new(),
             times: Vec::new(),
             lsns: Vec::new(),
             names: 0,
@@ -109,6 +113,7 @@ impl Model {
             files: until(&self.files, at),
             begins: at,
             left: None,
+            blurred: self.blurred.clone(),
             times: until(&self.times, at),
             lsns: self.lsns.iter().copied().filter(|l| *l <= at).collect(),
             names: self.names + 1000,
@@ -631,6 +636,9 @@ impl Model {
             ReadAt::Newest => self.whole,
             ReadAt::Lsn(l) => l,
         };
+        if self.blurred.contains(&lsn) {
+            return;
+        }
         let mut got = Tree::new();
         let mut seen: Vec<String> = Vec::new();
         branch
