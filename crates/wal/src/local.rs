@@ -17,7 +17,7 @@ mod writer;
 
 use crate::disk::{Disk, os::OsDisk};
 use crate::line::Taken;
-use crate::{BoxFuture, Durable, Log, LogError, LogReader, Position};
+use crate::{BoxFuture, Clock, Durable, Log, LogError, LogReader, Position};
 use shared::{Closing, Health, Queued, Shared};
 use std::collections::VecDeque;
 use std::path::Path;
@@ -46,6 +46,8 @@ pub struct LocalLogConfig {
     pub spare_segments: usize,
     /// How long to wait before trying again for room on a full disk.
     pub retry: Duration,
+    /// Where entries get their time from.
+    pub clock: Clock,
 }
 
 impl Default for LocalLogConfig {
@@ -58,6 +60,7 @@ impl Default for LocalLogConfig {
             read_ahead_bytes: 1 << 20,
             spare_segments: 2,
             retry: Duration::from_secs(1),
+            clock: Clock::system(),
         }
     }
 }
@@ -136,7 +139,15 @@ impl LocalLog {
             std::thread::Builder::new()
                 .name("xylem-wal".to_owned())
                 .stack_size(256 << 10)
-                .spawn(move || writer::run(&shared, sender, recovered.active, recovered.lock))
+                .spawn(move || {
+                    writer::run(
+                        &shared,
+                        sender,
+                        recovered.active,
+                        recovered.time_us,
+                        recovered.lock,
+                    );
+                })
                 .map_err(|source| LogError::Io {
                     context: "start the log's writer thread".to_owned(),
                     source,

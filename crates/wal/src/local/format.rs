@@ -10,10 +10,10 @@ pub(crate) const SEGMENT_HEADER_BYTES: u64 = 4096;
 /// Bytes of the segment header that mean something.
 pub(crate) const SEGMENT_FIELDS_BYTES: usize = 44;
 /// Bytes before an entry's payload.
-pub(crate) const ENTRY_HEADER_BYTES: usize = 52;
+pub(crate) const ENTRY_HEADER_BYTES: usize = 60;
 
 const MAGIC: [u8; 8] = *b"XYLEMWAL";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What a segment file says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl SegmentHeader {
         let version = u32_at(bytes, 8);
         if version != VERSION {
             return Err(format!(
-                "format version {version}, this program reads {VERSION}"
+                "format version {version}, this program reads {VERSION}: open the log with the program that wrote it"
             ));
         }
         if crc32c::crc32c(&bytes[..40]) != u32_at(bytes, 40) {
@@ -88,6 +88,9 @@ pub(crate) struct EntryHeader {
     pub seq: FrameSeq,
     /// A frame's or begin's start; for a seal the end of the redo before it.
     pub lsn: Lsn,
+    /// When it was written: microseconds since 1970, never less than that of
+    /// an entry before it.
+    pub time_us: u64,
     /// What the payload is.
     pub kind: u8,
 }
@@ -103,7 +106,8 @@ impl EntryHeader {
         out[24..32].copy_from_slice(&self.epoch.0.to_le_bytes());
         out[32..40].copy_from_slice(&self.seq.0.to_le_bytes());
         out[40..48].copy_from_slice(&self.lsn.0.to_le_bytes());
-        out[48] = self.kind;
+        out[48..56].copy_from_slice(&self.time_us.to_le_bytes());
+        out[56] = self.kind;
         let crc = header_crc(salt, &out);
         out[0..4].copy_from_slice(&crc.to_le_bytes());
         out
@@ -122,7 +126,8 @@ impl EntryHeader {
             epoch: Epoch(u64_at(bytes, 24)),
             seq: FrameSeq(u64_at(bytes, 32)),
             lsn: Lsn(u64_at(bytes, 40)),
-            kind: bytes[48],
+            time_us: u64_at(bytes, 48),
+            kind: bytes[56],
         })
     }
 

@@ -227,7 +227,7 @@ impl LogReader for Reader {
         Ok(Some(Entry {
             next: self.position,
             epoch: header.epoch,
-            time_us: 0,
+            time_us: header.time_us,
             record,
         }))
     }

@@ -31,6 +31,16 @@ pub(crate) struct Recovered {
     pub stored: u64,
     pub line: Line,
     pub durable: Durable,
+    /// The last entry's time.
+    pub time_us: u64,
+}
+
+/// Where the entries end.
+#[derive(Clone, Copy, Debug, Default)]
+struct End {
+    position: Position,
+    line: Line,
+    time_us: u64,
 }
 
 /// A segment file among the last two: the ones that a crash may have caught.
@@ -71,11 +81,11 @@ pub(crate) fn recover(disk: &dyn Disk, config: &LocalLogConfig) -> Result<Recove
         .iter()
         .map(|number| open_segment(disk, *number))
         .collect::<Result<Vec<_>, _>>()?;
-    let (active, mut next, durable_to, line) = match <[Found; 2]>::try_from(tail) {
+    let (active, mut next, end) = match <[Found; 2]>::try_from(tail) {
         Ok([last, unused]) => match begins(disk, &unused)? {
             Some(segment) => {
                 segments.push(sealed(disk, &last)?);
-                let (end, line) = cut(disk, &unused, segment, None)?;
+                let end = cut(disk, &unused, segment, None)?;
                 (
                     Active {
                         segment,
@@ -83,7 +93,6 @@ pub(crate) fn recover(disk: &dyn Disk, config: &LocalLogConfig) -> Result<Recove
                     },
                     None,
                     end,
-                    line,
                 )
             }
             None => {
@@ -96,7 +105,7 @@ pub(crate) fn recover(disk: &dyn Disk, config: &LocalLogConfig) -> Result<Recove
                         "the first entry is damaged",
                     ));
                 };
-                let (end, line) = cut(disk, &last, segment, Some(&unused))?;
+                let end = cut(disk, &last, segment, Some(&unused))?;
                 let next = NextSegment {
                     header: unused.header,
                     file: unused.file,
@@ -108,13 +117,12 @@ pub(crate) fn recover(disk: &dyn Disk, config: &LocalLogConfig) -> Result<Recove
                     },
                     Some(next),
                     end,
-                    line,
                 )
             }
         },
         Err(tail) => {
-            let (active, end, line) = only(disk, config, tail.into_iter().next())?;
-            (active, None, end, line)
+            let (active, end) = only(disk, config, tail.into_iter().next())?;
+            (active, None, end)
         }
     };
     segments.push(active.segment);
@@ -133,10 +141,10 @@ pub(crate) fn recover(disk: &dyn Disk, config: &LocalLogConfig) -> Result<Recove
         + next.as_ref().map_or(0, |n| n.header.bytes)
         + spares.iter().map(|(_, bytes)| bytes).sum::<u64>();
     let durable = Durable {
-        epoch: line.epoch,
-        seq: line.seq,
-        lsn: line.lsn,
-        position: durable_to,
+        epoch: end.line.epoch,
+        seq: end.line.seq,
+        lsn: end.line.lsn,
+        position: end.position,
     };
     Ok(Recovered {
         lock,
@@ -145,8 +153,9 @@ pub(crate) fn recover(disk: &dyn Disk, config: &LocalLogConfig) -> Result<Recove
         next,
         spares,
         stored,
-        line,
+        line: end.line,
         durable,
+        time_us: end.time_us,
     })
 }
 
@@ -236,17 +245,16 @@ fn only(
     disk: &dyn Disk,
     config: &LocalLogConfig,
     found: Option<Found>,
-) -> Result<(Active, Position, Line), LogError> {
+) -> Result<(Active, End), LogError> {
     if let Some(found) = found {
         if let Some(segment) = begins(disk, &found)? {
-            let (end, line) = cut(disk, &found, segment, None)?;
+            let end = cut(disk, &found, segment, None)?;
             return Ok((
                 Active {
                     segment,
                     file: found.file,
                 },
                 end,
-                line,
             ));
         }
         // One that is not the first has followed one with durable entries,
@@ -267,8 +275,7 @@ fn only(
                     segment,
                     file: found.file,
                 },
-                Position(0),
-                Line::default(),
+                End::default(),
             ));
         }
         // Made under a configuration with smaller frames: made again, below.
@@ -287,8 +294,7 @@ fn only(
             segment,
             file: made.file,
         },
-        Position(0),
-        Line::default(),
+        End::default(),
     ))
 }
 
@@ -320,7 +326,7 @@ fn cut(
     found: &Found,
     segment: Segment,
     unused: Option<&Found>,
-) -> Result<(Position, Line), LogError> {
+) -> Result<End, LogError> {
     let name = found.name();
     let io = |what: &str, e| io_error(disk, what, Some(name), e);
     let walked = scan::walk(&*found.file, segment).map_err(|e| scan_error(disk, name, e))?;
@@ -345,7 +351,11 @@ fn cut(
     scan::wipe(&*found.file, &remains).map_err(|e| io("write to", e))?;
     scan::rewrite(&*found.file, walked.unsynced, walked.end).map_err(|e| io("write to", e))?;
     found.file.sync().map_err(|e| io("sync", e))?;
-    Ok((end, walked.line))
+    Ok(End {
+        position: end,
+        line: walked.line,
+        time_us: walked.time_us,
+    })
 }
 
 /// Wipes a segment that holds no first entry. The entries before it end at

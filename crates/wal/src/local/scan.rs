@@ -97,6 +97,8 @@ pub(crate) struct Walked {
     pub unsynced: u64,
     /// The line after the last good entry.
     pub line: Line,
+    /// That entry's time.
+    pub time_us: u64,
 }
 
 /// Walks the entries of a segment, of which the first is good.
@@ -106,6 +108,7 @@ pub(crate) fn walk(file: &dyn DiskFile, segment: Segment) -> Result<Walked, Scan
         end: SEGMENT_HEADER_BYTES,
         unsynced: SEGMENT_HEADER_BYTES,
         line: Line::default(),
+        time_us: 0,
     };
     loop {
         let offset = walked.end;
@@ -130,6 +133,16 @@ pub(crate) fn walk(file: &dyn DiskFile, segment: Segment) -> Result<Walked, Scan
                 format!("entry {entry:?} does not follow the one before it"),
             )
         })?;
+        if entry.time_us < walked.time_us {
+            return Err(ScanError::Corrupt(
+                offset,
+                format!(
+                    "an entry of time {} after one of time {}",
+                    entry.time_us, walked.time_us
+                ),
+            ));
+        }
+        walked.time_us = entry.time_us;
         walked.end = offset + entry.total();
         walked.unsynced = segment.offset(entry.synced().max(segment.first));
     }

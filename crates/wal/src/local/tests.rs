@@ -40,6 +40,7 @@ fn header(kind: u8, seq: u64, lsn: u64) -> EntryHeader {
         epoch: Epoch(5),
         seq: FrameSeq(seq),
         lsn: Lsn(lsn),
+        time_us: 9,
         kind,
     }
 }
@@ -92,7 +93,7 @@ fn entry_headers_go_back_and_forth_with_their_salt() {
         damaged[at] ^= 0x10;
         assert_eq!(EntryHeader::decode(8, &damaged), None, "byte {at}");
     }
-    assert_eq!(header.total(), 54);
+    assert_eq!(header.total(), 62);
     assert_eq!(header.synced(), Position(1));
 }
 

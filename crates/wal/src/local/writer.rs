@@ -38,6 +38,8 @@ struct Writer<'a> {
     active: Active,
     /// The place after the last entry written.
     end: Position,
+    /// The last entry's time.
+    time_us: u64,
     preparer: Option<JoinHandle<()>>,
     /// Headers and small payloads of a batch; kept for its memory.
     arena: Vec<u8>,
@@ -49,6 +51,7 @@ pub(crate) fn run(
     shared: &Arc<Shared>,
     sender: watch::Sender<Durable>,
     active: Active,
+    time_us: u64,
     lock: Box<dyn Send>,
 ) {
     let end = sender.borrow().position;
@@ -57,6 +60,7 @@ pub(crate) fn run(
         sender,
         active,
         end,
+        time_us,
         preparer: None,
         arena: Vec::new(),
     };
@@ -184,6 +188,7 @@ impl Writer<'_> {
     /// Encodes a batch, and says where it ends.
     fn lay_out(&mut self, batch: &[Queued]) -> (Vec<Piece>, Position) {
         self.arena.clear();
+        let time_us = self.shared.config.clock.after(&mut self.time_us);
         let mut pieces = Vec::new();
         let mut from = 0;
         let mut position = self.end;
@@ -197,6 +202,7 @@ impl Writer<'_> {
                 epoch: entry.epoch,
                 seq: entry.seq,
                 lsn: entry.lsn,
+                time_us,
                 kind: entry.kind,
             };
             self.arena.extend(header.encode(self.active.segment.salt));
