@@ -29,8 +29,9 @@ use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
 /// How a [`LocalLog`] uses its directory and memory.
 #[derive(Clone, Debug)]
 pub struct LocalLogConfig {
-    /// Bytes of a segment file, which is also the step of trimming. The first
-    /// few segments of a log are smaller, so that an idle branch takes little.
+    /// Bytes of a segment file, which is also the step of trimming. A log that
+    /// was never sealed has none, and the first few are smaller, so that an
+    /// idle branch takes little.
     pub segment_bytes: u64,
     /// Bytes of frames in memory, accepted and not yet durable. A single frame
     /// may exceed it when nothing else waits.

@@ -300,20 +300,6 @@ fn other_configurations_open_the_same_log() {
             log.close().await.unwrap();
         });
     }
-    // And an empty one whose only segment is too small.
-    let disk = ModelDisk::new();
-    drop(open(&disk).unwrap());
-    let config = LocalLogConfig {
-        segment_bytes: 200 << 10,
-        max_frame_bytes: 40 << 10,
-        ..small()
-    };
-    block_on(async {
-        let log = LocalLog::open_on(Arc::new(disk.clone()), config).unwrap();
-        let mut writer = Writer::attach(&log).await.unwrap();
-        writer.write(&log, &[40 << 10]).await.unwrap();
-        assert_eq!(log.stored_bytes(), disk.used());
-    });
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //! with its blocks written: an fdatasync that follows has no blocks to
 //! allocate, and the writer has nothing to create.
 //!
-//! A segment is made only when the one before it holds durable entries.
-//! Recovery relies on this.
+//! A segment is made only when the one before it holds durable entries, the
+//! first one when the first seal is queued. Recovery relies on this.
 
 use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::segments::Name;

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 const COPY_BYTES_MAX: usize = 4096;
 
 /// The segment that is written.
+#[derive(Clone)]
 pub(crate) struct Active {
     pub segment: Segment,
     pub file: Arc<dyn DiskFile>,
@@ -27,7 +28,8 @@ pub(crate) struct Active {
 /// What to do next.
 enum Work {
     Write(Vec<Queued>),
-    /// The next entry takes this many bytes, more than the segment has left.
+    /// The next entry takes this many bytes, more than the segment has left, or
+    /// there is none yet.
     NextSegment(u64),
     End,
 }
@@ -35,7 +37,8 @@ enum Work {
 struct Writer<'a> {
     shared: &'a Arc<Shared>,
     sender: watch::Sender<Durable>,
-    active: Active,
+    /// None before the first entry.
+    active: Option<Active>,
     /// The place after the last entry written.
     end: Position,
     /// The last entry's time.
@@ -50,7 +53,7 @@ struct Writer<'a> {
 pub(crate) fn run(
     shared: &Arc<Shared>,
     sender: watch::Sender<Durable>,
-    active: Active,
+    active: Option<Active>,
     time_us: u64,
     lock: Box<dyn Send>,
 ) {
@@ -117,7 +120,9 @@ impl Writer<'_> {
     /// Waits for work.
     fn take(&mut self) -> Result<Work, Failure> {
         let limit = self.shared.config.batch_bytes;
-        let left = self.active.segment.bytes - self.active.segment.offset(self.end);
+        let left = self.active.as_ref().map_or(0, |active| {
+            active.segment.bytes - active.segment.offset(self.end)
+        });
         let mut state = self.shared.state.lock();
         loop {
             if let Health::Failed(failure) = &state.health {
@@ -151,9 +156,12 @@ impl Writer<'_> {
 
     /// Makes a batch durable. False when the log is to end first.
     fn write(&mut self, batch: &[Queued]) -> Result<bool, Failure> {
-        let offset = self.active.segment.offset(self.end);
-        let (pieces, end) = self.lay_out(batch);
-        let file = Arc::clone(&self.active.file);
+        let Some(Active { segment, file }) = self.active.clone() else {
+            let bug = io::Error::other("there is no segment to write to");
+            return Err(self.failure("write to", bug));
+        };
+        let offset = segment.offset(self.end);
+        let (pieces, end) = self.lay_out(batch, segment.salt);
         loop {
             let mut slices: Vec<IoSlice<'_>> = pieces
                 .iter()
@@ -186,7 +194,7 @@ impl Writer<'_> {
     }
 
     /// Encodes a batch, and says where it ends.
-    fn lay_out(&mut self, batch: &[Queued]) -> (Vec<Piece>, Position) {
+    fn lay_out(&mut self, batch: &[Queued], salt: u64) -> (Vec<Piece>, Position) {
         self.arena.clear();
         let time_us = self.shared.config.clock.after(&mut self.time_us);
         let mut pieces = Vec::new();
@@ -205,7 +213,7 @@ impl Writer<'_> {
                 time_us,
                 kind: entry.kind,
             };
-            self.arena.extend(header.encode(self.active.segment.salt));
+            self.arena.extend(header.encode(salt));
             self.arena.extend(&entry.payload.head);
             match &entry.payload.body {
                 Some(body) if body.len() > COPY_BYTES_MAX => {
@@ -249,11 +257,14 @@ impl Writer<'_> {
 
     /// Has the next segment made when this one is half full.
     fn prepare_ahead(&mut self) {
-        let used = self.end.0 - self.active.segment.first.0;
-        if used < (self.active.segment.bytes - SEGMENT_HEADER_BYTES) / 2 {
+        let Some(Active { segment, .. }) = &self.active else {
+            return;
+        };
+        let used = self.end.0 - segment.first.0;
+        if used < (segment.bytes - SEGMENT_HEADER_BYTES) / 2 {
             return;
         }
-        let number = self.active.segment.number + 1;
+        let number = segment.number + 1;
         {
             let mut state = self.shared.state.lock();
             if !matches!(state.next, Next::None) || state.closing != Closing::No {
@@ -288,15 +299,15 @@ impl Writer<'_> {
         };
         let segment = Segment::begin(next.header, self.end);
         self.shared.segments.write().rows.push(segment);
-        self.active = Active {
+        self.active = Some(Active {
             segment,
             file: next.file,
-        };
+        });
         Ok(true)
     }
 
     fn next_segment(&mut self, entry_bytes: u64) -> Result<Option<NextSegment>, Failure> {
-        let number = self.active.segment.number + 1;
+        let number = self.active.as_ref().map_or(0, |a| a.segment.number) + 1;
         let bytes_min = SEGMENT_HEADER_BYTES + entry_bytes;
         let mut state = self.shared.state.lock();
         state.next_wanted = true;
@@ -364,14 +375,14 @@ impl Writer<'_> {
     }
 
     fn failure(&self, what: &str, source: io::Error) -> Failure {
-        let path = self.shared.path(Name::Segment(self.active.segment.number));
-        Failure::new(
-            format!(
-                "{what} {path} at byte {}",
-                self.active.segment.offset(self.end)
-            ),
-            source,
-        )
+        let place = match &self.active {
+            Some(Active { segment, .. }) => {
+                let path = self.shared.path(Name::Segment(segment.number));
+                format!("{path} at byte {}", segment.offset(self.end))
+            }
+            None => self.shared.disk.path().display().to_string(),
+        };
+        Failure::new(format!("{what} {place}"), source)
     }
 }
 
