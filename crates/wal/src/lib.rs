@@ -7,8 +7,11 @@ mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod disk;
+mod entry;
+mod failure;
 mod line;
 pub mod local;
+mod queue;
 
 pub use clock::Clock;
 pub use local::{LocalLog, LocalLogConfig};

@@ -4,7 +4,6 @@
 //! `docs/formats/wal.md` draws the files and says what a crash does to them.
 
 mod format;
-mod payload;
 mod prepare;
 mod reader;
 mod recover;
@@ -16,10 +15,11 @@ mod tests;
 mod writer;
 
 use crate::disk::{Disk, os::OsDisk};
+use crate::entry::{ENTRY_HEADER_BYTES, payload};
 use crate::line::Taken;
+use crate::queue::{self, Queued};
 use crate::{BoxFuture, Clock, Durable, Log, LogError, LogReader, Position};
-use shared::{Closing, Health, Queued, Shared};
-use std::collections::VecDeque;
+use shared::{Closing, Health, Shared};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,7 +70,7 @@ impl LocalLogConfig {
     /// Bytes of the smallest segment that takes any frame.
     fn segment_bytes_min(&self) -> u64 {
         format::SEGMENT_HEADER_BYTES
-            .saturating_add(format::ENTRY_HEADER_BYTES as u64)
+            .saturating_add(ENTRY_HEADER_BYTES as u64)
             .saturating_add(self.max_frame_bytes)
     }
 
@@ -181,18 +181,18 @@ impl LocalLog {
         let durable = {
             let mut state = self.shared.state.lock();
             state.check_open()?;
-            let Some(epoch) = state.line.seal() else {
+            let Some(epoch) = state.queue.line.seal() else {
                 return Err(LogError::Corrupt(
                     "there is no further epoch number".to_owned(),
                 ));
             };
-            let lsn = state.line.lsn;
-            state.push(Queued::mark(payload::SEAL, epoch, lsn));
+            let lsn = state.queue.line.lsn;
+            state.queue.push(Queued::mark(payload::SEAL, epoch, lsn));
             Durable {
                 epoch,
                 seq: FrameSeq(0),
                 lsn,
-                position: state.end,
+                position: Position(state.queue.accepted),
             }
         };
         self.shared.work.notify_all();
@@ -206,14 +206,14 @@ impl LocalLog {
         let durable = {
             let mut state = self.shared.state.lock();
             state.check_open()?;
-            if state.line.begin(epoch, start)? == Taken::Next {
-                state.push(Queued::mark(payload::BEGIN, epoch, start));
+            if state.queue.line.begin(epoch, start)? == Taken::Next {
+                state.queue.push(Queued::mark(payload::BEGIN, epoch, start));
             }
             Durable {
                 epoch,
                 seq: FrameSeq(0),
                 lsn: start,
-                position: state.end,
+                position: Position(state.queue.accepted),
             }
         };
         self.shared.work.notify_all();
@@ -226,55 +226,28 @@ impl LocalLog {
         // is not overtaken by the one that follows it.
         let _turn = self.shared.turn.lock().await;
         // Checksums are computed here, not under the lock or on the writer.
-        let mut queued = self.encode(epoch, frames)?;
+        let mut queued = queue::encode(epoch, frames, self.shared.config.max_frame_bytes)?;
         {
             let state = self.shared.state.lock();
             state.check_open()?;
-            // All or nothing: a wrong frame late in the group changes nothing.
-            let mut line = state.line;
-            for (frame, _) in &queued {
-                line.frame(epoch, frame)?;
-            }
-            line.owns(epoch)?;
+            state.queue.check(epoch, &queued)?;
         }
         loop {
             let changed = self.shared.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let done = self
-                .shared
-                .state
-                .lock()
-                .accept(&self.shared.config, epoch, &mut queued)?;
+            let done = {
+                let mut state = self.shared.state.lock();
+                state.check_open()?;
+                let limit = self.shared.config.queue_bytes;
+                state.queue.accept(limit, epoch, &mut queued)?
+            };
             self.shared.work.notify_all();
             if done {
                 return Ok(());
             }
             changed.await;
         }
-    }
-
-    fn encode(
-        &self,
-        epoch: Epoch,
-        frames: Vec<Frame>,
-    ) -> Result<VecDeque<(Frame, Queued)>, LogError> {
-        let limit = self.shared.config.max_frame_bytes;
-        let mut out = VecDeque::with_capacity(frames.len());
-        for frame in frames {
-            let (kind, payload) = payload::encode(&frame.body);
-            let bytes = payload.length();
-            if bytes > limit {
-                return Err(LogError::TooLarge {
-                    seq: frame.seq,
-                    bytes,
-                    limit,
-                });
-            }
-            let queued = Queued::frame(kind, epoch, &frame, payload);
-            out.push_back((frame, queued));
-        }
-        Ok(out)
     }
 
     async fn close_now(&self) -> Result<(), LogError> {
@@ -330,8 +303,8 @@ impl Log for LocalLog {
 
     fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), LogError> {
         let state = self.shared.state.lock();
-        state.line.owns(epoch)?;
-        Ok((state.line.seq, state.line.lsn))
+        state.queue.line.owns(epoch)?;
+        Ok((state.queue.line.seq, state.queue.line.lsn))
     }
 
     fn durable(&self) -> watch::Receiver<Durable> {

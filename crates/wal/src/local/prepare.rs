@@ -7,8 +7,9 @@
 
 use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::segments::Name;
-use super::shared::{Closing, Failure, Health, Next, NextSegment, Shared};
+use super::shared::{Closing, Health, Next, NextSegment, Shared};
 use crate::disk::{Disk, DiskFile};
+use crate::failure::Failure;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

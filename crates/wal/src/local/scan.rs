@@ -1,15 +1,12 @@
 //! Reads a segment file that a crash may have left in any state: walks its
 //! entries, looks for what stands beyond the last good one, wipes that.
 
-use super::format::{
-    ENTRY_HEADER_BYTES, EntryHeader, SEGMENT_FIELDS_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader,
-    u64_at,
-};
-use super::payload;
+use super::format::{SEGMENT_FIELDS_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::segments::Segment;
+use crate::Position;
 use crate::disk::DiskFile;
-use crate::line::{Line, Taken};
-use crate::{Position, Record};
+use crate::entry::{ENTRY_HEADER_BYTES, EntryHeader, follow, payload, u64_at};
+use crate::line::Line;
 use std::io::{self, IoSlice};
 
 /// Bytes read at once.
@@ -145,45 +142,6 @@ pub(crate) fn walk(file: &dyn DiskFile, segment: Segment) -> Result<Walked, Scan
         walked.time_us = entry.time_us;
         walked.end = offset + entry.total();
         walked.unsynced = segment.offset(entry.synced().max(segment.first));
-    }
-}
-
-/// The line after an entry, `None` when it does not follow `before`.
-fn follow(before: Option<Line>, entry: &EntryHeader, record: &Record) -> Option<Line> {
-    let mut line = before.unwrap_or_default();
-    match record {
-        Record::Seal => {
-            let after = Line {
-                epoch: entry.epoch,
-                begun: false,
-                seq: entry.seq,
-                lsn: entry.lsn,
-            };
-            let fits = before.is_none() || (line.seal() == Some(entry.epoch) && line == after);
-            fits.then_some(after)
-        }
-        Record::Begin { start } => {
-            let after = Line {
-                epoch: entry.epoch,
-                begun: true,
-                seq: entry.seq,
-                lsn: *start,
-            };
-            let fits =
-                before.is_none() || matches!(line.begin(entry.epoch, *start), Ok(Taken::Next));
-            fits.then_some(after)
-        }
-        Record::Frame(frame) => {
-            let after = Line {
-                epoch: entry.epoch,
-                begun: true,
-                seq: frame.seq,
-                lsn: frame.end(),
-            };
-            let fits =
-                before.is_none() || matches!(line.frame(entry.epoch, frame), Ok(Taken::Next));
-            fits.then_some(after)
-        }
     }
 }
 

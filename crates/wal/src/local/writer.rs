@@ -1,11 +1,14 @@
 //! The thread that writes: takes what is queued, writes it at once, syncs
 //! once, and says how far the log is durable. Nothing else makes it so.
 
-use super::format::{ENTRY_HEADER_BYTES, EntryHeader, SEGMENT_HEADER_BYTES};
+use super::format::SEGMENT_HEADER_BYTES;
 use super::prepare;
 use super::segments::{Name, Segment};
-use super::shared::{Closing, Failure, Health, Next, NextSegment, Queued, Shared};
+use super::shared::{Closing, Health, Next, NextSegment, Shared};
 use crate::disk::DiskFile;
+use crate::entry::{ENTRY_HEADER_BYTES, EntryHeader};
+use crate::failure::Failure;
+use crate::queue::Queued;
 use crate::{Durable, Position};
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -84,8 +87,7 @@ pub(crate) fn run(
         if !matches!(state.health, Health::Failed(_)) {
             state.health = Health::Closed;
         }
-        state.queue = Default::default();
-        state.queued_bytes = 0;
+        state.queue.clear();
         state.next = Next::None;
     }
     drop(files);
@@ -131,7 +133,7 @@ impl Writer<'_> {
             if state.closing == Closing::Abandon {
                 return Ok(Work::End);
             }
-            let Some(first) = state.queue.front() else {
+            let Some(first) = state.queue.entries.front() else {
                 if state.closing == Closing::Drain {
                     return Ok(Work::End);
                 }
@@ -143,12 +145,12 @@ impl Writer<'_> {
             }
             let mut batch = Vec::new();
             let mut bytes = 0;
-            while let Some(next) = state.queue.front() {
+            while let Some(next) = state.queue.entries.front() {
                 bytes += next.bytes();
                 if bytes > left || (bytes > limit && !batch.is_empty()) {
                     break;
                 }
-                batch.extend(state.queue.pop_front());
+                batch.extend(state.queue.entries.pop_front());
             }
             return Ok(Work::Write(batch));
         }
@@ -242,7 +244,7 @@ impl Writer<'_> {
         {
             // Before the word goes out: who hears it may append at once.
             let mut state = self.shared.state.lock();
-            state.queued_bytes -= batch.iter().map(Queued::bytes).sum::<u64>();
+            state.queue.bytes -= batch.iter().map(Queued::bytes).sum::<u64>();
             if matches!(state.health, Health::Stalled(_)) {
                 state.health = Health::Running;
             }
