@@ -153,12 +153,9 @@ impl DiskCache {
     }
 
     /// Begins an object. It is written to local disk, uploaded when finished,
-    /// and then kept here.
-    ///
-    /// # Errors
-    /// None yet; the disk's and the store's come with what is written.
-    pub fn create(&self, name: &str) -> io::Result<CacheWriter> {
-        Ok(CacheWriter::new(Arc::clone(&self.shared), name))
+    /// and then kept here; without room on disk it goes straight to the store.
+    pub fn create(&self, name: &str) -> CacheWriter {
+        CacheWriter::new(Arc::clone(&self.shared), name)
     }
 
     /// Fetches all of an object in the background, as far as there is room.

@@ -195,7 +195,7 @@ fn without_any_room_reads_go_straight_to_the_store() {
         for _ in 0..2 {
             assert!(read(&cache, "x", 0, bytes.len()).unwrap() == bytes);
         }
-        let mut writer = cache.create("y").unwrap();
+        let mut writer = cache.create("y");
         writer.write(&bytes).unwrap();
         writer.finish().unwrap();
         assert!(read(&cache, "y", 0, bytes.len()).unwrap() == bytes);
@@ -219,7 +219,7 @@ fn what_is_written_is_in_the_store_and_here() {
         ("b/d", 300_000),
     ] {
         let bytes = content(len, 3);
-        let mut writer = cache.create(name).unwrap();
+        let mut writer = cache.create(name);
         for part in bytes.chunks(1000) {
             writer.write(part).unwrap();
         }
@@ -234,10 +234,10 @@ fn what_is_written_is_in_the_store_and_here() {
     let held = cache.stats().held_bytes;
     assert_disk(&cache, dir.path());
     // One that is dropped was never there, nor one whose name is taken.
-    let mut writer = cache.create("b/e").unwrap();
+    let mut writer = cache.create("b/e");
     writer.write(&content(50_000, 1)).unwrap();
     drop(writer);
-    let mut writer = cache.create("b/b").unwrap();
+    let mut writer = cache.create("b/b");
     writer.write(&content(50_000, 1)).unwrap();
     let error = writer.finish().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
@@ -248,7 +248,7 @@ fn what_is_written_is_in_the_store_and_here() {
     assert_eq!(files(dir.path()).len(), 3);
     // A store that is away: an error, and nothing is left.
     faulty.script(Op::Put, "b/f", 0, 1, Fault::Refuse);
-    let mut writer = cache.create("b/f").unwrap();
+    let mut writer = cache.create("b/f");
     writer.write(b"1").unwrap();
     assert!(writer.finish().is_err());
     assert_eq!(cache.stats().held_bytes, held);
@@ -269,7 +269,7 @@ fn after_a_restart_whole_objects_are_here_and_others_gone() {
     let (faulty, bucket, bytes) = with_object(20 * CHUNK as usize);
     let cache = open(dir.path(), 1 << 20, &bucket);
     for name in ["written", "evicted", "forgotten", "cut"] {
-        let mut writer = cache.create(name).unwrap();
+        let mut writer = cache.create(name);
         writer.write(&bytes).unwrap();
         writer.finish().unwrap();
     }
@@ -277,7 +277,7 @@ fn after_a_restart_whole_objects_are_here_and_others_gone() {
     assert!(read(&cache, "read", 0, bytes.len()).unwrap() == bytes);
     read(&cache, "x", 0, 10).unwrap();
     cache.forget("forgotten", 100..101);
-    let mut half = cache.create("half").unwrap();
+    let mut half = cache.create("half");
     half.write(&bytes).unwrap();
     // A kill: the directory as it is now.
     let killed = tempfile::tempdir().unwrap();
@@ -445,7 +445,7 @@ fn on_a_full_disk_reads_and_writes_go_on() {
     // What was cached gave way, and the disk was no less full.
     assert!(stats.disk_failures > 0 && stats.held_bytes <= 8 * CHUNK);
 
-    let mut writer = cache.create("y").unwrap();
+    let mut writer = cache.create("y");
     writer.write(&bytes).unwrap();
     writer.finish().unwrap();
     assert!(bucket.get("y").unwrap() == bytes);
@@ -453,7 +453,7 @@ fn on_a_full_disk_reads_and_writes_go_on() {
     // Full in the middle of writing.
     for filled_at in [1, 3, 7] {
         let name = format!("z{filled_at}");
-        let mut writer = cache.create(&name).unwrap();
+        let mut writer = cache.create(&name);
         for (n, part) in bytes.chunks(20_000).enumerate() {
             full.store(n >= filled_at, Ordering::SeqCst);
             writer.write(part).unwrap();
@@ -478,7 +478,7 @@ fn a_writer_that_failed_does_not_go_on() {
     let (hook, full) = failing(no_space);
     let cache =
         DiskCache::open_with(dir.path(), small(1 << 20), bucket.clone(), Some(hook)).unwrap();
-    let mut writer = cache.create("y").unwrap();
+    let mut writer = cache.create("y");
     writer.write(&bytes).unwrap();
     full.store(true, Ordering::SeqCst);
     faulty.script(Op::Begin, "y", 0, 1, Fault::Refuse);
@@ -523,7 +523,7 @@ fn a_disk_that_fails_costs_time_only() {
             on.store(step % 3 == 0, Ordering::SeqCst);
             match rng.random_range(0..20) {
                 0 => {
-                    let mut writer = cache.create(&format!("w{step}")).unwrap();
+                    let mut writer = cache.create(&format!("w{step}"));
                     writer.write(&bytes[..20_000]).unwrap();
                     writer.finish().unwrap();
                 }
@@ -583,7 +583,7 @@ fn many_threads_on_little_room_read_what_was_written() {
         let name = |n: u64| format!("branch-{}/layer-{n}", n % 3);
         let write = |n: u64, len: usize| {
             let bytes = content(len, n);
-            let mut writer = cache.create(&name(n)).unwrap();
+            let mut writer = cache.create(&name(n));
             for part in bytes.chunks(9000) {
                 writer.write(part).unwrap();
             }
@@ -682,7 +682,7 @@ fn in_front_of_a_directory() {
     let cache_dir = tempfile::tempdir().unwrap();
     let cache = open(cache_dir.path(), 1 << 20, &bucket);
     let bytes = content(100_000, 4);
-    let mut writer = cache.create("deep/er/x").unwrap();
+    let mut writer = cache.create("deep/er/x");
     writer.write(&bytes).unwrap();
     writer.finish().unwrap();
     cache.forget("deep/er/x", 0..50_000);
