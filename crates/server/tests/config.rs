@@ -32,7 +32,7 @@ fn flags_win_over_environment_over_file_over_defaults() {
     assert_eq!(config.grpc_listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.http_listen.to_string(), "127.0.0.1:8081");
     assert_eq!(config.log_format, LogFormat::Text);
-    assert_eq!(config.object_store, "file:///srv/x/layers");
+    assert_eq!(config.object_store, "file:///srv/x/store");
     assert_eq!(config.compute_log_size.0, 4 << 30);
 }
 
