@@ -1,6 +1,8 @@
 //! Where branches' logs are: opened, removed, swept.
 
 mod late;
+#[cfg(test)]
+mod tests;
 
 use crate::config::ServerConfig;
 use crate::project;

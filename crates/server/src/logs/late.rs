@@ -84,6 +84,17 @@ impl LateLog {
     }
 }
 
+/// What a log says that no epoch was ever sealed in.
+fn refused(epoch: Epoch) -> LogError {
+    match epoch {
+        Epoch(0) => LogError::NotBegun { epoch },
+        given => LogError::Fenced {
+            given,
+            current: Epoch(0),
+        },
+    }
+}
+
 /// Tells on until the log ends; then the sender is dropped, which says so.
 async fn forward(mut from: watch::Receiver<Durable>, to: watch::Sender<Durable>) {
     loop {
@@ -105,7 +116,7 @@ impl Log for LateLog {
 
     fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, LogError>> {
         Box::pin(async move {
-            let log = self.log().ok_or(LogError::NotBegun { epoch })?;
+            let log = self.log().ok_or_else(|| refused(epoch))?;
             let begun = log.begin(epoch, start).await?;
             self.seen(begun).await
         })
@@ -114,19 +125,22 @@ impl Log for LateLog {
     fn append(&self, epoch: Epoch, frames: Vec<Frame>) -> BoxFuture<'_, Result<(), LogError>> {
         match self.log() {
             Some(log) => log.append(epoch, frames),
-            None => Box::pin(async move { Err(LogError::NotBegun { epoch }) }),
+            None => Box::pin(async move { Err(refused(epoch)) }),
         }
     }
 
     fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), LogError> {
         match self.log() {
             Some(log) => log.accepted(epoch),
-            None => Err(LogError::NotBegun { epoch }),
+            None if epoch == Epoch(0) => Ok(Default::default()),
+            None => Err(refused(epoch)),
         }
     }
 
     fn durable(&self) -> watch::Receiver<Durable> {
-        self.durable.clone()
+        // Who asks late hears it without a detour.
+        self.log()
+            .map_or_else(|| self.durable.clone(), |log| log.durable())
     }
 
     fn read_from(&self, position: Position) -> Result<Box<dyn LogReader>, LogError> {
