@@ -96,15 +96,8 @@ impl App {
         progress: &Progress,
     ) -> Result<Started> {
         let mut up = self.server(progress).await?;
-        self.compute(
-            &up.home,
-            &mut up.project,
-            &up.running,
-            name,
-            port,
-            progress,
-        )
-        .await
+        self.compute(&up.home, &mut up.project, &up.running, name, port, progress)
+            .await
     }
 
     /// Starts the compute `name` on a server that runs. The caller holds the

@@ -221,9 +221,7 @@ impl Control {
     ) -> Result<T> {
         match answer {
             Ok(answer) => Ok(answer.into_inner()),
-            Err(s) if s.code() == Code::NotFound => {
-                Err(self.no_branch(&name.to_string()).await)
-            }
+            Err(s) if s.code() == Code::NotFound => Err(self.no_branch(&name.to_string()).await),
             Err(s) => Err(self.explain(&doing, &s)),
         }
     }
@@ -272,7 +270,11 @@ impl Control {
     ///
     /// # Errors
     /// When the server refuses.
-    pub async fn rename_branch(&self, old: &(dyn Display + Sync), new: &(dyn Display + Sync)) -> Result<Branch> {
+    pub async fn rename_branch(
+        &self,
+        old: &(dyn Display + Sync),
+        new: &(dyn Display + Sync),
+    ) -> Result<Branch> {
         let request = self.change(RenameBranchRequest {
             name: old.to_string(),
             new_name: new.to_string(),
@@ -307,7 +309,11 @@ impl Control {
     ///
     /// # Errors
     /// When the server refuses.
-    pub async fn create_lease(&self, from: &(dyn Display + Sync), at: Option<Moment>) -> Result<Branch> {
+    pub async fn create_lease(
+        &self,
+        from: &(dyn Display + Sync),
+        at: Option<Moment>,
+    ) -> Result<Branch> {
         let request = self.change(CreateLeaseRequest {
             from: from.to_string(),
             at: at.map(wire),

@@ -2,7 +2,7 @@
 
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, Unit};
 
 /// A moment of a branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,10 @@ pub fn parse(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Moment, Stri
     }
     if let Some(span) = text.strip_suffix("ago") {
         let span = so_long(span).ok_or_else(|| not_understood(text))?;
-        let then = now.checked_sub(span);
+        // Nobody means it to the nanosecond.
+        let then = now
+            .checked_sub(span)
+            .and_then(|then| then.round(Unit::Millisecond));
         return then
             .map(Moment::Time)
             .map_err(|_| format!("{text:?} is before time began"));
@@ -63,7 +66,10 @@ pub fn parse(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Moment, Stri
     let there = zone.to_ambiguous_timestamp(local);
     if there.is_ambiguous() {
         let one = |time: Result<Timestamp, jiff::Error>| {
-            time.map_or_else(|_| "a time out of range".to_owned(), |time| time.to_string())
+            time.map_or_else(
+                |_| "a time out of range".to_owned(),
+                |time| time.to_string(),
+            )
         };
         let (earlier, later) = (one(there.earlier()), one(there.later()));
         return Err(format!(

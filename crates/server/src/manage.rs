@@ -468,8 +468,7 @@ async fn abandon(node: &Arc<Node>, made: &Arc<OpenBranch>) {
     open::close_branch(made).await;
     let (node, id) = (Arc::clone(node), made.id());
     let removed = tokio::task::spawn_blocking(move || {
-        node.opened()
-            .map(|opened| opened.store.remove_branch(id))
+        node.opened().map(|opened| opened.store.remove_branch(id))
     });
     if !matches!(removed.await, Ok(Some(Ok(())))) {
         tracing::warn!(branch = %made.id(), "a branch that was not made is removed at the next start");

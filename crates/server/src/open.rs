@@ -42,7 +42,8 @@ fn claim_or_create(config: &ServerConfig, place: &dyn Place) -> Result<Catalog, 
         )));
     }
     let folders = place.folders(BRANCHES);
-    let folders = folders.map_err(|e| ServerError::io(format!("cannot list {}", place.url()), e))?;
+    let folders =
+        folders.map_err(|e| ServerError::io(format!("cannot list {}", place.url()), e))?;
     if !folders.is_empty() || project::logs(data_dir).exists() {
         return Err(nothing(
             "there is no project, but branches are there: put its catalogue back, or start with an empty directory and store"
@@ -136,7 +137,9 @@ pub(crate) fn open_branch(
         branch: name.to_owned(),
         source,
     })?;
-    let ancestor = meta.ancestor.and_then(|id| branches.get(&BranchRef::Id(id)));
+    let ancestor = meta
+        .ancestor
+        .and_then(|id| branches.get(&BranchRef::Id(id)));
     let pages = Branch::open(
         Arc::clone(store),
         meta.id,

@@ -263,7 +263,8 @@ pub(crate) fn refuse_former(data_dir: &Path) -> Result<(), ServerError> {
 /// When it is another project's: its logs would be taken for leftovers.
 pub(crate) fn settle(data_dir: &Path, id: &str) -> Result<(), ServerError> {
     let path = data_dir.join(ID_FILE);
-    let failed = |what: &str, source| ServerError::io(format!("cannot {what} {}", path.display()), source);
+    let failed =
+        |what: &str, source| ServerError::io(format!("cannot {what} {}", path.display()), source);
     match std::fs::read_to_string(&path) {
         Ok(found) if found.trim() == id => {
             // What a template's copy leaves when it is cut short at its very

@@ -11,8 +11,8 @@ use common::{Server, Writer, http_get, page, refused, with, with_database};
 use std::time::Instant;
 use tonic::Code;
 use xylem_proto::control::{
-    AttachRequest, CreateBranchRequest, CreateLeaseRequest, ListBranchesRequest, RemoveBranchRequest,
-    RenameBranchRequest, ResolveTimeRequest, RestoreBranchRequest,
+    AttachRequest, CreateBranchRequest, CreateLeaseRequest, ListBranchesRequest,
+    RemoveBranchRequest, RenameBranchRequest, ResolveTimeRequest, RestoreBranchRequest,
 };
 use xylem_proto::pageserver::PageStreamRequest;
 
@@ -65,9 +65,15 @@ async fn a_branch_shares_the_past_and_has_a_future_of_its_own() {
     // A branch of the branch, and one of its ancestor through it.
     let past = dev.ancestor_lsn;
     let grand = create(&server, "grand", "dev").await;
-    assert_eq!((grand.ancestor.as_str(), grand.ancestor_lsn), ("dev", child.lsn));
+    assert_eq!(
+        (grand.ancestor.as_str(), grand.ancestor_lsn),
+        ("dev", child.lsn)
+    );
     let aunt = create_at(&server, "aunt", "dev", past - 1).await.unwrap();
-    assert_eq!((aunt.ancestor.as_str(), aunt.ancestor_lsn), ("main", past - 1));
+    assert_eq!(
+        (aunt.ancestor.as_str(), aunt.ancestor_lsn),
+        ("main", past - 1)
+    );
     assert_eq!(Reader::new(&server, "grand").newest(5, 3, 0).await, 22);
     assert_eq!(Reader::new(&server, "aunt").newest(5, 4, 0).await, 0);
     let told = list(&server, false).await;
@@ -145,11 +151,7 @@ async fn names_are_checked() {
         ("main", "", Code::AlreadyExists),
         ("x", "nobody", Code::NotFound),
         ("x", "id:0123", Code::InvalidArgument),
-        (
-            "x",
-            "id:00000000000000000000000000000007",
-            Code::NotFound,
-        ),
+        ("x", "id:00000000000000000000000000000007", Code::NotFound),
         ("", "main", Code::InvalidArgument),
         ("a/b", "main", Code::InvalidArgument),
         ("main@1", "main", Code::InvalidArgument),
@@ -276,7 +278,10 @@ async fn a_renamed_branch_keeps_its_compute() {
     assert_eq!(names(&server).await, ["main", "prod"]);
     let (_, text) = http_get(server.addrs.http, "/metrics").await;
     assert!(!text.contains("branch=\"dev\""), "{text}");
-    assert!(text.contains("xylem_wal_frames_total{branch=\"prod\"} 1"), "{text}");
+    assert!(
+        text.contains("xylem_wal_frames_total{branch=\"prod\"} 1"),
+        "{text}"
+    );
 
     for (from, to, code) in [
         ("prod", "main", Code::AlreadyExists),
@@ -324,7 +329,10 @@ async fn a_restored_branch_begins_in_the_past_and_the_old_line_lives_on() {
     assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
     let epoch = attached.epoch;
     for branch in ["main".to_owned(), format!("id:{}", kept.id)] {
-        let status = Writer::open_on(&server, &branch, epoch).await.err().unwrap();
+        let status = Writer::open_on(&server, &branch, epoch)
+            .await
+            .err()
+            .unwrap();
         assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
         let metadata = [("xylem-branch", branch.as_str()), ("xylem-epoch", "1")];
         let status = refused(
@@ -343,7 +351,10 @@ async fn a_restored_branch_begins_in_the_past_and_the_old_line_lives_on() {
     // with the line's id only.
     let again = server.attach_to("main").await.unwrap();
     assert_eq!((again.epoch, again.start_lsn), (epoch, good + 16));
-    let status = Writer::open_on(&server, "main", again.epoch).await.err().unwrap();
+    let status = Writer::open_on(&server, "main", again.epoch)
+        .await
+        .err()
+        .unwrap();
     assert!(status.message().contains(&new.id), "{status:?}");
     let id = format!("id:{}", again.branch_id);
     let mut writer = Writer::open_on(&server, &id, again.epoch).await.unwrap();

@@ -70,7 +70,9 @@ async fn a_lease_shows_its_moment_and_is_hidden() {
     assert_eq!(status.code(), Code::FailedPrecondition);
     let status = lease(&server, "main@1", None).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
-    let status = lease(&server, "main", at_lsn(main.lsn + 1)).await.unwrap_err();
+    let status = lease(&server, "main", at_lsn(main.lsn + 1))
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange);
     let status = refused_create(&server, "main@7", "main", None).await;
     assert_eq!(status.code(), Code::InvalidArgument);
@@ -98,7 +100,9 @@ async fn a_lease_that_nobody_uses_goes() {
 
     let (requests, receiver) = mpsc::channel::<PageStreamRequest>(1);
     let metadata = [("xylem-branch", id(&streamed))];
-    let metadata = metadata.each_ref().map(|(key, value)| (*key, value.as_str()));
+    let metadata = metadata
+        .each_ref()
+        .map(|(key, value)| (*key, value.as_str()));
     let request = with(ReceiverStream::new(receiver), &metadata);
     let answers = server.pages().await.page_stream(request).await.unwrap();
     let attached = server.attach_to(&id(&written)).await.unwrap();

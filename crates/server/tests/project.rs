@@ -33,10 +33,7 @@ fn child(id: u128, ancestor: u128, lease: bool) -> BranchMeta {
     }
 }
 
-fn change(
-    catalog: &Catalog,
-    act: impl FnOnce(&mut Project),
-) -> Result<(), catalog::CatalogError> {
+fn change(catalog: &Catalog, act: impl FnOnce(&mut Project)) -> Result<(), catalog::CatalogError> {
     catalog.change(|project| {
         act(project);
         Ok(())
@@ -347,7 +344,9 @@ fn an_interrupted_copy_starts_over_and_strange_directories_are_left_alone() {
         .to_string();
     assert!(error.contains("not a place for a new project"), "{error}");
     std::fs::write(dir.path().join("branches/half"), "x").unwrap();
-    let half = dir.path().join("store/branches/00000000000000000000000000000abc");
+    let half = dir
+        .path()
+        .join("store/branches/00000000000000000000000000000abc");
     std::fs::create_dir_all(&half).unwrap();
     let marker = dir.path().join("copying");
     // Into another store.

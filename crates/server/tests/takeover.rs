@@ -186,13 +186,14 @@ async fn a_crash_between_any_two_changes_leaves_a_store_that_opens() {
             copy_dir(prepared_dir.path(), dir.path());
             let steps = Arc::new(AtomicUsize::new(0));
             let counted = Arc::clone(&steps);
-            let failing: Arc<dyn Place> = Arc::new(place.hooked(move |_: &Step| {
-                match counted.fetch_add(1, Ordering::SeqCst) {
-                    step if step < last => Fate::Done,
-                    step if step == last => fate,
-                    _ => Fate::Fails,
-                }
-            }));
+            let failing: Arc<dyn Place> =
+                Arc::new(place.hooked(
+                    move |_: &Step| match counted.fetch_add(1, Ordering::SeqCst) {
+                        step if step < last => Fate::Done,
+                        step if step == last => fate,
+                        _ => Fate::Fails,
+                    },
+                ));
             let mut certain = Certain::default();
             if let Ok(server) = Server::try_on(config(&args(dir.path())), failing) {
                 certain = script(&server, good).await;
@@ -210,21 +211,27 @@ async fn a_crash_between_any_two_changes_leaves_a_store_that_opens() {
     assert!(longest > 20, "the script takes {longest} steps only");
 }
 
-async fn check(
-    place: &MemPlace,
-    dir: &Path,
-    certain: &Certain,
-    good: u64,
-    at: (Fate, usize),
-) {
+async fn check(place: &MemPlace, dir: &Path, certain: &Certain, good: u64, at: (Fate, usize)) {
     let server = Server::on(dir, place.shared());
     let all = list(&server, true).await;
     let names: BTreeSet<String> = all.iter().map(|branch| branch.name.clone()).collect();
-    assert!(certain.there.is_subset(&names), "{at:?}: {names:?} lack {:?}", certain.there);
-    assert!(certain.gone.is_disjoint(&names), "{at:?}: {names:?} have {:?}", certain.gone);
+    assert!(
+        certain.there.is_subset(&names),
+        "{at:?}: {names:?} lack {:?}",
+        certain.there
+    );
+    assert!(
+        certain.gone.is_disjoint(&names),
+        "{at:?}: {names:?} have {:?}",
+        certain.gone
+    );
     let restored = names.contains("old");
     for branch in &all {
-        let expected = if restored && branch.name == "main" { 1 } else { 666 };
+        let expected = if restored && branch.name == "main" {
+            1
+        } else {
+            666
+        };
         let id = format!("id:{}", branch.id);
         let seen = Reader::new(&server, &id).newest(5, 3, 0).await;
         assert_eq!(seen, expected, "{at:?}: {}", branch.name);

@@ -148,7 +148,7 @@ async fn remove(app: &App, up: &Up, name: &ComputeName) -> Result<()> {
     if branch.children.is_empty() {
         ran = stop::stop(&app.state, name).await?;
     }
-    control.remove_branch(&format!("id:{}", branch.id)).await?;
+    control.remove_branch(name).await?;
     files::remove_tree(app.state.compute(name).root())?;
     if app.json {
         return output::json(&branch);

@@ -128,10 +128,9 @@ fn no_compute(app: &App, name: &ComputeName) -> anyhow::Error {
     let names: Vec<String> = all.iter().map(|(name, _)| name.to_string()).collect();
     let hint = match near(&name.to_string(), names.iter().map(String::as_str)) {
         Some(near) => format!("did you mean {near}?"),
-        None if name.is_reader() => format!(
-            "`{}` shows those there are",
-            app.command("compute ls")
-        ),
+        None if name.is_reader() => {
+            format!("`{}` shows those there are", app.command("compute ls"))
+        }
         None => format!(
             "start one with `{}`",
             app.command(&format!("compute start {name}"))

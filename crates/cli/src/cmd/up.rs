@@ -153,9 +153,7 @@ fn settle(app: &App, args: &UpArgs) -> Result<(Project, bool)> {
                 .clone()
                 .unwrap_or_else(|| xylem_server::place::default_url(&app.state.server_data()));
             return Err(Failure::new(
-                format!(
-                    "this project lives in {place}, which cannot be changed to {url}"
-                ),
+                format!("this project lives in {place}, which cannot be changed to {url}"),
                 "leave --object-store out, or make another project with --dir",
             ));
         }

@@ -32,7 +32,7 @@ END FOR; END;\n";
 
 /// Who can write: nobody must. `READ_ONLY_ADMIN_ACL` in `sql/privilege.h` is
 /// `1 << 33`; accounts of former versions have it with SUPER, and no version.
-const WHO_WRITES: &str = "SELECT CONCAT(@@read_only, ' ', COUNT(*)) FROM mysql.global_priv \
+const WHO_WRITES: &str = "SELECT CONCAT(@@read_only + 0, ' ', COUNT(*)) FROM mysql.global_priv \
 WHERE JSON_VALUE(Priv, '$.access') & 8589934592 OR JSON_VALUE(Priv, '$.version_id') IS NULL";
 
 /// Checks that the reader that was started takes no writes.

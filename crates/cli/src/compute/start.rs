@@ -244,7 +244,10 @@ impl Starter<'_> {
         let kept = if main {
             self.project.ports.mysql
         } else {
-            before.map(|r| r.port)
+            // That of `main` goes with the name.
+            before
+                .map(|r| r.port)
+                .filter(|port| self.project.ports.mysql != Some(*port))
         };
         let preferred = match (kept, main) {
             (Some(port), _) => port,

@@ -221,9 +221,13 @@ fn a_reader_s_init_file_has_one_statement_a_line() {
 #[test]
 fn a_binary_log_is_one_compute_s() {
     let project = Project {
-        mariadbd_args: ["--max-connections=9", "--log-bin=/b/n", "--log_bin_index=/b/i"]
-            .map(str::to_owned)
-            .to_vec(),
+        mariadbd_args: [
+            "--max-connections=9",
+            "--log-bin=/b/n",
+            "--log_bin_index=/b/i",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
         ..Project::new()
     };
     assert_eq!(project.mariadbd_args_of(true).count(), 3);

@@ -106,7 +106,13 @@ fn branches_take_their_options() {
     assert_eq!(create.from.as_str(), "dev");
     assert!(matches!(create.at, Some(Moment::Time(_))));
     let words = [
-        "branch", "restore", "main", "--at", "77", "--keep-as", "bad-day",
+        "branch",
+        "restore",
+        "main",
+        "--at",
+        "77",
+        "--keep-as",
+        "bad-day",
     ];
     let BranchCommand::Restore(restore) = branch(&words) else {
         panic!()

@@ -86,10 +86,16 @@ fn a_reader_has_its_name_and_its_lsn() {
     let name = ComputeName::parse("main@2").unwrap();
     let report = ComputeReport::new(&state, &name, &record, &[branch()]);
     let text = crate::cmd::status::computes(&[report]);
-    assert!(text.contains("main@2") && text.contains("77 read-only"), "{text}");
+    assert!(
+        text.contains("main@2") && text.contains("77 read-only"),
+        "{text}"
+    );
     let report = ComputeReport::new(&state, &name, &record, &[]);
     let row = serde_json::to_value(report).unwrap();
-    assert_eq!((&row["name"], &row["branch"]), (&json!("main@2"), &json!("main")));
+    assert_eq!(
+        (&row["name"], &row["branch"]),
+        (&json!("main@2"), &json!("main"))
+    );
     assert_eq!((&row["read_only"], &row["lsn"]), (&json!(true), &json!(77)));
     assert_eq!(row["dir"], "/s/computes/main@2");
 }
@@ -157,7 +163,11 @@ fn the_tree_of_branches_is_drawn() {
         .lines()
         .map(|line| line.split("  ").next().unwrap_or_default())
         .collect();
-    assert_eq!(names, ["BRANCH", "main", "├─ test", "└─ dev", "", ], "{text}");
+    assert_eq!(
+        names,
+        ["BRANCH", "main", "├─ test", "└─ dev", "",],
+        "{text}"
+    );
     assert!(text.contains("   └─ try  400"), "{text}");
     assert!(text.contains("3.0 KiB"), "{text}");
     let part = crate::cmd::branch::tree(&all, Some("dev"));

@@ -76,7 +76,10 @@ async fn nothing_is_made_before_an_epoch_is() {
     let disk = ModelDisk::new();
     let log = LateLog::new(move || {
         *count.lock() += 1;
-        Ok(Arc::new(LocalLog::open_on(Arc::new(disk.clone()), small())?))
+        Ok(Arc::new(LocalLog::open_on(
+            Arc::new(disk.clone()),
+            small(),
+        )?))
     });
     let mut reader = log.read_from(Position::default()).unwrap();
     assert!(reader.next().unwrap().is_none());
@@ -117,7 +120,10 @@ async fn a_log_that_could_not_be_made_is_made_by_the_next_attempt() {
                 source: std::io::ErrorKind::StorageFull.into(),
             });
         }
-        Ok(Arc::new(LocalLog::open_on(Arc::new(disk.clone()), small())?))
+        Ok(Arc::new(LocalLog::open_on(
+            Arc::new(disk.clone()),
+            small(),
+        )?))
     });
     assert!(matches!(log.seal().await, Err(LogError::Io { .. })));
     assert_eq!(log.seal().await.unwrap().epoch(), Epoch(1));

@@ -199,7 +199,10 @@ impl Folder {
     /// All numbers there are, in order.
     fn numbers(&self) -> Result<Vec<u64>, CatalogError> {
         let list = self.files.list().map_err(self.io("list", FOLDER))?;
-        let mut numbers: Vec<u64> = list.iter().filter_map(|(name, _)| number_of(name)).collect();
+        let mut numbers: Vec<u64> = list
+            .iter()
+            .filter_map(|(name, _)| number_of(name))
+            .collect();
         numbers.sort_unstable();
         Ok(numbers)
     }
@@ -233,7 +236,11 @@ impl Folder {
     fn put(&self, content: &Content) -> Result<Put, CatalogError> {
         let name = name_of(content.number);
         let bytes = render(content).map_err(|e| CatalogError::Invalid(e.to_string()))?;
-        match self.files.put_new(&name, &bytes).map_err(self.io("create", &name))? {
+        match self
+            .files
+            .put_new(&name, &bytes)
+            .map_err(self.io("create", &name))?
+        {
             // An attempt whose outcome was not known may have made it.
             Put::Exists if self.files.read(&name).is_ok_and(|found| found == bytes) => {
                 Ok(Put::NotSynced)
@@ -266,7 +273,9 @@ pub fn read_files(files: Arc<dyn Files>, place: String) -> Result<Option<Project
 /// # Errors
 /// As for [`read_files`].
 pub fn read(place: &dyn Place) -> Result<Option<Project>, CatalogError> {
-    Ok(Folder::open(place)?.newest()?.map(|content| content.project))
+    Ok(Folder::open(place)?
+        .newest()?
+        .map(|content| content.project))
 }
 
 /// Whether there is a catalogue in `place`.
@@ -305,7 +314,8 @@ impl Catalog {
             let Some(newest) = folder.newest()? else {
                 return Ok(None);
             };
-            let catalog = Catalog::with(Folder::open(place)?, writer, newest.number, newest.project);
+            let catalog =
+                Catalog::with(Folder::open(place)?, writer, newest.number, newest.project);
             match catalog.change(|_| Ok::<(), CatalogError>(())) {
                 Ok(()) => return Ok(Some(catalog)),
                 // Others open it, too; the last of them has it.

@@ -112,7 +112,8 @@ fn read_template(dir: &Path) -> Result<(PathBuf, Project), ServerError> {
     }
     let files = LocalFiles::open(&folder, None)
         .map_err(|source| ServerError::io(format!("cannot open {}", folder.display()), source))?;
-    let project = catalog::read_files(Arc::new(files), store.display().to_string())?.ok_or_else(none)?;
+    let project =
+        catalog::read_files(Arc::new(files), store.display().to_string())?.ok_or_else(none)?;
     Ok((store, project))
 }
 
@@ -123,10 +124,11 @@ fn begin(data_dir: &Path, place: &dyn Place, url: &str) -> Result<(), ServerErro
     let ours = std::fs::read_to_string(&marker).is_ok_and(|text| text.trim() == url);
     let occupied = |where_: String| ServerError::Project {
         path: data_dir.to_owned(),
-        message: format!("there is no project, but {where_} is there: not a place for a new project"),
+        message: format!(
+            "there is no project, but {where_} is there: not a place for a new project"
+        ),
     };
-    let in_store =
-        |source| ServerError::io(format!("cannot make room in the store {url}"), source);
+    let in_store = |source| ServerError::io(format!("cannot make room in the store {url}"), source);
     let logs = logs(data_dir);
     if logs.exists() {
         if !ours {
@@ -150,7 +152,11 @@ fn begin(data_dir: &Path, place: &dyn Place, url: &str) -> Result<(), ServerErro
 /// Copies the files of a template's folder into a folder of the store.
 fn copy_folder(from: &Path, place: &dyn Place, to: &str) -> Result<(), ServerError> {
     let failed = |name: &str| {
-        let context = format!("cannot copy {} into {}", from.join(name).display(), place.url());
+        let context = format!(
+            "cannot copy {} into {}",
+            from.join(name).display(),
+            place.url()
+        );
         move |source| ServerError::io(context, source)
     };
     if !from.is_dir() {

@@ -245,9 +245,7 @@ fn branch_of(opened: &Opened, project: &Project, branch: &OpenBranch) -> Branch 
 }
 
 fn time(point: &Point) -> String {
-    point
-        .time
-        .map_or_else(String::new, |time| time.to_string())
+    point.time.map_or_else(String::new, |time| time.to_string())
 }
 
 fn name(field: &str, text: &str) -> Result<BranchName, Status> {

@@ -15,7 +15,15 @@ pub fn tree(branches: &[BranchReport], root: Option<&str>) -> String {
         rows.push(row(top, top.name.clone()));
         below(branches, top, "", &mut rows);
     }
-    let head = ["BRANCH", "LEFT AT", "LSN", "OWN", "LOG", "LAYERS", "SHARES IN"];
+    let head = [
+        "BRANCH",
+        "LEFT AT",
+        "LSN",
+        "OWN",
+        "LOG",
+        "LAYERS",
+        "SHARES IN",
+    ];
     table(&head, &rows)
 }
 
