@@ -6,6 +6,7 @@ mod debian;
 mod dist;
 mod packages;
 mod plugin;
+mod s3server;
 mod steps;
 mod suite;
 

@@ -32,11 +32,14 @@ const NEEDED: &[&str] = &[
 
 /// Installs what is missing; without root, says the one command that does.
 pub fn install() -> Result<()> {
-    let missing: Vec<&str> = NEEDED
+    let mut missing: Vec<&str> = NEEDED
         .iter()
         .copied()
         .filter(|package| !is_installed(package))
         .collect();
+    if python_with_pip().is_none() {
+        missing.push("python3-pip");
+    }
     if missing.is_empty() {
         return Ok(());
     }
@@ -70,4 +73,11 @@ fn is_installed(package: &str) -> bool {
         package,
     ]));
     query.is_ok_and(|status| status == "installed")
+}
+
+/// A Python that can fetch packages, whoever installed it.
+pub fn python_with_pip() -> Option<&'static str> {
+    ["python3", "/usr/bin/python3"]
+        .into_iter()
+        .find(|python| steps::output(Command::new(python).args(["-m", "pip", "--version"])).is_ok())
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: formatting, lints, licences, and every test.
 
 use crate::dist::Dist;
-use crate::{cache, packages, plugin, steps};
+use crate::{cache, packages, plugin, s3server, steps};
 use anyhow::{Context, Result, bail};
 use std::process::Command;
 
@@ -11,6 +11,7 @@ const CARGO_DENY: &str = "0.20.2";
 /// Runs everything, or only the tests that `filter` names.
 pub fn run(dist: &Dist, filter: Option<&str>) -> Result<()> {
     packages::install()?;
+    let weed = s3server::weed()?;
     if filter.is_none() {
         check(
             "formatting",
@@ -38,6 +39,7 @@ pub fn run(dist: &Dist, filter: Option<&str>) -> Result<()> {
     if let Some(filter) = filter {
         tests.arg(filter);
     }
+    tests.env(s3server::VARIABLE, weed);
     check("tests", dist.environment(&mut tests))
 }
 

@@ -101,6 +101,7 @@ fn ingest(log: &Log) -> Result<(Duration, Duration, u64)> {
         Arc::new(LocalPlace::open(&dir.path().join("pages"))?),
     )?;
     let started = Instant::now();
+    store.start_ingest();
     let branch = Branch::open(store, BranchId(1), wal, None)?;
     runtime.block_on(async {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(3600);

@@ -1,1 +1,22 @@
 //! Object stores: opening by URL, create-if-absent, retries, a cache on local disk.
+//!
+//! A [`Bucket`] is a place in an object store, for threads; [`Objects`] is the
+//! same for async callers. See docs/object-storage.md.
+
+mod bucket;
+mod check;
+mod error;
+mod objects;
+mod open;
+mod retry;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod upload;
+
+pub use bucket::Bucket;
+pub use check::CheckError;
+pub use error::{ObjectError, Reason, outcome_unknown};
+pub use objects::{BucketStats, Created, Objects};
+pub use open::{BucketConfig, OpenError};
+pub use retry::Retry;
+pub use upload::Upload;

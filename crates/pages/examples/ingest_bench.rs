@@ -155,6 +155,7 @@ fn main() {
         let store = Store::open(c, Arc::new(LocalPlace::open(&sub).unwrap())).unwrap();
         let resident_before = resident("VmRSS:");
         let begin = Instant::now();
+        store.start_ingest();
         let branch = Branch::open(
             Arc::clone(&store),
             BRANCH,
@@ -204,6 +205,7 @@ fn main() {
         let c = config.clone();
         let begin = Instant::now();
         let store = Store::open(c, Arc::new(LocalPlace::open(&sub).unwrap())).unwrap();
+        store.start_ingest();
         let branch = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>, None).unwrap();
         println!("{:<34} {:>9.1?}", "open", begin.elapsed());
         read(

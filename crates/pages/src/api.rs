@@ -1,7 +1,37 @@
 //! What the page store takes and returns.
 
 use std::sync::Arc;
+use std::time::Duration;
 use xylem_types::{BranchId, Lsn, PageId, SpaceId};
+
+/// What tells the time: the same clock as the log's.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> u64 + Send + Sync>);
+
+impl Clock {
+    /// The system's.
+    pub fn system() -> Clock {
+        Clock::new(|| {
+            let since = std::time::SystemTime::UNIX_EPOCH.elapsed();
+            since.map_or(0, |d| d.as_micros() as u64)
+        })
+    }
+
+    /// Another: `now` answers in microseconds since 1970.
+    pub fn new(now: impl Fn() -> u64 + Send + Sync + 'static) -> Clock {
+        Clock(Arc::new(now))
+    }
+
+    pub(crate) fn now_us(&self) -> u64 {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Clock({} µs)", self.now_us())
+    }
+}
 
 /// How a store is set up.
 #[derive(Clone, Debug)]
@@ -17,6 +47,14 @@ pub struct StoreConfig {
     pub image_after_bytes: u64,
     /// The same for the number of mtrs.
     pub image_after_mtrs: u32,
+    /// Most bytes of a layer that a merge writes, about.
+    pub merged_layer_bytes: u64,
+    /// An open layer is flushed when it has been open for so long.
+    pub flush_after: Duration,
+    /// How far back every LSN stays readable.
+    pub history: Duration,
+    /// What tells the time.
+    pub clock: Clock,
     /// Whether the log is trimmed behind what layers durably hold.
     pub trim_log: bool,
 }
@@ -29,6 +67,10 @@ impl Default for StoreConfig {
             open_layer_bytes: 64 << 20,
             image_after_bytes: 16 << 10,
             image_after_mtrs: 128,
+            merged_layer_bytes: 128 << 20,
+            flush_after: Duration::from_secs(300),
+            history: Duration::from_secs(7 * 24 * 3600),
+            clock: Clock::system(),
             trim_log: true,
         }
     }

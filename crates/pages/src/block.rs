@@ -22,9 +22,9 @@ pub(crate) enum Codec {
     Dense,
 }
 
-/// Zstandard's level: beyond this, blocks of pages get a few percent smaller
-/// and take several times as long.
-const ZSTD_LEVEL: i32 = 3;
+/// Zstandard's level. On pages of a sysbench table higher ones save nothing
+/// more and take longer (`examples/codecs.rs`, docs/benchmarks.md).
+const ZSTD_LEVEL: i32 = 1;
 
 /// Bytes before a block's payload.
 pub(crate) const BLOCK_HEADER: usize = 16;

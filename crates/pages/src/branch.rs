@@ -35,12 +35,15 @@ pub(crate) struct Parent {
     pub(crate) shared: Arc<Shared>,
     /// The last LSN they share.
     pub(crate) lsn: Lsn,
+    /// Everything they share stands before this in its log.
+    position: Position,
 }
 
 impl Parent {
     fn behind(&self) -> Option<ReadError> {
         let reached = self.shared.applied();
-        if reached >= self.lsn {
+        // The LSN may lie behind that of the last mtr: see `fork`.
+        if reached >= self.lsn || *self.shared.position_tx.borrow() >= self.position {
             return None;
         }
         Some(match self.shared.failed() {
@@ -82,6 +85,8 @@ pub(crate) struct Shared {
     generations: Vec<AtomicU64>,
     /// First LSN of the branch; `u64::MAX` until an epoch has begun.
     oldest: AtomicU64,
+    /// Held while layers are merged.
+    pub(crate) upkeep: Mutex<()>,
     pub(crate) parent: Option<Parent>,
     /// Where others left this one.
     pub(crate) forks: Forks,
@@ -124,6 +129,21 @@ impl Shared {
     /// with it: then the error that says so.
     pub(crate) fn ancestor_behind(&self) -> Option<ReadError> {
         self.ancestors().find_map(Parent::behind)
+    }
+
+    /// Waits until what is shared with ancestors can be read, or never can.
+    pub(crate) async fn ancestors_ready(&self) {
+        for parent in self.ancestors() {
+            let mut position = parent.shared.position_tx.subscribe();
+            loop {
+                position.borrow_and_update();
+                match parent.behind() {
+                    None | Some(ReadError::Stopped(_)) => break,
+                    // The sender lives as long as the parent.
+                    Some(_) => drop(position.changed().await),
+                }
+            }
+        }
     }
 
     pub(crate) fn source(&self) -> Source<'_> {
@@ -297,6 +317,26 @@ impl Shared {
         }
     }
 
+    /// Replaces the list of layer files by what `change` makes of it.
+    pub(crate) fn change_files(
+        &self,
+        change: impl FnOnce(&[Arc<LayerFile>]) -> Vec<Arc<LayerFile>>,
+    ) {
+        let mut layers = self.layers.write();
+        let mut next = Layers::clone(&layers);
+        next.files = Arc::new(change(&layers.files));
+        *layers = Arc::new(next);
+    }
+
+    /// Freezes the open layer when it has been open for long, so that the log
+    /// behind it can go.
+    pub(crate) fn flush_when_old(&self) {
+        let open = Arc::clone(&self.layers.read().open);
+        if !open.is_empty() && open.age() >= self.store.config.flush_after {
+            self.freeze();
+        }
+    }
+
     /// The oldest frozen layer now stands in `files`.
     pub(crate) fn flushed(&self, files: Vec<Arc<LayerFile>>) {
         {
@@ -416,6 +456,7 @@ impl Branch {
             flusher_ended: AtomicBool::new(false),
             stats: Counters::default(),
             generations: (0..GENERATIONS).map(|_| AtomicU64::new(0)).collect(),
+            upkeep: Mutex::new(()),
             parent,
             forks: Forks::new(layers_end.unwrap_or(end)),
             store: Arc::clone(&store),
@@ -551,6 +592,8 @@ impl Branch {
                 tracing::error!(branch = %self.shared.id, "a thread of the branch panicked");
             }
         }
+        // A merge of it ends soon.
+        drop(self.shared.upkeep.lock());
     }
 }
 
@@ -574,6 +617,7 @@ fn parent(
             Ok(Some(Parent {
                 shared,
                 lsn: named.lsn,
+                position: named.position,
             }))
         }
         (named, given) => {
@@ -587,27 +631,6 @@ fn parent(
     }
 }
 
-/// Waits until what is shared with ancestors can be read.
-async fn wait_for_ancestors(s: &Shared, deadline: Instant) -> Result<(), ReadError> {
-    for parent in s.ancestors() {
-        let mut applied = parent.shared.applied_tx.subscribe();
-        loop {
-            applied.borrow_and_update();
-            match parent.behind() {
-                None => break,
-                Some(stopped @ ReadError::Stopped(_)) => return Err(stopped),
-                Some(behind) => {
-                    let moved = tokio::time::timeout_at(deadline, applied.changed()).await;
-                    if !matches!(moved, Ok(Ok(()))) {
-                        return Err(behind);
-                    }
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
 async fn wait<T>(
     s: &Shared,
     mut rx: watch::Receiver<T>,
@@ -615,7 +638,13 @@ async fn wait<T>(
     reached: impl Fn(&T) -> bool,
     wanted: Lsn,
 ) -> Result<(), ReadError> {
-    wait_for_ancestors(s, deadline).await?;
+    if tokio::time::timeout_at(deadline, s.ancestors_ready())
+        .await
+        .is_err()
+        && let Some(behind) = s.ancestor_behind()
+    {
+        return Err(behind);
+    }
     loop {
         if reached(&rx.borrow_and_update()) {
             return Ok(());

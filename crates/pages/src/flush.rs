@@ -6,12 +6,10 @@
 
 use crate::api::{ReadError, StoreError};
 use crate::branch::Shared;
-use crate::catalog::{NodeKind, SpaceInfo};
+use crate::catalog::SpaceInfo;
 use crate::chain::Kind;
 use crate::files::Put;
-use crate::key::{
-    Key, TAG_PATH, TAG_SIDE, TAG_SPACE, page_from_u64, page_to_u64, side_of, space_of,
-};
+use crate::key::{Key, page_from_u64, page_to_u64};
 use crate::layer::{LayerKind, LayerMeta, Summary};
 use crate::layer_read::{LayerError, LayerFile};
 use crate::layer_write::LayerWriter;
@@ -34,6 +32,8 @@ const STOP_CHECK: usize = 256;
 
 pub(crate) enum Fault {
     Stopped,
+    /// Nothing is lost, and trying again makes no sense now.
+    Stuck(String),
     /// Worth trying again: the disk may be full.
     Again(String),
     /// Not worth it.
@@ -68,7 +68,7 @@ fn flush_all(shared: &Shared) {
                     break;
                 }
                 Err(Fault::Stopped) => return,
-                Err(Fault::Dead(why)) => {
+                Err(Fault::Dead(why) | Fault::Stuck(why)) => {
                     shared.fail(format!("flush of layers: {why}"));
                     return;
                 }
@@ -311,9 +311,9 @@ fn write_delta(
                 summary.layers = summary.layers.saturating_add(before.layers);
             }
             out.begin_key(&encoded, summary)?;
-            frozen
-                .layer
-                .each(versions, |lsn, kind, bytes| out.version(lsn, kind, bytes))?;
+            frozen.layer.each(versions, |lsn, kind, bytes| {
+                out.version(lsn, kind, bytes, true)
+            })?;
             let long = u64::from(summary.bytes) > config.image_after_bytes
                 || summary.versions > config.image_after_mtrs
                 || summary.layers > LAYERS_MAX;
@@ -390,7 +390,7 @@ fn write_images(
         let Some((lsn, bytes)) = image else { continue };
         let encoded = key.encode();
         out.begin_key(&encoded, Summary::default())?;
-        out.version(lsn, Kind::Image, &bytes)?;
+        out.version(lsn, Kind::Image, &bytes, true)?;
         if matches!(key, Key::Page(_)) {
             shared.stats.images_written.add(1);
         }

@@ -54,6 +54,22 @@ pub(crate) fn run(shared: &Arc<Shared>, resume: Resume, reader: Box<dyn LogReade
         Ok(r) => r,
         Err(e) => return shared.fail(format!("no runtime for the ingest thread: {e}")),
     };
+    let (mut started, mut stop) = (shared.store.started(), shared.stop_watch());
+    runtime.block_on(async {
+        tokio::select! {
+            () = async {
+                let _ = started.wait_for(|started| *started).await;
+                // What is read again may depend on what they have.
+                shared.ancestors_ready().await;
+            } => {}
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+    });
+    match shared.ancestor_behind() {
+        Some(_) if shared.stopped() => return,
+        Some(e) => return shared.fail(e.to_string()),
+        None => {}
+    }
     let mut ingest = Ingest::new(Arc::clone(shared), resume);
     match ingest.follow(reader, durable, &runtime) {
         Ok(()) => tracing::info!(branch = %shared.id, "the log was closed, ingest ends"),
@@ -427,9 +443,9 @@ impl Stage {
     /// Notes from time to time when the branch was where.
     fn sample(&mut self, lsn: Lsn) {
         if self.time_us >= self.sampled_us.saturating_add(SAMPLE_US) {
-            self.sampled_us = self.time_us;
             let time = self.time_us.to_le_bytes();
             self.batch.other(time_key(), lsn, Kind::Image, &time);
+            self.sampled_us = self.time_us;
         }
     }
 

@@ -66,6 +66,17 @@ pub(crate) fn page_key(page: PageId) -> [u8; 9] {
     out
 }
 
+/// The page of a [`page_key`].
+pub(crate) fn page_of(key: &[u8]) -> Option<PageId> {
+    match key {
+        [TAG_PAGE, a, b, c, d, e, f, g, h] => Some(PageId::new(
+            u32::from_be_bytes([*a, *b, *c, *d]),
+            u32::from_be_bytes([*e, *f, *g, *h]),
+        )),
+        _ => None,
+    }
+}
+
 /// The key of a tablespace.
 pub(crate) fn space_key(space: SpaceId) -> Key {
     let mut out = vec![TAG_SPACE];

@@ -109,7 +109,7 @@ impl LayerFile {
         self.meta.memory() + self.stored.root.get().map_or(0, |r| r.memory())
     }
 
-    fn corrupt(&self, what: impl Into<String>) -> LayerError {
+    pub(crate) fn corrupt(&self, what: impl Into<String>) -> LayerError {
         LayerError::Corrupt(self.meta.name.clone(), what.into())
     }
 
@@ -134,7 +134,7 @@ impl LayerFile {
         Ok(r)
     }
 
-    fn read_block(
+    pub(crate) fn read_block(
         &self,
         s: &Source<'_>,
         at: BlockRef,
@@ -196,14 +196,18 @@ impl LayerFile {
         }
     }
 
-    fn index(&self, s: &Source<'_>, at: BlockRef) -> Result<Arc<Vec<IndexEntry>>, LayerError> {
+    pub(crate) fn index(
+        &self,
+        s: &Source<'_>,
+        at: BlockRef,
+    ) -> Result<Arc<Vec<IndexEntry>>, LayerError> {
         match self.block(s, at, BlockKind::Index)? {
             CachedBlock::Index(entries, _) if !entries.is_empty() => Ok(entries),
             _ => Err(self.corrupt("an index block is empty")),
         }
     }
 
-    fn root(&self, s: &Source<'_>) -> Result<Arc<Root>, LayerError> {
+    pub(crate) fn root(&self, s: &Source<'_>) -> Result<Arc<Root>, LayerError> {
         if let Some(r) = self.stored.root.get() {
             return Ok(Arc::clone(r));
         }

@@ -122,8 +122,20 @@ impl LayerWriter {
         Ok(())
     }
 
-    /// Adds the key's next version.
-    pub(crate) fn version(&mut self, lsn: Lsn, kind: Kind, bytes: &[u8]) -> io::Result<()> {
+    /// The key's chain is as long as this after all.
+    pub(crate) fn set_summary(&mut self, summary: Summary) {
+        self.summary = summary;
+    }
+
+    /// Adds the key's next version. `supersedes`: the one before it is of no
+    /// use once the horizon has passed this one.
+    pub(crate) fn version(
+        &mut self,
+        lsn: Lsn,
+        kind: Kind,
+        bytes: &[u8],
+        supersedes: bool,
+    ) -> io::Result<()> {
         // An image stands alone, so that reading a page reads one block of
         // about its size; a long group is cut, and its key continues.
         let full = self.block.len() + self.body.len() + bytes.len() > BLOCK_TARGET;
@@ -137,7 +149,10 @@ impl LayerWriter {
             self.group_first = lsn;
             self.group_last = 0;
         }
-        self.old_bytes += std::mem::replace(&mut self.last_len, bytes.len() as u64);
+        let before = std::mem::replace(&mut self.last_len, bytes.len() as u64);
+        if supersedes {
+            self.old_bytes += before;
+        }
         self.body.push(kind as u8);
         put_varint(&mut self.body, lsn.0.saturating_sub(self.group_last));
         put_bytes(&mut self.body, bytes);

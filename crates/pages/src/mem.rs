@@ -159,6 +159,7 @@ pub(crate) struct MemLayer {
     memory: AtomicU64,
     /// Bytes of records in it.
     records: AtomicU64,
+    since: std::sync::OnceLock<std::time::Instant>,
     /// The sum over all layers of all branches; reduced on drop.
     total: Arc<AtomicU64>,
 }
@@ -271,6 +272,7 @@ impl MemLayer {
             inner: RwLock::new(inner),
             memory: AtomicU64::new(0),
             records: AtomicU64::new(0),
+            since: std::sync::OnceLock::new(),
             total,
         }
     }
@@ -289,6 +291,13 @@ impl MemLayer {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.memory() == 0
+    }
+
+    /// How long ago it got its first batch.
+    pub(crate) fn age(&self) -> std::time::Duration {
+        self.since
+            .get()
+            .map_or_else(Default::default, |since| since.elapsed())
     }
 
     /// Takes a batch in. `false`, and nothing is taken, when it does not fit
@@ -336,6 +345,7 @@ impl MemLayer {
                 }
             }
         }
+        self.since.get_or_init(std::time::Instant::now);
         let now = inner.memory();
         let before = self.memory.swap(now, Ordering::AcqRel);
         self.total

@@ -10,7 +10,7 @@ use crate::branch::{Branch, Shared};
 use crate::cache::{CachedPage, CachedSpace};
 use crate::catalog::{CHUNK, NodeKind, SpaceInfo};
 use crate::key::{TAG_PATH, TAG_SIDE, TAG_SPACE, TAG_STATE, side_key, side_of, space_of};
-use crate::map::{Base, Built, Reach, View};
+use crate::map::{Base, Built, Reach, Snapshot, View};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -40,6 +40,16 @@ impl Shared {
         match self.oldest() {
             Some(oldest) if lsn < oldest => Err(ReadError::TooOld { lsn, oldest }),
             _ => Ok(lsn),
+        }
+    }
+
+    /// The layers for a read at `lsn`, which was resolved. Checked again: the
+    /// history there may have been let go of meanwhile.
+    pub(crate) fn snapshot_at(&self, lsn: Lsn) -> Result<Snapshot, ReadError> {
+        let layers = self.snapshot();
+        match self.oldest() {
+            Some(oldest) if lsn < oldest => Err(ReadError::TooOld { lsn, oldest }),
+            _ => Ok(layers),
         }
     }
 
@@ -138,7 +148,7 @@ impl Branch {
         let info = if newest {
             s.space_newest(page.space, &mut lsn)?
         } else {
-            let layers = s.snapshot();
+            let layers = s.snapshot_at(lsn)?;
             s.space_at(&layers.view(s.source()), page.space, lsn)?
         };
         let info = checked(info, page, lsn)?;
@@ -148,7 +158,7 @@ impl Branch {
             lsn = lsn.max(c.lsn());
         }
         // After the LSN is fixed, so that they have all up to it.
-        let layers = s.snapshot();
+        let layers = s.snapshot_at(lsn)?;
         let view = layers.view(s.source());
         let base = cached.as_ref().filter(|c| c.lsn() <= lsn);
         let base_lsn = base.map(|c| c.lsn());
@@ -295,7 +305,7 @@ impl Branch {
     pub fn tablespaces(&self, at: ReadAt) -> Result<Vec<Tablespace>, ReadError> {
         let s = &*self.shared;
         let lsn = s.resolve(at)?;
-        let layers = s.snapshot();
+        let layers = s.snapshot_at(lsn)?;
         let view = layers.view(s.source());
         let (start, end) = key_range(TAG_SPACE);
         let mut out = Vec::new();
@@ -325,7 +335,7 @@ impl Branch {
     ) -> Result<Option<Tablespace>, ReadError> {
         let s = &*self.shared;
         let lsn = s.resolve(at)?;
-        let layers = s.snapshot();
+        let layers = s.snapshot_at(lsn)?;
         let view = layers.view(s.source());
         let path = crate::ingest::relative(path);
         let Some(space) = view.path_owner(path, lsn)? else {
@@ -348,7 +358,7 @@ impl Branch {
     ) -> Result<Option<Tablespace>, ReadError> {
         let s = &*self.shared;
         let lsn = s.resolve(at)?;
-        let layers = s.snapshot();
+        let layers = s.snapshot_at(lsn)?;
         match layers.view(s.source()).space(space, lsn)? {
             Some((_, info)) => self.tablespace(space, &info, lsn),
             None => Ok(None),
@@ -371,7 +381,7 @@ impl Branch {
     ) -> Result<(), ReadError> {
         let s = &*self.shared;
         let lsn = s.resolve(at)?;
-        let layers = s.snapshot();
+        let layers = s.snapshot_at(lsn)?;
         let view = layers.view(s.source());
         let (start, end) = key_range(TAG_SIDE);
         let mut after = start.to_vec();

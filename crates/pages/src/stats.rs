@@ -63,6 +63,12 @@ counters! {
     flush_failures,
     /// Page images written by flushes.
     images_written,
+    /// Merges of layers that were finished.
+    merges,
+    /// Bytes of layers that merges wrote.
+    merged_bytes,
+    /// Merges that failed and were put off.
+    merge_failures,
     /// Log trims that failed.
     trim_failures,
     /// Pages asked for.

@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tokio::sync::watch;
 use xylem_types::BranchId;
 
 /// What all branches of a project share.
@@ -23,6 +24,7 @@ pub struct Store {
     branches: Mutex<Vec<Weak<Shared>>>,
     room_lock: Mutex<()>,
     room: Condvar,
+    started: watch::Sender<bool>,
 }
 
 impl Store {
@@ -51,6 +53,7 @@ impl Store {
             branches: Mutex::new(Vec::new()),
             room_lock: Mutex::new(()),
             room: Condvar::new(),
+            started: watch::Sender::new(false),
         }))
     }
 
@@ -74,6 +77,18 @@ impl Store {
         let mut branches = self.branches.lock();
         branches.retain(|b| b.strong_count() > 0);
         branches.push(Arc::downgrade(branch));
+    }
+
+    /// Lets the branches follow their logs; those that are opened later do so
+    /// at once. Not before every branch is open that left another one: what
+    /// that one reads again counts as before or after the fork.
+    pub fn start_ingest(&self) {
+        self.started.send_replace(true);
+    }
+
+    /// Whether branches may follow their logs.
+    pub(crate) fn started(&self) -> watch::Receiver<bool> {
+        self.started.subscribe()
     }
 
     /// Where everything durable lives.

@@ -1,7 +1,8 @@
 //! When the branch was where: samples that ingest takes of the log's times.
 //!
 //! A sample (LSN, time) says that everything up to the LSN was in the log by
-//! then. While redo comes, one is taken every [`SAMPLE_US`]; the samples are
+//! then. The first mtr of every [`SAMPLE_US`] is sampled, so those that end
+//! between two samples came within that time of the first. The samples are
 //! versions of one key, so looking a time up is a binary search over LSNs.
 
 use crate::api::{ReadAt, ReadError};
@@ -32,34 +33,34 @@ impl Shared {
         let Some(oldest) = self.oldest() else {
             return Ok(None);
         };
-        match sample(self, newest)? {
-            None => return Ok(None),
-            // Had anything come in between, it would have been sampled.
-            Some((_, time)) if time.saturating_add(SAMPLE_US) <= time_us => {
-                return Ok(Some(newest));
-            }
-            Some((lsn, time)) if time <= time_us => return Ok(Some(lsn.max(oldest))),
-            Some(_) => {}
+        let by = |at: Lsn| Ok(sample(self, at)?.map(|(lsn, time)| (lsn, time, time <= time_us)));
+        let mut found = None;
+        // `low` is not after the time, `high` is.
+        let (mut low, mut high) = (oldest.0, newest.0.saturating_add(1));
+        match by(oldest)? {
+            Some((_, _, false)) => return Ok(None),
+            Some((lsn, time, true)) => found = Some((lsn, time)),
+            // The history begins before the first sample.
+            None => {}
         }
-        // The sample at `low` is not after the time, that at `high` is.
-        let (mut low, mut high) = (oldest.0, newest.0);
-        if sample(self, oldest)?.is_none_or(|(_, time)| time > time_us) {
-            return Ok(None);
-        }
-        let mut found = oldest;
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            match sample(self, Lsn(middle))? {
-                Some((lsn, time)) if time <= time_us => {
+            match by(Lsn(middle))? {
+                // From the sample on all is after the time.
+                Some((lsn, _, false)) => high = lsn.0.max(low + 1),
+                Some((lsn, time, true)) => {
                     low = middle;
-                    found = lsn.max(oldest);
+                    found = Some((lsn, time));
                 }
-                // Everything from the sample on is after the time.
-                Some((lsn, _)) => high = lsn.0.max(low + 1),
                 None => low = middle,
             }
         }
-        Ok(Some(found))
+        Ok(found.map(|(lsn, time)| {
+            let all_sampled = time.saturating_add(SAMPLE_US) <= time_us;
+            // What ended since the sample did so before the time, or may not.
+            let until = if all_sampled { Lsn(low) } else { lsn };
+            until.max(oldest)
+        }))
     }
 }
 

@@ -15,6 +15,7 @@ use xylem_wal::Log;
 
 fn try_open(dir: &std::path::Path, log: &Arc<MemLog>) -> Option<Arc<Branch>> {
     let store = Store::open(small(), place(dir)).ok()?;
+    store.start_ingest();
     Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>, None).ok()
 }
 

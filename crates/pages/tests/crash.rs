@@ -47,6 +47,7 @@ fn live_and_die(dir: &std::path::Path, n: u64) -> bool {
     let steps = Arc::new(AtomicU64::new(0));
     let place = hooked(dir, die_at(n, Arc::clone(&steps)));
     let store = Store::open(small(), place).unwrap();
+    store.start_ingest();
     let opened = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>, None);
     for _ in 0..3 {
         for _ in 0..60 {
@@ -114,6 +115,7 @@ fn one_failure_at_any_step_is_tried_again() {
             }
         });
         let store = Store::open(small(), hooked(dir.path(), hook)).unwrap();
+        store.start_ingest();
         let branch = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>, None).unwrap();
         for _ in 0..3 {
             for _ in 0..40 {
@@ -146,6 +148,7 @@ fn a_full_disk_pauses_ingest_and_loses_nothing() {
     let mut config = small();
     config.memory_bytes = 2 << 20;
     let store = Store::open(config, hooked(dir.path(), hook)).unwrap();
+    store.start_ingest();
     let branch = Branch::open(
         Arc::clone(&store),
         BRANCH,

@@ -29,6 +29,7 @@ fn open(dir: &Path) -> (Arc<dyn Log>, Arc<Branch>) {
         ..StoreConfig::default()
     };
     let store = Store::open(config, common::place(&dir.join("pages"))).unwrap();
+    store.start_ingest();
     let branch = Branch::open(store, BRANCH, Arc::clone(&log), None).unwrap();
     (log, branch)
 }

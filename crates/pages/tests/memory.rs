@@ -105,6 +105,7 @@ fn memory_stays_within_the_budget() {
         ..StoreConfig::default()
     };
     let store = Store::open(config.clone(), common::place(dir.path())).unwrap();
+    store.start_ingest();
     let (one, two) = (MemLog::new(), MemLog::new());
     let (end, last) = fill(&one, 64, 1);
     let (_, last_two) = fill(&two, 32, 2);

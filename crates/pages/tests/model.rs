@@ -44,6 +44,7 @@ fn run(seed: u64, steps: usize, configure: impl Fn(&mut StoreConfig)) {
                 catch_up(&branch, &log);
                 model.check_random(&branch, 20);
             }
+            24..28 => branch.compact_now().unwrap(),
             20..24 => {
                 catch_up(&branch, &log);
                 model.check_files(&branch, ReadAt::Newest);
@@ -55,6 +56,7 @@ fn run(seed: u64, steps: usize, configure: impl Fn(&mut StoreConfig)) {
     }
     model.check_all(&branch, 1.max(steps / 300));
     branch.flush_now();
+    branch.compact_now().unwrap();
     model.check_all(&branch, 1.max(steps / 300));
     drop(branch);
     let branch = open(config(), &dir, &log);

@@ -108,6 +108,12 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
         let open = open_branch(node, &store, &branches, name, meta.clone())?;
         branches.insert(&open, name);
     }
+    store.start_ingest();
+    let no_upkeep = |source| ServerError::Store {
+        branch: "*".to_owned(),
+        source,
+    };
+    store.start_upkeep().map_err(no_upkeep)?;
     tracing::info!(
         project = %project.id,
         branches = project.branches.len(),

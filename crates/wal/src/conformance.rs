@@ -8,10 +8,12 @@ mod history;
 mod lifecycle;
 mod line;
 mod reading;
+mod times;
 mod tools;
 mod writing;
 
 pub use history::history;
+pub use times::HandClock;
 
 use crate::{BoxFuture, Log, LogError};
 use std::sync::Arc;
@@ -36,6 +38,9 @@ pub trait Store: Send + Sync {
     fn exclusive(&self) -> bool {
         true
     }
+
+    /// The clock of every log that is opened here.
+    fn clock(&self) -> &HandClock;
 
     /// Bytes of frames that the backend was told to accept ahead of
     /// durability.
@@ -87,6 +92,12 @@ const CASES: &[(&str, Case)] = &[
     }),
     ("trimming lets go of the past and of nothing else", |s| {
         Box::pin(reading::trim(s))
+    }),
+    ("times are the clock's", |s| {
+        Box::pin(times::of_the_clock(s))
+    }),
+    ("times do not go back with the clock", |s| {
+        Box::pin(times::never_back(s))
     }),
     ("frames are numbered without a gap", |s| {
         Box::pin(line::numbering(s))

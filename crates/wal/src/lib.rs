@@ -3,12 +3,17 @@
 //! [`Log`] is the contract; `local` is the backend on this machine's disk;
 //! `conformance` is the suite that every backend passes.
 
+mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod disk;
+mod entry;
+mod failure;
 mod line;
 pub mod local;
+mod queue;
 
+pub use clock::Clock;
 pub use local::{LocalLog, LocalLogConfig};
 
 use std::future::Future;
@@ -60,7 +65,7 @@ pub struct Entry {
     pub next: Position,
     /// The epoch under which it was written.
     pub epoch: Epoch,
-    /// When the log took it, by the server's clock: microseconds since 1970.
+    /// When the log wrote it, by the server's clock: microseconds since 1970.
     /// Never less than that of an entry before it. 0: not known.
     pub time_us: u64,
     /// What it is.
@@ -161,6 +166,8 @@ pub enum LogError {
 ///    nothing. A frame with a number at or below the last accepted one is a
 ///    resend: it is accepted and ignored.
 /// 5. Readers see only durable entries.
+/// 6. An entry's time is what the clock said when the entry was written, or
+///    that of the entry before it where the clock has gone back.
 pub trait Log: Send + Sync + 'static {
     /// Makes a new epoch: one more than any before. Durable on return; older
     /// epochs are refused from here on. The `Durable` returned stands after

@@ -4,7 +4,6 @@
 //! `docs/formats/wal.md` draws the files and says what a crash does to them.
 
 mod format;
-mod payload;
 mod prepare;
 mod reader;
 mod recover;
@@ -16,10 +15,11 @@ mod tests;
 mod writer;
 
 use crate::disk::{Disk, os::OsDisk};
+use crate::entry::{ENTRY_HEADER_BYTES, payload};
 use crate::line::Taken;
-use crate::{BoxFuture, Durable, Log, LogError, LogReader, Position};
-use shared::{Closing, Health, Queued, Shared};
-use std::collections::VecDeque;
+use crate::queue::{self, Queued};
+use crate::{BoxFuture, Clock, Durable, Log, LogError, LogReader, Position};
+use shared::{Closing, Health, Shared};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,8 +29,9 @@ use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
 /// How a [`LocalLog`] uses its directory and memory.
 #[derive(Clone, Debug)]
 pub struct LocalLogConfig {
-    /// Bytes of a segment file, which is also the step of trimming. The first
-    /// few segments of a log are smaller, so that an idle branch takes little.
+    /// Bytes of a segment file, which is also the step of trimming. A log that
+    /// was never sealed has none, and the first few are smaller, so that an
+    /// idle branch takes little.
     pub segment_bytes: u64,
     /// Bytes of frames in memory, accepted and not yet durable. A single frame
     /// may exceed it when nothing else waits.
@@ -46,6 +47,8 @@ pub struct LocalLogConfig {
     pub spare_segments: usize,
     /// How long to wait before trying again for room on a full disk.
     pub retry: Duration,
+    /// Where entries get their time from.
+    pub clock: Clock,
 }
 
 impl Default for LocalLogConfig {
@@ -58,6 +61,7 @@ impl Default for LocalLogConfig {
             read_ahead_bytes: 1 << 20,
             spare_segments: 2,
             retry: Duration::from_secs(1),
+            clock: Clock::system(),
         }
     }
 }
@@ -66,7 +70,7 @@ impl LocalLogConfig {
     /// Bytes of the smallest segment that takes any frame.
     fn segment_bytes_min(&self) -> u64 {
         format::SEGMENT_HEADER_BYTES
-            .saturating_add(format::ENTRY_HEADER_BYTES as u64)
+            .saturating_add(ENTRY_HEADER_BYTES as u64)
             .saturating_add(self.max_frame_bytes)
     }
 
@@ -136,7 +140,15 @@ impl LocalLog {
             std::thread::Builder::new()
                 .name("xylem-wal".to_owned())
                 .stack_size(256 << 10)
-                .spawn(move || writer::run(&shared, sender, recovered.active, recovered.lock))
+                .spawn(move || {
+                    writer::run(
+                        &shared,
+                        sender,
+                        recovered.active,
+                        recovered.time_us,
+                        recovered.lock,
+                    );
+                })
                 .map_err(|source| LogError::Io {
                     context: "start the log's writer thread".to_owned(),
                     source,
@@ -169,18 +181,18 @@ impl LocalLog {
         let durable = {
             let mut state = self.shared.state.lock();
             state.check_open()?;
-            let Some(epoch) = state.line.seal() else {
+            let Some(epoch) = state.queue.line.seal() else {
                 return Err(LogError::Corrupt(
                     "there is no further epoch number".to_owned(),
                 ));
             };
-            let lsn = state.line.lsn;
-            state.push(Queued::mark(payload::SEAL, epoch, lsn));
+            let lsn = state.queue.line.lsn;
+            state.queue.push(Queued::mark(payload::SEAL, epoch, lsn));
             Durable {
                 epoch,
                 seq: FrameSeq(0),
                 lsn,
-                position: state.end,
+                position: Position(state.queue.accepted),
             }
         };
         self.shared.work.notify_all();
@@ -194,14 +206,14 @@ impl LocalLog {
         let durable = {
             let mut state = self.shared.state.lock();
             state.check_open()?;
-            if state.line.begin(epoch, start)? == Taken::Next {
-                state.push(Queued::mark(payload::BEGIN, epoch, start));
+            if state.queue.line.begin(epoch, start)? == Taken::Next {
+                state.queue.push(Queued::mark(payload::BEGIN, epoch, start));
             }
             Durable {
                 epoch,
                 seq: FrameSeq(0),
                 lsn: start,
-                position: state.end,
+                position: Position(state.queue.accepted),
             }
         };
         self.shared.work.notify_all();
@@ -214,55 +226,28 @@ impl LocalLog {
         // is not overtaken by the one that follows it.
         let _turn = self.shared.turn.lock().await;
         // Checksums are computed here, not under the lock or on the writer.
-        let mut queued = self.encode(epoch, frames)?;
+        let mut queued = queue::encode(epoch, frames, self.shared.config.max_frame_bytes)?;
         {
             let state = self.shared.state.lock();
             state.check_open()?;
-            // All or nothing: a wrong frame late in the group changes nothing.
-            let mut line = state.line;
-            for (frame, _) in &queued {
-                line.frame(epoch, frame)?;
-            }
-            line.owns(epoch)?;
+            state.queue.check(epoch, &queued)?;
         }
         loop {
             let changed = self.shared.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let done = self
-                .shared
-                .state
-                .lock()
-                .accept(&self.shared.config, epoch, &mut queued)?;
+            let done = {
+                let mut state = self.shared.state.lock();
+                state.check_open()?;
+                let limit = self.shared.config.queue_bytes;
+                state.queue.accept(limit, epoch, &mut queued)?
+            };
             self.shared.work.notify_all();
             if done {
                 return Ok(());
             }
             changed.await;
         }
-    }
-
-    fn encode(
-        &self,
-        epoch: Epoch,
-        frames: Vec<Frame>,
-    ) -> Result<VecDeque<(Frame, Queued)>, LogError> {
-        let limit = self.shared.config.max_frame_bytes;
-        let mut out = VecDeque::with_capacity(frames.len());
-        for frame in frames {
-            let (kind, payload) = payload::encode(&frame.body);
-            let bytes = payload.length();
-            if bytes > limit {
-                return Err(LogError::TooLarge {
-                    seq: frame.seq,
-                    bytes,
-                    limit,
-                });
-            }
-            let queued = Queued::frame(kind, epoch, &frame, payload);
-            out.push_back((frame, queued));
-        }
-        Ok(out)
     }
 
     async fn close_now(&self) -> Result<(), LogError> {
@@ -318,8 +303,8 @@ impl Log for LocalLog {
 
     fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), LogError> {
         let state = self.shared.state.lock();
-        state.line.owns(epoch)?;
-        Ok((state.line.seq, state.line.lsn))
+        state.queue.line.owns(epoch)?;
+        Ok((state.queue.line.seq, state.queue.line.lsn))
     }
 
     fn durable(&self) -> watch::Receiver<Durable> {

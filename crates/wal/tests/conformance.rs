@@ -8,12 +8,13 @@ use common::{ModelStore, small};
 use proptest::prelude::*;
 use std::path::PathBuf;
 use std::sync::Arc;
-use xylem_wal::conformance::{self, Store};
-use xylem_wal::{BoxFuture, LocalLog, Log, LogError};
+use xylem_wal::conformance::{self, HandClock, Store};
+use xylem_wal::{BoxFuture, LocalLog, LocalLogConfig, Log, LogError};
 
 /// A log in a real directory; a crash is the end of whoever had it open.
 struct DirStore {
     dir: tempfile::TempDir,
+    clock: HandClock,
 }
 
 impl DirStore {
@@ -28,7 +29,11 @@ impl Store for DirStore {
         Box::pin(async {
             // The last owner may be about to go.
             for _ in 0..100 {
-                match LocalLog::open(&self.path(), small()) {
+                let config = LocalLogConfig {
+                    clock: self.clock.clock(),
+                    ..small()
+                };
+                match LocalLog::open(&self.path(), config) {
                     Err(LogError::Io { source, .. })
                         if source.kind() == std::io::ErrorKind::WouldBlock =>
                     {
@@ -44,6 +49,10 @@ impl Store for DirStore {
     // There is no way to kill a thread; the test drops its log, which ends
     // without waiting for what is queued.
     fn crash(&self, _seed: u64) {}
+
+    fn clock(&self) -> &HandClock {
+        &self.clock
+    }
 
     fn queue_bytes(&self) -> u64 {
         small().queue_bytes
@@ -63,6 +72,7 @@ fn on_a_model_disk() {
 fn in_a_directory() {
     conformance::run(|| DirStore {
         dir: tempfile::tempdir().unwrap(),
+        clock: HandClock::default(),
     });
 }
 

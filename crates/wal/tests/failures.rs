@@ -302,25 +302,34 @@ fn a_seal_during_a_failure_is_told() {
     let disk = ModelDisk::new();
     block_on(async {
         let log = open_roomy(&disk).unwrap();
+        Writer::attach(&log).await.unwrap();
         disk.fail(Op::Sync, 0, 1, ErrorKind::Other);
         assert_io(log.seal().await, ErrorKind::Other, "sync");
         drop(log);
         let log = open_roomy(&disk).unwrap();
         let sealed = log.seal().await.unwrap();
-        assert!(sealed.epoch().0 >= 1);
+        assert!(sealed.epoch().0 >= 2);
     });
 }
 
 #[test]
-fn opening_fails_cleanly() {
+fn the_first_seal_waits_for_room() {
     let disk = ModelDisk::new();
     disk.set_room(Some(100));
-    assert_io(
-        open(&disk),
-        ErrorKind::StorageFull,
-        "prepare model/spare-000000000001",
-    );
-    disk.set_room(None);
-    let log = open(&disk).unwrap();
-    assert_eq!(log.stored_bytes(), disk.used());
+    block_on(async {
+        let log = open(&disk).unwrap();
+        assert_io(
+            log.seal().await,
+            ErrorKind::StorageFull,
+            "prepare model/spare-000000000001",
+        );
+        assert_eq!((log.stored_bytes(), disk.used()), (0, 0));
+        disk.set_room(None);
+        // The one that was told of the failure is still queued.
+        let mut watch = log.durable();
+        let sealed = watch.wait_for(|d| d.epoch().0 == 1).await.map(|d| *d);
+        assert_eq!(sealed.unwrap(), *log.durable().borrow());
+        assert_eq!(log.seal().await.unwrap().epoch().0, 2);
+        assert_eq!(log.stored_bytes(), disk.used());
+    });
 }

@@ -7,6 +7,7 @@ pub mod redo;
 
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 use xylem_pages::files::{Hook, LocalPlace, Place};
@@ -18,7 +19,7 @@ pub const BRANCH: BranchId = BranchId(0x0123_4567_89ab_cdef_0011_2233_4455_6677)
 
 #[derive(Default)]
 struct State {
-    records: Vec<Option<Record>>,
+    records: Vec<Option<(u64, Record)>>,
     /// Entries before this were let go.
     first: u64,
 }
@@ -26,19 +27,27 @@ struct State {
 /// A log whose entries are durable at once and which outlives its branches.
 pub struct MemLog {
     state: Arc<Mutex<State>>,
+    /// Microseconds since 1970.
+    pub clock: Arc<AtomicU64>,
     durable: watch::Sender<Durable>,
 }
 
 impl MemLog {
     pub fn new() -> Arc<MemLog> {
+        MemLog::with_clock(Arc::default())
+    }
+
+    pub fn with_clock(clock: Arc<AtomicU64>) -> Arc<MemLog> {
         Arc::new(MemLog {
             state: Arc::default(),
+            clock,
             durable: watch::Sender::new(Durable::default()),
         })
     }
 
     fn push(&self, record: Record) {
-        self.state.lock().records.push(Some(record));
+        let now = self.clock.load(Ordering::Relaxed);
+        self.state.lock().records.push(Some((now, record)));
         self.durable.send_replace(Durable::default());
     }
 
@@ -63,6 +72,15 @@ impl MemLog {
         }));
     }
 
+    /// Takes over what stands in `other`.
+    pub fn copy_of(&self, other: &MemLog) {
+        self.state
+            .lock()
+            .records
+            .clone_from(&other.state.lock().records);
+        self.durable.send_replace(Durable::default());
+    }
+
     pub fn end(&self) -> Position {
         Position(self.state.lock().records.len() as u64)
     }
@@ -79,14 +97,14 @@ impl LogReader for Reader {
         let Some(record) = state.records.get(self.at as usize) else {
             return Ok(None);
         };
-        let record = record
+        let (time_us, record) = record
             .clone()
             .ok_or(LogError::NoSuchPosition(Position(self.at)))?;
         self.at += 1;
         Ok(Some(Entry {
             next: Position(self.at),
             epoch: Epoch(1),
-            time_us: 0,
+            time_us,
             record,
         }))
     }
@@ -161,6 +179,7 @@ pub fn small() -> StoreConfig {
         open_layer_bytes: 64 << 10,
         image_after_bytes: 2048,
         image_after_mtrs: 16,
+        merged_layer_bytes: 64 << 10,
         ..StoreConfig::default()
     }
 }
@@ -181,7 +200,22 @@ pub fn branch_dir(dir: &std::path::Path) -> std::path::PathBuf {
 
 pub fn open(config: StoreConfig, dir: &std::path::Path, log: &Arc<MemLog>) -> Arc<Branch> {
     let store = Store::open(config, place(dir)).unwrap();
+    store.start_ingest();
     Branch::open(store, BRANCH, Arc::clone(log) as Arc<dyn Log>, None).unwrap()
+}
+
+/// Copies a whole place: see [`copy_dir`].
+pub fn copy_place(from: &std::path::Path, to: &std::path::Path) {
+    for entry in std::fs::read_dir(from.join("branches")).unwrap() {
+        let name = entry.unwrap().file_name();
+        let (from, to) = (
+            from.join("branches").join(&name),
+            to.join("branches").join(&name),
+        );
+        while !try_copy_dir(&from, &to) {
+            std::fs::remove_dir_all(&to).unwrap();
+        }
+    }
 }
 
 /// Copies a branch's directory as a kill at this moment would leave it:

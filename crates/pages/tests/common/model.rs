@@ -41,6 +41,15 @@ pub struct Model {
     spaces: HashMap<u32, Vec<(Lsn, Option<Space>)>>,
     next_space: u32,
     files: Vec<(Lsn, Tree)>,
+    /// Where it left another.
+    begins: Lsn,
+    /// Where the last branch left.
+    left: Option<Lsn>,
+    /// Where branches left that are no more: operations at such an LSN are
+    /// given another when the log is read again.
+    pub blurred: Vec<Lsn>,
+    /// When each mtr was wholly in the log.
+    pub times: Vec<(Lsn, u64)>,
     pub lsns: Vec<Lsn>,
     names: u32,
 }
@@ -64,6 +73,10 @@ impl Model {
             spaces: HashMap::new(),
             next_space: 10,
             files: Vec::new(),
+            begins: Lsn::ZERO,
+            left: None,
+            blurred: Vec::new(),
+            times: Vec::new(),
             lsns: Vec::new(),
             names: 0,
         };
@@ -72,6 +85,42 @@ impl Model {
                 m.header(b, space, path, 20, full(4096));
             }
         });
+        m
+    }
+
+    /// The model of a branch that leaves this one at `at`, and writes to `log`.
+    pub fn fork(&mut self, at: Lsn, log: Arc<MemLog>, rng: StdRng) -> Model {
+        self.left = self.left.max(Some(at));
+        fn until<T: Clone>(v: &[(Lsn, T)], at: Lsn) -> Vec<(Lsn, T)> {
+            v.iter().filter(|(l, _)| *l <= at).cloned().collect()
+        }
+        log.epoch(at);
+        let mut m = Model {
+            rng,
+            log,
+            lsn: at,
+            unsent: Vec::new(),
+            sent: at,
+            ends: Vec::new(),
+            whole: at,
+            pages: self.pages.iter().map(|(k, v)| (*k, until(v, at))).collect(),
+            spaces: self
+                .spaces
+                .iter()
+                .map(|(k, v)| (*k, until(v, at)))
+                .collect(),
+            next_space: self.next_space,
+            files: until(&self.files, at),
+            begins: at,
+            left: None,
+            blurred: self.blurred.clone(),
+            times: until(&self.times, at),
+            lsns: self.lsns.iter().copied().filter(|l| *l <= at).collect(),
+            names: self.names + 1000,
+        };
+        // As a compute's start does, before any operation on side files.
+        m.mtr(|m, b| m.write(b, PageId::new(0, 0), 3000, &[7; 9]));
+        m.send_all();
         m
     }
 
@@ -207,6 +256,8 @@ impl Model {
         self.sent = Lsn(self.sent.0 + bytes as u64);
         while self.ends.first().is_some_and(|e| *e <= self.sent) {
             self.whole = self.ends.remove(0);
+            let now = self.log.clock.load(std::sync::atomic::Ordering::Relaxed);
+            self.times.push((self.whole, now));
         }
     }
 
@@ -477,7 +528,12 @@ impl Model {
                 tree.insert(path.clone(), Node::Dir);
             }
         }
-        self.files.push((self.whole, tree));
+        // What left at this LSN does not have it.
+        let lsn = match self.left {
+            Some(left) if left >= self.whole => Lsn(left.0 + 1),
+            _ => self.whole,
+        };
+        self.files.push((lsn, tree));
     }
 
     /// What the model says of a page at `lsn`.
@@ -554,7 +610,7 @@ impl Model {
                 let seen: Vec<Lsn> = self
                     .lsns
                     .iter()
-                    .filter(|l| **l <= self.whole)
+                    .filter(|l| **l <= self.whole && Some(**l) >= branch.oldest())
                     .copied()
                     .collect();
                 match seen.len() {
@@ -580,6 +636,9 @@ impl Model {
             ReadAt::Newest => self.whole,
             ReadAt::Lsn(l) => l,
         };
+        if self.blurred.contains(&lsn) {
+            return;
+        }
         let mut got = Tree::new();
         let mut seen: Vec<String> = Vec::new();
         branch
@@ -643,18 +702,39 @@ impl Model {
         self.send_all();
         catch_up(branch, &self.log);
         assert_eq!(branch.applied(), self.lsn);
+        let oldest = branch.oldest();
+        let kept: Vec<Lsn> = self
+            .lsns
+            .iter()
+            .copied()
+            .filter(|l| Some(*l) >= oldest)
+            .collect();
         for id in self.all_pages() {
             self.check_page(branch, id, ReadAt::Newest);
-            for lsn in self.lsns.iter().step_by(stride) {
+            for lsn in kept.iter().step_by(stride) {
                 self.check_page(branch, id, ReadAt::Lsn(*lsn));
             }
         }
         self.check_spaces(branch, ReadAt::Newest);
         self.check_files(branch, ReadAt::Newest);
-        for lsn in self.lsns.iter().step_by(stride.max(self.lsns.len() / 50)) {
+        for lsn in kept.iter().step_by(stride.max(kept.len() / 50)) {
             self.check_spaces(branch, ReadAt::Lsn(*lsn));
             self.check_files(branch, ReadAt::Lsn(*lsn));
         }
+    }
+
+    /// End of the last mtr that is wholly in the log.
+    pub fn whole(&self) -> Lsn {
+        self.whole
+    }
+
+    /// Where it left another.
+    pub fn begins(&self) -> Lsn {
+        self.begins
+    }
+
+    pub fn log(&self) -> &Arc<MemLog> {
+        &self.log
     }
 
     pub fn rng(&mut self) -> &mut StdRng {

@@ -25,8 +25,10 @@ pub fn history(store: &dyn Store, seed: u64, steps: usize) {
             random: Random(seed),
             told: Vec::new(),
             ends: Vec::new(),
+            times: Vec::new(),
             durable: Durable::default(),
             compute: None,
+            time_us: 0,
         };
         for _ in 0..steps {
             life.step().await;
@@ -44,9 +46,12 @@ struct Life<'a> {
     told: Vec<(Epoch, Record)>,
     /// The places after the entries that were read, from the log's beginning.
     ends: Vec<Position>,
+    /// Their times.
+    times: Vec<u64>,
     /// The newest word of the log.
     durable: Durable,
     compute: Option<Compute>,
+    time_us: u64,
 }
 
 impl Life<'_> {
@@ -55,6 +60,10 @@ impl Life<'_> {
     }
 
     async fn step(&mut self) {
+        // On, and now and then back.
+        self.time_us += 500;
+        let time = self.time_us + self.random.below(1000);
+        self.store.clock().set(time);
         match self.random.below(16) {
             0 => self.attach().await,
             1 => {
@@ -131,11 +140,17 @@ impl Life<'_> {
         let entries = read(&*self.log(), from);
         self.compare(self.ends.len(), &entries);
         self.ends.extend(entries.iter().map(|e| e.next));
+        self.times.extend(entries.iter().map(|e| e.time_us));
     }
 
     fn compare(&self, at: usize, entries: &[Entry]) {
         for (told, entry) in self.told[at..].iter().zip(entries) {
             assert_eq!(told, &(entry.epoch, entry.record.clone()));
+        }
+        if let Some(known) = self.times.get(at..) {
+            for (time, entry) in known.iter().zip(entries) {
+                assert_eq!(*time, entry.time_us, "a time is as it was");
+            }
         }
         assert!(
             self.told.len() >= at + entries.len(),
@@ -184,6 +199,8 @@ impl Life<'_> {
         self.compare(at, &entries);
         self.ends.truncate(at);
         self.ends.extend(entries.iter().map(|e| e.next));
+        self.times.truncate(at);
+        self.times.extend(entries.iter().map(|e| e.time_us));
         self.told.truncate(self.ends.len());
         if at == 0 {
             assert_one_line(&entries);

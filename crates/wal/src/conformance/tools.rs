@@ -194,20 +194,26 @@ pub(super) async fn durable(log: &dyn Log, epoch: Epoch, seq: u64) -> Durable {
     *reached.await.expect("the log goes on")
 }
 
-/// Everything from `position` to the durable end; checks that positions rise.
+/// Everything from `position` to the durable end; checks that positions rise
+/// and times do not fall.
 pub(super) fn read(log: &dyn Log, position: Position) -> Vec<Entry> {
     let mut reader = log.read_from(position).expect("a reader");
+    let least = log.durable().borrow().position().max(position);
     let mut entries = Vec::new();
     let mut before = position;
+    let mut time_us = 0;
     while let Some(entry) = reader.next().expect("an entry") {
         assert!(entry.next > before, "positions rise");
         before = entry.next;
+        assert!(entry.time_us >= time_us, "times do not go back");
+        time_us = entry.time_us;
         entries.push(entry);
     }
-    assert_eq!(
-        before,
-        log.durable().borrow().position().max(position),
-        "the reader ends where the log does"
+    // It may have grown meanwhile.
+    let most = log.durable().borrow().position().max(position);
+    assert!(
+        least <= before && before <= most,
+        "the reader ends at {before:?}, the log between {least:?} and {most:?}"
     );
     entries
 }

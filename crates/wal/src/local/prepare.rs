@@ -2,13 +2,14 @@
 //! with its blocks written: an fdatasync that follows has no blocks to
 //! allocate, and the writer has nothing to create.
 //!
-//! A segment is made only when the one before it holds durable entries.
-//! Recovery relies on this.
+//! A segment is made only when the one before it holds durable entries, the
+//! first one when the first seal is queued. Recovery relies on this.
 
 use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::segments::Name;
-use super::shared::{Closing, Failure, Health, Next, NextSegment, Shared};
+use super::shared::{Closing, Health, Next, NextSegment, Shared};
 use crate::disk::{Disk, DiskFile};
+use crate::failure::Failure;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,10 +1,9 @@
 //! Reads durable entries from the segment files, with a buffer ahead.
 
-use super::format::{ENTRY_HEADER_BYTES, EntryHeader};
-use super::payload;
 use super::segments::{Name, Segment};
 use super::shared::{Health, Shared};
 use crate::disk::DiskFile;
+use crate::entry::{ENTRY_HEADER_BYTES, EntryHeader, payload};
 use crate::{Entry, LogError, LogReader, Position};
 use std::io;
 use std::sync::Arc;
@@ -227,7 +226,7 @@ impl LogReader for Reader {
         Ok(Some(Entry {
             next: self.position,
             epoch: header.epoch,
-            time_us: 0,
+            time_us: header.time_us,
             record,
         }))
     }

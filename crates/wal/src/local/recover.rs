@@ -5,8 +5,7 @@
 
 use super::LocalLogConfig;
 use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
-use super::prepare::{self, PrepareError};
-use super::scan::{self, Remnant, ScanError};
+use super::scan::{self, Remains, Remnant, ScanError};
 use super::segments::{Name, Segment};
 use super::shared::NextSegment;
 use super::writer::Active;
@@ -15,15 +14,15 @@ use crate::line::Line;
 use crate::{Durable, LogError, Position};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 /// What the directory holds.
 pub(crate) struct Recovered {
     /// Owns the directory.
     pub lock: Box<dyn Send>,
-    /// The segments with entries, and the one to write to.
+    /// The segments with entries.
     pub segments: Vec<Segment>,
-    pub active: Active,
+    /// The last of them, which is written; none before the first entry.
+    pub active: Option<Active>,
     /// The segment after the active one, if it was there.
     pub next: Option<NextSegment>,
     pub spares: Vec<(Name, u64)>,
@@ -31,6 +30,16 @@ pub(crate) struct Recovered {
     pub stored: u64,
     pub line: Line,
     pub durable: Durable,
+    /// The last entry's time.
+    pub time_us: u64,
+}
+
+/// Where the entries end.
+#[derive(Clone, Copy, Debug, Default)]
+struct End {
+    position: Position,
+    line: Line,
+    time_us: u64,
 }
 
 /// A segment file among the last two: the ones that a crash may have caught.
@@ -71,19 +80,18 @@ pub(crate) fn recover(disk: &dyn Disk, config: &LocalLogConfig) -> Result<Recove
         .iter()
         .map(|number| open_segment(disk, *number))
         .collect::<Result<Vec<_>, _>>()?;
-    let (active, mut next, durable_to, line) = match <[Found; 2]>::try_from(tail) {
+    let (active, mut next, end) = match <[Found; 2]>::try_from(tail) {
         Ok([last, unused]) => match begins(disk, &unused)? {
             Some(segment) => {
                 segments.push(sealed(disk, &last)?);
-                let (end, line) = cut(disk, &unused, segment, None)?;
+                let end = cut(disk, &unused, segment, None)?;
                 (
-                    Active {
+                    Some(Active {
                         segment,
                         file: unused.file,
-                    },
+                    }),
                     None,
                     end,
-                    line,
                 )
             }
             None => {
@@ -96,28 +104,27 @@ pub(crate) fn recover(disk: &dyn Disk, config: &LocalLogConfig) -> Result<Recove
                         "the first entry is damaged",
                     ));
                 };
-                let (end, line) = cut(disk, &last, segment, Some(&unused))?;
+                let end = cut(disk, &last, segment, Some(&unused))?;
                 let next = NextSegment {
                     header: unused.header,
                     file: unused.file,
                 };
                 (
-                    Active {
+                    Some(Active {
                         segment,
                         file: last.file,
-                    },
+                    }),
                     Some(next),
                     end,
-                    line,
                 )
             }
         },
         Err(tail) => {
-            let (active, end, line) = only(disk, config, tail.into_iter().next())?;
-            (active, None, end, line)
+            let (active, end) = only(disk, tail.into_iter().next())?;
+            (active, None, end)
         }
     };
-    segments.push(active.segment);
+    segments.extend(active.as_ref().map(|a| a.segment));
     check_order(disk, &segments)?;
     // One made under a configuration with smaller frames.
     if let Some(small) = next.take_if(|n| n.header.bytes < config.segment_bytes_min()) {
@@ -133,10 +140,10 @@ pub(crate) fn recover(disk: &dyn Disk, config: &LocalLogConfig) -> Result<Recove
         + next.as_ref().map_or(0, |n| n.header.bytes)
         + spares.iter().map(|(_, bytes)| bytes).sum::<u64>();
     let durable = Durable {
-        epoch: line.epoch,
-        seq: line.seq,
-        lsn: line.lsn,
-        position: durable_to,
+        epoch: end.line.epoch,
+        seq: end.line.seq,
+        lsn: end.line.lsn,
+        position: end.position,
     };
     Ok(Recovered {
         lock,
@@ -145,8 +152,9 @@ pub(crate) fn recover(disk: &dyn Disk, config: &LocalLogConfig) -> Result<Recove
         next,
         spares,
         stored,
-        line,
+        line: end.line,
         durable,
+        time_us: end.time_us,
     })
 }
 
@@ -156,6 +164,12 @@ fn spares(
     config: &LocalLogConfig,
     names: &[Name],
 ) -> Result<Vec<(Name, u64)>, LogError> {
+    // One without a segment has none to spare either.
+    let most = if names.iter().any(|n| matches!(n, Name::Segment(_))) {
+        config.spare_segments
+    } else {
+        0
+    };
     let mut kept = Vec::new();
     for name in names
         .iter()
@@ -170,7 +184,7 @@ fn spares(
             .map_err(|e| io_error(disk, "measure", Some(name), e))?;
         // One that was never filled is as long as one that was. Its first use
         // is slower then, and nothing else.
-        if bytes == config.segment_bytes && kept.len() < config.spare_segments {
+        if bytes == config.segment_bytes && kept.len() < most {
             kept.push((name, bytes));
         } else {
             disk.remove(&name.to_string())
@@ -232,64 +246,34 @@ fn begins(disk: &dyn Disk, found: &Found) -> Result<Option<Segment>, LogError> {
 }
 
 /// A log of one segment, or of none yet.
-fn only(
-    disk: &dyn Disk,
-    config: &LocalLogConfig,
-    found: Option<Found>,
-) -> Result<(Active, Position, Line), LogError> {
-    if let Some(found) = found {
-        if let Some(segment) = begins(disk, &found)? {
-            let (end, line) = cut(disk, &found, segment, None)?;
-            return Ok((
-                Active {
-                    segment,
-                    file: found.file,
-                },
-                end,
-                line,
-            ));
-        }
-        // One that is not the first has followed one with durable entries,
-        // which went only when this one had some, too.
-        if found.header.number != 1 {
-            return Err(corrupt(
-                disk,
-                found.name(),
-                SEGMENT_HEADER_BYTES,
-                "the first entry is damaged",
-            ));
-        }
-        wipe_unused(disk, &found, Position(0), None)?;
-        if found.header.bytes >= config.segment_bytes_min() {
-            let segment = Segment::begin(found.header, Position(0));
-            return Ok((
-                Active {
-                    segment,
-                    file: found.file,
-                },
-                Position(0),
-                Line::default(),
-            ));
-        }
-        // Made under a configuration with smaller frames: made again, below.
-    }
-    let bytes = config.segment_bytes_of(1);
-    let made =
-        prepare::make(disk, None, &AtomicU64::new(0), 1, bytes, &|| false).map_err(
-            |e| match e {
-                PrepareError::Again(f) | PrepareError::Fatal(f) => f.error(),
-                PrepareError::Stopped => LogError::Closed,
-            },
-        )?;
-    let segment = Segment::begin(made.header, Position(0));
-    Ok((
-        Active {
+fn only(disk: &dyn Disk, found: Option<Found>) -> Result<(Option<Active>, End), LogError> {
+    let Some(found) = found else {
+        return Ok((None, End::default()));
+    };
+    if let Some(segment) = begins(disk, &found)? {
+        let end = cut(disk, &found, segment, None)?;
+        let active = Active {
             segment,
-            file: made.file,
-        },
-        Position(0),
-        Line::default(),
-    ))
+            file: found.file,
+        };
+        return Ok((Some(active), end));
+    }
+    // One that is not the first has followed one with durable entries, which
+    // went only when this one had some, too.
+    if found.header.number != 1 {
+        return Err(corrupt(
+            disk,
+            found.name(),
+            SEGMENT_HEADER_BYTES,
+            "the first entry is damaged",
+        ));
+    }
+    // The first seal was on its way and nobody was told of it. A log without
+    // an entry has no segment, so that it takes no room.
+    unacknowledged(disk, &found, Position(0), None)?;
+    disk.remove(&found.name().to_string())
+        .map_err(|e| io_error(disk, "remove", Some(found.name()), e))?;
+    Ok((None, End::default()))
 }
 
 /// The entries of a segment must fit into it.
@@ -320,7 +304,7 @@ fn cut(
     found: &Found,
     segment: Segment,
     unused: Option<&Found>,
-) -> Result<(Position, Line), LogError> {
+) -> Result<End, LogError> {
     let name = found.name();
     let io = |what: &str, e| io_error(disk, what, Some(name), e);
     let walked = scan::walk(&*found.file, segment).map_err(|e| scan_error(disk, name, e))?;
@@ -333,7 +317,7 @@ fn cut(
         return Err(damaged(disk, name, walked.end, name, remnant));
     }
     if let Some(unused) = unused {
-        wipe_unused(disk, unused, end, Some((name, walked.end)))?;
+        wipe_unused(disk, unused, end, (name, walked.end))?;
     }
     if !remains.dirty.is_empty() {
         tracing::info!(
@@ -345,20 +329,24 @@ fn cut(
     scan::wipe(&*found.file, &remains).map_err(|e| io("write to", e))?;
     scan::rewrite(&*found.file, walked.unsynced, walked.end).map_err(|e| io("write to", e))?;
     found.file.sync().map_err(|e| io("sync", e))?;
-    Ok((end, walked.line))
+    Ok(End {
+        position: end,
+        line: walked.line,
+        time_us: walked.time_us,
+    })
 }
 
-/// Wipes a segment that holds no first entry. The entries before it end at
-/// `end`, which is at `before` in the segment before.
-fn wipe_unused(
+/// What stands in a segment that holds no first entry, which must be less than
+/// anything durable. The entries before it end at `end`, which is at `before`
+/// in the segment before.
+fn unacknowledged(
     disk: &dyn Disk,
     found: &Found,
     end: Position,
     before: Option<(Name, u64)>,
-) -> Result<(), LogError> {
-    let io = |what: &str, e| io_error(disk, what, Some(found.name()), e);
+) -> Result<Remains, LogError> {
     let remains = scan::remains(&*found.file, found.header, None, SEGMENT_HEADER_BYTES)
-        .map_err(|e| io("read", e))?;
+        .map_err(|e| io_error(disk, "read", Some(found.name()), e))?;
     // The first write here began when everything before this segment was
     // durable; a later one, when this segment's first entry was.
     if let Some(remnant) = &remains.newest
@@ -375,6 +363,18 @@ fn wipe_unused(
         };
         return Err(damaged(disk, name, offset, found.name(), remnant));
     }
+    Ok(remains)
+}
+
+/// Wipes a segment that holds no first entry, so that it can be the next.
+fn wipe_unused(
+    disk: &dyn Disk,
+    found: &Found,
+    end: Position,
+    before: (Name, u64),
+) -> Result<(), LogError> {
+    let io = |what: &str, e| io_error(disk, what, Some(found.name()), e);
+    let remains = unacknowledged(disk, found, end, Some(before))?;
     if remains.dirty.is_empty() {
         return Ok(());
     }

@@ -1,15 +1,12 @@
 //! Reads a segment file that a crash may have left in any state: walks its
 //! entries, looks for what stands beyond the last good one, wipes that.
 
-use super::format::{
-    ENTRY_HEADER_BYTES, EntryHeader, SEGMENT_FIELDS_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader,
-    u64_at,
-};
-use super::payload;
+use super::format::{SEGMENT_FIELDS_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::segments::Segment;
+use crate::Position;
 use crate::disk::DiskFile;
-use crate::line::{Line, Taken};
-use crate::{Position, Record};
+use crate::entry::{ENTRY_HEADER_BYTES, EntryHeader, follow, payload, u64_at};
+use crate::line::Line;
 use std::io::{self, IoSlice};
 
 /// Bytes read at once.
@@ -97,6 +94,8 @@ pub(crate) struct Walked {
     pub unsynced: u64,
     /// The line after the last good entry.
     pub line: Line,
+    /// That entry's time.
+    pub time_us: u64,
 }
 
 /// Walks the entries of a segment, of which the first is good.
@@ -106,6 +105,7 @@ pub(crate) fn walk(file: &dyn DiskFile, segment: Segment) -> Result<Walked, Scan
         end: SEGMENT_HEADER_BYTES,
         unsynced: SEGMENT_HEADER_BYTES,
         line: Line::default(),
+        time_us: 0,
     };
     loop {
         let offset = walked.end;
@@ -130,47 +130,18 @@ pub(crate) fn walk(file: &dyn DiskFile, segment: Segment) -> Result<Walked, Scan
                 format!("entry {entry:?} does not follow the one before it"),
             )
         })?;
+        if entry.time_us < walked.time_us {
+            return Err(ScanError::Corrupt(
+                offset,
+                format!(
+                    "an entry of time {} after one of time {}",
+                    entry.time_us, walked.time_us
+                ),
+            ));
+        }
+        walked.time_us = entry.time_us;
         walked.end = offset + entry.total();
         walked.unsynced = segment.offset(entry.synced().max(segment.first));
-    }
-}
-
-/// The line after an entry, `None` when it does not follow `before`.
-fn follow(before: Option<Line>, entry: &EntryHeader, record: &Record) -> Option<Line> {
-    let mut line = before.unwrap_or_default();
-    match record {
-        Record::Seal => {
-            let after = Line {
-                epoch: entry.epoch,
-                begun: false,
-                seq: entry.seq,
-                lsn: entry.lsn,
-            };
-            let fits = before.is_none() || (line.seal() == Some(entry.epoch) && line == after);
-            fits.then_some(after)
-        }
-        Record::Begin { start } => {
-            let after = Line {
-                epoch: entry.epoch,
-                begun: true,
-                seq: entry.seq,
-                lsn: *start,
-            };
-            let fits =
-                before.is_none() || matches!(line.begin(entry.epoch, *start), Ok(Taken::Next));
-            fits.then_some(after)
-        }
-        Record::Frame(frame) => {
-            let after = Line {
-                epoch: entry.epoch,
-                begun: true,
-                seq: frame.seq,
-                lsn: frame.end(),
-            };
-            let fits =
-                before.is_none() || matches!(line.frame(entry.epoch, frame), Ok(Taken::Next));
-            fits.then_some(after)
-        }
     }
 }
 

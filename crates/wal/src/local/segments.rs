@@ -43,7 +43,7 @@ impl Segment {
     }
 }
 
-/// The segments in use, oldest first; never empty.
+/// The segments with entries, oldest first; none in a log that never had one.
 #[derive(Debug)]
 pub(crate) struct Segments {
     pub rows: Vec<Segment>,

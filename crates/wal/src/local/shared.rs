@@ -2,48 +2,17 @@
 //! share.
 
 use super::LocalLogConfig;
-use super::format::{ENTRY_HEADER_BYTES, SegmentHeader};
-use super::payload::Payload;
+use super::format::SegmentHeader;
 use super::recover::Recovered;
 use super::segments::{Name, Segment, Segments};
 use crate::disk::{Disk, DiskFile};
-use crate::line::{Line, Taken};
+use crate::failure::Failure;
+use crate::queue::Queue;
 use crate::{Durable, LogError, Position};
 use parking_lot::{Condvar, Mutex, RwLock};
-use std::collections::VecDeque;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Notify, watch};
-use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
-
-/// Something went wrong; kept, because it is told to everyone who asks.
-#[derive(Clone, Debug)]
-pub(crate) struct Failure {
-    pub context: String,
-    pub source: Arc<io::Error>,
-}
-
-impl Failure {
-    pub fn new(context: String, source: io::Error) -> Failure {
-        Failure {
-            context,
-            source: Arc::new(source),
-        }
-    }
-
-    /// The error for one more caller.
-    pub fn error(&self) -> LogError {
-        let source = match self.source.raw_os_error() {
-            Some(code) => io::Error::from_raw_os_error(code),
-            None => io::Error::new(self.source.kind(), self.source.to_string()),
-        };
-        LogError::Io {
-            context: self.context.clone(),
-            source,
-        }
-    }
-}
 
 /// Whether the log goes on.
 #[derive(Clone, Debug)]
@@ -103,67 +72,11 @@ impl std::fmt::Debug for NextSegment {
     }
 }
 
-/// An entry on its way to the disk.
-#[derive(Debug)]
-pub(crate) struct Queued {
-    pub kind: u8,
-    pub epoch: Epoch,
-    pub seq: FrameSeq,
-    /// What the header says.
-    pub lsn: Lsn,
-    /// The end of the redo after it.
-    pub lsn_after: Lsn,
-    pub payload: Payload,
-    pub payload_crc: u32,
-}
-
-impl Queued {
-    /// A seal or begin.
-    pub fn mark(kind: u8, epoch: Epoch, lsn: Lsn) -> Queued {
-        let payload = Payload::default();
-        let payload_crc = payload.crc();
-        Queued {
-            kind,
-            epoch,
-            seq: FrameSeq(0),
-            lsn,
-            lsn_after: lsn,
-            payload,
-            payload_crc,
-        }
-    }
-
-    /// A frame.
-    pub fn frame(kind: u8, epoch: Epoch, frame: &Frame, payload: Payload) -> Queued {
-        let payload_crc = payload.crc();
-        Queued {
-            kind,
-            epoch,
-            seq: frame.seq,
-            lsn: frame.start,
-            lsn_after: frame.end(),
-            payload,
-            payload_crc,
-        }
-    }
-
-    /// Bytes it takes in the file, and is counted with in memory.
-    pub fn bytes(&self) -> u64 {
-        ENTRY_HEADER_BYTES as u64 + self.payload.length()
-    }
-}
-
 /// What changes with every append and every write.
 #[derive(Debug)]
 pub(crate) struct State {
-    /// Where the line of accepted entries stands.
-    pub line: Line,
-    /// The place after the last accepted entry.
-    pub end: Position,
-    /// Accepted, and not yet taken by the writer.
-    pub queue: VecDeque<Queued>,
-    /// Bytes accepted and not yet durable.
-    pub queued_bytes: u64,
+    /// What is accepted; `accepted` is the place after it.
+    pub queue: Queue,
     /// How far the log is durable.
     pub durable: Durable,
     pub health: Health,
@@ -186,36 +99,6 @@ impl State {
         } else {
             Err(LogError::Closed)
         }
-    }
-
-    pub fn push(&mut self, queued: Queued) {
-        self.end.0 += queued.bytes();
-        self.queued_bytes += queued.bytes();
-        self.queue.push_back(queued);
-    }
-
-    /// Moves frames from the front of `frames` into the queue while there is
-    /// room. True when none is left.
-    pub fn accept(
-        &mut self,
-        config: &LocalLogConfig,
-        epoch: Epoch,
-        frames: &mut VecDeque<(Frame, Queued)>,
-    ) -> Result<bool, LogError> {
-        self.check_open()?;
-        self.line.owns(epoch)?;
-        while let Some((frame, queued)) = frames.pop_front() {
-            let room =
-                self.queued_bytes == 0 || self.queued_bytes + queued.bytes() <= config.queue_bytes;
-            if !room && frame.seq > self.line.seq {
-                frames.push_front((frame, queued));
-                return Ok(false);
-            }
-            if self.line.frame(epoch, &frame)? == Taken::Next {
-                self.push(queued);
-            }
-        }
-        Ok(true)
     }
 }
 
@@ -264,10 +147,7 @@ impl Shared {
         durable: watch::Receiver<Durable>,
     ) -> Shared {
         let state = State {
-            line: recovered.line,
-            end: recovered.durable.position,
-            queue: VecDeque::new(),
-            queued_bytes: 0,
+            queue: Queue::new(recovered.line, recovered.durable.position.0),
             durable: recovered.durable,
             health: Health::Running,
             closing: Closing::No,

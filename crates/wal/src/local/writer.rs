@@ -1,11 +1,14 @@
 //! The thread that writes: takes what is queued, writes it at once, syncs
 //! once, and says how far the log is durable. Nothing else makes it so.
 
-use super::format::{ENTRY_HEADER_BYTES, EntryHeader, SEGMENT_HEADER_BYTES};
+use super::format::SEGMENT_HEADER_BYTES;
 use super::prepare;
 use super::segments::{Name, Segment};
-use super::shared::{Closing, Failure, Health, Next, NextSegment, Queued, Shared};
+use super::shared::{Closing, Health, Next, NextSegment, Shared};
 use crate::disk::DiskFile;
+use crate::entry::{ENTRY_HEADER_BYTES, EntryHeader};
+use crate::failure::Failure;
+use crate::queue::Queued;
 use crate::{Durable, Position};
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -19,6 +22,7 @@ use tokio::sync::watch;
 const COPY_BYTES_MAX: usize = 4096;
 
 /// The segment that is written.
+#[derive(Clone)]
 pub(crate) struct Active {
     pub segment: Segment,
     pub file: Arc<dyn DiskFile>,
@@ -27,7 +31,8 @@ pub(crate) struct Active {
 /// What to do next.
 enum Work {
     Write(Vec<Queued>),
-    /// The next entry takes this many bytes, more than the segment has left.
+    /// The next entry takes this many bytes, more than the segment has left, or
+    /// there is none yet.
     NextSegment(u64),
     End,
 }
@@ -35,9 +40,12 @@ enum Work {
 struct Writer<'a> {
     shared: &'a Arc<Shared>,
     sender: watch::Sender<Durable>,
-    active: Active,
+    /// None before the first entry.
+    active: Option<Active>,
     /// The place after the last entry written.
     end: Position,
+    /// The last entry's time.
+    time_us: u64,
     preparer: Option<JoinHandle<()>>,
     /// Headers and small payloads of a batch; kept for its memory.
     arena: Vec<u8>,
@@ -48,7 +56,8 @@ struct Writer<'a> {
 pub(crate) fn run(
     shared: &Arc<Shared>,
     sender: watch::Sender<Durable>,
-    active: Active,
+    active: Option<Active>,
+    time_us: u64,
     lock: Box<dyn Send>,
 ) {
     let end = sender.borrow().position;
@@ -57,6 +66,7 @@ pub(crate) fn run(
         sender,
         active,
         end,
+        time_us,
         preparer: None,
         arena: Vec::new(),
     };
@@ -77,8 +87,7 @@ pub(crate) fn run(
         if !matches!(state.health, Health::Failed(_)) {
             state.health = Health::Closed;
         }
-        state.queue = Default::default();
-        state.queued_bytes = 0;
+        state.queue.clear();
         state.next = Next::None;
     }
     drop(files);
@@ -113,7 +122,9 @@ impl Writer<'_> {
     /// Waits for work.
     fn take(&mut self) -> Result<Work, Failure> {
         let limit = self.shared.config.batch_bytes;
-        let left = self.active.segment.bytes - self.active.segment.offset(self.end);
+        let left = self.active.as_ref().map_or(0, |active| {
+            active.segment.bytes - active.segment.offset(self.end)
+        });
         let mut state = self.shared.state.lock();
         loop {
             if let Health::Failed(failure) = &state.health {
@@ -122,7 +133,7 @@ impl Writer<'_> {
             if state.closing == Closing::Abandon {
                 return Ok(Work::End);
             }
-            let Some(first) = state.queue.front() else {
+            let Some(first) = state.queue.entries.front() else {
                 if state.closing == Closing::Drain {
                     return Ok(Work::End);
                 }
@@ -134,12 +145,12 @@ impl Writer<'_> {
             }
             let mut batch = Vec::new();
             let mut bytes = 0;
-            while let Some(next) = state.queue.front() {
+            while let Some(next) = state.queue.entries.front() {
                 bytes += next.bytes();
                 if bytes > left || (bytes > limit && !batch.is_empty()) {
                     break;
                 }
-                batch.extend(state.queue.pop_front());
+                batch.extend(state.queue.entries.pop_front());
             }
             return Ok(Work::Write(batch));
         }
@@ -147,9 +158,12 @@ impl Writer<'_> {
 
     /// Makes a batch durable. False when the log is to end first.
     fn write(&mut self, batch: &[Queued]) -> Result<bool, Failure> {
-        let offset = self.active.segment.offset(self.end);
-        let (pieces, end) = self.lay_out(batch);
-        let file = Arc::clone(&self.active.file);
+        let Some(Active { segment, file }) = self.active.clone() else {
+            let bug = io::Error::other("there is no segment to write to");
+            return Err(self.failure("write to", bug));
+        };
+        let offset = segment.offset(self.end);
+        let (pieces, end) = self.lay_out(batch, segment.salt);
         loop {
             let mut slices: Vec<IoSlice<'_>> = pieces
                 .iter()
@@ -182,8 +196,9 @@ impl Writer<'_> {
     }
 
     /// Encodes a batch, and says where it ends.
-    fn lay_out(&mut self, batch: &[Queued]) -> (Vec<Piece>, Position) {
+    fn lay_out(&mut self, batch: &[Queued], salt: u64) -> (Vec<Piece>, Position) {
         self.arena.clear();
+        let time_us = self.shared.config.clock.after(&mut self.time_us);
         let mut pieces = Vec::new();
         let mut from = 0;
         let mut position = self.end;
@@ -197,9 +212,10 @@ impl Writer<'_> {
                 epoch: entry.epoch,
                 seq: entry.seq,
                 lsn: entry.lsn,
+                time_us,
                 kind: entry.kind,
             };
-            self.arena.extend(header.encode(self.active.segment.salt));
+            self.arena.extend(header.encode(salt));
             self.arena.extend(&entry.payload.head);
             match &entry.payload.body {
                 Some(body) if body.len() > COPY_BYTES_MAX => {
@@ -228,7 +244,7 @@ impl Writer<'_> {
         {
             // Before the word goes out: who hears it may append at once.
             let mut state = self.shared.state.lock();
-            state.queued_bytes -= batch.iter().map(Queued::bytes).sum::<u64>();
+            state.queue.bytes -= batch.iter().map(Queued::bytes).sum::<u64>();
             if matches!(state.health, Health::Stalled(_)) {
                 state.health = Health::Running;
             }
@@ -243,11 +259,14 @@ impl Writer<'_> {
 
     /// Has the next segment made when this one is half full.
     fn prepare_ahead(&mut self) {
-        let used = self.end.0 - self.active.segment.first.0;
-        if used < (self.active.segment.bytes - SEGMENT_HEADER_BYTES) / 2 {
+        let Some(Active { segment, .. }) = &self.active else {
+            return;
+        };
+        let used = self.end.0 - segment.first.0;
+        if used < (segment.bytes - SEGMENT_HEADER_BYTES) / 2 {
             return;
         }
-        let number = self.active.segment.number + 1;
+        let number = segment.number + 1;
         {
             let mut state = self.shared.state.lock();
             if !matches!(state.next, Next::None) || state.closing != Closing::No {
@@ -282,15 +301,15 @@ impl Writer<'_> {
         };
         let segment = Segment::begin(next.header, self.end);
         self.shared.segments.write().rows.push(segment);
-        self.active = Active {
+        self.active = Some(Active {
             segment,
             file: next.file,
-        };
+        });
         Ok(true)
     }
 
     fn next_segment(&mut self, entry_bytes: u64) -> Result<Option<NextSegment>, Failure> {
-        let number = self.active.segment.number + 1;
+        let number = self.active.as_ref().map_or(0, |a| a.segment.number) + 1;
         let bytes_min = SEGMENT_HEADER_BYTES + entry_bytes;
         let mut state = self.shared.state.lock();
         state.next_wanted = true;
@@ -358,14 +377,14 @@ impl Writer<'_> {
     }
 
     fn failure(&self, what: &str, source: io::Error) -> Failure {
-        let path = self.shared.path(Name::Segment(self.active.segment.number));
-        Failure::new(
-            format!(
-                "{what} {path} at byte {}",
-                self.active.segment.offset(self.end)
-            ),
-            source,
-        )
+        let place = match &self.active {
+            Some(Active { segment, .. }) => {
+                let path = self.shared.path(Name::Segment(segment.number));
+                format!("{path} at byte {}", segment.offset(self.end))
+            }
+            None => self.shared.disk.path().display().to_string(),
+        };
+        Failure::new(format!("{what} {place}"), source)
     }
 }
 

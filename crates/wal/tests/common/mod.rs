@@ -10,9 +10,11 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
-use xylem_wal::conformance::Store;
+use xylem_wal::conformance::{HandClock, Store};
 use xylem_wal::disk::model::ModelDisk;
-use xylem_wal::{BoxFuture, Durable, Entry, LocalLog, LocalLogConfig, Log, LogError, Record};
+use xylem_wal::{
+    BoxFuture, Clock, Durable, Entry, LocalLog, LocalLogConfig, Log, LogError, Record,
+};
 
 /// Small enough that every test crosses segments.
 pub fn small() -> LocalLogConfig {
@@ -24,6 +26,7 @@ pub fn small() -> LocalLogConfig {
         read_ahead_bytes: 1 << 10,
         spare_segments: 2,
         retry: Duration::from_millis(2),
+        clock: Clock::system(),
     }
 }
 
@@ -40,12 +43,14 @@ pub fn roomy() -> LocalLogConfig {
 /// A log on a model disk.
 pub struct ModelStore {
     disk: Mutex<ModelDisk>,
+    clock: HandClock,
 }
 
 impl ModelStore {
     pub fn new() -> ModelStore {
         ModelStore {
             disk: Mutex::new(ModelDisk::new()),
+            clock: HandClock::default(),
         }
     }
 }
@@ -54,7 +59,11 @@ impl Store for ModelStore {
     fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Log>, LogError>> {
         Box::pin(async {
             let disk = self.disk.lock().clone();
-            Ok(Arc::new(LocalLog::open_on(Arc::new(disk), small())?) as Arc<dyn Log>)
+            let config = LocalLogConfig {
+                clock: self.clock.clock(),
+                ..small()
+            };
+            Ok(Arc::new(LocalLog::open_on(Arc::new(disk), config)?) as Arc<dyn Log>)
         })
     }
 
@@ -71,6 +80,10 @@ impl Store for ModelStore {
     fn hold(&self, held: bool) -> bool {
         self.disk.lock().hold(held);
         true
+    }
+
+    fn clock(&self) -> &HandClock {
+        &self.clock
     }
 
     fn queue_bytes(&self) -> u64 {

@@ -1,8 +1,8 @@
 //! An entry's payload: redo as it is, a side-file operation encoded. Drawn in
 //! `docs/formats/wal.md`.
 
+use super::EntryHeader;
 use crate::Record;
-use crate::local::format::EntryHeader;
 use std::sync::Arc;
 use xylem_types::{FileOp, Frame, FrameBody};
 

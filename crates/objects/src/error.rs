@@ -1,0 +1,201 @@
+//! Why a request to the object store failed, and what to do.
+
+use object_store::Error as StoreError;
+use std::error::Error as StdError;
+use std::io;
+use std::time::Duration;
+
+/// The kinds of failure that callers tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// No such object, or no such bucket.
+    NotFound,
+    /// Something else has the name.
+    Exists,
+    /// The credentials are missing, wrong, or not allowed to do this.
+    Denied,
+    /// The store did not answer, or said that it cannot now, until the time
+    /// for retries was over.
+    Unavailable,
+    /// The object ends before the range.
+    TooShort,
+    /// The request cannot succeed as it is.
+    Refused,
+}
+
+impl Reason {
+    fn io_kind(self) -> io::ErrorKind {
+        match self {
+            Reason::NotFound => io::ErrorKind::NotFound,
+            Reason::Exists => io::ErrorKind::AlreadyExists,
+            Reason::Denied => io::ErrorKind::PermissionDenied,
+            Reason::Unavailable => io::ErrorKind::TimedOut,
+            Reason::TooShort => io::ErrorKind::UnexpectedEof,
+            Reason::Refused => io::ErrorKind::Other,
+        }
+    }
+
+    fn advice(self) -> &'static str {
+        match self {
+            Reason::NotFound => {
+                "check that the bucket exists and that nothing else removes objects from it"
+            }
+            Reason::Exists => "another writer took the name; nothing was changed",
+            Reason::Denied => {
+                "check the credentials and that they may read, write, list and delete (docs/object-storage.md)"
+            }
+            Reason::Unavailable => {
+                "check the network and the store's state; it is safe to try again"
+            }
+            Reason::TooShort => "the object is not what was written",
+            Reason::Refused => "check the store's settings (docs/object-storage.md)",
+        }
+    }
+}
+
+/// A request to the object store that failed for good.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{operation} {url}/{name}: {source}{}; {}",
+    retried(*.attempts, *.elapsed),
+    .reason.advice()
+)]
+pub struct ObjectError {
+    /// What kind of failure it is.
+    pub reason: Reason,
+    /// What was being done: `get`, `create`, `upload`, ….
+    pub operation: &'static str,
+    /// The bucket.
+    pub url: String,
+    /// The object or folder, below the bucket's prefix.
+    pub name: String,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// How long that took.
+    pub elapsed: Duration,
+    /// Whether a write may have happened, or may still happen, all the same.
+    pub outcome_unknown: bool,
+    /// The last attempt's failure.
+    pub source: Box<dyn StdError + Send + Sync>,
+}
+
+fn retried(attempts: u32, elapsed: Duration) -> String {
+    if attempts < 2 {
+        return String::new();
+    }
+    format!(" ({attempts} attempts in {:.1} s)", elapsed.as_secs_f64())
+}
+
+impl ObjectError {
+    /// The error that an [`io::Error`] of this crate carries.
+    pub fn of(error: &io::Error) -> Option<&ObjectError> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
+impl From<ObjectError> for io::Error {
+    fn from(error: ObjectError) -> io::Error {
+        io::Error::new(error.reason.io_kind(), error)
+    }
+}
+
+/// Whether a write that failed with `error` may have happened all the same.
+/// Writing the same bytes under the same name again settles it.
+pub fn outcome_unknown(error: &io::Error) -> bool {
+    ObjectError::of(error).is_some_and(|e| e.outcome_unknown)
+}
+
+/// One attempt that failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Worth another attempt. `sent`: the store may have done it.
+    Transient {
+        source: Box<dyn StdError + Send + Sync>,
+        sent: bool,
+    },
+    /// Another attempt would fail alike.
+    Final {
+        reason: Reason,
+        source: Box<dyn StdError + Send + Sync>,
+    },
+}
+
+impl Failure {
+    pub(crate) fn timeout(after: Duration) -> Failure {
+        Failure::Transient {
+            source: format!("no answer within {:.1} s", after.as_secs_f64()).into(),
+            sent: true,
+        }
+    }
+
+    pub(crate) fn last(reason: Reason, what: impl Into<String>) -> Failure {
+        Failure::Final {
+            reason,
+            source: what.into().into(),
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        let reason = match &error {
+            StoreError::NotFound { .. } => Reason::NotFound,
+            StoreError::AlreadyExists { .. }
+            | StoreError::Precondition { .. }
+            | StoreError::NotModified { .. } => Reason::Exists,
+            StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
+                Reason::Denied
+            }
+            // A directory says what it means, and it fails alike the next time.
+            StoreError::Generic { store, .. }
+                if *store != "LocalFileSystem" && *store != "InMemory" =>
+            {
+                match http_status(&error) {
+                    Some(408 | 425 | 429 | 500..) => return transient(error),
+                    // What S3 answers to a request that arrived too slowly.
+                    Some(400) if error.to_string().contains("RequestTimeout") => {
+                        return transient(error);
+                    }
+                    Some(_) => Reason::Refused,
+                    None => return transient(error),
+                }
+            }
+            StoreError::JoinError { .. } => return transient(error),
+            _ => Reason::Refused,
+        };
+        Failure::Final {
+            reason,
+            source: error.into(),
+        }
+    }
+}
+
+fn transient(error: StoreError) -> Failure {
+    let sent = !never_sent(&error);
+    Failure::Transient {
+        source: error.into(),
+        sent,
+    }
+}
+
+/// Whether the request surely did not reach the store.
+fn never_sent(error: &StoreError) -> bool {
+    use object_store::client::{HttpError, HttpErrorKind};
+    let mut at: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(e) = at {
+        if let Some(http) = e.downcast_ref::<HttpError>() {
+            return http.kind() == HttpErrorKind::Connect;
+        }
+        at = e.source();
+    }
+    false
+}
+
+/// The HTTP status that an error carries. `object_store` keeps the type that
+/// has it to itself, so it is read from the message, which a test holds.
+fn http_status(error: &StoreError) -> Option<u16> {
+    const MARK: &str = "status code: ";
+    let text = error.to_string();
+    let at = text.find(MARK)? + MARK.len();
+    text.get(at..at + 3)?.parse().ok()
+}

@@ -1,0 +1,20 @@
+//! For tests: a store that fails on request, and a real S3 server.
+
+mod faulty;
+mod s3server;
+
+pub use faulty::{Fault, Faulty, Op, Rates};
+pub use s3server::S3Server;
+
+use crate::Retry;
+use std::time::Duration;
+
+/// Retries that do not keep a test waiting.
+pub fn quick() -> Retry {
+    Retry {
+        first_wait: Duration::from_millis(1),
+        longest_wait: Duration::from_millis(20),
+        give_up_after: Duration::from_secs(20),
+        attempt_timeout: Duration::from_millis(500),
+    }
+}

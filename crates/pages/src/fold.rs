@@ -1,0 +1,391 @@
+//! What of a key's versions is kept once the horizon has passed them.
+//!
+//! Up to the horizon only some LSNs can still be read: the horizon itself, and
+//! the points where other branches left. They cut a key's versions into
+//! segments; of each segment only what the key is at its end matters. Small
+//! changes stay as they are, since they take less than an image; more than a
+//! quarter of a page of them becomes an image. Versions after the horizon are
+//! all kept.
+//!
+//! Folding is only for merges that read a branch's oldest layers: there,
+//! nothing is older but what an ancestor has.
+
+use crate::api::ReadError;
+use crate::branch::Shared;
+use crate::catalog::{Node, NodeKind, SpaceInfo, chunk_apply};
+use crate::chain::Kind;
+use crate::key::{Key, TAG_PATH, TAG_SIDE, TAG_SPACE, page_of, side_of, space_of};
+use crate::map::{Built, Reach, Snapshot};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use xylem_types::{Lsn, PageId, SpaceId};
+
+/// Bytes of changes that are kept as they are before they become an image.
+const RAW_MAX: usize = 4 << 10;
+
+/// What can still be read.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    /// Ascending; the last is the horizon.
+    points: Vec<Lsn>,
+}
+
+impl Kept {
+    /// Everything from `horizon` on, and `points` before it.
+    pub(crate) fn new(horizon: Lsn, mut points: Vec<Lsn>) -> Kept {
+        points.retain(|p| *p < horizon);
+        points.push(horizon);
+        Kept { points }
+    }
+
+    /// The segment of a version, and the LSN at its end; none after the
+    /// horizon.
+    fn segment(&self, lsn: Lsn) -> Option<(usize, Lsn)> {
+        let n = self.points.partition_point(|p| *p < lsn);
+        self.points.get(n).map(|end| (n, *end))
+    }
+}
+
+/// Why a key could not be folded.
+pub(crate) enum Stuck {
+    /// Layers could not be read.
+    Read(ReadError),
+    /// Its records cannot be applied: its versions must stay as they are.
+    Unfoldable(Vec<u8>, String),
+}
+
+impl From<ReadError> for Stuck {
+    fn from(e: ReadError) -> Stuck {
+        Stuck::Read(e)
+    }
+}
+
+/// A version on its way out.
+#[derive(Clone, Debug)]
+pub(crate) struct Version {
+    pub(crate) lsn: Lsn,
+    pub(crate) kind: Kind,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// What a key was before the versions at hand.
+enum Base {
+    /// Nothing, or all zeros.
+    Nothing,
+    /// What the ancestors have.
+    Ancestors,
+    /// This.
+    Value(Vec<u8>),
+}
+
+/// Folds one key after the other.
+pub(crate) struct Fold<'a> {
+    shared: &'a Shared,
+    kept: Kept,
+    /// All layers, to look tablespaces up.
+    snapshot: Snapshot,
+    /// Keys whose versions stay as they are.
+    unfoldable: &'a HashSet<Vec<u8>>,
+    /// Tablespaces as of the ends of segments.
+    spaces: HashMap<(SpaceId, Lsn), Option<Arc<SpaceInfo>>>,
+
+    key: Vec<u8>,
+    page: Option<PageId>,
+    raw: bool,
+    segment: Option<(usize, Lsn)>,
+    /// Of the page's tablespace, at the end of the segment.
+    info: Option<Arc<SpaceInfo>>,
+    base: Base,
+    /// Written after `base`, in earlier segments.
+    carried: Vec<Version>,
+    carried_bytes: usize,
+    /// Of this segment, not written.
+    tail: Vec<Version>,
+    tail_bytes: usize,
+    /// `base` was made in this segment, of versions up to here, and is not
+    /// written.
+    unwritten: Option<Lsn>,
+    /// The LSN of the newest version that was not void.
+    last: Option<Lsn>,
+    /// Something of the key was written.
+    written: bool,
+}
+
+impl<'a> Fold<'a> {
+    pub(crate) fn new(
+        shared: &'a Shared,
+        kept: Kept,
+        unfoldable: &'a HashSet<Vec<u8>>,
+    ) -> Fold<'a> {
+        Fold {
+            shared,
+            kept,
+            snapshot: shared.snapshot(),
+            unfoldable,
+            spaces: HashMap::new(),
+            key: Vec::new(),
+            page: None,
+            raw: false,
+            segment: None,
+            info: None,
+            base: Base::Nothing,
+            carried: Vec::new(),
+            carried_bytes: 0,
+            tail: Vec::new(),
+            tail_bytes: 0,
+            unwritten: None,
+            last: None,
+            written: false,
+        }
+    }
+
+    /// Begins a key.
+    pub(crate) fn begin(&mut self, key: &[u8]) {
+        let page = page_of(key);
+        if page.map(|p| p.space) != self.page.map(|p| p.space) {
+            self.spaces.clear();
+        }
+        self.page = page;
+        self.key.clear();
+        self.key.extend_from_slice(key);
+        self.raw = self.unfoldable.contains(key);
+        self.segment = None;
+        self.last = None;
+        self.written = false;
+        self.restart(match self.shared.parent {
+            Some(_) => Base::Ancestors,
+            None => Base::Nothing,
+        });
+    }
+
+    fn restart(&mut self, base: Base) {
+        self.base = base;
+        self.carried.clear();
+        self.carried_bytes = 0;
+        self.tail.clear();
+        self.tail_bytes = 0;
+        self.unwritten = None;
+    }
+
+    /// Takes the key's next version. What is to be written goes to `out`, with
+    /// whether it lies after the horizon.
+    pub(crate) fn version(
+        &mut self,
+        lsn: Lsn,
+        kind: Kind,
+        bytes: &[u8],
+        out: &mut Vec<(Version, bool)>,
+    ) -> Result<(), Stuck> {
+        let version = Version {
+            lsn,
+            kind,
+            bytes: bytes.to_vec(),
+        };
+        let segment = self.kept.segment(lsn).filter(|_| !self.raw);
+        if segment != self.segment {
+            self.end_segment(out)?;
+            self.segment = segment;
+            if let Some((_, end)) = segment {
+                self.begin_segment(end)?;
+            }
+        }
+        if segment.is_none() {
+            self.written = true;
+            out.push((version, true));
+            return Ok(());
+        }
+        if self.is_void(lsn) {
+            return Ok(());
+        }
+        if kind.ends_walk() {
+            self.restart(Base::Nothing);
+        } else if self.last != Some(lsn) {
+            // Not between the runs that one mtr has for a page.
+            self.collapse_if_large()?;
+        }
+        self.last = Some(lsn);
+        self.tail_bytes += version.bytes.len();
+        self.tail.push(version);
+        Ok(())
+    }
+
+    /// The key has no more versions.
+    pub(crate) fn end(&mut self, out: &mut Vec<(Version, bool)>) -> Result<(), Stuck> {
+        self.end_segment(out)?;
+        self.segment = None;
+        Ok(())
+    }
+
+    fn begin_segment(&mut self, end: Lsn) -> Result<(), Stuck> {
+        let Some(page) = self.page else {
+            return Ok(());
+        };
+        let info = match self.spaces.get(&(page.space, end)) {
+            Some(info) => info.clone(),
+            None => {
+                let view = self.snapshot.view(self.shared.source());
+                let found = view.space(page.space, end)?;
+                let info = found.map(|(_, info)| Arc::new(info)).filter(|i| i.exists);
+                self.spaces.insert((page.space, end), info.clone());
+                info
+            }
+        };
+        // What came before the tablespace was made, or cut, is void; so is all
+        // of one that is gone.
+        let before = info.as_ref().map_or(Lsn::MAX, |i| i.floor);
+        let shared_until = self.shared.parent.as_ref().map(|p| p.lsn);
+        if self.last.or(shared_until).is_none_or(|lsn| lsn < before) {
+            self.restart(Base::Nothing);
+        }
+        self.info = info;
+        Ok(())
+    }
+
+    /// Whether nobody can see the page's version at `lsn` at the segment's end.
+    fn is_void(&self, lsn: Lsn) -> bool {
+        self.page.is_some() && self.info.as_ref().is_none_or(|info| lsn < info.floor)
+    }
+
+    fn end_segment(&mut self, out: &mut Vec<(Version, bool)>) -> Result<(), Stuck> {
+        self.collapse_if_large()?;
+        if let (Some(lsn), Base::Value(bytes)) = (self.unwritten.take(), &self.base)
+            && (self.written || self.matters(bytes))
+        {
+            self.written = true;
+            let bytes = bytes.clone();
+            let kind = Kind::Image;
+            out.push((Version { lsn, kind, bytes }, false));
+        }
+        for version in std::mem::take(&mut self.tail) {
+            let nothing = version.kind == Kind::Image && !self.matters(&version.bytes);
+            if self.written || !nothing {
+                self.written = true;
+                out.push((version.clone(), false));
+            }
+            self.carried.push(version);
+        }
+        self.carried_bytes += std::mem::take(&mut self.tail_bytes);
+        Ok(())
+    }
+
+    /// Whether absence would not say the same as this value.
+    fn matters(&self, value: &[u8]) -> bool {
+        self.shared.parent.is_some() || exists(&self.key, value)
+    }
+
+    /// Makes one value of all that is known, when it is worth it.
+    fn collapse_if_large(&mut self) -> Result<(), Stuck> {
+        let Some(lsn) = self.tail.last().map(|v| v.lsn) else {
+            return Ok(());
+        };
+        if self.carried_bytes + self.tail_bytes <= RAW_MAX {
+            return Ok(());
+        }
+        let value = match (self.page, self.tail.as_slice()) {
+            (_, [only]) if only.kind == Kind::Image => only.bytes.clone(),
+            (Some(page), _) => self.build_page(page)?,
+            (None, _) => self.build_other()?,
+        };
+        self.restart(Base::Value(value));
+        self.unwritten = Some(lsn);
+        Ok(())
+    }
+
+    fn stuck(&self, why: String) -> Stuck {
+        Stuck::Unfoldable(self.key.clone(), why)
+    }
+
+    fn build_page(&self, page: PageId) -> Result<Vec<u8>, Stuck> {
+        let engine = &*self.shared.store.engine;
+        let stuck = |why: String| self.stuck(why);
+        let info = self
+            .info
+            .as_ref()
+            .ok_or_else(|| stuck("its tablespace is not known".into()))?;
+        let size = engine.page_bytes(info.flags).map_err(stuck)?;
+        let mut value = match &self.base {
+            Base::Nothing => vec![0; size],
+            Base::Value(bytes) => bytes.clone(),
+            Base::Ancestors => self.ancestors_page(page, info)?.unwrap_or(vec![0; size]),
+        };
+        let mut versions = self.carried.iter().chain(&self.tail).peekable();
+        let mut records: Vec<u8> = Vec::new();
+        while let Some(v) = versions.next() {
+            if v.kind == Kind::Image {
+                value.clone_from(&v.bytes);
+                continue;
+            }
+            records.extend_from_slice(&v.bytes);
+            // An mtr may have several runs for a page; they are applied as one.
+            let goes_on = |next: &&Version| next.lsn == v.lsn && next.kind != Kind::Image;
+            if versions.peek().is_some_and(goes_on) {
+                continue;
+            }
+            if value.len() != size {
+                return Err(stuck(format!(
+                    "a base of {} bytes, not {size}",
+                    value.len()
+                )));
+            }
+            engine
+                .apply(&mut value, page, info.flags, v.lsn, &records)
+                .map_err(stuck)?;
+            records.clear();
+        }
+        engine.seal(&mut value, info.flags).map_err(stuck)?;
+        Ok(value)
+    }
+
+    fn ancestors_page(&self, page: PageId, info: &SpaceInfo) -> Result<Option<Vec<u8>>, Stuck> {
+        let Some(parent) = &self.shared.parent else {
+            return Ok(None);
+        };
+        let Some(view) = self.snapshot.ancestors(self.shared.source()) else {
+            return Ok(None);
+        };
+        let engine = &*self.shared.store.engine;
+        match view.page(engine, page, info, parent.lsn, None, Reach::Files)? {
+            Built::Page(bytes, _) => Ok(Some(bytes)),
+            _ => Ok(None),
+        }
+    }
+
+    fn build_other(&self) -> Result<Vec<u8>, Stuck> {
+        let mut value = match &self.base {
+            Base::Nothing => Vec::new(),
+            Base::Value(bytes) => bytes.clone(),
+            Base::Ancestors => {
+                let view = self.snapshot.ancestors(self.shared.source());
+                let at = self.shared.parent.as_ref().map_or(Lsn::ZERO, |p| p.lsn);
+                let found = match view {
+                    Some(view) => view.chunk(&Key::Other(self.key.clone()), at)?,
+                    None => None,
+                };
+                found.map(|(_, bytes)| bytes).unwrap_or_default()
+            }
+        };
+        for v in self.carried.iter().chain(&self.tail) {
+            match v.kind {
+                Kind::Image => value.clone_from(&v.bytes),
+                _ => chunk_apply(&mut value, &v.bytes)
+                    .ok_or_else(|| self.stuck("a change of a side file is malformed".into()))?,
+            }
+        }
+        Ok(value)
+    }
+}
+
+/// Whether the value of a key other than a page says that there is something.
+fn exists(key: &[u8], value: &[u8]) -> bool {
+    match key.first().copied() {
+        Some(TAG_SPACE) => {
+            space_of(key).is_some() && SpaceInfo::decode(value).is_none_or(|i| i.exists)
+        }
+        Some(TAG_PATH) => value != [0],
+        Some(TAG_SIDE) => match side_of(key) {
+            Some((_, 0)) => Node::decode(value).is_none_or(|n| n.kind != NodeKind::Gone),
+            _ => !value.is_empty(),
+        },
+        _ => true,
+    }
+}

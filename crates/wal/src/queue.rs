@@ -1,0 +1,150 @@
+//! What is accepted and not yet durable, in order, the same in every backend.
+
+use crate::LogError;
+use crate::entry::ENTRY_HEADER_BYTES;
+use crate::entry::payload::{self, Payload};
+use crate::line::{Line, Taken};
+use std::collections::VecDeque;
+use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
+
+/// An entry on its way to the store.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    pub kind: u8,
+    pub epoch: Epoch,
+    pub seq: FrameSeq,
+    /// What the header says.
+    pub lsn: Lsn,
+    /// The end of the redo after it.
+    pub lsn_after: Lsn,
+    pub payload: Payload,
+    pub payload_crc: u32,
+}
+
+impl Queued {
+    /// A seal or begin.
+    pub fn mark(kind: u8, epoch: Epoch, lsn: Lsn) -> Queued {
+        let payload = Payload::default();
+        let payload_crc = payload.crc();
+        Queued {
+            kind,
+            epoch,
+            seq: FrameSeq(0),
+            lsn,
+            lsn_after: lsn,
+            payload,
+            payload_crc,
+        }
+    }
+
+    /// A frame.
+    pub fn frame(kind: u8, epoch: Epoch, frame: &Frame, payload: Payload) -> Queued {
+        let payload_crc = payload.crc();
+        Queued {
+            kind,
+            epoch,
+            seq: frame.seq,
+            lsn: frame.start,
+            lsn_after: frame.end(),
+            payload,
+            payload_crc,
+        }
+    }
+
+    /// Bytes it takes in the store, and is counted with in memory.
+    pub fn bytes(&self) -> u64 {
+        ENTRY_HEADER_BYTES as u64 + self.payload.length()
+    }
+}
+
+/// Frames with their encodings.
+pub(crate) type Encoded = VecDeque<(Frame, Queued)>;
+
+/// Encodes frames of `epoch`, whose payloads may have `limit` bytes.
+pub(crate) fn encode(epoch: Epoch, frames: Vec<Frame>, limit: u64) -> Result<Encoded, LogError> {
+    let mut out = VecDeque::with_capacity(frames.len());
+    for frame in frames {
+        let (kind, payload) = payload::encode(&frame.body);
+        let bytes = payload.length();
+        if bytes > limit {
+            return Err(LogError::TooLarge {
+                seq: frame.seq,
+                bytes,
+                limit,
+            });
+        }
+        let queued = Queued::frame(kind, epoch, &frame, payload);
+        out.push_back((frame, queued));
+    }
+    Ok(out)
+}
+
+/// The entries that are accepted, and the line they make.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    /// Where the line of accepted entries stands.
+    pub line: Line,
+    /// Accepted, and not yet taken by the writer.
+    pub entries: VecDeque<Queued>,
+    /// Bytes accepted and not yet durable.
+    pub bytes: u64,
+    /// Bytes ever accepted, from what the backend began with.
+    pub accepted: u64,
+}
+
+impl Queue {
+    /// An empty queue behind entries that make `line`.
+    pub fn new(line: Line, accepted: u64) -> Queue {
+        Queue {
+            line,
+            entries: VecDeque::new(),
+            bytes: 0,
+            accepted,
+        }
+    }
+
+    /// Adds an entry that the line has taken.
+    pub fn push(&mut self, queued: Queued) {
+        self.accepted += queued.bytes();
+        self.bytes += queued.bytes();
+        self.entries.push_back(queued);
+    }
+
+    /// Whether all of `frames` could be taken, were there room.
+    pub fn check(&self, epoch: Epoch, frames: &Encoded) -> Result<(), LogError> {
+        // All or nothing: a wrong frame late in the group changes nothing.
+        let mut line = self.line;
+        for (frame, _) in frames {
+            line.frame(epoch, frame)?;
+        }
+        line.owns(epoch)
+    }
+
+    /// Moves frames from the front of `frames` into the queue while it has
+    /// less than `limit` bytes. True when none is left.
+    pub fn accept(
+        &mut self,
+        limit: u64,
+        epoch: Epoch,
+        frames: &mut Encoded,
+    ) -> Result<bool, LogError> {
+        self.line.owns(epoch)?;
+        while let Some((frame, queued)) = frames.pop_front() {
+            let room = self.bytes == 0 || self.bytes + queued.bytes() <= limit;
+            if !room && frame.seq > self.line.seq {
+                frames.push_front((frame, queued));
+                return Ok(false);
+            }
+            if self.line.frame(epoch, &frame)? == Taken::Next {
+                self.push(queued);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Forgets what is not yet taken by the writer.
+    pub fn clear(&mut self) {
+        self.entries = VecDeque::new();
+        self.bytes = 0;
+    }
+}
