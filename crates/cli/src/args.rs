@@ -92,6 +92,9 @@ pub struct UpArgs {
     /// Memory of the server's page store, such as 512MiB
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
+    /// How far back every moment stays within reach, such as 36h [default: 7d]
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    pub history: Option<String>,
     /// Buffer pool of a compute, such as 256M
     #[arg(long, value_name = "SIZE")]
     pub buffer_pool: Option<String>,
@@ -256,6 +259,11 @@ pub struct DaemonArgs {
 
 fn branch(text: &str) -> Result<BranchName, String> {
     BranchName::parse(text).map_err(|e| e.to_string())
+}
+
+fn span(text: &str) -> Result<String, String> {
+    let span = text.parse::<xylem_server::span::Span>();
+    span.map(|span| span.to_string()).map_err(|e| e.to_string())
 }
 
 fn compute(text: &str) -> Result<ComputeName, String> {

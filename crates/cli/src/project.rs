@@ -33,6 +33,9 @@ pub struct Project {
     /// The server's memory budget, as given to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
+    /// How far back every moment stays within reach, as given to the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<String>,
     /// `innodb_buffer_pool_size` of computes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub buffer_pool: Option<String>,
@@ -99,6 +102,7 @@ impl Project {
             bind: loopback(),
             object_store: None,
             memory: None,
+            history: None,
             buffer_pool: None,
             page_size: None,
             mariadbd_args: Vec::new(),

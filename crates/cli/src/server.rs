@@ -219,6 +219,9 @@ fn spawn(state: &StateDir, project: &Project, grpc: u16, http: u16) -> Result<Se
     if let Some(memory) = &project.memory {
         option("--memory", memory.into());
     }
+    if let Some(history) = &project.history {
+        option("--history", history.into());
+    }
     if state.token_file().exists() {
         option("--token-file", state.token_file().into());
     }

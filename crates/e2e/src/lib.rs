@@ -16,6 +16,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
+/// Computes that a project may have beside that of `main`.
+const COMPUTES: usize = 12;
+
 /// A project in a temporary directory; stopped and removed when dropped.
 pub struct Project {
     dir: TempDir,
@@ -46,16 +49,17 @@ impl Project {
 
     /// The same in a directory that was prepared.
     pub fn up_in_place(&self, buffer_pool: &str) -> Result<()> {
-        let ports = free_ports(3)?;
+        // Further computes take the ports behind that of the first.
+        let ports = free_ports(3 + COMPUTES)?;
         self.xylem(&[
             "up",
             "--detach",
             "--mysql-port",
-            &ports[0].to_string(),
-            "--grpc-port",
-            &ports[1].to_string(),
-            "--http-port",
             &ports[2].to_string(),
+            "--grpc-port",
+            &ports[0].to_string(),
+            "--http-port",
+            &ports[1].to_string(),
             "--buffer-pool",
             buffer_pool,
         ])?;

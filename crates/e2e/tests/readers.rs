@@ -211,7 +211,7 @@ fn a_reader_starts_as_fast_as_a_writer() -> Result<()> {
     project.sql("CREATE DATABASE d; USE d; CREATE TABLE d.t (a INT PRIMARY KEY)")?;
     let mut writer = Vec::new();
     let mut reader = Vec::new();
-    for round in 0..5 {
+    for _ in 0..5 {
         project.xylem(&["compute", "stop", "main"])?;
         let started = Instant::now();
         project.xylem(&["compute", "start", "main"])?;
@@ -219,7 +219,7 @@ fn a_reader_starts_as_fast_as_a_writer() -> Result<()> {
         let started = Instant::now();
         project.xylem(&["compute", "start", "main", "--read-only"])?;
         reader.push(started.elapsed());
-        project.xylem(&["compute", "stop", &format!("main@{}", round % 1 + 1)])?;
+        project.xylem(&["compute", "stop", "main@1"])?;
     }
     writer.sort();
     reader.sort();

@@ -5,6 +5,7 @@ mod memory;
 
 use crate::place;
 use crate::size::ByteSize;
+use crate::span::Span;
 use layers::Layers;
 pub use layers::{ConfigError, KEYS, Key};
 use std::net::SocketAddr;
@@ -38,6 +39,8 @@ pub struct ServerConfig {
     pub log_level: String,
     /// URL of the store: the project's catalogue, layers and manifests.
     pub object_store: String,
+    /// How far back every moment of a branch stays within reach.
+    pub history: Span,
     /// How long the lease of a read-only compute is kept that nobody uses.
     pub lease_timeout: Duration,
     /// Threads that read pages from layers.
@@ -157,6 +160,9 @@ pub struct ServerArgs {
     /// URL of the store of catalogue, layers and manifests [default: file:// DIR/store]
     #[arg(long, value_name = "URL")]
     pub object_store: Option<String>,
+    /// How far back every moment stays within reach, such as 36h [default: 7d]
+    #[arg(long, value_name = "SPAN")]
+    pub history: Option<String>,
     /// How long the lease of a read-only compute is kept unused [default: 600000]
     #[arg(long, value_name = "MS")]
     pub lease_timeout_ms: Option<String>,
@@ -190,6 +196,7 @@ impl ServerArgs {
             "log_format" => &self.log_format,
             "log_level" => &self.log_level,
             "object_store" => &self.object_store,
+            "history" => &self.history,
             "lease_timeout_ms" => &self.lease_timeout_ms,
             "page_threads" => &self.page_threads,
             "worker_threads" => &self.worker_threads,
@@ -248,6 +255,7 @@ fn build(from: &Layers) -> Result<ServerConfig, ConfigError> {
         log_format: from.or("log_format", LogFormat::Text)?,
         log_level: log_level(from)?,
         object_store,
+        history: from.or("history", Span(Duration::from_secs(7 * 86_400)))?,
         lease_timeout: Duration::from_millis(from.number(
             "lease_timeout_ms",
             600_000,

@@ -24,6 +24,7 @@ pub mod project;
 mod rpc;
 mod run;
 pub mod size;
+pub mod span;
 
 pub use error::ServerError;
 pub use run::{ListenAddrs, run, run_on, runtime, shutdown_signal};

@@ -1,12 +1,7 @@
 //! Where branches' logs are: opened, removed, swept.
 
-mod late;
-#[cfg(test)]
-mod tests;
-
 use crate::config::ServerConfig;
 use crate::project;
-use late::LateLog;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,32 +9,29 @@ use xylem_types::BranchId;
 use xylem_wal::local::{LocalLog, LocalLogConfig};
 use xylem_wal::{Log, LogError};
 
-/// Opens the log of branch `id`. Blocking. A branch that was never written has
-/// none on disk before its first compute: a thousand branches that are only
-/// looked at take no room.
+/// Opens the log of branch `id`. Blocking. One that was never written takes no
+/// room.
 ///
 /// # Errors
 /// When it cannot be opened, or is damaged.
 pub(crate) fn open(config: &ServerConfig, id: BranchId) -> Result<Arc<dyn Log>, LogError> {
     let dir = project::log_dir(&config.data_dir, id);
+    create_dir(&dir).map_err(|source| LogError::Io {
+        context: format!("create {}", dir.display()),
+        source,
+    })?;
     let settings = LocalLogConfig {
         segment_bytes: config.log_segment_size.0,
         ..LocalLogConfig::default()
     };
-    if dir.exists() {
-        return Ok(Arc::new(LocalLog::open(&dir, settings)?));
-    }
-    Ok(Arc::new(LateLog::new(move || {
-        create_dir(&dir).map_err(|source| LogError::Io {
-            context: format!("create {}", dir.display()),
-            source,
-        })?;
-        Ok(Arc::new(LocalLog::open(&dir, settings.clone())?))
-    })))
+    Ok(Arc::new(LocalLog::open(&dir, settings)?))
 }
 
 /// Each level durable: the log syncs only its own directory.
 fn create_dir(dir: &Path) -> io::Result<()> {
+    if dir.exists() {
+        return Ok(());
+    }
     std::fs::create_dir_all(dir)?;
     for level in dir.ancestors().skip(1).take(3) {
         std::fs::File::open(level)?.sync_all()?;

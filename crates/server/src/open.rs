@@ -96,6 +96,7 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
     let settings = StoreConfig {
         memory_bytes: config.memory.0,
         open_layer_bytes: config.open_layer_size.0,
+        history: config.history.0,
         ..StoreConfig::default()
     };
     let store = Store::open(settings, place).map_err(|source| ServerError::Store {

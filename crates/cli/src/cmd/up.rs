@@ -177,6 +177,9 @@ fn settle(app: &App, args: &UpArgs) -> Result<(Project, bool)> {
     if args.memory.is_some() {
         project.memory.clone_from(&args.memory);
     }
+    if args.history.is_some() {
+        project.history.clone_from(&args.history);
+    }
     if args.buffer_pool.is_some() {
         project.buffer_pool.clone_from(&args.buffer_pool);
     }

@@ -27,6 +27,17 @@ use xylem_types::BranchName;
 /// Log files beyond this are put aside before a start.
 const LOG_BYTES_MAX: u64 = 32 << 20;
 
+/// How often another port is tried when the one chosen is taken meanwhile.
+const PORT_TRIES: usize = 5;
+
+/// What mariadbd says of a port that is taken.
+const PORT_TAKEN: &str = "Can't start server: Bind on TCP/IP port";
+
+/// mariadbd found its port taken.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("port {0} was taken while the compute started")]
+struct PortTaken(u16);
+
 /// What a start works with.
 #[derive(Debug)]
 pub struct Starter<'a> {
@@ -151,10 +162,32 @@ impl Starter<'_> {
         begin: Instant,
     ) -> Result<Started> {
         self.home.check()?;
-        let dir = self.state.compute(name);
-        files::make_private_dir(dir.root())?;
-        let choice = self.choose_port(name, before, port)?;
+        files::make_private_dir(self.state.compute(name).root())?;
+        let mut taken = Vec::new();
+        loop {
+            let choice = self.choose_port(name, before, port, &taken)?;
+            match self.try_on(name, branch, choice, begin).await {
+                // Somebody took it between the look and mariadbd's own.
+                Err(error)
+                    if port.is_none()
+                        && taken.len() < PORT_TRIES
+                        && error.downcast_ref::<PortTaken>().is_some() =>
+                {
+                    taken.push(choice.port);
+                }
+                started => return started,
+            }
+        }
+    }
 
+    async fn try_on(
+        &mut self,
+        name: &ComputeName,
+        branch: &Branch,
+        choice: ports::Choice,
+        begin: Instant,
+    ) -> Result<Started> {
+        let dir = self.state.compute(name);
         self.progress.say(format!("attaching to branch {name}"));
         // By its name: whoever has it now.
         let mut attached = self.control.attach(name).await?;
@@ -239,6 +272,7 @@ impl Starter<'_> {
         name: &ComputeName,
         before: Option<&ComputeRecord>,
         explicit: Option<u16>,
+        taken: &[u16],
     ) -> Result<ports::Choice> {
         let main = is_main(name);
         let kept = if main {
@@ -268,6 +302,7 @@ impl Starter<'_> {
             .collect();
         let ports = &self.project.ports;
         avoid.extend([ports.grpc, ports.http].into_iter().flatten());
+        avoid.extend(taken);
         if !main {
             avoid.extend(ports.mysql);
         }
@@ -405,7 +440,14 @@ impl Starter<'_> {
                 "start it again",
             ));
         }
-        ready?;
+        if let Err(error) = ready {
+            let log = files::read_log(&dir.log(), log_from);
+            return Err(if log.contains(PORT_TAKEN) {
+                error.context(PortTaken(start.port))
+            } else {
+                error
+            });
+        }
         if start.at_lsn.is_some()
             && let Err(error) = reader::check(self.home, dir)
         {

@@ -17,7 +17,7 @@ pub struct Key {
 }
 
 /// Every setting.
-pub const KEYS: [Key; 18] = [
+pub const KEYS: [Key; 19] = [
     Key {
         name: "data_dir",
         about: "directory of the project",
@@ -69,6 +69,10 @@ pub const KEYS: [Key; 18] = [
     Key {
         name: "object_store",
         about: "URL of the store of catalogue, layers and manifests",
+    },
+    Key {
+        name: "history",
+        about: "how far back every moment stays within reach",
     },
     Key {
         name: "lease_timeout_ms",
