@@ -2,16 +2,16 @@
 //! bringing things up.
 
 use crate::args::Global;
+use crate::compute::name::ComputeName;
 use crate::compute::start::{Started, Starter};
 use crate::home::Home;
 use crate::progress::Progress;
 use crate::project::Project;
 use crate::server::{self, Running, WantedPorts};
-use crate::state::StateDir;
+use crate::state::{Lock, StateDir};
 use anyhow::Result;
 use std::path::Path;
 use std::time::Duration;
-use xylem_types::BranchName;
 
 /// How long a command waits for others that change things.
 pub const LOCK_LIMIT: Duration = Duration::from_secs(120);
@@ -59,19 +59,14 @@ impl App {
         Progress::new(true)
     }
 
-    /// Starts the server and the compute of `branch` as far as they do not
-    /// run.
+    /// The server, started if it does not run, with what is needed to change
+    /// things.
     ///
     /// # Errors
-    /// When there is no project, or something does not start.
-    pub async fn start_compute(
-        &self,
-        branch: &BranchName,
-        port: Option<u16>,
-        progress: &Progress,
-    ) -> Result<Started> {
+    /// When there is no project, or the server does not start.
+    pub async fn server(&self, progress: &Progress) -> Result<Up> {
         self.state.require_project()?;
-        let _lock = self.state.lock(LOCK_LIMIT).await?;
+        let lock = self.state.lock(LOCK_LIMIT).await?;
         let home = Home::find()?;
         let mut project = Project::load(&self.state)?;
         let running = server::ensure(
@@ -82,12 +77,31 @@ impl App {
             progress,
         )
         .await?;
-        self.compute(&home, &mut project, &running, branch, port, progress)
+        Ok(Up {
+            home,
+            project,
+            running,
+            _lock: lock,
+        })
+    }
+
+    /// Starts the server and the compute `name` as far as they do not run.
+    ///
+    /// # Errors
+    /// When there is no project, or something does not start.
+    pub async fn start_compute(
+        &self,
+        name: &ComputeName,
+        port: Option<u16>,
+        progress: &Progress,
+    ) -> Result<Started> {
+        let mut up = self.server(progress).await?;
+        self.compute(&up.home, &mut up.project, &up.running, name, port, progress)
             .await
     }
 
-    /// Starts the compute of `branch` on a server that runs. The caller holds
-    /// the lock.
+    /// Starts the compute `name` on a server that runs. The caller holds the
+    /// lock.
     ///
     /// # Errors
     /// When it does not start.
@@ -96,27 +110,53 @@ impl App {
         home: &Home,
         project: &mut Project,
         running: &Running,
-        branch: &BranchName,
+        name: &ComputeName,
         port: Option<u16>,
         progress: &Progress,
     ) -> Result<Started> {
-        let mut starter = Starter {
+        let started = self
+            .starter(home, project, running, progress)
+            .start(name, port)
+            .await?;
+        if let Some(taken) = started.instead_of {
+            progress.note(&format!(
+                "port {taken} is taken: {} uses {}",
+                name.described(),
+                started.record.port
+            ));
+        }
+        Ok(started)
+    }
+
+    /// What starts computes on a server that runs. The caller holds the lock.
+    pub fn starter<'a>(
+        &'a self,
+        home: &'a Home,
+        project: &'a mut Project,
+        running: &'a Running,
+        progress: &'a Progress,
+    ) -> Starter<'a> {
+        Starter {
             state: &self.state,
             home,
             project,
             server: &running.record,
             control: &running.control,
             progress,
-        };
-        let started = starter.start(branch, port).await?;
-        if let Some(taken) = started.instead_of {
-            progress.note(&format!(
-                "port {taken} is taken: the compute of branch {branch} uses {}",
-                started.record.port
-            ));
         }
-        Ok(started)
     }
+}
+
+/// A project whose server runs, with the sole right to change it.
+#[derive(Debug)]
+pub struct Up {
+    /// The installation.
+    pub home: Home,
+    /// The project's settings.
+    pub project: Project,
+    /// The server.
+    pub running: Running,
+    _lock: Lock,
 }
 
 /// `text` as one word of a shell command.

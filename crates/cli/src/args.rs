@@ -1,5 +1,7 @@
 //! The command line's forms.
 
+use crate::compute::name::ComputeName;
+use crate::moment::Moment;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -81,7 +83,7 @@ pub struct UpArgs {
     /// Port of the server's HTTP [default: 8081, or the next free one]
     #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..))]
     pub http_port: Option<u16>,
-    /// Where layers go, such as file:///srv/xylem; cannot be changed later
+    /// Where catalogue, layers and manifests go, such as file:///srv/xylem; cannot be changed later
     #[arg(long, value_name = "URL")]
     pub object_store: Option<String>,
     /// Address that computes listen on [default: 127.0.0.1]
@@ -90,6 +92,9 @@ pub struct UpArgs {
     /// Memory of the server's page store, such as 512MiB
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
+    /// How far back every moment stays within reach, such as 36h [default: 7d]
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    pub history: Option<String>,
     /// Buffer pool of a compute, such as 256M
     #[arg(long, value_name = "SIZE")]
     pub buffer_pool: Option<String>,
@@ -104,9 +109,9 @@ pub struct UpArgs {
 /// `xylem sql`
 #[derive(Debug, Args)]
 pub struct SqlArgs {
-    /// The branch
-    #[arg(value_parser = branch, default_value = "main")]
-    pub branch: BranchName,
+    /// The branch, or a read-only compute such as main@1
+    #[arg(value_parser = compute, value_name = "BRANCH", default_value = "main")]
+    pub compute: ComputeName,
     /// Run these statements and end
     #[arg(short = 'e', long, value_name = "SQL")]
     pub execute: Option<String>,
@@ -118,12 +123,12 @@ pub struct SqlArgs {
 /// `xylem compute …`
 #[derive(Debug, Subcommand)]
 pub enum ComputeCommand {
-    /// Start a branch's compute
+    /// Start a branch's compute, or another one that only reads
     Start(ComputeStartArgs),
-    /// Stop a branch's compute
-    Stop(OneBranch),
-    /// End a branch's compute at once (SIGKILL); nothing committed is lost
-    Kill(OneBranch),
+    /// Stop a compute
+    Stop(OneCompute),
+    /// End a compute at once (SIGKILL); nothing committed is lost
+    Kill(OneCompute),
     /// List the computes of this state directory
     Ls,
 }
@@ -132,34 +137,106 @@ pub enum ComputeCommand {
 #[derive(Debug, Args)]
 pub struct ComputeStartArgs {
     /// The branch
-    #[arg(value_parser = branch)]
-    pub branch: BranchName,
+    #[arg(value_parser = compute, value_name = "BRANCH")]
+    pub compute: ComputeName,
     /// Port [default: the one of last time, or the next free one]
     #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
-    /// Take no writes (not supported in this version)
+    /// One more compute, which shows the branch at a moment and takes no
+    /// writes; it is called BRANCH@1, BRANCH@2, …
     #[arg(long)]
     pub read_only: bool,
-    /// Show the branch as of then (not supported in this version)
-    #[arg(long, value_name = "LSN|TIME")]
-    pub at: Option<String>,
+    /// With --read-only: that moment, an LSN or a time [default: now]
+    #[arg(long, value_name = "LSN|TIME", value_parser = Moment::parse, requires = "read_only")]
+    pub at: Option<Moment>,
+}
+
+/// A command on one compute.
+#[derive(Debug, Args)]
+pub struct OneCompute {
+    /// The branch, or a read-only compute such as main@1
+    #[arg(value_parser = compute, value_name = "COMPUTE")]
+    pub compute: ComputeName,
+}
+
+/// `xylem branch …`
+#[derive(Debug, Subcommand)]
+pub enum BranchCommand {
+    /// Make a branch of another, as of now or of a moment in the past
+    Create(BranchCreateArgs),
+    /// List the branches
+    Ls(BranchLsArgs),
+    /// Show the tree of branches, or one of them
+    Show(BranchShowArgs),
+    /// Remove a branch that no other depends on
+    Rm(OneBranch),
+    /// Give a branch another name
+    Rename(BranchRenameArgs),
+    /// Put a branch back to a moment; its present state is kept under a name
+    Restore(BranchRestoreArgs),
+}
+
+/// `xylem branch create`
+#[derive(Debug, Args)]
+pub struct BranchCreateArgs {
+    /// What it is called
+    #[arg(value_parser = branch)]
+    pub name: BranchName,
+    /// The branch it leaves
+    #[arg(long, value_name = "B", value_parser = branch, default_value = "main")]
+    pub from: BranchName,
+    /// Where it leaves it, an LSN or a time [default: now]
+    #[arg(long, value_name = "LSN|TIME", value_parser = Moment::parse)]
+    pub at: Option<Moment>,
+}
+
+/// `xylem branch ls`
+#[derive(Debug, Args)]
+pub struct BranchLsArgs {
+    /// The hidden branches of read-only computes, too
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// `xylem branch show`
+#[derive(Debug, Args)]
+pub struct BranchShowArgs {
+    /// The branch [default: all]
+    #[arg(value_parser = compute, value_name = "BRANCH")]
+    pub branch: Option<ComputeName>,
 }
 
 /// A command on one branch.
 #[derive(Debug, Args)]
 pub struct OneBranch {
     /// The branch
-    #[arg(value_parser = branch)]
-    pub branch: BranchName,
+    #[arg(value_parser = compute, value_name = "BRANCH")]
+    pub branch: ComputeName,
 }
 
-/// `xylem branch …`
-#[derive(Debug, Subcommand)]
-pub enum BranchCommand {
-    /// List the branches
-    Ls,
-    /// Show one branch
-    Show(OneBranch),
+/// `xylem branch rename`
+#[derive(Debug, Args)]
+pub struct BranchRenameArgs {
+    /// The branch
+    #[arg(value_parser = branch)]
+    pub old: BranchName,
+    /// What it is called from now on
+    #[arg(value_parser = branch)]
+    pub new: BranchName,
+}
+
+/// `xylem branch restore`
+#[derive(Debug, Args)]
+pub struct BranchRestoreArgs {
+    /// The branch
+    #[arg(value_parser = branch)]
+    pub branch: BranchName,
+    /// The moment, an LSN or a time
+    #[arg(long, value_name = "LSN|TIME", value_parser = Moment::parse, required = true)]
+    pub at: Moment,
+    /// What its present state is called [default: BRANCH-before-NOW]
+    #[arg(long, value_name = "NAME", value_parser = branch)]
+    pub keep_as: Option<BranchName>,
 }
 
 /// `xylem template`
@@ -182,6 +259,15 @@ pub struct DaemonArgs {
 
 fn branch(text: &str) -> Result<BranchName, String> {
     BranchName::parse(text).map_err(|e| e.to_string())
+}
+
+fn span(text: &str) -> Result<String, String> {
+    let span = text.parse::<xylem_server::span::Span>();
+    span.map(|span| span.to_string()).map_err(|e| e.to_string())
+}
+
+fn compute(text: &str) -> Result<ComputeName, String> {
+    ComputeName::parse(text)
 }
 
 /// `innodb_page_size` in bytes.

@@ -1,23 +1,33 @@
 //! Calls to the server's Control service, with errors that people understand.
 
 use crate::failure::Failure;
+use crate::moment::Moment;
 use anyhow::{Context, Result};
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use xylem_proto::control::control_client::ControlClient;
 use xylem_proto::control::{
-    AttachRequest, AttachResponse, BaseBackupRequest, BaseItem, Branch, ListBranchesRequest,
-    StatusRequest, StatusResponse,
+    AttachRequest, AttachResponse, BaseBackupRequest, BaseItem, Branch, CreateBranchRequest,
+    CreateLeaseRequest, ListBranchesRequest, Moment as WireMoment, RemoveBranchRequest,
+    RenameBranchRequest, ResolveTimeRequest, ResolveTimeResponse, RestoreBranchRequest,
+    RestoreBranchResponse, StatusRequest, StatusResponse, moment::At,
 };
-use xylem_types::BranchName;
 
 /// Largest answer that is taken: a base backup's items are side files.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
 /// How long a server that says "retry" is asked again.
 const RETRY_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a change of branches may take: it waits for what is acknowledged to
+/// become visible.
+const CHANGE_LIMIT: Duration = Duration::from_secs(120);
+
+/// How alike a name must be to be offered instead of one that is not there.
+const LIKENESS: f64 = 0.75;
 
 /// What asking for the status is called in errors.
 const STATUS: &str = "ask for the status";
@@ -68,10 +78,11 @@ impl Control {
         })
     }
 
-    fn request<T>(&self, branch: Option<&BranchName>, message: T) -> Result<Request<T>> {
+    /// A request about the branch `branch`: its name, or `id:` and its id.
+    fn request<T>(&self, branch: Option<&(dyn Display + Sync)>, message: T) -> Result<Request<T>> {
         let mut request = Request::new(message);
         if let Some(branch) = branch {
-            let name = MetadataValue::try_from(branch.as_str()).context("branch name")?;
+            let name = MetadataValue::try_from(branch.to_string()).context("branch name")?;
             request.metadata_mut().insert(xylem_proto::BRANCH_KEY, name);
         }
         if let Some(token) = &self.token {
@@ -89,6 +100,9 @@ impl Control {
                 "put the server's token into the state directory's file `token`"
             }
             Code::Unavailable => "it may be starting or stopping: try again, see `xylem status`",
+            Code::AlreadyExists => "choose another name; `xylem branch ls` shows those there are",
+            Code::OutOfRange => "name a moment in between, as LSN or as time",
+            Code::FailedPrecondition => "",
             Code::ResourceExhausted => "free disk space where the state directory lies",
             Code::DataLoss => "see server.log in the state directory, and `xylem doctor`",
             Code::Unimplemented => {
@@ -133,17 +147,198 @@ impl Control {
         }
     }
 
-    /// All branches.
+    /// All branches, with the hidden ones of read-only computes if `leases`.
     ///
     /// # Errors
     /// When the server cannot be asked.
-    pub async fn branches(&self) -> Result<Vec<Branch>> {
-        let mut request = self.request(None, ListBranchesRequest {})?;
-        request.set_timeout(Duration::from_secs(10));
+    pub async fn branches(&self, leases: bool) -> Result<Vec<Branch>> {
+        let message = ListBranchesRequest {
+            leases,
+            ..ListBranchesRequest::default()
+        };
+        let mut request = self.request(None, message)?;
+        request.set_timeout(Duration::from_secs(30));
         let answer = self.client.clone().list_branches(request).await;
         answer
             .map(|a| a.into_inner().branches)
             .map_err(|s| self.explain("list the branches", &s))
+    }
+
+    /// The branch `name`.
+    ///
+    /// # Errors
+    /// When there is none, with the name most like it; when the server cannot
+    /// be asked.
+    pub async fn branch(&self, name: &(dyn Display + Sync)) -> Result<Branch> {
+        match self.find_branch(name).await? {
+            Some(branch) => Ok(branch),
+            None => Err(self.no_branch(&name.to_string()).await),
+        }
+    }
+
+    /// The branch `name`; `None` when there is none.
+    ///
+    /// # Errors
+    /// When the server cannot be asked.
+    pub async fn find_branch(&self, name: &(dyn Display + Sync)) -> Result<Option<Branch>> {
+        let begin = Instant::now();
+        let message = ListBranchesRequest {
+            name: name.to_string(),
+            leases: true,
+        };
+        loop {
+            let mut request = self.request(None, message.clone())?;
+            request.set_timeout(Duration::from_secs(30));
+            match self.client.clone().list_branches(request).await {
+                Ok(answer) => return Ok(answer.into_inner().branches.pop()),
+                Err(s) if s.code() == Code::NotFound => return Ok(None),
+                Err(s) if is_passing(&s) && begin.elapsed() < RETRY_LIMIT => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Err(s) => return Err(self.explain(&format!("look up branch {name}"), &s)),
+            }
+        }
+    }
+
+    /// There is no branch `name`: an error that offers what is most like it.
+    async fn no_branch(&self, name: &str) -> anyhow::Error {
+        let all = self.branches(true).await.unwrap_or_default();
+        let names = all.iter().map(|branch| branch.name.as_str());
+        let hint = match near(name, names) {
+            Some(near) => format!("did you mean {near}? `xylem branch ls` shows all there are"),
+            None => "`xylem branch ls` shows the branches there are".to_owned(),
+        };
+        Failure::new(format!("there is no branch {name}"), hint)
+    }
+
+    /// Explains a refused change; a branch that is not there with what is most
+    /// like its name.
+    async fn changed<T>(
+        &self,
+        doing: String,
+        name: &(dyn Display + Sync),
+        answer: Result<tonic::Response<T>, Status>,
+    ) -> Result<T> {
+        match answer {
+            Ok(answer) => Ok(answer.into_inner()),
+            Err(s) if s.code() == Code::NotFound => Err(self.no_branch(&name.to_string()).await),
+            Err(s) => Err(self.explain(&doing, &s)),
+        }
+    }
+
+    fn change<T>(&self, message: T) -> Result<Request<T>> {
+        let mut request = self.request(None, message)?;
+        request.set_timeout(CHANGE_LIMIT);
+        Ok(request)
+    }
+
+    /// Makes a branch that leaves `from` at `at`, or now.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn create_branch(
+        &self,
+        name: &(dyn Display + Sync),
+        from: &(dyn Display + Sync),
+        at: Option<Moment>,
+    ) -> Result<Branch> {
+        let request = self.change(CreateBranchRequest {
+            name: name.to_string(),
+            from: from.to_string(),
+            at: at.map(wire),
+            empty: false,
+        })?;
+        let answer = self.client.clone().create_branch(request).await;
+        let doing = format!("create branch {name} from {from}");
+        self.changed(doing, from, answer).await
+    }
+
+    /// Removes a branch.
+    ///
+    /// # Errors
+    /// When the server refuses, as while others depend on it.
+    pub async fn remove_branch(&self, name: &(dyn Display + Sync)) -> Result<()> {
+        let request = self.change(RemoveBranchRequest {
+            name: name.to_string(),
+        })?;
+        let answer = self.client.clone().remove_branch(request).await;
+        let doing = format!("remove branch {name}");
+        self.changed(doing, name, answer).await.map(|_| ())
+    }
+
+    /// Gives a branch another name.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn rename_branch(
+        &self,
+        old: &(dyn Display + Sync),
+        new: &(dyn Display + Sync),
+    ) -> Result<Branch> {
+        let request = self.change(RenameBranchRequest {
+            name: old.to_string(),
+            new_name: new.to_string(),
+        })?;
+        let answer = self.client.clone().rename_branch(request).await;
+        let doing = format!("rename branch {old} to {new}");
+        self.changed(doing, old, answer).await
+    }
+
+    /// Puts a branch back to a moment.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn restore_branch(
+        &self,
+        name: &(dyn Display + Sync),
+        at: Moment,
+        keep_as: Option<&(dyn Display + Sync)>,
+    ) -> Result<RestoreBranchResponse> {
+        let request = self.change(RestoreBranchRequest {
+            name: name.to_string(),
+            at: Some(wire(at)),
+            keep_as: keep_as.map_or_else(String::new, |name| name.to_string()),
+        })?;
+        let answer = self.client.clone().restore_branch(request).await;
+        let doing = format!("restore branch {name} to {at}");
+        self.changed(doing, name, answer).await
+    }
+
+    /// Makes the hidden branch of a read-only compute, which shows `from` at
+    /// `at`, or now.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn create_lease(
+        &self,
+        from: &(dyn Display + Sync),
+        at: Option<Moment>,
+    ) -> Result<Branch> {
+        let request = self.change(CreateLeaseRequest {
+            from: from.to_string(),
+            at: at.map(wire),
+        })?;
+        let answer = self.client.clone().create_lease(request).await;
+        let doing = format!("show branch {from} in a read-only compute");
+        self.changed(doing, from, answer).await
+    }
+
+    /// What a moment of a branch is, as LSN and as time.
+    ///
+    /// # Errors
+    /// When it lies outside the branch's history.
+    pub async fn resolve(
+        &self,
+        branch: &(dyn Display + Sync),
+        at: Option<Moment>,
+    ) -> Result<ResolveTimeResponse> {
+        let request = self.change(ResolveTimeRequest {
+            branch: branch.to_string(),
+            at: at.map(wire),
+        })?;
+        let answer = self.client.clone().resolve_time(request).await;
+        let doing = format!("look up a moment of branch {branch}");
+        self.changed(doing, branch, answer).await
     }
 
     /// Takes the right to write `branch`. Asks again while the server is not
@@ -151,7 +346,7 @@ impl Control {
     ///
     /// # Errors
     /// When the server refuses, or there is no such branch.
-    pub async fn attach(&self, branch: &BranchName) -> Result<AttachResponse> {
+    pub async fn attach(&self, branch: &(dyn Display + Sync)) -> Result<AttachResponse> {
         let begin = Instant::now();
         loop {
             let request = self.request(Some(branch), AttachRequest {})?;
@@ -171,7 +366,7 @@ impl Control {
     /// When the server breaks off, or `take` fails.
     pub async fn base_backup(
         &self,
-        branch: &BranchName,
+        branch: &(dyn Display + Sync),
         lsn: u64,
         mut take: impl FnMut(BaseItem) -> Result<()>,
     ) -> Result<()> {
@@ -192,6 +387,25 @@ impl Control {
         }
         Ok(())
     }
+}
+
+fn wire(moment: Moment) -> WireMoment {
+    WireMoment {
+        at: Some(match moment {
+            Moment::Lsn(lsn) => At::Lsn(lsn),
+            Moment::Time(time) => At::Time(time.to_string()),
+        }),
+    }
+}
+
+/// The name most like `name`, if one is like it.
+pub fn near<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let likeness = |other: &str| strsim::jaro_winkler(name, other);
+    names
+        .map(|other| (likeness(other), other))
+        .filter(|(likeness, _)| *likeness >= LIKENESS)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, other)| other)
 }
 
 /// Whether asking again makes sense: the server is not up yet, or it was killed

@@ -86,7 +86,7 @@ impl Home {
     /// A server's data directory to make new projects from, if there is one.
     pub fn template(&self) -> Option<PathBuf> {
         let template = self.root.join("template");
-        let usable = self.use_template && template.join(xylem_server::project::FILE).exists();
+        let usable = self.use_template && xylem_server::project::is_used(&template);
         usable.then_some(template)
     }
 

@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod failure;
 pub mod files;
 pub mod home;
+pub mod moment;
 pub mod output;
 pub mod ports;
 pub mod proc;

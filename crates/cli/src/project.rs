@@ -4,6 +4,8 @@ use crate::files;
 use crate::state::StateDir;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// The ports that are tried first.
@@ -24,12 +26,16 @@ pub struct Project {
     /// The address computes listen on.
     #[serde(default = "loopback")]
     pub bind: IpAddr,
-    /// Where layers go; absent: the server's data directory.
+    /// Where catalogue, layers and manifests go; absent: the server's data
+    /// directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_store: Option<String>,
     /// The server's memory budget, as given to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
+    /// How far back every moment stays within reach, as given to the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<String>,
     /// `innodb_buffer_pool_size` of computes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub buffer_pool: Option<String>,
@@ -39,9 +45,13 @@ pub struct Project {
     /// Further arguments of mariadbd.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mariadbd_args: Vec<String>,
-    /// From where `root` can log in so far.
+    /// From where `root` can log in so far, on every branch.
     #[serde(default)]
     pub accounts: Accounts,
+    /// The same on the branch of that id. Accounts are in the database: one
+    /// that begins before they were made has none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub accounts_of: BTreeMap<String, Accounts>,
     /// The first branch is being filled. Left over after a crash it says that
     /// the project is half made.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -92,10 +102,12 @@ impl Project {
             bind: loopback(),
             object_store: None,
             memory: None,
+            history: None,
             buffer_pool: None,
             page_size: None,
             mariadbd_args: Vec::new(),
             accounts: Accounts::None,
+            accounts_of: BTreeMap::new(),
             half_made: false,
             ports: Ports::default(),
         }
@@ -122,6 +134,20 @@ impl Project {
         files::write_durable(&state.project_file(), text.as_bytes(), files::PLAIN)
     }
 
+    /// The further arguments of a compute. A binary log is one compute's: two
+    /// that wrote the same files would ruin them.
+    pub fn mariadbd_args_of(&self, main: bool) -> impl Iterator<Item = OsString> {
+        let all = self.mariadbd_args.iter();
+        all.filter(move |arg| main || !is_binary_log(arg))
+            .map(OsString::from)
+    }
+
+    /// From where `root` can log in on branch `id` so far.
+    pub fn accounts_on(&self, id: &str) -> Accounts {
+        let own = self.accounts_of.get(id).copied();
+        own.unwrap_or_default().max(self.accounts)
+    }
+
     /// What the accounts must be for the address that computes listen on.
     pub fn accounts_wanted(&self) -> Accounts {
         if self.bind.is_loopback() {
@@ -130,6 +156,13 @@ impl Project {
             Accounts::Any
         }
     }
+}
+
+/// Whether an argument of mariadbd is about the binary log.
+pub fn is_binary_log(arg: &str) -> bool {
+    let name = arg.trim_start_matches("--loose-").trim_start_matches("--");
+    let name = name.replace('_', "-");
+    name == "log-bin" || name.starts_with("log-bin=") || name.starts_with("log-bin-index")
 }
 
 impl Default for Project {

@@ -1,5 +1,6 @@
 //! The documents that commands print: their fields are relied on by scripts.
 
+use crate::compute::name::ComputeName;
 use crate::compute::record::{self, ComputeRecord, ComputeState};
 use crate::control::Control;
 use crate::project::Project;
@@ -7,7 +8,6 @@ use crate::state::{ServerRecord, StateDir};
 use serde::Serialize;
 use std::path::PathBuf;
 use xylem_proto::control::{Branch, StatusResponse};
-use xylem_types::BranchName;
 
 /// `xylem status`
 #[derive(Debug, Serialize)]
@@ -20,7 +20,7 @@ pub struct StatusReport {
     pub branches: Vec<BranchReport>,
     /// As `compute ls`.
     pub computes: Vec<ComputeReport>,
-    /// URL of the store of layers.
+    /// URL of the store of catalogue, layers and manifests.
     pub object_store: Option<String>,
 }
 
@@ -45,17 +45,17 @@ pub struct ServerReport {
 }
 
 /// A branch.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct BranchReport {
     /// Its name.
     pub name: String,
-    /// Its identity.
+    /// Its identity, which never changes.
     pub id: String,
-    /// The branch it left.
+    /// The name of the branch it left.
     pub ancestor: Option<String>,
     /// Where it left it; 0 without an ancestor.
     pub ancestor_lsn: u64,
-    /// The end of its durable log.
+    /// The end of its durable history.
     pub last_lsn: u64,
     /// RFC 3339.
     pub created_at: String,
@@ -65,16 +65,32 @@ pub struct BranchReport {
     pub applied_lsn: u64,
     /// How far page reads are behind the log, in bytes.
     pub lag_bytes: u64,
-    /// Its log, in bytes.
+    /// Its own log, in bytes.
     pub log_bytes: u64,
-    /// Its layers, in bytes.
+    /// Its own layers, in bytes.
     pub layer_bytes: u64,
+    /// All that is its own, in bytes.
+    pub own_bytes: u64,
+    /// The layers of its ancestors, in bytes: what it shares is in them.
+    pub ancestors_layer_bytes: u64,
+    /// The oldest LSN to go back to; unknown while it is empty.
+    pub oldest_lsn: Option<u64>,
+    /// Its time, RFC 3339.
+    pub oldest_time: Option<String>,
+    /// The time of the newest change, RFC 3339.
+    pub newest_time: Option<String>,
+    /// Names of the branches that left it.
+    pub children: Vec<String>,
+    /// It belongs to a read-only compute, and goes with that.
+    pub lease: bool,
 }
 
 /// A compute.
 #[derive(Debug, Serialize)]
 pub struct ComputeReport {
-    /// Its branch.
+    /// What it is called: as its branch, or `main@1` if it only reads.
+    pub name: String,
+    /// The branch that it writes, or was started to read.
     pub branch: String,
     /// What it does.
     pub state: ComputeState,
@@ -94,8 +110,8 @@ pub struct ComputeReport {
     pub pid: Option<u32>,
     /// It takes no writes.
     pub read_only: bool,
-    /// The end of its branch's durable log; unknown while the server does not
-    /// answer.
+    /// The end of its branch's durable log, unknown while the server does not
+    /// answer; if it is read-only the LSN that it shows.
     pub lsn: Option<u64>,
     /// Its right to write the branch.
     pub epoch: u64,
@@ -105,8 +121,9 @@ pub struct ComputeReport {
 
 impl From<Branch> for BranchReport {
     fn from(branch: Branch) -> BranchReport {
+        let known = |text: String| Some(text).filter(|text| !text.is_empty());
         BranchReport {
-            ancestor: Some(branch.ancestor).filter(|name| !name.is_empty()),
+            ancestor: known(branch.ancestor),
             ancestor_lsn: branch.ancestor_lsn,
             last_lsn: branch.last_lsn,
             created_at: branch.created_at,
@@ -115,6 +132,13 @@ impl From<Branch> for BranchReport {
             lag_bytes: branch.last_lsn.saturating_sub(branch.applied_lsn),
             log_bytes: branch.log_bytes,
             layer_bytes: branch.layer_bytes,
+            own_bytes: branch.log_bytes.saturating_add(branch.layer_bytes),
+            ancestors_layer_bytes: branch.ancestors_layer_bytes,
+            oldest_lsn: Some(branch.oldest_lsn).filter(|lsn| *lsn > 0),
+            oldest_time: known(branch.oldest_time),
+            newest_time: known(branch.newest_time),
+            children: branch.children,
+            lease: branch.lease,
             name: branch.name,
             id: branch.id,
         }
@@ -122,16 +146,21 @@ impl From<Branch> for BranchReport {
 }
 
 impl ComputeReport {
-    /// The compute of `branch`.
+    /// The compute `name`.
     pub fn new(
         state: &StateDir,
-        branch: &BranchName,
+        name: &ComputeName,
         record: &ComputeRecord,
         branches: &[BranchReport],
     ) -> ComputeReport {
         let now = record.state();
         let alive = matches!(now, ComputeState::Running | ComputeState::Starting);
+        let last_lsn = || {
+            let branch = branches.iter().find(|b| b.name == name.to_string());
+            branch.map(|b| b.last_lsn)
+        };
         ComputeReport {
+            name: name.to_string(),
             branch: record.branch.clone(),
             state: now,
             host: record.host.clone(),
@@ -139,13 +168,10 @@ impl ComputeReport {
             socket: record.socket.clone(),
             user: "root",
             password_file: state.password_file(),
-            dir: state.compute(branch).root().to_owned(),
+            dir: state.compute(name).root().to_owned(),
             pid: alive.then_some(record.process.pid),
             read_only: record.read_only,
-            lsn: branches
-                .iter()
-                .find(|b| b.name == branch.as_str())
-                .map(|b| b.last_lsn),
+            lsn: record.at_lsn.or_else(last_lsn),
             epoch: record.epoch,
             start_lsn: record.start_lsn,
         }
@@ -179,7 +205,7 @@ pub async fn look(state: &StateDir) -> Seen {
         let status = control.status().await?;
         // A server that still opens its branches cannot list them.
         let branches = if status.state == "ready" {
-            control.branches().await?
+            control.branches(false).await?
         } else {
             Vec::new()
         };
@@ -246,6 +272,6 @@ impl StatusReport {
 pub fn computes(state: &StateDir, branches: &[BranchReport]) -> Vec<ComputeReport> {
     let list = record::list(state);
     list.iter()
-        .map(|(branch, record)| ComputeReport::new(state, branch, record, branches))
+        .map(|(name, record)| ComputeReport::new(state, name, record, branches))
         .collect()
 }

@@ -177,25 +177,30 @@ async fn prepare(
         project.half_made = false;
         project.save(state)?;
     }
-    // A template's layers are beside it, not in another store, and its pages
-    // have the default size.
-    let fits = project.object_store.is_none() && project.page_size.is_none();
+    // A template's pages have the default size.
+    let fits = project.page_size.is_none();
     let Some(template) = home.template().filter(|_| fits) else {
         return Ok(());
     };
-    if data.join(xylem_server::project::FILE).exists() {
-        return Ok(());
-    }
+    let url = match &project.object_store {
+        Some(url) => url.clone(),
+        None => xylem_server::place::default_url(&data),
+    };
+    // With a store elsewhere there may be a project without there being
+    // anything here.
     progress.say("making the project from the template".to_owned());
     let now = jiff::Timestamp::now();
     let id: u128 = rand::random();
     tokio::task::spawn_blocking(move || {
-        xylem_server::project::create_from_template(&template, &data, now, id)
+        use xylem_server::project::{create_from_template_in, exists};
+        if exists(&data, &url)? {
+            return Ok(());
+        }
+        create_from_template_in(&template, &data, &url, now, id).map(|_| ())
     })
     .await
     .context("making the project from the template")?
-    .context("cannot make the project from the template")?;
-    Ok(())
+    .context("cannot make the project from the template")
 }
 
 fn spawn(state: &StateDir, project: &Project, grpc: u16, http: u16) -> Result<ServerRecord> {
@@ -213,6 +218,9 @@ fn spawn(state: &StateDir, project: &Project, grpc: u16, http: u16) -> Result<Se
     }
     if let Some(memory) = &project.memory {
         option("--memory", memory.into());
+    }
+    if let Some(history) = &project.history {
+        option("--history", history.into());
     }
     if state.token_file().exists() {
         option("--token-file", state.token_file().into());

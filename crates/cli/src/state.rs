@@ -1,5 +1,6 @@
 //! The state directory: what lies where, and the lock on it.
 
+use crate::compute::name::ComputeName;
 use crate::failure::Failure;
 use crate::files;
 use crate::proc::Process;
@@ -10,7 +11,6 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use xylem_types::BranchName;
 
 /// Environment variable that names the state directory.
 pub const VARIABLE: &str = "XYLEM_DIR";
@@ -127,9 +127,9 @@ impl StateDir {
         self.root.join("computes")
     }
     /// One compute.
-    pub fn compute(&self, branch: &BranchName) -> ComputeDir {
+    pub fn compute(&self, name: &ComputeName) -> ComputeDir {
         ComputeDir {
-            root: self.computes().join(branch.as_str()),
+            root: self.computes().join(name.to_string()),
         }
     }
 

@@ -68,8 +68,14 @@ fn failures_are_1_and_say_what_to_do() {
         &["compute", "kill", "main"],
         &["compute", "start", "main"],
         &["compute", "start", "main", "--read-only"],
-        &["compute", "start", "main", "--at", "12288"],
+        &["compute", "start", "main", "--read-only", "--at", "12288"],
+        &["compute", "stop", "main@1"],
         &["branch", "ls"],
+        &["branch", "show"],
+        &["branch", "create", "dev"],
+        &["branch", "rm", "dev"],
+        &["branch", "rename", "dev", "prod"],
+        &["branch", "restore", "main", "--at", "5 minutes ago"],
         &["sql", "-e", "select 1"],
         &["up", "--detach", "--json"],
     ] {
@@ -90,13 +96,14 @@ fn failures_are_1_and_say_what_to_do() {
 }
 
 #[test]
-fn what_comes_later_is_named_as_such() {
+fn a_moment_in_the_past_is_for_readers() {
     let dir = tempfile::tempdir().expect("a directory");
-    let out = xylem(
-        dir.path(),
-        &["compute", "start", "main", "--at", "5 minutes ago"],
-    );
-    assert!(text(&out.stderr).contains("--at is not supported in this version"));
+    let out = xylem(dir.path(), &["compute", "start", "main", "--at", "12288"]);
+    assert_eq!(out.status.code(), Some(2));
+    assert!(text(&out.stderr).contains("--read-only"));
+    let out = xylem(dir.path(), &["branch", "create", "x", "--at", "next week"]);
+    assert_eq!(out.status.code(), Some(2));
+    assert!(text(&out.stderr).contains("'5 minutes ago'"));
 }
 
 #[test]

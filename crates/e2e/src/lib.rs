@@ -16,6 +16,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
+/// Computes that a project may have beside that of `main`.
+const COMPUTES: usize = 12;
+
 /// A project in a temporary directory; stopped and removed when dropped.
 pub struct Project {
     dir: TempDir,
@@ -46,16 +49,17 @@ impl Project {
 
     /// The same in a directory that was prepared.
     pub fn up_in_place(&self, buffer_pool: &str) -> Result<()> {
-        let ports = free_ports(3)?;
+        // Further computes take the ports behind that of the first.
+        let ports = free_ports(3 + COMPUTES)?;
         self.xylem(&[
             "up",
             "--detach",
             "--mysql-port",
-            &ports[0].to_string(),
-            "--grpc-port",
-            &ports[1].to_string(),
-            "--http-port",
             &ports[2].to_string(),
+            "--grpc-port",
+            &ports[0].to_string(),
+            "--http-port",
+            &ports[1].to_string(),
             "--buffer-pool",
             buffer_pool,
         ])?;
@@ -112,9 +116,14 @@ impl Project {
 
     /// Runs SQL on branch `main`; rows as tab-separated lines without a header.
     pub fn sql(&self, sql: &str) -> Result<String> {
+        self.sql_on("main", sql)
+    }
+
+    /// The same on any compute: a branch's, or a read-only one.
+    pub fn sql_on(&self, compute: &str, sql: &str) -> Result<String> {
         self.xylem(&[
             "sql",
-            "main",
+            compute,
             "-e",
             sql,
             "--",
@@ -125,23 +134,39 @@ impl Project {
 
     /// Runs SQL that must fail; returns the error text.
     pub fn sql_error(&self, sql: &str) -> Result<String> {
-        let out = self.try_xylem(&["sql", "main", "-e", sql])?;
+        self.sql_error_on("main", sql)
+    }
+
+    /// The same on any compute.
+    pub fn sql_error_on(&self, compute: &str, sql: &str) -> Result<String> {
+        let out = self.try_xylem(&["sql", compute, "-e", sql])?;
         ensure!(!out.status.success(), "this should have failed: {sql}");
         Ok(String::from_utf8_lossy(&out.stderr).into_owned())
     }
 
     /// `CHECKSUM TABLE … EXTENDED` of every base table of a database.
     pub fn checksums(&self, database: &str) -> Result<BTreeMap<String, String>> {
-        let tables = self.sql(&format!(
-            "SELECT table_name FROM information_schema.tables WHERE table_schema='{database}' \
-             AND table_type IN ('BASE TABLE','SYSTEM VERSIONED') ORDER BY 1"
-        ))?;
+        self.checksums_on("main", database)
+    }
+
+    /// The same on any compute.
+    pub fn checksums_on(&self, compute: &str, database: &str) -> Result<BTreeMap<String, String>> {
+        let tables = self.sql_on(
+            compute,
+            &format!(
+                "SELECT table_name FROM information_schema.tables WHERE table_schema='{database}' \
+                 AND table_type IN ('BASE TABLE','SYSTEM VERSIONED') ORDER BY 1"
+            ),
+        )?;
         let names: Vec<String> = tables
             .lines()
             .map(|table| format!("`{database}`.`{table}`"))
             .collect();
         ensure!(!names.is_empty(), "database {database} has no tables");
-        let rows = self.sql(&format!("CHECKSUM TABLE {} EXTENDED", names.join(",")))?;
+        let rows = self.sql_on(
+            compute,
+            &format!("CHECKSUM TABLE {} EXTENDED", names.join(",")),
+        )?;
         let sums: BTreeMap<String, String> = rows
             .lines()
             .filter_map(|row| row.split_once('\t'))
@@ -157,9 +182,14 @@ impl Project {
 
     /// `CHECK TABLE … EXTENDED` of every table of a database; complaints only.
     pub fn check(&self, database: &str) -> Result<Vec<String>> {
+        self.check_on("main", database)
+    }
+
+    /// The same on any compute.
+    pub fn check_on(&self, compute: &str, database: &str) -> Result<Vec<String>> {
         let mut bad = Vec::new();
-        for table in self.checksums(database)?.keys() {
-            let rows = self.sql(&format!("CHECK TABLE {table} EXTENDED"))?;
+        for table in self.checksums_on(compute, database)?.keys() {
+            let rows = self.sql_on(compute, &format!("CHECK TABLE {table} EXTENDED"))?;
             bad.extend(
                 rows.lines()
                     .filter(|row| !row.ends_with("\tOK"))
@@ -193,16 +223,35 @@ impl Project {
 
     /// The row of `compute ls` for `main`.
     pub fn compute(&self) -> Result<Value> {
+        self.compute_named("main")
+    }
+
+    /// The row of `compute ls` for a compute.
+    pub fn compute_named(&self, name: &str) -> Result<Value> {
         let rows = self.json(&["compute", "ls"])?;
         rows.as_array()
-            .and_then(|rows| rows.iter().find(|row| row["branch"] == "main"))
+            .and_then(|rows| rows.iter().find(|row| row["name"] == name))
             .cloned()
-            .with_context(|| format!("no compute of main in {rows}"))
+            .with_context(|| format!("no compute {name} in {rows}"))
+    }
+
+    /// The row of `branch ls --all` for a branch.
+    pub fn branch(&self, name: &str) -> Result<Value> {
+        let rows = self.json(&["branch", "ls", "--all"])?;
+        rows.as_array()
+            .and_then(|rows| rows.iter().find(|row| row["name"] == name))
+            .cloned()
+            .with_context(|| format!("no branch {name} in {rows}"))
     }
 
     /// How to log in to `main` as root.
     pub fn login(&self) -> Result<Login> {
-        let compute = self.compute()?;
+        self.login_to("main")
+    }
+
+    /// The same for any compute.
+    pub fn login_to(&self, compute: &str) -> Result<Login> {
+        let compute = self.compute_named(compute)?;
         let text = |field: &str| {
             compute[field]
                 .as_str()
@@ -219,8 +268,16 @@ impl Project {
     /// The newest lines of all logs, for a failure's message.
     pub fn logs(&self) -> String {
         let mut text = String::new();
-        for log in ["server.log", "computes/main/mariadbd.log"] {
-            if let Ok(content) = std::fs::read_to_string(self.dir().join(log)) {
+        let mut logs = vec!["server.log".to_owned()];
+        let computes = std::fs::read_dir(self.dir().join("computes"));
+        logs.extend(computes.into_iter().flatten().flatten().map(|entry| {
+            format!(
+                "computes/{}/mariadbd.log",
+                entry.file_name().to_string_lossy()
+            )
+        }));
+        for log in logs {
+            if let Ok(content) = std::fs::read_to_string(self.dir().join(&log)) {
                 let lines: Vec<&str> = content.lines().collect();
                 let tail = &lines[lines.len().saturating_sub(60)..];
                 text.push_str(&format!("--- {log}\n{}\n", tail.join("\n")));

@@ -86,7 +86,15 @@ impl Random {
 /// # Errors
 /// When the compute cannot be reached.
 pub fn connect(project: &Project) -> Result<Conn> {
-    let login = project.login()?;
+    connect_to(project, "main")
+}
+
+/// A session on any compute.
+///
+/// # Errors
+/// When it does not answer.
+pub fn connect_to(project: &Project, compute: &str) -> Result<Conn> {
+    let login = project.login_to(compute)?;
     let options = OptsBuilder::new()
         .socket(Some(login.socket.display().to_string()))
         .user(Some(login.user))

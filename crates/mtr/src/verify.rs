@@ -92,7 +92,9 @@ async fn all(server: &ServerRecord, faults: &mut String) -> Result<u64> {
     let mut control =
         ControlClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let mut pages = PageServerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let branches = control.list_branches(ListBranchesRequest {}).await?;
+    let branches = control
+        .list_branches(ListBranchesRequest::default())
+        .await?;
     let end = branches.get_ref().branches.first();
     let end = end.context("there is no branch")?.last_lsn;
     let mut read = 0;

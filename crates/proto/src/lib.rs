@@ -18,7 +18,7 @@ pub mod control {
 /// Both packages as an encoded `FileDescriptorSet`, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// gRPC metadata key of the branch's name.
+/// gRPC metadata key of the branch: its name, or `id:` and its id.
 pub const BRANCH_KEY: &str = "xylem-branch";
 /// gRPC metadata key of the caller's epoch, decimal.
 pub const EPOCH_KEY: &str = "xylem-epoch";

@@ -2,15 +2,16 @@
 
 use crate::metrics::{BranchMetrics, BranchState, Metrics};
 use crate::project::BranchMeta;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::{MutexGuard, OnceCell, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use xylem_pages::{Branch, ReadAt, ReadError};
-use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
+use xylem_types::{BranchId, Epoch, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::{Durable, Log, LogError};
 
 /// How long an attach waits for the log and for ingest.
@@ -18,16 +19,20 @@ const ATTACH_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A branch that serves.
 pub struct OpenBranch {
-    /// Its name.
-    pub name: String,
     /// As the project knows it.
     pub meta: BranchMeta,
     /// What its computes wrote.
     pub log: Arc<dyn Log>,
     /// What that made of its pages.
     pub pages: Arc<Branch>,
-    /// What is counted.
-    pub metrics: BranchMetrics,
+    /// Cancelled when its streams must end: the server stops, or the branch
+    /// was removed.
+    pub end: CancellationToken,
+    /// Its name now, with what is counted under it.
+    label: RwLock<Arc<Label>>,
+    counted: Arc<Metrics>,
+    removed: AtomicBool,
+    usage: Mutex<Usage>,
     durable: watch::Receiver<Durable>,
     /// Where the log was durable when the branch was opened.
     opened: Durable,
@@ -35,6 +40,31 @@ pub struct OpenBranch {
     caught_up: OnceCell<()>,
     attach: tokio::sync::Mutex<()>,
     writer: Mutex<Option<(Epoch, CancellationToken)>>,
+}
+
+/// A name, and what is counted under it.
+pub struct Label {
+    /// The name.
+    pub name: String,
+    /// The counters.
+    pub metrics: BranchMetrics,
+}
+
+/// Who uses a branch, and when somebody last did.
+struct Usage {
+    streams: usize,
+    last: Instant,
+}
+
+/// A stream on a branch, while it lives.
+pub struct InUse(Arc<OpenBranch>);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let mut usage = self.0.usage.lock();
+        usage.streams = usage.streams.saturating_sub(1);
+        usage.last = Instant::now();
+    }
 }
 
 /// What a compute that attached begins with.
@@ -57,6 +87,9 @@ pub enum AttachError {
     /// Ingest did not get there.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// The name means another branch by now.
+    #[error("its name means another branch by now; retry")]
+    Renamed,
     /// The log did not become durable in time.
     #[error("the log did not become durable within {} s: it stands at {reached}, {} bytes behind", ATTACH_PATIENCE.as_secs(), wanted.bytes_since(*reached))]
     NotDurable {
@@ -74,20 +107,93 @@ impl OpenBranch {
         meta: BranchMeta,
         log: Arc<dyn Log>,
         pages: Arc<Branch>,
-        metrics: &Metrics,
+        metrics: &Arc<Metrics>,
+        end: CancellationToken,
     ) -> OpenBranch {
-        OpenBranch {
+        let label = Label {
             name: name.to_owned(),
+            metrics: metrics.branch(name),
+        };
+        OpenBranch {
             meta,
             opened: *log.durable().borrow(),
             caught_up: OnceCell::new(),
             durable: log.durable(),
             log,
             pages,
-            metrics: metrics.branch(name),
+            end,
+            label: RwLock::new(Arc::new(label)),
+            counted: Arc::clone(metrics),
+            removed: AtomicBool::new(false),
+            usage: Mutex::new(Usage {
+                streams: 0,
+                last: Instant::now(),
+            }),
             attach: tokio::sync::Mutex::new(()),
             writer: Mutex::new(None),
         }
+    }
+
+    /// What it is called for ever.
+    pub fn id(&self) -> BranchId {
+        self.meta.id
+    }
+
+    /// What it is called now.
+    pub fn label(&self) -> Arc<Label> {
+        Arc::clone(&self.label.read())
+    }
+
+    /// Its name now.
+    pub fn name(&self) -> String {
+        self.label.read().name.clone()
+    }
+
+    /// Gives it another name. What was counted under the old one is forgotten.
+    pub fn set_name(&self, name: &str) {
+        let mut label = self.label.write();
+        self.counted.forget_branch(&label.name);
+        *label = Arc::new(Label {
+            name: name.to_owned(),
+            metrics: self.counted.branch(name),
+        });
+    }
+
+    /// Notes that it is no more. Streams end; what it is asked is refused.
+    pub fn set_removed(&self) {
+        self.removed.store(true, Ordering::Release);
+        self.end.cancel();
+        self.counted.forget_branch(&self.label.read().name);
+    }
+
+    /// Whether it is no more.
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
+    }
+
+    /// Notes that somebody calls.
+    pub fn touch(&self) {
+        self.usage.lock().last = Instant::now();
+    }
+
+    /// Counts a stream while the guard lives.
+    pub fn in_use(self: &Arc<Self>) -> InUse {
+        self.usage.lock().streams += 1;
+        InUse(Arc::clone(self))
+    }
+
+    /// How long nobody has used it.
+    pub fn idle(&self) -> Duration {
+        let usage = self.usage.lock();
+        if usage.streams > 0 {
+            return Duration::ZERO;
+        }
+        usage.last.elapsed()
+    }
+
+    /// The end of its history: of its own log, or where it left its ancestor.
+    pub fn last_lsn(&self) -> Lsn {
+        self.durable().lsn().max(Lsn(self.meta.ancestor_lsn))
     }
 
     /// The newest epoch.
@@ -119,7 +225,7 @@ impl OpenBranch {
         let durable = self.durable();
         let stats = self.pages.stats();
         BranchState {
-            durable_lsn: durable.lsn().0,
+            durable_lsn: self.last_lsn().0,
             applied_lsn: self.pages.applied().0,
             epoch: durable.epoch().0,
             log_bytes: self.log.stored_bytes(),
@@ -147,12 +253,16 @@ impl OpenBranch {
 
     /// Gives the caller the right to write: a new epoch, whose line begins at
     /// the end of the last whole mtr. On return the checkpoint that its
-    /// compute starts on is durable and applied.
+    /// compute starts on is durable and applied. `meant` says whether this is
+    /// still the branch that the caller means: names change.
     ///
     /// # Errors
     /// [`AttachError`]; a further attach begins afresh.
-    pub async fn attach(&self) -> Result<Attached, AttachError> {
+    pub async fn attach(&self, meant: impl Fn() -> bool) -> Result<Attached, AttachError> {
         let _one_at_a_time = self.attach.lock().await;
+        if !meant() {
+            return Err(AttachError::Renamed);
+        }
         let until = Instant::now() + ATTACH_PATIENCE;
         let sealed = self.log.seal().await?;
         // Older epochs write no more; what they wrote is read to its end, and
@@ -160,11 +270,11 @@ impl OpenBranch {
         self.pages.wait_ingested(sealed.position(), until).await?;
         let cut = self.pages.applied();
         let epoch = sealed.epoch();
-        self.metrics.attaches.inc();
+        self.label().metrics.attaches.inc();
         if cut <= Lsn::FIRST {
             let begun = self.log.begin(epoch, Lsn::FIRST).await?;
             self.pages.wait_ingested(begun.position(), until).await?;
-            tracing::info!(branch = %self.name, %epoch, "attached, the branch is empty");
+            tracing::info!(branch = self.name(), %epoch, "attached, the branch is empty");
             return Ok(Attached {
                 epoch,
                 start_lsn: Lsn::FIRST,
@@ -182,12 +292,26 @@ impl OpenBranch {
         self.wait_durable(epoch, FrameSeq(1), start_lsn, until)
             .await?;
         self.pages.wait_applied(start_lsn, until).await?;
-        tracing::info!(branch = %self.name, %epoch, %start_lsn, "attached");
+        tracing::info!(branch = self.name(), %epoch, %start_lsn, "attached");
         Ok(Attached {
             epoch,
             start_lsn,
             empty: false,
         })
+    }
+
+    /// Takes the right to write from whoever has it. Nobody is given it while
+    /// the guard lives.
+    ///
+    /// # Errors
+    /// When the log refuses or fails.
+    pub async fn fence(&self) -> Result<MutexGuard<'_, ()>, LogError> {
+        let guard = self.attach.lock().await;
+        // Without an epoch there is nobody to take it from.
+        if self.epoch() > Epoch(0) {
+            self.log.seal().await?;
+        }
+        Ok(guard)
     }
 
     /// Whether [`OpenBranch::caught_up`] has nothing to wait for.

@@ -3,7 +3,9 @@
 mod layers;
 mod memory;
 
+use crate::place;
 use crate::size::ByteSize;
+use crate::span::Span;
 use layers::Layers;
 pub use layers::{ConfigError, KEYS, Key};
 use std::net::SocketAddr;
@@ -35,10 +37,12 @@ pub struct ServerConfig {
     pub log_format: LogFormat,
     /// Which log lines are written: a level, or a filter of `tracing`.
     pub log_level: String,
-    /// URL of the layers' directory.
+    /// URL of the store: the project's catalogue, layers and manifests.
     pub object_store: String,
-    /// The same as a path.
-    pub layers_dir: PathBuf,
+    /// How far back every moment of a branch stays within reach.
+    pub history: Span,
+    /// How long the lease of a read-only compute is kept that nobody uses.
+    pub lease_timeout: Duration,
     /// Threads that read pages from layers.
     pub page_threads: usize,
     /// Threads that serve connections.
@@ -153,9 +157,15 @@ pub struct ServerArgs {
     /// error, warn, info, debug, trace, or a tracing filter [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
-    /// URL of the layers' directory [default: file:// DIR/layers]
+    /// URL of the store of catalogue, layers and manifests [default: file:// DIR/store]
     #[arg(long, value_name = "URL")]
     pub object_store: Option<String>,
+    /// How far back every moment stays within reach, such as 36h [default: 7d]
+    #[arg(long, value_name = "SPAN")]
+    pub history: Option<String>,
+    /// How long the lease of a read-only compute is kept unused [default: 600000]
+    #[arg(long, value_name = "MS")]
+    pub lease_timeout_ms: Option<String>,
     /// Threads that read pages from layers [default: twice the processors]
     #[arg(long, value_name = "N")]
     pub page_threads: Option<String>,
@@ -186,6 +196,8 @@ impl ServerArgs {
             "log_format" => &self.log_format,
             "log_level" => &self.log_level,
             "object_store" => &self.object_store,
+            "history" => &self.history,
+            "lease_timeout_ms" => &self.lease_timeout_ms,
             "page_threads" => &self.page_threads,
             "worker_threads" => &self.worker_threads,
             "compute_log_size" => &self.compute_log_size,
@@ -219,19 +231,11 @@ pub fn load(
 fn build(from: &Layers) -> Result<ServerConfig, ConfigError> {
     let cpus = std::thread::available_parallelism().map_or(2, usize::from);
     let data_dir: PathBuf = from.required("data_dir", "say where the project lives")?;
-    let (object_store, layers_dir) = match from.text("object_store") {
-        None => {
-            let dir = data_dir.join("layers");
-            (format!("file://{}", dir.display()), dir)
-        }
-        Some(url) => match url.strip_prefix("file://") {
-            Some(path) if path.starts_with('/') => (url.to_owned(), PathBuf::from(path)),
-            _ => {
-                return Err(from.bad(
-                    "object_store",
-                    "only the URL of a directory is supported, such as file:///srv/xylem/layers",
-                ));
-            }
+    let object_store = match from.text("object_store") {
+        None => place::default_url(&data_dir),
+        Some(url) => match place::check(url) {
+            Ok(()) => url.to_owned(),
+            Err(why) => return Err(from.bad("object_store", &why)),
         },
     };
     let config = ServerConfig {
@@ -251,7 +255,13 @@ fn build(from: &Layers) -> Result<ServerConfig, ConfigError> {
         log_format: from.or("log_format", LogFormat::Text)?,
         log_level: log_level(from)?,
         object_store,
-        layers_dir,
+        history: from.or("history", Span(Duration::from_secs(7 * 86_400)))?,
+        lease_timeout: Duration::from_millis(from.number(
+            "lease_timeout_ms",
+            600_000,
+            100,
+            86_400_000,
+        )?),
         page_threads: from.number("page_threads", 2 * cpus as u64, 1, 512)? as usize,
         worker_threads: from.number("worker_threads", cpus.max(2) as u64, 1, 512)? as usize,
         compute_log_size: from.size("compute_log_size", 4 << 30, 4 << 20, 512 << 30)?,

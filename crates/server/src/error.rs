@@ -1,5 +1,6 @@
 //! Why a server does not start, or ended.
 
+use crate::project::catalog::CatalogError;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -32,14 +33,17 @@ pub enum ServerError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The project file cannot be used.
-    #[error("project file {}: {message}", path.display())]
+    /// There is no usable project.
+    #[error("{}: {message}", path.display())]
     Project {
-        /// Which file.
+        /// Which file, directory or store.
         path: PathBuf,
         /// What is wrong.
         message: String,
     },
+    /// The project's catalogue cannot be read or changed.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
     /// A branch's log cannot be opened or closed.
     #[error("branch {branch}: log: {source}")]
     Log {

@@ -2,25 +2,32 @@
 //! branches behind gRPC, with health, reflection and metrics.
 //!
 //! [`config::load`] makes a [`config::ServerConfig`] from flags, environment
-//! and file; [`run`] serves until told to stop; [`project`] knows what stands
-//! in a data directory.
+//! and file; [`run`] serves until told to stop; [`project`] knows what a
+//! project is, [`place`] where it lives.
 
 mod branch;
+mod branches;
+mod care;
 pub mod config;
 mod error;
 mod http;
 mod lock;
 pub mod logging;
+mod logs;
+mod manage;
 mod metrics;
+mod moment;
 mod node;
 mod open;
+pub mod place;
 pub mod project;
 mod rpc;
 mod run;
 pub mod size;
+pub mod span;
 
 pub use error::ServerError;
-pub use run::{ListenAddrs, run, runtime, shutdown_signal};
+pub use run::{ListenAddrs, run, run_on, runtime, shutdown_signal};
 
 /// This build's version, as `Ping` and `Status` tell it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -59,6 +59,18 @@ pub enum ReadResult {
     failed,
 }
 
+impl ReadResult {
+    /// All of them, in their order.
+    const ALL: [ReadResult; 6] = [
+        ReadResult::cached,
+        ReadResult::read,
+        ReadResult::not_found,
+        ReadResult::timeout,
+        ReadResult::refused,
+        ReadResult::failed,
+    ];
+}
+
 /// What a stream carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[allow(non_camel_case_types, reason = "the names are label values")]
@@ -352,9 +364,8 @@ impl Metrics {
         let label = BranchLabel {
             branch: name.to_owned(),
         };
-        use ReadResult::{cached, failed, not_found, read, refused, timeout};
         BranchMetrics {
-            reads: [cached, read, not_found, timeout, refused, failed].map(|result| {
+            reads: ReadResult::ALL.map(|result| {
                 self.page_reads
                     .get_or_create(&ReadLabels {
                         branch: name.to_owned(),
@@ -370,6 +381,48 @@ impl Metrics {
             wal_durable_seconds: self.wal_durable_seconds.get_or_create(&label).clone(),
             wal_throttled_seconds: self.wal_throttled_seconds.get_or_create(&label).clone(),
             attaches: self.attaches.get_or_create(&label).clone(),
+        }
+    }
+
+    /// Lets go of everything that is counted of branch `name`.
+    pub fn forget_branch(&self, name: &str) {
+        let label = BranchLabel {
+            branch: name.to_owned(),
+        };
+        for result in ReadResult::ALL {
+            self.page_reads.remove(&ReadLabels {
+                branch: name.to_owned(),
+                result,
+            });
+        }
+        self.page_read_seconds.remove(&label);
+        self.wal_durable_seconds.remove(&label);
+        self.wal_throttled_seconds.remove(&label);
+        for counter in [
+            &self.page_bytes,
+            &self.wal_bytes,
+            &self.wal_frames,
+            &self.wal_appends,
+            &self.attaches,
+        ] {
+            counter.remove(&label);
+        }
+        for gauge in [
+            &self.durable_lsn,
+            &self.applied_lsn,
+            &self.lag_bytes,
+            &self.epoch,
+            &self.log_bytes,
+            &self.layer_bytes,
+            &self.branch_up,
+        ] {
+            gauge.remove(&label);
+        }
+        for (family, _) in &self.held {
+            family.remove(&label);
+        }
+        for (family, _) in &self.mirrored {
+            family.remove(&label);
         }
     }
 

@@ -1,9 +1,10 @@
 //! What a running server consists of, apart from how it is reached.
 
-use crate::branch::OpenBranch;
+use crate::branch::{InUse, OpenBranch};
+use crate::branches::Branches;
 use crate::config::ServerConfig;
 use crate::metrics::{Metrics, StreamGuard, StreamKind};
-use std::collections::BTreeMap;
+use crate::project::catalog::Catalog;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -38,7 +39,7 @@ pub struct Node {
     /// Its settings.
     pub config: ServerConfig,
     /// What it counts.
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     /// Bounds the page reads that block a thread.
     pub page_pool: Arc<Semaphore>,
     phase: watch::Sender<Phase>,
@@ -51,14 +52,19 @@ pub struct Node {
 pub struct Opened {
     /// What all branches share.
     pub store: Arc<Store>,
-    /// By name.
-    pub branches: BTreeMap<String, Arc<OpenBranch>>,
+    /// Which branches there are, durably.
+    pub catalog: Catalog,
+    /// The same, open.
+    pub branches: Branches,
+    /// Held while branches come, go or change names.
+    pub changes: tokio::sync::Mutex<()>,
 }
 
 /// Counts a stream as open, and says when it must end.
 pub struct StreamTicket {
-    /// Cancelled when the server's patience ends.
+    /// Cancelled when the server's patience ends, or the branch is removed.
     pub end: CancellationToken,
+    _in_use: InUse,
     _tracked: TaskTrackerToken,
     _counted: StreamGuard,
 }
@@ -69,7 +75,7 @@ impl Node {
         Node {
             page_pool: Arc::new(Semaphore::new(config.page_threads)),
             config,
-            metrics: Metrics::new(),
+            metrics: Arc::new(Metrics::new()),
             phase: watch::Sender::new(Phase::Starting),
             open: OnceLock::new(),
             streams: TaskTracker::new(),
@@ -116,10 +122,16 @@ impl Node {
         self.open.get()
     }
 
-    /// A stream begins.
-    pub fn stream(&self, kind: StreamKind) -> StreamTicket {
+    /// What a branch's streams end with: not before the server's do.
+    pub fn branch_end(&self) -> CancellationToken {
+        self.end_streams.child_token()
+    }
+
+    /// A stream on `branch` begins.
+    pub fn stream(&self, kind: StreamKind, branch: &Arc<OpenBranch>) -> StreamTicket {
         StreamTicket {
-            end: self.end_streams.clone(),
+            end: branch.end.clone(),
+            _in_use: branch.in_use(),
             _tracked: self.streams.token(),
             _counted: self.metrics.stream(kind),
         }
@@ -131,13 +143,15 @@ impl Node {
         if self.phase() != Phase::Ready {
             reasons.push(format!("server: {}", self.phase().as_str()));
         }
-        for branch in self
-            .opened()
-            .iter()
-            .flat_map(|opened| opened.branches.values())
-        {
+        let Some(opened) = self.opened() else {
+            return reasons;
+        };
+        if let Some(lost) = opened.catalog.why_lost() {
+            reasons.push(format!("project: {lost}"));
+        }
+        for branch in opened.branches.all() {
             if let Some(reason) = branch.broken() {
-                reasons.push(format!("branch {}: {reason}", branch.name));
+                reasons.push(format!("branch {}: {reason}", branch.name()));
             }
         }
         reasons
@@ -146,8 +160,8 @@ impl Node {
     /// Everything counted, as text for a scrape.
     pub fn scrape(&self) -> String {
         if let Some(opened) = self.opened() {
-            for branch in opened.branches.values() {
-                self.metrics.set_branch(&branch.name, &branch.state());
+            for branch in opened.branches.all() {
+                self.metrics.set_branch(&branch.name(), &branch.state());
             }
             self.metrics
                 .set_memory(opened.store.memory_used(), self.config.memory.0);

@@ -1,71 +1,113 @@
-//! Opens what a data directory holds: project, store, logs, branches.
+//! Opens what a data directory and a store hold: project, logs, branches.
 
 use crate::branch::OpenBranch;
+use crate::branches::{BranchRef, Branches};
 use crate::config::ServerConfig;
 use crate::error::ServerError;
-use crate::metrics::Metrics;
-use crate::node::Opened;
+use crate::logs;
+use crate::node::{Node, Opened};
+use crate::project::catalog::{self, Catalog};
 use crate::project::{self, BranchMeta, InnodbParams, Project};
 use jiff::Timestamp;
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-use xylem_pages::files::LocalPlace;
+use xylem_pages::files::Place;
 use xylem_pages::{Branch, Store, StoreConfig};
 use xylem_types::BranchId;
-use xylem_wal::Log;
-use xylem_wal::local::{LocalLog, LocalLogConfig};
 
-/// The project of `data_dir`, made if the directory has none. The caller holds
-/// the directory's lock.
-pub(crate) fn read_or_create(data_dir: &Path) -> Result<Project, ServerError> {
-    if let Some(project) = Project::read(data_dir)? {
-        return Ok(project);
+/// The folder of the store with one for each branch.
+const BRANCHES: &str = "branches";
+
+/// The project that the store holds, claimed; a new one if the store is empty.
+/// The caller holds the data directory's lock.
+fn claim_or_create(config: &ServerConfig, place: &dyn Place) -> Result<Catalog, ServerError> {
+    let data_dir = &config.data_dir;
+    project::refuse_former(data_dir)?;
+    // Before it is claimed: one that is not ours must not be taken away from
+    // another server.
+    if let Some(found) = catalog::read(place)? {
+        project::settle(data_dir, &found.id)?;
+        if let Some(claimed) = Catalog::claim(place, rand::random())? {
+            return Ok(claimed);
+        }
     }
-    if data_dir.join("branches").exists() {
-        return Err(ServerError::Project {
-            path: data_dir.join(project::FILE),
-            message: "it is missing, but branches are there: put it back, or start with an empty directory".to_owned(),
-        });
+    let nothing = |message: String| ServerError::Project {
+        path: place.url().into(),
+        message,
+    };
+    if project::is_used(data_dir) {
+        return Err(nothing(format!(
+            "this store holds no project, and {} belongs to one: give the server the --object-store that it had",
+            data_dir.display()
+        )));
     }
-    let project = Project::new(
+    let folders = place.folders(BRANCHES);
+    let folders =
+        folders.map_err(|e| ServerError::io(format!("cannot list {}", place.url()), e))?;
+    if !folders.is_empty() || project::logs(data_dir).exists() {
+        return Err(nothing(
+            "there is no project, but branches are there: put its catalogue back, or start with an empty directory and store"
+                .to_owned(),
+        ));
+    }
+    let new = Project::new(
         InnodbParams::default(),
         Timestamp::now(),
         rand::random(),
         BranchId(rand::random()),
     );
-    project.write(data_dir)?;
-    tracing::info!(data_dir = %data_dir.display(), project = %project.id, "new project");
-    Ok(project)
+    let id = new.id.clone();
+    let catalog = Catalog::create(place, rand::random(), new)?;
+    project::settle(data_dir, &id)?;
+    tracing::info!(data_dir = %data_dir.display(), store = place.url(), project = %id, "new project");
+    Ok(catalog)
+}
+
+/// Removes what branches left that are not there any more, or were never quite
+/// made. Only once the project was claimed: what its catalogue does not name
+/// now, nobody can make a branch of. Best effort.
+fn sweep(config: &ServerConfig, place: &dyn Place, project: &Project) {
+    let known = |id: BranchId| project.branch(id).is_some();
+    match place.folders(BRANCHES) {
+        Err(error) => tracing::warn!(%error, "cannot look for leftovers in the store"),
+        Ok(folders) => {
+            for name in folders {
+                if name.parse::<BranchId>().is_ok_and(known) {
+                    continue;
+                }
+                tracing::info!(branch = name, "removing what is left of a branch");
+                if let Err(error) = place.remove_folder(&format!("{BRANCHES}/{name}")) {
+                    tracing::warn!(branch = name, %error, "leftover not removed");
+                }
+            }
+        }
+    }
+    logs::sweep(config, &known);
 }
 
 /// Opens everything. Blocking: logs are recovered. Needs a tokio runtime
 /// around it.
-pub(crate) fn open(config: &ServerConfig, metrics: &Metrics) -> Result<Opened, ServerError> {
-    let project = read_or_create(&config.data_dir)?;
+pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerError> {
+    let config = &node.config;
     let started = Instant::now();
-    let place = LocalPlace::open(&config.layers_dir).map_err(|source| {
-        ServerError::io(
-            format!("cannot open {}", config.layers_dir.display()),
-            source,
-        )
-    })?;
+    let catalog = claim_or_create(config, &*place)?;
+    let project = catalog.project();
+    sweep(config, &*place, &project);
     let settings = StoreConfig {
         memory_bytes: config.memory.0,
         open_layer_bytes: config.open_layer_size.0,
+        history: config.history.0,
         ..StoreConfig::default()
     };
-    let store = Store::open(settings, Arc::new(place)).map_err(|source| ServerError::Store {
+    let store = Store::open(settings, place).map_err(|source| ServerError::Store {
         branch: "*".to_owned(),
         source,
     })?;
-    let mut branches = BTreeMap::new();
-    for (name, meta) in &project.branches {
-        branches.insert(
-            name.clone(),
-            Arc::new(open_branch(config, metrics, &store, name, meta)?),
-        );
+    let branches = Branches::default();
+    let in_order = project.in_order().map_err(catalog::CatalogError::Invalid)?;
+    for (name, meta) in in_order {
+        let open = open_branch(node, &store, &branches, name, meta.clone())?;
+        branches.insert(&open, name);
     }
     store.start_ingest();
     let no_upkeep = |source| ServerError::Store {
@@ -75,57 +117,73 @@ pub(crate) fn open(config: &ServerConfig, metrics: &Metrics) -> Result<Opened, S
     store.start_upkeep().map_err(no_upkeep)?;
     tracing::info!(
         project = %project.id,
-        branches = branches.len(),
+        branches = project.branches.len(),
         took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         "project is open"
     );
-    Ok(Opened { store, branches })
+    Ok(Opened {
+        store,
+        catalog,
+        branches,
+        changes: tokio::sync::Mutex::new(()),
+    })
 }
 
-fn open_branch(
-    config: &ServerConfig,
-    metrics: &Metrics,
+/// Opens a branch whose ancestor is among `branches`. Blocking.
+///
+/// # Errors
+/// When its log or its pages cannot be opened.
+pub(crate) fn open_branch(
+    node: &Node,
     store: &Arc<Store>,
+    branches: &Branches,
     name: &str,
-    meta: &BranchMeta,
-) -> Result<OpenBranch, ServerError> {
-    let id = meta.branch_id().map_err(|_| ServerError::Project {
-        path: config.data_dir.join(project::FILE),
-        message: format!("branch {name} has the id {:?}", meta.id),
-    })?;
-    let dir = project::log_dir(&config.data_dir, id);
-    std::fs::create_dir_all(&dir)
-        .map_err(|source| ServerError::io(format!("cannot create {}", dir.display()), source))?;
-    let log_config = LocalLogConfig {
-        segment_bytes: config.log_segment_size.0,
-        ..LocalLogConfig::default()
-    };
-    let log = LocalLog::open(&dir, log_config).map_err(|source| ServerError::Log {
+    meta: BranchMeta,
+) -> Result<Arc<OpenBranch>, ServerError> {
+    let log = logs::open(&node.config, meta.id).map_err(|source| ServerError::Log {
         branch: name.to_owned(),
         source,
     })?;
-    let log: Arc<dyn Log> = Arc::new(log);
-    let pages = Branch::open(Arc::clone(store), id, Arc::clone(&log), None).map_err(|source| {
-        ServerError::Store {
-            branch: name.to_owned(),
-            source,
-        }
+    let ancestor = meta
+        .ancestor
+        .and_then(|id| branches.get(&BranchRef::Id(id)));
+    let pages = Branch::open(
+        Arc::clone(store),
+        meta.id,
+        Arc::clone(&log),
+        ancestor.map(|branch| Arc::clone(&branch.pages)),
+    )
+    .map_err(|source| ServerError::Store {
+        branch: name.to_owned(),
+        source,
     })?;
-    Ok(OpenBranch::new(name, meta.clone(), log, pages, metrics))
+    Ok(Arc::new(OpenBranch::new(
+        name,
+        meta,
+        log,
+        pages,
+        &node.metrics,
+        node.branch_end(),
+    )))
 }
 
-/// Closes everything: logs first, so that nothing more comes.
+/// Closes a branch: its log first, so that nothing more comes.
+pub(crate) async fn close_branch(branch: &Arc<OpenBranch>) {
+    let name = branch.name();
+    if let Err(error) = branch.log.close().await {
+        tracing::error!(branch = name, %error, "cannot close the log");
+    }
+    let closing = Arc::clone(branch);
+    if let Err(error) = tokio::task::spawn_blocking(move || closing.pages.shutdown()).await {
+        tracing::error!(branch = name, %error, "closing the page store ended early");
+    }
+}
+
+/// Closes everything.
 pub(crate) async fn close(opened: &Opened) {
-    for branch in opened.branches.values() {
-        if let Err(error) = branch.log.close().await {
-            tracing::error!(branch = %branch.name, %error, "cannot close the log");
-        }
-        let closing = Arc::clone(branch);
-        match tokio::task::spawn_blocking(move || closing.pages.shutdown()).await {
-            Ok(()) => {}
-            Err(error) => {
-                tracing::error!(branch = %branch.name, %error, "closing the page store ended early")
-            }
-        }
+    // Nothing comes or goes from here on.
+    let _changes = opened.changes.lock().await;
+    for branch in opened.branches.all() {
+        close_branch(&branch).await;
     }
 }

@@ -1,23 +1,25 @@
-//! The project on disk: which branches there are, and what never changes.
+//! The project: which branches there are, and what never changes.
 //!
-//! `project.json` is replaced as a whole: written beside, synced, renamed.
+//! It stands in the store as the [`catalog`]; a data directory only notes
+//! whose it is.
 
+pub mod catalog;
 mod template;
 
 use crate::error::ServerError;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use xylem_types::{BranchId, BranchName};
 
-pub use template::create_from_template;
+pub use template::{create_from_template, create_from_template_in};
 
-/// The file's name within the data directory.
-pub const FILE: &str = "project.json";
-/// The version of its format that is written; others are refused.
-pub const FORMAT: u32 = 1;
+/// The file of a data directory that says which project it belongs to.
+pub const ID_FILE: &str = "project.id";
+/// What former versions kept instead of a catalogue.
+const FORMER_FILE: &str = "project.json";
 
 /// A database cluster's whole tree of branches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +31,9 @@ pub struct Project {
     pub created_at: Timestamp,
     /// What every compute of it must be started with.
     pub innodb: InnodbParams,
+    /// The branch it began with, which need not be there any more.
+    #[serde(with = "id_text")]
+    pub first: BranchId,
     /// By name.
     pub branches: BTreeMap<String, BranchMeta>,
 }
@@ -59,30 +64,48 @@ impl Default for InnodbParams {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BranchMeta {
-    /// Its [`BranchId`] as text: the name of its directories.
-    pub id: String,
-    /// The branch it left, by name.
-    pub ancestor: Option<String>,
+    /// What its folders are called; unlike its name it never changes.
+    #[serde(with = "id_text")]
+    pub id: BranchId,
+    /// The branch it left.
+    #[serde(with = "optional_id_text")]
+    pub ancestor: Option<BranchId>,
     /// Where it left it; 0 without an ancestor.
     pub ancestor_lsn: u64,
     /// When it was created.
     pub created_at: Timestamp,
+    /// It was made for one read-only compute, and goes when that is gone.
+    pub lease: bool,
 }
 
-/// What stands in the file.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Document {
-    format: u32,
-    /// CRC-32C of `project` as compact JSON, 8 hexadecimal digits.
-    crc32c: String,
-    project: Project,
+/// A [`BranchId`] as 32 hexadecimal digits.
+mod id_text {
+    use super::{BranchId, Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(id: &BranchId, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(id)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BranchId, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse()
+            .map_err(|_| serde::de::Error::custom(format!("{text:?} is not a branch id")))
+    }
 }
 
-/// Only the version: enough to refuse a newer file by name.
-#[derive(Deserialize)]
-struct Version {
-    format: u32,
+mod optional_id_text {
+    use super::{BranchId, Deserialize, Deserializer, Serialize, Serializer, id_text};
+
+    #[derive(Serialize, Deserialize)]
+    struct Text(#[serde(with = "id_text")] BranchId);
+
+    pub fn serialize<S: Serializer>(id: &Option<BranchId>, to: S) -> Result<S::Ok, S::Error> {
+        id.map(Text).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<BranchId>, D::Error> {
+        Ok(Option::<Text>::deserialize(from)?.map(|text| text.0))
+    }
 }
 
 impl Project {
@@ -90,121 +113,187 @@ impl Project {
     /// numbers.
     pub fn new(innodb: InnodbParams, now: Timestamp, project: u128, main: BranchId) -> Project {
         let branch = BranchMeta {
-            id: main.to_string(),
+            id: main,
             ancestor: None,
             ancestor_lsn: 0,
             created_at: now,
+            lease: false,
         };
         Project {
             id: format!("{project:032x}"),
             created_at: now,
             innodb,
+            first: main,
             branches: BTreeMap::from([(BranchName::main().as_str().to_owned(), branch)]),
         }
     }
 
-    /// Reads the project of `data_dir`; none when there is none.
-    ///
-    /// # Errors
-    /// A file that cannot be read, fails its checksum, or is of another
-    /// version.
-    pub fn read(data_dir: &Path) -> Result<Option<Project>, ServerError> {
-        let path = data_dir.join(FILE);
-        let text = match std::fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => {
-                return Err(ServerError::io(
-                    format!("cannot read {}", path.display()),
-                    source,
-                ));
-            }
-        };
-        let bad = |message: String| ServerError::Project {
-            path: path.clone(),
-            message,
-        };
-        let version: Version =
-            serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
-        if version.format != FORMAT {
-            return Err(bad(format!(
-                "format {} is not known, only {FORMAT} is: use the version of xylem that wrote it",
-                version.format
-            )));
-        }
-        let document: Document =
-            serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
-        let crc = checksum(&document.project).map_err(|error| bad(error.to_string()))?;
-        if crc != document.crc32c {
-            return Err(bad(format!(
-                "checksum is {crc}, the file says {}: it was damaged",
-                document.crc32c
-            )));
-        }
-        for (name, branch) in &document.project.branches {
-            BranchName::parse(name).map_err(|error| bad(error.to_string()))?;
-            branch
-                .branch_id()
-                .map_err(|_| bad(format!("branch {name} has the id {:?}", branch.id)))?;
-        }
-        Ok(Some(document.project))
+    /// The branch of that id, with its name.
+    pub fn branch(&self, id: BranchId) -> Option<(&str, &BranchMeta)> {
+        let mut all = self.branches.iter();
+        all.find(|(_, meta)| meta.id == id)
+            .map(|(name, meta)| (name.as_str(), meta))
     }
 
-    /// Puts the project into `data_dir`, in place of what is there. Durable on
-    /// return; a crash leaves the old or the new.
+    /// Names of the branches that left branch `id`.
+    pub fn children(&self, id: BranchId) -> Vec<&str> {
+        let all = self.branches.iter();
+        all.filter(|(_, meta)| meta.ancestor == Some(id))
+            .map(|(name, _)| name.as_str())
+            .collect()
+    }
+
+    /// All branches, each after the one it left.
     ///
     /// # Errors
-    /// When a file operation fails.
-    pub fn write(&self, data_dir: &Path) -> Result<(), ServerError> {
-        let path = data_dir.join(FILE);
-        let bad = |error: serde_json::Error| ServerError::Project {
-            path: path.clone(),
-            message: error.to_string(),
-        };
-        let document = Document {
-            format: FORMAT,
-            crc32c: checksum(self).map_err(bad)?,
-            project: self.clone(),
-        };
-        let mut text = serde_json::to_vec_pretty(&document).map_err(bad)?;
-        text.push(b'\n');
-        replace(&path, &text)
+    /// Names a branch whose ancestors lead nowhere.
+    pub fn in_order(&self) -> Result<Vec<(&str, &BranchMeta)>, String> {
+        let mut ordered: Vec<(&str, &BranchMeta)> = Vec::with_capacity(self.branches.len());
+        let mut placed = BTreeSet::new();
+        let mut rest: Vec<(&str, &BranchMeta)> = self
+            .branches
+            .iter()
+            .map(|(name, meta)| (name.as_str(), meta))
+            .collect();
+        while !rest.is_empty() {
+            let (ready, waiting): (Vec<_>, Vec<_>) = rest
+                .into_iter()
+                .partition(|(_, meta)| meta.ancestor.is_none_or(|id| placed.contains(&id)));
+            if let (true, Some((name, _))) = (ready.is_empty(), waiting.first()) {
+                return Err(format!("branch {name} has an ancestor that is not there"));
+            }
+            placed.extend(ready.iter().map(|(_, meta)| meta.id));
+            ordered.extend(ready);
+            rest = waiting;
+        }
+        Ok(ordered)
+    }
+
+    /// What must hold of every catalogue that is read or written.
+    ///
+    /// # Errors
+    /// Says what does not.
+    pub fn check(&self) -> Result<(), String> {
+        let mut ids = BTreeSet::new();
+        for (name, meta) in &self.branches {
+            let named = if meta.lease {
+                lease_of(name).is_some()
+            } else {
+                BranchName::parse(name).is_ok()
+            };
+            if !named {
+                return Err(format!("{name:?} cannot name a branch"));
+            }
+            if !ids.insert(meta.id) {
+                return Err(format!("branch {name} has the id of another"));
+            }
+            if meta.ancestor.is_none() && (meta.lease || meta.ancestor_lsn != 0) {
+                return Err(format!("branch {name} has no ancestor"));
+            }
+        }
+        self.in_order().map(|_| ())
+    }
+
+    /// A name for a lease on branch `of` that none has yet.
+    pub fn lease_name(&self, of: &str) -> String {
+        let mut number = 1u64;
+        loop {
+            let name = format!("{of}@{number}");
+            if !self.branches.contains_key(&name) {
+                return name;
+            }
+            number += 1;
+        }
     }
 }
 
-impl BranchMeta {
-    /// The id as a number.
-    ///
-    /// # Errors
-    /// When it is not 32 hexadecimal digits.
-    pub fn branch_id(&self) -> Result<BranchId, std::num::ParseIntError> {
-        self.id.parse()
-    }
+/// The name of the branch that a lease was made of: `main` of `main@2`.
+pub fn lease_of(name: &str) -> Option<&str> {
+    let (of, number) = name.split_once('@')?;
+    let number_ok = number.parse::<u64>().is_ok_and(|n| n.to_string() == number);
+    (number_ok && BranchName::parse(of).is_ok()).then_some(of)
 }
 
 /// The directory of a branch's log.
 pub fn log_dir(data_dir: &Path, branch: BranchId) -> PathBuf {
-    data_dir
-        .join("branches")
-        .join(branch.to_string())
-        .join("log")
+    logs(data_dir).join(branch.to_string()).join("log")
 }
 
-fn checksum(project: &Project) -> Result<String, serde_json::Error> {
-    Ok(format!(
-        "{:08x}",
-        crc32c::crc32c(&serde_json::to_vec(project)?)
-    ))
+/// The directory with a folder for each branch's log.
+pub(crate) fn logs(data_dir: &Path) -> PathBuf {
+    data_dir.join("branches")
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), ServerError> {
-    let failed = |source| ServerError::io(format!("cannot write {}", path.display()), source);
-    let beside = path.with_extension("json.new");
-    let mut file = std::fs::File::create(&beside).map_err(failed)?;
-    file.write_all(bytes).map_err(failed)?;
-    file.sync_all().map_err(failed)?;
-    std::fs::rename(&beside, path).map_err(failed)?;
-    sync_dir(path.parent().unwrap_or(Path::new("."))).map_err(failed)
+/// Whether `data_dir` was ever a server's with a project.
+pub fn is_used(data_dir: &Path) -> bool {
+    data_dir.join(ID_FILE).exists()
+}
+
+/// Whether there is a project in `data_dir`, or in the store that `url` names,
+/// which no server has open.
+///
+/// # Errors
+/// When the store cannot be looked at.
+pub fn exists(data_dir: &Path, url: &str) -> Result<bool, ServerError> {
+    if is_used(data_dir) {
+        return Ok(true);
+    }
+    Ok(catalog::exists(&*crate::place::open(url)?)?)
+}
+
+/// Refuses a data directory of a version that kept its project there.
+///
+/// # Errors
+/// When it is one.
+pub(crate) fn refuse_former(data_dir: &Path) -> Result<(), ServerError> {
+    let path = data_dir.join(FORMER_FILE);
+    if !path.exists() {
+        return Ok(());
+    }
+    Err(ServerError::Project {
+        path,
+        message: "an earlier version of xylem wrote it, whose data this one cannot read: use that version, or start with an empty directory".to_owned(),
+    })
+}
+
+/// Checks that `data_dir` belongs to the project `id`, or to none yet; then it
+/// is noted.
+///
+/// # Errors
+/// When it is another project's: its logs would be taken for leftovers.
+pub(crate) fn settle(data_dir: &Path, id: &str) -> Result<(), ServerError> {
+    let path = data_dir.join(ID_FILE);
+    let failed =
+        |what: &str, source| ServerError::io(format!("cannot {what} {}", path.display()), source);
+    match std::fs::read_to_string(&path) {
+        Ok(found) if found.trim() == id => {
+            // What a template's copy leaves when it is cut short at its very
+            // end. Best effort: beside a project it means nothing.
+            let _ = std::fs::remove_file(data_dir.join(template::COPYING));
+            Ok(())
+        }
+        Ok(found) => Err(ServerError::Project {
+            path: path.clone(),
+            message: format!(
+                "this directory belongs to project {}, and the store holds project {id}: give the server the directory or the --object-store that it had",
+                found.trim()
+            ),
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            replace(&path, format!("{id}\n").as_bytes()).map_err(|e| failed("write", e))
+        }
+        Err(error) => Err(failed("read", error)),
+    }
+}
+
+/// Writes a file whole or not at all, durably.
+fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let beside = path.with_extension("new");
+    let mut file = std::fs::File::create(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)?;
+    sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
 fn sync_dir(dir: &Path) -> std::io::Result<()> {

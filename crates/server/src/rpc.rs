@@ -1,6 +1,7 @@
 //! The gRPC services: wire types in, wire types out, nothing kept.
 
 mod backup;
+mod branches;
 mod call;
 mod control;
 mod convert;
@@ -93,7 +94,7 @@ impl PageServer for PageService {
         let durable = caller.branch.durable();
         Ok(Response::new(PingResponse {
             version: crate::VERSION.to_owned(),
-            durable_lsn: durable.lsn().0,
+            durable_lsn: caller.branch.last_lsn().0,
             applied_lsn: caller.branch.pages.applied().0,
             epoch: durable.epoch().0,
         }))

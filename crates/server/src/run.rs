@@ -5,7 +5,7 @@ use crate::error::ServerError;
 use crate::lock::DirLock;
 use crate::node::Node;
 use crate::rpc::{ControlService, MESSAGE_BYTES_MAX, PageService};
-use crate::{http, open};
+use crate::{care, http, open};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
+use xylem_pages::files::Place;
 use xylem_proto::control::control_server::{ControlServer, SERVICE_NAME as CONTROL_SERVICE};
 use xylem_proto::pageserver::page_server_server::{PageServerServer, SERVICE_NAME as PAGE_SERVICE};
 
@@ -85,9 +86,31 @@ pub fn shutdown_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
 ///
 /// # Errors
 /// When the data directory is in use or damaged, an address cannot be
-/// listened on, or serving fails.
+/// listened on, serving fails, or another server has opened the project.
 pub async fn run(
     config: ServerConfig,
+    ready: impl FnOnce(ListenAddrs),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServerError> {
+    serve(config, None, ready, shutdown).await
+}
+
+/// As [`run`], on a store that is open already, whatever the settings say.
+///
+/// # Errors
+/// As for [`run`].
+pub async fn run_on(
+    config: ServerConfig,
+    place: Arc<dyn Place>,
+    ready: impl FnOnce(ListenAddrs),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServerError> {
+    serve(config, Some(place), ready, shutdown).await
+}
+
+async fn serve(
+    config: ServerConfig,
+    place: Option<Arc<dyn Place>>,
     ready: impl FnOnce(ListenAddrs),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
@@ -117,7 +140,11 @@ pub async fn run(
         let node = Arc::clone(&node);
         // The lock is held for as long as anything may write to the directory.
         tokio::task::spawn_blocking(move || {
-            open::open(&node.config, &node.metrics).map(|opened| (opened, lock))
+            let place = match place {
+                Some(place) => place,
+                None => crate::place::open(&node.config.object_store)?,
+            };
+            open::open(&node, place).map(|opened| (opened, lock))
         })
     };
     let opened = tokio::select! {
@@ -126,7 +153,9 @@ pub async fn run(
     };
     let (opened, _lock) =
         opened.map_err(|error| ServerError::Serve(format!("opening ended early: {error}")))??;
+    let lost = opened.catalog.lost().clone();
     node.set_ready(opened);
+    let _care = Task(tokio::spawn(care::run(Arc::clone(&node))));
     report(&health, ServingStatus::Serving).await;
     tracing::info!(grpc = %addrs.grpc, http = %addrs.http, version = crate::VERSION, "ready");
     ready(addrs);
@@ -134,9 +163,29 @@ pub async fn run(
     let ended = tokio::select! {
         () = &mut shutdown => Ok(()),
         failed = serving.failed() => Err(failed),
+        () = lost.cancelled() => Err(lost_project(&node)),
     };
     stop(&node, &health, serving).await;
     ended
+}
+
+fn lost_project(node: &Node) -> ServerError {
+    match node.opened().and_then(|opened| opened.catalog.why_lost()) {
+        Some(lost) => {
+            tracing::error!("{lost}");
+            lost.into()
+        }
+        None => ServerError::Serve("the project was lost".to_owned()),
+    }
+}
+
+/// A task that ends when this is dropped.
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 async fn stop(node: &Node, health: &HealthReporter, mut serving: Serving) {

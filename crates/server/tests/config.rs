@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::PathBuf;
+use xylem_server::span::Span;
 use xylem_server::config::{KEYS, LogFormat, ServerArgs, load};
 
 fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
@@ -32,8 +33,10 @@ fn flags_win_over_environment_over_file_over_defaults() {
     assert_eq!(config.grpc_listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.http_listen.to_string(), "127.0.0.1:8081");
     assert_eq!(config.log_format, LogFormat::Text);
-    assert_eq!(config.object_store, "file:///srv/x/layers");
+    assert_eq!(config.object_store, "file:///srv/x/store");
     assert_eq!(config.compute_log_size.0, 4 << 30);
+    assert_eq!(config.history.to_string(), "7d");
+    assert_eq!(config.lease_timeout.as_secs(), 600);
 }
 
 #[test]
@@ -60,6 +63,9 @@ fn what_cannot_be_used_is_refused_with_its_place() {
         ),
         ("token = ''", "empty"),
         ("log_level = 'a=b=c'", "key log_level"),
+        ("history = '7'", "such as 90s, 15m, 36h or 7d"),
+        ("history = 'a week'", "key history"),
+        ("lease_timeout_ms = 1", "is not between"),
         ("x = = 1", "is not TOML"),
     ];
     for (line, message) in cases {
@@ -97,6 +103,25 @@ fn what_cannot_be_used_is_refused_with_its_place() {
     .unwrap_err()
     .to_string();
     assert!(error.contains("/nowhere/x.toml"), "{error}");
+}
+
+#[test]
+fn spans_of_time_have_their_units() {
+    for (text, millis, shown) in [
+        ("90s", 90_000, "90s"),
+        ("120 s", 120_000, "2m"),
+        ("36h", 129_600_000, "36h"),
+        ("7D", 604_800_000, "7d"),
+        ("1500ms", 1_500, "1500ms"),
+        ("0s", 0, "0ms"),
+    ] {
+        let span: Span = text.parse().unwrap();
+        assert_eq!(span.0.as_millis(), millis, "{text}");
+        assert_eq!(span.to_string(), shown);
+    }
+    for text in ["", "7", "d", "-1d", "1.5h", "99999999999999999d", "1y"] {
+        assert!(text.parse::<Span>().is_err(), "{text:?}");
+    }
 }
 
 #[test]

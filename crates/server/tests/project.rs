@@ -3,12 +3,18 @@
 
 mod common;
 
-use common::redo::{mark, marked};
-use common::{Server, page, with_database};
+use common::place::{Fate, MemPlace, Step};
+use common::redo::{bulky_mark, mark, marked};
+use common::{Server, args, config, page, with_database};
 use std::os::unix::fs::PermissionsExt;
+use std::sync::{Arc, Mutex};
 use xylem_proto::control::ListBranchesRequest;
 use xylem_proto::pageserver::GetPageRequest;
-use xylem_server::project::{self, InnodbParams, Project, create_from_template};
+use xylem_server::place;
+use xylem_server::project::catalog::{self, Catalog, CatalogError};
+use xylem_server::project::{
+    BranchMeta, InnodbParams, Project, create_from_template, create_from_template_in,
+};
 use xylem_types::BranchId;
 
 fn sample() -> Project {
@@ -16,33 +22,250 @@ fn sample() -> Project {
     Project::new(InnodbParams::default(), now, 7, BranchId(0xabc))
 }
 
+/// A branch that left `ancestor`.
+fn child(id: u128, ancestor: u128, lease: bool) -> BranchMeta {
+    BranchMeta {
+        id: BranchId(id),
+        ancestor: Some(BranchId(ancestor)),
+        ancestor_lsn: 20000,
+        created_at: "2026-11-22T14:05:00Z".parse().unwrap(),
+        lease,
+    }
+}
+
+fn change(catalog: &Catalog, act: impl FnOnce(&mut Project)) -> Result<(), catalog::CatalogError> {
+    catalog.change(|project| {
+        act(project);
+        Ok(())
+    })
+}
+
 #[test]
-fn a_project_is_read_back_and_damage_is_found() {
-    let dir = tempfile::tempdir().unwrap();
-    assert_eq!(Project::read(dir.path()).unwrap(), None);
+fn a_catalogue_is_read_back_and_damage_is_found() {
+    let place = MemPlace::new();
+    assert!(Catalog::claim(&place, 1).unwrap().is_none());
+    assert!(!catalog::exists(&place).unwrap());
     let project = sample();
-    project.write(dir.path()).unwrap();
-    assert_eq!(Project::read(dir.path()).unwrap(), Some(project));
-    let path = dir.path().join(project::FILE);
-    let text = std::fs::read_to_string(&path).unwrap();
+    Catalog::create(&place, 1, project.clone()).unwrap();
+    let claimed = Catalog::claim(&place, 2).unwrap().unwrap();
+    assert_eq!(*claimed.project(), project);
+    assert_eq!(catalog::read(&place).unwrap(), Some(project));
+    let name = "project/catalog-0000000000000002";
+    let text = String::from_utf8(place.get(name).unwrap().to_vec()).unwrap();
     assert!(text.contains("2026-11-22T14:05:00Z"), "{text}");
     let cases = [
         (text.replace("16384", "16385"), "checksum"),
         (
-            text.replace("\"format\": 1", "\"format\": 2"),
-            "format 2 is not known",
+            text.replace("\"format\": 2", "\"format\": 3"),
+            "format 3 is not known",
         ),
         (text.replace("undo_tablespaces", "undo"), "undo"),
         (text[..text.len() / 2].to_owned(), "EOF"),
     ];
     for (damaged, message) in cases {
-        std::fs::write(&path, damaged).unwrap();
-        let error = Project::read(dir.path()).unwrap_err().to_string();
+        place.set(name, damaged.as_bytes());
+        let error = Catalog::claim(&place, 3).err().unwrap().to_string();
         assert!(
-            error.contains(message) && error.contains("project.json"),
+            error.contains(message) && error.contains("catalog-0000000000000002"),
             "{error}"
         );
     }
+    // A document under another number is none of this one's.
+    place.set("project/catalog-0000000000000005", text.as_bytes());
+    let error = Catalog::claim(&place, 3).err().unwrap().to_string();
+    assert!(error.contains("number 2 inside"), "{error}");
+}
+
+#[test]
+fn only_the_last_few_catalogues_are_kept() {
+    let place = MemPlace::new();
+    let catalog = Catalog::create(&place, 1, sample()).unwrap();
+    for id in 1..20 {
+        change(&catalog, |project| {
+            let branch = child(id, 0xabc, false);
+            project.branches.insert(format!("b{id}"), branch);
+        })
+        .unwrap();
+    }
+    let kept: Vec<String> = (17..=20)
+        .map(|number| format!("project/catalog-{number:016x}"))
+        .collect();
+    assert_eq!(place.names(), kept);
+    assert_eq!(catalog::read(&place).unwrap().unwrap().branches.len(), 20);
+}
+
+#[test]
+fn who_opened_a_project_last_has_it() {
+    let place = MemPlace::new();
+    let first = Catalog::create(&place, 1, sample()).unwrap();
+    let second = Catalog::claim(&place, 2).unwrap().unwrap();
+    let add = |project: &mut Project| {
+        project
+            .branches
+            .insert("dev".to_owned(), child(5, 0xabc, false));
+    };
+    // However far the other one has gone: the number it would take is free
+    // again by then.
+    for _ in 0..10 {
+        change(&second, |_| {}).unwrap();
+    }
+    first.look();
+    assert!(first.lost().is_cancelled());
+    let error = change(&first, add).unwrap_err();
+    assert!(matches!(error, CatalogError::Lost { .. }), "{error:?}");
+    assert!(
+        error.to_string().contains("another server has opened"),
+        "{error}"
+    );
+    second.look();
+    assert!(!second.lost().is_cancelled());
+    change(&second, add).unwrap();
+
+    // Without having looked, too.
+    let third = Catalog::claim(&place, 3).unwrap().unwrap();
+    for _ in 0..10 {
+        change(&third, |_| {}).unwrap();
+    }
+    let error = change(&second, |_| {}).unwrap_err();
+    assert!(matches!(error, CatalogError::Lost { .. }), "{error:?}");
+    assert!(change(&third, |_| {}).is_ok());
+    assert_eq!(catalog::read(&place).unwrap().unwrap().branches.len(), 2);
+}
+
+#[test]
+fn many_claims_at_once_leave_one_owner() {
+    let place = MemPlace::new();
+    Catalog::create(&place, 0, sample()).unwrap();
+    let claims: Vec<_> = (1..=8)
+        .map(|writer| {
+            let place = place.clone();
+            std::thread::spawn(move || Catalog::claim(&place, writer).unwrap().unwrap())
+        })
+        .collect();
+    let claims: Vec<Catalog> = claims.into_iter().map(|c| c.join().unwrap()).collect();
+    let owners = claims.iter().filter(|c| change(c, |_| {}).is_ok()).count();
+    assert_eq!(owners, 1);
+}
+
+#[test]
+fn a_put_that_nobody_could_tell_the_outcome_of_is_settled_by_the_next() {
+    let store = MemPlace::new();
+    let fates = Arc::new(Mutex::new(Vec::new()));
+    let taken = Arc::clone(&fates);
+    let place = store.hooked(move |step| match step {
+        Step::Put(_) => taken.lock().unwrap().pop().unwrap_or(Fate::Done),
+        Step::Remove(_) => Fate::Done,
+    });
+    let catalog = Catalog::create(&place, 1, sample()).unwrap();
+    let add = |name: &'static str, id| {
+        move |project: &mut Project| {
+            project
+                .branches
+                .insert(name.to_owned(), child(id, 0xabc, false));
+        }
+    };
+    for (fate, name, id) in [(Fate::Unknown, "a", 1), (Fate::Fails, "b", 2)] {
+        fates.lock().unwrap().push(fate);
+        let error = change(&catalog, add(name, id)).unwrap_err();
+        assert!(matches!(error, CatalogError::Io { .. }), "{error:?}");
+        assert!(!catalog.project().branches.contains_key(name));
+    }
+    change(&catalog, add("c", 3)).unwrap();
+    let names: Vec<String> = catalog.project().branches.keys().cloned().collect();
+    assert_eq!(names, ["c", "main"]);
+    let read = catalog::read(&store).unwrap().unwrap();
+    assert_eq!(read, *catalog.project());
+}
+
+#[test]
+fn a_catalogue_that_makes_no_sense_is_not_written() {
+    let place = MemPlace::new();
+    let catalog = Catalog::create(&place, 1, sample()).unwrap();
+    let before = catalog.project();
+    let wrong: [(&str, BranchMeta, &str); 5] = [
+        ("a/b", child(1, 0xabc, false), "cannot name"),
+        ("dev", child(1, 0xabc, true), "cannot name"),
+        ("main@1", child(1, 0xabc, false), "cannot name"),
+        ("dev", child(0xabc, 0xabc, false), "id of another"),
+        ("dev", child(1, 0xdef, false), "ancestor that is not there"),
+    ];
+    for (name, meta, message) in wrong {
+        let error = change(&catalog, |project| {
+            project.branches.insert(name.to_owned(), meta);
+        })
+        .unwrap_err()
+        .to_string();
+        assert!(error.contains(message), "{error}");
+        assert_eq!(catalog.project(), before);
+    }
+    change(&catalog, |project| {
+        project
+            .branches
+            .insert("main@1".to_owned(), child(1, 0xabc, true));
+    })
+    .unwrap();
+}
+
+#[test]
+fn branches_come_after_their_ancestors() {
+    let mut project = sample();
+    for (name, id, ancestor) in [("a", 1, 2), ("b", 2, 3), ("c", 3, 0xabc), ("d", 4, 2)] {
+        project
+            .branches
+            .insert(name.to_owned(), child(id, ancestor, false));
+    }
+    let order: Vec<&str> = project
+        .in_order()
+        .unwrap()
+        .iter()
+        .map(|(name, _)| *name)
+        .collect();
+    assert_eq!(order, ["main", "c", "b", "a", "d"]);
+    assert_eq!(project.children(BranchId(2)), ["a", "d"]);
+    project.branches.remove("c");
+    assert!(project.in_order().is_err());
+}
+
+#[test]
+fn data_of_former_versions_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("project.json"), "{}").unwrap();
+    let error = Server::with(config(&args(dir.path()))).err().unwrap();
+    let error = error.to_string();
+    assert!(
+        error.contains("project.json") && error.contains("earlier version"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_directory_and_a_store_that_do_not_belong_together_are_refused() {
+    let (one, two) = (MemPlace::new(), MemPlace::new());
+    let (dir_one, dir_two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let server = Server::on(dir_one.path(), one.shared());
+    with_database(&server).await;
+    server.stop();
+    Server::on(dir_two.path(), two.shared()).stop();
+    let before = one.names();
+    // The logs of the one would be leftovers to the other.
+    for (dir, place, message) in [
+        (dir_one.path(), &two, "belongs to project"),
+        (dir_two.path(), &one, "belongs to project"),
+        (dir_one.path(), &MemPlace::new(), "holds no project"),
+    ] {
+        let error = Server::try_on(config(&args(dir)), place.shared());
+        let error = error.err().unwrap().to_string();
+        assert!(error.contains(message), "{error}");
+    }
+    assert_eq!(one.names(), before, "it was claimed");
+    let server = Server::on(dir_one.path(), one.shared());
+    let got = server.pages().await.get_page(page(5, 3)).await.unwrap();
+    assert_eq!(marked(&got.into_inner().page), 0xaabb_ccdd);
+}
+
+fn read(data_dir: &std::path::Path) -> Project {
+    let place = place::open(&place::default_url(data_dir)).unwrap();
+    catalog::read(&*place).unwrap().unwrap()
 }
 
 #[tokio::test]
@@ -60,7 +283,7 @@ async fn a_template_becomes_a_project_of_its_own() {
         .to_string();
     assert!(error.contains("in use"), "{error}");
     server.stop();
-    let original = Project::read(template.path()).unwrap().unwrap();
+    let original = read(template.path());
 
     let started = std::time::Instant::now();
     let copy = create_from_template(template.path(), &data_dir, now, 9).unwrap();
@@ -86,7 +309,7 @@ async fn a_template_becomes_a_project_of_its_own() {
     let branches = server
         .control()
         .await
-        .list_branches(ListBranchesRequest {})
+        .list_branches(ListBranchesRequest::default())
         .await
         .unwrap()
         .into_inner();
@@ -121,13 +344,74 @@ fn an_interrupted_copy_starts_over_and_strange_directories_are_left_alone() {
         .to_string();
     assert!(error.contains("not a place for a new project"), "{error}");
     std::fs::write(dir.path().join("branches/half"), "x").unwrap();
-    std::fs::write(dir.path().join("copying"), "").unwrap();
+    let half = dir
+        .path()
+        .join("store/branches/00000000000000000000000000000abc");
+    std::fs::create_dir_all(&half).unwrap();
+    let marker = dir.path().join("copying");
+    // Into another store.
+    std::fs::write(&marker, "file:///elsewhere").unwrap();
+    create_from_template(template.path(), dir.path(), now, 1).unwrap_err();
+    assert!(half.exists());
+    std::fs::write(&marker, place::default_url(dir.path())).unwrap();
     create_from_template(template.path(), dir.path(), now, 1).unwrap();
-    assert!(!dir.path().join("branches/half").exists());
+    assert!(!dir.path().join("branches/half").exists() && !half.exists());
+    assert!(!marker.exists());
     Server::start(dir.path()).stop();
     let error =
         create_from_template(std::path::Path::new("/nowhere"), dir.path(), now, 1).unwrap_err();
     assert!(error.to_string().contains("/nowhere"), "{error}");
+}
+
+#[tokio::test]
+async fn a_template_is_copied_into_another_store() {
+    let template = tempfile::tempdir().unwrap();
+    let mut small = args(template.path());
+    small.open_layer_size = Some("1MiB".to_owned());
+    let server = Server::with(config(&small)).unwrap();
+    let (_, mut writer) = with_database(&server).await;
+    // More than an open layer holds, so that there are layers to copy.
+    for number in 0..1_600u32 {
+        writer.redo(bulky_mark(5, 4 + number % 32, number)).await;
+    }
+    writer.durable().await;
+    common::wait_applied(&server, writer.lsn).await;
+    let lsn = writer.lsn;
+    drop(writer);
+    server.stop();
+    let branch = read(template.path()).first;
+    let layers = std::fs::read_dir(template.path().join(format!("store/branches/{branch}")))
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().path().extension().is_some())
+        .count();
+    assert!(layers > 0, "no layers to copy");
+
+    let parent = tempfile::tempdir().unwrap();
+    let (data_dir, store) = (parent.path().join("data"), parent.path().join("store"));
+    let url = format!("file://{}", store.display());
+    let now = jiff::Timestamp::now();
+    let copy = create_from_template_in(template.path(), &data_dir, &url, now, 9).unwrap();
+    assert!(!data_dir.join("store").exists());
+    let mut args = args(&data_dir);
+    args.object_store = Some(url);
+    let server = Server::with(config(&args)).unwrap();
+    let mut pages = server.pages().await;
+    let at_least = |number| GetPageRequest {
+        min_lsn: lsn,
+        timeout_ms: 20_000,
+        ..page(5, number)
+    };
+    let got = pages.get_page(at_least(3)).await.unwrap().into_inner();
+    assert_eq!(marked(&got.page), 0xaabb_ccdd);
+    let got = pages.get_page(at_least(4)).await.unwrap().into_inner();
+    assert_eq!(marked(&got.page), 1_568);
+    let status = server
+        .control()
+        .await
+        .status(xylem_proto::control::StatusRequest {})
+        .await
+        .unwrap();
+    assert_eq!(status.into_inner().project_id, copy.id);
 }
 
 #[tokio::test]

@@ -289,7 +289,7 @@ async fn a_token_is_wanted_by_every_call() {
             refused(control.status(with(StatusRequest {}, wrong)).await).code(),
             refused(
                 control
-                    .list_branches(with(ListBranchesRequest {}, wrong))
+                    .list_branches(with(ListBranchesRequest::default(), wrong))
                     .await,
             )
             .code(),
@@ -418,7 +418,7 @@ async fn branches_and_status_are_told() {
     let (_, writer) = with_database(&server).await;
     let mut control = server.control().await;
     let branches = control
-        .list_branches(ListBranchesRequest {})
+        .list_branches(ListBranchesRequest::default())
         .await
         .unwrap()
         .into_inner()

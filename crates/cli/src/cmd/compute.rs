@@ -2,13 +2,15 @@
 
 use crate::app::{App, LOCK_LIMIT};
 use crate::args::{ComputeCommand, ComputeStartArgs};
+use crate::compute::name::ComputeName;
 use crate::compute::record::ComputeRecord;
+use crate::compute::start::Started;
 use crate::compute::stop;
+use crate::control::near;
 use crate::failure::Failure;
 use crate::output;
 use crate::report::{self, ComputeReport};
 use anyhow::Result;
-use xylem_types::BranchName;
 
 /// Runs the command.
 ///
@@ -19,94 +21,127 @@ pub async fn run(app: &App, command: &ComputeCommand) -> Result<()> {
         ComputeCommand::Start(args) => start(app, args).await,
         ComputeCommand::Stop(args) => {
             app.state.require_project()?;
-            let lock = app.state.lock(LOCK_LIMIT).await?;
-            let ran = stop::stop(&app.state, &args.branch).await?;
-            drop(lock);
-            ended(app, &args.branch, ran, "stopped").await
+            let _lock = app.state.lock(LOCK_LIMIT).await?;
+            let ran = stop::stop(&app.state, &args.compute).await?;
+            ended(app, &args.compute, ran, "stopped").await
         }
         ComputeCommand::Kill(args) => {
             app.state.require_project()?;
             // No lock: killing must not wait for a start that hangs.
-            let ran = stop::kill(&app.state, &args.branch).await?;
-            ended(app, &args.branch, ran, "killed").await
+            let ran = stop::kill(&app.state, &args.compute).await?;
+            ended(app, &args.compute, ran, "killed").await
         }
         ComputeCommand::Ls => ls(app).await,
     }
 }
 
 async fn start(app: &App, args: &ComputeStartArgs) -> Result<()> {
-    if args.read_only || args.at.is_some() {
-        let flag = if args.read_only {
-            "--read-only"
-        } else {
-            "--at"
-        };
-        return Err(Failure::new(
-            format!("{flag} is not supported in this version"),
-            "start the compute without it: it shows the newest state and takes writes",
+    if args.read_only && args.compute.is_reader() {
+        return Err(Failure::usage(
+            format!("{} is a read-only compute already", args.compute),
+            format!(
+                "for another one name the branch: `{}`",
+                app.command(&format!(
+                    "compute start {} --read-only",
+                    args.compute.branch()
+                ))
+            ),
         ));
     }
     let progress = app.progress();
-    let started = app
-        .start_compute(&args.branch, args.port, &progress)
-        .await?;
+    let started = if args.read_only {
+        let mut up = app.server(&progress).await?;
+        app.starter(&up.home, &mut up.project, &up.running, &progress)
+            .start_reader(args.compute.branch(), args.at, args.port)
+            .await?
+    } else {
+        app.start_compute(&args.compute, args.port, &progress)
+            .await?
+    };
     drop(progress);
     if app.json {
-        return one(app, &args.branch).await;
+        return one(app, &started.name).await;
     }
-    let record = &started.record;
+    output::text_line(&said(app, &started))
+}
+
+/// How a start went, for people.
+pub fn said(app: &App, started: &Started) -> String {
+    let (name, record) = (&started.name, &started.record);
     let how = if started.already {
         "was running already".to_owned()
     } else {
         format!("is ready ({} ms)", started.took.as_millis())
     };
-    output::text_line(&format!(
-        "the compute of branch {} {how}: {}:{}, socket {}, pid {}",
-        args.branch,
+    let shows = match record.at_lsn {
+        Some(lsn) => format!(
+            "\nit shows branch {} at LSN {lsn}; connect with `{}`",
+            record.branch,
+            app.command(&format!("sql {name}"))
+        ),
+        None => String::new(),
+    };
+    format!(
+        "{} {how}: {}:{}, socket {}, pid {}{shows}",
+        name.described(),
         record.host,
         record.port,
         record.socket.display(),
         record.process.pid
-    ))
+    )
 }
 
 /// The row of one compute as a document.
-async fn one(app: &App, branch: &BranchName) -> Result<()> {
+async fn one(app: &App, name: &ComputeName) -> Result<()> {
     let seen = report::look(&app.state).await;
-    match ComputeRecord::load(&app.state.compute(branch)) {
+    match ComputeRecord::load(&app.state.compute(name)) {
         Some(record) => output::json(&ComputeReport::new(
             &app.state,
-            branch,
+            name,
             &record,
             &seen.branches,
         )),
-        None => Err(no_compute(app, branch)),
+        None => Err(no_compute(app, name)),
     }
 }
 
-async fn ended(app: &App, branch: &BranchName, ran: bool, how: &str) -> Result<()> {
-    if ComputeRecord::load(&app.state.compute(branch)).is_none() {
-        return Err(no_compute(app, branch));
+async fn ended(app: &App, name: &ComputeName, ran: bool, how: &str) -> Result<()> {
+    let Some(record) = ComputeRecord::load(&app.state.compute(name)) else {
+        return Err(no_compute(app, name));
+    };
+    let seen = report::look(&app.state).await;
+    let report = ComputeReport::new(&app.state, name, &record, &seen.branches);
+    if name.is_reader() {
+        // It was made for this one life.
+        stop::forget_reader(&app.state, name).await?;
     }
     if app.json {
-        return one(app, branch).await;
+        return output::json(&report);
     }
     let how = if ran { how } else { "was not running" };
     let be = if ran { "is " } else { "" };
-    output::text_line(&format!("the compute of branch {branch} {be}{how}"))
+    output::text_line(&format!("{} {be}{how}", name.described()))
 }
 
-fn no_compute(app: &App, branch: &BranchName) -> anyhow::Error {
-    Failure::new(
-        format!(
-            "there is no compute of branch {branch} in {}",
-            app.state.root().display()
-        ),
-        format!(
+fn no_compute(app: &App, name: &ComputeName) -> anyhow::Error {
+    let all = crate::compute::record::list(&app.state);
+    let names: Vec<String> = all.iter().map(|(name, _)| name.to_string()).collect();
+    let hint = match near(&name.to_string(), names.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean {near}?"),
+        None if name.is_reader() => {
+            format!("`{}` shows those there are", app.command("compute ls"))
+        }
+        None => format!(
             "start one with `{}`",
-            app.command(&format!("compute start {branch}"))
+            app.command(&format!("compute start {name}"))
         ),
-    )
+    };
+    let what = if name.is_reader() {
+        format!("there is no read-only compute {name}")
+    } else {
+        format!("there is no compute of branch {name}")
+    };
+    Failure::new(format!("{what} in {}", app.state.root().display()), hint)
 }
 
 async fn ls(app: &App) -> Result<()> {

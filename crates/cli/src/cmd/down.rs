@@ -39,15 +39,24 @@ pub async fn run(app: &App) -> Result<()> {
 pub async fn stop_all(state: &StateDir) -> Result<Vec<String>> {
     let mut stopped = Vec::new();
     let mut tasks = JoinSet::new();
-    for (branch, _) in record::list(state) {
+    for (name, _) in record::list(state) {
         let state = state.clone();
-        tasks.spawn(async move { (stop::stop(&state, &branch).await, branch) });
+        tasks.spawn(async move {
+            let stopped = stop::stop(&state, &name).await;
+            if stopped.is_ok()
+                && name.is_reader()
+                && let Err(error) = stop::forget_reader(&state, &name).await
+            {
+                return (Err(error), name);
+            }
+            (stopped, name)
+        });
     }
     let mut failed = None;
     while let Some(done) = tasks.join_next().await {
-        let (result, branch) = done.context("stopping a compute")?;
+        let (result, name) = done.context("stopping a compute")?;
         match result {
-            Ok(true) => stopped.push(format!("the compute of branch {branch}")),
+            Ok(true) => stopped.push(name.described()),
             Ok(false) => {}
             Err(error) => failed = Some(error),
         }
@@ -67,8 +76,8 @@ pub async fn stop_all(state: &StateDir) -> Result<Vec<String>> {
 /// # Errors
 /// When a process cannot be signalled.
 pub async fn kill_all(state: &StateDir) -> Result<()> {
-    for (branch, _) in record::list(state) {
-        stop::kill(state, &branch).await?;
+    for (name, _) in record::list(state) {
+        stop::kill(state, &name).await?;
     }
     if let Some(record) = state.server_record() {
         record.process.signal(Signal::KILL)?;

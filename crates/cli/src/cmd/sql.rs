@@ -24,7 +24,7 @@ pub async fn run(app: &App, args: &SqlArgs) -> Result<()> {
     }
     app.state.require_project()?;
     let home = Home::find()?;
-    let dir = app.state.compute(&args.branch);
+    let dir = app.state.compute(&args.compute);
     let server = app
         .state
         .server_record()
@@ -32,7 +32,7 @@ pub async fn run(app: &App, args: &SqlArgs) -> Result<()> {
     let compute = ComputeRecord::load(&dir).is_some_and(|r| r.state() == ComputeState::Running);
     // When all is up nothing need be locked or asked.
     if !(server && compute && dir.client_cnf().exists()) {
-        app.start_compute(&args.branch, None, &app.progress())
+        app.start_compute(&args.compute, None, &app.progress())
             .await?;
     }
     let mut option = OsString::from("--defaults-file=");

@@ -37,7 +37,7 @@ pub fn text(report: &StatusReport) -> String {
     }
     let _ = writeln!(out, "\nstate in  {}", report.dir.display());
     if let Some(store) = &report.object_store {
-        let _ = writeln!(out, "layers in {store}");
+        let _ = writeln!(out, "store     {store}");
     }
     if !report.branches.is_empty() {
         let _ = writeln!(out, "\n{}", branches(&report.branches));
@@ -51,13 +51,13 @@ pub fn text(report: &StatusReport) -> String {
 /// Branches as a table.
 pub fn branches(rows: &[BranchReport]) -> String {
     let head = [
-        "BRANCH", "LSN", "LAG", "EPOCH", "LOG", "LAYERS", "ANCESTOR", "CREATED",
+        "BRANCH", "LSN", "LAG", "EPOCH", "LOG", "LAYERS", "ANCESTOR", "BACK TO", "CREATED",
     ];
     let rows: Vec<Vec<String>> = rows
         .iter()
         .map(|b| {
             let ancestor = match &b.ancestor {
-                Some(name) => format!("{name}@{}", b.ancestor_lsn),
+                Some(name) => format!("{name} at {}", b.ancestor_lsn),
                 None => "-".to_owned(),
             };
             vec![
@@ -68,11 +68,29 @@ pub fn branches(rows: &[BranchReport]) -> String {
                 bytes(b.log_bytes),
                 bytes(b.layer_bytes),
                 ancestor,
-                b.created_at.clone(),
+                back_to(b),
+                seconds(&b.created_at),
             ]
         })
         .collect();
     table(&head, &rows)
+}
+
+/// How far back one can go: a time if that is known.
+fn back_to(branch: &BranchReport) -> String {
+    match (&branch.oldest_time, branch.oldest_lsn) {
+        (Some(time), _) => seconds(time),
+        (None, Some(lsn)) => format!("LSN {lsn}"),
+        (None, None) => "-".to_owned(),
+    }
+}
+
+/// A time as the server gives it, without the fraction of its second.
+pub fn seconds(time: &str) -> String {
+    match time.split_once('.') {
+        Some((whole, _)) => format!("{whole}Z"),
+        None => time.to_owned(),
+    }
 }
 
 /// Computes as a table.
@@ -81,12 +99,14 @@ pub fn computes(rows: &[ComputeReport]) -> String {
     let rows: Vec<Vec<String>> = rows
         .iter()
         .map(|c| {
+            let lsn = c.lsn.map_or_else(|| "-".to_owned(), |lsn| lsn.to_string());
+            let only = if c.read_only { " read-only" } else { "" };
             vec![
-                c.branch.clone(),
+                c.name.clone(),
                 c.state.as_str().to_owned(),
                 format!("{}:{}", c.host, c.port),
                 c.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
-                c.lsn.map_or_else(|| "-".to_owned(), |lsn| lsn.to_string()),
+                format!("{lsn}{only}"),
                 c.socket.display().to_string(),
             ]
         })

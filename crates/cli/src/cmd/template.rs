@@ -100,7 +100,7 @@ async fn make(app: &App) -> Result<()> {
         &bare,
         &mut project,
         &running,
-        &BranchName::main(),
+        &BranchName::main().into(),
         None,
         &progress,
     )

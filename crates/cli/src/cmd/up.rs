@@ -3,6 +3,7 @@
 use super::down;
 use crate::app::{App, LOCK_LIMIT, shell_word};
 use crate::args::UpArgs;
+use crate::compute::name::ComputeName;
 use crate::compute::record::{self, ComputeRecord, ComputeState, Phase};
 use crate::compute::start::Started;
 use crate::failure::Failure;
@@ -101,19 +102,13 @@ async fn bring_up(app: &mut App, args: &UpArgs) -> Result<(Started, Duration)> {
         Ok(running) => running,
         Err(error) => {
             // Settings that a new project never worked with must not stick.
-            if new
-                && !app
-                    .state
-                    .server_data()
-                    .join(xylem_server::project::FILE)
-                    .exists()
-            {
+            if new && !xylem_server::project::is_used(&app.state.server_data()) {
                 let _ = std::fs::remove_file(app.state.project_file());
             }
             return Err(error);
         }
     };
-    let main = BranchName::main();
+    let main = ComputeName::from(BranchName::main());
     let started = app
         .compute(
             &home,
@@ -132,7 +127,8 @@ async fn bring_up(app: &mut App, args: &UpArgs) -> Result<(Started, Duration)> {
 
 /// Refuses a port that is taken before anything is started.
 fn check_port(app: &App, project: &Project, args: &UpArgs) -> Result<()> {
-    let main = ComputeRecord::load(&app.state.compute(&BranchName::main()));
+    let main = ComputeName::from(BranchName::main());
+    let main = ComputeRecord::load(&app.state.compute(&main));
     if args.mysql_port.is_none() || main.is_some_and(|r| r.process.is_alive()) {
         return Ok(());
     }
@@ -155,11 +151,9 @@ fn settle(app: &App, args: &UpArgs) -> Result<(Project, bool)> {
             let place = old
                 .object_store
                 .clone()
-                .unwrap_or_else(|| app.state.server_data().join("layers").display().to_string());
+                .unwrap_or_else(|| xylem_server::place::default_url(&app.state.server_data()));
             return Err(Failure::new(
-                format!(
-                    "this project keeps its layers in {place}, which cannot be changed to {url}"
-                ),
+                format!("this project lives in {place}, which cannot be changed to {url}"),
                 "leave --object-store out, or make another project with --dir",
             ));
         }
@@ -183,6 +177,9 @@ fn settle(app: &App, args: &UpArgs) -> Result<(Project, bool)> {
     if args.memory.is_some() {
         project.memory.clone_from(&args.memory);
     }
+    if args.history.is_some() {
+        project.history.clone_from(&args.history);
+    }
     if args.buffer_pool.is_some() {
         project.buffer_pool.clone_from(&args.buffer_pool);
     }
@@ -199,12 +196,8 @@ fn settle(app: &App, args: &UpArgs) -> Result<(Project, bool)> {
 /// prepared, would not start.
 fn check_binary_log(args: &[String]) -> Result<()> {
     let inside = args.iter().find(|arg| {
-        let name = arg.trim_start_matches("--loose-").trim_start_matches("--");
-        let name = name.replacen('_', "-", 1);
-        name == "log-bin"
-            || name
-                .strip_prefix("log-bin=")
-                .is_some_and(|place| !place.starts_with('/'))
+        let place = arg.split_once('=').map(|(_, place)| place);
+        project::is_binary_log(arg) && !place.is_some_and(|place| place.starts_with('/'))
     });
     match inside {
         None => Ok(()),
@@ -253,7 +246,7 @@ async fn announce(app: &App, started: &Started, took: Duration, detached: bool) 
         record.socket.display(),
         app.state.password_file().display(),
         app.command("sql"),
-        word(&app.state.compute(&BranchName::main()).client_cnf()),
+        word(&app.state.compute(&started.name).client_cnf()),
     ))
 }
 
@@ -263,7 +256,7 @@ async fn watch(app: &App) -> Result<()> {
     let state = &app.state;
     let progress = Progress::new(false);
     let mut server = state.server_record().map(|r| r.process);
-    let mut seen: HashMap<BranchName, u32> = HashMap::new();
+    let mut seen: HashMap<ComputeName, u32> = HashMap::new();
     loop {
         tokio::time::sleep(Duration::from_millis(200)).await;
         // While this command runs, what it started are its children.
@@ -297,25 +290,26 @@ async fn watch(app: &App) -> Result<()> {
             _ => {}
         }
         let mut computes = 0;
-        for (branch, record) in record::list(state) {
-            let known = seen.get(&branch).copied();
+        for (name, record) in record::list(state) {
+            let known = seen.get(&name).copied();
             if record.process.is_alive() {
                 computes += 1;
-                seen.insert(branch, record.process.pid);
+                seen.insert(name, record.process.pid);
             } else if known == Some(record.process.pid) {
-                seen.remove(&branch);
+                seen.remove(&name);
                 let how = if record.phase == Phase::Stopped {
                     "was stopped"
                 } else {
                     "died"
                 };
                 progress.note(&format!(
-                    "the compute of branch {branch} (pid {}) {how}; start it with `{}`",
+                    "{} (pid {}) {how}; start it with `{}`",
+                    name.described(),
                     record.process.pid,
-                    app.command(&format!("compute start {branch}"))
+                    app.command(&format!("compute start {name}"))
                 ));
                 if record.state() == ComputeState::Crashed {
-                    let log = state.compute(&branch).log();
+                    let log = state.compute(&name).log();
                     progress.note(&files::last_errors(&log, record.log_from));
                 }
             }

@@ -3,6 +3,8 @@
 pub mod base;
 pub mod bootstrap;
 pub mod mycnf;
+pub mod name;
+pub mod reader;
 pub mod ready;
 pub mod record;
 pub mod start;

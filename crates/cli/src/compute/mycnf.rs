@@ -42,6 +42,8 @@ pub struct Options<'a> {
     pub page_server: PageServer<'a>,
     /// A new database is being made: engines are as the scripts say.
     pub bootstrap: bool,
+    /// It takes no writes.
+    pub read_only: bool,
 }
 
 /// The options that the storage engine finds its pages with.
@@ -51,7 +53,7 @@ pub struct PageServer<'a> {
     pub host: String,
     /// Its gRPC port.
     pub port: u16,
-    /// The branch.
+    /// The branch, by its id: its name may be given to another.
     pub branch: &'a str,
     /// The right to write it.
     pub epoch: u64,
@@ -142,6 +144,12 @@ pub fn render(options: &Options<'_>) -> Result<String> {
     ];
     for (name, value) in fixed {
         line(&mut out, name, value)?;
+    }
+    if options.read_only {
+        out.push_str("skip-slave-start\n");
+        for (name, value) in super::reader::OPTIONS {
+            line(&mut out, name, value)?;
+        }
     }
     out.push('\n');
     let page = &options.page_server;

@@ -1,18 +1,22 @@
 //! `compute.json`: what is known of a compute, and the state that follows.
 
+use super::name::ComputeName;
 use crate::files;
 use crate::proc::Process;
 use crate::state::{ComputeDir, StateDir};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use xylem_types::BranchName;
 
 /// A compute as last started here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ComputeRecord {
-    /// Its branch.
+    /// The branch that it writes, or was started to read.
     pub branch: String,
+    /// The identity of the branch that it works on, whatever that is called: a
+    /// read-only compute has one of its own.
+    #[serde(default)]
+    pub branch_id: String,
     /// The mariadbd process.
     #[serde(flatten)]
     pub process: Process,
@@ -28,6 +32,9 @@ pub struct ComputeRecord {
     pub socket: PathBuf,
     /// It takes no writes.
     pub read_only: bool,
+    /// The LSN that it shows, if it is read-only.
+    #[serde(default)]
+    pub at_lsn: Option<u64>,
     /// Its right to write the branch.
     pub epoch: u64,
     /// Where its redo began.
@@ -110,8 +117,8 @@ impl ComputeRecord {
     }
 }
 
-/// All computes of `state` that were ever started, by branch name.
-pub fn list(state: &StateDir) -> Vec<(BranchName, ComputeRecord)> {
+/// All computes of `state` that were ever started, by name.
+pub fn list(state: &StateDir) -> Vec<(ComputeName, ComputeRecord)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(state.computes())
         .into_iter()
@@ -119,11 +126,11 @@ pub fn list(state: &StateDir) -> Vec<(BranchName, ComputeRecord)> {
         .flatten()
     {
         let name = entry.file_name();
-        let Some(branch) = name.to_str().and_then(|name| BranchName::parse(name).ok()) else {
+        let Some(name) = name.to_str().and_then(|name| ComputeName::parse(name).ok()) else {
             continue;
         };
-        if let Some(record) = ComputeRecord::load(&state.compute(&branch)) {
-            found.push((branch, record));
+        if let Some(record) = ComputeRecord::load(&state.compute(&name)) {
+            found.push((name, record));
         }
     }
     found.sort_by(|a, b| a.0.cmp(&b.0));

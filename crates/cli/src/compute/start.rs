@@ -2,12 +2,14 @@
 
 use super::base::Materialise;
 use super::mycnf::{self, Options, PageServer};
+use super::name::ComputeName;
 use super::record::{ComputeRecord, ComputeState, Phase};
-use super::{bootstrap, ready};
+use super::{bootstrap, reader, ready, stop};
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::files;
 use crate::home::Home;
+use crate::moment::Moment;
 use crate::ports;
 use crate::proc::{Detached, Process};
 use crate::progress::Progress;
@@ -19,11 +21,22 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use xylem_proto::control::AttachResponse;
+use xylem_proto::control::{AttachResponse, Branch};
 use xylem_types::BranchName;
 
 /// Log files beyond this are put aside before a start.
 const LOG_BYTES_MAX: u64 = 32 << 20;
+
+/// How often another port is tried when the one chosen is taken meanwhile.
+const PORT_TRIES: usize = 5;
+
+/// What mariadbd says of a port that is taken.
+const PORT_TAKEN: &str = "Can't start server: Bind on TCP/IP port";
+
+/// mariadbd found its port taken.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("port {0} was taken while the compute started")]
+struct PortTaken(u16);
 
 /// What a start works with.
 #[derive(Debug)]
@@ -45,6 +58,8 @@ pub struct Starter<'a> {
 /// A compute that accepts connections.
 #[derive(Debug)]
 pub struct Started {
+    /// What it is called.
+    pub name: ComputeName,
     /// What is known of it.
     pub record: ComputeRecord,
     /// It ran before.
@@ -55,30 +70,141 @@ pub struct Started {
     pub took: Duration,
 }
 
+/// A compute that is being started.
+struct Start<'a> {
+    name: &'a ComputeName,
+    dir: ComputeDir,
+    /// The branch that it works on, as `id:…`.
+    branch: String,
+    port: u16,
+    attached: AttachResponse,
+    /// The LSN it shows, if it is a reader.
+    at_lsn: Option<u64>,
+}
+
 impl Starter<'_> {
-    /// Starts the compute of `branch` unless it runs, on `port` if given.
+    /// Starts the compute `name` unless it runs, on `port` if given. That of a
+    /// read-only compute must have been started before.
     ///
     /// # Errors
     /// When something is missing, the server refuses, or mariadbd ends.
-    pub async fn start(&mut self, branch: &BranchName, port: Option<u16>) -> Result<Started> {
+    pub async fn start(&mut self, name: &ComputeName, port: Option<u16>) -> Result<Started> {
         let begin = Instant::now();
-        let dir = self.state.compute(branch);
-        let before = ComputeRecord::load(&dir);
+        let dir = self.state.compute(name);
+        let branch = self.branch_of(name).await?;
+        let mut before = ComputeRecord::load(&dir);
         if let Some(record) = before.as_ref().filter(|r| r.process.is_alive()) {
-            return self.running(branch, &dir, record, port, begin).await;
+            if record.branch_id == branch.id {
+                return self.running(name, &dir, record, port, begin).await;
+            }
+            // It works on a line that had this name once, and cannot write.
+            stop::stop(self.state, name).await?;
+            before = ComputeRecord::load(&dir);
         }
-        self.home.check()?;
-        files::make_private_dir(dir.root())?;
-        let choice = self.choose_port(branch, before.as_ref(), port)?;
+        self.bring_up(name, &branch, before.as_ref(), port, begin)
+            .await
+    }
 
-        self.progress.say(format!("attaching to branch {branch}"));
-        let mut attached = self.control.attach(branch).await?;
+    /// Starts a further compute that shows `branch` at `at`, or now, and takes
+    /// no writes.
+    ///
+    /// # Errors
+    /// When the moment lies outside the branch's history, and as for
+    /// [`Starter::start`].
+    pub async fn start_reader(
+        &mut self,
+        branch: &BranchName,
+        at: Option<Moment>,
+        port: Option<u16>,
+    ) -> Result<Started> {
+        let begin = Instant::now();
+        self.home.check()?;
+        let lease = self.control.create_lease(branch, at).await?;
+        let name = ComputeName::parse(&lease.name)
+            .map_err(|error| anyhow::anyhow!("the server made a lease: {error}"))?;
+        // An earlier one of that name has no branch any more.
+        stop::stop(self.state, &name).await?;
+        let started = self.bring_up(&name, &lease, None, port, begin).await;
+        if started.is_err()
+            && let Err(error) = self.control.remove_branch(&lease.name).await
+        {
+            self.progress.note(&format!(
+                "the server forgets {} after a while: {error:#}",
+                lease.name
+            ));
+        }
+        started
+    }
+
+    /// The branch that the compute `name` works on.
+    async fn branch_of(&self, name: &ComputeName) -> Result<Branch> {
+        if !name.is_reader() {
+            return self.control.branch(name).await;
+        }
+        match self.control.find_branch(name).await? {
+            Some(branch) => Ok(branch),
+            None => Err(Failure::new(
+                format!("there is no read-only compute {name}, or it was away for too long"),
+                format!(
+                    "`xylem compute ls` shows those there are; `xylem compute start {} --read-only` starts another",
+                    name.branch()
+                ),
+            )),
+        }
+    }
+
+    async fn bring_up(
+        &mut self,
+        name: &ComputeName,
+        branch: &Branch,
+        before: Option<&ComputeRecord>,
+        port: Option<u16>,
+        begin: Instant,
+    ) -> Result<Started> {
+        self.home.check()?;
+        files::make_private_dir(self.state.compute(name).root())?;
+        let mut taken = Vec::new();
+        loop {
+            let choice = self.choose_port(name, before, port, &taken)?;
+            match self.try_on(name, branch, choice, begin).await {
+                // Somebody took it between the look and mariadbd's own.
+                Err(error)
+                    if port.is_none()
+                        && taken.len() < PORT_TRIES
+                        && error.downcast_ref::<PortTaken>().is_some() =>
+                {
+                    taken.push(choice.port);
+                }
+                started => return started,
+            }
+        }
+    }
+
+    async fn try_on(
+        &mut self,
+        name: &ComputeName,
+        branch: &Branch,
+        choice: ports::Choice,
+        begin: Instant,
+    ) -> Result<Started> {
+        let dir = self.state.compute(name);
+        self.progress.say(format!("attaching to branch {name}"));
+        // By its name: whoever has it now.
+        let mut attached = self.control.attach(name).await?;
         if attached.empty {
-            self.fill(branch, &dir, choice.port, &attached).await?;
-            attached = self.control.attach(branch).await?;
+            let start = Start {
+                name,
+                dir: dir.clone(),
+                branch: format!("id:{}", attached.branch_id),
+                port: choice.port,
+                attached,
+                at_lsn: None,
+            };
+            self.fill(&start).await?;
+            attached = self.control.attach(name).await?;
             if attached.empty {
                 return Err(Failure::new(
-                    format!("branch {branch} is still empty after its system tables were made"),
+                    format!("branch {name} is still empty after its system tables were made"),
                     format!(
                         "see {} and {}",
                         dir.log().display(),
@@ -87,9 +213,18 @@ impl Starter<'_> {
                 ));
             }
         }
-        let record = self.run(branch, &dir, choice.port, &attached).await?;
-        self.remember_port(branch, choice.port)?;
+        let start = Start {
+            name,
+            dir,
+            branch: format!("id:{}", attached.branch_id),
+            port: choice.port,
+            attached,
+            at_lsn: branch.lease.then_some(branch.ancestor_lsn),
+        };
+        let record = self.run(&start).await?;
+        self.remember_port(name, choice.port)?;
         Ok(Started {
+            name: name.clone(),
             record,
             already: false,
             instead_of: choice.instead_of,
@@ -100,7 +235,7 @@ impl Starter<'_> {
     /// The compute runs, or is about to.
     async fn running(
         &self,
-        branch: &BranchName,
+        name: &ComputeName,
         dir: &ComputeDir,
         record: &ComputeRecord,
         port: Option<u16>,
@@ -109,10 +244,11 @@ impl Starter<'_> {
         if let Some(port) = port.filter(|port| *port != record.port) {
             return Err(Failure::new(
                 format!(
-                    "the compute of branch {branch} runs already, on port {} and not {port}",
+                    "{} runs already, on port {} and not {port}",
+                    name.described(),
                     record.port
                 ),
-                format!("stop it first: `xylem compute stop {branch}`"),
+                format!("stop it first: `xylem compute stop {name}`"),
             ));
         }
         let mut record = record.clone();
@@ -122,6 +258,7 @@ impl Starter<'_> {
             record.save(dir)?;
         }
         Ok(Started {
+            name: name.clone(),
             record,
             already: true,
             instead_of: None,
@@ -132,15 +269,19 @@ impl Starter<'_> {
     /// The port given, else the one of last time, else the next free one.
     fn choose_port(
         &self,
-        branch: &BranchName,
+        name: &ComputeName,
         before: Option<&ComputeRecord>,
         explicit: Option<u16>,
+        taken: &[u16],
     ) -> Result<ports::Choice> {
-        let main = *branch == BranchName::main();
+        let main = is_main(name);
         let kept = if main {
             self.project.ports.mysql
         } else {
-            before.map(|r| r.port)
+            // That of `main` goes with the name.
+            before
+                .map(|r| r.port)
+                .filter(|port| self.project.ports.mysql != Some(*port))
         };
         let preferred = match (kept, main) {
             (Some(port), _) => port,
@@ -156,11 +297,12 @@ impl Starter<'_> {
         let others = super::record::list(self.state);
         let mut avoid: Vec<u16> = others
             .iter()
-            .filter(|(name, _)| name != branch)
+            .filter(|(other, _)| other != name)
             .map(|(_, record)| record.port)
             .collect();
         let ports = &self.project.ports;
         avoid.extend([ports.grpc, ports.http].into_iter().flatten());
+        avoid.extend(taken);
         if !main {
             avoid.extend(ports.mysql);
         }
@@ -169,7 +311,7 @@ impl Starter<'_> {
         } else {
             "--port"
         };
-        let what = format!("the compute of branch {branch}");
+        let what = name.described();
         let mut choice =
             ports::choose(&what, flag, self.project.bind, explicit, preferred, &avoid)?;
         // Branches other than main have no port of their own to miss.
@@ -179,8 +321,8 @@ impl Starter<'_> {
         Ok(choice)
     }
 
-    fn remember_port(&mut self, branch: &BranchName, port: u16) -> Result<()> {
-        if *branch == BranchName::main() && self.project.ports.mysql != Some(port) {
+    fn remember_port(&mut self, name: &ComputeName, port: u16) -> Result<()> {
+        if is_main(name) && self.project.ports.mysql != Some(port) {
             self.project.ports.mysql = Some(port);
             self.project.save(self.state)?;
         }
@@ -188,20 +330,17 @@ impl Starter<'_> {
     }
 
     /// Puts MariaDB's system tables into an empty branch.
-    async fn fill(
-        &mut self,
-        branch: &BranchName,
-        dir: &ComputeDir,
-        port: u16,
-        attached: &AttachResponse,
-    ) -> Result<()> {
+    async fn fill(&mut self, start: &Start<'_>) -> Result<()> {
+        let dir = &start.dir;
         self.progress.say("making the system tables".to_owned());
-        self.project.half_made = true;
+        // Other branches are worth keeping.
+        let whole_project = is_main(start.name);
+        self.project.half_made = whole_project;
         self.project.save(self.state)?;
         let sql = bootstrap::sql(self.home)?;
         files::write_atomic(&dir.bootstrap_sql(), sql.as_bytes(), files::SECRET)?;
         fresh(dir)?;
-        self.write_options(branch, dir, port, attached, None, true)?;
+        self.write_options(start, None, true)?;
         let log_from = files::length_of(&dir.log());
         let log = std::fs::OpenOptions::new()
             .create(true)
@@ -238,42 +377,44 @@ impl Starter<'_> {
     }
 
     /// A fresh directory, mariadbd, ready.
-    async fn run(
-        &mut self,
-        branch: &BranchName,
-        dir: &ComputeDir,
-        port: u16,
-        attached: &AttachResponse,
-    ) -> Result<ComputeRecord> {
-        self.progress.say(format!(
-            "fetching what the compute of branch {branch} needs"
-        ));
+    async fn run(&mut self, start: &Start<'_>) -> Result<ComputeRecord> {
+        let (name, dir) = (start.name, &start.dir);
+        self.progress
+            .say(format!("fetching what {} needs", name.described()));
         fresh(dir)?;
         let data = dir.data();
         let mut base = Materialise::new(&data);
         self.control
-            .base_backup(branch, attached.start_lsn, |item| base.take(item))
+            .base_backup(&start.branch, start.attached.start_lsn, |item| {
+                base.take(item)
+            })
             .await?;
-        let socket = self.write_options(branch, dir, port, attached, base.log_bytes(), false)?;
+        let socket = self.write_options(start, base.log_bytes(), false)?;
         let _ = std::fs::remove_file(&socket);
 
         let mut args = vec![defaults_file(dir)];
+        let id = &start.attached.branch_id;
         let accounts = self.project.accounts_wanted();
-        let set_accounts = *branch == BranchName::main() && self.project.accounts < accounts;
+        let set_accounts = self.project.accounts_on(id) < accounts;
         let password = self.state.make_password()?;
+        let mut init = String::new();
         if set_accounts {
-            let sql = bootstrap::accounts_sql(&password, accounts);
-            files::write_atomic(&dir.init_sql(), sql.as_bytes(), files::SECRET)?;
+            init.push_str(&bootstrap::accounts_sql(&password, accounts));
+        }
+        if start.at_lsn.is_some() {
+            init.push_str(reader::INIT_SQL);
+        }
+        if !init.is_empty() {
+            files::write_atomic(&dir.init_sql(), init.as_bytes(), files::SECRET)?;
             let mut arg = OsString::from("--init-file=");
             arg.push(dir.init_sql());
             args.push(arg);
         }
-        args.extend(self.project.mariadbd_args.iter().map(OsString::from));
-        let client = mycnf::render_client(&socket, port, &password)?;
+        args.extend(self.project.mariadbd_args_of(is_main(name)));
+        let client = mycnf::render_client(&socket, start.port, &password)?;
         files::write_atomic(&dir.client_cnf(), client.as_bytes(), files::SECRET)?;
 
-        self.progress
-            .say(format!("starting the compute of branch {branch}"));
+        self.progress.say(format!("starting {}", name.described()));
         put_aside(&dir.log());
         let log_from = files::length_of(&dir.log());
         let mariadbd = self.home.mariadbd();
@@ -285,22 +426,41 @@ impl Starter<'_> {
             cwd: &data,
         }
         .spawn()?;
-        let mut record = self.record(branch, process, port, socket, attached, log_from);
+        let mut record = self.record(start, process, socket, log_from);
         record.save(dir)?;
         let ready = ready::wait(process, &record.socket, &dir.log(), log_from).await;
         let _ = std::fs::remove_file(dir.init_sql());
         if ready.is_err() && ComputeRecord::load(dir).is_some_and(|now| now.phase == Phase::Stopped)
         {
             return Err(Failure::new(
-                format!("another command ended the compute of branch {branch} while it started"),
+                format!(
+                    "another command ended {} while it started",
+                    name.described()
+                ),
                 "start it again",
             ));
         }
-        ready?;
+        if let Err(error) = ready {
+            let log = files::read_log(&dir.log(), log_from);
+            return Err(if log.contains(PORT_TAKEN) {
+                error.context(PortTaken(start.port))
+            } else {
+                error
+            });
+        }
+        if start.at_lsn.is_some()
+            && let Err(error) = reader::check(self.home, dir)
+        {
+            process.kill().await?;
+            return Err(error);
+        }
         if set_accounts {
             self.check_login(dir, log_from)?;
-            self.project.accounts = accounts;
-            self.project.save(self.state)?;
+            // A reader's branch is not started on twice but after a crash.
+            if start.at_lsn.is_none() {
+                self.project.accounts_of.insert(id.clone(), accounts);
+                self.project.save(self.state)?;
+            }
         }
         // Unless it was ended on purpose in this very moment.
         if ComputeRecord::load(dir).is_none_or(|now| now.phase != Phase::Stopped) {
@@ -312,24 +472,24 @@ impl Starter<'_> {
 
     fn record(
         &self,
-        branch: &BranchName,
+        start: &Start<'_>,
         process: Process,
-        port: u16,
         socket: PathBuf,
-        attached: &AttachResponse,
         log_from: u64,
     ) -> ComputeRecord {
         ComputeRecord {
-            branch: branch.to_string(),
+            branch: start.name.branch().to_string(),
+            branch_id: start.attached.branch_id.clone(),
             process,
             phase: Phase::Starting,
             bind: self.project.bind,
             host: ports::reachable(self.project.bind).to_string(),
-            port,
+            port: start.port,
             socket,
-            read_only: false,
-            epoch: attached.epoch,
-            start_lsn: attached.start_lsn,
+            read_only: start.at_lsn.is_some(),
+            at_lsn: start.at_lsn,
+            epoch: start.attached.epoch,
+            start_lsn: start.attached.start_lsn,
             log_from,
         }
     }
@@ -367,13 +527,11 @@ impl Starter<'_> {
     /// Writes `my.cnf`; returns where the socket will be.
     fn write_options(
         &self,
-        branch: &BranchName,
-        dir: &ComputeDir,
-        port: u16,
-        attached: &AttachResponse,
+        start: &Start<'_>,
         log_file_bytes: Option<u64>,
         bootstrap: bool,
     ) -> Result<PathBuf> {
+        let dir = &start.dir;
         let socket = dir.socket()?;
         let server: SocketAddr =
             self.server.grpc.parse().with_context(|| {
@@ -390,7 +548,7 @@ impl Starter<'_> {
             pid_file: dir.pid_file(),
             log_error: dir.log(),
             bind: self.project.bind,
-            port,
+            port: start.port,
             as_root: rustix::process::geteuid().is_root(),
             buffer_pool: self
                 .project
@@ -403,17 +561,23 @@ impl Starter<'_> {
             page_server: PageServer {
                 host: server.ip().to_string(),
                 port: server.port(),
-                branch: branch.as_str(),
-                epoch: attached.epoch,
-                start_lsn: attached.start_lsn,
+                branch: &start.branch,
+                epoch: start.attached.epoch,
+                start_lsn: start.attached.start_lsn,
                 token_file: Some(self.state.token_file()).filter(|path| path.exists()),
             },
             bootstrap,
+            read_only: start.at_lsn.is_some(),
         };
         let text = mycnf::render(&options)?;
         files::write_atomic(&dir.my_cnf(), text.as_bytes(), files::SECRET)?;
         Ok(socket)
     }
+}
+
+/// Whether it is the compute of branch `main`, which has a port of its own.
+fn is_main(name: &ComputeName) -> bool {
+    *name == ComputeName::from(BranchName::main())
 }
 
 fn defaults_file(dir: &ComputeDir) -> OsString {

@@ -1,41 +1,47 @@
 //! Ending computes.
 
+use super::name::ComputeName;
 use super::record::{ComputeRecord, Phase};
+use crate::control::Control;
+use crate::files;
 use crate::state::StateDir;
 use anyhow::{Context, Result};
 use std::time::Duration;
-use xylem_types::BranchName;
 
 /// How long a compute may take to end by itself. Nothing is lost when it is
 /// ended by force: what it acknowledged is durable elsewhere.
 pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// How long the server may take to forget a reader's branch.
+const FORGET_LIMIT: Duration = Duration::from_secs(5);
 
 /// Asks the compute to end, waits, and insists after [`LIMIT`]. False when it
 /// did not run.
 ///
 /// # Errors
 /// When it cannot be signalled, or does not go.
-pub async fn stop(state: &StateDir, branch: &BranchName) -> Result<bool> {
-    let dir = state.compute(branch);
+pub async fn stop(state: &StateDir, name: &ComputeName) -> Result<bool> {
+    let dir = state.compute(name);
     let Some(record) = ComputeRecord::load(&dir) else {
         return Ok(false);
     };
     let ran = record.process.is_alive();
     if ran {
-        mark(state, branch, &record)?;
+        mark(state, name, &record)?;
         record
             .process
             .stop(LIMIT, || {
                 eprintln!(
-                    "the compute of branch {branch} (pid {}) did not end in {} s: ending it by force (nothing acknowledged is lost)",
+                    "{} (pid {}) did not end in {} s: ending it by force (nothing acknowledged is lost)",
+                    name.described(),
                     record.process.pid,
                     LIMIT.as_secs()
                 );
             })
             .await
-            .with_context(|| format!("cannot stop the compute of branch {branch}"))?;
+            .with_context(|| format!("cannot stop {}", name.described()))?;
     } else if record.phase != Phase::Stopped {
-        mark(state, branch, &record)?;
+        mark(state, name, &record)?;
     }
     tidy(&record);
     Ok(ran)
@@ -45,19 +51,19 @@ pub async fn stop(state: &StateDir, branch: &BranchName) -> Result<bool> {
 ///
 /// # Errors
 /// When it cannot be signalled, or does not go.
-pub async fn kill(state: &StateDir, branch: &BranchName) -> Result<bool> {
-    let dir = state.compute(branch);
+pub async fn kill(state: &StateDir, name: &ComputeName) -> Result<bool> {
+    let dir = state.compute(name);
     let Some(record) = ComputeRecord::load(&dir) else {
         return Ok(false);
     };
     let ran = record.process.is_alive();
     if ran {
-        mark(state, branch, &record)?;
+        mark(state, name, &record)?;
         record
             .process
             .kill()
             .await
-            .with_context(|| format!("cannot kill the compute of branch {branch}"))?;
+            .with_context(|| format!("cannot kill {}", name.described()))?;
     }
     // No lock was taken, so that killing never waits: somebody may have
     // started it anew meanwhile.
@@ -67,14 +73,35 @@ pub async fn kill(state: &StateDir, branch: &BranchName) -> Result<bool> {
     Ok(ran)
 }
 
+/// Forgets a compute that only read and is ended: its branch on the server, its
+/// directory here. The server forgets the branch by itself, only later; so it
+/// is no error when it does not answer.
+///
+/// # Errors
+/// When the directory cannot be removed.
+pub async fn forget_reader(state: &StateDir, name: &ComputeName) -> Result<()> {
+    let dir = state.compute(name);
+    let lease = ComputeRecord::load(&dir).map(|record| format!("id:{}", record.branch_id));
+    let server = state.server_record().filter(|r| r.process.is_alive());
+    if let (Some(lease), Some(server)) = (lease, server) {
+        let asked = async {
+            let control = Control::connect(&server.grpc, state.token()?.as_deref()).await?;
+            control.remove_branch(&lease).await
+        };
+        // A server that hangs must not keep a compute from being stopped.
+        let _ = tokio::time::timeout(FORGET_LIMIT, asked).await;
+    }
+    files::remove_tree(dir.root())
+}
+
 /// Notes that the end is on purpose. Before the signal, so that a command
 /// which watches does not take it for a crash.
-fn mark(state: &StateDir, branch: &BranchName, record: &ComputeRecord) -> Result<()> {
+fn mark(state: &StateDir, name: &ComputeName, record: &ComputeRecord) -> Result<()> {
     ComputeRecord {
         phase: Phase::Stopped,
         ..record.clone()
     }
-    .save(&state.compute(branch))
+    .save(&state.compute(name))
 }
 
 fn tidy(record: &ComputeRecord) {

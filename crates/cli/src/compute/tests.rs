@@ -3,8 +3,8 @@
 use super::base::Materialise;
 use super::bootstrap::{accounts_sql, in_innodb};
 use super::mycnf::{Options, PageServer, render, render_client};
-use super::ready;
-use crate::project::Accounts;
+use super::{reader, ready};
+use crate::project::{Accounts, Project};
 use std::io::Write;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -37,6 +37,7 @@ fn options() -> Options<'static> {
             token_file: None,
         },
         bootstrap: false,
+        read_only: false,
     }
 }
 
@@ -77,6 +78,7 @@ fn options_are_all_there() {
         assert!(has(&text, line), "{line} is missing in\n{text}");
     }
     assert!(!text.contains("token-file"));
+    assert!(!text.contains("read-only"));
     assert!(!has(&text, "user = \"root\""));
 }
 
@@ -85,11 +87,19 @@ fn options_that_vary() {
     let mut options = options();
     options.as_root = true;
     options.bootstrap = true;
+    options.read_only = true;
     options.log_file_bytes = None;
     options.page_server.token_file = Some("/s/token".into());
     let text = render(&options).unwrap();
     assert!(has(&text, "user = \"root\""));
     assert!(has(&text, "innodb-page-server-token-file = \"/s/token\""));
+    for line in [
+        "read-only = \"ON\"",
+        "event-scheduler = \"DISABLED\"",
+        "skip-slave-start",
+    ] {
+        assert!(has(&text, line), "{line} is missing in\n{text}");
+    }
     assert!(!text.contains("enforce-storage-engine"));
     assert!(!text.contains("innodb-log-file-size"));
 }
@@ -199,6 +209,41 @@ fn root_gets_its_password_where_it_may_log_in() {
     assert!(accounts_sql("it's", Accounts::Local).contains(r"'it\'s'"));
     // One statement a line: the init file is read so.
     assert!(local.lines().all(|line| line.ends_with(';')));
+}
+
+#[test]
+fn a_reader_s_init_file_has_one_statement_a_line() {
+    let lines: Vec<&str> = reader::INIT_SQL.lines().collect();
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].starts_with("BEGIN NOT ATOMIC") && lines[0].ends_with("END;"));
+}
+
+#[test]
+fn a_binary_log_is_one_compute_s() {
+    let project = Project {
+        mariadbd_args: [
+            "--max-connections=9",
+            "--log-bin=/b/n",
+            "--log_bin_index=/b/i",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+        ..Project::new()
+    };
+    assert_eq!(project.mariadbd_args_of(true).count(), 3);
+    let others: Vec<_> = project.mariadbd_args_of(false).collect();
+    assert_eq!(others, ["--max-connections=9"]);
+}
+
+#[test]
+fn accounts_are_made_on_each_branch() {
+    let mut project = Project::new();
+    assert_eq!(project.accounts_on("a"), Accounts::None);
+    project.accounts_of.insert("a".to_owned(), Accounts::Local);
+    assert_eq!(project.accounts_on("a"), Accounts::Local);
+    assert_eq!(project.accounts_on("b"), Accounts::None);
+    project.accounts = Accounts::Any;
+    assert_eq!(project.accounts_on("a"), Accounts::Any);
 }
 
 fn item(item: Item) -> BaseItem {

@@ -1,6 +1,7 @@
 //! The project's files and processes.
 
 use super::Check;
+use crate::compute::name::ComputeName;
 use crate::compute::record::{self, ComputeRecord, ComputeState};
 use crate::files;
 use crate::output::bytes;
@@ -10,7 +11,6 @@ use crate::report::Seen;
 use crate::state::StateDir;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use xylem_types::BranchName;
 
 /// Ingest this far behind the log makes reads wait.
 const LAG_WARN_BYTES: u64 = 64 << 20;
@@ -31,8 +31,8 @@ pub(super) fn check(state: &StateDir, seen: &Seen, checks: &mut Vec<Check>) {
             "`xylem up` starts the one of branch main",
         ));
     }
-    for (branch, record) in &computes {
-        compute(state, branch, record, checks);
+    for (name, record) in &computes {
+        compute(state, name, record, checks);
     }
 }
 
@@ -193,32 +193,32 @@ fn lag(seen: &Seen, checks: &mut Vec<Check>) {
     }
 }
 
-fn compute(state: &StateDir, branch: &BranchName, record: &ComputeRecord, checks: &mut Vec<Check>) {
-    let dir = state.compute(branch);
+fn compute(state: &StateDir, name: &ComputeName, record: &ComputeRecord, checks: &mut Vec<Check>) {
+    let dir = state.compute(name);
     let now = record.state();
     let pid = record.process.pid;
-    let again = format!("`xylem compute start {branch}` starts it again");
+    let again = format!("`xylem compute start {name}` starts it again");
     checks.push(match now {
         ComputeState::Running => Check::ok(
             "compute",
             format!(
-                "{branch}: running, pid {pid}, {}:{}",
+                "{name}: running, pid {pid}, {}:{}",
                 record.host, record.port
             ),
         ),
         ComputeState::Starting => Check::warn(
             "compute",
-            format!("{branch}: pid {pid} does not accept connections yet"),
+            format!("{name}: pid {pid} does not accept connections yet"),
             format!(
-                "wait, watch {}, or `xylem compute kill {branch}`",
+                "wait, watch {}, or `xylem compute kill {name}`",
                 dir.log().display()
             ),
         ),
-        ComputeState::Stopped => Check::ok("compute", format!("{branch}: stopped")),
+        ComputeState::Stopped => Check::ok("compute", format!("{name}: stopped")),
         ComputeState::Crashed => Check::fail(
             "compute",
             format!(
-                "{branch}: it died (pid {pid})\n{}",
+                "{name}: it died (pid {pid})\n{}",
                 files::last_errors(&dir.log(), record.log_from)
             ),
             again,
@@ -230,11 +230,11 @@ fn compute(state: &StateDir, branch: &BranchName, record: &ComputeRecord, checks
                 checks.push(Check::fail(
                     "socket",
                     format!(
-                        "{branch}: process {pid} runs and does not greet on {}",
+                        "{name}: process {pid} runs and does not greet on {}",
                         record.socket.display()
                     ),
                     format!(
-                        "see {}; `xylem compute kill {branch}`, then start it again",
+                        "see {}; `xylem compute kill {name}`, then start it again",
                         dir.log().display()
                     ),
                 ));

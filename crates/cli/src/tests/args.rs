@@ -1,6 +1,7 @@
 //! The command line's forms, and what is refused.
 
-use crate::args::{Cli, Command, ComputeCommand};
+use crate::args::{BranchCommand, Cli, Command, ComputeCommand};
+use crate::moment::Moment;
 use clap::{CommandFactory, Parser};
 
 fn parse(words: &[&str]) -> Result<Cli, clap::Error> {
@@ -48,13 +49,13 @@ fn sql_defaults_to_main() {
         panic!()
     };
     assert_eq!(
-        (sql.branch.as_str(), sql.execute.as_deref()),
+        (sql.compute.to_string().as_str(), sql.execute.as_deref()),
         ("main", Some("select 1"))
     );
     let Command::Sql(sql) = parse(&["sql", "dev", "--", "-N", "db"]).unwrap().command else {
         panic!()
     };
-    assert_eq!(sql.branch.as_str(), "dev");
+    assert_eq!(sql.compute.to_string(), "dev");
     assert_eq!(sql.client_args, ["-N", "db"]);
 }
 
@@ -68,21 +69,86 @@ fn compute_start_takes_its_options() {
         "4000",
         "--read-only",
         "--at",
-        "5 minutes ago",
+        "123456",
     ])
     .unwrap();
     let Command::Compute(ComputeCommand::Start(start)) = cli.command else {
         panic!()
     };
     assert_eq!(
-        (start.port, start.read_only, start.at.as_deref()),
-        (Some(4000), true, Some("5 minutes ago"))
+        (start.port, start.read_only, start.at),
+        (Some(4000), true, Some(Moment::Lsn(123_456)))
     );
+    for name in ["dev", "main@12"] {
+        let cli = parse(&["compute", "stop", name]).unwrap();
+        let Command::Compute(ComputeCommand::Stop(stop)) = cli.command else {
+            panic!()
+        };
+        assert_eq!(stop.compute.to_string(), name);
+        assert_eq!(stop.compute.is_reader(), name != "dev");
+    }
+}
+
+#[test]
+fn branches_take_their_options() {
+    let branch = |words: &[&str]| match parse(words).unwrap().command {
+        Command::Branch(command) => command,
+        _ => panic!("not branch"),
+    };
+    let BranchCommand::Create(create) = branch(&["branch", "create", "dev"]) else {
+        panic!()
+    };
+    assert_eq!((create.from.as_str(), create.at), ("main", None));
+    let words = ["branch", "create", "x", "--from", "dev", "--at", "10:30"];
+    let BranchCommand::Create(create) = branch(&words) else {
+        panic!()
+    };
+    assert_eq!(create.from.as_str(), "dev");
+    assert!(matches!(create.at, Some(Moment::Time(_))));
+    let words = [
+        "branch",
+        "restore",
+        "main",
+        "--at",
+        "77",
+        "--keep-as",
+        "bad-day",
+    ];
+    let BranchCommand::Restore(restore) = branch(&words) else {
+        panic!()
+    };
+    assert_eq!(restore.at, Moment::Lsn(77));
+    assert_eq!(restore.keep_as.unwrap().as_str(), "bad-day");
+    let BranchCommand::Rename(rename) = branch(&["branch", "rename", "a", "b"]) else {
+        panic!()
+    };
+    assert_eq!((rename.old.as_str(), rename.new.as_str()), ("a", "b"));
+    let BranchCommand::Show(show) = branch(&["branch", "show"]) else {
+        panic!()
+    };
+    assert!(show.branch.is_none());
+}
+
+#[test]
+fn a_moment_that_is_none_shows_the_forms() {
+    for words in [
+        ["branch", "create", "x", "--at", "soon"].as_slice(),
+        &["branch", "restore", "x", "--at", "soon"],
+        &["compute", "start", "x", "--read-only", "--at", "soon"],
+    ] {
+        let error = parse(words).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let text = error.to_string();
+        assert!(
+            text.contains("5 minutes ago") && text.contains("2026-11-22T14:05:00Z"),
+            "{text}"
+        );
+    }
 }
 
 #[test]
 fn nonsense_is_wrong_usage() {
-    let cases: [&[&str]; 10] = [
+    let cases: [&[&str]; 20] = [
         &[],
         &["fly"],
         &["up", "--mysql-port", "0"],
@@ -93,6 +159,16 @@ fn nonsense_is_wrong_usage() {
         &["compute", "start", "../main"],
         &["sql", "a/b"],
         &["branch", "show", ""],
+        &["branch", "create"],
+        &["branch", "create", "main@1"],
+        &["branch", "rename", "a"],
+        &["branch", "rename", "a", "b@1"],
+        &["branch", "restore", "main"],
+        &["branch", "rm"],
+        &["compute", "start", "main", "--at", "77"],
+        &["compute", "start", "main@01"],
+        &["compute", "stop", "main@"],
+        &["compute", "stop", "@1"],
     ];
     for words in cases {
         let error = parse(words).expect_err(&format!("{words:?} was taken"));

@@ -2,6 +2,7 @@
 
 mod args;
 mod files;
+mod moment;
 mod output;
 mod ports;
 mod proc;

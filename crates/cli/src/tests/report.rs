@@ -1,5 +1,6 @@
 //! The documents that scripts rely on.
 
+use crate::compute::name::ComputeName;
 use crate::compute::record::{ComputeRecord, Phase};
 use crate::proc::Process;
 use crate::report::{BranchReport, ComputeReport, Seen, ServerReport, StatusReport};
@@ -11,6 +12,7 @@ use xylem_types::BranchName;
 fn record(process: Process, phase: Phase) -> ComputeRecord {
     ComputeRecord {
         branch: "main".to_owned(),
+        branch_id: "00".to_owned(),
         process,
         phase,
         bind: "127.0.0.1".parse().unwrap(),
@@ -18,6 +20,7 @@ fn record(process: Process, phase: Phase) -> ComputeRecord {
         port: 3306,
         socket: "/s/mysql.sock".into(),
         read_only: false,
+        at_lsn: None,
         epoch: 2,
         start_lsn: 12288,
         log_from: 0,
@@ -48,7 +51,7 @@ fn compute(process: Process, phase: Phase) -> Value {
     let state = StateDir::find(Some(std::path::Path::new("/s"))).unwrap();
     let report = ComputeReport::new(
         &state,
-        &BranchName::main(),
+        &BranchName::main().into(),
         &record(process, phase),
         &[branch()],
     );
@@ -69,6 +72,32 @@ fn a_compute_has_its_fields() {
     assert_eq!(row["pid"], std::process::id());
     assert_eq!(row["read_only"], false);
     assert_eq!(row["lsn"], 100);
+    assert_eq!(row["name"], "main");
+}
+
+#[test]
+fn a_reader_has_its_name_and_its_lsn() {
+    let state = StateDir::find(Some(std::path::Path::new("/s"))).unwrap();
+    let record = ComputeRecord {
+        read_only: true,
+        at_lsn: Some(77),
+        ..record(me(), Phase::Running)
+    };
+    let name = ComputeName::parse("main@2").unwrap();
+    let report = ComputeReport::new(&state, &name, &record, &[branch()]);
+    let text = crate::cmd::status::computes(&[report]);
+    assert!(
+        text.contains("main@2") && text.contains("77 read-only"),
+        "{text}"
+    );
+    let report = ComputeReport::new(&state, &name, &record, &[]);
+    let row = serde_json::to_value(report).unwrap();
+    assert_eq!(
+        (&row["name"], &row["branch"]),
+        (&json!("main@2"), &json!("main"))
+    );
+    assert_eq!((&row["read_only"], &row["lsn"]), (&json!(true), &json!(77)));
+    assert_eq!(row["dir"], "/s/computes/main@2");
 }
 
 #[test]
@@ -100,6 +129,67 @@ fn a_branch_has_its_fields() {
     assert_eq!(row["last_lsn"], 100);
     assert_eq!(row["created_at"], "2026-01-01T00:00:00Z");
     assert_eq!(row["lag_bytes"], 30);
+    for unknown in ["oldest_lsn", "oldest_time", "newest_time"] {
+        assert_eq!(row[unknown], Value::Null, "{unknown}");
+    }
+    assert_eq!(row["children"], json!([]));
+    assert_eq!(row["lease"], false);
+}
+
+fn named(name: &str, ancestor: &str, ancestor_lsn: u64) -> BranchReport {
+    BranchReport::from(Branch {
+        name: name.to_owned(),
+        ancestor: ancestor.to_owned(),
+        ancestor_lsn,
+        last_lsn: 5000,
+        log_bytes: 1024,
+        layer_bytes: 2048,
+        oldest_lsn: 12,
+        oldest_time: "2026-01-01T00:00:00.5Z".to_owned(),
+        ..Branch::default()
+    })
+}
+
+#[test]
+fn the_tree_of_branches_is_drawn() {
+    let all = [
+        named("dev", "main", 300),
+        named("main", "", 0),
+        named("test", "main", 200),
+        named("try", "dev", 400),
+    ];
+    let text = crate::cmd::branch::tree(&all, None);
+    let names: Vec<&str> = text
+        .lines()
+        .map(|line| line.split("  ").next().unwrap_or_default())
+        .collect();
+    assert_eq!(
+        names,
+        ["BRANCH", "main", "├─ test", "└─ dev", "",],
+        "{text}"
+    );
+    assert!(text.contains("   └─ try  400"), "{text}");
+    assert!(text.contains("3.0 KiB"), "{text}");
+    let part = crate::cmd::branch::tree(&all, Some("dev"));
+    assert!(!part.contains("main") && part.contains("└─ try"), "{part}");
+}
+
+#[test]
+fn a_branch_reads_well() {
+    let text = crate::cmd::branch::text(&named("dev", "main", 300));
+    for part in [
+        "dev",
+        "main at LSN 300",
+        "LSN 12, 2026-01-01T00:00:00.5Z",
+        "own       3.0 KiB (log 1.0 KiB, layers 2.0 KiB)",
+    ] {
+        assert!(text.contains(part), "no {part} in\n{text}");
+    }
+    let table = crate::cmd::status::branches(&[named("dev", "main", 300)]);
+    assert!(
+        table.contains("main at 300") && table.contains("2026-01-01T00:00:00Z"),
+        "{table}"
+    );
 }
 
 fn server(process: Process, stopped: bool) -> ServerRecord {
@@ -143,7 +233,7 @@ fn the_status_has_its_fields() {
         }),
         branches: vec![branch()],
         computes: Vec::new(),
-        object_store: Some("file:///s/server/layers".to_owned()),
+        object_store: Some("file:///s/server/store".to_owned()),
     };
     let text = crate::cmd::status::text(&report);
     assert!(text.contains("main") && text.contains("8080"), "{text}");
@@ -154,5 +244,5 @@ fn the_status_has_its_fields() {
     assert_eq!(document["server"]["state"], "unreachable");
     assert_eq!(document["branches"][0]["name"], "main");
     assert_eq!(document["computes"], json!([]));
-    assert_eq!(document["object_store"], "file:///s/server/layers");
+    assert_eq!(document["object_store"], "file:///s/server/store");
 }

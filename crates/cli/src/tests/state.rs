@@ -53,6 +53,7 @@ fn settings_come_back() {
     project.ports.mysql = Some(3310);
     project.mariadbd_args = vec!["--a=\"b\"".to_owned()];
     project.accounts = Accounts::Local;
+    project.accounts_of.insert("0a".to_owned(), Accounts::Any);
     project.half_made = true;
     project.save(&state).unwrap();
     assert_eq!(Project::load(&state).unwrap(), project);
@@ -147,7 +148,7 @@ fn the_longest_path_that_fits_is_kept() {
 #[test]
 fn computes_lie_by_branch() {
     let (_dir, state) = state();
-    let dir = state.compute(&BranchName::main());
+    let dir = state.compute(&BranchName::main().into());
     assert_eq!(dir.root(), state.root().join("computes/main"));
     assert_eq!(dir.data(), state.root().join("computes/main/data"));
 }

@@ -17,7 +17,7 @@ pub struct Key {
 }
 
 /// Every setting.
-pub const KEYS: [Key; 17] = [
+pub const KEYS: [Key; 19] = [
     Key {
         name: "data_dir",
         about: "directory of the project",
@@ -68,7 +68,15 @@ pub const KEYS: [Key; 17] = [
     },
     Key {
         name: "object_store",
-        about: "URL of the layers' directory",
+        about: "URL of the store of catalogue, layers and manifests",
+    },
+    Key {
+        name: "history",
+        about: "how far back every moment stays within reach",
+    },
+    Key {
+        name: "lease_timeout_ms",
+        about: "how long the lease of a read-only compute is kept unused",
     },
     Key {
         name: "page_threads",

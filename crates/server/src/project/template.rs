@@ -3,110 +3,207 @@
 //! Creating the system tables takes MariaDB a second or more; a copy of a
 //! project that has them takes the time of copying its files.
 
-use super::{FILE, Project, sync_dir};
+use super::catalog::{self, Catalog};
+use super::{Project, is_used, logs, refuse_former, settle, sync_dir};
 use crate::error::ServerError;
 use crate::lock::DirLock;
+use crate::place;
 use jiff::Timestamp;
+use std::io::{Error, ErrorKind};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use xylem_pages::files::{FileReader, Files, LocalFiles, Place, Put};
 
-/// Stands in a data directory while a template is copied into it.
-const COPYING: &str = "copying";
+/// Stands in a data directory while a template is copied into it, with the URL
+/// of the store that is filled.
+pub(super) const COPYING: &str = "copying";
+/// The folder of the store with one for each branch.
+const BRANCHES: &str = "branches";
+/// A file up to this size is created at once, so that where that counts it is
+/// created only if absent.
+const SMALL_BYTES: u64 = 1 << 20;
 
-/// Makes `data_dir` a project of its own with the content of `template_dir`,
-/// which is the data directory of a server that was stopped cleanly. The new
-/// project has its own id and `now` as the time of its creation. Branches keep
-/// their ids: they name directories and stand in layers.
-///
-/// The project file is written last: a copy that was interrupted is not a
-/// project, and the next attempt starts over.
+/// As [`create_from_template_in`], in the store that `data_dir` has by default.
 ///
 /// # Errors
-/// When the template is in use or is none, when `data_dir` holds a project
-/// already, or when a file operation fails.
+/// As there.
 pub fn create_from_template(
     template_dir: &Path,
     data_dir: &Path,
     now: Timestamp,
     project: u128,
 ) -> Result<Project, ServerError> {
-    let not_template = |message: &str| ServerError::Project {
-        path: template_dir.join(FILE),
-        message: message.to_owned(),
+    let store = place::default_url(data_dir);
+    create_from_template_in(template_dir, data_dir, &store, now, project)
+}
+
+/// Makes a project of its own in `data_dir` and the store that `url` names,
+/// with the content of `template_dir`, which is the data directory of a server
+/// that was stopped cleanly and had its store there, too. The new project has
+/// its own id and `now` as the time of its creation. Branches keep their ids:
+/// they name folders and stand in layers.
+///
+/// The catalogue is written last: a copy that was interrupted is not a
+/// project, and the next attempt starts over.
+///
+/// # Errors
+/// When the template is in use or is none, when there is a project already, or
+/// when a file operation fails.
+pub fn create_from_template_in(
+    template_dir: &Path,
+    data_dir: &Path,
+    url: &str,
+    now: Timestamp,
+    project: u128,
+) -> Result<Project, ServerError> {
+    let _template = match template_dir.is_dir() {
+        true => DirLock::share(template_dir)?,
+        false => return Err(not_template(template_dir, "it is not there")),
     };
-    if !template_dir.is_dir() {
-        return Err(not_template("the template is not there"));
-    }
-    let _template = DirLock::share(template_dir)?;
-    let mut copy = Project::read(template_dir)?
-        .ok_or_else(|| not_template("not there: the template is not a server's data directory"))?;
+    let (store, mut copy) = read_template(template_dir)?;
     std::fs::create_dir_all(data_dir).map_err(|source| {
         ServerError::io(format!("cannot create {}", data_dir.display()), source)
     })?;
     let _lock = DirLock::take(data_dir)?;
-    if Project::read(data_dir)?.is_some() {
+    refuse_former(data_dir)?;
+    let place = place::open(url)?;
+    if catalog::exists(&*place)? || is_used(data_dir) {
         return Err(ServerError::Project {
-            path: data_dir.join(FILE),
+            path: url.into(),
             message: "there is a project already; a template makes new ones only".to_owned(),
         });
     }
-    begin(data_dir)?;
-    copy_tree(template_dir, data_dir, &|name| {
-        matches!(name, "lock" | FILE | "project.json.new" | COPYING)
-    })?;
+    begin(data_dir, &*place, url)?;
+    copy_tree(&logs(template_dir), &logs(data_dir))?;
+    for meta in copy.branches.values() {
+        let folder = format!("{BRANCHES}/{}", meta.id);
+        copy_folder(&store.join(&folder), &*place, &folder)?;
+    }
     copy.id = format!("{project:032x}");
     copy.created_at = now;
     for branch in copy.branches.values_mut() {
         branch.created_at = now;
     }
-    copy.write(data_dir)?;
+    Catalog::create(&*place, rand::random(), copy.clone())?;
+    settle(data_dir, &copy.id)?;
     let marker = data_dir.join(COPYING);
     std::fs::remove_file(&marker)
         .map_err(|source| ServerError::io(format!("cannot remove {}", marker.display()), source))?;
     Ok(copy)
 }
 
+fn not_template(dir: &Path, message: &str) -> ServerError {
+    ServerError::Project {
+        path: dir.to_owned(),
+        message: format!("the template cannot be used: {message}"),
+    }
+}
+
+/// The template's store and what its catalogue says. Nothing there is written
+/// or locked: others read it at the same time, and it may be read-only.
+fn read_template(dir: &Path) -> Result<(PathBuf, Project), ServerError> {
+    refuse_former(dir)?;
+    let store = dir.join("store");
+    let folder = store.join(catalog::FOLDER);
+    let none = || not_template(dir, "it is not a stopped server's data directory");
+    if !folder.is_dir() {
+        return Err(none());
+    }
+    let files = LocalFiles::open(&folder, None)
+        .map_err(|source| ServerError::io(format!("cannot open {}", folder.display()), source))?;
+    let project =
+        catalog::read_files(Arc::new(files), store.display().to_string())?.ok_or_else(none)?;
+    Ok((store, project))
+}
+
 /// Makes room for the copy: what an earlier attempt left is removed, what
 /// anything else left is not touched.
-fn begin(data_dir: &Path) -> Result<(), ServerError> {
+fn begin(data_dir: &Path, place: &dyn Place, url: &str) -> Result<(), ServerError> {
     let marker = data_dir.join(COPYING);
-    for part in ["branches", "layers"] {
-        let part = data_dir.join(part);
-        if !part.exists() {
-            continue;
+    let ours = std::fs::read_to_string(&marker).is_ok_and(|text| text.trim() == url);
+    let occupied = |where_: String| ServerError::Project {
+        path: data_dir.to_owned(),
+        message: format!(
+            "there is no project, but {where_} is there: not a place for a new project"
+        ),
+    };
+    let in_store = |source| ServerError::io(format!("cannot make room in the store {url}"), source);
+    let logs = logs(data_dir);
+    if logs.exists() {
+        if !ours {
+            return Err(occupied(logs.display().to_string()));
         }
-        if !marker.exists() {
-            return Err(ServerError::Project {
-                path: data_dir.join(FILE),
-                message: format!(
-                    "it is missing, but {} is there: not a place for a new project",
-                    part.display()
-                ),
-            });
-        }
-        std::fs::remove_dir_all(&part).map_err(|source| {
-            ServerError::io(format!("cannot remove {}", part.display()), source)
+        std::fs::remove_dir_all(&logs).map_err(|source| {
+            ServerError::io(format!("cannot remove {}", logs.display()), source)
         })?;
     }
-    std::fs::File::create(&marker)
-        .and_then(|file| file.sync_all())
+    for folder in place.folders(BRANCHES).map_err(in_store)? {
+        let folder = format!("{BRANCHES}/{folder}");
+        if !ours {
+            return Err(occupied(format!("{url}/{folder}")));
+        }
+        place.remove_folder(&folder).map_err(in_store)?;
+    }
+    super::replace(&marker, format!("{url}\n").as_bytes())
         .map_err(|source| ServerError::io(format!("cannot create {}", marker.display()), source))
 }
 
-fn copy_tree(from: &Path, to: &Path, skip: &dyn Fn(&str) -> bool) -> Result<(), ServerError> {
+/// Copies the files of a template's folder into a folder of the store.
+fn copy_folder(from: &Path, place: &dyn Place, to: &str) -> Result<(), ServerError> {
+    let failed = |name: &str| {
+        let context = format!(
+            "cannot copy {} into {}",
+            from.join(name).display(),
+            place.url()
+        );
+        move |source| ServerError::io(context, source)
+    };
+    if !from.is_dir() {
+        return Ok(());
+    }
+    let source = LocalFiles::open(from, None).map_err(failed(""))?;
+    let target = place.folder(to).map_err(failed(""))?;
+    for (name, bytes) in source.list().map_err(failed(""))? {
+        copy_file(&source, &*target, &name, bytes).map_err(failed(&name))?;
+    }
+    Ok(())
+}
+
+fn copy_file(from: &dyn Files, to: &dyn Files, name: &str, bytes: u64) -> std::io::Result<()> {
+    if bytes <= SMALL_BYTES {
+        return match to.put_new(name, &from.read(name)?)? {
+            Put::Done => Ok(()),
+            Put::NotSynced => Err(Error::other("it may not survive a power failure")),
+            Put::Exists => Err(ErrorKind::AlreadyExists.into()),
+        };
+    }
+    let reader: Arc<dyn FileReader> = from.open(name)?;
+    let mut writer = to.create(name)?;
+    let mut offset = 0;
+    while offset < bytes {
+        let mut piece = vec![0; usize::try_from((bytes - offset).min(SMALL_BYTES)).unwrap_or(0)];
+        reader.read_at(offset, &mut piece)?;
+        writer.write(&piece)?;
+        offset += piece.len() as u64;
+    }
+    writer.finish()
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<(), ServerError> {
     let failed = |path: &Path| {
         let context = format!("cannot copy {}", path.display());
         move |source| ServerError::io(context, source)
     };
+    if !from.is_dir() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(to).map_err(failed(from))?;
     for entry in std::fs::read_dir(from).map_err(failed(from))? {
         let entry = entry.map_err(failed(from))?;
         let (source, target) = (entry.path(), to.join(entry.file_name()));
-        if entry.file_name().to_str().is_some_and(skip) {
-            continue;
-        }
         if entry.file_type().map_err(failed(&source))?.is_dir() {
-            std::fs::create_dir_all(&target).map_err(failed(&source))?;
-            copy_tree(&source, &target, &|_| false)?;
+            copy_tree(&source, &target)?;
         } else {
             std::fs::copy(&source, &target).map_err(failed(&source))?;
             // An installation may be read-only; the copy must not be.

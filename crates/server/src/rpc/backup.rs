@@ -71,14 +71,14 @@ fn send_all(
                 ControlFlow::Break(())
             }
         })
-        .map_err(|error| status::of_read(&error, &branch.name))?;
+        .map_err(|error| status::of_read(&error, &branch.name()))?;
     if !taken {
         return Ok(());
     }
     let tablespaces = branch
         .pages
         .tablespaces(at)
-        .map_err(|error| status::of_read(&error, &branch.name))?;
+        .map_err(|error| status::of_read(&error, &branch.name()))?;
     for space in tablespaces
         .into_iter()
         .filter(|space| all || is_first(space))
@@ -117,11 +117,11 @@ pub(super) fn one(
         Which::Path(path) => branch.pages.tablespace_by_path(path, at),
         Which::Id(id) => branch.pages.tablespace_by_id(*id, at),
     };
-    match found.map_err(|error| status::of_read(&error, &branch.name))? {
+    match found.map_err(|error| status::of_read(&error, &branch.name()))? {
         Some(space) => tablespace(branch, space, at),
         None => Err(Status::not_found(match which {
-            Which::Path(path) => format!("branch {}: there is no tablespace {path}", branch.name),
-            Which::Id(id) => format!("branch {}: there is no tablespace {id}", branch.name),
+            Which::Path(path) => format!("branch {}: there is no tablespace {path}", branch.name()),
+            Which::Id(id) => format!("branch {}: there is no tablespace {id}", branch.name()),
         })),
     }
 }
@@ -141,7 +141,7 @@ fn tablespace(
         let page = branch
             .pages
             .get_page(PageId::new(space.space.0, number), at)
-            .map_err(|error| status::of_read(&error, &branch.name))?;
+            .map_err(|error| status::of_read(&error, &branch.name()))?;
         pages.push(wire::FilePage {
             offset: u64::from(number) * u64::from(space.page_bytes),
             data: Bytes::from_owner(page.bytes),

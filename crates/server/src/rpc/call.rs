@@ -3,6 +3,7 @@
 
 use super::status;
 use crate::branch::OpenBranch;
+use crate::branches::BranchRef;
 use crate::node::{Node, Opened, Phase};
 use std::sync::Arc;
 use tonic::Status;
@@ -15,6 +16,8 @@ use xylem_types::{BranchName, Epoch};
 pub(super) struct Caller {
     /// The branch it works on.
     pub branch: Arc<OpenBranch>,
+    /// How it named that.
+    pub which: BranchRef,
     /// Its epoch; none for a reader without one.
     pub epoch: Option<Epoch>,
 }
@@ -47,18 +50,33 @@ pub(super) fn admitted<'a>(node: &'a Node, metadata: &MetadataMap) -> Result<&'a
     }
 }
 
+/// The same for a call about the project: not when another server has it.
+pub(super) fn in_charge<'a>(node: &'a Node, metadata: &MetadataMap) -> Result<&'a Opened, Status> {
+    let opened = admitted(node, metadata)?;
+    match opened.catalog.why_lost() {
+        None => Ok(opened),
+        Some(lost) => Err(Status::failed_precondition(lost.to_string())),
+    }
+}
+
+/// The branch that a request names in its own field.
+pub(super) fn named(opened: &Opened, field: &str, text: &str) -> Result<Arc<OpenBranch>, Status> {
+    let which = BranchRef::parse(text)
+        .map_err(|error| Status::invalid_argument(format!("{field}: {error}")))?;
+    opened
+        .branches
+        .get(&which)
+        .ok_or_else(|| status::no_branch(&which))
+}
+
 /// Checks all three.
 pub(super) fn caller(node: &Node, metadata: &MetadataMap) -> Result<Caller, Status> {
     let opened = admitted(node, metadata)?;
-    let name = match text(metadata, BRANCH_KEY)? {
-        Some(name) => BranchName::parse(name)
+    let which = match text(metadata, BRANCH_KEY)? {
+        Some(text) => BranchRef::parse(text)
             .map_err(|error| Status::invalid_argument(format!("metadata {BRANCH_KEY}: {error}")))?,
-        None => BranchName::main(),
+        None => BranchRef::Name(BranchName::main().as_str().to_owned()),
     };
-    let branch = opened
-        .branches
-        .get(name.as_str())
-        .ok_or_else(|| Status::not_found(format!("there is no branch {name}")))?;
     let epoch = match text(metadata, EPOCH_KEY)? {
         None => None,
         Some(digits) => Some(Epoch(digits.parse().map_err(|_| {
@@ -67,8 +85,28 @@ pub(super) fn caller(node: &Node, metadata: &MetadataMap) -> Result<Caller, Stat
             ))
         })?)),
     };
+    let branch = match opened.branches.get(&which) {
+        Some(branch) => branch,
+        // A compute must not take it for a page that is missing.
+        None if epoch.is_some() => return Err(status::removed(&which.to_string())),
+        None => return Err(status::no_branch(&which)),
+    };
+    // A name may have been given to another line since its epoch was given, and
+    // the numbers of epochs are each line's own. Only the project's first
+    // branch has had no other before it.
+    if epoch.is_some()
+        && matches!(which, BranchRef::Name(_))
+        && branch.id() != opened.catalog.project().first
+    {
+        return Err(Status::failed_precondition(format!(
+            "metadata {BRANCH_KEY}: {which} is a name, which may have been given to another line since; with an epoch name the branch as id:{}, as Attach tells it",
+            branch.id()
+        )));
+    }
+    branch.touch();
     Ok(Caller {
-        branch: Arc::clone(branch),
+        branch,
+        which,
         epoch,
     })
 }
@@ -85,8 +123,12 @@ fn text<'a>(metadata: &'a MetadataMap, key: &str) -> Result<Option<&'a str>, Sta
 }
 
 impl Caller {
-    /// Refuses an epoch that is not the branch's newest.
+    /// Refuses an epoch that is not the branch's newest, and everybody when
+    /// the branch is no more.
     pub(super) fn check_epoch(&self) -> Result<(), Status> {
+        if self.branch.is_removed() {
+            return Err(status::removed(&self.branch.name()));
+        }
         let Some(given) = self.epoch else {
             return Ok(());
         };
@@ -94,7 +136,7 @@ impl Caller {
         if given == current {
             Ok(())
         } else {
-            Err(status::wrong_epoch(given, current, &self.branch.name))
+            Err(status::wrong_epoch(given, current, &self.branch.name()))
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::call::{self, Caller};
 use super::pages::blocking;
-use super::{Answers, backup, convert, status};
+use super::{Answers, backup, branches, convert, status};
 use crate::node::{Node, Phase};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +11,11 @@ use tonic::{Request, Response, Status};
 use xylem_pages::ReadAt;
 use xylem_proto::control::control_server::Control;
 use xylem_proto::control::{
-    AttachRequest, AttachResponse, BaseBackupRequest, BaseItem, Branch, GetTablespaceRequest,
-    ListBranchesRequest, ListBranchesResponse, StatusRequest, StatusResponse, Tablespace,
+    AttachRequest, AttachResponse, BaseBackupRequest, BaseItem, Branch, CreateBranchRequest,
+    CreateLeaseRequest, GetTablespaceRequest, ListBranchesRequest, ListBranchesResponse,
+    RemoveBranchRequest, RemoveBranchResponse, RenameBranchRequest, ResolveTimeRequest,
+    ResolveTimeResponse, RestoreBranchRequest, RestoreBranchResponse, StatusRequest,
+    StatusResponse, Tablespace,
 };
 use xylem_types::{Lsn, SpaceId};
 
@@ -43,14 +46,14 @@ impl ControlService {
                 .branch
                 .caught_up(until)
                 .await
-                .map_err(|error| status::of_read(&error, &caller.branch.name))?;
+                .map_err(|error| status::of_read(&error, &caller.branch.name()))?;
         }
         // A branch without redo stands at the first LSN, applied or not.
         if wanted > Lsn::FIRST {
             pages
                 .wait_applied(wanted, until)
                 .await
-                .map_err(|error| status::of_read(&error, &caller.branch.name))?;
+                .map_err(|error| status::of_read(&error, &caller.branch.name()))?;
         }
         Ok(if lsn != 0 {
             ReadAt::Lsn(wanted)
@@ -66,40 +69,82 @@ impl Control for ControlService {
         &self,
         request: Request<ListBranchesRequest>,
     ) -> Result<Response<ListBranchesResponse>, Status> {
-        let opened = call::admitted(&self.node, request.metadata())?;
-        let branches = opened
-            .branches
-            .values()
-            .map(|branch| {
-                let state = branch.state();
-                Branch {
-                    name: branch.name.clone(),
-                    id: branch.meta.id.clone(),
-                    ancestor: branch.meta.ancestor.clone().unwrap_or_default(),
-                    ancestor_lsn: branch.meta.ancestor_lsn,
-                    last_lsn: state.durable_lsn,
-                    created_at: branch.meta.created_at.to_string(),
-                    epoch: state.epoch,
-                    applied_lsn: state.applied_lsn,
-                    log_bytes: state.log_bytes,
-                    layer_bytes: state.layer_bytes,
-                }
-            })
-            .collect();
+        let branches = branches::list(&self.node, request).await?;
         Ok(Response::new(ListBranchesResponse { branches }))
+    }
+
+    async fn create_branch(
+        &self,
+        request: Request<CreateBranchRequest>,
+    ) -> Result<Response<Branch>, Status> {
+        branches::create(&self.node, request)
+            .await
+            .map(Response::new)
+    }
+
+    async fn remove_branch(
+        &self,
+        request: Request<RemoveBranchRequest>,
+    ) -> Result<Response<RemoveBranchResponse>, Status> {
+        branches::remove(&self.node, request).await?;
+        Ok(Response::new(RemoveBranchResponse {}))
+    }
+
+    async fn rename_branch(
+        &self,
+        request: Request<RenameBranchRequest>,
+    ) -> Result<Response<Branch>, Status> {
+        branches::rename(&self.node, request)
+            .await
+            .map(Response::new)
+    }
+
+    async fn restore_branch(
+        &self,
+        request: Request<RestoreBranchRequest>,
+    ) -> Result<Response<RestoreBranchResponse>, Status> {
+        branches::restore(&self.node, request)
+            .await
+            .map(Response::new)
+    }
+
+    async fn create_lease(
+        &self,
+        request: Request<CreateLeaseRequest>,
+    ) -> Result<Response<Branch>, Status> {
+        branches::create_lease(&self.node, request)
+            .await
+            .map(Response::new)
+    }
+
+    async fn resolve_time(
+        &self,
+        request: Request<ResolveTimeRequest>,
+    ) -> Result<Response<ResolveTimeResponse>, Status> {
+        branches::resolve_time(&self.node, request)
+            .await
+            .map(Response::new)
     }
 
     async fn attach(
         &self,
         request: Request<AttachRequest>,
     ) -> Result<Response<AttachResponse>, Status> {
-        let branch = call::caller(&self.node, request.metadata())?.branch;
+        call::in_charge(&self.node, request.metadata())?;
+        let caller = call::caller(&self.node, request.metadata())?;
+        let (node, branch) = (Arc::clone(&self.node), caller.branch);
+        let id = branch.id();
         // Its own task: a caller that goes away does not leave it half done.
         let attached = tokio::spawn(async move {
+            let meant = || {
+                let branches = node.opened().map(|opened| &opened.branches);
+                let now = branches.and_then(|branches| branches.get(&caller.which));
+                now.is_some_and(|now| now.id() == branch.id())
+            };
             branch
-                .attach()
+                .attach(meant)
                 .await
-                .map_err(|error| status::of_attach(&error, &branch.name))
+                .map_err(|error| status::of_attach(&error, &branch.name()))
         })
         .await
         .map_err(|error| Status::internal(format!("the attach ended early: {error}")))??;
@@ -107,6 +152,7 @@ impl Control for ControlService {
             epoch: attached.epoch.0,
             start_lsn: attached.start_lsn.0,
             empty: attached.empty,
+            branch_id: id.to_string(),
         }))
     }
 
@@ -153,11 +199,8 @@ impl Control for ControlService {
     ) -> Result<Response<StatusResponse>, Status> {
         call::authenticate(&self.node, request.metadata())?;
         let phase = self.node.phase();
-        let used = self
-            .node
-            .opened()
-            .filter(|_| phase != Phase::Starting)
-            .map_or(0, |opened| opened.store.memory_used());
+        let opened = self.node.opened().filter(|_| phase != Phase::Starting);
+        let used = opened.map_or(0, |opened| opened.store.memory_used());
         Ok(Response::new(StatusResponse {
             version: crate::VERSION.to_owned(),
             state: phase.as_str().to_owned(),
@@ -165,6 +208,8 @@ impl Control for ControlService {
             object_store: self.node.config.object_store.clone(),
             memory_bytes: used,
             memory_budget_bytes: self.node.config.memory.0,
+            project_id: opened
+                .map_or_else(String::new, |opened| opened.catalog.project().id.clone()),
         }))
     }
 }

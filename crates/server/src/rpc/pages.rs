@@ -2,6 +2,7 @@
 
 use super::call::Caller;
 use super::{Answers, convert, status};
+use crate::branch::OpenBranch;
 use crate::metrics::{ReadResult, StreamKind};
 use crate::node::{Node, StreamTicket};
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -39,8 +40,14 @@ pub(super) async fn get_page(
         Ok((page, result)) => (*result, page.bytes.len()),
         Err(status) => (failure(status), 0),
     };
-    caller.branch.metrics.read(result, bytes, started.elapsed());
-    outcome.map(|(page, _)| convert::page(page))
+    let label = caller.branch.label();
+    label.metrics.read(result, bytes, started.elapsed());
+    match outcome {
+        Ok((page, _)) => Ok(convert::page(page)),
+        // Its files go while it is read.
+        Err(_) if caller.branch.is_removed() => Err(status::removed(&label.name)),
+        Err(status) => Err(status),
+    }
 }
 
 /// Many pages, in the order asked.
@@ -71,14 +78,15 @@ pub(super) fn page_stream(
     caller: Caller,
     requests: Streaming<PageStreamRequest>,
 ) -> Answers<PageStreamResponse> {
-    let ticket = node.stream(StreamKind::pages);
+    let ticket = node.stream(StreamKind::pages, &caller.branch);
+    let branch = Arc::clone(&caller.branch);
     let answers = requests
         .map_ok(move |request| {
             let (node, caller) = (Arc::clone(&node), caller.clone());
             async move { Ok(answer(&node, &caller, request).await) }
         })
         .try_buffer_unordered(STREAM_IN_FLIGHT);
-    Box::pin(Ending::new(Box::pin(answers), ticket))
+    Box::pin(Ending::new(Box::pin(answers), ticket, branch))
 }
 
 async fn answer(node: &Node, caller: &Caller, request: PageStreamRequest) -> PageStreamResponse {
@@ -172,7 +180,7 @@ async fn wait_applied(
     };
     waited
         .await
-        .map_err(|error| status::of_read(&error, &branch.name))?;
+        .map_err(|error| status::of_read(&error, &branch.name()))?;
     Ok(true)
 }
 
@@ -187,7 +195,7 @@ async fn read_blocking(
         branch
             .pages
             .get_page(id, at)
-            .map_err(|error| status::of_read(&error, &branch.name))
+            .map_err(|error| status::of_read(&error, &branch.name()))
     })
     .await
 }
@@ -215,14 +223,16 @@ struct Ending<S> {
     answers: Option<S>,
     end: Pin<Box<WaitForCancellationFutureOwned>>,
     ticket: StreamTicket,
+    branch: Arc<OpenBranch>,
 }
 
 impl<S> Ending<S> {
-    fn new(answers: S, ticket: StreamTicket) -> Ending<S> {
+    fn new(answers: S, ticket: StreamTicket, branch: Arc<OpenBranch>) -> Ending<S> {
         Ending {
             answers: Some(answers),
             end: Box::pin(ticket.end.clone().cancelled_owned()),
             ticket,
+            branch,
         }
     }
 }
@@ -237,7 +247,7 @@ impl<T, S: Stream<Item = Result<T, Status>> + Unpin> Stream for Ending<S> {
         };
         if this.ticket.end.is_cancelled() {
             this.answers = None;
-            return Poll::Ready(Some(Err(status::stopping())));
+            return Poll::Ready(Some(Err(status::ended(&this.branch))));
         }
         match Pin::new(answers).poll_next(cx) {
             Poll::Ready(item) => return Poll::Ready(item),
@@ -245,7 +255,7 @@ impl<T, S: Stream<Item = Result<T, Status>> + Unpin> Stream for Ending<S> {
         }
         if this.end.as_mut().poll(cx).is_ready() {
             this.answers = None;
-            return Poll::Ready(Some(Err(status::stopping())));
+            return Poll::Ready(Some(Err(status::ended(&this.branch))));
         }
         Poll::Pending
     }

@@ -1,9 +1,14 @@
 //! Errors as gRPC statuses: the table in pageserver.proto, in one place.
 
-use crate::branch::AttachError;
+use crate::branch::{AttachError, OpenBranch};
+use crate::branches::BranchRef;
+use crate::error::ServerError;
+use crate::manage::ManageError;
+use crate::moment::MomentError;
+use crate::project::catalog::CatalogError;
 use std::io::ErrorKind;
 use tonic::Status;
-use xylem_pages::ReadError;
+use xylem_pages::{ForkError, ReadError, StoreError};
 use xylem_types::Epoch;
 use xylem_wal::LogError;
 
@@ -18,6 +23,25 @@ pub(super) fn wrong_epoch(given: Epoch, current: Epoch, branch: &str) -> Status 
             "epoch {given} is refused: the newest epoch of branch {branch} is {current}; attach to get one"
         )
     })
+}
+
+/// There is no such branch.
+pub(super) fn no_branch(which: &BranchRef) -> Status {
+    Status::not_found(format!("there is no branch {which}"))
+}
+
+/// The branch was removed. To a compute that ends it, as being taken over does.
+pub(super) fn removed(branch: &str) -> Status {
+    Status::failed_precondition(format!("branch {branch} was removed"))
+}
+
+/// Why a stream on `branch` was ended from outside.
+pub(super) fn ended(branch: &OpenBranch) -> Status {
+    if branch.is_removed() {
+        removed(&branch.name())
+    } else {
+        stopping()
+    }
 }
 
 /// The server has been told to stop.
@@ -60,9 +84,58 @@ pub(super) fn of_attach(error: &AttachError, branch: &str) -> Status {
     match error {
         AttachError::Log(error) => of_log(error, branch),
         AttachError::Read(error) => of_read(error, branch),
+        AttachError::Renamed => Status::unavailable(format!("branch {branch}: {error}")),
         AttachError::NotDurable { .. } => {
             Status::deadline_exceeded(format!("branch {branch}: {error}"))
         }
+    }
+}
+
+/// A moment cannot be had.
+pub(super) fn of_moment(error: &MomentError) -> Status {
+    match error {
+        MomentError::Outside { .. } => Status::out_of_range(error.to_string()),
+        MomentError::Empty(_) => Status::failed_precondition(error.to_string()),
+        MomentError::Read { branch, source } => of_read(source, branch),
+    }
+}
+
+/// Branches could not be changed.
+pub(super) fn of_manage(error: &ManageError) -> Status {
+    let message = error.to_string();
+    match error {
+        ManageError::NoBranch(_) => Status::not_found(message),
+        ManageError::Exists(_) => Status::already_exists(message),
+        ManageError::Moment(error) => of_moment(error),
+        ManageError::Needed { .. } | ManageError::Refused(_) => {
+            Status::failed_precondition(message)
+        }
+        ManageError::Fork { name, source } => match source {
+            ForkError::Read(error) => of_read(error, name),
+            ForkError::Store(error) => of_store(error, message),
+            ForkError::Crowded { .. } => Status::failed_precondition(message),
+        },
+        ManageError::Open(ServerError::Log { branch, source }) => of_log(source, branch),
+        ManageError::Open(ServerError::Store { source, .. }) => of_store(source, message),
+        ManageError::Open(_) => Status::internal(message),
+        ManageError::Catalog(error) => match error {
+            CatalogError::Lost { .. } => Status::failed_precondition(message),
+            CatalogError::Io { source, .. } => of_io(source, message),
+            CatalogError::Damaged { .. } => Status::data_loss(message),
+            CatalogError::Unsure { .. } => Status::unavailable(message),
+            CatalogError::Invalid(_) => Status::internal(message),
+        },
+        ManageError::Fence { branch, source } => of_log(source, branch),
+        ManageError::Stopping => stopping(),
+    }
+}
+
+fn of_store(error: &StoreError, message: String) -> Status {
+    match error {
+        StoreError::Io { source, .. } => of_io(source, message),
+        StoreError::Taken(_) | StoreError::HasForks { .. } => Status::failed_precondition(message),
+        StoreError::Corrupt(_) | StoreError::Redo { .. } => Status::data_loss(message),
+        StoreError::Log(_) => Status::unavailable(message),
     }
 }
 

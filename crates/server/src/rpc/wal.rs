@@ -52,7 +52,7 @@ pub(super) fn stream_wal(
     branch
         .log
         .accepted(epoch)
-        .map_err(|error| status::of_log(&error, &branch.name))?;
+        .map_err(|error| status::of_log(&error, &branch.name()))?;
     let pending = Pending::default();
     let feeding = Feeding {
         branch: Arc::clone(&branch),
@@ -64,7 +64,7 @@ pub(super) fn stream_wal(
         replaced: branch.take_writer(epoch),
         durable: branch.log.durable(),
         applied: branch.pages.watch_applied(),
-        ticket: node.stream(StreamKind::wal),
+        ticket: node.stream(StreamKind::wal, &branch),
         feeder: Some(Feeder(tokio::spawn(feeding.run(frames)))),
         first: true,
         sent: Instant::now(),
@@ -124,7 +124,8 @@ impl Feeding {
     }
 
     async fn append(&self, group: Vec<Frame>) -> Result<(), Status> {
-        let metrics = &self.branch.metrics;
+        let label = self.branch.label();
+        let metrics = &label.metrics;
         metrics.wal_appends.inc();
         metrics.wal_frames.inc_by(group.len() as u64);
         metrics
@@ -140,7 +141,7 @@ impl Feeding {
             .log
             .append(self.epoch, group)
             .await
-            .map_err(|error| status::of_log(&error, &self.branch.name))
+            .map_err(|error| status::of_log(&error, &self.branch.name()))
     }
 
     /// Slows the writer while ingest lags, the more the further; never stops it.
@@ -156,6 +157,7 @@ impl Feeding {
         let share = excess as f64 / self.lag_soft as f64;
         let pause = THROTTLE_MAX.mul_f64(share.min(1.0));
         self.branch
+            .label()
             .metrics
             .wal_throttled_seconds
             .inc_by(pause.as_secs_f64());
@@ -237,10 +239,10 @@ impl Acks {
                 biased;
                 () = self.replaced.cancelled() => {
                     return Some(Err(Status::aborted(format!(
-                        "a newer stream of epoch {} on branch {} has replaced this one", self.epoch, self.branch.name
+                        "a newer stream of epoch {} on branch {} has replaced this one", self.epoch, self.branch.name()
                     ))));
                 }
-                () = self.ticket.end.cancelled() => return Some(Err(status::stopping())),
+                () = self.ticket.end.cancelled() => return Some(Err(status::ended(&self.branch))),
                 moved = self.durable.changed() => {
                     return Some(match moved {
                         Ok(()) => self.ack(),
@@ -271,14 +273,15 @@ impl Acks {
             return Err(status::wrong_epoch(
                 self.epoch,
                 durable.epoch(),
-                &self.branch.name,
+                &self.branch.name(),
             ));
         }
         self.applied_due = None;
         self.sent = Instant::now();
+        let label = self.branch.label();
         let mut pending = self.pending.lock();
         while let Some(&(_, since)) = pending.front().filter(|(seq, _)| *seq <= durable.seq()) {
-            self.branch
+            label
                 .metrics
                 .wal_durable_seconds
                 .observe((self.sent - since).as_secs_f64());
@@ -298,7 +301,7 @@ impl Acks {
             .accepted(self.epoch)
             .err()
             .unwrap_or(LogError::Closed);
-        status::of_log(&error, &self.branch.name)
+        status::of_log(&error, &self.branch.name())
     }
 }
 

@@ -1,16 +1,22 @@
 //! A server in this process, a compute's side of the protocol, and redo.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod branch;
+pub mod place;
 pub mod redo;
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
+use xylem_pages::files::Place;
 use xylem_proto::control::control_client::ControlClient;
 use xylem_proto::control::{AttachRequest, AttachResponse};
 use xylem_proto::pageserver::page_server_client::PageServerClient;
@@ -50,6 +56,19 @@ impl Server {
     }
 
     pub fn with(config: ServerConfig) -> Result<Server, ServerError> {
+        Server::serve(config, None)
+    }
+
+    /// On a store of the test's own.
+    pub fn on(dir: &Path, place: Arc<dyn Place>) -> Server {
+        Server::try_on(config(&args(dir)), place).unwrap()
+    }
+
+    pub fn try_on(config: ServerConfig, place: Arc<dyn Place>) -> Result<Server, ServerError> {
+        Server::serve(config, Some(place))
+    }
+
+    fn serve(config: ServerConfig, place: Option<Arc<dyn Place>>) -> Result<Server, ServerError> {
         let (ready, addrs) = std::sync::mpsc::sync_channel(1);
         let (stop, stopped) = oneshot::channel::<()>();
         let (crash, crashed) = oneshot::channel::<()>();
@@ -59,8 +78,13 @@ impl Server {
                 let shutdown = async {
                     let _ = stopped.await;
                 };
+                let ready = |addrs| ready.send(addrs).unwrap();
+                let running: Pin<Box<dyn Future<Output = _>>> = match place {
+                    None => Box::pin(xylem_server::run(config, ready, shutdown)),
+                    Some(place) => Box::pin(xylem_server::run_on(config, place, ready, shutdown)),
+                };
                 tokio::select! {
-                    ended = xylem_server::run(config, |addrs| ready.send(addrs).unwrap(), shutdown) => ended,
+                    ended = running => ended,
                     Ok(()) = crashed => Ok(()),
                 }
             });
@@ -98,6 +122,11 @@ impl Server {
         self.thread.take().unwrap().join().unwrap().unwrap();
     }
 
+    /// Waits until it ends by itself; how it did.
+    pub fn ended(mut self) -> Result<(), ServerError> {
+        self.thread.take().unwrap().join().unwrap()
+    }
+
     /// One in another process: nothing here stops it.
     pub fn elsewhere(addrs: ListenAddrs) -> Server {
         Server {
@@ -121,12 +150,13 @@ impl Server {
     }
 
     pub async fn attach(&self) -> AttachResponse {
-        self.control()
-            .await
-            .attach(AttachRequest {})
-            .await
-            .unwrap()
-            .into_inner()
+        self.attach_to("main").await.unwrap()
+    }
+
+    pub async fn attach_to(&self, branch: &str) -> Result<AttachResponse, Status> {
+        let request = with(AttachRequest {}, &[("xylem-branch", branch)]);
+        let attached = self.control().await.attach(request).await?;
+        Ok(attached.into_inner())
     }
 }
 
@@ -182,10 +212,18 @@ impl Writer {
     }
 
     pub async fn try_open(server: &Server, epoch: u64) -> Result<Writer, Status> {
+        Writer::open_on(server, "main", epoch).await
+    }
+
+    /// Of a branch by its name or `id:…`.
+    pub async fn open_on(server: &Server, branch: &str, epoch: u64) -> Result<Writer, Status> {
         let (frames, receiver) = mpsc::channel(64);
         let request = with(
             ReceiverStream::new(receiver),
-            &[("xylem-epoch", &epoch.to_string())],
+            &[
+                ("xylem-epoch", &epoch.to_string()),
+                ("xylem-branch", branch),
+            ],
         );
         let mut acks = server.pages().await.stream_wal(request).await?.into_inner();
         let first = acks.message().await?.unwrap();

@@ -90,6 +90,15 @@ pub fn mark(space: u32, page: u32, mark: u32) -> Vec<u8> {
     ])
 }
 
+/// The same with 4000 bytes behind it, so that redo gathers.
+pub fn bulky_mark(space: u32, page: u32, mark: u32) -> Vec<u8> {
+    mtr(&[
+        record(INIT_PAGE, space, page, &[]),
+        write_record(space, page, 100, &mark.to_be_bytes()),
+        write_record(space, page, 200, &[mark as u8; 4000]),
+    ])
+}
+
 pub fn marked(page: &[u8]) -> u32 {
     u32::from_be_bytes(page[100..104].try_into().unwrap())
 }

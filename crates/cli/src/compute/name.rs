@@ -1,0 +1,74 @@
+//! What computes are called: as the branch they write, or `main@1`, `main@2`
+//! for those that only read it.
+
+use std::fmt;
+use xylem_types::BranchName;
+
+/// A compute's name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ComputeName {
+    branch: BranchName,
+    /// Which of those that only read.
+    reader: Option<u64>,
+}
+
+impl ComputeName {
+    /// Reads a name.
+    ///
+    /// # Errors
+    /// When it cannot be one.
+    pub fn parse(text: &str) -> Result<ComputeName, String> {
+        let (branch, reader) = match text.split_once('@') {
+            None => (text, None),
+            Some((branch, number)) => match number.parse::<u64>() {
+                Ok(reader) if reader.to_string() == number => (branch, Some(reader)),
+                _ => {
+                    return Err(format!(
+                        "{text:?} cannot name a compute: use a branch's name, or that of a read-only compute, such as main@1"
+                    ));
+                }
+            },
+        };
+        let branch = BranchName::parse(branch).map_err(|error| error.to_string())?;
+        Ok(ComputeName { branch, reader })
+    }
+
+    /// The branch that it writes, or that it was started to read.
+    pub fn branch(&self) -> &BranchName {
+        &self.branch
+    }
+
+    /// Whether it only reads.
+    pub fn is_reader(&self) -> bool {
+        self.reader.is_some()
+    }
+
+    /// What to call it in a sentence.
+    pub fn described(&self) -> String {
+        if self.is_reader() {
+            format!("the read-only compute {self}")
+        } else {
+            format!("the compute of branch {self}")
+        }
+    }
+}
+
+impl fmt::Display for ComputeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.branch.fmt(f)?;
+        match self.reader {
+            Some(number) => write!(f, "@{number}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl From<BranchName> for ComputeName {
+    /// The compute that writes it.
+    fn from(branch: BranchName) -> ComputeName {
+        ComputeName {
+            branch,
+            reader: None,
+        }
+    }
+}

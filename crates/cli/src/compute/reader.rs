@@ -1,0 +1,65 @@
+//! Computes that only read: mariadbd with `read_only`, from which nobody is
+//! exempt.
+//!
+//! InnoDB's own `innodb_read_only` will not do: it reads without views, and so
+//! shows what was not committed. A reader is a compute like any other, on a
+//! branch that is its own, where transactions that were open roll back; only
+//! its users may not write.
+
+use crate::failure::Failure;
+use crate::home::Home;
+use crate::state::ComputeDir;
+use anyhow::{Context, Result};
+use std::ffi::OsString;
+use std::process::{Command, Stdio};
+
+/// Options that a reader cannot be run without. Events and replication write
+/// whatever `read_only` says.
+pub const OPTIONS: [(&str, &str); 3] = [
+    ("read-only", "ON"),
+    ("event-scheduler", "DISABLED"),
+    ("innodb-stats-auto-recalc", "OFF"),
+];
+
+/// SQL that takes the right to write in spite of `read_only` from every user
+/// and role. The init file is run by nobody in particular, who has all rights;
+/// each of its statements is one line.
+pub const INIT_SQL: &str = "BEGIN NOT ATOMIC \
+FOR it IN (SELECT User AS who, Host AS place, JSON_EXISTS(Priv, '$.is_role') AS is_role FROM mysql.global_priv) DO \
+EXECUTE IMMEDIATE CONCAT('REVOKE READ ONLY ADMIN ON *.* FROM ', \
+IF(it.is_role, CONCAT('`', REPLACE(it.who, '`', '``'), '`'), CONCAT(QUOTE(it.who), '@', QUOTE(it.place)))); \
+END FOR; END;\n";
+
+/// Who can write: nobody must. `READ_ONLY_ADMIN_ACL` in `sql/privilege.h` is
+/// `1 << 33`; accounts of former versions have it with SUPER, and no version.
+const WHO_WRITES: &str = "SELECT CONCAT(@@read_only + 0, ' ', COUNT(*)) FROM mysql.global_priv \
+WHERE JSON_VALUE(Priv, '$.access') & 8589934592 OR JSON_VALUE(Priv, '$.version_id') IS NULL";
+
+/// Checks that the reader that was started takes no writes.
+///
+/// # Errors
+/// When somebody could write.
+pub fn check(home: &Home, dir: &ComputeDir) -> Result<()> {
+    let mut option = OsString::from("--defaults-file=");
+    option.push(dir.client_cnf());
+    let output = Command::new(home.client())
+        .arg(option)
+        .args(["--batch", "--skip-column-names"])
+        .arg(format!("--execute={WHO_WRITES}"))
+        .env("LD_LIBRARY_PATH", home.library_path())
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot run MariaDB's client")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    if output.status.success() && said.trim() == "1 0" {
+        return Ok(());
+    }
+    Err(Failure::new(
+        format!(
+            "the read-only compute would take writes ({} {})",
+            said.trim(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        ),
+        format!("see {}", dir.log().display()),
+    ))
+}

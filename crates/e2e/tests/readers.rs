@@ -1,0 +1,237 @@
+//! Computes that only read: exactly what was committed at their moment, and no
+//! writes of anybody.
+
+use anyhow::{Context, Result};
+use mysql::prelude::Queryable;
+use serde_json::Value;
+use std::time::Instant;
+use xylem_e2e::Project;
+use xylem_e2e::rounds::connect_to;
+
+fn last_lsn(project: &Project) -> Result<String> {
+    let branch = project.branch("main")?;
+    Ok(branch["last_lsn"].as_u64().context("no LSN")?.to_string())
+}
+
+fn start(project: &Project, at: Option<&str>) -> Result<Value> {
+    let mut args = vec!["compute", "start", "main", "--read-only"];
+    if let Some(at) = at {
+        args.extend(["--at", at]);
+    }
+    project.json(&args)
+}
+
+#[test]
+fn readers_show_their_moment_beside_the_writer() -> Result<()> {
+    let project = Project::up("16MiB")?;
+    project.sql(
+        "CREATE DATABASE d; USE d; CREATE TABLE d.t (a INT PRIMARY KEY, b INT); \
+         INSERT INTO d.t SELECT seq, 0 FROM seq_1_to_2000",
+    )?;
+    let first = last_lsn(&project)?;
+    project.sql("UPDATE d.t SET b = 1; CREATE TABLE d.u (a INT PRIMARY KEY)")?;
+    let second = last_lsn(&project)?;
+    project.sql("DELETE FROM d.t WHERE a > 1000; DROP TABLE d.u")?;
+
+    let one = start(&project, Some(&first))?;
+    let two = start(&project, Some(&second))?;
+    let now = start(&project, None)?;
+    for (reader, name) in [(&one, "main@1"), (&two, "main@2"), (&now, "main@3")] {
+        assert_eq!(reader["name"], name);
+        assert_eq!(reader["branch"], "main");
+        assert_eq!(reader["state"], "running");
+        assert_eq!(reader["read_only"], true);
+    }
+    assert_eq!(one["lsn"].to_string(), first);
+    project.sql("UPDATE d.t SET b = 7")?;
+    let sums = "SELECT COUNT(*), SUM(b) FROM d.t";
+    for _ in 0..2 {
+        assert_eq!(project.sql_on("main@1", sums)?, "2000\t0\n");
+        assert_eq!(project.sql_on("main@2", sums)?, "2000\t2000\n");
+        assert_eq!(project.sql_on("main@3", sums)?, "1000\t1000\n");
+        assert_eq!(project.sql(sums)?, "1000\t7000\n");
+        assert_eq!(project.sql_on("main@1", "SHOW TABLES IN d")?, "t\n");
+        assert_eq!(project.sql_on("main@2", "SHOW TABLES IN d")?, "t\nu\n");
+    }
+    // The writer is the branch's row; readers have their own.
+    let rows = project.json(&["compute", "ls"])?;
+    let rows = rows.as_array().context("rows")?;
+    assert_eq!(rows.len(), 4);
+    assert_eq!(
+        (&rows[0]["name"], &rows[0]["read_only"]),
+        (&"main".into(), &false.into())
+    );
+    // They are no branches to people, until asked for.
+    let shown = project.json(&["branch", "ls"])?;
+    assert_eq!(shown.as_array().context("rows")?.len(), 1);
+    assert_eq!(project.branch("main@2")?["lease"], true);
+
+    // Stopped, they are gone.
+    let stopped = project.json(&["compute", "stop", "main@2"])?;
+    assert_eq!(stopped["state"], "stopped");
+    project.xylem(&["compute", "kill", "main@3"])?;
+    assert!(!project.dir().join("computes/main@2").exists());
+    for gone in ["main@2", "main@3"] {
+        assert!(project.branch(gone).is_err(), "{gone} is still there");
+        let out = project.try_xylem(&["sql", gone, "-e", "SELECT 1"])?;
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(said.contains("there is no read-only compute"), "{said}");
+    }
+    assert_eq!(project.sql_on("main@1", sums)?, "2000\t0\n");
+    assert_eq!(start(&project, None)?["name"], "main@2");
+    let out = project.try_xylem(&["compute", "start", "main", "--read-only", "--at", "99"])?;
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(said.contains("from LSN 12288"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn only_what_was_committed_is_seen() -> Result<()> {
+    let project = Project::up("16MiB")?;
+    project.sql(
+        "CREATE DATABASE d; USE d; CREATE TABLE d.t (a INT PRIMARY KEY, b INT); \
+         CREATE TABLE d.other (a INT PRIMARY KEY); \
+         INSERT INTO d.t SELECT seq, 0 FROM seq_1_to_3000",
+    )?;
+    let mut open = connect_to(&project, "main")?;
+    open.query_drop("USE d")?;
+    open.query_drop("BEGIN")?;
+    open.query_drop("UPDATE d.t SET b = 666")?;
+    open.query_drop("DELETE FROM d.t WHERE a > 1500")?;
+    open.query_drop("INSERT INTO d.t SELECT seq, 666 FROM seq_5001_to_7000")?;
+    let mut prepared = connect_to(&project, "main")?;
+    prepared.query_drop("XA START 'x'")?;
+    prepared.query_drop("INSERT INTO d.other VALUES (1)")?;
+    prepared.query_drop("XA END 'x'")?;
+    prepared.query_drop("XA PREPARE 'x'")?;
+    // A commit makes the redo of all of that durable.
+    project.sql("INSERT INTO d.other VALUES (77)")?;
+    let lsn = last_lsn(&project)?;
+    open.query_drop("COMMIT")?;
+    prepared.query_drop("XA COMMIT 'x'")?;
+
+    start(&project, Some(&lsn))?;
+    project.xylem(&["branch", "create", "dev", "--at", &lsn])?;
+    let sums = "SELECT COUNT(*), SUM(b), MAX(a) FROM d.t";
+    for name in ["main@1", "dev"] {
+        // While the rest is being rolled back, too.
+        for _ in 0..3 {
+            assert_eq!(project.sql_on(name, sums)?, "3000\t0\t3000\n", "{name}");
+            assert_eq!(project.sql_on(name, "SELECT a FROM d.other")?, "77\n");
+        }
+        assert_eq!(project.check_on(name, "d")?, Vec::<String>::new());
+    }
+    // A prepared transaction is not committed by a reader.
+    let recovered = project.sql_on("main@1", "XA RECOVER")?;
+    assert!(recovered.contains('x'), "{recovered}");
+    project.sql_error_on("main@1", "XA COMMIT 'x'")?;
+    assert_eq!(project.sql_on("main@1", "SELECT a FROM d.other")?, "77\n");
+    assert_eq!(project.sql(sums)?, "3500\t2331000\t7000\n");
+    Ok(())
+}
+
+#[test]
+fn nobody_writes_on_a_reader() -> Result<()> {
+    let project = Project::up("16MiB")?;
+    project.sql(
+        "CREATE DATABASE d; USE d; CREATE TABLE d.t (a INT PRIMARY KEY); INSERT INTO d.t VALUES (1); \
+         CREATE USER 'o''dd'@'%' IDENTIFIED BY 'x'; GRANT ALL ON *.* TO 'o''dd'@'%' WITH GRANT OPTION; \
+         CREATE ROLE boss; GRANT ALL ON *.* TO boss; \
+         CREATE PROCEDURE d.writes() SQL SECURITY DEFINER INSERT INTO d.t VALUES (5); \
+         SET GLOBAL event_scheduler = ON; \
+         CREATE EVENT d.ev ON SCHEDULE EVERY 1 SECOND DO REPLACE INTO d.t VALUES (99)",
+    )?;
+    start(&project, None)?;
+    let before = project.sql_on("main@1", "SELECT a FROM d.t")?;
+    for sql in [
+        "INSERT INTO d.t VALUES (2)",
+        "UPDATE d.t SET a = 5",
+        "UPDATE d.t x, d.t y SET x.a = 6",
+        "DELETE FROM d.t",
+        "TRUNCATE d.t",
+        "CREATE TABLE d.u (a INT)",
+        "DROP TABLE d.t",
+        "ALTER TABLE d.t ADD b INT",
+        "RENAME TABLE d.t TO d.t9",
+        "OPTIMIZE LOCAL TABLE d.nothing, d.t; DROP TABLE d.t",
+        "CREATE DATABASE e",
+        "DROP DATABASE d",
+        "CREATE USER foo",
+        "GRANT READ ONLY ADMIN ON *.* TO root@localhost",
+        "SET PASSWORD = PASSWORD('abc')",
+        "SET GLOBAL read_only = 0",
+        "SET GLOBAL event_scheduler = ON",
+        "SET ROLE boss; INSERT INTO d.t VALUES (2)",
+        "SET ROLE boss; SET GLOBAL read_only = 0",
+        "CALL d.writes()",
+        "LOCK TABLES d.t WRITE",
+        "CREATE PROCEDURE d.p() SELECT 1",
+        "CREATE SEQUENCE d.sq",
+        "CREATE VIEW d.v AS SELECT 1",
+        "INSTALL SONAME 'ha_archive'",
+        "ALTER TABLE d.t DISCARD TABLESPACE",
+    ] {
+        let error = project.sql_error_on("main@1", sql)?;
+        assert!(
+            ["read-only", "READ_ONLY", "disabled", "DISABLED", "denied"]
+                .iter()
+                .any(|word| error.contains(word)),
+            "{sql}: {error}"
+        );
+    }
+    // A user who is no longer exempt either.
+    let compute = project.compute_named("main@1")?;
+    let socket = compute["socket"].as_str().context("no socket")?;
+    let options = mysql::OptsBuilder::new()
+        .socket(Some(socket))
+        .user(Some("o'dd"))
+        .pass(Some("x"));
+    let mut odd = mysql::Conn::new(options)?;
+    for sql in ["INSERT INTO d.t VALUES (2)", "SET GLOBAL read_only = 0"] {
+        assert!(odd.query_drop(sql).is_err(), "{sql}");
+    }
+    // Temporary tables are nobody else's.
+    let sum = project.sql_on(
+        "main@1",
+        "CREATE TEMPORARY TABLE d.tmp (a INT PRIMARY KEY) ENGINE=InnoDB; \
+         INSERT INTO d.tmp SELECT a FROM d.t; UPDATE d.tmp SET a = a + 1 ORDER BY a DESC; \
+         SELECT COUNT(*) FROM d.tmp",
+    )?;
+    assert_eq!(sum.trim().parse::<usize>()?, before.lines().count());
+    assert_eq!(project.sql_on("main@1", "SELECT a FROM d.t")?, before);
+    // The branch knows nothing of that.
+    project.sql_on("main", "INSERT INTO d.t VALUES (1000)")?;
+    assert_eq!(project.sql_on("main@1", "SELECT a FROM d.t")?, before);
+    Ok(())
+}
+
+#[test]
+fn a_reader_starts_as_fast_as_a_writer() -> Result<()> {
+    let project = Project::up("16MiB")?;
+    project.sql("CREATE DATABASE d; USE d; CREATE TABLE d.t (a INT PRIMARY KEY)")?;
+    let mut writer = Vec::new();
+    let mut reader = Vec::new();
+    for _ in 0..5 {
+        project.xylem(&["compute", "stop", "main"])?;
+        let started = Instant::now();
+        project.xylem(&["compute", "start", "main"])?;
+        writer.push(started.elapsed());
+        let started = Instant::now();
+        project.xylem(&["compute", "start", "main", "--read-only"])?;
+        reader.push(started.elapsed());
+        project.xylem(&["compute", "stop", "main@1"])?;
+    }
+    writer.sort();
+    reader.sort();
+    println!(
+        "a writer starts in {:?}, a reader in {:?}",
+        writer[2], reader[2]
+    );
+    assert!(
+        reader[2] < writer[2] * 2,
+        "{:?} and {:?}",
+        reader[2],
+        writer[2]
+    );
+    Ok(())
+}

@@ -1,0 +1,498 @@
+//! Branches that come, go and change names, in a running server.
+//!
+//! The catalogue decides: a branch is there from the moment at which the
+//! catalogue that names it is durable, and gone when one without it is. What
+//! a crash leaves before (a folder with a manifest) or after (a folder, a log)
+//! is swept at the next start.
+
+use crate::branch::OpenBranch;
+use crate::branches::BranchRef;
+use crate::error::ServerError;
+use crate::moment::{self, At, MomentError};
+use crate::node::{Node, Opened};
+use crate::project::catalog::CatalogError;
+use crate::project::{BranchMeta, Project};
+use crate::{logs, open};
+use jiff::Timestamp;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use xylem_pages::{ForkError, ReadAt};
+use xylem_types::{BranchId, BranchName};
+
+/// How long a change waits for ingest to show what is durable.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A change of branches did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum ManageError {
+    /// No branch of that name or id.
+    #[error("there is no branch {0}")]
+    NoBranch(BranchRef),
+    /// The name is another's.
+    #[error("there is a branch {0} already")]
+    Exists(String),
+    /// A moment that cannot be had.
+    #[error(transparent)]
+    Moment(#[from] MomentError),
+    /// Others live on what it has.
+    #[error("branch {branch} cannot be removed: {} left it and need its history; remove them first", by.join(", "))]
+    Needed {
+        /// Which branch.
+        branch: String,
+        /// Who.
+        by: Vec<String>,
+    },
+    /// It makes no sense for this branch.
+    #[error("{0}")]
+    Refused(String),
+    /// Its first manifest could not be written.
+    #[error("cannot make branch {name}: {source}")]
+    Fork {
+        /// The new branch.
+        name: String,
+        /// Why.
+        source: ForkError,
+    },
+    /// It could not be opened.
+    #[error("cannot open the new branch: {0}")]
+    Open(#[from] ServerError),
+    /// The catalogue could not be changed.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The old line's log could not be sealed.
+    #[error("branch {branch}: its compute could not be fenced: {source}")]
+    Fence {
+        /// Which branch.
+        branch: String,
+        /// What the log said.
+        source: xylem_wal::LogError,
+    },
+    /// The server stops.
+    #[error("the server is stopping; retry")]
+    Stopping,
+}
+
+/// A branch to be made.
+#[derive(Clone, Debug)]
+pub struct New {
+    /// What it is called.
+    pub name: Name,
+    /// The branch it leaves.
+    pub from: BranchRef,
+    /// Where it leaves it.
+    pub at: At,
+}
+
+/// What a new branch is called.
+#[derive(Clone, Debug)]
+pub enum Name {
+    /// So.
+    Given(BranchName),
+    /// It is a lease, named after the branch it leaves.
+    Lease,
+}
+
+/// Makes a branch that leaves another. It is open when it is there.
+///
+/// # Errors
+/// [`ManageError`].
+pub async fn create(node: &Arc<Node>, new: New) -> Result<Arc<OpenBranch>, ManageError> {
+    let opened = opened(node)?;
+    let from = find(opened, &new.from)?;
+    let until = Instant::now() + PATIENCE;
+    let at = moment::resolve(&from, new.at, until).await?;
+    let _changes = opened.changes.lock().await;
+    // It may have gone while the moment was looked for.
+    let from = find(opened, &BranchRef::Id(from.id()))?;
+    let project = opened.catalog.project();
+    let (name, lease) = match new.name {
+        Name::Given(name) => (name.to_string(), false),
+        Name::Lease if from.meta.lease => {
+            return Err(ManageError::Refused(format!(
+                "{} is a read-only compute's: name the branch it shows",
+                from.name()
+            )));
+        }
+        Name::Lease => (project.lease_name(&from.name()), true),
+    };
+    check_free(&project, &name)?;
+    let made = make(node, from, at, name.clone(), lease).await?;
+    let add = name.clone();
+    publish(node, &made, move |project, meta| {
+        check_free(project, &add)?;
+        project.branches.insert(add, meta);
+        Ok(())
+    })
+    .await?;
+    opened.branches.insert(&made, &name);
+    tracing::info!(branch = name, id = %made.id(), lsn = made.meta.ancestor_lsn, "branch created");
+    Ok(made)
+}
+
+/// Makes an empty branch, which leaves none.
+///
+/// # Errors
+/// [`ManageError`].
+pub async fn create_empty(
+    node: &Arc<Node>,
+    name: BranchName,
+) -> Result<Arc<OpenBranch>, ManageError> {
+    let opened = opened(node)?;
+    let _changes = opened.changes.lock().await;
+    check_free(&opened.catalog.project(), name.as_str())?;
+    let meta = BranchMeta {
+        id: BranchId(rand::random()),
+        ancestor: None,
+        ancestor_lsn: 0,
+        created_at: Timestamp::now(),
+        lease: false,
+    };
+    let made = {
+        let node = Arc::clone(node);
+        blocking(move || open_new(&node, meta)).await?
+    };
+    let add = name.to_string();
+    publish(node, &made, move |project, meta| {
+        check_free(project, &add)?;
+        project.branches.insert(add, meta);
+        Ok(())
+    })
+    .await?;
+    opened.branches.insert(&made, name.as_str());
+    tracing::info!(branch = %name, id = %made.id(), "empty branch created");
+    Ok(made)
+}
+
+/// Removes a branch, and all that is only its own.
+///
+/// # Errors
+/// [`ManageError::Needed`] while others depend on it.
+pub async fn remove(node: &Arc<Node>, which: &BranchRef) -> Result<(), ManageError> {
+    let opened = opened(node)?;
+    let _changes = opened.changes.lock().await;
+    let branch = find(opened, which)?;
+    remove_now(node, opened, &branch).await
+}
+
+/// Removes a lease that nobody has used for `timeout`; false when somebody has.
+///
+/// # Errors
+/// As for [`remove`].
+pub async fn remove_idle(
+    node: &Arc<Node>,
+    id: BranchId,
+    timeout: Duration,
+) -> Result<bool, ManageError> {
+    let opened = opened(node)?;
+    let _changes = opened.changes.lock().await;
+    let branch = find(opened, &BranchRef::Id(id))?;
+    if branch.idle() < timeout {
+        return Ok(false);
+    }
+    remove_now(node, opened, &branch).await?;
+    Ok(true)
+}
+
+async fn remove_now(
+    node: &Arc<Node>,
+    opened: &Opened,
+    branch: &Arc<OpenBranch>,
+) -> Result<(), ManageError> {
+    let (id, name) = (branch.id(), branch.name());
+    let check = move |project: &Project| {
+        let Some((name, meta)) = project.branch(id) else {
+            return Err(ManageError::NoBranch(BranchRef::Id(id)));
+        };
+        let by = project.children(id);
+        if !by.is_empty() {
+            return Err(ManageError::Needed {
+                branch: name.to_owned(),
+                by: by.into_iter().map(str::to_owned).collect(),
+            });
+        }
+        if !meta.lease && project.branches.values().filter(|b| !b.lease).count() == 1 {
+            return Err(ManageError::Refused(format!(
+                "{name} is the project's only branch: a project without any is of no use"
+            )));
+        }
+        Ok(name.to_owned())
+    };
+    change(node, move |project| {
+        let name = check(project)?;
+        project.branches.remove(&name);
+        Ok(())
+    })
+    .await?;
+    // From here on it is gone, whatever fails.
+    opened.branches.remove(id);
+    branch.set_removed();
+    open::close_branch(branch).await;
+    let node = Arc::clone(node);
+    let removed = tokio::task::spawn_blocking(move || {
+        if let Some(opened) = node.opened()
+            && let Err(error) = opened.store.remove_branch(id)
+        {
+            tracing::warn!(branch = %id, %error, "what is left of the branch is removed at the next start");
+        }
+        if let Err(error) = logs::remove(&node.config, id) {
+            tracing::warn!(branch = %id, %error, "the branch's log is removed at the next start");
+        }
+    });
+    if let Err(error) = removed.await {
+        tracing::error!(branch = %id, %error, "removing the branch's files ended early");
+    }
+    tracing::info!(branch = name, %id, "branch removed");
+    Ok(())
+}
+
+/// Gives a branch another name. Its computes go on.
+///
+/// # Errors
+/// [`ManageError`].
+pub async fn rename(
+    node: &Arc<Node>,
+    which: &BranchRef,
+    to: BranchName,
+) -> Result<Arc<OpenBranch>, ManageError> {
+    let opened = opened(node)?;
+    let _changes = opened.changes.lock().await;
+    let branch = find(opened, which)?;
+    refuse_lease(&branch, "renamed")?;
+    let (id, new) = (branch.id(), to.to_string());
+    change(node, move |project| {
+        check_free(project, &new)?;
+        move_name(project, id, new)
+    })
+    .await?;
+    let before = branch.name();
+    opened.branches.rename(&branch, to.as_str(), None);
+    tracing::info!(branch = %to, before, %id, "branch renamed");
+    Ok(branch)
+}
+
+/// Puts a branch back to a moment: a new line, which begins there, gets its
+/// name. The old one lives on as `keep_as`; its compute is fenced.
+///
+/// # Errors
+/// [`ManageError`].
+pub async fn restore(
+    node: &Arc<Node>,
+    which: &BranchRef,
+    at: At,
+    keep_as: Option<BranchName>,
+) -> Result<Restored, ManageError> {
+    let opened = opened(node)?;
+    let old = find(opened, which)?;
+    let until = Instant::now() + PATIENCE;
+    let read_at = moment::resolve(&old, at, until).await?;
+    let _changes = opened.changes.lock().await;
+    let old = find(opened, &BranchRef::Id(old.id()))?;
+    refuse_lease(&old, "restored")?;
+    let project = opened.catalog.project();
+    let name = old.name();
+    let kept = match keep_as {
+        Some(name) => {
+            check_free(&project, name.as_str())?;
+            name.to_string()
+        }
+        None => name_before(&project, &name, Timestamp::now())?,
+    };
+    let new = make(node, Arc::clone(&old), read_at, name.clone(), false).await?;
+    // Before the names change: what the old compute is told is committed from
+    // here on, its clients would look for on the new line.
+    let fenced = match old.fence().await {
+        Ok(fenced) => fenced,
+        Err(source) => {
+            abandon(node, &new).await;
+            return Err(ManageError::Fence {
+                branch: name,
+                source,
+            });
+        }
+    };
+    let (id, kept_) = (old.id(), kept.clone());
+    publish(node, &new, move |project, meta| {
+        check_free(project, &kept_)?;
+        move_name(project, id, kept_)?;
+        check_free(project, &name)?;
+        project.branches.insert(name, meta);
+        Ok(())
+    })
+    .await?;
+    opened.branches.rename(&old, &kept, Some(&new));
+    drop(fenced);
+    tracing::info!(branch = new.name(), id = %new.id(), lsn = new.meta.ancestor_lsn, kept, "branch restored");
+    Ok(Restored { new, old })
+}
+
+/// What a restore made.
+pub struct Restored {
+    /// The new line, which has the name.
+    pub new: Arc<OpenBranch>,
+    /// The old one.
+    pub old: Arc<OpenBranch>,
+}
+
+/// `main-before-20261122T140500Z`, or with a number behind it.
+fn name_before(project: &Project, name: &str, now: Timestamp) -> Result<String, ManageError> {
+    let time = now.strftime("%Y%m%dT%H%M%SZ");
+    for number in 1u64.. {
+        let more = match number {
+            1 => String::new(),
+            n => format!("-{n}"),
+        };
+        let before = format!("{name}-before-{time}{more}");
+        if let Err(error) = BranchName::parse(&before) {
+            return Err(ManageError::Refused(format!(
+                "{error}: say under which name the old line is to be kept"
+            )));
+        }
+        if !project.branches.contains_key(&before) {
+            return Ok(before);
+        }
+    }
+    Err(ManageError::Exists(name.to_owned()))
+}
+
+fn move_name(project: &mut Project, id: BranchId, to: String) -> Result<(), ManageError> {
+    let gone = || ManageError::NoBranch(BranchRef::Id(id));
+    let name = project.branch(id).ok_or_else(gone)?.0.to_owned();
+    let meta = project.branches.remove(&name).ok_or_else(gone)?;
+    project.branches.insert(to, meta);
+    Ok(())
+}
+
+fn opened(node: &Node) -> Result<&Opened, ManageError> {
+    let opened = node.opened().ok_or(ManageError::Stopping)?;
+    match opened.catalog.why_lost() {
+        Some(lost) => Err(lost.into()),
+        None => Ok(opened),
+    }
+}
+
+fn find(opened: &Opened, which: &BranchRef) -> Result<Arc<OpenBranch>, ManageError> {
+    let found = opened.branches.get(which);
+    found.ok_or_else(|| ManageError::NoBranch(which.clone()))
+}
+
+fn check_free(project: &Project, name: &str) -> Result<(), ManageError> {
+    if project.branches.contains_key(name) {
+        return Err(ManageError::Exists(name.to_owned()));
+    }
+    Ok(())
+}
+
+fn refuse_lease(branch: &OpenBranch, what: &str) -> Result<(), ManageError> {
+    if branch.meta.lease {
+        return Err(ManageError::Refused(format!(
+            "{} belongs to a read-only compute: it cannot be {what}",
+            branch.name()
+        )));
+    }
+    Ok(())
+}
+
+/// Makes and opens a branch that leaves `from`, or the ancestor that `from`
+/// shares `at` with. Nobody knows of it yet.
+async fn make(
+    node: &Arc<Node>,
+    from: Arc<OpenBranch>,
+    at: ReadAt,
+    name: String,
+    lease: bool,
+) -> Result<Arc<OpenBranch>, ManageError> {
+    let node = Arc::clone(node);
+    blocking(move || {
+        let opened = node.opened().ok_or(ManageError::Stopping)?;
+        let mut from = from;
+        while let (ReadAt::Lsn(lsn), Some(ancestor)) = (at, from.meta.ancestor)
+            && lsn.0 <= from.meta.ancestor_lsn
+        {
+            from = find(opened, &BranchRef::Id(ancestor))?;
+        }
+        let id = BranchId(rand::random());
+        let lsn = from
+            .pages
+            .fork(id, at)
+            .map_err(|source| ManageError::Fork {
+                name: name.clone(),
+                source,
+            })?;
+        let meta = BranchMeta {
+            id,
+            ancestor: Some(from.id()),
+            ancestor_lsn: lsn.0,
+            created_at: Timestamp::now(),
+            lease,
+        };
+        open_new(&node, meta)
+    })
+    .await
+}
+
+/// Opens a branch that no catalogue names yet; it is called by its id until
+/// one does. Blocking.
+fn open_new(node: &Node, meta: BranchMeta) -> Result<Arc<OpenBranch>, ManageError> {
+    let opened = node.opened().ok_or(ManageError::Stopping)?;
+    let id = meta.id;
+    let name = BranchRef::Id(id).to_string();
+    let made = open::open_branch(node, &opened.store, &opened.branches, &name, meta);
+    if made.is_err() {
+        // Best effort: what stays is swept at the next start.
+        let _ = opened.store.remove_branch(id);
+    }
+    Ok(made?)
+}
+
+/// Writes the catalogue that has the branch `made`. When that fails `made` is
+/// closed again. Its folder stays: the catalogue may be there, whatever the
+/// store said of it.
+async fn publish(
+    node: &Arc<Node>,
+    made: &Arc<OpenBranch>,
+    add: impl FnOnce(&mut Project, BranchMeta) -> Result<(), ManageError> + Send + 'static,
+) -> Result<(), ManageError> {
+    let meta = made.meta.clone();
+    let published = change(node, move |project| add(project, meta)).await;
+    if published.is_err() {
+        made.set_removed();
+        open::close_branch(made).await;
+    }
+    published
+}
+
+/// Undoes a branch that no catalogue was ever told of.
+async fn abandon(node: &Arc<Node>, made: &Arc<OpenBranch>) {
+    made.set_removed();
+    open::close_branch(made).await;
+    let (node, id) = (Arc::clone(node), made.id());
+    let removed = tokio::task::spawn_blocking(move || {
+        node.opened().map(|opened| opened.store.remove_branch(id))
+    });
+    if !matches!(removed.await, Ok(Some(Ok(())))) {
+        tracing::warn!(branch = %made.id(), "a branch that was not made is removed at the next start");
+    }
+}
+
+async fn change(
+    node: &Arc<Node>,
+    change: impl FnOnce(&mut Project) -> Result<(), ManageError> + Send + 'static,
+) -> Result<(), ManageError> {
+    let node = Arc::clone(node);
+    blocking(move || {
+        let opened = node.opened().ok_or(ManageError::Stopping)?;
+        opened.catalog.change(change)
+    })
+    .await
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ManageError> + Send + 'static,
+) -> Result<T, ManageError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        // The runtime goes down, or a bug was reported already.
+        Err(_) => Err(ManageError::Stopping),
+    }
+}

@@ -1,0 +1,277 @@
+//! Branches on the wire: what they are, and requests to change them.
+
+use super::{call, status};
+use crate::branch::OpenBranch;
+use crate::branches::BranchRef;
+use crate::manage::{self, ManageError, Name, New};
+use crate::moment::{self, At, Point};
+use crate::node::{Node, Opened};
+use crate::project::Project;
+use jiff::Timestamp;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tonic::{Request, Status};
+use xylem_pages::ReadAt;
+use xylem_proto::control::{
+    Branch, CreateBranchRequest, CreateLeaseRequest, ListBranchesRequest, Moment,
+    RemoveBranchRequest, RenameBranchRequest, ResolveTimeRequest, ResolveTimeResponse,
+    RestoreBranchRequest, RestoreBranchResponse, moment::At as WireAt,
+};
+use xylem_types::{BranchName, Lsn};
+
+/// How long a moment may take to become visible before it is told.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(super) async fn list(
+    node: &Arc<Node>,
+    request: Request<ListBranchesRequest>,
+) -> Result<Vec<Branch>, Status> {
+    let opened = call::in_charge(node, request.metadata())?;
+    let request = request.get_ref();
+    let branches = if request.name.is_empty() {
+        let all = opened.branches.all();
+        all.into_iter()
+            .filter(|branch| request.leases || !branch.meta.lease)
+            .collect()
+    } else {
+        vec![call::named(opened, "name", &request.name)?]
+    };
+    describe(node, branches).await
+}
+
+pub(super) async fn create(
+    node: &Arc<Node>,
+    request: Request<CreateBranchRequest>,
+) -> Result<Branch, Status> {
+    call::in_charge(node, request.metadata())?;
+    let request = request.into_inner();
+    let name = name("name", &request.name)?;
+    let made = if request.empty {
+        if !request.from.is_empty() || request.at.is_some() {
+            return Err(Status::invalid_argument(
+                "empty: a branch without an ancestor leaves none at any moment",
+            ));
+        }
+        on_its_own(node, |node| async move {
+            manage::create_empty(&node, name).await
+        })
+        .await?
+    } else {
+        let new = New {
+            name: Name::Given(name),
+            from: from(&request.from)?,
+            at: at(request.at)?,
+        };
+        on_its_own(node, |node| async move { manage::create(&node, new).await }).await?
+    };
+    one(node, made).await
+}
+
+pub(super) async fn create_lease(
+    node: &Arc<Node>,
+    request: Request<CreateLeaseRequest>,
+) -> Result<Branch, Status> {
+    call::in_charge(node, request.metadata())?;
+    let request = request.into_inner();
+    let new = New {
+        name: Name::Lease,
+        from: from(&request.from)?,
+        at: at(request.at)?,
+    };
+    let made = on_its_own(node, |node| async move { manage::create(&node, new).await }).await?;
+    one(node, made).await
+}
+
+pub(super) async fn remove(
+    node: &Arc<Node>,
+    request: Request<RemoveBranchRequest>,
+) -> Result<(), Status> {
+    call::in_charge(node, request.metadata())?;
+    let which = branch("name", &request.get_ref().name)?;
+    on_its_own(
+        node,
+        |node| async move { manage::remove(&node, &which).await },
+    )
+    .await
+}
+
+pub(super) async fn rename(
+    node: &Arc<Node>,
+    request: Request<RenameBranchRequest>,
+) -> Result<Branch, Status> {
+    call::in_charge(node, request.metadata())?;
+    let request = request.into_inner();
+    let which = branch("name", &request.name)?;
+    let to = name("new_name", &request.new_name)?;
+    let renamed = on_its_own(node, |node| async move {
+        manage::rename(&node, &which, to).await
+    })
+    .await?;
+    one(node, renamed).await
+}
+
+pub(super) async fn restore(
+    node: &Arc<Node>,
+    request: Request<RestoreBranchRequest>,
+) -> Result<RestoreBranchResponse, Status> {
+    call::in_charge(node, request.metadata())?;
+    let request = request.into_inner();
+    let which = branch("name", &request.name)?;
+    let at = match at(request.at)? {
+        At::Newest => {
+            return Err(Status::invalid_argument(
+                "at: it is missing: say to which LSN or time to restore",
+            ));
+        }
+        at => at,
+    };
+    let keep_as = match request.keep_as.as_str() {
+        "" => None,
+        text => Some(name("keep_as", text)?),
+    };
+    let restored = on_its_own(node, |node| async move {
+        manage::restore(&node, &which, at, keep_as).await
+    })
+    .await?;
+    Ok(RestoreBranchResponse {
+        branch: Some(one(node, restored.new).await?),
+        kept: Some(one(node, restored.old).await?),
+    })
+}
+
+pub(super) async fn resolve_time(
+    node: &Arc<Node>,
+    request: Request<ResolveTimeRequest>,
+) -> Result<ResolveTimeResponse, Status> {
+    let opened = call::in_charge(node, request.metadata())?;
+    let request = request.into_inner();
+    let which = from(&request.branch)?;
+    let branch = call::named(opened, "branch", &which.to_string())?;
+    let found = moment::resolve(&branch, at(request.at)?, Instant::now() + PATIENCE)
+        .await
+        .map_err(|error| status::of_moment(&error))?;
+    let told = tokio::task::spawn_blocking(move || {
+        let lsn = match found {
+            ReadAt::Newest => branch.pages.applied(),
+            ReadAt::Lsn(lsn) => lsn,
+        };
+        let horizon = moment::horizon(&branch)?;
+        Some((moment::point(&branch, lsn), horizon))
+    });
+    let (point, horizon) = told
+        .await
+        .map_err(|error| Status::internal(format!("looking a moment up ended early: {error}")))?
+        .ok_or_else(|| Status::failed_precondition(format!("branch {which} is empty")))?;
+    Ok(ResolveTimeResponse {
+        lsn: point.lsn.0,
+        time: time(&point),
+        oldest_lsn: horizon.oldest.lsn.0,
+        oldest_time: time(&horizon.oldest),
+        newest_lsn: horizon.newest.lsn.0,
+        newest_time: time(&horizon.newest),
+    })
+}
+
+/// Runs a change as a task of its own: a caller that goes away does not leave
+/// it half done.
+async fn on_its_own<T, F>(
+    node: &Arc<Node>,
+    change: impl FnOnce(Arc<Node>) -> F,
+) -> Result<T, Status>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, ManageError>> + Send + 'static,
+{
+    match tokio::spawn(change(Arc::clone(node))).await {
+        Ok(done) => done.map_err(|error| status::of_manage(&error)),
+        Err(error) => Err(Status::internal(format!("the change ended early: {error}"))),
+    }
+}
+
+async fn one(node: &Arc<Node>, branch: Arc<OpenBranch>) -> Result<Branch, Status> {
+    let mut told = describe(node, vec![branch]).await?;
+    told.pop()
+        .ok_or_else(|| Status::internal("a branch that was to be described is none"))
+}
+
+/// Says of each what there is to say. Reads pages for the times.
+async fn describe(node: &Arc<Node>, all: Vec<Arc<OpenBranch>>) -> Result<Vec<Branch>, Status> {
+    let node = Arc::clone(node);
+    tokio::task::spawn_blocking(move || {
+        let opened = node.opened().ok_or_else(status::stopping)?;
+        let project = opened.catalog.project();
+        Ok(all
+            .iter()
+            .map(|branch| branch_of(opened, &project, branch))
+            .collect())
+    })
+    .await
+    .map_err(|error| Status::internal(format!("describing branches ended early: {error}")))?
+}
+
+fn branch_of(opened: &Opened, project: &Project, branch: &OpenBranch) -> Branch {
+    let state = branch.state();
+    let meta = &branch.meta;
+    let horizon = moment::horizon(branch);
+    let ancestor = meta.ancestor.and_then(|id| project.branch(id));
+    let mut ancestors_layer_bytes = 0;
+    let mut next = meta.ancestor;
+    while let Some(ancestor) = next.and_then(|id| opened.branches.get(&BranchRef::Id(id))) {
+        ancestors_layer_bytes += ancestor.pages.layer_bytes();
+        next = ancestor.meta.ancestor;
+    }
+    let children = project.children(branch.id());
+    Branch {
+        name: branch.name(),
+        id: branch.id().to_string(),
+        ancestor: ancestor.map_or_else(String::new, |(name, _)| name.to_owned()),
+        ancestor_lsn: meta.ancestor_lsn,
+        last_lsn: state.durable_lsn,
+        created_at: meta.created_at.to_string(),
+        epoch: state.epoch,
+        applied_lsn: state.applied_lsn,
+        log_bytes: state.log_bytes,
+        layer_bytes: state.layer_bytes,
+        ancestor_id: meta.ancestor.map_or_else(String::new, |id| id.to_string()),
+        lease: meta.lease,
+        oldest_lsn: horizon.map_or(0, |horizon| horizon.oldest.lsn.0),
+        oldest_time: horizon.map_or_else(String::new, |horizon| time(&horizon.oldest)),
+        newest_time: horizon.map_or_else(String::new, |horizon| time(&horizon.newest)),
+        children: children.into_iter().map(str::to_owned).collect(),
+        ancestors_layer_bytes,
+    }
+}
+
+fn time(point: &Point) -> String {
+    point.time.map_or_else(String::new, |time| time.to_string())
+}
+
+fn name(field: &str, text: &str) -> Result<BranchName, Status> {
+    BranchName::parse(text).map_err(|error| Status::invalid_argument(format!("{field}: {error}")))
+}
+
+fn branch(field: &str, text: &str) -> Result<BranchRef, Status> {
+    BranchRef::parse(text).map_err(|error| Status::invalid_argument(format!("{field}: {error}")))
+}
+
+fn from(text: &str) -> Result<BranchRef, Status> {
+    match text {
+        "" => Ok(BranchRef::Name(BranchName::main().as_str().to_owned())),
+        text => branch("from", text),
+    }
+}
+
+fn at(moment: Option<Moment>) -> Result<At, Status> {
+    match moment.and_then(|moment| moment.at) {
+        None => Ok(At::Newest),
+        Some(WireAt::Lsn(lsn)) => Ok(At::Lsn(Lsn(lsn))),
+        Some(WireAt::Time(text)) => match text.parse::<Timestamp>() {
+            Ok(time) => Ok(At::Time(time)),
+            Err(error) => Err(Status::invalid_argument(format!(
+                "time: {text:?} is not a time as RFC 3339 has it, such as 2026-11-22T14:05:00Z: {error}"
+            ))),
+        },
+    }
+}
