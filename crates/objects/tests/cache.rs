@@ -105,13 +105,14 @@ fn what_is_missing_is_fetched_by_chunks_and_once() {
         // Three neighbours in one.
         (10_000..20_000, 1),
         (9_000..20_000, 0),
-        // Around what is there: two.
+        // Around what is there: two. The second goes on where the last ended,
+        // and so fetches ahead.
         (0..24_000, 2),
         // The last one, which is short.
         (10 * CHUNK as usize..bytes.len(), 1),
         (bytes.len() - 1..bytes.len(), 0),
-        // More than one request may fetch, less what is there.
-        (0..bytes.len(), 2),
+        // What is left.
+        (0..bytes.len(), 1),
         (0..bytes.len(), 0),
         (7..7, 0),
         (bytes.len()..bytes.len(), 0),
@@ -135,6 +136,30 @@ fn what_is_missing_is_fetched_by_chunks_and_once() {
     let none = cache.object("none").map(|_| ()).unwrap_err();
     assert_eq!(none.kind(), ErrorKind::NotFound);
     assert_eq!(cache.stats().objects, 1);
+}
+
+#[test]
+fn one_who_reads_front_to_back_fetches_ahead() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, bucket, bytes) = with_object(100 * CHUNK as usize);
+    let cache = open(dir.path(), 1 << 20, &bucket);
+    let object = cache.object("x").unwrap();
+    for at in (0..bytes.len()).step_by(1000) {
+        let mut out = vec![0; 1000.min(bytes.len() - at)];
+        object.read_at(at as u64, &mut out).unwrap();
+        assert!(out == bytes[at..at + out.len()]);
+    }
+    // 1, 1, 2, 4, and then 8 chunks at once.
+    let stats = cache.stats();
+    assert!(stats.fetches <= 16, "{stats:?}");
+    assert_eq!(stats.fetched_bytes, bytes.len() as u64);
+    // Backwards there is nothing ahead.
+    cache.forget("x", 0..u64::MAX);
+    for chunk in (0..100).rev() {
+        let mut out = [0; 10];
+        object.read_at(chunk * CHUNK, &mut out).unwrap();
+    }
+    assert_eq!(cache.stats().fetches, stats.fetches + 100);
 }
 
 #[test]
@@ -164,8 +189,8 @@ fn the_limit_holds_and_what_is_used_stays() {
     let (faulty, bucket, bytes) = with_object(64 * CHUNK as usize);
     let cache = open(dir.path(), 16 * CHUNK, &bucket);
     for n in 0..64 {
-        // Chunk 0 again and again, the others once.
-        for chunk in [0, n] {
+        // Chunk 0 again and again, the others once, in no order.
+        for chunk in [0, n * 37 % 64] {
             let at = chunk * CHUNK as usize;
             let out = read(&cache, "x", at as u64, 100).unwrap();
             assert!(out == bytes[at..at + 100]);

@@ -220,8 +220,9 @@ impl Entry {
     }
 
     /// Says where each of `chunks` comes from. What nobody fetches yet is the
-    /// caller's to fetch: neighbours in one flight.
-    pub(super) fn plan(&self, chunks: Range<u32>) -> Vec<Source> {
+    /// caller's to fetch: neighbours in one flight, and if the last of `chunks`
+    /// is among them, so are those after it up to `ahead`.
+    pub(super) fn plan(&self, chunks: Range<u32>, ahead: u32) -> Vec<Source> {
         let mut state = self.state.lock();
         let mut plan = Vec::new();
         let mut c = chunks.start;
@@ -236,7 +237,8 @@ impl Entry {
                 c = flight.chunks.end.min(chunks.end);
                 plan.push(Source::Wait(flight, begin..c));
             } else {
-                while c < chunks.end && !state.has(c) && state.flight(c).is_none() {
+                let end = ahead.clamp(chunks.end, self.chunks().max(chunks.end));
+                while c < end && !state.has(c) && state.flight(c).is_none() {
                     c += 1;
                 }
                 let flight = Arc::new(Flight {

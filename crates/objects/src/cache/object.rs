@@ -4,6 +4,7 @@ use super::entry::{Entry, Flight, Shape, Source};
 use super::stats::add;
 use super::{Disk, Shared};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -15,6 +16,16 @@ pub struct CachedObject {
     entry: Arc<Entry>,
     /// Keeps the file open from the first read on.
     file: OnceLock<Arc<File>>,
+    sequence: Mutex<Sequence>,
+}
+
+/// Notices that an object is read front to back.
+#[derive(Default)]
+struct Sequence {
+    /// The chunk after the last one that was fetched.
+    next: u32,
+    /// Chunks to fetch at once.
+    window: u32,
 }
 
 impl Drop for CachedObject {
@@ -45,6 +56,7 @@ impl CachedObject {
             shared: Arc::clone(shared),
             entry: Arc::clone(entry),
             file: OnceLock::new(),
+            sequence: Mutex::default(),
         }
     }
 
@@ -102,12 +114,15 @@ impl CachedObject {
             return Ok(true);
         }
         let mut later = Vec::new();
-        let mut plan = self.entry.plan(self.entry.touched(&range));
+        let wanted = self.entry.touched(&range);
+        let ahead = self.ahead(&wanted);
+        let mut plan = self.entry.plan(wanted, ahead);
         // Before anything can fail, so that no flight stays for ever.
         let leaders: Vec<_> = plan.iter().filter_map(|s| self.leader(s)).collect();
         for leader in &leaders {
             let bytes = self.fetch(leader.flight)?;
             self.copy(&bytes, &leader.flight.chunks, &range, out);
+            self.sequence.lock().next = leader.flight.chunks.end;
         }
         drop(leaders);
         for source in plan.drain(..) {
@@ -124,6 +139,20 @@ impl CachedObject {
             self.read_here(&chunks, &range, out)?;
         }
         Ok(false)
+    }
+
+    /// Up to where to fetch when `wanted` is missing: twice as far each time,
+    /// while what is missing begins where the last fetch ended.
+    fn ahead(&self, wanted: &Range<u32>) -> u32 {
+        let config = &self.shared.config;
+        let most = config.fetch_bytes.min(config.max_bytes / 4) / config.chunk_bytes;
+        let mut sequence = self.sequence.lock();
+        if sequence.next == 0 || !wanted.contains(&sequence.next) {
+            sequence.window = 1;
+            return wanted.end;
+        }
+        sequence.window = (sequence.window * 2).clamp(1, most.max(1) as u32);
+        sequence.next.saturating_add(sequence.window)
     }
 
     fn leader<'a>(&'a self, source: &'a Source) -> Option<Leader<'a>> {
@@ -336,7 +365,7 @@ impl CachedObject {
         if range.is_empty() {
             return Ok(None);
         }
-        let plan = self.entry.plan(self.entry.touched(&range));
+        let plan = self.entry.plan(self.entry.touched(&range), 0);
         let leaders: Vec<_> = plan.iter().filter_map(|s| self.leader(s)).collect();
         for leader in &leaders {
             let chunks = &leader.flight.chunks;
