@@ -99,6 +99,15 @@ pub trait Files: Send + Sync {
     /// As the system says.
     fn open(&self, name: &str) -> io::Result<Arc<dyn FileReader>>;
 
+    /// The same, but what is read comes from where the file durably is, never
+    /// from a copy kept nearer: for who checks what is there.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn open_uncached(&self, name: &str) -> io::Result<Arc<dyn FileReader>> {
+        self.open(name)
+    }
+
     /// Reads a whole small file.
     ///
     /// # Errors
@@ -305,7 +314,11 @@ impl Files for LocalFiles {
         let mut out = Vec::new();
         for entry in std::fs::read_dir(&self.dir)? {
             let entry = entry?;
-            let meta = entry.metadata()?;
+            let meta = match entry.metadata() {
+                // Removed meanwhile.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
             if let (true, Ok(name)) = (meta.is_file(), entry.file_name().into_string()) {
                 out.push((name, meta.len()));
             }
