@@ -17,8 +17,10 @@ const BYTES_MAX: usize = 4 << 20;
 /// What of a history is wanted.
 #[derive(Clone, Copy, Debug)]
 pub struct HistoryOptions {
-    /// Versions up to this LSN; none: all.
+    /// The page as of this LSN: no version after it; none: the newest.
     pub at: Option<Lsn>,
+    /// Goes on where a part of the history has ended: [`PageHistory::next`].
+    pub from: Option<Lsn>,
     /// About so many of them, and not more than some MiB.
     pub versions_max: usize,
     /// The page as of each version is built, too.
@@ -58,7 +60,8 @@ pub struct PageVersion {
     pub whence: Whence,
     /// In which branch: the page's own or one that it comes from.
     pub branch: BranchId,
-    /// Its tablespace was made or cut after it: no read sees it.
+    /// Its tablespace was made or cut after it and before the LSN asked for: a
+    /// read at that LSN does not see it.
     pub void: bool,
     /// The page as of then, or why it cannot be had.
     pub built: Option<Result<BuiltPage, String>>,
@@ -69,7 +72,7 @@ pub struct PageVersion {
 pub struct PageHistory {
     /// The page.
     pub page: PageId,
-    /// Versions up to this LSN were asked for.
+    /// The LSN asked for.
     pub at: Lsn,
     /// Its tablespace as of then.
     pub tablespace: Option<Tablespace>,
@@ -96,6 +99,7 @@ impl Branch {
         if at > newest {
             s.resolve(ReadAt::Lsn(at))?;
         }
+        let from = options.from.map_or(at, |from| from.min(at));
         let layers = s.snapshot();
         let view = layers.view(s.source());
         let info = view.space(page.space, at)?;
@@ -115,7 +119,7 @@ impl Branch {
         let raw = key.encode();
         let hash = filter::hash(&raw);
         for (level, id) in view.levels.iter().zip(ids) {
-            let want = Want::at(at.min(level.cap));
+            let want = Want::at(from.min(level.cap));
             for (n, (mem, _)) in level.mems.iter().enumerate() {
                 if mem.start() > want.at || found.budget.spent {
                     continue;
