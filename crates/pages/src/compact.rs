@@ -12,6 +12,8 @@
 //! together with how far its inputs were read; so a merge that is interrupted
 //! goes on where it was, and takes little more room than one layer.
 
+pub(crate) mod debt;
+
 use crate::branch::Shared;
 use crate::files::Put;
 use crate::flush::{Fault, publish};
@@ -201,6 +203,7 @@ impl Shared {
                 Piece::Done => return Ok(true),
                 Piece::Unfoldable(key, why) => {
                     tracing::error!(branch = %self.id, key = ?key, error = %why, "a key cannot be folded: all its history stays");
+                    self.note_unfoldable(&key, &why);
                     unfoldable.insert(key);
                 }
             }

@@ -104,6 +104,15 @@ pub trait Files: Send + Sync {
     /// As the system says.
     fn open(&self, name: &str) -> io::Result<Arc<dyn FileReader>>;
 
+    /// The same, but what is read comes from where the file durably is, never
+    /// from a copy kept nearer: for who checks what is there.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn open_uncached(&self, name: &str) -> io::Result<Arc<dyn FileReader>> {
+        self.open(name)
+    }
+
     /// Reads a whole small file.
     ///
     /// # Errors

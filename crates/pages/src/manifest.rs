@@ -10,6 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use xylem_types::{BranchId, Lsn};
 use xylem_wal::Position;
 
+pub(crate) mod look;
 #[cfg(test)]
 mod tests;
 

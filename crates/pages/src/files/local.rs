@@ -195,7 +195,11 @@ impl Files for LocalFiles {
         let mut out = Vec::new();
         for entry in std::fs::read_dir(&self.dir)? {
             let entry = entry?;
-            let meta = entry.metadata()?;
+            let meta = match entry.metadata() {
+                // Removed meanwhile.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
             if let (true, Ok(name)) = (meta.is_file(), entry.file_name().into_string()) {
                 out.push((name, meta.len()));
             }

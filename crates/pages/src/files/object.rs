@@ -79,6 +79,24 @@ impl FileReader for CachedObject {
     }
 }
 
+/// An object read past the cache.
+struct InStore {
+    bucket: Bucket,
+    object: String,
+}
+
+impl FileReader for InStore {
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let range = offset..offset.saturating_add(out.len() as u64);
+        let bytes = self.bucket.get_range(&self.object, range)?;
+        if bytes.len() != out.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        out.copy_from_slice(&bytes);
+        Ok(())
+    }
+}
+
 impl FileWriter for CacheWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         CacheWriter::write(self, bytes)
@@ -100,6 +118,13 @@ impl Files for ObjectFiles {
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn FileReader>> {
         Ok(Arc::new(self.place.cache.object(&self.object(name))?))
+    }
+
+    fn open_uncached(&self, name: &str) -> io::Result<Arc<dyn FileReader>> {
+        Ok(Arc::new(InStore {
+            bucket: self.place.bucket().clone(),
+            object: self.object(name),
+        }))
     }
 
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {

@@ -2,6 +2,7 @@
 // Each test file uses a part of it.
 #![allow(dead_code, clippy::unwrap_used, clippy::type_complexity)]
 
+pub mod care;
 pub mod model;
 pub mod redo;
 
