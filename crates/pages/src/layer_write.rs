@@ -187,6 +187,11 @@ impl LayerWriter {
         Ok(())
     }
 
+    /// Bytes so far, but for the block being filled, index and filter.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
     /// Keys so far.
     pub(crate) fn keys(&self) -> usize {
         self.hashes.len()

@@ -19,6 +19,7 @@ mod key;
 mod layer;
 mod layer_read;
 mod layer_write;
+mod load;
 mod manifest;
 mod map;
 mod materialise;
@@ -30,5 +31,6 @@ mod store;
 
 pub use api::{Page, ReadAt, ReadError, SideFile, StoreConfig, StoreError, Tablespace};
 pub use branch::Branch;
+pub use load::{LoadError, Loaded, Loader, discard};
 pub use stats::BranchStats;
 pub use store::Store;
