@@ -22,6 +22,7 @@ mod bytes;
 mod error;
 mod flags;
 mod items;
+mod legacy;
 mod logfile;
 mod mtr;
 mod reader;
@@ -33,6 +34,7 @@ pub use apply::{Applied, apply, page_lsn};
 pub use error::{ApplyError, ApplyFault, LogHeaderError, PageCheck, RecordFault, RedoError};
 pub use flags::{BadSpaceFlags, SpaceFlags};
 pub use items::{Items, MtrItem};
+pub use legacy::{is_unused, old_checksums, verify_old};
 pub use logfile::{
     CHECKPOINT_MTR_LEN, LogGeometry, LogHeader, START_OFFSET, checkpoint_mtr, log_file,
     read_log_file_header,
