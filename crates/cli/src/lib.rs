@@ -7,6 +7,7 @@ pub mod args;
 pub mod cmd;
 pub mod compute;
 pub mod control;
+pub mod datadir;
 pub mod doctor;
 pub mod failure;
 pub mod files;

@@ -85,7 +85,7 @@ pub struct ComputeReport {
     /// Its unix socket.
     pub socket: PathBuf,
     /// The account to log in as.
-    pub user: &'static str,
+    pub user: String,
     /// File that holds that account's password.
     pub password_file: PathBuf,
     /// The compute's directory.
@@ -137,7 +137,7 @@ impl ComputeReport {
             host: record.host.clone(),
             port: record.port,
             socket: record.socket.clone(),
-            user: "root",
+            user: record.user.clone(),
             password_file: state.password_file(),
             dir: state.compute(branch).root().to_owned(),
             pid: alive.then_some(record.process.pid),

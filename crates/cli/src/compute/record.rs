@@ -26,6 +26,9 @@ pub struct ComputeRecord {
     pub port: u16,
     /// Its unix socket.
     pub socket: PathBuf,
+    /// The account that xylem's client uses.
+    #[serde(default = "super::account::root")]
+    pub user: String,
     /// It takes no writes.
     pub read_only: bool,
     /// Its right to write the branch.

@@ -3,7 +3,7 @@
 use super::base::Materialise;
 use super::mycnf::{self, Options, PageServer};
 use super::record::{ComputeRecord, ComputeState, Phase};
-use super::{bootstrap, ready};
+use super::{account, bootstrap, ready};
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::files;
@@ -256,20 +256,21 @@ impl Starter<'_> {
             .await?;
         let socket = self.write_options(branch, dir, port, attached, base.log_bytes(), false)?;
         let _ = std::fs::remove_file(&socket);
+        let user = account::client_user(&data);
 
         let mut args = vec![defaults_file(dir)];
         let accounts = self.project.accounts_wanted();
         let set_accounts = *branch == BranchName::main() && self.project.accounts < accounts;
         let password = self.state.make_password()?;
         if set_accounts {
-            let sql = bootstrap::accounts_sql(&password, accounts);
+            let sql = bootstrap::accounts_sql(&user, &password, accounts);
             files::write_atomic(&dir.init_sql(), sql.as_bytes(), files::SECRET)?;
             let mut arg = OsString::from("--init-file=");
             arg.push(dir.init_sql());
             args.push(arg);
         }
         args.extend(self.project.mariadbd_args.iter().map(OsString::from));
-        let client = mycnf::render_client(&socket, port, &password)?;
+        let client = mycnf::render_client(&user, &socket, port, &password)?;
         files::write_atomic(&dir.client_cnf(), client.as_bytes(), files::SECRET)?;
 
         self.progress
@@ -286,6 +287,7 @@ impl Starter<'_> {
         }
         .spawn()?;
         let mut record = self.record(branch, process, port, socket, attached, log_from);
+        record.user = user;
         record.save(dir)?;
         let ready = ready::wait(process, &record.socket, &dir.log(), log_from).await;
         let _ = std::fs::remove_file(dir.init_sql());
@@ -327,6 +329,7 @@ impl Starter<'_> {
             host: ports::reachable(self.project.bind).to_string(),
             port,
             socket,
+            user: account::root(),
             read_only: false,
             epoch: attached.epoch,
             start_lsn: attached.start_lsn,
@@ -398,6 +401,7 @@ impl Starter<'_> {
                 .as_deref()
                 .unwrap_or(mycnf::BUFFER_POOL),
             page_size: self.project.page_size,
+            undo_tablespaces: account::undo_tablespaces(&dir.data()),
             log_file_bytes,
             includes: includes.into_iter().filter(|path| path.exists()).collect(),
             page_server: PageServer {
@@ -441,7 +445,7 @@ pub fn put_aside(log: &std::path::Path) {
 }
 
 /// Waits for a child; ends it when the waiting is given up.
-async fn wait_child(child: std::process::Child) -> Result<std::process::ExitStatus> {
+pub(crate) async fn wait_child(child: std::process::Child) -> Result<std::process::ExitStatus> {
     struct Guard(std::process::Child);
     impl Drop for Guard {
         fn drop(&mut self) {

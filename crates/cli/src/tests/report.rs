@@ -17,6 +17,7 @@ fn record(process: Process, phase: Phase) -> ComputeRecord {
         host: "127.0.0.1".to_owned(),
         port: 3306,
         socket: "/s/mysql.sock".into(),
+        user: "root".to_owned(),
         read_only: false,
         epoch: 2,
         start_lsn: 12288,
