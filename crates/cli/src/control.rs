@@ -1,5 +1,7 @@
 //! Calls to the server's Control service, with errors that people understand.
 
+mod import;
+
 use crate::failure::Failure;
 use anyhow::{Context, Result};
 use std::time::{Duration, Instant};

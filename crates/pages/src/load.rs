@@ -153,6 +153,11 @@ impl Loader {
         self.lsn
     }
 
+    /// What has come so far; layers are counted at the end.
+    pub fn so_far(&self) -> Loaded {
+        self.counts
+    }
+
     /// A tablespace; its pages come next.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //! and file; [`run`] serves until told to stop; [`project`] knows what stands
 //! in a data directory.
 
+mod adopt;
 mod branch;
 pub mod config;
 mod error;

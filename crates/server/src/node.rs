@@ -3,6 +3,7 @@
 use crate::branch::OpenBranch;
 use crate::config::ServerConfig;
 use crate::metrics::{Metrics, StreamGuard, StreamKind};
+use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{Semaphore, watch};
@@ -52,7 +53,14 @@ pub struct Opened {
     /// What all branches share.
     pub store: Arc<Store>,
     /// By name.
-    pub branches: BTreeMap<String, Arc<OpenBranch>>,
+    pub branches: RwLock<BTreeMap<String, Arc<OpenBranch>>>,
+}
+
+impl Opened {
+    /// The branches, by name.
+    pub fn all(&self) -> Vec<Arc<OpenBranch>> {
+        self.branches.read().values().map(Arc::clone).collect()
+    }
 }
 
 /// Counts a stream as open, and says when it must end.
@@ -131,11 +139,7 @@ impl Node {
         if self.phase() != Phase::Ready {
             reasons.push(format!("server: {}", self.phase().as_str()));
         }
-        for branch in self
-            .opened()
-            .iter()
-            .flat_map(|opened| opened.branches.values())
-        {
+        for branch in self.opened().iter().flat_map(|opened| opened.all()) {
             if let Some(reason) = branch.broken() {
                 reasons.push(format!("branch {}: {reason}", branch.name));
             }
@@ -146,7 +150,7 @@ impl Node {
     /// Everything counted, as text for a scrape.
     pub fn scrape(&self) -> String {
         if let Some(opened) = self.opened() {
-            for branch in opened.branches.values() {
+            for branch in opened.all() {
                 self.metrics.set_branch(&branch.name, &branch.state());
             }
             self.metrics

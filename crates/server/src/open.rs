@@ -1,5 +1,6 @@
 //! Opens what a data directory holds: project, store, logs, branches.
 
+use crate::adopt;
 use crate::branch::OpenBranch;
 use crate::config::ServerConfig;
 use crate::error::ServerError;
@@ -7,6 +8,7 @@ use crate::metrics::Metrics;
 use crate::node::Opened;
 use crate::project::{self, BranchMeta, InnodbParams, Project};
 use jiff::Timestamp;
+use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -60,6 +62,7 @@ pub(crate) fn open(config: &ServerConfig, metrics: &Metrics) -> Result<Opened, S
         branch: "*".to_owned(),
         source,
     })?;
+    adopt::sweep(config, &project, &store);
     let mut branches = BTreeMap::new();
     for (name, meta) in &project.branches {
         branches.insert(
@@ -73,10 +76,13 @@ pub(crate) fn open(config: &ServerConfig, metrics: &Metrics) -> Result<Opened, S
         took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         "project is open"
     );
-    Ok(Opened { store, branches })
+    Ok(Opened {
+        store,
+        branches: RwLock::new(branches),
+    })
 }
 
-fn open_branch(
+pub(crate) fn open_branch(
     config: &ServerConfig,
     metrics: &Metrics,
     store: &Arc<Store>,
@@ -110,11 +116,11 @@ fn open_branch(
 
 /// Closes everything: logs first, so that nothing more comes.
 pub(crate) async fn close(opened: &Opened) {
-    for branch in opened.branches.values() {
+    for branch in opened.all() {
         if let Err(error) = branch.log.close().await {
             tracing::error!(branch = %branch.name, %error, "cannot close the log");
         }
-        let closing = Arc::clone(branch);
+        let closing = Arc::clone(&branch);
         match tokio::task::spawn_blocking(move || closing.pages.shutdown()).await {
             Ok(()) => {}
             Err(error) => {

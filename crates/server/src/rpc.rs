@@ -4,6 +4,7 @@ mod backup;
 mod call;
 mod control;
 mod convert;
+mod import;
 mod pages;
 mod status;
 #[cfg(test)]

@@ -100,11 +100,12 @@ impl Copy<'_> {
         ))
     }
 
-    /// Makes the copy; `copied` is told how many bytes were read. Blocking.
+    /// Makes the copy; `copied` is told how many bytes were read, and may end
+    /// it. Blocking.
     ///
     /// # Errors
     /// When reading or writing fails.
-    pub fn make(&self, mut copied: impl FnMut(u64)) -> Result<()> {
+    pub fn make(&self, mut copied: impl FnMut(u64) -> std::io::Result<()>) -> Result<()> {
         let data = self.data();
         files::make_private_dir(&data)?;
         files::make_private_dir(&self.work.join("tmp"))?;
@@ -115,7 +116,8 @@ impl Copy<'_> {
             match file.size {
                 None => files::make_private_dir(&to)?,
                 Some(_) => {
-                    copy::file(&file.source, &to, |_| {}).with_context(|| failed(&file.source))?;
+                    copy::file(&file.source, &to, |_| Ok(()))
+                        .with_context(|| failed(&file.source))?;
                 }
             }
         }
@@ -139,7 +141,7 @@ impl Copy<'_> {
                 _ => continue,
             };
             if to.parent().is_some_and(Path::is_dir) {
-                copy::file(&entry.path, &to, |_| {}).with_context(|| failed(&entry.path))?;
+                copy::file(&entry.path, &to, |_| Ok(())).with_context(|| failed(&entry.path))?;
             }
         }
         self.make_log()
@@ -157,7 +159,7 @@ impl Copy<'_> {
                 bail!("there is no system tablespace");
             };
             let from = dir.with_file_name(LOG);
-            return copy::file(&from, &to, |_| {})
+            return copy::file(&from, &to, |_| Ok(()))
                 .with_context(|| format!("cannot copy {}", from.display()));
         }
         let start = stopped.end.0 - xylem_redo::CHECKPOINT_MTR_LEN as u64;

@@ -11,11 +11,15 @@ const READ_BYTES: usize = 1 << 20;
 /// Zeros of this length become a hole.
 const HOLE_BYTES: usize = 64 << 10;
 
-/// Copies a file; `copied` is told how many bytes were read.
+/// Copies a file; `copied` is told how many bytes were read, and may end it.
 ///
 /// # Errors
 /// When reading or writing fails, or `to` is there.
-pub fn file(from: &Path, to: &Path, mut copied: impl FnMut(u64)) -> io::Result<()> {
+pub fn file(
+    from: &Path,
+    to: &Path,
+    mut copied: impl FnMut(u64) -> io::Result<()>,
+) -> io::Result<()> {
     let out = create(to)?;
     let len = append(from, &out, 0, &mut copied)?;
     out.set_len(len)
@@ -25,7 +29,11 @@ pub fn file(from: &Path, to: &Path, mut copied: impl FnMut(u64)) -> io::Result<(
 ///
 /// # Errors
 /// When reading or writing fails, or `to` is there.
-pub fn tablespace(space: &Tablespace, to: &Path, mut copied: impl FnMut(u64)) -> io::Result<()> {
+pub fn tablespace(
+    space: &Tablespace,
+    to: &Path,
+    mut copied: impl FnMut(u64) -> io::Result<()>,
+) -> io::Result<()> {
     let out = create(to)?;
     let mut at = 0;
     for part in space.paths() {
@@ -44,7 +52,12 @@ fn create(to: &Path) -> io::Result<File> {
 
 /// Writes what is not zero of the file `from` to `out` from byte `base` on;
 /// its length.
-fn append(from: &Path, out: &File, base: u64, copied: &mut impl FnMut(u64)) -> io::Result<u64> {
+fn append(
+    from: &Path,
+    out: &File,
+    base: u64,
+    copied: &mut impl FnMut(u64) -> io::Result<()>,
+) -> io::Result<u64> {
     let file = File::open(from)?;
     let mut buffer = vec![0; READ_BYTES];
     let mut at = 0u64;
@@ -64,6 +77,6 @@ fn append(from: &Path, out: &File, base: u64, copied: &mut impl FnMut(u64)) -> i
             start += piece.len() as u64;
         }
         at += count as u64;
-        copied(count as u64);
+        copied(count as u64)?;
     }
 }

@@ -48,18 +48,19 @@ pub struct Found {
 
 /// Goes over the pages of `space` in order and gives those that are not all
 /// zeros to `take`, each valid and sealed, as far as none was bad before. No
-/// page may be newer than `end`. `read` is told how many bytes were read.
+/// page may be newer than `end`. `read` is told how many bytes were read, and
+/// may end it.
 ///
 /// The doublewrite buffer is left out: copies of other pages, of no use to a
 /// server that was stopped.
 ///
 /// # Errors
-/// When reading fails, or `take` does.
+/// When reading fails, or `take` or `read` does.
 pub fn scan<E: From<io::Error>>(
     space: &Tablespace,
     end: Lsn,
     mut take: impl FnMut(u32, &[u8]) -> Result<(), E>,
-    mut read: impl FnMut(u64),
+    mut read: impl FnMut(u64) -> Result<(), E>,
 ) -> Result<Found, E> {
     let reader = space.reader()?;
     let size = space.page_bytes();
@@ -77,7 +78,7 @@ pub fn scan<E: From<io::Error>>(
         let room = (space.pages - first) as usize * size;
         let room = room.min(buffer.len() / size * size);
         let count = reader.read(first, buffer.get_mut(..room).unwrap_or_default())?;
-        read(u64::from(count) * size as u64);
+        read(u64::from(count) * size as u64)?;
         for (no, page) in (first..first + count).zip(buffer.chunks_exact_mut(size)) {
             let describes = (no as usize).is_multiple_of(size);
             if describes {

@@ -84,6 +84,12 @@ impl Plan {
         self.spaces.iter().map(Tablespace::bytes).sum()
     }
 
+    /// Undo tablespaces.
+    pub fn undo_tablespaces(&self) -> usize {
+        let is_undo = |s: &&Tablespace| classify::top(&s.name) == Top::Undo;
+        self.spaces.iter().filter(is_undo).count()
+    }
+
     /// Takes what is in the copy; the number of undo tablespaces.
     fn copied(&mut self, copy: &Path) -> Result<usize> {
         let mut undo = 0;

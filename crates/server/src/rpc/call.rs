@@ -57,7 +57,9 @@ pub(super) fn caller(node: &Node, metadata: &MetadataMap) -> Result<Caller, Stat
     };
     let branch = opened
         .branches
+        .read()
         .get(name.as_str())
+        .map(Arc::clone)
         .ok_or_else(|| Status::not_found(format!("there is no branch {name}")))?;
     let epoch = match text(metadata, EPOCH_KEY)? {
         None => None,
@@ -67,10 +69,7 @@ pub(super) fn caller(node: &Node, metadata: &MetadataMap) -> Result<Caller, Stat
             ))
         })?)),
     };
-    Ok(Caller {
-        branch: Arc::clone(branch),
-        epoch,
-    })
+    Ok(Caller { branch, epoch })
 }
 
 fn text<'a>(metadata: &'a MetadataMap, key: &str) -> Result<Option<&'a str>, Status> {

@@ -2,17 +2,18 @@
 
 use super::call::{self, Caller};
 use super::pages::blocking;
-use super::{Answers, backup, convert, status};
+use super::{Answers, backup, convert, import, status};
 use crate::node::{Node, Phase};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use xylem_pages::ReadAt;
 use xylem_proto::control::control_server::Control;
 use xylem_proto::control::{
     AttachRequest, AttachResponse, BaseBackupRequest, BaseItem, Branch, GetTablespaceRequest,
-    ListBranchesRequest, ListBranchesResponse, StatusRequest, StatusResponse, Tablespace,
+    ImportItem, ImportResponse, ListBranchesRequest, ListBranchesResponse, StatusRequest,
+    StatusResponse, Tablespace,
 };
 use xylem_types::{Lsn, SpaceId};
 
@@ -68,8 +69,8 @@ impl Control for ControlService {
     ) -> Result<Response<ListBranchesResponse>, Status> {
         let opened = call::admitted(&self.node, request.metadata())?;
         let branches = opened
-            .branches
-            .values()
+            .all()
+            .into_iter()
             .map(|branch| {
                 let state = branch.state();
                 Branch {
@@ -145,6 +146,16 @@ impl Control for ControlService {
         let tablespace = blocking(&self.node, move || backup::one(&branch, &which, at)).await?;
         caller.check_epoch()?;
         Ok(Response::new(tablespace))
+    }
+
+    async fn import_branch(
+        &self,
+        request: Request<Streaming<ImportItem>>,
+    ) -> Result<Response<ImportResponse>, Status> {
+        call::admitted(&self.node, request.metadata())?;
+        import::import(&self.node, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn status(

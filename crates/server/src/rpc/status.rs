@@ -66,7 +66,7 @@ pub(super) fn of_attach(error: &AttachError, branch: &str) -> Status {
     }
 }
 
-fn of_io(error: &std::io::Error, message: String) -> Status {
+pub(super) fn of_io(error: &std::io::Error, message: String) -> Status {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Status::resource_exhausted(message),
         _ => Status::unavailable(message),
