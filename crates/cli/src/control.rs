@@ -1,6 +1,7 @@
 //! Calls to the server's Control service, with errors that people understand.
 
 mod import;
+pub mod pages;
 
 use crate::failure::Failure;
 use anyhow::{Context, Result};

@@ -71,6 +71,7 @@ async fn dispatch(app: app::App, command: Command) -> Result<()> {
         Command::Compute(command) => cmd::compute::run(&app, &command).await,
         Command::Branch(command) => cmd::branch::run(&app, &command).await,
         Command::Doctor => cmd::doctor::run(&app).await,
+        Command::Export(args) => cmd::export::run(&app, &args).await,
         Command::Import(args) => cmd::import::run(app, &args).await,
         Command::Template(args) => cmd::template::run(&args).await,
         // Done before there is a runtime.

@@ -25,6 +25,7 @@ mod items;
 mod legacy;
 mod logfile;
 mod mtr;
+mod nameslog;
 mod reader;
 mod record;
 mod seal;
@@ -40,6 +41,7 @@ pub use logfile::{
     read_log_file_header,
 };
 pub use mtr::{MTR_SIZE_MAX, Mtr, ParseStep, parse_mtr};
+pub use nameslog::log_file_naming;
 pub use reader::MtrReader;
 pub use record::{FileEvent, Op, Record, RecordKind, Records};
 pub use seal::{seal, verify};

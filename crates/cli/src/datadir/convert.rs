@@ -10,6 +10,7 @@
 use super::SYSTEM_DATABASES;
 use super::copy;
 use super::names;
+use super::stock::{LOG_BYTES, Stock, sql_text};
 use super::stopped::LOG;
 use super::survey::Survey;
 use crate::failure::Failure;
@@ -17,10 +18,8 @@ use crate::files;
 use crate::home::Home;
 use crate::project::Accounts;
 use anyhow::{Context, Result, bail};
-use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 #[cfg(test)]
 mod tests;
@@ -28,8 +27,6 @@ mod tests;
 /// The account that Xylem's own client uses on an imported database, whose
 /// `root` is its owner's.
 pub const USER: &str = "xylem";
-/// Size of the log that the copy starts on, in bytes.
-const LOG_BYTES: u64 = 96 << 20;
 /// What stock MariaDB and its new tables take besides the copy, in bytes.
 const SLACK_BYTES: u64 = 256 << 20;
 /// A log table that is larger is emptied: side files go to each compute.
@@ -52,11 +49,6 @@ impl Copy<'_> {
     /// The copy's data directory.
     pub fn data(&self) -> PathBuf {
         self.work.join("data")
-    }
-
-    /// What MariaDB says.
-    pub fn log(&self) -> PathBuf {
-        self.work.join("mariadbd.log")
     }
 
     fn is_copied(&self, path: &str) -> bool {
@@ -108,7 +100,6 @@ impl Copy<'_> {
     pub fn make(&self, mut copied: impl FnMut(u64) -> std::io::Result<()>) -> Result<()> {
         let data = self.data();
         files::make_private_dir(&data)?;
-        files::make_private_dir(&self.work.join("tmp"))?;
         let s = self.survey;
         let failed = |path: &Path| format!("cannot copy {} to {}", path.display(), data.display());
         for file in s.side.iter().filter(|f| self.is_copied(&f.path)) {
@@ -224,91 +215,26 @@ impl Copy<'_> {
     /// # Errors
     /// When it fails. Without a copy of all tables also when it complains.
     pub async fn convert(&self, password: &str, accounts: Accounts) -> Result<()> {
-        let sql = self.work.join("convert.sql");
-        files::write_atomic(&sql, self.sql(password, accounts).as_bytes(), files::SECRET)?;
-        let log = std::fs::File::create(self.log())
-            .with_context(|| format!("cannot write {}", self.log().display()))?;
-        let child = Command::new(self.home.mariadbd())
-            .args(self.arguments())
-            .env("LD_LIBRARY_PATH", self.home.library_path())
-            .current_dir(self.data())
-            .stdin(std::fs::File::open(&sql)?)
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .context("cannot start stock MariaDB")?;
-        let status = crate::compute::start::wait_child(child).await?;
-        let _ = std::fs::remove_file(&sql);
-        let text = std::fs::read_to_string(self.log()).unwrap_or_default();
-        let complains = text
-            .lines()
-            .any(|line| line.contains("[ERROR]") || line.starts_with("ERROR:"));
-        if status.success() && !complains {
-            return Ok(());
-        }
-        if status.success() && self.whole {
-            return Ok(());
-        }
-        Err(crate::compute::ready::died(
-            &format!(
-                "converting MariaDB's own tables to InnoDB failed (mariadbd --bootstrap: {status})"
-            ),
-            &self.log(),
-            0,
-        ))
-    }
-
-    fn arguments(&self) -> Vec<OsString> {
-        let path = |name: &str, path: &Path| {
-            let mut arg = OsString::from(format!("--{name}="));
-            arg.push(path);
-            arg
-        };
-        let share = self.home.share();
-        let mut args = vec![
-            OsString::from("--no-defaults"),
-            OsString::from("--bootstrap"),
-            path("basedir", &self.home.basedir()),
-            path("lc-messages-dir", &share),
-            path("character-sets-dir", &share.join("charsets")),
-            path("plugin-dir", &self.home.basedir().join("lib/mysql/plugin")),
-            path("datadir", &self.data()),
-            path("tmpdir", &self.work.join("tmp")),
-        ];
-        let s = self.survey;
+        const DOING: &str = "converting MariaDB's own tables to InnoDB";
         // Purge everything, and empty the change buffer; or touch nothing.
-        let (recovery, shutdown) = if self.whole { (0, 0) } else { (3, 1) };
-        args.extend(
-            [
-                "--skip-networking",
-                "--skip-log-bin",
-                "--skip-slave-start",
-                "--event-scheduler=OFF",
-                "--enforce-storage-engine=",
-                "--log-warnings=2",
-                "--max-allowed-packet=64M",
-                "--innodb-buffer-pool-size=256M",
-                "--innodb-buffer-pool-load-at-startup=OFF",
-                "--innodb-buffer-pool-dump-at-shutdown=OFF",
-                "--innodb-data-file-path=ibdata1:12M:autoextend",
-                "--innodb-flush-log-at-trx-commit=0",
-            ]
-            .map(OsString::from),
-        );
-        args.extend(
-            [
-                format!("--innodb-page-size={}", s.page_size()),
-                format!("--innodb-undo-tablespaces={}", s.undo.len()),
-                format!("--innodb-log-file-size={LOG_BYTES}"),
-                format!("--innodb-force-recovery={recovery}"),
-                format!("--innodb-fast-shutdown={shutdown}"),
-            ]
-            .map(OsString::from),
-        );
-        if rustix::process::geteuid().is_root() {
-            args.push("--user=root".into());
+        let (force_recovery, fast_shutdown) = if self.whole { (0, 0) } else { (3, 1) };
+        let data = self.data();
+        let stock = Stock {
+            home: self.home,
+            data: &data,
+            work: self.work,
+            page_size: self.survey.page_size(),
+            undo_tablespaces: self.survey.undo.len(),
+            force_recovery,
+            fast_shutdown,
+        };
+        let text = stock.run(DOING, &self.sql(password, accounts)).await?;
+        let complains = text.lines().any(files::is_error_line);
+        if complains && !self.whole {
+            let what = format!("{DOING} failed");
+            return Err(crate::compute::ready::died(&what, &stock.log(), 0));
         }
-        args
+        Ok(())
     }
 }
 
@@ -332,8 +258,4 @@ fn accounts_sql(password: &str, accounts: Accounts) -> String {
         );
     }
     out
-}
-
-fn sql_text(text: &str) -> String {
-    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
 }

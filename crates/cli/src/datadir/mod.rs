@@ -4,8 +4,10 @@
 //! The way through: [`survey`] looks at all files and says what stands in the
 //! way; [`pages`] checks the pages of a tablespace; [`copy`] and [`convert`]
 //! bring MariaDB's own tables into InnoDB, on a copy; [`plan`] puts together what
-//! is loaded. Nothing here writes into
-//! the directory that is looked at.
+//! is loaded. Nothing here writes into the directory that is looked at.
+//!
+//! The way back: [`target`] is the directory that is written, [`fetch`] fills
+//! its tablespaces, [`restore`] brings MariaDB's own tables back to Aria.
 
 pub mod bytes;
 pub mod classify;
@@ -13,16 +15,21 @@ pub mod compressed;
 pub mod convert;
 pub mod copy;
 pub mod dictionary;
+pub mod fetch;
 pub mod frm;
 pub mod meter;
+pub mod moment;
 pub mod names;
 pub mod pages;
 pub mod plan;
 pub mod refusal;
+pub mod restore;
 pub mod send;
+pub mod stock;
 pub mod stopped;
 pub mod survey;
 pub mod tablespace;
+pub mod target;
 pub mod walk;
 
 /// The databases whose tables are MariaDB's own.
