@@ -57,6 +57,21 @@ pub struct ImportArgs {
     /// Where the layers of a new project go; cannot be changed later
     #[arg(long, value_name = "URL")]
     pub object_store: Option<String>,
+    /// Port of a new project's gRPC [default: 8080, or the next free one]
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..))]
+    pub grpc_port: Option<u16>,
+    /// Port of a new project's HTTP [default: 8081, or the next free one]
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..))]
+    pub http_port: Option<u16>,
+}
+
+impl ImportArgs {
+    fn ports(&self) -> WantedPorts {
+        WantedPorts {
+            grpc: self.grpc_port,
+            http: self.http_port,
+        }
+    }
 }
 
 fn branch(text: &str) -> Result<BranchName, String> {
@@ -372,14 +387,7 @@ async fn check_branch(
         ));
     }
     let home = Home::find()?;
-    let running = server::ensure(
-        &app.state,
-        &home,
-        &mut project,
-        WantedPorts::default(),
-        progress,
-    )
-    .await?;
+    let running = server::ensure(&app.state, &home, &mut project, args.ports(), progress).await?;
     let branches = running.control.branches().await?;
     let used = |b: &xylem_proto::control::Branch| b.epoch > 0 || b.applied_lsn > 12_288;
     if branches
@@ -576,14 +584,7 @@ async fn connect(
     }
     // A template's branch main is not empty.
     let bare = home.clone().without_template();
-    let running = server::ensure(
-        &app.state,
-        &bare,
-        &mut project,
-        WantedPorts::default(),
-        progress,
-    )
-    .await?;
+    let running = server::ensure(&app.state, &bare, &mut project, args.ports(), progress).await?;
     Ok(running.control)
 }
 

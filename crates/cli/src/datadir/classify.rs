@@ -44,9 +44,11 @@ pub fn top(name: &str) -> Top {
         return Top::LeftOut;
     }
     match name {
-        "ddl_recovery.log" | "ddl_recovery-backup.log" | "tc.log" => return Top::Running,
+        "ddl_recovery.log" | "tc.log" => return Top::Running,
         "mysql_upgrade_info" | "mariadb_upgrade_info" => return Top::Version,
+        // The second is left by a start after a crash.
         "ib_buffer_pool"
+        | "ddl_recovery-backup.log"
         | "ddl.log"
         | "backup-my.cnf"
         | "xylem.user"

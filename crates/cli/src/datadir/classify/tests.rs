@@ -16,6 +16,7 @@ fn files_of_the_server() {
         ("aria_log_control", Top::Aria),
         ("aria_log.00000001", Top::Aria),
         ("ddl_recovery.log", Top::Running),
+        ("ddl_recovery-backup.log", Top::LeftOut),
         ("tc.log", Top::Running),
         ("mysql_upgrade_info", Top::Version),
         ("mariadb_upgrade_info", Top::Version),
