@@ -139,7 +139,7 @@ fn of_store(error: &StoreError, message: String) -> Status {
     }
 }
 
-fn of_io(error: &std::io::Error, message: String) -> Status {
+pub(super) fn of_io(error: &std::io::Error, message: String) -> Status {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Status::resource_exhausted(message),
         _ => Status::unavailable(message),
