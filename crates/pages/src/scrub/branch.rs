@@ -487,7 +487,7 @@ impl BranchCheck {
             if let Some(shared) = &shared {
                 // On its way out.
                 let leaving = shared.leaving.lock();
-                leaving.iter().for_each(|l| drop(now.remove(&l.name)));
+                now.retain(|name| leaving.iter().all(|l| l.name != *name));
             }
             for name in self.unnamed.intersection(&now).cloned().collect::<Vec<_>>() {
                 self.add(&name, FindingKind::Orphan, orphan(&name).into());
