@@ -4,6 +4,7 @@
 //! same for async callers. See docs/object-storage.md.
 
 mod bucket;
+pub mod cache;
 mod check;
 mod error;
 mod objects;
@@ -14,6 +15,7 @@ pub mod testing;
 mod upload;
 
 pub use bucket::Bucket;
+pub use cache::{CacheConfig, CacheStats, CacheWriter, CachedObject, DiskCache};
 pub use check::CheckError;
 pub use error::{ObjectError, Reason, outcome_unknown};
 pub use objects::{BucketStats, Created, Objects};

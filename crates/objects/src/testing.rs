@@ -7,7 +7,15 @@ pub use faulty::{Fault, Faulty, Op, Rates};
 pub use s3server::S3Server;
 
 use crate::Retry;
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use std::sync::Arc;
 use std::time::Duration;
+
+/// An empty store in memory.
+pub fn memory() -> Arc<dyn ObjectStore> {
+    Arc::new(InMemory::new())
+}
 
 /// Retries that do not keep a test waiting.
 pub fn quick() -> Retry {

@@ -4,10 +4,13 @@
 
 use std::time::{Duration, Instant};
 
+type Pack = Box<dyn Fn(&[u8]) -> Vec<u8>>;
+type Unpack = Box<dyn Fn(&[u8], usize) -> Vec<u8>>;
+
 struct Codec {
     name: &'static str,
-    pack: Box<dyn Fn(&[u8]) -> Vec<u8>>,
-    unpack: Box<dyn Fn(&[u8], usize) -> Vec<u8>>,
+    pack: Pack,
+    unpack: Unpack,
 }
 
 fn zstd(name: &'static str, level: i32) -> Codec {

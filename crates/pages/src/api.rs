@@ -57,6 +57,11 @@ pub struct StoreConfig {
     pub clock: Clock,
     /// Whether the log is trimmed behind what layers durably hold.
     pub trim_log: bool,
+    /// What the scrub that goes on in the background reads from the store in a
+    /// second, over all branches; 0: there is none.
+    pub scrub_bytes_per_second: u64,
+    /// It begins with a branch again after so long at the earliest.
+    pub scrub_pause: Duration,
 }
 
 impl Default for StoreConfig {
@@ -72,6 +77,8 @@ impl Default for StoreConfig {
             history: Duration::from_secs(7 * 24 * 3600),
             clock: Clock::system(),
             trim_log: true,
+            scrub_bytes_per_second: 2 << 20,
+            scrub_pause: Duration::from_secs(3600),
         }
     }
 }

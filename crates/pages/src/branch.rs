@@ -4,6 +4,7 @@ use crate::api::{ReadError, StoreError};
 use crate::files::Files;
 use crate::flush;
 use crate::fork::Forks;
+use crate::health::Health;
 use crate::ingest;
 use crate::layer_read::{LayerFile, Source};
 use crate::manifest::{Ancestor, Manifest, Resume};
@@ -90,6 +91,7 @@ pub(crate) struct Shared {
     pub(crate) parent: Option<Parent>,
     /// Where others left this one.
     pub(crate) forks: Forks,
+    pub(crate) health: Health,
 }
 
 impl Shared {
@@ -459,6 +461,7 @@ impl Branch {
             upkeep: Mutex::new(()),
             parent,
             forks: Forks::new(layers_end.unwrap_or(end)),
+            health: Health::default(),
             store: Arc::clone(&store),
         });
         store.add_branch(&shared);
@@ -563,6 +566,7 @@ impl Branch {
         out.open_layer_bytes = layers.open.memory();
         out.frozen_layer_bytes = layers.frozen.iter().map(|f| f.layer.memory()).sum();
         out.frozen_layers = layers.frozen.len() as u64;
+        self.shared.fill(&mut out);
         out
     }
 

@@ -61,15 +61,55 @@ struct Piece {
     len: usize,
 }
 
+/// How much of a history is taken: whole LSNs until one of these is used up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Budget {
+    pub(crate) versions: usize,
+    pub(crate) bytes: usize,
+    /// The LSN of the last version taken.
+    pub(crate) last: Option<Lsn>,
+    /// There was more.
+    pub(crate) spent: bool,
+}
+
+impl Budget {
+    /// Whether a version is taken.
+    fn take(&mut self, lsn: Lsn, bytes: usize) -> bool {
+        if (self.versions == 0 || self.bytes == 0) && self.last != Some(lsn) {
+            self.spent = true;
+        }
+        if !self.spent {
+            self.versions = self.versions.saturating_sub(1);
+            self.bytes = self.bytes.saturating_sub(bytes);
+            self.last = Some(lsn);
+        }
+        !self.spent
+    }
+}
+
 /// The versions found, newest first; complete once [`Chain::done`].
 #[derive(Debug, Default)]
 pub(crate) struct Chain {
     buf: Vec<u8>,
     pieces: Vec<Piece>,
     done: bool,
+    budget: Option<Budget>,
 }
 
 impl Chain {
+    /// For all versions, also those before one that a read would end at.
+    pub(crate) fn history(budget: Budget) -> Chain {
+        Chain {
+            budget: Some(budget),
+            ..Chain::default()
+        }
+    }
+
+    /// What is left of it.
+    pub(crate) fn budget(&self) -> Option<Budget> {
+        self.budget
+    }
+
     /// Whether nothing older is needed.
     pub(crate) fn done(&self) -> bool {
         self.done
@@ -89,6 +129,12 @@ impl Chain {
             self.done = true;
             return false;
         }
+        if let Some(budget) = &mut self.budget
+            && !budget.take(lsn, bytes.len())
+        {
+            self.done = true;
+            return false;
+        }
         let start = self.buf.len();
         self.buf.extend_from_slice(bytes);
         self.pieces.push(Piece {
@@ -97,7 +143,7 @@ impl Chain {
             start,
             len: bytes.len(),
         });
-        self.done = kind.ends_walk();
+        self.done = kind.ends_walk() && self.budget.is_none();
         !self.done
     }
 
@@ -114,6 +160,14 @@ impl Chain {
     /// Whether the oldest version needs nothing before it.
     pub(crate) fn is_self_contained(&self) -> bool {
         self.pieces.last().is_some_and(|p| p.kind.ends_walk())
+    }
+
+    /// The versions, newest first.
+    pub(crate) fn backward(&self) -> impl Iterator<Item = (Lsn, Kind, &[u8])> {
+        self.pieces.iter().map(|p| {
+            let bytes = self.buf.get(p.start..p.start + p.len).unwrap_or_default();
+            (p.lsn, p.kind, bytes)
+        })
     }
 
     /// The versions, oldest first.

@@ -12,6 +12,8 @@
 //! together with how far its inputs were read; so a merge that is interrupted
 //! goes on where it was, and takes little more room than one layer.
 
+pub(crate) mod debt;
+
 use crate::branch::Shared;
 use crate::files::Put;
 use crate::flush::{Fault, publish};
@@ -20,7 +22,7 @@ use crate::layer::LayerKind;
 use crate::layer_read::{LayerError, LayerFile};
 use crate::layer_scan::LayerScan;
 use crate::layer_write::LayerWriter;
-use crate::manifest::Edit;
+use crate::manifest::{Edit, Merging};
 use crate::merge::{Merge, Piece};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -39,6 +41,7 @@ const RATIO: u64 = 2;
 /// Layers that stand side by side and were written together.
 #[derive(Debug)]
 struct Run {
+    number: u64,
     layers: Vec<u64>,
     bytes: u64,
     old_bytes: u64,
@@ -48,8 +51,7 @@ struct Run {
 
 /// What is to be merged.
 struct Plan {
-    /// Layers, oldest first.
-    inputs: Vec<u64>,
+    job: Merging,
     /// They are the branch's oldest, and history before this is folded.
     horizon: Option<Lsn>,
 }
@@ -60,6 +62,7 @@ fn runs(files: &[Arc<LayerFile>]) -> Vec<Run> {
         .map(|layers| {
             let sum = |f: fn(&LayerFile) -> u64| layers.iter().map(|l| f(l)).sum();
             Run {
+                number: layers.first().map_or(0, |l| l.meta.run),
                 layers: layers.iter().map(|l| l.meta.number).collect(),
                 bytes: sum(|l| l.meta.bytes),
                 old_bytes: sum(|l| l.meta.old_bytes),
@@ -135,24 +138,25 @@ impl Shared {
         let merging = self.manifest.lock().merging.clone();
         let layers = self.layers();
         let runs = runs(&layers.files);
-        let all = |range: std::ops::Range<usize>| -> Vec<u64> {
+        let all = |range: std::ops::Range<usize>| {
             let picked = runs.get(range).unwrap_or_default();
-            picked
-                .iter()
-                .flat_map(|r| r.layers.iter().copied())
-                .collect()
+            let newest = picked.last();
+            let layers = picked.iter().flat_map(|r| r.layers.iter().copied());
+            Merging {
+                inputs: layers.collect(),
+                run: newest.map_or(0, |r| r.number),
+                end: newest.map_or(Lsn::ZERO, |r| r.end),
+            }
         };
-        if !merging.is_empty() {
-            // Its own output stands among the layers of its newest run.
-            let oldest = layers.files.first().map(|f| f.meta.number);
-            let horizon = match oldest.is_some_and(|n| merging.contains(&n)) {
+        if let Some(job) = merging {
+            // What it has written stands behind what it reads, or is newer.
+            let oldest = layers.files.first().map(|f| (f.meta.number, f.meta.run));
+            let bottom = oldest.is_some_and(|(n, run)| job.inputs.contains(&n) || run == job.run);
+            let horizon = match bottom {
                 true => Some(self.horizon()?),
                 false => None,
             };
-            return Ok(Some(Plan {
-                inputs: merging,
-                horizon,
-            }));
+            return Ok(Some(Plan { job, horizon }));
         }
         if runs.len() < 2 && runs.first().is_none_or(|r| r.old_bytes == 0) {
             return Ok(None);
@@ -161,7 +165,7 @@ impl Shared {
         let least = self.store.open_limit();
         if let Some(passed) = foldable(&runs, horizon, least) {
             return Ok(Some(Plan {
-                inputs: all(0..passed),
+                job: all(0..passed),
                 horizon: Some(horizon),
             }));
         }
@@ -169,7 +173,7 @@ impl Shared {
         let span_max = newest.bytes_since(horizon.min(newest)) / 2;
         Ok(alike(&runs, span_max).map(|range| Plan {
             horizon: (range.start == 0).then_some(horizon),
-            inputs: all(range),
+            job: all(range),
         }))
     }
 
@@ -195,10 +199,11 @@ impl Shared {
             })
         });
         loop {
-            match self.piece(&plan.inputs, kept.as_ref(), unfoldable)? {
+            match self.piece(&plan.job, kept.as_ref(), unfoldable)? {
                 Piece::Done => return Ok(true),
                 Piece::Unfoldable(key, why) => {
                     tracing::error!(branch = %self.id, key = ?key, error = %why, "a key cannot be folded: all its history stays");
+                    self.note_unfoldable(&key, &why);
                     unfoldable.insert(key);
                 }
             }
@@ -207,7 +212,7 @@ impl Shared {
 
     fn piece(
         &self,
-        inputs: &[u64],
+        job: &Merging,
         kept: Option<&Kept>,
         unfoldable: &HashSet<Vec<u8>>,
     ) -> Result<Piece, Fault> {
@@ -215,13 +220,11 @@ impl Shared {
         let picked: Vec<&Arc<LayerFile>> = layers
             .files
             .iter()
-            .filter(|f| inputs.contains(&f.meta.number))
+            .filter(|f| job.inputs.contains(&f.meta.number))
             .collect();
-        let Some(newest) = picked.last() else {
+        if picked.len() != job.inputs.len() {
             return Err(Fault::Dead("the layers of a merge are gone".into()));
-        };
-        let run = newest.meta.run;
-        let end = picked.iter().map(|f| f.meta.end).max().unwrap_or_default();
+        }
         let mut scans = Vec::new();
         for layer in &picked {
             let scan = LayerScan::open(Arc::clone(layer), self.source());
@@ -240,7 +243,7 @@ impl Shared {
                 number,
                 name.clone(),
                 LayerKind::Delta,
-                end,
+                job.end,
             )?
             .dense();
             let fold = kept.map(|kept| Fold::new(self, kept.clone(), unfoldable));
@@ -250,7 +253,7 @@ impl Shared {
         };
         let written = match write() {
             Ok((Piece::Done, out)) if out.keys() == 0 => Ok(None),
-            Ok((Piece::Done, out)) => out.finish(run).map(Some).map_err(Fault::from),
+            Ok((Piece::Done, out)) => out.finish(job.run).map(Some).map_err(Fault::from),
             Ok((unfoldable, _)) => {
                 let _ = self.files.remove(&name);
                 return Ok(unfoldable);
@@ -276,7 +279,10 @@ impl Shared {
             narrow: narrow.clone(),
             resume: m.resume,
             oldest: m.oldest.max(oldest),
-            merging: left,
+            merging: (!left.is_empty()).then(|| Merging {
+                inputs: left,
+                ..job.clone()
+            }),
         })?;
         self.stats
             .merged_bytes

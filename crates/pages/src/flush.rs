@@ -59,6 +59,9 @@ fn flush_all(shared: &Shared) {
         loop {
             match flush(shared, &frozen) {
                 Ok((files, put)) => {
+                    let bytes = files.iter().map(|f| f.meta.bytes).sum();
+                    shared.stats.flushed_bytes.add(bytes);
+                    shared.health.flush.succeeded();
                     shared.flushed(files);
                     // The log goes only once nothing can bring the manifest
                     // before this one back.
@@ -74,6 +77,7 @@ fn flush_all(shared: &Shared) {
                 }
                 Err(Fault::Again(why)) => {
                     shared.stats.flush_failures.add(1);
+                    shared.flush_failed(&why);
                     if !complained {
                         tracing::error!(branch = %shared.id, error = %why, "flush failed; trying again");
                         complained = true;

@@ -87,6 +87,12 @@ impl Forks {
         self.points.lock().iter().map(|p| p.branch).collect()
     }
 
+    /// The same, and where each left.
+    pub(crate) fn all(&self) -> Vec<(BranchId, Lsn)> {
+        let points = self.points.lock();
+        points.iter().map(|p| (p.branch, p.lsn)).collect()
+    }
+
     /// Where they left, in order, each once; `decide` sees them while no fork
     /// can be added.
     pub(crate) fn points<T>(&self, decide: impl FnOnce(Vec<Lsn>) -> T) -> T {

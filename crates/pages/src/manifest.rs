@@ -10,6 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use xylem_types::{BranchId, Lsn};
 use xylem_wal::Position;
 
+pub(crate) mod look;
 #[cfg(test)]
 mod tests;
 
@@ -47,6 +48,17 @@ pub(crate) struct Ancestor {
     pub(crate) position: Position,
 }
 
+/// A merge that is under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Merging {
+    /// The layers that are not read to their end, oldest first.
+    pub(crate) inputs: Vec<u64>,
+    /// The run of what it writes: the newest of the runs it reads.
+    pub(crate) run: u64,
+    /// The end of that run.
+    pub(crate) end: Lsn,
+}
+
 /// What one manifest changes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Edit {
@@ -57,8 +69,7 @@ pub(crate) struct Edit {
     pub(crate) resume: Resume,
     /// Where the history kept begins, once that is known.
     pub(crate) oldest: Option<Lsn>,
-    /// The layers that a merge under way reads; none when none is.
-    pub(crate) merging: Vec<u64>,
+    pub(crate) merging: Option<Merging>,
 }
 
 /// The newest manifest.
@@ -75,7 +86,7 @@ pub(crate) struct Manifest {
     next_layer: u64,
     /// Oldest first: by run, then by number.
     pub(crate) layers: Vec<LayerMeta>,
-    pub(crate) merging: Vec<u64>,
+    pub(crate) merging: Option<Merging>,
 }
 
 fn name_of(number: u64) -> String {
@@ -179,8 +190,16 @@ fn parse_body(body: &[u8], snapshot: bool) -> Option<Parsed> {
     for _ in 0..d.varint()? {
         edit.add.push(LayerMeta::decode(&mut d)?);
     }
+    let mut inputs = Vec::new();
     for _ in 0..d.varint()? {
-        edit.merging.push(d.varint()?);
+        inputs.push(d.varint()?);
+    }
+    if !inputs.is_empty() {
+        edit.merging = Some(Merging {
+            inputs,
+            run: d.varint()?,
+            end: Lsn(d.varint()?),
+        });
     }
     d.is_empty().then_some(Parsed {
         snapshot,
@@ -222,9 +241,14 @@ fn render(m: &Manifest, edit: Option<&Edit>) -> Vec<u8> {
     for l in add {
         l.encode(&mut body);
     }
-    put_varint(&mut body, m.merging.len() as u64);
-    for n in &m.merging {
+    let inputs = m.merging.as_ref().map(|job| job.inputs.as_slice());
+    put_varint(&mut body, inputs.unwrap_or_default().len() as u64);
+    for n in inputs.unwrap_or_default() {
         put_varint(&mut body, *n);
+    }
+    if let Some(job) = &m.merging {
+        put_varint(&mut body, job.run);
+        put_varint(&mut body, job.end.0);
     }
     let mut out = vec![0u8; HEADER];
     out[..8].copy_from_slice(MAGIC);
@@ -324,7 +348,7 @@ impl Manifest {
             oldest: None,
             next_layer: 1,
             layers: Vec::new(),
-            merging: Vec::new(),
+            merging: None,
         }
     }
 

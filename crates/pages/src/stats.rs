@@ -38,6 +38,32 @@ macro_rules! counters {
             pub frozen_layer_bytes: u64,
             /// Layers that wait to be flushed.
             pub frozen_layers: u64,
+            /// Bytes of delta layers.
+            pub delta_bytes: u64,
+            /// Bytes of image layers.
+            pub image_bytes: u64,
+            /// Bytes of versions, before packing, that newer ones in the same
+            /// layer follow: about what folding would take away.
+            pub old_bytes: u64,
+            /// Runs of layers: what a read may have to look into.
+            pub runs: u64,
+            /// Bytes of all tablespaces as files, as of the last look.
+            pub database_bytes: u64,
+            /// Bytes of layers that wait to be merged, as of the last look.
+            pub merge_debt_bytes: u64,
+            /// Branches that left it.
+            pub forks: u64,
+            /// Where the history kept begins; 0 while there is none.
+            pub oldest_lsn: u64,
+            /// How far back the history kept reaches, in microseconds; 0 when
+            /// that is not known.
+            pub history_us: u64,
+            /// Bytes that the scrub under way has still to read.
+            pub scrub_left_bytes: u64,
+            /// Damage that the last scrub found.
+            pub scrub_damaged: u64,
+            /// When that ended, in microseconds since 1970; 0: never.
+            pub scrub_ended_us: u64,
         }
 
         impl Counters {
@@ -59,6 +85,8 @@ counters! {
     ingest_waits,
     /// Layers flushed.
     flushes,
+    /// Bytes of layers that flushes wrote.
+    flushed_bytes,
     /// Flushes that failed and were tried again.
     flush_failures,
     /// Page images written by flushes.
@@ -69,6 +97,14 @@ counters! {
     merged_bytes,
     /// Merges that failed and were put off.
     merge_failures,
+    /// Keys found that cannot be folded.
+    unfoldable_keys,
+    /// Scrubs that came to their end.
+    scrubs,
+    /// Bytes that scrubs read.
+    scrubbed_bytes,
+    /// Damage that scrubs found, each time they found it.
+    scrub_damage,
     /// Log trims that failed.
     trim_failures,
     /// Pages asked for.

@@ -4,6 +4,7 @@
 use crate::api::StoreError;
 use crate::branch::{Branch, Shared};
 use crate::flush::Fault;
+use crate::scrub::background::Background;
 use crate::store::Store;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
@@ -45,13 +46,16 @@ impl Store {
 
 fn run(store: &Weak<Store>) {
     let mut turns: HashMap<BranchId, Turn> = HashMap::new();
+    let mut scrub = Background::new();
     while let Some(branches) = store.upgrade().map(|s| s.live()) {
         let mut busy = false;
         turns.retain(|id, _| branches.iter().any(|b| b.id == *id));
         for branch in branches.iter().filter(|b| !b.stopped()) {
             branch.flush_when_old();
+            branch.look();
             busy |= turn(branch, turns.entry(branch.id).or_default());
         }
+        scrub.turn(&branches);
         // Whoever closes the store must not wait for this thread's hold on it.
         drop(branches);
         if !busy {
@@ -69,6 +73,7 @@ fn turn(branch: &Shared, turn: &mut Turn) -> bool {
     let why = match branch.compact(&mut turn.unfoldable) {
         Ok(busy) => {
             turn.not_before = None;
+            branch.health.merge.succeeded();
             return busy;
         }
         Err(Fault::Stopped) => return false,
@@ -79,6 +84,7 @@ fn turn(branch: &Shared, turn: &mut Turn) -> bool {
         Err(Fault::Again(why) | Fault::Stuck(why)) => why,
     };
     branch.stats.merge_failures.add(1);
+    branch.merge_failed(&why);
     let pause = turn
         .not_before
         .map_or(PAUSE_MIN, |(_, p)| (p * 2).min(PAUSE_MAX));

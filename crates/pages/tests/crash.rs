@@ -73,6 +73,7 @@ fn live_and_die(dir: &std::path::Path, n: u64) -> bool {
     }
     let died = steps.load(Ordering::SeqCst) > n;
     drop(opened);
+    common::care::undamaged(dir);
     let branch = open(small(), dir, &log);
     model.check_all(&branch, 20);
     branch.flush_now();
@@ -84,6 +85,7 @@ fn live_and_die(dir: &std::path::Path, n: u64) -> bool {
         .map(|e| e.unwrap().file_name().into_string().unwrap())
         .collect();
     assert!(!names.iter().any(|n| n.ends_with(".tmp")), "{names:?}");
+    common::care::clean(dir);
     died
 }
 

@@ -7,13 +7,14 @@ mod common;
 
 use common::model::Model;
 use common::{MemLog, catch_up, copy_place, place, small};
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use xylem_pages::files::{LocalPlace, Place};
 use xylem_pages::{Branch, Clock, ForkError, ReadAt, ReadError, Store, StoreConfig};
@@ -43,10 +44,14 @@ struct World {
 }
 
 fn place_of(dir: &std::path::Path, failures: u32, seed: u64) -> Arc<dyn Place> {
+    // Whoever merges in the background lets go of it soon.
+    while LocalPlace::open(dir).is_err() {
+        std::thread::yield_now();
+    }
     if failures == 0 {
         return place(dir);
     }
-    let rng = parking_lot::Mutex::new(StdRng::seed_from_u64(seed));
+    let rng = Mutex::new(StdRng::seed_from_u64(seed));
     let hook = Arc::new(move |_: xylem_pages::files::Step<'_>| {
         match rng.lock().random_range(0..1000) < failures {
             true => Err(io::Error::other("made to fail")),
@@ -359,18 +364,61 @@ fn run(seed: u64, steps: usize, failures: u32, configure: impl Fn(&mut StoreConf
 
 #[test]
 fn branches_and_history() {
-    for seed in 0..6 {
+    for seed in 0..4 {
         run(seed, 3000, 0, |_| {});
     }
 }
 
 #[test]
 fn everything_is_folded_at_once() {
-    for seed in 10..13 {
+    for seed in 10..12 {
         run(seed, 3000, 0, |c| {
             c.open_layer_bytes = 4 << 10;
             c.merged_layer_bytes = 8 << 10;
         });
+    }
+}
+
+struct Done(AtomicBool);
+
+/// Says so even when the test fails.
+struct Ended<'a>(&'a Done);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Release);
+    }
+}
+
+/// Merges go on all the time, beside everything else.
+#[test]
+fn merges_in_the_background() {
+    for seed in 30..32 {
+        let mut world = World::new(seed, 0, |c| c.open_layer_bytes = 8 << 10);
+        let shown: Arc<Mutex<Vec<Arc<Branch>>>> = Arc::default();
+        let done = Done(AtomicBool::new(false));
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                while !done.0.load(Ordering::Acquire) {
+                    let branches = std::mem::take(&mut *shown.lock());
+                    for branch in branches {
+                        branch.compact_now().unwrap();
+                    }
+                    std::thread::yield_now();
+                }
+            });
+            let ended = Ended(&done);
+            for step in 0..3000 {
+                if step % 10 == 0 {
+                    let branches = world.lines.values().map(|l| Arc::clone(&l.branch));
+                    *shown.lock() = branches.collect();
+                }
+                // A restart or removal waits for its branches.
+                world.step();
+            }
+            drop(ended);
+        });
+        world.check_all(5);
     }
 }
 

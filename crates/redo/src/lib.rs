@@ -19,6 +19,7 @@
 
 mod apply;
 mod bytes;
+mod describe;
 mod error;
 mod flags;
 mod items;
@@ -30,6 +31,7 @@ mod seal;
 pub mod varint;
 
 pub use apply::{Applied, apply, page_lsn};
+pub use describe::PageHead;
 pub use error::{ApplyError, ApplyFault, LogHeaderError, PageCheck, RecordFault, RedoError};
 pub use flags::{BadSpaceFlags, SpaceFlags};
 pub use items::{Items, MtrItem};

@@ -41,6 +41,8 @@ pub struct ServerConfig {
     pub object_store: String,
     /// How far back every moment of a branch stays within reach.
     pub history: Span,
+    /// Local disk that copies of a remote store's objects may take, in bytes.
+    pub cache_size: ByteSize,
     /// How long the lease of a read-only compute is kept that nobody uses.
     pub lease_timeout: Duration,
     /// Threads that read pages from layers.
@@ -163,10 +165,13 @@ pub struct ServerArgs {
     /// How far back every moment stays within reach, such as 36h [default: 7d]
     #[arg(long, value_name = "SPAN")]
     pub history: Option<String>,
+    /// Local disk for copies of a remote store's objects [default: 10GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub cache_size: Option<String>,
     /// How long the lease of a read-only compute is kept unused [default: 600000]
     #[arg(long, value_name = "MS")]
     pub lease_timeout_ms: Option<String>,
-    /// Threads that read pages from layers [default: twice the processors]
+    /// Threads that read pages from layers [default: twice the processors; 64 with a remote store]
     #[arg(long, value_name = "N")]
     pub page_threads: Option<String>,
     /// Threads that serve connections [default: the processors, at least 2]
@@ -197,6 +202,7 @@ impl ServerArgs {
             "log_level" => &self.log_level,
             "object_store" => &self.object_store,
             "history" => &self.history,
+            "cache_size" => &self.cache_size,
             "lease_timeout_ms" => &self.lease_timeout_ms,
             "page_threads" => &self.page_threads,
             "worker_threads" => &self.worker_threads,
@@ -238,6 +244,11 @@ fn build(from: &Layers) -> Result<ServerConfig, ConfigError> {
             Err(why) => return Err(from.bad("object_store", &why)),
         },
     };
+    // A read that waits for the network takes a thread and no processor.
+    let page_threads = match place::is_remote(&object_store) {
+        true => 64,
+        false => 2 * cpus as u64,
+    };
     let config = ServerConfig {
         grpc_listen: from.or("grpc_listen", SocketAddr::from(([127, 0, 0, 1], 8080)))?,
         http_listen: from.or("http_listen", SocketAddr::from(([127, 0, 0, 1], 8081)))?,
@@ -255,6 +266,7 @@ fn build(from: &Layers) -> Result<ServerConfig, ConfigError> {
         log_format: from.or("log_format", LogFormat::Text)?,
         log_level: log_level(from)?,
         object_store,
+        cache_size: from.size("cache_size", place::CACHE_BYTES, 64 << 20, 1 << 50)?,
         history: from.or("history", Span(Duration::from_secs(7 * 86_400)))?,
         lease_timeout: Duration::from_millis(from.number(
             "lease_timeout_ms",
@@ -262,7 +274,7 @@ fn build(from: &Layers) -> Result<ServerConfig, ConfigError> {
             100,
             86_400_000,
         )?),
-        page_threads: from.number("page_threads", 2 * cpus as u64, 1, 512)? as usize,
+        page_threads: from.number("page_threads", page_threads, 1, 512)? as usize,
         worker_threads: from.number("worker_threads", cpus.max(2) as u64, 1, 512)? as usize,
         compute_log_size: from.size("compute_log_size", 4 << 30, 4 << 20, 512 << 30)?,
         ingest_lag_soft: from.size("ingest_lag_soft", 256 << 20, 1 << 20, 1 << 40)?,

@@ -238,7 +238,11 @@ pub fn exists(data_dir: &Path, url: &str) -> Result<bool, ServerError> {
     if is_used(data_dir) {
         return Ok(true);
     }
-    Ok(catalog::exists(&*crate::place::open(url)?)?)
+    Ok(catalog::exists(&*crate::place::open(
+        url,
+        data_dir,
+        crate::place::CACHE_BYTES,
+    )?)?)
 }
 
 /// Refuses a data directory of a version that kept its project there.

@@ -142,7 +142,10 @@ async fn serve(
         tokio::task::spawn_blocking(move || {
             let place = match place {
                 Some(place) => place,
-                None => crate::place::open(&node.config.object_store)?,
+                None => {
+                    let c = &node.config;
+                    crate::place::open(&c.object_store, &c.data_dir, c.cache_size.0)?
+                }
             };
             open::open(&node, place).map(|opened| (opened, lock))
         })

@@ -10,7 +10,9 @@ pub struct Span(pub Duration);
 
 /// Text that is not a span of time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a span of time: write a whole number with a unit, such as 90s, 15m, 36h or 7d")]
+#[error(
+    "{0:?} is not a span of time: write a whole number with a unit, such as 90s, 15m, 36h or 7d"
+)]
 pub struct SpanError(String);
 
 /// Unit and milliseconds; longer names first where one ends like another.

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::PathBuf;
-use xylem_server::span::Span;
 use xylem_server::config::{KEYS, LogFormat, ServerArgs, load};
+use xylem_server::span::Span;
 
 fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();

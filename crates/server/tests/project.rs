@@ -264,7 +264,7 @@ async fn a_directory_and_a_store_that_do_not_belong_together_are_refused() {
 }
 
 fn read(data_dir: &std::path::Path) -> Project {
-    let place = place::open(&place::default_url(data_dir)).unwrap();
+    let place = place::open(&place::default_url(data_dir), data_dir, place::CACHE_BYTES).unwrap();
     catalog::read(&*place).unwrap().unwrap()
 }
 

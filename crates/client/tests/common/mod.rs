@@ -354,6 +354,48 @@ impl Control for Fake {
     ) -> Result<Response<ctl::StatusResponse>, Status> {
         Err(Status::unimplemented("not used"))
     }
+
+    async fn create_branch(
+        &self,
+        _: Request<ctl::CreateBranchRequest>,
+    ) -> Result<Response<ctl::Branch>, Status> {
+        Err(Status::unimplemented("not used"))
+    }
+
+    async fn remove_branch(
+        &self,
+        _: Request<ctl::RemoveBranchRequest>,
+    ) -> Result<Response<ctl::RemoveBranchResponse>, Status> {
+        Err(Status::unimplemented("not used"))
+    }
+
+    async fn rename_branch(
+        &self,
+        _: Request<ctl::RenameBranchRequest>,
+    ) -> Result<Response<ctl::Branch>, Status> {
+        Err(Status::unimplemented("not used"))
+    }
+
+    async fn restore_branch(
+        &self,
+        _: Request<ctl::RestoreBranchRequest>,
+    ) -> Result<Response<ctl::RestoreBranchResponse>, Status> {
+        Err(Status::unimplemented("not used"))
+    }
+
+    async fn create_lease(
+        &self,
+        _: Request<ctl::CreateLeaseRequest>,
+    ) -> Result<Response<ctl::Branch>, Status> {
+        Err(Status::unimplemented("not used"))
+    }
+
+    async fn resolve_time(
+        &self,
+        _: Request<ctl::ResolveTimeRequest>,
+    ) -> Result<Response<ctl::ResolveTimeResponse>, Status> {
+        Err(Status::unimplemented("not used"))
+    }
 }
 
 /// The fake server and the proxy before it.

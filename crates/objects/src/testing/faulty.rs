@@ -115,6 +115,11 @@ pub struct Faulty {
 }
 
 impl Faulty {
+    /// An empty store in memory.
+    pub fn in_memory(seed: u64) -> Faulty {
+        Faulty::new(super::memory(), seed)
+    }
+
     /// Without faults until some are asked for.
     pub fn new(inner: Arc<dyn ObjectStore>, seed: u64) -> Faulty {
         Faulty {

@@ -3,7 +3,6 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 use object_store::ObjectStore;
-use object_store::memory::InMemory;
 use std::sync::Arc;
 use xylem_objects::testing::{Faulty, quick};
 use xylem_objects::{Bucket, BucketConfig};
@@ -23,7 +22,7 @@ pub fn bucket_of(store: impl ObjectStore) -> Bucket {
 
 /// A bucket in memory that fails as told.
 pub fn faulty(seed: u64) -> (Faulty, Bucket) {
-    let faulty = Faulty::new(Arc::new(InMemory::new()), seed);
+    let faulty = Faulty::in_memory(seed);
     let bucket = bucket_of(faulty.clone());
     (faulty, bucket)
 }

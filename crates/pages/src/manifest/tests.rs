@@ -155,17 +155,22 @@ fn merges_narrow_and_take_the_place_of_what_they_read() {
         run: inputs[1],
         ..layer(&files, out, 102)
     };
+    let job = Merging {
+        inputs: inputs.clone(),
+        run: inputs[1],
+        end: Lsn(102),
+    };
     let part = Edit {
         add: vec![merged],
         narrow: vec![(inputs[0], vec![1, 7]), (inputs[1], vec![1, 8])],
         resume: m.resume,
         oldest: Some(Lsn(50)),
-        merging: inputs.clone(),
+        merging: Some(job.clone()),
         ..Edit::default()
     };
     m.publish(&files, part).unwrap();
     let read = Manifest::open(&files, BRANCH, 1).unwrap();
-    assert_eq!((&read.layers, &read.merging), (&m.layers, &inputs));
+    assert_eq!((&read.layers, &read.merging), (&m.layers, &Some(job)));
     let order: Vec<u64> = read.layers.iter().map(|l| l.number).collect();
     assert_eq!(order, [inputs[0], inputs[1], out, 3]);
     assert_eq!(read.layers[1].first_key, [1, 8]);
@@ -181,7 +186,7 @@ fn merges_narrow_and_take_the_place_of_what_they_read() {
     let oldest = Some(Lsn(50));
     m.publish(&files, Edit { oldest, ..end }).unwrap();
     let read = Manifest::open(&files, BRANCH, 1).unwrap();
-    assert_eq!((read.layers.len(), read.merging.len()), (2, 0));
+    assert_eq!((read.layers.len(), read.merging), (2, None));
 }
 
 #[test]

@@ -737,6 +737,23 @@ impl Model {
         &self.log
     }
 
+    /// Every page that ever was.
+    pub fn page_ids(&self) -> Vec<PageId> {
+        self.all_pages()
+    }
+
+    /// Every version of a page.
+    pub fn versions(&self, id: PageId) -> &[(Lsn, Arc<[u8]>)] {
+        self.pages.get(&id).map_or(&[], |v| v.as_slice())
+    }
+
+    /// FSP_SPACE_FLAGS as of an LSN; none when there is no such tablespace.
+    pub fn flags_at(&self, space: u32, lsn: Lsn) -> Option<u32> {
+        let versions = self.spaces.get(&space)?;
+        let (_, space) = versions.iter().rev().find(|(l, _)| *l <= lsn)?;
+        space.as_ref().map(|s| s.flags)
+    }
+
     pub fn rng(&mut self) -> &mut StdRng {
         &mut self.rng
     }

@@ -67,7 +67,7 @@ pub fn create_from_template_in(
     })?;
     let _lock = DirLock::take(data_dir)?;
     refuse_former(data_dir)?;
-    let place = place::open(url)?;
+    let place = place::open(url, data_dir, place::CACHE_BYTES)?;
     if catalog::exists(&*place)? || is_used(data_dir) {
         return Err(ServerError::Project {
             path: url.into(),

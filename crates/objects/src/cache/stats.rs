@@ -1,0 +1,93 @@
+//! What a cache counts.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// What a cache did so far and what it holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// Reads answered from local disk.
+    pub hits: u64,
+    /// Reads for which something was fetched.
+    pub misses: u64,
+    /// Requests to the store for parts of objects.
+    pub fetches: u64,
+    /// Bytes that they brought.
+    pub fetched_bytes: u64,
+    /// Chunks dropped to make room.
+    pub evictions: u64,
+    /// Their bytes.
+    pub evicted_bytes: u64,
+    /// Chunks that were fetched and not kept: no room, or the disk failed.
+    pub not_kept: u64,
+    /// Chunks dropped because they were bad.
+    pub forgotten: u64,
+    /// Files that were uploaded from memory, since there was no room on disk.
+    pub streamed: u64,
+    /// Steps on the disk that failed.
+    pub disk_failures: u64,
+    /// Bytes of disk in use.
+    pub held_bytes: u64,
+    /// The limit for these.
+    pub max_bytes: u64,
+    /// Objects known.
+    pub objects: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) hits: AtomicU64,
+    pub(super) misses: AtomicU64,
+    pub(super) fetches: AtomicU64,
+    pub(super) fetched_bytes: AtomicU64,
+    pub(super) evictions: AtomicU64,
+    pub(super) evicted_bytes: AtomicU64,
+    pub(super) not_kept: AtomicU64,
+    pub(super) forgotten: AtomicU64,
+    pub(super) streamed: AtomicU64,
+    disk_failures: AtomicU64,
+    last_warning: parking_lot::Mutex<Option<Instant>>,
+}
+
+/// A full disk fails many times a second.
+const SECONDS_BETWEEN_WARNINGS: u64 = 60;
+
+pub(super) fn add(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
+
+impl Counters {
+    pub(super) fn read(&self, held_bytes: u64, max_bytes: u64, objects: u64) -> CacheStats {
+        let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        CacheStats {
+            hits: get(&self.hits),
+            misses: get(&self.misses),
+            fetches: get(&self.fetches),
+            fetched_bytes: get(&self.fetched_bytes),
+            evictions: get(&self.evictions),
+            evicted_bytes: get(&self.evicted_bytes),
+            not_kept: get(&self.not_kept),
+            forgotten: get(&self.forgotten),
+            streamed: get(&self.streamed),
+            disk_failures: get(&self.disk_failures),
+            held_bytes,
+            max_bytes,
+            objects,
+        }
+    }
+
+    /// The disk failed; the cache goes on without.
+    pub(super) fn disk_failed(&self, doing: &str, path: &Path, error: &io::Error) {
+        add(&self.disk_failures, 1);
+        let mut last = self.last_warning.lock();
+        if last.is_none_or(|t| t.elapsed().as_secs() >= SECONDS_BETWEEN_WARNINGS) {
+            *last = Some(Instant::now());
+            tracing::warn!(
+                %error, path = %path.display(),
+                "the cache's disk failed at {doing}; going on without it, slower"
+            );
+        }
+    }
+}

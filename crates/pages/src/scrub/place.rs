@@ -1,0 +1,154 @@
+//! Scrubs a place that no server of this process has open.
+
+use super::branch::BranchCheck;
+use super::layer::Room;
+use super::{Finding, FindingKind, Run, ScrubOptions, ScrubReport, Tell};
+use crate::branch::folder;
+use crate::files::Place;
+use crate::manifest::look;
+use crate::manifest::{Ancestor, Manifest};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::io;
+use xylem_types::BranchId;
+
+/// The folder with one folder for each branch.
+const BRANCHES: &str = "branches";
+/// Memory for it, of which a scrub takes its share.
+const MEMORY: u64 = 1 << 30;
+
+/// What is known of the branches looked at so far.
+#[derive(Default)]
+struct Known {
+    manifests: BTreeMap<BranchId, Option<Manifest>>,
+    ancestors: Vec<(BranchId, Ancestor)>,
+}
+
+/// Checks everything that branches have in `place`, found by their folders,
+/// whether or not a server has it open. `tell` hears of it and may stop it.
+/// Blocking, for as long as reading all of it takes.
+///
+/// With [`ScrubOptions::branches`] given these are the branches that there
+/// are: one of them that has nothing is missing, and another's folder is of no
+/// branch any more.
+///
+/// # Errors
+/// When the place cannot be listed.
+pub fn scrub_place<'a>(
+    place: &dyn Place,
+    options: &ScrubOptions,
+    tell: &'a mut Tell<'a>,
+) -> io::Result<ScrubReport> {
+    let mut found: Vec<BranchId> = Vec::new();
+    for name in place.folders(BRANCHES)? {
+        // Another name is no branch's.
+        found.extend(name.parse::<BranchId>().ok().filter(|id| {
+            // Digits may be written in other ways.
+            folder(*id).ends_with(&name)
+        }));
+    }
+    found.sort_unstable();
+    let mut run = Run::new(options, tell);
+    let ids = match &options.branches {
+        None => found.clone(),
+        Some(only) => {
+            for id in found.iter().filter(|id| !only.contains(id)) {
+                run.found(&of_branch(
+                    *id,
+                    FindingKind::Orphan,
+                    "its folder is of no branch; the next start of the server removes it",
+                ));
+            }
+            only.clone()
+        }
+    };
+    run.report.progress.branches = ids.len() as u64;
+    for id in ids.iter().filter(|id| found.contains(id)) {
+        for (name, bytes) in place.folder(&folder(*id))?.list()? {
+            if name.ends_with(".layer") {
+                run.report.progress.layers += 1;
+                run.report.progress.bytes += bytes;
+            }
+        }
+    }
+    let mut known = Known::default();
+    for id in ids {
+        if run.report.stopped {
+            break;
+        }
+        if !found.contains(&id) {
+            let what = "nothing of it is in the store";
+            run.found(&of_branch(id, FindingKind::Missing, what));
+            run.report.progress.branches_done += 1;
+            continue;
+        }
+        let files = place.folder(&folder(id))?;
+        let check = run.branch(BranchCheck::stored(id, files, Room::of(MEMORY)));
+        if let Some(ancestor) = check.ancestor() {
+            known.ancestors.push((id, *ancestor));
+        }
+        known.manifests.insert(id, check.manifest().cloned());
+    }
+    if !run.report.stopped {
+        ancestors(place, &found, known, &mut run)?;
+    }
+    Ok(run.report)
+}
+
+fn of_branch(branch: BranchId, kind: FindingKind, message: &str) -> Finding {
+    Finding {
+        branch,
+        file: String::new(),
+        kind,
+        message: message.to_owned(),
+    }
+}
+
+/// Whether what branches left is there, and begins before they left it.
+fn ancestors(
+    place: &dyn Place,
+    found: &[BranchId],
+    mut known: Known,
+    run: &mut Run<'_>,
+) -> io::Result<()> {
+    let mut todo = std::mem::take(&mut known.ancestors);
+    while let Some((id, ancestor)) = todo.pop() {
+        let manifest = match known.manifests.entry(ancestor.branch) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let manifest = match found.contains(&ancestor.branch) {
+                    true => newest(place, ancestor.branch)?,
+                    false => None,
+                };
+                if let Some(next) = manifest.as_ref().and_then(|m| m.ancestor) {
+                    todo.push((ancestor.branch, next));
+                }
+                unknown.insert(manifest)
+            }
+        };
+        match manifest {
+            Some(manifest) => {
+                if let Some(what) = look::misplaced(&ancestor, manifest) {
+                    run.found(&of_branch(id, FindingKind::Damaged, &what));
+                }
+            }
+            None => {
+                let what = format!(
+                    "it left branch {} at LSN {}, and that cannot be read or is not there",
+                    ancestor.branch, ancestor.lsn
+                );
+                run.found(&of_branch(id, FindingKind::Missing, &what));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The newest manifest of a branch that was not asked for.
+fn newest(place: &dyn Place, id: BranchId) -> io::Result<Option<Manifest>> {
+    let files = place.folder(&folder(id))?;
+    let list = files.list()?;
+    let number = look::newest_of(&list);
+    let stored = number.and_then(|n| look::load(&*files, id, &list, n).ok());
+    Ok(stored.map(|s| s.manifest))
+}

@@ -1,0 +1,66 @@
+//! Proves that a place does what everything else relies on: that a name is
+//! taken once, and that what was written is there.
+
+use crate::files::{Place, Put};
+use crate::store::random;
+use std::io;
+
+/// The folder of its files.
+const FOLDER: &str = "check";
+/// The file that it makes.
+const NAME: &str = "once";
+
+/// Creates a file, tries to create it again, reads, lists and removes it.
+/// Blocking.
+///
+/// One after the other: whether the store takes only one of several that come
+/// at the same moment is for whoever knows the store to prove.
+///
+/// # Errors
+/// What the place does not do, or did not do now.
+pub fn probe(place: &dyn Place) -> io::Result<()> {
+    let folder = format!("{FOLDER}/{:016x}", random() as u64);
+    let checked = once(place, &folder);
+    let removed = place.remove_folder(&folder);
+    checked?;
+    removed.map_err(|e| context("remove what was written for a check", &e))
+}
+
+fn context(doing: &str, e: &io::Error) -> io::Error {
+    io::Error::new(e.kind(), format!("cannot {doing}: {e}"))
+}
+
+fn once(place: &dyn Place, folder: &str) -> io::Result<()> {
+    let files = place.folder(folder);
+    let files = files.map_err(|e| context("make a folder", &e))?;
+    let bytes = || format!("{:032x}", random()).into_bytes();
+    let create = |bytes: &[u8]| {
+        let put = files.put_new(NAME, bytes);
+        put.map_err(|e| context("create a file", &e))
+    };
+    let content = bytes();
+    if create(&content)? == Put::Exists {
+        return Err(io::Error::other("a new file was said to be there already"));
+    }
+    if create(&bytes())? != Put::Exists {
+        return Err(not_honoured("a file was created a second time"));
+    }
+    let read = files.read(NAME);
+    if read.map_err(|e| context("read a file back", &e))? != content {
+        return Err(not_honoured("a file was replaced"));
+    }
+    let list = files.list().map_err(|e| context("list a folder", &e))?;
+    if list != [(NAME.to_owned(), content.len() as u64)] {
+        return Err(io::Error::other(format!(
+            "a folder with one file was listed as {list:?}"
+        )));
+    }
+    let removed = files.remove(NAME);
+    removed.map_err(|e| context("remove a file", &e))
+}
+
+fn not_honoured(what: &str) -> io::Error {
+    io::Error::other(format!(
+        "create-if-absent is not honoured: {what}; two servers could overwrite each other's work here"
+    ))
+}

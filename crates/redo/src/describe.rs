@@ -1,0 +1,244 @@
+//! Records and pages in words, for people who look for what happened.
+//!
+//! Source of names: `fil0types.h`, `fsp0types.h`, `page0types.h`.
+
+use crate::bytes::{be16, be32};
+use crate::{FileEvent, Op, page_lsn};
+use std::fmt::{self, Write};
+use xylem_types::{Lsn, PageId};
+
+/// Bytes of data that are shown.
+const SHOWN: usize = 32;
+/// Offset of the infimum record in ROW_FORMAT=COMPACT and DYNAMIC pages, and
+/// in REDUNDANT ones.
+const INFIMUM: (u32, u32) = (99, 101);
+
+/// Fields that have the same place in every page: offset, length, name.
+const FIELDS: [(u32, u32, &str); 6] = [
+    (8, 4, "FIL_PAGE_PREV"),
+    (12, 4, "FIL_PAGE_NEXT"),
+    (16, 8, "FIL_PAGE_LSN"),
+    (24, 2, "FIL_PAGE_TYPE"),
+    (26, 8, "FIL_PAGE_FILE_FLUSH_LSN_OR_KEY_VERSION"),
+    (34, 4, "FIL_PAGE_SPACE_ID"),
+];
+
+/// `bytes` in hexadecimal, not all of them if they are many.
+struct Hex<'a>(&'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for b in self.0.iter().take(SHOWN) {
+            write!(f, "{b:02x}")?;
+        }
+        match self.0.len() > SHOWN {
+            true => f.write_char('…'),
+            false => Ok(()),
+        }
+    }
+}
+
+/// A file name as far as it is text.
+fn name(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The predecessor that a record counts from.
+fn after(prev: u32, infimum: u32) -> String {
+    match prev {
+        0 => "after the infimum".to_owned(),
+        prev => format!("after the record at {}", infimum.saturating_add(prev)),
+    }
+}
+
+fn space(reuse: bool) -> &'static str {
+    match reuse {
+        true => "in a deleted record's place",
+        false => "at the heap's top",
+    }
+}
+
+/// Bytes that an insert takes over from the predecessor, and those it brings.
+fn copied(header: u32, data: u32, literal: &[u8]) -> String {
+    format!(
+        "{header} header and {data} data bytes as there, {} of its own: {}",
+        literal.len(),
+        Hex(literal)
+    )
+}
+
+impl Op<'_> {
+    /// The first byte of the page that it writes, and how many, where the
+    /// record says so.
+    pub fn range(&self) -> Option<(u32, u32)> {
+        match self {
+            Op::Write { offset, data } => Some((*offset, data.len() as u32)),
+            Op::Memset { offset, len, .. } | Op::Memmove { offset, len, .. } => {
+                Some((*offset, *len))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What it does, in words: offsets are from the page's start, data in
+/// hexadecimal.
+impl fmt::Display for Op<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let field = |offset: u32, len: u32| {
+            let found = FIELDS.iter().find(|(at, n, _)| (*at, *n) == (offset, len));
+            found.map_or(String::new(), |(_, _, name)| format!(" ({name})"))
+        };
+        match self {
+            Op::FreePage => f.write_str("the page is freed: its contents no longer matter"),
+            Op::InitPage => f.write_str("the page becomes zeros with only its identity"),
+            Op::Write { offset, data } => write!(
+                f,
+                "{} bytes at {offset}{}: {}",
+                data.len(),
+                field(*offset, data.len() as u32),
+                Hex(data)
+            ),
+            Op::Memset {
+                offset,
+                len,
+                pattern,
+            } => write!(
+                f,
+                "{len} bytes at {offset}{} become {} over and over",
+                field(*offset, *len),
+                Hex(pattern)
+            ),
+            Op::Memmove {
+                offset,
+                len,
+                source,
+            } => write!(f, "{len} bytes are copied from {source} to {offset}"),
+            Op::InitIndex { compact } => write!(
+                f,
+                "the page becomes an empty index page, ROW_FORMAT={}",
+                if *compact {
+                    "COMPACT or DYNAMIC"
+                } else {
+                    "REDUNDANT"
+                }
+            ),
+            Op::UndoInit => f.write_str("the page becomes an empty undo log page"),
+            Op::UndoAppend { data } => write!(
+                f,
+                "an undo log record of {} bytes is appended: {}",
+                data.len(),
+                Hex(data)
+            ),
+            Op::InsertRedundant {
+                reuse,
+                prev,
+                header,
+                header_common,
+                data_common,
+                data,
+            } => write!(
+                f,
+                "a record of {} fields is inserted {}, {}; {}",
+                (header >> 3) + 1,
+                after(*prev, INFIMUM.1),
+                space(*reuse),
+                copied(*header_common, *data_common, data)
+            ),
+            Op::InsertDynamic {
+                reuse,
+                prev,
+                header_common,
+                data_common,
+                data,
+                ..
+            } => write!(
+                f,
+                "a record is inserted {}, {}; {}",
+                after(*prev, INFIMUM.0),
+                space(*reuse),
+                copied(*header_common, *data_common, data)
+            ),
+            Op::DeleteRedundant { prev } => {
+                write!(f, "the record {} is deleted", after(*prev, INFIMUM.1))
+            }
+            Op::DeleteDynamic {
+                prev,
+                header_size,
+                data_size,
+            } => write!(
+                f,
+                "the record {} is deleted: {} header and {data_size} data bytes",
+                after(*prev, INFIMUM.0),
+                header_size + 5
+            ),
+            Op::TrimPages => {
+                f.write_str("the tablespace is cut to so many pages and initialised anew")
+            }
+            Op::PageChecksum { crc } => {
+                write!(f, "the page's contents have the CRC-32C {crc:#010x}")
+            }
+            Op::Ignored => f.write_str("nothing: an optional record"),
+            Op::File(event) => match event {
+                FileEvent::Create { name: n, .. } => write!(f, "{} is created", name(n)),
+                FileEvent::Delete { name: n, .. } => write!(f, "{} is deleted", name(n)),
+                FileEvent::Rename { old, new, .. } => {
+                    write!(f, "{} is renamed to {}", name(old), name(new))
+                }
+                FileEvent::Modify { name: n, .. } => {
+                    write!(
+                        f,
+                        "{} changes for the first time since a checkpoint",
+                        name(n)
+                    )
+                }
+                FileEvent::Checkpoint { lsn } => write!(f, "a checkpoint at LSN {lsn}"),
+                FileEvent::Padding => f.write_str("padding"),
+            },
+        }
+    }
+}
+
+/// What a page says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageHead {
+    /// Its id.
+    pub id: PageId,
+    /// The LSN of its last change.
+    pub lsn: Lsn,
+    /// FIL_PAGE_TYPE.
+    pub kind: u16,
+}
+
+impl PageHead {
+    /// What `page` says; none when it is too short to be one.
+    pub fn of(page: &[u8]) -> Option<PageHead> {
+        Some(PageHead {
+            id: PageId::new(be32(page, 34)?, be32(page, 4)?),
+            lsn: page_lsn(page)?,
+            kind: be16(page, 24)?,
+        })
+    }
+
+    /// The name of its type.
+    pub fn kind_name(&self) -> &'static str {
+        match self.kind {
+            0 => "FIL_PAGE_TYPE_ALLOCATED",
+            2 => "FIL_PAGE_UNDO_LOG",
+            3 => "FIL_PAGE_INODE",
+            4 => "FIL_PAGE_IBUF_FREE_LIST",
+            5 => "FIL_PAGE_IBUF_BITMAP",
+            6 => "FIL_PAGE_TYPE_SYS",
+            7 => "FIL_PAGE_TYPE_TRX_SYS",
+            8 => "FIL_PAGE_TYPE_FSP_HDR",
+            9 => "FIL_PAGE_TYPE_XDES",
+            10 => "FIL_PAGE_TYPE_BLOB",
+            11 => "FIL_PAGE_TYPE_ZBLOB",
+            12 => "FIL_PAGE_TYPE_ZBLOB2",
+            17854 => "FIL_PAGE_RTREE",
+            17855 => "FIL_PAGE_INDEX",
+            18 => "FIL_PAGE_TYPE_INSTANT",
+            _ => "unknown",
+        }
+    }
+}
