@@ -8,7 +8,7 @@ use crate::branch::Branch;
 use crate::chain::Kind;
 use crate::key::{TAG_PATH, TAG_STATE, page_of, side_of, space_of};
 use crate::layer::{LayerKind as Stored, LayerMeta};
-use crate::manifest::{Ancestor, Resume, look};
+use crate::manifest::{Ancestor, Merging, Resume, look};
 pub use history::{BuiltPage, HistoryOptions, PageHistory, PageVersion, Whence};
 pub use layer_file::{Blocks, LayerFileInfo, Tally, VersionRef, layer_file};
 use xylem_types::{BranchId, Lsn};
@@ -273,7 +273,10 @@ impl Branch {
         let s = &*self.shared;
         let layers = s.layers();
         // Perhaps not of the same moment; it only says what is going on.
-        let merging = s.manifest.try_lock().map(|m| m.merging.clone());
+        let merging = s
+            .manifest
+            .try_lock()
+            .map(|m| Merging::inputs_of(&m.merging).to_vec());
         let merging = merging.unwrap_or_default();
         let mut memory: Vec<MemoryLayerInfo> = layers
             .frozen

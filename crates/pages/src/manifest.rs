@@ -59,6 +59,13 @@ pub(crate) struct Merging {
     pub(crate) end: Lsn,
 }
 
+impl Merging {
+    /// The layers that it reads; none without one.
+    pub(crate) fn inputs_of(merging: &Option<Merging>) -> &[u64] {
+        merging.as_ref().map_or(&[], |m| &m.inputs)
+    }
+}
+
 /// What one manifest changes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Edit {
@@ -241,9 +248,9 @@ fn render(m: &Manifest, edit: Option<&Edit>) -> Vec<u8> {
     for l in add {
         l.encode(&mut body);
     }
-    let inputs = m.merging.as_ref().map(|job| job.inputs.as_slice());
-    put_varint(&mut body, inputs.unwrap_or_default().len() as u64);
-    for n in inputs.unwrap_or_default() {
+    let inputs = Merging::inputs_of(&m.merging);
+    put_varint(&mut body, inputs.len() as u64);
+    for n in inputs {
         put_varint(&mut body, *n);
     }
     if let Some(job) = &m.merging {

@@ -19,7 +19,7 @@ impl Shared {
             return Some(Debt::default());
         };
         let layers = self.layers();
-        let input = |n: &u64| plan.inputs.contains(n);
+        let input = |n: &u64| plan.job.inputs.contains(n);
         let inputs = layers.files.iter().filter(|f| input(&f.meta.number));
         Some(Debt {
             bytes: inputs.map(|f| f.meta.bytes).sum(),

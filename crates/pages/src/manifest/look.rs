@@ -1,6 +1,6 @@
 //! Looks at manifests without taking part: for the scrub, and for people.
 
-use super::{Ancestor, Manifest, Parsed, name_of, newest, number_of, parse};
+use super::{Ancestor, Manifest, Merging, Parsed, name_of, newest, number_of, parse};
 use crate::codec::Dec;
 use crate::files::Files;
 use crate::inspect::{AncestorInfo, LayerInfo, ManifestInfo, ResumeInfo, key_text};
@@ -139,7 +139,10 @@ impl Manifest {
                 return Err(format!("layer {} has a range that cannot be", l.name));
             }
         }
-        match self.merging.iter().find(|n| !numbers.contains(n)) {
+        match Merging::inputs_of(&self.merging)
+            .iter()
+            .find(|n| !numbers.contains(n))
+        {
             Some(n) => Err(format!("layer {n} is being merged and not there")),
             None => Ok(()),
         }
@@ -158,7 +161,8 @@ pub(crate) fn info(raw: &[u8]) -> Result<ManifestInfo, String> {
     };
     let branch = BranchId(branch);
     let p = parse(raw, branch, number)?;
-    let layer = |l: &crate::layer::LayerMeta| LayerInfo::of(l, p.edit.merging.contains(&l.number));
+    let inputs = Merging::inputs_of(&p.edit.merging).to_vec();
+    let layer = |l: &crate::layer::LayerMeta| LayerInfo::of(l, inputs.contains(&l.number));
     Ok(ManifestInfo {
         branch,
         number,
@@ -176,7 +180,7 @@ pub(crate) fn info(raw: &[u8]) -> Result<ManifestInfo, String> {
             .iter()
             .map(|(n, key)| (*n, key_text(key)))
             .collect(),
-        merging: p.edit.merging,
+        merging: inputs,
     })
 }
 
@@ -208,7 +212,8 @@ pub(crate) fn replay(raws: &[Vec<u8>]) -> Result<Vec<LayerInfo>, String> {
         m.next_layer = p.next_layer;
         m.apply(p.edit);
     }
-    let layer = |l: &crate::layer::LayerMeta| LayerInfo::of(l, m.merging.contains(&l.number));
+    let inputs = Merging::inputs_of(&m.merging);
+    let layer = |l: &crate::layer::LayerMeta| LayerInfo::of(l, inputs.contains(&l.number));
     Ok(m.layers.iter().map(layer).collect())
 }
 

@@ -12,7 +12,7 @@ use crate::files::Files;
 use crate::layer::LayerMeta;
 use crate::layer_read::LayerFile;
 use crate::manifest::look;
-use crate::manifest::{Ancestor, Manifest};
+use crate::manifest::{Ancestor, Manifest, Merging};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -335,7 +335,7 @@ impl BranchCheck {
             }
         }
         self.unnamed = unnamed(manifest, list);
-        self.merging.clone_from(&manifest.merging);
+        self.merging = Merging::inputs_of(&manifest.merging).to_vec();
         self.ancestor = manifest.ancestor;
         self.manifest = Some(manifest.clone());
         self.check_ancestor();
@@ -408,7 +408,8 @@ impl BranchCheck {
             // A merge may have begun since.
             narrowed |= match shared.manifest.try_lock_for(PATIENCE) {
                 Some(m) => {
-                    m.merging.contains(&number) || !m.layers.iter().any(|l| l.number == number)
+                    Merging::inputs_of(&m.merging).contains(&number)
+                        || !m.layers.iter().any(|l| l.number == number)
                 }
                 None => true,
             };
