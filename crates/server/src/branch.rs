@@ -2,6 +2,7 @@
 
 use crate::metrics::{BranchMetrics, BranchState, Metrics};
 use crate::project::BranchMeta;
+use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +33,8 @@ pub struct OpenBranch {
     label: RwLock<Arc<Label>>,
     counted: Arc<Metrics>,
     removed: AtomicBool,
+    /// The first time known of its history, and where that began then.
+    pub oldest_time: Mutex<Option<(Lsn, Timestamp)>>,
     usage: Mutex<Usage>,
     durable: watch::Receiver<Durable>,
     /// Where the log was durable when the branch was opened.
@@ -125,6 +128,7 @@ impl OpenBranch {
             label: RwLock::new(Arc::new(label)),
             counted: Arc::clone(metrics),
             removed: AtomicBool::new(false),
+            oldest_time: Mutex::new(None),
             usage: Mutex::new(Usage {
                 streams: 0,
                 last: Instant::now(),

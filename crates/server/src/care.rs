@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How often the project is looked after.
-const STEP: Duration = Duration::from_secs(5);
+const STEP: Duration = Duration::from_secs(10);
 
 /// Looks after the project until the server stops.
 pub(crate) async fn run(node: Arc<Node>) {

@@ -101,9 +101,45 @@ pub fn horizon(branch: &OpenBranch) -> Option<Horizon> {
     let oldest = branch.pages.oldest()?;
     let newest = branch.pages.applied();
     (newest > Lsn::FIRST).then(|| Horizon {
-        oldest: point(branch, oldest),
+        oldest: Point {
+            lsn: oldest,
+            time: oldest_time(branch, oldest, newest),
+        },
         newest: point(branch, newest),
     })
+}
+
+/// The first time that is known from `oldest` on: that of the LSN itself, or of
+/// the first after it that has one. It stays when it was found.
+fn oldest_time(branch: &OpenBranch, oldest: Lsn, newest: Lsn) -> Option<Timestamp> {
+    let mut known = branch.oldest_time.lock();
+    if let Some((lsn, time)) = *known
+        && lsn == oldest
+    {
+        return Some(time);
+    }
+    let at = |lsn: u64| point(branch, Lsn(lsn)).time;
+    // Up to `low` there is none, from `high` on there are.
+    let (mut low, mut high, mut step) = (oldest.0, oldest.0, 1);
+    while at(high).is_none() {
+        if high >= newest.0 {
+            return None;
+        }
+        low = high;
+        high = high.saturating_add(step).min(newest.0);
+        step = step.saturating_mul(2);
+    }
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if at(middle).is_some() {
+            high = middle;
+        } else {
+            low = middle;
+        }
+    }
+    let time = at(high)?;
+    *known = Some((oldest, time));
+    Some(time)
 }
 
 /// Where to read `branch` for `at`, as far as it is durable now.

@@ -18,6 +18,9 @@ use xylem_types::BranchId;
 /// The folder of the store with one for each branch.
 const BRANCHES: &str = "branches";
 
+/// Branches that are opened at the same time.
+const AT_ONCE: usize = 16;
+
 /// The project that the store holds, claimed; a new one if the store is empty.
 /// The caller holds the data directory's lock.
 fn claim_or_create(config: &ServerConfig, place: &dyn Place) -> Result<Catalog, ServerError> {
@@ -104,10 +107,11 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
         source,
     })?;
     let branches = Branches::default();
-    let in_order = project.in_order().map_err(catalog::CatalogError::Invalid)?;
-    for (name, meta) in in_order {
-        let open = open_branch(node, &store, &branches, name, meta.clone())?;
-        branches.insert(&open, name);
+    let levels = project.levels().map_err(catalog::CatalogError::Invalid)?;
+    for level in &levels {
+        for group in level.chunks(AT_ONCE) {
+            open_group(node, &store, &branches, group)?;
+        }
     }
     store.start_ingest();
     let no_upkeep = |source| ServerError::Store {
@@ -127,6 +131,38 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
         branches,
         changes: tokio::sync::Mutex::new(()),
     })
+}
+
+/// Opens branches whose ancestors are among `branches`, all at the same time:
+/// what takes long is waiting for disks and for the store.
+fn open_group(
+    node: &Node,
+    store: &Arc<Store>,
+    branches: &Branches,
+    group: &[(&str, &BranchMeta)],
+) -> Result<(), ServerError> {
+    let runtime = tokio::runtime::Handle::current();
+    let opened: Vec<Result<Arc<OpenBranch>, ServerError>> = std::thread::scope(|scope| {
+        let openers: Vec<_> = group
+            .iter()
+            .map(|(name, meta)| {
+                let runtime = &runtime;
+                scope.spawn(move || {
+                    let _in_runtime = runtime.enter();
+                    open_branch(node, store, branches, name, BranchMeta::clone(meta))
+                })
+            })
+            .collect();
+        let ended_early = |_| Err(ServerError::Serve("opening a branch ended early".to_owned()));
+        openers
+            .into_iter()
+            .map(|opener| opener.join().unwrap_or_else(ended_early))
+            .collect()
+    });
+    for (open, (name, _)) in opened.into_iter().zip(group) {
+        branches.insert(&open?, name);
+    }
+    Ok(())
 }
 
 /// Opens a branch whose ancestor is among `branches`. Blocking.

@@ -143,12 +143,13 @@ impl Project {
             .collect()
     }
 
-    /// All branches, each after the one it left.
+    /// All branches: those without an ancestor, those that left one of these,
+    /// and so on.
     ///
     /// # Errors
     /// Names a branch whose ancestors lead nowhere.
-    pub fn in_order(&self) -> Result<Vec<(&str, &BranchMeta)>, String> {
-        let mut ordered: Vec<(&str, &BranchMeta)> = Vec::with_capacity(self.branches.len());
+    pub fn levels(&self) -> Result<Vec<Vec<(&str, &BranchMeta)>>, String> {
+        let mut levels = Vec::new();
         let mut placed = BTreeSet::new();
         let mut rest: Vec<(&str, &BranchMeta)> = self
             .branches
@@ -156,17 +157,17 @@ impl Project {
             .map(|(name, meta)| (name.as_str(), meta))
             .collect();
         while !rest.is_empty() {
-            let (ready, waiting): (Vec<_>, Vec<_>) = rest
+            let (level, waiting): (Vec<_>, Vec<_>) = rest
                 .into_iter()
                 .partition(|(_, meta)| meta.ancestor.is_none_or(|id| placed.contains(&id)));
-            if let (true, Some((name, _))) = (ready.is_empty(), waiting.first()) {
+            if let (true, Some((name, _))) = (level.is_empty(), waiting.first()) {
                 return Err(format!("branch {name} has an ancestor that is not there"));
             }
-            placed.extend(ready.iter().map(|(_, meta)| meta.id));
-            ordered.extend(ready);
+            placed.extend(level.iter().map(|(_, meta)| meta.id));
+            levels.push(level);
             rest = waiting;
         }
-        Ok(ordered)
+        Ok(levels)
     }
 
     /// What must hold of every catalogue that is read or written.
@@ -191,7 +192,7 @@ impl Project {
                 return Err(format!("branch {name} has no ancestor"));
             }
         }
-        self.in_order().map(|_| ())
+        self.levels().map(|_| ())
     }
 
     /// A name for a lease on branch `of` that none has yet.

@@ -214,16 +214,16 @@ fn branches_come_after_their_ancestors() {
             .branches
             .insert(name.to_owned(), child(id, ancestor, false));
     }
-    let order: Vec<&str> = project
-        .in_order()
+    let levels: Vec<Vec<&str>> = project
+        .levels()
         .unwrap()
         .iter()
-        .map(|(name, _)| *name)
+        .map(|level| level.iter().map(|(name, _)| *name).collect())
         .collect();
-    assert_eq!(order, ["main", "c", "b", "a", "d"]);
+    assert_eq!(levels, [vec!["main"], vec!["c"], vec!["b"], vec!["a", "d"]]);
     assert_eq!(project.children(BranchId(2)), ["a", "d"]);
     project.branches.remove("c");
-    assert!(project.in_order().is_err());
+    assert!(project.levels().is_err());
 }
 
 #[test]
