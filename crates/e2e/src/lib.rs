@@ -23,6 +23,10 @@ const COMPUTES: usize = 12;
 pub struct Project {
     dir: TempDir,
     home: PathBuf,
+    /// Environment of every command.
+    envs: Vec<(String, String)>,
+    /// Further arguments of `up`.
+    up_args: Vec<String>,
 }
 
 impl Project {
@@ -36,7 +40,18 @@ impl Project {
         Ok(Project {
             dir,
             home: home.into(),
+            envs: Vec::new(),
+            up_args: Vec::new(),
         })
+    }
+
+    /// The same with an environment for every command, and further arguments
+    /// of `up`.
+    pub fn with(envs: Vec<(String, String)>, up_args: &[&str]) -> Result<Project> {
+        let mut project = Project::new()?;
+        project.envs = envs;
+        project.up_args = up_args.iter().map(|&arg| arg.to_owned()).collect();
+        Ok(project)
     }
 
     /// A started project on free ports, its compute with a buffer pool of
@@ -51,18 +66,21 @@ impl Project {
     pub fn up_in_place(&self, buffer_pool: &str) -> Result<()> {
         // Further computes take the ports behind that of the first.
         let ports = free_ports(3 + COMPUTES)?;
-        self.xylem(&[
+        let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+        let mut args = vec![
             "up",
             "--detach",
             "--mysql-port",
-            &ports[2].to_string(),
+            &ports[2],
             "--grpc-port",
-            &ports[0].to_string(),
+            &ports[0],
             "--http-port",
-            &ports[1].to_string(),
+            &ports[1],
             "--buffer-pool",
             buffer_pool,
-        ])?;
+        ];
+        args.extend(self.up_args.iter().map(String::as_str));
+        self.xylem(&args)?;
         Ok(())
     }
 
@@ -82,6 +100,7 @@ impl Project {
         command
             .args(args)
             .env("XYLEM_DIR", self.dir())
+            .envs(self.envs.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         command
     }
