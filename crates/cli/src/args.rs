@@ -56,6 +56,10 @@ pub enum Command {
     /// Branches: lines of history
     #[command(subcommand)]
     Branch(BranchCommand),
+    /// Make a branch of a stock data directory, or of a prepared backup
+    Import(crate::cmd::import::ImportArgs),
+    /// Write a branch, at any moment, as a stock data directory
+    Export(crate::cmd::export::ExportArgs),
     /// Run the storage roles as a service, in the foreground
     Server(Box<xylem_server::config::ServerArgs>),
     /// Look for what is wrong, and say what to do about it

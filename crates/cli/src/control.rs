@@ -1,5 +1,8 @@
 //! Calls to the server's Control service, with errors that people understand.
 
+mod import;
+pub mod pages;
+
 use crate::failure::Failure;
 use crate::moment::Moment;
 use anyhow::{Context, Result};

@@ -7,6 +7,7 @@ pub mod args;
 pub mod cmd;
 pub mod compute;
 pub mod control;
+pub mod datadir;
 pub mod doctor;
 pub mod failure;
 pub mod files;
@@ -71,6 +72,8 @@ async fn dispatch(app: app::App, command: Command) -> Result<()> {
         Command::Compute(command) => cmd::compute::run(&app, &command).await,
         Command::Branch(command) => cmd::branch::run(&app, &command).await,
         Command::Doctor => cmd::doctor::run(&app).await,
+        Command::Export(args) => cmd::export::run(&app, &args).await,
+        Command::Import(args) => cmd::import::run(app, &args).await,
         Command::Template(args) => cmd::template::run(&args).await,
         // Done before there is a runtime.
         Command::Server(_) | Command::Daemon(_) => Ok(()),

@@ -101,7 +101,7 @@ pub struct ComputeReport {
     /// Its unix socket.
     pub socket: PathBuf,
     /// The account to log in as.
-    pub user: &'static str,
+    pub user: String,
     /// File that holds that account's password.
     pub password_file: PathBuf,
     /// The compute's directory.
@@ -166,7 +166,7 @@ impl ComputeReport {
             host: record.host.clone(),
             port: record.port,
             socket: record.socket.clone(),
-            user: "root",
+            user: record.user.clone(),
             password_file: state.password_file(),
             dir: state.compute(name).root().to_owned(),
             pid: alive.then_some(record.process.pid),

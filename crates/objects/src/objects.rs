@@ -437,7 +437,13 @@ impl Objects {
                 Ok(created) => return Ok(created),
                 Err(failure) => failure,
             };
-            unknown |= matches!(failure, Failure::Transient { sent: true, .. });
+            unknown |= match &failure {
+                Failure::Transient { sent, .. } => *sent,
+                // A directory may have taken it and then failed to sync.
+                Failure::Final { reason, .. } => {
+                    self.inner.local.is_some() && *reason == Reason::Refused
+                }
+            };
             if let Err(failure) = self.wait(&mut backoff, failure).await {
                 return Err(self.error("create", name, &backoff, failure, unknown));
             }

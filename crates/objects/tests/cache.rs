@@ -212,6 +212,31 @@ fn the_limit_holds_and_what_is_used_stays() {
 }
 
 #[test]
+fn reading_much_once_does_not_drive_out_what_is_read_often() {
+    let dir = tempfile::tempdir().unwrap();
+    let (faulty, bucket, bytes) = with_object(200 * CHUNK as usize);
+    bucket
+        .put_new("hot", content(4 * CHUNK as usize, 1))
+        .unwrap();
+    let cache = open(dir.path(), 20 * CHUNK, &bucket);
+    let (hot, scanned) = (cache.object("hot").unwrap(), cache.object("x").unwrap());
+    let mut out = [0; 512];
+    // Each chunk in eight pieces; the other's four every ten chunks.
+    for (n, at) in (0..bytes.len()).step_by(512).enumerate() {
+        if n % (8 * 10) == 0 {
+            for chunk in [0, 2, 1, 3] {
+                hot.read_at(chunk * CHUNK, &mut out).unwrap();
+            }
+        }
+        scanned.read_at(at as u64, &mut out).unwrap();
+        if n == 0 {
+            faulty.script(Op::Get, "hot", 0, 1, Fault::Refuse);
+        }
+    }
+    assert!(cache.stats().evictions >= 180, "{:?}", cache.stats());
+}
+
+#[test]
 fn without_any_room_reads_go_straight_to_the_store() {
     let dir = tempfile::tempdir().unwrap();
     let (_, bucket, bytes) = with_object(20 * CHUNK as usize);

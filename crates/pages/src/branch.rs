@@ -6,7 +6,7 @@ use crate::flush;
 use crate::fork::Forks;
 use crate::health::Health;
 use crate::ingest;
-use crate::layer_read::{LayerFile, Source};
+use crate::layer_read::{LayerFile, Leaving, Source};
 use crate::manifest::{Ancestor, Manifest, Resume};
 use crate::map::{Frozen, Layers, Snapshot};
 use crate::mem::{Batch, MemLayer};
@@ -86,6 +86,8 @@ pub(crate) struct Shared {
     generations: Vec<AtomicU64>,
     /// First LSN of the branch; `u64::MAX` until an epoch has begun.
     oldest: AtomicU64,
+    /// Layer files that no manifest names and somebody may still read.
+    pub(crate) leaving: Mutex<Vec<Leaving>>,
     /// Held while layers are merged.
     pub(crate) upkeep: Mutex<()>,
     pub(crate) parent: Option<Parent>,
@@ -458,6 +460,7 @@ impl Branch {
             flusher_ended: AtomicBool::new(false),
             stats: Counters::default(),
             generations: (0..GENERATIONS).map(|_| AtomicU64::new(0)).collect(),
+            leaving: Mutex::new(Vec::new()),
             upkeep: Mutex::new(()),
             parent,
             forks: Forks::new(layers_end.unwrap_or(end)),

@@ -19,7 +19,7 @@ use crate::files::Put;
 use crate::flush::{Fault, publish};
 use crate::fold::{Fold, Kept};
 use crate::layer::LayerKind;
-use crate::layer_read::{LayerError, LayerFile};
+use crate::layer_read::{LayerError, LayerFile, Leaving};
 use crate::layer_scan::LayerScan;
 use crate::layer_write::LayerWriter;
 use crate::manifest::{Edit, Merging};
@@ -306,6 +306,7 @@ impl Shared {
         done: &[u64],
         durable: bool,
     ) {
+        self.leaving.lock().retain(Leaving::is_held);
         self.change_files(|files| {
             let mut next: Vec<Arc<LayerFile>> = Vec::with_capacity(files.len() + 1);
             for file in files {
@@ -314,7 +315,8 @@ impl Shared {
                     // Were the manifest lost, the one before it would still
                     // name them: then the next start removes them.
                     if durable {
-                        file.doom(&self.store.caches);
+                        let leaving = file.doom(&self.store.caches);
+                        self.leaving.lock().push(leaving);
                     }
                 } else if let Some((_, key)) = narrow.iter().find(|(n, _)| *n == number) {
                     next.push(Arc::new(file.narrowed(key.clone())));

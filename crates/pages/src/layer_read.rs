@@ -10,7 +10,7 @@ use crate::layer::{FOOTER, Footer, Group, HEADER, IndexEntry, LayerMeta, Root, S
 use crate::stats::Counters;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use xylem_types::BranchId;
 
 /// Why a layer could not be read.
@@ -45,6 +45,19 @@ struct Stored {
     seed: u32,
     root: OnceLock<Arc<Root>>,
     doomed: AtomicBool,
+}
+
+/// A file that goes when nobody reads it any more.
+pub(crate) struct Leaving {
+    pub(crate) name: String,
+    stored: Weak<Stored>,
+}
+
+impl Leaving {
+    /// Somebody may still read it.
+    pub(crate) fn is_held(&self) -> bool {
+        self.stored.strong_count() > 0
+    }
 }
 
 impl Drop for Stored {
@@ -99,9 +112,13 @@ impl LayerFile {
     }
 
     /// No manifest names the file any more: it goes when nobody reads it.
-    pub(crate) fn doom(&self, caches: &Caches) {
+    pub(crate) fn doom(&self, caches: &Caches) -> Leaving {
         caches.readers.remove(&self.stored.id);
         self.stored.doomed.store(true, Ordering::Release);
+        Leaving {
+            name: self.meta.name.clone(),
+            stored: Arc::downgrade(&self.stored),
+        }
     }
 
     /// Memory it takes outside the caches.

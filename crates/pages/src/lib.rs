@@ -25,6 +25,7 @@ mod layer;
 mod layer_read;
 mod layer_scan;
 mod layer_write;
+mod load;
 mod manifest;
 mod map;
 mod materialise;
@@ -43,6 +44,7 @@ pub use api::{Clock, Page, ReadAt, ReadError, SideFile, StoreConfig, StoreError,
 pub use branch::Branch;
 pub use fork::ForkError;
 pub use health::{BranchHealth, Fork, Trouble};
+pub use load::{LoadError, Loaded, Loader};
 pub use read_only::ReadOnlyPlace;
 pub use stats::BranchStats;
 pub use store::Store;

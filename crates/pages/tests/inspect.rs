@@ -275,8 +275,9 @@ fn layers_are_told_as_they_are() {
     runs.dedup();
     assert_eq!(stats.runs, runs.len() as u64);
     assert_eq!(stats.flushed_bytes, stats.layer_bytes);
-    assert_eq!(info.memory.len(), 1);
-    assert!(info.memory[0].bytes > 0 && !info.memory[0].frozen);
+    // One that is full may wait to be flushed before the open one.
+    let open = info.memory.last().unwrap();
+    assert!(open.bytes > 0 && !open.frozen);
     let dir = branch_dir(dir.path());
     let files = LocalFiles::open(&dir, None).unwrap();
     let mut pages: BTreeMap<PageId, usize> = BTreeMap::new();

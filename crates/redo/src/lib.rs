@@ -23,8 +23,10 @@ mod describe;
 mod error;
 mod flags;
 mod items;
+mod legacy;
 mod logfile;
 mod mtr;
+mod nameslog;
 mod reader;
 mod record;
 mod seal;
@@ -35,11 +37,13 @@ pub use describe::PageHead;
 pub use error::{ApplyError, ApplyFault, LogHeaderError, PageCheck, RecordFault, RedoError};
 pub use flags::{BadSpaceFlags, SpaceFlags};
 pub use items::{Items, MtrItem};
+pub use legacy::{is_unused, old_checksums, verify_old};
 pub use logfile::{
     CHECKPOINT_MTR_LEN, LogGeometry, LogHeader, START_OFFSET, checkpoint_mtr, log_file,
     read_log_file_header,
 };
 pub use mtr::{MTR_SIZE_MAX, Mtr, ParseStep, parse_mtr};
+pub use nameslog::log_file_naming;
 pub use reader::MtrReader;
 pub use record::{FileEvent, Op, Record, RecordKind, Records};
 pub use seal::{seal, verify};

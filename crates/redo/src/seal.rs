@@ -13,13 +13,13 @@ use crc32c::crc32c;
 use xylem_types::PageId;
 
 /// `FIL_PAGE_FILE_FLUSH_LSN_OR_KEY_VERSION`: 8 bytes that the old checksums skip.
-const FLUSH_LSN: usize = 26;
+pub(crate) const FLUSH_LSN: usize = 26;
 /// `TRX_SYS_PAGE_NO` of the system tablespace.
 const TRX_SYS: PageId = PageId::new(0, 5);
 /// `FIL_PAGE_DATA`.
-const DATA: usize = 38;
+pub(crate) const DATA: usize = 38;
 /// `BUF_NO_CHECKSUM_MAGIC`, written by `innodb_checksum_algorithm=none`.
-const NO_CHECKSUM: u32 = 0xdead_beef;
+pub(crate) const NO_CHECKSUM: u32 = 0xdead_beef;
 /// In `FIL_PAGE_TYPE` of a page_compressed page of a full_crc32 tablespace.
 const COMPRESSED_MARKER: u16 = 1 << 15;
 /// `FIL_PAGE_PAGE_COMPRESSED_ENCRYPTED` and `FIL_PAGE_PAGE_COMPRESSED`.
@@ -62,7 +62,7 @@ fn seal_page(page: &mut [u8], flags: SpaceFlags) -> Option<()> {
 }
 
 /// The checksum that a page of this kind carries.
-fn checksum(page: &[u8], flags: SpaceFlags) -> Option<u32> {
+pub(crate) fn checksum(page: &[u8], flags: SpaceFlags) -> Option<u32> {
     if flags.is_full_crc32() {
         return Some(crc32c(page.get(..page.len().checked_sub(4)?)?));
     }
@@ -83,7 +83,7 @@ fn checksum(page: &[u8], flags: SpaceFlags) -> Option<u32> {
 /// the future is for the caller to judge.
 ///
 /// Not accepted although InnoDB would: the pre-CRC checksums of files last
-/// written by MySQL 5.6 or MariaDB 10.1 and older.
+/// written by MySQL 5.6 or MariaDB 10.1 and older; see [`crate::verify_old`].
 ///
 /// # Errors
 /// [`PageCheck`] says what is wrong.
@@ -146,6 +146,15 @@ fn check(page: &[u8], page_id: PageId, flags: SpaceFlags) -> Option<Result<(), P
             }));
         }
     }
+    check_id(page, page_id, flags)
+}
+
+/// Whether the page carries its own id.
+pub(crate) fn check_id(
+    page: &[u8],
+    page_id: PageId,
+    flags: SpaceFlags,
+) -> Option<Result<(), PageCheck>> {
     let id = carried_id(page)?;
     let old_system = !flags.is_full_crc32() && page_id.space.0 == 0;
     if id == page_id || (old_system && id.page == page_id.page) {

@@ -5,6 +5,8 @@
 //! a crash leaves before (a folder with a manifest) or after (a folder, a log)
 //! is swept at the next start.
 
+pub(crate) mod adopt;
+
 use crate::branch::OpenBranch;
 use crate::branches::BranchRef;
 use crate::error::ServerError;

@@ -5,6 +5,7 @@ mod branches;
 mod call;
 mod control;
 mod convert;
+mod import;
 mod pages;
 mod status;
 #[cfg(test)]

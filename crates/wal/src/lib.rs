@@ -1,20 +1,26 @@
 //! The durable log of a branch: what a commit waits for.
 //!
-//! [`Log`] is the contract; `local` is the backend on this machine's disk;
-//! `conformance` is the suite that every backend passes.
+//! [`Log`] is the contract; `local` is the backend on this machine's disk,
+//! `object` the one in an object store; `conformance` is the suite that every backend passes.
 
 mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod disk;
+mod entropy;
 mod entry;
 mod failure;
 mod line;
 pub mod local;
+pub mod object;
 mod queue;
+mod remote;
 
 pub use clock::Clock;
+pub use entropy::Entropy;
 pub use local::{LocalLog, LocalLogConfig};
+pub use object::{ObjectLog, ObjectLogConfig};
+pub use remote::Retry;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -145,6 +151,15 @@ pub enum LogError {
     /// A block in the middle of the log failed its checksum.
     #[error("log is corrupt: {0}")]
     Corrupt(String),
+    /// Another server has taken the log over: what this one has not been told
+    /// is durable may be lost, and nothing more is taken here.
+    #[error("another server has taken log {log} over: it writes generation {generation}")]
+    Superseded {
+        /// Which log.
+        log: String,
+        /// The other server's right to write it, as a number.
+        generation: u64,
+    },
     /// The log was closed.
     #[error("log is closed")]
     Closed,

@@ -10,19 +10,16 @@
 
 mod common;
 
+use common::golden::{STEP_US, TIME_US, groups, record_groups};
 use common::{block_on, segment};
 use std::path::PathBuf;
 use std::sync::Arc;
-use xylem_types::{Epoch, FileOp, Frame, FrameBody, FrameSeq, Lsn};
+use xylem_types::{Epoch, FrameSeq, Lsn};
 use xylem_wal::conformance::HandClock;
 use xylem_wal::disk::model::ModelDisk;
-use xylem_wal::{LocalLog, LocalLogConfig, Log, LogError, Position, Record};
+use xylem_wal::{LocalLog, LocalLogConfig, Log, LogError, Position};
 
 const SEGMENTS: u64 = 3;
-
-/// When the first entry was written, and how much later each further group.
-const TIME_US: u64 = 1_763_820_000_000_000;
-const STEP_US: u64 = 1_500_000;
 
 fn golden(version: u32) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/wal-{version}"))
@@ -35,62 +32,6 @@ fn config(clock: &HandClock) -> LocalLogConfig {
         clock: clock.clock(),
         ..LocalLogConfig::default()
     }
-}
-
-/// One of each kind, in groups; each group is durable before the next.
-fn groups() -> Vec<Vec<Frame>> {
-    let path = || "test/t\u{e4}.frm".to_owned();
-    let bodies = [
-        vec![FrameBody::Redo((0..100).collect::<Vec<u8>>().into())],
-        vec![
-            FrameBody::Redo(vec![0xAA; 3].into()),
-            FrameBody::Redo(Vec::new().into()),
-        ],
-        vec![FrameBody::File(FileOp::Mkdir {
-            path: "test".to_owned(),
-            mode: 0o700,
-        })],
-        vec![FrameBody::File(FileOp::Create {
-            path: path(),
-            mode: 0o660,
-        })],
-        vec![FrameBody::File(FileOp::Write {
-            path: path(),
-            offset: 4096,
-            data: vec![0xFE, 0x01].into(),
-        })],
-        vec![FrameBody::File(FileOp::Truncate {
-            path: path(),
-            size: 1 << 40,
-        })],
-        vec![
-            FrameBody::File(FileOp::Rename {
-                from: path(),
-                to: "test/u.frm".to_owned(),
-            }),
-            FrameBody::File(FileOp::Unlink {
-                path: "test/u.frm".to_owned(),
-            }),
-            FrameBody::File(FileOp::Rmdir {
-                path: "test".to_owned(),
-            }),
-        ],
-    ];
-    let (mut seq, mut lsn) = (0, Lsn::FIRST);
-    let mut number = |body| {
-        seq += 1;
-        let frame = Frame {
-            seq: FrameSeq(seq),
-            start: lsn,
-            body,
-        };
-        lsn = frame.end();
-        frame
-    };
-    bodies
-        .into_iter()
-        .map(|group| group.into_iter().map(&mut number).collect())
-        .collect()
 }
 
 /// Writes it all to a model disk, whose salts are always the same.
@@ -147,18 +88,10 @@ fn the_golden_files_are_read() {
     }
     let log = LocalLog::open(dir.path(), config(&HandClock::default())).unwrap();
     let durable = *log.durable().borrow();
-    let frames = groups().concat();
     assert_eq!((durable.epoch(), durable.seq()), (Epoch(2), FrameSeq(0)));
-    assert_eq!(durable.lsn(), frames.last().unwrap().end());
-    let one = |record| (Epoch(1), vec![record]);
-    let mut writes = vec![one(Record::Seal), one(Record::Begin { start: Lsn::FIRST })];
-    for group in groups() {
-        let records = group.into_iter().map(Record::Frame);
-        writes.push((Epoch(1), records.collect()));
-    }
-    writes.push((Epoch(2), vec![Record::Seal]));
+    assert_eq!(durable.lsn(), groups().concat().last().unwrap().end());
     let mut reader = log.read_from(Position(0)).unwrap();
-    for ((epoch, records), nth) in writes.into_iter().zip(0..) {
+    for ((epoch, records), nth) in record_groups().into_iter().zip(0..) {
         for record in records {
             let entry = reader.next().unwrap().unwrap();
             assert_eq!((entry.epoch, entry.record), (epoch, record));

@@ -4,6 +4,8 @@ pub mod branch;
 pub mod compute;
 pub mod doctor;
 pub mod down;
+pub mod export;
+pub mod import;
 pub mod serve;
 pub mod sql;
 pub mod status;

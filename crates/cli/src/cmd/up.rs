@@ -236,7 +236,7 @@ async fn announce(app: &App, started: &Started, took: Duration, detached: bool) 
          \x20 host      {}\n\
          \x20 port      {}\n\
          \x20 socket    {}\n\
-         \x20 user      root\n\
+         \x20 user      {}\n\
          \x20 password  in {}\n\
          \x20 connect   {}\n\
          \x20 or        mariadb --defaults-file={}\n\
@@ -244,6 +244,7 @@ async fn announce(app: &App, started: &Started, took: Duration, detached: bool) 
         record.host,
         record.port,
         record.socket.display(),
+        record.user,
         app.state.password_file().display(),
         app.command("sql"),
         word(&app.state.compute(&started.name).client_cnf()),

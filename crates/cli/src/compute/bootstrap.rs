@@ -127,9 +127,9 @@ fn find_ignoring_case(text: &str, word: &str) -> Option<usize> {
         .position(|window| window.eq_ignore_ascii_case(word))
 }
 
-/// SQL that lets `root` in with `password`: from this machine, or from
-/// everywhere. The same again changes nothing.
-pub fn accounts_sql(password: &str, accounts: Accounts) -> String {
+/// SQL that lets `user` in with `password` and all rights: from this machine,
+/// or from everywhere. The same again changes nothing.
+pub fn accounts_sql(user: &str, password: &str, accounts: Accounts) -> String {
     let mut hosts = vec!["localhost", "127.0.0.1", "::1"];
     if accounts == Accounts::Any {
         hosts.push("%");
@@ -137,7 +137,7 @@ pub fn accounts_sql(password: &str, accounts: Accounts) -> String {
     let password = password.replace('\\', "\\\\").replace('\'', "\\'");
     let mut out = String::new();
     for host in hosts {
-        let who = format!("'root'@'{host}'");
+        let who = format!("'{user}'@'{host}'");
         let _ = writeln!(
             out,
             "CREATE USER IF NOT EXISTS {who} IDENTIFIED BY '{password}';"
@@ -150,7 +150,7 @@ pub fn accounts_sql(password: &str, accounts: Accounts) -> String {
         // Not GRANT PROXY: that is not granted to the user the init file runs as.
         let _ = writeln!(
             out,
-            "REPLACE INTO mysql.proxies_priv VALUES ('{host}', 'root', '', '', 1, '', current_timestamp());"
+            "REPLACE INTO mysql.proxies_priv VALUES ('{host}', '{user}', '', '', 1, '', current_timestamp());"
         );
     }
     out.push_str("FLUSH PRIVILEGES;\n");

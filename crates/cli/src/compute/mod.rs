@@ -1,5 +1,6 @@
 //! Computes: a mariadbd process on a branch, and its directory.
 
+pub mod account;
 pub mod base;
 pub mod bootstrap;
 pub mod mycnf;

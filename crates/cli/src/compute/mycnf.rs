@@ -34,6 +34,9 @@ pub struct Options<'a> {
     pub buffer_pool: &'a str,
     /// `innodb_page_size` in bytes, if not the default.
     pub page_size: Option<u32>,
+    /// The undo tablespaces that there are: MariaDB would otherwise make them
+    /// as many as its default says.
+    pub undo_tablespaces: Option<u32>,
     /// Size of `ib_logfile0` in bytes; `None` for a new database.
     pub log_file_bytes: Option<u64>,
     /// Files with options of the project's people, in order.
@@ -91,6 +94,9 @@ pub fn render(options: &Options<'_>) -> Result<String> {
     ];
     for (name, value) in tunable {
         line(&mut out, name, value)?;
+    }
+    if let Some(count) = options.undo_tablespaces {
+        line(&mut out, "innodb-undo-tablespaces", &count.to_string())?;
     }
     if !options.includes.is_empty() {
         out.push('\n');
@@ -177,9 +183,9 @@ pub fn render(options: &Options<'_>) -> Result<String> {
 ///
 /// # Errors
 /// When the path cannot be written in an option file.
-pub fn render_client(socket: &Path, port: u16, password: &str) -> Result<String> {
+pub fn render_client(user: &str, socket: &Path, port: u16, password: &str) -> Result<String> {
     let mut out = String::from("# Written by xylem at each start of this compute.\n[client]\n");
-    line(&mut out, "user", "root")?;
+    line(&mut out, "user", user)?;
     line(&mut out, "password", password)?;
     line(&mut out, "socket", plain(socket)?)?;
     line(&mut out, "port", &port.to_string())?;

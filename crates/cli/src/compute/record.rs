@@ -30,6 +30,9 @@ pub struct ComputeRecord {
     pub port: u16,
     /// Its unix socket.
     pub socket: PathBuf,
+    /// The account that xylem's client uses.
+    #[serde(default = "super::account::root")]
+    pub user: String,
     /// It takes no writes.
     pub read_only: bool,
     /// The LSN that it shows, if it is read-only.

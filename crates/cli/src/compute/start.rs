@@ -4,7 +4,7 @@ use super::base::Materialise;
 use super::mycnf::{self, Options, PageServer};
 use super::name::ComputeName;
 use super::record::{ComputeRecord, ComputeState, Phase};
-use super::{bootstrap, reader, ready, stop};
+use super::{account, bootstrap, reader, ready, stop};
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::files;
@@ -391,6 +391,7 @@ impl Starter<'_> {
             .await?;
         let socket = self.write_options(start, base.log_bytes(), false)?;
         let _ = std::fs::remove_file(&socket);
+        let user = account::client_user(&data);
 
         let mut args = vec![defaults_file(dir)];
         let id = &start.attached.branch_id;
@@ -399,7 +400,7 @@ impl Starter<'_> {
         let password = self.state.make_password()?;
         let mut init = String::new();
         if set_accounts {
-            init.push_str(&bootstrap::accounts_sql(&password, accounts));
+            init.push_str(&bootstrap::accounts_sql(&user, &password, accounts));
         }
         if start.at_lsn.is_some() {
             init.push_str(reader::INIT_SQL);
@@ -411,7 +412,7 @@ impl Starter<'_> {
             args.push(arg);
         }
         args.extend(self.project.mariadbd_args_of(is_main(name)));
-        let client = mycnf::render_client(&socket, start.port, &password)?;
+        let client = mycnf::render_client(&user, &socket, start.port, &password)?;
         files::write_atomic(&dir.client_cnf(), client.as_bytes(), files::SECRET)?;
 
         self.progress.say(format!("starting {}", name.described()));
@@ -427,6 +428,7 @@ impl Starter<'_> {
         }
         .spawn()?;
         let mut record = self.record(start, process, socket, log_from);
+        record.user = user;
         record.save(dir)?;
         let ready = ready::wait(process, &record.socket, &dir.log(), log_from).await;
         let _ = std::fs::remove_file(dir.init_sql());
@@ -486,6 +488,7 @@ impl Starter<'_> {
             host: ports::reachable(self.project.bind).to_string(),
             port: start.port,
             socket,
+            user: account::root(),
             read_only: start.at_lsn.is_some(),
             at_lsn: start.at_lsn,
             epoch: start.attached.epoch,
@@ -556,6 +559,7 @@ impl Starter<'_> {
                 .as_deref()
                 .unwrap_or(mycnf::BUFFER_POOL),
             page_size: self.project.page_size,
+            undo_tablespaces: account::undo_tablespaces(&dir.data()),
             log_file_bytes,
             includes: includes.into_iter().filter(|path| path.exists()).collect(),
             page_server: PageServer {
@@ -605,7 +609,7 @@ pub fn put_aside(log: &std::path::Path) {
 }
 
 /// Waits for a child; ends it when the waiting is given up.
-async fn wait_child(child: std::process::Child) -> Result<std::process::ExitStatus> {
+pub(crate) async fn wait_child(child: std::process::Child) -> Result<std::process::ExitStatus> {
     struct Guard(std::process::Child);
     impl Drop for Guard {
         fn drop(&mut self) {

@@ -26,6 +26,7 @@ fn options() -> Options<'static> {
         as_root: false,
         buffer_pool: "256M",
         page_size: None,
+        undo_tablespaces: None,
         log_file_bytes: Some(4096 * 1024),
         includes: Vec::new(),
         page_server: PageServer {
@@ -143,7 +144,7 @@ fn odd_paths_are_quoted_or_refused() {
 
 #[test]
 fn clients_get_the_password_from_a_file() {
-    let text = render_client(Path::new("/s/mysql.sock"), 3307, "pa#ss").unwrap();
+    let text = render_client("root", Path::new("/s/mysql.sock"), 3307, "pa#ss").unwrap();
     assert!(text.contains("[client]"));
     assert!(has(&text, "password = \"pa#ss\""));
     assert!(has(&text, "socket = \"/s/mysql.sock\""));
@@ -195,7 +196,7 @@ fn other_engines_stay() {
 
 #[test]
 fn root_gets_its_password_where_it_may_log_in() {
-    let local = accounts_sql("secret", Accounts::Local);
+    let local = accounts_sql("root", "secret", Accounts::Local);
     for host in ["localhost", "127.0.0.1", "::1"] {
         assert!(
             local.contains(&format!(
@@ -205,8 +206,8 @@ fn root_gets_its_password_where_it_may_log_in() {
         );
     }
     assert!(!local.contains("'root'@'%'"));
-    assert!(accounts_sql("secret", Accounts::Any).contains("'root'@'%'"));
-    assert!(accounts_sql("it's", Accounts::Local).contains(r"'it\'s'"));
+    assert!(accounts_sql("root", "secret", Accounts::Any).contains("'root'@'%'"));
+    assert!(accounts_sql("root", "it's", Accounts::Local).contains(r"'it\'s'"));
     // One statement a line: the init file is read so.
     assert!(local.lines().all(|line| line.ends_with(';')));
 }

@@ -19,6 +19,7 @@ fn record(process: Process, phase: Phase) -> ComputeRecord {
         host: "127.0.0.1".to_owned(),
         port: 3306,
         socket: "/s/mysql.sock".into(),
+        user: "root".to_owned(),
         read_only: false,
         at_lsn: None,
         epoch: 2,

@@ -396,6 +396,13 @@ impl Control for Fake {
     ) -> Result<Response<ctl::ResolveTimeResponse>, Status> {
         Err(Status::unimplemented("not used"))
     }
+
+    async fn import_branch(
+        &self,
+        _: Request<tonic::Streaming<ctl::ImportItem>>,
+    ) -> Result<Response<ctl::ImportResponse>, Status> {
+        Err(Status::unimplemented("not used"))
+    }
 }
 
 /// The fake server and the proxy before it.

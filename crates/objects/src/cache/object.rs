@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// An object that is open for reading.
@@ -17,6 +18,8 @@ pub struct CachedObject {
     /// Keeps the file open from the first read on.
     file: OnceLock<Arc<File>>,
     sequence: Mutex<Sequence>,
+    /// The chunk that was read last.
+    last: AtomicU32,
 }
 
 /// Notices that an object is read front to back.
@@ -57,6 +60,8 @@ impl CachedObject {
             entry: Arc::clone(entry),
             file: OnceLock::new(),
             sequence: Mutex::default(),
+            // Neither that nor the next is a chunk.
+            last: AtomicU32::new(u32::MAX - 1),
         }
     }
 
@@ -96,25 +101,29 @@ impl CachedObject {
             at += len;
         }
         let counters = &self.shared.counters;
-        add(
-            if hit {
-                &counters.hits
-            } else {
-                &counters.misses
-            },
-            1,
-        );
+        match hit {
+            true => add(&counters.hits, 1),
+            false => add(&counters.misses, 1),
+        }
         Ok(())
     }
 
     /// Reads what one request may fetch. Answers whether none was needed.
     fn read_piece(&self, offset: u64, out: &mut [u8]) -> io::Result<bool> {
         let range = offset..offset + out.len() as u64;
-        if range.is_empty() || self.read_local(&range, out) {
+        if range.is_empty() {
+            return Ok(true);
+        }
+        let wanted = self.entry.touched(&range);
+        let last = self.last.swap(wanted.end - 1, Ordering::Relaxed);
+        if self.read_local(&range, out) {
+            // Going on through an object is no use of what is passed.
+            if wanted.start != last && wanted.start != last.saturating_add(1) {
+                self.entry.mark_used(wanted);
+            }
             return Ok(true);
         }
         let mut later = Vec::new();
-        let wanted = self.entry.touched(&range);
         let ahead = self.ahead(&wanted);
         let mut plan = self.entry.plan(wanted, ahead);
         // Before anything can fail, so that no flight stays for ever.
@@ -170,7 +179,7 @@ impl CachedObject {
         let chunks = self.entry.touched(range);
         let read = {
             let _data = self.entry.data.read();
-            if !self.entry.state.lock().has_all(chunks.clone()) {
+            if !self.entry.state.lock().has_all(chunks) {
                 return false;
             }
             self.file().and_then(|file| {
@@ -180,10 +189,7 @@ impl CachedObject {
             })
         };
         match read {
-            Ok(()) => {
-                self.entry.mark_used(chunks);
-                true
-            }
+            Ok(()) => true,
             Err(error) => {
                 // The file of one that was removed goes when it is closed.
                 if !self.entry.state.lock().dead {
@@ -288,14 +294,18 @@ impl CachedObject {
         }
         // Until the chunk counts as present, so that no one empties the file
         // in between.
-        let _data = entry.data.read();
+        let mut _data = entry.data.read();
         let mut written = self.write_chunk(at, content);
         if let Err(error) = &written
             && error.kind() == io::ErrorKind::StorageFull
-            && shared.evict(cost)
         {
             // The disk is full of others' files; ours give way to ours.
-            written = self.write_chunk(at, content);
+            drop(_data);
+            let room = shared.evict(cost);
+            _data = entry.data.read();
+            if room {
+                written = self.write_chunk(at, content);
+            }
         }
         let mut state = entry.state.lock();
         match written {
@@ -329,7 +339,13 @@ impl CachedObject {
     }
 
     fn write_chunk(&self, at: u64, content: &[u8]) -> io::Result<()> {
-        let file = self.entry.file_to_write(&self.shared.disk)?;
+        let file = match self.file.get() {
+            Some(file) => Arc::clone(file),
+            None => {
+                let file = self.entry.file_to_write(&self.shared.disk)?;
+                Arc::clone(self.file.get_or_init(|| file))
+            }
+        };
         self.shared.disk.write(&self.entry.name, &file, content, at)
     }
 

@@ -45,10 +45,7 @@ struct Running {
 
 static SHARED: LazyLock<io::Result<S3Server>> = LazyLock::new(|| {
     let dir = std::env::temp_dir().join(format!("xylem-s3-{}", std::process::id()));
-    std::fs::create_dir_all(&dir)?;
-    S3Server::start_in(&dir, true).inspect_err(|_| {
-        let _ = std::fs::remove_dir_all(&dir);
-    })
+    S3Server::start_in(&dir, true)
 });
 static PLACES: AtomicU64 = AtomicU64::new(0);
 
@@ -73,18 +70,32 @@ impl S3Server {
     }
 
     fn start_in(dir: &Path, remove: bool) -> io::Result<S3Server> {
-        let server = S3Server {
-            dir: dir.to_owned(),
-            ports: free_ports()?,
-            remove,
-            running: Mutex::new(None),
+        let mut attempt = 1;
+        loop {
+            let server = S3Server {
+                dir: dir.to_owned(),
+                ports: free_ports()?,
+                remove,
+                running: Mutex::new(None),
+            };
+            match server.restart() {
+                Ok(()) => return Ok(server),
+                // Another process may have taken a port in between.
+                Err(_) if server.died() && attempt < 3 => attempt += 1,
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Whether it ended by itself.
+    fn died(&self) -> bool {
+        let Some(pid) = self.pid() else {
+            return false;
         };
-        let identity = format!(
-            r#"{{"identities":[{{"name":"test","credentials":[{{"accessKey":"{KEY}","secretKey":"{SECRET}"}}],"actions":["Admin","Read","Write","List","Tagging"]}}]}}"#
-        );
-        std::fs::write(dir.join("identities.json"), identity)?;
-        server.restart()?;
-        Ok(server)
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // Its keeper has not looked yet: a zombie.
+        let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
+        state.is_empty() || state.starts_with('Z')
     }
 
     /// The bucket's URL; [`S3Server::settings`] or [`S3Server::env`] tell how
@@ -170,6 +181,14 @@ impl S3Server {
                  server for them"
             ))
         })?;
+        if !Path::new(&program).exists() {
+            return Err(io::Error::other(format!(
+                "{VARIABLE} names {}, which is not there",
+                Path::new(&program).display()
+            )));
+        }
+        std::fs::create_dir_all(&self.dir)?;
+        std::fs::write(self.dir.join("identities.json"), identities())?;
         let [
             master,
             master_grpc,
@@ -245,10 +264,11 @@ impl S3Server {
                 .and_then(|_| bucket.delete(&name));
             match ready {
                 Ok(()) => return Ok(()),
-                Err(e) if Instant::now() > deadline => {
+                Err(e) if Instant::now() > deadline || self.died() => {
+                    let log = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+                    let end: Vec<&str> = log.lines().rev().take(5).collect();
                     return Err(io::Error::other(format!(
-                        "the S3 server does not get ready; its log is {}/log: {e}",
-                        self.dir.display()
+                        "the S3 server does not get ready: {e}; its log ends, backwards: {end:#?}"
                     )));
                 }
                 Err(_) => {}
@@ -269,6 +289,13 @@ impl Drop for S3Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Who may use the server: us.
+fn identities() -> String {
+    format!(
+        r#"{{"identities":[{{"name":"test","credentials":[{{"accessKey":"{KEY}","secretKey":"{SECRET}"}}],"actions":["Admin","Read","Write","List","Tagging"]}}]}}"#
+    )
 }
 
 /// Ports that are free now.

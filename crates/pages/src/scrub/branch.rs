@@ -483,7 +483,12 @@ impl BranchCheck {
         };
         drop(quiet);
         if let Some(manifest) = now {
-            let now = unnamed(&manifest, &list);
+            let mut now = unnamed(&manifest, &list);
+            if let Some(shared) = &shared {
+                // On its way out.
+                let leaving = shared.leaving.lock();
+                now.retain(|name| leaving.iter().all(|l| l.name != *name));
+            }
             for name in self.unnamed.intersection(&now).cloned().collect::<Vec<_>>() {
                 self.add(&name, FindingKind::Orphan, orphan(&name).into());
             }

@@ -2,20 +2,20 @@
 
 use super::call::{self, Caller};
 use super::pages::blocking;
-use super::{Answers, backup, branches, convert, status};
+use super::{Answers, backup, branches, convert, import, status};
 use crate::node::{Node, Phase};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use xylem_pages::ReadAt;
 use xylem_proto::control::control_server::Control;
 use xylem_proto::control::{
     AttachRequest, AttachResponse, BaseBackupRequest, BaseItem, Branch, CreateBranchRequest,
-    CreateLeaseRequest, GetTablespaceRequest, ListBranchesRequest, ListBranchesResponse,
-    RemoveBranchRequest, RemoveBranchResponse, RenameBranchRequest, ResolveTimeRequest,
-    ResolveTimeResponse, RestoreBranchRequest, RestoreBranchResponse, StatusRequest,
-    StatusResponse, Tablespace,
+    CreateLeaseRequest, GetTablespaceRequest, ImportItem, ImportResponse, ListBranchesRequest,
+    ListBranchesResponse, RemoveBranchRequest, RemoveBranchResponse, RenameBranchRequest,
+    ResolveTimeRequest, ResolveTimeResponse, RestoreBranchRequest, RestoreBranchResponse,
+    StatusRequest, StatusResponse, Tablespace,
 };
 use xylem_types::{Lsn, SpaceId};
 
@@ -191,6 +191,16 @@ impl Control for ControlService {
         let tablespace = blocking(&self.node, move || backup::one(&branch, &which, at)).await?;
         caller.check_epoch()?;
         Ok(Response::new(tablespace))
+    }
+
+    async fn import_branch(
+        &self,
+        request: Request<Streaming<ImportItem>>,
+    ) -> Result<Response<ImportResponse>, Status> {
+        call::in_charge(&self.node, request.metadata())?;
+        import::import(&self.node, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn status(

@@ -61,7 +61,7 @@ pub(super) fn of_log(error: &LogError, branch: &str) -> Status {
         LogError::NoSuchPosition(_) => Status::out_of_range(message),
         LogError::Io { source, .. } => of_io(source, message),
         LogError::Corrupt(_) => Status::data_loss(message),
-        LogError::Closed => Status::unavailable(message),
+        LogError::Closed | LogError::Superseded { .. } => Status::unavailable(message),
     }
 }
 
@@ -139,7 +139,7 @@ fn of_store(error: &StoreError, message: String) -> Status {
     }
 }
 
-fn of_io(error: &std::io::Error, message: String) -> Status {
+pub(super) fn of_io(error: &std::io::Error, message: String) -> Status {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Status::resource_exhausted(message),
         _ => Status::unavailable(message),

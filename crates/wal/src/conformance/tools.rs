@@ -40,6 +40,17 @@ pub(super) async fn waits<T>(future: &mut (impl Future<Output = T> + Unpin)) -> 
         .is_err()
 }
 
+/// Waits until something is so.
+pub(super) async fn soon(so: impl Fn() -> bool, what: impl Fn() -> String) {
+    for _ in 0..1000 {
+        if so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("{}", what());
+}
+
 /// Numbers that look random and are always the same (splitmix64).
 pub(super) struct Random(pub u64);
 

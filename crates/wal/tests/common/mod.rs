@@ -6,6 +6,11 @@
 )]
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod golden;
+pub mod line;
+pub mod net;
+pub mod objects;
+
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;

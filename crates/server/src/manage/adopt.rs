@@ -1,0 +1,114 @@
+//! Takes a branch that was filled from outside into the project.
+//!
+//! Until then nothing names what the import writes: a server that is killed
+//! meanwhile sweeps it at its next start.
+
+use super::{ManageError, blocking, check_free, open_new, opened, publish};
+use crate::branch::OpenBranch;
+use crate::logs;
+use crate::node::{Node, Opened};
+use crate::open;
+use crate::project::{BranchMeta, InnodbParams};
+use jiff::Timestamp;
+use std::sync::Arc;
+use xylem_types::{BranchId, BranchName, Epoch, Lsn};
+
+/// Whether `name` can become an import whose InnoDB has `innodb`: nobody has
+/// the name but perhaps a branch that is empty, and pages have the size of the
+/// project's, unless all of that is empty.
+///
+/// # Errors
+/// [`ManageError`].
+pub(crate) fn check(
+    node: &Node,
+    name: &BranchName,
+    innodb: &InnodbParams,
+) -> Result<(), ManageError> {
+    let opened = opened(node)?;
+    let branches = opened.branches.all();
+    let taken = branches.iter().find(|b| b.name() == name.as_str());
+    if taken.is_some_and(|b| !is_empty(b)) {
+        return Err(ManageError::Exists(name.to_string()));
+    }
+    let have = opened.catalog.project().innodb.page_size;
+    if have != innodb.page_size && !branches.iter().all(is_empty) {
+        return Err(ManageError::Refused(format!(
+            "its pages have {} bytes, those of this project {have}: import it as a new project",
+            innodb.page_size
+        )));
+    }
+    Ok(())
+}
+
+/// Makes `id`, which was filled, the branch `name`. An empty branch of that
+/// name goes.
+///
+/// # Errors
+/// [`ManageError`].
+pub(crate) async fn adopt(
+    node: &Arc<Node>,
+    name: &BranchName,
+    id: BranchId,
+    innodb: InnodbParams,
+) -> Result<(), ManageError> {
+    let opened = opened(node)?;
+    let _changes = opened.changes.lock().await;
+    check(node, name, &innodb)?;
+    let meta = BranchMeta {
+        id,
+        ancestor: None,
+        ancestor_lsn: 0,
+        created_at: Timestamp::now(),
+        lease: false,
+    };
+    let made = {
+        let node = Arc::clone(node);
+        blocking(move || open_new(&node, meta)).await?
+    };
+    let branches = opened.branches.all();
+    let all_empty = branches.iter().all(is_empty);
+    let empty = branches.into_iter().find(|b| b.name() == name.as_str());
+    let (add, gone) = (name.to_string(), empty.as_ref().map(|b| b.id()));
+    publish(node, &made, move |project, meta| {
+        if gone.is_some_and(|gone| project.branch(gone).is_some()) {
+            project.branches.remove(&add);
+        }
+        check_free(project, &add)?;
+        if gone == Some(project.first) {
+            project.first = meta.id;
+        }
+        if all_empty {
+            project.innodb = innodb;
+        }
+        project.branches.insert(add, meta);
+        Ok(())
+    })
+    .await?;
+    if let Some(empty) = empty {
+        remove_empty(node, opened, &empty).await;
+    }
+    opened.branches.insert(&made, name.as_str());
+    Ok(())
+}
+
+/// Closes the empty branch in whose place another came, and removes it. Best
+/// effort: what stays is swept at the next start.
+async fn remove_empty(node: &Arc<Node>, opened: &Opened, empty: &Arc<OpenBranch>) {
+    let id = empty.id();
+    opened.branches.remove(id);
+    empty.set_removed();
+    open::close_branch(empty).await;
+    let node = Arc::clone(node);
+    let removed = tokio::task::spawn_blocking(move || {
+        let store = node.opened().map(|opened| opened.store.remove_branch(id));
+        (store, logs::remove(&node.config, id))
+    });
+    if !matches!(removed.await, Ok((Some(Ok(())), Ok(())))) {
+        tracing::warn!(branch = %id, "an empty branch is removed at the next start");
+    }
+}
+
+/// No compute ever attached to it.
+fn is_empty(branch: &Arc<OpenBranch>) -> bool {
+    branch.epoch() == Epoch(0) && branch.pages.applied() <= Lsn::FIRST
+}

@@ -1,0 +1,257 @@
+//! ImportBranch: a stream of items fills a new branch.
+//!
+//! Items are checked and written by a thread of their own; what is on its way
+//! to it is bounded, so that a caller that sends faster than layers are
+//! written waits.
+
+use super::{convert, status};
+use crate::manage::adopt;
+use crate::node::{Node, Phase};
+use crate::project::InnodbParams;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+use xylem_pages::{LoadError, Loaded, Loader, Store, StoreError, Tablespace};
+use xylem_proto::control::{
+    ImportEnd, ImportItem, ImportPage, ImportResponse, ImportStart, ImportTablespace,
+    import_item::Item,
+};
+use xylem_redo::{SpaceFlags, page_lsn, verify};
+use xylem_types::{BranchId, BranchName, Lsn, PageId, PageNo, SpaceId};
+
+/// Items on their way to the thread that writes.
+const ITEMS_AHEAD: usize = 8;
+/// `FSP_SIZE` and `FSP_SPACE_FLAGS` on a tablespace's first page.
+const SIZE_AT: usize = 38 + 8;
+const FLAGS_AT: usize = 38 + 16;
+
+/// All of one import.
+pub(super) async fn import(
+    node: &Arc<Node>,
+    mut items: Streaming<ImportItem>,
+) -> Result<ImportResponse, Status> {
+    let opened = node
+        .opened()
+        .ok_or_else(|| Status::unavailable("the server is starting; retry"))?;
+    let start = match items.message().await?.and_then(|item| item.item) {
+        Some(Item::Start(start)) => start,
+        _ => return Err(Status::invalid_argument("the first item is not a start")),
+    };
+    let name = BranchName::parse(&start.branch)
+        .map_err(|error| Status::invalid_argument(format!("start.branch: {error}")))?;
+    let innodb = InnodbParams {
+        page_size: start.page_size,
+        undo_tablespaces: start.undo_tablespaces,
+        ..InnodbParams::default()
+    };
+    adopt::check(node, &name, &innodb).map_err(|e| status::of_manage(&e))?;
+    let id = BranchId(rand::random());
+    tracing::info!(branch = %name, %id, lsn = start.lsn, "an import begins");
+    let (to, from) = mpsc::channel(ITEMS_AHEAD);
+    let store = Arc::clone(&opened.store);
+    let writing = tokio::task::spawn_blocking(move || fill(&store, id, &start, from));
+    let fed = feed(node, &mut items, to).await;
+    let written = writing
+        .await
+        .map_err(|error| Status::internal(format!("the import ended early: {error}")))?;
+    // What the caller did wrong is told before that it then went away.
+    let loaded = match (written, fed) {
+        (Ok(loaded), Ok(())) => loaded,
+        (Err(Some(status)), _) | (_, Err(status)) => {
+            tracing::warn!(branch = %name, %id, error = status.message(), "an import failed");
+            return Err(status);
+        }
+        (Err(None), Ok(())) => return Err(Status::invalid_argument("there is no end")),
+    };
+    let lsn = loaded.1;
+    // Its own task: a caller that goes away now does not leave it half done.
+    let taking_in = {
+        let (node, name) = (Arc::clone(node), name.clone());
+        tokio::spawn(async move { take_in(&node, &name, id, innodb).await })
+    };
+    taking_in
+        .await
+        .map_err(|error| Status::internal(format!("the import ended early: {error}")))??;
+    let loaded = loaded.0;
+    tracing::info!(
+        branch = %name, %id, %lsn, tablespaces = loaded.tablespaces, pages = loaded.pages,
+        layer_bytes = loaded.layer_bytes, "imported"
+    );
+    Ok(ImportResponse {
+        id: id.to_string(),
+        lsn: lsn.0,
+        layers: loaded.layers,
+        layer_bytes: loaded.layer_bytes,
+    })
+}
+
+/// Passes items on until the end, or until the writer has ended.
+async fn feed(
+    node: &Node,
+    items: &mut Streaming<ImportItem>,
+    to: mpsc::Sender<Item>,
+) -> Result<(), Status> {
+    while let Some(item) = items.message().await? {
+        if node.phase() == Phase::Stopping {
+            return Err(status::stopping());
+        }
+        let item = item
+            .item
+            .ok_or_else(|| Status::invalid_argument("an item of a kind that is not known"))?;
+        let end = matches!(item, Item::End(_));
+        if to.send(item).await.is_err() || end {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Puts the branch into the project; without that it is removed.
+async fn take_in(
+    node: &Arc<Node>,
+    name: &BranchName,
+    id: BranchId,
+    innodb: InnodbParams,
+) -> Result<(), Status> {
+    adopt::adopt(node, name, id, innodb)
+        .await
+        .map_err(|error| status::of_manage(&error))
+}
+
+/// Writes items until the end. `None`: they stopped coming before.
+fn fill(
+    store: &Arc<Store>,
+    id: BranchId,
+    start: &ImportStart,
+    mut items: mpsc::Receiver<Item>,
+) -> Result<(Loaded, Lsn), Option<Status>> {
+    let lsn = Lsn(start.lsn);
+    let mut filler = Filler {
+        loader: Loader::begin(store, id, lsn).map_err(|e| of_load(&e))?,
+        lsn,
+        page_size: start.page_size,
+        space: None,
+    };
+    while let Some(item) = items.blocking_recv() {
+        if let Item::End(end) = item {
+            compare(&end, &filler.loader.so_far())?;
+            let loaded = filler.loader.finish().map_err(|e| of_load(&e))?;
+            return Ok((loaded, lsn));
+        }
+        filler.take(item)?;
+    }
+    Err(None)
+}
+
+fn compare(end: &ImportEnd, loaded: &Loaded) -> Result<(), Status> {
+    let sent = (end.tablespaces, end.pages, end.side_files);
+    let came = (loaded.tablespaces, loaded.pages, loaded.side_files);
+    if sent == came {
+        return Ok(());
+    }
+    Err(Status::data_loss(format!(
+        "tablespaces, pages and side files sent: {sent:?}, taken: {came:?}"
+    )))
+}
+
+struct Filler {
+    loader: Loader,
+    lsn: Lsn,
+    page_size: u32,
+    /// The tablespace whose pages come.
+    space: Option<(u32, SpaceFlags, u32)>,
+}
+
+impl Filler {
+    fn take(&mut self, item: Item) -> Result<(), Status> {
+        match item {
+            Item::Tablespace(space) => self.tablespace(space),
+            Item::Pages(pages) => pages.pages.iter().try_for_each(|page| self.page(page)),
+            Item::Directory(dir) => {
+                let path = path(dir.path)?;
+                self.loader
+                    .directory(&path, dir.mode & 0o777)
+                    .map_err(|e| of_load(&e))
+            }
+            Item::File(file) => {
+                let path = path(file.path)?;
+                self.loader
+                    .file(&path, file.mode & 0o777, file.size)
+                    .map_err(|e| of_load(&e))
+            }
+            Item::Data(data) => self.loader.data(&data).map_err(|e| of_load(&e)),
+            Item::Start(_) | Item::End(_) => {
+                Err(Status::invalid_argument("an item in a wrong place"))
+            }
+        }
+    }
+
+    fn tablespace(&mut self, space: ImportTablespace) -> Result<(), Status> {
+        let path = path(space.path)?;
+        let refuse = |why: String| {
+            Err(Status::invalid_argument(format!(
+                "tablespace {path}: {why}"
+            )))
+        };
+        let flags = match SpaceFlags::new(space.flags) {
+            Ok(flags) => flags,
+            Err(error) => return refuse(error.to_string()),
+        };
+        if flags.logical_page_size() as u64 != u64::from(self.page_size) {
+            return refuse(format!(
+                "its pages have {} bytes, and the import said {}",
+                flags.logical_page_size(),
+                self.page_size
+            ));
+        }
+        self.space = Some((space.space_id, flags, space.pages));
+        let space = Tablespace {
+            space: SpaceId(space.space_id),
+            path,
+            flags: space.flags,
+            pages: space.pages,
+            page_bytes: flags.physical_page_size() as u32,
+        };
+        self.loader.tablespace(space).map_err(|e| of_load(&e))
+    }
+
+    fn page(&mut self, page: &ImportPage) -> Result<(), Status> {
+        let no = page.page_no;
+        let Some((space, flags, pages)) = self.space else {
+            return Err(Status::invalid_argument(format!(
+                "page {no} comes without a tablespace before it"
+            )));
+        };
+        let id = PageId::new(space, no);
+        let refuse = |why: String| Err(Status::invalid_argument(format!("page {id}: {why}")));
+        if let Err(error) = verify(&page.data, id, flags) {
+            return refuse(error.to_string());
+        }
+        if let Some(lsn) = page_lsn(&page.data).filter(|lsn| *lsn > self.lsn) {
+            return refuse(format!("it has LSN {lsn}, the import is of {}", self.lsn));
+        }
+        let field = |at: usize| {
+            let bytes = page.data.get(at..at + 4).and_then(|b| b.try_into().ok());
+            bytes.map(u32::from_be_bytes)
+        };
+        if no == 0 && (field(SIZE_AT), field(FLAGS_AT)) != (Some(pages), Some(flags.raw())) {
+            return refuse("its size or flags are not those of its tablespace".to_owned());
+        }
+        self.loader
+            .page(PageNo(no), &page.data)
+            .map_err(|e| of_load(&e))
+    }
+}
+
+fn path(path: String) -> Result<String, Status> {
+    convert::relative(path).map_err(Status::invalid_argument)
+}
+
+fn of_load(error: &LoadError) -> Status {
+    let message = error.to_string();
+    match error {
+        LoadError::Refused(_) => Status::invalid_argument(message),
+        LoadError::Store(StoreError::Io { source, .. }) => status::of_io(source, message),
+        LoadError::Store(_) => Status::data_loss(message),
+    }
+}

@@ -1,0 +1,158 @@
+//! Measures the log in an object store beside the local one: commits a second
+//! and how long each takes, for one committer and for 64 at a time.
+//! `cargo run --release -p xylem-wal --example object_bench [DIR]`
+//!
+//! The store is a directory with fsync, or, with `XYLEM_TEST_S3`, a real one.
+
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
+use xylem_wal::{LocalLog, LocalLogConfig, Log, LogError, ObjectLog, ObjectLogConfig};
+
+type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// What a small transaction writes.
+const COMMIT_BYTES: usize = 600;
+const LASTS: Duration = Duration::from_secs(4);
+
+fn main() -> Outcome {
+    let base = std::env::args()
+        .nth(1)
+        .map_or_else(std::env::temp_dir, Into::into);
+    let dir = base.join(format!("object_bench.{}", std::process::id()));
+    std::fs::create_dir_all(&dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let outcome = runtime.block_on(async {
+        let (store, what) = store(&dir)?;
+        println!("{COMMIT_BYTES} bytes a commit; {what}");
+        for committers in [1, 64] {
+            let name = format!("local-{committers}");
+            let log = LocalLog::open(&dir.join(name), LocalLogConfig::default())?;
+            let local = measure("local log", Arc::new(log), committers).await?;
+            for (what, linger, puts_max) in [
+                ("object log", 0, 4),
+                ("object log that lingers for 1 ms", 1, 4),
+                ("object log, one put at a time", 0, 1),
+            ] {
+                let config = ObjectLogConfig {
+                    linger: Duration::from_millis(linger),
+                    puts_max,
+                    ..ObjectLogConfig::new(tokio::runtime::Handle::current())
+                };
+                let run = std::process::id();
+                let prefix = format!("bench-{run}/{committers}-{linger}-{puts_max}");
+                let log = ObjectLog::open(Arc::clone(&store), Path::from(prefix), config).await?;
+                let object = measure(what, Arc::new(log), committers).await?;
+                println!(
+                    "    beside the local log: {:.2} of the commits, {:.1} times the latency",
+                    object.per_second / local.per_second,
+                    object.median.as_secs_f64() / local.median.as_secs_f64()
+                );
+            }
+        }
+        Ok(())
+    });
+    std::fs::remove_dir_all(&dir)?;
+    outcome
+}
+
+fn store(dir: &std::path::Path) -> Outcome<(Arc<dyn ObjectStore>, String)> {
+    if let Ok(url) = std::env::var("XYLEM_TEST_S3") {
+        let options = std::env::vars().filter(|(name, _)| name.starts_with("AWS_"));
+        let options = options.map(|(name, value)| (name.to_ascii_lowercase(), value));
+        let (store, prefix) = object_store::parse_url_opts(&url.parse()?, options)?;
+        let what = format!("objects in {url}");
+        return Ok((Arc::new(PrefixStore::new(store, prefix)), what));
+    }
+    let objects = dir.join("objects");
+    std::fs::create_dir_all(&objects)?;
+    let store = LocalFileSystem::new_with_prefix(&objects)?.with_fsync(true);
+    let what = format!("objects in {} with fsync", objects.display());
+    Ok((Arc::new(store), what))
+}
+
+struct Measured {
+    per_second: f64,
+    median: Duration,
+}
+
+/// What the committers share: one compute.
+struct Compute {
+    epoch: Epoch,
+    next: tokio::sync::Mutex<(u64, u64)>,
+    payload: Arc<[u8]>,
+}
+
+impl Compute {
+    /// One commit: its redo is appended and waited for.
+    async fn commit(&self, log: &dyn Log) -> Outcome {
+        let seq = {
+            let mut next = self.next.lock().await;
+            let frame = Frame {
+                seq: FrameSeq(next.0),
+                start: Lsn(next.1),
+                body: FrameBody::Redo(Arc::clone(&self.payload)),
+            };
+            *next = (next.0 + 1, frame.end().0);
+            let seq = frame.seq;
+            log.append(self.epoch, vec![frame]).await?;
+            seq
+        };
+        log.durable().wait_for(|d| d.seq() >= seq).await?;
+        Ok(())
+    }
+}
+
+async fn measure(what: &str, log: Arc<dyn Log>, committers: usize) -> Outcome<Measured> {
+    let epoch = log.seal().await?.epoch();
+    log.begin(epoch, Lsn::FIRST).await?;
+    let compute = Arc::new(Compute {
+        epoch,
+        next: tokio::sync::Mutex::new((1, Lsn::FIRST.0)),
+        payload: vec![0x5a; COMMIT_BYTES].into(),
+    });
+    let started = Instant::now();
+    let tasks: Vec<_> = (0..committers)
+        .map(|_| {
+            let (log, compute) = (Arc::clone(&log), Arc::clone(&compute));
+            tokio::spawn(async move {
+                let mut took = Vec::new();
+                while started.elapsed() < LASTS {
+                    let began = Instant::now();
+                    compute.commit(&*log).await?;
+                    took.push(began.elapsed());
+                }
+                Outcome::Ok(took)
+            })
+        })
+        .collect();
+    let mut took = Vec::new();
+    for task in tasks {
+        took.extend(task.await??);
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    took.sort_unstable();
+    let at = |part: usize| took[(took.len() * part / 1000).min(took.len() - 1)];
+    let measured = Measured {
+        per_second: took.len() as f64 / seconds,
+        median: at(500),
+    };
+    println!(
+        "{committers:>3} at a time, {what}: {:.0} commits/s, p50 {} us, p99 {} us, p99.9 {} us",
+        measured.per_second,
+        at(500).as_micros(),
+        at(990).as_micros(),
+        at(999).as_micros()
+    );
+    match log.close().await {
+        Ok(()) | Err(LogError::Closed) => Ok(measured),
+        Err(e) => Err(e.into()),
+    }
+}

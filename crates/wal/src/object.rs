@@ -1,0 +1,420 @@
+//! The backend in an object store: groups of entries as numbered objects, made
+//! only where there is none, several at a time, acknowledged in order.
+//!
+//! `docs/formats/wal-objects.md` draws the objects and says why a writer that
+//! has lost the line cannot win.
+
+mod claim;
+mod end;
+mod format;
+mod objects;
+mod reader;
+mod shared;
+#[cfg(test)]
+mod tests;
+mod trim;
+mod writer;
+
+use crate::entry::payload;
+use crate::failure::Failure;
+use crate::line::Taken;
+use crate::queue::{self, Queued};
+use crate::remote::Remote;
+use crate::{BoxFuture, Clock, Durable, Entropy, Log, LogError, LogReader, Position, Retry};
+use format::WriterId;
+use object_store::ObjectStore;
+use object_store::path::Path;
+use objects::{Fault, Objects};
+use shared::{Closing, Mark, Owner, Shared, State};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
+use tokio::task::AbortHandle;
+use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
+
+/// How an [`ObjectLog`] uses its store and memory.
+#[derive(Clone, Debug)]
+pub struct ObjectLogConfig {
+    /// Where requests run. It must have a thread to spare for them while a
+    /// reader waits for one: a runtime of several threads, with timers.
+    pub runtime: Handle,
+    /// Bytes of entries in one object at most (or one entry).
+    pub object_bytes: u64,
+    /// Bytes of frames in memory, accepted and not yet durable. A single frame
+    /// may exceed it when nothing else waits.
+    pub queue_bytes: u64,
+    /// The largest payload of a frame.
+    pub max_frame_bytes: u64,
+    /// How long the first of several entries waits for more to share its
+    /// object with. Each object is a request that a store may charge for.
+    /// Without a wait entries still gather while `puts_max` are on their way.
+    pub linger: Duration,
+    /// Objects on their way at a time.
+    pub puts_max: usize,
+    /// Bytes of the newest objects that are kept for readers.
+    pub cache_bytes: u64,
+    /// What a reader sends for ahead of need: bytes, about, and objects.
+    pub read_ahead_bytes: u64,
+    /// See `read_ahead_bytes`.
+    pub read_ahead_objects: usize,
+    /// How requests are tried again.
+    pub retry: Retry,
+    /// How long opening and reading wait for a store that does not answer. The
+    /// writer waits for ever.
+    pub patience: Duration,
+    /// How long closing waits for what is queued.
+    pub drain: Duration,
+    /// Where entries get their time from.
+    pub clock: Clock,
+    /// Where the random bytes come from that tell writers apart.
+    pub entropy: Entropy,
+}
+
+impl ObjectLogConfig {
+    /// The defaults, with requests that run on `runtime`.
+    pub fn new(runtime: Handle) -> ObjectLogConfig {
+        ObjectLogConfig {
+            runtime,
+            object_bytes: 4 << 20,
+            queue_bytes: 32 << 20,
+            max_frame_bytes: 8 << 20,
+            linger: Duration::ZERO,
+            puts_max: 4,
+            cache_bytes: 16 << 20,
+            read_ahead_bytes: 16 << 20,
+            read_ahead_objects: 32,
+            retry: Retry::default(),
+            patience: Duration::from_secs(60),
+            drain: Duration::from_secs(30),
+            clock: Clock::system(),
+            entropy: Entropy::system(),
+        }
+    }
+
+    fn check(&self) -> Result<(), LogError> {
+        let wrong = if self.max_frame_bytes > 1 << 30 || self.object_bytes > 1 << 30 {
+            // Lengths and offsets in an object are 32 bits wide.
+            "object_bytes and max_frame_bytes may be 1 GiB at most"
+        } else if self.puts_max == 0 || self.read_ahead_objects == 0 {
+            "puts_max and read_ahead_objects must be 1 at least"
+        } else {
+            return Ok(());
+        };
+        Err(LogError::Io {
+            context: "configuration of the object-store log".to_owned(),
+            source: io::Error::new(io::ErrorKind::InvalidInput, wrong),
+        })
+    }
+}
+
+/// A branch's log in an object store.
+///
+/// Opening a log that has entries takes it over: whoever had it open learns so
+/// with the next object it wants to make, and its log ends with
+/// [`LogError::Superseded`]. An empty one is taken over by the first seal.
+///
+/// Dropped without [`Log::close`] it ends as a crash would: what was not
+/// durable may be lost.
+pub struct ObjectLog {
+    shared: Arc<Shared>,
+    tasks: [AbortHandle; 2],
+}
+
+impl ObjectLog {
+    /// Opens the log under `prefix` of `store`, where nothing else may be.
+    /// Reads its end only.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] when the store refuses, or has not answered for as
+    /// long as `patience` allows; [`LogError::Corrupt`];
+    /// [`LogError::Superseded`] when another server takes it over meanwhile.
+    pub async fn open(
+        store: Arc<dyn ObjectStore>,
+        prefix: Path,
+        config: ObjectLogConfig,
+    ) -> Result<ObjectLog, LogError> {
+        config.check()?;
+        let remote = Remote::new(store, prefix, config.retry, config.entropy.clone());
+        let place = remote.place("");
+        let runtime = config.runtime.clone();
+        let opening = runtime.spawn(open(Objects { remote }, config));
+        opening.await.unwrap_or_else(|e| {
+            Err(LogError::Io {
+                context: format!("open {place}"),
+                source: io::Error::other(e),
+            })
+        })
+    }
+
+    /// Why the store does not answer, while requests are tried again.
+    pub fn trouble(&self) -> Option<LogError> {
+        let failure = self.shared.objects.remote.trouble();
+        failure.map(|failure| failure.error())
+    }
+
+    /// Waits for `ready` to say something.
+    async fn until<T>(
+        &self,
+        mut ready: impl FnMut(&mut State) -> Result<Option<T>, LogError>,
+    ) -> Result<T, LogError> {
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(said) = ready(&mut self.shared.state.lock())? {
+                return Ok(said);
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until the line is ours.
+    async fn own(&self) -> Result<(), LogError> {
+        self.until(|state| {
+            self.shared.check_open(state)?;
+            if state.owner == Owner::No {
+                state.owner = Owner::Wanted;
+                self.shared.work.notify_one();
+            }
+            Ok((state.owner == Owner::Yes).then_some(()))
+        })
+        .await
+    }
+
+    /// Queues a seal or begin. What it returns tells the place after it.
+    fn mark(&self, state: &mut State, queued: Queued) -> oneshot::Receiver<Position> {
+        let (told, place) = oneshot::channel();
+        let nth = state.accepted;
+        state.marks.push_back(Mark { nth, told });
+        state.push(queued);
+        self.shared.work.notify_one();
+        place
+    }
+
+    /// The place after a seal or begin, when it is durable.
+    async fn marked(&self, place: oneshot::Receiver<Position>) -> Result<Position, LogError> {
+        match place.await {
+            Ok(position) => Ok(position),
+            Err(_) => {
+                self.shared.state.lock().health.check()?;
+                Err(LogError::Closed)
+            }
+        }
+    }
+
+    async fn seal_now(&self) -> Result<Durable, LogError> {
+        self.own().await?;
+        let (epoch, lsn, place) = {
+            let mut state = self.shared.state.lock();
+            self.shared.check_open(&state)?;
+            let Some(epoch) = state.queue.line.seal() else {
+                return Err(LogError::Corrupt(
+                    "there is no further epoch number".to_owned(),
+                ));
+            };
+            let lsn = state.queue.line.lsn;
+            let seal = Queued::mark(payload::SEAL, epoch, lsn);
+            (epoch, lsn, self.mark(&mut state, seal))
+        };
+        // Appends of the fenced epoch that wait for room have waited in vain.
+        self.shared.changed.notify_waiters();
+        Ok(Durable {
+            epoch,
+            seq: FrameSeq(0),
+            lsn,
+            position: self.marked(place).await?,
+        })
+    }
+
+    async fn begin_now(&self, epoch: Epoch, start: Lsn) -> Result<Durable, LogError> {
+        // Whoever has been fenced need not make the line ours.
+        self.shared.state.lock().queue.line.owns(epoch)?;
+        let place = if epoch == Epoch(0) {
+            return Err(LogError::NotBegun { epoch });
+        } else {
+            self.own().await?;
+            let mut state = self.shared.state.lock();
+            self.shared.check_open(&state)?;
+            match state.queue.line.begin(epoch, start)? {
+                Taken::Next => {
+                    let begin = Queued::mark(payload::BEGIN, epoch, start);
+                    Ok(self.mark(&mut state, begin))
+                }
+                Taken::Resend => Err(state.accepted),
+            }
+        };
+        let position = match place {
+            Ok(place) => self.marked(place).await?,
+            // The one that came before is the last that was accepted.
+            Err(accepted) => {
+                self.until(|state| {
+                    if state.durable >= accepted {
+                        return Ok(Some(state.begun));
+                    }
+                    state.health.check().map(|()| None)
+                })
+                .await?
+            }
+        };
+        Ok(Durable {
+            epoch,
+            seq: FrameSeq(0),
+            lsn: start,
+            position,
+        })
+    }
+
+    async fn append_now(&self, epoch: Epoch, frames: Vec<Frame>) -> Result<(), LogError> {
+        // In the order of their calls, so that an append that waits for room
+        // is not overtaken by the one that follows it.
+        let _turn = self.shared.turn.lock().await;
+        // Checksums are computed here, not under the lock or on the writer.
+        let mut queued = queue::encode(epoch, frames, self.shared.config.max_frame_bytes)?;
+        {
+            let state = self.shared.state.lock();
+            self.shared.check_open(&state)?;
+            state.queue.check(epoch, &queued)?;
+        }
+        let limit = self.shared.config.queue_bytes;
+        self.until(|state| {
+            self.shared.check_open(state)?;
+            let before = state.queue.entries.len();
+            let done = state.queue.accept(limit, epoch, &mut queued);
+            state.count(before);
+            self.shared.work.notify_one();
+            Ok(done?.then_some(()))
+        })
+        .await
+    }
+
+    async fn close_now(&self) -> Result<(), LogError> {
+        self.shared.stop(Closing::Drain);
+        self.until(|state| {
+            if !state.ended {
+                return Ok(None);
+            }
+            match state.health.check() {
+                Err(LogError::Closed) => Ok(Some(())),
+                other => other.map(Some),
+            }
+        })
+        .await
+    }
+}
+
+/// Opens a log, on the runtime that it is to use.
+async fn open(objects: Objects, config: ObjectLogConfig) -> Result<ObjectLog, LogError> {
+    let id = config.entropy.next().map_err(|source| LogError::Io {
+        context: "draw the random bytes of a log's writer".to_owned(),
+        source,
+    })?;
+    let id = WriterId(id);
+    let found = tokio::time::timeout(config.patience, async {
+        let mut end = end::find(&objects, end::Sure::Nearly).await?;
+        let mut owner = Owner::No;
+        if end.next > 0 {
+            end = claim::claim(&objects, id, end).await?;
+            owner = Owner::Yes;
+        }
+        let (first, stored) = end::find_first(&objects, &end).await?;
+        end.first = first;
+        Ok::<_, Fault>((end, owner, stored))
+    });
+    let (end, owner, stored) = match found.await {
+        Ok(found) => found.map_err(|fault| fault.error())?,
+        Err(_) => {
+            let silent = Failure::new(
+                format!("open {}", objects.remote.place("")),
+                io::Error::from(io::ErrorKind::TimedOut),
+            );
+            return Err(objects.remote.trouble().unwrap_or(silent).error());
+        }
+    };
+    let (sender, durable) = watch::channel(end.durable());
+    let shared = Arc::new(Shared::new(objects, config, &end, owner, durable));
+    shared.stored.store(stored, Ordering::Relaxed);
+    let runtime = &shared.config.runtime;
+    let writer = runtime.spawn(writer::run(Arc::clone(&shared), sender, id, end));
+    let trimmer = runtime.spawn(trim::run(Arc::clone(&shared)));
+    let tasks = [writer.abort_handle(), trimmer.abort_handle()];
+    Ok(ObjectLog { shared, tasks })
+}
+
+impl Drop for ObjectLog {
+    fn drop(&mut self) {
+        self.shared.stop(Closing::Abandon);
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl std::fmt::Debug for ObjectLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ObjectLog")
+            .field("place", &self.shared.objects.remote.place(""))
+            .finish_non_exhaustive()
+    }
+}
+
+impl Log for ObjectLog {
+    fn seal(&self) -> BoxFuture<'_, Result<Durable, LogError>> {
+        Box::pin(self.seal_now())
+    }
+
+    fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, LogError>> {
+        Box::pin(self.begin_now(epoch, start))
+    }
+
+    fn append(&self, epoch: Epoch, frames: Vec<Frame>) -> BoxFuture<'_, Result<(), LogError>> {
+        Box::pin(self.append_now(epoch, frames))
+    }
+
+    fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), LogError> {
+        let state = self.shared.state.lock();
+        state.queue.line.owns(epoch)?;
+        Ok((state.queue.line.seq, state.queue.line.lsn))
+    }
+
+    fn durable(&self) -> watch::Receiver<Durable> {
+        self.shared.durable.clone()
+    }
+
+    /// Waits for the store where `position` is not among the newest entries:
+    /// blocking.
+    fn read_from(&self, position: Position) -> Result<Box<dyn LogReader>, LogError> {
+        Ok(Box::new(reader::Reader::open(
+            Arc::clone(&self.shared),
+            position,
+        )?))
+    }
+
+    /// Returns at once; the objects are removed a while later.
+    fn trim(&self, before: Position) -> Result<(), LogError> {
+        let state = self.shared.state.lock();
+        state.health.check()?;
+        if before > self.shared.durable_now() {
+            return Err(LogError::NoSuchPosition(before));
+        }
+        let number = format::number_and_index(before).0.min(state.known);
+        if self.shared.first.fetch_max(number, Ordering::SeqCst) < number {
+            self.shared.trim.notify_one();
+        }
+        Ok(())
+    }
+
+    fn first(&self) -> Position {
+        format::position(self.shared.first(), 0)
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        self.shared.stored.load(Ordering::Relaxed)
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
+        Box::pin(self.close_now())
+    }
+}

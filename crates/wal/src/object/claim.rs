@@ -1,0 +1,99 @@
+//! Takes a line over: ends the generation of whoever wrote it, so that nothing
+//! of theirs can follow, and begins the next. Why this holds is in
+//! `docs/formats/wal-objects.md`.
+
+use super::end::{End, Sure, find};
+use super::format::{Header, Name, WriterId};
+use super::objects::{Fault, Object, Objects};
+use bytes::Bytes;
+
+/// How far before a writer that is faster than we a claim is put first.
+const AHEAD_MIN: u64 = 8;
+
+/// Takes the line over that seemed to end at `end` a moment ago. What it
+/// returns ends in a generation that nobody but `writer` writes.
+pub(crate) async fn claim(objects: &Objects, writer: WriterId, mut end: End) -> Result<End, Fault> {
+    loop {
+        close(objects, writer, &mut end).await?;
+        // Was that the end? A name is free again when its object was trimmed:
+        // who was held up for long may have claimed a place that the line has
+        // left behind.
+        let seen = find(objects, Sure::Quite).await?;
+        if (seen.next, seen.generation) == (end.next, end.generation) {
+            return Ok(end);
+        }
+        if seen.generation > end.generation {
+            return Err(Fault::Superseded {
+                log: objects.remote.place(""),
+                generation: seen.generation,
+            });
+        }
+        end = seen;
+    }
+}
+
+/// Ends the generation in which the line stands, at the first number that is
+/// free, and goes over what came before that.
+async fn close(objects: &Objects, writer: WriterId, end: &mut End) -> Result<(), Fault> {
+    let mut ahead = 0;
+    let mut barred = false;
+    loop {
+        match put(objects, writer, end, end.next).await? {
+            Some(Object::Claim(claim)) if claim.writer != writer => {
+                // The next generation is that one's.
+                next_generation(objects, end)?;
+                (ahead, barred) = (0, false);
+            }
+            None | Some(Object::Claim(_)) => {
+                return next_generation(objects, end);
+            }
+            Some(Object::Entries(block)) => {
+                end.adopt(objects, &block)?;
+                // The owner is at work, and with several requests on their way
+                // it may reach each number before us. It does not get past a
+                // claim further on.
+                if !barred {
+                    ahead = (ahead * 2).max(AHEAD_MIN);
+                    let far = put(objects, writer, end, end.next + ahead).await?;
+                    barred = far.is_none();
+                    let generation = end.generation;
+                    *end = find(objects, Sure::Nearly).await?;
+                    barred &= end.generation == generation;
+                }
+            }
+        }
+    }
+}
+
+/// Puts a claim at `number`, or says what is there.
+async fn put(
+    objects: &Objects,
+    writer: WriterId,
+    end: &End,
+    number: u64,
+) -> Result<Option<Object>, Fault> {
+    let name = Name::new(number, end.generation).map_err(|e| Fault::Corrupt(e.to_string()))?;
+    let header = Header {
+        name,
+        claim: true,
+        writer,
+        known: end.next,
+        first: end.first,
+        bytes_before: end.bytes,
+        count: 0,
+        body_bytes: 0,
+    };
+    let bytes = Bytes::copy_from_slice(&header.encode());
+    objects.make(name, &bytes).await
+}
+
+fn next_generation(objects: &Objects, end: &mut End) -> Result<(), Fault> {
+    let next = end.generation.checked_add(1);
+    end.generation = next.ok_or_else(|| {
+        Fault::Corrupt(format!(
+            "{}: there is no further generation",
+            objects.remote.place("")
+        ))
+    })?;
+    Ok(())
+}

@@ -1,0 +1,252 @@
+//! Finds where a line of objects ends, and where it begins, without reading
+//! it: the rules are in `docs/formats/wal-objects.md`.
+
+use super::format::{Block, Folder, Name, position};
+use super::objects::{Fault, Object, Objects, Row, located};
+use crate::Durable;
+use crate::entry::follow;
+use crate::line::Line;
+use std::collections::BTreeMap;
+
+/// How often to look again when objects vanish between two requests, because
+/// the line's owner trims.
+const LOOKS_MAX: usize = 20;
+
+/// Where a line ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct End {
+    /// The number of the next object of entries.
+    pub next: u64,
+    /// The generation in which it would be written; 0 when nobody ever claimed
+    /// the line.
+    pub generation: u32,
+    /// The line after the last entry, and that one's time.
+    pub line: Line,
+    pub time_us: u64,
+    /// Bytes of all objects of entries so far, trimmed ones too.
+    pub bytes: u64,
+    /// Nothing from this number on was ever trimmed.
+    pub known: u64,
+    /// Nothing before this number is left, other than what should not be.
+    pub first: u64,
+}
+
+impl End {
+    /// After `block`, whose entries must follow what was before, if that is
+    /// known.
+    fn after(
+        objects: &Objects,
+        block: &Block,
+        generation: u32,
+        before: Option<(Line, u64)>,
+    ) -> Result<End, Fault> {
+        let name = block.header.name;
+        let mut now = before;
+        for index in 0..block.count() {
+            let (entry, record) = match block.entry(index) {
+                Some(Ok(entry)) => entry,
+                Some(Err(why)) => return Err(objects.corrupt(name, 0, &why)),
+                None => break,
+            };
+            let line = follow(now.map(|(line, _)| line), &entry, &record);
+            match (line, now) {
+                (Some(line), Some((_, time_us))) if entry.time_us >= time_us => {
+                    now = Some((line, entry.time_us));
+                }
+                (Some(line), None) => now = Some((line, entry.time_us)),
+                _ => {
+                    let why = format!("entry {index} does not follow the one before it");
+                    return Err(objects.corrupt(name, 0, &why));
+                }
+            }
+        }
+        let (line, time_us) = now.unwrap_or_default();
+        Ok(End {
+            next: name.number + 1,
+            generation,
+            line,
+            time_us,
+            bytes: block.header.bytes_before + block.header.total(),
+            known: block.header.known,
+            first: block.header.first,
+        })
+    }
+
+    /// Goes over one more object of the line.
+    pub fn adopt(&mut self, objects: &Objects, block: &Block) -> Result<(), Fault> {
+        let before = Some((self.line, self.time_us));
+        *self = End::after(objects, block, self.generation, before)?;
+        Ok(())
+    }
+
+    /// How far the line is durable.
+    pub fn durable(&self) -> Durable {
+        Durable {
+            epoch: self.line.epoch,
+            seq: self.line.seq,
+            lsn: self.line.lsn,
+            position: position(self.next, 0),
+        }
+    }
+}
+
+/// How sure to be of an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sure {
+    /// The line may have gone on while it was looked at: what is done next
+    /// will show that.
+    Nearly,
+    /// It ended there at some moment of the call.
+    Quite,
+}
+
+/// Finds the end of the line.
+pub(crate) async fn find(objects: &Objects, sure: Sure) -> Result<End, Fault> {
+    for _ in 0..LOOKS_MAX {
+        if let Some(end) = look(objects, sure).await? {
+            return Ok(end);
+        }
+    }
+    Err(Fault::Corrupt(format!(
+        "{}: objects at the end of the log vanish while they are looked at; something other than the log's owner removes them",
+        objects.remote.place("")
+    )))
+}
+
+/// Objects by number and generation.
+type Rows = BTreeMap<Name, Row>;
+
+/// The object of entries of the highest number of the highest generation:
+/// nobody knew more of what is in the line than whoever wrote that. (Not so a
+/// claim: it may have been on its way for long.)
+fn newest(rows: &Rows) -> Option<Row> {
+    let entries = rows.values().filter(|r| !r.is_claim());
+    entries
+        .max_by_key(|r| (r.name.generation, r.name.number))
+        .copied()
+}
+
+/// One look; `None` when something changed under it.
+async fn look(objects: &Objects, sure: Sure) -> Result<Option<End>, Fault> {
+    let folders = objects.folders().await?;
+    let mut rows = Rows::new();
+    let mut lower = folders.iter().rev().copied().peekable();
+    // All numbers from here on are listed.
+    let mut listed_from = u64::MAX;
+    // Downwards, until everything is listed that whoever wrote the newest
+    // object did not know to be in the line, and the one before.
+    let mut known = loop {
+        let to = match (newest(&rows), lower.peek()) {
+            (Some(row), _) => {
+                let Some(header) = objects.header(row).await? else {
+                    return Ok(None);
+                };
+                if listed_from <= header.known.saturating_sub(1) {
+                    break Some(header);
+                }
+                Folder::of(header.known.saturating_sub(1))
+            }
+            (None, Some(folder)) => *folder,
+            (None, None) => break None,
+        };
+        while let Some(folder) = lower.next_if(|folder| *folder >= to) {
+            rows.extend(objects.list(folder).await?.iter().map(|r| (r.name, *r)));
+        }
+        listed_from = to.numbers().start;
+    };
+    if sure == Sure::Quite {
+        // An owner at work may have gone from a folder that was still to be
+        // listed to one that had been. It cannot do so upwards.
+        let from = known.map_or(Folder(0), |_| Folder::of(listed_from));
+        let same: Vec<Folder> = folders.into_iter().filter(|f| *f >= from).collect();
+        rows.clear();
+        for folder in &same {
+            rows.extend(objects.list(*folder).await?.iter().map(|r| (r.name, *r)));
+        }
+        let mut now = objects.folders().await?;
+        now.retain(|f| *f >= from);
+        if now.iter().any(|f| !same.contains(f)) {
+            return Ok(None);
+        }
+        known = match newest(&rows) {
+            Some(row) => objects.header(row).await?,
+            None => None,
+        };
+        if known.is_some_and(|header| header.known.saturating_sub(1) < from.numbers().start) {
+            return Ok(None);
+        }
+    }
+    let mut name = known.map_or(
+        Name {
+            number: 0,
+            generation: 0,
+        },
+        |header| Name {
+            number: header.known,
+            generation: header.name.generation,
+        },
+    );
+    while let Some(row) = rows.get(&name) {
+        if row.is_claim() {
+            let next = name.generation.checked_add(1);
+            name.generation =
+                next.ok_or_else(|| objects.corrupt(name, 0, "there is no further generation"))?;
+        } else {
+            name.number += 1;
+        }
+    }
+    let Some(last) = name.number.checked_sub(1) else {
+        return Ok(Some(End {
+            generation: name.generation,
+            ..End::default()
+        }));
+    };
+    let rows: Vec<Row> = rows.into_values().collect();
+    let Some(last) = located(&rows, last) else {
+        return Ok(None);
+    };
+    match objects.get(last.name).await? {
+        Some(Object::Entries(block)) => {
+            End::after(objects, &block, name.generation, None).map(Some)
+        }
+        Some(Object::Claim(_)) => {
+            Err(objects.corrupt(last.name, 0, "a claim of more than its bytes"))
+        }
+        None => Ok(None),
+    }
+}
+
+/// Finds the first object that is left of the line that ends at `end`, and how
+/// many bytes it and those after it have.
+pub(crate) async fn find_first(objects: &Objects, end: &End) -> Result<(u64, u64), Fault> {
+    let Some(last) = end.next.checked_sub(1) else {
+        return Ok((0, 0));
+    };
+    let mut found = None;
+    for folder in objects.folders().await? {
+        if folder < Folder::of(end.first) || folder > Folder::of(last) {
+            continue;
+        }
+        let rows = objects.list(folder).await?;
+        // What stands before a gap is a late request's: all before the line's
+        // beginning was removed.
+        let start = folder.numbers().start.max(end.first);
+        let end = folder.numbers().end.min(end.next);
+        let run = (start..end).rev().map_while(|n| located(&rows, n));
+        found = run.last();
+        if found.is_some() {
+            break;
+        }
+    }
+    let first = match found {
+        Some(row) => objects.header(row).await?,
+        None => None,
+    };
+    // Trimmed meanwhile, by another: then as good as the last one.
+    Ok(first.map_or((last, 0), |first| {
+        (
+            first.name.number,
+            end.bytes.saturating_sub(first.bytes_before),
+        )
+    }))
+}

@@ -1,0 +1,245 @@
+//! What the callers, the writer, the trimmer and the readers of one log share.
+
+use super::ObjectLogConfig;
+use super::end::End;
+use super::format::Block;
+use super::objects::{Fault, Objects};
+use crate::queue::{Queue, Queued};
+use crate::{Durable, LogError, Position};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
+
+/// Whether the log goes on.
+#[derive(Clone, Debug)]
+pub(crate) enum Health {
+    /// It does.
+    Running,
+    /// Not before it is opened again.
+    Failed(Fault),
+    /// It has ended.
+    Closed,
+}
+
+impl Health {
+    /// The error of a log that does not go on.
+    pub fn check(&self) -> Result<(), LogError> {
+        match self {
+            Health::Running => Ok(()),
+            Health::Failed(fault) => Err(fault.error()),
+            Health::Closed => Err(LogError::Closed),
+        }
+    }
+}
+
+/// Whether the log is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closing {
+    No,
+    /// After what is queued.
+    Drain,
+    /// Now.
+    Abandon,
+}
+
+/// Whether the line is ours to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// Nobody needs it to be: it has no entry yet.
+    No,
+    /// Somebody waits for it.
+    Wanted,
+    Yes,
+}
+
+/// Someone who waits for a seal or begin.
+#[derive(Debug)]
+pub(crate) struct Mark {
+    /// Which of all accepted entries it is.
+    pub nth: u64,
+    /// Takes the place after it.
+    pub told: oneshot::Sender<Position>,
+}
+
+/// What changes with every append and every object.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub queue: Queue,
+    /// When the first of the queue's entries came.
+    pub since: Option<Instant>,
+    /// How many entries were accepted, and how many of them are durable.
+    pub accepted: u64,
+    pub durable: u64,
+    pub marks: VecDeque<Mark>,
+    /// The place after the newest begin.
+    pub begun: Position,
+    pub owner: Owner,
+    /// Nothing from this number on may be trimmed.
+    pub known: u64,
+    pub health: Health,
+    /// The writer has ended.
+    pub ended: bool,
+}
+
+impl State {
+    /// Adds an entry that the line has taken.
+    pub fn push(&mut self, queued: Queued) {
+        self.queue.push(queued);
+        self.accepted += 1;
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// Counts what was accepted since the queue held `before` entries.
+    pub fn count(&mut self, before: usize) {
+        let more = self.queue.entries.len() - before;
+        self.accepted += more as u64;
+        if more > 0 {
+            self.since.get_or_insert_with(Instant::now);
+        }
+    }
+}
+
+/// The newest objects, so that those who follow need not fetch them.
+#[derive(Debug, Default)]
+pub(crate) struct Cache {
+    blocks: BTreeMap<u64, Arc<Block>>,
+    bytes: u64,
+}
+
+impl Cache {
+    pub fn insert(&mut self, block: Arc<Block>, limit: u64) {
+        self.bytes += block.header.total();
+        self.blocks.insert(block.header.name.number, block);
+        while self.bytes > limit
+            && let Some((_, oldest)) = self.blocks.pop_first()
+        {
+            self.bytes -= oldest.header.total();
+        }
+    }
+
+    pub fn get(&self, number: u64) -> Option<Arc<Block>> {
+        self.blocks.get(&number).cloned()
+    }
+}
+
+/// One log's common ground.
+pub(crate) struct Shared {
+    pub objects: Objects,
+    pub config: ObjectLogConfig,
+    pub state: Mutex<State>,
+    /// The writer's call.
+    pub work: Notify,
+    /// Everyone else's call: durable further, room in the queue, fenced,
+    /// claimed, failed, closed.
+    pub changed: Notify,
+    /// The trimmer's call.
+    pub trim: Notify,
+    /// Appends take turns.
+    pub turn: tokio::sync::Mutex<()>,
+    pub closing: watch::Sender<Closing>,
+    pub durable: watch::Receiver<Durable>,
+    /// Its position: never behind what callers were told.
+    position: AtomicU64,
+    pub cache: Mutex<Cache>,
+    /// The number of the first object that can be read.
+    pub first: AtomicU64,
+    /// Bytes of the objects that are there.
+    pub stored: AtomicU64,
+    /// The generation that is ours, and its first number; 0 before it is.
+    pub generation: AtomicU64,
+    pub start: AtomicU64,
+}
+
+impl Shared {
+    pub fn new(
+        objects: Objects,
+        config: ObjectLogConfig,
+        end: &End,
+        owner: Owner,
+        durable: watch::Receiver<Durable>,
+    ) -> Shared {
+        let position = end.durable().position;
+        let state = State {
+            queue: Queue::new(end.line, 0),
+            since: None,
+            accepted: 0,
+            durable: 0,
+            marks: VecDeque::new(),
+            begun: position,
+            owner,
+            known: end.known,
+            health: Health::Running,
+            ended: false,
+        };
+        let shared = Shared {
+            objects,
+            config,
+            state: Mutex::new(state),
+            work: Notify::new(),
+            changed: Notify::new(),
+            trim: Notify::new(),
+            turn: tokio::sync::Mutex::new(()),
+            closing: watch::channel(Closing::No).0,
+            durable,
+            position: AtomicU64::new(position.0),
+            cache: Mutex::default(),
+            first: AtomicU64::new(end.first),
+            stored: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
+            start: AtomicU64::new(u64::MAX),
+        };
+        if owner == Owner::Yes {
+            shared.own(end);
+        }
+        shared
+    }
+
+    /// From `end` on the line is ours.
+    pub fn own(&self, end: &End) {
+        self.generation
+            .store(u64::from(end.generation), Ordering::SeqCst);
+        self.start.store(end.next, Ordering::SeqCst);
+    }
+
+    /// Refuses when the log does not go on.
+    pub fn check_open(&self, state: &State) -> Result<(), LogError> {
+        state.health.check()?;
+        if *self.closing.borrow() == Closing::No {
+            Ok(())
+        } else {
+            Err(LogError::Closed)
+        }
+    }
+
+    /// Tells the writer to end. The stronger wish wins.
+    pub fn stop(&self, how: Closing) {
+        self.closing.send_modify(|closing| {
+            if *closing != Closing::Abandon {
+                *closing = how;
+            }
+        });
+        self.work.notify_one();
+        self.changed.notify_waiters();
+    }
+
+    /// Tells everyone how far the log is durable.
+    pub fn tell(&self, sender: Option<&watch::Sender<Durable>>, durable: Durable) {
+        self.position.store(durable.position.0, Ordering::SeqCst);
+        if let Some(sender) = sender {
+            sender.send_replace(durable);
+        }
+    }
+
+    /// The place after the last durable entry.
+    pub fn durable_now(&self) -> Position {
+        Position(self.position.load(Ordering::SeqCst))
+    }
+
+    /// The first number that is not trimmed.
+    pub fn first(&self) -> u64 {
+        self.first.load(Ordering::SeqCst)
+    }
+}

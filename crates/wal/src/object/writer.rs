@@ -1,0 +1,343 @@
+//! The task that writes: gathers what is queued into objects, has several of
+//! them made at a time, and says how far the log is durable, in the order of
+//! their numbers. Nothing else makes it so.
+
+use super::claim::claim;
+use super::end::{End, Sure, find};
+use super::format::{Block, ENTRIES_MAX, Header, Name, WriterId, position};
+use super::objects::{Fault, Object};
+use super::shared::{Closing, Health, Owner, Shared};
+use crate::entry::payload;
+use crate::failure::Failure;
+use crate::queue::Queued;
+use crate::{Durable, Position};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// What to do next.
+enum Step {
+    Claim,
+    Send(Vec<Queued>),
+    /// Until something changes, or that moment.
+    Wait(Option<Instant>),
+    End,
+}
+
+/// An object on its way, or that waits for those before it.
+struct Flying {
+    block: Arc<Block>,
+    /// What is durable when it is.
+    durable: Durable,
+    /// The last begin in it.
+    begun: Option<Position>,
+    /// Bytes of its entries.
+    bytes: u64,
+    arrived: bool,
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    id: WriterId,
+    /// Where the line ends with what is on its way.
+    end: End,
+    flying: VecDeque<Flying>,
+    /// Bytes of the entries that are on their way.
+    flying_bytes: u64,
+    puts: JoinSet<Result<Landed, Fault>>,
+}
+
+/// How the making of an object ended: its number, and what had its name.
+struct Landed {
+    number: u64,
+    there: Option<Object>,
+}
+
+/// Writes until the log ends or fails.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    sender: watch::Sender<Durable>,
+    id: WriterId,
+    end: End,
+) {
+    // Also when this task is dropped where it stands.
+    let ending = Ending {
+        shared: Arc::clone(&shared),
+        sender: Some(sender),
+    };
+    let mut writer = Writer {
+        shared: Arc::clone(&shared),
+        id,
+        end,
+        flying: VecDeque::new(),
+        flying_bytes: 0,
+        puts: JoinSet::new(),
+    };
+    let outcome = tokio::select! {
+        outcome = writer.work(&ending) => outcome,
+        late = too_late(&shared) => Err(late),
+    };
+    if let Err(fault) = outcome {
+        tracing::error!(
+            log = %shared.objects.remote.place(""),
+            error = %fault.error(),
+            "the log has ended; nothing more is taken until it is opened again"
+        );
+        shared.state.lock().health = Health::Failed(fault);
+    }
+}
+
+/// Waits until closing has taken as long as it may.
+async fn too_late(shared: &Shared) -> Fault {
+    let mut closing = shared.closing.subscribe();
+    // The sender is in `shared`.
+    let _ = closing.wait_for(|c| *c != Closing::No).await;
+    tokio::time::sleep(shared.config.drain).await;
+    let silent = || {
+        Failure::new(
+            format!("close {}", shared.objects.remote.place("")),
+            io::Error::from(io::ErrorKind::TimedOut),
+        )
+    };
+    Fault::Failed(shared.objects.remote.trouble().unwrap_or_else(silent))
+}
+
+/// Ends the log, however the writer ends.
+struct Ending {
+    shared: Arc<Shared>,
+    sender: Option<watch::Sender<Durable>>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        {
+            let mut state = self.shared.state.lock();
+            if matches!(state.health, Health::Running) {
+                state.health = Health::Closed;
+            }
+            state.queue.clear();
+            // Those who wait find that nobody will tell them.
+            state.marks.clear();
+        }
+        // The receivers of `durable` are told by the sender's end.
+        self.sender = None;
+        self.shared.state.lock().ended = true;
+        self.shared.changed.notify_waiters();
+    }
+}
+
+impl Writer {
+    async fn work(&mut self, ending: &Ending) -> Result<(), Fault> {
+        loop {
+            match self.step() {
+                Step::Claim => self.claim(ending).await?,
+                Step::Send(entries) => self.send(entries)?,
+                Step::End => return Ok(()),
+                Step::Wait(until) => {
+                    let shared = Arc::clone(&self.shared);
+                    let lingered = async {
+                        match until {
+                            Some(until) => tokio::time::sleep_until(until).await,
+                            None => std::future::pending().await,
+                        }
+                    };
+                    tokio::select! {
+                        Some(landed) = self.puts.join_next() => self.landed(landed, ending)?,
+                        () = shared.work.notified() => {}
+                        () = lingered => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn step(&mut self) -> Step {
+        let config = &self.shared.config;
+        let closing = *self.shared.closing.borrow();
+        let mut state = self.shared.state.lock();
+        if closing == Closing::Abandon {
+            return Step::End;
+        }
+        if state.owner == Owner::Wanted {
+            return Step::Claim;
+        }
+        if state.queue.entries.is_empty() {
+            return if closing == Closing::Drain && self.flying.is_empty() {
+                Step::End
+            } else {
+                Step::Wait(None)
+            };
+        }
+        if self.flying.len() >= config.puts_max {
+            return Step::Wait(None);
+        }
+        let waiting = state.queue.bytes - self.flying_bytes;
+        let due = state.since.map(|since| since + config.linger);
+        if let Some(due) = due
+            && closing == Closing::No
+            && waiting < config.object_bytes
+            && due > Instant::now()
+        {
+            return Step::Wait(Some(due));
+        }
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        while let Some(next) = state.queue.entries.front() {
+            bytes += next.bytes();
+            if entries.len() == ENTRIES_MAX || (bytes > config.object_bytes && !entries.is_empty())
+            {
+                break;
+            }
+            entries.extend(state.queue.entries.pop_front());
+        }
+        // What is left has not waited yet.
+        state.since = (!state.queue.entries.is_empty()).then(Instant::now);
+        Step::Send(entries)
+    }
+
+    /// Takes the line over, for those who wait for that.
+    async fn claim(&mut self, ending: &Ending) -> Result<(), Fault> {
+        let end = find(&self.shared.objects, Sure::Nearly).await?;
+        self.end = claim(&self.shared.objects, self.id, end).await?;
+        let end = &self.end;
+        {
+            // The line was empty when it was opened, so nothing was accepted.
+            let mut state = self.shared.state.lock();
+            state.queue.line = end.line;
+            state.known = end.known;
+            state.begun = end.durable().position;
+        }
+        self.shared.own(end);
+        self.shared.tell(ending.sender.as_ref(), end.durable());
+        self.shared.state.lock().owner = Owner::Yes;
+        self.shared.changed.notify_waiters();
+        Ok(())
+    }
+
+    /// Puts entries on their way as one object.
+    fn send(&mut self, entries: Vec<Queued>) -> Result<(), Fault> {
+        let Some(last) = entries.last() else {
+            return Ok(());
+        };
+        let number = self.end.next;
+        let name = Name::new(number, self.end.generation)
+            .map_err(|e| Fault::Corrupt(format!("{}: {e}", self.place())))?;
+        let durable = Durable {
+            epoch: last.epoch,
+            seq: last.seq,
+            lsn: last.lsn_after,
+            position: position(number + 1, 0),
+        };
+        let time_us = self.shared.config.clock.after(&mut self.end.time_us);
+        let header = Header {
+            name,
+            claim: false,
+            writer: self.id,
+            known: self
+                .flying
+                .front()
+                .map_or(number, |f| f.block.header.name.number),
+            first: self.shared.first(),
+            bytes_before: self.end.bytes,
+            count: 0,
+            body_bytes: 0,
+        };
+        let block = Arc::new(Block::encode(header, time_us, &entries));
+        let begin = entries.iter().rposition(|e| e.kind == payload::BEGIN);
+        self.end.next += 1;
+        self.end.bytes += block.header.total();
+        self.flying_bytes += block.header.body_bytes;
+        self.flying.push_back(Flying {
+            durable,
+            begun: begin.map(|index| block.after(index)),
+            bytes: block.header.body_bytes,
+            arrived: false,
+            block: Arc::clone(&block),
+        });
+        self.shared
+            .cache
+            .lock()
+            .insert(Arc::clone(&block), self.shared.config.cache_bytes);
+        let shared = Arc::clone(&self.shared);
+        self.puts.spawn(async move {
+            let there = shared.objects.make(name, block.bytes()).await?;
+            Ok(Landed { number, there })
+        });
+        Ok(())
+    }
+
+    /// An object is there, or is not to be.
+    fn landed(
+        &mut self,
+        landed: Result<Result<Landed, Fault>, tokio::task::JoinError>,
+        ending: &Ending,
+    ) -> Result<(), Fault> {
+        let landed = landed.map_err(|e| {
+            let context = format!("make an object of {}", self.place());
+            Fault::Failed(Failure::new(context, io::Error::other(e)))
+        })??;
+        match landed.there {
+            None => {}
+            Some(Object::Claim(claim)) => {
+                return Err(Fault::Superseded {
+                    log: self.place(),
+                    generation: claim.name.generation.saturating_add(1),
+                });
+            }
+            Some(Object::Entries(block)) => {
+                let why = "another writer's, in a generation that is ours";
+                return Err(self.shared.objects.corrupt(block.header.name, 0, why));
+            }
+        }
+        for flying in &mut self.flying {
+            if flying.block.header.name.number == landed.number {
+                flying.arrived = true;
+            }
+        }
+        while self.flying.front().is_some_and(|f| f.arrived)
+            && let Some(flying) = self.flying.pop_front()
+        {
+            self.publish(&flying, ending);
+        }
+        Ok(())
+    }
+
+    /// Tells everyone that an object is durable, and all before it.
+    fn publish(&mut self, flying: &Flying, ending: &Ending) {
+        self.flying_bytes -= flying.bytes;
+        self.shared
+            .stored
+            .fetch_add(flying.block.header.total(), Ordering::Relaxed);
+        // Before the word goes out: who hears it may append at once.
+        self.shared.state.lock().queue.bytes -= flying.bytes;
+        // Not under the lock: a caller may hold the watch's value and ask for
+        // something that needs the lock.
+        self.shared.tell(ending.sender.as_ref(), flying.durable);
+        // After the word went out: who waits for this may look at the watch.
+        {
+            let mut state = self.shared.state.lock();
+            let from = state.durable;
+            state.durable += flying.block.count() as u64;
+            state.known = flying.block.header.known;
+            if let Some(begun) = flying.begun {
+                state.begun = begun;
+            }
+            while state.marks.front().is_some_and(|m| m.nth < state.durable)
+                && let Some(mark) = state.marks.pop_front()
+            {
+                // Who no longer waits need not be told.
+                let index = mark.nth.saturating_sub(from) as usize;
+                let _ = mark.told.send(flying.block.after(index));
+            }
+        }
+        self.shared.changed.notify_waiters();
+    }
+
+    fn place(&self) -> String {
+        self.shared.objects.remote.place("")
+    }
+}

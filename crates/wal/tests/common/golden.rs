@@ -1,0 +1,82 @@
+//! What the golden files hold.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test panics where it fails"
+)]
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use xylem_types::{Epoch, FileOp, Frame, FrameBody, FrameSeq, Lsn};
+use xylem_wal::Record;
+
+/// When the first entry was written, and how much later each further group.
+pub const TIME_US: u64 = 1_763_820_000_000_000;
+pub const STEP_US: u64 = 1_500_000;
+
+/// One of each kind, in groups; each group is durable before the next.
+pub fn groups() -> Vec<Vec<Frame>> {
+    let path = || "test/t\u{e4}.frm".to_owned();
+    let bodies = [
+        vec![FrameBody::Redo((0..100).collect::<Vec<u8>>().into())],
+        vec![
+            FrameBody::Redo(vec![0xAA; 3].into()),
+            FrameBody::Redo(Vec::new().into()),
+        ],
+        vec![FrameBody::File(FileOp::Mkdir {
+            path: "test".to_owned(),
+            mode: 0o700,
+        })],
+        vec![FrameBody::File(FileOp::Create {
+            path: path(),
+            mode: 0o660,
+        })],
+        vec![FrameBody::File(FileOp::Write {
+            path: path(),
+            offset: 4096,
+            data: vec![0xFE, 0x01].into(),
+        })],
+        vec![FrameBody::File(FileOp::Truncate {
+            path: path(),
+            size: 1 << 40,
+        })],
+        vec![
+            FrameBody::File(FileOp::Rename {
+                from: path(),
+                to: "test/u.frm".to_owned(),
+            }),
+            FrameBody::File(FileOp::Unlink {
+                path: "test/u.frm".to_owned(),
+            }),
+            FrameBody::File(FileOp::Rmdir {
+                path: "test".to_owned(),
+            }),
+        ],
+    ];
+    let (mut seq, mut lsn) = (0, Lsn::FIRST);
+    let mut number = |body| {
+        seq += 1;
+        let frame = Frame {
+            seq: FrameSeq(seq),
+            start: lsn,
+            body,
+        };
+        lsn = frame.end();
+        frame
+    };
+    bodies
+        .into_iter()
+        .map(|group| group.into_iter().map(&mut number).collect())
+        .collect()
+}
+
+/// What is written at a time: a seal, a begin, the groups, another seal.
+pub fn record_groups() -> Vec<(Epoch, Vec<Record>)> {
+    let one = |record| (Epoch(1), vec![record]);
+    let mut writes = vec![one(Record::Seal), one(Record::Begin { start: Lsn::FIRST })];
+    for group in groups() {
+        let records = group.into_iter().map(Record::Frame);
+        writes.push((Epoch(1), records.collect()));
+    }
+    writes.push((Epoch(2), vec![Record::Seal]));
+    writes
+}
