@@ -90,6 +90,11 @@ pub struct UpArgs {
     /// Where catalogue, layers and manifests go, such as file:///srv/xylem; cannot be changed later
     #[arg(long, value_name = "URL")]
     pub object_store: Option<String>,
+    /// Where logs go: local (this machine's disk), or object (the object store: a
+    /// commit waits for it, and nothing is lost with this machine); cannot be
+    /// changed later [default: local]
+    #[arg(long, value_name = "WHERE", value_parser = ["local", "object"])]
+    pub log_store: Option<String>,
     /// Address that computes listen on [default: 127.0.0.1]
     #[arg(long, value_name = "ADDR")]
     pub bind: Option<IpAddr>,

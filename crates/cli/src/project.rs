@@ -30,6 +30,9 @@ pub struct Project {
     /// directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_store: Option<String>,
+    /// Where logs go, if not to the server's disk: `object`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_store: Option<String>,
     /// The server's memory budget, as given to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
@@ -101,6 +104,7 @@ impl Project {
                 .to_string(),
             bind: loopback(),
             object_store: None,
+            log_store: None,
             memory: None,
             history: None,
             buffer_pool: None,

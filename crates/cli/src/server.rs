@@ -177,8 +177,8 @@ async fn prepare(
         project.half_made = false;
         project.save(state)?;
     }
-    // A template's pages have the default size.
-    let fits = project.page_size.is_none();
+    // A template's pages have the default size, and its log is a local one.
+    let fits = project.page_size.is_none() && project.log_store.is_none();
     let Some(template) = home.template().filter(|_| fits) else {
         return Ok(());
     };
@@ -215,6 +215,9 @@ fn spawn(state: &StateDir, project: &Project, grpc: u16, http: u16) -> Result<Se
     option("--http-listen", http.clone().into());
     if let Some(url) = &project.object_store {
         option("--object-store", url.into());
+    }
+    if let Some(log_store) = &project.log_store {
+        option("--log-store", log_store.into());
     }
     if let Some(memory) = &project.memory {
         option("--memory", memory.into());

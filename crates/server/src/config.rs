@@ -4,6 +4,7 @@ mod layers;
 mod memory;
 
 use crate::place;
+use crate::project::LogStore;
 use crate::size::ByteSize;
 use crate::span::Span;
 use layers::Layers;
@@ -41,6 +42,8 @@ pub struct ServerConfig {
     pub object_store: String,
     /// How far back every moment of a branch stays within reach.
     pub history: Span,
+    /// Where branches' logs are.
+    pub log_store: LogStore,
     /// Local disk that copies of a remote store's objects may take, in bytes.
     pub cache_size: ByteSize,
     /// How long the lease of a read-only compute is kept that nobody uses.
@@ -165,6 +168,9 @@ pub struct ServerArgs {
     /// How far back every moment stays within reach, such as 36h [default: 7d]
     #[arg(long, value_name = "SPAN")]
     pub history: Option<String>,
+    /// Where logs are: local or object; cannot be changed later [default: local]
+    #[arg(long, value_name = "WHERE")]
+    pub log_store: Option<String>,
     /// Local disk for copies of a remote store's objects [default: 10GiB]
     #[arg(long, value_name = "SIZE")]
     pub cache_size: Option<String>,
@@ -202,6 +208,7 @@ impl ServerArgs {
             "log_level" => &self.log_level,
             "object_store" => &self.object_store,
             "history" => &self.history,
+            "log_store" => &self.log_store,
             "cache_size" => &self.cache_size,
             "lease_timeout_ms" => &self.lease_timeout_ms,
             "page_threads" => &self.page_threads,
@@ -266,6 +273,7 @@ fn build(from: &Layers) -> Result<ServerConfig, ConfigError> {
         log_format: from.or("log_format", LogFormat::Text)?,
         log_level: log_level(from)?,
         object_store,
+        log_store: from.or("log_store", LogStore::Local)?,
         cache_size: from.size("cache_size", place::CACHE_BYTES, 64 << 20, 1 << 50)?,
         history: from.or("history", Span(Duration::from_secs(7 * 86_400)))?,
         lease_timeout: Duration::from_millis(from.number(

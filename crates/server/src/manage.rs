@@ -237,7 +237,7 @@ async fn remove_now(
         {
             tracing::warn!(branch = %id, %error, "what is left of the branch is removed at the next start");
         }
-        if let Err(error) = logs::remove(&node.config, id) {
+        if let Err(error) = logs::remove(&node, id) {
             tracing::warn!(branch = %id, %error, "the branch's log is removed at the next start");
         }
     });

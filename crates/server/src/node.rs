@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use xylem_objects::Bucket;
 use xylem_pages::Store;
 
 /// Where a server stands in its life.
@@ -44,6 +45,8 @@ pub struct Node {
     pub page_pool: Arc<Semaphore>,
     phase: watch::Sender<Phase>,
     open: OnceLock<Opened>,
+    /// Where logs are that are not on this server's disk.
+    pub(crate) log_bucket: OnceLock<Bucket>,
     streams: TaskTracker,
     end_streams: CancellationToken,
 }
@@ -78,6 +81,7 @@ impl Node {
             metrics: Arc::new(Metrics::new()),
             phase: watch::Sender::new(Phase::Starting),
             open: OnceLock::new(),
+            log_bucket: OnceLock::new(),
             streams: TaskTracker::new(),
             end_streams: CancellationToken::new(),
         }

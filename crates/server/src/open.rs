@@ -29,6 +29,16 @@ fn claim_or_create(config: &ServerConfig, place: &dyn Place) -> Result<Catalog, 
     // Before it is claimed: one that is not ours must not be taken away from
     // another server.
     if let Some(found) = catalog::read(place)? {
+        if found.log_store != config.log_store {
+            return Err(ServerError::Project {
+                path: place.url().into(),
+                message: format!(
+                    "its logs are kept in the {} store, which cannot be changed: start the server with --log-store {}",
+                    found.log_store.as_str(),
+                    found.log_store.as_str()
+                ),
+            });
+        }
         project::settle(data_dir, &found.id)?;
         if let Some(claimed) = Catalog::claim(place, rand::random())? {
             return Ok(claimed);
@@ -53,12 +63,15 @@ fn claim_or_create(config: &ServerConfig, place: &dyn Place) -> Result<Catalog, 
                 .to_owned(),
         ));
     }
-    let new = Project::new(
-        InnodbParams::default(),
-        Timestamp::now(),
-        rand::random(),
-        BranchId(rand::random()),
-    );
+    let new = Project {
+        log_store: config.log_store,
+        ..Project::new(
+            InnodbParams::default(),
+            Timestamp::now(),
+            rand::random(),
+            BranchId(rand::random()),
+        )
+    };
     let id = new.id.clone();
     let catalog = Catalog::create(place, rand::random(), new)?;
     project::settle(data_dir, &id)?;
@@ -69,7 +82,7 @@ fn claim_or_create(config: &ServerConfig, place: &dyn Place) -> Result<Catalog, 
 /// Removes what branches left that are not there any more, or were never quite
 /// made. Only once the project was claimed: what its catalogue does not name
 /// now, nobody can make a branch of. Best effort.
-fn sweep(config: &ServerConfig, place: &dyn Place, project: &Project) {
+fn sweep(node: &Node, place: &dyn Place, project: &Project) {
     let known = |id: BranchId| project.branch(id).is_some();
     match place.folders(BRANCHES) {
         Err(error) => tracing::warn!(%error, "cannot look for leftovers in the store"),
@@ -85,7 +98,7 @@ fn sweep(config: &ServerConfig, place: &dyn Place, project: &Project) {
             }
         }
     }
-    logs::sweep(config, &known);
+    logs::sweep(node, &known);
 }
 
 /// Opens everything. Blocking: logs are recovered. Needs a tokio runtime
@@ -93,9 +106,10 @@ fn sweep(config: &ServerConfig, place: &dyn Place, project: &Project) {
 pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerError> {
     let config = &node.config;
     let started = Instant::now();
+    logs::prepare(node)?;
     let catalog = claim_or_create(config, &*place)?;
     let project = catalog.project();
-    sweep(config, &*place, &project);
+    sweep(node, &*place, &project);
     let settings = StoreConfig {
         memory_bytes: config.memory.0,
         open_layer_bytes: config.open_layer_size.0,
@@ -153,7 +167,11 @@ fn open_group(
                 })
             })
             .collect();
-        let ended_early = |_| Err(ServerError::Serve("opening a branch ended early".to_owned()));
+        let ended_early = |_| {
+            Err(ServerError::Serve(
+                "opening a branch ended early".to_owned(),
+            ))
+        };
         openers
             .into_iter()
             .map(|opener| opener.join().unwrap_or_else(ended_early))
@@ -176,7 +194,7 @@ pub(crate) fn open_branch(
     name: &str,
     meta: BranchMeta,
 ) -> Result<Arc<OpenBranch>, ServerError> {
-    let log = logs::open(&node.config, meta.id).map_err(|source| ServerError::Log {
+    let log = logs::open(node, meta.id).map_err(|source| ServerError::Log {
         branch: name.to_owned(),
         source,
     })?;

@@ -31,11 +31,50 @@ pub struct Project {
     pub created_at: Timestamp,
     /// What every compute of it must be started with.
     pub innodb: InnodbParams,
+    /// Where its branches' logs are.
+    #[serde(default)]
+    pub log_store: LogStore,
     /// The branch it began with, which need not be there any more.
     #[serde(with = "id_text")]
     pub first: BranchId,
     /// By name.
     pub branches: BTreeMap<String, BranchMeta>,
+}
+
+/// Where logs are; fixed when a project is created.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogStore {
+    /// On the server's disk: a commit waits for an fsync.
+    #[default]
+    Local,
+    /// In the object store: a commit waits for a PUT, and nothing that was
+    /// acknowledged is lost with the server's disk.
+    Object,
+}
+
+impl LogStore {
+    /// In one word, as in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LogStore::Local => "local",
+            LogStore::Object => "object",
+        }
+    }
+}
+
+impl std::str::FromStr for LogStore {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LogStore, String> {
+        match text {
+            "local" => Ok(LogStore::Local),
+            "object" => Ok(LogStore::Object),
+            _ => Err(format!(
+                "{text:?} is no place for logs: use local or object"
+            )),
+        }
+    }
 }
 
 /// InnoDB's parameters that shape its files: fixed when a project is created.
@@ -123,6 +162,7 @@ impl Project {
             id: format!("{project:032x}"),
             created_at: now,
             innodb,
+            log_store: LogStore::default(),
             first: main,
             branches: BTreeMap::from([(BranchName::main().as_str().to_owned(), branch)]),
         }

@@ -136,6 +136,9 @@ fn check_port(app: &App, project: &Project, args: &UpArgs) -> Result<()> {
     ports::choose(what, "--mysql-port", project.bind, args.mysql_port, 0, &[]).map(|_| ())
 }
 
+/// Where logs go when nobody says otherwise.
+const LOCAL: &str = "local";
+
 /// The project's settings with those given now; true when they changed.
 fn settle(app: &App, args: &UpArgs) -> Result<(Project, bool)> {
     let old = if app.state.has_project() {
@@ -158,6 +161,16 @@ fn settle(app: &App, args: &UpArgs) -> Result<(Project, bool)> {
             ));
         }
         project.object_store = Some(url.clone());
+    }
+    if let Some(wanted) = &args.log_store {
+        let kept = project.log_store.as_deref().unwrap_or(LOCAL);
+        if old.is_some() && kept != wanted {
+            return Err(Failure::new(
+                format!("this project's logs are in the {kept} store, which cannot be changed"),
+                "leave --log-store out, or make another project with --dir",
+            ));
+        }
+        project.log_store = Some(wanted.clone()).filter(|wanted| wanted != LOCAL);
     }
     if let Some(page_size) = args.page_size {
         let kept = project.page_size.unwrap_or(project::PAGE_SIZE);

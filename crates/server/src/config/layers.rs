@@ -17,7 +17,7 @@ pub struct Key {
 }
 
 /// Every setting.
-pub const KEYS: [Key; 20] = [
+pub const KEYS: [Key; 21] = [
     Key {
         name: "data_dir",
         about: "directory of the project",
@@ -69,6 +69,10 @@ pub const KEYS: [Key; 20] = [
     Key {
         name: "object_store",
         about: "URL of the store of catalogue, layers and manifests",
+    },
+    Key {
+        name: "log_store",
+        about: "where branches' logs are: local or object",
     },
     Key {
         name: "cache_size",

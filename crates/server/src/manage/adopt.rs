@@ -101,7 +101,7 @@ async fn remove_empty(node: &Arc<Node>, opened: &Opened, empty: &Arc<OpenBranch>
     let node = Arc::clone(node);
     let removed = tokio::task::spawn_blocking(move || {
         let store = node.opened().map(|opened| opened.store.remove_branch(id));
-        (store, logs::remove(&node.config, id))
+        (store, logs::remove(&node, id))
     });
     if !matches!(removed.await, Ok((Some(Ok(())), Ok(())))) {
         tracing::warn!(branch = %id, "an empty branch is removed at the next start");
