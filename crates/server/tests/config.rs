@@ -53,8 +53,8 @@ fn what_cannot_be_used_is_refused_with_its_place() {
         ("grpc_listen = 'localhost'", "key grpc_listen"),
         ("log_format = 'xml'", "use text or json"),
         (
-            "object_store = 's3://bucket'",
-            "only the URL of a directory",
+            "object_store = 'ftp://bucket'",
+            "use the URL of a directory",
         ),
         ("compute_log_size = 5000001", "multiple of 4096"),
         (

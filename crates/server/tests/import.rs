@@ -135,7 +135,7 @@ async fn branches(server: &Server) -> Vec<(String, u64)> {
 fn left(dir: &Path) -> (usize, usize) {
     let count = |dir: &Path| std::fs::read_dir(dir).map_or(0, Iterator::count);
     (
-        count(&dir.join("layers/branches")),
+        count(&dir.join("store/branches")),
         count(&dir.join("imports")),
     )
 }
@@ -362,7 +362,7 @@ async fn what_a_crash_cuts_short_is_removed_at_the_next_start() {
     let before = left(dir.path());
     // What a killed server leaves: a note, and layers that nobody names.
     let id = "0123456789abcdef0123456789abcdef";
-    let half = dir.path().join("layers/branches").join(id);
+    let half = dir.path().join("store/branches").join(id);
     std::fs::create_dir_all(&half).unwrap();
     std::fs::write(half.join("0000000000000001-0000000000000000.layer"), "x").unwrap();
     std::fs::create_dir_all(dir.path().join("imports")).unwrap();
