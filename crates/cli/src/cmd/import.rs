@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use xylem_proto::control::ImportResponse;
+use xylem_proto::control::{Branch, ImportResponse};
 use xylem_types::BranchName;
 
 /// Items on their way to the server.
@@ -389,10 +389,9 @@ async fn check_branch(
     let home = Home::find()?;
     let running = server::ensure(&app.state, &home, &mut project, args.ports(), progress).await?;
     let branches = running.control.branches().await?;
-    let used = |b: &xylem_proto::control::Branch| b.epoch > 0 || b.applied_lsn > 12_288;
     if branches
         .iter()
-        .any(|b| b.name == args.branch.as_str() && used(b))
+        .any(|b| b.name == args.branch.as_str() && is_used(b))
     {
         return Err(Failure::new(
             format!("there is a branch {} already", args.branch),
@@ -400,7 +399,7 @@ async fn check_branch(
         ));
     }
     let have = project.page_size.unwrap_or(project::PAGE_SIZE);
-    if survey.page_size() as u64 != u64::from(have) && branches.iter().any(used) {
+    if survey.page_size() as u64 != u64::from(have) && branches.iter().any(is_used) {
         return Err(Failure::new(
             format!(
                 "the directory's pages have {} bytes (innodb_page_size), those of this project {have}",
@@ -575,17 +574,26 @@ async fn connect(
         project
     };
     if new.made {
-        project.page_size = Some(page_size).filter(|size| *size != project::PAGE_SIZE);
-        if args.branch == BranchName::main() {
-            // The import has made the account.
-            project.accounts = project.accounts_wanted();
-        }
         project.save(&app.state)?;
     }
     // A template's branch main is not empty.
     let bare = home.clone().without_template();
     let running = server::ensure(&app.state, &bare, &mut project, args.ports(), progress).await?;
+    // An earlier import may have been killed, and left an empty project.
+    if !running.control.branches().await?.iter().any(is_used) {
+        project.page_size = Some(page_size).filter(|size| *size != project::PAGE_SIZE);
+    }
+    if args.branch == BranchName::main() {
+        // The account that the import has made.
+        project.accounts = project.accounts_wanted();
+    }
+    project.save(&app.state)?;
     Ok(running.control)
+}
+
+/// Whether there is anything in it, or a compute was on it.
+fn is_used(branch: &Branch) -> bool {
+    branch.epoch > 0 || branch.applied_lsn > 12_288
 }
 
 type Loaded = ((Sent, Vec<String>), Vec<BadFile>, Option<ImportResponse>);
