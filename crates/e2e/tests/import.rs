@@ -441,6 +441,153 @@ fn what_is_no_data_directory_is_refused() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn encrypted_tables_are_refused() -> Result<()> {
+    let keys = tempfile::NamedTempFile::new()?;
+    std::fs::write(keys.path(), format!("1;{}\n", "a7".repeat(32)))?;
+    let file = format!("--file-key-management-filename={}", keys.path().display());
+    let options = [
+        "--plugin-load-add=file_key_management",
+        &file,
+        "--plugin-maturity=unknown",
+    ];
+    for algorithm in ["full_crc32", "crc32"] {
+        let stock = Stock::create(&[&format!("--innodb-checksum-algorithm={algorithm}")])?;
+        let server = stock.start_with(&options)?;
+        server.query(
+            "CREATE DATABASE d; CREATE TABLE d.secret (a INT PRIMARY KEY) ENCRYPTED=YES; \
+             CREATE TABLE d.open (a INT PRIMARY KEY); INSERT INTO d.secret VALUES (1)",
+        )?;
+        server.stop()?;
+        let project = Project::new()?;
+        let error = refused(&project, &stock.data(), &[])?;
+        assert!(error.contains("d/secret.ibd: it is encrypted"), "{error}");
+        assert!(!error.contains("d/open"), "{error}");
+        let server = stock.start_with(&options)?;
+        server.query("ALTER TABLE d.secret ENCRYPTED=NO")?;
+        server.stop()?;
+        import_done(&project, &stock.data())?;
+        up(&project)?;
+        assert_eq!(project.sql("SELECT * FROM d.secret")?, "1\n");
+    }
+    Ok(())
+}
+
+#[test]
+fn prepared_transactions_are_carried() -> Result<()> {
+    let stock = Stock::create(&[])?;
+    let server = stock.start()?;
+    server.query(
+        "CREATE DATABASE d; CREATE TABLE d.t (a INT PRIMARY KEY, v INT); INSERT INTO d.t VALUES (1, 1), (2, 2); \
+         XA START 'one'; UPDATE d.t SET v = 10 WHERE a = 1; XA END 'one'; XA PREPARE 'one'",
+    )?;
+    server.stop()?;
+    let project = Project::new()?;
+    import_done(&project, &stock.data())?;
+    up(&project)?;
+    assert!(project.sql("XA RECOVER")?.trim().ends_with("one"));
+    assert_eq!(project.sql("SELECT v FROM d.t ORDER BY a")?, "1\n2\n");
+    project.sql("XA COMMIT 'one'")?;
+    assert_eq!(project.sql("SELECT v FROM d.t ORDER BY a")?, "10\n2\n");
+    Ok(())
+}
+
+/// Whoever is killed meanwhile: there is no branch, and what was written goes;
+/// the same import again succeeds.
+#[test]
+fn an_import_that_is_cut_off_leaves_nothing() -> Result<()> {
+    let stock = Stock::create(&["--innodb-page-size=32768"])?;
+    stock.fill(
+        "CREATE DATABASE d; USE d; SET group_concat_max_len = 1000000; \
+         CREATE TABLE d.t (a INT PRIMARY KEY, v LONGTEXT); \
+         INSERT INTO d.t SELECT seq, (SELECT GROUP_CONCAT(MD5(s.seq * t.seq) SEPARATOR '') \
+         FROM d.seq_1_to_1000 s) FROM d.seq_1_to_4000 t",
+    )?;
+    let before = fingerprint(&stock.data())?;
+    let project = Project::new()?;
+    let dir = stock.data();
+    let dir = dir.to_string_lossy();
+    let ports: Vec<String> = xylem_e2e::free_ports(2)?
+        .iter()
+        .map(u16::to_string)
+        .collect();
+    let args = [
+        "import",
+        &dir,
+        "--grpc-port",
+        &ports[0],
+        "--http-port",
+        &ports[1],
+    ];
+    let limit = std::time::Duration::from_secs(60);
+    let log = || std::fs::read_to_string(project.dir().join("server.log")).unwrap_or_default();
+    let begun = || log().matches("an import begins").count();
+    let layers = project.dir().join("server/layers/branches");
+    for round in 0..4 {
+        let already = begun();
+        let mut child = project
+            .command(&args)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()?;
+        xylem_e2e::wait_until("the import to begin", limit, || {
+            Ok(begun() > already || child.try_wait()?.is_some())
+        })?;
+        let pid = i32::try_from(child.id())?;
+        match round {
+            // A file of the directory is written meanwhile.
+            0 => {
+                let file = std::fs::File::options()
+                    .write(true)
+                    .open(stock.data().join("d/t.frm"))?;
+                file.set_modified(std::time::SystemTime::now())?;
+            }
+            1 => {
+                let pid = rustix::process::Pid::from_raw(pid).context("no pid")?;
+                rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+            }
+            2 => xylem_e2e::kill(pid)?,
+            _ => project.kill_server()?,
+        }
+        assert!(!child.wait()?.success(), "round {round}");
+        if round < 2 {
+            // It could clean up itself: there is no project any more.
+            assert!(
+                !project.dir().join("project.toml").exists(),
+                "round {round}"
+            );
+            assert!(!project.dir().join("server").exists(), "round {round}");
+            continue;
+        }
+        // The server does, at once or at its next start.
+        let names = project.json(&["branch", "ls"])?;
+        assert_eq!(names.as_array().map(Vec::len), Some(1));
+        assert_eq!(names[0]["applied_lsn"], 0, "{names}");
+        xylem_e2e::wait_until("its layers to go", limit, || {
+            Ok(std::fs::read_dir(&layers)?.count() == 1)
+        })?;
+    }
+    project.xylem(&["import", &dir])?;
+    let left: Vec<String> = std::fs::read_dir(project.dir())?
+        .flatten()
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.starts_with("import-"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    up(&project)?;
+    assert_eq!(
+        project.sql("SELECT COUNT(*), MIN(LENGTH(v)) FROM d.t")?,
+        "4000\t32000\n"
+    );
+    assert_eq!(project.sql("SELECT @@innodb_page_size")?, "32768\n");
+    let mut after = fingerprint(&stock.data())?;
+    let mut before = before;
+    let touched = stock.data().join("d/t.frm");
+    assert!(before.remove(&touched).is_some() && after.remove(&touched).is_some());
+    assert_eq!(before, after);
+    Ok(())
+}
+
 /// Checksums of older servers: InnoDB takes them, and so do we.
 #[test]
 fn checksums_of_older_servers() -> Result<()> {

@@ -189,7 +189,7 @@ async fn import(app: &mut App, args: &ImportArgs, new: &mut NewProject) -> Resul
 
     let home = Home::find()?;
     home.check()?;
-    check_branch(app, args, &survey, &progress).await?;
+    let fresh = check_branch(app, args, &survey, &progress).await?;
     app.state.create()?;
     let work = Scratch::make(args.scratch.as_deref().unwrap_or(app.state.root()))?;
     let password = app.state.make_password()?;
@@ -205,7 +205,7 @@ async fn import(app: &mut App, args: &ImportArgs, new: &mut NewProject) -> Resul
             (plan, entries)
         }
     };
-    let control = connect(app, args, &home, &plan.0, new, &progress).await?;
+    let control = connect(app, args, &home, &plan.0, new, fresh, &progress).await?;
     let (sent, bad, answer) = load(plan.0, plan.1, &args.branch, &control, &progress).await?;
     report.notes.extend(sent.1);
     let sent = sent.0;
@@ -369,14 +369,15 @@ fn finish(app: &App, report: &Report, only_checked: bool) -> Result<()> {
 }
 
 /// Refuses what the server would refuse in the end, before the work is done.
+/// True when there is nothing in the project yet.
 async fn check_branch(
     app: &App,
     args: &ImportArgs,
     survey: &Survey,
     progress: &Progress,
-) -> Result<()> {
+) -> Result<bool> {
     if !app.state.has_project() {
-        return Ok(());
+        return Ok(true);
     }
     let _lock = app.state.lock(LOCK_LIMIT).await?;
     let mut project = Project::load(&app.state)?;
@@ -399,8 +400,10 @@ async fn check_branch(
             "name another with --branch",
         ));
     }
+    // An earlier import may have been killed, and left an empty project.
+    let fresh = !branches.iter().any(used);
     let have = project.page_size.unwrap_or(project::PAGE_SIZE);
-    if survey.page_size() as u64 != u64::from(have) && branches.iter().any(used) {
+    if survey.page_size() as u64 != u64::from(have) && !fresh {
         return Err(Failure::new(
             format!(
                 "the directory's pages have {} bytes (innodb_page_size), those of this project {have}",
@@ -409,7 +412,7 @@ async fn check_branch(
             "import it as a project of its own, with --dir",
         ));
     }
-    Ok(())
+    Ok(fresh)
 }
 
 enum Prepared {
@@ -558,6 +561,7 @@ async fn connect(
     home: &Home,
     plan: &Plan,
     new: &mut NewProject,
+    fresh: bool,
     progress: &Progress,
 ) -> Result<Control> {
     let _lock = app.state.lock(LOCK_LIMIT).await?;
@@ -575,16 +579,19 @@ async fn connect(
         project
     };
     if new.made {
-        project.page_size = Some(page_size).filter(|size| *size != project::PAGE_SIZE);
-        if args.branch == BranchName::main() {
-            // The import has made the account.
-            project.accounts = project.accounts_wanted();
-        }
         project.save(&app.state)?;
     }
     // A template's branch main is not empty.
     let bare = home.clone().without_template();
     let running = server::ensure(&app.state, &bare, &mut project, args.ports(), progress).await?;
+    if fresh {
+        project.page_size = Some(page_size).filter(|size| *size != project::PAGE_SIZE);
+    }
+    if args.branch == BranchName::main() {
+        // The account that the import has made.
+        project.accounts = project.accounts_wanted();
+    }
+    project.save(&app.state)?;
     Ok(running.control)
 }
 
