@@ -43,29 +43,42 @@ async fn a_branch_of_a_time_shows_what_was_there_then() {
     for round in 0..2 {
         for (time, value, _) in &moments {
             let name = format!("v{value}-{round}");
-            try_create(&server, &name, "main", at_time(time)).await.unwrap();
+            try_create(&server, &name, "main", at_time(time))
+                .await
+                .unwrap();
             let seen = Reader::new(&server, &name).newest(5, 3, 0).await;
             assert_eq!(seen, *value, "at {time}, round {round}");
         }
         let name = format!("before-{round}");
-        try_create(&server, &name, "main", at_time(&before)).await.unwrap();
-        assert_eq!(Reader::new(&server, &name).newest(5, 3, 0).await, 0xaabb_ccdd);
+        try_create(&server, &name, "main", at_time(&before))
+            .await
+            .unwrap();
+        assert_eq!(
+            Reader::new(&server, &name).newest(5, 3, 0).await,
+            0xaabb_ccdd
+        );
         // The times are in the log, and what reads it again finds them.
         server.crash();
         server = Server::start(dir.path());
     }
     // A branch has its ancestor's past.
     let (time, value, _) = &moments[1];
-    try_create(&server, "grand", "v3-0", at_time(time)).await.unwrap();
+    try_create(&server, "grand", "v3-0", at_time(time))
+        .await
+        .unwrap();
     assert_eq!(Reader::new(&server, "grand").newest(5, 3, 0).await, *value);
     // Written with an offset it is the same time.
     let zoned = time.parse::<Timestamp>().unwrap();
     let zoned = zoned.to_zoned(jiff::tz::TimeZone::fixed(jiff::tz::offset(5)));
     let zoned = zoned.strftime("%Y-%m-%dT%H:%M:%S%.f%:z").to_string();
-    try_create(&server, "zoned", "main", at_time(&zoned)).await.unwrap();
+    try_create(&server, "zoned", "main", at_time(&zoned))
+        .await
+        .unwrap();
     assert_eq!(Reader::new(&server, "zoned").newest(5, 3, 0).await, *value);
     // And a branch goes back to one.
-    let restored = restore_at(&server, "main", at_time(time), "kept").await.unwrap();
+    let restored = restore_at(&server, "main", at_time(time), "kept")
+        .await
+        .unwrap();
     assert_eq!(restored.kept.unwrap().name, "kept");
     assert_eq!(Reader::new(&server, "main").newest(5, 3, 0).await, *value);
     assert_eq!(Reader::new(&server, "kept").newest(5, 3, 0).await, 4);
@@ -93,7 +106,9 @@ async fn times_outside_the_history_are_refused_with_what_is_possible() {
         }
     }
     // An LSN outside is told as times, too.
-    let status = try_create(&server, "never", "main", at_lsn(1)).await.unwrap_err();
+    let status = try_create(&server, "never", "main", at_lsn(1))
+        .await
+        .unwrap_err();
     assert_eq!(status.message().matches("Z)").count(), 2, "{status:?}");
     for text in ["yesterday", "14:05", "2026-11-22", ""] {
         let status = try_create(&server, "never", "main", at_time(text))
