@@ -322,7 +322,7 @@ impl Control {
             at: at.map(wire),
         })?;
         let answer = self.client.clone().create_lease(request).await;
-        let doing = format!("show branch {from} in a read-only compute");
+        let doing = format!("look at branch {from} at that moment");
         self.changed(doing, from, answer).await
     }
 

@@ -522,7 +522,7 @@ fn an_import_that_is_cut_off_leaves_nothing() -> Result<()> {
     let limit = std::time::Duration::from_secs(60);
     let log = || std::fs::read_to_string(project.dir().join("server.log")).unwrap_or_default();
     let begun = || log().matches("an import begins").count();
-    let layers = project.dir().join("server/layers/branches");
+    let layers = project.dir().join("server/store/branches");
     for round in 0..4 {
         let already = begun();
         let mut child = project
