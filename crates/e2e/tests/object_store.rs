@@ -21,7 +21,7 @@ fn nothing_acknowledged_is_lost_with_all_local_directories() -> Result<()> {
     let project = Project::with(s3.env(), &args)?;
     project.up_in_place("16MiB")?;
     project.sql("CREATE DATABASE d; CREATE TABLE d.t (a INT PRIMARY KEY, b TEXT)")?;
-    project.sql("INSERT INTO d.t SELECT seq, REPEAT('x', 500) FROM seq_1_to_2000")?;
+    project.sql("INSERT INTO d.t SELECT seq, REPEAT('x', 500) FROM d.seq_1_to_2000")?;
     project.xylem(&["branch", "create", "dev"])?;
     project.sql_on(
         "dev",
