@@ -310,6 +310,11 @@ impl Branch {
         }
     }
 
+    /// What its newest scrub found.
+    pub fn last_scrub(&self) -> LastScrub {
+        self.shared.health.scrubbed.last()
+    }
+
     /// The branches that left it, by LSN.
     pub fn forks(&self) -> Vec<Fork> {
         let mut all: Vec<Fork> = self

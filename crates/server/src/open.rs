@@ -54,6 +54,7 @@ pub(crate) fn open(config: &ServerConfig, metrics: &Metrics) -> Result<Opened, S
     let settings = StoreConfig {
         memory_bytes: config.memory.0,
         open_layer_bytes: config.open_layer_size.0,
+        scrub_bytes_per_second: config.scrub_bytes_per_second.0,
         ..StoreConfig::default()
     };
     let store = Store::open(settings, Arc::new(place)).map_err(|source| ServerError::Store {

@@ -4,6 +4,7 @@ mod backup;
 mod call;
 mod control;
 mod convert;
+mod inspect;
 mod pages;
 mod status;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use xylem_proto::pageserver::{
 };
 
 pub(crate) use control::ControlService;
+pub(crate) use inspect::InspectService;
 
 /// The largest message taken or given. A frame of redo is smaller, and so are
 /// the most pages of the largest size that one answer may carry.

@@ -17,7 +17,7 @@ pub struct Key {
 }
 
 /// Every setting.
-pub const KEYS: [Key; 17] = [
+pub const KEYS: [Key; 18] = [
     Key {
         name: "data_dir",
         about: "directory of the project",
@@ -85,6 +85,10 @@ pub const KEYS: [Key; 17] = [
     Key {
         name: "ingest_lag_soft",
         about: "lag of ingest from which writers are slowed",
+    },
+    Key {
+        name: "scrub_bytes_per_second",
+        about: "what the scrub in the background reads in a second",
     },
 ];
 
