@@ -1,5 +1,7 @@
 //! Calls to the server's Control service, with errors that people understand.
 
+mod inspect;
+
 use crate::failure::Failure;
 use anyhow::{Context, Result};
 use std::time::{Duration, Instant};
@@ -11,6 +13,7 @@ use xylem_proto::control::{
     AttachRequest, AttachResponse, BaseBackupRequest, BaseItem, Branch, ListBranchesRequest,
     StatusRequest, StatusResponse,
 };
+use xylem_proto::inspect::inspect_client::InspectClient;
 use xylem_types::BranchName;
 
 /// Largest answer that is taken: a base backup's items are side files.
@@ -26,6 +29,7 @@ const STATUS: &str = "ask for the status";
 #[derive(Clone, Debug)]
 pub struct Control {
     client: ControlClient<Channel>,
+    inspect: InspectClient<Channel>,
     address: String,
     token: Option<MetadataValue<Ascii>>,
 }
@@ -60,9 +64,12 @@ impl Control {
                     "see `xylem status`; `xylem up` starts it",
                 )
             })?;
+        let inspect =
+            InspectClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let client = ControlClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         Ok(Control {
             client,
+            inspect,
             address: address.to_owned(),
             token,
         })

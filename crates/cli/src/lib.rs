@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod failure;
 pub mod files;
 pub mod home;
+pub mod inspect;
 pub mod output;
 pub mod ports;
 pub mod proc;
@@ -70,6 +71,8 @@ async fn dispatch(app: app::App, command: Command) -> Result<()> {
         Command::Compute(command) => cmd::compute::run(&app, &command).await,
         Command::Branch(command) => cmd::branch::run(&app, &command).await,
         Command::Doctor => cmd::doctor::run(&app).await,
+        Command::Scrub(args) => cmd::scrub::run(&app, &args).await,
+        Command::Inspect(command) => cmd::inspect::run(&app, &command).await,
         Command::Template(args) => cmd::template::run(&args).await,
         // Done before there is a runtime.
         Command::Server(_) | Command::Daemon(_) => Ok(()),

@@ -251,7 +251,12 @@ fn layers_are_told_as_they_are() {
     let dir = tempfile::tempdir().unwrap();
     let log = MemLog::new();
     let mut model = Model::new(StdRng::seed_from_u64(35), log.clone());
-    let branch = open(small(), dir.path(), &log);
+    // Only what is flushed here is.
+    let config = StoreConfig {
+        open_layer_bytes: 1 << 20,
+        ..small()
+    };
+    let branch = open(config, dir.path(), &log);
     for flush in 0..5 {
         for _ in 0..100 {
             model.step();

@@ -4,6 +4,8 @@ pub mod branch;
 pub mod compute;
 pub mod doctor;
 pub mod down;
+pub mod inspect;
+pub mod scrub;
 pub mod serve;
 pub mod sql;
 pub mod status;
