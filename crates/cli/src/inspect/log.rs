@@ -431,8 +431,11 @@ pub fn text(r: &LogReport) -> String {
         for m in &entry.mtrs {
             let _ = writeln!(
                 out,
-                "    mtr {}..{}, {} records",
-                m.start_lsn, m.end_lsn, m.count
+                "    mtr {}..{}, {} record{}",
+                m.start_lsn,
+                m.end_lsn,
+                m.count,
+                if m.count == 1 { "" } else { "s" }
             );
             for record in &m.records {
                 let _ = writeln!(out, "        {}", record.line());
