@@ -1,5 +1,7 @@
 //! The command line's forms.
 
+pub mod inspect;
+
 use crate::compute::name::ComputeName;
 use crate::moment::Moment;
 use clap::{Args, Parser, Subcommand};
@@ -64,6 +66,11 @@ pub enum Command {
     Server(Box<xylem_server::config::ServerArgs>),
     /// Look for what is wrong, and say what to do about it
     Doctor,
+    /// Read everything in the store and check it
+    Scrub(inspect::ScrubArgs),
+    /// Look into pages, layers, manifests and logs
+    #[command(subcommand)]
+    Inspect(inspect::InspectCommand),
     /// Make a template of a new project in DIR
     #[command(hide = true)]
     Template(TemplateArgs),

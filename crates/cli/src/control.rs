@@ -1,6 +1,7 @@
 //! Calls to the server's Control service, with errors that people understand.
 
 mod import;
+mod inspect;
 pub mod pages;
 
 use crate::failure::Failure;
@@ -18,6 +19,7 @@ use xylem_proto::control::{
     RenameBranchRequest, ResolveTimeRequest, ResolveTimeResponse, RestoreBranchRequest,
     RestoreBranchResponse, StatusRequest, StatusResponse, moment::At,
 };
+use xylem_proto::inspect::inspect_client::InspectClient;
 
 /// Largest answer that is taken: a base backup's items are side files.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
@@ -39,6 +41,7 @@ const STATUS: &str = "ask for the status";
 #[derive(Clone, Debug)]
 pub struct Control {
     client: ControlClient<Channel>,
+    inspect: InspectClient<Channel>,
     address: String,
     token: Option<MetadataValue<Ascii>>,
 }
@@ -73,9 +76,12 @@ impl Control {
                     "see `xylem status`; `xylem up` starts it",
                 )
             })?;
+        let inspect =
+            InspectClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let client = ControlClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         Ok(Control {
             client,
+            inspect,
             address: address.to_owned(),
             token,
         })

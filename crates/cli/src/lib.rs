@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod failure;
 pub mod files;
 pub mod home;
+pub mod inspect;
 pub mod moment;
 pub mod output;
 pub mod ports;
@@ -74,6 +75,8 @@ async fn dispatch(app: app::App, command: Command) -> Result<()> {
         Command::Doctor => cmd::doctor::run(&app).await,
         Command::Export(args) => cmd::export::run(&app, &args).await,
         Command::Import(args) => cmd::import::run(app, &args).await,
+        Command::Scrub(args) => cmd::scrub::run(&app, &args).await,
+        Command::Inspect(command) => cmd::inspect::run(&app, &command).await,
         Command::Template(args) => cmd::template::run(&args).await,
         // Done before there is a runtime.
         Command::Server(_) | Command::Daemon(_) => Ok(()),

@@ -1,5 +1,6 @@
 //! The documents that commands print: their fields are relied on by scripts.
 
+use crate::cmd::scrub::FindingRow;
 use crate::compute::name::ComputeName;
 use crate::compute::record::{self, ComputeRecord, ComputeState};
 use crate::control::Control;
@@ -22,6 +23,8 @@ pub struct StatusReport {
     pub computes: Vec<ComputeReport>,
     /// URL of the store of catalogue, layers and manifests.
     pub object_store: Option<String>,
+    /// What the newest scrubs found damaged, missing or unreadable.
+    pub damage: Vec<FindingRow>,
 }
 
 /// The server.
@@ -187,6 +190,8 @@ pub struct Seen {
     pub status: Option<StatusResponse>,
     /// Its branches, when it answers.
     pub branches: Vec<BranchReport>,
+    /// What the newest scrubs found, but for files that nothing names.
+    pub damage: Vec<FindingRow>,
     /// Why it does not answer although it runs.
     pub trouble: Option<anyhow::Error>,
 }
@@ -209,10 +214,19 @@ pub async fn look(state: &StateDir) -> Seen {
         } else {
             Vec::new()
         };
-        anyhow::Ok((status, branches))
+        let scrubs = match status.state.as_str() {
+            "ready" => control.last_scrubs().await?.branches,
+            _ => Vec::new(),
+        };
+        anyhow::Ok((status, branches, scrubs))
     };
     match asked.await {
-        Ok((status, branches)) => {
+        Ok((status, branches, scrubs)) => {
+            let found = scrubs.iter().flat_map(|s| &s.findings);
+            seen.damage = found
+                .filter(|f| f.kind != "orphan")
+                .map(FindingRow::from)
+                .collect();
             seen.status = Some(status);
             seen.branches = branches.into_iter().map(BranchReport::from).collect();
         }
@@ -264,6 +278,7 @@ impl StatusReport {
             branches: seen.branches,
             computes,
             object_store,
+            damage: seen.damage,
         }
     }
 }

@@ -94,6 +94,8 @@ pub(crate) struct Chain {
     pieces: Vec<Piece>,
     done: bool,
     budget: Option<Budget>,
+    /// Layer files looked into.
+    pub(crate) visited: u64,
 }
 
 impl Chain {

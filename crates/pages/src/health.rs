@@ -19,6 +19,8 @@ use xylem_wal::Position;
 const EVERY: Duration = Duration::from_secs(10);
 /// How often it adds up how large the database is.
 const MEASURE_EVERY: Duration = Duration::from_secs(600);
+/// Bytes of redo after which it does so sooner, and a quarter of that size.
+const MEASURE_AFTER: u64 = 16 << 20;
 /// How long somebody who asks waits for a branch that is publishing.
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Keys that cannot be folded which are remembered.
@@ -190,7 +192,10 @@ impl Shared {
         let lsn = self.applied();
         {
             let mut known = self.health.database.lock();
-            if known.lsn == lsn || known.at.is_some_and(|at| at.elapsed() < MEASURE_EVERY) {
+            // Sooner after so much redo that it may have grown a lot.
+            let much = lsn.bytes_since(known.lsn) > known.bytes / 4 + MEASURE_AFTER;
+            let due = known.at.is_none_or(|at| at.elapsed() >= MEASURE_EVERY);
+            if known.lsn == lsn || !(due || much) {
                 return;
             }
             known.at = Some(Instant::now());
@@ -308,6 +313,11 @@ impl Branch {
             unfoldable: s.health.unfoldable.lock().clone(),
             scrub: s.health.scrubbed.last(),
         }
+    }
+
+    /// What its newest scrub found.
+    pub fn last_scrub(&self) -> LastScrub {
+        self.shared.health.scrubbed.last()
     }
 
     /// The branches that left it, by LSN.

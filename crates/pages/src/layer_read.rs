@@ -349,6 +349,7 @@ impl LayerFile {
             return Ok(());
         }
         s.stats.layers_visited.add(1);
+        out.visited += 1;
         let Some(mut c) = self.seek(s, &root, key)? else {
             return Ok(());
         };

@@ -10,6 +10,7 @@ use crate::layer_read::{LayerError, LayerFile, Source};
 use crate::manifest::Resume;
 use crate::materialise::Materialise;
 use crate::mem::MemLayer;
+use std::cell::Cell;
 use std::sync::Arc;
 use xylem_types::{Lsn, PageId, SpaceId};
 
@@ -55,6 +56,8 @@ pub(crate) struct View<'a> {
     /// The branch's own first, then its ancestor's, and so on.
     pub(crate) levels: Vec<Level<'a>>,
     pub(crate) source: Source<'a>,
+    /// Layer files that building pages has looked into.
+    pub(crate) visited: Cell<u64>,
 }
 
 /// How far a read may go.
@@ -115,6 +118,7 @@ impl Snapshot {
         View {
             levels: self.levels.iter().map(|(l, cap)| l.level(*cap)).collect(),
             source,
+            visited: Cell::new(0),
         }
     }
 
@@ -309,6 +313,7 @@ impl View<'_> {
         if !self.walk(&key, &want, reach, &mut chain)? {
             return Ok(Built::NotInMemory);
         }
+        self.visited.set(self.visited.get() + chain.visited);
         if chain.is_empty() && base.is_some() {
             return Ok(Built::Unchanged);
         }

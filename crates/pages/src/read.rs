@@ -173,6 +173,7 @@ impl Branch {
             }),
             Reach::Files,
         )?;
+        s.stats.read_layers.add(view.visited.get());
         match (built, base) {
             (Built::Unchanged, Some(c)) => {
                 s.stats.page_cache_hits.add(1);

@@ -123,6 +123,8 @@ counters! {
     blocks_read,
     /// Blocks that were bad on local disk and good in the store.
     blocks_repaired,
+    /// Layer files that reads of pages looked into for them.
+    read_layers,
     /// Layers that a read looked into.
     layers_visited,
     /// Layers that a filter let a read pass by.

@@ -251,7 +251,12 @@ fn layers_are_told_as_they_are() {
     let dir = tempfile::tempdir().unwrap();
     let log = MemLog::new();
     let mut model = Model::new(StdRng::seed_from_u64(35), log.clone());
-    let branch = open(small(), dir.path(), &log);
+    // Only what is flushed here is.
+    let config = StoreConfig {
+        open_layer_bytes: 1 << 20,
+        ..small()
+    };
+    let branch = open(config, dir.path(), &log);
     for flush in 0..5 {
         for _ in 0..100 {
             model.step();
@@ -436,4 +441,31 @@ fn failures_and_debts_are_known() {
         full.store(false, Ordering::Relaxed);
     });
     assert_eq!(branch.health().flush_trouble, None);
+}
+
+#[test]
+fn the_size_of_the_database_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = MemLog::new();
+    let mut model = Model::new(StdRng::seed_from_u64(37), log.clone());
+    let store = Store::open(small(), common::place(dir.path())).unwrap();
+    store.start_ingest();
+    let open = Arc::clone(&log) as Arc<dyn Log>;
+    let branch = Branch::open(Arc::clone(&store), BRANCH, open, None).unwrap();
+    for _ in 0..200 {
+        model.step();
+    }
+    model.send_all();
+    catch_up(&branch, &log);
+    store.start_upkeep().unwrap();
+    let begin = std::time::Instant::now();
+    while branch.stats().database_bytes == 0 {
+        assert!(begin.elapsed() < Duration::from_secs(30));
+        std::thread::yield_now();
+    }
+    let spaces = branch.tablespaces(ReadAt::Newest).unwrap();
+    let sizes = spaces
+        .iter()
+        .map(|t| u64::from(t.pages) * u64::from(t.page_bytes));
+    assert_eq!(branch.stats().database_bytes, sizes.sum::<u64>());
 }

@@ -1,4 +1,4 @@
-//! The wire protocol: messages, client and server code of both gRPC services.
+//! The wire protocol: messages, client and server code of the gRPC services.
 //!
 //! Generated from `proto/*.proto`, which say what each field means. Wire types
 //! are not domain types: convert them at the edge.
@@ -15,7 +15,13 @@ pub mod control {
     tonic::include_proto!("xylem.control");
 }
 
-/// Both packages as an encoded `FileDescriptorSet`, for gRPC reflection.
+/// Looking into branches: package `xylem.inspect`.
+#[allow(missing_docs, clippy::all)]
+pub mod inspect {
+    tonic::include_proto!("xylem.inspect");
+}
+
+/// All packages as an encoded `FileDescriptorSet`, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// gRPC metadata key of the branch: its name, or `id:` and its id.

@@ -56,6 +56,8 @@ pub struct ServerConfig {
     pub compute_log_size: ByteSize,
     /// Ingest may lag this many bytes behind the log before writers are slowed.
     pub ingest_lag_soft: ByteSize,
+    /// What the scrub in the background reads in a second; 0: there is none.
+    pub scrub_bytes_per_second: ByteSize,
 }
 
 /// How log lines look.
@@ -189,6 +191,9 @@ pub struct ServerArgs {
     /// Lag of ingest behind the log from which writers are slowed [default: 256MiB]
     #[arg(long, value_name = "SIZE")]
     pub ingest_lag_soft: Option<String>,
+    /// What the scrub in the background reads in a second; 0: none [default: 2MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub scrub_bytes_per_second: Option<String>,
 }
 
 impl ServerArgs {
@@ -215,6 +220,7 @@ impl ServerArgs {
             "worker_threads" => &self.worker_threads,
             "compute_log_size" => &self.compute_log_size,
             "ingest_lag_soft" => &self.ingest_lag_soft,
+            "scrub_bytes_per_second" => &self.scrub_bytes_per_second,
             _ => &None,
         }
         .clone()
@@ -286,6 +292,7 @@ fn build(from: &Layers) -> Result<ServerConfig, ConfigError> {
         worker_threads: from.number("worker_threads", cpus.max(2) as u64, 1, 512)? as usize,
         compute_log_size: from.size("compute_log_size", 4 << 30, 4 << 20, 512 << 30)?,
         ingest_lag_soft: from.size("ingest_lag_soft", 256 << 20, 1 << 20, 1 << 40)?,
+        scrub_bytes_per_second: from.size("scrub_bytes_per_second", 2 << 20, 0, 1 << 40)?,
         data_dir,
     };
     if !config.compute_log_size.0.is_multiple_of(4096) {

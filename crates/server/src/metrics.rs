@@ -3,6 +3,8 @@
 //! Counters and histograms are moved where things happen. Gauges mirror state
 //! that is kept elsewhere and are set when somebody asks.
 
+mod ratios;
+
 use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -10,6 +12,7 @@ use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use ratios::Ratios;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use xylem_pages::BranchStats;
@@ -117,13 +120,14 @@ pub struct Metrics {
     memory_budget: Gauge,
     mirrored: Vec<(Family<BranchLabel, Counter>, Read)>,
     held: Vec<(Gauges, Read)>,
+    ratios: Ratios,
 }
 
 /// A number that the page store counts.
 type Read = fn(&BranchStats) -> u64;
 
 /// Counters of the page store: name, help, where it is.
-const MIRRORED: [(&str, &str, Read); 14] = [
+const MIRRORED: [(&str, &str, Read); 25] = [
     ("ingest_bytes", "Redo ingested", |s| s.redo_bytes),
     ("ingest_mtrs", "Mini-transactions ingested", |s| s.mtrs),
     ("ingest_file_ops", "Side-file operations ingested", |s| {
@@ -137,6 +141,29 @@ const MIRRORED: [(&str, &str, Read); 14] = [
         "layer_flush_failures",
         "Flushes that failed and were tried again",
         |s| s.flush_failures,
+    ),
+    (
+        "layer_flushed_bytes",
+        "Bytes of layers that flushes wrote",
+        |s| s.flushed_bytes,
+    ),
+    ("layer_merges", "Merges of layers that were finished", |s| {
+        s.merges
+    }),
+    (
+        "layer_merged_bytes",
+        "Bytes of layers that merges wrote",
+        |s| s.merged_bytes,
+    ),
+    (
+        "layer_merge_failures",
+        "Merges that failed and were put off",
+        |s| s.merge_failures,
+    ),
+    (
+        "unfoldable_keys",
+        "Keys found whose history cannot be folded",
+        |s| s.unfoldable_keys,
     ),
     (
         "layer_images_written",
@@ -170,14 +197,42 @@ const MIRRORED: [(&str, &str, Read); 14] = [
         s.blocks_read
     }),
     (
+        "page_read_layers",
+        "Layer files that page reads looked into for pages",
+        |s| s.read_layers,
+    ),
+    (
         "layers_visited",
-        "Layers that page reads looked into",
+        "Layers that look-ups of any kind looked into",
         |s| s.layers_visited,
+    ),
+    (
+        "layers_skipped",
+        "Layers that a filter let page reads pass by",
+        |s| s.layers_skipped,
+    ),
+    (
+        "blocks_repaired",
+        "Layer blocks that were bad on local disk and good in the store",
+        |s| s.blocks_repaired,
+    ),
+    (
+        "scrubs",
+        "Scrubs of the branch that came to their end",
+        |s| s.scrubs,
+    ),
+    ("scrub_read_bytes", "Bytes that scrubs read", |s| {
+        s.scrubbed_bytes
+    }),
+    (
+        "scrub_damage",
+        "Damage that scrubs found, each time they found it",
+        |s| s.scrub_damage,
     ),
 ];
 
 /// What the page store holds: name, help, where it is.
-const HELD: [(&str, &str, Read); 4] = [
+const HELD: [(&str, &str, Read); 16] = [
     ("layers", "Layer files", |s| s.layers),
     ("open_layer_bytes", "Memory of the open layer", |s| {
         s.open_layer_bytes
@@ -190,6 +245,52 @@ const HELD: [(&str, &str, Read); 4] = [
     ("frozen_layers", "Layers that wait to be flushed", |s| {
         s.frozen_layers
     }),
+    ("delta_layer_bytes", "Delta layers", |s| s.delta_bytes),
+    ("image_layer_bytes", "Image layers", |s| s.image_bytes),
+    (
+        "layer_old_bytes",
+        "Versions, before packing, that newer ones in the same layer follow",
+        |s| s.old_bytes,
+    ),
+    (
+        "layer_runs",
+        "Runs of layers, each of which a read may have to look into",
+        |s| s.runs,
+    ),
+    (
+        "merge_debt_bytes",
+        "Layers that wait to be merged or folded",
+        |s| s.merge_debt_bytes,
+    ),
+    (
+        "database_bytes",
+        "All tablespaces as files, counted now and then",
+        |s| s.database_bytes,
+    ),
+    ("forks", "Branches that left it", |s| s.forks),
+    ("oldest_lsn", "Where the history kept begins", |s| {
+        s.oldest_lsn
+    }),
+    (
+        "history_seconds",
+        "How far back the history kept reaches",
+        |s| s.history_us / 1_000_000,
+    ),
+    (
+        "scrub_left_bytes",
+        "What the scrub in the background has still to read",
+        |s| s.scrub_left_bytes,
+    ),
+    (
+        "scrub_damaged",
+        "Damage that the last scrub of the branch found",
+        |s| s.scrub_damaged,
+    ),
+    (
+        "scrub_ended_timestamp_seconds",
+        "When that scrub ended, since 1970; 0: never",
+        |s| s.scrub_ended_us / 1_000_000,
+    ),
 ];
 
 /// The counters of one branch, looked up once.
@@ -259,6 +360,7 @@ impl Metrics {
                 .map(|(_, _, read)| (Family::default(), read))
                 .into(),
             held: HELD.map(|(_, _, read)| (Family::default(), read)).into(),
+            ratios: Ratios::default(),
         };
         metrics.register();
         metrics
@@ -357,6 +459,7 @@ impl Metrics {
         for ((name, help, _), (family, _)) in HELD.iter().zip(&m.held) {
             registry.register(*name, *help, family.clone());
         }
+        m.ratios.register(registry);
     }
 
     /// The counters of branch `name`.
@@ -456,6 +559,7 @@ impl Metrics {
         for (family, read) in &self.held {
             set(family, read(&state.stats));
         }
+        self.ratios.set(&label, Some(&state.stats));
         for (family, read) in &self.mirrored {
             let counter = family.get_or_create(&label);
             counter.inc_by(read(&state.stats).saturating_sub(counter.get()));

@@ -114,6 +114,7 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
         memory_bytes: config.memory.0,
         open_layer_bytes: config.open_layer_size.0,
         history: config.history.0,
+        scrub_bytes_per_second: config.scrub_bytes_per_second.0,
         ..StoreConfig::default()
     };
     let store = Store::open(settings, place).map_err(|source| ServerError::Store {

@@ -6,6 +6,7 @@ mod call;
 mod control;
 mod convert;
 mod import;
+mod inspect;
 mod pages;
 mod status;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use xylem_proto::pageserver::{
 };
 
 pub(crate) use control::ControlService;
+pub(crate) use inspect::InspectService;
 
 /// The largest message taken or given. A frame of redo is smaller, and so are
 /// the most pages of the largest size that one answer may carry.

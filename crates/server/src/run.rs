@@ -4,7 +4,7 @@ use crate::config::ServerConfig;
 use crate::error::ServerError;
 use crate::lock::DirLock;
 use crate::node::Node;
-use crate::rpc::{ControlService, MESSAGE_BYTES_MAX, PageService};
+use crate::rpc::{ControlService, InspectService, MESSAGE_BYTES_MAX, PageService};
 use crate::{care, http, open};
 use std::future::Future;
 use std::net::SocketAddr;
@@ -19,6 +19,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 use xylem_pages::files::Place;
 use xylem_proto::control::control_server::{ControlServer, SERVICE_NAME as CONTROL_SERVICE};
+use xylem_proto::inspect::inspect_server::{InspectServer, SERVICE_NAME as INSPECT_SERVICE};
 use xylem_proto::pageserver::page_server_server::{PageServerServer, SERVICE_NAME as PAGE_SERVICE};
 
 /// Redo on its way in and not yet with the log: this much a stream.
@@ -277,6 +278,8 @@ fn serve_grpc(
     let pages = PageServerServer::new(PageService::new(Arc::clone(&node)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let inspect = InspectServer::new(InspectService::new(Arc::clone(&node)))
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let control =
         ControlServer::new(ControlService::new(node)).max_encoding_message_size(MESSAGE_BYTES_MAX);
     let router = tonic::transport::Server::builder()
@@ -289,6 +292,7 @@ fn serve_grpc(
         .add_service(reflection().build_v1().map_err(no_reflection)?)
         .add_service(reflection().build_v1alpha().map_err(no_reflection)?)
         .add_service(pages)
+        .add_service(inspect)
         .add_service(control);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let stop = CancellationToken::new();
@@ -310,6 +314,7 @@ async fn report(health: &HealthReporter, status: ServingStatus) {
     health.set_service_status("", status).await;
     health.set_service_status(PAGE_SERVICE, status).await;
     health.set_service_status(CONTROL_SERVICE, status).await;
+    health.set_service_status(INSPECT_SERVICE, status).await;
 }
 
 async fn listen(addr: SocketAddr, flag: &'static str) -> Result<TcpListener, ServerError> {

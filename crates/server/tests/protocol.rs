@@ -88,6 +88,7 @@ async fn a_page_is_read_knowing_only_reflection() {
     for name in [
         "pageserver.PageServer",
         "xylem.control.Control",
+        "xylem.inspect.Inspect",
         "grpc.health.v1.Health",
     ] {
         assert!(names.contains(&name), "{name} is not among {names:?}");

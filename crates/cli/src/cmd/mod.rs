@@ -6,6 +6,8 @@ pub mod doctor;
 pub mod down;
 pub mod export;
 pub mod import;
+pub mod inspect;
+pub mod scrub;
 pub mod serve;
 pub mod sql;
 pub mod status;

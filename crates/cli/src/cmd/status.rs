@@ -39,6 +39,13 @@ pub fn text(report: &StatusReport) -> String {
     if let Some(store) = &report.object_store {
         let _ = writeln!(out, "store     {store}");
     }
+    if !report.damage.is_empty() {
+        let _ = writeln!(
+            out,
+            "DAMAGE    the scrub found {} things wrong: see `xylem doctor`",
+            report.damage.len()
+        );
+    }
     if !report.branches.is_empty() {
         let _ = writeln!(out, "\n{}", branches(&report.branches));
     }

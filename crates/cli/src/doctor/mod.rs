@@ -1,5 +1,6 @@
 //! Checks of the installation, the machine and the project.
 
+pub(crate) mod care;
 mod installation;
 mod machine;
 mod project;
@@ -103,6 +104,7 @@ pub async fn all(state: &StateDir) -> Vec<Check> {
     if state.has_project() {
         let seen = report::look(state).await;
         project::check(state, &seen, &mut checks);
+        care::check(state, &seen, &mut checks).await;
     } else {
         checks.push(Check::warn(
             "project",

@@ -1,6 +1,7 @@
 //! Tests of what needs no server and no database.
 
 mod args;
+mod care;
 mod files;
 mod moment;
 mod output;

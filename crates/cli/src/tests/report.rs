@@ -235,6 +235,7 @@ fn the_status_has_its_fields() {
         branches: vec![branch()],
         computes: Vec::new(),
         object_store: Some("file:///s/server/store".to_owned()),
+        damage: Vec::new(),
     };
     let text = crate::cmd::status::text(&report);
     assert!(text.contains("main") && text.contains("8080"), "{text}");
@@ -246,4 +247,29 @@ fn the_status_has_its_fields() {
     assert_eq!(document["branches"][0]["name"], "main");
     assert_eq!(document["computes"], json!([]));
     assert_eq!(document["object_store"], "file:///s/server/store");
+    assert_eq!(document["damage"], json!([]));
+}
+
+#[test]
+fn damage_is_told_with_the_status() {
+    let finding = xylem_proto::inspect::Finding {
+        branch: "main".to_owned(),
+        branch_id: "00".to_owned(),
+        file: "x.layer".to_owned(),
+        kind: "damaged".to_owned(),
+        message: "it is not what it was".to_owned(),
+    };
+    let report = StatusReport {
+        dir: "/s".into(),
+        server: ServerReport::new(&Seen::default()),
+        branches: Vec::new(),
+        computes: Vec::new(),
+        object_store: None,
+        damage: vec![crate::cmd::scrub::FindingRow::from(&finding)],
+    };
+    let text = crate::cmd::status::text(&report);
+    assert!(text.contains("DAMAGE") && text.contains("doctor"), "{text}");
+    let document = serde_json::to_value(report).unwrap();
+    assert_eq!(document["damage"][0]["file"], "x.layer");
+    assert_eq!(document["damage"][0]["kind"], "damaged");
 }

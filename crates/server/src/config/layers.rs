@@ -17,7 +17,7 @@ pub struct Key {
 }
 
 /// Every setting.
-pub const KEYS: [Key; 21] = [
+pub const KEYS: [Key; 22] = [
     Key {
         name: "data_dir",
         about: "directory of the project",
@@ -101,6 +101,10 @@ pub const KEYS: [Key; 21] = [
     Key {
         name: "ingest_lag_soft",
         about: "lag of ingest from which writers are slowed",
+    },
+    Key {
+        name: "scrub_bytes_per_second",
+        about: "what the scrub in the background reads in a second",
     },
 ];
 

@@ -136,3 +136,20 @@ pub fn write(path: &str, data: &'static [u8]) -> FileOp {
         ..FileOp::default()
     }
 }
+
+/// A page full of bytes that do not pack.
+pub fn fill(space: u32, page: u32, seed: u32) -> Vec<u8> {
+    let mut x = seed.wrapping_mul(2_654_435_761) | 1;
+    let data: Vec<u8> = (0..15_000)
+        .map(|_| {
+            x ^= x << 13;
+            x ^= x >> 17;
+            x ^= x << 5;
+            x as u8
+        })
+        .collect();
+    mtr(&[
+        record(INIT_PAGE, space, page, &[]),
+        write_record(space, page, 200, &data),
+    ])
+}

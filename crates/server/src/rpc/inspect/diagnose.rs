@@ -1,0 +1,112 @@
+//! How the store, the disks and the branches do.
+
+use super::{Names, time};
+use crate::branch::OpenBranch;
+use crate::config::ServerConfig;
+use crate::node::Opened;
+use std::path::Path;
+use std::sync::Arc;
+use xylem_pages::files::Place;
+use xylem_pages::scrub::probe;
+use xylem_proto::inspect::{self as wire, BranchHealth, DiagnoseResponse, Disk, Hold, Store};
+
+pub(super) fn diagnose(config: &ServerConfig, opened: &Opened, probe: bool) -> DiagnoseResponse {
+    let names = Names::of(opened);
+    let branches = opened.branches.all();
+    DiagnoseResponse {
+        now: jiff::Timestamp::now().to_string(),
+        store: Some(store(&**opened.store.place(), probe)),
+        disks: disks(config, &**opened.store.place()),
+        branches: branches.iter().map(|b| health(b, &names)).collect(),
+    }
+}
+
+fn store(place: &dyn Place, wanted: bool) -> Store {
+    let listed = place.folders("branches");
+    let error = |result: std::io::Result<()>| {
+        let error = result.err();
+        error.map(|e| e.to_string()).unwrap_or_default()
+    };
+    let probed = wanted && listed.is_ok();
+    Store {
+        url: place.url(),
+        error: error(listed.map(|_| ())),
+        probed,
+        probe_error: match probed {
+            true => error(honours(place)),
+            false => String::new(),
+        },
+    }
+}
+
+/// Whether the store does what everything else relies on.
+fn honours(place: &dyn Place) -> std::io::Result<()> {
+    probe::probe(place)
+}
+
+fn disks(config: &ServerConfig, place: &dyn Place) -> Vec<Disk> {
+    let mut out = Vec::new();
+    let mut add = |what: &str, path: &Path| {
+        let (Ok(free_bytes), Ok(total_bytes)) =
+            (fs4::available_space(path), fs4::total_space(path))
+        else {
+            return;
+        };
+        out.push(Disk {
+            what: what.to_owned(),
+            path: path.display().to_string(),
+            free_bytes,
+            total_bytes,
+        });
+    };
+    add("data", &config.data_dir);
+    if let Some(path) = place.url().strip_prefix("file://") {
+        add("store", Path::new(path));
+    }
+    out
+}
+
+fn health(branch: &Arc<OpenBranch>, names: &Names) -> BranchHealth {
+    let h = branch.pages.health();
+    let stats = branch.pages.stats();
+    let trouble = |t: &xylem_pages::Trouble| wire::Trouble {
+        time: time(Some(t.time_us)),
+        message: t.message.clone(),
+    };
+    BranchHealth {
+        branch: branch.name(),
+        branch_id: branch.pages.id().to_string(),
+        stopped: branch.broken().unwrap_or_default(),
+        busy: h.busy,
+        applied_lsn: branch.pages.applied().0,
+        durable_lsn: h.log_lsn.0,
+        resume_lsn: h.resume_lsn.0,
+        resume_position: h.resume_position.0,
+        log_first_position: h.log_first.0,
+        log_end_position: h.log_end.0,
+        layers: stats.layers,
+        layer_bytes: stats.layer_bytes,
+        runs: h.runs,
+        merge_debt_bytes: h.merge_debt_bytes,
+        merge_folds: h.merge_folds,
+        oldest_lsn: h.oldest.unwrap_or_default().0,
+        oldest_time: time(h.oldest_time_us),
+        horizon_lsn: h.horizon.unwrap_or_default().0,
+        newest_time: time(h.newest_time_us),
+        holds: h
+            .forks
+            .iter()
+            .map(|f| Hold {
+                branch: names.get(f.branch),
+                branch_id: f.branch.to_string(),
+                lsn: f.lsn.0,
+            })
+            .collect(),
+        flush_trouble: h.flush_trouble.as_ref().map(trouble),
+        merge_trouble: h.merge_trouble.as_ref().map(trouble),
+        unfoldable: h.unfoldable.iter().map(trouble).collect(),
+        unfoldable_keys: stats.unfoldable_keys,
+        frozen_layers: stats.frozen_layers,
+        trim_failures: stats.trim_failures,
+    }
+}
