@@ -24,6 +24,11 @@ impl Clock {
         })
     }
 
+    /// What it says now.
+    pub(crate) fn now(&self) -> u64 {
+        (self.0)()
+    }
+
     /// What it says now, but never less than `last`, which it replaces.
     pub(crate) fn after(&self, last: &mut u64) -> u64 {
         *last = (self.0)().max(*last);

@@ -1,8 +1,10 @@
 //! The durable log of a branch: what a commit waits for.
 //!
 //! [`Log`] is the contract; `local` is the backend on this machine's disk,
-//! `object` the one in an object store; `conformance` is the suite that every backend passes.
+//! `object` the one in an object store; `backup` copies the one to the other
+//! place; `conformance` is the suite that every backend passes.
 
+pub mod backup;
 mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -16,6 +18,7 @@ pub mod object;
 mod queue;
 mod remote;
 
+pub use backup::{Backup, BackupConfig, BackupStatus};
 pub use clock::Clock;
 pub use entropy::Entropy;
 pub use local::{LocalLog, LocalLogConfig};

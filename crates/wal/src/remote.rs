@@ -12,6 +12,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// How failed requests are tried again: for ever, with waits that double.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +61,8 @@ pub(crate) struct Remote {
     prefix: Path,
     retry: Retry,
     entropy: Entropy,
-    /// Why the store does not answer, while it does not.
-    trouble: Mutex<Option<Failure>>,
+    /// Why the store does not answer, while it does not, and since when.
+    trouble: Mutex<Option<(Failure, Instant)>>,
 }
 
 impl Remote {
@@ -82,7 +83,22 @@ impl Remote {
 
     /// Why requests are tried again at this moment.
     pub fn trouble(&self) -> Option<Failure> {
-        self.trouble.lock().clone()
+        self.trouble
+            .lock()
+            .as_ref()
+            .map(|(failure, _)| failure.clone())
+    }
+
+    /// Waits until the store has not answered for so long, and says why.
+    pub async fn silent_for(&self, patience: Duration) -> Failure {
+        loop {
+            let next = match &*self.trouble.lock() {
+                Some((failure, since)) if since.elapsed() >= patience => return failure.clone(),
+                Some((_, since)) => *since + patience,
+                None => Instant::now() + patience,
+            };
+            tokio::time::sleep_until(next).await;
+        }
     }
 
     /// Where `name` is, for messages.
@@ -269,7 +285,13 @@ impl Remote {
                 "{} failed and is tried again",
                 failure.context
             );
-            *self.trouble.lock() = Some(failure);
+            {
+                let mut trouble = self.trouble.lock();
+                let since = trouble
+                    .as_ref()
+                    .map_or_else(Instant::now, |(_, since)| *since);
+                *trouble = Some((failure, since));
+            }
             tokio::time::sleep(wait).await;
             longest = (longest * 2).min(self.retry.longest_wait);
         }

@@ -11,7 +11,7 @@ mod common;
 
 use common::line::Objects;
 use common::net::{Net, Weather, Wire};
-use common::objects::{block_on, fresh_prefix, real_store, small};
+use common::objects::{block_on, fresh_prefix, real_store, seeds, small};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -292,14 +292,6 @@ fn check(told: &Told, entries: &[(u64, Record, Option<Vec<u8>>)]) {
     for lost in told.acknowledged.difference(&found) {
         assert!(told.sent[lost] < first, "an acknowledged frame is lost");
     }
-}
-
-fn seeds(few: std::ops::Range<u64>) -> std::ops::Range<u64> {
-    let Ok(text) = std::env::var("XYLEM_TEST_SEEDS") else {
-        return few;
-    };
-    let (from, to) = text.split_once("..").expect("FROM..TO");
-    from.parse().unwrap()..to.parse().unwrap()
 }
 
 #[test]

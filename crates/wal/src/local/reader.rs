@@ -200,6 +200,51 @@ impl Reader {
             ),
         }
     }
+
+    /// Whether there is a durable entry here.
+    fn is_ready(&mut self) -> Result<bool, LogError> {
+        if self.position < self.shared.segments.read().first() {
+            return Err(LogError::NoSuchPosition(self.position));
+        }
+        if self.position >= self.shared.durable.borrow().position {
+            if self.buffer.capacity() > IDLE_BYTES {
+                self.buffer = Vec::new();
+            }
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// The place after the last entry given.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The header of the next durable entry, which stays the next.
+    pub fn peek(&mut self) -> Result<Option<EntryHeader>, LogError> {
+        if !self.is_ready()? {
+            return Ok(None);
+        }
+        Ok(Some(self.entry()?.0))
+    }
+
+    /// Gives the header and payload of the next durable entry to `take`, which
+    /// says whether it took it. True when it did; false also when there is
+    /// none.
+    pub fn pass(
+        &mut self,
+        take: impl FnOnce(&EntryHeader, &[u8]) -> bool,
+    ) -> Result<bool, LogError> {
+        if !self.is_ready()? {
+            return Ok(false);
+        }
+        let (header, payload) = self.entry()?;
+        if !take(&header, payload) {
+            return Ok(false);
+        }
+        self.position.0 += header.total();
+        Ok(true)
+    }
 }
 
 /// Bytes of a segment.
@@ -210,13 +255,7 @@ struct Head<'a> {
 
 impl LogReader for Reader {
     fn next(&mut self) -> Result<Option<Entry>, LogError> {
-        if self.position < self.shared.segments.read().first() {
-            return Err(LogError::NoSuchPosition(self.position));
-        }
-        if self.position >= self.shared.durable.borrow().position {
-            if self.buffer.capacity() > IDLE_BYTES {
-                self.buffer = Vec::new();
-            }
+        if !self.is_ready()? {
             return Ok(None);
         }
         let (header, payload) = self.entry()?;

@@ -6,7 +6,7 @@
 use super::LocalLogConfig;
 use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::scan::{self, Remains, Remnant, ScanError};
-use super::segments::{Name, Segment};
+use super::segments::{Name, Segment, UNFINISHED};
 use super::shared::NextSegment;
 use super::writer::Active;
 use crate::disk::{Disk, DiskFile};
@@ -68,6 +68,12 @@ pub(crate) fn recover(disk: &dyn Disk, config: &LocalLogConfig) -> Result<Recove
         }
     })?;
     let names = disk.list().map_err(|e| io_error(disk, "list", None, e))?;
+    if names.iter().any(|name| name == UNFINISHED) {
+        return Err(LogError::Corrupt(format!(
+            "{}: the log was being restored or made anew when something stopped that; do it again",
+            disk.path().display()
+        )));
+    }
     let names: Vec<Name> = names.iter().filter_map(|name| Name::parse(name)).collect();
     let spares = spares(disk, config, &names)?;
     let numbers = segment_numbers(disk, &names)?;

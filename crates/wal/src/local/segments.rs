@@ -64,6 +64,9 @@ impl Segments {
     }
 }
 
+/// The file that is there while a log is made of entries from elsewhere.
+pub(crate) const UNFINISHED: &str = "UNFINISHED";
+
 /// What a file's name says it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Name {

@@ -170,3 +170,12 @@ pub async fn read_from(log: ObjectLog, position: Position) -> Vec<Entry> {
     });
     reading.await.unwrap()
 }
+
+/// A few seeds, or those that `XYLEM_TEST_SEEDS` says.
+pub fn seeds(few: std::ops::Range<u64>) -> std::ops::Range<u64> {
+    let Ok(text) = std::env::var("XYLEM_TEST_SEEDS") else {
+        return few;
+    };
+    let (from, to) = text.split_once("..").expect("FROM..TO");
+    from.parse().unwrap()..to.parse().unwrap()
+}

@@ -1,0 +1,322 @@
+//! The backup of a local log in an object store: copied continuously, so that
+//! losing the disk loses at most what the configured interval says, and made
+//! into a directory again.
+//!
+//! `docs/formats/wal.md`, "Backup", draws the objects and says which of them
+//! count.
+
+mod copier;
+mod format;
+mod line;
+mod restore;
+
+use crate::disk::{Disk, os::OsDisk};
+use crate::failure::Failure;
+use crate::remote::Remote;
+use crate::{Clock, Entropy, LocalLog, LocalLogConfig, LogError, Position, Retry};
+use copier::{Shared, State};
+use format::Generation;
+use line::Fault;
+use object_store::ObjectStore;
+use object_store::path::Path;
+use parking_lot::Mutex;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+use xylem_types::{Epoch, Lsn};
+
+/// How a [`Backup`] copies.
+#[derive(Clone, Debug)]
+pub struct BackupConfig {
+    /// Where requests run, and files are read.
+    pub runtime: Handle,
+    /// How old an entry may become before it is in the store, as long as that
+    /// answers: what the loss of the disk may cost.
+    pub interval: Duration,
+    /// Bytes of entries in one object at most (or one entry). So much is
+    /// copied without waiting.
+    pub object_bytes: u64,
+    /// How requests are tried again.
+    pub retry: Retry,
+    /// How long restoring waits for a store that does not answer. Copying
+    /// waits for ever.
+    pub patience: Duration,
+    /// How long closing waits for what is not copied.
+    pub drain: Duration,
+    /// Says how old entries are: the clock of the log.
+    pub clock: Clock,
+    /// Where the random bytes come from that tell writers apart.
+    pub entropy: Entropy,
+}
+
+impl BackupConfig {
+    /// The defaults, with requests that run on `runtime`.
+    pub fn new(runtime: Handle) -> BackupConfig {
+        BackupConfig {
+            runtime,
+            interval: Duration::from_secs(1),
+            object_bytes: 4 << 20,
+            retry: Retry::default(),
+            patience: Duration::from_secs(60),
+            drain: Duration::from_secs(30),
+            clock: Clock::system(),
+            entropy: Entropy::system(),
+        }
+    }
+
+    fn check(&self) -> Result<(), LogError> {
+        if self.object_bytes <= 1 << 30 {
+            return Ok(());
+        }
+        Err(LogError::Io {
+            context: "configuration of the log's backup".to_owned(),
+            source: io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "object_bytes may be 1 GiB at most",
+            ),
+        })
+    }
+}
+
+/// How far a backup is.
+#[derive(Debug)]
+pub struct BackupStatus {
+    /// Everything before this place is in the store. `None` while that is not
+    /// known.
+    pub position: Option<Position>,
+    /// How long ago the first durable entry was written that is not in the
+    /// store; `None` when all are.
+    pub age: Option<Duration>,
+    /// Bytes of the backup's objects.
+    pub stored_bytes: u64,
+    /// Why it does not go on: for a while, or, when it has ended, for good.
+    pub trouble: Option<LogError>,
+}
+
+/// Copies a local log to an object store while it is written.
+///
+/// Dropped without [`Backup::close`] it stops where it is.
+pub struct Backup {
+    shared: Arc<Shared>,
+    durable: watch::Receiver<crate::Durable>,
+    task: AbortHandle,
+}
+
+impl Backup {
+    /// Begins to copy `log` to the objects under `prefix` of `store`, where
+    /// nothing else may be. What is there of the same log is gone on with.
+    /// Returns at once, whether the store answers or not.
+    ///
+    /// `generation` is this server's right to write the branch, as a number:
+    /// never given twice, greater than that of every server before. The
+    /// backup that begins with a greater one counts; this one ends when it
+    /// finds such a one, and can do it no harm before.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] when the configuration is wrong.
+    pub fn start(
+        log: &LocalLog,
+        store: Arc<dyn ObjectStore>,
+        prefix: Path,
+        generation: u64,
+        config: BackupConfig,
+    ) -> Result<Backup, LogError> {
+        config.check()?;
+        let writer = config.entropy.next().map_err(|source| LogError::Io {
+            context: "draw the random bytes of a backup's writer".to_owned(),
+            source,
+        })?;
+        let remote = Remote::new(store, prefix, config.retry, config.entropy.clone());
+        let source = log.source();
+        let durable = source.durable();
+        let shared = Arc::new(Shared {
+            remote,
+            generation: Generation(generation),
+            state: Mutex::new(State::default()),
+            work: Notify::new(),
+            changed: Notify::new(),
+            closing: watch::channel(false).0,
+            config,
+        });
+        let copier = copier::run(Arc::clone(&shared), source, writer);
+        let task = shared.config.runtime.spawn(copier).abort_handle();
+        Ok(Backup {
+            shared,
+            durable,
+            task,
+        })
+    }
+
+    /// How far it is.
+    pub fn status(&self) -> BackupStatus {
+        let end = self.durable.borrow().position();
+        let failure = copier::trouble(&self.shared);
+        let state = self.shared.state.lock();
+        let ended = state.ended.as_ref().and_then(|e| e.as_ref().err());
+        let age = state.oldest_us.map(|oldest| {
+            Duration::from_micros(self.shared.config.clock.now().saturating_sub(oldest))
+        });
+        // Not seen yet, or not where the store is known to be.
+        let unseen = state.position.unwrap_or_default() < end;
+        BackupStatus {
+            position: state.position,
+            age: age.or(unseen.then_some(Duration::ZERO)),
+            stored_bytes: state.stored_bytes,
+            trouble: match ended {
+                Some(fault) => Some(fault.error()),
+                None => failure.map(|failure| failure.error()),
+            },
+        }
+    }
+
+    /// Waits until everything before `position` is in the store, without
+    /// waiting for the interval. An epoch that is given to a compute only
+    /// after its seal is in the store is not given out again by a server that
+    /// has only the backup.
+    ///
+    /// # Errors
+    /// Why the backup has ended.
+    pub async fn reach(&self, position: Position) -> Result<(), LogError> {
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            {
+                let mut state = self.shared.state.lock();
+                // Of a log without entries nothing is known, or needed.
+                if state.position.unwrap_or_default() >= position {
+                    return Ok(());
+                }
+                if let Some(ended) = &state.ended {
+                    return Err(match ended {
+                        Err(fault) => fault.error(),
+                        Ok(()) => LogError::Closed,
+                    });
+                }
+                state.reach = state.reach.max(position);
+            }
+            self.shared.work.notify_one();
+            changed.await;
+        }
+    }
+
+    /// Says that entries before `before` are needed no more. Their objects are
+    /// removed a while later.
+    pub fn trim(&self, before: Position) {
+        let mut state = self.shared.state.lock();
+        state.trim = state.trim.max(before);
+        drop(state);
+        self.shared.work.notify_one();
+    }
+
+    /// Copies what is durable, then ends.
+    ///
+    /// # Errors
+    /// Why the backup has ended before that.
+    pub async fn close(&self) -> Result<(), LogError> {
+        self.shared.closing.send_replace(true);
+        self.shared.work.notify_one();
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(ended) = &self.shared.state.lock().ended {
+                return ended.clone().map_err(|fault: Fault| fault.error());
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Drop for Backup {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl std::fmt::Debug for Backup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Backup")
+            .field("place", &self.shared.remote.place(""))
+            .field("generation", &self.shared.generation.0)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What [`restore`] has made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// The first position of the log.
+    pub first: Position,
+    /// The place after its last entry.
+    pub end: Position,
+    /// The newest epoch.
+    pub epoch: Epoch,
+    /// The end of the redo.
+    pub lsn: Lsn,
+    /// The last entry's time: what was written later is lost.
+    pub time_us: u64,
+    /// How many entries it has.
+    pub entries: u64,
+}
+
+/// Makes the directory `dir`, which must hold no log, the one that was backed
+/// up under `prefix` of `store`: [`LocalLog::open`] finds the same entries at
+/// the same positions. `None`, and nothing made, when no entry is there.
+///
+/// `generation` is a server's right as in [`Backup::start`], which needs a
+/// greater one afterwards. What a server of a lesser one copies from now on is
+/// not in the line: what was restored stays what it is.
+///
+/// What is not in the backup is lost with the disk it was on. If the page store
+/// has more than that, the log must go on behind it:
+/// [`LocalLog::create_at`].
+///
+/// # Errors
+/// [`LogError::Corrupt`] with the object that is missing or damaged; the
+/// directory then does not open as a log, and can be restored again.
+/// [`LogError::Superseded`] when a generation as great has begun.
+/// [`LogError::Io`], of kind `AlreadyExists` when `dir` holds a log.
+pub async fn restore(
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+    generation: u64,
+    dir: &std::path::Path,
+    log: LocalLogConfig,
+    config: BackupConfig,
+) -> Result<Option<Restored>, LogError> {
+    let disk = Arc::new(OsDisk::new(dir));
+    restore_on(store, prefix, generation, disk, log, config).await
+}
+
+/// As [`restore`], on any [`Disk`].
+///
+/// # Errors
+/// As [`restore`].
+pub async fn restore_on(
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+    generation: u64,
+    disk: Arc<dyn Disk>,
+    log: LocalLogConfig,
+    config: BackupConfig,
+) -> Result<Option<Restored>, LogError> {
+    config.check()?;
+    let remote = Remote::new(store, prefix, config.retry, config.entropy.clone());
+    let runtime = config.runtime.clone();
+    let place = remote.place("");
+    let restoring = runtime.spawn(async move {
+        let restoring = restore::restore(&remote, Generation(generation), disk, log, &config);
+        tokio::select! {
+            done = restoring => done,
+            trouble = remote.silent_for(config.patience) => Err(trouble.error()),
+        }
+    });
+    restoring.await.unwrap_or_else(|e| {
+        let failure = Failure::new(format!("restore a log from {place}"), io::Error::other(e));
+        Err(failure.error())
+    })
+}

@@ -1,0 +1,222 @@
+//! Makes a local log's directory of its backup.
+
+use super::format::{Generation, Header, Kind, name, walk};
+use super::line::{self, Fault, Range};
+use super::{BackupConfig, Restored};
+use crate::disk::Disk;
+use crate::entry::{EntryHeader, follow, payload};
+use crate::line::Line;
+use crate::local::Maker;
+use crate::remote::{Made, Remote};
+use crate::{LocalLogConfig, LogError, Position};
+use bytes::Bytes;
+use futures::StreamExt;
+use std::io;
+use std::sync::Arc;
+
+/// How often to look again when objects vanish because a backup trims.
+const TRIES_MAX: usize = 10;
+/// Objects that are asked for at a time.
+const AHEAD: usize = 4;
+
+/// What goes wrong while an object is walked.
+enum Wrong {
+    /// With the object: the byte, and what.
+    Object(u64, String),
+    /// With the directory.
+    Local(LogError),
+}
+
+impl From<(u64, String)> for Wrong {
+    fn from((at, why): (u64, String)) -> Wrong {
+        Wrong::Object(at, why)
+    }
+}
+
+/// Where the restored line stands.
+struct Progress {
+    maker: Maker,
+    line: Option<Line>,
+    restored: Restored,
+}
+
+/// See [`super::restore`].
+pub(crate) async fn restore(
+    remote: &Remote,
+    generation: Generation,
+    disk: Arc<dyn Disk>,
+    log: LocalLogConfig,
+    config: &BackupConfig,
+) -> Result<Option<Restored>, LogError> {
+    for _ in 0..TRIES_MAX {
+        let Some(line) = line::find(remote).await.map_err(|f| f.error())? else {
+            return Ok(None);
+        };
+        if line.newest >= generation {
+            let fault = Fault::Superseded {
+                log: remote.place(""),
+                generation: line.newest,
+            };
+            return Err(fault.error());
+        }
+        let ranges = line.whole(remote).map_err(|f| f.error())?;
+        let end = ranges.last().map_or(line.first, |r| r.end);
+        let made = match ranges.first() {
+            Some(first) => make(remote, ranges, first.position, &disk, &log, config).await?,
+            None => Some(None),
+        };
+        // Some of it was trimmed meanwhile: less is needed now.
+        let Some(made) = made else { continue };
+        close(remote, generation, end, &line, config).await?;
+        let Some((maker, restored)) = made else {
+            return Ok(None);
+        };
+        blocking(config, move || maker.finish()).await?;
+        return Ok(Some(restored));
+    }
+    Err(LogError::Corrupt(format!(
+        "{}: objects of the backup vanish while it is restored; something other than a backup removes them",
+        remote.place("")
+    )))
+}
+
+/// Fetches the ranges and makes a log of them, but for the last step. `None`
+/// when one of them has gone.
+async fn make(
+    remote: &Remote,
+    ranges: &[Range],
+    first: Position,
+    disk: &Arc<dyn Disk>,
+    log: &LocalLogConfig,
+    config: &BackupConfig,
+) -> Result<Option<Option<(Maker, Restored)>>, LogError> {
+    let (disk, log) = (Arc::clone(disk), log.clone());
+    let maker = blocking(config, move || Maker::begin(disk, log, first)).await?;
+    let mut progress = Progress {
+        maker,
+        line: None,
+        restored: Restored {
+            first,
+            ..Restored::default()
+        },
+    };
+    let objects = futures::stream::iter(ranges.iter().copied());
+    let objects = objects.map(|range| async move {
+        let found = remote.get(&range.name()).await;
+        (range, found)
+    });
+    let mut objects = std::pin::pin!(objects.buffered(AHEAD));
+    while let Some((range, found)) = objects.next().await {
+        let Some(object) = found.map_err(|failure| failure.error())? else {
+            return Ok(None);
+        };
+        let place = remote.place(&range.name());
+        progress = blocking(config, move || {
+            add(progress, range, object).map_err(|wrong| match wrong {
+                Wrong::Object(at, why) => LogError::Corrupt(format!("{place} at byte {at}: {why}")),
+                Wrong::Local(e) => e,
+            })
+        })
+        .await?;
+    }
+    Ok(Some(Some((progress.maker, progress.restored))))
+}
+
+/// Begins `generation` at the end of what was restored: what a server that was
+/// replaced adds from now on is void.
+async fn close(
+    remote: &Remote,
+    generation: Generation,
+    end: Position,
+    line: &line::Line,
+    config: &BackupConfig,
+) -> Result<(), LogError> {
+    let writer = config.entropy.next().map_err(|source| LogError::Io {
+        context: "draw the random bytes of a backup's writer".to_owned(),
+        source,
+    })?;
+    let header = Header {
+        generation,
+        kind: Kind::Start,
+        writer,
+        position: end,
+        first: line.first,
+        follows: Some(line.newest),
+        bytes: 0,
+        digest: 0,
+    };
+    let object = Bytes::copy_from_slice(&header.encode());
+    let key = name(generation, Kind::Start);
+    match remote.make(&key, &object).await {
+        Ok(Made::Ours) => Ok(()),
+        Ok(Made::Taken(_)) => Err(LogError::Superseded {
+            log: remote.place(""),
+            generation: generation.0,
+        }),
+        Err(failure) => Err(failure.error()),
+    }
+}
+
+/// Adds the entries of one object, as far as they are in the line.
+fn add(mut progress: Progress, range: Range, object: Bytes) -> Result<Progress, Wrong> {
+    let kind = Kind::Range(range.position);
+    let header = Header::decode(range.generation, kind, &object).map_err(|why| (0, why))?;
+    let mut end = range.position;
+    walk(&header, &object, |entry, payload| {
+        if entry.position >= range.end {
+            return Ok(());
+        }
+        let at = entry.position.0 - range.position.0;
+        next(&mut progress, entry, payload, at)?;
+        end = progress.maker.end();
+        Ok::<_, Wrong>(())
+    })?;
+    if end != range.end {
+        let why = format!(
+            "its entries end at position {}, the line goes on from {}",
+            end.0, range.end.0
+        );
+        return Err(Wrong::Object(0, why));
+    }
+    Ok(progress)
+}
+
+fn next(
+    progress: &mut Progress,
+    entry: &EntryHeader,
+    payload: &[u8],
+    at: u64,
+) -> Result<(), Wrong> {
+    let record = payload::decode(entry, payload).map_err(|why| (at, why))?;
+    let restored = &mut progress.restored;
+    let line = follow(progress.line, entry, &record);
+    let Some(line) = line.filter(|_| entry.time_us >= restored.time_us) else {
+        let why = format!("entry {entry:?} does not follow the one before it");
+        return Err(Wrong::Object(at, why));
+    };
+    progress.line = Some(line);
+    progress.maker.push(entry, payload).map_err(Wrong::Local)?;
+    *restored = Restored {
+        first: restored.first,
+        end: Position(entry.position.0 + entry.total()),
+        epoch: line.epoch,
+        lsn: line.lsn,
+        time_us: entry.time_us,
+        entries: restored.entries + 1,
+    };
+    Ok(())
+}
+
+/// Runs what writes files where it may block.
+async fn blocking<T: Send + 'static>(
+    config: &BackupConfig,
+    work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
+) -> Result<T, LogError> {
+    match config.runtime.spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(e) => Err(LogError::Io {
+            context: "restore a log".to_owned(),
+            source: io::Error::other(e),
+        }),
+    }
+}

@@ -1,0 +1,166 @@
+//! Makes the directory of a log that begins with entries from elsewhere: a
+//! backup, or nothing but the place where another log has ended.
+//!
+//! While it is made a file says so, which goes last: a log that is half made
+//! does not open.
+
+use super::LocalLogConfig;
+use super::format::SEGMENT_HEADER_BYTES;
+use super::prepare::{self, PrepareError};
+use super::segments::{Name, Segment, UNFINISHED};
+use crate::disk::{Disk, DiskFile};
+use crate::entry::EntryHeader;
+use crate::{LogError, Position};
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// Bytes that are written at once.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// A log that is being made.
+pub(crate) struct Maker {
+    disk: Arc<dyn Disk>,
+    config: LocalLogConfig,
+    /// The segment that is written.
+    active: Option<(Segment, Arc<dyn DiskFile>)>,
+    /// The number of the next one.
+    number: u64,
+    /// The place after the last entry.
+    end: Position,
+    /// Entries that are not written yet, and stand before `end`.
+    buffer: Vec<u8>,
+    _lock: Box<dyn Send>,
+}
+
+impl Maker {
+    /// Begins a log whose first entry is at `first`, in a directory that has
+    /// no log, or one that was half made.
+    pub fn begin(
+        disk: Arc<dyn Disk>,
+        config: LocalLogConfig,
+        first: Position,
+    ) -> Result<Maker, LogError> {
+        config.check()?;
+        let failed = |what: &str, source| LogError::Io {
+            context: format!("{what} {}", disk.path().display()),
+            source,
+        };
+        let lock = disk.lock().map_err(|e| failed("lock", e))?;
+        let names = disk.list().map_err(|e| failed("list", e))?;
+        let half_made = names.iter().any(|name| name == UNFINISHED);
+        let old: Vec<Name> = names.iter().filter_map(|name| Name::parse(name)).collect();
+        if !half_made && old.iter().any(|name| matches!(name, Name::Segment(_))) {
+            let there = io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "there is a log; move it away first",
+            );
+            return Err(failed("make a log in", there));
+        }
+        // In this order, each durable before the next: there is never a
+        // segment of this log without that file.
+        disk.create(UNFINISHED)
+            .and_then(|_| disk.sync_dir())
+            .map_err(|e| failed("begin a log in", e))?;
+        for name in old {
+            disk.remove(&name.to_string())
+                .map_err(|e| failed("remove what a half made log has left in", e))?;
+        }
+        // Segment 1 without a first entry is a log without one. Of this log
+        // that would be damage, unless it begins like any other.
+        let number = if first == Position(0) { 1 } else { 2 };
+        Ok(Maker {
+            disk,
+            config,
+            active: None,
+            number,
+            end: first,
+            buffer: Vec::new(),
+            _lock: lock,
+        })
+    }
+
+    /// The place after the last entry.
+    pub fn end(&self) -> Position {
+        self.end
+    }
+
+    /// Adds an entry, which is at `end`.
+    pub fn push(&mut self, header: &EntryHeader, payload: &[u8]) -> Result<(), LogError> {
+        let room = self.active.as_ref().map_or(0, |(segment, _)| {
+            segment.bytes - segment.offset(self.end).min(segment.bytes)
+        });
+        if header.total() > room {
+            self.next_segment(header.total())?;
+        }
+        let Some((segment, _)) = &self.active else {
+            return Ok(());
+        };
+        let header = EntryHeader {
+            // All of the log is durable before any of it is there.
+            behind: 0,
+            position: self.end,
+            ..*header
+        };
+        self.buffer.extend(header.encode(segment.salt));
+        self.buffer.extend(payload);
+        self.end.0 += header.total();
+        if self.buffer.len() >= WRITE_BYTES {
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything durable and takes the sign of incompleteness away.
+    pub fn finish(mut self) -> Result<(), LogError> {
+        self.write()?;
+        self.sync()?;
+        self.disk
+            .remove(UNFINISHED)
+            .and_then(|()| self.disk.sync_dir())
+            .map_err(|e| self.failed("finish the log in", e))
+    }
+
+    fn next_segment(&mut self, entry_bytes: u64) -> Result<(), LogError> {
+        self.write()?;
+        self.sync()?;
+        let bytes = self
+            .config
+            .segment_bytes_of(self.number)
+            .max(SEGMENT_HEADER_BYTES + entry_bytes);
+        let stored = AtomicU64::new(0);
+        let made = prepare::make(&*self.disk, None, &stored, self.number, bytes, &|| false);
+        let made = made.map_err(|e| match e {
+            PrepareError::Again(f) | PrepareError::Fatal(f) => f.error(),
+            PrepareError::Stopped => LogError::Closed,
+        })?;
+        self.number += 1;
+        self.active = Some((Segment::begin(made.header, self.end), made.file));
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<(), LogError> {
+        let Some((segment, file)) = &self.active else {
+            return Ok(());
+        };
+        let from = Position(self.end.0 - self.buffer.len() as u64);
+        let written = file.write_at(&mut [IoSlice::new(&self.buffer)], segment.offset(from));
+        written.map_err(|e| self.failed("write the log in", e))?;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), LogError> {
+        match &self.active {
+            Some((_, file)) => file.sync().map_err(|e| self.failed("sync the log in", e)),
+            None => Ok(()),
+        }
+    }
+
+    fn failed(&self, what: &str, source: io::Error) -> LogError {
+        LogError::Io {
+            context: format!("{what} {}", self.disk.path().display()),
+            source,
+        }
+    }
+}
