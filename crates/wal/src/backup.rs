@@ -246,34 +246,60 @@ impl std::fmt::Debug for Backup {
     }
 }
 
+/// How far the page store has what a lost log held: a restored one goes on
+/// there or later, so that no place in it means two things.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Floor {
+    /// Entries before this place are in layers.
+    pub position: Position,
+    /// And so is redo before this.
+    pub lsn: Lsn,
+}
+
 /// What [`restore`] has made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Restored {
     /// The first position of the log.
     pub first: Position,
-    /// The place after its last entry.
+    /// The place after its last entry, which is a seal.
     pub end: Position,
-    /// The newest epoch.
+    /// The epoch of that seal: greater than any that was given out before.
     pub epoch: Epoch,
     /// The end of the redo.
     pub lsn: Lsn,
-    /// The last entry's time: what was written later is lost.
+    /// The time of the last entry that the backup had: what was written later
+    /// and is in no layer is lost. 0 when it had none that is needed.
     pub time_us: u64,
-    /// How many entries it has.
+    /// How many entries came from the backup.
     pub entries: u64,
+}
+
+/// Epochs between two restores of a log. Seals of the lost log may have given
+/// out some that its backup does not know: fewer than these, as each took an
+/// fsync and a compute's start.
+const EPOCHS_APART: u32 = 20;
+
+/// The first epoch after a restore under `generation`.
+fn first_epoch(generation: Generation, known: Epoch) -> Epoch {
+    let apart = generation
+        .0
+        .saturating_add(1)
+        .saturating_mul(1 << EPOCHS_APART);
+    Epoch(apart.max(known.0.saturating_add(1)))
 }
 
 /// Makes the directory `dir`, which must hold no log, the one that was backed
 /// up under `prefix` of `store`: [`LocalLog::open`] finds the same entries at
-/// the same positions. `None`, and nothing made, when no entry is there.
+/// the same positions, and behind them a seal, so that no compute of the lost
+/// log goes on and no epoch is given out twice. Where the backup ends before
+/// `floor`, or there is none, the log has that seal alone, at `floor`.
 ///
 /// `generation` is a server's right as in [`Backup::start`], which needs a
 /// greater one afterwards. What a server of a lesser one copies from now on is
 /// not in the line: what was restored stays what it is.
 ///
-/// What is not in the backup is lost with the disk it was on. If the page store
-/// has more than that, the log must go on behind it:
-/// [`LocalLog::create_at`].
+/// What is neither in the backup nor in the page store is lost with the disk it
+/// was on.
 ///
 /// # Errors
 /// [`LogError::Corrupt`] with the object that is missing or damaged; the
@@ -285,11 +311,12 @@ pub async fn restore(
     prefix: Path,
     generation: u64,
     dir: &std::path::Path,
+    floor: Floor,
     log: LocalLogConfig,
     config: BackupConfig,
-) -> Result<Option<Restored>, LogError> {
+) -> Result<Restored, LogError> {
     let disk = Arc::new(OsDisk::new(dir));
-    restore_on(store, prefix, generation, disk, log, config).await
+    restore_on(store, prefix, generation, disk, floor, log, config).await
 }
 
 /// As [`restore`], on any [`Disk`].
@@ -301,15 +328,17 @@ pub async fn restore_on(
     prefix: Path,
     generation: u64,
     disk: Arc<dyn Disk>,
+    floor: Floor,
     log: LocalLogConfig,
     config: BackupConfig,
-) -> Result<Option<Restored>, LogError> {
+) -> Result<Restored, LogError> {
     config.check()?;
     let remote = Remote::new(store, prefix, config.retry, config.entropy.clone());
     let runtime = config.runtime.clone();
     let place = remote.place("");
     let restoring = runtime.spawn(async move {
-        let restoring = restore::restore(&remote, Generation(generation), disk, log, &config);
+        let restoring =
+            restore::restore(&remote, Generation(generation), disk, floor, log, &config);
         tokio::select! {
             done = restoring => done,
             trouble = remote.silent_for(config.patience) => Err(trouble.error()),

@@ -16,7 +16,7 @@ mod tests;
 mod writer;
 
 use crate::disk::{Disk, os::OsDisk};
-use crate::entry::{ENTRY_HEADER_BYTES, EntryHeader, payload};
+use crate::entry::{ENTRY_HEADER_BYTES, payload};
 use crate::line::Taken;
 use crate::queue::{self, Queued};
 use crate::{BoxFuture, Clock, Durable, Log, LogError, LogReader, Position};
@@ -28,10 +28,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
-
-/// The furthest that a log can be made to begin: one that could still go on for
-/// ever.
-const POSITION_MAX: u64 = 1 << 62;
 
 /// How a [`LocalLog`] uses its directory and memory.
 #[derive(Clone, Debug)]
@@ -165,73 +161,6 @@ impl LocalLog {
             shared,
             writer: Some(writer),
         })
-    }
-
-    /// Makes a log that goes on where another has ended, in a directory that
-    /// has none, and opens it. Its first entry, at `position`, is the seal of
-    /// `epoch`, with `lsn` as the end of the redo before it; times go on from
-    /// `time_us`. Blocking.
-    ///
-    /// For a server whose log is lost, or was restored with less than its page
-    /// store has: what is between is in the layers, and positions must go on
-    /// behind it. `epoch` must be greater than any that was ever given out.
-    ///
-    /// # Errors
-    /// [`LogError::Io`], of kind `AlreadyExists` when the directory has a log,
-    /// of kind `InvalidInput` for epoch 0 or a position that no log reaches.
-    pub fn create_at(
-        dir: &Path,
-        config: LocalLogConfig,
-        position: Position,
-        epoch: Epoch,
-        lsn: Lsn,
-        time_us: u64,
-    ) -> Result<LocalLog, LogError> {
-        let disk = Arc::new(OsDisk::new(dir));
-        LocalLog::create_at_on(disk, config, position, epoch, lsn, time_us)
-    }
-
-    /// As [`LocalLog::create_at`], on any [`Disk`].
-    ///
-    /// # Errors
-    /// As [`LocalLog::create_at`].
-    pub fn create_at_on(
-        disk: Arc<dyn Disk>,
-        config: LocalLogConfig,
-        position: Position,
-        epoch: Epoch,
-        lsn: Lsn,
-        time_us: u64,
-    ) -> Result<LocalLog, LogError> {
-        let wrong = if epoch == Epoch(0) {
-            Some("epoch 0 is none: epochs begin with 1")
-        } else if position.0 > POSITION_MAX {
-            Some("no log has got so far as that position")
-        } else {
-            None
-        };
-        if let Some(wrong) = wrong {
-            return Err(LogError::Io {
-                context: format!("make a log in {}", disk.path().display()),
-                source: std::io::Error::new(std::io::ErrorKind::InvalidInput, wrong),
-            });
-        }
-        let seal = Queued::mark(payload::SEAL, epoch, lsn);
-        let header = EntryHeader {
-            payload_crc: seal.payload_crc,
-            length: 0,
-            behind: 0,
-            position,
-            epoch,
-            seq: FrameSeq(0),
-            lsn,
-            time_us,
-            kind: payload::SEAL,
-        };
-        let mut maker = Maker::begin(Arc::clone(&disk), config.clone(), position)?;
-        maker.push(&header, &[])?;
-        maker.finish()?;
-        LocalLog::open_on(disk, config)
     }
 
     /// What the backup reads from.

@@ -19,8 +19,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use xylem_types::{Epoch, Lsn};
-use xylem_wal::backup::{Restored, restore, restore_on};
-use xylem_wal::disk::Disk;
+use xylem_wal::backup::{Floor, Restored, restore, restore_on};
 use xylem_wal::disk::model::{ModelDisk, Op};
 use xylem_wal::{
     Backup, BackupConfig, Clock, Entry, LocalLog, LocalLogConfig, Log, LogError, Position, Retry,
@@ -70,18 +69,25 @@ impl Site {
         self.start_with(log, generation, small())
     }
 
-    async fn restore(
+    async fn restore(&self, disk: &ModelDisk, generation: u64) -> Result<Restored, LogError> {
+        self.restore_behind(disk, generation, Floor::default())
+            .await
+    }
+
+    async fn restore_behind(
         &self,
         disk: &ModelDisk,
         generation: u64,
-    ) -> Result<Option<Restored>, LogError> {
+        floor: Floor,
+    ) -> Result<Restored, LogError> {
         let disk = Arc::new(disk.clone());
         let (store, prefix) = (Arc::clone(&self.store), self.prefix.clone());
-        restore_on(store, prefix, generation, disk, common::small(), small()).await
+        let log = common::small();
+        restore_on(store, prefix, generation, disk, floor, log, small()).await
     }
 
     /// What would be restored, from a copy of the store.
-    async fn would_restore(&self, disk: &ModelDisk) -> Result<Option<Restored>, LogError> {
+    async fn would_restore(&self, disk: &ModelDisk) -> Result<Restored, LogError> {
         let copy = Site::new();
         for (name, _) in self.names().await {
             copy.put(&name, self.get(&name).await).await;
@@ -100,7 +106,7 @@ impl Site {
     /// The log that would be restored, and what is said of it.
     async fn restored(&self) -> (LocalLog, Restored) {
         let disk = ModelDisk::new();
-        let restored = self.would_restore(&disk).await.unwrap().unwrap();
+        let restored = self.would_restore(&disk).await.unwrap();
         let log = common::open(&disk).unwrap();
         let durable = *log.durable().borrow();
         assert_eq!(
@@ -182,22 +188,29 @@ fn a_lost_disk_is_restored() {
         let entries = read_all(&log).unwrap();
         drop(log);
         let (log, restored) = site.restored().await;
-        assert_eq!(read_all(&log).unwrap(), entries);
+        assert_eq!(from_backup(&log), entries);
+        let last = entries.last().unwrap();
+        let seal = read_all(&log).unwrap().pop().unwrap();
         assert_eq!(
             restored,
             Restored {
                 first: Position(0),
-                end: entries.last().unwrap().next,
-                epoch: Epoch(2),
+                end: seal.next,
+                epoch: Epoch(1001 << 20),
                 lsn: Lsn(second.lsn),
-                time_us: entries.last().unwrap().time_us,
+                time_us: last.time_us,
                 entries: entries.len() as u64,
             }
         );
-        // The same compute goes on, and all of it is there again.
-        second.write(&log, &[55]).await.unwrap();
-        let third = log.seal().await.unwrap();
-        assert_eq!(third.epoch(), Epoch(3));
+        assert!(seal.time_us >= last.time_us);
+        // The compute of the lost log does not go on: another one may.
+        let refused = second.write(&log, &[55]).await;
+        assert!(
+            matches!(refused, Err(LogError::Fenced { .. })),
+            "{refused:?}"
+        );
+        let next = log.seal().await.unwrap();
+        assert_eq!(next.epoch(), Epoch((1001 << 20) + 1));
         let more = read_all(&log).unwrap();
         assert_eq!(more[..entries.len()], entries);
         assert_eq!(more.len(), entries.len() + 2);
@@ -226,7 +239,8 @@ fn a_real_directory_is_restored() {
         let store = || Arc::clone(&site.store);
         let into = |dir| {
             let prefix = site.prefix.clone();
-            restore(store(), prefix, 7, dir, common::small(), small())
+            let floor = Floor::default();
+            restore(store(), prefix, 7, dir, floor, common::small(), small())
         };
         // Where there is a log nothing is restored.
         let refused = into(&old).await;
@@ -240,23 +254,24 @@ fn a_real_directory_is_restored() {
             matches!(&refused, Err(LogError::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists),
             "{refused:?}"
         );
-        into(&new).await.unwrap().unwrap();
-        for dir in [&new, &old] {
-            let log = LocalLog::open(dir, common::small()).unwrap();
-            assert_eq!(read_all(&log).unwrap(), entries);
-        }
+        into(&new).await.unwrap();
+        let log = LocalLog::open(&new, common::small()).unwrap();
+        assert_eq!(from_backup(&log), entries);
+        drop(log);
+        let log = LocalLog::open(&old, common::small()).unwrap();
+        assert_eq!(read_all(&log).unwrap(), entries);
         // Under any configuration.
         std::fs::remove_dir_all(&new).unwrap();
         let config = LocalLogConfig {
             segment_bytes: 6300,
             ..common::small()
         };
-        restore(store(), site.prefix.clone(), 8, &new, config, small())
+        let prefix = site.prefix.clone();
+        restore(store(), prefix, 8, &new, Floor::default(), config, small())
             .await
-            .unwrap()
             .unwrap();
         let log = LocalLog::open(&new, common::small()).unwrap();
-        assert_eq!(read_all(&log).unwrap(), entries);
+        assert_eq!(from_backup(&log), entries);
     });
 }
 
@@ -273,9 +288,12 @@ fn a_log_that_nobody_writes_costs_nothing() {
         backup.close().await.unwrap();
         assert_eq!(site.net.requests(), 0);
         let disk = ModelDisk::new();
-        assert_eq!(site.would_restore(&disk).await.unwrap(), None);
-        assert_eq!(disk.used(), 0);
-        common::open(&disk).unwrap();
+        // Its epochs may be known to computes all the same.
+        let restored = site.would_restore(&disk).await.unwrap();
+        assert_eq!((restored.entries, restored.first), (0, Position(0)));
+        let log = common::open(&disk).unwrap();
+        assert_eq!(log.durable().borrow().epoch(), Epoch(1001 << 20));
+        assert_eq!(read_all(&log).unwrap().len(), 1);
     });
 }
 
@@ -299,7 +317,7 @@ fn opening_again_goes_on_where_the_backup_is() {
             disk = disk.crash(generation);
         }
         let (log, _) = site.restored().await;
-        assert_eq!(read_all(&log).unwrap(), entries);
+        assert_eq!(from_backup(&log), entries);
         // Nothing is copied twice.
         let mut all = Vec::new();
         for generation in 1..6 {
@@ -456,7 +474,7 @@ async fn torn_apart(site: &Site) -> ((LocalLog, Backup, Writer), (LocalLog, Back
     }
     copied(&zombie, &old).await;
     let disk = ModelDisk::new();
-    site.restore(&disk, 6).await.unwrap().unwrap();
+    site.restore(&disk, 6).await.unwrap();
     let new = common::open(&disk).unwrap();
     let backup = site.start(&new, 7);
     let mut writer = Writer::attach(&new).await.unwrap();
@@ -476,7 +494,7 @@ fn of_two_writers_the_one_with_the_right_counts() {
         let ((old, zombie, mut lost), (new, backup, mut writer)) = torn_apart(&site).await;
         let entries = read_all(&new).unwrap();
         let (log, _) = site.restored().await;
-        assert_eq!(read_all(&log).unwrap(), entries);
+        assert_eq!(from_backup(&log), entries);
         // What the old one trims and removes is not the new one's.
         zombie.trim(old.durable().borrow().position());
         lost.write(&old, &[5]).await.unwrap();
@@ -486,7 +504,7 @@ fn of_two_writers_the_one_with_the_right_counts() {
             assert!(fault.contains("taken"), "{fault}");
         }
         let (log, _) = site.restored().await;
-        let left = read_all(&log).unwrap();
+        let left = from_backup(&log);
         assert!(entries.ends_with(&left));
         assert!(left.len() > 20, "the new one's own part is there");
         // The new one goes on as if nothing had been.
@@ -494,7 +512,7 @@ fn of_two_writers_the_one_with_the_right_counts() {
         copied(&backup, &new).await;
         let (log, _) = site.restored().await;
         assert_eq!(
-            log.durable().borrow().position(),
+            from_backup(&log).last().unwrap().next,
             new.durable().borrow().position()
         );
     });
@@ -517,7 +535,7 @@ fn a_right_that_is_older_or_used_is_refused() {
         }
         assert!(backup.status().trouble.is_none());
         let entries = read_all(&new).unwrap();
-        assert_eq!(read_all(&site.restored().await.0).unwrap(), entries);
+        assert_eq!(from_backup(&site.restored().await.0), entries);
     });
 }
 
@@ -553,7 +571,7 @@ fn two_that_begin_with_one_right_do_not_mix() {
             }
         }
         assert_eq!(good.len(), 1, "one of them has it");
-        assert_eq!(read_all(&site.restored().await.0).unwrap(), good[0]);
+        assert_eq!(from_backup(&site.restored().await.0), good[0]);
     });
 }
 
@@ -568,7 +586,7 @@ fn a_server_that_comes_back_with_another_line_begins_anew() {
         lost.write(&old, &[12, 13]).await.unwrap();
         copied(&again, &old).await;
         let entries = read_all(&old).unwrap();
-        assert_eq!(read_all(&site.restored().await.0).unwrap(), entries);
+        assert_eq!(from_backup(&site.restored().await.0), entries);
         // What both have in common is not copied again.
         let common = site.ranges(5).await[0];
         assert!(site.ranges(8).await[0].0 >= common.1);
@@ -586,7 +604,7 @@ fn a_server_that_comes_back_with_another_line_begins_anew() {
         assert_eq!(names.iter().filter(of_old).count(), 0, "{names:?}");
         let (log, restored) = site.restored().await;
         assert!(restored.entries >= 2);
-        assert!(entries.len() + 2 > read_all(&log).unwrap().len());
+        assert!(entries.len() + 2 > from_backup(&log).len());
     });
 }
 
@@ -614,7 +632,7 @@ fn what_is_trimmed_goes_and_the_rest_is_restored() {
             most = most.max(backup.status().stored_bytes);
             let (restored, _) = site.restored().await;
             let whole = read_all(&log).unwrap();
-            let left = read_all(&restored).unwrap();
+            let left = from_backup(&restored);
             assert!(
                 restored.first() <= before && left.len() >= 12,
                 "round {round}"
@@ -664,7 +682,7 @@ fn a_crash_amid_trimming_leaves_what_is_needed() {
                 }
             }
             let (log, _) = copy.restored().await;
-            let left = read_all(&log).unwrap();
+            let left = from_backup(&log);
             assert!(
                 entries.ends_with(&left) && log.first() <= before,
                 "seed {seed}"
@@ -692,12 +710,21 @@ fn a_log_that_is_trimmed_ahead_of_its_backup_can_be_restored() {
         writer.write(&log, &[5]).await.unwrap();
         copied(&backup, &log).await;
         let (restored, _) = site.restored().await;
-        let (left, whole) = (read_all(&restored).unwrap(), read_all(&log).unwrap());
+        let (left, whole) = (from_backup(&restored), read_all(&log).unwrap());
         assert!(whole.ends_with(&left) && !left.is_empty() || left.ends_with(&whole));
     });
 }
 
-fn corrupt(result: Result<Option<Restored>, LogError>) -> String {
+/// The entries of a restored log that came from the backup.
+fn from_backup(log: &LocalLog) -> Vec<Entry> {
+    let mut entries = read_all(log).unwrap();
+    let seal = entries.pop().expect("a seal");
+    assert!(matches!(seal.record, xylem_wal::Record::Seal));
+    assert_eq!(seal.epoch, log.durable().borrow().epoch());
+    entries
+}
+
+fn corrupt(result: Result<Restored, LogError>) -> String {
     match result {
         Err(LogError::Corrupt(what)) => what,
         other => panic!("not refused: {other:?}"),
@@ -730,10 +757,10 @@ fn what_is_missing_is_named() {
             let result = site.would_restore(&fresh).await;
             if *name == last {
                 // It cannot be told from one that was never made.
-                assert!(result.unwrap().is_some());
+                assert!(result.unwrap().entries > 0);
             } else if name == "0000000000000002/start" {
                 // Nor can that of a generation which nothing follows.
-                assert!(result.unwrap().is_some());
+                assert!(result.unwrap().entries > 0);
             } else if name.ends_with("start") {
                 assert!(corrupt(result).contains("0000000000000001/start"));
             } else {
@@ -802,9 +829,9 @@ fn what_is_damaged_is_named() {
         let error = common::open(&disk).unwrap_err().to_string();
         assert!(error.contains("do it again"), "{error}");
         site.put(&name, whole).await;
-        site.would_restore(&disk).await.unwrap().unwrap();
+        site.would_restore(&disk).await.unwrap();
         let entries = read_all(&log).unwrap();
-        assert_eq!(read_all(&common::open(&disk).unwrap()).unwrap(), entries);
+        assert_eq!(from_backup(&common::open(&disk).unwrap()), entries);
     });
 }
 
@@ -851,16 +878,17 @@ fn any_call_to_the_disk_may_fail_while_restoring() {
                         Ok(log) => {
                             let found = read_all(&log).unwrap();
                             let none = found.is_empty() && outcome.is_err();
-                            assert!(none || found == entries, "{what}: {} entries", found.len());
+                            let whole = !none && from_backup(&log) == entries;
+                            assert!(none || whole, "{what}: {} entries", found.len());
                         }
                         Err(LogError::Corrupt(why)) => {
                             assert!(
                                 outcome.is_err() && why.contains("do it again"),
                                 "{what}: {why}"
                             );
-                            site.would_restore(&lives).await.unwrap().unwrap();
+                            site.would_restore(&lives).await.unwrap();
                             let log = common::open(&lives).unwrap();
-                            assert_eq!(read_all(&log).unwrap(), entries, "{what}");
+                            assert_eq!(from_backup(&log), entries, "{what}");
                         }
                         Err(e) => panic!("{what}: {e}"),
                     }
@@ -875,120 +903,85 @@ fn any_call_to_the_disk_may_fail_while_restoring() {
 }
 
 #[test]
-fn a_log_can_begin_where_another_has_ended() {
+fn a_log_goes_on_behind_what_the_page_store_has() {
     block_on(async {
+        let site = Site::new();
         let disk = ModelDisk::new();
-        let create = |disk: &ModelDisk, position, epoch| {
-            let disk = Arc::new(disk.clone());
-            LocalLog::create_at_on(
-                disk,
-                common::small(),
-                Position(position),
-                Epoch(epoch),
-                Lsn(777_000),
-                1_763_000_000_000_000_000,
-            )
+        let floor = Floor {
+            position: Position(5_000_000),
+            lsn: Lsn(777_000),
         };
-        let log = create(&disk, 5_000_000, 42).unwrap();
+        let restored = site.restore_behind(&disk, 3, floor).await.unwrap();
+        let log = common::open(&disk).unwrap();
         let durable = *log.durable().borrow();
-        assert_eq!((durable.epoch(), durable.lsn()), (Epoch(42), Lsn(777_000)));
-        assert_eq!(log.first(), Position(5_000_000));
-        assert!(durable.position() > Position(5_000_000));
+        let epoch = Epoch(4 << 20);
+        assert_eq!((durable.epoch(), durable.lsn()), (epoch, Lsn(777_000)));
+        assert_eq!((restored.entries, restored.end), (0, durable.position()));
+        assert_eq!(log.first(), floor.position);
         assert!(matches!(
             log.read_from(Position(0)),
             Err(LogError::NoSuchPosition(_))
         ));
-        // Its own epoch can begin; times and positions go on from there.
-        log.begin(Epoch(42), Lsn(777_000)).await.unwrap();
-        let mut writer = Writer {
-            epoch: Epoch(42),
-            seq: 0,
-            lsn: 777_000,
-        };
+        // A compute goes on from there.
+        let backup = site.start(&log, 4);
+        let mut writer = Writer::attach(&log).await.unwrap();
+        assert_eq!(writer.epoch, Epoch((4 << 20) + 1));
         for _ in 0..30 {
             writer.write(&log, &[1000, 40]).await.unwrap();
         }
-        assert_eq!(log.seal().await.unwrap().epoch(), Epoch(43));
         let entries = read_all(&log).unwrap();
-        assert!(
-            entries
-                .iter()
-                .all(|e| e.time_us >= 1_763_000_000_000_000_000)
-        );
-        drop(log);
-        let disk = disk.crash(1);
-        let log = common::open(&disk).unwrap();
-        assert_eq!(read_all(&log).unwrap(), entries);
-        // It is backed up and restored like any other.
-        let site = Site::new();
-        let backup = site.start(&log, 1);
         copied(&backup, &log).await;
-        let (restored, _) = site.restored().await;
-        assert_eq!(read_all(&restored).unwrap(), entries);
-        // Where a log is none is made.
+        drop((backup, log));
+        let log = common::open(&disk.crash(1)).unwrap();
+        assert_eq!(read_all(&log).unwrap(), entries);
         drop(log);
-        for (epoch, position, kind) in [
-            (50, 6_000_000, ErrorKind::AlreadyExists),
-            (0, 6_000_000, ErrorKind::InvalidInput),
-            (1, u64::MAX, ErrorKind::InvalidInput),
-        ] {
-            let refused = create(&disk, position, epoch);
-            assert!(
-                matches!(&refused, Err(LogError::Io { source, .. }) if source.kind() == kind),
-                "{refused:?}"
-            );
+        // It is restored like any other, by a page store that has less of it
+        // than the backup; by one that has more the backup is not needed.
+        let (restored, _) = site.restored().await;
+        assert_eq!(from_backup(&restored), entries);
+        let end = entries.last().unwrap().next;
+        for (position, kept) in [(end, true), (Position(end.0 + 1), false)] {
+            let disk = ModelDisk::new();
+            let lsn = Lsn(writer.lsn + 9);
+            let floor = Floor { position, lsn };
+            let generation = if kept { 8 } else { 9 };
+            let restored = site.restore_behind(&disk, generation, floor).await.unwrap();
+            let log = common::open(&disk).unwrap();
+            assert_eq!(restored.entries > 0, kept);
+            assert_eq!(restored.epoch, Epoch((generation + 1) << 20));
+            match kept {
+                true => assert_eq!(from_backup(&log), entries),
+                false => assert_eq!((log.first(), restored.lsn), (position, lsn)),
+            }
         }
         // Its first entry is not forgotten when it is damaged.
         let disk = ModelDisk::new();
-        drop(create(&disk, 9000, 3).unwrap());
+        site.restore_behind(
+            &disk,
+            10,
+            Floor {
+                position: Position(9_000_000),
+                ..floor
+            },
+        )
+        .await
+        .unwrap();
         let name = [1, 2]
             .map(segment)
             .into_iter()
             .find(|n| disk.contents(n).is_some());
         disk.poke(&name.unwrap(), 4096 + 20, &[0xFF; 8]);
         assert!(matches!(common::open(&disk), Err(LogError::Corrupt(_))));
+        let floor = Floor {
+            position: Position(u64::MAX),
+            lsn: Lsn(0),
+        };
+        let refused = site.restore_behind(&ModelDisk::new(), 11, floor).await;
+        assert!(
+            matches!(&refused, Err(LogError::Io { source, .. }) if source.kind() == ErrorKind::InvalidInput),
+            "{refused:?}"
+        );
     });
-}
-
-#[test]
-fn any_call_to_the_disk_may_fail_while_a_log_is_made() {
-    let create = |disk: &ModelDisk| {
-        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-        let config = common::small();
-        LocalLog::create_at_on(disk, config, Position(9000), Epoch(3), Lsn(5), 6)
-    };
-    for op in [
-        Op::Create,
-        Op::Rename,
-        Op::Remove,
-        Op::SyncDir,
-        Op::Write,
-        Op::Sync,
-    ] {
-        for skip in 0.. {
-            let disk = ModelDisk::new();
-            disk.fail(op, skip, 1, ErrorKind::Other);
-            let outcome = create(&disk).map(|_| ());
-            let spared = disk.faults_pending();
-            for seed in 0..4 {
-                let lives = disk.copy().crash(seed);
-                match common::open(&lives) {
-                    Ok(log) => {
-                        let first = read_all(&log).unwrap().first().map(|e| e.epoch);
-                        let none = first.is_none() && outcome.is_err();
-                        assert!(none || first == Some(Epoch(3)), "call {skip} of {op:?}");
-                    }
-                    Err(LogError::Corrupt(_)) => {
-                        create(&lives).unwrap();
-                    }
-                    Err(e) => panic!("{e}"),
-                }
-            }
-            if spared {
-                break;
-            }
-        }
-    }
 }
 
 /// A life with crashes, lost disks, restarts and trims, against the list of
@@ -1010,6 +1003,8 @@ struct Life {
     /// The log's first position ever.
     begins: Position,
     losses: u32,
+    /// The newest epoch given out.
+    newest: Epoch,
 }
 
 impl Life {
@@ -1032,12 +1027,10 @@ impl Life {
         self.log = Some(log);
     }
 
-    /// As a server should: nobody gets an epoch that the store does not know.
     async fn attach(&mut self) -> Writer {
         let writer = Writer::attach(self.log()).await.unwrap();
-        let end = self.log().durable().borrow().position();
-        self.backup.as_ref().unwrap().reach(end).await.unwrap();
-        self.reached = end;
+        assert!(writer.epoch > self.newest, "an epoch was given twice");
+        self.newest = writer.epoch;
         writer
     }
 
@@ -1113,37 +1106,40 @@ impl Life {
         }
         self.disk = ModelDisk::new();
         self.generation += 1;
-        let restored = self.site.restore(&self.disk, self.generation).await;
-        let restored = restored.unwrap();
-        let end = restored.map_or(Position(0), |r| r.end);
-        assert!(end >= self.reached || self.reached <= self.trimmed);
-        if let Some(restored) = restored.filter(|r| r.end >= self.trimmed) {
+        let lsn = Lsn(self.random >> 40);
+        let position = self.trimmed;
+        let floor = Floor { position, lsn };
+        let restored = self
+            .site
+            .restore_behind(&self.disk, self.generation, floor)
+            .await
+            .unwrap();
+        assert!(restored.epoch > self.newest);
+        self.open();
+        let entries = read_all(self.log()).unwrap();
+        let seal = entries.last().expect("a seal");
+        assert_eq!((seal.next, seal.epoch), (restored.end, restored.epoch));
+        let kept = entries.len() - 1;
+        assert_eq!(kept as u64, restored.entries);
+        let end = match kept.checked_sub(1).and_then(|n| entries.get(n)) {
+            Some(last) => last.next,
+            None => restored.first,
+        };
+        assert!(end >= self.reached.max(self.trimmed) || self.reached <= self.trimmed);
+        assert!(end >= self.trimmed && restored.first <= end);
+        if kept == 0 {
+            // The page store has as much, or more: the log goes on behind it.
+            assert_eq!(restored.first, self.trimmed);
+            self.told.clear();
+            self.begins = self.trimmed;
+        } else {
             assert!(restored.first <= self.trimmed);
             let last = self.told.iter().rposition(|e| e.next == end);
             let last = last.expect("a place between entries");
             self.told.truncate(1 + last);
         }
-        if end < self.trimmed {
-            // The page store has more: the log goes on behind that.
-            self.disk = ModelDisk::new();
-            let at = self.told.iter().rposition(|e| e.next == self.trimmed);
-            let last = at.map(|at| self.told[at].clone());
-            let (epoch, time_us) = last.map_or((1000, 0), |e| (e.epoch.0 + 1000, e.time_us));
-            let lsn = Lsn(self.random >> 40);
-            let disk = Arc::new(self.disk.clone());
-            let config = common::small();
-            LocalLog::create_at_on(disk, config, self.trimmed, Epoch(epoch), lsn, time_us).unwrap();
-            self.told.clear();
-            self.begins = self.trimmed;
-        } else if restored.is_none() {
-            self.told.clear();
-        }
+        self.told.push(seal.clone());
         self.reached = end;
-        self.open();
-        if end < self.trimmed {
-            self.learn();
-            self.trimmed = self.begins;
-        }
         self.check();
         self.resume();
     }
@@ -1192,6 +1188,7 @@ async fn life(site: Site, seed: u64, steps: usize) -> u32 {
         trimmed: Position(0),
         begins: Position(0),
         losses: 0,
+        newest: Epoch(0),
     };
     life.open();
     for _ in 0..steps {

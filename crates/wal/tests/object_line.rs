@@ -478,11 +478,15 @@ fn a_claim_further_on_stops_the_writer_there_and_misleads_nobody() {
                     matches!(seal, Err(LogError::Superseded { generation: 2, .. })),
                     "{seal:?}"
                 );
-                assert_eq!(log.durable().borrow().position().0 >> 16, end + 3);
+                // It may have stopped before all that it had on the way was
+                // told to be there.
+                assert!(log.durable().borrow().position().0 >> 16 <= end + 3);
             }
             let told = *log.durable().borrow();
             let again = site.open().await;
-            assert_eq!(*again.durable().borrow(), told);
+            let found = *again.durable().borrow();
+            assert!(found.position() >= told.position() && found.seq() >= told.seq());
+            assert!(!trimmed || found == told);
             let mut next = Compute::attach(&again).await;
             next.write(&again, 12).await;
             let from = again.first();

@@ -2,17 +2,19 @@
 
 use super::format::{Generation, Header, Kind, name, walk};
 use super::line::{self, Fault, Range};
-use super::{BackupConfig, Restored};
+use super::{BackupConfig, Floor, Restored, first_epoch};
 use crate::disk::Disk;
 use crate::entry::{EntryHeader, follow, payload};
 use crate::line::Line;
 use crate::local::Maker;
+use crate::queue::Queued;
 use crate::remote::{Made, Remote};
 use crate::{LocalLogConfig, LogError, Position};
 use bytes::Bytes;
 use futures::StreamExt;
 use std::io;
 use std::sync::Arc;
+use xylem_types::FrameSeq;
 
 /// How often to look again when objects vanish because a backup trims.
 const TRIES_MAX: usize = 10;
@@ -45,12 +47,14 @@ pub(crate) async fn restore(
     remote: &Remote,
     generation: Generation,
     disk: Arc<dyn Disk>,
+    floor: Floor,
     log: LocalLogConfig,
     config: &BackupConfig,
-) -> Result<Option<Restored>, LogError> {
+) -> Result<Restored, LogError> {
     for _ in 0..TRIES_MAX {
         let Some(line) = line::find(remote).await.map_err(|f| f.error())? else {
-            return Ok(None);
+            let empty = begin(&disk, floor, &log, config).await?;
+            return finish(empty, generation, config).await;
         };
         if line.newest >= generation {
             let fault = Fault::Superseded {
@@ -62,17 +66,15 @@ pub(crate) async fn restore(
         let ranges = line.whole(remote).map_err(|f| f.error())?;
         let end = ranges.last().map_or(line.first, |r| r.end);
         let made = match ranges.first() {
-            Some(first) => make(remote, ranges, first.position, &disk, &log, config).await?,
-            None => Some(None),
+            Some(first) if end >= floor.position => {
+                make(remote, ranges, first.position, &disk, &log, config).await?
+            }
+            _ => Some(begin(&disk, floor, &log, config).await?),
         };
         // Some of it was trimmed meanwhile: less is needed now.
         let Some(made) = made else { continue };
         close(remote, generation, end, &line, config).await?;
-        let Some((maker, restored)) = made else {
-            return Ok(None);
-        };
-        blocking(config, move || maker.finish()).await?;
-        return Ok(Some(restored));
+        return finish(made, generation, config).await;
     }
     Err(LogError::Corrupt(format!(
         "{}: objects of the backup vanish while it is restored; something other than a backup removes them",
@@ -80,8 +82,61 @@ pub(crate) async fn restore(
     )))
 }
 
-/// Fetches the ranges and makes a log of them, but for the last step. `None`
-/// when one of them has gone.
+/// A log that begins at `floor`, but for its seal.
+async fn begin(
+    disk: &Arc<dyn Disk>,
+    floor: Floor,
+    log: &LocalLogConfig,
+    config: &BackupConfig,
+) -> Result<Progress, LogError> {
+    let (disk, log) = (Arc::clone(disk), log.clone());
+    let maker = blocking(config, move || Maker::begin(disk, log, floor.position)).await?;
+    Ok(Progress {
+        maker,
+        line: None,
+        restored: Restored {
+            first: floor.position,
+            lsn: floor.lsn,
+            ..Restored::default()
+        },
+    })
+}
+
+/// Adds the seal, and makes the log one that opens.
+async fn finish(
+    progress: Progress,
+    generation: Generation,
+    config: &BackupConfig,
+) -> Result<Restored, LogError> {
+    let Progress {
+        mut maker,
+        mut restored,
+        ..
+    } = progress;
+    restored.epoch = first_epoch(generation, restored.epoch);
+    let seal = Queued::mark(payload::SEAL, restored.epoch, restored.lsn);
+    let header = EntryHeader {
+        payload_crc: seal.payload_crc,
+        length: 0,
+        behind: 0,
+        position: maker.end(),
+        epoch: restored.epoch,
+        seq: FrameSeq(0),
+        lsn: restored.lsn,
+        time_us: config.clock.now().max(restored.time_us),
+        kind: payload::SEAL,
+    };
+    restored.end = Position(header.position.0 + header.total());
+    blocking(config, move || {
+        maker.push(&header, &[])?;
+        maker.finish()
+    })
+    .await?;
+    Ok(restored)
+}
+
+/// Fetches the ranges and makes a log of them, but for the seal. `None` when
+/// one of them has gone.
 async fn make(
     remote: &Remote,
     ranges: &[Range],
@@ -89,7 +144,7 @@ async fn make(
     disk: &Arc<dyn Disk>,
     log: &LocalLogConfig,
     config: &BackupConfig,
-) -> Result<Option<Option<(Maker, Restored)>>, LogError> {
+) -> Result<Option<Progress>, LogError> {
     let (disk, log) = (Arc::clone(disk), log.clone());
     let maker = blocking(config, move || Maker::begin(disk, log, first)).await?;
     let mut progress = Progress {
@@ -119,7 +174,7 @@ async fn make(
         })
         .await?;
     }
-    Ok(Some(Some((progress.maker, progress.restored))))
+    Ok(Some(progress))
 }
 
 /// Begins `generation` at the end of what was restored: what a server that was

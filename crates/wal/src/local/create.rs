@@ -15,6 +15,9 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+/// The furthest that a log can be made to begin: one that could still go on for
+/// ever.
+const POSITION_MAX: u64 = 1 << 62;
 /// Bytes that are written at once.
 const WRITE_BYTES: usize = 1 << 20;
 
@@ -42,6 +45,15 @@ impl Maker {
         first: Position,
     ) -> Result<Maker, LogError> {
         config.check()?;
+        if first.0 > POSITION_MAX {
+            return Err(LogError::Io {
+                context: format!("make a log in {}", disk.path().display()),
+                source: io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("no log has got as far as position {}", first.0),
+                ),
+            });
+        }
         let failed = |what: &str, source| LogError::Io {
             context: format!("{what} {}", disk.path().display()),
             source,
