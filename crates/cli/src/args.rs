@@ -102,6 +102,14 @@ pub struct UpArgs {
     /// changed later [default: local]
     #[arg(long, value_name = "WHERE", value_parser = ["local", "object"])]
     pub log_store: Option<String>,
+    /// Local logs are copied to the object store: how old a commit may become before
+    /// its copy is there, such as 500ms; 0s: no copy [default: 1s with a remote
+    /// store, else 0s]
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    pub log_backup: Option<String>,
+    /// Local logs that are not here are lost: restore them from their copies
+    #[arg(long)]
+    pub restore_log: bool,
     /// Address that computes listen on [default: 127.0.0.1]
     #[arg(long, value_name = "ADDR")]
     pub bind: Option<IpAddr>,

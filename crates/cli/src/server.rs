@@ -219,6 +219,9 @@ fn spawn(state: &StateDir, project: &Project, grpc: u16, http: u16) -> Result<Se
     if let Some(log_store) = &project.log_store {
         option("--log-store", log_store.into());
     }
+    if let Some(log_backup) = &project.log_backup {
+        option("--log-backup", log_backup.into());
+    }
     if let Some(memory) = &project.memory {
         option("--memory", memory.into());
     }
@@ -227,6 +230,9 @@ fn spawn(state: &StateDir, project: &Project, grpc: u16, http: u16) -> Result<Se
     }
     if state.token_file().exists() {
         option("--token-file", state.token_file().into());
+    }
+    if project.restore_log {
+        args.push("--restore-log".into());
     }
     put_aside(&state.server_log());
     let log_from = files::length_of(&state.server_log());

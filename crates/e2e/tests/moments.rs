@@ -20,7 +20,6 @@ fn pause(time: Duration) {
 const WHILE: Duration = Duration::from_millis(150);
 
 #[test]
-#[ignore = "operations on side files that come after the moment and before any redo count from the redo before it: docs/limits.md"]
 fn a_table_dropped_by_mistake_comes_back_by_who_only_knows_the_clock() -> Result<()> {
     let project = Project::up("16MiB")?;
     project.sql(

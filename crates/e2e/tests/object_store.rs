@@ -2,8 +2,19 @@
 //! this machine's disk is gone.
 
 use anyhow::{Context, Result};
+use std::time::{Duration, Instant};
 use xylem_e2e::{Project, kill};
 use xylem_objects::testing::S3Server;
+
+/// The machine dies, and its disk with it.
+fn lose_machine(project: &Project) -> Result<()> {
+    for pid in pids(project)? {
+        kill(i32::try_from(pid)?)?;
+    }
+    std::fs::remove_dir_all(project.dir().join("server"))?;
+    std::fs::remove_dir_all(project.dir().join("computes"))?;
+    Ok(())
+}
 
 fn pids(project: &Project) -> Result<Vec<i64>> {
     let status = project.json(&["status"])?;
@@ -33,12 +44,7 @@ fn nothing_acknowledged_is_lost_with_all_local_directories() -> Result<()> {
         project.sql(&format!("UPDATE d.t SET b = 'round {round}' WHERE a <= 10"))?;
         let main = project.checksums("d")?;
         let dev = project.checksums_on("dev", "d")?;
-        // The machine dies, and its disk with it.
-        for pid in pids(&project)? {
-            kill(i32::try_from(pid)?)?;
-        }
-        std::fs::remove_dir_all(project.dir().join("server"))?;
-        std::fs::remove_dir_all(project.dir().join("computes"))?;
+        lose_machine(&project)?;
         project.xylem(&["up", "--detach"])?;
         assert_eq!(project.checksums("d")?, main, "round {round}");
         assert_eq!(project.checksums_on("dev", "d")?, dev, "round {round}");
@@ -49,5 +55,84 @@ fn nothing_acknowledged_is_lost_with_all_local_directories() -> Result<()> {
         assert_eq!(project.check("d")?, Vec::<String>::new());
     }
     project.xylem(&["branch", "rm", "older"])?;
+    Ok(())
+}
+
+fn epoch_of(project: &Project) -> Result<i64> {
+    let branch = project.json(&["branch", "show", "main"])?;
+    branch["epoch"].as_i64().context("no epoch")
+}
+
+/// How old a commit may become before the copy of a local log has it.
+const INTERVAL: Duration = Duration::from_millis(1500);
+
+#[test]
+fn with_a_local_log_no_more_than_the_interval_is_lost() -> Result<()> {
+    let s3 = S3Server::shared()?;
+    let url = s3.place();
+    let interval = format!("{}ms", INTERVAL.as_millis());
+    let args = ["--object-store", &url, "--log-backup", &interval];
+    let project = Project::with(s3.env(), &args)?;
+    project.up_in_place("16MiB")?;
+    project.sql("CREATE DATABASE d; CREATE TABLE d.t (a INT PRIMARY KEY, b TEXT)")?;
+    project.sql("INSERT INTO d.t SELECT seq, REPEAT('x', 500) FROM d.seq_1_to_2000")?;
+    project.sql("CREATE TABLE d.ticks (n INT PRIMARY KEY)")?;
+    project.xylem(&["branch", "create", "dev"])?;
+    project.sql_on(
+        "dev",
+        "DELETE FROM d.t WHERE a > 1000; CREATE TABLE d.dev (a INT)",
+    )?;
+    let mut next = 0;
+    for round in 0..3 {
+        let epoch = epoch_of(&project)?;
+        let dev = project.checksums_on("dev", "d")?;
+        // What is committed by now is older than the interval at the end; what
+        // is committed afterwards is not, and is lost up to some moment.
+        project.sql(&format!("UPDATE d.t SET b = 'round {round}' WHERE a <= 10"))?;
+        let mut committed = Vec::new();
+        let begin = Instant::now();
+        while begin.elapsed() < INTERVAL * 2 {
+            project.sql(&format!("INSERT INTO d.ticks VALUES ({next})"))?;
+            committed.push((Instant::now(), next));
+            next += 1;
+        }
+        let end = Instant::now();
+        lose_machine(&project)?;
+        // Nobody begins anew by accident.
+        let refused = project.try_xylem(&["up", "--detach"])?;
+        assert!(!refused.status.success());
+        let refused = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(
+            refused.contains("--restore-log") && refused.contains("another disk"),
+            "{refused}"
+        );
+        project.xylem(&["up", "--detach", "--restore-log"])?;
+        let last: i64 = project
+            .sql("SELECT COALESCE(MAX(n), -1) FROM d.ticks")?
+            .trim()
+            .parse()?;
+        let kept = project.sql("SELECT COUNT(*) FROM d.ticks")?;
+        assert_eq!(kept.trim(), (last + 1).to_string(), "a prefix of commits");
+        let lost = committed.iter().filter(|(_, n)| *n > last).count();
+        let oldest = committed.iter().find(|(_, n)| *n > last);
+        let age = oldest.map(|(at, _)| end - *at).unwrap_or_default();
+        println!(
+            "round {round}: {lost} of {} commits lost, the oldest {age:?} old",
+            committed.len()
+        );
+        assert!(age <= INTERVAL, "a commit that was {age:?} old is lost");
+        next = last + 1;
+        let rows = format!("SELECT COUNT(*) FROM d.t WHERE b = 'round {round}'");
+        assert_eq!(project.sql(&rows)?.trim(), "10");
+        assert_eq!(project.checksums_on("dev", "d")?, dev, "round {round}");
+        assert_eq!(project.check("d")?, Vec::<String>::new());
+        assert!(
+            epoch_of(&project)? > epoch + 1000,
+            "no epoch is given twice"
+        );
+        // From here on it is as ever.
+        project.xylem(&["down"])?;
+        project.xylem(&["up", "--detach"])?;
+    }
     Ok(())
 }

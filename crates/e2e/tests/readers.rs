@@ -138,7 +138,6 @@ fn nobody_writes_on_a_reader() -> Result<()> {
          CREATE USER 'o''dd'@'%' IDENTIFIED BY 'x'; GRANT ALL ON *.* TO 'o''dd'@'%' WITH GRANT OPTION; \
          CREATE ROLE boss; GRANT ALL ON *.* TO boss; \
          CREATE PROCEDURE d.writes() SQL SECURITY DEFINER INSERT INTO d.t VALUES (5); \
-         SET GLOBAL event_scheduler = ON; \
          CREATE EVENT d.ev ON SCHEDULE EVERY 1 SECOND DO REPLACE INTO d.t VALUES (99)",
     )?;
     start(&project, None)?;

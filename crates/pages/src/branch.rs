@@ -19,6 +19,7 @@ use std::thread::JoinHandle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use xylem_types::{BranchId, Lsn, SpaceId};
+use xylem_wal::backup::Floor;
 use xylem_wal::{Log, Position};
 
 /// Slots of tablespace generations.
@@ -29,6 +30,8 @@ const GENERATIONS: usize = 256;
 pub(crate) struct Progress {
     pub(crate) resume: Resume,
     pub(crate) oldest: Option<Lsn>,
+    /// The newest LSN that anything visible counts from.
+    pub(crate) newest: Lsn,
 }
 
 /// The branch that a branch left.
@@ -256,6 +259,12 @@ impl Shared {
         drop(progress);
     }
 
+    /// The end of the last whole mtr, or where the newest side-file operation
+    /// after it counts from.
+    pub(crate) fn newest(&self) -> Lsn {
+        self.applied().max(self.forks.side())
+    }
+
     /// What can be read: the end of the last whole mtr, and the place in the
     /// log before which all side-file operations are.
     pub(crate) fn visible(&self) -> (Lsn, Position) {
@@ -284,7 +293,7 @@ impl Shared {
             if layers.open.is_empty() {
                 return;
             }
-            let end = self.applied();
+            let end = progress.newest;
             let mut next = Layers::clone(&layers);
             next.frozen.push(Frozen {
                 layer: Arc::clone(&layers.open),
@@ -409,6 +418,20 @@ impl Branch {
         log: Arc<dyn Log>,
         ancestor: Option<Arc<Branch>>,
     ) -> Result<Arc<Branch>, StoreError> {
+        Branch::open_with(store, id, ancestor, |_| Ok::<_, StoreError>(log))
+    }
+
+    /// As [`Branch::open`], with a log that is opened once it is known how far
+    /// layers have what it holds: a log that was lost goes on there.
+    ///
+    /// # Errors
+    /// As [`Branch::open`]; what `open_log` says.
+    pub fn open_with<E: From<StoreError>>(
+        store: Arc<Store>,
+        id: BranchId,
+        ancestor: Option<Arc<Branch>>,
+        open_log: impl FnOnce(Floor) -> Result<Arc<dyn Log>, E>,
+    ) -> Result<Arc<Branch>, E> {
         let files = store
             .place
             .folder(&folder(id))
@@ -419,6 +442,11 @@ impl Branch {
         let manifest = Manifest::open(&*files, id, random())?;
         let parent = parent(id, manifest.ancestor, ancestor)?;
         let resume = manifest.resume;
+        let floor = Floor {
+            position: resume.position.max(resume.operations),
+            lsn: resume.lsn,
+        };
+        let log = open_log(floor)?;
         let end = resume.lsn;
         let layers = Layers {
             open: Arc::new(MemLayer::new(end, Arc::clone(&store.layer_memory))),
@@ -435,7 +463,15 @@ impl Branch {
             ),
         };
         let layers_end = layers.files.iter().map(|f| f.meta.end).max();
-        let reader = log.read_from(resume.position)?;
+        // One that was lost and goes on there has nothing before.
+        let resume = match log.first() == floor.position {
+            true => Resume {
+                position: floor.position,
+                ..resume
+            },
+            false => resume,
+        };
+        let reader = log.read_from(resume.position).map_err(StoreError::from)?;
         let shared = Arc::new(Shared {
             id,
             cache_id: store.next_id(),
@@ -448,6 +484,7 @@ impl Branch {
             progress: Mutex::new(Progress {
                 resume,
                 oldest: manifest.oldest,
+                newest: layers_end.unwrap_or(end).max(end),
             }),
             oldest: AtomicU64::new(manifest.oldest.map_or(u64::MAX, |l| l.0)),
             manifest: Mutex::new(manifest),
@@ -500,6 +537,13 @@ impl Branch {
     /// The end of the last whole mtr ingested.
     pub fn applied(&self) -> Lsn {
         self.shared.applied()
+    }
+
+    /// The newest LSN that shows anything: the end of the last whole mtr
+    /// ingested, or up to 5 bytes behind it, from where side-file operations
+    /// after it may count.
+    pub fn newest(&self) -> Lsn {
+        self.shared.newest()
     }
 
     /// The first LSN that can be read; `None` before an epoch has begun.

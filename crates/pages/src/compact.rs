@@ -126,7 +126,8 @@ impl Shared {
         let now = config.clock.now_us();
         let oldest = self.oldest().unwrap_or_default();
         match self.lsn_by(now.saturating_sub(history)) {
-            Ok(found) => Ok(found.unwrap_or(oldest).max(oldest)),
+            // Not a place behind the last mtr, which pages are not read at.
+            Ok(found) => Ok(found.unwrap_or(oldest).min(self.applied()).max(oldest)),
             Err(e) => Err(Fault::Again(format!("look for the horizon: {e}"))),
         }
     }

@@ -95,6 +95,7 @@ fn flush_all(shared: &Shared) {
 
 /// Lets the log go behind what layers durably hold.
 fn trim(shared: &Shared, frozen: &Frozen) {
+    shared.forks.flushed(frozen.resume.operations);
     if !shared.store.config.trim_log {
         return;
     }

@@ -3,14 +3,17 @@
 //! A fork shares everything up to its LSN, and of side-file operations what
 //! stood in the log before it. Operations have no LSN of their own: they count
 //! from the end of the mtr before them. So one that comes after a fork at that
-//! very LSN counts from the next byte instead. No mtr ends there: the shortest
-//! has more bytes than there are such places ([`SLOTS`]).
+//! very LSN counts from the next byte instead, and so does one that comes a
+//! while after what was before it, which a moment in that while must not show.
+//! No mtr ends there: the shortest has more bytes than there are such places
+//! ([`SLOTS`]).
 
 use crate::api::{ReadAt, ReadError, StoreError};
 use crate::branch::{Branch, Shared, folder};
 use crate::manifest::{Ancestor, Manifest};
 use crate::store::random;
 use parking_lot::{Mutex, MutexGuard};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use xylem_types::{BranchId, Lsn};
 use xylem_wal::Position;
@@ -18,6 +21,8 @@ use xylem_wal::Position;
 /// How many bytes behind the end of an mtr may be given to operations. An mtr
 /// takes at least 7: a record of 2, the end marker, the checksum of 4.
 pub(crate) const SLOTS: u64 = 5;
+/// How many of them pauses may take; the others are for forks.
+const PAUSES: u64 = 3;
 
 /// A branch could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +56,9 @@ struct Point {
 #[derive(Default)]
 pub(crate) struct Forks {
     points: Mutex<Vec<Point>>,
+    /// Operations that count from behind the end of an mtr and may have to be
+    /// read from the log again: from where they count, where they stand.
+    shifted: Mutex<VecDeque<(Lsn, Position)>>,
     /// Held while an operation is brought in, and while a fork is decided on.
     gate: Mutex<()>,
     /// The LSN that the newest operation counts from.
@@ -109,19 +117,50 @@ impl Forks {
     }
 
     /// The LSN that the operation at `position` counts from, where mtrs end at
-    /// `lsn`. The caller holds the gate.
-    pub(crate) fn operation_lsn(&self, lsn: Lsn, position: Position) -> Lsn {
+    /// `lsn`; `paused` says that it came a while after what is before it. The
+    /// caller holds the gate.
+    ///
+    /// Read again after a restart an operation may get another LSN, but one on
+    /// the same side of every fork.
+    pub(crate) fn operation_lsn(&self, lsn: Lsn, position: Position, paused: bool) -> Lsn {
         let points = self.points.lock();
-        let before = points.iter().filter(|p| p.position <= position);
-        let lsn = match before.map(|p| p.lsn).max() {
-            Some(left) if left >= lsn => Lsn(left.0 + 1),
-            _ => lsn,
+        let newest = self.side().max(lsn);
+        let left = points.iter().filter(|p| p.position <= position);
+        let at = match left.map(|p| p.lsn).max() {
+            Some(left) if left >= newest => Lsn(left.0 + 1),
+            _ if paused && newest.bytes_since(lsn) < PAUSES => Lsn(newest.0 + 1),
+            _ => newest,
         };
-        self.side.fetch_max(lsn.0, Ordering::AcqRel);
-        lsn
+        // Those that left behind it share it.
+        let share = points
+            .iter()
+            .filter(|p| p.position > position && p.lsn >= lsn);
+        let at = share.map(|p| p.lsn).min().map_or(at, |lsn| at.min(lsn));
+        if at > lsn {
+            self.shifted.lock().push_back((at, position));
+        }
+        self.side.fetch_max(at.0, Ordering::AcqRel);
+        at
     }
 
-    fn side(&self) -> Lsn {
+    /// Operations before `position` are in layers for good.
+    pub(crate) fn flushed(&self, position: Position) {
+        let mut shifted = self.shifted.lock();
+        while shifted.front().is_some_and(|(_, at)| *at < position) {
+            shifted.pop_front();
+        }
+    }
+
+    /// Where the first operation stands that a fork at `lsn` does not share
+    /// though no mtr ends before it.
+    fn first_behind(&self, lsn: Lsn) -> Option<Position> {
+        let shifted = self.shifted.lock();
+        let first = shifted.iter().find(|(at, _)| *at > lsn);
+        first.map(|(_, position)| *position)
+    }
+
+    /// The LSN that the newest operation counts from.
+    pub(crate) fn side(&self) -> Lsn {
         Lsn(self.side.load(Ordering::Acquire))
     }
 }
@@ -139,11 +178,12 @@ impl Shared {
         }
         let _gate = self.forks.hold();
         let (applied, position) = self.visible();
-        let lsn = match at {
-            ReadAt::Newest => applied.max(self.forks.side()),
+        let (lsn, position) = match at {
+            ReadAt::Newest => (self.newest(), position),
             ReadAt::Lsn(lsn) => {
                 self.resolve(at)?;
-                lsn
+                let behind = self.forks.first_behind(lsn);
+                (lsn, behind.map_or(position, |behind| behind.min(position)))
             }
         };
         if lsn.bytes_since(applied) >= SLOTS {

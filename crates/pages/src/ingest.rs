@@ -220,8 +220,17 @@ impl Ingest {
                     self.publish()?;
                     let shared = Arc::clone(&self.shared);
                     let _gate = shared.forks.hold();
-                    self.stage.side_lsn = shared.forks.operation_lsn(self.stage.lsn, before);
+                    let stage = &mut self.stage;
+                    let newest = shared.newest();
+                    stage.side_lsn =
+                        shared
+                            .forks
+                            .operation_lsn(stage.lsn, before, stage.is_sample_due());
                     side::ingest(self, &op)?;
+                    // A second sample of one LSN would make the first untrue.
+                    if self.stage.side_lsn > newest {
+                        self.stage.sample(self.stage.side_lsn);
+                    }
                     self.shared.stats.file_ops.add(1);
                     self.done = entry.next;
                     self.publish()?;
@@ -347,6 +356,7 @@ impl Ingest {
         let now = Progress {
             resume,
             oldest: self.oldest,
+            newest: lsn.max(self.stage.side_lsn),
         };
         // Before those who wait for the LSN can look at the counters.
         self.stage.count(&self.shared);
@@ -440,9 +450,14 @@ impl Stage {
         Ok(())
     }
 
+    /// Whether the last sample is a while ago.
+    fn is_sample_due(&self) -> bool {
+        self.time_us >= self.sampled_us.saturating_add(SAMPLE_US)
+    }
+
     /// Notes from time to time when the branch was where.
     fn sample(&mut self, lsn: Lsn) {
-        if self.time_us >= self.sampled_us.saturating_add(SAMPLE_US) {
+        if self.is_sample_due() {
             let time = self.time_us.to_le_bytes();
             self.batch.other(time_key(), lsn, Kind::Image, &time);
             self.sampled_us = self.time_us;

@@ -27,7 +27,7 @@ impl Shared {
             ReadAt::Newest => return Ok(applied),
             ReadAt::Lsn(lsn) => lsn,
         };
-        if lsn > applied {
+        if lsn > self.newest() {
             return Err(match self.failed() {
                 Some(why) => ReadError::Stopped(why),
                 None => ReadError::NotReached {
@@ -381,7 +381,10 @@ impl Branch {
         each: &mut dyn FnMut(SideFile) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
         let s = &*self.shared;
-        let lsn = s.resolve(at)?;
+        let lsn = match (s.resolve(at)?, at) {
+            (_, ReadAt::Newest) => s.newest(),
+            (lsn, ReadAt::Lsn(_)) => lsn,
+        };
         let layers = s.snapshot_at(lsn)?;
         let view = layers.view(s.source());
         let (start, end) = key_range(TAG_SIDE);

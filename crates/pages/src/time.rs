@@ -29,7 +29,8 @@ impl Shared {
     /// The newest LSN of which it is certain that it was in the log at
     /// `time_us`; none when that is before the history kept.
     pub(crate) fn lsn_by(&self, time_us: u64) -> Result<Option<Lsn>, ReadError> {
-        let newest = self.resolve(ReadAt::Newest)?;
+        self.resolve(ReadAt::Newest)?;
+        let newest = self.newest();
         let Some(oldest) = self.oldest() else {
             return Ok(None);
         };

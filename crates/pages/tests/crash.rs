@@ -59,12 +59,10 @@ fn live_and_die(dir: &std::path::Path, n: u64) -> bool {
         }
         catch_up(branch, &log);
         // flush_now would wait for ever for a flush that cannot succeed.
-        let flushes = branch.stats().flushes;
         std::thread::scope(|s| {
-            s.spawn(|| branch.flush_now());
+            let flushing = s.spawn(|| branch.flush_now());
             until("a flush or the end", || {
-                let stats = branch.stats();
-                stats.flushes > flushes && stats.frozen_layers == 0 || stats.flush_failures > 0
+                flushing.is_finished() || branch.stats().flush_failures > 0
             });
             if branch.stats().flush_failures > 0 {
                 branch.shutdown();

@@ -10,6 +10,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use xylem_pages::files::{Files, LocalFiles, Place};
 use xylem_pages::{Branch, ForkError, ReadAt, ReadError, Store, StoreError};
@@ -127,6 +128,75 @@ fn files(branch: &Branch) -> Vec<String> {
         })
         .unwrap();
     out
+}
+
+/// An operation that comes a while after the redo before it is not part of a
+/// moment in between, also where the log is read again, and whether what was
+/// before it is in layers by then or not.
+#[test]
+fn a_moment_in_a_pause_is_without_what_came_after_it() {
+    for flushed in [false, true] {
+        let mut one = one();
+        let at = |us: u64| 1_000_000 + us;
+        let clock = Arc::clone(&one.log.clock);
+        let set = |us: u64| clock.store(at(us), Ordering::Relaxed);
+        set(0);
+        let written = one.write(2);
+        set(5_000);
+        one.create("at once");
+        for (n, name) in ["a", "b", "c"].iter().enumerate() {
+            set((n as u64 + 1) * 100_000);
+            one.create(name);
+        }
+        if flushed {
+            one.main.flush_now();
+        }
+        set(400_000);
+        // More pauses than there is room for: shown earlier than it came.
+        one.create("d");
+        let moments = [50_000, 150_000, 250_000, 350_000];
+        let mut leases = Vec::new();
+        for (n, us) in moments.into_iter().enumerate() {
+            let lsn = one.main.lsn_at(at(us)).unwrap();
+            assert_eq!(lsn, Lsn(written.0 + n as u64), "flushed: {flushed}");
+            let (branch, log, _) = one.fork(10 + n as u128, ReadAt::Lsn(lsn));
+            leases.push((branch, log));
+        }
+        let (now, now_log, _) = one.fork(20, ReadAt::Newest);
+        let shown: Vec<Arc<Branch>> = leases.iter().map(|(b, _)| Arc::clone(b)).collect();
+        compare(&one.main, &shown, &now, flushed);
+        // The server starts again and reads the log anew from where layers end.
+        for branch in shown.iter().chain([&now, &one.main]) {
+            branch.shutdown();
+        }
+        drop(shown);
+        let store = store(&one.dir);
+        let main = open(&store, 1, &one.log, None);
+        let shown: Vec<Arc<Branch>> = leases
+            .iter()
+            .enumerate()
+            .map(|(n, (_, log))| open(&store, 10 + n as u128, log, Some(&main)))
+            .collect();
+        let now = open(&store, 20, &now_log, Some(&main));
+        store.start_ingest();
+        catch_up(&main, &one.log);
+        compare(&main, &shown, &now, flushed);
+    }
+}
+
+fn compare(main: &Branch, moments: &[Arc<Branch>], now: &Branch, flushed: bool) {
+    let all = ["a", "at once", "b", "c", "d"];
+    for (n, branch) in moments.iter().enumerate() {
+        let mut want: Vec<&str> = ["at once", "a", "b"].into_iter().take(n + 1).collect();
+        if n == 3 {
+            want = all.to_vec();
+        }
+        want.sort_unstable();
+        assert_eq!(files(branch), want, "moment {n}, flushed: {flushed}");
+        assert_eq!(byte(branch, ReadAt::Newest), 2);
+    }
+    assert_eq!(files(now), all);
+    assert_eq!(files(main), all);
 }
 
 #[test]

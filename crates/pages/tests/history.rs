@@ -157,7 +157,13 @@ impl World {
             .filter(|l| Some(*l) >= oldest && *l <= line.model.whole())
             .collect();
         let at = match self.rng.random_range(0..3) {
-            0 if !kept.is_empty() => ReadAt::Lsn(kept[self.rng.random_range(0..kept.len())]),
+            // With all operations behind the mtr, wherever pauses put them.
+            0 if !kept.is_empty() => {
+                let nth = self.rng.random_range(0..kept.len());
+                let next = line.model.lsns.iter().filter(|l| **l > kept[nth]).min();
+                let until = next.map_or(Lsn::MAX, |next| Lsn(next.0 - 1));
+                ReadAt::Lsn(until.min(line.branch.newest()))
+            }
             // In the middle of an mtr.
             1 if kept.len() > 1 => {
                 let lsn = kept[self.rng.random_range(1..kept.len())];

@@ -1,5 +1,6 @@
 //! An open branch: its log, its pages, and who may write it.
 
+use crate::logs::{BackedLog, OpenedLog};
 use crate::metrics::{BranchMetrics, BranchState, Metrics};
 use crate::project::BranchMeta;
 use jiff::Timestamp;
@@ -24,6 +25,8 @@ pub struct OpenBranch {
     pub meta: BranchMeta,
     /// What its computes wrote.
     pub log: Arc<dyn Log>,
+    /// The same, if it is copied to the object store.
+    pub backed: Option<Arc<BackedLog>>,
     /// What that made of its pages.
     pub pages: Arc<Branch>,
     /// Cancelled when its streams must end: the server stops, or the branch
@@ -108,7 +111,7 @@ impl OpenBranch {
     pub fn new(
         name: &str,
         meta: BranchMeta,
-        log: Arc<dyn Log>,
+        OpenedLog { log, backed }: OpenedLog,
         pages: Arc<Branch>,
         metrics: &Arc<Metrics>,
         end: CancellationToken,
@@ -123,6 +126,7 @@ impl OpenBranch {
             caught_up: OnceCell::new(),
             durable: log.durable(),
             log,
+            backed,
             pages,
             end,
             label: RwLock::new(Arc::new(label)),
@@ -233,6 +237,7 @@ impl OpenBranch {
             applied_lsn: self.pages.applied().0,
             epoch: durable.epoch().0,
             log_bytes: self.log.stored_bytes(),
+            backup: self.backed.as_ref().map(|backed| backed.backup()),
             layer_bytes: stats.layer_bytes,
             up: self.broken().is_none(),
             stats,

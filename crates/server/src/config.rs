@@ -44,6 +44,11 @@ pub struct ServerConfig {
     pub history: Span,
     /// Where branches' logs are.
     pub log_store: LogStore,
+    /// How old a commit may become before the copy of a log on this server's
+    /// disk has it, in the object store; zero: there is no copy.
+    pub log_backup: Span,
+    /// Logs that are not on this server's disk are lost, and restored.
+    pub restore_log: bool,
     /// Local disk that copies of a remote store's objects may take, in bytes.
     pub cache_size: ByteSize,
     /// How long the lease of a read-only compute is kept that nobody uses.
@@ -173,6 +178,13 @@ pub struct ServerArgs {
     /// Where logs are: local or object; cannot be changed later [default: local]
     #[arg(long, value_name = "WHERE")]
     pub log_store: Option<String>,
+    /// How old a commit may become before a local log's copy in the object store
+    /// has it, such as 500ms; 0s: no copy [default: 1s with a remote store, else 0s]
+    #[arg(long, value_name = "SPAN")]
+    pub log_backup: Option<String>,
+    /// Local logs that are not here are lost: restore them from their copies
+    #[arg(long)]
+    pub restore_log: bool,
     /// Local disk for copies of a remote store's objects [default: 10GiB]
     #[arg(long, value_name = "SIZE")]
     pub cache_size: Option<String>,
@@ -214,6 +226,8 @@ impl ServerArgs {
             "object_store" => &self.object_store,
             "history" => &self.history,
             "log_store" => &self.log_store,
+            "log_backup" => &self.log_backup,
+            "restore_log" => return self.restore_log.then(|| "true".to_owned()),
             "cache_size" => &self.cache_size,
             "lease_timeout_ms" => &self.lease_timeout_ms,
             "page_threads" => &self.page_threads,
@@ -257,6 +271,15 @@ fn build(from: &Layers) -> Result<ServerConfig, ConfigError> {
             Err(why) => return Err(from.bad("object_store", &why)),
         },
     };
+    // A copy on the same disk is of little use.
+    let interval = match place::is_remote(&object_store) {
+        true => Duration::from_secs(1),
+        false => Duration::ZERO,
+    };
+    let log_backup = from.or("log_backup", Span(interval))?;
+    if log_backup.0 > Duration::from_secs(3600) {
+        return Err(from.bad("log_backup", &format!("{log_backup} is more than an hour")));
+    }
     // A read that waits for the network takes a thread and no processor.
     let page_threads = match place::is_remote(&object_store) {
         true => 64,
@@ -280,6 +303,8 @@ fn build(from: &Layers) -> Result<ServerConfig, ConfigError> {
         log_level: log_level(from)?,
         object_store,
         log_store: from.or("log_store", LogStore::Local)?,
+        log_backup,
+        restore_log: from.or("restore_log", false)?,
         cache_size: from.size("cache_size", place::CACHE_BYTES, 64 << 20, 1 << 50)?,
         history: from.or("history", Span(Duration::from_secs(7 * 86_400)))?,
         lease_timeout: Duration::from_millis(from.number(

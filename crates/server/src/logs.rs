@@ -1,62 +1,272 @@
 //! Where branches' logs are: opened, removed, swept.
 
+mod backed;
+
+pub use backed::BackedLog;
+
+use crate::config::ServerConfig;
 use crate::error::ServerError;
-use crate::node::Node;
 use crate::project::{self, LogStore};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use xylem_objects::{Bucket, BucketConfig};
 use xylem_types::BranchId;
+use xylem_wal::backup::{self, Backup, BackupConfig, Floor};
 use xylem_wal::local::{LocalLog, LocalLogConfig};
 use xylem_wal::object::{ObjectLog, ObjectLogConfig};
-use xylem_wal::{Log, LogError};
+use xylem_wal::{Log, LogError, Position};
 
 /// The folder of the object store with one for each branch's log.
 const LOGS: &str = "logs";
+/// The one with the backups of logs that are on a server's disk.
+const BACKUPS: &str = "log-backups";
 
-/// Opens the object store for logs, if they are there. Blocking.
-///
-/// # Errors
-/// When its URL or its settings make no sense.
-pub(crate) fn prepare(node: &Node) -> Result<(), ServerError> {
-    let config = &node.config;
-    if config.log_store == LogStore::Object && node.log_bucket.get().is_none() {
-        let bucket = Bucket::open(&config.object_store, BucketConfig::default());
-        let bucket = bucket.map_err(|source| {
-            ServerError::io("cannot open the store of logs".to_owned(), source.into())
-        })?;
-        // Nobody else sets it.
-        let _ = node.log_bucket.set(bucket);
-    }
-    Ok(())
+/// Where the logs of a project are.
+pub struct Logs {
+    home: LogHome,
+    /// This server's right to the project: greater than any before.
+    claim: u64,
+    /// Logs that are not there were lost, and are restored.
+    restoring: bool,
 }
 
-/// Opens the log of branch `id`. Blocking, on a thread of a runtime. One that
-/// was never written takes no room.
-///
-/// # Errors
-/// When it cannot be opened, or is damaged.
-pub(crate) fn open(node: &Node, id: BranchId) -> Result<Arc<dyn Log>, LogError> {
-    if let Some(bucket) = node.log_bucket.get() {
-        let objects = bucket.objects();
-        let settings = ObjectLogConfig::new(objects.handle().clone());
-        let prefix = objects.path(&format!("{LOGS}/{id}"));
-        let opening = ObjectLog::open(Arc::clone(objects.store()), prefix, settings);
-        return Ok(Arc::new(Handle::current().block_on(opening)?));
+enum LogHome {
+    Object(Bucket),
+    Local(Box<LocalLogs>),
+}
+
+/// Logs on this server's disk.
+struct LocalLogs {
+    data_dir: PathBuf,
+    settings: LocalLogConfig,
+    /// Where they are copied to, if they are.
+    backup: Option<(Bucket, BackupConfig)>,
+}
+
+/// A log that was opened.
+pub struct OpenedLog {
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// The same, if it is copied to the object store.
+    pub backed: Option<Arc<BackedLog>>,
+}
+
+impl Logs {
+    /// The logs of a server that has claimed its project as `claim`.
+    /// `restoring` says that logs which are not there were lost. Blocking, on
+    /// a thread of a runtime.
+    ///
+    /// # Errors
+    /// When the store's URL or its settings make no sense.
+    pub(crate) fn new(
+        config: &ServerConfig,
+        claim: u64,
+        restoring: bool,
+    ) -> Result<Logs, ServerError> {
+        let bucket = || {
+            let bucket = Bucket::open(&config.object_store, BucketConfig::default());
+            bucket.map_err(|source| {
+                ServerError::io("cannot open the store of logs".to_owned(), source.into())
+            })
+        };
+        let home = match config.log_store {
+            LogStore::Object => LogHome::Object(bucket()?),
+            LogStore::Local => {
+                let interval = config.log_backup.0;
+                let backup = match interval.is_zero() {
+                    true => None,
+                    false => {
+                        let settings = BackupConfig {
+                            interval,
+                            ..BackupConfig::new(Handle::current())
+                        };
+                        Some((bucket()?, settings))
+                    }
+                };
+                LogHome::Local(Box::new(LocalLogs {
+                    data_dir: config.data_dir.clone(),
+                    settings: LocalLogConfig {
+                        segment_bytes: config.log_segment_size.0,
+                        ..LocalLogConfig::default()
+                    },
+                    backup,
+                }))
+            }
+        };
+        Ok(Logs {
+            home,
+            claim,
+            restoring,
+        })
     }
-    let config = &node.config;
-    let dir = project::log_dir(&config.data_dir, id);
-    create_dir(&dir).map_err(|source| LogError::Io {
-        context: format!("create {}", dir.display()),
-        source,
-    })?;
-    let settings = LocalLogConfig {
-        segment_bytes: config.log_segment_size.0,
-        ..LocalLogConfig::default()
-    };
-    Ok(Arc::new(LocalLog::open(&dir, settings)?))
+
+    /// The same, once those that were lost are there.
+    pub(crate) fn restored(self) -> Logs {
+        Logs {
+            restoring: false,
+            ..self
+        }
+    }
+
+    /// Opens the log of branch `id`, of which everything before `floor` is in
+    /// layers. Blocking, on a thread of a runtime. One that was never written
+    /// takes no room.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or is damaged.
+    pub(crate) fn open(&self, id: BranchId, floor: Floor) -> Result<OpenedLog, LogError> {
+        match &self.home {
+            LogHome::Object(bucket) => {
+                let objects = bucket.objects();
+                let settings = ObjectLogConfig::new(objects.handle().clone());
+                let prefix = objects.path(&format!("{LOGS}/{id}"));
+                let opening = ObjectLog::open(Arc::clone(objects.store()), prefix, settings);
+                Ok(OpenedLog {
+                    log: Arc::new(Handle::current().block_on(opening)?),
+                    backed: None,
+                })
+            }
+            LogHome::Local(local) => local.open(id, floor, self.claim, self.restoring),
+        }
+    }
+
+    /// Removes the log of branch `id`, which is closed. Blocking. One that is
+    /// not there is no error.
+    pub(crate) fn remove(&self, id: BranchId) -> io::Result<()> {
+        match &self.home {
+            LogHome::Object(bucket) => bucket.delete_folder(&format!("{LOGS}/{id}")),
+            LogHome::Local(local) => {
+                if let Some((bucket, _)) = &local.backup {
+                    bucket.delete_folder(&format!("{BACKUPS}/{id}"))?;
+                }
+                let dir = project::logs(&local.data_dir).join(id.to_string());
+                match std::fs::remove_dir_all(dir) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                    other => other,
+                }
+            }
+        }
+    }
+
+    /// Removes logs of branches that are not `known`. Best effort: what stays
+    /// is removed at the next start.
+    pub(crate) fn sweep(&self, known: &dyn Fn(BranchId) -> bool) {
+        let names = self.names().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot look for leftover logs");
+            Vec::new()
+        });
+        let ids = names
+            .iter()
+            .filter_map(|name| name.parse::<BranchId>().ok());
+        for id in ids.filter(|id| !known(*id)) {
+            tracing::info!(branch = %id, "removing the log of a branch that is not there any more");
+            if let Err(error) = self.remove(id) {
+                tracing::warn!(branch = %id, %error, "leftover log not removed");
+            }
+        }
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        match &self.home {
+            LogHome::Object(bucket) => bucket.folders(LOGS),
+            LogHome::Local(local) => {
+                let mut names = names_in(&project::logs(&local.data_dir))?;
+                if let Some((bucket, _)) = &local.backup {
+                    names.extend(bucket.folders(BACKUPS)?);
+                }
+                Ok(names)
+            }
+        }
+    }
+}
+
+impl LocalLogs {
+    fn open(
+        &self,
+        id: BranchId,
+        floor: Floor,
+        claim: u64,
+        restoring: bool,
+    ) -> Result<OpenedLog, LogError> {
+        let dir = project::log_dir(&self.data_dir, id);
+        let io = |source| LogError::Io {
+            context: format!("open {}", dir.display()),
+            source,
+        };
+        create_dir(&dir).map_err(io)?;
+        if !LocalLog::is_in(&dir).map_err(io)? {
+            if restoring {
+                self.restore(id, &dir, floor, claim)?;
+            } else if floor.position > Position(0) {
+                return Err(io(io::Error::new(
+                    io::ErrorKind::NotFound,
+                    "the log is not there: put it back, or, if it is lost, start the server once with --restore-log",
+                )));
+            }
+        }
+        let log = LocalLog::open(&dir, self.settings.clone())?;
+        let Some((bucket, settings)) = &self.backup else {
+            return Ok(OpenedLog {
+                log: Arc::new(log),
+                backed: None,
+            });
+        };
+        let objects = bucket.objects();
+        let prefix = objects.path(&format!("{BACKUPS}/{id}"));
+        let store = Arc::clone(objects.store());
+        let backup = Backup::start(&log, store, prefix, odd(claim), settings.clone())?;
+        let backed = Arc::new(BackedLog::new(log, backup, settings.interval, id));
+        backed.end_when_replaced(&settings.runtime);
+        Ok(OpenedLog {
+            log: Arc::<BackedLog>::clone(&backed),
+            backed: Some(backed),
+        })
+    }
+
+    /// Makes a log that was lost with its disk, of its backup if it has one.
+    fn restore(&self, id: BranchId, dir: &Path, floor: Floor, claim: u64) -> Result<(), LogError> {
+        let Some((bucket, settings)) = &self.backup else {
+            return Err(LogError::Io {
+                context: format!("restore the log in {}", dir.display()),
+                source: io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "--log-backup is off: give it the interval that it had",
+                ),
+            });
+        };
+        let objects = bucket.objects();
+        let restored = Handle::current().block_on(backup::restore(
+            Arc::clone(objects.store()),
+            objects.path(&format!("{BACKUPS}/{id}")),
+            even(claim),
+            dir,
+            floor,
+            self.settings.clone(),
+            settings.clone(),
+        ))?;
+        let until = i64::try_from(restored.time_us).ok().filter(|us| *us > 0);
+        let until = until.and_then(|us| jiff::Timestamp::from_microsecond(us).ok());
+        tracing::warn!(
+            branch = %id,
+            entries = restored.entries,
+            lsn = %restored.lsn,
+            backed_up_until = until.map(|t| t.to_string()).unwrap_or_default(),
+            "the log was restored: what was committed after its backup ends is lost, unless a layer has it"
+        );
+        Ok(())
+    }
+}
+
+/// Of each claim two rights are made: one to restore logs, and then one to
+/// write their backups.
+fn even(claim: u64) -> u64 {
+    claim.saturating_mul(2)
+}
+
+fn odd(claim: u64) -> u64 {
+    even(claim).saturating_add(1)
 }
 
 /// Each level durable: the log syncs only its own directory.
@@ -69,41 +279,6 @@ fn create_dir(dir: &Path) -> io::Result<()> {
         std::fs::File::open(level)?.sync_all()?;
     }
     Ok(())
-}
-
-/// Removes the log of branch `id`, which is closed. Blocking. One that is not
-/// there is no error.
-pub(crate) fn remove(node: &Node, id: BranchId) -> io::Result<()> {
-    if let Some(bucket) = node.log_bucket.get() {
-        return bucket.delete_folder(&format!("{LOGS}/{id}"));
-    }
-    let dir = project::logs(&node.config.data_dir).join(id.to_string());
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-/// Removes logs of branches that are not `known`. Best effort: what stays is
-/// removed at the next start.
-pub(crate) fn sweep(node: &Node, known: &dyn Fn(BranchId) -> bool) {
-    let names = match node.log_bucket.get() {
-        Some(bucket) => bucket.folders(LOGS),
-        None => names_in(&project::logs(&node.config.data_dir)),
-    };
-    let names = names.unwrap_or_else(|error| {
-        tracing::warn!(%error, "cannot look for leftover logs");
-        Vec::new()
-    });
-    let ids = names
-        .iter()
-        .filter_map(|name| name.parse::<BranchId>().ok());
-    for id in ids.filter(|id| !known(*id)) {
-        tracing::info!(branch = %id, "removing the log of a branch that is not there any more");
-        if let Err(error) = remove(node, id) {
-            tracing::warn!(branch = %id, %error, "leftover log not removed");
-        }
-    }
 }
 
 fn names_in(dir: &Path) -> io::Result<Vec<String>> {

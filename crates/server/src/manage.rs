@@ -12,9 +12,9 @@ use crate::branches::BranchRef;
 use crate::error::ServerError;
 use crate::moment::{self, At, MomentError};
 use crate::node::{Node, Opened};
+use crate::open;
 use crate::project::catalog::CatalogError;
 use crate::project::{BranchMeta, Project};
-use crate::{logs, open};
 use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +62,16 @@ pub enum ManageError {
     /// The catalogue could not be changed.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    /// What it leaves is not in the object store yet.
+    #[error(
+        "the log of branch {branch} cannot be copied to the object store, which a branch of it needs: {why}"
+    )]
+    NotBackedUp {
+        /// The branch that it leaves.
+        branch: String,
+        /// Why not.
+        why: String,
+    },
     /// The old line's log could not be sealed.
     #[error("branch {branch}: its compute could not be fenced: {source}")]
     Fence {
@@ -237,7 +247,7 @@ async fn remove_now(
         {
             tracing::warn!(branch = %id, %error, "what is left of the branch is removed at the next start");
         }
-        if let Err(error) = logs::remove(&node, id) {
+        if let Some(Err(error)) = node.opened().map(|opened| opened.logs.remove(id)) {
             tracing::warn!(branch = %id, %error, "the branch's log is removed at the next start");
         }
     });
@@ -404,15 +414,15 @@ async fn make(
     name: String,
     lease: bool,
 ) -> Result<Arc<OpenBranch>, ManageError> {
-    let node = Arc::clone(node);
-    blocking(move || {
-        let opened = node.opened().ok_or(ManageError::Stopping)?;
-        let mut from = from;
-        while let (ReadAt::Lsn(lsn), Some(ancestor)) = (at, from.meta.ancestor)
-            && lsn.0 <= from.meta.ancestor_lsn
-        {
-            from = find(opened, &BranchRef::Id(ancestor))?;
-        }
+    let mut from = from;
+    while let (ReadAt::Lsn(lsn), Some(ancestor)) = (at, from.meta.ancestor)
+        && lsn.0 <= from.meta.ancestor_lsn
+    {
+        from = find(opened(node)?, &BranchRef::Id(ancestor))?;
+    }
+    let node_ = Arc::clone(node);
+    let left = Arc::clone(&from);
+    let made = blocking(move || {
         let id = BranchId(rand::random());
         let lsn = from
             .pages
@@ -428,9 +438,30 @@ async fn make(
             created_at: Timestamp::now(),
             lease,
         };
-        open_new(&node, meta)
+        open_new(&node_, meta)
     })
-    .await
+    .await?;
+    // The new branch stands on what its ancestor had. A server that has only
+    // the copy of the ancestor's log must find all of that.
+    if let Some(backed) = &left.backed {
+        let backed_up = tokio::time::timeout(PATIENCE, backed.reach_now()).await;
+        let failed = match backed_up {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some(match backed.backup().trouble {
+                Some(error) => error.to_string(),
+                None => format!("it does not get on within {} s", PATIENCE.as_secs()),
+            }),
+        };
+        if let Some(why) = failed {
+            abandon(node, &made).await;
+            return Err(ManageError::NotBackedUp {
+                branch: left.name(),
+                why,
+            });
+        }
+    }
+    Ok(made)
 }
 
 /// Opens a branch that no catalogue names yet; it is called by its id until
@@ -439,7 +470,14 @@ fn open_new(node: &Node, meta: BranchMeta) -> Result<Arc<OpenBranch>, ManageErro
     let opened = node.opened().ok_or(ManageError::Stopping)?;
     let id = meta.id;
     let name = BranchRef::Id(id).to_string();
-    let made = open::open_branch(node, &opened.store, &opened.branches, &name, meta);
+    let made = open::open_branch(
+        node,
+        &opened.store,
+        &opened.logs,
+        &opened.branches,
+        &name,
+        meta,
+    );
     if made.is_err() {
         // Best effort: what stays is swept at the next start.
         let _ = opened.store.remove_branch(id);

@@ -16,6 +16,7 @@ use ratios::Ratios;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use xylem_pages::BranchStats;
+use xylem_wal::BackupStatus;
 
 /// Seconds: from what a cached page takes to what a cold disk takes.
 const PAGE_BUCKETS: [f64; 16] = [
@@ -94,6 +95,7 @@ impl MetricConstructor<Histogram> for Buckets {
 }
 
 type Gauges = Family<BranchLabel, Gauge>;
+type Lags = Family<BranchLabel, Gauge<f64, AtomicU64>>;
 type Seconds = Family<BranchLabel, Histogram, Buckets>;
 
 /// Every metric of a server.
@@ -114,6 +116,8 @@ pub struct Metrics {
     lag_bytes: Gauges,
     epoch: Gauges,
     log_bytes: Gauges,
+    log_backup_seconds: Lags,
+    log_backup_bytes: Gauges,
     layer_bytes: Gauges,
     branch_up: Gauges,
     memory_used: Gauge,
@@ -314,7 +318,7 @@ pub struct BranchMetrics {
 }
 
 /// What a scrape finds out about a branch.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct BranchState {
     /// End of the durable log.
     pub durable_lsn: u64,
@@ -324,6 +328,8 @@ pub struct BranchState {
     pub epoch: u64,
     /// Bytes of the log on disk.
     pub log_bytes: u64,
+    /// How far the log's copy in the object store is, if it has one.
+    pub backup: Option<BackupStatus>,
     /// Bytes of layers.
     pub layer_bytes: u64,
     /// Log and ingest work.
@@ -352,6 +358,8 @@ impl Metrics {
             lag_bytes: Gauges::default(),
             epoch: Gauges::default(),
             log_bytes: Gauges::default(),
+            log_backup_seconds: Lags::default(),
+            log_backup_bytes: Gauges::default(),
             layer_bytes: Gauges::default(),
             branch_up: Gauges::default(),
             memory_used: Gauge::default(),
@@ -430,6 +438,18 @@ impl Metrics {
         );
         registry.register("epoch", "The newest epoch", m.epoch.clone());
         registry.register_with_unit("log", "Log on disk", Unit::Bytes, m.log_bytes.clone());
+        registry.register_with_unit(
+            "log_backup_lag",
+            "How long the oldest entry waits that the copy of the log in the object store lacks",
+            Unit::Seconds,
+            m.log_backup_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "log_backup",
+            "Copies of the log that this server made in the object store",
+            Unit::Bytes,
+            m.log_backup_bytes.clone(),
+        );
         registry.register_with_unit(
             "layer",
             "Layers on disk",
@@ -516,11 +536,13 @@ impl Metrics {
             &self.lag_bytes,
             &self.epoch,
             &self.log_bytes,
+            &self.log_backup_bytes,
             &self.layer_bytes,
             &self.branch_up,
         ] {
             gauge.remove(&label);
         }
+        self.log_backup_seconds.remove(&label);
         for (family, _) in &self.held {
             family.remove(&label);
         }
@@ -554,6 +576,11 @@ impl Metrics {
         );
         set(&self.epoch, state.epoch);
         set(&self.log_bytes, state.log_bytes);
+        if let Some(backup) = &state.backup {
+            set(&self.log_backup_bytes, backup.stored_bytes);
+            let gauge = self.log_backup_seconds.get_or_create(&label);
+            gauge.set(backup.age.unwrap_or_default().as_secs_f64());
+        }
         set(&self.layer_bytes, state.layer_bytes);
         set(&self.branch_up, u64::from(state.up));
         for (family, read) in &self.held {

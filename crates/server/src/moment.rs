@@ -204,11 +204,13 @@ fn find(
             }
             Ok(ReadAt::Newest)
         }
-        At::Lsn(lsn) if lsn < oldest || lsn > branch.last_lsn().max(applied) => Err(outside()),
+        At::Lsn(lsn) if lsn < oldest || lsn > branch.last_lsn().max(branch.pages.newest()) => {
+            Err(outside())
+        }
         At::Lsn(lsn) => {
             ingested.map_err(read)?;
             // Redo behind the last whole mtr shows nothing.
-            Ok(ReadAt::Lsn(lsn.min(branch.pages.applied())))
+            Ok(ReadAt::Lsn(lsn.min(branch.pages.newest())))
         }
         At::Time(time) => {
             let time_us = u64::try_from(time.as_microsecond()).unwrap_or(0);

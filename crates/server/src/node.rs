@@ -3,6 +3,7 @@
 use crate::branch::{InUse, OpenBranch};
 use crate::branches::Branches;
 use crate::config::ServerConfig;
+use crate::logs::Logs;
 use crate::metrics::{Metrics, StreamGuard, StreamKind};
 use crate::project::catalog::Catalog;
 use std::sync::{Arc, OnceLock};
@@ -10,7 +11,6 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
-use xylem_objects::Bucket;
 use xylem_pages::Store;
 
 /// Where a server stands in its life.
@@ -45,8 +45,6 @@ pub struct Node {
     pub page_pool: Arc<Semaphore>,
     phase: watch::Sender<Phase>,
     open: OnceLock<Opened>,
-    /// Where logs are that are not on this server's disk.
-    pub(crate) log_bucket: OnceLock<Bucket>,
     streams: TaskTracker,
     end_streams: CancellationToken,
 }
@@ -55,6 +53,8 @@ pub struct Node {
 pub struct Opened {
     /// What all branches share.
     pub store: Arc<Store>,
+    /// Where their logs are.
+    pub logs: Logs,
     /// Which branches there are, durably.
     pub catalog: Catalog,
     /// The same, open.
@@ -81,7 +81,6 @@ impl Node {
             metrics: Arc::new(Metrics::new()),
             phase: watch::Sender::new(Phase::Starting),
             open: OnceLock::new(),
-            log_bucket: OnceLock::new(),
             streams: TaskTracker::new(),
             end_streams: CancellationToken::new(),
         }

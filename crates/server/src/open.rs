@@ -1,19 +1,23 @@
 //! Opens what a data directory and a store hold: project, logs, branches.
 
+mod log_home;
+
 use crate::branch::OpenBranch;
 use crate::branches::{BranchRef, Branches};
 use crate::config::ServerConfig;
 use crate::error::ServerError;
-use crate::logs;
+use crate::logs::Logs;
 use crate::node::{Node, Opened};
 use crate::project::catalog::{self, Catalog};
 use crate::project::{self, BranchMeta, InnodbParams, Project};
 use jiff::Timestamp;
+use log_home::LogState;
 use std::sync::Arc;
 use std::time::Instant;
 use xylem_pages::files::Place;
-use xylem_pages::{Branch, Store, StoreConfig};
+use xylem_pages::{Branch, Store, StoreConfig, StoreError};
 use xylem_types::BranchId;
+use xylem_wal::LogError;
 
 /// The folder of the store with one for each branch.
 const BRANCHES: &str = "branches";
@@ -23,7 +27,10 @@ const AT_ONCE: usize = 16;
 
 /// The project that the store holds, claimed; a new one if the store is empty.
 /// The caller holds the data directory's lock.
-fn claim_or_create(config: &ServerConfig, place: &dyn Place) -> Result<Catalog, ServerError> {
+fn claim_or_create(
+    config: &ServerConfig,
+    place: &dyn Place,
+) -> Result<(Catalog, LogState), ServerError> {
     let data_dir = &config.data_dir;
     project::refuse_former(data_dir)?;
     // Before it is claimed: one that is not ours must not be taken away from
@@ -39,9 +46,11 @@ fn claim_or_create(config: &ServerConfig, place: &dyn Place) -> Result<Catalog, 
                 ),
             });
         }
+        let state = log_home::look(config, &found)?;
         project::settle(data_dir, &found.id)?;
         if let Some(claimed) = Catalog::claim(place, rand::random())? {
-            return Ok(claimed);
+            let state = log_home::take(config, &claimed, state)?;
+            return Ok((claimed, state));
         }
     }
     let nothing = |message: String| ServerError::Project {
@@ -76,13 +85,14 @@ fn claim_or_create(config: &ServerConfig, place: &dyn Place) -> Result<Catalog, 
     let catalog = Catalog::create(place, rand::random(), new)?;
     project::settle(data_dir, &id)?;
     tracing::info!(data_dir = %data_dir.display(), store = place.url(), project = %id, "new project");
-    Ok(catalog)
+    let state = log_home::take(config, &catalog, LogState::New)?;
+    Ok((catalog, state))
 }
 
 /// Removes what branches left that are not there any more, or were never quite
 /// made. Only once the project was claimed: what its catalogue does not name
 /// now, nobody can make a branch of. Best effort.
-fn sweep(node: &Node, place: &dyn Place, project: &Project) {
+fn sweep(logs: &Logs, place: &dyn Place, project: &Project) {
     let known = |id: BranchId| project.branch(id).is_some();
     match place.folders(BRANCHES) {
         Err(error) => tracing::warn!(%error, "cannot look for leftovers in the store"),
@@ -98,7 +108,7 @@ fn sweep(node: &Node, place: &dyn Place, project: &Project) {
             }
         }
     }
-    logs::sweep(node, &known);
+    logs.sweep(&known);
 }
 
 /// Opens everything. Blocking: logs are recovered. Needs a tokio runtime
@@ -106,10 +116,11 @@ fn sweep(node: &Node, place: &dyn Place, project: &Project) {
 pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerError> {
     let config = &node.config;
     let started = Instant::now();
-    logs::prepare(node)?;
-    let catalog = claim_or_create(config, &*place)?;
+    let (catalog, log_state) = claim_or_create(config, &*place)?;
     let project = catalog.project();
-    sweep(node, &*place, &project);
+    let restoring = log_state == LogState::Restoring;
+    let logs = Logs::new(config, catalog.number(), restoring)?;
+    sweep(&logs, &*place, &project);
     let settings = StoreConfig {
         memory_bytes: config.memory.0,
         open_layer_bytes: config.open_layer_size.0,
@@ -125,9 +136,10 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
     let levels = project.levels().map_err(catalog::CatalogError::Invalid)?;
     for level in &levels {
         for group in level.chunks(AT_ONCE) {
-            open_group(node, &store, &branches, group)?;
+            open_group(node, &store, &logs, &branches, group)?;
         }
     }
+    let logs = log_home::settle(config, &catalog, logs, restoring)?;
     store.start_ingest();
     let no_upkeep = |source| ServerError::Store {
         branch: "*".to_owned(),
@@ -142,6 +154,7 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
     );
     Ok(Opened {
         store,
+        logs,
         catalog,
         branches,
         changes: tokio::sync::Mutex::new(()),
@@ -153,6 +166,7 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
 fn open_group(
     node: &Node,
     store: &Arc<Store>,
+    logs: &Logs,
     branches: &Branches,
     group: &[(&str, &BranchMeta)],
 ) -> Result<(), ServerError> {
@@ -164,7 +178,7 @@ fn open_group(
                 let runtime = &runtime;
                 scope.spawn(move || {
                     let _in_runtime = runtime.enter();
-                    open_branch(node, store, branches, name, BranchMeta::clone(meta))
+                    open_branch(node, store, logs, branches, name, BranchMeta::clone(meta))
                 })
             })
             .collect();
@@ -184,6 +198,18 @@ fn open_group(
     Ok(())
 }
 
+/// Why a branch's parts cannot be opened.
+enum OpenError {
+    Log(LogError),
+    Store(StoreError),
+}
+
+impl From<StoreError> for OpenError {
+    fn from(error: StoreError) -> OpenError {
+        OpenError::Store(error)
+    }
+}
+
 /// Opens a branch whose ancestor is among `branches`. Blocking.
 ///
 /// # Errors
@@ -191,27 +217,33 @@ fn open_group(
 pub(crate) fn open_branch(
     node: &Node,
     store: &Arc<Store>,
+    logs: &Logs,
     branches: &Branches,
     name: &str,
     meta: BranchMeta,
 ) -> Result<Arc<OpenBranch>, ServerError> {
-    let log = logs::open(node, meta.id).map_err(|source| ServerError::Log {
-        branch: name.to_owned(),
-        source,
-    })?;
     let ancestor = meta
         .ancestor
         .and_then(|id| branches.get(&BranchRef::Id(id)));
-    let pages = Branch::open(
+    let mut log = None;
+    let pages = Branch::open_with(
         Arc::clone(store),
         meta.id,
-        Arc::clone(&log),
         ancestor.map(|branch| Arc::clone(&branch.pages)),
+        |floor| {
+            let opened = logs.open(meta.id, floor).map_err(OpenError::Log)?;
+            Ok(Arc::clone(&log.insert(opened).log))
+        },
     )
-    .map_err(|source| ServerError::Store {
-        branch: name.to_owned(),
-        source,
+    .map_err(|error| {
+        let branch = name.to_owned();
+        match error {
+            OpenError::Log(source) => ServerError::Log { branch, source },
+            OpenError::Store(source) => ServerError::Store { branch, source },
+        }
     })?;
+    let log =
+        log.ok_or_else(|| ServerError::Serve("a branch was opened without log".to_owned()))?;
     Ok(Arc::new(OpenBranch::new(
         name,
         meta,

@@ -34,6 +34,10 @@ pub struct Project {
     /// Where its branches' logs are.
     #[serde(default)]
     pub log_store: LogStore,
+    /// The data directory that has the logs, if they are on a server's disk: a
+    /// random number, in hexadecimal digits, that the directory notes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_home: Option<String>,
     /// The branch it began with, which need not be there any more.
     #[serde(with = "id_text")]
     pub first: BranchId,
@@ -163,6 +167,7 @@ impl Project {
             created_at: now,
             innodb,
             log_store: LogStore::default(),
+            log_home: None,
             first: main,
             branches: BTreeMap::from([(BranchName::main().as_str().to_owned(), branch)]),
         }
@@ -265,6 +270,11 @@ pub(crate) fn logs(data_dir: &Path) -> PathBuf {
     data_dir.join("branches")
 }
 
+/// Whether there is a log in `data_dir`, or what is left of one.
+pub(crate) fn has_logs(data_dir: &Path) -> bool {
+    std::fs::read_dir(logs(data_dir)).is_ok_and(|mut entries| entries.next().is_some())
+}
+
 /// Whether `data_dir` was ever a server's with a project.
 pub fn is_used(data_dir: &Path) -> bool {
     data_dir.join(ID_FILE).exists()
@@ -332,7 +342,7 @@ pub(crate) fn settle(data_dir: &Path, id: &str) -> Result<(), ServerError> {
 }
 
 /// Writes a file whole or not at all, durably.
-fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let beside = path.with_extension("new");
     let mut file = std::fs::File::create(&beside)?;
     file.write_all(bytes)?;

@@ -131,13 +131,9 @@ async fn branches(server: &Server) -> Vec<(String, u64)> {
     list.into_iter().map(|b| (b.name, b.applied_lsn)).collect()
 }
 
-/// Folders of branches' layers, and notes of imports.
-fn left(dir: &Path) -> (usize, usize) {
-    let count = |dir: &Path| std::fs::read_dir(dir).map_or(0, Iterator::count);
-    (
-        count(&dir.join("store/branches")),
-        count(&dir.join("imports")),
-    )
+/// Folders of branches' layers.
+fn left(dir: &Path) -> usize {
+    std::fs::read_dir(dir.join("store/branches")).map_or(0, Iterator::count)
 }
 
 fn mark(page: &[u8]) -> u32 {
@@ -152,7 +148,7 @@ async fn an_import_becomes_a_branch_that_lives_on() {
     assert_eq!(answer.lsn, LSN);
     assert_eq!(branches(&server).await, [("main".to_owned(), LSN)]);
     // The empty branch in whose place it came is gone.
-    assert_eq!(left(dir.path()), (1, 0));
+    assert_eq!(left(dir.path()), 1);
 
     let attached = server.attach().await;
     assert!(!attached.empty);
@@ -237,7 +233,7 @@ async fn names_and_page_sizes_that_do_not_fit_are_refused() {
     assert_eq!(status.code(), Code::AlreadyExists, "{status:?}");
     let names: Vec<String> = branches(&server).await.into_iter().map(|b| b.0).collect();
     assert_eq!(names, ["main", "one", "two"]);
-    assert_eq!(left(dir.path()), (3, 0));
+    assert_eq!(left(dir.path()), 3);
     server.stop();
 }
 
@@ -326,7 +322,7 @@ async fn what_is_not_right_is_refused_and_nothing_is_left() {
     for item in database("b").into_iter().take(5) {
         to.send(ImportItem { item: Some(item) }).await.unwrap();
     }
-    while left(dir.path()).0 == before.0 {
+    while left(dir.path()) == before {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     call.abort();
@@ -360,13 +356,11 @@ async fn what_a_crash_cuts_short_is_removed_at_the_next_start() {
     send(&server, database("kept")).await.unwrap();
     server.stop();
     let before = left(dir.path());
-    // What a killed server leaves: a note, and layers that nobody names.
+    // What a killed server leaves: layers that nobody names.
     let id = "0123456789abcdef0123456789abcdef";
     let half = dir.path().join("store/branches").join(id);
     std::fs::create_dir_all(&half).unwrap();
     std::fs::write(half.join("0000000000000001-0000000000000000.layer"), "x").unwrap();
-    std::fs::create_dir_all(dir.path().join("imports")).unwrap();
-    std::fs::write(dir.path().join("imports").join(id), "").unwrap();
     assert_ne!(left(dir.path()), before);
     let server = Server::start(dir.path());
     assert_eq!(left(dir.path()), before);

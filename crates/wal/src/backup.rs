@@ -203,6 +203,12 @@ impl Backup {
         }
     }
 
+    /// Waits until the backup ends, and says how.
+    pub fn ended(&self) -> impl Future<Output = Result<(), LogError>> + Send + 'static {
+        let shared = Arc::clone(&self.shared);
+        async move { ended(&shared).await }
+    }
+
     /// Says that entries before `before` are needed no more. Their objects are
     /// removed a while later.
     pub fn trim(&self, before: Position) {
@@ -219,15 +225,19 @@ impl Backup {
     pub async fn close(&self) -> Result<(), LogError> {
         self.shared.closing.send_replace(true);
         self.shared.work.notify_one();
-        loop {
-            let changed = self.shared.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            if let Some(ended) = &self.shared.state.lock().ended {
-                return ended.clone().map_err(|fault: Fault| fault.error());
-            }
-            changed.await;
+        ended(&self.shared).await
+    }
+}
+
+async fn ended(shared: &Shared) -> Result<(), LogError> {
+    loop {
+        let changed = shared.changed.notified();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        if let Some(ended) = &shared.state.lock().ended {
+            return ended.clone().map_err(|fault: Fault| fault.error());
         }
+        changed.await;
     }
 }
 

@@ -22,6 +22,7 @@ use crate::queue::{self, Queued};
 use crate::{BoxFuture, Clock, Durable, Log, LogError, LogReader, Position};
 pub(crate) use create::Maker;
 pub(crate) use reader::Reader;
+use segments::Name;
 use shared::{Closing, Health, Shared};
 use std::path::Path;
 use std::sync::Arc;
@@ -119,6 +120,21 @@ pub struct LocalLog {
 }
 
 impl LocalLog {
+    /// Whether `dir` holds a log, or what is left of one. False also for one
+    /// that was being restored when that ended early.
+    ///
+    /// # Errors
+    /// As the system says, unless there is no such directory.
+    pub fn is_in(dir: &Path) -> std::io::Result<bool> {
+        let names = match OsDisk::new(dir).list() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            names => names?,
+        };
+        let whole = !names.iter().any(|name| name == segments::UNFINISHED);
+        let mut names = names.iter().filter_map(|name| Name::parse(name));
+        Ok(whole && names.any(|name| matches!(name, Name::Segment(_))))
+    }
+
     /// Opens the log in `dir`, which is made if it is not there, and recovers
     /// what a crash has left. Blocking.
     ///

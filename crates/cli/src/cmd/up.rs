@@ -190,6 +190,9 @@ fn settle(app: &App, args: &UpArgs) -> Result<(Project, bool)> {
     if args.memory.is_some() {
         project.memory.clone_from(&args.memory);
     }
+    if args.log_backup.is_some() {
+        project.log_backup.clone_from(&args.log_backup);
+    }
     if args.history.is_some() {
         project.history.clone_from(&args.history);
     }
@@ -201,6 +204,7 @@ fn settle(app: &App, args: &UpArgs) -> Result<(Project, bool)> {
         project.mariadbd_args.clone_from(&args.mariadbd_args);
     }
     let changed = old.as_ref() != Some(&project);
+    project.restore_log = args.restore_log;
     Ok((project, changed))
 }
 

@@ -140,7 +140,10 @@ fn said(trouble: &Trouble) -> String {
     format!("{} (at {})", trouble.message, trouble.time)
 }
 
-/// Whether the log has what the layers lack.
+/// The copy of a log is late when it is so many intervals behind.
+const BACKUP_LATE: u64 = 3;
+
+/// Whether the log has what the layers lack, and its copy what it has.
 fn log(b: &BranchHealth) -> Check {
     let name = &b.branch;
     if !b.stopped.is_empty() {
@@ -181,6 +184,29 @@ fn log(b: &BranchHealth) -> Check {
         "branch {name}: layers to LSN {}, log to {}",
         b.resume_lsn, b.durable_lsn
     );
+    if let Some(copy) = &b.log_backup {
+        if !copy.trouble.is_empty() {
+            return Check::fail(
+                "log",
+                format!(
+                    "{found}; its copy in the object store does not go on, for {} s: {}",
+                    copy.age_ms / 1000,
+                    copy.trouble
+                ),
+                "see that the object store can be written: what the copy lacks is lost with this server's disk",
+            );
+        }
+        if copy.age_ms > BACKUP_LATE * copy.interval_ms {
+            return Check::warn(
+                "log",
+                format!(
+                    "{found}; its copy in the object store is {} ms behind, and should be {} at most",
+                    copy.age_ms, copy.interval_ms
+                ),
+                "is the store slow, or the load very high? What the copy lacks is lost with this server's disk",
+            );
+        }
+    }
     match b.trim_failures {
         0 => Check::ok("log", found),
         n => Check::warn(

@@ -639,6 +639,15 @@ impl Model {
         if self.blurred.contains(&lsn) {
             return;
         }
+        // After a pause an operation counts from a place behind the mtr.
+        let at = match at {
+            ReadAt::Newest => at,
+            ReadAt::Lsn(l) => {
+                let next = self.lsns.iter().filter(|next| **next > l).min();
+                let until = next.map_or(Lsn::MAX, |next| Lsn(next.0 - 1));
+                ReadAt::Lsn(until.min(branch.newest()).max(l))
+            }
+        };
         let mut got = Tree::new();
         let mut seen: Vec<String> = Vec::new();
         branch

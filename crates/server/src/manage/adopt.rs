@@ -5,7 +5,6 @@
 
 use super::{ManageError, blocking, check_free, open_new, opened, publish};
 use crate::branch::OpenBranch;
-use crate::logs;
 use crate::node::{Node, Opened};
 use crate::open;
 use crate::project::{BranchMeta, InnodbParams};
@@ -100,10 +99,10 @@ async fn remove_empty(node: &Arc<Node>, opened: &Opened, empty: &Arc<OpenBranch>
     open::close_branch(empty).await;
     let node = Arc::clone(node);
     let removed = tokio::task::spawn_blocking(move || {
-        let store = node.opened().map(|opened| opened.store.remove_branch(id));
-        (store, logs::remove(&node, id))
+        let opened = node.opened()?;
+        Some((opened.store.remove_branch(id), opened.logs.remove(id)))
     });
-    if !matches!(removed.await, Ok((Some(Ok(())), Ok(())))) {
+    if !matches!(removed.await, Ok(Some((Ok(()), Ok(()))))) {
         tracing::warn!(branch = %id, "an empty branch is removed at the next start");
     }
 }

@@ -8,10 +8,10 @@
 //! whether there is a newer one.
 
 use super::Project;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use std::io::{Error, ErrorKind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio_util::sync::CancellationToken;
 use xylem_pages::files::{Files, Place, Put};
 
@@ -286,18 +286,17 @@ pub fn exists(place: &dyn Place) -> Result<bool, CatalogError> {
     Ok(!Folder::open(place)?.numbers()?.is_empty())
 }
 
-/// A catalogue that this server has claimed. Its methods block.
+/// A catalogue that this server has claimed. Changing it and looking after it
+/// block.
 pub struct Catalog {
     folder: Folder,
     writer: String,
-    state: Mutex<State>,
+    /// The number of the newest document; held while one is written.
+    number: Mutex<u64>,
+    /// By itself: who asks for it does not wait for the store.
+    project: RwLock<Arc<Project>>,
+    why_lost: OnceLock<CatalogError>,
     lost: CancellationToken,
-}
-
-struct State {
-    number: u64,
-    project: Arc<Project>,
-    lost: Option<CatalogError>,
 }
 
 impl Catalog {
@@ -340,22 +339,25 @@ impl Catalog {
     }
 
     fn with(folder: Folder, writer: u128, number: u64, project: Project) -> Catalog {
-        let state = State {
-            number,
-            project: Arc::new(project),
-            lost: None,
-        };
         Catalog {
             folder,
             writer: format!("{writer:032x}"),
-            state: Mutex::new(state),
+            number: Mutex::new(number),
+            project: RwLock::new(Arc::new(project)),
+            why_lost: OnceLock::new(),
             lost: CancellationToken::new(),
         }
     }
 
     /// The project as of the last change.
     pub fn project(&self) -> Arc<Project> {
-        Arc::clone(&self.state.lock().project)
+        Arc::clone(&self.project.read())
+    }
+
+    /// The number of the newest document: greater than any that a server had
+    /// which opened the project before.
+    pub fn number(&self) -> u64 {
+        *self.number.lock()
     }
 
     /// Cancelled when another server has opened the project.
@@ -365,18 +367,18 @@ impl Catalog {
 
     /// Why nothing can be changed any more, if so.
     pub fn why_lost(&self) -> Option<CatalogError> {
-        self.state.lock().lost.clone()
+        self.why_lost.get().cloned()
     }
 
     /// Looks whether another server has opened the project. A store that
     /// does not answer says nothing about that.
     pub fn look(&self) {
-        let mut state = self.state.lock();
+        let number = self.number.lock();
         if let Ok(numbers) = self.folder.numbers()
-            && let Some(newest) = numbers.last().copied().filter(|n| *n > state.number)
+            && let Some(newest) = numbers.last().copied().filter(|n| *n > *number)
             && !self.is_ours(newest)
         {
-            self.lose(&mut state, newest);
+            self.lose(newest);
         }
     }
 
@@ -393,20 +395,20 @@ impl Catalog {
         &self,
         change: impl FnOnce(&mut Project) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut state = self.state.lock();
-        if let Some(lost) = &state.lost {
+        let mut number = self.number.lock();
+        if let Some(lost) = self.why_lost.get() {
             return Err(lost.clone().into());
         }
-        let mut next = Project::clone(&state.project);
+        let mut next = Project::clone(&self.project());
         let done = change(&mut next)?;
         next.check().map_err(CatalogError::Invalid)?;
-        self.publish(&mut state, next)?;
+        self.publish(&mut number, next)?;
         Ok(done)
     }
 
-    fn publish(&self, state: &mut State, project: Project) -> Result<(), CatalogError> {
+    fn publish(&self, number: &mut u64, project: Project) -> Result<(), CatalogError> {
         let mut content = Content {
-            number: state.number,
+            number: *number,
             writer: self.writer.clone(),
             project,
         };
@@ -419,13 +421,13 @@ impl Catalog {
                     // made after all: this one takes its place.
                     continue;
                 }
-                Put::Exists => return Err(self.lose(state, content.number)),
+                Put::Exists => return Err(self.lose(content.number)),
                 Put::Done => break,
                 Put::NotSynced => {
                     left -= 1;
                     if left == 0 {
                         let name = name_of(content.number);
-                        self.accept(state, content)?;
+                        self.accept(number, content)?;
                         return Err(CatalogError::Unsure {
                             name,
                             place: self.folder.place.clone(),
@@ -434,20 +436,20 @@ impl Catalog {
                 }
             }
         }
-        let numbers = self.accept(state, content)?;
-        self.folder.sweep(state.number, &numbers);
+        let numbers = self.accept(number, content)?;
+        self.folder.sweep(*number, &numbers);
         Ok(())
     }
 
     /// The document is there: it is the truth unless there is a newer one.
     /// Returns the numbers that there are.
-    fn accept(&self, state: &mut State, content: Content) -> Result<Vec<u64>, CatalogError> {
+    fn accept(&self, number: &mut u64, content: Content) -> Result<Vec<u64>, CatalogError> {
         let numbers = self.folder.numbers()?;
         if let Some(newest) = numbers.last().copied().filter(|n| *n > content.number) {
-            return Err(self.lose(state, newest));
+            return Err(self.lose(newest));
         }
-        state.number = content.number;
-        state.project = Arc::new(content.project);
+        *number = content.number;
+        *self.project.write() = Arc::new(content.project);
         Ok(numbers)
     }
 
@@ -457,10 +459,9 @@ impl Catalog {
             .is_ok_and(|content| content.writer == self.writer)
     }
 
-    fn lose(&self, state: &mut State, number: u64) -> CatalogError {
-        let lost = self.folder.lost(number);
-        state.lost = Some(lost.clone());
+    fn lose(&self, number: u64) -> CatalogError {
+        let lost = self.why_lost.get_or_init(|| self.folder.lost(number));
         self.lost.cancel();
-        lost
+        lost.clone()
     }
 }

@@ -126,6 +126,7 @@ pub(super) fn of_manage(error: &ManageError) -> Status {
             CatalogError::Invalid(_) => Status::internal(message),
         },
         ManageError::Fence { branch, source } => of_log(source, branch),
+        ManageError::NotBackedUp { .. } => Status::unavailable(message),
         ManageError::Stopping => stopping(),
     }
 }

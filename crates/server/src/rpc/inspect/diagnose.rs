@@ -3,9 +3,11 @@
 use super::{Names, time};
 use crate::branch::OpenBranch;
 use crate::config::ServerConfig;
+use crate::logs::BackedLog;
 use crate::node::Opened;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use xylem_pages::files::Place;
 use xylem_pages::scrub::probe;
 use xylem_proto::inspect::{self as wire, BranchHealth, DiagnoseResponse, Disk, Hold, Store};
@@ -66,6 +68,17 @@ fn disks(config: &ServerConfig, place: &dyn Place) -> Vec<Disk> {
     out
 }
 
+fn log_backup(backed: &BackedLog) -> wire::LogBackup {
+    let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let status = backed.backup();
+    wire::LogBackup {
+        interval_ms: ms(backed.interval()),
+        age_ms: ms(status.age.unwrap_or_default()),
+        position: status.position.unwrap_or_default().0,
+        trouble: status.trouble.map(|e| e.to_string()).unwrap_or_default(),
+    }
+}
+
 fn health(branch: &Arc<OpenBranch>, names: &Names) -> BranchHealth {
     let h = branch.pages.health();
     let stats = branch.pages.stats();
@@ -108,5 +121,6 @@ fn health(branch: &Arc<OpenBranch>, names: &Names) -> BranchHealth {
         unfoldable_keys: stats.unfoldable_keys,
         frozen_layers: stats.frozen_layers,
         trim_failures: stats.trim_failures,
+        log_backup: branch.backed.as_ref().map(|b| log_backup(b)),
     }
 }
