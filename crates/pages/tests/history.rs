@@ -6,7 +6,8 @@
 mod common;
 
 use common::model::Model;
-use common::{MemLog, catch_up, copy_place, place, small};
+use common::objects::{self, settle};
+use common::{MemLog, care, catch_up, copy_place, place, small};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -15,7 +16,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use xylem_objects::testing::{Faulty, Rates, S3Server, memory};
+use xylem_objects::{Bucket, DiskCache, Retry};
 use xylem_pages::files::{LocalPlace, Place};
 use xylem_pages::{Branch, Clock, ForkError, ReadAt, ReadError, Store, StoreConfig};
 use xylem_types::{BranchId, Lsn};
@@ -31,41 +34,148 @@ struct Line {
 
 struct World {
     rng: StdRng,
-    root: tempfile::TempDir,
-    dirs: u32,
-    dir: PathBuf,
+    home: Box<dyn Home>,
     clock: Arc<AtomicU64>,
     store: Arc<Store>,
     lines: BTreeMap<BranchId, Line>,
     next: u128,
-    failures: u32,
     /// What was let go of, as far as it must have been.
     config: StoreConfig,
 }
 
-fn place_of(dir: &std::path::Path, failures: u32, seed: u64) -> Arc<dyn Place> {
-    // Whoever merges in the background lets go of it soon.
-    while LocalPlace::open(dir).is_err() {
-        std::thread::yield_now();
+/// Where a world's store is, one server's life after the other.
+trait Home {
+    /// Opens it for the next life.
+    fn open(&mut self, seed: u64) -> Arc<dyn Place>;
+    /// The server dies: whatever it still does, the next one does not see.
+    fn die(&mut self, rng: &mut StdRng);
+    /// Whether what fails is seen by whoever asked.
+    fn fails(&self) -> bool;
+}
+
+/// In a directory.
+struct Dirs {
+    root: tempfile::TempDir,
+    count: u32,
+    /// Of 1000 steps so many fail.
+    failures: u32,
+}
+
+impl Dirs {
+    fn new(failures: u32) -> Box<Dirs> {
+        Box::new(Dirs {
+            root: tempfile::tempdir().unwrap(),
+            count: 0,
+            failures,
+        })
     }
-    if failures == 0 {
-        return place(dir);
+
+    fn dir(&self) -> PathBuf {
+        self.root.path().join(self.count.to_string())
     }
-    let rng = Mutex::new(StdRng::seed_from_u64(seed));
-    let hook = Arc::new(move |_: xylem_pages::files::Step<'_>| {
-        match rng.lock().random_range(0..1000) < failures {
-            true => Err(io::Error::other("made to fail")),
-            false => Ok(()),
+}
+
+impl Home for Dirs {
+    fn open(&mut self, seed: u64) -> Arc<dyn Place> {
+        let (dir, failures) = (self.dir(), self.failures);
+        // Whoever merges in the background lets go of it soon.
+        let begin = Instant::now();
+        while let Err(e) = LocalPlace::open(&dir) {
+            assert!(begin.elapsed() < Duration::from_secs(60), "{e}");
+            std::thread::yield_now();
         }
-    });
-    Arc::new(LocalPlace::open_with(dir, Some(hook)).unwrap())
+        if failures == 0 {
+            return place(&dir);
+        }
+        let rng = Mutex::new(StdRng::seed_from_u64(seed));
+        let hook = Arc::new(move |_: xylem_pages::files::Step<'_>| {
+            match rng.lock().random_range(0..1000) < failures {
+                true => Err(io::Error::other("made to fail")),
+                false => Ok(()),
+            }
+        });
+        Arc::new(LocalPlace::open_with(&dir, Some(hook)).unwrap())
+    }
+
+    fn die(&mut self, _: &mut StdRng) {
+        let before = self.dir();
+        self.count += 1;
+        copy_place(&before, &self.dir());
+    }
+
+    fn fails(&self) -> bool {
+        self.failures > 0
+    }
+}
+
+/// In an object store, behind a cache that holds a part of it.
+struct Objects {
+    root: tempfile::TempDir,
+    count: u32,
+    connect: Box<dyn Fn(u64) -> (Bucket, Option<Faulty>)>,
+    faulty: Option<Faulty>,
+    cache: Option<Arc<DiskCache>>,
+    evictions: Arc<AtomicU64>,
+}
+
+/// A part of what layers take.
+const CACHE: u64 = 96 << 10;
+
+impl Objects {
+    fn new(
+        evictions: &Arc<AtomicU64>,
+        connect: impl Fn(u64) -> (Bucket, Option<Faulty>) + 'static,
+    ) -> Box<Objects> {
+        Box::new(Objects {
+            root: tempfile::tempdir().unwrap(),
+            count: 0,
+            connect: Box::new(connect),
+            faulty: None,
+            cache: None,
+            evictions: Arc::clone(evictions),
+        })
+    }
+
+    fn end_life(&mut self) {
+        if let Some(cache) = self.cache.take() {
+            let stats = cache.stats();
+            assert!(stats.held_bytes <= CACHE, "{stats:?}");
+            self.evictions.fetch_add(stats.evictions, Ordering::Relaxed);
+        }
+        if self.faulty.take().is_some() {
+            settle();
+        }
+    }
+}
+
+impl Home for Objects {
+    fn open(&mut self, seed: u64) -> Arc<dyn Place> {
+        self.end_life();
+        let (bucket, faulty) = (self.connect)(seed);
+        // A life in three begins without anything on local disk.
+        self.count += u32::from(seed.is_multiple_of(3));
+        let dir = self.root.path().join(self.count.to_string());
+        let place = objects::place(bucket, &dir, CACHE);
+        self.cache = Some(Arc::clone(place.cache()));
+        self.faulty = faulty;
+        Arc::new(place)
+    }
+
+    fn die(&mut self, rng: &mut StdRng) {
+        if let Some(faulty) = &self.faulty {
+            let at = faulty.changes() + rng.random_range(0..4);
+            faulty.die_at(at, rng.random_bool(0.5));
+        }
+    }
+
+    fn fails(&self) -> bool {
+        false
+    }
 }
 
 impl World {
-    fn new(seed: u64, failures: u32, configure: impl Fn(&mut StoreConfig)) -> World {
+    fn new(seed: u64, mut home: Box<dyn Home>, configure: impl Fn(&mut StoreConfig)) -> World {
         let mut rng = StdRng::seed_from_u64(seed);
-        let root = tempfile::tempdir().unwrap();
-        let dir = root.path().join("0");
         let clock = Arc::new(AtomicU64::new(1_800_000_000_000_000));
         let ticking = Arc::clone(&clock);
         let mut config = StoreConfig {
@@ -77,20 +187,17 @@ impl World {
             ..small()
         };
         configure(&mut config);
-        let store = Store::open(config.clone(), place_of(&dir, failures, seed)).unwrap();
+        let store = Store::open(config.clone(), home.open(seed)).unwrap();
         let log = MemLog::with_clock(Arc::clone(&clock));
         let model = Model::new(StdRng::seed_from_u64(rng.random()), Arc::clone(&log));
         let id = BranchId(1);
         let mut world = World {
             rng,
-            root,
-            dirs: 0,
-            dir,
+            home,
             clock,
             store,
             lines: BTreeMap::new(),
             next: 2,
-            failures,
             config,
         };
         world.store.start_ingest();
@@ -110,7 +217,7 @@ impl World {
             let log = Arc::clone(&log) as Arc<dyn Log>;
             match Branch::open(Arc::clone(&self.store), id, log, ancestor.cloned()) {
                 Ok(branch) => return branch,
-                Err(e) if self.failures > 0 => assert!(e.to_string().contains("fail"), "{e}"),
+                Err(e) if self.home.fails() => assert!(e.to_string().contains("fail"), "{e}"),
                 Err(e) => panic!("{e}"),
             }
         }
@@ -174,7 +281,7 @@ impl World {
         let lsn = match line.branch.fork(id, at) {
             Ok(lsn) => lsn,
             Err(ForkError::Crowded { .. }) => return,
-            Err(e) if self.failures > 0 => {
+            Err(e) if self.home.fails() => {
                 assert!(e.to_string().contains("fail"), "{e}");
                 return;
             }
@@ -225,7 +332,7 @@ impl World {
     fn compact(&self, id: BranchId) {
         let line = self.line(id);
         let result = line.branch.compact_now();
-        assert!(result.is_ok() || self.failures > 0, "{result:?}");
+        assert!(result.is_ok() || self.home.fails(), "{result:?}");
         // Nothing within the promised time was let go of.
         if let Some(oldest) = line.branch.oldest() {
             let since = self.clock.load(Ordering::Relaxed) - HISTORY.as_micros() as u64;
@@ -286,10 +393,16 @@ impl World {
             .collect();
         let seed = self.rng.random();
         // The old store goes first: it holds the place.
-        let (dir, failures) = (self.dir.clone(), self.failures);
-        let empty = Store::open(self.config.clone(), place(&self.root.path().join("none")));
+        let nowhere = tempfile::tempdir().unwrap();
+        let empty = Store::open(self.config.clone(), place(nowhere.path()));
         self.store = empty.unwrap();
-        self.store = Store::open(self.config.clone(), place_of(&dir, failures, seed)).unwrap();
+        let place = self.home.open(seed);
+        if !self.home.fails() {
+            // Of one that was removed something may appear late.
+            let ids = lines.iter().map(|(id, ..)| *id).collect();
+            care::undamaged_in(&*place, Some(ids));
+        }
+        self.store = Store::open(self.config.clone(), place).unwrap();
         let mut rest = lines;
         while !rest.is_empty() {
             let ready = |a: &Option<BranchId>| a.is_none_or(|a| self.lines.contains_key(&a));
@@ -311,15 +424,12 @@ impl World {
         self.reopen(true);
     }
 
-    /// The directory as it is now, threads running.
+    /// The store as it is now, threads running.
     fn kill(&mut self) {
-        self.dirs += 1;
-        let copy = self.root.path().join(self.dirs.to_string());
-        copy_place(&self.dir, &copy);
+        self.home.die(&mut self.rng);
         for line in self.lines.values() {
             line.branch.shutdown();
         }
-        self.dir = copy;
         self.reopen(false);
     }
 
@@ -343,8 +453,8 @@ impl MaxOf for ReadAt {
     }
 }
 
-fn run(seed: u64, steps: usize, failures: u32, configure: impl Fn(&mut StoreConfig)) {
-    let mut world = World::new(seed, failures, configure);
+fn run(seed: u64, steps: usize, home: Box<dyn Home>, configure: impl Fn(&mut StoreConfig)) {
+    let mut world = World::new(seed, home, configure);
     for _ in 0..steps {
         world.step();
     }
@@ -371,14 +481,14 @@ fn run(seed: u64, steps: usize, failures: u32, configure: impl Fn(&mut StoreConf
 #[test]
 fn branches_and_history() {
     for seed in 0..4 {
-        run(seed, 3000, 0, |_| {});
+        run(seed, 3000, Dirs::new(0), |_| {});
     }
 }
 
 #[test]
 fn everything_is_folded_at_once() {
     for seed in 10..12 {
-        run(seed, 3000, 0, |c| {
+        run(seed, 3000, Dirs::new(0), |c| {
             c.open_layer_bytes = 4 << 10;
             c.merged_layer_bytes = 8 << 10;
         });
@@ -400,7 +510,7 @@ impl Drop for Ended<'_> {
 #[test]
 fn merges_in_the_background() {
     for seed in 30..32 {
-        let mut world = World::new(seed, 0, |c| c.open_layer_bytes = 8 << 10);
+        let mut world = World::new(seed, Dirs::new(0), |c| c.open_layer_bytes = 8 << 10);
         let shown: Arc<Mutex<Vec<Arc<Branch>>>> = Arc::default();
         let done = Done(AtomicBool::new(false));
         std::thread::scope(|s| {
@@ -431,6 +541,38 @@ fn merges_in_the_background() {
 #[test]
 fn failing_disks() {
     for seed in 20..22 {
-        run(seed, 1500, 5, |_| {});
+        run(seed, 1500, Dirs::new(5), |_| {});
     }
+}
+
+/// The same in an object store that loses, delays, repeats and refuses
+/// requests, with a server that dies at any of them, and a cache that lets go.
+#[test]
+fn failing_object_stores() {
+    let evictions = Arc::default();
+    for seed in 40..44 {
+        let store = memory();
+        let home = Objects::new(&evictions, move |seed| {
+            let faulty = Faulty::new(Arc::clone(&store), seed);
+            faulty.rates(Rates {
+                hang: 0,
+                ..Rates::some()
+            });
+            (objects::bucket_of(&faulty), Some(faulty))
+        });
+        run(seed, 1200, home, |_| {});
+    }
+    assert!(evictions.load(Ordering::Relaxed) > 30, "{evictions:?}");
+}
+
+#[test]
+fn a_real_object_store() {
+    let server = S3Server::shared().unwrap();
+    let url = server.place();
+    let evictions = Arc::default();
+    let home = Objects::new(&evictions, move |_| {
+        (server.open(&url, Retry::default()).unwrap(), None)
+    });
+    run(50, 800, home, |_| {});
+    assert!(evictions.load(Ordering::Relaxed) > 10, "{evictions:?}");
 }

@@ -4,6 +4,7 @@
 mod common;
 
 use common::model::Model;
+use common::objects::{bucket_of, config, place, settle};
 use common::{BRANCH, MemLog, catch_up, small};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -11,41 +12,11 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use xylem_objects::testing::{Faulty, Rates, S3Server, memory, quick};
-use xylem_objects::{Bucket, BucketConfig, CacheConfig, DiskCache, Retry};
+use xylem_objects::testing::{Faulty, Rates, S3Server, memory};
+use xylem_objects::{Bucket, DiskCache, Retry};
 use xylem_pages::files::{ObjectPlace, Place, Put};
 use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
 use xylem_wal::Log;
-
-fn config() -> BucketConfig {
-    BucketConfig {
-        retry: quick(),
-        part_bytes: 32 << 10,
-        ..BucketConfig::default()
-    }
-}
-
-fn bucket_of(faulty: &Faulty) -> Bucket {
-    Bucket::with_store(Arc::new(faulty.clone()), "test://", config()).unwrap()
-}
-
-fn place(bucket: Bucket, cache_dir: &Path, max_bytes: u64) -> ObjectPlace {
-    let config = CacheConfig {
-        max_bytes,
-        chunk_bytes: 4096,
-        fetch_bytes: 32 << 10,
-        ..CacheConfig::default()
-    };
-    // The last life's readers may hold the directory a moment longer.
-    let begin = Instant::now();
-    loop {
-        match DiskCache::open(cache_dir, config, bucket.clone()) {
-            Ok(cache) => return ObjectPlace::new(cache),
-            Err(e) => assert!(begin.elapsed() < Duration::from_secs(10), "{e}"),
-        }
-        std::thread::yield_now();
-    }
-}
 
 /// Reads must not all come from memory.
 fn little_memory() -> StoreConfig {
@@ -219,9 +190,7 @@ impl Lives<'_> {
         self.fetches += stats.fetches;
         self.injected += life.faulty.as_ref().map_or(0, Faulty::injected);
         drop(life);
-        // What the dead one sent late is there, or never will be.
-        #[allow(clippy::disallowed_methods, reason = "requests are under way")]
-        std::thread::sleep(Duration::from_millis(25));
+        settle();
     }
 }
 
@@ -359,6 +328,7 @@ fn live_and_die(n: u64, done: bool) -> bool {
     drop(opened);
     let bucket = bucket_of(&Faulty::new(store, 1));
     let second = place(bucket.clone(), &root.path().join("second"), CACHE);
+    common::care::undamaged_in(&second, None);
     let branch = open(little_memory(), second, &log);
     model.check_all(&branch, 20);
     branch.flush_now();

@@ -2,8 +2,10 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use xylem_pages::files::Place;
 use xylem_pages::scrub::{Finding, ScrubEvent, ScrubOptions, ScrubReport, Tell, scrub_place};
 use xylem_pages::{ReadOnlyPlace, Store};
+use xylem_types::BranchId;
 
 /// Collects what a scrub finds.
 pub fn collect(scrub: impl FnOnce(&mut Tell<'_>) -> ScrubReport) -> (ScrubReport, Vec<Finding>) {
@@ -30,7 +32,17 @@ pub fn scrub_store(store: &Store) -> (ScrubReport, Vec<Finding>) {
 
 /// There is no damage, whatever else lies about.
 pub fn undamaged(dir: &Path) {
-    let (report, findings) = scrub(dir);
+    undamaged_in(&ReadOnlyPlace::open(dir).unwrap(), None);
+}
+
+/// As [`undamaged`], in any place; of these branches, or of all there are
+/// traces of.
+pub fn undamaged_in(place: &dyn Place, branches: Option<Vec<BranchId>>) {
+    let options = ScrubOptions {
+        branches,
+        ..ScrubOptions::default()
+    };
+    let (report, findings) = collect(|tell| scrub_place(place, &options, tell).unwrap());
     assert!(report.is_clean(), "{findings:?}");
 }
 

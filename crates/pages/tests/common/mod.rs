@@ -4,6 +4,7 @@
 
 pub mod care;
 pub mod model;
+pub mod objects;
 pub mod redo;
 
 use parking_lot::Mutex;
