@@ -60,6 +60,11 @@ impl Install {
         c
     }
 
+    /// A client program or tool, such as `mariadb-backup`.
+    pub fn program(&self, name: &str) -> Command {
+        self.command(&format!("bin/{name}"))
+    }
+
     fn common_args(&self, data: &Path) -> Result<Vec<String>> {
         // A server that starts removes other servers' files from a shared one.
         let tmp = data.with_extension("tmp");

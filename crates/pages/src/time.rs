@@ -30,10 +30,11 @@ impl Shared {
     /// `time_us`; none when that is before the history kept.
     pub(crate) fn lsn_by(&self, time_us: u64) -> Result<Option<Lsn>, ReadError> {
         self.resolve(ReadAt::Newest)?;
-        let newest = self.newest();
+        // In this order: history is folded up to what was the newest once.
         let Some(oldest) = self.oldest() else {
             return Ok(None);
         };
+        let newest = self.newest().max(oldest);
         let by = |at: Lsn| Ok(sample(self, at)?.map(|(lsn, time)| (lsn, time, time <= time_us)));
         let mut found = None;
         // `low` is not after the time, `high` is.

@@ -178,11 +178,7 @@ impl Stock {
 
     /// A program of the installation.
     pub fn program(&self, name: &str) -> Result<Command> {
-        let prefix = std::env::var_os(xylem_oracle::server::PREFIX_VAR).context("no prefix")?;
-        let usr = PathBuf::from(prefix).join("usr");
-        let mut command = Command::new(usr.join("bin").join(name));
-        command.env("LD_LIBRARY_PATH", usr.join("lib/x86_64-linux-gnu"));
-        Ok(command)
+        Ok(Install::from_env()?.program(name))
     }
 }
 

@@ -54,6 +54,12 @@ pub struct Model {
     names: u32,
 }
 
+/// Whether what was asked for has been folded since somebody looked how far
+/// history reaches.
+fn let_go(branch: &Branch, error: &ReadError) -> bool {
+    matches!(error, ReadError::TooOld { lsn, .. } if Some(*lsn) < branch.oldest())
+}
+
 fn full(size: usize) -> u32 {
     SpaceFlags::full_crc32_of(size).unwrap().raw()
 }
@@ -572,6 +578,7 @@ impl Model {
             }
             Err(ReadError::NoSuchTablespace { .. }) => Err("no space"),
             Err(ReadError::BeyondEnd { .. }) => Err("beyond"),
+            Err(e) if let_go(branch, &e) => return,
             Err(e) => panic!("page {id} at {at:?}: {e}"),
         };
         let want = self.expect(id, lsn);
@@ -650,17 +657,19 @@ impl Model {
         };
         let mut got = Tree::new();
         let mut seen: Vec<String> = Vec::new();
-        branch
-            .side_files(at, &mut |f| {
-                if let Some((dir, _)) = f.path.rsplit_once('/') {
-                    assert!(dir == "d" || seen.iter().any(|s| s == dir));
-                }
-                seen.push(f.path.clone());
-                let node = f.data.map_or(Node::Dir, |d| Node::File(d.to_vec()));
-                got.insert(f.path, node);
-                std::ops::ControlFlow::Continue(())
-            })
-            .unwrap();
+        let read = branch.side_files(at, &mut |f| {
+            if let Some((dir, _)) = f.path.rsplit_once('/') {
+                assert!(dir == "d" || seen.iter().any(|s| s == dir));
+            }
+            seen.push(f.path.clone());
+            let node = f.data.map_or(Node::Dir, |d| Node::File(d.to_vec()));
+            got.insert(f.path, node);
+            std::ops::ControlFlow::Continue(())
+        });
+        match read {
+            Err(e) if let_go(branch, &e) => return,
+            read => read.unwrap(),
+        }
         let want = self.files_at(lsn);
         let names = |t: &Tree| t.keys().cloned().collect::<Vec<_>>();
         assert_eq!(names(&got), names(&want), "side files at {at:?}");
@@ -683,9 +692,11 @@ impl Model {
             }
         }
         want.sort_by_key(|(id, _)| *id);
-        let got: Vec<(u32, Space)> = branch
-            .tablespaces(at)
-            .unwrap()
+        let got = match branch.tablespaces(at) {
+            Err(e) if let_go(branch, &e) => return,
+            got => got.unwrap(),
+        };
+        let got: Vec<(u32, Space)> = got
             .into_iter()
             .map(|t| {
                 (
@@ -700,10 +711,16 @@ impl Model {
             .collect();
         assert_eq!(got, want, "tablespaces at {at:?}");
         for (id, s) in want {
-            let found = branch.tablespace_by_path(&s.path, at).unwrap().unwrap();
+            let found = match branch.tablespace_by_path(&s.path, at) {
+                Err(e) if let_go(branch, &e) => return,
+                found => found.unwrap().unwrap(),
+            };
             assert_eq!((found.space.0, found.pages), (id, s.pages));
         }
-        assert_eq!(branch.tablespace_by_path("db/none.ibd", at).unwrap(), None);
+        match branch.tablespace_by_path("db/none.ibd", at) {
+            Err(e) if let_go(branch, &e) => {}
+            none => assert_eq!(none.unwrap(), None),
+        }
     }
 
     /// Everything at every LSN (or each `stride`th).
