@@ -51,6 +51,7 @@ pub fn measure(gib: u32) -> Result<()> {
         started.elapsed().as_secs_f64()
     );
     std::fs::remove_dir_all(&data)?;
+    project.xylem(&["down"])?;
     project.up_in_place("256MiB")?;
     let sum = "SELECT COUNT(*), SUM(k) FROM big.t1 WHERE id BETWEEN 1000000 AND 1000999";
     let there = project.sql(sum)?;
@@ -127,7 +128,7 @@ fn fill(install: &Install, data: &Path, dir: &Path, options: &[String], gib: u32
              CREATE TABLE big.t{n} (id INT PRIMARY KEY, k INT NOT NULL, c CHAR(120) NOT NULL, pad CHAR(60) NOT NULL) DEFAULT CHARSET latin1; \
              INSERT INTO big.t{n} SELECT seq, seq % 9973, \
              CONCAT(MD5(seq), '-', MD5(seq + {n}), '-', REVERSE(MD5(seq)), seq), CONCAT(MD5(seq * 7), seq) \
-             FROM seq_1_to_{ROWS_PER_GIB}"
+             FROM big.seq_1_to_{ROWS_PER_GIB}"
         ))?;
     }
     server.stop()
