@@ -41,8 +41,10 @@ enum LogHome {
 struct LocalLogs {
     data_dir: PathBuf,
     settings: LocalLogConfig,
-    /// Where they are copied to, if they are.
-    backup: Option<(Bucket, BackupConfig)>,
+    /// Where they are copied to, or were.
+    copies: Option<Bucket>,
+    /// How they are copied; an interval of zero: they are not.
+    backup: BackupConfig,
 }
 
 /// A log that was opened.
@@ -75,15 +77,9 @@ impl Logs {
             LogStore::Object => LogHome::Object(bucket()?),
             LogStore::Local => {
                 let interval = config.log_backup.0;
-                let backup = match interval.is_zero() {
+                let copies = match interval.is_zero() && !restoring {
                     true => None,
-                    false => {
-                        let settings = BackupConfig {
-                            interval,
-                            ..BackupConfig::new(Handle::current())
-                        };
-                        Some((bucket()?, settings))
-                    }
+                    false => Some(bucket()?),
                 };
                 LogHome::Local(Box::new(LocalLogs {
                     data_dir: config.data_dir.clone(),
@@ -91,7 +87,11 @@ impl Logs {
                         segment_bytes: config.log_segment_size.0,
                         ..LocalLogConfig::default()
                     },
-                    backup,
+                    copies,
+                    backup: BackupConfig {
+                        interval,
+                        ..BackupConfig::new(Handle::current())
+                    },
                 }))
             }
         };
@@ -138,7 +138,7 @@ impl Logs {
         match &self.home {
             LogHome::Object(bucket) => bucket.delete_folder(&format!("{LOGS}/{id}")),
             LogHome::Local(local) => {
-                if let Some((bucket, _)) = &local.backup {
+                if let Some(bucket) = &local.copies {
                     bucket.delete_folder(&format!("{BACKUPS}/{id}"))?;
                 }
                 let dir = project::logs(&local.data_dir).join(id.to_string());
@@ -173,7 +173,7 @@ impl Logs {
             LogHome::Object(bucket) => bucket.folders(LOGS),
             LogHome::Local(local) => {
                 let mut names = names_in(&project::logs(&local.data_dir))?;
-                if let Some((bucket, _)) = &local.backup {
+                if let Some(bucket) = &local.copies {
                     names.extend(bucket.folders(BACKUPS)?);
                 }
                 Ok(names)
@@ -207,18 +207,24 @@ impl LocalLogs {
             }
         }
         let log = LocalLog::open(&dir, self.settings.clone())?;
-        let Some((bucket, settings)) = &self.backup else {
+        let Some(bucket) = self
+            .copies
+            .as_ref()
+            .filter(|_| !self.backup.interval.is_zero())
+        else {
             return Ok(OpenedLog {
                 log: Arc::new(log),
                 backed: None,
             });
         };
+        let settings = self.backup.clone();
+        let (interval, runtime) = (settings.interval, settings.runtime.clone());
         let objects = bucket.objects();
         let prefix = objects.path(&format!("{BACKUPS}/{id}"));
         let store = Arc::clone(objects.store());
-        let backup = Backup::start(&log, store, prefix, odd(claim), settings.clone())?;
-        let backed = Arc::new(BackedLog::new(log, backup, settings.interval, id));
-        backed.end_when_replaced(&settings.runtime);
+        let backup = Backup::start(&log, store, prefix, odd(claim), settings)?;
+        let backed = Arc::new(BackedLog::new(log, backup, interval, id));
+        backed.end_when_replaced(&runtime);
         Ok(OpenedLog {
             log: Arc::<BackedLog>::clone(&backed),
             backed: Some(backed),
@@ -227,13 +233,10 @@ impl LocalLogs {
 
     /// Makes a log that was lost with its disk, of its backup if it has one.
     fn restore(&self, id: BranchId, dir: &Path, floor: Floor, claim: u64) -> Result<(), LogError> {
-        let Some((bucket, settings)) = &self.backup else {
+        let Some(bucket) = &self.copies else {
             return Err(LogError::Io {
                 context: format!("restore the log in {}", dir.display()),
-                source: io::Error::new(
-                    io::ErrorKind::Unsupported,
-                    "--log-backup is off: give it the interval that it had",
-                ),
+                source: io::Error::new(io::ErrorKind::Unsupported, "its store is not open"),
             });
         };
         let objects = bucket.objects();
@@ -244,7 +247,7 @@ impl LocalLogs {
             dir,
             floor,
             self.settings.clone(),
-            settings.clone(),
+            self.backup.clone(),
         ))?;
         let until = i64::try_from(restored.time_us).ok().filter(|us| *us > 0);
         let until = until.and_then(|us| jiff::Timestamp::from_microsecond(us).ok());

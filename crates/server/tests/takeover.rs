@@ -118,9 +118,14 @@ async fn a_server_finds_everything_in_the_store_alone() {
     let id = id.unwrap().into_inner().project_id;
     server.stop();
     drop(dir);
-    // Nothing was written yet, so no log is missed.
+    // Nothing was written yet, but it cannot know that.
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::on(dir.path(), place.shared());
+    let mut args = args(dir.path());
+    let error = Server::try_on(config(&args), place.shared()).map(|_| ());
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("--restore-log"), "{error}");
+    args.restore_log = true;
+    let server = Server::try_on(config(&args), place.shared()).unwrap();
     assert_eq!(list(&server, true).await, before);
     let status = server.control().await.status(StatusRequest {}).await;
     assert_eq!(status.unwrap().into_inner().project_id, id);
