@@ -1,8 +1,12 @@
 //! A project that lives in an object store, a real S3 server: what is left when
 //! this machine's disk is gone.
 
+mod stock;
+
 use anyhow::{Context, Result};
+use std::process::Command;
 use std::time::{Duration, Instant};
+use stock::{SCHEMA, Stock, ask, assert_same, import, sums, up};
 use xylem_e2e::{Project, kill};
 use xylem_objects::testing::S3Server;
 
@@ -135,4 +139,98 @@ fn with_a_local_log_no_more_than_the_interval_is_lost() -> Result<()> {
         project.xylem(&["up", "--detach"])?;
     }
     Ok(())
+}
+
+/// Everything that people do with a project, with all of it in the object
+/// store, and local disk for a part of it at most.
+#[test]
+fn all_that_there_is_works_in_an_object_store() -> Result<()> {
+    let stock = Stock::create(&[])?;
+    stock.fill(SCHEMA)?;
+    let server = stock.start()?;
+    let there = ask(|sql| server.query(sql))?;
+    server.stop()?;
+
+    let s3 = S3Server::shared()?;
+    let url = s3.place();
+    let args = ["--object-store", &url, "--log-backup", "500ms"];
+    let project = Project::with(s3.env(), &args)?;
+    let out = import(&project, &stock.data(), &["--object-store", &url])?;
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    anyhow::ensure!(out.status.success(), "{said}");
+    pause();
+    let imported = now()?;
+    pause();
+    up(&project)?;
+    let query = |sql: &str| project.sql(sql);
+    assert_same(&there, &ask(query)?);
+    project.sql("CREATE TABLE shop.orders_copy AS SELECT * FROM shop.orders")?;
+    pause();
+    let before = now()?;
+    pause();
+    project.sql("DROP TABLE shop.orders_copy; DELETE FROM shop.customer")?;
+
+    // Just before the mistake, by the clock: to look at, as a directory, and
+    // as the branch again.
+    project.xylem(&["compute", "start", "main", "--read-only", "--at", &before])?;
+    let rows = "SELECT COUNT(*) FROM shop.orders_copy";
+    let count = project.sql_on("main@1", rows)?;
+    assert_eq!(
+        count,
+        project.sql_on("main@1", "SELECT COUNT(*) FROM shop.orders")?
+    );
+    project.xylem(&["compute", "stop", "main@1"])?;
+    let dir = tempfile::tempdir()?;
+    let export = |at: &str, name: &str| -> Result<Stock> {
+        let place = dir.path().join(name);
+        project.xylem(&["export", "main", &place.to_string_lossy(), "--at", at])?;
+        Stock::on(&place, &[])
+    };
+    let exported = export(&before, "before")?;
+    let server = exported.start()?;
+    assert_eq!(server.query(rows)?, count);
+    server.stop()?;
+    // Nothing but the import had been done by then.
+    let exported = export(&imported, "imported")?;
+    let server = exported.start()?;
+    assert_same(&there, &ask(|sql| server.query(sql))?);
+    server.stop()?;
+    project.xylem(&["branch", "restore", "main", "--at", &before])?;
+    assert_eq!(project.sql(rows)?, count);
+
+    // Branches of branches, and the store as a whole.
+    project.xylem(&["branch", "create", "one"])?;
+    project.sql_on("one", "UPDATE shop.big SET a = 'one'")?;
+    project.xylem(&["branch", "create", "two", "--from", "one"])?;
+    project.sql_on("two", "DELETE FROM shop.big WHERE id % 2 = 0")?;
+    let two = sums(&|sql: &str| project.sql_on("two", sql), "shop")?;
+    project.xylem(&["branch", "rename", "two", "second"])?;
+    project.xylem(&["down"])?;
+    std::fs::remove_dir_all(project.dir().join("server/cache"))?;
+    project.xylem(&["up", "--detach"])?;
+    assert_same(
+        &two,
+        &sums(&|sql: &str| project.sql_on("second", sql), "shop")?,
+    );
+    let scrub = project.json(&["scrub"])?;
+    assert_eq!(scrub["clean"], true, "{scrub}");
+    assert!(scrub["layers"].as_u64() > Some(0), "{scrub}");
+    assert_eq!(scrub["branches"], 4, "{scrub}");
+    let doctor = project.json(&["doctor"])?;
+    assert_eq!(doctor["verdict"], "ok", "{doctor:#}");
+    Ok(())
+}
+
+/// This moment as people write it.
+fn now() -> Result<String> {
+    let out = Command::new("date")
+        .args(["-u", "+%Y-%m-%dT%H:%M:%S.%NZ"])
+        .output()?;
+    Ok(String::from_utf8(out.stdout)?.trim().to_owned())
+}
+
+/// So that what comes is after what was, by a sample of the clock.
+fn pause() {
+    #[allow(clippy::disallowed_methods, reason = "the clock must go on")]
+    std::thread::sleep(Duration::from_millis(100));
 }

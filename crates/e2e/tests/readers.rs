@@ -137,6 +137,7 @@ fn nobody_writes_on_a_reader() -> Result<()> {
         "CREATE DATABASE d; USE d; CREATE TABLE d.t (a INT PRIMARY KEY); INSERT INTO d.t VALUES (1); \
          CREATE USER 'o''dd'@'%' IDENTIFIED BY 'x'; GRANT ALL ON *.* TO 'o''dd'@'%' WITH GRANT OPTION; \
          CREATE ROLE boss; GRANT ALL ON *.* TO boss; \
+         INSERT INTO mysql.global_priv VALUES ('some.host', 'ann', '{\"access\":18446744073709551615}'); \
          CREATE PROCEDURE d.writes() SQL SECURITY DEFINER INSERT INTO d.t VALUES (5); \
          CREATE EVENT d.ev ON SCHEDULE EVERY 1 SECOND DO REPLACE INTO d.t VALUES (99)",
     )?;

@@ -138,6 +138,13 @@ fn what_was_loaded_is_read_back() {
         let branch = open(dir.path(), &log);
         assert_eq!(branch.applied(), LSN);
         assert_eq!(branch.oldest(), Some(LSN));
+        // It was there from then on.
+        let loaded = branch.time_at(LSN).unwrap().unwrap();
+        assert_eq!(branch.lsn_at(loaded).unwrap(), LSN);
+        assert!(matches!(
+            branch.lsn_at(loaded - 1),
+            Err(ReadError::TimeOutside { .. })
+        ));
         if layer_bytes < 1 << 20 {
             assert!(branch.stats().layers > 10);
         }

@@ -24,11 +24,18 @@ pub const OPTIONS: [(&str, &str); 3] = [
 /// SQL that takes the right to write in spite of `read_only` from every user
 /// and role. The init file is run by nobody in particular, who has all rights;
 /// each of its statements is one line.
-pub const INIT_SQL: &str = "BEGIN NOT ATOMIC \
+///
+/// Accounts of hosts by name cannot be revoked from: with `skip_name_resolve`
+/// they are not there. Nobody can be one of them either, but the table says so
+/// in the end, as it does of all others.
+pub const INIT_SQL: &str = "BEGIN NOT ATOMIC DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END; \
 FOR it IN (SELECT User AS who, Host AS place, JSON_EXISTS(Priv, '$.is_role') AS is_role FROM mysql.global_priv) DO \
 EXECUTE IMMEDIATE CONCAT('REVOKE READ ONLY ADMIN ON *.* FROM ', \
 IF(it.is_role, CONCAT('`', REPLACE(it.who, '`', '``'), '`'), CONCAT(QUOTE(it.who), '@', QUOTE(it.place)))); \
-END FOR; END;\n";
+END FOR; END;\n\
+UPDATE mysql.global_priv SET Priv = JSON_SET(Priv, '$.access', \
+CAST(JSON_VALUE(Priv, '$.access') AS UNSIGNED) & ~8589934592, '$.version_id', 101100) \
+WHERE JSON_VALUE(Priv, '$.access') & 8589934592 OR JSON_VALUE(Priv, '$.version_id') IS NULL;\n";
 
 /// Who can write: nobody must. `READ_ONLY_ADMIN_ACL` in `sql/privilege.h` is
 /// `1 << 33`; accounts of former versions have it with SUPER, and no version.
