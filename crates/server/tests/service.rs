@@ -153,7 +153,9 @@ async fn a_stop_without_streams_takes_no_time() {
 #[tokio::test]
 async fn metrics_say_what_happened() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path());
+    let mut args = args(dir.path());
+    args.log_backup = Some("50ms".to_owned());
+    let server = Server::with(config(&args)).unwrap();
     let (_, writer) = with_database(&server).await;
     let mut pages = server.pages().await;
     pages.get_page(page(5, 3)).await.unwrap();
@@ -185,6 +187,8 @@ async fn metrics_say_what_happened() {
     assert_eq!(value("xylem_memory_budget_bytes"), f64::from(64 << 20));
     assert!(value("xylem_memory_used_bytes") > 0.0);
     assert!(value("xylem_log_bytes{branch=\"main\"}") > 0.0);
+    let lag = value("xylem_log_backup_lag_seconds{branch=\"main\"}");
+    assert!((0.0..10.0).contains(&lag), "{lag}");
     assert_eq!(
         value("xylem_ingest_bytes_total{branch=\"main\"}"),
         lsn - 12288.0
