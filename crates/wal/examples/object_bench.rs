@@ -2,7 +2,9 @@
 //! and how long each takes, for one committer and for 64 at a time.
 //! `cargo run --release -p xylem-wal --example object_bench [DIR]`
 //!
-//! The store is a directory with fsync, or, with `XYLEM_TEST_S3`, a real one.
+//! The store is that of `XYLEM_TEST_S3`, with its options in `AWS_…` variables;
+//! or an S3 server that is started for it, if `XYLEM_TEST_WEED` says where
+//! SeaweedFS's program is; or a directory with fsync.
 
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
@@ -10,6 +12,7 @@ use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use xylem_objects::testing::S3Server;
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::{LocalLog, LocalLogConfig, Log, LogError, ObjectLog, ObjectLogConfig};
 
@@ -64,9 +67,20 @@ fn main() -> Outcome {
 }
 
 fn store(dir: &std::path::Path) -> Outcome<(Arc<dyn ObjectStore>, String)> {
-    if let Ok(url) = std::env::var("XYLEM_TEST_S3") {
-        let options = std::env::vars().filter(|(name, _)| name.starts_with("AWS_"));
-        let options = options.map(|(name, value)| (name.to_ascii_lowercase(), value));
+    let real = match std::env::var("XYLEM_TEST_S3") {
+        Ok(url) => Some((url, std::env::vars().collect())),
+        Err(_) if std::env::var_os("XYLEM_TEST_WEED").is_some() => {
+            let server = S3Server::shared()?;
+            Some((server.place(), server.env()))
+        }
+        Err(_) => None,
+    };
+    if let Some((url, settings)) = real {
+        let settings: Vec<(String, String)> = settings;
+        let options = settings
+            .into_iter()
+            .filter(|(name, _)| name.starts_with("AWS_"))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value));
         let (store, prefix) = object_store::parse_url_opts(&url.parse()?, options)?;
         let what = format!("objects in {url}");
         return Ok((Arc::new(PrefixStore::new(store, prefix)), what));

@@ -46,9 +46,7 @@ fn in_a_directory() {
 
 #[test]
 fn in_a_real_store() {
-    if let Some(store) = real_store() {
-        conforms(&store, Weather::calm());
-    }
+    conforms(&real_store(), Weather::calm());
 }
 
 proptest! {

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
+use xylem_objects::testing::S3Server;
 use xylem_wal::conformance::{self, HandClock, Store};
 use xylem_wal::{
     BoxFuture, Entropy, Entry, Log, LogError, ObjectLog, ObjectLogConfig, Position, Retry,
@@ -127,18 +128,22 @@ impl Store for ObjectLogs {
     }
 }
 
-/// The store whose URL `XYLEM_TEST_S3` holds, as `object_store` understands it
-/// (`s3://BUCKET/PREFIX`), its options in `AWS_…` variables as usual.
-pub fn real_store() -> Option<Arc<dyn ObjectStore>> {
-    let Ok(url) = std::env::var("XYLEM_TEST_S3") else {
-        println!("XYLEM_TEST_S3 is not set: left out");
-        return None;
+/// A real S3 server: that of `XYLEM_TEST_S3`, or the one that tests have.
+pub fn real_store() -> Arc<dyn ObjectStore> {
+    let (url, settings): (String, Vec<_>) = match std::env::var("XYLEM_TEST_S3") {
+        Ok(url) => (url, std::env::vars().collect()),
+        Err(_) => {
+            let server = S3Server::shared().unwrap();
+            (server.place(), server.env())
+        }
     };
-    let options = std::env::vars().filter(|(name, _)| name.starts_with("AWS_"));
-    let options = options.map(|(name, value)| (name.to_ascii_lowercase(), value));
+    let options = settings
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("AWS_"))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value));
     let url = url.parse().expect("XYLEM_TEST_S3 holds a URL");
     let (store, prefix) = object_store::parse_url_opts(&url, options).unwrap();
-    Some(Arc::new(PrefixStore::new(store, prefix)))
+    Arc::new(PrefixStore::new(store, prefix))
 }
 
 /// A prefix that nobody has used.
