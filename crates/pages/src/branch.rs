@@ -3,7 +3,7 @@
 use crate::api::{ReadError, StoreError};
 use crate::files::Files;
 use crate::flush;
-use crate::fork::Forks;
+use crate::fork::{Forks, SLOTS};
 use crate::health::Health;
 use crate::ingest;
 use crate::layer_read::{LayerFile, Leaving, Source};
@@ -13,8 +13,8 @@ use crate::mem::{Batch, MemLayer};
 use crate::stats::{BranchStats, Counters};
 use crate::store::{Store, random};
 use parking_lot::{Condvar, Mutex, RwLock};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -41,10 +41,15 @@ pub(crate) struct Parent {
     pub(crate) lsn: Lsn,
     /// Everything they share stands before this in its log.
     position: Position,
+    /// Why a part of that is gone.
+    lost: OnceLock<String>,
 }
 
 impl Parent {
     fn behind(&self) -> Option<ReadError> {
+        if let Some(why) = self.lost.get() {
+            return Some(ReadError::Stopped(why.clone()));
+        }
         let reached = self.shared.applied();
         // The LSN may lie behind that of the last mtr: see `fork`.
         if reached >= self.lsn || *self.shared.position_tx.borrow() >= self.position {
@@ -71,6 +76,8 @@ pub(crate) struct Shared {
     pub(crate) cache_id: u64,
     layers: RwLock<Arc<Layers>>,
     pub(crate) applied: AtomicU64,
+    /// As [`Progress::newest`].
+    newest: AtomicU64,
     applied_tx: watch::Sender<Lsn>,
     position_tx: watch::Sender<Position>,
     progress: Mutex<Progress>,
@@ -241,6 +248,7 @@ impl Shared {
         if let (None, Some(oldest)) = (progress.oldest, now.oldest) {
             self.oldest.store(oldest.0, Ordering::Release);
         }
+        self.newest.store(now.newest.0, Ordering::Release);
         *progress = now;
         if lsn > self.applied() {
             self.applied.store(lsn.0, Ordering::Release);
@@ -262,7 +270,7 @@ impl Shared {
     /// The end of the last whole mtr, or where the newest side-file operation
     /// after it counts from.
     pub(crate) fn newest(&self) -> Lsn {
-        self.applied().max(self.forks.side())
+        self.applied().max(Lsn(self.newest.load(Ordering::Acquire)))
     }
 
     /// What can be read: the end of the last whole mtr, and the place in the
@@ -478,6 +486,7 @@ impl Branch {
             log,
             files,
             layers: RwLock::new(Arc::new(layers)),
+            newest: AtomicU64::new(layers_end.unwrap_or(end).max(end).0),
             applied: AtomicU64::new(end.0),
             applied_tx: watch::Sender::new(end),
             position_tx: watch::Sender::new(resume.position),
@@ -537,6 +546,27 @@ impl Branch {
     /// The end of the last whole mtr ingested.
     pub fn applied(&self) -> Lsn {
         self.shared.applied()
+    }
+
+    /// Looks whether what it shares with the branch it left is there: `log_end`
+    /// is the end of that one's durable redo as its log was opened, before
+    /// anything new was written. If neither that nor its layers reach where
+    /// this one left, a log was lost in between; nothing can be read here then.
+    pub fn check_ancestor(&self, log_end: Lsn) {
+        let Some(parent) = &self.shared.parent else {
+            return;
+        };
+        let reached = log_end.max(parent.shared.newest());
+        if parent.lsn.bytes_since(reached) <= SLOTS {
+            return;
+        }
+        let why = format!(
+            "it left branch {} at LSN {}, and what is left of that one's log and layers ends at LSN {reached}: the log was lost; remove this branch",
+            parent.shared.id, parent.lsn
+        );
+        parent.shared.forks.remove(self.shared.id);
+        let _ = parent.lost.set(why.clone());
+        self.shared.fail(why);
     }
 
     /// The newest LSN that shows anything: the end of the last whole mtr
@@ -669,6 +699,7 @@ fn parent(
                 shared,
                 lsn: named.lsn,
                 position: named.position,
+                lost: OnceLock::new(),
             }))
         }
         (named, given) => {

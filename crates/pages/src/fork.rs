@@ -179,7 +179,7 @@ impl Shared {
         let _gate = self.forks.hold();
         let (applied, position) = self.visible();
         let (lsn, position) = match at {
-            ReadAt::Newest => (self.newest(), position),
+            ReadAt::Newest => (applied.max(self.forks.side()), position),
             ReadAt::Lsn(lsn) => {
                 self.resolve(at)?;
                 let behind = self.forks.first_behind(lsn);

@@ -385,6 +385,6 @@ impl OpenBranch {
 
     /// The version a read without an LSN of its own is pinned to.
     pub fn newest(&self) -> ReadAt {
-        ReadAt::Lsn(self.pages.applied())
+        ReadAt::Lsn(self.pages.newest())
     }
 }

@@ -227,7 +227,6 @@ impl ServerArgs {
             "history" => &self.history,
             "log_store" => &self.log_store,
             "log_backup" => &self.log_backup,
-            "restore_log" => return self.restore_log.then(|| "true".to_owned()),
             "cache_size" => &self.cache_size,
             "lease_timeout_ms" => &self.lease_timeout_ms,
             "page_threads" => &self.page_threads,
@@ -258,7 +257,10 @@ pub fn load(
         .or_else(|| args.config.clone())
         .or_else(|| env("XYLEM_CONFIG").map(PathBuf::from));
     let layers = Layers::read(&|key| args.flag(key), env, file.as_deref())?;
-    build(&layers)
+    let mut config = build(&layers)?;
+    // For one start, so neither from a file nor from the environment.
+    config.restore_log = args.restore_log;
+    Ok(config)
 }
 
 fn build(from: &Layers) -> Result<ServerConfig, ConfigError> {
@@ -304,7 +306,7 @@ fn build(from: &Layers) -> Result<ServerConfig, ConfigError> {
         object_store,
         log_store: from.or("log_store", LogStore::Local)?,
         log_backup,
-        restore_log: from.or("restore_log", false)?,
+        restore_log: false,
         cache_size: from.size("cache_size", place::CACHE_BYTES, 64 << 20, 1 << 50)?,
         history: from.or("history", Span(Duration::from_secs(7 * 86_400)))?,
         lease_timeout: Duration::from_millis(from.number(

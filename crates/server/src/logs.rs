@@ -28,8 +28,18 @@ pub struct Logs {
     home: LogHome,
     /// This server's right to the project: greater than any before.
     claim: u64,
-    /// Logs that are not there were lost, and are restored.
-    restoring: bool,
+    stage: Stage,
+}
+
+/// What a log that is not there means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The project is being opened: it is missed, or was never written.
+    Opening,
+    /// The same, and it was lost: it is restored.
+    Restoring,
+    /// It is a new branch's.
+    Open,
 }
 
 enum LogHome {
@@ -98,16 +108,16 @@ impl Logs {
         Ok(Logs {
             home,
             claim,
-            restoring,
+            stage: match restoring {
+                true => Stage::Restoring,
+                false => Stage::Opening,
+            },
         })
     }
 
-    /// The same, once those that were lost are there.
-    pub(crate) fn restored(self) -> Logs {
-        Logs {
-            restoring: false,
-            ..self
-        }
+    /// Every branch that there is has been opened.
+    pub(crate) fn set_open(&mut self) {
+        self.stage = Stage::Open;
     }
 
     /// Opens the log of branch `id`, of which everything before `floor` is in
@@ -128,7 +138,7 @@ impl Logs {
                     backed: None,
                 })
             }
-            LogHome::Local(local) => local.open(id, floor, self.claim, self.restoring),
+            LogHome::Local(local) => local.open(id, floor, self.claim, self.stage),
         }
     }
 
@@ -188,7 +198,7 @@ impl LocalLogs {
         id: BranchId,
         floor: Floor,
         claim: u64,
-        restoring: bool,
+        stage: Stage,
     ) -> Result<OpenedLog, LogError> {
         let dir = project::log_dir(&self.data_dir, id);
         let io = |source| LogError::Io {
@@ -197,7 +207,7 @@ impl LocalLogs {
         };
         create_dir(&dir).map_err(io)?;
         if !LocalLog::is_in(&dir).map_err(io)? {
-            if restoring {
+            if stage == Stage::Restoring {
                 self.restore(id, &dir, floor, claim)?;
             } else if floor.position > Position(0) {
                 return Err(io(io::Error::new(
@@ -207,6 +217,9 @@ impl LocalLogs {
             }
         }
         let log = LocalLog::open(&dir, self.settings.clone())?;
+        if stage != Stage::Open {
+            self.compare(&log, id, &dir)?;
+        }
         let Some(bucket) = self
             .copies
             .as_ref()
@@ -228,6 +241,34 @@ impl LocalLogs {
         Ok(OpenedLog {
             log: Arc::<BackedLog>::clone(&backed),
             backed: Some(backed),
+        })
+    }
+
+    /// Refuses a log that ends before its copy does: what it lacks was
+    /// acknowledged, and would be lost with the copy, which follows the log.
+    fn compare(&self, log: &LocalLog, id: BranchId, dir: &Path) -> Result<(), LogError> {
+        let Some(bucket) = &self.copies else {
+            return Ok(());
+        };
+        let objects = bucket.objects();
+        let copied = Handle::current().block_on(backup::end(
+            Arc::clone(objects.store()),
+            objects.path(&format!("{BACKUPS}/{id}")),
+            self.backup.clone(),
+        ))?;
+        let end = log.durable().borrow().position();
+        if copied <= end {
+            return Ok(());
+        }
+        Err(LogError::Io {
+            context: format!("open {}", dir.display()),
+            source: io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!(
+                    "the log ends at position {}, and its copy in the store at {}: the disk was put back to an earlier state, or has lost what it had. Move this directory away and start the server once with --restore-log",
+                    end.0, copied.0
+                ),
+            ),
         })
     }
 

@@ -1,7 +1,5 @@
 //! Opens what a data directory and a store hold: project, logs, branches.
 
-mod log_home;
-
 use crate::branch::OpenBranch;
 use crate::branches::{BranchRef, Branches};
 use crate::config::ServerConfig;
@@ -9,9 +7,9 @@ use crate::error::ServerError;
 use crate::logs::Logs;
 use crate::node::{Node, Opened};
 use crate::project::catalog::{self, Catalog};
-use crate::project::{self, BranchMeta, InnodbParams, Project};
+use crate::project::log_home::{self, LogState};
+use crate::project::{self, BranchMeta, InnodbParams, LogStore, Project};
 use jiff::Timestamp;
-use log_home::LogState;
 use std::sync::Arc;
 use std::time::Instant;
 use xylem_pages::files::Place;
@@ -49,7 +47,7 @@ fn claim_or_create(
         let state = log_home::look(config, &found)?;
         project::settle(data_dir, &found.id)?;
         if let Some(claimed) = Catalog::claim(place, rand::random())? {
-            let state = log_home::take(config, &claimed, state)?;
+            log_home::take(config, &claimed, state)?;
             return Ok((claimed, state));
         }
     }
@@ -74,6 +72,10 @@ fn claim_or_create(
     }
     let new = Project {
         log_store: config.log_store,
+        log_home: match config.log_store {
+            LogStore::Local => Some(log_home::begin(data_dir)?),
+            LogStore::Object => None,
+        },
         ..Project::new(
             InnodbParams::default(),
             Timestamp::now(),
@@ -85,7 +87,10 @@ fn claim_or_create(
     let catalog = Catalog::create(place, rand::random(), new)?;
     project::settle(data_dir, &id)?;
     tracing::info!(data_dir = %data_dir.display(), store = place.url(), project = %id, "new project");
-    let state = log_home::take(config, &catalog, LogState::New)?;
+    let state = match config.log_store {
+        LogStore::Local => LogState::Here,
+        LogStore::Object => LogState::Elsewhere,
+    };
     Ok((catalog, state))
 }
 
@@ -119,7 +124,7 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
     let (catalog, log_state) = claim_or_create(config, &*place)?;
     let project = catalog.project();
     let restoring = log_state == LogState::Restoring;
-    let logs = Logs::new(config, catalog.number(), restoring)?;
+    let mut logs = Logs::new(config, catalog.number(), restoring)?;
     sweep(&logs, &*place, &project);
     let settings = StoreConfig {
         memory_bytes: config.memory.0,
@@ -139,7 +144,10 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
             open_group(node, &store, &logs, &branches, group)?;
         }
     }
-    let logs = log_home::settle(config, &catalog, logs, restoring)?;
+    if restoring {
+        log_home::settle(config, &catalog)?;
+    }
+    logs.set_open();
     store.start_ingest();
     let no_upkeep = |source| ServerError::Store {
         branch: "*".to_owned(),
@@ -229,7 +237,7 @@ pub(crate) fn open_branch(
     let pages = Branch::open_with(
         Arc::clone(store),
         meta.id,
-        ancestor.map(|branch| Arc::clone(&branch.pages)),
+        ancestor.as_ref().map(|of| Arc::clone(&of.pages)),
         |floor| {
             let opened = logs.open(meta.id, floor).map_err(OpenError::Log)?;
             Ok(Arc::clone(&log.insert(opened).log))
@@ -244,6 +252,9 @@ pub(crate) fn open_branch(
     })?;
     let log =
         log.ok_or_else(|| ServerError::Serve("a branch was opened without log".to_owned()))?;
+    if let Some(of) = &ancestor {
+        pages.check_ancestor(of.durable().lsn());
+    }
     Ok(Arc::new(OpenBranch::new(
         name,
         meta,
@@ -270,7 +281,7 @@ pub(crate) async fn close_branch(branch: &Arc<OpenBranch>) {
 pub(crate) async fn close(opened: &Opened) {
     // Nothing comes or goes from here on.
     let _changes = opened.changes.lock().await;
-    for branch in opened.branches.all() {
-        close_branch(&branch).await;
-    }
+    let all = opened.branches.all();
+    // At the same time: a store that is away is waited for once.
+    futures::future::join_all(all.iter().map(close_branch)).await;
 }

@@ -4,6 +4,7 @@
 //! whose it is.
 
 pub mod catalog;
+pub(crate) mod log_home;
 mod template;
 
 use crate::error::ServerError;

@@ -6,7 +6,7 @@ mod common;
 
 use common::branch::{Reader, create, names, remove};
 use common::redo::mark;
-use common::{Server, Writer, args, config, with_database};
+use common::{Server, Writer, args, config, page, refused, with, with_database};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use xylem_server::config::ServerArgs;
@@ -222,16 +222,79 @@ async fn a_log_that_nobody_backed_up_goes_on_where_layers_end() {
         }
         main.durable().await;
     }
+    // What this one stands on is in no layer.
+    let dev = create(&server, "dev", "main").await;
     drop(main);
     server.crash();
     assert_eq!(site.copies(), 0);
     std::fs::remove_dir_all(site.dir("first")).unwrap();
     let server = quiet("second", true);
     let again = server.attach().await;
+    assert!(again.start_lsn < dev.ancestor_lsn);
+    let mut main = Writer::open(&server, again.epoch).await;
+    main.lsn = again.start_lsn;
+    while main.lsn < dev.ancestor_lsn + 1000 {
+        main.redo(mark(5, 3, 1_000_000)).await;
+    }
+    main.durable().await;
+    drop(main);
+    // It must not take the new line's redo for what it shared.
+    let mut pages = server.pages().await;
+    let read = with(page(5, 3), &[("xylem-branch", "dev")]);
+    let error = refused(pages.get_page(read).await);
+    assert!(error.message().contains("the log was lost"), "{error:?}");
+    remove(&server, "dev").await.unwrap();
     assert!(again.epoch > attached.epoch + 1000);
-    let page = Reader::new(&server, "main")
-        .newest(5, 3, again.start_lsn)
-        .await;
+    let page = Reader::new(&server, "main").at(5, 3, again.start_lsn).await;
     assert!(page > 0 && page <= n, "{page} of {n}");
     server.stop();
+}
+
+/// A disk that was put back to what it was earlier, or has lost its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_lacks_what_its_copy_has_is_refused() {
+    let site = Site::new();
+    let server = site.start("first");
+    let (_, mut main) = with_database(&server).await;
+    main.redo(mark(5, 3, 1)).await;
+    main.durable().await;
+    drop(main);
+    server.stop();
+    let (there, earlier) = (site.dir("first"), site.dir("earlier"));
+    copy(&there, &earlier);
+    let server = site.start("first");
+    let again = server.attach().await;
+    let mut main = Writer::open(&server, again.epoch).await;
+    main.lsn = again.start_lsn;
+    main.redo(mark(5, 3, 2)).await;
+    main.durable().await;
+    let lsn = main.lsn;
+    drop(main);
+    server.stop();
+    for put_back in [true, false] {
+        std::fs::remove_dir_all(there.join("branches")).unwrap();
+        if put_back {
+            copy(&earlier.join("branches"), &there.join("branches"));
+        }
+        // Without a log at all there is nothing to compare, but a copy.
+        let error = site.refused("first");
+        assert!(error.contains("--restore-log"), "{error}");
+    }
+    let server = site.restore("first").unwrap();
+    assert_eq!(Reader::new(&server, "main").newest(5, 3, lsn).await, 2);
+    server.stop();
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => {
+                std::fs::copy(entry.path(), target).unwrap();
+            }
+        }
+    }
 }

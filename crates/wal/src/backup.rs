@@ -141,7 +141,7 @@ impl Backup {
             closing: watch::channel(false).0,
             config,
         });
-        let copier = copier::run(Arc::clone(&shared), source, writer);
+        let copier = copier::run(copier::Ending(Arc::clone(&shared)), source, writer);
         let task = shared.config.runtime.spawn(copier).abort_handle();
         Ok(Backup {
             shared,
@@ -239,6 +239,53 @@ async fn ended(shared: &Shared) -> Result<(), LogError> {
         }
         changed.await;
     }
+}
+
+/// Where the entries under `prefix` of `store` end that [`restore`] would find;
+/// 0 where there are none.
+///
+/// # Errors
+/// As for [`restore`].
+pub async fn end(
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+    config: BackupConfig,
+) -> Result<Position, LogError> {
+    config.check()?;
+    let looking = |remote: Arc<Remote>, _| -> crate::BoxFuture<'static, _> {
+        Box::pin(async move {
+            let line = line::find(&remote).await.map_err(|fault| fault.error())?;
+            let last = line.and_then(|line| line.ranges.last().map(|range| range.end));
+            Ok(last.unwrap_or_default())
+        })
+    };
+    patiently(store, prefix, config, "look at the backup in", looking).await
+}
+
+/// Does `work`, unless the store is silent for as long as the configuration
+/// has patience.
+async fn patiently<T: Send + 'static>(
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+    config: BackupConfig,
+    what: &'static str,
+    work: impl FnOnce(Arc<Remote>, BackupConfig) -> crate::BoxFuture<'static, Result<T, LogError>>,
+) -> Result<T, LogError> {
+    let remote = Remote::new(store, prefix, config.retry, config.entropy.clone());
+    let remote = Arc::new(remote);
+    let (runtime, patience) = (config.runtime.clone(), config.patience);
+    let working = work(Arc::clone(&remote), config);
+    let place = remote.place("");
+    let working = runtime.spawn(async move {
+        tokio::select! {
+            done = working => done,
+            trouble = remote.silent_for(patience) => Err(trouble.error()),
+        }
+    });
+    working.await.unwrap_or_else(|e| {
+        let failure = Failure::new(format!("{what} {place}"), io::Error::other(e));
+        Err(failure.error())
+    })
 }
 
 impl Drop for Backup {
@@ -343,19 +390,11 @@ pub async fn restore_on(
     config: BackupConfig,
 ) -> Result<Restored, LogError> {
     config.check()?;
-    let remote = Remote::new(store, prefix, config.retry, config.entropy.clone());
-    let runtime = config.runtime.clone();
-    let place = remote.place("");
-    let restoring = runtime.spawn(async move {
-        let restoring =
-            restore::restore(&remote, Generation(generation), disk, floor, log, &config);
-        tokio::select! {
-            done = restoring => done,
-            trouble = remote.silent_for(config.patience) => Err(trouble.error()),
-        }
-    });
-    restoring.await.unwrap_or_else(|e| {
-        let failure = Failure::new(format!("restore a log from {place}"), io::Error::other(e));
-        Err(failure.error())
-    })
+    let generation = Generation(generation);
+    let restoring = move |remote: Arc<Remote>, config| -> crate::BoxFuture<'static, _> {
+        Box::pin(
+            async move { restore::restore(&remote, generation, disk, floor, log, &config).await },
+        )
+    };
+    patiently(store, prefix, config, "restore a log from", restoring).await
 }

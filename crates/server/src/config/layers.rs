@@ -17,7 +17,7 @@ pub struct Key {
 }
 
 /// Every setting.
-pub const KEYS: [Key; 24] = [
+pub const KEYS: [Key; 23] = [
     Key {
         name: "data_dir",
         about: "directory of the project",
@@ -77,10 +77,6 @@ pub const KEYS: [Key; 24] = [
     Key {
         name: "log_backup",
         about: "how old a commit may become before a local log's copy in the object store has it",
-    },
-    Key {
-        name: "restore_log",
-        about: "local logs that are not here are lost: restore them from their copies",
     },
     Key {
         name: "cache_size",

@@ -125,17 +125,16 @@ impl Log for BackedLog {
 
     fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
         Box::pin(async move {
-            self.log.close().await?;
+            let closed = self.log.close().await;
             match self.backup.close().await {
-                // It is not this server's any more.
-                Err(LogError::Superseded { .. }) => Ok(()),
-                // The log itself is closed and whole; the next start goes on.
+                // Or it is not this server's any more.
+                Ok(()) | Err(LogError::Superseded { .. }) => {}
+                // The log is there, and the next start goes on.
                 Err(error) => {
                     tracing::error!(branch = %self.id, %error, "the end of the log is not in its backup");
-                    Ok(())
                 }
-                Ok(()) => Ok(()),
             }
+            closed
         })
     }
 }

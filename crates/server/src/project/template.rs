@@ -82,7 +82,7 @@ pub fn create_from_template_in(
     }
     copy.id = format!("{project:032x}");
     copy.created_at = now;
-    copy.log_home = None;
+    copy.log_home = Some(super::log_home::begin(data_dir)?);
     for branch in copy.branches.values_mut() {
         branch.created_at = now;
     }

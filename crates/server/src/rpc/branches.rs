@@ -154,7 +154,7 @@ pub(super) async fn resolve_time(
         .map_err(|error| status::of_moment(&error))?;
     let told = tokio::task::spawn_blocking(move || {
         let lsn = match found {
-            ReadAt::Newest => branch.pages.applied(),
+            ReadAt::Newest => branch.pages.newest(),
             ReadAt::Lsn(lsn) => lsn,
         };
         let horizon = moment::horizon(&branch)?;

@@ -49,7 +49,7 @@ impl ControlService {
                 .map_err(|error| status::of_read(&error, &caller.branch.name()))?;
         }
         // A branch without redo stands at the first LSN, applied or not.
-        if wanted > Lsn::FIRST {
+        if wanted > Lsn::FIRST && wanted > pages.newest() {
             pages
                 .wait_applied(wanted, until)
                 .await

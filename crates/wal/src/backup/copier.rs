@@ -81,7 +81,8 @@ struct Gathered {
 }
 
 /// Copies until it is told to end, or a newer server has taken over.
-pub(crate) async fn run(shared: Arc<Shared>, source: Source, writer: u128) {
+pub(crate) async fn run(ending: Ending, source: Source, writer: u128) {
+    let shared = Arc::clone(&ending.0);
     let mut copier = Copier {
         shared: Arc::clone(&shared),
         source,
@@ -94,8 +95,6 @@ pub(crate) async fn run(shared: Arc<Shared>, source: Source, writer: u128) {
         lowest_end: None,
         trimmed: Position(0),
     };
-    // Also when this task is dropped where it stands.
-    let _ending = Ending(Arc::clone(&shared));
     let outcome = tokio::select! {
         outcome = copier.work() => outcome,
         late = too_late(&shared) => Err(late),
@@ -110,8 +109,8 @@ pub(crate) async fn run(shared: Arc<Shared>, source: Source, writer: u128) {
     shared.state.lock().ended = Some(outcome);
 }
 
-/// Ends the backup, however the task ends.
-struct Ending(Arc<Shared>);
+/// Ends the backup, however the task ends, and if it never ran.
+pub(crate) struct Ending(pub Arc<Shared>);
 
 impl Drop for Ending {
     fn drop(&mut self) {

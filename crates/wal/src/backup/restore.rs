@@ -54,6 +54,8 @@ pub(crate) async fn restore(
     for _ in 0..TRIES_MAX {
         let Some(line) = line::find(remote).await.map_err(|f| f.error())? else {
             let empty = begin(&disk, floor, &log, config).await?;
+            let end = floor.position;
+            close(remote, generation, end, end, None, config).await?;
             return finish(empty, generation, config).await;
         };
         if line.newest >= generation {
@@ -73,7 +75,8 @@ pub(crate) async fn restore(
         };
         // Some of it was trimmed meanwhile: less is needed now.
         let Some(made) = made else { continue };
-        close(remote, generation, end, &line, config).await?;
+        let follows = Some(line.newest);
+        close(remote, generation, end, line.first, follows, config).await?;
         return finish(made, generation, config).await;
     }
     Err(LogError::Corrupt(format!(
@@ -183,7 +186,8 @@ async fn close(
     remote: &Remote,
     generation: Generation,
     end: Position,
-    line: &line::Line,
+    first: Position,
+    follows: Option<Generation>,
     config: &BackupConfig,
 ) -> Result<(), LogError> {
     let writer = config.entropy.next().map_err(|source| LogError::Io {
@@ -195,8 +199,8 @@ async fn close(
         kind: Kind::Start,
         writer,
         position: end,
-        first: line.first,
-        follows: Some(line.newest),
+        first,
+        follows,
         bytes: 0,
         digest: 0,
     };
