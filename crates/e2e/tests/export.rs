@@ -201,8 +201,9 @@ fn an_export_of_the_past_shows_the_past() -> Result<()> {
         .arg(format!("--password={}", login.password))
         .spawn()?;
     wait_until("an open transaction", Duration::from_secs(60), || {
-        let rows =
-            project.sql("SELECT SUM(trx_rows_modified) FROM information_schema.innodb_trx")?;
+        let rows = project.sql(
+            "DO SLEEP(0.2); SELECT SUM(trx_rows_modified) FROM information_schema.innodb_trx",
+        )?;
         Ok(rows.trim().parse::<u64>().unwrap_or(0) >= 15_099)
     })?;
     // Whatever is committed makes the rest durable.
@@ -220,7 +221,7 @@ fn an_export_of_the_past_shows_the_past() -> Result<()> {
         || server.query("SELECT v, COUNT(*) FROM d.t GROUP BY v ORDER BY v; SELECT * FROM d.short");
     wait_until("the rollback", Duration::from_secs(60), || {
         Ok(server.query(
-            "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_rows_modified > 0",
+            "DO SLEEP(0.2); SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_rows_modified > 0",
         )? == "0\n")
     })?;
     assert_eq!(rows()?, "first\t10000\nsecond\t10000\n1\n");
