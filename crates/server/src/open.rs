@@ -44,6 +44,7 @@ fn claim_or_create(
                 ),
             });
         }
+        project::belongs(data_dir, &found.id)?;
         let state = log_home::look(config, &found)?;
         project::settle(data_dir, &found.id)?;
         if let Some(claimed) = Catalog::claim(place, rand::random())? {

@@ -312,22 +312,15 @@ pub(crate) fn refuse_former(data_dir: &Path) -> Result<(), ServerError> {
     })
 }
 
-/// Checks that `data_dir` belongs to the project `id`, or to none yet; then it
-/// is noted.
+/// Checks that `data_dir` belongs to the project `id`, or to none yet. Says
+/// which.
 ///
 /// # Errors
 /// When it is another project's: its logs would be taken for leftovers.
-pub(crate) fn settle(data_dir: &Path, id: &str) -> Result<(), ServerError> {
+pub(crate) fn belongs(data_dir: &Path, id: &str) -> Result<bool, ServerError> {
     let path = data_dir.join(ID_FILE);
-    let failed =
-        |what: &str, source| ServerError::io(format!("cannot {what} {}", path.display()), source);
     match std::fs::read_to_string(&path) {
-        Ok(found) if found.trim() == id => {
-            // What a template's copy leaves when it is cut short at its very
-            // end. Best effort: beside a project it means nothing.
-            let _ = std::fs::remove_file(data_dir.join(template::COPYING));
-            Ok(())
-        }
+        Ok(found) if found.trim() == id => Ok(true),
         Ok(found) => Err(ServerError::Project {
             path: path.clone(),
             message: format!(
@@ -335,11 +328,28 @@ pub(crate) fn settle(data_dir: &Path, id: &str) -> Result<(), ServerError> {
                 found.trim()
             ),
         }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            replace(&path, format!("{id}\n").as_bytes()).map_err(|e| failed("write", e))
-        }
-        Err(error) => Err(failed("read", error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(ServerError::io(
+            format!("cannot read {}", path.display()),
+            error,
+        )),
     }
+}
+
+/// Notes that `data_dir` belongs to the project `id`.
+///
+/// # Errors
+/// As for [`belongs`], and when that cannot be written down.
+pub(crate) fn settle(data_dir: &Path, id: &str) -> Result<(), ServerError> {
+    if belongs(data_dir, id)? {
+        // What a template's copy leaves when it is cut short at its very
+        // end. Best effort: beside a project it means nothing.
+        let _ = std::fs::remove_file(data_dir.join(template::COPYING));
+        return Ok(());
+    }
+    let path = data_dir.join(ID_FILE);
+    let written = replace(&path, format!("{id}\n").as_bytes());
+    written.map_err(|e| ServerError::io(format!("cannot write {}", path.display()), e))
 }
 
 /// Writes a file whole or not at all, durably.
