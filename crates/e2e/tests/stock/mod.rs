@@ -301,7 +301,8 @@ pub fn import_done(project: &Project, dir: &Path) -> Result<String> {
 
 /// Starts the compute of `main` of an imported project.
 pub fn up(project: &Project) -> Result<()> {
-    let port = free_ports(1)?[0].to_string();
+    // Further computes take the ports behind that of the first.
+    let port = free_ports(8)?[0].to_string();
     project
         .xylem(&[
             "up",
