@@ -32,8 +32,8 @@ fn main() -> Outcome {
         .worker_threads(2)
         .enable_all()
         .build()?;
+    let (store, what) = store(&dir)?;
     let outcome = runtime.block_on(async {
-        let (store, what) = store(&dir)?;
         println!("{COMMIT_BYTES} bytes a commit; {what}");
         for committers in [1, 64] {
             let name = format!("local-{committers}");
