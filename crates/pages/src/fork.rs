@@ -160,7 +160,7 @@ impl Forks {
     }
 
     /// The LSN that the newest operation counts from.
-    pub(crate) fn side(&self) -> Lsn {
+    fn side(&self) -> Lsn {
         Lsn(self.side.load(Ordering::Acquire))
     }
 }

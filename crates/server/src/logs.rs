@@ -6,6 +6,7 @@ pub use backed::BackedLog;
 
 use crate::config::ServerConfig;
 use crate::error::ServerError;
+use crate::moment;
 use crate::project::{self, LogStore};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -290,8 +291,8 @@ impl LocalLogs {
             self.settings.clone(),
             self.backup.clone(),
         ))?;
-        let until = i64::try_from(restored.time_us).ok().filter(|us| *us > 0);
-        let until = until.and_then(|us| jiff::Timestamp::from_microsecond(us).ok());
+        let until = Some(restored.time_us).filter(|us| *us > 0);
+        let until = until.and_then(moment::timestamp);
         tracing::warn!(
             branch = %id,
             entries = restored.entries,

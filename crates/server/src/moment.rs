@@ -83,7 +83,8 @@ pub enum MomentError {
     },
 }
 
-fn timestamp(time_us: u64) -> Option<Timestamp> {
+/// A time in microseconds since 1970, if there is such a one.
+pub fn timestamp(time_us: u64) -> Option<Timestamp> {
     Timestamp::from_microsecond(i64::try_from(time_us).ok()?).ok()
 }
 

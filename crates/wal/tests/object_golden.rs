@@ -9,20 +9,17 @@
 
 mod common;
 
-use common::golden::{STEP_US, TIME_US, groups, record_groups};
+use common::golden::{STEP_US, TIME_US, compare, entropy, groups, objects, record_groups};
 use common::objects::{block_on, read_from, runtime};
-use futures::TryStreamExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use xylem_types::{Epoch, FrameSeq, Lsn};
 use xylem_wal::conformance::HandClock;
-use xylem_wal::{Entropy, Log, ObjectLog, ObjectLogConfig, Position};
+use xylem_wal::{Log, ObjectLog, ObjectLogConfig, Position};
 
 fn golden() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/object-1")
@@ -33,14 +30,10 @@ fn prefix() -> Path {
 }
 
 fn config(clock: &HandClock, owner: u64) -> ObjectLogConfig {
-    let drawn = AtomicU64::new(owner);
     ObjectLogConfig {
         linger: Duration::ZERO,
         clock: clock.clock(),
-        entropy: Entropy::new(move || {
-            let nth = drawn.fetch_add(1, Ordering::Relaxed);
-            Ok(0x1716_1514_1312_1110_0F0E_0D0C_0B0A_0908 + u128::from(nth))
-        }),
+        entropy: entropy(owner),
         ..ObjectLogConfig::new(runtime())
     }
 }
@@ -71,36 +64,16 @@ async fn write() -> Arc<dyn ObjectStore> {
     store
 }
 
-/// All objects, by their names below the prefix.
-async fn all(store: &Arc<dyn ObjectStore>) -> BTreeMap<String, Vec<u8>> {
-    let listed: Vec<_> = store.list(None).try_collect().await.unwrap();
-    let mut all = BTreeMap::new();
-    for meta in listed {
-        let bytes = store.get(&meta.location).await.unwrap();
-        let name = meta.location.to_string();
-        let name = name.strip_prefix("logs/golden/").unwrap().to_owned();
-        all.insert(name, bytes.bytes().await.unwrap().to_vec());
-    }
-    all
-}
-
 #[test]
 fn the_bytes_are_the_same() {
     block_on(async {
-        let written = all(&write().await).await;
+        let written = objects(&*write().await, &prefix()).await;
         // A claim, nine objects, a claim, an object.
         let names: Vec<&str> = written.keys().map(String::as_str).collect();
         assert_eq!(names.len(), groups().len() + 2 + 3);
         assert_eq!(names[0], "0000000000/000000000000-00000000");
         assert_eq!(names[1], "0000000000/000000000000-00000001");
-        for (name, bytes) in &written {
-            let path = golden().join(name);
-            if std::env::var_os("UPDATE_GOLDEN").is_some() {
-                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-                std::fs::write(&path, bytes).unwrap();
-            }
-            assert!(std::fs::read(&path).unwrap() == *bytes, "{name} differs");
-        }
+        compare(&golden(), &written);
     });
 }
 

@@ -67,9 +67,13 @@ fn write(data_dir: &Path, home: &str, restoring: bool) -> Result<(), ServerError
 /// # Errors
 /// When that cannot be written down.
 pub(crate) fn begin(data_dir: &Path) -> Result<String, ServerError> {
-    let home = format!("{:032x}", rand::random::<u128>());
+    let home = new_home();
     write(data_dir, &home, false)?;
     Ok(home)
+}
+
+fn new_home() -> String {
+    format!("{:032x}", rand::random::<u128>())
 }
 
 /// How this server stands to the logs of the project that it finds, which is
@@ -150,7 +154,7 @@ pub(crate) fn take(
                         // since: nobody was ever served from these.
                         remove_logs(data_dir)?;
                     }
-                    write(data_dir, &begin(data_dir)?, true)
+                    write(data_dir, &new_home(), true)
                 }
             }
         }

@@ -7,6 +7,7 @@ mod scrub;
 use super::pages::blocking;
 use super::{Answers, call};
 use crate::branch::OpenBranch;
+use crate::moment;
 use crate::node::{Node, Opened};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -66,10 +67,7 @@ impl Names {
 
 /// A time as the wire has it; empty when it is not known.
 fn time(us: Option<u64>) -> String {
-    let time = us.filter(|us| *us > 0).and_then(|us| {
-        let us = i64::try_from(us).ok()?;
-        jiff::Timestamp::from_microsecond(us).ok()
-    });
+    let time = us.filter(|us| *us > 0).and_then(moment::timestamp);
     time.map(|t| t.to_string()).unwrap_or_default()
 }
 

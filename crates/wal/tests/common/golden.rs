@@ -6,8 +6,49 @@
 )]
 #![allow(dead_code, reason = "each test file uses a part")]
 
+use futures::TryStreamExt;
+use object_store::path::Path as Prefix;
+use object_store::{ObjectStore, ObjectStoreExt};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use xylem_types::{Epoch, FileOp, Frame, FrameBody, FrameSeq, Lsn};
-use xylem_wal::Record;
+use xylem_wal::{Entropy, Record};
+
+/// The same random bytes at every run: those of `first`, and so on.
+pub fn entropy(first: u64) -> Entropy {
+    let drawn = AtomicU64::new(first);
+    Entropy::new(move || {
+        let nth = drawn.fetch_add(1, Ordering::Relaxed);
+        Ok(0x1716_1514_1312_1110_0F0E_0D0C_0B0A_0908 + u128::from(nth))
+    })
+}
+
+/// All objects below `prefix`, by their names there.
+pub async fn objects(store: &dyn ObjectStore, prefix: &Prefix) -> BTreeMap<String, Vec<u8>> {
+    let listed: Vec<_> = store.list(None).try_collect().await.unwrap();
+    let below = format!("{prefix}/");
+    let mut all = BTreeMap::new();
+    for meta in listed {
+        let bytes = store.get(&meta.location).await.unwrap();
+        let name = meta.location.to_string();
+        let name = name.strip_prefix(&below).unwrap().to_owned();
+        all.insert(name, bytes.bytes().await.unwrap().to_vec());
+    }
+    all
+}
+
+/// Compares objects with the golden files in `dir`, or makes these anew.
+pub fn compare(dir: &Path, written: &BTreeMap<String, Vec<u8>>) {
+    for (name, bytes) in written {
+        let path = dir.join(name);
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, bytes).unwrap();
+        }
+        assert!(std::fs::read(&path).unwrap() == *bytes, "{name} differs");
+    }
+}
 
 /// When the first entry was written, and how much later each further group.
 pub const TIME_US: u64 = 1_763_820_000_000_000;

@@ -35,15 +35,11 @@ fn store(place: &dyn Place, wanted: bool) -> Store {
         error: error(listed.map(|_| ())),
         probed,
         probe_error: match probed {
-            true => error(honours(place)),
+            // Whether the store does what everything else relies on.
+            true => error(probe::probe(place)),
             false => String::new(),
         },
     }
-}
-
-/// Whether the store does what everything else relies on.
-fn honours(place: &dyn Place) -> std::io::Result<()> {
-    probe::probe(place)
 }
 
 fn disks(config: &ServerConfig, place: &dyn Place) -> Vec<Disk> {
