@@ -1,17 +1,16 @@
-//! Answers reads: pages, tablespaces, side files.
+//! Answers reads of pages and tablespaces.
 //!
 //! What is known of a tablespace is asked for with every page, so it is cached
 //! with a generation: ingest makes it odd before a change becomes visible and
 //! even after the change's LSN is published. A reader takes a cached entry
 //! only if the generation is the one that was even when the entry was made.
 
-use crate::api::{Page, ReadAt, ReadError, SideFile, Tablespace};
+use crate::api::{Page, ReadAt, ReadError, Tablespace};
 use crate::branch::{Branch, Shared};
 use crate::cache::{CachedPage, CachedSpace};
-use crate::catalog::{CHUNK, NodeKind, SpaceInfo};
-use crate::key::{TAG_PATH, TAG_SIDE, TAG_SPACE, TAG_STATE, side_key, side_of, space_of};
+use crate::catalog::SpaceInfo;
+use crate::key::{TAG_PATH, TAG_SIDE, TAG_SPACE, TAG_STATE, space_of};
 use crate::map::{Base, Built, Reach, Snapshot, View};
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use xylem_types::{Lsn, PageId, SpaceId};
@@ -364,76 +363,6 @@ impl Branch {
             Some((_, info)) => self.tablespace(space, &info, lsn),
             None => Ok(None),
         }
-    }
-
-    /// Calls `each` with every directory and side file, a directory before
-    /// what is in it, until it breaks. Blocking.
-    ///
-    /// An operation counts from the end of the last whole mtr that stands
-    /// before it in the log: were the redo after that void, the operation
-    /// would still have happened.
-    ///
-    /// # Errors
-    /// See [`ReadError`].
-    pub fn side_files(
-        &self,
-        at: ReadAt,
-        each: &mut dyn FnMut(SideFile) -> ControlFlow<()>,
-    ) -> Result<(), ReadError> {
-        let s = &*self.shared;
-        let lsn = match (s.resolve(at)?, at) {
-            (_, ReadAt::Newest) => s.newest(),
-            (lsn, ReadAt::Lsn(_)) => lsn,
-        };
-        let layers = s.snapshot_at(lsn)?;
-        let view = layers.view(s.source());
-        let (start, end) = key_range(TAG_SIDE);
-        let mut after = start.to_vec();
-        loop {
-            let keys = view.keys(&after, &end, lsn)?;
-            let Some(last) = keys.last() else {
-                return Ok(());
-            };
-            after.clone_from(last);
-            for (path, chunk) in keys.iter().filter_map(|k| side_of(k)) {
-                if chunk == 0
-                    && let Some(file) = self.side_file(&view, path, lsn)?
-                    && each(file).is_break()
-                {
-                    return Ok(());
-                }
-            }
-        }
-    }
-
-    fn side_file(
-        &self,
-        view: &View<'_>,
-        path: &str,
-        lsn: Lsn,
-    ) -> Result<Option<SideFile>, ReadError> {
-        let node = view.node(path, lsn)?;
-        let data = match node.kind {
-            NodeKind::Gone => return Ok(None),
-            NodeKind::Dir => None,
-            NodeKind::File => {
-                let mut data = Vec::with_capacity(node.size.min(1 << 20) as usize);
-                for chunk in 0..node.chunks() {
-                    let start = u64::from(chunk) * CHUNK;
-                    let len = (node.size - start).min(CHUNK) as usize;
-                    let found = view.chunk(&side_key(path, chunk + 1), lsn)?;
-                    let mut bytes = found.map(|(_, b)| b).unwrap_or_default();
-                    bytes.resize(len, 0);
-                    data.extend_from_slice(&bytes);
-                }
-                Some(data.into())
-            }
-        };
-        Ok(Some(SideFile {
-            path: path.to_owned(),
-            mode: node.mode,
-            data,
-        }))
     }
 }
 

@@ -53,6 +53,12 @@ pub struct ServerConfig {
     pub cache_size: ByteSize,
     /// How long the lease of a read-only compute is kept that nobody uses.
     pub lease_timeout: Duration,
+    /// How long a caller may take no answer, or send no item, on a stream.
+    pub stall_timeout: Duration,
+    /// Connections that are open at the same time; more are closed at once.
+    pub connections_max: usize,
+    /// Leases of read-only computes that there may be.
+    pub leases_max: usize,
     /// Threads that read pages from layers.
     pub page_threads: usize,
     /// Threads that serve connections.
@@ -191,6 +197,15 @@ pub struct ServerArgs {
     /// How long the lease of a read-only compute is kept unused [default: 600000]
     #[arg(long, value_name = "MS")]
     pub lease_timeout_ms: Option<String>,
+    /// How long a caller may take no answer, or send no item, on a stream [default: 60000]
+    #[arg(long, value_name = "MS")]
+    pub stall_timeout_ms: Option<String>,
+    /// Connections that are open at the same time [default: 4096]
+    #[arg(long, value_name = "N")]
+    pub connections_max: Option<String>,
+    /// Leases of read-only computes that there may be [default: 1000]
+    #[arg(long, value_name = "N")]
+    pub leases_max: Option<String>,
     /// Threads that read pages from layers [default: twice the processors; 64 with a remote store]
     #[arg(long, value_name = "N")]
     pub page_threads: Option<String>,
@@ -229,6 +244,9 @@ impl ServerArgs {
             "log_backup" => &self.log_backup,
             "cache_size" => &self.cache_size,
             "lease_timeout_ms" => &self.lease_timeout_ms,
+            "stall_timeout_ms" => &self.stall_timeout_ms,
+            "connections_max" => &self.connections_max,
+            "leases_max" => &self.leases_max,
             "page_threads" => &self.page_threads,
             "worker_threads" => &self.worker_threads,
             "compute_log_size" => &self.compute_log_size,
@@ -315,6 +333,14 @@ fn build(from: &Layers) -> Result<ServerConfig, ConfigError> {
             100,
             86_400_000,
         )?),
+        stall_timeout: Duration::from_millis(from.number(
+            "stall_timeout_ms",
+            60_000,
+            100,
+            3_600_000,
+        )?),
+        connections_max: from.number("connections_max", 4096, 8, 1 << 20)? as usize,
+        leases_max: from.number("leases_max", 1000, 1, 1_000_000)? as usize,
         page_threads: from.number("page_threads", page_threads, 1, 512)? as usize,
         worker_threads: from.number("worker_threads", cpus.max(2) as u64, 1, 512)? as usize,
         compute_log_size: from.size("compute_log_size", 4 << 30, 4 << 20, 512 << 30)?,

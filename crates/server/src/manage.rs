@@ -80,6 +80,11 @@ pub enum ManageError {
         /// What the log said.
         source: xylem_wal::LogError,
     },
+    /// There are as many leases as there may be.
+    #[error(
+        "there are {0} leases of read-only computes, as many as the server allows (setting leases_max): stop computes that are not needed"
+    )]
+    Leases(usize),
     /// The server stops.
     #[error("the server is stopping; retry")]
     Stopping,
@@ -126,7 +131,13 @@ pub async fn create(node: &Arc<Node>, new: New) -> Result<Arc<OpenBranch>, Manag
                 from.name()
             )));
         }
-        Name::Lease => (project.lease_name(&from.name()), true),
+        Name::Lease => {
+            let leases = project.branches.values().filter(|b| b.lease).count();
+            if leases >= node.config.leases_max {
+                return Err(ManageError::Leases(leases));
+            }
+            (project.lease_name(&from.name()), true)
+        }
     };
     check_free(&project, &name)?;
     let made = make(node, from, at, name.clone(), lease).await?;

@@ -83,6 +83,8 @@ pub enum StreamKind {
     pages,
     /// StreamWAL.
     wal,
+    /// BaseBackup.
+    backup,
 }
 
 #[derive(Clone)]

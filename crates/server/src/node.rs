@@ -7,11 +7,17 @@ use crate::logs::Logs;
 use crate::metrics::{Metrics, StreamGuard, StreamKind};
 use crate::project::catalog::Catalog;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use xylem_pages::Store;
+
+/// Calls about many branches that run at the same time; more wait.
+const SURVEYS_MAX: usize = 4;
+/// Imports that run at the same time; more are refused.
+const IMPORTS_MAX: usize = 4;
 
 /// Where a server stands in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +49,11 @@ pub struct Node {
     pub metrics: Arc<Metrics>,
     /// Bounds the page reads that block a thread.
     pub page_pool: Arc<Semaphore>,
+    /// Bounds the calls that look at many branches or at their history, apart
+    /// from page reads, which must not wait for those.
+    pub survey_pool: Arc<Semaphore>,
+    /// Bounds the imports under way, each of which takes a thread.
+    pub import_pool: Arc<Semaphore>,
     phase: watch::Sender<Phase>,
     open: OnceLock<Opened>,
     streams: TaskTracker,
@@ -67,6 +78,8 @@ pub struct Opened {
 pub struct StreamTicket {
     /// Cancelled when the server's patience ends, or the branch is removed.
     pub end: CancellationToken,
+    /// How long its caller may leave an answer untaken.
+    pub stall: Duration,
     _in_use: InUse,
     _tracked: TaskTrackerToken,
     _counted: StreamGuard,
@@ -77,6 +90,8 @@ impl Node {
     pub fn new(config: ServerConfig) -> Node {
         Node {
             page_pool: Arc::new(Semaphore::new(config.page_threads)),
+            survey_pool: Arc::new(Semaphore::new(SURVEYS_MAX)),
+            import_pool: Arc::new(Semaphore::new(IMPORTS_MAX)),
             config,
             metrics: Arc::new(Metrics::new()),
             phase: watch::Sender::new(Phase::Starting),
@@ -134,6 +149,7 @@ impl Node {
     pub fn stream(&self, kind: StreamKind, branch: &Arc<OpenBranch>) -> StreamTicket {
         StreamTicket {
             end: branch.end.clone(),
+            stall: self.config.stall_timeout,
             _in_use: branch.in_use(),
             _tracked: self.streams.token(),
             _counted: self.metrics.stream(kind),

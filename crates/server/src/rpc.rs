@@ -8,6 +8,7 @@ mod convert;
 mod import;
 mod inspect;
 mod pages;
+mod stall;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use xylem_proto::pageserver::{
     PageStreamResponse, PingRequest, PingResponse, WalAck, WalFrame,
 };
 
+pub(crate) use call::Authenticate;
 pub(crate) use control::ControlService;
 pub(crate) use inspect::InspectService;
 

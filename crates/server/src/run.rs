@@ -1,10 +1,11 @@
 //! A server's life: lock, listen, open, serve, stop.
 
 use crate::config::ServerConfig;
+use crate::connections::Limited;
 use crate::error::ServerError;
 use crate::lock::DirLock;
 use crate::node::Node;
-use crate::rpc::{ControlService, InspectService, MESSAGE_BYTES_MAX, PageService};
+use crate::rpc::{Authenticate, ControlService, InspectService, MESSAGE_BYTES_MAX, PageService};
 use crate::{care, http, open};
 use std::future::Future;
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
@@ -28,6 +30,9 @@ const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// A page of 64 KiB fits one frame with what surrounds it.
 const FRAME_BYTES_MAX: u32 = 256 << 10;
+/// Calls that are open at the same time on one connection; more wait at the
+/// caller.
+const CONNECTION_STREAMS_MAX: u32 = 1024;
 /// After the streams have ended: how long connections may take to close.
 const CONNECTIONS_PATIENCE: Duration = Duration::from_secs(1);
 /// A connection that is silent for this long is asked whether it lives.
@@ -278,6 +283,9 @@ fn serve_grpc(
     let pages = PageServerServer::new(PageService::new(Arc::clone(&node)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    // Around the services, whose decoders would otherwise read the body first.
+    let authenticate = Authenticate(node.config.token.clone());
+    let limit = Limited::new(node.config.connections_max);
     let inspect = InspectServer::new(InspectService::new(Arc::clone(&node)))
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let control =
@@ -286,15 +294,16 @@ fn serve_grpc(
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES_MAX)
+        .max_concurrent_streams(CONNECTION_STREAMS_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(health)
         .add_service(reflection().build_v1().map_err(no_reflection)?)
         .add_service(reflection().build_v1alpha().map_err(no_reflection)?)
-        .add_service(pages)
-        .add_service(inspect)
-        .add_service(control);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        .add_service(InterceptedService::new(pages, authenticate.clone()))
+        .add_service(InterceptedService::new(inspect, authenticate.clone()))
+        .add_service(InterceptedService::new(control, authenticate));
+    let incoming = limit.filter(TcpIncoming::from(listener).with_nodelay(Some(true)));
     let stop = CancellationToken::new();
     let stopped = stop.clone().cancelled_owned();
     Ok(Service::spawn(stop, async move {
@@ -303,7 +312,9 @@ fn serve_grpc(
 }
 
 fn serve_http(node: Arc<Node>, listener: TcpListener) -> Service {
+    let limit = Limited::new(node.config.connections_max);
     let router = http::router(node);
+    let listener = limit.listener(listener);
     Service::spawn(CancellationToken::new(), async move {
         axum::serve(listener, router).await
     })

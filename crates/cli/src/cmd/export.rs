@@ -18,7 +18,9 @@ use crate::server::{self, WantedPorts};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
+use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -151,6 +153,8 @@ struct Found {
     target: Target,
     spaces: Vec<Tablespace>,
     side_files: usize,
+    /// The one whose pieces come.
+    side_file: Option<(String, File)>,
     user: Option<String>,
 }
 
@@ -160,6 +164,7 @@ impl Found {
             target,
             spaces: Vec::new(),
             side_files: 0,
+            side_file: None,
             user: None,
         }
     }
@@ -176,10 +181,22 @@ impl Found {
                 Ok(())
             }
             Item::File(file) => {
-                self.side_files += 1;
-                let mut out = self.target.create(&file.path, file.mode & 0o777 | 0o600)?;
-                out.write_all(&file.data)
-                    .map_err(|e| cannot_write(Path::new(&file.path), e))
+                if file.offset == 0 {
+                    self.side_files += 1;
+                    let mode = file.mode & 0o777 | 0o600;
+                    let out = self.target.create(&file.path, mode)?;
+                    self.side_file = Some((file.path.clone(), out));
+                }
+                // The pieces of a large one follow one another.
+                match &mut self.side_file {
+                    Some((path, out)) if *path == file.path => out
+                        .write_all_at(&file.data, file.offset)
+                        .map_err(|e| cannot_write(Path::new(&file.path), e)),
+                    _ => bail!(
+                        "the server sent a piece of {} without its beginning",
+                        file.path
+                    ),
+                }
             }
             Item::Tablespace(space) => {
                 let out = self.target.create(&space.path, 0o660)?;

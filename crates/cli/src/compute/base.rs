@@ -42,6 +42,9 @@ impl<'a> Materialise<'a> {
             }
             Some(Item::File(file)) => {
                 let path = self.resolve(&file.path)?;
+                if file.offset > 0 {
+                    return more(&path, &file.data, file.offset);
+                }
                 self.file(&path, mode_or(file.mode, 0o660), |out| {
                     out.write_all_at(&file.data, 0)
                 })
@@ -115,6 +118,15 @@ impl<'a> Materialise<'a> {
             .and_then(|file| fill(&file))
             .with_context(|| format!("cannot write {}", path.display()))
     }
+}
+
+/// Writes a further piece of a file whose first one was written.
+fn more(path: &Path, data: &[u8], offset: u64) -> Result<()> {
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|out| out.write_all_at(data, offset))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn mode_or(mode: u32, otherwise: u32) -> u32 {

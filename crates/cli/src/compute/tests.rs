@@ -257,7 +257,34 @@ fn side_file(path: &str) -> BaseItem {
         path: path.to_owned(),
         mode: 0o640,
         data: b"frm".as_slice().into(),
+        ..SideFile::default()
     }))
+}
+
+#[test]
+fn a_large_side_file_comes_in_pieces() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut base = Materialise::new(dir.path());
+    let piece = |offset: u64, data: &[u8]| {
+        item(Item::File(SideFile {
+            path: "db/t.par".to_owned(),
+            mode: 0o640,
+            data: data.to_vec().into(),
+            offset,
+            size: 9,
+        }))
+    };
+    for (offset, data) in [(0, b"abcd"), (4, b"efgh")] {
+        base.take(piece(offset, data)).unwrap();
+    }
+    base.take(piece(8, b"i")).unwrap();
+    let written = std::fs::read(dir.path().join("db/t.par")).unwrap();
+    assert_eq!(written, b"abcdefghi");
+    assert!(
+        Materialise::new(&dir.path().join("x"))
+            .take(piece(4, b"efgh"))
+            .is_err()
+    );
 }
 
 #[test]

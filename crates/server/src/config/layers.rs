@@ -17,7 +17,7 @@ pub struct Key {
 }
 
 /// Every setting.
-pub const KEYS: [Key; 23] = [
+pub const KEYS: [Key; 26] = [
     Key {
         name: "data_dir",
         about: "directory of the project",
@@ -89,6 +89,18 @@ pub const KEYS: [Key; 23] = [
     Key {
         name: "lease_timeout_ms",
         about: "how long the lease of a read-only compute is kept unused",
+    },
+    Key {
+        name: "stall_timeout_ms",
+        about: "how long a caller may take no answer, or send no item, on a stream",
+    },
+    Key {
+        name: "connections_max",
+        about: "connections that are open at the same time",
+    },
+    Key {
+        name: "leases_max",
+        about: "leases of read-only computes that there may be",
     },
     Key {
         name: "page_threads",

@@ -4,99 +4,148 @@
 //! buffer pool; all others come by GetPage.
 
 use super::call::Caller;
+use super::pages::blocking;
 use super::{Answers, status};
 use crate::branch::OpenBranch;
 use crate::node::Node;
 use bytes::Bytes;
-use std::ops::ControlFlow;
+use futures::StreamExt;
+use std::collections::VecDeque;
 use std::sync::Arc;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use xylem_pages::{ReadAt, SideFile, Tablespace};
+use xylem_pages::{ReadAt, SideCursor, SidePiece, Tablespace};
 use xylem_proto::control::{self as wire, BaseItem, base_item::Item};
 use xylem_types::{Lsn, PageId, SpaceId};
 
-/// Items made ahead of the caller's taking them.
-const ITEMS_AHEAD: usize = 16;
+/// Bytes of side files read in one step, and in one item.
+const SIDE_BYTES: usize = 1 << 20;
+/// Tablespaces read in one step.
+const SPACES: usize = 64;
 /// The page of the system tablespace that InnoDB's doublewrite start-up reads
 /// past the buffer pool (`FSP_TRX_SYS_PAGE_NO`, `buf_dblwr_t`).
 const TRX_SYS_PAGE: u32 = 5;
 
-/// All items as of `at`, made on a thread of their own.
-pub(super) fn base_backup(node: &Node, caller: Caller, at: ReadAt, all: bool) -> Answers<BaseItem> {
-    let (sender, receiver) = mpsc::channel(ITEMS_AHEAD);
-    let log_bytes = node.config.compute_log_size.0;
-    let pool = Arc::clone(&node.page_pool);
-    tokio::spawn(async move {
-        let Ok(permit) = pool.acquire_owned().await else {
-            return;
-        };
-        // Ends with the items, or when the caller goes away.
-        tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            if let Err(status) = send_all(&caller, at, all, log_bytes, &sender) {
-                let _ = sender.blocking_send(Err(status));
-            }
-        });
-    });
-    Box::pin(ReceiverStream::new(receiver))
-}
-
-type Sender = mpsc::Sender<Result<BaseItem, Status>>;
-
-fn send_all(
-    caller: &Caller,
+/// All items as of `at`, made step by step as the caller takes them. Between
+/// two steps nothing is held: a caller that stops taking keeps no one else from
+/// reading.
+pub(super) fn base_backup(
+    node: Arc<Node>,
+    caller: Caller,
     at: ReadAt,
     all: bool,
-    log_bytes: u64,
-    to: &Sender,
-) -> Result<(), Status> {
-    let branch = &caller.branch;
-    let ReadAt::Lsn(lsn) = at else {
-        return Err(Status::internal("a base backup is of one LSN"));
+) -> Answers<BaseItem> {
+    let backup = Backup {
+        node,
+        caller,
+        at,
+        all,
+        step: Step::Side(SideCursor::start()),
     };
-    if lsn <= Lsn::FIRST {
-        return Ok(());
-    }
-    let send = |item| to.blocking_send(Ok(BaseItem { item: Some(item) })).is_ok();
-    let mut taken = true;
-    branch
-        .pages
-        .side_files(at, &mut |file| {
-            taken = send(side_file(file));
-            if taken {
-                ControlFlow::Continue(())
-            } else {
-                ControlFlow::Break(())
+    let steps = futures::stream::unfold(Some(backup), |backup| async {
+        let mut backup = backup?;
+        match backup.next().await {
+            Ok(Some(items)) => Some((Ok(items), Some(backup))),
+            Ok(None) => None,
+            Err(status) => Some((Err(status), None)),
+        }
+    });
+    Box::pin(steps.flat_map(|items| {
+        let items = match items {
+            Ok(items) => items
+                .into_iter()
+                .map(|item| Ok(BaseItem { item: Some(item) }))
+                .collect(),
+            Err(status) => vec![Err(status)],
+        };
+        futures::stream::iter(items)
+    }))
+}
+
+/// A base backup under way.
+struct Backup {
+    node: Arc<Node>,
+    caller: Caller,
+    at: ReadAt,
+    all: bool,
+    step: Step,
+}
+
+/// What is read next.
+enum Step {
+    Side(SideCursor),
+    /// Which tablespaces there are.
+    List,
+    Tablespaces(VecDeque<Tablespace>),
+    Log,
+    Done,
+}
+
+impl Backup {
+    /// The items of the next step; none at the end.
+    async fn next(&mut self) -> Result<Option<Vec<Item>>, Status> {
+        let ReadAt::Lsn(lsn) = self.at else {
+            return Err(Status::internal("a base backup is of one LSN"));
+        };
+        if lsn <= Lsn::FIRST {
+            return Ok(None);
+        }
+        let (branch, at, all) = (Arc::clone(&self.caller.branch), self.at, self.all);
+        let read_failed = {
+            let branch = Arc::clone(&branch);
+            move |error| status::of_read(&error, &branch.name())
+        };
+        match std::mem::replace(&mut self.step, Step::Done) {
+            Step::Side(from) => {
+                let part = blocking(&self.node, move || {
+                    let part = branch.pages.side_part(at, from, SIDE_BYTES);
+                    part.map_err(read_failed)
+                })
+                .await?;
+                self.step = part.next.map_or(Step::List, Step::Side);
+                Ok(Some(part.pieces.into_iter().map(side_piece).collect()))
             }
-        })
-        .map_err(|error| status::of_read(&error, &branch.name()))?;
-    if !taken {
-        return Ok(());
-    }
-    let tablespaces = branch
-        .pages
-        .tablespaces(at)
-        .map_err(|error| status::of_read(&error, &branch.name()))?;
-    for space in tablespaces
-        .into_iter()
-        .filter(|space| all || is_first(space))
-    {
-        if !send(Item::Tablespace(tablespace(branch, space, at)?)) {
-            return Ok(());
+            Step::List => {
+                let spaces = blocking(&self.node, move || {
+                    branch.pages.tablespaces(at).map_err(read_failed)
+                })
+                .await?;
+                let wanted = spaces.into_iter().filter(|space| all || is_first(space));
+                self.step = Step::Tablespaces(wanted.collect());
+                Ok(Some(Vec::new()))
+            }
+            Step::Tablespaces(mut spaces) => {
+                let rest = spaces.split_off(spaces.len().min(SPACES));
+                let items = blocking(&self.node, move || {
+                    spaces
+                        .into_iter()
+                        .map(|space| Ok(Item::Tablespace(tablespace(&branch, space, at)?)))
+                        .collect()
+                })
+                .await?;
+                self.step = match rest.is_empty() {
+                    true => Step::Log,
+                    false => Step::Tablespaces(rest),
+                };
+                Ok(Some(items))
+            }
+            Step::Log => {
+                // Not after another compute has taken the branch over.
+                self.caller.check_epoch()?;
+                Ok(Some(vec![log(lsn, self.node.config.compute_log_size.0)]))
+            }
+            Step::Done => Ok(None),
         }
     }
+}
+
+/// The first bytes of the log of a compute that starts at `lsn`.
+fn log(lsn: Lsn, size: u64) -> Item {
     // The log begins with the checkpoint that stands just before `lsn`.
     let start = Lsn(lsn.0.saturating_sub(xylem_redo::CHECKPOINT_MTR_LEN as u64));
-    let data = xylem_redo::log_file(start, log_bytes);
-    // Not after another compute has taken the branch over.
-    caller.check_epoch()?;
-    send(Item::Log(wire::LogFile {
-        data: Bytes::from(data),
-        size: log_bytes,
-    }));
-    Ok(())
+    Item::Log(wire::LogFile {
+        data: Bytes::from(xylem_redo::log_file(start, size)),
+        size,
+    })
 }
 
 /// How a tablespace is asked for.
@@ -166,16 +215,18 @@ fn is_first(space: &Tablespace) -> bool {
         })
 }
 
-fn side_file(file: SideFile) -> Item {
-    match file.data {
+fn side_piece(piece: SidePiece) -> Item {
+    match piece.bytes {
         None => Item::Directory(wire::Directory {
-            path: file.path,
-            mode: file.mode,
+            path: piece.path,
+            mode: piece.mode,
         }),
-        Some(data) => Item::File(wire::SideFile {
-            path: file.path,
-            mode: file.mode,
-            data: Bytes::from_owner(data),
+        Some(bytes) => Item::File(wire::SideFile {
+            path: piece.path,
+            mode: piece.mode,
+            data: Bytes::from(bytes.data),
+            offset: bytes.offset,
+            size: bytes.size,
         }),
     }
 }

@@ -1,5 +1,6 @@
 //! Branches on the wire: what they are, and requests to change them.
 
+use super::pages::pooled;
 use super::{call, status};
 use crate::branch::OpenBranch;
 use crate::branches::BranchRef;
@@ -28,7 +29,7 @@ pub(super) async fn list(
     node: &Arc<Node>,
     request: Request<ListBranchesRequest>,
 ) -> Result<Vec<Branch>, Status> {
-    let opened = call::in_charge(node, request.metadata())?;
+    let opened = call::in_charge(node)?;
     let request = request.get_ref();
     let branches = if request.name.is_empty() {
         let all = opened.branches.all();
@@ -45,7 +46,7 @@ pub(super) async fn create(
     node: &Arc<Node>,
     request: Request<CreateBranchRequest>,
 ) -> Result<Branch, Status> {
-    call::in_charge(node, request.metadata())?;
+    call::in_charge(node)?;
     let request = request.into_inner();
     let name = name("name", &request.name)?;
     let made = if request.empty {
@@ -73,7 +74,7 @@ pub(super) async fn create_lease(
     node: &Arc<Node>,
     request: Request<CreateLeaseRequest>,
 ) -> Result<Branch, Status> {
-    call::in_charge(node, request.metadata())?;
+    call::in_charge(node)?;
     let request = request.into_inner();
     let new = New {
         name: Name::Lease,
@@ -88,7 +89,7 @@ pub(super) async fn remove(
     node: &Arc<Node>,
     request: Request<RemoveBranchRequest>,
 ) -> Result<(), Status> {
-    call::in_charge(node, request.metadata())?;
+    call::in_charge(node)?;
     let which = branch("name", &request.get_ref().name)?;
     on_its_own(
         node,
@@ -101,7 +102,7 @@ pub(super) async fn rename(
     node: &Arc<Node>,
     request: Request<RenameBranchRequest>,
 ) -> Result<Branch, Status> {
-    call::in_charge(node, request.metadata())?;
+    call::in_charge(node)?;
     let request = request.into_inner();
     let which = branch("name", &request.name)?;
     let to = name("new_name", &request.new_name)?;
@@ -116,7 +117,7 @@ pub(super) async fn restore(
     node: &Arc<Node>,
     request: Request<RestoreBranchRequest>,
 ) -> Result<RestoreBranchResponse, Status> {
-    call::in_charge(node, request.metadata())?;
+    call::in_charge(node)?;
     let request = request.into_inner();
     let which = branch("name", &request.name)?;
     let at = match at(request.at)? {
@@ -145,25 +146,23 @@ pub(super) async fn resolve_time(
     node: &Arc<Node>,
     request: Request<ResolveTimeRequest>,
 ) -> Result<ResolveTimeResponse, Status> {
-    let opened = call::in_charge(node, request.metadata())?;
+    let opened = call::in_charge(node)?;
     let request = request.into_inner();
     let which = from(&request.branch)?;
     let branch = call::named(opened, "branch", &which.to_string())?;
     let found = moment::resolve(&branch, at(request.at)?, Instant::now() + PATIENCE)
         .await
         .map_err(|error| status::of_moment(&error))?;
-    let told = tokio::task::spawn_blocking(move || {
+    let (point, horizon) = pooled(&node.survey_pool, move || {
         let lsn = match found {
             ReadAt::Newest => branch.pages.newest(),
             ReadAt::Lsn(lsn) => lsn,
         };
-        let horizon = moment::horizon(&branch)?;
-        Some((moment::point(&branch, lsn), horizon))
-    });
-    let (point, horizon) = told
-        .await
-        .map_err(|error| Status::internal(format!("looking a moment up ended early: {error}")))?
-        .ok_or_else(|| Status::failed_precondition(format!("branch {which} is empty")))?;
+        let horizon = moment::horizon(&branch)
+            .ok_or_else(|| Status::failed_precondition(format!("branch {which} is empty")))?;
+        Ok((moment::point(&branch, lsn), horizon))
+    })
+    .await?;
     Ok(ResolveTimeResponse {
         lsn: point.lsn.0,
         time: time(&point),
@@ -198,8 +197,9 @@ async fn one(node: &Arc<Node>, branch: Arc<OpenBranch>) -> Result<Branch, Status
 
 /// Says of each what there is to say. Reads pages for the times.
 async fn describe(node: &Arc<Node>, all: Vec<Arc<OpenBranch>>) -> Result<Vec<Branch>, Status> {
+    let pool = Arc::clone(&node.survey_pool);
     let node = Arc::clone(node);
-    tokio::task::spawn_blocking(move || {
+    pooled(&pool, move || {
         let opened = node.opened().ok_or_else(status::stopping)?;
         let project = opened.catalog.project();
         Ok(all
@@ -208,7 +208,6 @@ async fn describe(node: &Arc<Node>, all: Vec<Arc<OpenBranch>>) -> Result<Vec<Bra
             .collect())
     })
     .await
-    .map_err(|error| Status::internal(format!("describing branches ended early: {error}")))?
 }
 
 fn branch_of(opened: &Opened, project: &Project, branch: &OpenBranch) -> Branch {

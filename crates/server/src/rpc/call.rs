@@ -4,10 +4,12 @@
 use super::status;
 use crate::branch::OpenBranch;
 use crate::branches::BranchRef;
+use crate::config::Token;
 use crate::node::{Node, Opened, Phase};
 use std::sync::Arc;
-use tonic::Status;
 use tonic::metadata::MetadataMap;
+use tonic::service::Interceptor;
+use tonic::{Request, Status};
 use xylem_proto::{BRANCH_KEY, EPOCH_KEY, TOKEN_KEY};
 use xylem_types::{BranchName, Epoch};
 
@@ -22,25 +24,29 @@ pub(super) struct Caller {
     pub epoch: Option<Epoch>,
 }
 
-/// Checks the token.
-pub(super) fn authenticate(node: &Node, metadata: &MetadataMap) -> Result<(), Status> {
-    let Some(token) = &node.config.token else {
-        return Ok(());
-    };
-    match metadata.get(TOKEN_KEY) {
-        None => Err(Status::unauthenticated(format!(
-            "this server wants a token, as metadata {TOKEN_KEY}"
-        ))),
-        Some(given) if token.matches(given.as_encoded_bytes()) => Ok(()),
-        Some(_) => Err(Status::unauthenticated(format!(
-            "the token in metadata {TOKEN_KEY} is wrong"
-        ))),
+/// Checks the token, before a byte of the request's body is read.
+#[derive(Clone)]
+pub(crate) struct Authenticate(pub(crate) Option<Token>);
+
+impl Interceptor for Authenticate {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let Some(token) = &self.0 else {
+            return Ok(request);
+        };
+        match request.metadata().get(TOKEN_KEY) {
+            None => Err(Status::unauthenticated(format!(
+                "this server wants a token, as metadata {TOKEN_KEY}"
+            ))),
+            Some(given) if token.matches(given.as_encoded_bytes()) => Ok(request),
+            Some(_) => Err(Status::unauthenticated(format!(
+                "the token in metadata {TOKEN_KEY} is wrong"
+            ))),
+        }
     }
 }
 
-/// Checks the token and that the server serves.
-pub(super) fn admitted<'a>(node: &'a Node, metadata: &MetadataMap) -> Result<&'a Opened, Status> {
-    authenticate(node, metadata)?;
+/// Checks that the server serves. The token was checked by [`Authenticate`].
+pub(super) fn admitted(node: &Node) -> Result<&Opened, Status> {
     match (node.phase(), node.opened()) {
         (Phase::Ready, Some(opened)) => Ok(opened),
         (Phase::Stopping, _) => Err(status::stopping()),
@@ -51,8 +57,8 @@ pub(super) fn admitted<'a>(node: &'a Node, metadata: &MetadataMap) -> Result<&'a
 }
 
 /// The same for a call about the project: not when another server has it.
-pub(super) fn in_charge<'a>(node: &'a Node, metadata: &MetadataMap) -> Result<&'a Opened, Status> {
-    let opened = admitted(node, metadata)?;
+pub(super) fn in_charge(node: &Node) -> Result<&Opened, Status> {
+    let opened = admitted(node)?;
     match opened.catalog.why_lost() {
         None => Ok(opened),
         Some(lost) => Err(Status::failed_precondition(lost.to_string())),
@@ -69,9 +75,9 @@ pub(super) fn named(opened: &Opened, field: &str, text: &str) -> Result<Arc<Open
         .ok_or_else(|| status::no_branch(&which))
 }
 
-/// Checks all three.
+/// Checks that the server serves, and which branch and epoch the call is for.
 pub(super) fn caller(node: &Node, metadata: &MetadataMap) -> Result<Caller, Status> {
-    let opened = admitted(node, metadata)?;
+    let opened = admitted(node)?;
     let which = match text(metadata, BRANCH_KEY)? {
         Some(text) => BranchRef::parse(text)
             .map_err(|error| Status::invalid_argument(format!("metadata {BRANCH_KEY}: {error}")))?,

@@ -33,7 +33,12 @@ pub(super) async fn import(
     let opened = node
         .opened()
         .ok_or_else(|| Status::unavailable("the server is starting; retry"))?;
-    let start = match items.message().await?.and_then(|item| item.item) {
+    let Ok(_permit) = node.import_pool.try_acquire() else {
+        return Err(Status::resource_exhausted(
+            "as many imports are under way as the server takes at once; retry when one is done",
+        ));
+    };
+    let start = match next(node, &mut items).await?.and_then(|item| item.item) {
         Some(Item::Start(start)) => start,
         _ => return Err(Status::invalid_argument("the first item is not a start")),
     };
@@ -91,7 +96,7 @@ async fn feed(
     items: &mut Streaming<ImportItem>,
     to: mpsc::Sender<Item>,
 ) -> Result<(), Status> {
-    while let Some(item) = items.message().await? {
+    while let Some(item) = next(node, items).await? {
         if node.phase() == Phase::Stopping {
             return Err(status::stopping());
         }
@@ -104,6 +109,21 @@ async fn feed(
         }
     }
     Ok(())
+}
+
+/// The next item; an error when it does not come in time.
+async fn next(
+    node: &Node,
+    items: &mut Streaming<ImportItem>,
+) -> Result<Option<ImportItem>, Status> {
+    let patience = node.config.stall_timeout;
+    match tokio::time::timeout(patience, items.message()).await {
+        Ok(item) => item,
+        Err(_) => Err(Status::deadline_exceeded(format!(
+            "no item of the import came for {} s",
+            patience.as_secs_f64()
+        ))),
+    }
 }
 
 /// Puts the branch into the project; without that it is removed.

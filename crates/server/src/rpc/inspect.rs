@@ -4,7 +4,7 @@ mod diagnose;
 mod history;
 mod scrub;
 
-use super::pages::blocking;
+use super::pages::pooled;
 use super::{Answers, call};
 use crate::branch::OpenBranch;
 use crate::moment;
@@ -87,11 +87,13 @@ impl Inspect for InspectService {
         request: Request<PageHistoryRequest>,
     ) -> Result<Response<PageHistoryResponse>, Status> {
         let branch = call::caller(&self.node, request.metadata())?.branch;
-        let opened = call::admitted(&self.node, request.metadata())?;
+        let opened = call::admitted(&self.node)?;
         let names = Names::of(opened);
         let request = request.into_inner();
         let work = move || history::page_history(&branch, &names, &request);
-        blocking(&self.node, work).await.map(Response::new)
+        pooled(&self.node.survey_pool, work)
+            .await
+            .map(Response::new)
     }
 
     type ScrubStream = Answers<ScrubUpdate>;
@@ -100,7 +102,7 @@ impl Inspect for InspectService {
         &self,
         request: Request<ScrubRequest>,
     ) -> Result<Response<Self::ScrubStream>, Status> {
-        let opened = call::admitted(&self.node, request.metadata())?;
+        let opened = call::admitted(&self.node)?;
         let names = Names::of(opened);
         let branches = match request.get_ref().all {
             true => None,
@@ -118,9 +120,9 @@ impl Inspect for InspectService {
 
     async fn last_scrubs(
         &self,
-        request: Request<LastScrubsRequest>,
+        _: Request<LastScrubsRequest>,
     ) -> Result<Response<LastScrubsResponse>, Status> {
-        let opened = call::admitted(&self.node, request.metadata())?;
+        let opened = call::admitted(&self.node)?;
         let names = Names::of(opened);
         let one = |branch: Arc<OpenBranch>| {
             let last = branch.pages.last_scrub();
@@ -143,14 +145,16 @@ impl Inspect for InspectService {
         &self,
         request: Request<DiagnoseRequest>,
     ) -> Result<Response<DiagnoseResponse>, Status> {
-        call::admitted(&self.node, request.metadata())?;
+        call::admitted(&self.node)?;
         let node = Arc::clone(&self.node);
         let probe = request.get_ref().probe_store;
         let work = move || {
             let opened = node.opened().ok_or_else(super::status::stopping)?;
             Ok(diagnose::diagnose(&node.config, opened, probe))
         };
-        blocking(&self.node, work).await.map(Response::new)
+        pooled(&self.node.survey_pool, work)
+            .await
+            .map(Response::new)
     }
 }
 

@@ -1,17 +1,15 @@
 //! Page reads: one, many, and the stream that computes use.
 
 use super::call::Caller;
-use super::{Answers, convert, status};
-use crate::branch::OpenBranch;
+use super::{Answers, convert, stall, status};
 use crate::metrics::{ReadResult, StreamKind};
-use crate::node::{Node, StreamTicket};
-use futures::{Stream, StreamExt, TryStreamExt};
-use std::pin::Pin;
+use crate::node::Node;
+use futures::{StreamExt, TryStreamExt};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::sync::{Semaphore, TryAcquireError};
 use tokio::time::Instant;
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status, Streaming};
 use xylem_pages::{Page, ReadAt};
 use xylem_proto::pageserver::{
@@ -86,7 +84,7 @@ pub(super) fn page_stream(
             async move { Ok(answer(&node, &caller, request).await) }
         })
         .try_buffer_unordered(STREAM_IN_FLIGHT);
-    Box::pin(Ending::new(Box::pin(answers), ticket, branch))
+    stall::guarded(Box::pin(answers), ticket, branch)
 }
 
 async fn answer(node: &Node, caller: &Caller, request: PageStreamRequest) -> PageStreamResponse {
@@ -200,63 +198,42 @@ async fn read_blocking(
     .await
 }
 
-/// Runs `work` on a thread that may block, of which there is a bounded number.
+/// Runs `work` on one of the threads that read pages.
 pub(super) async fn blocking<T: Send + 'static>(
     node: &Node,
     work: impl FnOnce() -> Result<T, Status> + Send + 'static,
 ) -> Result<T, Status> {
-    let permit = Arc::clone(&node.page_pool)
-        .acquire_owned()
-        .await
-        .map_err(|_| status::stopping())?;
-    tokio::task::spawn_blocking(move || {
-        let done = work();
-        drop(permit);
-        done
-    })
-    .await
-    .map_err(|error| Status::internal(format!("a read ended early: {error}")))?
+    pooled(&node.page_pool, work).await
 }
 
-/// A stream of answers that the server can end.
-struct Ending<S> {
-    answers: Option<S>,
-    end: Pin<Box<WaitForCancellationFutureOwned>>,
-    ticket: StreamTicket,
-    branch: Arc<OpenBranch>,
-}
-
-impl<S> Ending<S> {
-    fn new(answers: S, ticket: StreamTicket, branch: Arc<OpenBranch>) -> Ending<S> {
-        Ending {
-            answers: Some(answers),
-            end: Box::pin(ticket.end.clone().cancelled_owned()),
-            ticket,
-            branch,
+/// Runs `work` on a thread that may block, once `pool` has a permit for it.
+pub(super) async fn pooled<T: Send + 'static>(
+    pool: &Arc<Semaphore>,
+    work: impl FnOnce() -> Result<T, Status> + Send + 'static,
+) -> Result<T, Status> {
+    let run = |permit| {
+        tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop(permit);
+            done
+        })
+    };
+    let ended = match Arc::clone(pool).try_acquire_owned() {
+        Ok(permit) => run(permit).await,
+        Err(TryAcquireError::Closed) => return Err(status::stopping()),
+        // A permit given to a future that nobody polls would be lost to all
+        // others, and a stream whose caller takes no answers is not polled. So
+        // a task of its own waits for the permit.
+        Err(TryAcquireError::NoPermits) => {
+            let pool = Arc::clone(pool);
+            let waiting = tokio::spawn(async move {
+                match pool.acquire_owned().await {
+                    Ok(permit) => run(permit).await,
+                    Err(_) => Ok(Err(status::stopping())),
+                }
+            });
+            AbortOnDropHandle::new(waiting).await.and_then(|done| done)
         }
-    }
-}
-
-impl<T, S: Stream<Item = Result<T, Status>> + Unpin> Stream for Ending<S> {
-    type Item = Result<T, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = &mut *self;
-        let Some(answers) = &mut this.answers else {
-            return Poll::Ready(None);
-        };
-        if this.ticket.end.is_cancelled() {
-            this.answers = None;
-            return Poll::Ready(Some(Err(status::ended(&this.branch))));
-        }
-        match Pin::new(answers).poll_next(cx) {
-            Poll::Ready(item) => return Poll::Ready(item),
-            Poll::Pending => {}
-        }
-        if this.end.as_mut().poll(cx).is_ready() {
-            this.answers = None;
-            return Poll::Ready(Some(Err(status::ended(&this.branch))));
-        }
-        Poll::Pending
-    }
+    };
+    ended.map_err(|error| Status::internal(format!("a read ended early: {error}")))?
 }

@@ -127,6 +127,7 @@ pub(super) fn of_manage(error: &ManageError) -> Status {
         },
         ManageError::Fence { branch, source } => of_log(source, branch),
         ManageError::NotBackedUp { .. } => Status::unavailable(message),
+        ManageError::Leases(_) => Status::resource_exhausted(message),
         ManageError::Stopping => stopping(),
     }
 }

@@ -6,10 +6,11 @@
 //! so that a commit waits for nothing but the log.
 
 use super::call::Caller;
-use super::{Answers, convert, status};
+use super::{Answers, convert, stall, status};
 use crate::branch::OpenBranch;
 use crate::metrics::StreamKind;
-use crate::node::{Node, StreamTicket};
+use crate::node::Node;
+use crate::pace::{self, Pace};
 use futures::stream::Fuse;
 use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
@@ -31,8 +32,6 @@ const GROUP_FRAMES: usize = 256;
 const GROUP_BYTES: usize = 1 << 20;
 /// An acknowledgement that says only that reads see more may wait this long.
 const APPLIED_DELAY: Duration = Duration::from_millis(10);
-/// The longest that a group of frames is held back because ingest lags.
-const THROTTLE_MAX: Duration = Duration::from_millis(100);
 /// Groups whose time to durability is being measured.
 const MEASURED_MAX: usize = 1024;
 
@@ -59,12 +58,12 @@ pub(super) fn stream_wal(
         epoch,
         lag_soft: node.config.ingest_lag_soft.0,
         pending: Arc::clone(&pending),
+        begun: Instant::now(),
     };
     let acks = Acks {
         replaced: branch.take_writer(epoch),
         durable: branch.log.durable(),
         applied: branch.pages.watch_applied(),
-        ticket: node.stream(StreamKind::wal, &branch),
         feeder: Some(Feeder(tokio::spawn(feeding.run(frames)))),
         first: true,
         sent: Instant::now(),
@@ -72,20 +71,19 @@ pub(super) fn stream_wal(
         applied_ended: false,
         accepted: None,
         pending,
-        branch,
+        branch: Arc::clone(&branch),
         epoch,
     };
-    Ok(Box::pin(futures::stream::unfold(
-        Some(acks),
-        |acks| async {
-            let mut acks = acks?;
-            match acks.next().await {
-                Some(Ok(ack)) => Some((Ok(ack), Some(acks))),
-                Some(Err(status)) => Some((Err(status), None)),
-                None => None,
-            }
-        },
-    )))
+    let acks = futures::stream::unfold(Some(acks), |acks| async {
+        let mut acks = acks?;
+        match acks.next().await {
+            Some(Ok(ack)) => Some((Ok(ack), Some(acks))),
+            Some(Err(status)) => Some((Err(status), None)),
+            None => None,
+        }
+    });
+    let ticket = node.stream(StreamKind::wal, &branch);
+    Ok(stall::guarded(Box::pin(acks), ticket, branch))
 }
 
 /// The task that hands frames to the log; it ends with its stream.
@@ -102,6 +100,7 @@ struct Feeding {
     epoch: Epoch,
     lag_soft: u64,
     pending: Pending,
+    begun: Instant,
 }
 
 impl Feeding {
@@ -109,16 +108,18 @@ impl Feeding {
     async fn run(self, frames: Streaming<WalFrame>) -> Result<FrameSeq, Status> {
         let mut frames = frames.fuse();
         let mut last = FrameSeq(0);
+        let mut pace = Pace::default();
         while let Some(first) = frames.next().await {
             let (group, end) = gather(first?, &mut frames)?;
             if let Some(frame) = group.last() {
                 last = frame.seq;
             }
+            let bytes = group.iter().map(|frame| payload(frame) as u64).sum();
             self.append(group).await?;
             if let Some(status) = end {
                 return Err(status);
             }
-            self.throttle().await;
+            self.throttle(&mut pace, bytes).await;
         }
         Ok(last)
     }
@@ -144,24 +145,25 @@ impl Feeding {
             .map_err(|error| status::of_log(&error, &self.branch.name()))
     }
 
-    /// Slows the writer while ingest lags, the more the further; never stops it.
-    async fn throttle(&self) {
-        let lag = self
-            .branch
-            .durable()
-            .lsn()
-            .bytes_since(self.branch.pages.applied());
-        let Some(excess) = lag.checked_sub(self.lag_soft).filter(|&excess| excess > 0) else {
-            return;
+    /// Slows the writer by what ingest owes.
+    async fn throttle(&self, pace: &mut Pace, bytes: u64) {
+        let look = || {
+            let applied = self.branch.pages.applied();
+            let lag = self.branch.durable().lsn().bytes_since(applied);
+            (applied.0, pace::pressure(lag, self.lag_soft, 0, 1))
         };
-        let share = excess as f64 / self.lag_soft as f64;
-        let pause = THROTTLE_MAX.mul_f64(share.min(1.0));
-        self.branch
-            .label()
-            .metrics
-            .wal_throttled_seconds
-            .inc_by(pause.as_secs_f64());
-        tokio::time::sleep(pause).await;
+        let (applied, pressure) = look();
+        let mut wait = pace.after(self.begun.elapsed(), bytes, applied, pressure);
+        while let Some(time) = wait {
+            self.branch
+                .label()
+                .metrics
+                .wal_throttled_seconds
+                .inc_by(time.as_secs_f64());
+            tokio::time::sleep(time).await;
+            let (applied, pressure) = look();
+            wait = pace.rest(self.begun.elapsed(), applied, pressure);
+        }
     }
 }
 
@@ -205,7 +207,6 @@ struct Acks {
     durable: watch::Receiver<Durable>,
     applied: watch::Receiver<Lsn>,
     replaced: CancellationToken,
-    ticket: StreamTicket,
     /// None once the caller has closed its side.
     feeder: Option<Feeder>,
     /// The last frame taken, once the caller has closed its side.
@@ -242,7 +243,6 @@ impl Acks {
                         "a newer stream of epoch {} on branch {} has replaced this one", self.epoch, self.branch.name()
                     ))));
                 }
-                () = self.ticket.end.cancelled() => return Some(Err(status::ended(&self.branch))),
                 moved = self.durable.changed() => {
                     return Some(match moved {
                         Ok(()) => self.ack(),

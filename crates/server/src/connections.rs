@@ -1,0 +1,156 @@
+//! A bound on open connections. One beyond it is closed at once: a caller sees
+//! a connection that breaks and tries again, and the server keeps its memory
+//! and file descriptors for those it has.
+
+use futures::{Stream, StreamExt};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::transport::server::{Connected, TcpConnectInfo};
+
+/// Lets so many connections in at the same time.
+#[derive(Clone)]
+pub struct Limited {
+    permits: Arc<Semaphore>,
+    max: usize,
+    /// It was said that there are too many, and not yet that there is room.
+    told: Arc<AtomicBool>,
+}
+
+impl Limited {
+    /// `max` connections at most.
+    pub fn new(max: usize) -> Limited {
+        Limited {
+            permits: Arc::new(Semaphore::new(max)),
+            max,
+            told: Arc::default(),
+        }
+    }
+
+    /// `incoming` without what is too much.
+    pub fn filter(
+        self,
+        incoming: impl Stream<Item = io::Result<TcpStream>>,
+    ) -> impl Stream<Item = io::Result<Counted>> {
+        incoming.filter_map(move |connection| {
+            let admitted = match connection {
+                Ok(stream) => self.admit(stream).map(Ok),
+                Err(error) => Some(Err(error)),
+            };
+            std::future::ready(admitted)
+        })
+    }
+
+    /// The same for a service that accepts by itself.
+    pub fn listener(self, listener: TcpListener) -> Listener {
+        Listener {
+            listener,
+            limit: self,
+        }
+    }
+
+    fn admit(&self, stream: TcpStream) -> Option<Counted> {
+        match Arc::clone(&self.permits).try_acquire_owned() {
+            Ok(permit) => {
+                self.told.store(false, Ordering::Relaxed);
+                Some(Counted {
+                    stream,
+                    _permit: permit,
+                })
+            }
+            Err(_) => {
+                if !self.told.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        "{} connections are open, as many as setting connections_max allows: further ones are closed",
+                        self.max
+                    );
+                }
+                None
+            }
+        }
+    }
+}
+
+/// A listener with a limit.
+pub struct Listener {
+    listener: TcpListener,
+    limit: Limited,
+}
+
+impl axum::serve::Listener for Listener {
+    type Io = Counted;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Counted, SocketAddr) {
+        loop {
+            let (stream, addr) = axum::serve::Listener::accept(&mut self.listener).await;
+            if let Some(counted) = self.limit.admit(stream) {
+                return (counted, addr);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection, counted while it lives.
+pub struct Counted {
+    stream: TcpStream,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connected for Counted {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
