@@ -120,6 +120,14 @@ impl Bucket {
         Ok(self.wait(self.objects.list(folder))?)
     }
 
+    /// Names of the objects directly in `folder` that come after `name`.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub fn list_after(&self, folder: &str, name: &str) -> io::Result<Vec<String>> {
+        Ok(self.wait(self.objects.list_after(folder, name))?)
+    }
+
     /// Names of the folders directly in `folder`. Those whose last object is
     /// gone may be among them for a while.
     ///

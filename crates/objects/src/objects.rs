@@ -375,6 +375,27 @@ impl Objects {
         .await
     }
 
+    /// Names of the objects directly in `folder` that come after `name`. Stores
+    /// that list in order answer with these alone.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn list_after(&self, folder: &str, name: &str) -> Result<Vec<String>, ObjectError> {
+        let path = self.folder_path(folder);
+        let after = self.path(&format!("{folder}/{name}"));
+        let depth = after.parts().count();
+        self.retried("list", folder, || async {
+            let found = self.inner.store.list_with_offset(path.as_ref(), &after);
+            let found: Vec<ObjectMeta> = found.try_collect().await?;
+            Ok(found
+                .into_iter()
+                .filter(|meta| meta.location.parts().count() == depth)
+                .filter_map(|meta| Some(meta.location.filename()?.to_owned()))
+                .collect())
+        })
+        .await
+    }
+
     /// Names of the folders directly in `folder`. Those whose last object is
     /// gone may be among them for a while.
     ///

@@ -91,6 +91,16 @@ pub trait Files: Send + Sync {
     /// As the system says.
     fn list(&self) -> io::Result<Vec<(String, u64)>>;
 
+    /// Names that come after `name` in the order of their bytes. Costs what the
+    /// answer has, not what the folder has, where the store can do that.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn after(&self, name: &str) -> io::Result<Vec<String>> {
+        let all = self.list()?.into_iter();
+        Ok(all.map(|(n, _)| n).filter(|n| n.as_str() > name).collect())
+    }
+
     /// Begins the file `name`.
     ///
     /// # Errors

@@ -476,6 +476,14 @@ impl Manifest {
         }
     }
 
+    /// Puts the next manifest. [`Put::Exists`]: the branch is another's now,
+    /// and nothing has changed in memory.
+    ///
+    /// A number that was used is free again once a snapshot has come after it,
+    /// so that a put succeeded does not say that this process still has the
+    /// branch: it may have been held up while another went on far beyond. What
+    /// follows a put (layers deleted, the log trimmed, manifests removed)
+    /// relies on it, so each put is proved by a look behind it.
     fn put(&mut self, files: &dyn Files, edit: Edit) -> Result<Put, StoreError> {
         let mut next = self.clone();
         next.number += 1;
@@ -493,6 +501,10 @@ impl Manifest {
             }
             put = Put::NotSynced;
         }
+        // After the put: before it, the answer could be out of date by then.
+        if !next.is_newest(files)? {
+            return Ok(Put::Exists);
+        }
         let first_old = self.number - u64::from(self.edits);
         let last_old = self.number;
         *self = next;
@@ -503,6 +515,18 @@ impl Manifest {
             }
         }
         Ok(put)
+    }
+
+    /// Whether it, which is in the store, is the newest there, and the one
+    /// before it is there as well, which goes only after a newer snapshot or
+    /// with the whole branch.
+    fn is_newest(&self, files: &dyn Files) -> Result<bool, StoreError> {
+        let before = self.number.saturating_sub(1);
+        let after = files
+            .after(&name_of(before.saturating_sub(1)))
+            .map_err(io(format!("branch {}: list its manifests", self.branch)))?;
+        let there: Vec<u64> = after.iter().filter_map(|n| number_of(n)).collect();
+        Ok(there.iter().max() == Some(&self.number) && there.contains(&before))
     }
 
     /// What must hold of every edit, else a read could miss a version.

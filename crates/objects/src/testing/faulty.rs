@@ -16,6 +16,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// A kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +104,8 @@ struct State {
     /// The store is dead from this change on.
     dies_at: Option<(u64, bool)>,
     away: bool,
+    /// Requests from this one on wait.
+    held_from: Option<u64>,
     requests: u64,
     injected: u64,
 }
@@ -112,6 +115,7 @@ struct State {
 pub struct Faulty {
     inner: Arc<dyn ObjectStore>,
     state: Arc<Mutex<State>>,
+    healed: Arc<Notify>,
 }
 
 impl Faulty {
@@ -131,9 +135,11 @@ impl Faulty {
                 changes: 0,
                 dies_at: None,
                 away: false,
+                held_from: None,
                 requests: 0,
                 injected: 0,
             })),
+            healed: Arc::new(Notify::new()),
         }
     }
 
@@ -157,6 +163,19 @@ impl Faulty {
     /// Whether the store is away: everything fails and nothing is done.
     pub fn away(&self, away: bool) {
         self.state.lock().away = away;
+    }
+
+    /// Request number `n`, from 0, and all after it do not get to the store
+    /// until [`Faulty::heal`], as if the network were cut there: those that
+    /// somebody still waits for then are done.
+    pub fn hold_from(&self, n: u64) {
+        self.state.lock().held_from = Some(n);
+    }
+
+    /// Whether a request waits, or has.
+    pub fn is_cut(&self) -> bool {
+        let state = self.state.lock();
+        state.held_from.is_some_and(|n| state.requests > n)
     }
 
     /// The change number `n`, from 0, and all requests after it are refused,
@@ -188,11 +207,27 @@ impl Faulty {
         state.rules.clear();
         state.dies_at = None;
         state.away = false;
+        state.held_from = None;
+        drop(state);
+        self.healed.notify_waiters();
     }
 
-    fn meets(&self, op: Op, path: &Path) -> Option<Fault> {
+    async fn meets(&self, op: Op, path: &Path) -> Option<Fault> {
+        let number = {
+            let mut state = self.state.lock();
+            state.requests += 1;
+            state.requests - 1
+        };
+        loop {
+            let healed = self.healed.notified();
+            tokio::pin!(healed);
+            healed.as_mut().enable();
+            if self.state.lock().held_from.is_none_or(|n| number < n) {
+                break;
+            }
+            healed.await;
+        }
         let mut state = self.state.lock();
-        state.requests += 1;
         let fault = state.meets(op, path);
         state.injected += u64::from(fault.is_some());
         fault
@@ -205,7 +240,7 @@ impl Faulty {
         path: &Path,
         request: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let Some(fault) = self.meets(op, path) else {
+        let Some(fault) = self.meets(op, path).await else {
             return request.await;
         };
         match fault {
@@ -335,7 +370,7 @@ impl ObjectStore for Faulty {
         payload: PutPayload,
         opts: PutOptions,
     ) -> Result<PutResult> {
-        let fault = self.meets(Op::Put, location);
+        let fault = self.meets(Op::Put, location).await;
         let inner = Arc::clone(&self.inner);
         let path = location.clone();
         let put = async move { inner.put_opts(&path, payload, opts).await };
@@ -375,7 +410,7 @@ impl ObjectStore for Faulty {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        match self.meets(Op::Get, location) {
+        match self.meets(Op::Get, location).await {
             None => self.inner.get_opts(location, options).await,
             Some(Fault::Cut) if !options.head => {
                 cut(self.inner.get_opts(location, options).await?).await

@@ -207,6 +207,19 @@ impl Files for LocalFiles {
         Ok(out)
     }
 
+    /// Without a look at each file, as listing with sizes takes.
+    fn after(&self, name: &str) -> io::Result<Vec<String>> {
+        let mut out = Vec::new();
+        for entry in std::fs::read_dir(&self.dir)? {
+            if let Ok(found) = entry?.file_name().into_string()
+                && found.as_str() > name
+            {
+                out.push(found);
+            }
+        }
+        Ok(out)
+    }
+
     fn create(&self, name: &str) -> io::Result<Box<dyn FileWriter>> {
         Ok(Box::new(self.create_local(name)?))
     }

@@ -112,6 +112,10 @@ impl Files for ObjectFiles {
         self.place.bucket().list(&self.folder)
     }
 
+    fn after(&self, name: &str) -> io::Result<Vec<String>> {
+        self.place.bucket().list_after(&self.folder, name)
+    }
+
     fn create(&self, name: &str) -> io::Result<Box<dyn FileWriter>> {
         Ok(Box::new(self.place.cache.create(&self.object(name))))
     }

@@ -219,3 +219,110 @@ fn another_branchs_manifest_and_a_gap_are_refused() {
     files.remove(&name_of(2)).unwrap();
     assert!(Manifest::open(&files, BRANCH, 1).is_err());
 }
+
+/// A's put gets through only when B has gone on beyond a snapshot, so that A's
+/// number is free again.
+#[test]
+fn a_put_that_comes_after_its_number_was_freed_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = LocalFiles::open(dir.path(), None).unwrap();
+    let mut a = Manifest::open(&files, BRANCH, 1).unwrap();
+    let e = edit(&files, &mut a, 1);
+    a.publish(&files, e).unwrap();
+    let mut b = Manifest::open(&files, BRANCH, 2).unwrap();
+    for n in 2..150 {
+        // Before B's next manifest: at each of them A may wake up.
+        let mut late = a.clone();
+        let mut e = edit(&files, &mut late, 2);
+        e.remove = vec![late.layers[0].number];
+        let before = late.layers.clone();
+        assert!(
+            matches!(late.publish(&files, e), Err(StoreError::Taken(BRANCH))),
+            "after {n} manifests"
+        );
+        assert_eq!(late.layers, before);
+        let e = edit(&files, &mut b, n);
+        b.publish(&files, e).unwrap();
+    }
+    let read = Manifest::open(&files, BRANCH, 3).unwrap();
+    assert_eq!(read.layers, b.layers);
+    assert!(read.layers.iter().any(|l| l.name == a.layers[0].name));
+}
+
+/// Files where something happens before the next put.
+struct Before<'a> {
+    files: &'a LocalFiles,
+    happens: parking_lot::Mutex<Option<Box<dyn FnOnce() + Send + 'a>>>,
+}
+
+impl Files for Before<'_> {
+    fn list(&self) -> std::io::Result<Vec<(String, u64)>> {
+        self.files.list()
+    }
+    fn create(&self, name: &str) -> std::io::Result<Box<dyn crate::files::FileWriter>> {
+        self.files.create(name)
+    }
+    fn open(&self, name: &str) -> std::io::Result<std::sync::Arc<dyn crate::files::FileReader>> {
+        self.files.open(name)
+    }
+    fn read(&self, name: &str) -> std::io::Result<Vec<u8>> {
+        self.files.read(name)
+    }
+    fn remove(&self, name: &str) -> std::io::Result<()> {
+        self.files.remove(name)
+    }
+    fn put_new(&self, name: &str, bytes: &[u8]) -> std::io::Result<Put> {
+        let happens = self.happens.lock().take();
+        if let Some(happens) = happens {
+            happens();
+        }
+        self.files.put_new(name, bytes)
+    }
+}
+
+/// Who opens a branch is held up between looking and claiming, and the branch
+/// goes on beyond a snapshot: its layers are not swept as leftovers.
+#[test]
+fn a_claim_that_comes_too_late_begins_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = LocalFiles::open(dir.path(), None).unwrap();
+    let mut owner = Manifest::open(&files, BRANCH, 1).unwrap();
+    let goes_on = || {
+        for n in 1..100 {
+            let e = edit(&files, &mut owner, n);
+            owner.publish(&files, e).unwrap();
+        }
+    };
+    let late = Before {
+        files: &files,
+        happens: parking_lot::Mutex::new(Some(Box::new(goes_on))),
+    };
+    let claimed = Manifest::open(&late, BRANCH, 2).unwrap();
+    drop(late);
+    assert_eq!(claimed.layers.len(), 99);
+    let again = Manifest::open(&files, BRANCH, 3).unwrap();
+    assert_eq!(again.layers, claimed.layers);
+    let e = edit(&files, &mut owner, 100);
+    let refused = owner.publish(&files, e);
+    assert!(
+        matches!(refused, Err(StoreError::Taken(BRANCH))),
+        "{refused:?}"
+    );
+}
+
+/// The branch was removed meanwhile: nothing is newer, and nothing is there
+/// that a late put could follow.
+#[test]
+fn a_put_into_a_branch_that_was_removed_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = LocalFiles::open(dir.path(), None).unwrap();
+    let mut a = Manifest::open(&files, BRANCH, 1).unwrap();
+    let e = edit(&files, &mut a, 1);
+    for (name, _) in files.list().unwrap() {
+        files.remove(&name).unwrap();
+    }
+    assert!(matches!(
+        a.publish(&files, e),
+        Err(StoreError::Taken(BRANCH))
+    ));
+}
