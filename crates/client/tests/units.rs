@@ -271,3 +271,19 @@ fn tablespace_files() {
     write_file(&long, &space).unwrap();
     assert!(long.exists());
 }
+
+/// What the server refuses must not get into the stream: nothing would come
+/// after it.
+#[test]
+fn a_path_that_no_file_has_is_not_sent() {
+    let unlink = |len: usize| FileOp::Unlink {
+        path: "x".repeat(len),
+    };
+    assert!(unlink(4096).has_short_paths());
+    assert!(!unlink(4097).has_short_paths());
+    let rename = FileOp::Rename {
+        from: "x".to_owned(),
+        to: "y".repeat(1 << 20),
+    };
+    assert!(!rename.has_short_paths());
+}

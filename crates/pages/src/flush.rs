@@ -42,7 +42,11 @@ pub(crate) enum Fault {
 
 impl From<std::io::Error> for Fault {
     fn from(e: std::io::Error) -> Fault {
-        Fault::Again(e.to_string())
+        match e.kind() {
+            // It would be refused each time.
+            std::io::ErrorKind::InvalidInput => Fault::Dead(e.to_string()),
+            _ => Fault::Again(e.to_string()),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::layer::{
     header,
 };
 use std::io;
-use xylem_types::{BranchId, Lsn};
+use xylem_types::{BranchId, FileOp, Lsn};
 
 /// Bytes of a data block before compression, about.
 const BLOCK_TARGET: usize = 16 << 10;
@@ -19,6 +19,15 @@ const BLOCK_TARGET: usize = 16 << 10;
 const INDEX_FANOUT: usize = 256;
 /// Bytes gathered before they are written.
 const WRITE_BUFFER: usize = 256 << 10;
+
+/// Bytes of a key: the longest path, and room for what stands around it. An
+/// index block has some hundreds of keys, and the root one of each of those.
+const KEY_MAX: usize = FileOp::PATH_MAX + 64;
+
+fn refused(what: String) -> io::Error {
+    let why = format!("{what} cannot be written into a layer");
+    io::Error::new(io::ErrorKind::InvalidInput, why)
+}
 
 /// A layer file being written.
 pub(crate) struct LayerWriter {
@@ -108,6 +117,9 @@ impl LayerWriter {
 
     /// Begins the next key, which comes after all before it.
     pub(crate) fn begin_key(&mut self, key: &[u8], summary: Summary) -> io::Result<()> {
+        if key.len() > KEY_MAX {
+            return Err(refused(format!("a key of {} bytes", key.len())));
+        }
         self.end_key()?;
         if self.first_key.is_none() {
             self.first_key = Some(key.to_vec());
@@ -205,6 +217,10 @@ impl LayerWriter {
     }
 
     fn put_block(&mut self, kind: BlockKind, payload: &[u8]) -> io::Result<BlockRef> {
+        // What no reader takes must not get into a file.
+        if payload.len() > block::BLOCK_MAX {
+            return Err(refused(format!("a block of {} bytes", payload.len())));
+        }
         let offset = self.written + self.buffer.len() as u64;
         let before = self.buffer.len();
         block::encode(

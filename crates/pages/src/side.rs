@@ -18,6 +18,10 @@ type Step<T> = Result<T, Stop>;
 /// Brings in one operation. What makes no sense (a write to a directory, a
 /// rename of nothing) did not succeed at the compute either: it is left out.
 pub(crate) fn ingest(i: &mut Ingest, op: &FileOp) -> Step<()> {
+    if let Some(path) = too_long(op) {
+        ignored(i, "no file has so long a path", path);
+        return Ok(());
+    }
     match op {
         FileOp::Create { path, mode } => {
             let path = checked(path)?;
@@ -57,6 +61,21 @@ pub(crate) fn ingest(i: &mut Ingest, op: &FileOp) -> Step<()> {
         }
     }
     Ok(())
+}
+
+/// The beginning of a path that no file has, and that no index block takes.
+fn too_long(op: &FileOp) -> Option<&str> {
+    let paths = match op {
+        FileOp::Rename { from, to } => [from, to],
+        FileOp::Create { path, .. }
+        | FileOp::Write { path, .. }
+        | FileOp::Truncate { path, .. }
+        | FileOp::Unlink { path }
+        | FileOp::Mkdir { path, .. }
+        | FileOp::Rmdir { path } => [path, path],
+    };
+    let long = paths.into_iter().find(|p| p.len() > FileOp::PATH_MAX)?;
+    Some(long.get(..64).unwrap_or_default())
 }
 
 fn checked(path: &str) -> Step<&str> {
@@ -177,6 +196,10 @@ fn rename(i: &mut Ingest, from: &str, to: &str) -> Step<()> {
             put(i, to, old);
             for child in children(i, from)? {
                 let target = format!("{to}{}", child.get(from.len()..).unwrap_or_default());
+                if target.len() > FileOp::PATH_MAX {
+                    ignored(i, "no file has so long a path", &child);
+                    continue;
+                }
                 let node = node(i, &child)?;
                 match node.kind {
                     NodeKind::Gone => {}

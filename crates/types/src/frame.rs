@@ -89,3 +89,8 @@ pub enum FileOp {
         path: String,
     },
 }
+
+impl FileOp {
+    /// No path is longer, in bytes: what Linux takes (`PATH_MAX`).
+    pub const PATH_MAX: usize = 4096;
+}

@@ -117,6 +117,10 @@ impl Ops {
     /// # Errors
     /// The `errno` for the server's call.
     pub fn push(&mut self, op: FileOp) -> Result<u64, c_int> {
+        // The server would refuse it, and with it all that comes after.
+        if !op.has_short_paths() {
+            return Err(libc::ENAMETOOLONG);
+        }
         match &mut self.sink {
             Sink::Reader => Ok(0),
             Sink::Early { ops, bytes } => {

@@ -51,6 +51,21 @@ impl FileOp {
         }
     }
 
+    /// Whether no path is longer than the server takes, and any file has
+    /// (`PATH_MAX` of Linux).
+    pub fn has_short_paths(&self) -> bool {
+        let longest = match self {
+            FileOp::Rename { from, to } => from.len().max(to.len()),
+            FileOp::Write { path, .. }
+            | FileOp::Create { path, .. }
+            | FileOp::Truncate { path, .. }
+            | FileOp::Unlink { path }
+            | FileOp::Mkdir { path, .. }
+            | FileOp::Rmdir { path } => path.len(),
+        };
+        longest <= libc::PATH_MAX as usize
+    }
+
     fn fields(&self) -> Writer {
         let mut out = Writer::inner();
         let kind = match self {

@@ -85,6 +85,13 @@ pub(super) fn relative(path: String) -> Result<String, String> {
         Some(short) => short.to_owned(),
         None => path,
     };
+    if short.len() > FileOp::PATH_MAX {
+        return Err(format!(
+            "a path of {} bytes, and no file has one of more than {}",
+            short.len(),
+            FileOp::PATH_MAX
+        ));
+    }
     let ok = !short.contains('\0')
         && short
             .split('/')

@@ -101,4 +101,8 @@ fn paths_stay_within_the_data_directory() {
     ] {
         assert!(convert::relative(bad.to_owned()).is_err(), "{bad:?}");
     }
+    let longest = "x".repeat(xylem_types::FileOp::PATH_MAX);
+    assert_eq!(convert::relative(longest.clone()).as_ref(), Ok(&longest));
+    let why = convert::relative(format!("{longest}y")).unwrap_err();
+    assert!(why.contains("4097 bytes"), "{why}");
 }
