@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use xylem_redo::{FileEvent, Mtr, MtrItem, MtrReader};
-use xylem_types::{Frame, FrameBody, Lsn, SpaceId};
+use xylem_types::{FileOp, Frame, FrameBody, Lsn, SpaceId};
 use xylem_wal::{Durable, Entry, LogError, LogReader, Position, Record};
 
 /// Bytes of records that become visible together, at most about.
@@ -512,6 +512,21 @@ impl Stage {
         Ok(())
     }
 
+    /// `space` is created as `path`. InnoDB logs that before it makes the file,
+    /// and logs nothing more when it cannot; and it makes none where one is. So
+    /// another tablespace that still has the path never came to be, or lost its
+    /// dictionary entry in a crash.
+    fn void_path(&mut self, shared: &Shared, path: &str, space: SpaceId, lsn: Lsn) -> Step<()> {
+        let other = self.path_owner(shared, path)?.filter(|o| *o != space);
+        let Some(other) = other else { return Ok(()) };
+        let info = self.space(shared, other)?;
+        if let Some(mut info) = info.filter(|i| i.exists && i.path == path) {
+            info.exists = false;
+            self.set_space(other, info, lsn);
+        }
+        Ok(())
+    }
+
     /// A tablespace that redo writes the first page of. One that no FILE_
     /// record named is the system tablespace or an undo tablespace:
     /// `fil_name_parse()` refuses records for those, so none is ever written.
@@ -579,7 +594,9 @@ impl Stage {
 
     fn file_event(&mut self, shared: &Shared, event: FileEvent<'_>, lsn: Lsn) -> Step<()> {
         let text = |name: &[u8]| match std::str::from_utf8(name) {
-            Ok(s) if !s.is_empty() && !s.contains('\0') => Ok(relative(s).to_owned()),
+            Ok(s) if !s.is_empty() && !s.contains('\0') && s.len() <= FileOp::PATH_MAX => {
+                Ok(relative(s).to_owned())
+            }
             _ => Err(Stop::Failed(format!(
                 "redo at LSN {lsn}: FILE record with the name {:?}",
                 String::from_utf8_lossy(name)
@@ -592,6 +609,7 @@ impl Stage {
                 if let Some(old) = old {
                     self.leave_path(shared, &old.path, space, lsn)?;
                 }
+                self.void_path(shared, &path, space, lsn)?;
                 self.set_path(&path, Some(space), lsn);
                 let info = SpaceInfo {
                     exists: true,
