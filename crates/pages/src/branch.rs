@@ -4,6 +4,7 @@ use crate::api::{ReadError, StoreError};
 use crate::files::Files;
 use crate::flush;
 use crate::fork::{Forks, SLOTS};
+use crate::generations::Generations;
 use crate::health::Health;
 use crate::ingest;
 use crate::layer_read::{LayerFile, Leaving, Source};
@@ -22,9 +23,6 @@ use xylem_types::{BranchId, Lsn, SpaceId};
 use xylem_wal::backup::Floor;
 use xylem_wal::{Log, Position};
 
-/// Slots of tablespace generations.
-const GENERATIONS: usize = 256;
-
 /// Where ingest stands; held while a batch becomes visible.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Progress {
@@ -41,6 +39,8 @@ pub(crate) struct Parent {
     pub(crate) lsn: Lsn,
     /// Everything they share stands before this in its log.
     position: Position,
+    /// Where its log ends, if that is before: the rest was lost.
+    cut: OnceLock<Position>,
     /// Why a part of that is gone.
     lost: OnceLock<String>,
 }
@@ -50,11 +50,13 @@ impl Parent {
         if let Some(why) = self.lost.get() {
             return Some(ReadError::Stopped(why.clone()));
         }
-        let reached = self.shared.applied();
-        // The LSN may lie behind that of the last mtr: see `fork`.
-        if reached >= self.lsn || *self.shared.position_tx.borrow() >= self.position {
+        // Not by LSN: side-file operations at the very LSN stand behind the mtr
+        // that ends there, and the LSN itself may lie behind that (see `fork`).
+        let until = self.cut.get().copied().unwrap_or(self.position);
+        if self.shared.ingested_operations() >= until {
             return None;
         }
+        let reached = self.shared.applied();
         Some(match self.shared.failed() {
             Some(why) => ReadError::Stopped(format!("branch {}: {why}", self.shared.id)),
             None => ReadError::NotReached {
@@ -78,6 +80,8 @@ pub(crate) struct Shared {
     pub(crate) applied: AtomicU64,
     /// As [`Progress::newest`].
     newest: AtomicU64,
+    /// As [`Resume::operations`] of [`Progress::resume`].
+    operations: AtomicU64,
     applied_tx: watch::Sender<Lsn>,
     position_tx: watch::Sender<Position>,
     progress: Mutex<Progress>,
@@ -92,8 +96,7 @@ pub(crate) struct Shared {
     /// The flush thread has ended: nothing will be flushed any more.
     flusher_ended: AtomicBool,
     pub(crate) stats: Counters,
-    /// Odd while a tablespace is changing; see [`crate::read`].
-    generations: Vec<AtomicU64>,
+    pub(crate) generations: Generations,
     /// First LSN of the branch; `u64::MAX` until an epoch has begun.
     oldest: AtomicU64,
     /// Layer files that no manifest names and somebody may still read.
@@ -199,12 +202,6 @@ impl Shared {
         self.oldest.store(lsn.0, Ordering::Release);
     }
 
-    /// The generation of what is known of a tablespace. Odd: it is changing.
-    pub(crate) fn generation(&self, space: SpaceId) -> &AtomicU64 {
-        // The modulo keeps it in range.
-        &self.generations[space.0 as usize % GENERATIONS]
-    }
-
     pub(crate) fn list_memory(&self) -> u64 {
         self.layers().files.iter().map(|f| f.memory()).sum()
     }
@@ -233,10 +230,8 @@ impl Shared {
     pub(crate) fn publish(&self, batch: &Batch, spaces: &[SpaceId], lsn: Lsn, now: Progress) {
         let store = &self.store;
         let mut progress = self.progress.lock();
+        let changing = self.generations.begin(spaces);
         if !batch.is_empty() {
-            for s in spaces {
-                self.generation(*s).fetch_add(1, Ordering::AcqRel);
-            }
             let mut open = Arc::clone(&self.layers.read().open);
             if !open.reaches(lsn) || !open.insert(batch, store.chunk_bytes()) {
                 self.freeze_locked(&progress);
@@ -250,14 +245,15 @@ impl Shared {
         }
         self.newest.store(now.newest.0, Ordering::Release);
         *progress = now;
+        let operations = now.resume.operations.0;
         if lsn > self.applied() {
             self.applied.store(lsn.0, Ordering::Release);
             self.applied_tx.send_replace(lsn);
         }
+        // After the LSN: who sees this reads all redo that stands before it.
+        self.operations.store(operations, Ordering::Release);
+        self.generations.end(changing);
         if !batch.is_empty() {
-            for s in spaces {
-                self.generation(*s).fetch_add(1, Ordering::AcqRel);
-            }
             let limit = store.open_limit();
             let open = Arc::clone(&self.layers.read().open);
             if open.record_bytes() >= limit || open.memory() >= store.config.memory_bytes / 4 {
@@ -271,6 +267,12 @@ impl Shared {
     /// after it counts from.
     pub(crate) fn newest(&self) -> Lsn {
         self.applied().max(Lsn(self.newest.load(Ordering::Acquire)))
+    }
+
+    /// The place in the log before which all redo that is whole, and all
+    /// side-file operations, can be read.
+    fn ingested_operations(&self) -> Position {
+        Position(self.operations.load(Ordering::Acquire))
     }
 
     /// What can be read: the end of the last whole mtr, and the place in the
@@ -487,6 +489,7 @@ impl Branch {
             files,
             layers: RwLock::new(Arc::new(layers)),
             newest: AtomicU64::new(layers_end.unwrap_or(end).max(end).0),
+            operations: AtomicU64::new(resume.operations.0),
             applied: AtomicU64::new(end.0),
             applied_tx: watch::Sender::new(end),
             position_tx: watch::Sender::new(resume.position),
@@ -505,7 +508,7 @@ impl Branch {
             flushed_signal: Condvar::new(),
             flusher_ended: AtomicBool::new(false),
             stats: Counters::default(),
-            generations: (0..GENERATIONS).map(|_| AtomicU64::new(0)).collect(),
+            generations: Generations::new(),
             leaving: Mutex::new(Vec::new()),
             upkeep: Mutex::new(()),
             parent,
@@ -549,15 +552,21 @@ impl Branch {
     }
 
     /// Looks whether what it shares with the branch it left is there: `log_end`
-    /// is the end of that one's durable redo as its log was opened, before
-    /// anything new was written. If neither that nor its layers reach where
-    /// this one left, a log was lost in between; nothing can be read here then.
-    pub fn check_ancestor(&self, log_end: Lsn) {
+    /// and `log_position` are the end of that one's durable redo and the place
+    /// after its last entry as its log was opened, before anything new was
+    /// written. If neither that nor its layers reach where this one left, a log
+    /// was lost in between; nothing can be read here then. If redo does, and
+    /// what stood behind it is gone, that is not waited for: it is gone in the
+    /// ancestor as well.
+    pub fn check_ancestor(&self, log_end: Lsn, log_position: Position) {
         let Some(parent) = &self.shared.parent else {
             return;
         };
         let reached = log_end.max(parent.shared.newest());
         if parent.lsn.bytes_since(reached) <= SLOTS {
+            if log_position < parent.position {
+                let _ = parent.cut.set(log_position);
+            }
             return;
         }
         let why = format!(
@@ -574,6 +583,23 @@ impl Branch {
     /// after it may count.
     pub fn newest(&self) -> Lsn {
         self.shared.newest()
+    }
+
+    /// [`Branch::newest`] for somebody who may come back for it: what is
+    /// ingested later is not part of that LSN. That holds while at most three
+    /// such LSNs and pauses come between two mini-transactions, and of what is
+    /// read from the log again after a restart as far as there was a pause.
+    pub fn tell(&self) -> Lsn {
+        let lsn = self.shared.newest();
+        self.shared.forks.tell(lsn);
+        lsn
+    }
+
+    /// Whether `lsn` is one from where operations on side files behind the last
+    /// whole mtr may count: no mtr ends there.
+    pub fn is_behind_last(&self, lsn: Lsn) -> bool {
+        let applied = self.applied();
+        lsn > applied && lsn.bytes_since(applied) <= SLOTS
     }
 
     /// The first LSN that can be read; `None` before an epoch has begun.
@@ -679,6 +705,8 @@ impl Branch {
 }
 
 impl Drop for Branch {
+    /// Waits for its threads unless [`Branch::shutdown`] did, which a server
+    /// calls where it may block.
     fn drop(&mut self) {
         self.shutdown();
     }
@@ -699,6 +727,7 @@ fn parent(
                 shared,
                 lsn: named.lsn,
                 position: named.position,
+                cut: OnceLock::new(),
                 lost: OnceLock::new(),
             }))
         }

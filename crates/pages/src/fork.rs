@@ -63,6 +63,8 @@ pub(crate) struct Forks {
     gate: Mutex<()>,
     /// The LSN that the newest operation counts from.
     side: AtomicU64,
+    /// The newest LSN that somebody was told of as the branch's end.
+    told: AtomicU64,
 }
 
 impl Forks {
@@ -116,6 +118,12 @@ impl Forks {
         self.gate.lock()
     }
 
+    /// Operations that come after this count from behind `lsn`, as far as
+    /// there is room: whoever was told of it means the branch as it was then.
+    pub(crate) fn tell(&self, lsn: Lsn) {
+        self.told.fetch_max(lsn.0, Ordering::AcqRel);
+    }
+
     /// The LSN that the operation at `position` counts from, where mtrs end at
     /// `lsn`; `paused` says that it came a while after what is before it. The
     /// caller holds the gate.
@@ -125,6 +133,8 @@ impl Forks {
     pub(crate) fn operation_lsn(&self, lsn: Lsn, position: Position, paused: bool) -> Lsn {
         let points = self.points.lock();
         let newest = self.side().max(lsn);
+        // One that was read before somebody was told was in the log by then.
+        let paused = paused || self.told.load(Ordering::Acquire) >= newest.0;
         let left = points.iter().filter(|p| p.position <= position);
         let at = match left.map(|p| p.lsn).max() {
             Some(left) if left >= newest => Lsn(left.0 + 1),

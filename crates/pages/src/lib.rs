@@ -17,6 +17,7 @@ mod filter;
 mod flush;
 mod fold;
 mod fork;
+mod generations;
 mod health;
 mod ingest;
 pub mod inspect;

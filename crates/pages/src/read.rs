@@ -12,8 +12,10 @@ use crate::catalog::SpaceInfo;
 use crate::key::{TAG_PATH, TAG_SIDE, TAG_SPACE, TAG_STATE, space_of};
 use crate::map::{Base, Built, Reach, Snapshot, View};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use xylem_types::{Lsn, PageId, SpaceId};
+
+/// Bytes of a file's name: what Linux and its file systems take.
+const NAME_MAX: usize = 255;
 
 impl Shared {
     /// The LSN a read is for. Layers must be taken after this.
@@ -54,7 +56,7 @@ impl Shared {
 
     fn cached_space(&self, space: SpaceId) -> Option<CachedSpace> {
         let hit = self.store.caches.spaces.get(&(self.cache_id, space))?;
-        let now = self.generation(space).load(Ordering::Acquire);
+        let now = self.generations.of(space);
         (hit.generation == now && now & 1 == 0).then_some(hit)
     }
 
@@ -84,7 +86,7 @@ impl Shared {
             *at = (*at).max(hit.lsn);
             return Ok(hit.info);
         }
-        let generation = self.generation(space).load(Ordering::Acquire);
+        let generation = self.generations.of(space);
         let lsn = self.applied();
         let layers = self.snapshot();
         let found = layers.view(self.source()).space(space, lsn)?;
@@ -127,6 +129,13 @@ fn checked(
         });
     }
     Ok(info)
+}
+
+/// Whether a file can have this path. InnoDB logs that it creates a tablespace
+/// before it makes the file; when the name is too long for any file system, it
+/// never was there.
+fn can_be_a_file(path: &str) -> bool {
+    path.split('/').all(|part| part.len() <= NAME_MAX)
 }
 
 fn key_range(tag: u8) -> ([u8; 1], [u8; 1]) {
@@ -272,7 +281,7 @@ impl Branch {
         lsn: Lsn,
     ) -> Result<Option<Tablespace>, ReadError> {
         // Created, but its first page is not written yet: no reader can use it.
-        if !info.exists || info.pages == 0 {
+        if !info.exists || info.pages == 0 || !can_be_a_file(&info.path) {
             return Ok(None);
         }
         let page_bytes = self

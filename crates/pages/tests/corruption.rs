@@ -7,9 +7,12 @@ mod common;
 use common::model::Model;
 use common::{BRANCH, MemLog, branch_dir, catch_up, copy_dir, place, small};
 use rand::{Rng, SeedableRng};
+use std::io;
 use std::sync::Arc;
-use xylem_pages::files::LocalPlace;
-use xylem_pages::{Branch, ReadAt, ReadError, Store};
+use std::sync::atomic::{AtomicBool, Ordering};
+use xylem_pages::files::{FileReader, FileWriter, Files, LocalPlace, Place, Put};
+use xylem_pages::scrub::FindingKind;
+use xylem_pages::{Branch, ReadAt, ReadError, Store, StoreConfig};
 use xylem_types::{Lsn, PageId};
 use xylem_wal::Log;
 
@@ -173,4 +176,158 @@ fn two_processes_cannot_have_a_place_open() {
     assert!(LocalPlace::open(root.path()).is_err());
     drop(first);
     assert!(LocalPlace::open(root.path()).is_ok());
+}
+
+/// A directory on a disk whose layers cannot be read for a while.
+struct BadDisk {
+    place: LocalPlace,
+    bad: Arc<AtomicBool>,
+}
+
+struct BadFiles {
+    files: Arc<dyn Files>,
+    bad: Arc<AtomicBool>,
+}
+
+struct BadReader {
+    file: Arc<dyn FileReader>,
+    bad: Arc<AtomicBool>,
+}
+
+/// What the system says of a sector that cannot be read: EIO.
+const EIO: i32 = 5;
+
+impl FileReader for BadReader {
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if self.bad.load(Ordering::Acquire) {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        self.file.read_at(offset, out)
+    }
+}
+
+impl Place for BadDisk {
+    fn folder(&self, name: &str) -> io::Result<Arc<dyn Files>> {
+        Ok(Arc::new(BadFiles {
+            files: self.place.folder(name)?,
+            bad: Arc::clone(&self.bad),
+        }))
+    }
+    fn folders(&self, within: &str) -> io::Result<Vec<String>> {
+        self.place.folders(within)
+    }
+    fn remove_folder(&self, name: &str) -> io::Result<()> {
+        self.place.remove_folder(name)
+    }
+    fn url(&self) -> String {
+        self.place.url()
+    }
+}
+
+impl Files for BadFiles {
+    fn list(&self) -> io::Result<Vec<(String, u64)>> {
+        self.files.list()
+    }
+    fn create(&self, name: &str) -> io::Result<Box<dyn FileWriter>> {
+        self.files.create(name)
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn FileReader>> {
+        Ok(Arc::new(BadReader {
+            file: self.files.open(name)?,
+            bad: Arc::clone(&self.bad),
+        }))
+    }
+    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        self.files.read(name)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.files.remove(name)
+    }
+    fn put_new(&self, name: &str, bytes: &[u8]) -> io::Result<Put> {
+        self.files.put_new(name, bytes)
+    }
+}
+
+/// While the disk cannot be read, answers are right or an error that says so;
+/// what comes in meanwhile waits; afterwards everything is there.
+#[test]
+fn a_disk_that_cannot_be_read_for_a_while_loses_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let log = MemLog::new();
+    let mut model = Model::new(rand::rngs::StdRng::seed_from_u64(31), log.clone());
+    let config = || StoreConfig {
+        trim_log: false,
+        ..small()
+    };
+    let bad = Arc::new(AtomicBool::new(false));
+    let open = || {
+        let place = BadDisk {
+            place: LocalPlace::open(root.path()).unwrap(),
+            bad: Arc::clone(&bad),
+        };
+        let store = Store::open(config(), Arc::new(place)).unwrap();
+        store.start_ingest();
+        let log = log.clone() as Arc<dyn Log>;
+        let branch = Branch::open(Arc::clone(&store), BRANCH, log, None).unwrap();
+        (store, branch)
+    };
+    let (store, branch) = open();
+    for _ in 0..9 {
+        for _ in 0..60 {
+            model.step();
+        }
+        model.send_all();
+        catch_up(&branch, &log);
+        branch.flush_now();
+    }
+    let lsns: Vec<Lsn> = model.lsns.iter().copied().step_by(40).collect();
+    let before = answers(&branch, &lsns);
+    branch.shutdown();
+    drop((store, branch));
+
+    // Nothing is in memory but what the log still had.
+    let (store, branch) = open();
+    catch_up(&branch, &log);
+    bad.store(true, Ordering::Release);
+    let during = answers(&branch, &lsns);
+    let mut errors = 0;
+    for (n, (now, want)) in during.iter().zip(&before).enumerate() {
+        match now {
+            None => errors += 1,
+            now => assert!(now == want, "answer {n} is wrong"),
+        }
+    }
+    assert!(errors > during.len() / 2, "{errors} of {}", during.len());
+    let error = branch.get_page(PageId::new(0, 0), ReadAt::Lsn(lsns[1]));
+    let error = error.unwrap_err();
+    assert!(matches!(error, ReadError::Io { .. }), "{error}");
+    let text = error.to_string();
+    assert!(
+        text.contains(".layer") && text.contains("os error 5"),
+        "{text}"
+    );
+    let merged = branch.compact_now().unwrap_err();
+    assert!(merged.contains("os error 5"), "{merged}");
+    let (_, findings) = common::care::scrub_store(&store);
+    assert!(
+        findings.iter().any(|f| f.kind == FindingKind::Unreadable),
+        "{findings:?}"
+    );
+    // Redo comes in meanwhile, and a flush that cannot look at what is there.
+    for _ in 0..100 {
+        model.step();
+    }
+    model.send_all();
+    assert_eq!(branch.failed(), None);
+    std::thread::scope(|s| {
+        let flushing = s.spawn(|| branch.flush_now());
+        bad.store(false, Ordering::Release);
+        flushing.join().unwrap();
+    });
+    catch_up(&branch, &log);
+    assert!(answers(&branch, &lsns) == before);
+    branch.flush_now();
+    branch.compact_now().unwrap();
+    model.check_all(&branch, 20);
+    assert_eq!(branch.failed(), None);
 }

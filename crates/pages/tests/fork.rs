@@ -337,6 +337,90 @@ fn a_fork_waits_until_its_ancestor_has_read_the_log_again() {
     assert_eq!(byte(&fork, ReadAt::Newest), 5);
 }
 
+/// The ancestor's layers reach the LSN of a fork, and the operations that count
+/// from there are still to be read from its log: a rename of such a file in
+/// the fork must wait for them, or it renames nothing, for good.
+#[test]
+fn a_fork_waits_for_side_files_at_its_very_lsn() {
+    let one = one();
+    one.main.flush_now();
+    let early = MemLog::new();
+    early.copy_of(&one.log);
+    one.create("x");
+    let (fork, log, lsn) = one.fork(2, ReadAt::Newest);
+    assert!(lsn.0 - one.lsn.0 <= 1, "{lsn} {}", one.lsn);
+    // Before any redo of its own.
+    let rename = FileOp::Rename {
+        from: "x".into(),
+        to: "y".into(),
+    };
+    log.file(lsn, rename);
+    catch_up(&fork, &log);
+    assert_eq!(files(&fork), ["y"]);
+    fork.shutdown();
+    one.main.shutdown();
+    // The next server has not read the end of the ancestor's log yet.
+    let store = store(&one.dir);
+    let main = open(&store, 1, &early, None);
+    let fork = open(&store, 2, &log, Some(&main));
+    store.start_ingest();
+    let soon = |ms| tokio::time::Instant::now() + Duration::from_millis(ms);
+    let waited = block_on(async { fork.wait_ingested(log.end(), soon(200)).await });
+    assert!(waited.unwrap_err().to_string().contains("ancestor"));
+    early.copy_of(&one.log);
+    catch_up(&fork, &log);
+    assert_eq!(files(&fork), ["y"]);
+    assert_eq!(files(&main), ["x"]);
+}
+
+/// What stood behind the redo that a fork shares was lost with a log's disk:
+/// the fork goes on without it, as its ancestor does.
+#[test]
+fn operations_that_were_lost_with_a_log_are_not_waited_for() {
+    let one = one();
+    one.main.flush_now();
+    let left = MemLog::new();
+    left.copy_of(&one.log);
+    let end = left.end();
+    one.create("x");
+    let (fork, log, _) = one.fork(2, ReadAt::Newest);
+    fork.shutdown();
+    one.main.shutdown();
+    let store = store(&one.dir);
+    let main = open(&store, 1, &left, None);
+    let fork = open(&store, 2, &log, Some(&main));
+    fork.check_ancestor(one.lsn, end);
+    store.start_ingest();
+    catch_up(&fork, &log);
+    assert_eq!(files(&fork), Vec::<String>::new());
+    assert_eq!(fork.failed(), None);
+}
+
+/// Whoever was told an LSN finds the branch there as it was then: with what
+/// came right after the redo before it, and without what comes next.
+#[test]
+fn an_lsn_that_was_told_has_all_that_came_before_and_nothing_later() {
+    let one = one();
+    let clock = Arc::clone(&one.log.clock);
+    clock.store(1_000_000, Ordering::Relaxed);
+    one.create("a");
+    let first = one.main.tell();
+    // At once, without a pause.
+    one.create("b");
+    one.create("c");
+    let second = one.main.tell();
+    one.create("d");
+    clock.store(2_000_000, Ordering::Relaxed);
+    one.create("e");
+    let third = one.main.tell();
+    let (at_first, ..) = one.fork(2, ReadAt::Lsn(first));
+    let (at_second, ..) = one.fork(3, ReadAt::Lsn(second));
+    let (at_third, ..) = one.fork(4, ReadAt::Lsn(third));
+    assert_eq!(files(&at_first), ["a"]);
+    assert_eq!(files(&at_second), ["a", "b", "c"]);
+    assert_eq!(files(&at_third), ["a", "b", "c", "d", "e"]);
+}
+
 #[test]
 fn of_two_servers_one_writes() {
     let mut one = one();

@@ -294,7 +294,6 @@ impl World {
         }
         let log = MemLog::with_clock(Arc::clone(&self.clock));
         let rng = StdRng::seed_from_u64(self.rng.random());
-        let model = line.model.fork(lsn, Arc::clone(&log), rng);
         // It may have left an ancestor of the branch it was asked of.
         let mut ancestor = from;
         while let Some(of) = self.lines[&ancestor].ancestor
@@ -304,6 +303,8 @@ impl World {
             ancestor = of;
         }
         let parent = Arc::clone(&self.lines[&ancestor].branch);
+        let left = self.lines.get_mut(&ancestor).unwrap();
+        let model = left.model.fork(lsn, Arc::clone(&log), rng);
         let branch = self.open(id, log, Some(&parent));
         let line = Line {
             model,

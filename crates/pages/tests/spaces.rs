@@ -372,3 +372,199 @@ fn redo_that_is_not_understood_stops_ingest_there() {
     }
     assert_eq!(branch.applied(), applied);
 }
+
+/// InnoDB logs FILE_CREATE and the first pages before it makes the file, and
+/// nothing more when it cannot.
+#[test]
+fn a_tablespace_whose_file_was_never_made_is_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = MemLog::new();
+    log.epoch(Lsn::FIRST);
+    let branch = open(small(), dir.path(), &log);
+    let mut lsn = Lsn::FIRST;
+    let mut made = |space: u32, name: &str| {
+        let bytes = mtr(|m| {
+            m.create(space, name).header(space, 4, flags());
+        });
+        log.redo(lsn, &bytes);
+        lsn = after(lsn, &bytes);
+        catch_up(&branch, &log);
+        lsn
+    };
+    let paths = |at| {
+        let all = branch.tablespaces(at).unwrap().into_iter();
+        all.map(|t| (t.space.0, t.path)).collect::<Vec<_>>()
+    };
+    made(8, "./db/a.ibd");
+    // As 50 dots in a table's name, and partitions.
+    let long = format!("db/{}#P#p0#SP#p0sp0.ibd", "@002e".repeat(50));
+    made(9, &format!("./{long}"));
+    assert_eq!(paths(ReadAt::Newest), [(8, "db/a.ibd".to_owned())]);
+    assert_eq!(
+        branch.tablespace_by_path(&long, ReadAt::Newest).unwrap(),
+        None
+    );
+    let by_id = branch.tablespace_by_id(SpaceId(9), ReadAt::Newest);
+    assert_eq!(by_id.unwrap(), None);
+    // No room on the compute's disk; then there is, and the statement is given
+    // once more.
+    let before = made(10, "./db/b.ibd");
+    made(11, "./db/b.ibd");
+    let want = [(8, "db/a.ibd".to_owned()), (11, "db/b.ibd".to_owned())];
+    assert_eq!(paths(ReadAt::Newest), want);
+    assert!(matches!(
+        branch.get_page(PageId::new(10, 0), ReadAt::Newest),
+        Err(ReadError::NoSuchTablespace { .. })
+    ));
+    // Until then it was what is known.
+    assert_eq!(paths(ReadAt::Lsn(before))[1].0, 10);
+    // A late FILE_DELETE of it takes nothing away.
+    let bytes = mtr(|m| {
+        m.delete(10, "./db/b.ibd");
+    });
+    log.redo(lsn, &bytes);
+    catch_up(&branch, &log);
+    assert_eq!(paths(ReadAt::Newest), want);
+    branch.flush_now();
+    branch.compact_now().unwrap();
+    assert_eq!(paths(ReadAt::Newest), want);
+    assert_eq!(branch.failed(), None);
+}
+
+/// InnoDB counts tablespace ids up, but an id may come again (after an import,
+/// or a counter that was set back): nothing of the one before shows through.
+#[test]
+fn a_tablespace_id_that_is_used_again_shows_nothing_of_the_one_before() {
+    for (flushed, merged) in [(false, false), (true, false), (true, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = MemLog::new();
+        log.epoch(Lsn::FIRST);
+        let branch = open(small(), dir.path(), &log);
+        let mut lsn = Lsn::FIRST;
+        let mut ends = Vec::new();
+        for round in 0..5u32 {
+            let path = format!("./db/t{round}.ibd");
+            let pages = 20 - 3 * round;
+            let bytes = [
+                mtr(|m| {
+                    m.create(9, &path).header(9, pages, flags());
+                    for page in (1 + round)..pages {
+                        let id = PageId::new(9, page);
+                        m.init(id).write(id, 100, &[10 + round as u8; 300]);
+                    }
+                }),
+                mtr(|m| {
+                    m.write(PageId::new(9, 10), 100, &[20 + round as u8; 300]);
+                }),
+                // The last one stays.
+                match round {
+                    4 => Vec::new(),
+                    _ => mtr(|m| {
+                        m.delete(9, &path);
+                    }),
+                },
+            ];
+            for (n, bytes) in bytes.iter().filter(|b| !b.is_empty()).enumerate() {
+                // Read in between, so that caches know the one before.
+                log.redo(lsn, bytes);
+                lsn = after(lsn, bytes);
+                catch_up(&branch, &log);
+                ends.push((lsn, round, n, pages));
+                for page in 0..21 {
+                    let _ = branch.get_page(PageId::new(9, page), ReadAt::Newest);
+                    let _ = branch.get_page_cached(PageId::new(9, page));
+                }
+            }
+            if flushed {
+                branch.flush_now();
+            }
+        }
+        if merged {
+            branch.compact_now().unwrap();
+        }
+        let check = |branch: &Branch| {
+            for (lsn, round, n, pages) in &ends {
+                for page in 0..21 {
+                    let got = branch.get_page(PageId::new(9, page), ReadAt::Lsn(*lsn));
+                    let at = format!("{flushed} {merged}: page {page}, round {round}.{n}");
+                    match got {
+                        Err(ReadError::NoSuchTablespace { .. }) => assert_eq!(*n, 2, "{at}"),
+                        Err(ReadError::BeyondEnd { .. }) => assert!(page >= *pages, "{at}"),
+                        Err(e) => panic!("{at}: {e}"),
+                        Ok(got) => {
+                            assert!(*n < 2 && page < *pages, "{at}");
+                            let want = match page {
+                                0 => continue,
+                                10 => 10 + (*n as u8) * 10 + *round as u8,
+                                p if p <= *round => 0,
+                                _ => 10 + *round as u8,
+                            };
+                            assert_eq!(got.bytes[100], want, "{at}");
+                        }
+                    }
+                }
+            }
+            let now = branch.tablespaces(ReadAt::Newest).unwrap();
+            assert_eq!((now.len(), now[0].path.as_str()), (1, "db/t4.ibd"));
+            assert_eq!(
+                branch
+                    .tablespace_by_path("db/t3.ibd", ReadAt::Newest)
+                    .unwrap(),
+                None
+            );
+        };
+        check(&branch);
+        branch.shutdown();
+        drop(branch);
+        let branch = open(small(), dir.path(), &log);
+        catch_up(&branch, &log);
+        check(&branch);
+    }
+}
+
+/// Paths that no file has, from a compute that does not keep to the rules:
+/// they are left out, and do not get into layers that nobody could read.
+#[test]
+fn paths_longer_than_any_file_has_are_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = MemLog::new();
+    log.epoch(Lsn::FIRST);
+    let branch = open(small(), dir.path(), &log);
+    let long = |n: usize| format!("d/{n}{}", "x".repeat(1 << 20));
+    for n in 0..100 {
+        log.file(Lsn::FIRST, create(&long(n)));
+        log.file(Lsn::FIRST, write(&long(n), 0, "bytes"));
+        if n % 10 == 0 {
+            log.file(Lsn::FIRST, create(&format!("d/f{n}")));
+            log.file(
+                Lsn::FIRST,
+                FileOp::Rename {
+                    from: format!("d/f{n}"),
+                    to: long(n),
+                },
+            );
+        }
+    }
+    // The longest that there are, many of them.
+    let longest = |n: usize| format!("d/{n:04}{}", "y".repeat(FileOp::PATH_MAX - 6));
+    for n in 0..600 {
+        log.file(Lsn::FIRST, create(&longest(n)));
+    }
+    catch_up(&branch, &log);
+    branch.flush_now();
+    branch.compact_now().unwrap();
+    assert_eq!(branch.failed(), None);
+    let check = |branch: &Branch| {
+        let names = files(branch, ReadAt::Newest).into_iter().map(|f| f.path);
+        let mut want: Vec<String> = (0..10).map(|n| format!("d/f{}", n * 10)).collect();
+        want.extend((0..600).map(longest));
+        want.sort();
+        assert!(names.collect::<Vec<_>>() == want);
+    };
+    check(&branch);
+    branch.shutdown();
+    drop(branch);
+    let branch = open(small(), dir.path(), &log);
+    catch_up(&branch, &log);
+    check(&branch);
+}

@@ -161,17 +161,20 @@ impl Logs {
         }
     }
 
-    /// Removes logs of branches that are not `known`. Best effort: what stays
-    /// is removed at the next start.
-    pub(crate) fn sweep(&self, known: &dyn Fn(BranchId) -> bool) {
+    /// The branches that have logs. Those that cannot be looked at are missing.
+    pub(crate) fn there(&self) -> Vec<BranchId> {
         let names = self.names().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot look for leftover logs");
             Vec::new()
         });
-        let ids = names
-            .iter()
-            .filter_map(|name| name.parse::<BranchId>().ok());
-        for id in ids.filter(|id| !known(*id)) {
+        let ids = names.iter().filter_map(|name| name.parse().ok());
+        ids.collect()
+    }
+
+    /// Removes logs of those branches of `there` that are not `known`. Best
+    /// effort: what stays is removed at the next start.
+    pub(crate) fn sweep(&self, there: Vec<BranchId>, known: &dyn Fn(BranchId) -> bool) {
+        for id in there.into_iter().filter(|id| !known(*id)) {
             tracing::info!(branch = %id, "removing the log of a branch that is not there any more");
             if let Err(error) = self.remove(id) {
                 tracing::warn!(branch = %id, %error, "leftover log not removed");

@@ -6,7 +6,7 @@ use crate::config::ServerConfig;
 use crate::error::ServerError;
 use crate::logs::Logs;
 use crate::node::{Node, Opened};
-use crate::project::catalog::{self, Catalog};
+use crate::project::catalog::{self, Catalog, CatalogError};
 use crate::project::log_home::{self, LogState};
 use crate::project::{self, BranchMeta, InnodbParams, LogStore, Project};
 use jiff::Timestamp;
@@ -96,25 +96,36 @@ fn claim_or_create(
 }
 
 /// Removes what branches left that are not there any more, or were never quite
-/// made. Only once the project was claimed: what its catalogue does not name
-/// now, nobody can make a branch of. Best effort.
-fn sweep(logs: &Logs, place: &dyn Place, project: &Project) {
+/// made. Best effort.
+///
+/// What the catalogue does not name is nobody's only as long as this server
+/// has the project: another may have opened it since it was claimed here, and
+/// made branches. So first comes the list, then the proof that up to then no
+/// other server had it; and of what is on the list, nobody can make a branch
+/// any more.
+///
+/// # Errors
+/// When another server has the project, or the store does not tell.
+fn sweep(logs: &Logs, place: &dyn Place, catalog: &Catalog) -> Result<(), CatalogError> {
+    let folders = place.folders(BRANCHES).unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot look for leftovers in the store");
+        Vec::new()
+    });
+    let left = logs.there();
+    catalog.confirm()?;
+    let project = catalog.project();
     let known = |id: BranchId| project.branch(id).is_some();
-    match place.folders(BRANCHES) {
-        Err(error) => tracing::warn!(%error, "cannot look for leftovers in the store"),
-        Ok(folders) => {
-            for name in folders {
-                if name.parse::<BranchId>().is_ok_and(known) {
-                    continue;
-                }
-                tracing::info!(branch = name, "removing what is left of a branch");
-                if let Err(error) = place.remove_folder(&format!("{BRANCHES}/{name}")) {
-                    tracing::warn!(branch = name, %error, "leftover not removed");
-                }
-            }
+    for name in folders {
+        if name.parse::<BranchId>().is_ok_and(known) {
+            continue;
+        }
+        tracing::info!(branch = name, "removing what is left of a branch");
+        if let Err(error) = place.remove_folder(&format!("{BRANCHES}/{name}")) {
+            tracing::warn!(branch = name, %error, "leftover not removed");
         }
     }
-    logs.sweep(&known);
+    logs.sweep(left, &known);
+    Ok(())
 }
 
 /// Opens everything. Blocking: logs are recovered. Needs a tokio runtime
@@ -126,7 +137,7 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
     let project = catalog.project();
     let restoring = log_state == LogState::Restoring;
     let mut logs = Logs::new(config, catalog.number(), restoring)?;
-    sweep(&logs, &*place, &project);
+    sweep(&logs, &*place, &catalog)?;
     let settings = StoreConfig {
         memory_bytes: config.memory.0,
         open_layer_bytes: config.open_layer_size.0,
@@ -254,7 +265,8 @@ pub(crate) fn open_branch(
     let log =
         log.ok_or_else(|| ServerError::Serve("a branch was opened without log".to_owned()))?;
     if let Some(of) = &ancestor {
-        pages.check_ancestor(of.durable().lsn());
+        let end = of.durable();
+        pages.check_ancestor(end.lsn(), end.position());
     }
     Ok(Arc::new(OpenBranch::new(
         name,

@@ -10,8 +10,8 @@ use common::redo::mark;
 use common::{Server, args, config, http_get, refused, with_database};
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tonic::Code;
 use xylem_pages::files::Place;
@@ -79,6 +79,59 @@ async fn a_server_that_changes_nothing_notices_too() {
     assert!(ended.contains("another server"), "{ended}");
     assert!(started.elapsed() < Duration::from_secs(20));
     second.attach().await;
+}
+
+/// A server is held up between claiming the project and looking for leftovers.
+/// Another opens it meanwhile and makes a branch, which the first has never
+/// heard of: it is no leftover.
+#[tokio::test]
+async fn a_server_that_wakes_up_while_it_opens_sweeps_nothing() {
+    let (place, dir, _) = prepared().await;
+    let others = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    for other in &others {
+        copy_dir(dir.path(), other.path());
+    }
+    // Documents of the catalogue go once the fifth is claimed: a step between
+    // the claim and the sweep.
+    let server = Server::on(dir.path(), place.shared());
+    for n in 0..4 {
+        create(&server, &format!("dev{n}"), "main").await;
+    }
+    server.stop();
+    let second: Arc<Mutex<Option<Server>>> = Arc::default();
+    let (seen, by) = (Arc::clone(&second), others[1].path().to_owned());
+    let inner = place.clone();
+    let late = place.hooked(move |step: &Step| {
+        if matches!(step, Step::Remove(name) if name.starts_with("project/"))
+            && seen.lock().unwrap().is_none()
+        {
+            let server = Server::on(&by, inner.shared());
+            let made = std::thread::scope(|s| {
+                s.spawn(|| {
+                    let runtime = tokio::runtime::Builder::new_current_thread()
+                        .enable_all()
+                        .build()
+                        .unwrap();
+                    runtime.block_on(create(&server, "theirs", "main"))
+                })
+                .join()
+            });
+            made.unwrap();
+            *seen.lock().unwrap() = Some(server);
+        }
+        Fate::Done
+    });
+    let opened = Server::try_on(config(&args(others[0].path())), Arc::new(late));
+    let error = opened.map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("another server has opened"), "{error}");
+    let second = second.lock().unwrap().take().unwrap();
+    assert!(names(&second).await.contains(&"theirs".to_owned()));
+    let seen = Reader::new(&second, "theirs").newest(5, 3, 0).await;
+    assert_eq!(seen, 666);
+    second.stop();
+    let third = Server::on(others[1].path(), place.shared());
+    let seen = Reader::new(&third, "theirs").newest(5, 3, 0).await;
+    assert_eq!(seen, 666);
 }
 
 #[tokio::test]

@@ -43,6 +43,8 @@ pub struct Model {
     files: Vec<(Lsn, Tree)>,
     /// Where it left another.
     begins: Lsn,
+    /// It had operations on side files there, before any redo.
+    early: bool,
     /// Where the last branch left.
     left: Option<Lsn>,
     /// Where branches left that are no more: operations at such an LSN are
@@ -80,6 +82,7 @@ impl Model {
             next_space: 10,
             files: Vec::new(),
             begins: Lsn::ZERO,
+            early: false,
             left: None,
             blurred: Vec::new(),
             times: Vec::new(),
@@ -118,13 +121,21 @@ impl Model {
             next_space: self.next_space,
             files: until(&self.files, at),
             begins: at,
+            early: false,
             left: None,
             blurred: self.blurred.clone(),
             times: until(&self.times, at),
             lsns: self.lsns.iter().copied().filter(|l| *l <= at).collect(),
             names: self.names + 1000,
         };
-        // As a compute's start does, before any operation on side files.
+        // Some before any redo, which count from where it left.
+        if m.rng.random_bool(0.5) {
+            m.early = true;
+            for _ in 0..m.rng.random_range(1..4) {
+                m.side_file();
+            }
+        }
+        // As a compute's start does.
         m.mtr(|m, b| m.write(b, PageId::new(0, 0), 3000, &[7; 9]));
         m.send_all();
         m
@@ -644,6 +655,11 @@ impl Model {
             ReadAt::Lsn(l) => l,
         };
         if self.blurred.contains(&lsn) {
+            return;
+        }
+        // What is shared and what is its own count from one place.
+        let last_shared = self.lsns.iter().filter(|l| **l <= self.begins).max();
+        if self.early && lsn < self.begins && Some(&lsn) == last_shared {
             return;
         }
         // After a pause an operation counts from a place behind the mtr.

@@ -382,6 +382,19 @@ impl Catalog {
         }
     }
 
+    /// Proves that up to the call no other server has opened the project.
+    ///
+    /// # Errors
+    /// [`CatalogError::Lost`]; when the store does not answer.
+    pub fn confirm(&self) -> Result<(), CatalogError> {
+        let number = self.number.lock();
+        let newest = self.folder.numbers()?.last().copied();
+        match newest.filter(|n| *n != *number && !self.is_ours(*n)) {
+            Some(newest) => Err(self.lose(newest)),
+            None => Ok(()),
+        }
+    }
+
     /// Applies `change` to a copy of the project and publishes that. Durable
     /// on return. When `change` fails nothing is done.
     ///
