@@ -204,6 +204,13 @@ impl OpenBranch {
         self.durable().lsn().max(Lsn(self.meta.ancestor_lsn))
     }
 
+    /// Whether `lsn` may have been told as the end of this branch before the
+    /// server was started: what is behind the last mini-transaction may count
+    /// from another place since.
+    pub fn may_have_been_end(&self, lsn: Lsn) -> bool {
+        self.opened.lsn() >= self.pages.applied() && self.pages.is_behind_last(lsn)
+    }
+
     /// The newest epoch.
     pub fn epoch(&self) -> Epoch {
         self.durable.borrow().epoch()

@@ -100,14 +100,31 @@ pub fn point(branch: &OpenBranch, lsn: Lsn) -> Point {
 /// How far the history of `branch` reaches; none when it is empty. Blocking.
 pub fn horizon(branch: &OpenBranch) -> Option<Horizon> {
     let oldest = branch.pages.oldest()?;
-    let newest = branch.pages.applied();
-    (newest > Lsn::FIRST).then(|| Horizon {
+    let applied = branch.pages.applied();
+    // With the operations on side files behind the last mini-transaction.
+    let newest = branch.pages.tell();
+    (applied > Lsn::FIRST).then(|| Horizon {
         oldest: Point {
             lsn: oldest,
             time: oldest_time(branch, oldest, newest),
         },
         newest: point(branch, newest),
     })
+}
+
+/// The end of `branch`'s history: an LSN that shows everything that was
+/// acknowledged before the call, operations on side files as well, and nothing
+/// that comes later. Where those count from is known only once they are
+/// ingested; when that takes until `until`, the answer is the end of what is
+/// durable, or of what is ingested if that is later.
+pub async fn end(branch: &OpenBranch, until: Instant) -> Lsn {
+    let position = branch.durable().position();
+    let end = match branch.pages.wait_ingested(position, until).await {
+        // Redo behind the last whole mini-transaction shows nothing.
+        Ok(()) => branch.pages.tell(),
+        Err(_) => branch.last_lsn().max(branch.pages.newest()),
+    };
+    end.max(Lsn(branch.meta.ancestor_lsn))
 }
 
 /// The first time that is known from `oldest` on: that of the LSN itself, or of
@@ -205,7 +222,11 @@ fn find(
             }
             Ok(ReadAt::Newest)
         }
-        At::Lsn(lsn) if lsn < oldest || lsn > branch.last_lsn().max(branch.pages.newest()) => {
+        At::Lsn(lsn)
+            if lsn < oldest
+                || lsn > branch.last_lsn().max(branch.pages.newest())
+                    && !branch.may_have_been_end(lsn) =>
+        {
             Err(outside())
         }
         At::Lsn(lsn) => {

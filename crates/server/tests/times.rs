@@ -170,15 +170,74 @@ async fn a_file_that_was_written_later_is_not_there_though_no_redo_came_between(
     main.durable().await;
     for (name, at) in [("by-time", at_time(&time)), ("by-lsn", at_lsn(lsn))] {
         try_create(&server, name, "main", at).await.unwrap();
-        let request = with(BaseBackupRequest::default(), &[("xylem-branch", name)]);
-        let mut control = server.control().await;
-        let mut items = control.base_backup(request).await.unwrap().into_inner();
-        let mut files = Vec::new();
-        while let Some(item) = items.message().await.unwrap() {
-            if let Some(Item::File(file)) = item.item {
-                files.push(file.path);
-            }
-        }
-        assert_eq!(files, ["test/t1.frm"], "{name}");
+        assert_eq!(files(&server, name).await, ["test/t1.frm"], "{name}");
     }
+}
+
+/// The side files of a branch.
+async fn files(server: &Server, branch: &str) -> Vec<String> {
+    let request = with(BaseBackupRequest::default(), &[("xylem-branch", branch)]);
+    let mut control = server.control().await;
+    let mut items = control.base_backup(request).await.unwrap().into_inner();
+    let mut files = Vec::new();
+    while let Some(item) = items.message().await.unwrap() {
+        if let Some(Item::File(file)) = item.item {
+            files.push(file.path);
+        }
+    }
+    files
+}
+
+/// As after a DDL statement: its last operation on side files comes a while
+/// after its redo. The LSN that is shown then is that of the statement done.
+#[tokio::test]
+async fn the_lsn_shown_after_an_operation_on_side_files_has_it_and_nothing_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let (_, mut main) = with_database(&server).await;
+    main.redo(mark(5, 3, 1)).await;
+    main.durable().await;
+    tokio::time::sleep(WHILE).await;
+    main.file(common::redo::create("test/done.frm")).await;
+    main.durable().await;
+    let shown = named(&list(&server, false).await, "main").clone();
+    assert!(shown.last_lsn > main.lsn, "{shown:?}");
+    assert_eq!(shown.applied_lsn, shown.last_lsn);
+    // At once, without a pause that would tell it from what was before.
+    main.file(common::redo::create("test/later.frm")).await;
+    main.durable().await;
+    let mut control = server.control().await;
+    let request = ResolveTimeRequest::default();
+    let told = control.resolve_time(request).await.unwrap().into_inner();
+    assert!(told.lsn > shown.last_lsn, "{told:?} {shown:?}");
+    assert_eq!(told.newest_lsn, told.lsn);
+    main.file(common::redo::create("test/last.frm")).await;
+    main.durable().await;
+    let want = ["test/done.frm", "test/later.frm", "test/t1.frm"];
+    for (name, lsn, files_there) in [
+        ("shown", shown.last_lsn, vec![want[0], want[2]]),
+        ("told", told.lsn, want.to_vec()),
+    ] {
+        let made = try_create(&server, name, "main", at_lsn(lsn)).await;
+        assert_eq!(made.unwrap().ancestor_lsn, lsn);
+        assert_eq!(files(&server, name).await, files_there, "{name}");
+    }
+    // What was told can be had after a restart, which reads the log again.
+    drop(main);
+    server.stop();
+    let server = Server::start(dir.path());
+    let again = try_create(&server, "again", "main", at_lsn(told.newest_lsn)).await;
+    assert!(again.is_ok(), "{again:?}");
+    // An error names only LSNs that can be had.
+    let far = try_create(&server, "far", "main", at_lsn(1 << 40)).await;
+    let text = far.unwrap_err().message().to_owned();
+    let newest = named(&list(&server, false).await, "main").last_lsn;
+    assert!(
+        text.contains(&format!("to LSN {newest}")),
+        "{text} {newest}"
+    );
+    try_create(&server, "end", "main", at_lsn(newest))
+        .await
+        .unwrap();
+    assert_eq!(files(&server, "end").await.len(), 4);
 }

@@ -24,6 +24,8 @@ use xylem_types::{BranchName, Lsn};
 
 /// How long a moment may take to become visible before it is told.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The same of the ends of branches that are listed.
+const LIST_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) async fn list(
     node: &Arc<Node>,
@@ -155,7 +157,7 @@ pub(super) async fn resolve_time(
         .map_err(|error| status::of_moment(&error))?;
     let (point, horizon) = pooled(&node.survey_pool, move || {
         let lsn = match found {
-            ReadAt::Newest => branch.pages.newest(),
+            ReadAt::Newest => branch.pages.tell(),
             ReadAt::Lsn(lsn) => lsn,
         };
         let horizon = moment::horizon(&branch)
@@ -199,18 +201,23 @@ async fn one(node: &Arc<Node>, branch: Arc<OpenBranch>) -> Result<Branch, Status
 async fn describe(node: &Arc<Node>, all: Vec<Arc<OpenBranch>>) -> Result<Vec<Branch>, Status> {
     let pool = Arc::clone(&node.survey_pool);
     let node = Arc::clone(node);
+    // All at the same time: one that lags does not hold the others up.
+    let until = Instant::now() + LIST_PATIENCE;
+    let ends = all.iter().map(|branch| moment::end(branch, until));
+    let ends = futures::future::join_all(ends).await;
     pooled(&pool, move || {
         let opened = node.opened().ok_or_else(status::stopping)?;
         let project = opened.catalog.project();
         Ok(all
             .iter()
-            .map(|branch| branch_of(opened, &project, branch))
+            .zip(ends)
+            .map(|(branch, end)| branch_of(opened, &project, branch, end))
             .collect())
     })
     .await
 }
 
-fn branch_of(opened: &Opened, project: &Project, branch: &OpenBranch) -> Branch {
+fn branch_of(opened: &Opened, project: &Project, branch: &OpenBranch, end: Lsn) -> Branch {
     let state = branch.state();
     let meta = &branch.meta;
     let horizon = moment::horizon(branch);
@@ -227,10 +234,10 @@ fn branch_of(opened: &Opened, project: &Project, branch: &OpenBranch) -> Branch 
         id: branch.id().to_string(),
         ancestor: ancestor.map_or_else(String::new, |(name, _)| name.to_owned()),
         ancestor_lsn: meta.ancestor_lsn,
-        last_lsn: state.durable_lsn,
+        last_lsn: end.0,
         created_at: meta.created_at.to_string(),
         epoch: state.epoch,
-        applied_lsn: state.applied_lsn,
+        applied_lsn: branch.pages.newest().0,
         log_bytes: state.log_bytes,
         layer_bytes: state.layer_bytes,
         ancestor_id: meta.ancestor.map_or_else(String::new, |id| id.to_string()),

@@ -162,7 +162,8 @@ async fn wait_applied(
     let newest = request.lsn == 0;
     let wanted = Lsn(if newest { request.min_lsn } else { request.lsn });
     let behind = newest && !branch.is_caught_up();
-    if branch.pages.applied() >= wanted && !behind {
+    // It may lie behind the last mini-transaction, as ends that were told do.
+    if branch.pages.newest() >= wanted && !behind {
         return Ok(false);
     }
     let patience = match request.timeout_ms {
