@@ -307,7 +307,7 @@ impl Shared {
         done: &[u64],
         durable: bool,
     ) {
-        self.leaving.lock().retain(Leaving::is_held);
+        let mut leaving = Vec::new();
         self.change_files(|files| {
             let mut next: Vec<Arc<LayerFile>> = Vec::with_capacity(files.len() + 1);
             for file in files {
@@ -316,8 +316,7 @@ impl Shared {
                     // Were the manifest lost, the one before it would still
                     // name them: then the next start removes them.
                     if durable {
-                        let leaving = file.doom(&self.store.caches);
-                        self.leaving.lock().push(leaving);
+                        leaving.push(file.leave(&self.store.caches));
                     }
                 } else if let Some((_, key)) = narrow.iter().find(|(n, _)| *n == number) {
                     next.push(Arc::new(file.narrowed(key.clone())));
@@ -329,5 +328,31 @@ impl Shared {
             next.sort_by_key(|f| (f.meta.run, f.meta.number));
             next
         });
+        self.leaving.lock().extend(leaving);
+    }
+
+    /// Removes layer files that no manifest names and nobody reads any more.
+    /// Blocking: it waits for the store.
+    ///
+    /// # Errors
+    /// What the store said of the first that cannot be removed: it and the
+    /// others are tried again by the next call, or by the next start.
+    pub(crate) fn remove_left(&self) -> std::io::Result<()> {
+        let free = |all: &[Leaving]| {
+            let free = all.iter().find(|l| !l.is_held());
+            free.map(|l| l.name.clone())
+        };
+        // The list is not locked meanwhile, and has each until it is gone: the
+        // scrub looks at it.
+        while !self.stopped()
+            && let Some(name) = {
+                let leaving = self.leaving.lock();
+                free(&leaving)
+            }
+        {
+            self.files.remove(&name)?;
+            self.leaving.lock().retain(|l| l.name != name);
+        }
+        Ok(())
     }
 }

@@ -9,7 +9,6 @@ use crate::filter;
 use crate::layer::{FOOTER, Footer, Group, HEADER, IndexEntry, LayerMeta, Root, Summary, header};
 use crate::stats::Counters;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use xylem_types::BranchId;
 
@@ -37,17 +36,16 @@ pub(crate) struct LayerFile {
 
 /// The file itself.
 struct Stored {
-    name: String,
     /// Unique in this process, for the caches' keys.
     id: u64,
     branch: BranchId,
     files: Arc<dyn Files>,
     seed: u32,
     root: OnceLock<Arc<Root>>,
-    doomed: AtomicBool,
 }
 
-/// A file that goes when nobody reads it any more.
+/// A file that goes when nobody reads it any more. Upkeep removes it: whoever
+/// lets go of it last may be a thread that must not wait for a store.
 pub(crate) struct Leaving {
     pub(crate) name: String,
     stored: Weak<Stored>,
@@ -57,17 +55,6 @@ impl Leaving {
     /// Somebody may still read it.
     pub(crate) fn is_held(&self) -> bool {
         self.stored.strong_count() > 0
-    }
-}
-
-impl Drop for Stored {
-    fn drop(&mut self) {
-        // No reader has it any more.
-        if self.doomed.load(Ordering::Acquire)
-            && let Err(e) = self.files.remove(&self.name)
-        {
-            tracing::warn!(branch = %self.branch, file = %self.name, error = %e, "layer not removed; the next start does it");
-        }
     }
 }
 
@@ -86,13 +73,11 @@ impl LayerFile {
         files: Arc<dyn Files>,
     ) -> LayerFile {
         let stored = Stored {
-            name: meta.name.clone(),
             id,
             branch,
             files,
             seed: block::seed(branch.0, meta.number),
             root: OnceLock::new(),
-            doomed: AtomicBool::new(false),
         };
         LayerFile {
             meta,
@@ -112,9 +97,8 @@ impl LayerFile {
     }
 
     /// No manifest names the file any more: it goes when nobody reads it.
-    pub(crate) fn doom(&self, caches: &Caches) -> Leaving {
+    pub(crate) fn leave(&self, caches: &Caches) -> Leaving {
         caches.readers.remove(&self.stored.id);
-        self.stored.doomed.store(true, Ordering::Release);
         Leaving {
             name: self.meta.name.clone(),
             stored: Arc::downgrade(&self.stored),

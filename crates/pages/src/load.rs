@@ -55,7 +55,7 @@ pub struct Loaded {
 /// its pages by ascending number; then directories and side files by path (as
 /// bytes, with a NUL behind: a directory before what is in it). Blocking.
 ///
-/// Dropped before [`Loader::finish`] it removes what it wrote.
+/// It ends with [`Loader::finish`] or [`Loader::abandon`].
 pub struct Loader {
     store: Arc<Store>,
     id: BranchId,
@@ -76,7 +76,6 @@ pub struct Loader {
     space: Option<(Tablespace, u64)>,
     side: Option<Side>,
     counts: Loaded,
-    published: bool,
 }
 
 /// The newest side file or directory.
@@ -148,7 +147,6 @@ impl Loader {
             space: None,
             side: None,
             counts: Loaded::default(),
-            published: false,
         })
     }
 
@@ -338,6 +336,22 @@ impl Loader {
     /// system tablespace, or the undo tablespaces are not `undo001`, `undo002`,
     /// … with ids in that order; else as the place says.
     pub fn finish(mut self) -> Result<Loaded, LoadError> {
+        let published = self.publish();
+        if published.is_err() {
+            self.abandon();
+        }
+        published
+    }
+
+    /// Gives up: what was written is removed, best effort. Blocking. A loader
+    /// that is dropped leaves it to the next start.
+    pub fn abandon(mut self) {
+        self.pages = None;
+        self.catalog = None;
+        remove(&self.store, self.id);
+    }
+
+    fn publish(&mut self) -> Result<Loaded, LoadError> {
         self.end_side()?;
         self.begin_catalog()?;
         let undo = self.undo()?;
@@ -373,7 +387,6 @@ impl Loader {
                 "whether its manifest is durable is not certain",
             )));
         }
-        self.published = true;
         Ok(self.counts)
     }
 
@@ -505,17 +518,6 @@ impl Loader {
                 source,
             })
         }
-    }
-}
-
-impl Drop for Loader {
-    fn drop(&mut self) {
-        if self.published {
-            return;
-        }
-        self.pages = None;
-        self.catalog = None;
-        remove(&self.store, self.id);
     }
 }
 

@@ -22,6 +22,19 @@ struct Turn {
     unfoldable: HashSet<Vec<u8>>,
     /// After a failure: not before this, and how long the pause was.
     not_before: Option<(Instant, Duration)>,
+    /// The same of removing files.
+    remove_not_before: Option<(Instant, Duration)>,
+}
+
+/// Whether a pause is still under way.
+fn pauses(not_before: Option<(Instant, Duration)>) -> bool {
+    not_before.is_some_and(|(at, _)| Instant::now() < at)
+}
+
+/// The pause after one more failure.
+fn longer(before: Option<(Instant, Duration)>) -> Option<(Instant, Duration)> {
+    let pause = before.map_or(PAUSE_MIN, |(_, p)| (p * 2).min(PAUSE_MAX));
+    Some((Instant::now() + pause, pause))
 }
 
 impl Store {
@@ -53,7 +66,9 @@ fn run(store: &Weak<Store>) {
         for branch in branches.iter().filter(|b| !b.stopped()) {
             branch.flush_when_old();
             branch.look();
-            busy |= turn(branch, turns.entry(branch.id).or_default());
+            let of = turns.entry(branch.id).or_default();
+            busy |= turn(branch, of);
+            remove_left(branch, of);
         }
         scrub.turn(&branches);
         // Whoever closes the store must not wait for this thread's hold on it.
@@ -67,7 +82,7 @@ fn run(store: &Weak<Store>) {
 
 /// One piece of work. `false`: there was none.
 fn turn(branch: &Shared, turn: &mut Turn) -> bool {
-    if turn.not_before.is_some_and(|(at, _)| Instant::now() < at) {
+    if pauses(turn.not_before) {
         return false;
     }
     let why = match branch.compact(&mut turn.unfoldable) {
@@ -85,18 +100,32 @@ fn turn(branch: &Shared, turn: &mut Turn) -> bool {
     };
     branch.stats.merge_failures.add(1);
     branch.merge_failed(&why);
-    let pause = turn
-        .not_before
-        .map_or(PAUSE_MIN, |(_, p)| (p * 2).min(PAUSE_MAX));
     if turn.not_before.is_none() {
         tracing::error!(branch = %branch.id, error = %why, "layers could not be merged; trying again");
     }
-    turn.not_before = Some((Instant::now() + pause, pause));
+    turn.not_before = longer(turn.not_before);
     false
 }
 
+/// Removes the files of layers that were merged and that nobody reads any more.
+fn remove_left(branch: &Shared, turn: &mut Turn) {
+    if pauses(turn.remove_not_before) {
+        return;
+    }
+    match branch.remove_left() {
+        Ok(()) => turn.remove_not_before = None,
+        Err(error) => {
+            if turn.remove_not_before.is_none() {
+                tracing::warn!(branch = %branch.id, %error, "a layer that was merged is not removed; trying again");
+            }
+            turn.remove_not_before = longer(turn.remove_not_before);
+        }
+    }
+}
+
 impl Branch {
-    /// Merges and folds until nothing is left to do. Blocking.
+    /// Merges and folds until nothing is left to do, and removes what nobody
+    /// needs any more. Blocking.
     ///
     /// # Errors
     /// What went wrong, in words; nothing is lost.
@@ -105,7 +134,11 @@ impl Branch {
         loop {
             match self.shared.compact(&mut unfoldable) {
                 Ok(true) => {}
-                Ok(false) | Err(Fault::Stopped) => return Ok(()),
+                Ok(false) | Err(Fault::Stopped) => {
+                    // What stays is tried again, at the latest by the next start.
+                    let _ = self.shared.remove_left();
+                    return Ok(());
+                }
                 Err(Fault::Dead(why) | Fault::Again(why) | Fault::Stuck(why)) => return Err(why),
             }
         }

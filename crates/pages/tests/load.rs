@@ -60,6 +60,21 @@ type Pages = BTreeMap<PageId, Vec<u8>>;
 /// Loads four tablespaces and some side files.
 fn load(store: &Arc<Store>, layer_bytes: u64) -> Result<Pages, LoadError> {
     let mut loader = Loader::begin_with(store, BRANCH, LSN, layer_bytes)?;
+    let pages = match fill(&mut loader) {
+        Ok(pages) => pages,
+        Err(error) => {
+            loader.abandon();
+            return Err(error);
+        }
+    };
+    let done = loader.finish()?;
+    assert_eq!(done.tablespaces, 5);
+    assert_eq!(done.pages, pages.len() as u64);
+    assert_eq!(done.side_files, 4);
+    Ok(pages)
+}
+
+fn fill(loader: &mut Loader) -> Result<Pages, LoadError> {
     let mut pages = Pages::new();
     let zip = Tablespace {
         flags: ZIP_FLAGS,
@@ -91,10 +106,6 @@ fn load(store: &Arc<Store>, layer_bytes: u64) -> Result<Pages, LoadError> {
         loader.data(part)?;
     }
     loader.file("db/view.frm", 0o660, 0)?;
-    let done = loader.finish()?;
-    assert_eq!(done.tablespaces, 5);
-    assert_eq!(done.pages, pages.len() as u64);
-    assert_eq!(done.side_files, 4);
     Ok(pages)
 }
 

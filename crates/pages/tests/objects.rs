@@ -457,3 +457,58 @@ fn a_bad_copy_is_replaced_and_a_bad_original_never_served() {
     }
     assert!(refused > 0, "{right} right");
 }
+
+/// A merge takes layers away while a reader on a thread of a runtime has them:
+/// that thread lets go of them last, and must not wait for the store there,
+/// which ends the process. Upkeep removes them.
+#[test]
+fn the_last_reader_on_an_async_thread_waits_for_no_store() {
+    let root = tempfile::tempdir().unwrap();
+    let log = MemLog::new();
+    let mut model = Model::new(StdRng::seed_from_u64(3), log.clone());
+    let bucket = bucket_of(&Faulty::in_memory(1));
+    let place = place(bucket.clone(), root.path(), 64 << 20);
+    let config = StoreConfig {
+        trim_log: false,
+        ..small()
+    };
+    let branch = open(config, place, &log);
+    for _ in 0..9 {
+        for _ in 0..60 {
+            model.step();
+        }
+        model.send_all();
+        catch_up(&branch, &log);
+        branch.flush_now();
+    }
+    let layers = || {
+        let all = bucket.list(&format!("branches/{BRANCH}")).unwrap();
+        let layers = all.into_iter().map(|(name, _)| name);
+        layers.filter(|n| n.ends_with(".layer")).count() as u64
+    };
+    assert_eq!(layers(), branch.stats().layers);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let mut merged = false;
+    runtime.block_on(async {
+        branch
+            .side_files(ReadAt::Newest, &mut |_| {
+                if !std::mem::replace(&mut merged, true) {
+                    std::thread::scope(|s| {
+                        s.spawn(|| branch.compact_now().unwrap());
+                    });
+                    let left = branch.stats();
+                    assert!(left.merges > 0 && layers() > left.layers, "{left:?}");
+                }
+                std::ops::ControlFlow::Continue(())
+            })
+            .unwrap();
+        // As a scrape does, and whoever looks at layers.
+        let _ = (branch.stats(), branch.layers_info());
+    });
+    assert!(merged, "there were no side files");
+    branch.compact_now().unwrap();
+    assert_eq!(layers(), branch.stats().layers);
+    model.check_all(&branch, 50);
+}

@@ -152,15 +152,24 @@ fn fill(
         page_size: start.page_size,
         space: None,
     };
-    while let Some(item) = items.blocking_recv() {
-        if let Item::End(end) = item {
-            compare(&end, &filler.loader.so_far())?;
-            let loaded = filler.loader.finish().map_err(|e| of_load(&e))?;
-            return Ok((loaded, lsn));
+    let why = loop {
+        match items.blocking_recv() {
+            Some(Item::End(end)) => match compare(&end, &filler.loader.so_far()) {
+                Ok(()) => {
+                    let loaded = filler.loader.finish().map_err(|e| of_load(&e))?;
+                    return Ok((loaded, lsn));
+                }
+                Err(status) => break Some(status),
+            },
+            Some(item) => match filler.take(item) {
+                Ok(()) => {}
+                Err(status) => break Some(status),
+            },
+            None => break None,
         }
-        filler.take(item)?;
-    }
-    Err(None)
+    };
+    filler.loader.abandon();
+    Err(why)
 }
 
 fn compare(end: &ImportEnd, loaded: &Loaded) -> Result<(), Status> {
