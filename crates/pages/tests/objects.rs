@@ -496,10 +496,12 @@ fn the_last_reader_on_an_async_thread_waits_for_no_store() {
             .side_files(ReadAt::Newest, &mut |_| {
                 if !std::mem::replace(&mut merged, true) {
                     std::thread::scope(|s| {
-                        s.spawn(|| branch.compact_now().unwrap());
+                        s.spawn(|| {
+                            branch.compact_now().unwrap();
+                            let left = branch.stats();
+                            assert!(left.merges > 0 && layers() > left.layers, "{left:?}");
+                        });
                     });
-                    let left = branch.stats();
-                    assert!(left.merges > 0 && layers() > left.layers, "{left:?}");
                 }
                 std::ops::ControlFlow::Continue(())
             })
