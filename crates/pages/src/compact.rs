@@ -338,17 +338,15 @@ impl Shared {
     /// What the store said of the first that cannot be removed: it and the
     /// others are tried again by the next call, or by the next start.
     pub(crate) fn remove_left(&self) -> std::io::Result<()> {
-        let free = |all: &[Leaving]| {
-            let free = all.iter().find(|l| !l.is_held());
+        let free = || {
+            let leaving = self.leaving.lock();
+            let free = leaving.iter().find(|l| !l.is_held());
             free.map(|l| l.name.clone())
         };
         // The list is not locked meanwhile, and has each until it is gone: the
         // scrub looks at it.
         while !self.stopped()
-            && let Some(name) = {
-                let leaving = self.leaving.lock();
-                free(&leaving)
-            }
+            && let Some(name) = free()
         {
             self.files.remove(&name)?;
             self.leaving.lock().retain(|l| l.name != name);

@@ -14,8 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use xylem_objects::testing::{Faulty, Rates, S3Server, memory};
 use xylem_objects::{Bucket, DiskCache, Retry};
-use xylem_pages::files::{ObjectPlace, Place, Put};
+use xylem_pages::files::{FileReader, FileWriter, Files, ObjectPlace, Place, Put};
 use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
+use xylem_types::PageId;
 use xylem_wal::Log;
 
 /// Reads must not all come from memory.
@@ -458,6 +459,77 @@ fn a_bad_copy_is_replaced_and_a_bad_original_never_served() {
     assert!(refused > 0, "{right} right");
 }
 
+/// What happens while a file is read, once.
+type During = Arc<parking_lot::Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+
+/// A place where something happens during a read.
+struct Held {
+    place: ObjectPlace,
+    during: During,
+}
+
+struct HeldFiles {
+    files: Arc<dyn Files>,
+    during: During,
+}
+
+struct HeldReader {
+    file: Arc<dyn FileReader>,
+    during: During,
+}
+
+impl FileReader for HeldReader {
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        let during = self.during.lock().take();
+        if let Some(during) = during {
+            during();
+        }
+        self.file.read_at(offset, out)
+    }
+}
+
+impl Place for Held {
+    fn folder(&self, name: &str) -> std::io::Result<Arc<dyn Files>> {
+        Ok(Arc::new(HeldFiles {
+            files: self.place.folder(name)?,
+            during: Arc::clone(&self.during),
+        }))
+    }
+    fn folders(&self, within: &str) -> std::io::Result<Vec<String>> {
+        self.place.folders(within)
+    }
+    fn remove_folder(&self, name: &str) -> std::io::Result<()> {
+        self.place.remove_folder(name)
+    }
+    fn url(&self) -> String {
+        self.place.url()
+    }
+}
+
+impl Files for HeldFiles {
+    fn list(&self) -> std::io::Result<Vec<(String, u64)>> {
+        self.files.list()
+    }
+    fn create(&self, name: &str) -> std::io::Result<Box<dyn FileWriter>> {
+        self.files.create(name)
+    }
+    fn open(&self, name: &str) -> std::io::Result<Arc<dyn FileReader>> {
+        Ok(Arc::new(HeldReader {
+            file: self.files.open(name)?,
+            during: Arc::clone(&self.during),
+        }))
+    }
+    fn read(&self, name: &str) -> std::io::Result<Vec<u8>> {
+        self.files.read(name)
+    }
+    fn remove(&self, name: &str) -> std::io::Result<()> {
+        self.files.remove(name)
+    }
+    fn put_new(&self, name: &str, bytes: &[u8]) -> std::io::Result<Put> {
+        self.files.put_new(name, bytes)
+    }
+}
+
 /// A merge takes layers away while a reader on a thread of a runtime has them:
 /// that thread lets go of them last, and must not wait for the store there,
 /// which ends the process. Upkeep removes them.
@@ -467,12 +539,18 @@ fn the_last_reader_on_an_async_thread_waits_for_no_store() {
     let log = MemLog::new();
     let mut model = Model::new(StdRng::seed_from_u64(3), log.clone());
     let bucket = bucket_of(&Faulty::in_memory(1));
-    let place = place(bucket.clone(), root.path(), 64 << 20);
+    let during = During::default();
+    let held = Held {
+        place: place(bucket.clone(), root.path(), 64 << 20),
+        during: Arc::clone(&during),
+    };
     let config = StoreConfig {
         trim_log: false,
         ..small()
     };
-    let branch = open(config, place, &log);
+    let store = Store::open(config, Arc::new(held)).unwrap();
+    store.start_ingest();
+    let branch = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>, None).unwrap();
     for _ in 0..9 {
         for _ in 0..60 {
             model.step();
@@ -481,36 +559,35 @@ fn the_last_reader_on_an_async_thread_waits_for_no_store() {
         catch_up(&branch, &log);
         branch.flush_now();
     }
-    let layers = || {
+    let layers = move |bucket: &Bucket| {
         let all = bucket.list(&format!("branches/{BRANCH}")).unwrap();
         let layers = all.into_iter().map(|(name, _)| name);
         layers.filter(|n| n.ends_with(".layer")).count() as u64
     };
-    assert_eq!(layers(), branch.stats().layers);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
-    let mut merged = false;
+    assert_eq!(layers(&bucket), branch.stats().layers);
+    let (merging, store) = (Arc::clone(&branch), bucket.clone());
+    let merge = move || {
+        let merge = move || {
+            merging.compact_now().unwrap();
+            let left = merging.stats();
+            assert!(left.merges > 0 && layers(&store) > left.layers, "{left:?}");
+        };
+        std::thread::spawn(merge).join().unwrap();
+    };
+    *during.lock() = Some(Box::new(merge));
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.build().unwrap();
     runtime.block_on(async {
-        branch
-            .side_files(ReadAt::Newest, &mut |_| {
-                if !std::mem::replace(&mut merged, true) {
-                    std::thread::scope(|s| {
-                        s.spawn(|| {
-                            branch.compact_now().unwrap();
-                            let left = branch.stats();
-                            assert!(left.merges > 0 && layers() > left.layers, "{left:?}");
-                        });
-                    });
-                }
-                std::ops::ControlFlow::Continue(())
-            })
-            .unwrap();
+        // All that it reads lies in the cache on disk.
+        let page = PageId::new(0, 1);
+        for lsn in model.lsns.iter().step_by(20) {
+            let _ = branch.get_page(page, ReadAt::Lsn(*lsn));
+        }
         // As a scrape does, and whoever looks at layers.
         let _ = (branch.stats(), branch.layers_info());
     });
-    assert!(merged, "there were no side files");
+    assert!(during.lock().is_none(), "nothing was read");
     branch.compact_now().unwrap();
-    assert_eq!(layers(), branch.stats().layers);
+    assert_eq!(layers(&bucket), branch.stats().layers);
     model.check_all(&branch, 50);
 }
