@@ -19,7 +19,7 @@ use crate::files::Put;
 use crate::flush::{Fault, publish};
 use crate::fold::{Fold, Kept};
 use crate::layer::LayerKind;
-use crate::layer_read::{LayerError, LayerFile, Leaving};
+use crate::layer_read::{LayerError, LayerFile};
 use crate::layer_scan::LayerScan;
 use crate::layer_write::LayerWriter;
 use crate::manifest::{Edit, Merging};
