@@ -22,6 +22,7 @@ mod ingest;
 pub mod inspect;
 mod key;
 mod layer;
+mod layer_list;
 mod layer_read;
 mod layer_scan;
 mod layer_write;

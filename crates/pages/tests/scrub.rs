@@ -17,7 +17,7 @@ use xylem_pages::{ReadAt, ReadOnlyPlace};
 use xylem_types::BranchId;
 
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v2")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v3")
 }
 
 /// A branch with some flushes, merged in part.

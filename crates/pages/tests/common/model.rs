@@ -52,6 +52,8 @@ pub struct Model {
     pub times: Vec<(Lsn, u64)>,
     pub lsns: Vec<Lsn>,
     names: u32,
+    /// Pages change by up to 3,000 bytes at a time.
+    pub large: bool,
 }
 
 /// Whether what was asked for has been folded since somebody looked how far
@@ -85,6 +87,7 @@ impl Model {
             times: Vec::new(),
             lsns: Vec::new(),
             names: 0,
+            large: false,
         };
         m.mtr(|m, b| {
             for (space, path) in [(0, "ibdata1"), (1, "undo001"), (2, "undo002")] {
@@ -123,6 +126,7 @@ impl Model {
             times: until(&self.times, at),
             lsns: self.lsns.iter().copied().filter(|l| *l <= at).collect(),
             names: self.names + 1000,
+            large: self.large,
         };
         // As a compute's start does, before any operation on side files.
         m.mtr(|m, b| m.write(b, PageId::new(0, 0), 3000, &[7; 9]));
@@ -416,8 +420,9 @@ impl Model {
             self.init(b, id, size);
         }
         for _ in 0..self.rng.random_range(1..4) {
-            let len = self.rng.random_range(1..120);
-            let at = self.rng.random_range(64..size - 200);
+            let most = if self.large { 3000 } else { 120 };
+            let len = self.rng.random_range(1..most);
+            let at = self.rng.random_range(64..size - most - 80);
             if self.rng.random_bool(0.2) {
                 let byte = self.rng.random();
                 b.memset(id, at as u32, len as u32, byte);
