@@ -97,7 +97,7 @@ pub(crate) struct Shared {
     flush_signal: Condvar,
     flushed_signal: Condvar,
     /// The flush thread has ended: nothing will be flushed any more.
-    flusher_ended: AtomicBool,
+    pub(crate) flusher_ended: AtomicBool,
     pub(crate) stats: Counters,
     /// Odd while a tablespace is changing; see [`crate::read`].
     generations: Vec<AtomicU64>,
@@ -378,26 +378,6 @@ impl Shared {
     /// What merges may find has changed.
     pub(crate) fn changed(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Memory of its open and frozen layers.
-    pub(crate) fn layer_memory(&self) -> u64 {
-        let layers = self.layers();
-        let frozen = layers.frozen.iter().map(|f| f.layer.memory());
-        layers.open.memory() + frozen.sum::<u64>()
-    }
-
-    /// Nothing of its memory can be given back before something heals that
-    /// fails now.
-    pub(crate) fn is_stuck(&self) -> bool {
-        self.has_no_flusher()
-            || self.publish_fails.load(Ordering::Acquire)
-            || self.health.flush.is_failing()
-    }
-
-    /// Nothing of its memory will be flushed any more.
-    pub(crate) fn has_no_flusher(&self) -> bool {
-        self.flusher_ended.load(Ordering::Acquire)
     }
 
     /// Freezes the open layer when it has been open for long, so that the log

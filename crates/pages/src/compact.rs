@@ -48,7 +48,7 @@ const RUNS_NEW: usize = 12;
 const FOLD_PART: u64 = 4;
 /// Merges span at most this part of the history that must be kept: folding
 /// waits until the horizon has passed the whole of a run.
-const SPAN_PART: u64 = 4;
+const SPAN_PART: u64 = 2;
 /// An older run joins a merge when it has at most so many times the bytes of
 /// those that have joined.
 const RATIO: u64 = 2;

@@ -35,6 +35,7 @@ mod merge;
 mod read;
 mod read_only;
 pub mod scrub;
+mod share;
 mod side;
 mod side_read;
 mod stats;

@@ -1,6 +1,6 @@
 //! What waits to be merged.
 
-use super::{RUNS_MAX, Shared};
+use super::{RUNS_MAX, RUNS_NEW, Shared};
 use crate::branch::Branch;
 use crate::health::PATIENCE;
 use std::collections::HashSet;
@@ -35,14 +35,15 @@ impl Shared {
         })
     }
 
-    /// Bytes of the runs by which there are more than merges leave.
+    /// Bytes of the runs by which there are more than merges leave, and than
+    /// may come before one that is under way makes way.
     pub(crate) fn behind(&self) -> u64 {
         let layers = self.layers();
         let rows = layers.files.rows();
         let runs = rows.chunk_by(|a, b| a.run == b.run);
         let bytes = runs.map(|run| run.iter().map(|row| row.bytes).sum::<u64>());
         // The newest are those that came too many.
-        bytes.skip(RUNS_MAX).sum()
+        bytes.skip(RUNS_MAX + RUNS_NEW).sum()
     }
 
     /// Runs of layers.
@@ -59,8 +60,8 @@ impl Shared {
 }
 
 impl Branch {
-    /// How far merges are behind: bytes of the newest layers by whose runs
-    /// there are more than merges leave. 0 as long as they keep up. It grows by
+    /// How far merges are behind: bytes of the newest layers, by whose runs
+    /// there are more than merges let come. 0 as long as they keep up. It grows by
     /// what is flushed, so by about as many bytes as redo is ingested, and cold
     /// reads and folding become dearer with it: whoever paces writers counts it
     /// as ingest lag. Cheap: a walk over the runs.
