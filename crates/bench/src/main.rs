@@ -9,6 +9,7 @@ mod pages;
 mod recovery;
 mod report;
 mod start;
+mod store;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
@@ -24,6 +25,10 @@ enum Part {
     Recovery,
     /// GetPage latency and pages per second.
     Pages,
+    /// The page store by itself: ingest into a database larger than memory,
+    /// cold reads among many layers, a branch beside one that fails. Takes some
+    /// minutes and 6 GB of disk: only when asked for.
+    Store,
     /// Branches of a large database, beside mariadb-backup and a copy. Takes
     /// minutes and four times the database's size of disk: only when asked for.
     Branches,
@@ -76,6 +81,9 @@ fn main() -> Result<()> {
     }
     if wanted(Part::Pages) {
         pages::measure(&args)?;
+    }
+    if args.only.contains(&Part::Store) {
+        store::measure()?;
     }
     if args.only.contains(&Part::Branches) {
         branches::measure(args.gib)?;

@@ -29,6 +29,18 @@ pub fn pair(name: &str, unit: &str, better: Better, stock: &[f64], xylem: &[f64]
     );
 }
 
+/// A figure of Xylem in two cases, and what the second is of the first.
+pub fn beside(name: &str, unit: &str, better: Better, one: (&str, f64), other: (&str, f64)) {
+    let ratio = match better {
+        Better::Higher => other.1 / one.1,
+        Better::Lower => one.1 / other.1,
+    };
+    println!(
+        "{name}, {unit}: {} {:.1}, {} {:.1}, ratio {ratio:.2}",
+        one.0, one.1, other.0, other.1
+    );
+}
+
 /// The middle of some measurements.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();

@@ -14,7 +14,7 @@ const BRANCH: &str = "0123456789abcdef0011223344556677";
 
 /// A store with one branch, of the page store's golden files.
 fn store() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../pages/tests/golden/v2")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../pages/tests/golden/v3")
 }
 
 fn branch(store: &Path) -> PathBuf {

@@ -42,8 +42,9 @@ pub struct StoreConfig {
     /// Redo bytes an open layer holds before it is frozen and flushed. A
     /// quarter of `memory_bytes` is the most that is used.
     pub open_layer_bytes: u64,
-    /// A page that gathered this many bytes of redo since its last image gets
-    /// a new image at the next flush.
+    /// A page that gathered this many bytes of redo since its last image, in
+    /// one flush or in layers that are merged, gets a new image there. So a
+    /// read applies at most about as much of each run of layers.
     pub image_after_bytes: u64,
     /// The same for the number of mtrs.
     pub image_after_mtrs: u32,
@@ -70,8 +71,8 @@ impl Default for StoreConfig {
         StoreConfig {
             memory_bytes: 512 << 20,
             open_layer_bytes: 64 << 20,
-            image_after_bytes: 16 << 10,
-            image_after_mtrs: 128,
+            image_after_bytes: 32 << 10,
+            image_after_mtrs: 512,
             merged_layer_bytes: 128 << 20,
             flush_after: Duration::from_secs(300),
             history: Duration::from_secs(7 * 24 * 3600),

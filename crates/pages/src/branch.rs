@@ -7,6 +7,7 @@ use crate::fork::{Forks, SLOTS};
 use crate::generations::Generations;
 use crate::health::Health;
 use crate::ingest;
+use crate::layer_list::LayerList;
 use crate::layer_read::{LayerFile, Leaving, Source};
 use crate::manifest::{Ancestor, Manifest, Resume};
 use crate::map::{Frozen, Layers, Snapshot};
@@ -86,6 +87,12 @@ pub(crate) struct Shared {
     position_tx: watch::Sender<Position>,
     progress: Mutex<Progress>,
     pub(crate) manifest: Mutex<Manifest>,
+    /// The last attempt to write a manifest failed; the next one is to come.
+    pub(crate) publish_fails: AtomicBool,
+    /// Held while the list of layer files changes.
+    files_change: Mutex<()>,
+    /// See [`Shared::changes`].
+    changes: AtomicU64,
     failed: RwLock<Option<String>>,
     stop: AtomicBool,
     stop_tx: watch::Sender<bool>,
@@ -94,7 +101,7 @@ pub(crate) struct Shared {
     flush_signal: Condvar,
     flushed_signal: Condvar,
     /// The flush thread has ended: nothing will be flushed any more.
-    flusher_ended: AtomicBool,
+    pub(crate) flusher_ended: AtomicBool,
     pub(crate) stats: Counters,
     pub(crate) generations: Generations,
     /// First LSN of the branch; `u64::MAX` until an epoch has begun.
@@ -256,7 +263,7 @@ impl Shared {
         if !batch.is_empty() {
             let limit = store.open_limit();
             let open = Arc::clone(&self.layers.read().open);
-            if open.record_bytes() >= limit || open.memory() >= store.config.memory_bytes / 4 {
+            if open.record_bytes() >= limit || open.memory() >= store.open_memory_limit() {
                 self.freeze_locked(&progress);
             }
         }
@@ -340,15 +347,39 @@ impl Shared {
         }
     }
 
-    /// Replaces the list of layer files by what `change` makes of it.
+    /// Replaces the list of layer files by what `change` makes of it, and lets
+    /// go of the oldest frozen layer when that stands in it now.
     pub(crate) fn change_files(
         &self,
+        flushed: bool,
         change: impl FnOnce(&[Arc<LayerFile>]) -> Vec<Arc<LayerFile>>,
     ) {
-        let mut layers = self.layers.write();
-        let mut next = Layers::clone(&layers);
-        next.files = Arc::new(change(&layers.files));
-        *layers = Arc::new(next);
+        // Reads and ingest do not wait while the list is arranged; another who
+        // changes it does.
+        let _one = self.files_change.lock();
+        let now = self.layers();
+        let files = Arc::new(LayerList::new(change(&now.files), &now.files));
+        drop(now);
+        {
+            let mut layers = self.layers.write();
+            let mut next = Layers::clone(&layers);
+            next.files = files;
+            if flushed && !next.frozen.is_empty() {
+                next.frozen.remove(0);
+            }
+            *layers = Arc::new(next);
+        }
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Rises with every change of what there may be to merge.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// What merges may find has changed.
+    pub(crate) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Freezes the open layer when it has been open for long, so that the log
@@ -362,17 +393,7 @@ impl Shared {
 
     /// The oldest frozen layer now stands in `files`.
     pub(crate) fn flushed(&self, files: Vec<Arc<LayerFile>>) {
-        {
-            let mut layers = self.layers.write();
-            let mut next = Layers::clone(&layers);
-            if !next.frozen.is_empty() {
-                next.frozen.remove(0);
-            }
-            let mut all = Vec::clone(&next.files);
-            all.extend(files);
-            next.files = Arc::new(all);
-            *layers = Arc::new(next);
-        }
+        self.change_files(true, |now| [now, files.as_slice()].concat());
         self.stats.flushes.add(1);
         {
             let _guard = self.flush_lock.lock();
@@ -458,19 +479,15 @@ impl Branch {
         };
         let log = open_log(floor)?;
         let end = resume.lsn;
+        let listed = manifest.layers.iter().map(|m| {
+            let files = Arc::clone(&files);
+            Arc::new(LayerFile::new(m.clone(), id, store.next_id(), files))
+        });
+        let listed = listed.collect();
         let layers = Layers {
             open: Arc::new(MemLayer::new(end, Arc::clone(&store.layer_memory))),
             frozen: Vec::new(),
-            files: Arc::new(
-                manifest
-                    .layers
-                    .iter()
-                    .map(|m| {
-                        let files = Arc::clone(&files);
-                        Arc::new(LayerFile::new(m.clone(), id, store.next_id(), files))
-                    })
-                    .collect(),
-            ),
+            files: Arc::new(LayerList::new(listed, &LayerList::default())),
         };
         let layers_end = layers.files.iter().map(|f| f.meta.end).max();
         // One that was lost and goes on there has nothing before.
@@ -500,6 +517,9 @@ impl Branch {
             }),
             oldest: AtomicU64::new(manifest.oldest.map_or(u64::MAX, |l| l.0)),
             manifest: Mutex::new(manifest),
+            publish_fails: AtomicBool::new(false),
+            files_change: Mutex::new(()),
+            changes: AtomicU64::new(1),
             failed: RwLock::new(None),
             stop: AtomicBool::new(false),
             stop_tx: watch::Sender::new(false),

@@ -3,7 +3,7 @@
 use crate::block::BlockKind;
 use crate::catalog::SpaceInfo;
 use crate::files::FileReader;
-use crate::layer::{IndexEntry, Summary};
+use crate::layer::IndexEntry;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use std::sync::Arc;
@@ -81,12 +81,6 @@ impl Weighter<(u64, SpaceId), CachedSpace> for Weigh {
     }
 }
 
-impl Weighter<(u64, Vec<u8>), Summary> for Weigh {
-    fn weight(&self, k: &(u64, Vec<u8>), _: &Summary) -> u64 {
-        ENTRY + k.1.len() as u64
-    }
-}
-
 impl Weighter<u64, Arc<dyn FileReader>> for Weigh {
     fn weight(&self, _: &u64, _: &Arc<dyn FileReader>) -> u64 {
         1
@@ -101,8 +95,6 @@ pub(crate) struct Caches {
     pub(crate) pages: Cache<(u64, PageId), Arc<CachedPage>, Weigh>,
     /// By branch and tablespace.
     pub(crate) spaces: Cache<(u64, SpaceId), CachedSpace, Weigh>,
-    /// By branch and key.
-    pub(crate) summaries: Cache<(u64, Vec<u8>), Summary, Weigh>,
     /// Open layer files by layer: bounds the file descriptors in use.
     pub(crate) readers: Cache<u64, Arc<dyn FileReader>, Weigh>,
 }
@@ -114,19 +106,19 @@ impl Caches {
     /// Caches that take no more than `bytes` together.
     pub(crate) fn new(bytes: u64) -> Caches {
         let eighth = (bytes / 8).max(4096);
+        let blocks = eighth * 3 + eighth / 2;
         let items = |each: u64, share: u64| (share / each).clamp(16, 1 << 20) as usize;
         Caches {
-            blocks: Cache::with_weighter(items(16 << 10, eighth * 3), eighth * 3, Weigh),
+            blocks: Cache::with_weighter(items(16 << 10, blocks), blocks, Weigh),
             pages: Cache::with_weighter(items(16 << 10, eighth * 4), eighth * 4, Weigh),
             spaces: Cache::with_weighter(items(256, eighth / 2), eighth / 2, Weigh),
-            summaries: Cache::with_weighter(items(128, eighth / 2), eighth / 2, Weigh),
             readers: Cache::with_weighter(OPEN_FILES as usize, OPEN_FILES, Weigh),
         }
     }
 
     /// Bytes in use.
     pub(crate) fn memory(&self) -> u64 {
-        self.blocks.weight() + self.pages.weight() + self.spaces.weight() + self.summaries.weight()
+        self.blocks.weight() + self.pages.weight() + self.spaces.weight()
     }
 }
 

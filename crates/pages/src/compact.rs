@@ -6,11 +6,17 @@
 //! merged, so merges take runs of about one size ("universal" or size-tiered
 //! compaction: the number of runs grows with the logarithm of the history).
 //! What lies before the horizon is folded into the oldest run once that saves
-//! half of it.
+//! a fifth of what stands there: then layers take at most a quarter more than
+//! what must be kept.
 //!
 //! A merge is done in pieces. Each piece writes one layer and publishes it
 //! together with how far its inputs were read; so a merge that is interrupted
-//! goes on where it was, and takes little more room than one layer.
+//! goes on where it was, and takes little more room than one layer. Between
+//! two pieces it may be given up: what it has written stands in the order of
+//! keys before what it has not read, as in any run. So a long one makes way
+//! when new runs pile up meanwhile, and the plan that comes after leaves out
+//! what is merged already: layers of its newest run that share keys with none
+//! of the others and hold little that could go.
 
 pub(crate) mod debt;
 
@@ -19,12 +25,13 @@ use crate::files::Put;
 use crate::flush::{Fault, publish};
 use crate::fold::{Fold, Kept};
 use crate::layer::LayerKind;
-use crate::layer_read::{LayerError, LayerFile};
-use crate::layer_scan::LayerScan;
+use crate::layer_list::LayerList;
+use crate::layer_read::LayerFile;
+use crate::layer_scan::RowScan;
 use crate::layer_write::LayerWriter;
 use crate::manifest::{Edit, Merging};
-use crate::merge::{Merge, Piece};
-use std::collections::HashSet;
+use crate::merge::Merge;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use xylem_types::Lsn;
 
@@ -34,6 +41,14 @@ const RUNS_MIN: usize = 6;
 const RUNS_MAX: usize = 24;
 /// A merge takes at least so many runs.
 const MERGE_MIN: usize = 4;
+/// With so many that are newer than those of the merge under way, it makes way.
+const RUNS_NEW: usize = 12;
+/// Folding begins when what it would take away is more than this part of what
+/// it would leave.
+const FOLD_PART: u64 = 4;
+/// Merges span at most this part of the history that must be kept: folding
+/// waits until the horizon has passed the whole of a run.
+const SPAN_PART: u64 = 2;
 /// An older run joins a merge when it has at most so many times the bytes of
 /// those that have joined.
 const RATIO: u64 = 2;
@@ -42,9 +57,9 @@ const RATIO: u64 = 2;
 #[derive(Debug)]
 struct Run {
     number: u64,
-    layers: Vec<u64>,
     bytes: u64,
-    old_bytes: u64,
+    /// Of these folding would take away so many, about.
+    garbage: u64,
     start: Lsn,
     end: Lsn,
 }
@@ -56,34 +71,35 @@ struct Plan {
     horizon: Option<Lsn>,
 }
 
-fn runs(files: &[Arc<LayerFile>]) -> Vec<Run> {
+/// The runs, oldest first, where other branches left at `points`.
+fn runs(files: &[Arc<LayerFile>], points: &[Lsn]) -> Vec<Run> {
     files
         .chunk_by(|a, b| a.meta.run == b.meta.run)
         .map(|layers| {
-            let sum = |f: fn(&LayerFile) -> u64| layers.iter().map(|l| f(l)).sum();
+            let metas = || layers.iter().map(|l| &l.meta);
             Run {
-                number: layers.first().map_or(0, |l| l.meta.run),
-                layers: layers.iter().map(|l| l.meta.number).collect(),
-                bytes: sum(|l| l.meta.bytes),
-                old_bytes: sum(|l| l.meta.old_bytes),
-                start: layers
-                    .iter()
-                    .map(|l| l.meta.start)
-                    .min()
-                    .unwrap_or_default(),
-                end: layers.iter().map(|l| l.meta.end).max().unwrap_or_default(),
+                number: metas().next().map_or(0, |m| m.run),
+                bytes: metas().map(|m| m.bytes).sum(),
+                garbage: metas().map(|m| m.garbage(points)).sum(),
+                start: metas().map(|m| m.start).min().unwrap_or_default(),
+                end: metas().map(|m| m.end).max().unwrap_or_default(),
             }
         })
         .collect()
+}
+
+/// Whether folding is worth it that takes away `garbage` of `bytes`.
+fn worth_folding(bytes: u64, garbage: u64, least: u64) -> bool {
+    garbage > (bytes.saturating_sub(garbage) / FOLD_PART).max(least)
 }
 
 /// The oldest runs, when folding them saves enough.
 fn foldable(runs: &[Run], horizon: Lsn, least: u64) -> Option<usize> {
     let passed = runs.iter().take_while(|r| r.end <= horizon).count();
     let oldest = runs.first().filter(|_| passed > 0)?;
-    let kept = oldest.bytes.saturating_sub(oldest.old_bytes);
     let above: u64 = runs.get(1..passed)?.iter().map(|r| r.bytes).sum();
-    (above + oldest.old_bytes > (kept / 2).max(least)).then_some(passed)
+    let garbage = above.saturating_add(oldest.garbage);
+    worth_folding(oldest.bytes.saturating_add(above), garbage, least).then_some(passed)
 }
 
 /// Runs of about one size, the newest that there are.
@@ -118,6 +134,36 @@ fn alike(runs: &[Run], span_max: u64) -> Option<std::ops::Range<usize>> {
     Some(cheapest..cheapest + MERGE_MIN)
 }
 
+/// The merge of the runs `picked`; none when all is merged already. With
+/// `points` it folds, for branches that left there.
+fn job_of(files: &LayerList, picked: &[Run], points: Option<&Vec<Lsn>>) -> Option<Merging> {
+    let (first, last) = (picked.first()?, picked.last()?);
+    let rows = files.rows();
+    let from = rows.partition_point(|row| row.run < first.number);
+    let to = rows.partition_point(|row| row.run <= last.number);
+    let rows = rows.get(from..to).unwrap_or_default();
+    let mut inputs = Vec::new();
+    for (n, row) in rows.iter().enumerate() {
+        for layer in row.layers() {
+            let others = || rows.iter().enumerate().filter(|(other, _)| *other != n);
+            let folds = points.is_some_and(|points| {
+                worth_folding(layer.meta.bytes, layer.meta.garbage(points), 0)
+            });
+            // Others would stand in an older run than what is merged.
+            let may_stay = row.run == last.number;
+            if !may_stay || folds || !others().all(|(_, row)| row.is_apart_from(layer)) {
+                inputs.push(layer.meta.number);
+            }
+        }
+    }
+    inputs.sort_unstable();
+    (!inputs.is_empty()).then_some(Merging {
+        inputs,
+        run: last.number,
+        end: last.end,
+    })
+}
+
 impl Shared {
     /// The oldest LSN that must stay readable by its age.
     fn horizon(&self) -> Result<Lsn, Fault> {
@@ -132,24 +178,25 @@ impl Shared {
         }
     }
 
-    fn plan(&self) -> Result<Option<Plan>, Fault> {
+    /// What is to be merged where `merging` is under way.
+    fn plan(&self, merging: Option<Merging>) -> Result<Option<Plan>, Fault> {
         if self.ancestor_behind().is_some() {
             return Ok(None);
         }
-        let merging = self.manifest.lock().merging.clone();
+        let points = self.forks.points(|points| points);
         let layers = self.layers();
-        let runs = runs(&layers.files);
-        let all = |range: std::ops::Range<usize>| {
-            let picked = runs.get(range).unwrap_or_default();
-            let newest = picked.last();
-            let layers = picked.iter().flat_map(|r| r.layers.iter().copied());
-            Merging {
-                inputs: layers.collect(),
-                run: newest.map_or(0, |r| r.number),
-                end: newest.map_or(Lsn::ZERO, |r| r.end),
-            }
-        };
+        let runs = runs(&layers.files, &points);
+        let newest = runs.last().map_or(Lsn::ZERO, |r| r.end);
+        let span_max = |horizon: Lsn| newest.bytes_since(horizon.min(newest)) / SPAN_PART;
         if let Some(job) = merging {
+            let first_new = runs.partition_point(|r| r.number <= job.run);
+            if let Some(new) = runs.get(first_new..).filter(|new| new.len() >= RUNS_NEW)
+                && let Some(range) = alike(new, span_max(self.horizon()?))
+                && let Some(picked) = new.get(range)
+                && let Some(job) = job_of(&layers.files, picked, None)
+            {
+                return Ok(Some(Plan { job, horizon: None }));
+            }
             // What it has written stands behind what it reads, or is newer.
             let oldest = layers.files.first().map(|f| (f.meta.number, f.meta.run));
             let bottom = oldest.is_some_and(|(n, run)| job.inputs.contains(&n) || run == job.run);
@@ -159,33 +206,31 @@ impl Shared {
             };
             return Ok(Some(Plan { job, horizon }));
         }
-        if runs.len() < 2 && runs.first().is_none_or(|r| r.old_bytes == 0) {
+        if runs.len() < 2 && runs.first().is_none_or(|r| r.garbage == 0) {
             return Ok(None);
         }
         let horizon = self.horizon()?;
-        let least = self.store.open_limit();
-        if let Some(passed) = foldable(&runs, horizon, least) {
-            return Ok(Some(Plan {
-                job: all(0..passed),
-                horizon: Some(horizon),
-            }));
-        }
-        let newest = runs.last().map_or(Lsn::ZERO, |r| r.end);
-        let span_max = newest.bytes_since(horizon.min(newest)) / 2;
-        Ok(alike(&runs, span_max).map(|range| Plan {
-            horizon: (range.start == 0).then_some(horizon),
-            job: all(range),
+        let fold = foldable(&runs, horizon, self.store.open_limit()).map(|passed| 0..passed);
+        let Some(range) = fold.or_else(|| alike(&runs, span_max(horizon))) else {
+            return Ok(None);
+        };
+        let bottom = range.start == 0;
+        let picked = runs.get(range).unwrap_or_default();
+        let job = job_of(&layers.files, picked, bottom.then_some(&points));
+        Ok(job.map(|job| Plan {
+            job,
+            horizon: bottom.then_some(horizon),
         }))
     }
 
     /// Does one piece of what is to be merged. `false`: there is nothing.
-    pub(crate) fn compact(&self, unfoldable: &mut HashSet<Vec<u8>>) -> Result<bool, Fault> {
+    pub(crate) fn compact(&self) -> Result<bool, Fault> {
         let _one = self.upkeep.lock();
         if self.stopped() {
             return Err(Fault::Stopped);
         }
-        let Some(plan) = self.plan()? else {
-            unfoldable.clear();
+        let merging = self.manifest.lock().merging.clone();
+        let Some(plan) = self.plan(merging)? else {
             return Ok(false);
         };
         let horizon = plan.horizon.filter(|h| {
@@ -199,45 +244,41 @@ impl Shared {
                 Kept::new(horizon, points)
             })
         });
-        loop {
-            match self.piece(&plan.job, kept.as_ref(), unfoldable)? {
-                Piece::Done => return Ok(true),
-                Piece::Unfoldable(key, why) => {
-                    tracing::error!(branch = %self.id, key = ?key, error = %why, "a key cannot be folded: all its history stays");
-                    self.note_unfoldable(&key, &why);
-                    unfoldable.insert(key);
-                }
-            }
-        }
+        self.piece(&plan.job, kept)?;
+        Ok(true)
     }
 
-    fn piece(
-        &self,
-        job: &Merging,
-        kept: Option<&Kept>,
-        unfoldable: &HashSet<Vec<u8>>,
-    ) -> Result<Piece, Fault> {
+    /// Opens what the job reads, one scan for each row, not for each layer.
+    fn open<'a>(&'a self, job: &Merging) -> Result<Merge<'a>, Fault> {
+        let inputs: HashSet<u64> = job.inputs.iter().copied().collect();
         let layers = self.layers();
-        let picked: Vec<&Arc<LayerFile>> = layers
-            .files
-            .iter()
-            .filter(|f| job.inputs.contains(&f.meta.number))
-            .collect();
-        if picked.len() != job.inputs.len() {
+        let mut rows = Vec::new();
+        let mut picked = 0;
+        for row in layers.files.rows() {
+            let of_row: Vec<Arc<LayerFile>> = row
+                .layers()
+                .iter()
+                .filter(|l| inputs.contains(&l.meta.number))
+                .cloned()
+                .collect();
+            picked += of_row.len();
+            if !of_row.is_empty() {
+                rows.push(RowScan::open(of_row, self.source())?);
+            }
+        }
+        if picked != inputs.len() {
             return Err(Fault::Dead("the layers of a merge are gone".into()));
         }
-        let mut scans = Vec::new();
-        for layer in &picked {
-            let scan = LayerScan::open(Arc::clone(layer), self.source());
-            scans.extend(scan.map_err(|e| match e {
-                LayerError::Io(..) => Fault::Again(format!("merge: {e}")),
-                LayerError::Corrupt(..) => Fault::Stuck(format!("merge: {e}")),
-            })?);
-        }
-        let mut merge = Merge::new(scans);
+        Ok(Merge::new(self, rows))
+    }
+
+    /// Writes one layer of what the job leaves, and publishes it.
+    fn piece(&self, job: &Merging, kept: Option<Kept>) -> Result<(), Fault> {
+        let folds = kept.is_some();
+        let mut merge = self.open(job)?;
         let number = self.manifest.lock().allocate();
         let name = Shared::layer_name(number);
-        let mut write = || -> Result<(Piece, LayerWriter), Fault> {
+        let write = || -> Result<_, Fault> {
             let mut out = LayerWriter::create(
                 &*self.files,
                 self.id,
@@ -247,40 +288,39 @@ impl Shared {
                 job.end,
             )?
             .dense();
-            let fold = kept.map(|kept| Fold::new(self, kept.clone(), unfoldable));
-            let limit = self.store.config.merged_layer_bytes;
-            let piece = merge.write(self, fold, limit, &mut out)?;
-            Ok((piece, out))
-        };
-        let written = match write() {
-            Ok((Piece::Done, out)) if out.keys() == 0 => Ok(None),
-            Ok((Piece::Done, out)) => out.finish(job.run).map(Some).map_err(Fault::from),
-            Ok((unfoldable, _)) => {
-                let _ = self.files.remove(&name);
-                return Ok(unfoldable);
+            let fold = kept.map(|kept| Fold::new(self, kept));
+            merge.write(fold, self.store.config.merged_layer_bytes, &mut out)?;
+            match out.keys() {
+                0 => Ok(None),
+                _ => Ok(Some(out.finish(job.run)?)),
             }
-            Err(e) => Err(e),
         };
+        let written = write();
         if !matches!(written, Ok(Some(_))) {
             // What stays is removed at the next start.
             let _ = self.files.remove(&name);
         }
         let out = written?;
-        let narrow = merge.places();
-        let left: Vec<u64> = narrow.iter().map(|(n, _)| *n).collect();
-        let done: Vec<u64> = picked
-            .iter()
-            .map(|f| f.meta.number)
-            .filter(|n| !left.contains(n))
-            .collect();
-        let oldest = kept.and_then(|_| self.own_oldest());
+        let mut left = Vec::new();
+        let mut narrow = Vec::new();
+        for (number, begun_at) in merge.left() {
+            left.push(number);
+            narrow.extend(begun_at.map(|key| (number, key)));
+        }
+        drop(merge);
+        let still: HashSet<u64> = left.iter().copied().collect();
+        let inputs = job.inputs.iter().copied();
+        let done: Vec<u64> = inputs.filter(|n| !still.contains(n)).collect();
+        left.sort_unstable();
+        let oldest = if folds { self.own_oldest() } else { None };
+        let ended = left.is_empty();
         let put = publish(self, |m| Edit {
             add: out.iter().cloned().collect(),
             remove: done.clone(),
             narrow: narrow.clone(),
             resume: m.resume,
             oldest: m.oldest.max(oldest),
-            merging: (!left.is_empty()).then(|| Merging {
+            merging: (!ended).then(|| Merging {
                 inputs: left,
                 ..job.clone()
             }),
@@ -288,27 +328,29 @@ impl Shared {
         self.stats
             .merged_bytes
             .add(out.as_ref().map_or(0, |m| m.bytes));
-        if narrow.is_empty() {
+        if ended {
             self.stats.merges.add(1);
         }
         let added = out.map(|meta| {
             let files = Arc::clone(&self.files);
             LayerFile::new(meta, self.id, self.store.next_id(), files)
         });
-        self.merged(added, &narrow, &done, put == Put::Done);
-        Ok(Piece::Done)
+        self.merged(added, narrow, done, put == Put::Done);
+        Ok(())
     }
 
     /// Takes into the list of layers what a piece of a merge has changed.
     fn merged(
         &self,
         added: Option<LayerFile>,
-        narrow: &[(u64, Vec<u8>)],
-        done: &[u64],
+        narrow: Vec<(u64, Vec<u8>)>,
+        done: Vec<u64>,
         durable: bool,
     ) {
         let mut leaving = Vec::new();
-        self.change_files(|files| {
+        let done: HashSet<u64> = done.into_iter().collect();
+        let mut narrow: HashMap<u64, Vec<u8>> = narrow.into_iter().collect();
+        self.change_files(false, |files| {
             let mut next: Vec<Arc<LayerFile>> = Vec::with_capacity(files.len() + 1);
             for file in files {
                 let number = file.meta.number;
@@ -318,14 +360,13 @@ impl Shared {
                     if durable {
                         leaving.push(file.leave(&self.store.caches));
                     }
-                } else if let Some((_, key)) = narrow.iter().find(|(n, _)| *n == number) {
-                    next.push(Arc::new(file.narrowed(key.clone())));
+                } else if let Some(key) = narrow.remove(&number) {
+                    next.push(Arc::new(file.narrowed(key)));
                 } else {
                     next.push(Arc::clone(file));
                 }
             }
             next.extend(added.map(Arc::new));
-            next.sort_by_key(|f| (f.meta.run, f.meta.number));
             next
         });
         self.leaving.lock().extend(leaving);

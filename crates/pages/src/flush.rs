@@ -1,8 +1,12 @@
 //! Writes frozen layers to files: first what they hold, then images of the
-//! pages whose chains have grown long, then the manifest.
+//! pages that changed so much in them that a reader should not have to apply
+//! it all, then the manifest.
 //!
-//! How long a chain is stands beside its newest part in the delta layers; a
-//! bounded cache saves most look-ups of it. Nothing is kept for each page.
+//! A flush costs what was written, not what exists: it looks nothing up but
+//! the pages it makes images of, each of which has more redo in the layer than
+//! an image takes. Chains that grow long over many flushes are the merges'
+//! business. So a layer that cannot be read does not keep a flush from its end
+//! either: it makes fewer images then.
 
 use crate::api::{ReadError, StoreError};
 use crate::branch::Shared;
@@ -11,18 +15,17 @@ use crate::chain::Kind;
 use crate::files::Put;
 use crate::key::{Key, page_from_u64, page_to_u64};
 use crate::layer::{LayerKind, LayerMeta, Summary};
-use crate::layer_read::{LayerError, LayerFile};
+use crate::layer_read::LayerFile;
 use crate::layer_write::LayerWriter;
 use crate::manifest::{Edit, Manifest};
 use crate::map::{Built, Frozen, Reach, View};
 use crate::mem::Versions;
 use crate::read::CATALOG;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use xylem_types::{Lsn, SpaceId};
 
-/// A chain may lie in so many layers before it gets an image.
-const LAYERS_MAX: u32 = 8;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Keys whose versions are gathered together.
@@ -112,16 +115,13 @@ fn trim(shared: &Shared, frozen: &Frozen) {
 fn flush(shared: &Shared, frozen: &Frozen) -> Result<(Vec<Arc<LayerFile>>, Put), Fault> {
     let mut written: Vec<LayerMeta> = Vec::new();
     let mut begun: Vec<String> = Vec::new();
-    let summaries = match write_all(shared, frozen, &mut written, &mut begun) {
-        Ok(summaries) => summaries,
-        Err(e) => {
-            for name in begun {
-                // What stays is removed at the next start.
-                let _ = shared.files.remove(&name);
-            }
-            return Err(e);
+    if let Err(e) = write_all(shared, frozen, &mut written, &mut begun) {
+        for name in begun {
+            // What stays is removed at the next start.
+            let _ = shared.files.remove(&name);
         }
-    };
+        return Err(e);
+    }
     let put = publish(shared, |m| Edit {
         add: written.clone(),
         resume: frozen.resume,
@@ -129,13 +129,6 @@ fn flush(shared: &Shared, frozen: &Frozen) -> Result<(Vec<Arc<LayerFile>>, Put),
         merging: m.merging.clone(),
         ..Edit::default()
     })?;
-    for (key, s) in summaries {
-        shared
-            .store
-            .caches
-            .summaries
-            .insert((shared.cache_id, key), s);
-    }
     let make = |m: LayerMeta| {
         let files = Arc::clone(&shared.files);
         Arc::new(LayerFile::new(m, shared.id, shared.store.next_id(), files))
@@ -146,6 +139,12 @@ fn flush(shared: &Shared, frozen: &Frozen) -> Result<(Vec<Arc<LayerFile>>, Put),
 /// Publishes a manifest, however long that takes: whether an attempt that
 /// failed has reached the store is not known, so nothing else may be published
 /// in its place, and the files it names must stay.
+///
+/// The branch's own flush and merges wait for it, and nobody else: what others
+/// ask of the manifest they ask with [`Mutex::try_lock_for`], and merges of a
+/// branch that waits here take no turn of another's.
+///
+/// [`Mutex::try_lock_for`]: parking_lot::Mutex::try_lock_for
 pub(crate) fn publish(shared: &Shared, edit: impl FnOnce(&Manifest) -> Edit) -> Result<Put, Fault> {
     let mut pause = PAUSE_MIN;
     let mut complained = false;
@@ -154,6 +153,7 @@ pub(crate) fn publish(shared: &Shared, edit: impl FnOnce(&Manifest) -> Edit) -> 
     loop {
         match manifest.publish(&*shared.files, edit.clone()) {
             Ok(put) => {
+                shared.publish_fails.store(false, Ordering::Release);
                 if put == Put::NotSynced {
                     // It exists, so its layers must stay; the next one syncs both.
                     tracing::warn!(branch = %shared.id, "it is not certain that the manifest is durable");
@@ -162,6 +162,9 @@ pub(crate) fn publish(shared: &Shared, edit: impl FnOnce(&Manifest) -> Edit) -> 
             }
             Err(e @ StoreError::Io { .. }) => {
                 shared.stats.flush_failures.add(1);
+                // From here on those who share memory and upkeep with the
+                // branch know that it may take long.
+                shared.publish_fails.store(true, Ordering::Release);
                 if !complained {
                     tracing::error!(branch = %shared.id, error = %e, "the manifest was not written; trying again");
                     complained = true;
@@ -177,44 +180,19 @@ pub(crate) fn publish(shared: &Shared, edit: impl FnOnce(&Manifest) -> Edit) -> 
     }
 }
 
-/// How many summaries to remember: more than the cache holds help nobody.
-fn remembered(shared: &Shared) -> usize {
-    (shared.store.caches.summaries.capacity() / 160) as usize
-}
-
-/// What the cache says of the key is out of date.
-fn forget(shared: &Shared, key: Vec<u8>) {
-    shared
-        .store
-        .caches
-        .summaries
-        .remove(&(shared.cache_id, key));
-}
-
-/// An image layer and the keys to remember of it.
-type Imaged = (LayerMeta, Vec<Vec<u8>>);
-
-/// Summaries to remember once the flush is done.
-type Summaries = Vec<(Vec<u8>, Summary)>;
-
 fn write_all(
     shared: &Shared,
     frozen: &Frozen,
     written: &mut Vec<LayerMeta>,
     begun: &mut Vec<String>,
-) -> Result<Summaries, Fault> {
-    let snapshot = shared.snapshot();
-    let view = snapshot.view_of_flush(frozen, shared.source());
-    let (meta, images, mut summaries) = write_delta(shared, frozen, &view, begun)?;
+) -> Result<(), Fault> {
+    let (meta, images) = write_delta(shared, frozen, begun)?;
     let run = meta.run;
     written.push(meta);
-    if !images.is_empty()
-        && let Some((meta, imaged)) = write_images(shared, frozen, &view, &images, run, begun)?
-    {
-        written.push(meta);
-        summaries.extend(imaged.into_iter().map(|k| (k, Summary::default())));
+    if !images.is_empty() {
+        written.extend(write_images(shared, frozen, &images, run, begun)?);
     }
-    Ok(summaries)
+    Ok(())
 }
 
 fn create(
@@ -254,46 +232,33 @@ impl Long {
     }
 }
 
-/// A key of the layer and its versions, as the flush needs them.
-struct Tally {
-    own: Summary,
-    self_contained: bool,
-    ends_in_image: bool,
-}
-
-fn tally(versions: &Versions) -> Tally {
-    let mut t = Tally {
-        own: Summary::default(),
-        self_contained: false,
-        ends_in_image: false,
-    };
+/// How much a key's versions in the layer are, since the last that needs
+/// nothing before it, and whether the last of all is an image.
+fn tally(versions: &Versions) -> (Summary, bool) {
+    let mut own = Summary::default();
+    let mut ends_in_image = false;
     for (kind, len) in versions.sizes() {
         if kind.ends_walk() {
-            t.own = Summary::default();
-            t.self_contained = true;
+            own = Summary::default();
         }
-        t.ends_in_image = kind == Kind::Image;
+        ends_in_image = kind == Kind::Image;
         if kind != Kind::Image {
-            t.own.bytes = t.own.bytes.saturating_add(len);
-            t.own.versions = t.own.versions.saturating_add(1);
+            own.bytes = own.bytes.saturating_add(len);
+            own.versions = own.versions.saturating_add(1);
         }
     }
-    t.own.layers = 1;
-    t
+    own.layers = 1;
+    (own, ends_in_image)
 }
 
 fn write_delta(
     shared: &Shared,
     frozen: &Frozen,
-    view: &View<'_>,
     begun: &mut Vec<String>,
-) -> Result<(LayerMeta, Long, Summaries), Fault> {
-    let config = &shared.store.config;
+) -> Result<(LayerMeta, Long), Fault> {
     let mut out = create(shared, frozen, LayerKind::Delta, begun)?;
     let mut gathered: Vec<Versions> = (0..GATHER).map(|_| Versions::default()).collect();
     let mut images = Long::default();
-    let mut summaries: Summaries = Vec::new();
-    let remember = remembered(shared);
     let pages = frozen.layer.page_keys();
     let others = all_other_keys(frozen);
     let mut keys = pages
@@ -310,103 +275,66 @@ fn write_delta(
         }
         frozen.layer.gather(&group, &mut gathered);
         for (key, versions) in group.into_iter().zip(&gathered) {
-            let t = tally(versions);
-            let encoded = key.encode();
-            let mut summary = t.own;
-            if !t.self_contained {
-                let before = summary_before(shared, view, &encoded)?;
-                summary.bytes = summary.bytes.saturating_add(before.bytes);
-                summary.versions = summary.versions.saturating_add(before.versions);
-                summary.layers = summary.layers.saturating_add(before.layers);
-            }
-            out.begin_key(&encoded, summary)?;
+            let (own, ends_in_image) = tally(versions);
+            out.begin_key(&key.encode(), own)?;
             frozen.layer.each(versions, |lsn, kind, bytes| {
-                out.version(lsn, kind, bytes, true)
+                out.version(lsn, kind, bytes, None)
             })?;
-            let long = u64::from(summary.bytes) > config.image_after_bytes
-                || summary.versions > config.image_after_mtrs
-                || summary.layers > LAYERS_MAX;
-            if long && !t.ends_in_image {
+            if is_long(shared, own) && !ends_in_image {
                 match key {
                     Key::Page(page) => images.pages.push(page_to_u64(page)),
                     Key::Other(bytes) => images.others.push(bytes),
                 }
-            } else if summaries.len() < remember {
-                summaries.push((encoded, summary));
-            } else {
-                forget(shared, encoded);
             }
         }
     }
     let run = out.number();
-    Ok((out.finish(run)?, images, summaries))
+    Ok((out.finish(run)?, images))
+}
+
+/// Whether a chain should end in an image.
+pub(crate) fn is_long(shared: &Shared, chain: Summary) -> bool {
+    let config = &shared.store.config;
+    u64::from(chain.bytes) > config.image_after_bytes || chain.versions > config.image_after_mtrs
 }
 
 fn all_other_keys(frozen: &Frozen) -> Vec<Vec<u8>> {
     frozen.layer.other_keys(&CATALOG.0, &CATALOG.1, usize::MAX)
 }
 
-fn summary_before(shared: &Shared, view: &View<'_>, key: &[u8]) -> Result<Summary, Fault> {
-    let cache_key = (shared.cache_id, key.to_vec());
-    if let Some(s) = shared.store.caches.summaries.get(&cache_key) {
-        return Ok(s);
-    }
-    match view.summary(key) {
-        Ok(s) => Ok(s),
-        Err(LayerError::Io(name, e)) => Err(Fault::Again(format!("read layer {name}: {e}"))),
-        // A page that cannot be read must not keep the others from disk.
-        Err(e @ LayerError::Corrupt(..)) => {
-            tracing::error!(branch = %shared.id, error = %e, "a layer is corrupt");
-            Ok(Summary::default())
-        }
-    }
-}
-
 /// Writes the image layer of a flush; `None` when nothing was left to write.
 fn write_images(
     shared: &Shared,
     frozen: &Frozen,
-    view: &View<'_>,
     keys: &Long,
     run: u64,
     begun: &mut Vec<String>,
-) -> Result<Option<Imaged>, Fault> {
+) -> Result<Option<LayerMeta>, Fault> {
+    let snapshot = shared.snapshot();
+    let view = snapshot.view_of_flush(frozen, shared.source());
     let mut out = create(shared, frozen, LayerKind::Image, begun)?;
-    let mut done = Vec::new();
-    let mut space: Option<(SpaceId, Option<SpaceInfo>)> = None;
+    let mut spaces = Spaces::default();
     for (n, key) in keys.keys().enumerate() {
         if n % STOP_CHECK == 0 && shared.stopped() {
             return Err(Fault::Stopped);
         }
-        let image = match &key {
-            Key::Page(page) => {
-                let known = match &space {
-                    Some((id, info)) if *id == page.space => info.clone(),
-                    _ => {
-                        let info = soft(shared, view.space(page.space, frozen.end))?.flatten();
-                        let info = info.map(|(_, info)| info);
-                        space = Some((page.space, info.clone()));
-                        info
-                    }
-                };
-                let Some(info) = known.filter(|i| i.exists && page.page.0 < i.pages) else {
-                    continue;
-                };
-                page_image(shared, frozen, view, &key, &info)?
+        match image_of(shared, frozen, &view, &key, &mut spaces) {
+            Ok(Some((lsn, bytes))) => {
+                out.begin_key(&key.encode(), Summary::default())?;
+                out.version(lsn, Kind::Image, &bytes, None)?;
+                if matches!(key, Key::Page(_)) {
+                    shared.stats.images_written.add(1);
+                }
             }
-            Key::Other(_) => soft(shared, view.chunk(&key, frozen.end))?.flatten(),
-        };
-        let Some((lsn, bytes)) = image else { continue };
-        let encoded = key.encode();
-        out.begin_key(&encoded, Summary::default())?;
-        out.version(lsn, Kind::Image, &bytes, true)?;
-        if matches!(key, Key::Page(_)) {
-            shared.stats.images_written.add(1);
-        }
-        if done.len() < remembered(shared) {
-            done.push(encoded);
-        } else {
-            forget(shared, encoded);
+            Ok(None) => {}
+            Err(error @ ReadError::Io { .. }) => {
+                tracing::error!(branch = %shared.id, %error, "a flush makes no more images: a layer cannot be read");
+                break;
+            }
+            // That keeps one page from its image: its deltas are all there.
+            Err(error) => {
+                tracing::error!(branch = %shared.id, %error, "no image could be made");
+            }
         }
     }
     if out.keys() == 0 {
@@ -417,41 +345,46 @@ fn write_images(
         }
         return Ok(None);
     }
-    Ok(Some((out.finish(run)?, done)))
+    Ok(Some(out.finish(run)?))
 }
 
-/// The page as of the end of the layer, with the LSN of its last change.
-fn page_image(
+/// The tablespace that was looked up last.
+#[derive(Default)]
+struct Spaces(Option<(SpaceId, Option<SpaceInfo>)>);
+
+/// The value as of the end of the layer, with the LSN of its last change; none
+/// when there is nothing to make an image of.
+fn image_of(
     shared: &Shared,
     frozen: &Frozen,
     view: &View<'_>,
     key: &Key,
-    info: &SpaceInfo,
-) -> Result<Option<(Lsn, Vec<u8>)>, Fault> {
-    let page = key.page();
-    let Some(lsn) = frozen.layer.newest(key).filter(|lsn| *lsn >= info.floor) else {
+    spaces: &mut Spaces,
+) -> Result<Option<(Lsn, Vec<u8>)>, ReadError> {
+    let Key::Page(page) = key else {
+        return view.chunk(key, frozen.end);
+    };
+    let info = match &spaces.0 {
+        Some((id, info)) if *id == page.space => info.clone(),
+        _ => {
+            let info = view.space(page.space, frozen.end)?.map(|(_, info)| info);
+            spaces.0 = Some((page.space, info.clone()));
+            info
+        }
+    };
+    let Some(info) = info.filter(|i| i.exists && page.page.0 < i.pages) else {
+        return Ok(None);
+    };
+    let newest = frozen.layer.newest(key);
+    let Some(lsn) = newest.filter(|lsn| *lsn >= info.floor) else {
         return Ok(None);
     };
     let engine = &*shared.store.engine;
-    let built = view.page(engine, page, info, frozen.end, None, Reach::Files);
-    match soft(shared, built)? {
-        Some(Built::Page(bytes, applied)) => {
+    match view.page(engine, *page, &info, frozen.end, None, Reach::Files)? {
+        Built::Page(bytes, applied) => {
             shared.stats.records_applied.add(applied as u64);
             Ok(Some((lsn, bytes)))
         }
         _ => Ok(None),
-    }
-}
-
-/// A corrupt block or record keeps a page from its image, not the flush from
-/// its end: the deltas are all there.
-fn soft<T>(shared: &Shared, r: Result<T, ReadError>) -> Result<Option<T>, Fault> {
-    match r {
-        Ok(v) => Ok(Some(v)),
-        Err(e @ ReadError::Io { .. }) => Err(Fault::Again(e.to_string())),
-        Err(e) => {
-            tracing::error!(branch = %shared.id, error = %e, "no image could be made");
-            Ok(None)
-        }
     }
 }

@@ -3,8 +3,8 @@
 //! Up to the horizon only some LSNs can still be read: the horizon itself, and
 //! the points where other branches left. They cut a key's versions into
 //! segments; of each segment only what the key is at its end matters. Small
-//! changes stay as they are, since they take less than an image; more than a
-//! quarter of a page of them becomes an image. Versions after the horizon are
+//! changes stay as they are, since they take less than an image; more than 1 KiB
+//! of them becomes an image, which takes the place of the one before. Versions after the horizon are
 //! all kept.
 //!
 //! Folding is only for merges that read a branch's oldest layers: there,
@@ -15,13 +15,14 @@ use crate::branch::Shared;
 use crate::catalog::{Node, NodeKind, SpaceInfo, chunk_apply};
 use crate::chain::Kind;
 use crate::key::{Key, TAG_PATH, TAG_SIDE, TAG_SPACE, page_of, side_of, space_of};
-use crate::map::{Built, Reach, Snapshot};
-use std::collections::{HashMap, HashSet};
+use crate::map::{Built, Reach};
+use std::collections::HashMap;
 use std::sync::Arc;
 use xylem_types::{Lsn, PageId, SpaceId};
 
-/// Bytes of changes that are kept as they are before they become an image.
-const RAW_MAX: usize = 4 << 10;
+/// Bytes of changes that are kept as they are before they become an image: few
+/// beside a page, packed, since every page may have as many.
+const RAW_MAX: usize = 1 << 10;
 
 /// What can still be read.
 #[derive(Clone, Debug)]
@@ -51,7 +52,7 @@ pub(crate) enum Stuck {
     /// Layers could not be read.
     Read(ReadError),
     /// Its records cannot be applied: its versions must stay as they are.
-    Unfoldable(Vec<u8>, String),
+    Unfoldable(String),
 }
 
 impl From<ReadError> for Stuck {
@@ -60,12 +61,31 @@ impl From<ReadError> for Stuck {
     }
 }
 
-/// A version on its way out.
-#[derive(Clone, Debug)]
-pub(crate) struct Version {
+/// A version.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Version<'b> {
     pub(crate) lsn: Lsn,
     pub(crate) kind: Kind,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) bytes: &'b [u8],
+}
+
+/// A version on its way out.
+#[derive(Clone, Debug)]
+pub(crate) struct Made {
+    lsn: Lsn,
+    kind: Kind,
+    bytes: Vec<u8>,
+}
+
+impl Made {
+    /// As it is written.
+    pub(crate) fn as_version(&self) -> Version<'_> {
+        Version {
+            lsn: self.lsn,
+            kind: self.kind,
+            bytes: &self.bytes,
+        }
+    }
 }
 
 /// What a key was before the versions at hand.
@@ -82,25 +102,20 @@ enum Base {
 pub(crate) struct Fold<'a> {
     shared: &'a Shared,
     kept: Kept,
-    /// All layers, to look tablespaces up.
-    snapshot: Snapshot,
-    /// Keys whose versions stay as they are.
-    unfoldable: &'a HashSet<Vec<u8>>,
     /// Tablespaces as of the ends of segments.
     spaces: HashMap<(SpaceId, Lsn), Option<Arc<SpaceInfo>>>,
 
     key: Vec<u8>,
     page: Option<PageId>,
-    raw: bool,
     segment: Option<(usize, Lsn)>,
     /// Of the page's tablespace, at the end of the segment.
     info: Option<Arc<SpaceInfo>>,
     base: Base,
     /// Written after `base`, in earlier segments.
-    carried: Vec<Version>,
+    carried: Vec<Made>,
     carried_bytes: usize,
     /// Of this segment, not written.
-    tail: Vec<Version>,
+    tail: Vec<Made>,
     tail_bytes: usize,
     /// `base` was made in this segment, of versions up to here, and is not
     /// written.
@@ -112,20 +127,13 @@ pub(crate) struct Fold<'a> {
 }
 
 impl<'a> Fold<'a> {
-    pub(crate) fn new(
-        shared: &'a Shared,
-        kept: Kept,
-        unfoldable: &'a HashSet<Vec<u8>>,
-    ) -> Fold<'a> {
+    pub(crate) fn new(shared: &'a Shared, kept: Kept) -> Fold<'a> {
         Fold {
             shared,
             kept,
-            snapshot: shared.snapshot(),
-            unfoldable,
             spaces: HashMap::new(),
             key: Vec::new(),
             page: None,
-            raw: false,
             segment: None,
             info: None,
             base: Base::Nothing,
@@ -148,7 +156,6 @@ impl<'a> Fold<'a> {
         self.page = page;
         self.key.clear();
         self.key.extend_from_slice(key);
-        self.raw = self.unfoldable.contains(key);
         self.segment = None;
         self.last = None;
         self.written = false;
@@ -168,20 +175,19 @@ impl<'a> Fold<'a> {
     }
 
     /// Takes the key's next version. What is to be written goes to `out`, with
-    /// whether it lies after the horizon.
+    /// the point that it is kept for; none after the horizon.
     pub(crate) fn version(
         &mut self,
-        lsn: Lsn,
-        kind: Kind,
-        bytes: &[u8],
-        out: &mut Vec<(Version, bool)>,
+        version: &Version<'_>,
+        out: &mut Vec<(Made, Option<Lsn>)>,
     ) -> Result<(), Stuck> {
-        let version = Version {
+        let Version { lsn, kind, bytes } = *version;
+        let version = Made {
             lsn,
             kind,
             bytes: bytes.to_vec(),
         };
-        let segment = self.kept.segment(lsn).filter(|_| !self.raw);
+        let segment = self.kept.segment(lsn);
         if segment != self.segment {
             self.end_segment(out)?;
             self.segment = segment;
@@ -191,7 +197,7 @@ impl<'a> Fold<'a> {
         }
         if segment.is_none() {
             self.written = true;
-            out.push((version, true));
+            out.push((version, None));
             return Ok(());
         }
         if self.is_void(lsn) {
@@ -209,8 +215,14 @@ impl<'a> Fold<'a> {
         Ok(())
     }
 
+    /// Whether the key's versions up to the horizon are folded, for certain:
+    /// those that come after it are only passed on.
+    pub(crate) fn is_past_horizon(&self) -> bool {
+        self.segment.is_none()
+    }
+
     /// The key has no more versions.
-    pub(crate) fn end(&mut self, out: &mut Vec<(Version, bool)>) -> Result<(), Stuck> {
+    pub(crate) fn end(&mut self, out: &mut Vec<(Made, Option<Lsn>)>) -> Result<(), Stuck> {
         self.end_segment(out)?;
         self.segment = None;
         Ok(())
@@ -223,7 +235,10 @@ impl<'a> Fold<'a> {
         let info = match self.spaces.get(&(page.space, end)) {
             Some(info) => info.clone(),
             None => {
-                let view = self.snapshot.view(self.shared.source());
+                // All layers as they are now, and not for longer than this: to
+                // hold them holds memory of those flushed meanwhile.
+                let layers = self.shared.snapshot();
+                let view = layers.view(self.shared.source());
                 let found = view.space(page.space, end)?;
                 let info = found.map(|(_, info)| Arc::new(info)).filter(|i| i.exists);
                 self.spaces.insert((page.space, end), info.clone());
@@ -246,21 +261,22 @@ impl<'a> Fold<'a> {
         self.page.is_some() && self.info.as_ref().is_none_or(|info| lsn < info.floor)
     }
 
-    fn end_segment(&mut self, out: &mut Vec<(Version, bool)>) -> Result<(), Stuck> {
+    fn end_segment(&mut self, out: &mut Vec<(Made, Option<Lsn>)>) -> Result<(), Stuck> {
         self.collapse_if_large()?;
+        let point = self.segment.map(|(_, end)| end);
         if let (Some(lsn), Base::Value(bytes)) = (self.unwritten.take(), &self.base)
             && (self.written || self.matters(bytes))
         {
             self.written = true;
             let bytes = bytes.clone();
             let kind = Kind::Image;
-            out.push((Version { lsn, kind, bytes }, false));
+            out.push((Made { lsn, kind, bytes }, point));
         }
         for version in std::mem::take(&mut self.tail) {
             let nothing = version.kind == Kind::Image && !self.matters(&version.bytes);
             if self.written || !nothing {
                 self.written = true;
-                out.push((version.clone(), false));
+                out.push((version.clone(), point));
             }
             self.carried.push(version);
         }
@@ -291,13 +307,9 @@ impl<'a> Fold<'a> {
         Ok(())
     }
 
-    fn stuck(&self, why: String) -> Stuck {
-        Stuck::Unfoldable(self.key.clone(), why)
-    }
-
     fn build_page(&self, page: PageId) -> Result<Vec<u8>, Stuck> {
         let engine = &*self.shared.store.engine;
-        let stuck = |why: String| self.stuck(why);
+        let stuck = Stuck::Unfoldable;
         let info = self
             .info
             .as_ref()
@@ -317,7 +329,7 @@ impl<'a> Fold<'a> {
             }
             records.extend_from_slice(&v.bytes);
             // An mtr may have several runs for a page; they are applied as one.
-            let goes_on = |next: &&Version| next.lsn == v.lsn && next.kind != Kind::Image;
+            let goes_on = |next: &&Made| next.lsn == v.lsn && next.kind != Kind::Image;
             if versions.peek().is_some_and(goes_on) {
                 continue;
             }
@@ -340,7 +352,8 @@ impl<'a> Fold<'a> {
         let Some(parent) = &self.shared.parent else {
             return Ok(None);
         };
-        let Some(view) = self.snapshot.ancestors(self.shared.source()) else {
+        let layers = self.shared.snapshot();
+        let Some(view) = layers.ancestors(self.shared.source()) else {
             return Ok(None);
         };
         let engine = &*self.shared.store.engine;
@@ -355,7 +368,8 @@ impl<'a> Fold<'a> {
             Base::Nothing => Vec::new(),
             Base::Value(bytes) => bytes.clone(),
             Base::Ancestors => {
-                let view = self.snapshot.ancestors(self.shared.source());
+                let layers = self.shared.snapshot();
+                let view = layers.ancestors(self.shared.source());
                 let at = self.shared.parent.as_ref().map_or(Lsn::ZERO, |p| p.lsn);
                 let found = match view {
                     Some(view) => view.chunk(&Key::Other(self.key.clone()), at)?,
@@ -367,8 +381,9 @@ impl<'a> Fold<'a> {
         for v in self.carried.iter().chain(&self.tail) {
             match v.kind {
                 Kind::Image => value.clone_from(&v.bytes),
-                _ => chunk_apply(&mut value, &v.bytes)
-                    .ok_or_else(|| self.stuck("a change of a side file is malformed".into()))?,
+                _ => chunk_apply(&mut value, &v.bytes).ok_or_else(|| {
+                    Stuck::Unfoldable("a change of a side file is malformed".into())
+                })?,
             }
         }
         Ok(value)

@@ -22,7 +22,7 @@ const MEASURE_EVERY: Duration = Duration::from_secs(600);
 /// Bytes of redo after which it does so sooner, and a quarter of that size.
 const MEASURE_AFTER: u64 = 16 << 20;
 /// How long somebody who asks waits for a branch that is publishing.
-const PATIENCE: Duration = Duration::from_millis(200);
+pub(crate) const PATIENCE: Duration = Duration::from_millis(200);
 /// Keys that cannot be folded which are remembered.
 const UNFOLDABLE_MAX: usize = 20;
 
@@ -107,6 +107,11 @@ impl Failing {
         self.0.lock().take();
     }
 
+    /// It has failed and did not succeed since.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
     fn last(&self) -> Option<Trouble> {
         self.0.lock().clone()
     }
@@ -146,14 +151,20 @@ struct Database {
 }
 
 impl Health {
-    /// A key cannot be folded.
-    pub(crate) fn unfoldable(&self, time_us: u64, key: &[u8], why: &str) {
+    /// A key cannot be folded. Answers whether that is news that people should
+    /// have: of many such keys only the first.
+    pub(crate) fn unfoldable(&self, time_us: u64, key: &[u8], why: &str) -> bool {
         let message = format!("{}: {why}", key_text(key));
         let mut all = self.unfoldable.lock();
-        all.retain(|t| t.message != message);
+        if let Some(known) = all.iter_mut().find(|t| t.message == message) {
+            known.time_us = time_us;
+            return false;
+        }
         if all.len() < UNFOLDABLE_MAX {
             all.push(Trouble { time_us, message });
+            return true;
         }
+        false
     }
 }
 
@@ -175,7 +186,9 @@ impl Shared {
     /// A key's history cannot be folded.
     pub(crate) fn note_unfoldable(&self, key: &[u8], why: &str) {
         self.stats.unfoldable_keys.add(1);
-        self.health.unfoldable(self.now_us(), key, why);
+        if self.health.unfoldable(self.now_us(), key, why) {
+            tracing::error!(branch = %self.id, key = %key_text(key), error = %why, "a key cannot be folded: all its history stays");
+        }
     }
 
     /// Looks at what waits to be done, now and then.
@@ -237,9 +250,7 @@ impl Shared {
             let (_, raw) = found.ok().flatten()?;
             Some(u64::from_le_bytes(raw.try_into().ok()?))
         };
-        // Not what waits for a lock that is held while a disk is full.
-        let quiet = self.manifest.try_lock_for(PATIENCE).is_some();
-        let debt = if quiet { self.debt() } else { None };
+        let debt = self.debt();
         let oldest = self.oldest();
         let ready = self.ancestor_behind().is_none();
         let looked = Looked {

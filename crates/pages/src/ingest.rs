@@ -149,7 +149,8 @@ impl Ingest {
         let mut closed = false;
         let mut complained = false;
         loop {
-            if self.shared.stopped() {
+            // What a branch takes in that can flush nothing only fills memory.
+            if self.shared.stopped() || self.shared.has_no_flusher() {
                 return Err(Stop::Shutdown);
             }
             // Before reading, so that what comes after wakes us.
@@ -327,14 +328,15 @@ impl Ingest {
     pub(crate) fn publish(&mut self) -> Step<()> {
         let store = &self.shared.store;
         let need = self.stage.batch.memory_bound();
-        let mut waited = false;
-        while !self.stage.batch.is_empty() && !store.has_room(need) {
-            if !waited {
+        let mut waits = 0u32;
+        while !self.stage.batch.is_empty() && !store.has_room(&self.shared, need) {
+            if waits == 0 {
                 self.shared.stats.ingest_waits.add(1);
-                waited = true;
             }
-            store.wait_for_room();
-            if self.shared.stopped() {
+            store.wait_for_room(&self.shared, waits);
+            waits = waits.saturating_add(1);
+            // Without a flusher, whose reason is known, no room will be made.
+            if self.shared.stopped() || self.shared.has_no_flusher() {
                 return Err(Stop::Shutdown);
             }
         }

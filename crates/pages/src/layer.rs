@@ -50,7 +50,15 @@ pub(crate) struct LayerMeta {
     /// Bytes of versions that another of the same key in the layer follows:
     /// about what folding would take away.
     pub(crate) old_bytes: u64,
+    /// Bytes of all its versions.
+    pub(crate) raw_bytes: u64,
+    /// What folding kept only for points where other branches left: bytes of
+    /// versions, for each such LSN. Ascending, at most [`HELD_MAX`].
+    pub(crate) held: Vec<(Lsn, u64)>,
 }
+
+/// Points that a layer remembers what it keeps for: those with the most.
+pub(crate) const HELD_MAX: usize = 64;
 
 impl LayerMeta {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
@@ -66,6 +74,12 @@ impl LayerMeta {
         out.push(self.tags);
         put_varint(out, self.run);
         put_varint(out, self.old_bytes);
+        put_varint(out, self.raw_bytes);
+        put_varint(out, self.held.len() as u64);
+        for (point, bytes) in &self.held {
+            put_varint(out, point.0);
+            put_varint(out, *bytes);
+        }
     }
 
     pub(crate) fn decode(d: &mut Dec<'_>) -> Option<LayerMeta> {
@@ -86,12 +100,37 @@ impl LayerMeta {
             tags: d.u8()?,
             run: d.varint()?,
             old_bytes: d.varint()?,
+            raw_bytes: d.varint()?,
+            held: {
+                let n = usize::try_from(d.varint()?).ok()?;
+                if n > HELD_MAX {
+                    return None;
+                }
+                let mut held = Vec::with_capacity(n);
+                for _ in 0..n {
+                    held.push((Lsn(d.varint()?), d.varint()?));
+                }
+                held
+            },
         })
+    }
+
+    /// Bytes of it that folding would take away, about, where branches left at
+    /// `points`, which ascend.
+    pub(crate) fn garbage(&self, points: &[Lsn]) -> u64 {
+        let gone = self.held.iter();
+        let gone = gone.filter(|(point, _)| points.binary_search(point).is_err());
+        let gone: u64 = gone.map(|(_, bytes)| bytes).sum();
+        let raw = self.old_bytes.saturating_add(gone).min(self.raw_bytes);
+        // As packed as all of it is.
+        let packed = u128::from(raw) * u128::from(self.bytes) / u128::from(self.raw_bytes.max(1));
+        u64::try_from(packed).unwrap_or(self.bytes).min(self.bytes)
     }
 
     /// Memory it takes, about.
     pub(crate) fn memory(&self) -> u64 {
-        (320 + self.name.len() + self.first_key.len() + self.last_key.len()) as u64
+        (352 + self.name.len() + self.first_key.len() + self.last_key.len() + 16 * self.held.len())
+            as u64
     }
 
     /// Whether `key` lies within its range of keys and kinds.

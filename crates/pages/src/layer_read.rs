@@ -6,7 +6,7 @@ use crate::chain::{Chain, Kind, Want};
 use crate::codec::Dec;
 use crate::files::{FileReader, Files};
 use crate::filter;
-use crate::layer::{FOOTER, Footer, Group, HEADER, IndexEntry, LayerMeta, Root, Summary, header};
+use crate::layer::{FOOTER, Footer, Group, HEADER, IndexEntry, LayerMeta, Root, header};
 use crate::stats::Counters;
 use std::io;
 use std::sync::{Arc, OnceLock, Weak};
@@ -361,27 +361,6 @@ impl LayerFile {
                 return Ok(());
             }
         }
-    }
-
-    /// The summary of `key` as of the layer's end; `None` when it has not the key.
-    pub(crate) fn summary(
-        &self,
-        s: &Source<'_>,
-        key: &[u8],
-        hash: u64,
-    ) -> Result<Option<Summary>, LayerError> {
-        let root = self.root(s)?;
-        if !self.may_hold(s, &root, hash)? {
-            return Ok(None);
-        }
-        let Some(c) = self.seek(s, &root, key)? else {
-            return Ok(None);
-        };
-        let Some(e) = c.entries.get(c.at) else {
-            return Ok(None);
-        };
-        let block = self.bytes(s, e.block, BlockKind::Data)?;
-        Ok(self.find(&block, key)?.map(|g| g.summary))
     }
 
     /// At most about `limit` of its keys after `after` and before `end`.

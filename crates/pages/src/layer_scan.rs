@@ -1,10 +1,11 @@
-//! Reads a layer file front to back: for merges. Memory: one block.
+//! Reads layer files front to back: for merges. Memory: one block.
 
 use crate::block::BlockKind;
 use crate::chain::Kind;
 use crate::codec::Dec;
-use crate::layer::{Group, IndexEntry, Root, Summary};
+use crate::layer::{Group, IndexEntry, LayerKind, Root, Summary};
 use crate::layer_read::{LayerError, LayerFile, Source};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use xylem_types::Lsn;
 
@@ -26,7 +27,6 @@ pub(crate) struct LayerScan<'a> {
     end: usize,
     summary: Summary,
     key: Vec<u8>,
-    ended: bool,
 }
 
 impl<'a> LayerScan<'a> {
@@ -35,8 +35,17 @@ impl<'a> LayerScan<'a> {
         layer: Arc<LayerFile>,
         source: Source<'a>,
     ) -> Result<Option<LayerScan<'a>>, LayerError> {
+        let first = layer.meta.first_key.clone();
+        LayerScan::open_at(layer, source, &first)
+    }
+
+    /// Begins at `first` or the next key after it.
+    fn open_at(
+        layer: Arc<LayerFile>,
+        source: Source<'a>,
+        first: &[u8],
+    ) -> Result<Option<LayerScan<'a>>, LayerError> {
         let root = layer.root(&source)?;
-        let first = layer.meta.first_key.as_slice();
         let part = root.index.partition_point(|e| e.key.as_slice() < first);
         // The key may have begun in the part before.
         let part = part.saturating_sub(1);
@@ -50,37 +59,25 @@ impl<'a> LayerScan<'a> {
             end: 0,
             summary: Summary::default(),
             key: Vec::new(),
-            ended: false,
             root,
             layer,
         };
         scan.load_part()?;
-        let first = scan.layer.meta.first_key.as_slice();
         let at = scan.entries.partition_point(|e| e.key.as_slice() < first);
         scan.at = at.saturating_sub(1);
         loop {
             if !scan.step()? {
                 return Ok(None);
             }
-            if scan.key >= scan.layer.meta.first_key {
+            if scan.key.as_slice() >= first {
                 return Ok(Some(scan));
             }
         }
     }
 
-    /// The layer.
-    pub(crate) fn layer(&self) -> &Arc<LayerFile> {
-        &self.layer
-    }
-
     /// The key of the group at hand.
     pub(crate) fn key(&self) -> &[u8] {
         &self.key
-    }
-
-    /// How long its chain is as of the layer's end.
-    pub(crate) fn summary(&self) -> Summary {
-        self.summary
     }
 
     /// The versions of the group at hand, oldest first.
@@ -97,17 +94,11 @@ impl<'a> LayerScan<'a> {
         Ok(out)
     }
 
-    /// Whether all groups were passed.
-    pub(crate) fn ended(&self) -> bool {
-        self.ended
-    }
-
     /// Goes to the next group. `false`: there is none.
     pub(crate) fn step(&mut self) -> Result<bool, LayerError> {
         while self.end >= self.block.len() {
             let Some(entry) = self.entries.get(self.at) else {
                 if !self.load_part()? {
-                    self.ended = true;
                     return Ok(false);
                 }
                 continue;
@@ -141,5 +132,109 @@ impl<'a> LayerScan<'a> {
         self.part += 1;
         self.at = 0;
         Ok(true)
+    }
+}
+
+/// Reads layers whose keys ascend from one to the next, each opened when the
+/// one before it is at its end.
+pub(crate) struct RowScan<'a> {
+    source: Source<'a>,
+    /// The layer that is read; none at the end.
+    scan: Option<LayerScan<'a>>,
+    /// Those after it.
+    rest: VecDeque<Arc<LayerFile>>,
+    /// The key that the layer at hand was begun at counts no more.
+    moved: bool,
+}
+
+impl<'a> RowScan<'a> {
+    /// Begins at the first key that counts.
+    pub(crate) fn open(
+        layers: impl IntoIterator<Item = Arc<LayerFile>>,
+        source: Source<'a>,
+    ) -> Result<RowScan<'a>, LayerError> {
+        let mut row = RowScan {
+            source,
+            scan: None,
+            rest: layers.into_iter().collect(),
+            moved: false,
+        };
+        row.open_next()?;
+        Ok(row)
+    }
+
+    fn open_next(&mut self) -> Result<(), LayerError> {
+        self.scan = None;
+        self.moved = false;
+        while self.scan.is_none()
+            && let Some(layer) = self.rest.pop_front()
+        {
+            self.scan = LayerScan::open(layer, self.source)?;
+        }
+        Ok(())
+    }
+
+    /// The key of the group at hand; none at the end.
+    pub(crate) fn key(&self) -> Option<&[u8]> {
+        self.scan.as_ref().map(LayerScan::key)
+    }
+
+    /// The layer of the group at hand.
+    pub(crate) fn layer(&self) -> Option<&Arc<LayerFile>> {
+        self.scan.as_ref().map(|s| &s.layer)
+    }
+
+    /// What the layer at hand holds.
+    pub(crate) fn kind(&self) -> Option<LayerKind> {
+        self.layer().map(|l| l.meta.kind)
+    }
+
+    /// How long the chain of the key at hand is in its layer.
+    pub(crate) fn summary(&self) -> Summary {
+        self.scan
+            .as_ref()
+            .map_or_else(Summary::default, |s| s.summary)
+    }
+
+    /// The versions of the group at hand, oldest first.
+    pub(crate) fn versions(&self) -> Result<Vec<Version<'_>>, LayerError> {
+        self.scan
+            .as_ref()
+            .map_or(Ok(Vec::new()), LayerScan::versions)
+    }
+
+    /// Goes to the next group.
+    pub(crate) fn step(&mut self) -> Result<(), LayerError> {
+        let Some(scan) = &mut self.scan else {
+            return Ok(());
+        };
+        self.moved = true;
+        if !scan.step()? {
+            self.open_next()?;
+        }
+        Ok(())
+    }
+
+    /// Goes back to `key`, which was passed in `layer`, with nothing but it
+    /// since.
+    pub(crate) fn back_to(&mut self, layer: Arc<LayerFile>, key: &[u8]) -> Result<(), LayerError> {
+        if let Some(scan) = self.scan.take()
+            && scan.layer.meta.number != layer.meta.number
+        {
+            self.rest.push_front(scan.layer);
+        }
+        self.moved = key > layer.meta.first_key.as_slice();
+        self.scan = LayerScan::open_at(layer, self.source, key)?;
+        Ok(())
+    }
+
+    /// The layers that are not read to their end: for each its number and, if
+    /// it was begun, its next key.
+    pub(crate) fn left(&self) -> impl Iterator<Item = (u64, Option<Vec<u8>>)> {
+        let begun = self.scan.iter().map(|s| {
+            let place = self.moved.then(|| s.key.clone());
+            (s.layer.meta.number, place)
+        });
+        begun.chain(self.rest.iter().map(|l| (l.meta.number, None)))
     }
 }

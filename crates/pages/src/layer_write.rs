@@ -7,9 +7,10 @@ use crate::codec::{put_bytes, put_varint};
 use crate::files::{FileWriter, Files};
 use crate::filter;
 use crate::layer::{
-    FOOTER, Footer, Group, HEADER, IndexEntry, LayerKind, LayerMeta, Root, Summary, encode_index,
-    header,
+    FOOTER, Footer, Group, HEADER, HELD_MAX, IndexEntry, LayerKind, LayerMeta, Root, Summary,
+    encode_index, header,
 };
+use std::collections::BTreeMap;
 use std::io;
 use xylem_types::{BranchId, FileOp, Lsn};
 
@@ -59,7 +60,13 @@ pub(crate) struct LayerWriter {
     codec: Codec,
     /// Length of the key's last version.
     last_len: u64,
+    /// What that is kept for, and bytes of the key's versions that are kept
+    /// for the same.
+    last_point: Option<Lsn>,
+    point_bytes: u64,
     old_bytes: u64,
+    raw_bytes: u64,
+    held: BTreeMap<Lsn, u64>,
 }
 
 impl LayerWriter {
@@ -100,7 +107,11 @@ impl LayerWriter {
             tags: 0,
             codec: Codec::Fast,
             last_len: 0,
+            last_point: None,
+            point_bytes: 0,
             old_bytes: 0,
+            raw_bytes: 0,
+            held: BTreeMap::new(),
         })
     }
 
@@ -128,6 +139,8 @@ impl LayerWriter {
         self.key.extend_from_slice(key);
         self.summary = summary;
         self.last_len = 0;
+        self.last_point = None;
+        self.point_bytes = 0;
         self.in_key = true;
         self.hashes.push(filter::hash(key));
         self.tags |= 1 << key.first().copied().unwrap_or(0).min(7);
@@ -139,14 +152,15 @@ impl LayerWriter {
         self.summary = summary;
     }
 
-    /// Adds the key's next version. `supersedes`: the one before it is of no
-    /// use once the horizon has passed this one.
+    /// Adds the key's next version. One before the horizon is kept for readers
+    /// at the LSN `point` alone. One after it has no such point, and the one
+    /// before it is of no use once the horizon has passed this one.
     pub(crate) fn version(
         &mut self,
         lsn: Lsn,
         kind: Kind,
         bytes: &[u8],
-        supersedes: bool,
+        point: Option<Lsn>,
     ) -> io::Result<()> {
         // An image stands alone, so that reading a page reads one block of
         // about its size; a long group is cut, and its key continues.
@@ -161,9 +175,19 @@ impl LayerWriter {
             self.group_first = lsn;
             self.group_last = 0;
         }
-        let before = std::mem::replace(&mut self.last_len, bytes.len() as u64);
-        if supersedes {
+        let len = bytes.len() as u64;
+        let before = std::mem::replace(&mut self.last_len, len);
+        let last_point = std::mem::replace(&mut self.last_point, point);
+        self.raw_bytes += len;
+        if point.is_none() {
             self.old_bytes += before;
+        } else if point == last_point {
+            self.point_bytes += len;
+        } else {
+            let bytes = std::mem::replace(&mut self.point_bytes, len);
+            if let Some(point) = last_point {
+                *self.held.entry(point).or_default() += bytes;
+            }
         }
         self.body.push(kind as u8);
         put_varint(&mut self.body, lsn.0.saturating_sub(self.group_last));
@@ -294,6 +318,10 @@ impl LayerWriter {
         self.buffer.extend_from_slice(&footer.encode());
         self.write_out()?;
         debug_assert!(self.written >= (HEADER + FOOTER) as u64);
+        let mut held: Vec<(Lsn, u64)> = self.held.into_iter().collect();
+        held.sort_unstable_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        held.truncate(HELD_MAX);
+        held.sort_unstable();
         let meta = LayerMeta {
             number: self.number,
             name: self.name,
@@ -307,6 +335,8 @@ impl LayerWriter {
             tags: self.tags,
             run,
             old_bytes: self.old_bytes,
+            raw_bytes: self.raw_bytes,
+            held,
         };
         self.out.finish()?;
         Ok(meta)

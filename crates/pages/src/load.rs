@@ -530,7 +530,7 @@ fn remove(store: &Store, id: BranchId) {
 
 fn write(out: &mut LayerWriter, key: &[u8], lsn: Lsn, bytes: &[u8]) -> io::Result<()> {
     out.begin_key(key, Summary::default())?;
-    out.version(lsn, Kind::Image, bytes, true)
+    out.version(lsn, Kind::Image, bytes, None)
 }
 
 /// In the order of keys a path ends with a NUL.

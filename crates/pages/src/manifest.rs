@@ -15,7 +15,7 @@ pub(crate) mod look;
 mod tests;
 
 const MAGIC: &[u8; 8] = b"XYMANIF\x01";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 const HEADER: usize = 64;
 const PREFIX: &str = "manifest-";
 /// After so many edits comes a snapshot.

@@ -5,8 +5,8 @@ use crate::catalog::{Node, SpaceInfo, chunk_apply, decode_path_owner};
 use crate::chain::{Chain, Kind, Want};
 use crate::filter;
 use crate::key::{Key, path_key, side_key, space_key};
-use crate::layer::{LayerKind, Summary};
-use crate::layer_read::{LayerError, LayerFile, Source};
+use crate::layer_list::LayerList;
+use crate::layer_read::{LayerError, Source};
 use crate::manifest::Resume;
 use crate::materialise::Materialise;
 use crate::mem::MemLayer;
@@ -31,8 +31,7 @@ pub(crate) struct Layers {
     pub(crate) open: Arc<MemLayer>,
     /// Oldest first.
     pub(crate) frozen: Vec<Frozen>,
-    /// Oldest first.
-    pub(crate) files: Arc<Vec<Arc<LayerFile>>>,
+    pub(crate) files: Arc<LayerList>,
 }
 
 /// The layers of a branch and of those it comes from, at one moment.
@@ -45,8 +44,7 @@ pub(crate) struct Snapshot {
 pub(crate) struct Level<'a> {
     /// Newest first, with the LSN at which each ends.
     pub(crate) mems: Vec<(&'a MemLayer, Lsn)>,
-    /// Oldest first.
-    pub(crate) files: &'a [Arc<LayerFile>],
+    pub(crate) files: &'a LayerList,
     /// Versions after this LSN are not the reader's: it left the branch here.
     pub(crate) cap: Lsn,
 }
@@ -179,13 +177,15 @@ impl Level<'_> {
         }
         let bytes = key.encode();
         let hash = filter::hash(&bytes);
-        for file in self.files.iter().rev() {
-            let meta = &file.meta;
-            if want.above.is_some_and(|above| meta.end <= above) || meta.end < want.floor {
+        for row in self.files.rows().iter().rev() {
+            if want.above.is_some_and(|above| row.end <= above) || row.end < want.floor {
                 out.finish();
                 break;
             }
-            if meta.start <= want.at && meta.spans(&bytes) {
+            if row.start > want.at {
+                continue;
+            }
+            if let Some(file) = row.find(&bytes).filter(|f| f.meta.start <= want.at) {
                 if reach == Reach::Memory {
                     return Ok(false);
                 }
@@ -374,26 +374,6 @@ impl View<'_> {
         Ok(Built::Page(out, applied))
     }
 
-    /// How long the chain of `key` is in the files, about: an ancestor's as
-    /// of now, not as of when it was left.
-    pub(crate) fn summary(&self, key: &[u8]) -> Result<Summary, LayerError> {
-        let hash = filter::hash(key);
-        for level in &self.levels {
-            for file in level.files.iter().rev() {
-                if file.meta.start <= level.cap
-                    && file.meta.spans(key)
-                    && let Some(found) = file.summary(&self.source, key, hash)?
-                {
-                    return Ok(match file.meta.kind {
-                        LayerKind::Image => Summary::default(),
-                        LayerKind::Delta => found,
-                    });
-                }
-            }
-        }
-        Ok(Summary::default())
-    }
-
     /// The next keys after `after` and before `end` that any layer has, in
     /// order; empty at the end. Not for pages.
     pub(crate) fn keys(
@@ -421,13 +401,22 @@ impl View<'_> {
             for (mem, _) in level.mems.iter().filter(|(mem, _)| mem.start() <= at) {
                 add(mem.other_keys(after, end, LIMIT));
             }
-            for file in level.files.iter().rev() {
+            for row in level.files.rows().iter().rev() {
                 let spans_tag = (tag..=end.first().copied().unwrap_or(u8::MAX).min(7))
-                    .any(|t| file.meta.tags & (1 << t.min(7)) != 0);
-                if file.meta.start <= at && spans_tag {
-                    let keys = file.keys(&self.source, after, end, LIMIT);
-                    add(keys.map_err(|e| read_error(e, &Key::Other(after.to_vec()), at))?);
+                    .any(|t| row.tags & (1 << t.min(7)) != 0);
+                if row.start > at || !spans_tag {
+                    continue;
                 }
+                let mut keys = Vec::new();
+                for file in row.within(after, end).filter(|f| f.meta.start <= at) {
+                    let left = LIMIT.saturating_sub(keys.len());
+                    if left == 0 {
+                        break;
+                    }
+                    let found = file.keys(&self.source, after, end, left);
+                    keys.extend(found.map_err(|e| read_error(e, &Key::Other(after.to_vec()), at))?);
+                }
+                add(keys);
             }
         }
         all.sort_unstable();

@@ -1,183 +1,283 @@
 //! Merges layers into one: by key, and within a key in the order of the log.
-//! Memory: a block of each layer read, what the writer needs, and of the key
-//! at hand about one page.
+//! Memory: a block of each row read, what the writer needs, and of the key at
+//! hand about one page for each point of its history that is kept.
+
+mod image;
 
 use crate::branch::Shared;
 use crate::chain::Kind;
 use crate::flush::Fault;
 use crate::fold::{Fold, Stuck, Version};
 use crate::layer::{LayerKind, Summary};
-use crate::layer_read::LayerError;
-use crate::layer_scan::LayerScan;
+use crate::layer_read::{LayerError, LayerFile};
+use crate::layer_scan::RowScan;
 use crate::layer_write::LayerWriter;
+use image::Images;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use xylem_types::Lsn;
 
 /// Keys between two looks at whether to stop.
 const STOP_CHECK: usize = 256;
 
 /// Layers on their way into others.
 pub(crate) struct Merge<'a> {
+    shared: &'a Shared,
     /// Oldest first.
-    scans: Vec<LayerScan<'a>>,
+    rows: Vec<RowScan<'a>>,
+    /// The next key of each row that is not at its end, and which row it is.
+    next: BinaryHeap<Reverse<(Vec<u8>, usize)>>,
+    /// The rows that have the key at hand, oldest first.
+    having: Vec<usize>,
+    images: Images<'a>,
 }
 
-/// How a piece ended.
-pub(crate) enum Piece {
-    /// It is full, or all is read.
-    Done,
-    /// A key cannot be folded: begin again and leave it as it is.
-    Unfoldable(Vec<u8>, String),
-}
-
-fn fault(e: LayerError) -> Fault {
-    match e {
-        LayerError::Io(..) => Fault::Again(format!("merge: {e}")),
-        LayerError::Corrupt(..) => Fault::Stuck(format!("merge: {e}")),
+impl From<LayerError> for Fault {
+    fn from(e: LayerError) -> Fault {
+        match e {
+            LayerError::Io(..) => Fault::Again(format!("merge: {e}")),
+            LayerError::Corrupt(..) => Fault::Stuck(format!("merge: {e}")),
+        }
     }
 }
 
 impl<'a> Merge<'a> {
-    /// Merges what `scans` read, oldest first.
-    pub(crate) fn new(scans: Vec<LayerScan<'a>>) -> Merge<'a> {
-        Merge { scans }
+    /// Merges what `rows` read, oldest first.
+    pub(crate) fn new(shared: &'a Shared, rows: Vec<RowScan<'a>>) -> Merge<'a> {
+        let keys = rows.iter().enumerate();
+        let next = keys.filter_map(|(n, row)| Some(Reverse((row.key()?.to_vec(), n))));
+        Merge {
+            next: next.collect(),
+            shared,
+            rows,
+            having: Vec::new(),
+            images: Images::new(shared),
+        }
     }
 
-    /// Where the scans stand: for each that is not at its end, its layer's
-    /// number and its next key.
-    pub(crate) fn places(&self) -> Vec<(u64, Vec<u8>)> {
-        let place = |s: &LayerScan<'_>| (s.layer().meta.number, s.key().to_vec());
-        self.scans.iter().map(place).collect()
+    /// The layers that are not read to their end: for each its number and, if
+    /// it was begun, its next key.
+    pub(crate) fn left(&self) -> impl Iterator<Item = (u64, Option<Vec<u8>>)> {
+        self.rows.iter().flat_map(RowScan::left)
     }
 
     /// Writes whole keys to `out` until that has `limit` bytes or nothing is
     /// left to read.
     pub(crate) fn write(
         &mut self,
-        shared: &Shared,
         mut fold: Option<Fold<'_>>,
         limit: u64,
         out: &mut LayerWriter,
-    ) -> Result<Piece, Fault> {
+    ) -> Result<(), Fault> {
         let mut keys = 0usize;
-        let mut folded: Vec<(Version, bool)> = Vec::new();
-        while let Some(key) = self.scans.iter().map(LayerScan::key).min() {
-            if out.len() >= limit {
-                break;
-            }
+        while out.len() < limit {
+            let Some(key) = self.take_next() else {
+                return Ok(());
+            };
             keys += 1;
-            if keys.is_multiple_of(STOP_CHECK) && shared.stopped() {
+            if keys.is_multiple_of(STOP_CHECK) && self.shared.stopped() {
                 return Err(Fault::Stopped);
             }
-            let key = key.to_vec();
-            let done = match &mut fold {
-                None => self.copy_key(&key, out).map(|()| Piece::Done),
-                Some(fold) => self.fold_key(&key, fold, &mut folded, out),
-            }?;
-            if let Piece::Unfoldable(..) = done {
-                return Ok(done);
+            match &mut fold {
+                None => self.copy_key(&key, out)?,
+                Some(fold) => self.fold_key(&key, fold, out)?,
             }
+            self.put_back(key);
         }
-        Ok(Piece::Done)
+        Ok(())
     }
 
-    /// How long the key's chain is at the end of the newest layer.
-    fn summary(&self, key: &[u8]) -> Summary {
-        let mut having = self.scans.iter().rev().filter(|s| s.key() == key);
-        let Some(newest) = having.next() else {
-            return Summary::default();
-        };
-        if newest.layer().meta.kind == LayerKind::Image {
-            return Summary::default();
+    /// The least key, and in `having` the rows that have it.
+    fn take_next(&mut self) -> Option<Vec<u8>> {
+        let Reverse((key, first)) = self.next.pop()?;
+        self.having.clear();
+        self.having.push(first);
+        while let Some(Reverse((other, row))) = self.next.peek()
+            && *other == key
+        {
+            self.having.push(*row);
+            self.next.pop();
         }
-        let others = having.count() as u32;
-        let summary = newest.summary();
-        Summary {
-            layers: summary.layers.saturating_sub(others).max(1),
-            ..summary
+        Some(key)
+    }
+
+    /// The rows that had the key are past it.
+    fn put_back(&mut self, mut spare: Vec<u8>) {
+        for n in &self.having {
+            if let Some(key) = self.rows.get(*n).and_then(RowScan::key) {
+                let mut own = std::mem::take(&mut spare);
+                own.clear();
+                own.extend_from_slice(key);
+                self.next.push(Reverse((own, *n)));
+            }
         }
+    }
+
+    fn having(&self) -> impl DoubleEndedIterator<Item = &RowScan<'a>> {
+        self.having.iter().filter_map(|n| self.rows.get(*n))
+    }
+
+    /// How long the key's chain is in these layers, at most.
+    fn summary(&self) -> Summary {
+        let mut sum = Summary::default();
+        for row in self.having().rev() {
+            if row.kind() == Some(LayerKind::Image) {
+                break;
+            }
+            let s = row.summary();
+            sum.bytes = sum.bytes.saturating_add(s.bytes);
+            sum.versions = sum.versions.saturating_add(s.versions);
+            sum.layers = 1;
+        }
+        sum
     }
 
     /// Calls `each` with the key's versions, oldest first, and goes past them.
     fn versions(
         &mut self,
         key: &[u8],
-        mut each: impl FnMut(xylem_types::Lsn, Kind, &[u8]) -> Result<(), Fault>,
+        mut each: impl FnMut(Version<'_>) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
-        let mut ended = false;
-        for scan in &mut self.scans {
-            while scan.key() == key && !scan.ended() {
-                for (lsn, kind, bytes) in scan.versions().map_err(fault)? {
-                    each(lsn, kind, bytes)?;
+        for n in &self.having {
+            let Some(row) = self.rows.get_mut(*n) else {
+                continue;
+            };
+            while row.key() == Some(key) {
+                for (lsn, kind, bytes) in row.versions()? {
+                    each(Version { lsn, kind, bytes })?;
                 }
-                ended |= !scan.step().map_err(fault)?;
+                row.step()?;
             }
-        }
-        if ended {
-            self.scans.retain(|s| !s.ended());
         }
         Ok(())
     }
 
     fn copy_key(&mut self, key: &[u8], out: &mut LayerWriter) -> Result<(), Fault> {
-        out.begin_key(key, self.summary(key))?;
-        self.versions(key, |lsn, kind, bytes| {
-            Ok(out.version(lsn, kind, bytes, true)?)
-        })
+        let mut chain = Written::default();
+        out.begin_key(key, self.summary())?;
+        self.versions(key, |v| {
+            chain.count(&v);
+            Ok(out.version(v.lsn, v.kind, v.bytes, None)?)
+        })?;
+        self.end_key(key, &chain, out)
+    }
+
+    /// Ends the key, with an image when readers would have to apply much.
+    fn end_key(&mut self, key: &[u8], chain: &Written, out: &mut LayerWriter) -> Result<(), Fault> {
+        let mut ends_in_image = chain.last == Some(Kind::Image);
+        // Of what is not after the horizon folding leaves little. Nor could it
+        // be built: what is known of tablespaces is folded, too, so that it
+        // cannot be told what they were at an LSN between two points.
+        if !ends_in_image
+            && chain.point.is_none()
+            && let Some((lsn, bytes)) = self.images.of(key, chain.lsn, chain.length)
+        {
+            out.version(lsn, Kind::Image, &bytes, None)?;
+            ends_in_image = true;
+        }
+        if ends_in_image {
+            out.set_summary(Summary::default());
+        }
+        Ok(())
     }
 
     fn fold_key(
         &mut self,
         key: &[u8],
         fold: &mut Fold<'_>,
-        folded: &mut Vec<(Version, bool)>,
         out: &mut LayerWriter,
-    ) -> Result<Piece, Fault> {
-        let summary = self.summary(key);
+    ) -> Result<(), Fault> {
+        let summary = self.summary();
+        let from: Vec<(usize, Arc<LayerFile>)> = self
+            .having
+            .iter()
+            .filter_map(|n| Some((*n, Arc::clone(self.rows.get(*n)?.layer()?))))
+            .collect();
+        let mut chain = Written::default();
         let mut begun = false;
-        let mut last = Kind::Delta;
-        let mut unfoldable = None;
+        let mut put = |version: Version<'_>, point| -> Result<(), Fault> {
+            if !begun {
+                out.begin_key(key, summary)?;
+                begun = true;
+            }
+            chain.count(&version);
+            chain.point = point;
+            Ok(out.version(version.lsn, version.kind, version.bytes, point)?)
+        };
+        // What is made of the history up to the horizon waits here until it is
+        // certain that it can be made.
+        let mut folded = Vec::new();
+        let mut stuck = None;
         fold.begin(key);
-        let mut put = |folded: &mut Vec<(Version, bool)>| -> Result<(), Fault> {
-            for (version, after) in folded.drain(..) {
-                if !begun {
-                    out.begin_key(key, summary)?;
-                    begun = true;
-                }
-                out.version(version.lsn, version.kind, &version.bytes, after)?;
-                last = version.kind;
+        self.versions(key, |v| {
+            if stuck.is_some() {
+                return Ok(());
             }
-            Ok(())
-        };
-        let stuck = |e: Stuck, unfoldable: &mut Option<Piece>| match e {
-            Stuck::Read(e @ crate::api::ReadError::Io { .. }) => {
-                Err(Fault::Again(format!("fold: {e}")))
-            }
-            Stuck::Read(e) => {
-                *unfoldable = Some(Piece::Unfoldable(key.to_vec(), e.to_string()));
-                Ok(())
-            }
-            Stuck::Unfoldable(key, why) => {
-                *unfoldable = Some(Piece::Unfoldable(key, why));
-                Ok(())
-            }
-        };
-        self.versions(key, |lsn, kind, bytes| {
-            if unfoldable.is_none() {
-                match fold.version(lsn, kind, bytes, folded) {
-                    Ok(()) => put(folded)?,
-                    Err(e) => stuck(e, &mut unfoldable)?,
+            if let Err(e) = fold.version(&v, &mut folded) {
+                stuck = Some(e);
+            } else if fold.is_past_horizon() {
+                for (made, point) in folded.drain(..) {
+                    put(made.as_version(), point)?;
                 }
             }
             Ok(())
         })?;
-        if unfoldable.is_none() {
-            match fold.end(folded) {
-                Ok(()) => put(folded)?,
-                Err(e) => stuck(e, &mut unfoldable)?,
+        if stuck.is_none() {
+            stuck = fold.end(&mut folded).err();
+        }
+        let Some(stuck) = stuck else {
+            for (made, point) in folded.drain(..) {
+                put(made.as_version(), point)?;
+            }
+            return match begun {
+                true => self.end_key(key, &chain, out),
+                false => Ok(()),
+            };
+        };
+        let why = match stuck {
+            Stuck::Read(e @ crate::api::ReadError::Io { .. }) => {
+                return Err(Fault::Again(format!("fold: {e}")));
+            }
+            Stuck::Read(e) => e.to_string(),
+            Stuck::Unfoldable(why) => why,
+        };
+        // This one key keeps its history; nothing of it was written yet.
+        self.shared.note_unfoldable(key, &why);
+        for (n, layer) in from {
+            if let Some(row) = self.rows.get_mut(n) {
+                row.back_to(layer, key)?;
             }
         }
-        if last == Kind::Image {
-            out.set_summary(Summary::default());
+        out.begin_key(key, summary)?;
+        // All for one point: nothing of it counts as what folding could take
+        // away, else it would be tried again without end.
+        let point = Some(Lsn::ZERO);
+        self.versions(key, |v| Ok(out.version(v.lsn, v.kind, v.bytes, point)?))
+    }
+}
+
+/// What was written of a key.
+#[derive(Default)]
+struct Written {
+    /// Since the last version that needs nothing before it.
+    length: Summary,
+    last: Option<Kind>,
+    lsn: Lsn,
+    /// What the last version is kept for; none after the horizon.
+    point: Option<Lsn>,
+}
+
+impl Written {
+    fn count(&mut self, v: &Version<'_>) {
+        if v.kind.ends_walk() {
+            self.length = Summary::default();
         }
-        Ok(unfoldable.unwrap_or(Piece::Done))
+        if v.kind != Kind::Image {
+            let bytes = u32::try_from(v.bytes.len()).unwrap_or(u32::MAX);
+            self.length.bytes = self.length.bytes.saturating_add(bytes);
+            self.length.versions = self.length.versions.saturating_add(1);
+        }
+        (self.last, self.lsn) = (Some(v.kind), v.lsn);
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! [`Store::scrub`] checks branches that are open, while they work;
 //! [`scrub_place`] checks a place that perhaps nobody has open. Both change
-//! nothing. A store also scrubs by itself, slowly, in the upkeep thread (`background`).
+//! nothing. A store also scrubs by itself, slowly, in a thread of its own (`background`).
 
 pub(crate) mod background;
 mod branch;

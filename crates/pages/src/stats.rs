@@ -89,7 +89,7 @@ counters! {
     flushed_bytes,
     /// Flushes that failed and were tried again.
     flush_failures,
-    /// Page images written by flushes.
+    /// Page images written by flushes and merges.
     images_written,
     /// Merges of layers that were finished.
     merges,

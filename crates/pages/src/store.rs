@@ -8,7 +8,6 @@ use crate::materialise::{InnoDb, Materialise};
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 use tokio::sync::watch;
 use xylem_types::BranchId;
 
@@ -21,9 +20,9 @@ pub struct Store {
     /// Memory of all open and frozen layers.
     pub(crate) layer_memory: Arc<AtomicU64>,
     ids: AtomicU64,
-    branches: Mutex<Vec<Weak<Shared>>>,
-    room_lock: Mutex<()>,
-    room: Condvar,
+    pub(crate) branches: Mutex<Vec<Weak<Shared>>>,
+    pub(crate) room_lock: Mutex<()>,
+    pub(crate) room: Condvar,
     started: watch::Sender<bool>,
 }
 
@@ -123,6 +122,8 @@ impl Store {
     pub(crate) fn forget_fork(&self, id: BranchId) {
         for branch in self.live() {
             branch.forks.remove(id);
+            // It may have kept history for that one alone.
+            branch.changed();
         }
     }
 
@@ -149,27 +150,6 @@ impl Store {
     /// Size of an open layer's arena chunks.
     pub(crate) fn chunk_bytes(&self) -> usize {
         (self.config.memory_bytes / 256).clamp(64 << 10, 256 << 10) as usize
-    }
-
-    /// Whether `more` bytes of layer memory may be taken.
-    pub(crate) fn has_room(&self, more: u64) -> bool {
-        let used = self.layer_memory.load(Ordering::Acquire);
-        // A batch larger than all goes alone.
-        used == 0 || used.saturating_add(more) <= self.layer_limit()
-    }
-
-    /// Waits a while for another layer to be flushed; freezes the largest open
-    /// layer when none is on its way.
-    pub(crate) fn wait_for_room(&self) {
-        let live = self.live();
-        if live.iter().all(|b| !b.has_frozen())
-            && let Some(largest) = live.iter().max_by_key(|b| b.open_memory())
-        {
-            largest.freeze();
-        }
-        drop(live);
-        let mut guard = self.room_lock.lock();
-        self.room.wait_for(&mut guard, Duration::from_millis(20));
     }
 
     /// Memory of layers was given back.

@@ -16,7 +16,7 @@ use xylem_redo::SpaceFlags;
 use xylem_types::{FileOp, Lsn, PageId};
 
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v2")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v3")
 }
 
 /// The history in the golden files: feeds `log`, flushes twice.
@@ -151,7 +151,8 @@ fn the_golden_files_are_laid_out_as_documented() {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         let b = std::fs::read(&path).unwrap();
         assert_eq!(u32_at(&b, 60), crc32c::crc32c(&b[..60]), "{name}");
-        assert_eq!(b[8..10], [2, 0]);
+        let version = if name.ends_with(".layer") { 2 } else { 3 };
+        assert_eq!(b[8..10], [version, 0], "{name}");
         assert_eq!(b[16..32], BRANCH.0.to_le_bytes());
         let number = u64_at(&b, 32);
         if name.ends_with(".layer") {

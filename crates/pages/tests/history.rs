@@ -496,6 +496,32 @@ fn everything_is_folded_at_once() {
     }
 }
 
+/// No version is an image before folding makes one, and every chain that is
+/// folded is longer than what is left as it is.
+#[test]
+fn long_chains_without_images_are_folded() {
+    for seed in 60..62 {
+        let mut world = World::new(seed, Dirs::new(0), |c| {
+            c.open_layer_bytes = 8 << 10;
+            c.image_after_bytes = u64::MAX;
+            c.image_after_mtrs = u32::MAX;
+        });
+        world.lines.get_mut(&BranchId(1)).unwrap().model.large = true;
+        for _ in 0..2000 {
+            world.step();
+        }
+        world.check_all(7);
+        for id in world.lines.keys().copied().collect::<Vec<_>>() {
+            world.line(id).branch.flush_now();
+            world.compact(id);
+        }
+        world.check_all(5);
+        world.restart();
+        world.check_all(9);
+        assert!(world.lines.len() > 1, "no branch was made");
+    }
+}
+
 struct Done(AtomicBool);
 
 /// Says so even when the test fails.

@@ -366,7 +366,7 @@ fn what_is_no_layer_and_no_manifest_is_refused() {
         look(bytes.clone()).unwrap_err();
         inspect::manifest(&bytes).unwrap_err();
     }
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v2");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v3");
     for entry in std::fs::read_dir(branch_dir(&golden)).unwrap() {
         let path = entry.unwrap().path();
         let bytes = std::fs::read(&path).unwrap();

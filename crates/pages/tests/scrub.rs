@@ -17,16 +17,21 @@ use xylem_pages::{ReadAt, ReadOnlyPlace};
 use xylem_types::BranchId;
 
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v2")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v3")
 }
 
 /// A branch with some flushes, merged in part.
 fn made(dir: &Path, seed: u64) {
+    made_in_steps(dir, seed, 60);
+}
+
+/// The same with so many steps of the model for each flush.
+fn made_in_steps(dir: &Path, seed: u64, steps: u32) {
     let log = MemLog::new();
     let mut model = Model::new(StdRng::seed_from_u64(seed), log.clone());
     let branch = open(small(), dir, &log);
     for flush in 0..9 {
-        for _ in 0..60 {
+        for _ in 0..steps {
             model.step();
         }
         model.send_all();
@@ -134,7 +139,7 @@ fn flipped_bytes_of_larger_files_are_found_where_they_are() {
 #[test]
 fn several_bad_blocks_of_a_layer_are_all_told() {
     let dir = tempfile::tempdir().unwrap();
-    made(dir.path(), 5);
+    made_in_steps(dir.path(), 5, 300);
     let layers = names(dir.path()).into_iter();
     let path = |n: &String| branch_dir(dir.path()).join(n);
     let largest = layers

@@ -27,7 +27,7 @@ const ROUND_BYTES: u64 = 3 << 20;
 /// Rounds of history that are kept.
 const KEPT: u32 = 5;
 /// What docs/limits.md says.
-const FACTOR: f64 = 2.5;
+const FACTOR: f64 = 1.5;
 
 struct Counting;
 
@@ -173,7 +173,11 @@ fn space_and_memory_stay_bounded() {
         BUDGET >> 20,
     );
     assert_eq!(branch.failed(), None);
-    assert!(stats.merges > 3, "{stats:?}");
+    // A long merge may make way and be taken up by another.
+    assert!(
+        stats.merges > 0 && stats.merged_bytes as f64 > 2.0 * live,
+        "{stats:?}"
+    );
     assert!(factor < FACTOR, "{factor}");
     assert!(branch.oldest().unwrap() > Lsn::FIRST);
     // The test's own: the log in memory, which keeps what is not in layers.

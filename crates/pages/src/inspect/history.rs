@@ -130,9 +130,12 @@ impl Branch {
                 let whence = if n == 0 { Whence::Open } else { Whence::Frozen };
                 found.take(chain, &whence, id);
             }
-            for file in level.files.iter().rev() {
+            for row in level.files.rows().iter().rev() {
+                let Some(file) = row.find(&raw) else {
+                    continue;
+                };
                 let meta = &file.meta;
-                if meta.start > want.at || !meta.spans(&raw) || found.budget.spent {
+                if meta.start > want.at || found.budget.spent {
                     continue;
                 }
                 let mut chain = Chain::history(found.budget);

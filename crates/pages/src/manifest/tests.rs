@@ -24,6 +24,8 @@ fn layer(files: &dyn Files, number: u64, end: u64) -> LayerMeta {
         tags: 2,
         run: number,
         old_bytes: 0,
+        raw_bytes: 4,
+        held: vec![(Lsn(3), 4)],
     }
 }
 

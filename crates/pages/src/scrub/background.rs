@@ -1,5 +1,5 @@
-//! The scrub that a store does by itself: a little in each turn of the upkeep
-//! thread, one branch after the other, over and over.
+//! The scrub that a store does by itself: a little now and then in a thread of
+//! its own, one branch after the other, over and over.
 
 use super::branch::{BranchCheck, Step};
 use super::layer::Room;

@@ -12,7 +12,7 @@ use crate::files::Files;
 use crate::layer::LayerMeta;
 use crate::layer_read::LayerFile;
 use crate::manifest::look;
-use crate::manifest::{Ancestor, Manifest, Merging};
+use crate::manifest::{Ancestor, Manifest};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -70,7 +70,6 @@ pub(crate) struct BranchCheck {
     /// Layers that are still to be looked at, by number.
     todo: BTreeMap<u64, LayerMeta>,
     /// Layers being merged: their first key may be a later one.
-    merging: Vec<u64>,
     ancestor: Option<Ancestor>,
     /// The newest manifest that was read.
     manifest: Option<Manifest>,
@@ -105,7 +104,6 @@ impl BranchCheck {
             stage: Stage::Begin,
             tries: 0,
             todo: BTreeMap::new(),
-            merging: Vec::new(),
             ancestor: None,
             manifest: None,
             unnamed: BTreeSet::new(),
@@ -335,7 +333,6 @@ impl BranchCheck {
             }
         }
         self.unnamed = unnamed(manifest, list);
-        self.merging = Merging::inputs_of(&manifest.merging).to_vec();
         self.ancestor = manifest.ancestor;
         self.manifest = Some(manifest.clone());
         self.check_ancestor();
@@ -393,7 +390,6 @@ impl BranchCheck {
             return Step::Read(0);
         };
         let files = Arc::clone(&self.files);
-        let mut narrowed = self.merging.contains(&number);
         let mut held = None;
         let mut meta = meta;
         if let Some(shared) = self.shared() {
@@ -405,15 +401,9 @@ impl BranchCheck {
             };
             meta = file.meta.clone();
             held = Some(Arc::clone(file));
-            // A merge may have begun since.
-            narrowed |= match shared.manifest.try_lock_for(PATIENCE) {
-                Some(m) => {
-                    Merging::inputs_of(&m.merging).contains(&number)
-                        || !m.layers.iter().any(|l| l.number == number)
-                }
-                None => true,
-            };
         }
+        // Any merge may have read a part of it, and been put off since.
+        let narrowed = true;
         let expected = Expected::of(self.id, &meta, narrowed);
         match LayerCheck::open(&*files, &meta.name, expected, self.room) {
             Ok(check) => {

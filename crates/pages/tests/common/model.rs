@@ -54,6 +54,8 @@ pub struct Model {
     pub times: Vec<(Lsn, u64)>,
     pub lsns: Vec<Lsn>,
     names: u32,
+    /// Pages change by up to 3,000 bytes at a time.
+    pub large: bool,
 }
 
 /// Whether what was asked for has been folded since somebody looked how far
@@ -88,6 +90,7 @@ impl Model {
             times: Vec::new(),
             lsns: Vec::new(),
             names: 0,
+            large: false,
         };
         m.mtr(|m, b| {
             for (space, path) in [(0, "ibdata1"), (1, "undo001"), (2, "undo002")] {
@@ -127,6 +130,7 @@ impl Model {
             times: until(&self.times, at),
             lsns: self.lsns.iter().copied().filter(|l| *l <= at).collect(),
             names: self.names + 1000,
+            large: self.large,
         };
         // Some before any redo, which count from where it left.
         if m.rng.random_bool(0.5) {
@@ -427,8 +431,9 @@ impl Model {
             self.init(b, id, size);
         }
         for _ in 0..self.rng.random_range(1..4) {
-            let len = self.rng.random_range(1..120);
-            let at = self.rng.random_range(64..size - 200);
+            let most = if self.large { 3000 } else { 120 };
+            let len = self.rng.random_range(1..most);
+            let at = self.rng.random_range(64..size - most - 80);
             if self.rng.random_bool(0.2) {
                 let byte = self.rng.random();
                 b.memset(id, at as u32, len as u32, byte);

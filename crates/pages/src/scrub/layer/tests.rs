@@ -26,7 +26,7 @@ fn made(pages: u32, kind: LayerKind, more: impl Fn(&mut LayerWriter)) -> Made {
     for n in 0..pages {
         out.begin_key(&page(n), Summary::default()).unwrap();
         for lsn in [100, 200 + u64::from(n % 50)] {
-            out.version(Lsn(lsn), Kind::Image, &[n as u8; 100], true)
+            out.version(Lsn(lsn), Kind::Image, &[n as u8; 100], None)
                 .unwrap();
         }
     }
@@ -111,7 +111,7 @@ fn what_is_out_of_order_is_found() {
     let put = |out: &mut LayerWriter, key: &[u8], lsns: &[u64], kind: Kind| {
         out.begin_key(key, Summary::default()).unwrap();
         for lsn in lsns {
-            out.version(Lsn(*lsn), kind, b"x", true).unwrap();
+            out.version(Lsn(*lsn), kind, b"x", None).unwrap();
         }
     };
     let made_with = |kind, key: Vec<u8>, lsns: &'static [u64], version| {
@@ -152,10 +152,10 @@ fn a_key_may_span_blocks() {
     let made = made(3, LayerKind::Delta, |out| {
         out.begin_key(&page(9), Summary::default()).unwrap();
         for lsn in 300..330 {
-            out.version(Lsn(lsn), Kind::Delta, &big, true).unwrap();
+            out.version(Lsn(lsn), Kind::Delta, &big, None).unwrap();
         }
         out.begin_key(&page(10), Summary::default()).unwrap();
-        out.version(Lsn(300), Kind::Delta, b"x", true).unwrap();
+        out.version(Lsn(300), Kind::Delta, b"x", None).unwrap();
     });
     assert_eq!(faults(&made, |_| {}), Vec::<String>::new());
 }
@@ -168,7 +168,7 @@ fn a_filter_of_other_keys_is_found() {
         made(0, LayerKind::Delta, |out| {
             for n in 200..400 {
                 out.begin_key(&page(n), Summary::default()).unwrap();
-                out.version(Lsn(100), Kind::Image, b"x", true).unwrap();
+                out.version(Lsn(100), Kind::Image, b"x", None).unwrap();
             }
         }),
     );
