@@ -12,6 +12,7 @@ use crate::map::{Frozen, Layers, Snapshot};
 use crate::mem::{Batch, MemLayer};
 use crate::stats::{BranchStats, Counters};
 use crate::store::{Store, random};
+use crate::time::{Horizon, Measured};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -104,6 +105,8 @@ pub(crate) struct Shared {
     /// Where others left this one.
     pub(crate) forks: Forks,
     pub(crate) health: Health,
+    pub(crate) measured: Measured,
+    pub(crate) known_horizon: Horizon,
 }
 
 impl Shared {
@@ -309,7 +312,11 @@ impl Shared {
                 resume: progress.resume,
                 oldest: progress.oldest,
             });
-            next.open = Arc::new(MemLayer::new(end, Arc::clone(&self.store.layer_memory)));
+            next.open = Arc::new(MemLayer::new(
+                end,
+                Arc::clone(&self.store.layer_memory),
+                self.store.config.long_chain_bytes,
+            ));
             *layers = Arc::new(next);
         }
         let _guard = self.flush_lock.lock();
@@ -457,7 +464,11 @@ impl Branch {
         let log = open_log(floor)?;
         let end = resume.lsn;
         let layers = Layers {
-            open: Arc::new(MemLayer::new(end, Arc::clone(&store.layer_memory))),
+            open: Arc::new(MemLayer::new(
+                end,
+                Arc::clone(&store.layer_memory),
+                store.config.long_chain_bytes,
+            )),
             frozen: Vec::new(),
             files: Arc::new(
                 manifest
@@ -511,6 +522,8 @@ impl Branch {
             parent,
             forks: Forks::new(layers_end.unwrap_or(end)),
             health: Health::default(),
+            measured: Measured::default(),
+            known_horizon: Horizon::default(),
             store: Arc::clone(&store),
         });
         store.add_branch(&shared);
@@ -579,6 +592,12 @@ impl Branch {
     /// The first LSN that can be read; `None` before an epoch has begun.
     pub fn oldest(&self) -> Option<Lsn> {
         self.shared.oldest()
+    }
+
+    /// Whether what it shares with the branches it left is there: after a start
+    /// they have to ingest that first. [`Branch::wait_applied`] waits for it.
+    pub fn is_readable(&self) -> bool {
+        self.shared.ancestor_behind().is_none()
     }
 
     /// Everything before it was read from the log, a torn mtr's bytes too.

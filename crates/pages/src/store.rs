@@ -3,6 +3,7 @@
 use crate::api::{StoreConfig, StoreError};
 use crate::branch::{Shared, folder};
 use crate::cache::Caches;
+use crate::collapse::Waiting;
 use crate::files::Place;
 use crate::materialise::{InnoDb, Materialise};
 use parking_lot::{Condvar, Mutex};
@@ -25,6 +26,7 @@ pub struct Store {
     room_lock: Mutex<()>,
     room: Condvar,
     started: watch::Sender<bool>,
+    pub(crate) long_pages: Arc<Waiting>,
 }
 
 impl Store {
@@ -54,6 +56,7 @@ impl Store {
             room_lock: Mutex::new(()),
             room: Condvar::new(),
             started: watch::Sender::new(false),
+            long_pages: Arc::default(),
         }))
     }
 

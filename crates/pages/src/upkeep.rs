@@ -32,6 +32,7 @@ impl Store {
     /// # Errors
     /// When no thread can be started.
     pub fn start_upkeep(self: &Arc<Store>) -> Result<(), StoreError> {
+        self.start_collapse()?;
         let store = Arc::downgrade(self);
         std::thread::Builder::new()
             .name("pages-upkeep".to_owned())

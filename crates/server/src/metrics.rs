@@ -139,6 +139,11 @@ const MIRRORED: [(&str, &str, Read); 25] = [
     ("ingest_file_ops", "Side-file operations ingested", |s| {
         s.file_ops
     }),
+    (
+        "clock_steps",
+        "Times at which the system clock was found set, or not watched",
+        |s| s.clock_steps,
+    ),
     ("ingest_waits", "Times that ingest waited for memory", |s| {
         s.ingest_waits
     }),
