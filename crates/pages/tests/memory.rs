@@ -300,11 +300,10 @@ fn an_idle_branch_is_looked_at_for_nothing() {
         let before = lookups();
         let begin = std::time::Instant::now();
         branch.compact_now().unwrap();
-        println!(
-            "a turn of upkeep: {:?}, {} blocks",
-            begin.elapsed(),
-            lookups() - before
-        );
-        assert_eq!(lookups(), before, "the horizon was looked for again");
+        branch.health();
+        let blocks = lookups() - before;
+        println!("a look at it: {:?}, {blocks} blocks", begin.elapsed());
+        // The first sample and the last; a search for the horizon takes twice that.
+        assert!(blocks <= 24, "{blocks}: the horizon was looked for again");
     }
 }
