@@ -188,7 +188,9 @@ impl Client {
         let call = PageCall {
             space_id: wanted.space_id,
             page_no: wanted.page_no,
-            min_lsn: wanted.min_lsn,
+            // What was there when this compute attached it must see; pages
+            // that it never changed are not newer than that.
+            min_lsn: wanted.min_lsn.max(self.shared.config.start_lsn),
             target: wanted.target,
             started: now,
             give_up: now + self.shared.limits.retry_limit(),

@@ -5,10 +5,11 @@
 
 mod common;
 
-use common::{PAGE, Server, eventually, page, wanted};
+use common::{PAGE, START, Server, eventually, page, wanted};
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use xylem_client::client::PageWanted;
 use xylem_client::pages::Callback;
 use xylem_client::status::Status;
 
@@ -33,8 +34,17 @@ fn sync_reads() {
             get.min_lsn,
             get.timeout_ms
         ),
-        (5, 0, 0, 77, 9000)
+        (5, 0, 0, START + 77, 9000)
     );
+    // A page that it never changed shows what was there when it attached.
+    let mut buf = vec![0u8; PAGE];
+    let request = PageWanted {
+        min_lsn: 0,
+        ..wanted(5, 100, &mut buf)
+    };
+    assert_eq!(client.get_page(request), Status::Ok);
+    let get = server.script().page_requests[100].get.unwrap();
+    assert_eq!((get.page_no, get.lsn, get.min_lsn), (100, 0, START));
     client.shutdown();
     let mut buf = vec![0u8; PAGE];
     assert_eq!(client.get_page(wanted(5, 1, &mut buf)), Status::Cancelled);

@@ -3,35 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 use xylem_types::{BranchId, Lsn, PageId, SpaceId};
-
-/// What tells the time: the same clock as the log's.
-#[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> u64 + Send + Sync>);
-
-impl Clock {
-    /// The system's.
-    pub fn system() -> Clock {
-        Clock::new(|| {
-            let since = std::time::SystemTime::UNIX_EPOCH.elapsed();
-            since.map_or(0, |d| d.as_micros() as u64)
-        })
-    }
-
-    /// Another: `now` answers in microseconds since 1970.
-    pub fn new(now: impl Fn() -> u64 + Send + Sync + 'static) -> Clock {
-        Clock(Arc::new(now))
-    }
-
-    pub(crate) fn now_us(&self) -> u64 {
-        (self.0)()
-    }
-}
-
-impl std::fmt::Debug for Clock {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Clock({} µs)", self.now_us())
-    }
-}
+use xylem_wal::Clock;
 
 /// How a store is set up.
 #[derive(Clone, Debug)]
@@ -48,13 +20,17 @@ pub struct StoreConfig {
     pub image_after_bytes: u64,
     /// The same for the number of mtrs.
     pub image_after_mtrs: u32,
+    /// A page whose read has to gather this much more from memory is built, so
+    /// that the next one need not: bytes of redo and 64 for each mtr.
+    pub long_chain_bytes: u64,
     /// Most bytes of a layer that a merge writes, about.
     pub merged_layer_bytes: u64,
     /// An open layer is flushed when it has been open for so long.
     pub flush_after: Duration,
-    /// How far back every LSN stays readable.
+    /// How far back every LSN stays readable: time that the steady clock of a
+    /// running server has seen pass.
     pub history: Duration,
-    /// What tells the time.
+    /// What tells the time: the same clock as the log's.
     pub clock: Clock,
     /// Whether the log is trimmed behind what layers durably hold.
     pub trim_log: bool,
@@ -73,6 +49,7 @@ impl Default for StoreConfig {
             open_layer_bytes: 64 << 20,
             image_after_bytes: 32 << 10,
             image_after_mtrs: 512,
+            long_chain_bytes: 512 << 10,
             merged_layer_bytes: 128 << 20,
             flush_after: Duration::from_secs(300),
             history: Duration::from_secs(7 * 24 * 3600),
@@ -177,7 +154,7 @@ fn list(ids: &[BranchId]) -> String {
 }
 
 /// A time for people: RFC 3339, in UTC.
-fn time_text(us: u64) -> String {
+pub(crate) fn time_text(us: u64) -> String {
     jiff::Timestamp::from_microsecond(us.try_into().unwrap_or(i64::MAX))
         .map_or_else(|_| format!("{us} µs after 1970"), |t| t.to_string())
 }
@@ -222,6 +199,14 @@ pub enum ReadError {
         oldest: Lsn,
         /// Its time, if that is known.
         oldest_us: Option<u64>,
+    },
+    /// The server's clock showed the time twice, or never.
+    #[error("which moment {} means is not certain: {message}", time_text(*time_us))]
+    TimeUnclear {
+        /// What was asked for, in microseconds since 1970.
+        time_us: u64,
+        /// Why, and which LSNs may be meant.
+        message: String,
     },
     /// The LSN has not been ingested in time.
     #[error("LSN {wanted} was not reached in time: {hop} stands at {reached}, {} bytes behind", wanted.0.saturating_sub(reached.0))]

@@ -14,6 +14,7 @@ use crate::map::{Frozen, Layers, Snapshot};
 use crate::mem::{Batch, MemLayer};
 use crate::stats::{BranchStats, Counters};
 use crate::store::{Store, random};
+use crate::time::{Horizon, Measured};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -114,6 +115,8 @@ pub(crate) struct Shared {
     /// Where others left this one.
     pub(crate) forks: Forks,
     pub(crate) health: Health,
+    pub(crate) measured: Measured,
+    pub(crate) known_horizon: Horizon,
 }
 
 impl Shared {
@@ -318,7 +321,11 @@ impl Shared {
                 resume: progress.resume,
                 oldest: progress.oldest,
             });
-            next.open = Arc::new(MemLayer::new(end, Arc::clone(&self.store.layer_memory)));
+            next.open = Arc::new(MemLayer::new(
+                end,
+                Arc::clone(&self.store.layer_memory),
+                self.store.config.long_chain_bytes,
+            ));
             *layers = Arc::new(next);
         }
         let _guard = self.flush_lock.lock();
@@ -485,7 +492,11 @@ impl Branch {
         });
         let listed = listed.collect();
         let layers = Layers {
-            open: Arc::new(MemLayer::new(end, Arc::clone(&store.layer_memory))),
+            open: Arc::new(MemLayer::new(
+                end,
+                Arc::clone(&store.layer_memory),
+                store.config.long_chain_bytes,
+            )),
             frozen: Vec::new(),
             files: Arc::new(LayerList::new(listed, &LayerList::default())),
         };
@@ -534,6 +545,8 @@ impl Branch {
             parent,
             forks: Forks::new(layers_end.unwrap_or(end)),
             health: Health::default(),
+            measured: Measured::default(),
+            known_horizon: Horizon::default(),
             store: Arc::clone(&store),
         });
         store.add_branch(&shared);
@@ -625,6 +638,12 @@ impl Branch {
     /// The first LSN that can be read; `None` before an epoch has begun.
     pub fn oldest(&self) -> Option<Lsn> {
         self.shared.oldest()
+    }
+
+    /// Whether what it shares with the branches it left is there: after a start
+    /// they have to ingest that first. [`Branch::wait_applied`] waits for it.
+    pub fn is_readable(&self) -> bool {
+        self.shared.ancestor_behind().is_none()
     }
 
     /// Everything before it was read from the log, a torn mtr's bytes too.

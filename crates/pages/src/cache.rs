@@ -3,7 +3,7 @@
 use crate::block::BlockKind;
 use crate::catalog::SpaceInfo;
 use crate::files::FileReader;
-use crate::layer::IndexEntry;
+use crate::layer::{IndexEntry, Root};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ const ENTRY: u64 = 96;
 pub(crate) enum CachedBlock {
     Bytes(Arc<[u8]>),
     Index(Arc<Vec<IndexEntry>>, u64),
+    Root(Arc<Root>),
 }
 
 /// A page as of an LSN that later reads may move on.
@@ -65,6 +66,7 @@ impl Weighter<(u64, u64), CachedBlock> for Weigh {
             + match v {
                 CachedBlock::Bytes(b) => b.len() as u64,
                 CachedBlock::Index(_, bytes) => *bytes,
+                CachedBlock::Root(root) => root.memory(),
             }
     }
 }
@@ -87,9 +89,13 @@ impl Weighter<u64, Arc<dyn FileReader>> for Weigh {
     }
 }
 
+/// No block stands there.
+pub(crate) const ROOT_AT: u64 = u64::MAX;
+
 /// All of them.
 pub(crate) struct Caches {
-    /// By layer and offset.
+    /// By layer and offset; the root, which has its header and footer with it,
+    /// at [`ROOT_AT`].
     pub(crate) blocks: Cache<(u64, u64), CachedBlock, Weigh>,
     /// By branch and page.
     pub(crate) pages: Cache<(u64, PageId), Arc<CachedPage>, Weigh>,

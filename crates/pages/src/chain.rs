@@ -112,6 +112,16 @@ impl Chain {
         self.budget
     }
 
+    /// Whether all versions are wanted, not just what makes a value.
+    pub(crate) fn is_history(&self) -> bool {
+        self.budget.is_some()
+    }
+
+    /// Versions gathered, and their bytes.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        (self.pieces.len(), self.buf.len())
+    }
+
     /// Whether nothing older is needed.
     pub(crate) fn done(&self) -> bool {
         self.done

@@ -167,11 +167,8 @@ fn job_of(files: &LayerList, picked: &[Run], points: Option<&Vec<Lsn>>) -> Optio
 impl Shared {
     /// The oldest LSN that must stay readable by its age.
     fn horizon(&self) -> Result<Lsn, Fault> {
-        let config = &self.store.config;
-        let history = config.history.as_micros().try_into().unwrap_or(u64::MAX);
-        let now = config.clock.now_us();
         let oldest = self.oldest().unwrap_or_default();
-        match self.lsn_by(now.saturating_sub(history)) {
+        match self.lsn_of_age(self.store.config.history) {
             // Not a place behind the last mtr, which pages are not read at.
             Ok(found) => Ok(found.unwrap_or(oldest).min(self.applied()).max(oldest)),
             Err(e) => Err(Fault::Again(format!("look for the horizon: {e}"))),

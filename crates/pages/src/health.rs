@@ -8,7 +8,7 @@ use crate::key::{TAG_SPACE, space_of};
 use crate::layer::LayerKind;
 use crate::scrub::{LastScrub, Scrubbed};
 use crate::stats::BranchStats;
-use crate::time::time_key;
+use crate::time::{Sample, sample};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -125,8 +125,8 @@ struct Looked {
     folds: bool,
     horizon: Option<Lsn>,
     oldest: Option<Lsn>,
-    oldest_time_us: Option<u64>,
-    newest_time_us: Option<u64>,
+    oldest_sample: Option<Sample>,
+    newest_sample: Option<Sample>,
 }
 
 /// What a branch remembers of how it does.
@@ -244,12 +244,7 @@ impl Shared {
     }
 
     fn look_now(&self) -> Looked {
-        let time_of = |lsn: Lsn| {
-            let layers = self.snapshot();
-            let found = layers.view(self.source()).image(&time_key(), lsn);
-            let (_, raw) = found.ok().flatten()?;
-            Some(u64::from_le_bytes(raw.try_into().ok()?))
-        };
+        let sample_of = |lsn: Lsn| Some(sample(self, lsn).ok()??.1);
         let debt = self.debt();
         let oldest = self.oldest();
         let ready = self.ancestor_behind().is_none();
@@ -259,8 +254,8 @@ impl Shared {
             folds: debt.is_some_and(|d| d.folds),
             horizon: if ready { self.horizon_now() } else { None },
             oldest,
-            oldest_time_us: oldest.filter(|_| ready).and_then(time_of),
-            newest_time_us: ready.then(|| time_of(self.applied())).flatten(),
+            oldest_sample: oldest.filter(|_| ready).and_then(sample_of),
+            newest_sample: ready.then(|| sample_of(self.applied())).flatten(),
         };
         *self.health.looked.lock() = looked;
         looked
@@ -282,8 +277,8 @@ impl Shared {
         out.oldest_lsn = self.oldest().unwrap_or_default().0;
         let looked = *self.health.looked.lock();
         out.merge_debt_bytes = looked.debt_bytes;
-        let age = looked.oldest_time_us;
-        out.history_us = age.map_or(0, |t| self.now_us().saturating_sub(t));
+        let age = looked.oldest_sample.and_then(|s| self.age_us(&s));
+        out.history_us = age.unwrap_or(0);
         out.scrub_left_bytes = self.health.scrub_left.load(Ordering::Relaxed);
         let scrub = self.health.scrubbed.last();
         let damage = scrub.findings.iter().filter(|f| f.is_damage()).count();
@@ -315,9 +310,9 @@ impl Branch {
             merge_debt_bytes: looked.debt_bytes,
             merge_folds: looked.folds,
             oldest: looked.oldest,
-            oldest_time_us: looked.oldest_time_us,
+            oldest_time_us: looked.oldest_sample.map(|s| s.wall_us),
             horizon: looked.horizon,
-            newest_time_us: looked.newest_time_us,
+            newest_time_us: looked.newest_sample.map(|s| s.wall_us),
             forks: self.forks(),
             flush_trouble: s.health.flush.last(),
             merge_trouble: s.health.merge.last(),

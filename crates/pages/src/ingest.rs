@@ -12,7 +12,7 @@ use crate::key::{path_key, space_key, state_key};
 use crate::manifest::Resume;
 use crate::mem::Batch;
 use crate::side;
-use crate::time::{SAMPLE_US, time_key};
+use crate::time::{Times, sample, time_key};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,6 +91,9 @@ pub(crate) struct Ingest {
     /// From where the last start resumed, until an epoch begins.
     resumed: Option<Resume>,
     operations_from: Position,
+    /// Where the entry stands with which the log's times began anew; ingest
+    /// goes on there after a restart until a sample tells of it.
+    unsampled: Option<Position>,
     begun: bool,
     oldest: Option<Lsn>,
     any_mtr: bool,
@@ -104,9 +107,7 @@ pub(crate) struct Stage {
     pub(crate) lsn: Lsn,
     /// The LSN that the side-file operation on its way counts from.
     pub(crate) side_lsn: Lsn,
-    /// When the log took the entry that is read, and the last sample.
-    time_us: u64,
-    sampled_us: u64,
+    times: Times,
     /// Tablespaces as of here; at least all that the batch changes.
     spaces: HashMap<SpaceId, Option<SpaceInfo>>,
     touched: Vec<SpaceId>,
@@ -115,6 +116,7 @@ pub(crate) struct Stage {
     undo: Option<UndoState>,
     mtrs: u64,
     redo_bytes: u64,
+    clock_steps: u64,
 }
 
 impl Ingest {
@@ -133,6 +135,7 @@ impl Ingest {
             done: resume.position,
             resumed: Some(resume),
             operations_from: resume.operations,
+            unsampled: None,
             begun: resume.begun,
             oldest,
             any_mtr: forked || oldest.is_some_and(|o| resume.lsn > o),
@@ -145,6 +148,10 @@ impl Ingest {
         mut durable: watch::Receiver<Durable>,
         runtime: &tokio::runtime::Runtime,
     ) -> Step<()> {
+        let shared = Arc::clone(&self.shared);
+        let newest = Ingest::retry(&shared, || sample(&shared, Lsn::MAX))?;
+        self.stage.times = Times::after(newest.map(|(_, sample)| sample));
+        self.note_time();
         let mut stop = self.shared.stop_watch();
         let mut closed = false;
         let mut complained = false;
@@ -194,9 +201,23 @@ impl Ingest {
         }
     }
 
+    /// Tells others how much time has passed.
+    fn note_time(&self) {
+        if let Some(passed) = self.stage.times.steady_us() {
+            let clock = &self.shared.store.config.clock;
+            self.shared.measured.set(passed, clock.steady_us());
+        }
+    }
+
     fn entry(&mut self, entry: Entry) -> Step<()> {
         let before = self.done;
-        self.stage.time_us = entry.time_us;
+        // What a log begins with follows what stands elsewhere.
+        let stepped = entry.stepped || before == Position::default();
+        self.stage.times.entry(entry.time_us, stepped);
+        self.note_time();
+        if self.stage.times.begins() && self.unsampled.is_none() {
+            self.unsampled = Some(before);
+        }
         match entry.record {
             Record::Seal => {}
             Record::Begin { start } => self.begin(start)?,
@@ -226,7 +247,7 @@ impl Ingest {
                     stage.side_lsn =
                         shared
                             .forks
-                            .operation_lsn(stage.lsn, before, stage.is_sample_due());
+                            .operation_lsn(stage.lsn, before, stage.times.is_due());
                     side::ingest(self, &op)?;
                     // A second sample of one LSN would make the first untrue.
                     if self.stage.side_lsn > newest {
@@ -302,11 +323,11 @@ impl Ingest {
                 Ok(None) => return Ok(()),
                 Ok(Some(mtr)) => {
                     let mark = self.stage.batch.mark();
-                    let lsn = self.stage.lsn;
+                    let (lsn, times) = (self.stage.lsn, self.stage.times);
                     if let Err(stop) = self.stage.mtr(&self.shared, &mtr) {
                         // None of it may be seen.
                         self.stage.batch.roll_back(mark);
-                        self.stage.lsn = lsn;
+                        (self.stage.lsn, self.stage.times) = (lsn, times);
                         self.publish()?;
                         return Err(stop);
                     }
@@ -344,10 +365,14 @@ impl Ingest {
         while self.pending.front().is_some_and(|(end, _)| *end <= lsn) {
             self.pending.pop_front();
         }
+        if !self.stage.times.begins() {
+            self.unsampled = None;
+        }
         let position = self
             .pending
             .front()
             .map_or(self.done, |(_, before)| *before);
+        let position = self.unsampled.map_or(position, |at| at.min(position));
         let operations = self.done.max(self.operations_from);
         let resume = Resume {
             position,
@@ -365,6 +390,7 @@ impl Ingest {
         self.shared
             .publish(&self.stage.batch, &self.stage.touched, lsn, now);
         self.shared.publish_position(self.done);
+        self.shared.note_long();
         self.stage.clear();
         Ok(())
     }
@@ -398,7 +424,8 @@ impl Stage {
     fn count(&mut self, shared: &Shared) {
         shared.stats.mtrs.add(self.mtrs);
         shared.stats.redo_bytes.add(self.redo_bytes);
-        (self.mtrs, self.redo_bytes) = (0, 0);
+        shared.stats.clock_steps.add(self.clock_steps);
+        (self.mtrs, self.redo_bytes, self.clock_steps) = (0, 0, 0);
     }
 
     /// For the next batch.
@@ -452,17 +479,13 @@ impl Stage {
         Ok(())
     }
 
-    /// Whether the last sample is a while ago.
-    fn is_sample_due(&self) -> bool {
-        self.time_us >= self.sampled_us.saturating_add(SAMPLE_US)
-    }
-
     /// Notes from time to time when the branch was where.
     fn sample(&mut self, lsn: Lsn) {
-        if self.is_sample_due() {
-            let time = self.time_us.to_le_bytes();
-            self.batch.other(time_key(), lsn, Kind::Image, &time);
-            self.sampled_us = self.time_us;
+        let begins = self.times.begins() && !self.times.is_first();
+        if let Some(sample) = self.times.sample(lsn) {
+            self.clock_steps += u64::from(begins);
+            self.batch
+                .other(time_key(), lsn, Kind::Image, &sample.encode());
         }
     }
 

@@ -1,7 +1,7 @@
 //! Reads a layer file through the caches.
 
 use crate::block::{self, BlockKind, BlockRef};
-use crate::cache::{CachedBlock, Caches, cached};
+use crate::cache::{CachedBlock, Caches, ROOT_AT, cached};
 use crate::chain::{Chain, Kind, Want};
 use crate::codec::Dec;
 use crate::files::{FileReader, Files};
@@ -9,7 +9,7 @@ use crate::filter;
 use crate::layer::{FOOTER, Footer, Group, HEADER, IndexEntry, LayerMeta, Root, header};
 use crate::stats::Counters;
 use std::io;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use xylem_types::BranchId;
 
 /// Why a layer could not be read.
@@ -41,7 +41,6 @@ struct Stored {
     branch: BranchId,
     files: Arc<dyn Files>,
     seed: u32,
-    root: OnceLock<Arc<Root>>,
 }
 
 /// A file that goes when nobody reads it any more. Upkeep removes it: whoever
@@ -77,7 +76,6 @@ impl LayerFile {
             branch,
             files,
             seed: block::seed(branch.0, meta.number),
-            root: OnceLock::new(),
         };
         LayerFile {
             meta,
@@ -107,7 +105,7 @@ impl LayerFile {
 
     /// Memory it takes outside the caches.
     pub(crate) fn memory(&self) -> u64 {
-        self.meta.memory() + self.stored.root.get().map_or(0, |r| r.memory())
+        self.meta.memory()
     }
 
     pub(crate) fn corrupt(&self, what: impl Into<String>) -> LayerError {
@@ -193,7 +191,7 @@ impl LayerFile {
     ) -> Result<Arc<[u8]>, LayerError> {
         match self.block(s, at, kind)? {
             CachedBlock::Bytes(b) => Ok(b),
-            CachedBlock::Index(..) => Err(self.corrupt("an index block stands in another's place")),
+            _ => Err(self.corrupt("another kind of block stands in its place")),
         }
     }
 
@@ -209,8 +207,9 @@ impl LayerFile {
     }
 
     pub(crate) fn root(&self, s: &Source<'_>) -> Result<Arc<Root>, LayerError> {
-        if let Some(r) = self.stored.root.get() {
-            return Ok(Arc::clone(r));
+        let key = (self.stored.id, ROOT_AT);
+        if let Some(CachedBlock::Root(root)) = s.caches.blocks.get(&key) {
+            return Ok(root);
         }
         let mut head = [0u8; HEADER];
         self.reader(s)?
@@ -237,7 +236,11 @@ impl LayerFile {
         if root.index.is_empty() || root.filter.is_empty() {
             return Err(self.corrupt("the root block is empty"));
         }
-        Ok(Arc::clone(self.stored.root.get_or_init(|| Arc::new(root))))
+        let root = Arc::new(root);
+        s.caches
+            .blocks
+            .insert(key, CachedBlock::Root(Arc::clone(&root)));
+        Ok(root)
     }
 
     /// Whether the layer may hold `key`, whose hash is `hash`.

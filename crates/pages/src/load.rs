@@ -15,7 +15,7 @@ use crate::layer::{LayerKind, LayerMeta, Summary};
 use crate::layer_write::LayerWriter;
 use crate::manifest::{Edit, Manifest, Resume};
 use crate::store::{Store, random};
-use crate::time::time_key;
+use crate::time::{Sample, time_key};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -360,8 +360,13 @@ impl Loader {
         if let Some(mut out) = self.catalog.take() {
             // From now on it was there, whatever it was before elsewhere.
             if let Key::Other(key) = time_key() {
-                let now = self.store.config.clock.now_us().to_le_bytes();
-                write(&mut out, &key, lsn, &now).map_err(&failed)?;
+                let now = self.store.config.clock.now_us();
+                let sample = Sample {
+                    wall_us: now,
+                    steady_us: now,
+                    since: lsn,
+                };
+                write(&mut out, &key, lsn, &sample.encode()).map_err(&failed)?;
             }
             if let (Some(undo), Key::Other(key)) = (undo, state_key("undo")) {
                 write(&mut out, &key, lsn, &undo.encode()).map_err(&failed)?;

@@ -5,11 +5,16 @@
 //! second one and points to the one before it of its key. A page costs one
 //! entry of a hash map, so appending a version is one look-up and two appends.
 //! Readers and the one writer share a lock that the writer takes for a batch
-//! of mtrs, not for each.
+//! of mtrs, not for each. A reader holds it for [`SLICE`] versions at a time:
+//! versions stay where they are, so it can go on along a chain later.
+//!
+//! A page that is changed often gets a *base*: the page as of one of its
+//! versions, made by those who read it, where their walk ends. It is never
+//! written to disk.
 
 use crate::chain::{Chain, Kind, Want};
-use crate::key::{Key, page_to_u64};
-use parking_lot::RwLock;
+use crate::key::{Key, page_from_u64, page_to_u64};
+use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Bound;
@@ -19,10 +24,16 @@ use xylem_types::{Lsn, PageId};
 
 const UNIT: usize = 64 << 10;
 const VERSIONS_PER_CHUNK: usize = 4096;
+/// What the arena begins with.
+const FIRST_BYTES: usize = 4 << 10;
 const SHARDS: usize = 64;
 /// Sorted keys, pages to image, hashes: 8 bytes each.
 const FLUSH_BYTES_PER_KEY: usize = 24;
 const NONE: u32 = u32::MAX;
+/// Versions, and bytes of them, that a reader takes while it holds the lock.
+const SLICE: (usize, usize) = (512, 256 << 10);
+/// What a version costs a reader beside its bytes, in bytes.
+const VERSION_WEIGHT: u32 = 64;
 const LEN_MASK: u32 = (1 << 30) - 1;
 
 /// Multiplies and folds: page ids need no more, and no attacker chooses them.
@@ -47,6 +58,14 @@ impl Hasher for PageHasher {
 #[derive(Clone, Copy)]
 struct Head {
     last: u32,
+    /// What a reader has to gather of it: grows with versions and their bytes.
+    weight: u32,
+}
+
+/// A page as of one of its versions.
+struct Base {
+    version: u32,
+    bytes: Arc<[u8]>,
 }
 
 #[derive(Clone, Copy)]
@@ -60,8 +79,11 @@ struct Version {
 
 #[derive(Default)]
 struct Inner {
-    /// Each a multiple of [`UNIT`] in capacity; never grown.
+    /// Each has whole units of addresses. The first grows into them, since many
+    /// branches are written little; the others have their memory at once.
     arena: Vec<Vec<u8>>,
+    /// Addresses left in the last one.
+    room: usize,
     /// For each unit of the arena's address space, its chunk and that chunk's
     /// first unit.
     units: Vec<(u32, u32)>,
@@ -70,6 +92,8 @@ struct Inner {
     pages: Vec<HashMap<u64, Head, BuildHasherDefault<PageHasher>>>,
     others: BTreeMap<Vec<u8>, Head>,
     others_bytes: u64,
+    bases: HashMap<u64, Base, BuildHasherDefault<PageHasher>>,
+    bases_bytes: u64,
 }
 
 /// One mtr's, or several mtrs', versions on their way into a layer.
@@ -160,6 +184,10 @@ pub(crate) struct MemLayer {
     /// Bytes of records in it.
     records: AtomicU64,
     since: std::sync::OnceLock<std::time::Instant>,
+    /// A page is long when its weight reaches this, and each time again.
+    long_at: u32,
+    /// Pages that got long, until they are taken.
+    long: Mutex<Vec<PageId>>,
     /// The sum over all layers of all branches; reduced on drop.
     total: Arc<AtomicU64>,
 }
@@ -172,11 +200,7 @@ impl Drop for MemLayer {
 
 impl Inner {
     fn append(&mut self, bytes: &[u8], chunk_bytes: usize) -> Option<u32> {
-        let fits = self
-            .arena
-            .last()
-            .is_some_and(|c| c.capacity() - c.len() >= bytes.len());
-        if !fits {
+        if self.arena.is_empty() || self.room < bytes.len() {
             let units = bytes.len().max(chunk_bytes).div_ceil(UNIT).max(1);
             let first = u32::try_from(self.units.len()).ok()?;
             let chunk = self.arena.len() as u32;
@@ -186,14 +210,25 @@ impl Inner {
             }
             self.units
                 .extend(std::iter::repeat_n((chunk, first), units));
-            self.arena.push(Vec::with_capacity(units * UNIT));
-            self.arena_bytes += (units * UNIT + 24 + units * 8) as u64;
+            self.room = units * UNIT;
+            let now = if chunk == 0 { 0 } else { self.room };
+            self.arena.push(Vec::with_capacity(now));
+            self.arena_bytes += (now + 24 + units * 8) as u64;
         }
         let index = self.arena.len() - 1;
         let first = self.units.last()?.1;
         let chunk = self.arena.get_mut(index)?;
         let pos = first as usize * UNIT + chunk.len();
+        let before = chunk.capacity();
+        if before - chunk.len() < bytes.len() {
+            let whole = chunk.len() + self.room;
+            let wanted = (chunk.len() + bytes.len()).next_power_of_two();
+            let wanted = wanted.clamp(FIRST_BYTES.min(whole), whole);
+            chunk.reserve_exact(wanted - chunk.len());
+        }
+        self.arena_bytes += (chunk.capacity() - before) as u64;
         chunk.extend_from_slice(bytes);
+        self.room -= bytes.len();
         u32::try_from(pos).ok()
     }
 
@@ -217,22 +252,6 @@ impl Inner {
             .copied()
     }
 
-    fn push_version(&mut self, v: Version) -> u32 {
-        if self
-            .versions
-            .last()
-            .is_none_or(|c| c.len() == VERSIONS_PER_CHUNK)
-        {
-            self.versions.push(Vec::with_capacity(VERSIONS_PER_CHUNK));
-        }
-        let full = self.versions.len() - 1;
-        let Some(chunk) = self.versions.last_mut() else {
-            return NONE;
-        };
-        chunk.push(v);
-        (full * VERSIONS_PER_CHUNK + chunk.len() - 1) as u32
-    }
-
     fn head(&self, key: &Key) -> Option<Head> {
         match key {
             Key::Page(page) => {
@@ -245,13 +264,38 @@ impl Inner {
 
     fn memory(&self) -> u64 {
         let maps: usize = self.pages.iter().map(HashMap::capacity).sum();
+        let further = self.versions.len().saturating_sub(1) * VERSIONS_PER_CHUNK;
+        let versions = self.versions.first().map_or(0, Vec::capacity) + further;
         // 16 bytes for key and head and 1 control byte, at most 7/8 full; and
         // what the flush will need for each key, which it takes in passing.
         self.arena_bytes
-            + (self.versions.len() * (VERSIONS_PER_CHUNK * 16 + 24)) as u64
+            + (versions * 16 + self.versions.len() * 24) as u64
             + (maps * (20 + FLUSH_BYTES_PER_KEY)) as u64
             + self.others_bytes
+            + self.bases_bytes
     }
+}
+
+/// Appends a version; answers where it lies.
+fn push_version(versions: &mut Vec<Vec<Version>>, v: Version) -> u32 {
+    if versions
+        .last()
+        .is_none_or(|c| c.len() == VERSIONS_PER_CHUNK)
+    {
+        // The first grows, as the arena's does.
+        let capacity = if versions.is_empty() {
+            0
+        } else {
+            VERSIONS_PER_CHUNK
+        };
+        versions.push(Vec::with_capacity(capacity));
+    }
+    let full = versions.len() - 1;
+    let Some(chunk) = versions.last_mut() else {
+        return NONE;
+    };
+    chunk.push(v);
+    (full * VERSIONS_PER_CHUNK + chunk.len() - 1) as u32
 }
 
 fn shard(page: u64) -> usize {
@@ -261,8 +305,8 @@ fn shard(page: u64) -> usize {
 
 impl MemLayer {
     /// An empty layer whose versions all come after `start`, or at it for side
-    /// files.
-    pub(crate) fn new(start: Lsn, total: Arc<AtomicU64>) -> MemLayer {
+    /// files. `long_at`: see [`MemLayer::take_long`].
+    pub(crate) fn new(start: Lsn, total: Arc<AtomicU64>, long_at: u64) -> MemLayer {
         let inner = Inner {
             pages: (0..SHARDS).map(|_| HashMap::default()).collect(),
             ..Inner::default()
@@ -273,6 +317,8 @@ impl MemLayer {
             memory: AtomicU64::new(0),
             records: AtomicU64::new(0),
             since: std::sync::OnceLock::new(),
+            long_at: u32::try_from(long_at).unwrap_or(u32::MAX).max(1),
+            long: Mutex::new(Vec::new()),
             total,
         }
     }
@@ -318,38 +364,37 @@ impl MemLayer {
             let Some(map) = inner.pages.get_mut(shard(*page)) else {
                 continue;
             };
-            let head = map.entry(*page).or_insert(Head { last: NONE });
+            let head = map.entry(*page).or_insert(Head {
+                last: NONE,
+                weight: 0,
+            });
             let v = version(staged, head.last, self.start);
-            if inner
-                .versions
-                .last()
-                .is_none_or(|c| c.len() == VERSIONS_PER_CHUNK)
-            {
-                inner.versions.push(Vec::with_capacity(VERSIONS_PER_CHUNK));
-            }
-            let full = inner.versions.len() - 1;
-            if let Some(chunk) = inner.versions.last_mut() {
-                chunk.push(v);
-                head.last = (full * VERSIONS_PER_CHUNK + chunk.len() - 1) as u32;
+            head.last = push_version(&mut inner.versions, v);
+            let before = head.weight;
+            head.weight = match staged.kind.ends_walk() {
+                true => 0,
+                false => before
+                    .saturating_add(staged.len)
+                    .saturating_add(VERSION_WEIGHT),
+            };
+            if before / self.long_at < head.weight / self.long_at {
+                self.long.lock().push(page_from_u64(*page));
             }
         }
         for (key, staged) in &batch.others {
             let old = inner.others.get(key).copied();
             let v = version(staged, old.map_or(NONE, |h| h.last), self.start);
-            let last = inner.push_version(v);
+            let last = push_version(&mut inner.versions, v);
             match inner.others.get_mut(key) {
-                Some(head) => *head = Head { last },
+                Some(head) => head.last = last,
                 None => {
                     inner.others_bytes += (2 * key.len() + 96 + FLUSH_BYTES_PER_KEY) as u64;
-                    inner.others.insert(key.clone(), Head { last });
+                    inner.others.insert(key.clone(), Head { last, weight: 0 });
                 }
             }
         }
         self.since.get_or_init(std::time::Instant::now);
-        let now = inner.memory();
-        let before = self.memory.swap(now, Ordering::AcqRel);
-        self.total
-            .fetch_add(now.wrapping_sub(before), Ordering::AcqRel);
+        self.account(inner);
         self.records
             .fetch_add(batch.bytes.len() as u64, Ordering::AcqRel);
         true
@@ -360,8 +405,17 @@ impl MemLayer {
         lsn.bytes_since(self.start) < u64::from(u32::MAX) / 2
     }
 
+    /// The pages whose chains have grown long since the last call: reading them
+    /// takes a while, unless they get a base.
+    pub(crate) fn take_long(&self) -> Vec<PageId> {
+        let mut long = std::mem::take(&mut *self.long.lock());
+        long.sort_unstable();
+        long.dedup();
+        long
+    }
+
     /// Gathers the wanted versions of `key`. `None`: with `wait` false, the
-    /// writer was in the way.
+    /// writer was in the way, or there is more than a slice of them.
     pub(crate) fn collect(
         &self,
         key: &Key,
@@ -369,31 +423,119 @@ impl MemLayer {
         wait: bool,
         out: &mut Chain,
     ) -> Option<()> {
-        let inner = if wait {
-            self.inner.read()
-        } else {
-            self.inner.try_read()?
+        let mut at = None;
+        loop {
+            let inner = if wait {
+                self.inner.read()
+            } else {
+                self.inner.try_read()?
+            };
+            let Some(head) = inner.head(key) else {
+                return Some(());
+            };
+            let mut next = at.unwrap_or(head.last);
+            let base = match key {
+                Key::Page(page) if !out.is_history() => inner.bases.get(&page_to_u64(*page)),
+                _ => None,
+            };
+            let (_, begun) = out.size();
+            for _ in 0..SLICE.0 {
+                let Some(v) = inner.version(next) else {
+                    return Some(());
+                };
+                let lsn = self.lsn_of(v);
+                let (kind, bytes) = match base.filter(|b| b.version == next && lsn <= want.at) {
+                    Some(base) => (Kind::Image, &*base.bytes),
+                    None => (kind_of(v), inner.record(v)),
+                };
+                if !out.offer(want, lsn, kind, bytes) {
+                    return Some(());
+                }
+                next = v.prev;
+                if out.size().1 - begun >= SLICE.1 {
+                    break;
+                }
+            }
+            // One layer may have little and the next one more.
+            let (versions, bytes) = out.size();
+            let more = next != NONE;
+            if !wait && (more || versions > SLICE.0 || bytes > SLICE.1) {
+                return None;
+            }
+            if !more {
+                return Some(());
+            }
+            at = Some(next);
+        }
+    }
+
+    fn lsn_of(&self, v: Version) -> Lsn {
+        Lsn(self.start.0 + u64::from(v.lsn_offset))
+    }
+
+    /// Takes `bytes` as the page's base: what it is at `at`, nothing before
+    /// `floor` counting. All bases together take `limit` bytes at most. False
+    /// when the layer has no version of the page that this could stand for.
+    pub(crate) fn set_base(
+        &self,
+        page: PageId,
+        at: Lsn,
+        floor: Lsn,
+        bytes: &Arc<[u8]>,
+        limit: u64,
+    ) -> bool {
+        let key = page_to_u64(page);
+        let mut inner = self.inner.write();
+        let inner = &mut *inner;
+        let Some(head) = inner.head(&Key::Page(page)) else {
+            return false;
         };
-        let Some(head) = inner.head(key) else {
-            return Some(());
-        };
-        let mut at = head.last;
-        while let Some(v) = inner.version(at) {
-            let kind = kind_of(v);
-            let lsn = Lsn(self.start.0 + u64::from(v.lsn_offset));
-            if !out.offer(want, lsn, kind, inner.record(v)) {
+        // What has come since.
+        let mut next = head.last;
+        let mut found = None;
+        for _ in 0..SLICE.0 {
+            let Some(v) = inner.version(next) else { break };
+            let lsn = self.lsn_of(v);
+            if lsn <= at {
+                found = (lsn >= floor).then_some(next);
                 break;
             }
-            at = v.prev;
+            next = v.prev;
         }
-        Some(())
+        let Some(version) = found else { return false };
+        let old = inner.bases.get(&key);
+        let freed = old.map_or(0, |b| b.bytes.len() as u64);
+        let size = inner.bases_bytes - freed + bytes.len() as u64;
+        if old.is_some_and(|b| b.version >= version) || size > limit {
+            return true;
+        }
+        let bytes = Arc::clone(bytes);
+        inner.bases.insert(key, Base { version, bytes });
+        inner.bases_bytes = size;
+        if let Some(head) = inner
+            .pages
+            .get_mut(shard(key))
+            .and_then(|m| m.get_mut(&key))
+        {
+            head.weight = 0;
+        }
+        self.account(inner);
+        true
+    }
+
+    /// Counts what it takes now.
+    fn account(&self, inner: &Inner) {
+        let now = inner.memory();
+        let before = self.memory.swap(now, Ordering::AcqRel);
+        self.total
+            .fetch_add(now.wrapping_sub(before), Ordering::AcqRel);
     }
 
     /// The LSN of the newest version of `key`.
     pub(crate) fn newest(&self, key: &Key) -> Option<Lsn> {
         let inner = self.inner.read();
         let v = inner.version(inner.head(key)?.last)?;
-        Some(Lsn(self.start.0 + u64::from(v.lsn_offset)))
+        Some(self.lsn_of(v))
     }
 
     /// Its page keys, sorted.
@@ -453,8 +595,7 @@ impl MemLayer {
     ) -> Result<(), E> {
         let inner = self.inner.read();
         for v in &versions.0 {
-            let lsn = Lsn(self.start.0 + u64::from(v.lsn_offset));
-            each(lsn, kind_of(*v), inner.record(*v))?;
+            each(self.lsn_of(*v), kind_of(*v), inner.record(*v))?;
         }
         Ok(())
     }

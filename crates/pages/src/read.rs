@@ -200,6 +200,10 @@ impl Branch {
                 let bytes: Arc<[u8]> = bytes.into();
                 // An old version helps nobody else.
                 if newest {
+                    if applied as u64 * 64 >= s.store.config.long_chain_bytes {
+                        // Others need not do the same again.
+                        s.keep_base(page, lsn, &info, &bytes);
+                    }
                     let entry = Arc::new(CachedPage::new(Arc::clone(&bytes), lsn));
                     s.store.caches.pages.insert(key, entry);
                 }

@@ -81,6 +81,8 @@ counters! {
     redo_bytes,
     /// Side-file operations ingested.
     file_ops,
+    /// Times at which the log's clock was set or not watched: see [`crate::Clock`].
+    clock_steps,
     /// Times that ingest waited for memory.
     ingest_waits,
     /// Layers flushed.

@@ -3,6 +3,7 @@
 use crate::api::{StoreConfig, StoreError};
 use crate::branch::{Shared, folder};
 use crate::cache::Caches;
+use crate::collapse::Waiting;
 use crate::files::Place;
 use crate::materialise::{InnoDb, Materialise};
 use parking_lot::{Condvar, Mutex};
@@ -24,6 +25,7 @@ pub struct Store {
     pub(crate) room_lock: Mutex<()>,
     pub(crate) room: Condvar,
     started: watch::Sender<bool>,
+    pub(crate) long_pages: Arc<Waiting>,
 }
 
 impl Store {
@@ -53,6 +55,7 @@ impl Store {
             room_lock: Mutex::new(()),
             room: Condvar::new(),
             started: watch::Sender::new(false),
+            long_pages: Arc::default(),
         }))
     }
 

@@ -61,6 +61,7 @@ impl Store {
     /// # Errors
     /// When no thread can be started.
     pub fn start_upkeep(self: &Arc<Store>) -> Result<(), StoreError> {
+        self.start_collapse()?;
         let store = Arc::downgrade(self);
         start("pages-upkeep", move || run(&store))?;
         let store = Arc::downgrade(self);

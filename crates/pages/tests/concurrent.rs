@@ -4,11 +4,14 @@
 mod common;
 
 use common::redo::{after, mtr};
-use common::{MemLog, catch_up, open, small};
+use common::{BRANCH, MemLog, catch_up, open, place, small};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use xylem_pages::{Branch, ReadAt, ReadError};
+use std::time::{Duration, Instant};
+use xylem_pages::{Branch, ReadAt, ReadError, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{Lsn, PageId};
+use xylem_wal::Log;
 
 const PAGES: u32 = 40;
 
@@ -142,5 +145,84 @@ fn a_dropped_tablespace_is_gone_at_once_and_there_before() {
         let gone = branch.get_page(id, ReadAt::Newest);
         assert!(matches!(gone, Err(ReadError::NoSuchTablespace { .. })));
         branch.get_page(id, ReadAt::Lsn(before)).unwrap();
+    }
+}
+
+/// A counter that many mtrs have raised, all of them in the open layer: a read
+/// of it must not apply them all, least of all one that must not block.
+#[test]
+fn a_page_that_changes_all_the_time_is_short_to_read() {
+    const CHANGES: u32 = 100_000;
+    let dir = tempfile::tempdir().unwrap();
+    let log = MemLog::new();
+    let store = Store::open(StoreConfig::default(), place(dir.path())).unwrap();
+    store.start_ingest();
+    let as_log = Arc::clone(&log) as Arc<dyn Log>;
+    let branch = Branch::open(Arc::clone(&store), BRANCH, as_log, None).unwrap();
+    let (hot, quiet) = (PageId::new(7, 1), PageId::new(7, 2));
+    let mut lsn = Lsn::FIRST;
+    log.epoch(lsn);
+    let mut middle = Lsn::ZERO;
+    let flags = SpaceFlags::full_crc32_of(16384).unwrap().raw();
+    let begin = [
+        mtr(|m| {
+            m.create(7, "./db/t.ibd");
+        }),
+        mtr(|m| {
+            m.header(7, 10, flags).init(hot).init(quiet);
+        }),
+    ];
+    log.redo(lsn, &begin.concat());
+    lsn = begin.iter().fold(lsn, |lsn, mtr| after(lsn, mtr));
+    let mut frame = Vec::new();
+    let mut start = lsn;
+    for n in 1..=CHANGES {
+        let bytes = mtr(|m| {
+            m.write(hot, 100, &n.to_be_bytes());
+        });
+        lsn = after(lsn, &bytes);
+        frame.extend(bytes);
+        if n == CHANGES / 2 {
+            middle = lsn;
+        }
+        if frame.len() > 100_000 || n == CHANGES {
+            log.redo(start, &std::mem::take(&mut frame));
+            start = lsn;
+        }
+    }
+    catch_up(&branch, &log);
+    // What is known of the tablespace is remembered.
+    branch.get_page(quiet, ReadAt::Newest).unwrap();
+    assert!(branch.get_page_cached(quiet).is_some());
+    assert!(
+        branch.get_page_cached(hot).is_none(),
+        "too much for a read in memory"
+    );
+    let applied = || {
+        let before = branch.stats().records_applied;
+        let page = branch.get_page(hot, ReadAt::Lsn(lsn)).unwrap();
+        assert_eq!(value(&page.bytes), CHANGES);
+        branch.stats().records_applied - before
+    };
+    assert!(applied() >= u64::from(CHANGES));
+    store.start_upkeep().unwrap();
+    let until = Instant::now() + Duration::from_secs(60);
+    while applied() > u64::from(CHANGES) / 5 {
+        assert!(Instant::now() < until, "reads still apply {}", applied());
+        std::thread::yield_now();
+    }
+    println!("a read applies {} of {CHANGES} changes", applied());
+    // The past is what it was, and so is what reaches disk.
+    for flushed in [false, true] {
+        for at in [lsn, middle, Lsn(middle.0 + 1)] {
+            let page = branch.get_page(hot, ReadAt::Lsn(at)).unwrap();
+            let expected = if at == lsn { CHANGES } else { CHANGES / 2 };
+            assert_eq!(value(&page.bytes), expected, "flushed: {flushed}");
+        }
+        assert_eq!(
+            value(&branch.get_page(hot, ReadAt::Newest).unwrap().bytes),
+            CHANGES
+        );
+        branch.flush_now();
     }
 }

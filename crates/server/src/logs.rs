@@ -17,7 +17,11 @@ use xylem_types::BranchId;
 use xylem_wal::backup::{self, Backup, BackupConfig, Floor};
 use xylem_wal::local::{LocalLog, LocalLogConfig};
 use xylem_wal::object::{ObjectLog, ObjectLogConfig};
-use xylem_wal::{Log, LogError, Position};
+use xylem_wal::{Log, LogError, Memory, Position};
+
+/// One part in so many of the server's memory is for logs, the others are for
+/// pages.
+pub(crate) const LOG_SHARE: u64 = 8;
 
 /// The folder of the object store with one for each branch's log.
 const LOGS: &str = "logs";
@@ -30,6 +34,8 @@ pub struct Logs {
     /// This server's right to the project: greater than any before.
     claim: u64,
     stage: Stage,
+    /// What all of them hold in memory.
+    memory: Memory,
 }
 
 /// What a log that is not there means.
@@ -84,6 +90,7 @@ impl Logs {
                 ServerError::io("cannot open the store of logs".to_owned(), source.into())
             })
         };
+        let memory = Memory::new(config.memory.0 / LOG_SHARE);
         let home = match config.log_store {
             LogStore::Object => LogHome::Object(bucket()?),
             LogStore::Local => {
@@ -96,6 +103,7 @@ impl Logs {
                     data_dir: config.data_dir.clone(),
                     settings: LocalLogConfig {
                         segment_bytes: config.log_segment_size.0,
+                        memory: memory.clone(),
                         ..LocalLogConfig::default()
                     },
                     copies,
@@ -109,11 +117,17 @@ impl Logs {
         Ok(Logs {
             home,
             claim,
+            memory,
             stage: match restoring {
                 true => Stage::Restoring,
                 false => Stage::Opening,
             },
         })
+    }
+
+    /// Bytes that all of them hold in memory.
+    pub(crate) fn memory_used(&self) -> u64 {
+        self.memory.used()
     }
 
     /// Every branch that there is has been opened.
@@ -131,7 +145,10 @@ impl Logs {
         match &self.home {
             LogHome::Object(bucket) => {
                 let objects = bucket.objects();
-                let settings = ObjectLogConfig::new(objects.handle().clone());
+                let settings = ObjectLogConfig {
+                    memory: self.memory.clone(),
+                    ..ObjectLogConfig::new(objects.handle().clone())
+                };
                 let prefix = objects.path(&format!("{LOGS}/{id}"));
                 let opening = ObjectLog::open(Arc::clone(objects.store()), prefix, settings);
                 Ok(OpenedLog {

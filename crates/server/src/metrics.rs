@@ -133,12 +133,17 @@ pub struct Metrics {
 type Read = fn(&BranchStats) -> u64;
 
 /// Counters of the page store: name, help, where it is.
-const MIRRORED: [(&str, &str, Read); 25] = [
+const MIRRORED: [(&str, &str, Read); 26] = [
     ("ingest_bytes", "Redo ingested", |s| s.redo_bytes),
     ("ingest_mtrs", "Mini-transactions ingested", |s| s.mtrs),
     ("ingest_file_ops", "Side-file operations ingested", |s| {
         s.file_ops
     }),
+    (
+        "clock_steps",
+        "Times at which the system clock was found set, or not watched",
+        |s| s.clock_steps,
+    ),
     ("ingest_waits", "Times that ingest waited for memory", |s| {
         s.ingest_waits
     }),

@@ -74,6 +74,13 @@ pub struct Opened {
     pub changes: tokio::sync::Mutex<()>,
 }
 
+impl Opened {
+    /// Bytes of memory that pages and logs hold.
+    pub fn memory_used(&self) -> u64 {
+        self.store.memory_used() + self.logs.memory_used()
+    }
+}
+
 /// Counts a stream as open, and says when it must end.
 pub struct StreamTicket {
     /// Cancelled when the server's patience ends, or the branch is removed.
@@ -183,7 +190,7 @@ impl Node {
                 self.metrics.set_branch(&branch.name(), &branch.state());
             }
             self.metrics
-                .set_memory(opened.store.memory_used(), self.config.memory.0);
+                .set_memory(opened.memory_used(), self.config.memory.0);
         }
         self.metrics.encode()
     }

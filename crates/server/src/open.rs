@@ -4,7 +4,7 @@ use crate::branch::OpenBranch;
 use crate::branches::{BranchRef, Branches};
 use crate::config::ServerConfig;
 use crate::error::ServerError;
-use crate::logs::Logs;
+use crate::logs::{LOG_SHARE, Logs};
 use crate::node::{Node, Opened};
 use crate::project::catalog::{self, Catalog, CatalogError};
 use crate::project::log_home::{self, LogState};
@@ -139,7 +139,7 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
     let mut logs = Logs::new(config, catalog.number(), restoring)?;
     sweep(&logs, &*place, &catalog)?;
     let settings = StoreConfig {
-        memory_bytes: config.memory.0,
+        memory_bytes: config.memory.0 - config.memory.0 / LOG_SHARE,
         open_layer_bytes: config.open_layer_size.0,
         history: config.history.0,
         scrub_bytes_per_second: config.scrub_bytes_per_second.0,

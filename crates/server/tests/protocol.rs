@@ -4,7 +4,7 @@
 mod common;
 
 use bytes::{Buf, BufMut, Bytes};
-use common::redo::{mark, marked, verify};
+use common::redo::{self, mark, marked, verify};
 use common::{Server, args, config, page, refused, with, with_database};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, Value};
@@ -16,7 +16,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
-use xylem_proto::control::{ListBranchesRequest, StatusRequest};
+use xylem_proto::control::{GetTablespaceRequest, ListBranchesRequest, StatusRequest};
 use xylem_proto::pageserver::{GetPageRequest, GetPagesRequest, PageStreamRequest, PingRequest};
 
 async fn reflect(server: &Server, ask: MessageRequest) -> MessageResponse {
@@ -266,6 +266,39 @@ async fn corrupt_redo_is_data_loss_and_the_server_is_not_ready() {
         .unwrap()
         .into_inner();
     assert_eq!(marked(&got.page), 0xaabb_ccdd);
+}
+
+/// After a restart the log's tail is read again, here up to where it is not
+/// understood. Reads that name an LSN before that do not wait for the rest;
+/// those that name none would miss what was acknowledged.
+#[tokio::test]
+async fn after_a_restart_reads_wait_for_what_they_ask_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let (_, mut writer) = with_database(&server).await;
+    let good = writer.lsn;
+    // Well framed; but no file has such a name.
+    writer.redo(redo::tablespace(7, "./a\0b.ibd", 4)).await;
+    writer.durable().await;
+    server.crash();
+    let server = Server::start(dir.path());
+    let mut pages = server.pages().await;
+    let request = GetPageRequest {
+        min_lsn: good,
+        ..page(5, 3)
+    };
+    let got = pages.get_page(request).await.unwrap().into_inner();
+    assert_eq!(marked(&got.page), 0xaabb_ccdd);
+    let request = GetTablespaceRequest {
+        space_id: 5,
+        min_lsn: good,
+        ..GetTablespaceRequest::default()
+    };
+    let mut control = server.control().await;
+    let got = control.get_tablespace(request).await.unwrap().into_inner();
+    assert_eq!(got.space_id, 5);
+    let status = refused(pages.get_page(page(5, 3)).await);
+    assert_eq!(status.code(), Code::DataLoss, "{status:?}");
 }
 
 #[tokio::test]

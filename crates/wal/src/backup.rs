@@ -157,7 +157,7 @@ impl Backup {
         let state = self.shared.state.lock();
         let ended = state.ended.as_ref().and_then(|e| e.as_ref().err());
         let age = state.oldest_us.map(|oldest| {
-            Duration::from_micros(self.shared.config.clock.now().saturating_sub(oldest))
+            Duration::from_micros(self.shared.config.clock.now_us().saturating_sub(oldest))
         });
         // Not seen yet, or not where the store is known to be.
         let unseen = state.position.unwrap_or_default() < end;

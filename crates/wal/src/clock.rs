@@ -1,38 +1,71 @@
-//! The clock that entries take their time from.
+//! The clock that entries take their time from, and how a log notices that
+//! somebody set it.
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::LazyLock;
+use std::time::{Instant, SystemTime};
 
-/// Tells the time in microseconds since 1970. It may go back; a log does not
-/// follow it there. Clones are the same clock.
+/// The wall clock and the steady clock of a process may drift apart by this
+/// before the wall clock counts as set, in microseconds. Time servers that
+/// steer a clock stay far below.
+pub(crate) const STEP_US: u64 = 10_000_000;
+
+type Source = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Tells the time in microseconds since 1970, which may jump, and counts
+/// microseconds on a steady clock, which does not. Clones are the same clock.
 #[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> u64 + Send + Sync>);
+pub struct Clock {
+    now: Source,
+    steady: Source,
+}
 
 impl Clock {
-    /// A clock that says what `now` returns.
+    /// A clock that says what `now` returns, and is steady as it is.
     pub fn new(now: impl Fn() -> u64 + Send + Sync + 'static) -> Clock {
-        Clock(Arc::new(now))
+        let now: Source = Arc::new(now);
+        Clock {
+            steady: Arc::clone(&now),
+            now,
+        }
     }
 
-    /// The system's clock.
+    /// A clock that says what `now` returns. `steady` counts microseconds from
+    /// anywhere, in step with real time.
+    pub fn with_steady(
+        now: impl Fn() -> u64 + Send + Sync + 'static,
+        steady: impl Fn() -> u64 + Send + Sync + 'static,
+    ) -> Clock {
+        Clock {
+            now: Arc::new(now),
+            steady: Arc::new(steady),
+        }
+    }
+
+    /// The system's clocks.
     pub fn system() -> Clock {
-        Clock::new(|| {
-            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-            // Before 1970, or after the year 500000: the clock is not set.
-            since.map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(0))
-        })
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        LazyLock::force(&START);
+        Clock::with_steady(
+            || {
+                let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                // Before 1970, or after the year 500000: the clock is not set.
+                since.map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(0))
+            },
+            || u64::try_from(START.elapsed().as_micros()).unwrap_or(u64::MAX),
+        )
     }
 
-    /// What it says now.
-    pub(crate) fn now(&self) -> u64 {
-        (self.0)()
+    /// Microseconds since 1970.
+    pub fn now_us(&self) -> u64 {
+        (self.now)()
     }
 
-    /// What it says now, but never less than `last`, which it replaces.
-    pub(crate) fn after(&self, last: &mut u64) -> u64 {
-        *last = (self.0)().max(*last);
-        *last
+    /// Microseconds of the steady clock. Only differences within a process
+    /// mean anything.
+    pub fn steady_us(&self) -> u64 {
+        (self.steady)()
     }
 }
 
@@ -44,6 +77,72 @@ impl Default for Clock {
 
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Clock")
+        write!(f, "Clock({} µs)", self.now_us())
+    }
+}
+
+/// When an entry is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// Microseconds since 1970.
+    pub time_us: u64,
+    /// The steady clock does not vouch for the time since the entry before.
+    pub stepped: bool,
+}
+
+/// Gives the entries of one log their times, one writer at a time.
+///
+/// While the wall clock and the steady clock agree, times follow the wall clock
+/// and never go back. Where they part by more than [`STEP_US`], somebody set
+/// the wall clock, or the machine slept: the entry takes what the wall clock
+/// says, back or forth, and is marked. A log that is opened expects that no
+/// time has passed since its last entry, because no steady clock tells; so
+/// after a pause its first entry is marked too.
+#[derive(Debug)]
+pub(crate) struct Stamps {
+    clock: Clock,
+    /// When the log was opened, by the steady clock.
+    opened_us: u64,
+    /// The wall clock and the steady clock when they were last taken for equal.
+    agreed: Option<(u64, u64)>,
+}
+
+impl Stamps {
+    /// For a log that is opened now.
+    pub fn new(clock: Clock) -> Stamps {
+        Stamps {
+            opened_us: clock.steady_us(),
+            clock,
+            agreed: None,
+        }
+    }
+
+    /// The stamp of an entry written now; `last_us` is the time of the entry
+    /// before, 0 when there is none, and becomes that of this one.
+    pub fn next(&mut self, last_us: &mut u64) -> Stamp {
+        let (now, steady) = (self.clock.now_us(), self.clock.steady_us());
+        let first = self.agreed.is_none();
+        let (wall, since) = *self.agreed.get_or_insert((*last_us, self.opened_us));
+        let expected = wall.saturating_add(steady.saturating_sub(since));
+        let begins = first && *last_us == 0;
+        let stepped = !begins && now.abs_diff(expected) > STEP_US;
+        if begins || stepped {
+            self.agreed = Some((now, steady));
+        }
+        if stepped && (!first || now < *last_us) {
+            tracing::warn!(
+                now_us = now,
+                expected_us = expected,
+                "the system clock jumped, or the machine slept: history is kept by the steady clock, and a moment between the two times can only be named by its LSN"
+            );
+        }
+        *last_us = match stepped {
+            true => now,
+            false => now.max(*last_us),
+        };
+        Stamp {
+            time_us: *last_us,
+            stepped,
+        }
     }
 }

@@ -99,6 +99,9 @@ const CASES: &[(&str, Case)] = &[
     ("times do not go back with the clock", |s| {
         Box::pin(times::never_back(s))
     }),
+    ("a clock that is set is followed and told", |s| {
+        Box::pin(times::steps(s))
+    }),
     ("frames are numbered without a gap", |s| {
         Box::pin(line::numbering(s))
     }),

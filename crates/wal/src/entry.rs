@@ -32,11 +32,16 @@ pub(crate) struct EntryHeader {
     /// A frame's or begin's start; for a seal the end of the redo before it.
     pub lsn: Lsn,
     /// When it was written: microseconds since 1970, never less than that of
-    /// an entry before it.
+    /// the entry before it, unless it is `stepped`.
     pub time_us: u64,
     /// What the payload is.
     pub kind: u8,
+    /// See [`crate::Entry::stepped`].
+    pub stepped: bool,
 }
+
+/// Bit of an entry's flags: it is `stepped`.
+const STEPPED: u8 = 1;
 
 impl EntryHeader {
     /// The header's bytes in a segment of that salt.
@@ -51,6 +56,7 @@ impl EntryHeader {
         out[40..48].copy_from_slice(&self.lsn.0.to_le_bytes());
         out[48..56].copy_from_slice(&self.time_us.to_le_bytes());
         out[56] = self.kind;
+        out[57] = if self.stepped { STEPPED } else { 0 };
         let crc = header_crc(salt, &out);
         out[0..4].copy_from_slice(&crc.to_le_bytes());
         out
@@ -71,12 +77,18 @@ impl EntryHeader {
             lsn: Lsn(u64_at(bytes, 40)),
             time_us: u64_at(bytes, 48),
             kind: bytes[56],
+            stepped: bytes[57] & STEPPED != 0,
         })
     }
 
     /// The header at the beginning of `bytes`, if one is whole there.
     pub fn decode_prefix(salt: u64, bytes: &[u8]) -> Option<EntryHeader> {
         EntryHeader::decode(salt, bytes.first_chunk()?)
+    }
+
+    /// Whether its time may stand behind an entry of time `before_us`.
+    pub fn time_follows(&self, before_us: u64) -> bool {
+        self.stepped || self.time_us >= before_us
     }
 
     /// Bytes the entry takes, header and payload.

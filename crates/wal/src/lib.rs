@@ -14,6 +14,7 @@ mod entry;
 mod failure;
 mod line;
 pub mod local;
+mod memory;
 pub mod object;
 mod queue;
 mod remote;
@@ -22,6 +23,7 @@ pub use backup::{Backup, BackupConfig, BackupStatus};
 pub use clock::Clock;
 pub use entropy::Entropy;
 pub use local::{LocalLog, LocalLogConfig};
+pub use memory::Memory;
 pub use object::{ObjectLog, ObjectLogConfig};
 pub use remote::Retry;
 
@@ -75,8 +77,13 @@ pub struct Entry {
     /// The epoch under which it was written.
     pub epoch: Epoch,
     /// When the log wrote it, by the server's clock: microseconds since 1970.
-    /// Never less than that of an entry before it. 0: not known.
+    /// Never less than that of the entry before it, unless it is `stepped`.
+    /// 0: not known.
     pub time_us: u64,
+    /// No steady clock vouches for the time between the entry before and this
+    /// one: the server's clock was set, back or forth, or the log was opened
+    /// again in between.
+    pub stepped: bool,
     /// What it is.
     pub record: Record,
 }
@@ -185,7 +192,10 @@ pub enum LogError {
 ///    resend: it is accepted and ignored.
 /// 5. Readers see only durable entries.
 /// 6. An entry's time is what the clock said when the entry was written, or
-///    that of the entry before it where the clock has gone back.
+///    that of the entry before it where the clock has gone back a little. Where
+///    the clock has gone 10 s further than a steady clock, or back, the entry
+///    is `stepped`; so is the first after the log was opened, unless its time
+///    is that of the entry before it to 10 s.
 pub trait Log: Send + Sync + 'static {
     /// Makes a new epoch: one more than any before. Durable on return; older
     /// epochs are refused from here on. The `Durable` returned stands after

@@ -19,7 +19,7 @@ use crate::disk::{Disk, os::OsDisk};
 use crate::entry::{ENTRY_HEADER_BYTES, payload};
 use crate::line::Taken;
 use crate::queue::{self, Queued};
-use crate::{BoxFuture, Clock, Durable, Log, LogError, LogReader, Position};
+use crate::{BoxFuture, Clock, Durable, Log, LogError, LogReader, Memory, Position};
 pub(crate) use create::Maker;
 pub(crate) use reader::Reader;
 use segments::Name;
@@ -51,6 +51,8 @@ pub struct LocalLogConfig {
     pub spare_segments: usize,
     /// How long to wait before trying again for room on a full disk.
     pub retry: Duration,
+    /// What all logs may hold together. `queue_bytes` counts in it.
+    pub memory: Memory,
     /// Where entries get their time from.
     pub clock: Clock,
 }
@@ -65,6 +67,7 @@ impl Default for LocalLogConfig {
             read_ahead_bytes: 1 << 20,
             spare_segments: 2,
             retry: Duration::from_secs(1),
+            memory: Memory::default(),
             clock: Clock::system(),
         }
     }

@@ -20,7 +20,9 @@ use crate::failure::Failure;
 use crate::line::Taken;
 use crate::queue::{self, Queued};
 use crate::remote::Remote;
-use crate::{BoxFuture, Clock, Durable, Entropy, Log, LogError, LogReader, Position, Retry};
+use crate::{
+    BoxFuture, Clock, Durable, Entropy, Log, LogError, LogReader, Memory, Position, Retry,
+};
 use format::WriterId;
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -67,6 +69,8 @@ pub struct ObjectLogConfig {
     pub patience: Duration,
     /// How long closing waits for what is queued.
     pub drain: Duration,
+    /// What all logs may hold together. `queue_bytes` counts in it.
+    pub memory: Memory,
     /// Where entries get their time from.
     pub clock: Clock,
     /// Where the random bytes come from that tell writers apart.
@@ -89,6 +93,7 @@ impl ObjectLogConfig {
             retry: Retry::default(),
             patience: Duration::from_secs(60),
             drain: Duration::from_secs(30),
+            memory: Memory::default(),
             clock: Clock::system(),
             entropy: Entropy::system(),
         }
@@ -401,6 +406,7 @@ impl Log for ObjectLog {
         }
         let number = format::number_and_index(before).0.min(state.known);
         if self.shared.first.fetch_max(number, Ordering::SeqCst) < number {
+            self.shared.cache.lock().forget_before(number);
             self.shared.trim.notify_one();
         }
         Ok(())

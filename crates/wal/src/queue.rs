@@ -4,6 +4,7 @@ use crate::LogError;
 use crate::entry::ENTRY_HEADER_BYTES;
 use crate::entry::payload::{self, Payload};
 use crate::line::{Line, Taken};
+use crate::memory::{Memory, Part};
 use std::collections::VecDeque;
 use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
 
@@ -88,17 +89,21 @@ pub(crate) struct Queue {
     pub entries: VecDeque<Queued>,
     /// Bytes accepted and not yet durable.
     pub bytes: u64,
+    /// The same of the budget that all logs share.
+    part: Part,
     /// Bytes ever accepted, from what the backend began with.
     pub accepted: u64,
 }
 
 impl Queue {
-    /// An empty queue behind entries that make `line`.
-    pub fn new(line: Line, accepted: u64) -> Queue {
+    /// An empty queue behind entries that make `line`. What it holds counts in
+    /// `memory`.
+    pub fn new(line: Line, accepted: u64, memory: &Memory) -> Queue {
         Queue {
             line,
             entries: VecDeque::new(),
             bytes: 0,
+            part: memory.part(),
             accepted,
         }
     }
@@ -107,7 +112,14 @@ impl Queue {
     pub fn push(&mut self, queued: Queued) {
         self.accepted += queued.bytes();
         self.bytes += queued.bytes();
+        self.part.set(self.bytes);
         self.entries.push_back(queued);
+    }
+
+    /// So many bytes of what was accepted are durable.
+    pub fn written(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.part.set(self.bytes);
     }
 
     /// Whether all of `frames` could be taken, were there room.
@@ -130,7 +142,10 @@ impl Queue {
     ) -> Result<bool, LogError> {
         self.line.owns(epoch)?;
         while let Some((frame, queued)) = frames.pop_front() {
-            let room = self.bytes == 0 || self.bytes + queued.bytes() <= limit;
+            // Alone an entry is always taken: its log waits for no other.
+            let bytes = queued.bytes();
+            let fits = self.bytes + bytes <= limit && self.part.has_room(bytes);
+            let room = self.bytes == 0 || fits;
             if !room && frame.seq > self.line.seq {
                 frames.push_front((frame, queued));
                 return Ok(false);
@@ -145,6 +160,6 @@ impl Queue {
     /// Forgets what is not yet taken by the writer.
     pub fn clear(&mut self) {
         self.entries = VecDeque::new();
-        self.bytes = 0;
+        self.written(self.bytes);
     }
 }

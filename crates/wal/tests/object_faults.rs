@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
-use xylem_wal::{Log, LogError, ObjectLog, ObjectLogConfig, Record};
+use xylem_wal::{Log, LogError, Memory, ObjectLog, ObjectLogConfig, Record};
 
 /// What all servers were told, in one order.
 #[derive(Default)]
@@ -326,5 +326,62 @@ fn in_a_real_store() {
         let store = Arc::clone(&store);
         let told = block_on(race(store, seed, 3, weather, seed % 3 == 2));
         assert!(!told.acknowledged.is_empty());
+    }
+}
+
+/// Many logs that are each written a little more than their share of the
+/// memory: together they hold what they may, and what nobody needs any more
+/// they hold no longer.
+#[test]
+fn all_logs_together_hold_what_they_may() {
+    const LOGS: u64 = 20;
+    const LIMIT: u64 = 64 << 10;
+    let memory = Memory::new(LIMIT);
+    let config = || ObjectLogConfig {
+        cache_bytes: 1 << 20,
+        memory: memory.clone(),
+        ..small()
+    };
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    block_on(async {
+        let mut logs = Vec::new();
+        for n in 0..LOGS {
+            let prefix = Path::from(format!("log-{n}"));
+            let opened = ObjectLog::open(Arc::clone(&store), prefix, config()).await;
+            let log = opened.unwrap();
+            let epoch = log.seal().await.unwrap().epoch();
+            log.begin(epoch, Lsn(100)).await.unwrap();
+            let mut start = Lsn(100);
+            for seq in 1..=50 {
+                let frame = Frame {
+                    seq: FrameSeq(seq),
+                    start,
+                    body: FrameBody::Redo(vec![n as u8; 1000].into()),
+                };
+                start = frame.end();
+                log.append(epoch, vec![frame]).await.unwrap();
+            }
+            let mut durable = log.durable();
+            durable.wait_for(|d| d.seq() == FrameSeq(50)).await.unwrap();
+            logs.push(log);
+        }
+        let each = config().object_bytes + 200;
+        let used = memory.used();
+        println!("{used} bytes in {LOGS} logs");
+        assert!(used > LIMIT / 2, "{used}");
+        assert!(used <= LIMIT + LOGS * each, "{used}");
+        for log in &logs {
+            log.trim(log.durable().borrow().position()).unwrap();
+        }
+        assert!(memory.used() <= LOGS * each, "{}", memory.used());
+        for log in logs {
+            log.close().await.unwrap();
+        }
+    });
+    // What waited for the last request goes with it.
+    let until = std::time::Instant::now() + Duration::from_secs(60);
+    while memory.used() > 0 {
+        assert!(std::time::Instant::now() < until, "{}", memory.used());
+        std::thread::yield_now();
     }
 }

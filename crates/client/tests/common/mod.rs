@@ -511,7 +511,7 @@ pub fn wanted(space_id: u32, page_no: u32, buf: &mut [u8]) -> PageWanted {
     PageWanted {
         space_id,
         page_no,
-        min_lsn: 77,
+        min_lsn: START + 77,
         target,
     }
 }

@@ -107,6 +107,7 @@ impl LogReader for Reader {
             next: Position(self.at),
             epoch: Epoch(1),
             time_us,
+            stepped: false,
             record,
         }))
     }
@@ -181,6 +182,7 @@ pub fn small() -> StoreConfig {
         open_layer_bytes: 64 << 10,
         image_after_bytes: 2048,
         image_after_mtrs: 16,
+        long_chain_bytes: 1024,
         merged_layer_bytes: 64 << 10,
         ..StoreConfig::default()
     }

@@ -42,7 +42,8 @@ impl ControlService {
                 .config
                 .page_wait_timeout
                 .max(Duration::from_secs(1));
-        if lsn == 0 {
+        // As for pages: see there.
+        if wanted == Lsn::ZERO {
             caller
                 .branch
                 .caught_up(until)
@@ -50,7 +51,7 @@ impl ControlService {
                 .map_err(|error| status::of_read(&error, &caller.branch.name()))?;
         }
         // A branch without redo stands at the first LSN, applied or not.
-        if wanted > Lsn::FIRST && wanted > pages.newest() {
+        if wanted > Lsn::FIRST && (wanted > pages.newest() || !pages.is_readable()) {
             pages
                 .wait_applied(wanted, until)
                 .await
@@ -206,7 +207,7 @@ impl Control for ControlService {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let phase = self.node.phase();
         let opened = self.node.opened().filter(|_| phase != Phase::Starting);
-        let used = opened.map_or(0, |opened| opened.store.memory_used());
+        let used = opened.map_or(0, |opened| opened.memory_used());
         Ok(Response::new(StatusResponse {
             version: crate::VERSION.to_owned(),
             state: phase.as_str().to_owned(),

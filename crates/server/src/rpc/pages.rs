@@ -161,9 +161,11 @@ async fn wait_applied(
     let branch = &caller.branch;
     let newest = request.lsn == 0;
     let wanted = Lsn(if newest { request.min_lsn } else { request.lsn });
-    let behind = newest && !branch.is_caught_up();
+    // Who names an LSN knows what it must see. To who does not, a restart must
+    // not hide what was acknowledged before.
+    let behind = newest && wanted == Lsn::ZERO && !branch.is_caught_up();
     // It may lie behind the last mini-transaction, as ends that were told do.
-    if branch.pages.newest() >= wanted && !behind {
+    if branch.pages.newest() >= wanted && !behind && branch.pages.is_readable() {
         return Ok(false);
     }
     let patience = match request.timeout_ms {

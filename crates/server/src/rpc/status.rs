@@ -72,7 +72,9 @@ pub(super) fn of_read(error: &ReadError, branch: &str) -> Status {
         ReadError::NoSuchTablespace { .. } | ReadError::BeyondEnd { .. } => {
             Status::not_found(message)
         }
-        ReadError::TooOld { .. } | ReadError::TimeOutside { .. } => Status::out_of_range(message),
+        ReadError::TooOld { .. }
+        | ReadError::TimeOutside { .. }
+        | ReadError::TimeUnclear { .. } => Status::out_of_range(message),
         ReadError::NotReached { .. } => Status::deadline_exceeded(message),
         ReadError::Corrupt { .. } | ReadError::Stopped(_) => Status::data_loss(message),
         ReadError::Io { source, .. } => of_io(source, message),

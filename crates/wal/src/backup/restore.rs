@@ -126,8 +126,10 @@ async fn finish(
         epoch: restored.epoch,
         seq: FrameSeq(0),
         lsn: restored.lsn,
-        time_us: config.clock.now().max(restored.time_us),
+        time_us: config.clock.now_us(),
         kind: payload::SEAL,
+        // Another machine's clock may have told the times before.
+        stepped: true,
     };
     restored.end = Position(header.position.0 + header.total());
     blocking(config, move || {
@@ -249,7 +251,7 @@ fn next(
     let record = payload::decode(entry, payload).map_err(|why| (at, why))?;
     let restored = &mut progress.restored;
     let line = follow(progress.line, entry, &record);
-    let Some(line) = line.filter(|_| entry.time_us >= restored.time_us) else {
+    let Some(line) = line.filter(|_| entry.time_follows(restored.time_us)) else {
         let why = format!("entry {entry:?} does not follow the one before it");
         return Err(Wrong::Object(at, why));
     };

@@ -13,18 +13,32 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A clock that stands where it was set.
 #[derive(Debug, Default)]
-pub struct HandClock(Arc<AtomicU64>);
+pub struct HandClock {
+    wall: Arc<AtomicU64>,
+    steady: Arc<AtomicU64>,
+}
 
 impl HandClock {
-    /// Sets it, in microseconds since 1970.
+    /// Time passes, or the clock goes back, until it says this: microseconds
+    /// since 1970.
     pub fn set(&self, time_us: u64) {
-        self.0.store(time_us, Ordering::SeqCst);
+        let before = self.wall.swap(time_us, Ordering::SeqCst);
+        let passed = time_us.saturating_sub(before);
+        self.steady.fetch_add(passed, Ordering::SeqCst);
+    }
+
+    /// Somebody sets it to this; no time passes.
+    pub fn step(&self, time_us: u64) {
+        self.wall.store(time_us, Ordering::SeqCst);
     }
 
     /// The clock to give to a log.
     pub fn clock(&self) -> Clock {
-        let time = Arc::clone(&self.0);
-        Clock::new(move || time.load(Ordering::SeqCst))
+        let (wall, steady) = (Arc::clone(&self.wall), Arc::clone(&self.steady));
+        Clock::with_steady(
+            move || wall.load(Ordering::SeqCst),
+            move || steady.load(Ordering::SeqCst),
+        )
     }
 }
 
@@ -73,4 +87,64 @@ pub(super) async fn never_back(store: &dyn Store) {
         assert_eq!(times_of_more(&mut compute, &*log).await, [newest; 5]);
     }
     read_all(&*log);
+}
+
+/// What the times of more entries are, and whether the first is `stepped`; the
+/// others never are.
+async fn steps_of_more(compute: &mut Compute, log: &dyn Log) -> (u64, bool) {
+    let before = log.durable().borrow().position();
+    compute.write(log, 5).await;
+    let entries = read(log, before);
+    let stepped = entries.iter().map(|e| e.stepped);
+    assert!(!stepped.skip(1).any(|stepped| stepped));
+    assert!(entries.iter().all(|e| e.time_us == entries[0].time_us));
+    (entries[0].time_us, entries[0].stepped)
+}
+
+/// A clock that is set is followed, back and forth, and the log says so.
+pub(super) async fn steps(store: &dyn Store) {
+    const HOUR: u64 = 3_600_000_000;
+    let clock = store.clock();
+    let mut now = 1_700_000_000_000_000;
+    clock.set(now);
+    let mut log = open(store).await;
+    let mut compute = Compute::attach(store, &*log, 12288).await;
+    assert!(read_all(&*log).iter().all(|e| !e.stepped));
+    let mut more = async |log: &dyn Log| steps_of_more(&mut compute, log).await;
+    // However much time passes, the steady clock has seen it.
+    now += 1000 * HOUR;
+    clock.set(now);
+    assert_eq!(more(&*log).await, (now, false));
+    // A little forth and back is no step, and times do not go back.
+    clock.step(now + 4_000_000);
+    assert_eq!(more(&*log).await, (now + 4_000_000, false));
+    clock.step(now);
+    assert_eq!(more(&*log).await, (now + 4_000_000, false));
+    for by in [HOUR as i64, -2 * HOUR as i64, 60_000_000, -60_000_000] {
+        now = now.saturating_add_signed(by);
+        clock.step(now);
+        assert_eq!(more(&*log).await, (now, true), "by {by} \u{b5}s");
+        now += 5_000_000;
+        clock.set(now);
+        assert_eq!(more(&*log).await, (now, false));
+    }
+    // No clock tells what happened between a log's end and its opening.
+    for (by, stepped) in [
+        (5_000_000, false),
+        (HOUR as i64, true),
+        (-2 * HOUR as i64, true),
+    ] {
+        log.close().await.unwrap();
+        drop(log);
+        now = now.saturating_add_signed(by);
+        clock.step(now);
+        log = open(store).await;
+        assert_eq!(more(&*log).await, (now, stepped), "by {by} \u{b5}s");
+        assert_eq!(more(&*log).await, (now, false));
+    }
+    store.crash(1);
+    drop(log);
+    log = open(store).await;
+    let entries = read_all(&*log);
+    assert_eq!(entries.iter().filter(|e| e.stepped).count(), 6);
 }

@@ -40,6 +40,7 @@ fn header(kind: u8, seq: u64, lsn: u64) -> EntryHeader {
         lsn: Lsn(lsn),
         time_us: 9,
         kind,
+        stepped: false,
     }
 }
 

@@ -266,6 +266,7 @@ impl LogReader for Reader {
             next: self.position,
             epoch: header.epoch,
             time_us: header.time_us,
+            stepped: header.stepped,
             record,
         }))
     }

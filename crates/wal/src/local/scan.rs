@@ -130,7 +130,7 @@ pub(crate) fn walk(file: &dyn DiskFile, segment: Segment) -> Result<Walked, Scan
                 format!("entry {entry:?} does not follow the one before it"),
             )
         })?;
-        if entry.time_us < walked.time_us {
+        if !entry.time_follows(walked.time_us) {
             return Err(ScanError::Corrupt(
                 offset,
                 format!(

@@ -147,7 +147,7 @@ impl Shared {
         durable: watch::Receiver<Durable>,
     ) -> Shared {
         let state = State {
-            queue: Queue::new(recovered.line, recovered.durable.position.0),
+            queue: Queue::new(recovered.line, recovered.durable.position.0, &config.memory),
             durable: recovered.durable,
             health: Health::Running,
             closing: Closing::No,

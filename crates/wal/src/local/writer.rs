@@ -5,6 +5,7 @@ use super::format::SEGMENT_HEADER_BYTES;
 use super::prepare;
 use super::segments::{Name, Segment};
 use super::shared::{Closing, Health, Next, NextSegment, Shared};
+use crate::clock::Stamps;
 use crate::disk::DiskFile;
 use crate::entry::{ENTRY_HEADER_BYTES, EntryHeader};
 use crate::failure::Failure;
@@ -20,6 +21,9 @@ use tokio::sync::watch;
 /// Payloads up to this size are copied next to their headers: a copy is
 /// cheaper than one more slice for the system to walk.
 const COPY_BYTES_MAX: usize = 4096;
+
+/// What is kept of the arena between two batches.
+const ARENA_KEPT: usize = 64 << 10;
 
 /// The segment that is written.
 #[derive(Clone)]
@@ -46,6 +50,7 @@ struct Writer<'a> {
     end: Position,
     /// The last entry's time.
     time_us: u64,
+    stamps: Stamps,
     preparer: Option<JoinHandle<()>>,
     /// Headers and small payloads of a batch; kept for its memory.
     arena: Vec<u8>,
@@ -67,6 +72,7 @@ pub(crate) fn run(
         active,
         end,
         time_us,
+        stamps: Stamps::new(shared.config.clock.clone()),
         preparer: None,
         arena: Vec::new(),
     };
@@ -191,14 +197,14 @@ impl Writer<'_> {
         file.sync().map_err(|e| self.failure("sync", e))?;
         self.end = end;
         self.arena.clear();
-        self.arena.shrink_to(1 << 20);
+        self.arena.shrink_to(ARENA_KEPT);
         Ok(true)
     }
 
     /// Encodes a batch, and says where it ends.
     fn lay_out(&mut self, batch: &[Queued], salt: u64) -> (Vec<Piece>, Position) {
         self.arena.clear();
-        let time_us = self.shared.config.clock.after(&mut self.time_us);
+        let stamp = self.stamps.next(&mut self.time_us);
         let mut pieces = Vec::new();
         let mut from = 0;
         let mut position = self.end;
@@ -212,8 +218,9 @@ impl Writer<'_> {
                 epoch: entry.epoch,
                 seq: entry.seq,
                 lsn: entry.lsn,
-                time_us,
+                time_us: stamp.time_us,
                 kind: entry.kind,
+                stepped: stamp.stepped && position == self.end,
             };
             self.arena.extend(header.encode(salt));
             self.arena.extend(&entry.payload.head);
@@ -244,7 +251,7 @@ impl Writer<'_> {
         {
             // Before the word goes out: who hears it may append at once.
             let mut state = self.shared.state.lock();
-            state.queue.bytes -= batch.iter().map(Queued::bytes).sum::<u64>();
+            state.queue.written(batch.iter().map(Queued::bytes).sum());
             if matches!(state.health, Health::Stalled(_)) {
                 state.health = Health::Running;
             }

@@ -50,7 +50,7 @@ impl End {
             };
             let line = follow(now.map(|(line, _)| line), &entry, &record);
             match (line, now) {
-                (Some(line), Some((_, time_us))) if entry.time_us >= time_us => {
+                (Some(line), Some((_, time_us))) if entry.time_follows(time_us) => {
                     now = Some((line, entry.time_us));
                 }
                 (Some(line), None) => now = Some((line, entry.time_us)),

@@ -2,6 +2,7 @@
 //! `docs/formats/wal-objects.md`. Everything is little-endian.
 
 use crate::Position;
+use crate::clock::Stamp;
 use crate::entry::{ENTRY_HEADER_BYTES, EntryHeader, payload, u32_at, u64_at};
 use crate::queue::Queued;
 use crate::{LogError, Record};
@@ -235,7 +236,7 @@ pub(crate) struct Block {
 impl Block {
     /// Makes the object that holds `entries`. `header.count` and
     /// `header.body_bytes` are those of the entries, whatever they were.
-    pub fn encode(mut header: Header, time_us: u64, entries: &[Queued]) -> Block {
+    pub fn encode(mut header: Header, stamp: Stamp, entries: &[Queued]) -> Block {
         let body: u64 = entries.iter().map(Queued::bytes).sum();
         header.count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
         header.body_bytes = body;
@@ -253,8 +254,9 @@ impl Block {
                 epoch: entry.epoch,
                 seq: entry.seq,
                 lsn: entry.lsn,
-                time_us,
+                time_us: stamp.time_us,
                 kind: entry.kind,
+                stepped: stamp.stepped && index == 0,
             };
             bytes.extend(entry_header.encode(header.writer.salt()));
             bytes.extend(&entry.payload.head);

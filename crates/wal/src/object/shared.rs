@@ -4,6 +4,7 @@ use super::ObjectLogConfig;
 use super::end::End;
 use super::format::Block;
 use super::objects::{Fault, Objects};
+use crate::memory::{Memory, Part};
 use crate::queue::{Queue, Queued};
 use crate::{Durable, LogError, Position};
 use parking_lot::Mutex;
@@ -103,21 +104,41 @@ impl State {
 }
 
 /// The newest objects, so that those who follow need not fetch them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Cache {
     blocks: BTreeMap<u64, Arc<Block>>,
     bytes: u64,
+    part: Part,
 }
 
 impl Cache {
+    fn new(memory: &Memory) -> Cache {
+        Cache {
+            blocks: BTreeMap::new(),
+            bytes: 0,
+            part: memory.part(),
+        }
+    }
+
     pub fn insert(&mut self, block: Arc<Block>, limit: u64) {
         self.bytes += block.header.total();
         self.blocks.insert(block.header.name.number, block);
-        while self.bytes > limit
+        self.part.set(self.bytes);
+        // The newest one stays, whatever others hold: it is read next.
+        while (self.bytes > limit || !self.part.has_room(0) && self.blocks.len() > 1)
             && let Some((_, oldest)) = self.blocks.pop_first()
         {
             self.bytes -= oldest.header.total();
+            self.part.set(self.bytes);
         }
+    }
+
+    /// Nobody reads what is before object `number` any more.
+    pub fn forget_before(&mut self, number: u64) {
+        let kept = self.blocks.split_off(&number);
+        let gone = std::mem::replace(&mut self.blocks, kept);
+        self.bytes -= gone.values().map(|b| b.header.total()).sum::<u64>();
+        self.part.set(self.bytes);
     }
 
     pub fn get(&self, number: u64) -> Option<Arc<Block>> {
@@ -163,7 +184,7 @@ impl Shared {
     ) -> Shared {
         let position = end.durable().position;
         let state = State {
-            queue: Queue::new(end.line, 0),
+            queue: Queue::new(end.line, 0, &config.memory),
             since: None,
             accepted: 0,
             durable: 0,
@@ -174,6 +195,7 @@ impl Shared {
             health: Health::Running,
             ended: false,
         };
+        let cache = Mutex::new(Cache::new(&config.memory));
         let shared = Shared {
             objects,
             config,
@@ -185,7 +207,7 @@ impl Shared {
             closing: watch::channel(Closing::No).0,
             durable,
             position: AtomicU64::new(position.0),
-            cache: Mutex::default(),
+            cache,
             first: AtomicU64::new(end.first),
             stored: AtomicU64::new(0),
             generation: AtomicU64::new(0),

@@ -3,6 +3,7 @@
 use super::format::{
     Block, Folder, HEADER_BYTES, Header, Name, WriterId, number_and_index, position,
 };
+use crate::clock::Stamp;
 use crate::entry::payload;
 use crate::queue::Queued;
 use crate::{Position, Record};
@@ -41,7 +42,11 @@ fn block(payloads: &[Vec<u8>]) -> Block {
             Queued::frame(kind, Epoch(3), &frame, payload)
         })
         .collect();
-    Block::encode(header(), 9, &entries)
+    let stamp = Stamp {
+        time_us: 9,
+        stepped: true,
+    };
+    Block::encode(header(), stamp, &entries)
 }
 
 fn decoded(block: &Block, bytes: Bytes) -> Result<Block, String> {
@@ -63,6 +68,7 @@ proptest! {
             let (entry, record) = read.entry(index).unwrap().unwrap();
             prop_assert_eq!(entry.position, position(0x1_0203, index));
             prop_assert_eq!((entry.time_us, entry.behind as usize), (9, index));
+            prop_assert_eq!(entry.stepped, index == 0);
             let Record::Frame(frame) = record else {
                 panic!("not a frame");
             };

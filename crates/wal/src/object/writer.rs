@@ -7,6 +7,7 @@ use super::end::{End, Sure, find};
 use super::format::{Block, ENTRIES_MAX, Header, Name, WriterId, position};
 use super::objects::{Fault, Object};
 use super::shared::{Closing, Health, Owner, Shared};
+use crate::clock::Stamps;
 use crate::entry::payload;
 use crate::failure::Failure;
 use crate::queue::Queued;
@@ -45,6 +46,7 @@ struct Writer {
     id: WriterId,
     /// Where the line ends with what is on its way.
     end: End,
+    stamps: Stamps,
     flying: VecDeque<Flying>,
     /// Bytes of the entries that are on their way.
     flying_bytes: u64,
@@ -73,6 +75,7 @@ pub(crate) async fn run(
         shared: Arc::clone(&shared),
         id,
         end,
+        stamps: Stamps::new(shared.config.clock.clone()),
         flying: VecDeque::new(),
         flying_bytes: 0,
         puts: JoinSet::new(),
@@ -232,7 +235,7 @@ impl Writer {
             lsn: last.lsn_after,
             position: position(number + 1, 0),
         };
-        let time_us = self.shared.config.clock.after(&mut self.end.time_us);
+        let stamp = self.stamps.next(&mut self.end.time_us);
         let header = Header {
             name,
             claim: false,
@@ -246,7 +249,7 @@ impl Writer {
             count: 0,
             body_bytes: 0,
         };
-        let block = Arc::new(Block::encode(header, time_us, &entries));
+        let block = Arc::new(Block::encode(header, stamp, &entries));
         let begin = entries.iter().rposition(|e| e.kind == payload::BEGIN);
         self.end.next += 1;
         self.end.bytes += block.header.total();
@@ -313,7 +316,7 @@ impl Writer {
             .stored
             .fetch_add(flying.block.header.total(), Ordering::Relaxed);
         // Before the word goes out: who hears it may append at once.
-        self.shared.state.lock().queue.bytes -= flying.bytes;
+        self.shared.state.lock().queue.written(flying.bytes);
         // Not under the lock: a caller may hold the watch's value and ask for
         // something that needs the lock.
         self.shared.tell(ending.sender.as_ref(), flying.durable);

@@ -18,7 +18,7 @@ use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::conformance::{HandClock, Store};
 use xylem_wal::disk::model::ModelDisk;
 use xylem_wal::{
-    BoxFuture, Clock, Durable, Entry, LocalLog, LocalLogConfig, Log, LogError, Record,
+    BoxFuture, Clock, Durable, Entry, LocalLog, LocalLogConfig, Log, LogError, Memory, Record,
 };
 
 /// Small enough that every test crosses segments.
@@ -31,6 +31,7 @@ pub fn small() -> LocalLogConfig {
         read_ahead_bytes: 1 << 10,
         spare_segments: 2,
         retry: Duration::from_millis(2),
+        memory: Memory::default(),
         clock: Clock::system(),
     }
 }
