@@ -194,6 +194,8 @@ pub enum BranchCommand {
     Show(BranchShowArgs),
     /// Remove a branch that no other depends on
     Rm(OneBranch),
+    /// Open a branch again that has stopped or did not open, and those that left it
+    Reopen(OneBranch),
     /// Give a branch another name
     Rename(BranchRenameArgs),
     /// Put a branch back to a moment; its present state is kept under a name

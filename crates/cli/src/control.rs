@@ -16,8 +16,8 @@ use xylem_proto::control::control_client::ControlClient;
 use xylem_proto::control::{
     AttachRequest, AttachResponse, BaseBackupRequest, BaseItem, Branch, CreateBranchRequest,
     CreateLeaseRequest, ListBranchesRequest, Moment as WireMoment, RemoveBranchRequest,
-    RenameBranchRequest, ResolveTimeRequest, ResolveTimeResponse, RestoreBranchRequest,
-    RestoreBranchResponse, StatusRequest, StatusResponse, moment::At,
+    RenameBranchRequest, ReopenBranchRequest, ResolveTimeRequest, ResolveTimeResponse,
+    RestoreBranchRequest, RestoreBranchResponse, StatusRequest, StatusResponse, moment::At,
 };
 use xylem_proto::inspect::inspect_client::InspectClient;
 
@@ -30,6 +30,11 @@ const RETRY_LIMIT: Duration = Duration::from_secs(30);
 /// How long a change of branches may take: it waits for what is acknowledged to
 /// become visible.
 const CHANGE_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long an attach may take: longer than the server waits in it for others,
+/// for ingest, and for the log (10, 20 and 25 s), so that a compute that runs
+/// is not fenced for a start that nobody waits for any more.
+const ATTACH_LIMIT: Duration = Duration::from_secs(70);
 
 /// How alike a name must be to be offered instead of one that is not there.
 const LIKENESS: f64 = 0.75;
@@ -275,6 +280,19 @@ impl Control {
         self.changed(doing, name, answer).await.map(|_| ())
     }
 
+    /// Opens a branch again, and those that left it.
+    ///
+    /// # Errors
+    /// Why it does not open.
+    pub async fn reopen_branch(&self, name: &(dyn Display + Sync)) -> Result<Branch> {
+        let request = self.change(ReopenBranchRequest {
+            name: name.to_string(),
+        })?;
+        let answer = self.client.clone().reopen_branch(request).await;
+        let doing = format!("open branch {name} again");
+        self.changed(doing, name, answer).await
+    }
+
     /// Gives a branch another name.
     ///
     /// # Errors
@@ -358,7 +376,8 @@ impl Control {
     pub async fn attach(&self, branch: &(dyn Display + Sync)) -> Result<AttachResponse> {
         let begin = Instant::now();
         loop {
-            let request = self.request(Some(branch), AttachRequest {})?;
+            let mut request = self.request(Some(branch), AttachRequest {})?;
+            request.set_timeout(ATTACH_LIMIT);
             match self.client.clone().attach(request).await {
                 Ok(answer) => return Ok(answer.into_inner()),
                 Err(s) if is_passing(&s) && begin.elapsed() < RETRY_LIMIT => {

@@ -86,6 +86,11 @@ pub struct BranchReport {
     pub children: Vec<String>,
     /// It belongs to a read-only compute, and goes with that.
     pub lease: bool,
+    /// `open`; `stopped`: its log or its ingest has failed; `closed`: it did
+    /// not open, and only what the catalogue says is known of it.
+    pub state: String,
+    /// Why it is not open.
+    pub trouble: Option<String>,
 }
 
 /// A compute.
@@ -142,6 +147,8 @@ impl From<Branch> for BranchReport {
             newest_time: known(branch.newest_time),
             children: branch.children,
             lease: branch.lease,
+            state: branch.state,
+            trouble: known(branch.trouble),
             name: branch.name,
             id: branch.id,
         }

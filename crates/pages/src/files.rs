@@ -81,6 +81,11 @@ pub trait Place: Send + Sync {
 
     /// What it is, for people: a URL.
     fn url(&self) -> String;
+
+    /// Whether nobody else can have it open while this is.
+    fn is_exclusive(&self) -> bool {
+        false
+    }
 }
 
 /// A folder's files.

@@ -87,6 +87,19 @@ impl Forks {
         });
     }
 
+    /// `branch` left at `lsn`, and nobody knows where operations stood then:
+    /// those that count from there go with it.
+    fn keep(&self, branch: BranchId, lsn: Lsn) {
+        let mut points = self.points.lock();
+        if !points.iter().any(|p| p.branch == branch) {
+            points.push(Point {
+                branch,
+                lsn,
+                position: Position(u64::MAX),
+            });
+        }
+    }
+
     /// `branch` is no more.
     pub(crate) fn remove(&self, branch: BranchId) {
         self.points.lock().retain(|p| p.branch != branch);
@@ -218,6 +231,13 @@ impl Shared {
 }
 
 impl Branch {
+    /// Keeps what branch `id` shares with this one, which left at `lsn` and
+    /// does not open now. Before [`crate::Store::start_ingest`], as for any
+    /// branch that left.
+    pub fn keep_for(&self, id: BranchId, lsn: Lsn) {
+        self.shared.forks.keep(id, lsn);
+    }
+
     /// Makes the branch `id`, which leaves this one, or the ancestor that this
     /// one shares `at` with. Durable on return; it is not open yet. The cost
     /// is that of writing one small file. Blocking.

@@ -88,6 +88,13 @@ impl Store {
         self.started.send_replace(true);
     }
 
+    /// Lets branches that are opened from now on wait for the next
+    /// [`Store::start_ingest`]: a branch is opened again, and those that left
+    /// it after it. Those that follow their logs already go on.
+    pub fn hold_ingest(&self) {
+        self.started.send_replace(false);
+    }
+
     /// Whether branches may follow their logs.
     pub(crate) fn started(&self) -> watch::Receiver<bool> {
         self.started.subscribe()

@@ -5,8 +5,8 @@ use crate::metrics::{BranchMetrics, BranchState, Metrics};
 use crate::project::BranchMeta;
 use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{MutexGuard, OnceCell, watch};
 use tokio::time::Instant;
@@ -16,8 +16,19 @@ use xylem_pages::{Branch, ReadAt, ReadError};
 use xylem_types::{BranchId, Epoch, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::{Durable, Log, LogError};
 
-/// How long an attach waits for the log and for ingest.
-const ATTACH_PATIENCE: Duration = Duration::from_secs(60);
+/// How long an attach waits for others that attach.
+const ATTACH_TURN: Duration = Duration::from_secs(10);
+/// How long it waits for ingest before anybody is fenced.
+const ATTACH_BEFORE: Duration = Duration::from_secs(20);
+/// Ingest that has not moved for so long does not go on by itself.
+const ATTACH_STALL: Duration = Duration::from_secs(5);
+/// How long it waits for the log and for ingest once the compute before is
+/// fenced. All together are less than a caller's patience: `ATTACH_LIMIT` of
+/// the command line.
+const ATTACH_PATIENCE: Duration = Duration::from_secs(25);
+
+/// So much redo is soon ingested, whatever was measured.
+const NEAR_BYTES: u64 = 4 << 20;
 
 /// A branch that serves.
 pub struct OpenBranch {
@@ -36,6 +47,11 @@ pub struct OpenBranch {
     label: RwLock<Arc<Label>>,
     counted: Arc<Metrics>,
     removed: AtomicBool,
+    /// Why its streams end, when it is not removed and the server goes on.
+    why_ended: OnceLock<String>,
+    /// How many changes are under way after which what is acknowledged now
+    /// might be gone: commits wait, and no compute attaches.
+    held: watch::Sender<u32>,
     /// The first time known of its history, and where that began then.
     pub oldest_time: Mutex<Option<(Lsn, Timestamp)>>,
     usage: Mutex<Usage>,
@@ -73,6 +89,27 @@ impl Drop for InUse {
     }
 }
 
+/// Keeps a branch from acknowledging commits and from giving out epochs.
+pub struct Held(Option<Arc<OpenBranch>>);
+
+impl Held {
+    /// Leaves the branch held until the server ends: nobody knows whether
+    /// what it would acknowledge stays.
+    pub fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(branch) = self.0.take() {
+            branch
+                .held
+                .send_modify(|held| *held = held.saturating_sub(1));
+        }
+    }
+}
+
 /// What a compute that attached begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attached {
@@ -96,6 +133,22 @@ pub enum AttachError {
     /// The name means another branch by now.
     #[error("its name means another branch by now; retry")]
     Renamed,
+    /// Others attach, and do not come to an end.
+    #[error("another compute has been attaching for {} s; retry", ATTACH_TURN.as_secs())]
+    Crowded,
+    /// Ingest is not near enough to be waited for.
+    #[error(
+        "ingest is {bytes} bytes behind the log, and {why}: the compute that runs was not fenced; see the server's log and `xylem doctor`, and retry"
+    )]
+    Behind {
+        /// How far.
+        bytes: u64,
+        /// Why it is not waited for.
+        why: String,
+    },
+    /// It may be about to go, or to be another line.
+    #[error("it is being changed, and the store has not said yet whether it was; retry")]
+    Held,
     /// The log did not become durable in time.
     #[error("the log did not become durable within {} s: it stands at {reached}, {} bytes behind", ATTACH_PATIENCE.as_secs(), wanted.bytes_since(*reached))]
     NotDurable {
@@ -132,6 +185,8 @@ impl OpenBranch {
             label: RwLock::new(Arc::new(label)),
             counted: Arc::clone(metrics),
             removed: AtomicBool::new(false),
+            why_ended: OnceLock::new(),
+            held: watch::Sender::new(0),
             oldest_time: Mutex::new(None),
             usage: Mutex::new(Usage {
                 streams: 0,
@@ -174,9 +229,37 @@ impl OpenBranch {
         self.counted.forget_branch(&self.label.read().name);
     }
 
+    /// Ends its streams, and says why.
+    pub fn end_because(&self, why: String) {
+        // The first reason counts: streams end once.
+        let _ = self.why_ended.set(why);
+        self.end.cancel();
+    }
+
+    /// Why its streams end, if somebody said.
+    pub fn why_ended(&self) -> Option<&str> {
+        self.why_ended.get().map(String::as_str)
+    }
+
     /// Whether it is no more.
     pub fn is_removed(&self) -> bool {
         self.removed.load(Ordering::Acquire)
+    }
+
+    /// Lets commits wait and refuses computes while the guard lives.
+    pub fn hold(self: &Arc<Self>) -> Held {
+        self.held.send_modify(|held| *held += 1);
+        Held(Some(Arc::clone(self)))
+    }
+
+    /// Watches how many hold it.
+    pub fn watch_held(&self) -> watch::Receiver<u32> {
+        self.held.subscribe()
+    }
+
+    /// Whether commits wait.
+    pub fn is_held(&self) -> bool {
+        *self.held.borrow() > 0
     }
 
     /// Notes that somebody calls.
@@ -275,10 +358,19 @@ impl OpenBranch {
     /// # Errors
     /// [`AttachError`]; a further attach begins afresh.
     pub async fn attach(&self, meant: impl Fn() -> bool) -> Result<Attached, AttachError> {
-        let _one_at_a_time = self.attach.lock().await;
+        if self.is_held() {
+            return Err(AttachError::Held);
+        }
+        let turn = tokio::time::timeout(ATTACH_TURN, self.attach.lock()).await;
+        let _one_at_a_time = turn.map_err(|_| AttachError::Crowded)?;
+        if self.is_held() {
+            return Err(AttachError::Held);
+        }
         if !meant() {
             return Err(AttachError::Renamed);
         }
+        // A compute that runs is not fenced for one that could not begin.
+        self.ingest_is_near().await?;
         let until = Instant::now() + ATTACH_PATIENCE;
         let sealed = self.log.seal().await?;
         // Older epochs write no more; what they wrote is read to its end, and
@@ -314,6 +406,49 @@ impl OpenBranch {
             start_lsn,
             empty: false,
         })
+    }
+
+    /// Waits until ingest has got to where the log is durable now, and looks
+    /// whether it will soon get to where it is then.
+    async fn ingest_is_near(&self) -> Result<(), AttachError> {
+        let began = Instant::now();
+        let (until, end) = (began + ATTACH_BEFORE, self.durable());
+        let lag = |end: Durable| end.lsn().bytes_since(self.pages.applied());
+        let first = lag(end);
+        let behind = |why: String| AttachError::Behind {
+            bytes: lag(self.durable()),
+            why,
+        };
+        let mut reached = self.pages.ingested_position();
+        while reached < end.position() {
+            let look = until.min(Instant::now() + ATTACH_STALL);
+            match self.pages.wait_ingested(end.position(), look).await {
+                Ok(()) => break,
+                Err(ReadError::NotReached { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let now = self.pages.ingested_position();
+            if now == reached {
+                return Err(behind(format!(
+                    "has not moved for {} s",
+                    ATTACH_STALL.as_secs()
+                )));
+            }
+            reached = now;
+            if Instant::now() >= until {
+                return Err(behind(format!(
+                    "was not there after {} s",
+                    ATTACH_BEFORE.as_secs()
+                )));
+            }
+        }
+        // What was written meanwhile is read at the same rate.
+        let (took, left) = (began.elapsed().as_secs_f64(), lag(self.durable()));
+        let needed = took * left as f64 / first.max(1) as f64;
+        if left > NEAR_BYTES && needed > ATTACH_PATIENCE.as_secs_f64() / 2.0 {
+            return Err(behind(format!("would need {needed:.0} s more")));
+        }
+        Ok(())
     }
 
     /// Takes the right to write from whoever has it. Nobody is given it while

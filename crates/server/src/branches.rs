@@ -1,10 +1,13 @@
-//! The branches that are open: by id, and by the names they have now.
+//! The branches that there are: by id, and by the names they have now. One
+//! that did not open is among them, with the reason.
 
 use crate::branch::OpenBranch;
-use parking_lot::RwLock;
+use crate::project::BranchMeta;
+use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use tokio::task::JoinHandle;
 use xylem_types::{BranchId, BranchName};
 
 /// What begins an id where a name may stand, too. No name has a colon.
@@ -53,7 +56,28 @@ impl fmt::Display for BranchRef {
     }
 }
 
-/// The open branches.
+/// A branch that is not open.
+pub struct ClosedBranch {
+    /// As the project knows it.
+    pub meta: BranchMeta,
+    /// Why it is not.
+    pub why: String,
+    /// What closes what was open of it, while that goes on.
+    pub closing: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl ClosedBranch {
+    /// A branch of which nothing is open.
+    pub fn new(meta: BranchMeta, why: String) -> Arc<ClosedBranch> {
+        Arc::new(ClosedBranch {
+            meta,
+            why,
+            closing: Mutex::new(None),
+        })
+    }
+}
+
+/// The branches.
 #[derive(Default)]
 pub struct Branches {
     rows: RwLock<Rows>,
@@ -61,39 +85,76 @@ pub struct Branches {
 
 #[derive(Default)]
 struct Rows {
-    by_id: BTreeMap<BranchId, Arc<OpenBranch>>,
+    by_id: BTreeMap<BranchId, Row>,
     by_name: BTreeMap<String, BranchId>,
 }
 
+#[derive(Clone)]
+enum Row {
+    Open(Arc<OpenBranch>),
+    Closed(Arc<ClosedBranch>),
+}
+
+impl Row {
+    fn open(&self) -> Option<Arc<OpenBranch>> {
+        match self {
+            Row::Open(branch) => Some(Arc::clone(branch)),
+            Row::Closed(_) => None,
+        }
+    }
+}
+
 impl Branches {
-    /// The branch that is meant.
+    /// The branch that is meant, if it is open.
     pub fn get(&self, which: &BranchRef) -> Option<Arc<OpenBranch>> {
-        let rows = self.rows.read();
-        let id = match which {
-            BranchRef::Name(name) => rows.by_name.get(name)?,
-            BranchRef::Id(id) => id,
-        };
-        rows.by_id.get(id).map(Arc::clone)
+        self.rows.read().row(which)?.open()
     }
 
-    /// All of them, by name.
+    /// The branch that is meant, if it is not open.
+    pub fn closed(&self, which: &BranchRef) -> Option<Arc<ClosedBranch>> {
+        match self.rows.read().row(which)? {
+            Row::Open(_) => None,
+            Row::Closed(branch) => Some(Arc::clone(branch)),
+        }
+    }
+
+    /// All that are open, by name.
     pub fn all(&self) -> Vec<Arc<OpenBranch>> {
         let rows = self.rows.read();
         let ids = rows.by_name.values();
-        ids.filter_map(|id| rows.by_id.get(id).map(Arc::clone))
+        ids.filter_map(|id| rows.by_id.get(id)?.open()).collect()
+    }
+
+    /// All that are not open, with their names.
+    pub fn all_closed(&self) -> Vec<(String, Arc<ClosedBranch>)> {
+        let rows = self.rows.read();
+        let named = rows.by_name.iter();
+        named
+            .filter_map(|(name, id)| match rows.by_id.get(id)? {
+                Row::Open(_) => None,
+                Row::Closed(branch) => Some((name.clone(), Arc::clone(branch))),
+            })
             .collect()
     }
 
-    /// Adds a branch as `name`.
+    /// Adds a branch as `name`, or opens one that is there.
     pub fn insert(&self, branch: &Arc<OpenBranch>, name: &str) {
         self.rows.write().insert(branch, name);
     }
 
+    /// Adds a branch that is not open as `name`, or closes one that is there.
+    pub fn insert_closed(&self, branch: &Arc<ClosedBranch>, name: &str) {
+        let mut rows = self.rows.write();
+        rows.by_name.insert(name.to_owned(), branch.meta.id);
+        rows.by_id
+            .insert(branch.meta.id, Row::Closed(Arc::clone(branch)));
+    }
+
     /// Takes a branch out.
-    pub fn remove(&self, id: BranchId) -> Option<Arc<OpenBranch>> {
+    pub fn remove(&self, id: BranchId) {
         let mut rows = self.rows.write();
         rows.by_name.retain(|_, named| *named != id);
-        rows.by_id.remove(&id)
+        rows.by_id.remove(&id);
     }
 
     /// Gives `branch` another name and, in the same step, `successor` the name
@@ -110,11 +171,20 @@ impl Branches {
 }
 
 impl Rows {
+    fn row(&self, which: &BranchRef) -> Option<&Row> {
+        let id = match which {
+            BranchRef::Name(name) => self.by_name.get(name)?,
+            BranchRef::Id(id) => id,
+        };
+        self.by_id.get(id)
+    }
+
     fn insert(&mut self, branch: &Arc<OpenBranch>, name: &str) {
         if branch.name() != name {
             branch.set_name(name);
         }
         self.by_name.insert(name.to_owned(), branch.id());
-        self.by_id.insert(branch.id(), Arc::clone(branch));
+        self.by_id
+            .insert(branch.id(), Row::Open(Arc::clone(branch)));
     }
 }

@@ -1,30 +1,46 @@
 //! What a server looks after by itself: whether the project is still its own,
 //! and leases that nobody uses any more.
+//!
+//! Two tasks, since the first must not wait for the second, which waits for
+//! the store.
 
 use crate::manage::{self, ManageError};
 use crate::node::{Node, Phase};
+use crate::ownership;
+use crate::project::catalog::CatalogError;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often the project is looked after.
+/// How often leases are looked through.
 const STEP: Duration = Duration::from_secs(10);
 
-/// Looks after the project until the server stops.
-pub(crate) async fn run(node: Arc<Node>) {
+/// Asks the store whether the project is still this server's, until the
+/// server ends: a server that stops drains its logs, and acknowledges.
+pub(crate) async fn watch_ownership(node: Arc<Node>) {
+    let Some(opened) = node.opened() else {
+        return;
+    };
+    let step = ownership::look_interval(&node.config, opened.store.place().is_exclusive());
+    loop {
+        tokio::time::sleep(step).await;
+        let catalog = Arc::clone(&opened.catalog);
+        match tokio::task::spawn_blocking(move || catalog.look()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(CatalogError::Lost { .. })) | Err(_) => return,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the store does not say whether the project is still this server's");
+            }
+        }
+    }
+}
+
+/// Removes leases that nobody uses, until the server stops.
+pub(crate) async fn remove_leases(node: Arc<Node>) {
     // A lease goes soon after its time, however short that is.
     let step = STEP.min(node.config.lease_timeout / 4);
     loop {
         tokio::time::sleep(step).await;
         if node.phase() == Phase::Stopping {
-            return;
-        }
-        let looking = Arc::clone(&node);
-        let looked = tokio::task::spawn_blocking(move || {
-            if let Some(opened) = looking.opened() {
-                opened.catalog.look();
-            }
-        });
-        if looked.await.is_err() {
             return;
         }
         remove_idle_leases(&node).await;

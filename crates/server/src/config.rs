@@ -49,6 +49,12 @@ pub struct ServerConfig {
     pub log_backup: Span,
     /// Logs that are not on this server's disk are lost, and restored.
     pub restore_log: bool,
+    /// How long after another server has claimed the project this one may
+    /// acknowledge commits, and so how long the other one waits.
+    pub ownership_lease: Span,
+    /// What a server does with commits while it cannot ask the store whether
+    /// the project is still its own.
+    pub on_store_outage: OnStoreOutage,
     /// Local disk that copies of a remote store's objects may take, in bytes.
     pub cache_size: ByteSize,
     /// How long the lease of a read-only compute is kept that nobody uses.
@@ -89,6 +95,30 @@ impl std::str::FromStr for LogFormat {
             "text" => Ok(LogFormat::Text),
             "json" => Ok(LogFormat::Json),
             _ => Err(format!("{text:?} is not a log format: use text or json")),
+        }
+    }
+}
+
+/// What becomes of commits on local logs while the store does not answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnStoreOutage {
+    /// They are acknowledged: nobody takes the project over unless a person
+    /// says that this server does not run.
+    #[default]
+    Serve,
+    /// They wait once the lease is over: another server may take the project
+    /// over by itself.
+    Stop,
+}
+
+impl std::str::FromStr for OnStoreOutage {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<OnStoreOutage, String> {
+        match text {
+            "serve" => Ok(OnStoreOutage::Serve),
+            "stop" => Ok(OnStoreOutage::Stop),
+            _ => Err(format!("{text:?} is not known: use serve or stop")),
         }
     }
 }
@@ -191,6 +221,14 @@ pub struct ServerArgs {
     /// Local logs that are not here are lost: restore them from their copies
     #[arg(long)]
     pub restore_log: bool,
+    /// How long this server may acknowledge commits once another one has claimed the
+    /// project, and so how long that one waits [default: 6s]
+    #[arg(long, value_name = "SPAN")]
+    pub ownership_lease: Option<String>,
+    /// What becomes of commits on local logs while the store does not answer: serve,
+    /// or stop when the lease is over [default: serve]
+    #[arg(long, value_name = "WHAT")]
+    pub on_store_outage: Option<String>,
     /// Local disk for copies of a remote store's objects [default: 10GiB]
     #[arg(long, value_name = "SIZE")]
     pub cache_size: Option<String>,
@@ -242,6 +280,8 @@ impl ServerArgs {
             "history" => &self.history,
             "log_store" => &self.log_store,
             "log_backup" => &self.log_backup,
+            "ownership_lease" => &self.ownership_lease,
+            "on_store_outage" => &self.on_store_outage,
             "cache_size" => &self.cache_size,
             "lease_timeout_ms" => &self.lease_timeout_ms,
             "stall_timeout_ms" => &self.stall_timeout_ms,
@@ -300,6 +340,13 @@ fn build(from: &Layers) -> Result<ServerConfig, ConfigError> {
     if log_backup.0 > Duration::from_secs(3600) {
         return Err(from.bad("log_backup", &format!("{log_backup} is more than an hour")));
     }
+    let ownership_lease = from.or("ownership_lease", Span(Duration::from_secs(6)))?;
+    if !(Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&ownership_lease.0) {
+        return Err(from.bad(
+            "ownership_lease",
+            &format!("{ownership_lease} is not between 100ms and 1h"),
+        ));
+    }
     // A read that waits for the network takes a thread and no processor.
     let page_threads = match place::is_remote(&object_store) {
         true => 64,
@@ -325,6 +372,8 @@ fn build(from: &Layers) -> Result<ServerConfig, ConfigError> {
         log_store: from.or("log_store", LogStore::Local)?,
         log_backup,
         restore_log: false,
+        ownership_lease,
+        on_store_outage: from.or("on_store_outage", OnStoreOutage::Serve)?,
         cache_size: from.size("cache_size", place::CACHE_BYTES, 64 << 20, 1 << 50)?,
         history: from.or("history", Span(Duration::from_secs(7 * 86_400)))?,
         lease_timeout: Duration::from_millis(from.number(

@@ -60,6 +60,14 @@ pub enum ServerError {
         /// What the store said.
         source: xylem_pages::StoreError,
     },
+    /// The branch that a branch left is not open.
+    #[error("branch {branch}: the branch that it left, {ancestor}, is not open")]
+    Ancestor {
+        /// Which branch.
+        branch: String,
+        /// The one that it left.
+        ancestor: String,
+    },
     /// The gRPC or HTTP service ended by itself.
     #[error("{0}")]
     Serve(String),

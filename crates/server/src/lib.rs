@@ -20,6 +20,7 @@ mod metrics;
 mod moment;
 mod node;
 mod open;
+mod ownership;
 mod pace;
 pub mod place;
 pub mod project;

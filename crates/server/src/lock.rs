@@ -5,6 +5,9 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+/// The lock file of a data directory.
+pub(crate) const FILE: &str = "lock";
+
 /// The right to use a data directory, until dropped. The system gives it back
 /// when the process dies, however that happens; the file stays.
 #[derive(Debug)]
@@ -18,7 +21,7 @@ impl DirLock {
     /// # Errors
     /// [`ServerError::InUse`] with the other server's process id.
     pub fn take(dir: &Path) -> Result<DirLock, ServerError> {
-        let path = dir.join("lock");
+        let path = dir.join(FILE);
         let failed = |source| ServerError::io(format!("cannot lock {}", path.display()), source);
         let mut file = OpenOptions::new()
             .read(true)
@@ -45,7 +48,7 @@ impl DirLock {
     /// # Errors
     /// [`ServerError::InUse`] with the process id of the server that runs there.
     pub fn share(dir: &Path) -> Result<Option<DirLock>, ServerError> {
-        let path = dir.join("lock");
+        let path = dir.join(FILE);
         let failed = |source| ServerError::io(format!("cannot lock {}", path.display()), source);
         let file = match File::open(&path) {
             Ok(file) => file,

@@ -33,7 +33,8 @@ pub struct Logs {
     home: LogHome,
     /// This server's right to the project: greater than any before.
     claim: u64,
-    stage: Stage,
+    /// Logs that are not there were lost.
+    restoring: bool,
     /// What all of them hold in memory.
     memory: Memory,
 }
@@ -41,12 +42,12 @@ pub struct Logs {
 /// What a log that is not there means.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// The project is being opened: it is missed, or was never written.
-    Opening,
-    /// The same, and it was lost: it is restored.
+    /// It is missed, or was never written.
+    Here,
+    /// It was lost, and is restored.
     Restoring,
     /// It is a new branch's.
-    Open,
+    New,
 }
 
 enum LogHome {
@@ -118,10 +119,7 @@ impl Logs {
             home,
             claim,
             memory,
-            stage: match restoring {
-                true => Stage::Restoring,
-                false => Stage::Opening,
-            },
+            restoring,
         })
     }
 
@@ -130,18 +128,29 @@ impl Logs {
         self.memory.used()
     }
 
-    /// Every branch that there is has been opened.
-    pub(crate) fn set_open(&mut self) {
-        self.stage = Stage::Open;
+    /// Every log that was lost has been restored.
+    pub(crate) fn set_restored(&mut self) {
+        self.restoring = false;
+    }
+
+    /// The right to the logs of branches that are there, and to new ones.
+    pub(crate) fn claim(&self) -> u64 {
+        self.claim
     }
 
     /// Opens the log of branch `id`, of which everything before `floor` is in
-    /// layers. Blocking, on a thread of a runtime. One that was never written
-    /// takes no room.
+    /// layers. `right` is `None` for a new branch, else a number that was
+    /// given to no server before, nor by this one for this branch. Blocking,
+    /// on a thread of a runtime. One that was never written takes no room.
     ///
     /// # Errors
     /// When it cannot be opened, or is damaged.
-    pub(crate) fn open(&self, id: BranchId, floor: Floor) -> Result<OpenedLog, LogError> {
+    pub(crate) fn open(
+        &self,
+        id: BranchId,
+        floor: Floor,
+        right: Option<u64>,
+    ) -> Result<OpenedLog, LogError> {
         match &self.home {
             LogHome::Object(bucket) => {
                 let objects = bucket.objects();
@@ -156,7 +165,14 @@ impl Logs {
                     backed: None,
                 })
             }
-            LogHome::Local(local) => local.open(id, floor, self.claim, self.stage),
+            LogHome::Local(local) => {
+                let stage = match right {
+                    None => Stage::New,
+                    Some(_) if self.restoring => Stage::Restoring,
+                    Some(_) => Stage::Here,
+                };
+                local.open(id, floor, right.unwrap_or(self.claim), stage)
+            }
         }
     }
 
@@ -178,36 +194,57 @@ impl Logs {
         }
     }
 
-    /// The branches that have logs. Those that cannot be looked at are missing.
-    pub(crate) fn there(&self) -> Vec<BranchId> {
-        let names = self.names().unwrap_or_else(|error| {
+    /// What stands where logs stand: each place and name. Those that cannot be
+    /// looked at are missing.
+    pub(crate) fn there(&self) -> Vec<(String, String)> {
+        self.names().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot look for leftover logs");
             Vec::new()
-        });
-        let ids = names.iter().filter_map(|name| name.parse().ok());
-        ids.collect()
+        })
     }
 
-    /// Removes logs of those branches of `there` that are not `known`. Best
-    /// effort: what stays is removed at the next start.
-    pub(crate) fn sweep(&self, there: Vec<BranchId>, known: &dyn Fn(BranchId) -> bool) {
-        for id in there.into_iter().filter(|id| !known(*id)) {
-            tracing::info!(branch = %id, "removing the log of a branch that is not there any more");
-            if let Err(error) = self.remove(id) {
-                tracing::warn!(branch = %id, %error, "leftover log not removed");
+    /// Removes logs of those branches of `there` that are not `known`, and
+    /// returns what is nobody's. Best effort: what stays is removed at the next
+    /// start.
+    pub(crate) fn sweep(
+        &self,
+        there: Vec<(String, String)>,
+        known: &dyn Fn(BranchId) -> bool,
+    ) -> Vec<String> {
+        let mut strange = Vec::new();
+        for (place, name) in there {
+            match project::branch_of_folder(&name) {
+                Some(id) if known(id) => {}
+                Some(id) => {
+                    tracing::info!(branch = %id, "removing the log of a branch that is not there any more");
+                    if let Err(error) = self.remove(id) {
+                        tracing::warn!(branch = %id, %error, "leftover log not removed");
+                    }
+                }
+                None => strange.push(format!("{place}/{name}")),
             }
         }
+        strange
     }
 
-    fn names(&self) -> io::Result<Vec<String>> {
+    /// Where there is something, and how it is called.
+    fn names(&self) -> io::Result<Vec<(String, String)>> {
+        let in_bucket = |bucket: &Bucket, folder: &str| -> io::Result<Vec<(String, String)>> {
+            let place = format!("{}/{folder}", bucket.url());
+            let names = bucket.folders(folder)?.into_iter();
+            Ok(names.map(|name| (place.clone(), name)).collect())
+        };
         match &self.home {
-            LogHome::Object(bucket) => bucket.folders(LOGS),
+            LogHome::Object(bucket) => in_bucket(bucket, LOGS),
             LogHome::Local(local) => {
-                let mut names = names_in(&project::logs(&local.data_dir))?;
+                let dir = project::logs(&local.data_dir);
+                let place = dir.display().to_string();
+                let names = names_in(&dir)?.into_iter();
+                let mut all: Vec<_> = names.map(|name| (place.clone(), name)).collect();
                 if let Some(bucket) = &local.copies {
-                    names.extend(bucket.folders(BACKUPS)?);
+                    all.extend(in_bucket(bucket, BACKUPS)?);
                 }
-                Ok(names)
+                Ok(all)
             }
         }
     }
@@ -238,7 +275,7 @@ impl LocalLogs {
             }
         }
         let log = LocalLog::open(&dir, self.settings.clone())?;
-        if stage != Stage::Open {
+        if stage != Stage::New {
             self.compare(&log, id, &dir)?;
         }
         let Some(bucket) = self
@@ -352,6 +389,6 @@ fn names_in(dir: &Path) -> io::Result<Vec<String>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let names = entries.map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default()));
+    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
     names.collect()
 }

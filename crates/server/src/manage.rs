@@ -4,8 +4,18 @@
 //! catalogue that names it is durable, and gone when one without it is. What
 //! a crash leaves before (a folder with a manifest) or after (a folder, a log)
 //! is swept at the next start.
+//!
+//! Nor is a branch served on while it is not known whether the catalogue has
+//! it: what it acknowledged would be swept with it, or would be on a line that
+//! has another name by then. It is *held* from before the catalogue is written
+//! until the outcome is known ([`settle`]).
 
 pub(crate) mod adopt;
+mod reopen;
+mod settle;
+
+pub use reopen::reopen;
+pub use settle::{Early, early};
 
 use crate::branch::OpenBranch;
 use crate::branches::BranchRef;
@@ -31,6 +41,16 @@ pub enum ManageError {
     /// No branch of that name or id.
     #[error("there is no branch {0}")]
     NoBranch(BranchRef),
+    /// It is there and does not serve.
+    #[error(
+        "branch {branch} is not open: {why}; when that is mended, `xylem branch reopen {branch}`"
+    )]
+    NotOpen {
+        /// Which branch.
+        branch: String,
+        /// Why not.
+        why: String,
+    },
     /// The name is another's.
     #[error("there is a branch {0} already")]
     Exists(String),
@@ -85,9 +105,24 @@ pub enum ManageError {
         "there are {0} leases of read-only computes, as many as the server allows (setting leases_max): stop computes that are not needed"
     )]
     Leases(usize),
+    /// It is not known whether a change was made.
+    #[error("{0}")]
+    Unsettled(String),
     /// The server stops.
     #[error("the server is stopping; retry")]
     Stopping,
+}
+
+impl ManageError {
+    /// Whether nothing was changed, nor will be.
+    fn is_certain(&self) -> bool {
+        !matches!(
+            self,
+            ManageError::Catalog(CatalogError::Unsettled { .. } | CatalogError::Lost { .. })
+                | ManageError::Unsettled(_)
+                | ManageError::Stopping
+        )
+    }
 }
 
 /// A branch to be made.
@@ -114,12 +149,16 @@ pub enum Name {
 ///
 /// # Errors
 /// [`ManageError`].
-pub async fn create(node: &Arc<Node>, new: New) -> Result<Arc<OpenBranch>, ManageError> {
+pub async fn create(
+    node: &Arc<Node>,
+    new: New,
+    early: Early,
+) -> Result<Arc<OpenBranch>, ManageError> {
     let opened = opened(node)?;
     let from = find(opened, &new.from)?;
     let until = Instant::now() + PATIENCE;
     let at = moment::resolve(&from, new.at, until).await?;
-    let _changes = opened.changes.lock().await;
+    let _changes = settle::lock(opened).await?;
     // It may have gone while the moment was looked for.
     let from = find(opened, &BranchRef::Id(from.id()))?;
     let project = opened.catalog.project();
@@ -142,7 +181,7 @@ pub async fn create(node: &Arc<Node>, new: New) -> Result<Arc<OpenBranch>, Manag
     check_free(&project, &name)?;
     let made = make(node, from, at, name.clone(), lease).await?;
     let add = name.clone();
-    publish(node, &made, move |project, meta| {
+    publish(node, &made, early, move |project, meta| {
         check_free(project, &add)?;
         project.branches.insert(add, meta);
         Ok(())
@@ -160,9 +199,10 @@ pub async fn create(node: &Arc<Node>, new: New) -> Result<Arc<OpenBranch>, Manag
 pub async fn create_empty(
     node: &Arc<Node>,
     name: BranchName,
+    early: Early,
 ) -> Result<Arc<OpenBranch>, ManageError> {
     let opened = opened(node)?;
-    let _changes = opened.changes.lock().await;
+    let _changes = settle::lock(opened).await?;
     check_free(&opened.catalog.project(), name.as_str())?;
     let meta = BranchMeta {
         id: BranchId(rand::random()),
@@ -176,7 +216,7 @@ pub async fn create_empty(
         blocking(move || open_new(&node, meta)).await?
     };
     let add = name.to_string();
-    publish(node, &made, move |project, meta| {
+    publish(node, &made, early, move |project, meta| {
         check_free(project, &add)?;
         project.branches.insert(add, meta);
         Ok(())
@@ -191,11 +231,18 @@ pub async fn create_empty(
 ///
 /// # Errors
 /// [`ManageError::Needed`] while others depend on it.
-pub async fn remove(node: &Arc<Node>, which: &BranchRef) -> Result<(), ManageError> {
+pub async fn remove(node: &Arc<Node>, which: &BranchRef, early: Early) -> Result<(), ManageError> {
     let opened = opened(node)?;
-    let _changes = opened.changes.lock().await;
+    let _changes = settle::lock(opened).await?;
+    if let Some(closed) = opened.branches.closed(which) {
+        reopen::closed(&closed).await?;
+        remove_entry(node, closed.meta.id, early).await?;
+        opened.branches.remove(closed.meta.id);
+        remove_files(node, closed.meta.id).await;
+        return Ok(());
+    }
     let branch = find(opened, which)?;
-    remove_now(node, opened, &branch).await
+    remove_now(node, opened, &branch, early).await
 }
 
 /// Removes a lease that nobody has used for `timeout`; false when somebody has.
@@ -208,12 +255,12 @@ pub async fn remove_idle(
     timeout: Duration,
 ) -> Result<bool, ManageError> {
     let opened = opened(node)?;
-    let _changes = opened.changes.lock().await;
+    let _changes = settle::lock(opened).await?;
     let branch = find(opened, &BranchRef::Id(id))?;
     if branch.idle() < timeout {
         return Ok(false);
     }
-    remove_now(node, opened, &branch).await?;
+    remove_now(node, opened, &branch, Early::nobody()).await?;
     Ok(true)
 }
 
@@ -221,9 +268,28 @@ async fn remove_now(
     node: &Arc<Node>,
     opened: &Opened,
     branch: &Arc<OpenBranch>,
+    early: Early,
 ) -> Result<(), ManageError> {
     let (id, name) = (branch.id(), branch.name());
-    let check = move |project: &Project| {
+    let held = branch.hold();
+    if let Err(error) = remove_entry(node, id, early).await {
+        if !error.is_certain() {
+            held.keep();
+        }
+        return Err(error);
+    }
+    // From here on it is gone, whatever fails.
+    opened.branches.remove(id);
+    branch.set_removed();
+    open::close_branch(branch).await;
+    remove_files(node, id).await;
+    tracing::info!(branch = name, %id, "branch removed");
+    Ok(())
+}
+
+/// Takes a branch out of the catalogue, on which no other depends.
+async fn remove_entry(node: &Arc<Node>, id: BranchId, early: Early) -> Result<(), ManageError> {
+    settle::change(node, early, move |project| {
         let Some((name, meta)) = project.branch(id) else {
             return Err(ManageError::NoBranch(BranchRef::Id(id)));
         };
@@ -239,18 +305,15 @@ async fn remove_now(
                 "{name} is the project's only branch: a project without any is of no use"
             )));
         }
-        Ok(name.to_owned())
-    };
-    change(node, move |project| {
-        let name = check(project)?;
+        let name = name.to_owned();
         project.branches.remove(&name);
         Ok(())
     })
-    .await?;
-    // From here on it is gone, whatever fails.
-    opened.branches.remove(id);
-    branch.set_removed();
-    open::close_branch(branch).await;
+    .await
+}
+
+/// Removes what a branch had that no catalogue names any more.
+async fn remove_files(node: &Arc<Node>, id: BranchId) {
     let node = Arc::clone(node);
     let removed = tokio::task::spawn_blocking(move || {
         if let Some(opened) = node.opened()
@@ -265,8 +328,6 @@ async fn remove_now(
     if let Err(error) = removed.await {
         tracing::error!(branch = %id, %error, "removing the branch's files ended early");
     }
-    tracing::info!(branch = name, %id, "branch removed");
-    Ok(())
 }
 
 /// Gives a branch another name. Its computes go on.
@@ -277,13 +338,14 @@ pub async fn rename(
     node: &Arc<Node>,
     which: &BranchRef,
     to: BranchName,
+    early: Early,
 ) -> Result<Arc<OpenBranch>, ManageError> {
     let opened = opened(node)?;
-    let _changes = opened.changes.lock().await;
+    let _changes = settle::lock(opened).await?;
     let branch = find(opened, which)?;
     refuse_lease(&branch, "renamed")?;
     let (id, new) = (branch.id(), to.to_string());
-    change(node, move |project| {
+    settle::change(node, early, move |project| {
         check_free(project, &new)?;
         move_name(project, id, new)
     })
@@ -304,12 +366,13 @@ pub async fn restore(
     which: &BranchRef,
     at: At,
     keep_as: Option<BranchName>,
+    early: Early,
 ) -> Result<Restored, ManageError> {
     let opened = opened(node)?;
     let old = find(opened, which)?;
     let until = Instant::now() + PATIENCE;
     let read_at = moment::resolve(&old, at, until).await?;
-    let _changes = opened.changes.lock().await;
+    let _changes = settle::lock(opened).await?;
     let old = find(opened, &BranchRef::Id(old.id()))?;
     refuse_lease(&old, "restored")?;
     let project = opened.catalog.project();
@@ -324,6 +387,7 @@ pub async fn restore(
     let new = make(node, Arc::clone(&old), read_at, name.clone(), false).await?;
     // Before the names change: what the old compute is told is committed from
     // here on, its clients would look for on the new line.
+    let held = old.hold();
     let fenced = match old.fence().await {
         Ok(fenced) => fenced,
         Err(source) => {
@@ -335,16 +399,22 @@ pub async fn restore(
         }
     };
     let (id, kept_) = (old.id(), kept.clone());
-    publish(node, &new, move |project, meta| {
+    let published = publish(node, &new, early, move |project, meta| {
         check_free(project, &kept_)?;
         move_name(project, id, kept_)?;
         check_free(project, &name)?;
         project.branches.insert(name, meta);
         Ok(())
     })
-    .await?;
+    .await;
+    if let Err(error) = published {
+        if !error.is_certain() {
+            held.keep();
+        }
+        return Err(error);
+    }
     opened.branches.rename(&old, &kept, Some(&new));
-    drop(fenced);
+    drop((fenced, held));
     tracing::info!(branch = new.name(), id = %new.id(), lsn = new.meta.ancestor_lsn, kept, "branch restored");
     Ok(Restored { new, old })
 }
@@ -396,7 +466,13 @@ fn opened(node: &Node) -> Result<&Opened, ManageError> {
 
 fn find(opened: &Opened, which: &BranchRef) -> Result<Arc<OpenBranch>, ManageError> {
     let found = opened.branches.get(which);
-    found.ok_or_else(|| ManageError::NoBranch(which.clone()))
+    found.ok_or_else(|| match opened.branches.closed(which) {
+        Some(closed) => ManageError::NotOpen {
+            branch: which.to_string(),
+            why: closed.why.clone(),
+        },
+        None => ManageError::NoBranch(which.clone()),
+    })
 }
 
 fn check_free(project: &Project, name: &str) -> Result<(), ManageError> {
@@ -488,6 +564,7 @@ fn open_new(node: &Node, meta: BranchMeta) -> Result<Arc<OpenBranch>, ManageErro
         &opened.branches,
         &name,
         meta,
+        None,
     );
     if made.is_err() {
         // Best effort: what stays is swept at the next start.
@@ -496,19 +573,24 @@ fn open_new(node: &Node, meta: BranchMeta) -> Result<Arc<OpenBranch>, ManageErro
     Ok(made?)
 }
 
-/// Writes the catalogue that has the branch `made`. When that fails `made` is
-/// closed again. Its folder stays: the catalogue may be there, whatever the
-/// store said of it.
+/// Writes the catalogue that has the branch `made`. When it is certain that
+/// there is none, `made` goes again.
 async fn publish(
     node: &Arc<Node>,
     made: &Arc<OpenBranch>,
+    early: Early,
     add: impl FnOnce(&mut Project, BranchMeta) -> Result<(), ManageError> + Send + 'static,
 ) -> Result<(), ManageError> {
     let meta = made.meta.clone();
-    let published = change(node, move |project| add(project, meta)).await;
-    if published.is_err() {
-        made.set_removed();
-        open::close_branch(made).await;
+    let published = settle::change(node, early, move |project| add(project, meta)).await;
+    match &published {
+        Ok(()) => {}
+        Err(error) if error.is_certain() => abandon(node, made).await,
+        Err(_) => {
+            // The catalogue may have it: what it has must stay.
+            made.set_removed();
+            open::close_branch(made).await;
+        }
     }
     published
 }
@@ -524,18 +606,6 @@ async fn abandon(node: &Arc<Node>, made: &Arc<OpenBranch>) {
     if !matches!(removed.await, Ok(Some(Ok(())))) {
         tracing::warn!(branch = %made.id(), "a branch that was not made is removed at the next start");
     }
-}
-
-async fn change(
-    node: &Arc<Node>,
-    change: impl FnOnce(&mut Project) -> Result<(), ManageError> + Send + 'static,
-) -> Result<(), ManageError> {
-    let node = Arc::clone(node);
-    blocking(move || {
-        let opened = node.opened().ok_or(ManageError::Stopping)?;
-        opened.catalog.change(change)
-    })
-    .await
 }
 
 async fn blocking<T: Send + 'static>(

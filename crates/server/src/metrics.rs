@@ -465,7 +465,7 @@ impl Metrics {
         );
         registry.register(
             "branch_up",
-            "1 when log and ingest work, else 0",
+            "1 when the branch is open and its log and ingest work, else 0",
             m.branch_up.clone(),
         );
         registry.register_with_unit(
@@ -512,6 +512,14 @@ impl Metrics {
             wal_throttled_seconds: self.wal_throttled_seconds.get_or_create(&label).clone(),
             attaches: self.attaches.get_or_create(&label).clone(),
         }
+    }
+
+    /// A branch that is not open is not up.
+    pub fn set_closed(&self, name: &str) {
+        let label = BranchLabel {
+            branch: name.to_owned(),
+        };
+        self.branch_up.get_or_create(&label).set(0);
     }
 
     /// Lets go of everything that is counted of branch `name`.

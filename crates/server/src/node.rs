@@ -5,6 +5,7 @@ use crate::branches::Branches;
 use crate::config::ServerConfig;
 use crate::logs::Logs;
 use crate::metrics::{Metrics, StreamGuard, StreamKind};
+use crate::ownership::Ownership;
 use crate::project::catalog::Catalog;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -67,11 +68,17 @@ pub struct Opened {
     /// Where their logs are.
     pub logs: Logs,
     /// Which branches there are, durably.
-    pub catalog: Catalog,
+    pub catalog: Arc<Catalog>,
+    /// Whether commits may be acknowledged.
+    pub(crate) ownership: Arc<Ownership>,
     /// The same, open.
     pub branches: Branches,
     /// Held while branches come, go or change names.
     pub changes: tokio::sync::Mutex<()>,
+    /// Why it is not known whether the last change was made, while it is not.
+    pub unsettled: watch::Sender<Option<String>>,
+    /// What lies where branches are and is no branch's.
+    pub strange: Vec<String>,
 }
 
 impl Opened {
@@ -132,6 +139,13 @@ impl Node {
         self.streams.close();
     }
 
+    /// Completes when the server was told to stop.
+    pub async fn stopping(&self) {
+        let mut phase = self.phase.subscribe();
+        // The sender lives as long as this.
+        let _ = phase.wait_for(|phase| *phase == Phase::Stopping).await;
+    }
+
     /// Waits until no stream is open; only after [`Node::set_stopping`].
     pub async fn streams_ended(&self) {
         self.streams.wait().await;
@@ -175,10 +189,19 @@ impl Node {
         if let Some(lost) = opened.catalog.why_lost() {
             reasons.push(format!("project: {lost}"));
         }
+        if let Some(doubt) = opened.ownership.doubt() {
+            reasons.push(format!("project: {doubt}"));
+        }
+        if let Some(unsettled) = &*opened.unsettled.borrow() {
+            reasons.push(format!("project: {unsettled}"));
+        }
         for branch in opened.branches.all() {
             if let Some(reason) = branch.broken() {
                 reasons.push(format!("branch {}: {reason}", branch.name()));
             }
+        }
+        for (name, branch) in opened.branches.all_closed() {
+            reasons.push(format!("branch {name}: it is not open: {}", branch.why));
         }
         reasons
     }
@@ -188,6 +211,9 @@ impl Node {
         if let Some(opened) = self.opened() {
             for branch in opened.branches.all() {
                 self.metrics.set_branch(&branch.name(), &branch.state());
+            }
+            for (name, _) in opened.branches.all_closed() {
+                self.metrics.set_closed(&name);
             }
             self.metrics
                 .set_memory(opened.memory_used(), self.config.memory.0);

@@ -1,20 +1,21 @@
 //! Opens what a data directory and a store hold: project, logs, branches.
 
 use crate::branch::OpenBranch;
-use crate::branches::{BranchRef, Branches};
+use crate::branches::{BranchRef, Branches, ClosedBranch};
 use crate::config::ServerConfig;
 use crate::error::ServerError;
 use crate::logs::{LOG_SHARE, Logs};
 use crate::node::{Node, Opened};
+use crate::ownership::{self, Ownership};
 use crate::project::catalog::{self, Catalog, CatalogError};
 use crate::project::log_home::{self, LogState};
 use crate::project::{self, BranchMeta, InnodbParams, LogStore, Project};
 use jiff::Timestamp;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use xylem_pages::files::Place;
 use xylem_pages::{Branch, Store, StoreConfig, StoreError};
-use xylem_types::BranchId;
+use xylem_types::{BranchId, Lsn};
 use xylem_wal::LogError;
 
 /// The folder of the store with one for each branch.
@@ -30,26 +31,38 @@ fn claim_or_create(
     place: &dyn Place,
 ) -> Result<(Catalog, LogState), ServerError> {
     let data_dir = &config.data_dir;
+    let lease = ownership::lease(config);
     project::refuse_former(data_dir)?;
     // Before it is claimed: one that is not ours must not be taken away from
     // another server.
     if let Some(found) = catalog::read(place)? {
-        if found.log_store != config.log_store {
+        let (log_store, id) = (found.project.log_store, &found.project.id);
+        if log_store != config.log_store {
             return Err(ServerError::Project {
                 path: place.url().into(),
                 message: format!(
                     "its logs are kept in the {} store, which cannot be changed: start the server with --log-store {}",
-                    found.log_store.as_str(),
-                    found.log_store.as_str()
+                    log_store.as_str(),
+                    log_store.as_str()
                 ),
             });
         }
-        project::belongs(data_dir, &found.id)?;
-        let state = log_home::look(config, &found)?;
-        project::settle(data_dir, &found.id)?;
-        if let Some(claimed) = Catalog::claim(place, rand::random())? {
-            log_home::take(config, &claimed, state)?;
-            return Ok((claimed, state));
+        project::belongs(data_dir, id)?;
+        let looked = log_home::look(config, &found, place.is_exclusive())?;
+        project::settle(data_dir, id)?;
+        // Nothing is acknowledged before the directory is the home: the
+        // catalogue that makes it so has the promise.
+        let promised = match looked.moves {
+            true => Duration::ZERO,
+            false => lease,
+        };
+        if let Some(claimed) = Catalog::claim(place, rand::random(), promised)? {
+            claimed.promise(lease);
+            if looked.wait {
+                ownership::wait_out(&claimed)?;
+            }
+            log_home::take(config, &claimed, looked.state)?;
+            return Ok((claimed, looked.state));
         }
     }
     let nothing = |message: String| ServerError::Project {
@@ -85,7 +98,7 @@ fn claim_or_create(
         )
     };
     let id = new.id.clone();
-    let catalog = Catalog::create(place, rand::random(), new)?;
+    let catalog = Catalog::create(place, rand::random(), new, lease)?;
     project::settle(data_dir, &id)?;
     tracing::info!(data_dir = %data_dir.display(), store = place.url(), project = %id, "new project");
     let state = match config.log_store {
@@ -96,7 +109,7 @@ fn claim_or_create(
 }
 
 /// Removes what branches left that are not there any more, or were never quite
-/// made. Best effort.
+/// made, and returns what is no branch's: that is left to people. Best effort.
 ///
 /// What the catalogue does not name is nobody's only as long as this server
 /// has the project: another may have opened it since it was claimed here, and
@@ -106,26 +119,37 @@ fn claim_or_create(
 ///
 /// # Errors
 /// When another server has the project, or the store does not tell.
-fn sweep(logs: &Logs, place: &dyn Place, catalog: &Catalog) -> Result<(), CatalogError> {
+fn sweep(logs: &Logs, place: &dyn Place, catalog: &Catalog) -> Result<Vec<String>, CatalogError> {
     let folders = place.folders(BRANCHES).unwrap_or_else(|error| {
         tracing::warn!(%error, "cannot look for leftovers in the store");
         Vec::new()
     });
-    let left = logs.there();
+    let there = logs.there();
     catalog.confirm()?;
     let project = catalog.project();
     let known = |id: BranchId| project.branch(id).is_some();
+    let mut strange = Vec::new();
     for name in folders {
-        if name.parse::<BranchId>().is_ok_and(known) {
-            continue;
-        }
-        tracing::info!(branch = name, "removing what is left of a branch");
-        if let Err(error) = place.remove_folder(&format!("{BRANCHES}/{name}")) {
-            tracing::warn!(branch = name, %error, "leftover not removed");
+        let folder = format!("{BRANCHES}/{name}");
+        match project::branch_of_folder(&name) {
+            Some(id) if known(id) => {}
+            Some(_) => {
+                tracing::info!(branch = name, "removing what is left of a branch");
+                if let Err(error) = place.remove_folder(&folder) {
+                    tracing::warn!(branch = name, %error, "leftover not removed");
+                }
+            }
+            None => strange.push(format!("{}/{folder}", place.url())),
         }
     }
-    logs.sweep(left, &known);
-    Ok(())
+    strange.extend(logs.sweep(there, &known));
+    for path in &strange {
+        tracing::warn!(
+            path,
+            "this is no branch's, and is left: move it elsewhere or remove it"
+        );
+    }
+    Ok(strange)
 }
 
 /// Opens everything. Blocking: logs are recovered. Needs a tokio runtime
@@ -137,7 +161,7 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
     let project = catalog.project();
     let restoring = log_state == LogState::Restoring;
     let mut logs = Logs::new(config, catalog.number(), restoring)?;
-    sweep(&logs, &*place, &catalog)?;
+    let strange = sweep(&logs, &*place, &catalog)?;
     let settings = StoreConfig {
         memory_bytes: config.memory.0 - config.memory.0 / LOG_SHARE,
         open_layer_bytes: config.open_layer_size.0,
@@ -151,15 +175,24 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
     })?;
     let branches = Branches::default();
     let levels = project.levels().map_err(catalog::CatalogError::Invalid)?;
+    let mut failed = None;
     for level in &levels {
         for group in level.chunks(AT_ONCE) {
-            open_group(node, &store, &logs, &branches, group)?;
+            let failure = open_group(node, &store, &logs, &branches, group);
+            failed = failed.or(failure);
         }
     }
-    if restoring {
-        log_home::settle(config, &catalog)?;
+    // One that does not open keeps the others from nothing. Where none does,
+    // there is nothing to serve.
+    if let Some(failure) = failed.take_if(|_| branches.all().is_empty()) {
+        return Err(failure);
     }
-    logs.set_open();
+    if restoring {
+        log_home::settle(config, &catalog, failed.is_none())?;
+        if failed.is_none() {
+            logs.set_restored();
+        }
+    }
     store.start_ingest();
     let no_upkeep = |source| ServerError::Store {
         branch: "*".to_owned(),
@@ -172,25 +205,31 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
         took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         "project is open"
     );
+    let catalog = Arc::new(catalog);
     Ok(Opened {
+        ownership: Arc::new(Ownership::new(Arc::clone(&catalog), config)),
         store,
         logs,
         catalog,
         branches,
         changes: tokio::sync::Mutex::new(()),
+        unsettled: tokio::sync::watch::Sender::new(None),
+        strange,
     })
 }
 
 /// Opens branches whose ancestors are among `branches`, all at the same time:
-/// what takes long is waiting for disks and for the store.
+/// what takes long is waiting for disks and for the store. Those that do not
+/// open are among them with the reason; the first of these is returned.
 fn open_group(
     node: &Node,
     store: &Arc<Store>,
     logs: &Logs,
     branches: &Branches,
     group: &[(&str, &BranchMeta)],
-) -> Result<(), ServerError> {
+) -> Option<ServerError> {
     let runtime = tokio::runtime::Handle::current();
+    let right = Some(logs.claim());
     let opened: Vec<Result<Arc<OpenBranch>, ServerError>> = std::thread::scope(|scope| {
         let openers: Vec<_> = group
             .iter()
@@ -198,7 +237,8 @@ fn open_group(
                 let runtime = &runtime;
                 scope.spawn(move || {
                     let _in_runtime = runtime.enter();
-                    open_branch(node, store, logs, branches, name, BranchMeta::clone(meta))
+                    let meta = BranchMeta::clone(meta);
+                    open_branch(node, store, logs, branches, name, meta, right)
                 })
             })
             .collect();
@@ -212,10 +252,31 @@ fn open_group(
             .map(|opener| opener.join().unwrap_or_else(ended_early))
             .collect()
     });
-    for (open, (name, _)) in opened.into_iter().zip(group) {
-        branches.insert(&open?, name);
+    let mut failed = None;
+    for (open, (name, meta)) in opened.into_iter().zip(group) {
+        match open {
+            Ok(branch) => branches.insert(&branch, name),
+            Err(error) => {
+                set_closed(branches, name, meta, &error);
+                failed = failed.or(Some(error));
+            }
+        }
     }
-    Ok(())
+    failed
+}
+
+/// Notes that a branch does not open. What it shares with the one it left is
+/// kept for it.
+pub(crate) fn set_closed(branches: &Branches, name: &str, meta: &BranchMeta, error: &ServerError) {
+    tracing::error!(branch = name, id = %meta.id, %error, "the branch does not open, and is not served");
+    let ancestor = meta
+        .ancestor
+        .and_then(|id| branches.get(&BranchRef::Id(id)));
+    if let Some(ancestor) = ancestor {
+        ancestor.pages.keep_for(meta.id, Lsn(meta.ancestor_lsn));
+    }
+    let closed = ClosedBranch::new(meta.clone(), error.to_string());
+    branches.insert_closed(&closed, name);
 }
 
 /// Why a branch's parts cannot be opened.
@@ -230,10 +291,11 @@ impl From<StoreError> for OpenError {
     }
 }
 
-/// Opens a branch whose ancestor is among `branches`. Blocking.
+/// Opens a branch whose ancestor is among `branches`. `right` is that to its
+/// log; `None`: it is new. Blocking.
 ///
 /// # Errors
-/// When its log or its pages cannot be opened.
+/// When its log or its pages cannot be opened, or its ancestor is not open.
 pub(crate) fn open_branch(
     node: &Node,
     store: &Arc<Store>,
@@ -241,17 +303,22 @@ pub(crate) fn open_branch(
     branches: &Branches,
     name: &str,
     meta: BranchMeta,
+    right: Option<u64>,
 ) -> Result<Arc<OpenBranch>, ServerError> {
-    let ancestor = meta
-        .ancestor
-        .and_then(|id| branches.get(&BranchRef::Id(id)));
+    let ancestor = match meta.ancestor.map(BranchRef::Id) {
+        None => None,
+        Some(of) => Some(branches.get(&of).ok_or_else(|| ServerError::Ancestor {
+            branch: name.to_owned(),
+            ancestor: of.to_string(),
+        })?),
+    };
     let mut log = None;
     let pages = Branch::open_with(
         Arc::clone(store),
         meta.id,
         ancestor.as_ref().map(|of| Arc::clone(&of.pages)),
         |floor| {
-            let opened = logs.open(meta.id, floor).map_err(OpenError::Log)?;
+            let opened = logs.open(meta.id, floor, right).map_err(OpenError::Log)?;
             Ok(Arc::clone(&log.insert(opened).log))
         },
     )
@@ -290,11 +357,30 @@ pub(crate) async fn close_branch(branch: &Arc<OpenBranch>) {
     }
 }
 
-/// Closes everything.
-pub(crate) async fn close(opened: &Opened) {
-    // Nothing comes or goes from here on.
-    let _changes = opened.changes.lock().await;
+/// Closes everything, and tells whether all of it was closed in time. What was
+/// not is safe as after a crash, and must not be waited for: whoever drops it
+/// would wait, too.
+pub(crate) async fn close(opened: &Opened, patience: Duration) -> bool {
+    let until = tokio::time::Instant::now() + patience;
+    // Nothing comes or goes from here on. A change that waits for the store
+    // holds this; then it is as if the server had died in it.
+    let changes = tokio::time::timeout_at(until, opened.changes.lock()).await;
     let all = opened.branches.all();
     // At the same time: a store that is away is waited for once.
-    futures::future::join_all(all.iter().map(close_branch)).await;
+    let closing = all.into_iter().map(|branch| {
+        let name = branch.name();
+        let closing = tokio::spawn(async move { close_branch(&branch).await });
+        async move {
+            let closed = tokio::time::timeout_at(until, closing).await;
+            if closed.is_err() {
+                tracing::warn!(
+                    branch = name,
+                    "the branch is not closed in time: the next start goes on as after a crash"
+                );
+            }
+            closed.is_ok()
+        }
+    });
+    let closed = futures::future::join_all(closing).await;
+    changes.is_ok() && closed.into_iter().all(|closed| closed)
 }

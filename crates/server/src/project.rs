@@ -5,6 +5,7 @@
 
 pub mod catalog;
 pub(crate) mod log_home;
+mod seat;
 mod template;
 
 use crate::error::ServerError;
@@ -269,6 +270,12 @@ pub fn log_dir(data_dir: &Path, branch: BranchId) -> PathBuf {
 /// The directory with a folder for each branch's log.
 pub(crate) fn logs(data_dir: &Path) -> PathBuf {
     data_dir.join("branches")
+}
+
+/// The branch whose folder is called so; none: it is no branch's.
+pub(crate) fn branch_of_folder(name: &str) -> Option<BranchId> {
+    let id: BranchId = name.parse().ok()?;
+    (id.to_string() == name).then_some(id)
 }
 
 /// Whether there is a log in `data_dir`, or what is left of one.

@@ -6,7 +6,7 @@ use crate::error::ServerError;
 use crate::lock::DirLock;
 use crate::node::Node;
 use crate::rpc::{Authenticate, ControlService, InspectService, MESSAGE_BYTES_MAX, PageService};
-use crate::{care, http, open};
+use crate::{care, http, open, ownership};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,6 +35,11 @@ const FRAME_BYTES_MAX: u32 = 256 << 10;
 const CONNECTION_STREAMS_MAX: u32 = 1024;
 /// After the streams have ended: how long connections may take to close.
 const CONNECTIONS_PATIENCE: Duration = Duration::from_secs(1);
+/// How long closing the branches may take at a stop. What waits for a store
+/// that is away is safe without: the next start goes on as after a crash.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(20);
+/// How long noting that nothing is acknowledged any more may take.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(3);
 /// A connection that is silent for this long is asked whether it lives.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// A connection that answers nothing for this long is gone.
@@ -160,11 +165,14 @@ async fn serve(
         opened = &mut opening => opened,
         () = &mut shutdown => return Ok(()),
     };
-    let (opened, _lock) =
+    let (opened, lock) =
         opened.map_err(|error| ServerError::Serve(format!("opening ended early: {error}")))??;
     let lost = opened.catalog.lost().clone();
     node.set_ready(opened);
-    let _care = Task(tokio::spawn(care::run(Arc::clone(&node))));
+    let _care = [
+        Task(tokio::spawn(care::watch_ownership(Arc::clone(&node)))),
+        Task(tokio::spawn(care::remove_leases(Arc::clone(&node)))),
+    ];
     report(&health, ServingStatus::Serving).await;
     tracing::info!(grpc = %addrs.grpc, http = %addrs.http, version = crate::VERSION, "ready");
     ready(addrs);
@@ -174,7 +182,20 @@ async fn serve(
         failed = serving.failed() => Err(failed),
         () = lost.cancelled() => Err(lost_project(&node)),
     };
-    stop(&node, &health, serving).await;
+    if lost.is_cancelled() {
+        // What it would acknowledge from here on is nobody's.
+        let why = lost_project(&node).to_string();
+        let branches = node.opened().map(|opened| opened.branches.all());
+        for branch in branches.unwrap_or_default() {
+            branch.end_because(why.clone());
+        }
+        node.end_streams();
+    }
+    if !stop(&node, &health, serving).await {
+        // Threads that wait for the store still have the directory. They end
+        // with the process, and so does its lock; nobody waits for them.
+        std::mem::forget((node, lock));
+    }
     ended
 }
 
@@ -197,7 +218,8 @@ impl Drop for Task {
     }
 }
 
-async fn stop(node: &Node, health: &HealthReporter, mut serving: Serving) {
+/// False when something is left that waits for the store.
+async fn stop(node: &Arc<Node>, health: &HealthReporter, mut serving: Serving) -> bool {
     node.set_stopping();
     report(health, ServingStatus::NotServing).await;
     if tokio::time::timeout(node.config.stop_grace, node.streams_ended())
@@ -215,10 +237,35 @@ async fn stop(node: &Node, health: &HealthReporter, mut serving: Serving) {
         tracing::info!("closing the connections that are still open");
     }
     drop(serving);
+    let mut closed = true;
     if let Some(opened) = node.opened() {
-        open::close(opened).await;
+        closed = open::close(opened, CLOSE_PATIENCE).await;
+    }
+    if closed {
+        closed = release(node).await;
     }
     tracing::info!("stopped");
+    closed
+}
+
+/// Notes in the catalogue that the next server need not wait for this one.
+/// False while that is under way.
+async fn release(node: &Arc<Node>) -> bool {
+    let releasing = Arc::clone(node);
+    let released = tokio::task::spawn_blocking(move || {
+        let Some(opened) = releasing.opened() else {
+            return;
+        };
+        let nobody_waits = opened.store.place().is_exclusive()
+            || ownership::lease(&releasing.config).is_zero()
+            || opened.catalog.why_lost().is_some();
+        if !nobody_waits && let Err(error) = opened.catalog.release() {
+            tracing::warn!(%error, "the stop is not noted in the catalogue: another server waits before it serves");
+        }
+    });
+    tokio::time::timeout(RELEASE_PATIENCE, released)
+        .await
+        .is_ok()
 }
 
 /// What runs while the server serves.

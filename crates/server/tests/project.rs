@@ -7,7 +7,9 @@ use common::place::{Fate, MemPlace, Step};
 use common::redo::{bulky_mark, mark, marked};
 use common::{Server, args, config, page, with_database};
 use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use xylem_proto::control::ListBranchesRequest;
 use xylem_proto::pageserver::GetPageRequest;
 use xylem_server::place;
@@ -16,6 +18,8 @@ use xylem_server::project::{
     BranchMeta, InnodbParams, Project, create_from_template, create_from_template_in,
 };
 use xylem_types::BranchId;
+
+const LEASE: Duration = Duration::from_secs(7);
 
 fn sample() -> Project {
     let now = "2026-11-22T14:05:00Z".parse().unwrap();
@@ -43,28 +47,29 @@ fn change(catalog: &Catalog, act: impl FnOnce(&mut Project)) -> Result<(), catal
 #[test]
 fn a_catalogue_is_read_back_and_damage_is_found() {
     let place = MemPlace::new();
-    assert!(Catalog::claim(&place, 1).unwrap().is_none());
+    assert!(Catalog::claim(&place, 1, LEASE).unwrap().is_none());
     assert!(!catalog::exists(&place).unwrap());
     let project = sample();
-    Catalog::create(&place, 1, project.clone()).unwrap();
-    let claimed = Catalog::claim(&place, 2).unwrap().unwrap();
+    Catalog::create(&place, 1, project.clone(), LEASE).unwrap();
+    let claimed = Catalog::claim(&place, 2, LEASE).unwrap().unwrap();
     assert_eq!(*claimed.project(), project);
-    assert_eq!(catalog::read(&place).unwrap(), Some(project));
+    let found = catalog::read(&place).unwrap().unwrap();
+    assert_eq!((found.project, found.lease), (project, LEASE));
     let name = "project/catalog-0000000000000002";
     let text = String::from_utf8(place.get(name).unwrap().to_vec()).unwrap();
     assert!(text.contains("2026-11-22T14:05:00Z"), "{text}");
     let cases = [
         (text.replace("16384", "16385"), "checksum"),
         (
-            text.replace("\"format\": 2", "\"format\": 3"),
-            "format 3 is not known",
+            text.replace("\"format\": 3", "\"format\": 4"),
+            "format 4 is not known",
         ),
         (text.replace("undo_tablespaces", "undo"), "undo"),
         (text[..text.len() / 2].to_owned(), "EOF"),
     ];
     for (damaged, message) in cases {
         place.set(name, damaged.as_bytes());
-        let error = Catalog::claim(&place, 3).err().unwrap().to_string();
+        let error = Catalog::claim(&place, 3, LEASE).err().unwrap().to_string();
         assert!(
             error.contains(message) && error.contains("catalog-0000000000000002"),
             "{error}"
@@ -72,14 +77,14 @@ fn a_catalogue_is_read_back_and_damage_is_found() {
     }
     // A document under another number is none of this one's.
     place.set("project/catalog-0000000000000005", text.as_bytes());
-    let error = Catalog::claim(&place, 3).err().unwrap().to_string();
+    let error = Catalog::claim(&place, 3, LEASE).err().unwrap().to_string();
     assert!(error.contains("number 2 inside"), "{error}");
 }
 
 #[test]
 fn only_the_last_few_catalogues_are_kept() {
     let place = MemPlace::new();
-    let catalog = Catalog::create(&place, 1, sample()).unwrap();
+    let catalog = Catalog::create(&place, 1, sample(), LEASE).unwrap();
     for id in 1..20 {
         change(&catalog, |project| {
             let branch = child(id, 0xabc, false);
@@ -91,14 +96,22 @@ fn only_the_last_few_catalogues_are_kept() {
         .map(|number| format!("project/catalog-{number:016x}"))
         .collect();
     assert_eq!(place.names(), kept);
-    assert_eq!(catalog::read(&place).unwrap().unwrap().branches.len(), 20);
+    assert_eq!(
+        catalog::read(&place)
+            .unwrap()
+            .unwrap()
+            .project
+            .branches
+            .len(),
+        20
+    );
 }
 
 #[test]
 fn who_opened_a_project_last_has_it() {
     let place = MemPlace::new();
-    let first = Catalog::create(&place, 1, sample()).unwrap();
-    let second = Catalog::claim(&place, 2).unwrap().unwrap();
+    let first = Catalog::create(&place, 1, sample(), LEASE).unwrap();
+    let second = Catalog::claim(&place, 2, LEASE).unwrap().unwrap();
     let add = |project: &mut Project| {
         project
             .branches
@@ -109,7 +122,7 @@ fn who_opened_a_project_last_has_it() {
     for _ in 0..10 {
         change(&second, |_| {}).unwrap();
     }
-    first.look();
+    first.look().unwrap_err();
     assert!(first.lost().is_cancelled());
     let error = change(&first, add).unwrap_err();
     assert!(matches!(error, CatalogError::Lost { .. }), "{error:?}");
@@ -117,29 +130,37 @@ fn who_opened_a_project_last_has_it() {
         error.to_string().contains("another server has opened"),
         "{error}"
     );
-    second.look();
+    second.look().unwrap();
     assert!(!second.lost().is_cancelled());
     change(&second, add).unwrap();
 
     // Without having looked, too.
-    let third = Catalog::claim(&place, 3).unwrap().unwrap();
+    let third = Catalog::claim(&place, 3, LEASE).unwrap().unwrap();
     for _ in 0..10 {
         change(&third, |_| {}).unwrap();
     }
     let error = change(&second, |_| {}).unwrap_err();
     assert!(matches!(error, CatalogError::Lost { .. }), "{error:?}");
     assert!(change(&third, |_| {}).is_ok());
-    assert_eq!(catalog::read(&place).unwrap().unwrap().branches.len(), 2);
+    assert_eq!(
+        catalog::read(&place)
+            .unwrap()
+            .unwrap()
+            .project
+            .branches
+            .len(),
+        2
+    );
 }
 
 #[test]
 fn many_claims_at_once_leave_one_owner() {
     let place = MemPlace::new();
-    Catalog::create(&place, 0, sample()).unwrap();
+    Catalog::create(&place, 0, sample(), LEASE).unwrap();
     let claims: Vec<_> = (1..=8)
         .map(|writer| {
             let place = place.clone();
-            std::thread::spawn(move || Catalog::claim(&place, writer).unwrap().unwrap())
+            std::thread::spawn(move || Catalog::claim(&place, writer, LEASE).unwrap().unwrap())
         })
         .collect();
     let claims: Vec<Catalog> = claims.into_iter().map(|c| c.join().unwrap()).collect();
@@ -156,7 +177,7 @@ fn a_put_that_nobody_could_tell_the_outcome_of_is_settled_by_the_next() {
         Step::Put(_) => taken.lock().unwrap().pop().unwrap_or(Fate::Done),
         Step::Remove(_) => Fate::Done,
     });
-    let catalog = Catalog::create(&place, 1, sample()).unwrap();
+    let catalog = Catalog::create(&place, 1, sample(), LEASE).unwrap();
     let add = |name: &'static str, id| {
         move |project: &mut Project| {
             project
@@ -164,23 +185,90 @@ fn a_put_that_nobody_could_tell_the_outcome_of_is_settled_by_the_next() {
                 .insert(name.to_owned(), child(id, 0xabc, false));
         }
     };
-    for (fate, name, id) in [(Fate::Unknown, "a", 1), (Fate::Fails, "b", 2)] {
-        fates.lock().unwrap().push(fate);
-        let error = change(&catalog, add(name, id)).unwrap_err();
-        assert!(matches!(error, CatalogError::Io { .. }), "{error:?}");
-        assert!(!catalog.project().branches.contains_key(name));
-    }
-    change(&catalog, add("c", 3)).unwrap();
+    // It is there, which is looked up.
+    fates.lock().unwrap().push(Fate::Unknown);
+    change(&catalog, add("a", 1)).unwrap();
+    // It is not there, and nothing is on its way.
+    fates.lock().unwrap().push(Fate::Fails);
+    let error = change(&catalog, add("b", 2)).unwrap_err();
+    assert!(matches!(error, CatalogError::Io { .. }), "{error:?}");
+    assert!(!catalog.project().branches.contains_key("b"));
+    // It may still come: nothing else is changed before it is known. Of two
+    // attempts to find out the second succeeds.
+    fates.lock().unwrap().extend([Fate::Unsent, Fate::Unsent]);
+    let error = change(&catalog, add("c", 3)).unwrap_err();
+    let unsettled = |error: &CatalogError| matches!(error, CatalogError::Unsettled { .. });
+    assert!(unsettled(&error), "{error:?}");
+    assert!(!catalog.project().branches.contains_key("c"));
+    assert!(unsettled(&change(&catalog, add("d", 4)).unwrap_err()));
+    assert!(unsettled(&catalog.settle().unwrap_err()));
+    catalog.settle().unwrap();
+    change(&catalog, add("e", 5)).unwrap();
     let names: Vec<String> = catalog.project().branches.keys().cloned().collect();
-    assert_eq!(names, ["c", "main"]);
-    let read = catalog::read(&store).unwrap().unwrap();
+    assert_eq!(names, ["a", "c", "e", "main"]);
+    let read = catalog::read(&store).unwrap().unwrap().project;
     assert_eq!(read, *catalog.project());
+}
+
+/// The put lands and the list after it fails: nobody knows yet whether it is
+/// the newest, and so whether it counts.
+#[test]
+fn a_store_that_cannot_be_read_is_neither_success_nor_loss() {
+    let store = MemPlace::new();
+    let seen = Arc::new(AtomicBool::new(true));
+    let sight = Arc::clone(&seen);
+    let place = store.sighted(move |_| sight.load(Ordering::SeqCst));
+    let first = Catalog::create(&place, 1, sample(), LEASE).unwrap();
+    let age = first.proof_age();
+    seen.store(false, Ordering::SeqCst);
+    let error = first.look().unwrap_err();
+    assert!(matches!(error, CatalogError::Io { .. }), "{error:?}");
+    assert!(first.proof_age() >= age, "nothing was proved");
+    let error = change(&first, |_| {}).unwrap_err();
+    assert!(matches!(error, CatalogError::Unsettled { .. }), "{error:?}");
+    assert!(!first.lost().is_cancelled());
+    seen.store(true, Ordering::SeqCst);
+    first.settle().unwrap();
+    change(&first, |_| {}).unwrap();
+
+    // Another server's document is there, and cannot be read.
+    Catalog::claim(&store, 2, LEASE).unwrap().unwrap();
+    seen.store(false, Ordering::SeqCst);
+    let error = change(&first, |_| {}).unwrap_err();
+    assert!(matches!(error, CatalogError::Unsettled { .. }), "{error:?}");
+    first.look().unwrap_err();
+    assert!(!first.lost().is_cancelled());
+    seen.store(true, Ordering::SeqCst);
+    let error = first.settle().unwrap_err();
+    assert!(matches!(error, CatalogError::Lost { .. }), "{error:?}");
+    assert!(first.lost().is_cancelled());
+}
+
+/// Who claims a project promises no less than whoever had it before, whose
+/// promise may still bind; one that has stopped binds nobody.
+#[test]
+fn a_claim_keeps_the_promise_of_the_owner_before() {
+    let place = MemPlace::new();
+    let long = Duration::from_secs(60);
+    Catalog::create(&place, 1, sample(), long).unwrap();
+    let second = Catalog::claim(&place, 2, LEASE).unwrap().unwrap();
+    assert_eq!(second.found_lease(), long);
+    // It ends while it waits, and a third comes.
+    assert_eq!(catalog::read(&place).unwrap().unwrap().lease, long);
+    let third = Catalog::claim(&place, 3, LEASE).unwrap().unwrap();
+    assert_eq!(third.found_lease(), long);
+    change(&third, |_| {}).unwrap();
+    assert_eq!(catalog::read(&place).unwrap().unwrap().lease, LEASE);
+    third.release().unwrap();
+    let fourth = Catalog::claim(&place, 4, LEASE).unwrap().unwrap();
+    assert_eq!(fourth.found_lease(), Duration::ZERO);
+    assert_eq!(catalog::read(&place).unwrap().unwrap().lease, LEASE);
 }
 
 #[test]
 fn a_catalogue_that_makes_no_sense_is_not_written() {
     let place = MemPlace::new();
-    let catalog = Catalog::create(&place, 1, sample()).unwrap();
+    let catalog = Catalog::create(&place, 1, sample(), LEASE).unwrap();
     let before = catalog.project();
     let wrong: [(&str, BranchMeta, &str); 5] = [
         ("a/b", child(1, 0xabc, false), "cannot name"),
@@ -265,7 +353,7 @@ async fn a_directory_and_a_store_that_do_not_belong_together_are_refused() {
 
 fn read(data_dir: &std::path::Path) -> Project {
     let place = place::open(&place::default_url(data_dir), data_dir, place::CACHE_BYTES).unwrap();
-    catalog::read(&*place).unwrap().unwrap()
+    catalog::read(&*place).unwrap().unwrap().project
 }
 
 #[tokio::test]

@@ -7,10 +7,10 @@ mod common;
 use common::branch::{Reader, create, lease, list, names, remove, rename, restore, try_create};
 use common::place::{Fate, MemPlace, Step};
 use common::redo::mark;
-use common::{Server, args, config, http_get, refused, with_database};
+use common::{Server, Writer, args, config, http_get, refused, with_database};
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tonic::Code;
@@ -33,16 +33,66 @@ async fn prepared() -> (MemPlace, tempfile::TempDir, u64) {
     (place, dir, good)
 }
 
+/// Another machine, with a copy of the data directory `dir`, and somebody who
+/// says that the server there is gone.
+fn elsewhere(dir: &Path, place: &MemPlace) -> Elsewhere {
+    let other = tempfile::tempdir().unwrap();
+    copy_dir(dir, other.path());
+    let mut args = args(other.path());
+    args.restore_log = true;
+    let server = Server::try_on(config(&args), place.shared()).unwrap();
+    Elsewhere {
+        server,
+        _dir: other,
+    }
+}
+
+struct Elsewhere {
+    server: Server,
+    _dir: tempfile::TempDir,
+}
+
+impl std::ops::Deref for Elsewhere {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+/// No acknowledgement comes, however long one waits; the test does not.
+async fn stays_silent(writer: &mut Writer) {
+    let silence = Duration::from_millis(400);
+    let told = tokio::time::timeout(silence, async {
+        loop {
+            match writer.acks.message().await {
+                Ok(Some(ack)) if ack.durable_seq >= writer.seq => return,
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => std::future::pending().await,
+            }
+        }
+    });
+    assert!(told.await.is_err(), "a commit was acknowledged");
+}
+
+/// Waits until `/readyz` says `text`, or does not any more.
+async fn says(server: &Server, text: &str, says: bool) {
+    while http_get(server.addrs.http, "/readyz")
+        .await
+        .1
+        .contains(text)
+        != says
+    {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 #[tokio::test]
 async fn the_later_server_has_the_project_and_the_earlier_one_says_so_and_ends() {
     let (place, dir, _) = prepared().await;
     let first = Server::on(dir.path(), place.shared());
     create(&first, "mine", "main").await;
-    // It has the store only: another machine. Its log is another one, too, so
-    // the page store of a branch with history would not open: none is needed.
-    let other = tempfile::tempdir().unwrap();
-    copy_dir(dir.path(), other.path());
-    let second = Server::on(other.path(), place.shared());
+    let second = elsewhere(dir.path(), &place);
     assert_eq!(names(&second).await, ["main", "mine"]);
     create(&second, "theirs", "main").await;
 
@@ -71,9 +121,7 @@ async fn a_server_that_changes_nothing_notices_too() {
     // It looks four times in this time.
     quick.lease_timeout_ms = Some("400".to_owned());
     let first = Server::try_on(config(&quick), place.shared()).unwrap();
-    let other = tempfile::tempdir().unwrap();
-    copy_dir(dir.path(), other.path());
-    let second = Server::on(other.path(), place.shared());
+    let second = elsewhere(dir.path(), &place);
     let started = Instant::now();
     let ended = first.ended().unwrap_err().to_string();
     assert!(ended.contains("another server"), "{ended}");
@@ -143,9 +191,7 @@ async fn a_lost_project_is_not_ready_and_gives_no_epochs() {
     // A stream keeps it from ending while it is looked at.
     let attached = first.attach().await;
     let writer = common::Writer::open(&first, attached.epoch).await;
-    let other = tempfile::tempdir().unwrap();
-    copy_dir(dir.path(), other.path());
-    let second = Server::on(other.path(), place.shared());
+    let second = elsewhere(dir.path(), &place);
     let mut control = first.control().await;
     try_create(&first, "late", "main", None).await.unwrap_err();
     let (code, text) = http_get(first.addrs.http, "/readyz").await;
@@ -159,6 +205,240 @@ async fn a_lost_project_is_not_ready_and_gives_no_epochs() {
     drop(writer);
     first.ended().unwrap_err();
     assert_eq!(names(&second).await, ["main"]);
+}
+
+/// What a server acknowledges after another has claimed the project is lost.
+/// One that knows it must not give the streams that are open a time to end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_knows_that_it_lost_the_project_acknowledges_nothing() {
+    let (place, dir, _) = prepared().await;
+    let mut args = args(dir.path());
+    args.stop_grace_ms = Some("3600000".to_owned());
+    let first = Server::try_on(config(&args), place.shared()).unwrap();
+    let attached = first.attach().await;
+    let mut writer = Writer::open(&first, attached.epoch).await;
+    writer.lsn = attached.start_lsn;
+    writer.redo(mark(5, 3, 7)).await;
+    writer.durable().await;
+    let second = elsewhere(dir.path(), &place);
+    // It need not be asked for anything: it looks by itself.
+    let status = writer.end().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert!(status.message().contains("another server"), "{status:?}");
+    let refused = Writer::try_open(&first, attached.epoch).await;
+    assert!(refused.is_err());
+    first.ended().unwrap_err();
+    second.attach().await;
+}
+
+/// The store is away for the first server, and it reaches its computes. With
+/// `on_store_outage` `serve` that is all the same to them; with `stop` commits
+/// wait once the lease is over, and go on when the store answers again.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_proof_of_ownership_commits_go_on_or_wait_as_configured() {
+    for stop in [false, true] {
+        let (place, dir, _) = prepared().await;
+        let seen = Arc::new(AtomicBool::new(true));
+        let sight = Arc::clone(&seen);
+        let partly = place.sighted(move |_| sight.load(Ordering::SeqCst));
+        let mut args = args(dir.path());
+        args.on_store_outage = stop.then(|| "stop".to_owned());
+        let server = Server::try_on(config(&args), partly.shared()).unwrap();
+        let attached = server.attach().await;
+        let mut writer = Writer::open(&server, attached.epoch).await;
+        writer.lsn = attached.start_lsn;
+        writer.redo(mark(5, 3, 7)).await;
+        writer.durable().await;
+        seen.store(false, Ordering::SeqCst);
+        if stop {
+            says(&server, "commits wait", true).await;
+            writer.redo(mark(5, 3, 8)).await;
+            stays_silent(&mut writer).await;
+            seen.store(true, Ordering::SeqCst);
+            writer.durable().await;
+            says(&server, "commits wait", false).await;
+        } else {
+            // Three leases long.
+            tokio::time::sleep(Duration::from_millis(900)).await;
+            writer.redo(mark(5, 3, 8)).await;
+            writer.durable().await;
+        }
+        server.crash();
+    }
+}
+
+/// A is cut off from the store and not from its computes. B claims the
+/// project, waits for A's lease, and serves. By then A acknowledges nothing,
+/// though it never hears of B.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_cut_off_acknowledges_nothing_when_the_next_one_serves() {
+    let (place, dir, _) = prepared().await;
+    let seen = Arc::new(AtomicBool::new(true));
+    let sight = Arc::clone(&seen);
+    let partly = place.sighted(move |_| sight.load(Ordering::SeqCst));
+    let mut args = args(dir.path());
+    args.on_store_outage = Some("stop".to_owned());
+    let first = Server::try_on(config(&args), partly.shared()).unwrap();
+    let attached = first.attach().await;
+    let mut writer = Writer::open(&first, attached.epoch).await;
+    writer.lsn = attached.start_lsn;
+    seen.store(false, Ordering::SeqCst);
+    let second = elsewhere(dir.path(), &place);
+    writer.redo(mark(5, 3, 9)).await;
+    stays_silent(&mut writer).await;
+    assert_eq!(Reader::new(&second, "main").newest(5, 3, 0).await, 666);
+    // It hears of it, and ends.
+    seen.store(true, Ordering::SeqCst);
+    let status = writer.end().await.unwrap_err();
+    assert!(status.message().contains("another server"), "{status:?}");
+    first.ended().unwrap_err();
+}
+
+/// A lease of an hour: whoever waits for it does not come to the end of this
+/// test. Nobody does who holds the lock of the very directory, or finds that
+/// the server before stopped in order; a copy of the directory is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_need_not_wait_for_the_lease_of_the_server_before() {
+    let (place, dir, _) = prepared().await;
+    let long = |dir: &Path| {
+        let mut args = args(dir);
+        args.ownership_lease = Some("1h".to_owned());
+        config(&args)
+    };
+    let server = Server::try_on(long(dir.path()), place.shared()).unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    copy_dir(dir.path(), copy.path());
+    server.crash();
+    let refused = Server::try_on(long(copy.path()), place.shared());
+    let refused = refused.map(|_| ()).unwrap_err().to_string();
+    assert!(
+        refused.contains("is a copy") && refused.contains("--restore-log"),
+        "{refused}"
+    );
+    Server::try_on(long(dir.path()), place.shared())
+        .unwrap()
+        .stop();
+    // From here on the copy is the project's directory, and the original not.
+    let server = Server::try_on(long(copy.path()), place.shared()).unwrap();
+    assert_eq!(Reader::new(&server, "main").newest(5, 3, 0).await, 666);
+    server.stop();
+    let refused = Server::try_on(long(dir.path()), place.shared());
+    let refused = refused.map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains("on another disk"), "{refused}");
+    Server::try_on(long(copy.path()), place.shared())
+        .unwrap()
+        .stop();
+}
+
+/// The catalogue without `dev` lands and its answer is lost; then the store is
+/// away. What `dev` acknowledged from here on, the next start would sweep. So
+/// it acknowledges nothing, and gives out no epochs, until the store says what
+/// became of the removal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_whose_removal_is_not_known_does_not_serve_on() {
+    for settled in [false, true] {
+        let (place, dir, _) = prepared().await;
+        let away = Arc::new(AtomicBool::new(false));
+        let gone = Arc::clone(&away);
+        let puts = Arc::new(AtomicUsize::new(0));
+        let server = Server::on(
+            dir.path(),
+            place
+                .hooked(move |step| match step {
+                    Step::Put(name)
+                        if name.starts_with("project/") && gone.load(Ordering::SeqCst) =>
+                    {
+                        match puts.fetch_add(1, Ordering::SeqCst) {
+                            0 => Fate::Unheard,
+                            _ => Fate::Unsent,
+                        }
+                    }
+                    _ => Fate::Done,
+                })
+                .sighted({
+                    let gone = Arc::clone(&away);
+                    move |name| !name.starts_with("project") || !gone.load(Ordering::SeqCst)
+                })
+                .shared(),
+        );
+        create(&server, "dev", "main").await;
+        create(&server, "other", "main").await;
+        let attached = server.attach_to("dev").await.unwrap();
+        let id = format!("id:{}", attached.branch_id);
+        let mut dev = Writer::open_on(&server, &id, attached.epoch).await.unwrap();
+        dev.lsn = attached.start_lsn;
+        dev.redo(mark(5, 3, 1)).await;
+        dev.durable().await;
+
+        away.store(true, Ordering::SeqCst);
+        let status = remove(&server, "dev").await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        assert!(status.message().contains("not known"), "{status:?}");
+        dev.redo(mark(5, 3, 2)).await;
+        stays_silent(&mut dev).await;
+        let status = server.attach_to("dev").await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        // The next catalogue would decide about this one.
+        let status = rename(&server, "other", "third").await.unwrap_err();
+        assert!(status.message().contains("not settled"), "{status:?}");
+        let (code, text) = http_get(server.addrs.http, "/readyz").await;
+        assert!(code == 503 && text.contains("not known"), "{text}");
+        // The others are served.
+        server.attach_to("other").await.unwrap();
+
+        let server = if settled {
+            away.store(false, Ordering::SeqCst);
+            let status = dev.end().await.unwrap_err();
+            assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
+            says(&server, "not known", false).await;
+            server
+        } else {
+            server.crash();
+            Server::on(dir.path(), place.shared())
+        };
+        assert_eq!(names(&server).await, ["main", "other"]);
+        let left = |name: &String| name.contains(&attached.branch_id);
+        while place.names().iter().any(left) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        rename(&server, "other", "third").await.unwrap();
+    }
+}
+
+/// The same of a restore: the line that had the name would take commits that
+/// its clients, after the next start, look for on the new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_whose_restore_is_not_known_does_not_serve_on() {
+    let (place, dir, good) = prepared().await;
+    let away = Arc::new(AtomicBool::new(false));
+    let gone = Arc::clone(&away);
+    let sight = Arc::clone(&away);
+    let server = Server::on(
+        dir.path(),
+        place
+            .hooked(move |step| match step {
+                Step::Put(name) if name.starts_with("project/") && gone.load(Ordering::SeqCst) => {
+                    Fate::Unsent
+                }
+                _ => Fate::Done,
+            })
+            .sighted(move |name| !name.starts_with("project") || !sight.load(Ordering::SeqCst))
+            .shared(),
+    );
+    away.store(true, Ordering::SeqCst);
+    let status = restore(&server, "main", good, "old").await.err().unwrap();
+    assert!(status.message().contains("not known"), "{status:?}");
+    let status = server.attach_to("main").await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert_eq!(names(&server).await, ["main"]);
+    away.store(false, Ordering::SeqCst);
+    while names(&server).await != ["main", "old"] {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(Reader::new(&server, "main").newest(5, 3, 0).await, 1);
+    assert_eq!(Reader::new(&server, "old").newest(5, 3, 0).await, 666);
+    server.attach_to("main").await.unwrap();
+    server.attach_to("old").await.unwrap();
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! `xylem branch create|ls|show|rm|rename|restore`.
+//! `xylem branch create|ls|show|rm|reopen|rename|restore`.
 
 mod tree;
 
@@ -41,6 +41,7 @@ pub async fn run(app: &App, command: &BranchCommand) -> Result<()> {
         }
         BranchCommand::Show(args) => show(app, &up, args).await,
         BranchCommand::Rm(args) => remove(app, &up, &args.branch).await,
+        BranchCommand::Reopen(args) => reopen(app, &up, &args.branch).await,
         BranchCommand::Rename(args) => rename(app, &mut up, &progress, args).await,
         BranchCommand::Restore(args) => restore(app, &mut up, &progress, args).await,
     }
@@ -126,8 +127,13 @@ pub fn text(branch: &BranchReport) -> String {
         None => "none yet".to_owned(),
     };
     format!(
-        "branch    {}\nid        {}\nancestor  {ancestor}\ncreated   {}\nLSN       {} (applied {}, {} behind)\nhistory   {history}\nepoch     {}\nown       {} (log {}, layers {}){shares}",
+        "branch    {}\nstate     {}{}\nid        {}\nancestor  {ancestor}\ncreated   {}\nLSN       {} (applied {}, {} behind)\nhistory   {history}\nepoch     {}\nown       {} (log {}, layers {}){shares}",
         branch.name,
+        branch.state,
+        match &branch.trouble {
+            Some(trouble) => format!(": {trouble}"),
+            None => String::new(),
+        },
         branch.id,
         seconds(&branch.created_at),
         branch.last_lsn,
@@ -157,6 +163,17 @@ async fn remove(app: &App, up: &Up, name: &ComputeName) -> Result<()> {
     output::text_line(&format!(
         "branch {name} is removed{stopped}; {} of its own go",
         bytes(branch.own_bytes)
+    ))
+}
+
+async fn reopen(app: &App, up: &Up, name: &ComputeName) -> Result<()> {
+    let branch = BranchReport::from(up.running.control.reopen_branch(name).await?);
+    if app.json {
+        return output::json(&branch);
+    }
+    output::text_line(&format!(
+        "branch {name} is {}, at LSN {}",
+        branch.state, branch.last_lsn
     ))
 }
 

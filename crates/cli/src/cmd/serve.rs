@@ -11,9 +11,12 @@ pub fn run(args: &ServerArgs) -> Result<()> {
     let config = xylem_server::config::load(args, &|name| std::env::var(name).ok(), None)?;
     xylem_server::logging::init(&config);
     let runtime = xylem_server::runtime(&config).context("cannot start the runtime")?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let shutdown = xylem_server::shutdown_signal().context("cannot wait for signals")?;
         xylem_server::run(config, |_| {}, shutdown).await?;
         Ok(())
-    })
+    });
+    // A thread that still waits for a store that is away ends with the process.
+    runtime.shutdown_background();
+    ended
 }

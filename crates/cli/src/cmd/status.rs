@@ -58,7 +58,7 @@ pub fn text(report: &StatusReport) -> String {
 /// Branches as a table.
 pub fn branches(rows: &[BranchReport]) -> String {
     let head = [
-        "BRANCH", "LSN", "LAG", "EPOCH", "LOG", "LAYERS", "ANCESTOR", "BACK TO", "CREATED",
+        "BRANCH", "STATE", "LSN", "LAG", "EPOCH", "LOG", "LAYERS", "ANCESTOR", "BACK TO", "CREATED",
     ];
     let rows: Vec<Vec<String>> = rows
         .iter()
@@ -69,6 +69,7 @@ pub fn branches(rows: &[BranchReport]) -> String {
             };
             vec![
                 b.name.clone(),
+                b.state.clone(),
                 b.last_lsn.to_string(),
                 bytes(b.lag_bytes),
                 b.epoch.to_string(),

@@ -56,9 +56,27 @@ pub(crate) fn tell(
         checks.push(store(s));
     }
     checks.extend(health.disks.iter().map(disk));
+    checks.extend(health.strange.iter().map(|path| {
+        Check::warn(
+            "store",
+            format!("{path} is no branch's"),
+            "the server leaves it alone: move it elsewhere, or remove it",
+        )
+    }));
+    if !health.waiting.is_empty() {
+        checks.push(Check::fail(
+            "project",
+            health.waiting.clone(),
+            "see that the object store answers: the server goes on by itself when it does",
+        ));
+    }
     clock(health, now, checks);
     for branch in &health.branches {
         checks.push(log(branch));
+        if branch.applied_lsn == 0 && !branch.stopped.is_empty() {
+            // It is not open: there is nothing more to say of it.
+            continue;
+        }
         checks.push(layers(branch));
         checks.push(history(branch));
     }
@@ -150,7 +168,7 @@ fn log(b: &BranchHealth) -> Check {
         return Check::fail(
             "log",
             format!("branch {name} has stopped: {}", b.stopped),
-            "see server.log; what was acknowledged before is safe",
+            "see server.log; what was acknowledged before is safe. When the cause is mended, `xylem branch reopen` opens it again",
         );
     }
     if b.busy {

@@ -106,6 +106,10 @@ impl Place for LocalPlace {
     fn url(&self) -> String {
         format!("file://{}", self.dir.display())
     }
+
+    fn is_exclusive(&self) -> bool {
+        true
+    }
 }
 
 /// A directory of files.

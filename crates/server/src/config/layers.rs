@@ -17,7 +17,7 @@ pub struct Key {
 }
 
 /// Every setting.
-pub const KEYS: [Key; 26] = [
+pub const KEYS: [Key; 28] = [
     Key {
         name: "data_dir",
         about: "directory of the project",
@@ -77,6 +77,14 @@ pub const KEYS: [Key; 26] = [
     Key {
         name: "log_backup",
         about: "how old a commit may become before a local log's copy in the object store has it",
+    },
+    Key {
+        name: "ownership_lease",
+        about: "how long this server may acknowledge commits once another has claimed the project",
+    },
+    Key {
+        name: "on_store_outage",
+        about: "what becomes of commits on local logs while the store does not answer",
     },
     Key {
         name: "cache_size",

@@ -3,7 +3,7 @@
 //! Until then nothing names what the import writes: a server that is killed
 //! meanwhile sweeps it at its next start.
 
-use super::{ManageError, blocking, check_free, open_new, opened, publish};
+use super::{Early, ManageError, blocking, check_free, open_new, opened, publish, settle};
 use crate::branch::OpenBranch;
 use crate::node::{Node, Opened};
 use crate::open;
@@ -26,11 +26,13 @@ pub(crate) fn check(
     let opened = opened(node)?;
     let branches = opened.branches.all();
     let taken = branches.iter().find(|b| b.name() == name.as_str());
-    if taken.is_some_and(|b| !is_empty(b)) {
+    let closed = opened.branches.all_closed();
+    // Nobody knows whether one that is not open is empty.
+    if taken.is_some_and(|b| !is_empty(b)) || closed.iter().any(|(n, _)| n == name.as_str()) {
         return Err(ManageError::Exists(name.to_string()));
     }
     let have = opened.catalog.project().innodb.page_size;
-    if have != innodb.page_size && !branches.iter().all(is_empty) {
+    if have != innodb.page_size && !(closed.is_empty() && branches.iter().all(is_empty)) {
         return Err(ManageError::Refused(format!(
             "its pages have {} bytes, those of this project {have}: import it as a new project",
             innodb.page_size
@@ -49,9 +51,14 @@ pub(crate) async fn adopt(
     name: &BranchName,
     id: BranchId,
     innodb: InnodbParams,
+    early: Early,
 ) -> Result<(), ManageError> {
     let opened = opened(node)?;
-    let _changes = opened.changes.lock().await;
+    let _changes = settle::lock(opened).await?;
+    let branches = opened.branches.all();
+    let empty = branches.iter().find(|b| b.name() == name.as_str());
+    // Before it is looked at: no compute may begin on it from here on.
+    let held = empty.map(|branch| branch.hold());
     check(node, name, &innodb)?;
     let meta = BranchMeta {
         id,
@@ -65,10 +72,10 @@ pub(crate) async fn adopt(
         blocking(move || open_new(&node, meta)).await?
     };
     let branches = opened.branches.all();
-    let all_empty = branches.iter().all(is_empty);
+    let all_empty = branches.iter().all(is_empty) && opened.branches.all_closed().is_empty();
     let empty = branches.into_iter().find(|b| b.name() == name.as_str());
     let (add, gone) = (name.to_string(), empty.as_ref().map(|b| b.id()));
-    publish(node, &made, move |project, meta| {
+    let published = publish(node, &made, early, move |project, meta| {
         if gone.is_some_and(|gone| project.branch(gone).is_some()) {
             project.branches.remove(&add);
         }
@@ -82,7 +89,13 @@ pub(crate) async fn adopt(
         project.branches.insert(add, meta);
         Ok(())
     })
-    .await?;
+    .await;
+    if let Err(error) = published {
+        if let Some(held) = held.filter(|_| !error.is_certain()) {
+            held.keep();
+        }
+        return Err(error);
+    }
     if let Some(empty) = empty {
         remove_empty(node, opened, &empty).await;
     }

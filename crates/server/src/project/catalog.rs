@@ -6,19 +6,26 @@
 //! beyond the last few are removed, and with them the number that a server of
 //! long ago would find taken; so each change looks, once it is written,
 //! whether there is a newer one.
+//!
+//! A change has three outcomes: it is made, it is not made, or the store did
+//! not say ([`CatalogError::Unsettled`]). The last one stays pending: nothing
+//! else is changed before [`Catalog::settle`] has found out, which it does by
+//! writing the same document again until the store answers.
 
 use super::Project;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use std::io::{Error, ErrorKind};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use xylem_pages::files::{Files, Place, Put};
 
 /// The folder in the store.
 pub const FOLDER: &str = "project";
 /// The version of the format that is written; others are refused.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 const PREFIX: &str = "catalog-";
 /// Documents that are kept, the newest among them.
 const KEPT: u64 = 4;
@@ -65,13 +72,18 @@ pub enum CatalogError {
     /// A change that makes no sense. A bug.
     #[error("refused to write a catalogue: {0}")]
     Invalid(String),
-    /// A change is in place and may not survive a power failure.
-    #[error("{name} is in {place}, and could not be made certain to stay there: see to its disk")]
-    Unsure {
+    /// A change may be in place: the store did not say, or did not make
+    /// certain that it stays.
+    #[error(
+        "it is not known whether {name} is in {place} for good: {why}; the server asks again until the store answers, and makes no other change before"
+    )]
+    Unsettled {
         /// Which document.
         name: String,
         /// Where.
         place: String,
+        /// What went wrong.
+        why: String,
     },
 }
 
@@ -92,6 +104,11 @@ struct Content {
     /// Random, chosen by a server when it opens the project, 32 hexadecimal
     /// digits: no two write equal bytes.
     writer: String,
+    /// How long after this document was followed by another server's its
+    /// writer may acknowledge commits, in milliseconds.
+    lease_ms: u64,
+    /// Its writer has stopped and acknowledges nothing more.
+    released: bool,
     project: Project,
 }
 
@@ -180,6 +197,14 @@ impl Folder {
         }
     }
 
+    fn unsettled(&self, number: u64, why: String) -> CatalogError {
+        CatalogError::Unsettled {
+            name: name_of(number),
+            place: self.place.clone(),
+            why,
+        }
+    }
+
     fn damaged(&self, number: u64) -> impl FnOnce(String) -> CatalogError {
         let (name, place) = (name_of(number), self.place.clone());
         move |message| CatalogError::Damaged {
@@ -233,19 +258,28 @@ impl Folder {
     }
 
     /// Creates a document. `Exists` also when one with its number is not ours.
-    fn put(&self, content: &Content) -> Result<Put, CatalogError> {
+    fn put(&self, content: &Content) -> Result<Put, PutError> {
         let name = name_of(content.number);
-        let bytes = render(content).map_err(|e| CatalogError::Invalid(e.to_string()))?;
-        match self
-            .files
-            .put_new(&name, &bytes)
-            .map_err(self.io("create", &name))?
-        {
-            // An attempt whose outcome was not known may have made it.
-            Put::Exists if self.files.read(&name).is_ok_and(|found| found == bytes) => {
-                Ok(Put::NotSynced)
+        let bytes = render(content)
+            .map_err(|e| PutError::NotThere(CatalogError::Invalid(e.to_string())))?;
+        let put = match self.files.put_new(&name, &bytes) {
+            Ok(Put::Exists) => Ok(Put::Exists),
+            Ok(put) => return Ok(put),
+            Err(error) => Err(error),
+        };
+        // An attempt whose outcome was not known may have made it.
+        match (put, self.files.read(&name)) {
+            (_, Ok(found)) if found == bytes => Ok(Put::NotSynced),
+            (Ok(put), Ok(_)) => Ok(put),
+            // Somebody has the name, and nobody says who.
+            (Ok(_), Err(error)) => Err(PutError::Unknown(error.to_string())),
+            (Err(error), Err(none))
+                if none.kind() == ErrorKind::NotFound
+                    && !xylem_objects::outcome_unknown(&error) =>
+            {
+                Err(PutError::NotThere(self.io("create", &name)(error)))
             }
-            put => Ok(put),
+            (Err(error), _) => Err(PutError::Unknown(error.to_string())),
         }
     }
 
@@ -254,6 +288,42 @@ impl Folder {
         let oldest = newest.saturating_sub(KEPT - 1);
         for number in numbers.iter().filter(|number| **number < oldest) {
             let _ = self.files.remove(&name_of(*number));
+        }
+    }
+}
+
+/// A document was not created.
+enum PutError {
+    /// It is not there, and nothing is on its way that could make it.
+    NotThere(CatalogError),
+    /// It may be there, or may still come.
+    Unknown(String),
+}
+
+/// What a server finds that opens a project.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The project.
+    pub project: Project,
+    /// How long the last owner may still acknowledge commits once another
+    /// server has claimed the project.
+    pub lease: Duration,
+}
+
+impl From<Content> for Found {
+    fn from(content: Content) -> Found {
+        Found {
+            lease: content.lease(),
+            project: content.project,
+        }
+    }
+}
+
+impl Content {
+    fn lease(&self) -> Duration {
+        match self.released {
+            true => Duration::ZERO,
+            false => Duration::from_millis(self.lease_ms),
         }
     }
 }
@@ -272,10 +342,8 @@ pub fn read_files(files: Arc<dyn Files>, place: String) -> Result<Option<Project
 ///
 /// # Errors
 /// As for [`read_files`].
-pub fn read(place: &dyn Place) -> Result<Option<Project>, CatalogError> {
-    Ok(Folder::open(place)?
-        .newest()?
-        .map(|content| content.project))
+pub fn read(place: &dyn Place) -> Result<Option<Found>, CatalogError> {
+    Ok(Folder::open(place)?.newest()?.map(Found::from))
 }
 
 /// Whether there is a catalogue in `place`.
@@ -291,32 +359,71 @@ pub fn exists(place: &dyn Place) -> Result<bool, CatalogError> {
 pub struct Catalog {
     folder: Folder,
     writer: String,
-    /// The number of the newest document; held while one is written.
-    number: Mutex<u64>,
+    /// Held while a document is written.
+    state: Mutex<State>,
     /// By itself: who asks for it does not wait for the store.
     project: RwLock<Arc<Project>>,
+    /// What the owner before may still do after the claim.
+    found_lease: Duration,
+    /// When the store was last asked, and then said that the project is this
+    /// server's.
+    proved: Mutex<Instant>,
+    /// Sent to at each such answer.
+    renewed: watch::Sender<()>,
     why_lost: OnceLock<CatalogError>,
     lost: CancellationToken,
 }
 
+struct State {
+    /// The number of the newest document.
+    number: u64,
+    /// What this server promises of itself, for how long.
+    lease: Duration,
+    /// A document that may be there.
+    pending: Option<Pending>,
+}
+
+struct Pending {
+    content: Content,
+    why: CatalogError,
+}
+
 impl Catalog {
     /// Claims the project in `place`; none when there is none. `writer` is a
-    /// random number.
+    /// random number, `lease` how long this server may acknowledge commits
+    /// once another has claimed the project. The claim itself promises no less
+    /// than the owner before did, whose promise may still bind.
     ///
     /// # Errors
     /// When the store fails, or the newest document is damaged or of another
     /// version.
-    pub fn claim(place: &dyn Place, writer: u128) -> Result<Option<Catalog>, CatalogError> {
+    pub fn claim(
+        place: &dyn Place,
+        writer: u128,
+        lease: Duration,
+    ) -> Result<Option<Catalog>, CatalogError> {
         let folder = Folder::open(place)?;
         let mut tries = 0;
         loop {
             let Some(newest) = folder.newest()? else {
                 return Ok(None);
             };
-            let catalog =
-                Catalog::with(Folder::open(place)?, writer, newest.number, newest.project);
+            let found = newest.lease();
+            let catalog = Catalog {
+                found_lease: found,
+                ..Catalog::with(
+                    Folder::open(place)?,
+                    writer,
+                    newest.number,
+                    newest.project,
+                    lease.max(found),
+                )
+            };
             match catalog.change(|_| Ok::<(), CatalogError>(())) {
-                Ok(()) => return Ok(Some(catalog)),
+                Ok(()) => {
+                    catalog.state.lock().lease = lease;
+                    return Ok(Some(catalog));
+                }
                 // Others open it, too; the last of them has it.
                 Err(CatalogError::Lost { .. }) if tries < CLAIMS_MAX => tries += 1,
                 Err(error) => return Err(error),
@@ -332,21 +439,40 @@ impl Catalog {
         place: &dyn Place,
         writer: u128,
         project: Project,
+        lease: Duration,
     ) -> Result<Catalog, CatalogError> {
-        let catalog = Catalog::with(Folder::open(place)?, writer, 0, project);
+        let catalog = Catalog::with(Folder::open(place)?, writer, 0, project, lease);
         catalog.change(|_| Ok::<(), CatalogError>(()))?;
         Ok(catalog)
     }
 
-    fn with(folder: Folder, writer: u128, number: u64, project: Project) -> Catalog {
+    fn with(
+        folder: Folder,
+        writer: u128,
+        number: u64,
+        project: Project,
+        lease: Duration,
+    ) -> Catalog {
         Catalog {
             folder,
             writer: format!("{writer:032x}"),
-            number: Mutex::new(number),
+            state: Mutex::new(State {
+                number,
+                lease,
+                pending: None,
+            }),
             project: RwLock::new(Arc::new(project)),
+            found_lease: Duration::ZERO,
+            proved: Mutex::new(Instant::now()),
+            renewed: watch::Sender::new(()),
             why_lost: OnceLock::new(),
             lost: CancellationToken::new(),
         }
+    }
+
+    /// Promises `lease` from the next change on.
+    pub fn promise(&self, lease: Duration) {
+        self.state.lock().lease = lease;
     }
 
     /// The project as of the last change.
@@ -357,7 +483,13 @@ impl Catalog {
     /// The number of the newest document: greater than any that a server had
     /// which opened the project before.
     pub fn number(&self) -> u64 {
-        *self.number.lock()
+        self.state.lock().number
+    }
+
+    /// How long the owner before may acknowledge commits, counted from the
+    /// claim.
+    pub fn found_lease(&self) -> Duration {
+        self.found_lease
     }
 
     /// Cancelled when another server has opened the project.
@@ -370,16 +502,43 @@ impl Catalog {
         self.why_lost.get().cloned()
     }
 
-    /// Looks whether another server has opened the project. A store that
-    /// does not answer says nothing about that.
-    pub fn look(&self) {
-        let number = self.number.lock();
-        if let Ok(numbers) = self.folder.numbers()
-            && let Some(newest) = numbers.last().copied().filter(|n| *n > *number)
-            && !self.is_ours(newest)
-        {
-            self.lose(newest);
+    /// How long ago this server asked the store for the last time that then
+    /// said the project is its own.
+    pub fn proof_age(&self) -> Duration {
+        self.proved.lock().elapsed()
+    }
+
+    /// Wakes whenever the store has said so again.
+    pub fn renewals(&self) -> watch::Receiver<()> {
+        self.renewed.subscribe()
+    }
+
+    fn proved(&self, asked: Instant) {
+        let mut proved = self.proved.lock();
+        *proved = asked.max(*proved);
+        drop(proved);
+        self.renewed.send_replace(());
+    }
+
+    /// Looks whether another server has opened the project.
+    ///
+    /// # Errors
+    /// [`CatalogError::Lost`] when one has. Anything else is a store that does
+    /// not answer, and says nothing about that.
+    pub fn look(&self) -> Result<(), CatalogError> {
+        let state = self.state.lock();
+        if let Some(lost) = self.why_lost.get() {
+            return Err(lost.clone());
         }
+        let asked = Instant::now();
+        let numbers = self.folder.numbers()?;
+        if let Some(newest) = numbers.last().copied().filter(|n| *n > state.number)
+            && !self.is_ours(newest)?
+        {
+            return Err(self.lose(newest));
+        }
+        self.proved(asked);
+        Ok(())
     }
 
     /// Proves that up to the call no other server has opened the project.
@@ -398,83 +557,160 @@ impl Catalog {
     /// Applies `change` to a copy of the project and publishes that. Durable
     /// on return. When `change` fails nothing is done.
     ///
-    /// An error other than [`CatalogError::Lost`] may mean that the change
-    /// was made and nobody could tell; the next one settles it. So nothing
-    /// that a catalogue with the change refers to may be removed then.
-    ///
     /// # Errors
-    /// What `change` says; [`CatalogError`].
+    /// What `change` says; [`CatalogError`]. After
+    /// [`CatalogError::Unsettled`] the change may have been made, or may be
+    /// made yet: [`Catalog::settle`] finds out, and until it has, nothing is
+    /// changed.
     pub fn change<T, E: From<CatalogError>>(
         &self,
         change: impl FnOnce(&mut Project) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut number = self.number.lock();
-        if let Some(lost) = self.why_lost.get() {
-            return Err(lost.clone().into());
-        }
+        let mut state = self.state.lock();
+        self.changeable(&state)?;
         let mut next = Project::clone(&self.project());
         let done = change(&mut next)?;
         next.check().map_err(CatalogError::Invalid)?;
-        self.publish(&mut number, next)?;
+        self.publish(&mut state, next, false)?;
         Ok(done)
     }
 
-    fn publish(&self, number: &mut u64, project: Project) -> Result<(), CatalogError> {
-        let mut content = Content {
-            number: *number,
-            writer: self.writer.clone(),
-            project,
-        };
-        let mut left = SYNCS_MAX;
-        loop {
-            content.number += 1;
-            match self.folder.put(&content)? {
-                Put::Exists if self.is_ours(content.number) => {
-                    // An earlier attempt of ours that was called failed was
-                    // made after all: this one takes its place.
-                    continue;
-                }
-                Put::Exists => return Err(self.lose(content.number)),
-                Put::Done => break,
-                Put::NotSynced => {
-                    left -= 1;
-                    if left == 0 {
-                        let name = name_of(content.number);
-                        self.accept(number, content)?;
-                        return Err(CatalogError::Unsure {
-                            name,
-                            place: self.folder.place.clone(),
-                        });
-                    }
-                }
-            }
-        }
-        let numbers = self.accept(number, content)?;
-        self.folder.sweep(*number, &numbers);
-        Ok(())
+    /// Notes that this server acknowledges nothing more, so that the next one
+    /// need not wait.
+    ///
+    /// # Errors
+    /// As for [`Catalog::change`]; then the next one waits.
+    pub fn release(&self) -> Result<(), CatalogError> {
+        let mut state = self.state.lock();
+        self.changeable(&state)?;
+        let project = Project::clone(&self.project());
+        self.publish(&mut state, project, true)
     }
 
-    /// The document is there: it is the truth unless there is a newer one.
-    /// Returns the numbers that there are.
-    fn accept(&self, number: &mut u64, content: Content) -> Result<Vec<u64>, CatalogError> {
-        let numbers = self.folder.numbers()?;
+    /// Finds out what became of a change whose outcome was not known. It is
+    /// made on return. Nothing is done when there is none.
+    ///
+    /// # Errors
+    /// [`CatalogError::Unsettled`] while the store does not say;
+    /// [`CatalogError::Lost`] when another server has the project: then it
+    /// knows what became of it.
+    pub fn settle(&self) -> Result<(), CatalogError> {
+        let mut state = self.state.lock();
+        if let Some(lost) = self.why_lost.get() {
+            return Err(lost.clone());
+        }
+        match state.pending.take() {
+            None => Ok(()),
+            Some(pending) => self.write(&mut state, pending.content, true),
+        }
+    }
+
+    fn changeable(&self, state: &State) -> Result<(), CatalogError> {
+        if let Some(lost) = self.why_lost.get() {
+            return Err(lost.clone());
+        }
+        match &state.pending {
+            Some(pending) => Err(pending.why.clone()),
+            None => Ok(()),
+        }
+    }
+
+    fn publish(
+        &self,
+        state: &mut State,
+        project: Project,
+        released: bool,
+    ) -> Result<(), CatalogError> {
+        let lease = u64::try_from(state.lease.as_millis()).unwrap_or(u64::MAX);
+        let content = Content {
+            number: state.number + 1,
+            writer: self.writer.clone(),
+            lease_ms: lease,
+            released,
+            project,
+        };
+        self.write(state, content, false)
+    }
+
+    /// Writes `content` under its number or, if that is this server's own, a
+    /// later one. `landed`: an earlier attempt may have made it.
+    fn write(
+        &self,
+        state: &mut State,
+        mut content: Content,
+        mut landed: bool,
+    ) -> Result<(), CatalogError> {
+        let mut left = SYNCS_MAX;
+        loop {
+            match self.folder.put(&content) {
+                Ok(Put::Done) => break,
+                Ok(Put::NotSynced) => {
+                    landed = true;
+                    left -= 1;
+                    if left == 0 {
+                        let why = "its disk does not make certain that it stays".to_owned();
+                        return Err(self.pend(state, content, why));
+                    }
+                    content.number += 1;
+                }
+                Ok(Put::Exists) => match self.is_ours(content.number) {
+                    // An earlier attempt of ours that was called failed was
+                    // made after all: this one takes its place.
+                    Ok(true) => content.number += 1,
+                    Ok(false) => return Err(self.lose(content.number)),
+                    Err(error) => return Err(self.pend(state, content, error.to_string())),
+                },
+                Err(PutError::NotThere(error)) if !landed => return Err(error),
+                Err(PutError::NotThere(error)) => {
+                    return Err(self.pend(state, content, error.to_string()));
+                }
+                Err(PutError::Unknown(why)) => return Err(self.pend(state, content, why)),
+            }
+        }
+        // It is the truth unless there is a newer one.
+        let asked = Instant::now();
+        let numbers = match self.folder.numbers() {
+            Ok(numbers) => numbers,
+            Err(error) => return Err(self.pend(state, content, error.to_string())),
+        };
         if let Some(newest) = numbers.last().copied().filter(|n| *n > content.number) {
             return Err(self.lose(newest));
         }
-        *number = content.number;
+        state.number = content.number;
         *self.project.write() = Arc::new(content.project);
-        Ok(numbers)
+        self.proved(asked);
+        self.folder.sweep(state.number, &numbers);
+        Ok(())
     }
 
-    fn is_ours(&self, number: u64) -> bool {
-        self.folder
-            .read(number)
-            .is_ok_and(|content| content.writer == self.writer)
+    /// Keeps `content` for [`Catalog::settle`].
+    fn pend(&self, state: &mut State, content: Content, why: String) -> CatalogError {
+        let why = self.folder.unsettled(content.number, why);
+        state.pending = Some(Pending {
+            content,
+            why: why.clone(),
+        });
+        why
+    }
+
+    /// Whether this server wrote a document that is there.
+    ///
+    /// # Errors
+    /// When it cannot be read: that says nothing. One that this version does
+    /// not understand is another's.
+    fn is_ours(&self, number: u64) -> Result<bool, CatalogError> {
+        match self.folder.read(number) {
+            Ok(content) => Ok(content.writer == self.writer),
+            Err(CatalogError::Damaged { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn lose(&self, number: u64) -> CatalogError {
         let lost = self.why_lost.get_or_init(|| self.folder.lost(number));
         self.lost.cancel();
+        // Wakes those that wait for a proof that will not come.
+        self.renewed.send_replace(());
         lost.clone()
     }
 }

@@ -1,17 +1,24 @@
 //! Whose disk the logs of a project are on. A server that finds none of them
 //! on its own must not begin new ones as if nothing had been: they may be on a
-//! disk that is away.
+//! disk that is away. Nor may it go on with a copy of them while a server
+//! works on the original.
 
-use super::catalog::{Catalog, CatalogError};
+use super::catalog::{Catalog, CatalogError, Found};
+use super::seat::{Distance, Seat};
 use super::{LogStore, Project};
 use crate::config::ServerConfig;
 use crate::error::ServerError;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The file of a data directory that says which one it is.
 const FILE: &str = "log.home";
 /// What stands behind the number while lost logs are being restored.
 const RESTORING: &str = "restoring";
+/// Before the number that a copied directory had until it got its own.
+const FORMER: &str = "former=";
+/// Before what tells this directory from a copy of it.
+const SEAT: &str = "seat=";
 
 /// How a server stands to the logs on its disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,9 +31,35 @@ pub(crate) enum LogState {
     Restoring,
 }
 
+/// What a server finds before it claims a project.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Looked {
+    pub(crate) state: LogState,
+    /// The owner before may be alive: its lease is waited out.
+    pub(crate) wait: bool,
+    /// The directory is not the home of the logs yet. What is claimed before
+    /// it is must not look as if it had been served from here.
+    pub(crate) moves: bool,
+}
+
+#[derive(Default)]
 struct Noted {
     home: String,
     restoring: bool,
+    former: Option<String>,
+    seat: Option<Seat>,
+}
+
+impl Noted {
+    /// Whether the directory has the logs of `project`.
+    fn is_of(&self, project: &Project) -> bool {
+        let home = project.log_home.as_ref();
+        home == Some(&self.home) || home.is_some() && home == self.former.as_ref()
+    }
+
+    fn distance(&self, data_dir: &Path) -> Distance {
+        Seat::distance(self.seat.as_ref(), Seat::of(data_dir).as_ref())
+    }
 }
 
 fn path(data_dir: &Path) -> PathBuf {
@@ -46,18 +79,36 @@ fn read(data_dir: &Path) -> Result<Option<Noted>, ServerError> {
         }
     };
     let mut words = text.split_whitespace();
-    let home = words.next().unwrap_or_default().to_owned();
-    let restoring = words.next() == Some(RESTORING);
-    Ok(Some(Noted { home, restoring }))
+    let mut noted = Noted {
+        home: words.next().unwrap_or_default().to_owned(),
+        ..Noted::default()
+    };
+    for word in words {
+        if word == RESTORING {
+            noted.restoring = true;
+        } else if let Some(former) = word.strip_prefix(FORMER) {
+            noted.former = Some(former.to_owned());
+        } else if let Some(seat) = word.strip_prefix(SEAT) {
+            noted.seat = Seat::parse(seat);
+        }
+    }
+    Ok(Some(noted))
 }
 
-fn write(data_dir: &Path, home: &str, restoring: bool) -> Result<(), ServerError> {
+/// Notes what the directory is, with the seat that it has now.
+fn write(data_dir: &Path, noted: &Noted) -> Result<(), ServerError> {
     let path = path(data_dir);
-    let text = match restoring {
-        true => format!("{home} {RESTORING}\n"),
-        false => format!("{home}\n"),
-    };
-    let written = super::replace(&path, text.as_bytes());
+    let mut text = noted.home.clone();
+    if noted.restoring {
+        text = format!("{text} {RESTORING}");
+    }
+    if let Some(former) = &noted.former {
+        text = format!("{text} {FORMER}{former}");
+    }
+    if let Some(seat) = Seat::of(data_dir) {
+        text = format!("{text} {SEAT}{seat}");
+    }
+    let written = super::replace(&path, format!("{text}\n").as_bytes());
     written.map_err(|e| ServerError::io(format!("cannot write {}", path.display()), e))
 }
 
@@ -67,9 +118,12 @@ fn write(data_dir: &Path, home: &str, restoring: bool) -> Result<(), ServerError
 /// # Errors
 /// When that cannot be written down.
 pub(crate) fn begin(data_dir: &Path) -> Result<String, ServerError> {
-    let home = new_home();
-    write(data_dir, &home, false)?;
-    Ok(home)
+    let noted = Noted {
+        home: new_home(),
+        ..Noted::default()
+    };
+    write(data_dir, &noted)?;
+    Ok(noted.home)
 }
 
 fn new_home() -> String {
@@ -77,36 +131,62 @@ fn new_home() -> String {
 }
 
 /// How this server stands to the logs of the project that it finds, which is
-/// not claimed yet. Nothing of the project is changed.
+/// not claimed yet. Nothing of the project is changed. `exclusive`: no other
+/// server can have the store open now.
 ///
 /// # Errors
-/// When the logs are on another disk and nobody said that it is lost.
-pub(crate) fn look(config: &ServerConfig, found: &Project) -> Result<LogState, ServerError> {
+/// When the logs are on another disk, or these are a copy of them, and nobody
+/// said that the server which had them is gone.
+pub(crate) fn look(
+    config: &ServerConfig,
+    found: &Found,
+    exclusive: bool,
+) -> Result<Looked, ServerError> {
     if config.log_store == LogStore::Object {
-        return Ok(LogState::Elsewhere);
+        return Ok(Looked {
+            state: LogState::Elsewhere,
+            wait: false,
+            moves: false,
+        });
     }
     let data_dir = &config.data_dir;
+    let project = &found.project;
     let noted = read(data_dir)?;
     let has_logs = super::has_logs(data_dir);
-    let at_home = match (&found.log_home, &noted) {
-        (Some(home), Some(noted)) => noted.home == *home,
+    let at_home = match (&project.log_home, &noted) {
+        (Some(_), Some(noted)) => noted.is_of(project),
         // Nobody has noted it yet.
         (None, _) => has_logs,
         (Some(_), None) => false,
     };
-    let half_restored = noted.as_ref().is_some_and(|noted| noted.restoring);
-    if at_home {
-        return Ok(match config.restore_log || half_restored {
-            true => LogState::Restoring,
-            false => LogState::Here,
-        });
-    }
     let refused = |message: String| ServerError::Project {
         path: data_dir.clone(),
         message,
     };
+    let distance = noted
+        .as_ref()
+        .map_or(Distance::Unknown, |noted| noted.distance(data_dir));
+    let half_restored = noted.as_ref().is_some_and(|noted| noted.restoring);
+    if at_home {
+        let maybe_served = !exclusive && found.lease > Duration::ZERO;
+        if distance == Distance::Copy && maybe_served && !config.restore_log {
+            return Err(refused(format!(
+                "this directory is a copy of the one that has the logs of the project in {}, and the server there did not stop in order: it may be running. Start the server with the original directory. If that is lost, or no server will ever run on it again, start once with --restore-log",
+                config.object_store
+            )));
+        }
+        return Ok(Looked {
+            state: match config.restore_log || half_restored {
+                true => LogState::Restoring,
+                false => LogState::Here,
+            },
+            // The lock of this very directory is held: what had it is dead.
+            wait: !exclusive && distance != Distance::Same,
+            moves: distance == Distance::Copy,
+        });
+    }
     if !config.restore_log {
-        let whose = match &found.log_home {
+        let whose = match &project.log_home {
             Some(home) => format!(", which has the number {home} in its file {FILE}"),
             None => String::new(),
         };
@@ -125,10 +205,15 @@ pub(crate) fn look(config: &ServerConfig, found: &Project) -> Result<LogState, S
             super::logs(data_dir).display()
         )));
     }
-    Ok(LogState::Restoring)
+    Ok(Looked {
+        state: LogState::Restoring,
+        wait: !exclusive,
+        moves: true,
+    })
 }
 
-/// Notes how the server that has claimed the project now stands to its logs.
+/// Notes how the server that has claimed the project, and waited for the one
+/// before, now stands to its logs.
 ///
 /// # Errors
 /// When that cannot be written down.
@@ -139,24 +224,51 @@ pub(crate) fn take(
 ) -> Result<(), ServerError> {
     let data_dir = &config.data_dir;
     let project = catalog.project();
-    match state {
-        LogState::Elsewhere => Ok(()),
-        LogState::Here if project.log_home.is_some() => Ok(()),
-        LogState::Here => move_to(catalog, begin(data_dir)?),
-        LogState::Restoring => {
-            let noted = read(data_dir)?;
-            let is_home = |noted: &Noted| project.log_home.as_ref() == Some(&noted.home);
-            match noted {
-                Some(noted) if is_home(&noted) => write(data_dir, &noted.home, true),
-                noted => {
-                    if noted.is_some() {
-                        // Restored by halves, and the old disk was used again
-                        // since: nobody was ever served from these.
-                        remove_logs(data_dir)?;
-                    }
-                    write(data_dir, &new_home(), true)
-                }
+    let noted = match state {
+        LogState::Elsewhere => return Ok(()),
+        LogState::Here | LogState::Restoring => read(data_dir)?,
+    };
+    let at_home = noted.as_ref().is_some_and(|noted| noted.is_of(&project));
+    let distance = noted
+        .as_ref()
+        .map_or(Distance::Unknown, |noted| noted.distance(data_dir));
+    match (state, noted) {
+        (LogState::Restoring, Some(noted)) if !at_home => {
+            // Restored by halves, and the old disk was used again since:
+            // nobody was ever served from these.
+            drop(noted);
+            remove_logs(data_dir)?;
+            write(data_dir, &Noted::restoring())
+        }
+        (LogState::Restoring, None) => write(data_dir, &Noted::restoring()),
+        (_, Some(noted)) if at_home => {
+            // The copy is the project's directory from here on, and the
+            // original is not, so they must have different numbers.
+            let noted = match distance {
+                Distance::Copy => Noted {
+                    home: new_home(),
+                    former: project.log_home.clone(),
+                    ..noted
+                },
+                _ => noted,
+            };
+            let restoring = state == LogState::Restoring;
+            write(data_dir, &Noted { restoring, ..noted })?;
+            match restoring {
+                true => Ok(()),
+                false => settle(config, catalog, true),
             }
+        }
+        _ => move_to(catalog, begin(data_dir)?),
+    }
+}
+
+impl Noted {
+    fn restoring() -> Noted {
+        Noted {
+            home: new_home(),
+            restoring: true,
+            ..Noted::default()
         }
     }
 }
@@ -180,17 +292,26 @@ fn move_to(catalog: &Catalog, home: String) -> Result<(), ServerError> {
     Ok(())
 }
 
-/// Makes the data directory the home of logs that are all restored. Until then
-/// the one that they were on still is.
+/// Makes the data directory the home of the logs. Until then the one that they
+/// were on still is. `all`: nothing is left to be restored.
 ///
 /// # Errors
 /// When that cannot be written down.
-pub(crate) fn settle(config: &ServerConfig, catalog: &Catalog) -> Result<(), ServerError> {
+pub(crate) fn settle(
+    config: &ServerConfig,
+    catalog: &Catalog,
+    all: bool,
+) -> Result<(), ServerError> {
     let Some(noted) = read(&config.data_dir)? else {
         return Ok(());
     };
     if catalog.project().log_home.as_ref() != Some(&noted.home) {
         move_to(catalog, noted.home.clone())?;
     }
-    write(&config.data_dir, &noted.home, false)
+    let settled = Noted {
+        restoring: !all,
+        former: None,
+        ..noted
+    };
+    write(&config.data_dir, &settled)
 }

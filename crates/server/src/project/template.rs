@@ -13,6 +13,7 @@ use std::io::{Error, ErrorKind};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use xylem_pages::files::{FileReader, Files, LocalFiles, Place, Put};
 
 /// Stands in a data directory while a template is copied into it, with the URL
@@ -86,7 +87,8 @@ pub fn create_from_template_in(
     for branch in copy.branches.values_mut() {
         branch.created_at = now;
     }
-    Catalog::create(&*place, rand::random(), copy.clone())?;
+    // Nobody serves it yet: who opens it first need not wait.
+    Catalog::create(&*place, rand::random(), copy.clone(), Duration::ZERO)?;
     settle(data_dir, &copy.id)?;
     let marker = data_dir.join(COPYING);
     std::fs::remove_file(&marker)

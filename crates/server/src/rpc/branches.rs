@@ -3,8 +3,8 @@
 use super::pages::pooled;
 use super::{call, status};
 use crate::branch::OpenBranch;
-use crate::branches::BranchRef;
-use crate::manage::{self, ManageError, Name, New};
+use crate::branches::{BranchRef, ClosedBranch};
+use crate::manage::{self, Early, ManageError, Name, New};
 use crate::moment::{self, At, Point};
 use crate::node::{Node, Opened};
 use crate::project::Project;
@@ -17,8 +17,8 @@ use tonic::{Request, Status};
 use xylem_pages::ReadAt;
 use xylem_proto::control::{
     Branch, CreateBranchRequest, CreateLeaseRequest, ListBranchesRequest, Moment,
-    RemoveBranchRequest, RenameBranchRequest, ResolveTimeRequest, ResolveTimeResponse,
-    RestoreBranchRequest, RestoreBranchResponse, moment::At as WireAt,
+    RemoveBranchRequest, RenameBranchRequest, ReopenBranchRequest, ResolveTimeRequest,
+    ResolveTimeResponse, RestoreBranchRequest, RestoreBranchResponse, moment::At as WireAt,
 };
 use xylem_types::{BranchName, Lsn};
 
@@ -33,15 +33,46 @@ pub(super) async fn list(
 ) -> Result<Vec<Branch>, Status> {
     let opened = call::in_charge(node)?;
     let request = request.get_ref();
-    let branches = if request.name.is_empty() {
-        let all = opened.branches.all();
-        all.into_iter()
-            .filter(|branch| request.leases || !branch.meta.lease)
-            .collect()
-    } else {
-        vec![call::named(opened, "name", &request.name)?]
-    };
-    describe(node, branches).await
+    if !request.name.is_empty() {
+        let which = branch("name", &request.name)?;
+        if let Some(closed) = opened.branches.closed(&which) {
+            return Ok(vec![closed_of(&opened.catalog.project(), &closed)]);
+        }
+        let one = call::named(opened, "name", &request.name)?;
+        return describe(node, vec![one]).await;
+    }
+    let all = opened.branches.all().into_iter();
+    let open = all.filter(|branch| request.leases || !branch.meta.lease);
+    let mut told = describe(node, open.collect()).await?;
+    let project = opened.catalog.project();
+    let closed = opened.branches.all_closed().into_iter();
+    told.extend(
+        closed
+            .filter(|(_, closed)| request.leases || !closed.meta.lease)
+            .map(|(_, closed)| closed_of(&project, &closed)),
+    );
+    told.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(told)
+}
+
+/// A branch of which nothing is known but what the catalogue says.
+fn closed_of(project: &Project, closed: &ClosedBranch) -> Branch {
+    let meta = &closed.meta;
+    let name_of = |id| project.branch(id).map_or("", |(name, _)| name).to_owned();
+    let children = project.children(meta.id).into_iter();
+    Branch {
+        name: name_of(meta.id),
+        id: meta.id.to_string(),
+        ancestor: meta.ancestor.map(name_of).unwrap_or_default(),
+        ancestor_id: meta.ancestor.map_or_else(String::new, |id| id.to_string()),
+        ancestor_lsn: meta.ancestor_lsn,
+        created_at: meta.created_at.to_string(),
+        lease: meta.lease,
+        children: children.map(str::to_owned).collect(),
+        state: "closed".to_owned(),
+        trouble: closed.why.clone(),
+        ..Branch::default()
+    }
 }
 
 pub(super) async fn create(
@@ -57,8 +88,8 @@ pub(super) async fn create(
                 "empty: a branch without an ancestor leaves none at any moment",
             ));
         }
-        on_its_own(node, |node| async move {
-            manage::create_empty(&node, name).await
+        on_its_own(node, |node, early| async move {
+            manage::create_empty(&node, name, early).await
         })
         .await?
     } else {
@@ -67,7 +98,10 @@ pub(super) async fn create(
             from: from(&request.from)?,
             at: at(request.at)?,
         };
-        on_its_own(node, |node| async move { manage::create(&node, new).await }).await?
+        on_its_own(node, |node, early| async move {
+            manage::create(&node, new, early).await
+        })
+        .await?
     };
     one(node, made).await
 }
@@ -83,7 +117,10 @@ pub(super) async fn create_lease(
         from: from(&request.from)?,
         at: at(request.at)?,
     };
-    let made = on_its_own(node, |node| async move { manage::create(&node, new).await }).await?;
+    let made = on_its_own(node, |node, early| async move {
+        manage::create(&node, new, early).await
+    })
+    .await?;
     one(node, made).await
 }
 
@@ -93,11 +130,23 @@ pub(super) async fn remove(
 ) -> Result<(), Status> {
     call::in_charge(node)?;
     let which = branch("name", &request.get_ref().name)?;
-    on_its_own(
-        node,
-        |node| async move { manage::remove(&node, &which).await },
-    )
+    on_its_own(node, |node, early| async move {
+        manage::remove(&node, &which, early).await
+    })
     .await
+}
+
+pub(super) async fn reopen(
+    node: &Arc<Node>,
+    request: Request<ReopenBranchRequest>,
+) -> Result<Branch, Status> {
+    call::in_charge(node)?;
+    let which = branch("name", &request.get_ref().name)?;
+    let reopened = on_its_own(node, |node, early| async move {
+        manage::reopen(&node, &which, early).await
+    })
+    .await?;
+    one(node, reopened).await
 }
 
 pub(super) async fn rename(
@@ -108,8 +157,8 @@ pub(super) async fn rename(
     let request = request.into_inner();
     let which = branch("name", &request.name)?;
     let to = name("new_name", &request.new_name)?;
-    let renamed = on_its_own(node, |node| async move {
-        manage::rename(&node, &which, to).await
+    let renamed = on_its_own(node, |node, early| async move {
+        manage::rename(&node, &which, to, early).await
     })
     .await?;
     one(node, renamed).await
@@ -134,8 +183,8 @@ pub(super) async fn restore(
         "" => None,
         text => Some(name("keep_as", text)?),
     };
-    let restored = on_its_own(node, |node| async move {
-        manage::restore(&node, &which, at, keep_as).await
+    let restored = on_its_own(node, |node, early| async move {
+        manage::restore(&node, &which, at, keep_as, early).await
     })
     .await?;
     Ok(RestoreBranchResponse {
@@ -176,18 +225,22 @@ pub(super) async fn resolve_time(
 }
 
 /// Runs a change as a task of its own: a caller that goes away does not leave
-/// it half done.
-async fn on_its_own<T, F>(
+/// it half done, and one that waits hears early when its outcome is not known.
+pub(super) async fn on_its_own<T, F>(
     node: &Arc<Node>,
-    change: impl FnOnce(Arc<Node>) -> F,
+    change: impl FnOnce(Arc<Node>, Early) -> F,
 ) -> Result<T, Status>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, ManageError>> + Send + 'static,
 {
-    match tokio::spawn(change(Arc::clone(node))).await {
-        Ok(done) => done.map_err(|error| status::of_manage(&error)),
-        Err(error) => Err(Status::internal(format!("the change ended early: {error}"))),
+    let (early, told) = manage::early();
+    tokio::select! {
+        done = tokio::spawn(change(Arc::clone(node), early)) => match done {
+            Ok(done) => done.map_err(|error| status::of_manage(&error)),
+            Err(error) => Err(Status::internal(format!("the change ended early: {error}"))),
+        },
+        Ok(error) = told => Err(status::of_manage(&error)),
     }
 }
 
@@ -219,6 +272,7 @@ async fn describe(node: &Arc<Node>, all: Vec<Arc<OpenBranch>>) -> Result<Vec<Bra
 
 fn branch_of(opened: &Opened, project: &Project, branch: &OpenBranch, end: Lsn) -> Branch {
     let state = branch.state();
+    let trouble = branch.broken();
     let meta = &branch.meta;
     let horizon = moment::horizon(branch);
     let ancestor = meta.ancestor.and_then(|id| project.branch(id));
@@ -247,6 +301,11 @@ fn branch_of(opened: &Opened, project: &Project, branch: &OpenBranch, end: Lsn) 
         newest_time: horizon.map_or_else(String::new, |horizon| time(&horizon.newest)),
         children: children.into_iter().map(str::to_owned).collect(),
         ancestors_layer_bytes,
+        state: match &trouble {
+            None => "open".to_owned(),
+            Some(_) => "stopped".to_owned(),
+        },
+        trouble: trouble.unwrap_or_default(),
     }
 }
 

@@ -72,7 +72,15 @@ pub(super) fn named(opened: &Opened, field: &str, text: &str) -> Result<Arc<Open
     opened
         .branches
         .get(&which)
-        .ok_or_else(|| status::no_branch(&which))
+        .ok_or_else(|| absent(opened, &which))
+}
+
+/// Why there is no open branch that is called so.
+pub(super) fn absent(opened: &Opened, which: &BranchRef) -> Status {
+    match opened.branches.closed(which) {
+        Some(closed) => status::not_open(which, &closed.why),
+        None => status::no_branch(which),
+    }
 }
 
 /// Checks that the server serves, and which branch and epoch the call is for.
@@ -94,8 +102,10 @@ pub(super) fn caller(node: &Node, metadata: &MetadataMap) -> Result<Caller, Stat
     let branch = match opened.branches.get(&which) {
         Some(branch) => branch,
         // A compute must not take it for a page that is missing.
-        None if epoch.is_some() => return Err(status::removed(&which.to_string())),
-        None => return Err(status::no_branch(&which)),
+        None if epoch.is_some() && opened.branches.closed(&which).is_none() => {
+            return Err(status::removed(&which.to_string()));
+        }
+        None => return Err(absent(opened, &which)),
     };
     // A name may have been given to another line since its epoch was given, and
     // the numbers of epochs are each line's own. Only the project's first

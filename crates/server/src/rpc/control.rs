@@ -15,8 +15,8 @@ use xylem_proto::control::{
     AttachRequest, AttachResponse, BaseBackupRequest, BaseItem, Branch, CreateBranchRequest,
     CreateLeaseRequest, GetTablespaceRequest, ImportItem, ImportResponse, ListBranchesRequest,
     ListBranchesResponse, RemoveBranchRequest, RemoveBranchResponse, RenameBranchRequest,
-    ResolveTimeRequest, ResolveTimeResponse, RestoreBranchRequest, RestoreBranchResponse,
-    StatusRequest, StatusResponse, Tablespace,
+    ReopenBranchRequest, ResolveTimeRequest, ResolveTimeResponse, RestoreBranchRequest,
+    RestoreBranchResponse, StatusRequest, StatusResponse, Tablespace,
 };
 use xylem_types::{Lsn, SpaceId};
 
@@ -97,6 +97,15 @@ impl Control for ControlService {
         request: Request<RenameBranchRequest>,
     ) -> Result<Response<Branch>, Status> {
         branches::rename(&self.node, request)
+            .await
+            .map(Response::new)
+    }
+
+    async fn reopen_branch(
+        &self,
+        request: Request<ReopenBranchRequest>,
+    ) -> Result<Response<Branch>, Status> {
+        branches::reopen(&self.node, request)
             .await
             .map(Response::new)
     }

@@ -4,6 +4,7 @@
 //! to it is bounded, so that a caller that sends faster than layers are
 //! written waits.
 
+use super::branches::on_its_own;
 use super::{convert, status};
 use crate::manage::adopt;
 use crate::node::{Node, Phase};
@@ -69,14 +70,11 @@ pub(super) async fn import(
         (Err(None), Ok(())) => return Err(Status::invalid_argument("there is no end")),
     };
     let lsn = loaded.1;
-    // Its own task: a caller that goes away now does not leave it half done.
-    let taking_in = {
-        let (node, name) = (Arc::clone(node), name.clone());
-        tokio::spawn(async move { take_in(&node, &name, id, innodb).await })
-    };
-    taking_in
-        .await
-        .map_err(|error| Status::internal(format!("the import ended early: {error}")))??;
+    let named = name.clone();
+    on_its_own(node, |node, early| async move {
+        adopt::adopt(&node, &named, id, innodb, early).await
+    })
+    .await?;
     let loaded = loaded.0;
     tracing::info!(
         branch = %name, %id, %lsn, tablespaces = loaded.tablespaces, pages = loaded.pages,
@@ -124,18 +122,6 @@ async fn next(
             patience.as_secs_f64()
         ))),
     }
-}
-
-/// Puts the branch into the project; without that it is removed.
-async fn take_in(
-    node: &Arc<Node>,
-    name: &BranchName,
-    id: BranchId,
-    innodb: InnodbParams,
-) -> Result<(), Status> {
-    adopt::adopt(node, name, id, innodb)
-        .await
-        .map_err(|error| status::of_manage(&error))
 }
 
 /// Writes items until the end. `None`: they stopped coming before.

@@ -30,6 +30,11 @@ pub(super) fn no_branch(which: &BranchRef) -> Status {
     Status::not_found(format!("there is no branch {which}"))
 }
 
+/// There is one, and it does not serve.
+pub(super) fn not_open(which: &BranchRef, why: &str) -> Status {
+    Status::unavailable(format!("branch {which} is not open: {why}"))
+}
+
 /// The branch was removed. To a compute that ends it, as being taken over does.
 pub(super) fn removed(branch: &str) -> Status {
     Status::failed_precondition(format!("branch {branch} was removed"))
@@ -37,16 +42,21 @@ pub(super) fn removed(branch: &str) -> Status {
 
 /// Why a stream on `branch` was ended from outside.
 pub(super) fn ended(branch: &OpenBranch) -> Status {
-    if branch.is_removed() {
-        removed(&branch.name())
-    } else {
-        stopping()
+    match branch.why_ended() {
+        _ if branch.is_removed() => removed(&branch.name()),
+        Some(why) => Status::unavailable(format!("{why}; retry")),
+        None => stopping(),
     }
 }
 
 /// The server has been told to stop.
 pub(super) fn stopping() -> Status {
     Status::unavailable("the server is stopping; retry")
+}
+
+/// Another server has the project.
+pub(super) fn lost(why: &CatalogError) -> Status {
+    Status::unavailable(format!("{why}; retry at the other one"))
 }
 
 /// A log refused or failed.
@@ -86,7 +96,10 @@ pub(super) fn of_attach(error: &AttachError, branch: &str) -> Status {
     match error {
         AttachError::Log(error) => of_log(error, branch),
         AttachError::Read(error) => of_read(error, branch),
-        AttachError::Renamed => Status::unavailable(format!("branch {branch}: {error}")),
+        AttachError::Renamed
+        | AttachError::Held
+        | AttachError::Crowded
+        | AttachError::Behind { .. } => Status::unavailable(format!("branch {branch}: {error}")),
         AttachError::NotDurable { .. } => {
             Status::deadline_exceeded(format!("branch {branch}: {error}"))
         }
@@ -124,12 +137,14 @@ pub(super) fn of_manage(error: &ManageError) -> Status {
             CatalogError::Lost { .. } => Status::failed_precondition(message),
             CatalogError::Io { source, .. } => of_io(source, message),
             CatalogError::Damaged { .. } => Status::data_loss(message),
-            CatalogError::Unsure { .. } => Status::unavailable(message),
+            CatalogError::Unsettled { .. } => Status::unavailable(message),
             CatalogError::Invalid(_) => Status::internal(message),
         },
         ManageError::Fence { branch, source } => of_log(source, branch),
-        ManageError::NotBackedUp { .. } => Status::unavailable(message),
         ManageError::Leases(_) => Status::resource_exhausted(message),
+        ManageError::NotBackedUp { .. }
+        | ManageError::Unsettled(_)
+        | ManageError::NotOpen { .. } => Status::unavailable(message),
         ManageError::Stopping => stopping(),
     }
 }

@@ -10,7 +10,9 @@ use super::{Answers, convert, stall, status};
 use crate::branch::OpenBranch;
 use crate::metrics::StreamKind;
 use crate::node::Node;
+use crate::ownership::{Ownership, Right};
 use crate::pace::{self, Pace};
+use crate::project::catalog::Catalog;
 use futures::stream::Fuse;
 use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
@@ -60,7 +62,12 @@ pub(super) fn stream_wal(
         pending: Arc::clone(&pending),
         begun: Instant::now(),
     };
+    let opened = node.opened().ok_or_else(status::stopping)?;
     let acks = Acks {
+        ownership: Arc::clone(&opened.ownership),
+        lost: opened.catalog.lost().clone(),
+        catalog: Arc::clone(&opened.catalog),
+        held: branch.watch_held(),
         replaced: branch.take_writer(epoch),
         durable: branch.log.durable(),
         applied: branch.pages.watch_applied(),
@@ -203,6 +210,12 @@ fn payload(frame: &Frame) -> usize {
 
 struct Acks {
     branch: Arc<OpenBranch>,
+    catalog: Arc<Catalog>,
+    ownership: Arc<Ownership>,
+    /// Another server has the project.
+    lost: CancellationToken,
+    /// Above zero: what is acknowledged now might be gone.
+    held: watch::Receiver<u32>,
     epoch: Epoch,
     durable: watch::Receiver<Durable>,
     applied: watch::Receiver<Lsn>,
@@ -223,10 +236,63 @@ impl Acks {
     /// The next acknowledgement; none when the caller has closed its side and
     /// everything it sent is durable.
     async fn next(&mut self) -> Option<Result<WalAck, Status>> {
+        match self.ready().await {
+            Some(Err(status)) => Some(Err(status)),
+            // A stream that ends well says that all of it is durable, as an
+            // acknowledgement does. What is durable is looked up after it is
+            // known that it may be told.
+            ready => match (self.allowed().await, ready) {
+                (Err(status), _) => Some(Err(status)),
+                (Ok(()), Some(_)) => Some(self.ack()),
+                (Ok(()), None) => None,
+            },
+        }
+    }
+
+    /// Waits until a commit may be acknowledged.
+    async fn allowed(&mut self) -> Result<(), Status> {
+        let mut renewals = self.ownership.changes();
+        loop {
+            renewals.borrow_and_update();
+            let held = *self.held.borrow_and_update() > 0;
+            match self.ownership.right() {
+                Right::Lost => return Err(self.lost()),
+                Right::Yes if !held => return Ok(()),
+                Right::Yes | Right::Doubtful => {}
+            }
+            tokio::select! {
+                biased;
+                () = self.lost.cancelled() => return Err(self.lost()),
+                () = self.replaced.cancelled() => return Err(self.replaced()),
+                // The senders live as long as the branch and the catalogue.
+                _ = self.held.changed() => {}
+                _ = renewals.changed() => {}
+            }
+        }
+    }
+
+    fn lost(&self) -> Status {
+        match self.catalog.why_lost() {
+            Some(why) => status::lost(&why),
+            None => status::stopping(),
+        }
+    }
+
+    fn replaced(&self) -> Status {
+        Status::aborted(format!(
+            "a newer stream of epoch {} on branch {} has replaced this one",
+            self.epoch,
+            self.branch.name()
+        ))
+    }
+
+    /// Waits until there is something to acknowledge; none when there never
+    /// will be.
+    async fn ready(&mut self) -> Option<Result<(), Status>> {
         // What is durable, not what is accepted: the caller may resend what
         // lies between, the log ignores it.
         if std::mem::take(&mut self.first) {
-            return Some(self.ack());
+            return Some(Ok(()));
         }
         loop {
             if self
@@ -238,14 +304,13 @@ impl Acks {
             let due = self.applied_due;
             tokio::select! {
                 biased;
+                () = self.lost.cancelled() => return Some(Err(self.lost())),
                 () = self.replaced.cancelled() => {
-                    return Some(Err(Status::aborted(format!(
-                        "a newer stream of epoch {} on branch {} has replaced this one", self.epoch, self.branch.name()
-                    ))));
+                    return Some(Err(self.replaced()));
                 }
                 moved = self.durable.changed() => {
                     return Some(match moved {
-                        Ok(()) => self.ack(),
+                        Ok(()) => Ok(()),
                         Err(_) => Err(self.log_ended()),
                     });
                 }
@@ -256,7 +321,7 @@ impl Acks {
                     }
                     Err(status) => return Some(Err(status)),
                 },
-                () = tokio::time::sleep_until(due.unwrap_or(self.sent)), if due.is_some() => return Some(self.ack()),
+                () = tokio::time::sleep_until(due.unwrap_or(self.sent)), if due.is_some() => return Some(Ok(())),
                 moved = self.applied.changed(), if due.is_none() && !self.applied_ended => match moved {
                     Ok(()) => self.applied_due = Some(self.sent + APPLIED_DELAY),
                     // Ingest has stopped; the log goes on without it.

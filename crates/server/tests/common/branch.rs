@@ -5,8 +5,8 @@ use super::{Server, page, with};
 use tonic::Status;
 use xylem_proto::control::{
     Branch, CreateBranchRequest, CreateLeaseRequest, ListBranchesRequest, Moment,
-    RemoveBranchRequest, RenameBranchRequest, RestoreBranchRequest, RestoreBranchResponse,
-    moment::At,
+    RemoveBranchRequest, RenameBranchRequest, ReopenBranchRequest, RestoreBranchRequest,
+    RestoreBranchResponse, moment::At,
 };
 use xylem_proto::pageserver::GetPageRequest;
 
@@ -72,6 +72,14 @@ pub async fn remove(server: &Server, name: &str) -> Result<(), Status> {
     };
     server.control().await.remove_branch(request).await?;
     Ok(())
+}
+
+pub async fn reopen(server: &Server, name: &str) -> Result<Branch, Status> {
+    let request = ReopenBranchRequest {
+        name: name.to_owned(),
+    };
+    let reopened = server.control().await.reopen_branch(request).await?;
+    Ok(reopened.into_inner())
 }
 
 pub async fn rename(server: &Server, name: &str, to: &str) -> Result<Branch, Status> {

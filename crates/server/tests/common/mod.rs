@@ -34,6 +34,7 @@ pub fn args(dir: &Path) -> ServerArgs {
         log_segment_size: Some("16MiB".to_owned()),
         memory: Some("64MiB".to_owned()),
         stop_grace_ms: Some("300".to_owned()),
+        ownership_lease: Some("300ms".to_owned()),
         ..ServerArgs::default()
     }
 }

@@ -11,6 +11,9 @@ type Objects = Arc<Mutex<BTreeMap<String, Arc<Vec<u8>>>>>;
 /// What comes after the change is decided by the second call.
 pub type Hook = Arc<dyn Fn(&Step) -> Fate + Send + Sync>;
 
+/// Whether what has this name can be read or listed now.
+pub type Sight = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
 /// A step that changes the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -26,6 +29,25 @@ pub enum Fate {
     Fails,
     /// It is done, and an error says that it may not be.
     Unknown,
+    /// It is done, and nobody hears of it: the store does not answer.
+    Unheard,
+    /// It is not done, and nobody hears of it.
+    Unsent,
+}
+
+/// What a store's client says when it does not know what became of a write.
+fn unheard(name: &str) -> io::Error {
+    xylem_objects::ObjectError {
+        reason: xylem_objects::Reason::Unavailable,
+        operation: "create",
+        url: "mem://test".to_owned(),
+        name: name.to_owned(),
+        attempts: 1,
+        elapsed: std::time::Duration::ZERO,
+        outcome_unknown: true,
+        source: "no answer in this test".into(),
+    }
+    .into()
 }
 
 /// A store; clones share its objects, and each has its own hook.
@@ -33,6 +55,7 @@ pub enum Fate {
 pub struct MemPlace {
     objects: Objects,
     hook: Option<Hook>,
+    sight: Option<Sight>,
 }
 
 impl MemPlace {
@@ -40,6 +63,7 @@ impl MemPlace {
         MemPlace {
             objects: Objects::default(),
             hook: None,
+            sight: None,
         }
     }
 
@@ -48,6 +72,23 @@ impl MemPlace {
         MemPlace {
             objects: Arc::clone(&self.objects),
             hook: Some(Arc::new(hook)),
+            sight: self.sight.clone(),
+        }
+    }
+
+    /// The same store, seen by somebody who sees only names for which `sight`
+    /// is true: other reads and lists fail.
+    pub fn sighted(&self, sight: impl Fn(&str) -> bool + Send + Sync + 'static) -> MemPlace {
+        MemPlace {
+            sight: Some(Arc::new(sight)),
+            ..self.clone()
+        }
+    }
+
+    fn see(&self, name: &str) -> io::Result<()> {
+        match self.sight.as_ref().is_none_or(|sight| sight(name)) {
+            true => Ok(()),
+            false => Err(io::Error::other(format!("{name} is not seen in this test"))),
         }
     }
 
@@ -61,6 +102,7 @@ impl MemPlace {
         MemPlace {
             objects: Arc::new(Mutex::new(objects)),
             hook: None,
+            sight: None,
         }
     }
 
@@ -87,6 +129,11 @@ impl MemPlace {
                 act();
                 Err(failed())
             }
+            Fate::Unheard => {
+                act();
+                Err(unheard(&format!("{step:?}")))
+            }
+            Fate::Unsent => Err(unheard(&format!("{step:?}"))),
         }
     }
 }
@@ -100,6 +147,7 @@ impl Place for MemPlace {
     }
 
     fn folders(&self, within: &str) -> io::Result<Vec<String>> {
+        self.see(within)?;
         let prefix = format!("{within}/");
         let names = self.names();
         let mut found: Vec<String> = names
@@ -139,6 +187,7 @@ impl Folder {
     }
 
     fn object(&self, name: &str) -> io::Result<Arc<Vec<u8>>> {
+        self.place.see(&self.full(name))?;
         self.place
             .get(&self.full(name))
             .ok_or_else(|| ErrorKind::NotFound.into())
@@ -147,6 +196,7 @@ impl Folder {
 
 impl Files for Folder {
     fn list(&self) -> io::Result<Vec<(String, u64)>> {
+        self.place.see(&self.name)?;
         let objects = self.place.objects.lock().unwrap();
         let prefix = format!("{}/", self.name);
         let all = objects.iter();

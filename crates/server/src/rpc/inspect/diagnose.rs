@@ -15,11 +15,25 @@ use xylem_proto::inspect::{self as wire, BranchHealth, DiagnoseResponse, Disk, H
 pub(super) fn diagnose(config: &ServerConfig, opened: &Opened, probe: bool) -> DiagnoseResponse {
     let names = Names::of(opened);
     let branches = opened.branches.all();
+    let closed = opened.branches.all_closed().into_iter();
+    let closed = closed.map(|(branch, closed)| BranchHealth {
+        branch,
+        branch_id: closed.meta.id.to_string(),
+        stopped: format!("it is not open: {}", closed.why),
+        ..BranchHealth::default()
+    });
+    let unsettled = opened.unsettled.borrow().clone();
     DiagnoseResponse {
         now: jiff::Timestamp::now().to_string(),
         store: Some(store(&**opened.store.place(), probe)),
         disks: disks(config, &**opened.store.place()),
-        branches: branches.iter().map(|b| health(b, &names)).collect(),
+        branches: branches
+            .iter()
+            .map(|b| health(b, &names))
+            .chain(closed)
+            .collect(),
+        strange: opened.strange.clone(),
+        waiting: opened.ownership.doubt().or(unsettled).unwrap_or_default(),
     }
 }
 
