@@ -129,7 +129,7 @@ impl StateDir {
     /// One compute.
     pub fn compute(&self, name: &ComputeName) -> ComputeDir {
         ComputeDir {
-            root: self.computes().join(name.to_string()),
+            root: self.computes().join(name.file_name()),
         }
     }
 
