@@ -98,7 +98,7 @@ impl ComputeRecord {
         files::write_atomic(
             &dir.record_file(),
             &serde_json::to_vec_pretty(self)?,
-            files::PLAIN,
+            files::SECRET,
         )
     }
 
