@@ -28,7 +28,7 @@ const READY_LIMIT: Duration = Duration::from_secs(600);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
 /// How often other ports are tried when those chosen are taken meanwhile.
-const PORT_TRIES: usize = 5;
+const PORT_TRIES: usize = 20;
 
 /// What the system says of a port that is taken (`EADDRINUSE`).
 const IN_USE: &str = "os error 98";

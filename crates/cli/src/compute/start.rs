@@ -31,7 +31,7 @@ use xylem_types::BranchName;
 const LOG_BYTES_MAX: u64 = 32 << 20;
 
 /// How often another port is tried when the one chosen is taken meanwhile.
-const PORT_TRIES: usize = 5;
+const PORT_TRIES: usize = 20;
 
 /// What mariadbd says of a port that is taken.
 const PORT_TAKEN: &str = "Can't start server: Bind on TCP/IP port";
