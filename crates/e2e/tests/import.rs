@@ -138,7 +138,7 @@ fn a_branch_of_its_own_beside_others() -> Result<()> {
     assert_eq!(there, "7\txylem@localhost\n");
     assert_eq!(
         project.sql("SELECT USER(), COUNT(*) FROM here.t")?,
-        "root@localhost\t0\n"
+        "xylem@localhost\t0\n"
     );
     let error = project.sql_error("SELECT * FROM there.t")?;
     assert!(error.contains("there"), "{error}");
