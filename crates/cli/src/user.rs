@@ -229,10 +229,12 @@ impl User {
 
     /// Whether the permission `bit` (4 read, 2 write, 1 pass) is this user's.
     fn has(&self, meta: &std::fs::Metadata, bit: u32) -> bool {
-        let shift = match () {
-            () if meta.uid() == self.uid => 6,
-            () if meta.gid() == self.gid => 3,
-            () => 0,
+        let shift = if meta.uid() == self.uid {
+            6
+        } else if meta.gid() == self.gid {
+            3
+        } else {
+            0
         };
         meta.mode() >> shift & bit != 0
     }
@@ -295,7 +297,10 @@ impl User {
     }
 }
 
-/// Makes a directory that everybody may enter, and its parents.
+/// Makes a directory below [`PLACE`] that everybody may enter, and its parents.
+///
+/// # Errors
+/// When it cannot be made.
 pub fn make_public_dir(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path)
         .with_context(|| format!("cannot make the directory {}", path.display()))?;

@@ -653,9 +653,10 @@ impl Starter<'_> {
             }
         }
         let token_file = self.state.token_file();
-        let token_file = match token_file.exists() {
-            true => Some(host.readable(token_file, dir.token_file())?),
-            false => None,
+        let token_file = if token_file.exists() {
+            Some(host.readable(token_file, dir.token_file())?)
+        } else {
+            None
         };
         let options = Options {
             basedir: home.basedir(),
