@@ -4,7 +4,7 @@ pub mod inspect;
 
 use crate::compute::name::ComputeName;
 use crate::moment::Moment;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -122,12 +122,44 @@ pub struct UpArgs {
     /// Buffer pool of a compute, such as 256M
     #[arg(long, value_name = "SIZE")]
     pub buffer_pool: Option<String>,
+    /// System account that mariadbd runs as when root calls, such as mysql; root: as root
+    /// [default: xylem, which is made if it is not there]
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
     /// Page size of a new project's database: 16k, 32k or 64k [default: 16k]
     #[arg(long, value_name = "SIZE", value_parser = page_size)]
     pub page_size: Option<u32>,
+    /// Forget settings that earlier starts were given, so that their defaults hold again
+    #[arg(long, value_name = "SETTING", value_enum, value_delimiter = ',')]
+    pub unset: Vec<Setting>,
     /// Further arguments of mariadbd; as all settings here, kept for later starts
     #[arg(last = true, value_name = "MARIADBD ARGS")]
     pub mariadbd_args: Vec<String>,
+}
+
+/// A setting of `up` that is kept for later starts and can be forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Setting {
+    /// --bind
+    Bind,
+    /// --buffer-pool
+    BufferPool,
+    /// --grpc-port
+    GrpcPort,
+    /// --history
+    History,
+    /// --http-port
+    HttpPort,
+    /// --log-backup
+    LogBackup,
+    /// The arguments of mariadbd
+    MariadbdArgs,
+    /// --memory
+    Memory,
+    /// --mysql-port
+    MysqlPort,
+    /// --user
+    User,
 }
 
 /// `xylem sql`
@@ -192,8 +224,8 @@ pub enum BranchCommand {
     Ls(BranchLsArgs),
     /// Show the tree of branches, or one of them
     Show(BranchShowArgs),
-    /// Remove a branch that no other depends on
-    Rm(OneBranch),
+    /// Remove a branch that no other depends on, with all its history
+    Rm(BranchRmArgs),
     /// Open a branch again that has stopped or did not open, and those that left it
     Reopen(OneBranch),
     /// Give a branch another name
@@ -240,6 +272,17 @@ pub struct OneBranch {
     pub branch: ComputeName,
 }
 
+/// `xylem branch rm`
+#[derive(Debug, Args)]
+pub struct BranchRmArgs {
+    /// The branch
+    #[arg(value_parser = compute, value_name = "BRANCH")]
+    pub branch: ComputeName,
+    /// Do not ask; without a terminal nothing is removed otherwise
+    #[arg(long)]
+    pub yes: bool,
+}
+
 /// `xylem branch rename`
 #[derive(Debug, Args)]
 pub struct BranchRenameArgs {
@@ -278,6 +321,12 @@ pub struct DaemonArgs {
     /// NAME=VALUE for the program's environment
     #[arg(long)]
     pub env: Vec<OsString>,
+    /// The program's user id
+    #[arg(long)]
+    pub user: Option<u32>,
+    /// The program's group id
+    #[arg(long)]
+    pub group: Option<u32>,
     /// The program and its arguments
     #[arg(last = true, required = true)]
     pub command: Vec<OsString>,

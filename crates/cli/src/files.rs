@@ -1,14 +1,14 @@
 //! Small files: written whole or not at all, secrets for the owner only.
 
+use crate::user::User;
 use anyhow::{Context, Result};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
-/// Mode of a file that holds a secret.
+/// Mode of files: nothing of a project is for others. Even logs tell of
+/// statements and addresses.
 pub const SECRET: u32 = 0o600;
-/// Mode of any other file.
-pub const PLAIN: u32 = 0o644;
 
 /// Writes `data` to `path` through a temporary neighbour, so that a reader
 /// sees the old content or the new one and never half. Not synced: nothing
@@ -53,6 +53,28 @@ fn write(path: &Path, data: &[u8], mode: u32, sync: bool) -> std::io::Result<()>
     written
 }
 
+/// Opens the log at `path` for lines at its end, for its owner only: this user,
+/// or `user`, whose process will open it by its name as well.
+///
+/// # Errors
+/// When it cannot be opened, or given to `user`.
+pub fn open_log(path: &Path, user: Option<&User>) -> Result<std::fs::File> {
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(SECRET)
+        .open(path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    // One that an earlier version made, or this version for another user.
+    log.set_permissions(PermissionsExt::from_mode(SECRET))
+        .and_then(|()| match user {
+            Some(user) => std::os::unix::fs::fchown(&log, Some(user.uid), Some(user.gid)),
+            None => Ok(()),
+        })
+        .with_context(|| format!("cannot make {} private", path.display()))?;
+    Ok(log)
+}
+
 /// Makes a directory that only its owner may enter, and its parents.
 ///
 /// # Errors
@@ -63,6 +85,34 @@ pub fn make_private_dir(path: &Path) -> Result<()> {
         .mode(0o700)
         .create(path)
         .with_context(|| format!("cannot make the directory {}", path.display()))
+}
+
+/// Closes a directory that is there to all but its owner.
+///
+/// # Errors
+/// When it is somebody else's.
+pub fn close(path: &Path) -> Result<()> {
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o700))
+        .with_context(|| format!("cannot close {} to others", path.display()))
+}
+
+/// `path` with symbolic links, `.` and `..` resolved, as far as it is there;
+/// what is not there yet follows as it stands, `..` taken by its name.
+pub fn resolved(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                out.pop();
+            }
+            Component::CurDir => {}
+            other => out.push(other),
+        }
+        if let Ok(real) = std::fs::canonicalize(&out) {
+            out = real;
+        }
+    }
+    out
 }
 
 /// Removes a directory tree; not being there is fine.

@@ -83,6 +83,23 @@ impl Home {
         self.root.join("lib/libxylem_client.so")
     }
 
+    /// What of it a compute reads, relative to its directory.
+    pub fn parts(&self) -> Vec<PathBuf> {
+        let whole = [
+            "mariadb/usr/sbin/mariadbd",
+            "mariadb/usr/share/mysql",
+            "lib/plugin",
+            "lib/libxylem_client.so",
+        ];
+        let mut parts: Vec<PathBuf> = whole.map(PathBuf::from).to_vec();
+        let libraries = self.libraries();
+        let below = libraries
+            .iter()
+            .filter_map(|dir| dir.strip_prefix(&self.root).ok());
+        parts.extend(below.map(Path::to_owned));
+        parts
+    }
+
     /// A server's data directory to make new projects from, if there is one.
     pub fn template(&self) -> Option<PathBuf> {
         let template = self.root.join("template");
@@ -133,9 +150,8 @@ impl Home {
         ))
     }
 
-    /// `LD_LIBRARY_PATH` for the programs under `mariadb/`: its own libraries,
-    /// then what was set before.
-    pub fn library_path(&self) -> OsString {
+    /// The directories with MariaDB's own libraries.
+    fn libraries(&self) -> Vec<PathBuf> {
         let mut dirs = Vec::new();
         for lib in [self.basedir().join("lib"), self.root.join("mariadb/lib")] {
             let Ok(entries) = std::fs::read_dir(&lib) else {
@@ -149,6 +165,13 @@ impl Home {
                     .map(|e| e.path()),
             );
         }
+        dirs
+    }
+
+    /// `LD_LIBRARY_PATH` for the programs under `mariadb/`: its own libraries,
+    /// then what was set before.
+    pub fn library_path(&self) -> OsString {
+        let mut dirs = self.libraries();
         if let Some(before) = std::env::var_os("LD_LIBRARY_PATH") {
             dirs.extend(std::env::split_paths(&before));
         }

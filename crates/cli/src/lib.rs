@@ -17,11 +17,13 @@ pub mod moment;
 pub mod output;
 pub mod ports;
 pub mod proc;
+pub mod programs;
 pub mod progress;
 pub mod project;
 pub mod report;
 pub mod server;
 pub mod state;
+pub mod user;
 
 #[cfg(test)]
 mod tests;
@@ -51,7 +53,7 @@ fn run(cli: Cli) -> Result<()> {
             let Some((program, rest)) = args.command.split_first() else {
                 return Ok(());
             };
-            proc::become_daemon(&args.env, program, rest)
+            proc::become_daemon(&args.env, args.user, args.group, program, rest)
         }
         Command::Server(args) => cmd::serve::run(&args),
         command => {

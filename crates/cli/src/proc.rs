@@ -1,5 +1,7 @@
 //! Processes by number and start time: a number alone may have been reused.
 
+use crate::files;
+use crate::user::User;
 use anyhow::{Context, Result};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
@@ -146,6 +148,29 @@ pub fn reap_children() {
     while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
 }
 
+/// What a program gets of this process's environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inherits {
+    /// All of it: the server finds the store's credentials there.
+    All,
+    /// What [`harmless`] lets through: whoever can run SQL on mariadbd is not
+    /// whoever called, and must not come by the caller's credentials.
+    Harmless,
+}
+
+/// Whether mariadbd may know the environment variable `name`: where programs
+/// are, the language and the time zone.
+pub fn harmless(name: &OsStr) -> bool {
+    const NAMES: [&str; 4] = ["PATH", "LANG", "LANGUAGE", "TZ"];
+    name.to_str()
+        .is_some_and(|name| NAMES.contains(&name) || name.starts_with("LC_"))
+}
+
+/// This process's environment, as far as [`harmless`] lets it through.
+pub fn harmless_environment() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| harmless(name))
+}
+
 /// A program to start in a session of its own.
 #[derive(Debug)]
 pub struct Detached<'a> {
@@ -155,6 +180,10 @@ pub struct Detached<'a> {
     pub args: Vec<OsString>,
     /// Environment variables for it, and not for the helper that starts it.
     pub envs: Vec<(String, OsString)>,
+    /// What it gets of this process's environment.
+    pub inherits: Inherits,
+    /// Who it runs as, if not as this process.
+    pub user: Option<&'a User>,
     /// Where its output goes, appended.
     pub log: &'a Path,
     /// Where it stands.
@@ -172,11 +201,7 @@ impl Detached<'_> {
     /// When the log cannot be opened or the process not made. A program that
     /// cannot be executed shows in the log, and as a process that is gone.
     pub fn spawn(self) -> Result<Process> {
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.log)
-            .with_context(|| format!("cannot open {}", self.log.display()))?;
+        let log = files::open_log(self.log, self.user)?;
         let errors = log
             .try_clone()
             .context("cannot duplicate a file descriptor")?;
@@ -188,6 +213,13 @@ impl Detached<'_> {
             pair.push("=");
             pair.push(value);
             command.arg("--env").arg(pair);
+        }
+        if let Some(user) = self.user {
+            command.arg("--user").arg(user.uid.to_string());
+            command.arg("--group").arg(user.gid.to_string());
+        }
+        if self.inherits == Inherits::Harmless {
+            command.env_clear().envs(harmless_environment());
         }
         command
             .arg("--")
@@ -215,16 +247,29 @@ impl Detached<'_> {
     }
 }
 
-/// What `xylem __daemon` does: becomes a session's leader, then `program`.
-/// Returns only when that failed.
+/// What `xylem __daemon` does: becomes a session's leader, then `program`, run
+/// by another user and group if given. Returns only when that failed.
 ///
 /// # Errors
 /// When `program` cannot be executed.
-pub fn become_daemon(envs: &[OsString], program: &OsStr, args: &[OsString]) -> Result<()> {
+pub fn become_daemon(
+    envs: &[OsString],
+    user: Option<u32>,
+    group: Option<u32>,
+    program: &OsStr,
+    args: &[OsString],
+) -> Result<()> {
     // Refused only for a process group's leader, which is detached enough.
     let _ = rustix::process::setsid();
     let mut command = std::process::Command::new(program);
     command.args(args);
+    if let Some(group) = group {
+        command.gid(group);
+    }
+    if let Some(user) = user {
+        // This also drops the caller's supplementary groups.
+        command.uid(user);
+    }
     for pair in envs {
         let bytes = pair.as_bytes();
         let at = bytes

@@ -53,9 +53,16 @@ pub struct Project {
     /// `innodb_page_size` in bytes, if not the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page_size: Option<u32>,
+    /// System account that mariadbd runs as when root calls, if not the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     /// Further arguments of mariadbd.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mariadbd_args: Vec<String>,
+    /// Computes make no accounts: this becomes a template, which others are
+    /// made of.
+    #[serde(skip)]
+    pub without_accounts: bool,
     /// From where `root` can log in so far, on every branch.
     #[serde(default)]
     pub accounts: Accounts,
@@ -119,6 +126,8 @@ impl Project {
             history: None,
             buffer_pool: None,
             page_size: None,
+            user: None,
+            without_accounts: false,
             mariadbd_args: Vec::new(),
             accounts: Accounts::None,
             accounts_of: BTreeMap::new(),
@@ -145,7 +154,7 @@ impl Project {
     /// When the file cannot be written.
     pub fn save(&self, state: &StateDir) -> Result<()> {
         let text = toml::to_string(self).context("cannot express the project's settings")?;
-        files::write_durable(&state.project_file(), text.as_bytes(), files::PLAIN)
+        files::write_durable(&state.project_file(), text.as_bytes(), files::SECRET)
     }
 
     /// The further arguments of a compute. A binary log is one compute's: two
@@ -158,8 +167,7 @@ impl Project {
 
     /// From where `root` can log in on branch `id` so far.
     pub fn accounts_on(&self, id: &str) -> Accounts {
-        let own = self.accounts_of.get(id).copied();
-        own.unwrap_or_default().max(self.accounts)
+        self.accounts_of.get(id).copied().unwrap_or(self.accounts)
     }
 
     /// What the accounts must be for the address that computes listen on.
@@ -172,11 +180,14 @@ impl Project {
     }
 }
 
-/// Whether an argument of mariadbd is about the binary log.
+/// Whether an argument of mariadbd is about where the binary log is.
 pub fn is_binary_log(arg: &str) -> bool {
-    let name = arg.trim_start_matches("--loose-").trim_start_matches("--");
+    // MariaDB takes `_` for `-`, in the prefix as well.
+    let (name, _) = arg.split_once('=').unwrap_or((arg, ""));
     let name = name.replace('_', "-");
-    name == "log-bin" || name.starts_with("log-bin=") || name.starts_with("log-bin-index")
+    let name = name.strip_prefix("--").unwrap_or(&name);
+    let name = name.strip_prefix("loose-").unwrap_or(name);
+    matches!(name, "log-bin" | "log-bin-index")
 }
 
 impl Default for Project {

@@ -8,9 +8,9 @@ use crate::failure::Failure;
 use crate::files;
 use crate::home::Home;
 use crate::ports;
-use crate::proc::{Detached, Process};
+use crate::proc::{Detached, Inherits, Process};
 use crate::progress::Progress;
-use crate::project::{self, Project};
+use crate::project::{self, Ports, Project};
 use crate::state::{ServerRecord, StateDir};
 use anyhow::{Context, Result};
 use std::ffi::OsString;
@@ -26,6 +26,12 @@ const READY_LIMIT: Duration = Duration::from_secs(600);
 
 /// How long the server may take to stop by itself.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often other ports are tried when those chosen are taken meanwhile.
+const PORT_TRIES: usize = 20;
+
+/// What the system says of a port that is taken (`EADDRINUSE`).
+const IN_USE: &str = "os error 98";
 
 /// Ports given on the command line.
 #[derive(Clone, Copy, Debug, Default)]
@@ -82,39 +88,29 @@ pub async fn ensure(
             "leave --grpc-port out, or stop the compute first: `xylem compute stop main`",
         ));
     }
-    let grpc = ports::choose(
-        "the server's gRPC",
-        "--grpc-port",
-        ADDRESS,
-        expected.or(wanted.grpc),
-        kept.grpc.unwrap_or(project::GRPC_PORT),
-        &[
-            Some(project::HTTP_PORT).filter(|_| kept.grpc.is_none()),
-            kept.http,
-            kept.mysql,
-            wanted.http,
-        ]
-        .into_iter()
-        .flatten()
-        .collect::<Vec<_>>(),
-    )?;
-    let http = ports::choose(
-        "the server's HTTP",
-        "--http-port",
-        ADDRESS,
-        wanted.http,
-        kept.http.unwrap_or(project::HTTP_PORT),
-        &[Some(grpc.port), kept.mysql]
-            .into_iter()
-            .flatten()
-            .collect::<Vec<_>>(),
-    )?;
-    if grpc.port == http.port {
-        return Err(Failure::usage(
-            format!("gRPC and HTTP cannot both have port {}", grpc.port),
-            "give --grpc-port and --http-port different ports",
-        ));
-    }
+    let asked = Asked {
+        kept,
+        grpc: expected.or(wanted.grpc),
+        http: wanted.http,
+    };
+    let mut taken = Vec::new();
+    let (grpc, http, running) = loop {
+        let (grpc, http) = asked.choose(&taken)?;
+        progress.say("starting the server".to_owned());
+        let record = spawn(state, project, grpc.port, http.port)?;
+        let log_from = record.log_from;
+        let error = match wait_ready(state, record, progress).await {
+            Ok(running) => break (grpc, http, running),
+            Err(error) => error,
+        };
+        // Somebody took a port between the look and the server's own.
+        let log = files::read_log(&state.server_log(), log_from);
+        let lost = asked.lost(&log, grpc.port, http.port);
+        match lost.filter(|_| taken.len() < PORT_TRIES) {
+            Some(port) => taken.push(port),
+            None => return Err(error),
+        }
+    };
     for (what, choice) in [("gRPC", grpc), ("HTTP", http)] {
         if let Some(taken) = choice.instead_of {
             progress.note(&format!(
@@ -123,15 +119,76 @@ pub async fn ensure(
             ));
         }
     }
-    progress.say("starting the server".to_owned());
-    let record = spawn(state, project, grpc.port, http.port)?;
-    let running = wait_ready(state, record, progress).await?;
     if project.ports.grpc != Some(grpc.port) || project.ports.http != Some(http.port) {
         project.ports.grpc = Some(grpc.port);
         project.ports.http = Some(http.port);
         project.save(state)?;
     }
     Ok(running)
+}
+
+/// The ports that a start asks for.
+pub(crate) struct Asked {
+    /// Those of last time.
+    pub kept: Ports,
+    /// What gRPC must have.
+    pub grpc: Option<u16>,
+    /// What HTTP must have.
+    pub http: Option<u16>,
+}
+
+impl Asked {
+    /// Ports that are free now, and not among `taken`.
+    ///
+    /// # Errors
+    /// When one that was asked for is taken, or none is free.
+    pub fn choose(&self, taken: &[u16]) -> Result<(ports::Choice, ports::Choice)> {
+        let kept = self.kept;
+        let avoid = |others: [Option<u16>; 4]| {
+            let others = others.into_iter().flatten();
+            others.chain(taken.iter().copied()).collect::<Vec<_>>()
+        };
+        let grpc = ports::choose(
+            "the server's gRPC",
+            "--grpc-port",
+            ADDRESS,
+            self.grpc,
+            kept.grpc.unwrap_or(project::GRPC_PORT),
+            &avoid([
+                Some(project::HTTP_PORT).filter(|_| kept.grpc.is_none()),
+                kept.http,
+                kept.mysql,
+                self.http,
+            ]),
+        )?;
+        let http = ports::choose(
+            "the server's HTTP",
+            "--http-port",
+            ADDRESS,
+            self.http,
+            kept.http.unwrap_or(project::HTTP_PORT),
+            &avoid([Some(grpc.port), kept.mysql, None, None]),
+        )?;
+        if grpc.port == http.port {
+            return Err(Failure::usage(
+                format!("gRPC and HTTP cannot both have port {}", grpc.port),
+                "give --grpc-port and --http-port different ports",
+            ));
+        }
+        Ok((grpc, http))
+    }
+
+    /// Which of its ports a server found taken, as its log says, if another one
+    /// will do.
+    pub fn lost(&self, log: &str, grpc: u16, http: u16) -> Option<u16> {
+        let says = |port: u16| {
+            let address = format!("cannot listen on {ADDRESS}:{port}:");
+            log.lines()
+                .any(|line| line.contains(&address) && line.contains(IN_USE))
+        };
+        let grpc = Some(grpc).filter(|port| self.grpc.is_none() && says(*port));
+        grpc.or_else(|| Some(http).filter(|port| self.http.is_none() && says(*port)))
+    }
 }
 
 fn check_wanted(record: &ServerRecord, wanted: WantedPorts) -> Result<()> {
@@ -204,7 +261,9 @@ async fn prepare(
 }
 
 fn spawn(state: &StateDir, project: &Project, grpc: u16, http: u16) -> Result<ServerRecord> {
+    // One made from a template has the template's mode.
     files::make_private_dir(&state.server_data())?;
+    files::close(&state.server_data())?;
     let me = std::env::current_exe().context("cannot find this program's own file")?;
     let grpc = format!("{ADDRESS}:{grpc}");
     let http = format!("{ADDRESS}:{http}");
@@ -241,6 +300,8 @@ fn spawn(state: &StateDir, project: &Project, grpc: u16, http: u16) -> Result<Se
         args,
         // A log file is no terminal.
         envs: vec![("NO_COLOR".to_owned(), "1".into())],
+        inherits: Inherits::All,
+        user: None,
         log: &state.server_log(),
         cwd: state.root(),
     }

@@ -4,6 +4,7 @@ use crate::compute::name::ComputeName;
 use crate::failure::Failure;
 use crate::files;
 use crate::proc::Process;
+use crate::user::User;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, TryLockError};
@@ -110,6 +111,14 @@ impl StateDir {
     pub fn server_log(&self) -> PathBuf {
         self.root.join("server.log")
     }
+    /// What stock MariaDB said when an export failed on it.
+    pub fn export_log(&self) -> PathBuf {
+        self.root.join("export.log")
+    }
+    /// What stock MariaDB said when an import failed on it.
+    pub fn import_log(&self) -> PathBuf {
+        self.root.join("import.log")
+    }
     /// The password of the database account `root`.
     pub fn password_file(&self) -> PathBuf {
         self.root.join("root.password")
@@ -122,14 +131,16 @@ impl StateDir {
     pub fn custom_cnf(&self) -> PathBuf {
         self.root.join("mariadb.cnf")
     }
-    /// All computes.
+    /// All computes: beside the rest, or where a symbolic link there leads
+    /// ([`User::open_computes`]).
     pub fn computes(&self) -> PathBuf {
-        self.root.join("computes")
+        let beside = self.root.join("computes");
+        std::fs::read_link(&beside).unwrap_or(beside)
     }
     /// One compute.
     pub fn compute(&self, name: &ComputeName) -> ComputeDir {
         ComputeDir {
-            root: self.computes().join(name.to_string()),
+            root: self.computes().join(name.file_name()),
         }
     }
 
@@ -146,7 +157,7 @@ impl StateDir {
         files::write_atomic(
             &self.server_file(),
             &serde_json::to_vec_pretty(record)?,
-            files::PLAIN,
+            files::SECRET,
         )
     }
 
@@ -273,6 +284,23 @@ impl ComputeDir {
     pub fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
     }
+    /// Where SQL may read and write files (`secure_file_priv`); kept.
+    pub fn sql_files(&self) -> PathBuf {
+        self.root.join("files")
+    }
+    /// What mariadbd makes while it runs: its socket and pid file.
+    pub fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+    /// The server's token, where mariadbd may not read the project's own file.
+    pub fn token_file(&self) -> PathBuf {
+        self.root.join("token")
+    }
+    /// The option file number `nth` of people, where mariadbd may not read the
+    /// file itself.
+    pub fn included_cnf(&self, nth: usize) -> PathBuf {
+        self.root.join(format!("included{nth}.cnf"))
+    }
     /// MariaDB's options, written at each start.
     pub fn my_cnf(&self) -> PathBuf {
         self.root.join("my.cnf")
@@ -299,45 +327,52 @@ impl ComputeDir {
     }
     /// MariaDB's pid file.
     pub fn pid_file(&self) -> PathBuf {
-        self.root.join("mariadbd.pid")
+        self.run().join("mariadbd.pid")
     }
 
     /// Where the unix socket goes. Beside the rest if that path is short
-    /// enough for a socket, else in a private directory that is.
+    /// enough for a socket, else in a private directory that is. `user` is who
+    /// will make it, if not the caller.
     ///
     /// # Errors
-    /// When that directory cannot be made, or is not ours.
-    pub fn socket(&self) -> Result<PathBuf> {
+    /// When that directory cannot be made, or is somebody else's.
+    pub fn socket(&self, user: Option<&User>) -> Result<PathBuf> {
         let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-        socket_path(&self.root, runtime.as_deref())
+        socket_path(&self.run(), runtime.as_deref(), user)
     }
 }
 
-/// See [`ComputeDir::socket`]; `runtime` is `$XDG_RUNTIME_DIR`.
+/// See [`ComputeDir::socket`]; `runtime` is `$XDG_RUNTIME_DIR`, the caller's.
 ///
 /// # Errors
-/// When the short directory cannot be made, or is not ours.
-pub fn socket_path(dir: &Path, runtime: Option<&Path>) -> Result<PathBuf> {
+/// When the short directory cannot be made, or is somebody else's.
+pub fn socket_path(dir: &Path, runtime: Option<&Path>, user: Option<&User>) -> Result<PathBuf> {
     let beside = dir.join("mysql.sock");
     if fits(&beside) {
         return Ok(beside);
     }
     let name = format!("{:016x}.sock", fnv1a(dir.as_os_str().as_encoded_bytes()));
-    let user = rustix::process::geteuid().as_raw();
-    let runtime = runtime.filter(|dir| dir.is_absolute() && dir.is_dir());
+    let me = rustix::process::geteuid().as_raw();
+    let owner = user.map_or(me, |user| user.uid);
+    let runtime = runtime.filter(|dir| user.is_none() && dir.is_absolute() && dir.is_dir());
     let in_runtime = runtime
         .map(|dir| dir.join("xylem"))
         .filter(|dir| fits(&dir.join(&name)));
-    let private = in_runtime.unwrap_or_else(|| PathBuf::from(format!("/tmp/xylem-{user}")));
+    let private = in_runtime.unwrap_or_else(|| PathBuf::from(format!("/tmp/xylem-{owner}")));
+    let new = std::fs::symlink_metadata(&private).is_err();
     files::make_private_dir(&private)?;
+    if let (true, Some(user)) = (new, user) {
+        user.give(&private)?;
+    }
     // Anybody may have made this name in /tmp before us.
     let meta = std::fs::symlink_metadata(&private)
         .with_context(|| format!("cannot look at {}", private.display()))?;
-    if !meta.is_dir() || meta.uid() != user || meta.mode() & 0o077 != 0 {
+    if !meta.is_dir() || meta.uid() != owner || meta.mode() & 0o077 != 0 {
         return Err(Failure::new(
             format!(
-                "{} is not a directory that only you can enter",
-                private.display()
+                "{} is not a directory that only {} can enter",
+                private.display(),
+                user.map_or("you", |user| &user.name)
             ),
             "remove it, or use a state directory with a shorter path, so that the socket can lie there",
         ));
@@ -350,7 +385,7 @@ fn fits(path: &Path) -> bool {
 }
 
 /// FNV-1a, 64 bits: the same path gives the same name in every version.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })

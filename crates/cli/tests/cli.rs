@@ -41,7 +41,7 @@ fn help_and_version_succeed() {
 fn wrong_usage_is_2_and_leaves_stdout_alone() {
     let dir = tempfile::tempdir().expect("a directory");
     for args in [
-        ["compute", "start", "no/branch"].as_slice(),
+        ["compute", "start", "no/../branch"].as_slice(),
         &["fly"],
         &["sql", "--json"],
         &["up", "--no-such"],

@@ -131,12 +131,12 @@ fn branches_of_branches_keep_what_each_had() -> Result<()> {
     }
     let tree = project.xylem(&["branch", "show"])?;
     assert!(tree.contains("└─ b1") && tree.contains("└─ b4"), "{tree}");
-    let out = project.try_xylem(&["branch", "rm", "b3"])?;
+    let out = project.try_xylem(&["branch", "rm", "b3", "--yes"])?;
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(1));
     assert!(said.contains("b4"), "{said}");
     for name in ["b4", "b3"] {
-        project.xylem(&["branch", "rm", name])?;
+        project.xylem(&["branch", "rm", name, "--yes"])?;
         assert!(!project.dir().join("computes").join(name).exists());
     }
     let out = project.try_xylem(&["sql", "b2x", "-e", "SELECT 1"])?;

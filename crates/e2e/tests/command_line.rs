@@ -217,3 +217,245 @@ fn a_project_has_the_page_size_it_was_made_with() -> Result<()> {
     assert!(String::from_utf8_lossy(&out.stderr).contains("cannot be changed"));
     Ok(())
 }
+
+/// Runs `xylem ARGS`, which must fail; its exit status and what it says.
+fn refused(project: &Project, args: &[&str]) -> Result<(Option<i32>, String)> {
+    let out = project.try_xylem(args)?;
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    anyhow::ensure!(!out.status.success(), "{args:?} succeeded: {said}");
+    Ok((out.status.code(), said))
+}
+
+/// What the server's metrics say.
+fn metrics(project: &Project) -> Result<String> {
+    use std::io::{Read, Write};
+    let status = project.json(&["status"])?;
+    let address = status["server"]["http"].as_str().context("no http")?;
+    let mut stream = std::net::TcpStream::connect(address)?;
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+#[test]
+fn branches_are_named_as_ci_names_them() -> Result<()> {
+    let project = Project::up("16MiB")?;
+    project.sql("CREATE DATABASE d; CREATE TABLE d.t (a VARCHAR(50) PRIMARY KEY)")?;
+    // The second would share the first one's directory if `/` became `-`.
+    for name in ["feature/login", "feature-login"] {
+        project.xylem(&["branch", "create", name])?;
+        project.sql_on(name, &format!("INSERT INTO d.t VALUES ('{name}')"))?;
+    }
+    for name in ["feature/login", "feature-login"] {
+        let rows = project.sql_on(name, "SELECT a FROM d.t")?;
+        assert_eq!(rows.trim(), name);
+        let compute = project.compute_named(name)?;
+        assert_eq!(compute["branch"], name);
+        assert_eq!(project.branch(name)?["ancestor"], "main");
+    }
+    let label = "branch=\"feature/login\"";
+    assert!(metrics(&project)?.contains(label), "no {label}");
+    let lsn = project.branch("feature/login")?["last_lsn"].to_string();
+
+    let reader = ["compute", "start", "feature/login", "--read-only"];
+    let reader = project.json(&reader)?;
+    assert_eq!(reader["name"], "feature/login@1");
+    let rows = project.sql_on("feature/login@1", "SELECT a FROM d.t")?;
+    assert_eq!(rows.trim(), "feature/login");
+    project.xylem(&["compute", "stop", "feature/login@1"])?;
+
+    project.xylem(&["branch", "rename", "feature/login", "fix/2.0"])?;
+    project.sql_on("fix/2.0", "INSERT INTO d.t VALUES ('later')")?;
+    let restored = project.json(&["branch", "restore", "fix/2.0", "--at", &lsn])?;
+    let kept = restored["kept"]["name"].as_str().context("no name")?;
+    assert!(kept.starts_with("fix/2.0-before-"), "{kept}");
+    let rows = project.sql_on("fix/2.0", "SELECT a FROM d.t")?;
+    assert_eq!(rows.trim(), "feature/login");
+    let tree = project.xylem(&["branch", "show"])?;
+    assert!(tree.contains("─ fix/2.0"), "{tree}");
+
+    // Without a terminal nothing is removed unless that is said.
+    let (code, said) = refused(&project, &["branch", "rm", "feature-login"])?;
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("branch rm feature-login --yes"), "{said}");
+    let rows = project.sql_on("feature-login", "SELECT a FROM d.t")?;
+    assert_eq!(rows.trim(), "feature-login");
+    project.xylem(&["branch", "rm", "feature-login", "--yes"])?;
+    assert!(project.branch("feature-login").is_err());
+
+    for name in [
+        "../x", "a/../b", "a/", "/a", "a//b", "a/-b", "a+b", ".a", "a/.b",
+    ] {
+        let (code, said) = refused(&project, &["branch", "create", name])?;
+        assert_eq!(code, Some(2), "{name}: {said}");
+    }
+    Ok(())
+}
+
+/// The process of `main`'s compute, as `/proc` shows it.
+fn process(project: &Project) -> Result<std::path::PathBuf> {
+    Ok(format!("/proc/{}", project.compute()?["pid"]).into())
+}
+
+#[test]
+fn sql_reaches_no_files_but_its_own() -> Result<()> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let envs = [("AWS_SECRET_ACCESS_KEY", "s3cr3t"), ("LC_ALL", "C.UTF-8")];
+    let envs = envs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let project = Project::with(envs.to_vec(), &[])?;
+    project.up_in_place("16MiB")?;
+    let root = rustix::process::geteuid().is_root();
+    let environ = std::fs::read(process(&project)?.join("environ"))?;
+    let environ = String::from_utf8_lossy(&environ).into_owned();
+    assert!(environ.contains("LC_ALL=C.UTF-8"), "{environ}");
+    assert!(!environ.contains("s3cr3t"), "{environ}");
+
+    // Nothing that tells mariadbd what to do is mariadbd's to change.
+    let computes = std::fs::canonicalize(project.dir().join("computes"))?;
+    let dir = computes.join("main");
+    let uid = std::fs::metadata(process(&project)?)?.uid();
+    if root {
+        assert_ne!(uid, 0, "mariadbd runs as root");
+        for path in [dir.clone(), dir.join("my.cnf"), computes] {
+            let meta = std::fs::metadata(&path)?;
+            assert_eq!(meta.uid(), 0, "{}", path.display());
+            assert_eq!(meta.mode() & 0o027, 0, "{}", path.display());
+        }
+    }
+    let place = project.sql("SELECT @@secure_file_priv")?;
+    let place = place.trim();
+    assert!(place.starts_with(&*dir.to_string_lossy()), "{place}");
+    project.sql(&format!("SELECT 'mine' INTO OUTFILE '{place}out'"))?;
+    let out = std::path::Path::new(place).join("out");
+    assert_eq!(std::fs::read_to_string(&out)?, "mine\n");
+    for target in [
+        dir.join("custom.cnf"),
+        dir.join("files/../custom.cnf"),
+        dir.join("data/x"),
+        dir.join("run/x"),
+        project.dir().join("mariadb.cnf"),
+        std::env::temp_dir().join("xylem-e2e-outfile"),
+    ] {
+        let error = project.sql_error(&format!(
+            "SELECT '[mariadbd]' INTO OUTFILE '{}'",
+            target.display()
+        ))?;
+        assert!(error.contains("--secure-file-priv"), "{error}");
+        assert!(!target.exists(), "{}", target.display());
+    }
+    let secret = project.dir().join("root.password");
+    let read = format!("SELECT LOAD_FILE('{}') IS NULL", secret.display());
+    assert_eq!(project.sql(&read)?.trim(), "1");
+
+    // People's own options count, whoever may read the file; what SQL has
+    // written stays.
+    let custom = dir.join("custom.cnf");
+    std::fs::write(&custom, "[mariadbd]\nmax_connections=77\n")?;
+    std::fs::set_permissions(&custom, PermissionsExt::from_mode(0o600))?;
+    project.xylem(&["compute", "stop", "main"])?;
+    project.start()?;
+    assert_eq!(project.sql("SELECT @@max_connections")?.trim(), "77");
+    assert!(out.exists());
+
+    // The doctor sees what others may read.
+    let private = |project: &Project| -> Result<serde_json::Value> {
+        let out = project.try_xylem(&["doctor", "--json"])?;
+        let report: serde_json::Value = serde_json::from_slice(&out.stdout)?;
+        let checks = report["checks"].as_array().context("no checks")?;
+        let found = checks.iter().find(|check| check["name"] == "private");
+        found.cloned().context("no such check")
+    };
+    assert_eq!(private(&project)?["verdict"], "ok");
+    let log = project.dir().join("server.log");
+    std::fs::set_permissions(&log, PermissionsExt::from_mode(0o644))?;
+    let check = private(&project)?;
+    assert_eq!(check["verdict"], "warn");
+    assert!(check["found"].to_string().contains("server.log"), "{check}");
+
+    // As root only when that is said.
+    if root {
+        for (args, as_root) in [(["--user", "root"], true), (["--unset", "user"], false)] {
+            project.xylem(&["compute", "stop", "main"])?;
+            project.xylem(&[["up", "--detach"], args].concat())?;
+            let uid = std::fs::metadata(process(&project)?)?.uid();
+            assert_eq!(uid == 0, as_root, "{args:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn xylem_keeps_a_way_in() -> Result<()> {
+    let project = Project::up("16MiB")?;
+    let as_root = |branch: &str, password: &str| -> Result<bool> {
+        let password = format!("--password={password}");
+        let args = ["sql", branch, "-e", "DO 0", "--", "--user=root", &password];
+        Ok(project.try_xylem(&args)?.status.success())
+    };
+    let again = |project: &Project| -> Result<()> {
+        project.xylem(&["compute", "stop", "main"])?;
+        project.xylem(&["compute", "start", "main"]).map(|_| ())
+    };
+    let first = project.login()?;
+    assert!(as_root("main", &first.password)?);
+
+    // People change what is theirs; neither this tool nor a branch undoes it.
+    project.sql("SET PASSWORD FOR root@localhost = PASSWORD('mine')")?;
+    assert_eq!(project.sql("SELECT 1")?.trim(), "1");
+    again(&project)?;
+    assert_eq!(project.sql("SELECT 1")?.trim(), "1");
+    project.xylem(&["branch", "create", "dev"])?;
+    assert_eq!(project.sql_on("dev", "SELECT 1")?.trim(), "1");
+    for branch in ["main", "dev"] {
+        assert!(as_root(branch, "mine")?, "{branch}");
+        assert!(!as_root(branch, &first.password)?, "{branch}");
+    }
+    project.xylem(&["compute", "stop", "dev"])?;
+
+    // A dump of all databases from elsewhere brings its own accounts.
+    project.sql(
+        "DELETE FROM mysql.global_priv; INSERT INTO mysql.global_priv VALUES ('localhost', 'root', \
+         JSON_OBJECT('access', 18446744073709551615, 'plugin', 'mysql_native_password', \
+         'authentication_string', PASSWORD('theirs'))); FLUSH PRIVILEGES",
+    )?;
+    let (code, said) = refused(&project, &["sql", "-e", "SELECT 1"])?;
+    assert_eq!(code, Some(1));
+    assert!(
+        said.contains("1045") && said.contains("compute start main"),
+        "{said}"
+    );
+    again(&project)?;
+    assert_eq!(project.sql("SELECT 1")?.trim(), "1");
+    assert!(as_root("main", "theirs")?);
+
+    // From elsewhere as long as computes listen to it.
+    let anywhere = "SELECT COUNT(*) FROM mysql.global_priv WHERE User='root' AND Host='%'";
+    for (args, count) in [(["--bind", "0.0.0.0"], "1"), (["--unset", "bind"], "0")] {
+        project.xylem(&["compute", "stop", "main"])?;
+        project.xylem(&[["up", "--detach"], args].concat())?;
+        assert_eq!(project.sql(anywhere)?.trim(), count, "{args:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn several_come_up_at_once_on_default_ports() -> Result<()> {
+    let projects = [Project::new()?, Project::new()?, Project::new()?];
+    let mut children = Vec::new();
+    for project in &projects {
+        let child = project
+            .command(&["up", "--detach", "--buffer-pool", "16MiB"])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
+            .spawn()?;
+        children.push(child);
+    }
+    for (child, project) in children.into_iter().zip(&projects) {
+        let out = child.wait_with_output()?;
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{said}\n{}", project.logs());
+        assert_eq!(project.sql("SELECT 1")?.trim(), "1");
+    }
+    Ok(())
+}

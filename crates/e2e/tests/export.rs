@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use stock::{SCHEMA, Stock, ask, assert_same, check, import_done, up, wait_purged};
 use xylem_e2e::{Project, wait_until};
-use xylem_oracle::server::Server;
+use xylem_oracle::server::{Install, Server};
 
 fn query(project: &Project) -> impl Fn(&str) -> Result<String> {
     |sql| project.sql(sql)
@@ -387,5 +387,64 @@ fn what_cannot_be_written_is_refused_and_nothing_is_left() -> Result<()> {
     assert_eq!(names(dir.path())?, ["file", "full", "out"]);
     let error = refused(&project, &["export", "main", &place("out")])?;
     assert!(error.contains("is not empty"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn small_compressed_tables() -> Result<()> {
+    let project = imported(&[], "CREATE DATABASE d")?;
+    project.sql(
+        "CREATE TABLE d.z (a INT PRIMARY KEY) ROW_FORMAT=COMPRESSED; \
+         CREATE TABLE d.z1 (a INT PRIMARY KEY) ROW_FORMAT=COMPRESSED KEY_BLOCK_SIZE=1; \
+         CREATE TABLE d.z2 (a INT PRIMARY KEY) ROW_FORMAT=COMPRESSED KEY_BLOCK_SIZE=2 \
+         PARTITION BY HASH (a) PARTITIONS 2; \
+         INSERT INTO d.z1 VALUES (1); INSERT INTO d.z2 VALUES (1), (2), (3)",
+    )?;
+    let stock = exported(&project, &[], &[])?;
+    for file in ["z", "z1", "z2#P#p0", "z2#P#p1"] {
+        let path = stock.data().join(format!("d/{file}.ibd"));
+        let bytes = std::fs::metadata(&path)?.len();
+        ensure!(bytes >= 4 * 16_384, "{file} has {bytes} bytes");
+    }
+    let server = stock.start()?;
+    let counts = "SELECT (SELECT COUNT(*) FROM d.z), (SELECT COUNT(*) FROM d.z1), \
+                  (SELECT COUNT(*) FROM d.z2)";
+    assert_eq!(server.query(counts)?.trim(), "0\t1\t3");
+    server.query("INSERT INTO d.z SELECT seq FROM d.seq_1_to_2000")?;
+    let checked = server.query("CHECK TABLE d.z, d.z1, d.z2 EXTENDED")?;
+    assert_eq!(checked.matches("\tOK").count(), 3, "{checked}");
+    server.stop()
+}
+
+/// A backup of files that hold nothing must not end well.
+#[test]
+fn mariadb_backup_on_a_compute_fails_at_once() -> Result<()> {
+    let project = Project::up("16MiB")?;
+    project.sql("CREATE DATABASE d; CREATE TABLE d.t (a INT PRIMARY KEY)")?;
+    let target = tempfile::tempdir()?;
+    let place = target.path().join("backup");
+    let login = project.login()?;
+    let out = Install::from_env()?
+        .program("mariadb-backup")
+        .args(["--no-defaults", "--backup"])
+        .arg(format!("--user={}", login.user))
+        .arg(format!("--password={}", login.password))
+        .arg(format!("--socket={}", login.socket.display()))
+        .arg(format!("--target-dir={}", place.display()))
+        .output()?;
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    ensure!(!out.status.success(), "it ended well: {said}");
+    ensure!(said.contains("back up by `xylem export`"), "{said}");
+    ensure!(!said.contains("completed OK"), "{said}");
+    ensure!(!place.join("ibdata1").exists(), "it copied something");
+
+    // The compute does not mind, whether it goes on or begins anew.
+    project.sql("INSERT INTO d.t VALUES (1)")?;
+    project.xylem(&["compute", "kill", "main"])?;
+    project.start()?;
+    project.sql("INSERT INTO d.t VALUES (2)")?;
+    project.xylem(&["compute", "stop", "main"])?;
+    project.start()?;
+    assert_eq!(project.sql("SELECT COUNT(*) FROM d.t")?.trim(), "2");
     Ok(())
 }

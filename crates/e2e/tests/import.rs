@@ -138,7 +138,7 @@ fn a_branch_of_its_own_beside_others() -> Result<()> {
     assert_eq!(there, "7\txylem@localhost\n");
     assert_eq!(
         project.sql("SELECT USER(), COUNT(*) FROM here.t")?,
-        "root@localhost\t0\n"
+        "xylem@localhost\t0\n"
     );
     let error = project.sql_error("SELECT * FROM there.t")?;
     assert!(error.contains("there"), "{error}");
@@ -623,5 +623,41 @@ fn checksums_of_older_servers() -> Result<()> {
     import_done(&project, &stock.data())?;
     up(&project)?;
     assert_eq!(project.sql("CHECKSUM TABLE shop.big EXTENDED")?, sum);
+    Ok(())
+}
+
+/// What the official container image and file systems put there.
+#[test]
+fn harmless_files_are_passed_over_and_listed() -> Result<()> {
+    let stock = Stock::create(&[])?;
+    stock.fill(
+        "CREATE DATABASE d; CREATE TABLE d.t (a INT PRIMARY KEY); INSERT INTO d.t VALUES (7)",
+    )?;
+    let data = stock.data();
+    let files = [
+        ".my-healthcheck.cnf",
+        "system_mysql_backup_10.6.12-MariaDB.sql.zst",
+    ];
+    for file in files {
+        std::fs::write(data.join(file), "[mariadb-client]\n")?;
+    }
+    let folders = ["lost+found", ".snapshot", "d/.snapshot"];
+    for folder in folders {
+        std::fs::create_dir(data.join(folder))?;
+    }
+    std::fs::write(data.join("notes.txt"), "x")?;
+    let project = Project::new()?;
+    let error = refused(&project, &data, &[])?;
+    assert!(error.contains("notes.txt"), "{error}");
+    for name in files {
+        assert!(!error.contains(&format!("{name}: ")), "{error}");
+    }
+    std::fs::remove_file(data.join("notes.txt"))?;
+    let said = import_done(&project, &data)?;
+    for name in files.iter().chain(&folders) {
+        assert!(said.contains(name), "{name} in {said}");
+    }
+    up(&project)?;
+    assert_eq!(project.sql("SELECT a FROM d.t")?.trim(), "7");
     Ok(())
 }

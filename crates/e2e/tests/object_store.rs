@@ -58,7 +58,7 @@ fn nothing_acknowledged_is_lost_with_all_local_directories() -> Result<()> {
         );
         assert_eq!(project.check("d")?, Vec::<String>::new());
     }
-    project.xylem(&["branch", "rm", "older"])?;
+    project.xylem(&["branch", "rm", "older", "--yes"])?;
     Ok(())
 }
 

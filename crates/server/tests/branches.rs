@@ -153,7 +153,7 @@ async fn names_are_checked() {
         ("x", "id:0123", Code::InvalidArgument),
         ("x", "id:00000000000000000000000000000007", Code::NotFound),
         ("", "main", Code::InvalidArgument),
-        ("a/b", "main", Code::InvalidArgument),
+        ("a//b", "main", Code::InvalidArgument),
         ("main@1", "main", Code::InvalidArgument),
         ("-x", "main", Code::InvalidArgument),
     ] {

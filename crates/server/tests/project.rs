@@ -271,7 +271,7 @@ fn a_catalogue_that_makes_no_sense_is_not_written() {
     let catalog = Catalog::create(&place, 1, sample(), LEASE).unwrap();
     let before = catalog.project();
     let wrong: [(&str, BranchMeta, &str); 5] = [
-        ("a/b", child(1, 0xabc, false), "cannot name"),
+        ("a//b", child(1, 0xabc, false), "cannot name"),
         ("dev", child(1, 0xabc, true), "cannot name"),
         ("main@1", child(1, 0xabc, false), "cannot name"),
         ("dev", child(0xabc, 0xabc, false), "id of another"),

@@ -118,8 +118,18 @@ impl std::str::FromStr for BranchId {
     }
 }
 
-/// A branch's name: 1 to 63 characters from `a-z A-Z 0-9 . _ -`, beginning
-/// with a letter or digit.
+/// A branch's name, such as `main` or `feature/login`.
+///
+/// ```text
+/// name = part *( "/" part )              at most 200 bytes in all
+/// part = alnum *( alnum / "." / "_" / "-" )
+/// alnum = a-z / A-Z / 0-9
+/// ```
+///
+/// Every part begins with a letter or digit, so a name never begins or ends
+/// with `/`, has no empty part, and no part is `.`, `..` or an option. `@` and
+/// `:` are kept for read-only computes (`main@1`) and ids (`id:…`). Parts say
+/// nothing about ancestors: `feature` and `feature/login` may both exist.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BranchName(String);
 
@@ -131,8 +141,9 @@ impl fmt::Display for BranchNameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:?} cannot name a branch: use 1 to 63 of a-z A-Z 0-9 . _ - and begin with a letter or digit",
-            self.0
+            "{:?} cannot name a branch: use at most {} of a-z A-Z 0-9 . _ - and / between parts, each of which begins with a letter or digit",
+            self.0,
+            BranchName::MAX_BYTES
         )
     }
 }
@@ -145,25 +156,48 @@ impl BranchName {
         BranchName("main".to_owned())
     }
 
+    /// Longest name, in bytes. With the number of a read-only compute behind
+    /// it, it still fits into the name of one directory (255 bytes).
+    pub const MAX_BYTES: usize = 200;
+
+    /// What stands for `/` in [`BranchName::file_name`]; no name has it.
+    const SLASH_IN_FILES: &str = "+";
+
     /// Checks `name`.
     ///
     /// # Errors
-    /// When it is empty, longer than 63 bytes, or has a character that is not
-    /// allowed.
+    /// When it is not of the form that [`BranchName`] describes.
     pub fn parse(name: &str) -> Result<BranchName, BranchNameError> {
-        let ok = (1..=63).contains(&name.len())
-            && name
-                .bytes()
+        let part_ok = |part: &str| {
+            part.bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-            && name
-                .as_bytes()
-                .first()
-                .is_some_and(u8::is_ascii_alphanumeric);
-        if ok {
+                && part
+                    .as_bytes()
+                    .first()
+                    .is_some_and(u8::is_ascii_alphanumeric)
+        };
+        if name.len() <= Self::MAX_BYTES && name.split('/').all(part_ok) {
             Ok(BranchName(name.to_owned()))
         } else {
             Err(BranchNameError(name.to_owned()))
         }
+    }
+
+    /// The name as one component of a path: `feature/login` is
+    /// `feature+login`. Different names have different ones.
+    pub fn file_name(&self) -> String {
+        self.0.replace('/', Self::SLASH_IN_FILES)
+    }
+
+    /// The name whose [`BranchName::file_name`] is `file`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn from_file_name(file: &str) -> Result<BranchName, BranchNameError> {
+        if file.contains('/') {
+            return Err(BranchNameError(file.to_owned()));
+        }
+        BranchName::parse(&file.replace(Self::SLASH_IN_FILES, "/"))
     }
 
     /// The name as text.

@@ -7,6 +7,9 @@
 mod frame;
 mod ids;
 
+#[cfg(test)]
+mod tests;
+
 pub use frame::{FileOp, Frame, FrameBody};
 pub use ids::{
     BranchId, BranchName, BranchNameError, Epoch, FrameSeq, Lsn, PageId, PageNo, SpaceId,

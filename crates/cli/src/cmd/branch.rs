@@ -11,13 +11,16 @@ use crate::compute::name::ComputeName;
 use crate::compute::record::ComputeRecord;
 use crate::compute::start::Started;
 use crate::compute::stop;
+use crate::failure::Failure;
 use crate::files;
 use crate::moment::Moment;
 use crate::output::{self, bytes};
 use crate::progress::Progress;
 use crate::report::{self, BranchReport, ComputeReport};
+use crate::user;
 use anyhow::{Context, Result};
 use serde::Serialize;
+use std::io::IsTerminal;
 use std::time::Instant;
 use xylem_types::BranchName;
 
@@ -28,6 +31,13 @@ pub use tree::tree;
 /// # Errors
 /// When the server cannot be started or refuses.
 pub async fn run(app: &App, command: &BranchCommand) -> Result<()> {
+    if let BranchCommand::Rm(args) = command {
+        app.state.require_project()?;
+        // Before anything is locked: a person may take their time.
+        if !args.yes && !confirmed(app, &args.branch)? {
+            return Ok(());
+        }
+    }
     let progress = app.progress();
     let mut up = app.server(&progress).await?;
     match command {
@@ -146,6 +156,38 @@ pub fn text(branch: &BranchReport) -> String {
     )
 }
 
+/// Asks on a terminal whether the branch may go with its history, which
+/// nothing brings back.
+///
+/// # Errors
+/// When there is nobody to ask.
+fn confirmed(app: &App, name: &ComputeName) -> Result<bool> {
+    let again = app.command(&format!("branch rm {name} --yes"));
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Err(Failure::usage(
+            format!(
+                "branch {name} would go for good, with all its history, and there is no terminal to ask on"
+            ),
+            format!("if that is meant: `{again}`"),
+        ));
+    }
+    eprint!("Remove branch {name} with all its history, for good? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin()
+        .read_line(&mut answer)
+        .context("cannot read the answer")?;
+    let yes = is_yes(&answer);
+    if !yes {
+        eprintln!("nothing was removed");
+    }
+    Ok(yes)
+}
+
+/// Whether a line typed as an answer says yes.
+pub fn is_yes(answer: &str) -> bool {
+    matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
+}
+
 async fn remove(app: &App, up: &Up, name: &ComputeName) -> Result<()> {
     let control = &up.running.control;
     let branch = BranchReport::from(control.branch(name).await?);
@@ -192,7 +234,7 @@ async fn rename(
     let control = &up.running.control;
     let branch = BranchReport::from(control.rename_branch(&args.old, &args.new).await?);
     stop::stop(&app.state, &old).await?;
-    take_directory(app, &old, &new).await?;
+    take_directory(app, up, &old, &new).await?;
     let started = restart(app, up, progress, &new, running).await?;
     if app.json {
         return output::json(&branch);
@@ -206,7 +248,7 @@ async fn rename(
 
 /// Gives a compute's directory the branch's new name. What an earlier branch of
 /// that name left goes.
-async fn take_directory(app: &App, old: &ComputeName, new: &ComputeName) -> Result<()> {
+async fn take_directory(app: &App, up: &Up, old: &ComputeName, new: &ComputeName) -> Result<()> {
     stop::stop(&app.state, new).await?;
     let (from, to) = (app.state.compute(old), app.state.compute(new));
     files::remove_tree(to.root())?;
@@ -222,7 +264,8 @@ async fn take_directory(app: &App, old: &ComputeName, new: &ComputeName) -> Resu
     })?;
     if let Some(mut record) = ComputeRecord::load(&to) {
         record.branch = new.branch().to_string();
-        record.socket = to.socket()?;
+        let user = user::of(&up.project).await?;
+        record.socket = to.socket(user.as_ref())?;
         record.save(&to)?;
     }
     Ok(())

@@ -112,7 +112,7 @@ async fn export(app: &App, args: &ExportArgs) -> Result<()> {
     released?;
     found.write_log(Lsn(lsn))?;
     progress.say("starting stock MariaDB on it".to_owned());
-    found.settle(&home).await?;
+    found.settle(&home, &app.state.export_log()).await?;
     found.write_settings(&args.branch, lsn)?;
     progress.say("making it durable".to_owned());
     let report = Report {
@@ -200,7 +200,8 @@ impl Found {
             }
             Item::Tablespace(space) => {
                 let out = self.target.create(&space.path, 0o660)?;
-                out.set_len(space.size)
+                let bytes = file_bytes(&space)?;
+                out.set_len(bytes)
                     .map_err(|e| cannot_write(Path::new(&space.path), e))?;
                 self.spaces.push(Tablespace {
                     pages: Vec::new(),
@@ -241,7 +242,7 @@ impl Found {
 
     /// Has stock MariaDB roll DDL back that was under way, take its own tables
     /// back into Aria, and stop cleanly. That also proves that it starts.
-    async fn settle(&self, home: &Home) -> Result<()> {
+    async fn settle(&self, home: &Home, keep_log: &Path) -> Result<()> {
         let data = self.target.path();
         let sql = restore::sql(home, data)?;
         let work = tempfile::Builder::new()
@@ -252,6 +253,7 @@ impl Found {
             home,
             data,
             work: work.path(),
+            keep_log,
             page_size: self.page_size()?,
             undo_tablespaces: self.undo_tablespaces(),
             force_recovery: 0,
@@ -280,6 +282,18 @@ impl Found {
         out.write_all(text.as_bytes())
             .map_err(|e| cannot_write(Path::new(SETTINGS), e))
     }
+}
+
+/// Pages of InnoDB's logical size that a new file has
+/// (`FIL_IBD_FILE_INITIAL_SIZE` in `fil0fil.h`).
+const FILE_PAGES_MIN: u64 = 4;
+
+/// How large the file of a tablespace is. Of `ROW_FORMAT=COMPRESSED` the pages
+/// are smaller than InnoDB's, and a few of them need less than the least size
+/// that InnoDB gives a file and takes (`fil_node_t::read_page0()`).
+fn file_bytes(space: &Tablespace) -> Result<u64> {
+    let least = FILE_PAGES_MIN * flags(space)?.logical_page_size() as u64;
+    Ok(space.size.max(least))
 }
 
 fn flags(space: &Tablespace) -> Result<SpaceFlags> {

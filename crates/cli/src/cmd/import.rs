@@ -444,6 +444,7 @@ async fn prepare(
         return Ok(Prepared::Bad(bad));
     }
     let mut notes = Vec::new();
+    let keep_log = app.state.import_log();
     loop {
         let dir = work.path().join(if whole { "whole" } else { "part" });
         files::make_private_dir(&dir)?;
@@ -451,6 +452,7 @@ async fn prepare(
             home,
             survey: &survey,
             work: &dir,
+            keep_log: &keep_log,
             whole,
         };
         copy.check_room()?;
@@ -458,11 +460,13 @@ async fn prepare(
         {
             let (home, survey) = (home.clone(), Arc::clone(&survey));
             let (dir, counted) = (dir.clone(), Arc::clone(&meter));
+            let keep_log = keep_log.clone();
             watched(progress, "copying", &meter, move || {
                 let copy = Copy {
                     home: &home,
                     survey: &survey,
                     work: &dir,
+                    keep_log: &keep_log,
                     whole,
                 };
                 copy.make(|bytes| counted.add(bytes))
@@ -472,6 +476,8 @@ async fn prepare(
         progress.say("converting MariaDB's own tables".to_owned());
         match copy.convert(password, accounts).await {
             Ok(()) => {
+                // Of a first try, with less.
+                let _ = std::fs::remove_file(&keep_log);
                 let before = copy.accounts_before();
                 if !before.is_empty() {
                     notes.push(format!(

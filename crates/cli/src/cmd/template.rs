@@ -4,6 +4,7 @@ use crate::app::App;
 use crate::args::{Global, TemplateArgs};
 use crate::cmd::down;
 use crate::failure::Failure;
+use crate::files;
 use crate::home::Home;
 use crate::output;
 use crate::ports;
@@ -47,6 +48,8 @@ pub async fn run(args: &TemplateArgs) -> Result<()> {
     if made.is_err() || stopped.is_err() {
         keep(work);
     } else {
+        // They may lie elsewhere.
+        files::remove_tree(&app.state.computes())?;
         std::fs::rename(app.state.server_data(), &target)
             .with_context(|| format!("cannot put the template at {}", target.display()))?;
     }
@@ -70,7 +73,7 @@ async fn make(app: &App) -> Result<()> {
     let mut project = Project::new();
     // A template must not come from a template.
     let bare = Home::at(home.root()).without_template();
-    project.accounts = crate::project::Accounts::Any;
+    project.without_accounts = true;
     let free = |avoid: &[u16]| {
         ports::choose(
             "the template",

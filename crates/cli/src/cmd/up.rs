@@ -2,7 +2,7 @@
 
 use super::down;
 use crate::app::{App, LOCK_LIMIT, shell_word};
-use crate::args::UpArgs;
+use crate::args::{Setting, UpArgs};
 use crate::compute::name::ComputeName;
 use crate::compute::record::{self, ComputeRecord, ComputeState, Phase};
 use crate::compute::start::Started;
@@ -16,8 +16,11 @@ use crate::progress::Progress;
 use crate::project::{self, Project};
 use crate::report::StatusReport;
 use crate::server::{self, WantedPorts};
+use crate::state::StateDir;
+use crate::user;
 use anyhow::{Context, Result};
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use xylem_types::BranchName;
@@ -93,6 +96,10 @@ async fn bring_up(app: &mut App, args: &UpArgs) -> Result<(Started, Duration)> {
         http: args.http_port,
     };
     check_port(app, &project, args)?;
+    if args.user.is_some() {
+        // Before it is kept.
+        user::of(&project).await?;
+    }
     app.state.make_password()?;
     let new = !app.state.has_project();
     if new || changed {
@@ -147,6 +154,9 @@ fn settle(app: &App, args: &UpArgs) -> Result<(Project, bool)> {
         None
     };
     let mut project = old.clone().unwrap_or_default();
+    for setting in &args.unset {
+        unset(app, &mut project, *setting)?;
+    }
     if let Some(url) = &args.object_store {
         if let Some(old) = &old
             && old.object_store.as_ref() != Some(url)
@@ -199,8 +209,11 @@ fn settle(app: &App, args: &UpArgs) -> Result<(Project, bool)> {
     if args.buffer_pool.is_some() {
         project.buffer_pool.clone_from(&args.buffer_pool);
     }
+    if args.user.is_some() {
+        project.user.clone_from(&args.user);
+    }
     if !args.mariadbd_args.is_empty() {
-        check_binary_log(&args.mariadbd_args)?;
+        check_binary_log(&args.mariadbd_args, &app.state)?;
         project.mariadbd_args.clone_from(&args.mariadbd_args);
     }
     let changed = old.as_ref() != Some(&project);
@@ -208,13 +221,49 @@ fn settle(app: &App, args: &UpArgs) -> Result<(Project, bool)> {
     Ok((project, changed))
 }
 
-/// A binary log in the compute's directory would go with it. Commits that are
+/// Gives a setting its default again.
+fn unset(app: &App, project: &mut Project, setting: Setting) -> Result<()> {
+    match setting {
+        Setting::Bind => project.bind = Project::new().bind,
+        Setting::BufferPool => project.buffer_pool = None,
+        Setting::History => project.history = None,
+        Setting::HttpPort => project.ports.http = None,
+        Setting::LogBackup => project.log_backup = None,
+        Setting::MariadbdArgs => project.mariadbd_args.clear(),
+        Setting::Memory => project.memory = None,
+        Setting::MysqlPort => project.ports.mysql = None,
+        Setting::User => project.user = None,
+        Setting::GrpcPort => {
+            let computes = record::list(&app.state);
+            if let Some((name, _)) = computes.iter().find(|(_, r)| r.process.is_alive()) {
+                return Err(Failure::new(
+                    format!(
+                        "{} runs and waits for its server on its port",
+                        name.described()
+                    ),
+                    format!("stop it first: `{}`", app.command("down")),
+                ));
+            }
+            project.ports.grpc = None;
+        }
+    }
+    Ok(())
+}
+
+/// A binary log in a compute's directory would go with it. Commits that are
 /// only in the binary log yet would be lost, and MariaDB, which finds them
 /// prepared, would not start.
-fn check_binary_log(args: &[String]) -> Result<()> {
+///
+/// # Errors
+/// When an argument puts it there.
+pub fn check_binary_log(args: &[String], state: &StateDir) -> Result<()> {
+    let computes = files::resolved(&state.computes());
     let inside = args.iter().find(|arg| {
-        let place = arg.split_once('=').map(|(_, place)| place);
-        project::is_binary_log(arg) && !place.is_some_and(|place| place.starts_with('/'))
+        let place = arg.split_once('=').map(|(_, place)| Path::new(place));
+        project::is_binary_log(arg)
+            && !place.is_some_and(|place| {
+                place.is_absolute() && !files::resolved(place).starts_with(&computes)
+            })
     });
     match inside {
         None => Ok(()),

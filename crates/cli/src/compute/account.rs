@@ -1,19 +1,25 @@
 //! What only the data directory tells of a branch: which account of the
-//! database Xylem's own client uses, how many undo tablespaces there are.
+//! database has the project's password, how many undo tablespaces there are.
 //!
-//! The account is `root`, but on a branch that was imported, or that left one: there `root`
+//! People get `root`, but on a branch that was imported, or that left one: there `root`
 //! is its owner's, and a side file, which goes where the branch's history
-//! goes, names the account that the import made.
+//! goes, names the account that the import made. Xylem's own client uses
+//! [`OWN_USER`] everywhere, so that `root` is people's to change.
 
 use std::path::Path;
 
 /// The side file, in the data directory.
 pub const USER_FILE: &str = "xylem.user";
 
+/// The account that Xylem's own client uses, over the unix socket. Each start
+/// of a compute sees to it that it is there.
+pub const OWN_USER: &str = "xylem";
+
 /// Bytes of the longest name that MariaDB takes.
 const NAME_MAX: usize = 4 * 128;
 
-/// The account for the data directory `datadir`, as its base backup made it.
+/// The account that people use on the data directory `datadir`, as its base
+/// backup made it.
 pub fn client_user(datadir: &Path) -> String {
     match std::fs::read_to_string(datadir.join(USER_FILE)) {
         Ok(text) if !text.trim().is_empty() && text.len() <= NAME_MAX => text.trim().to_owned(),

@@ -4,6 +4,7 @@
 //! As `mariadb-install-db` does it, without its test database and anonymous
 //! accounts. `root` gets a password that no one has; see [`accounts_sql`].
 
+use super::account::OWN_USER;
 use crate::home::Home;
 use crate::project::Accounts;
 use anyhow::{Context, Result};
@@ -18,6 +19,12 @@ const SCRIPTS: [(&str, bool); 6] = [
     ("maria_add_gis_sp_bootstrap.sql", false),
     ("mysql_sys_schema.sql", true),
 ];
+
+/// What stands for a password that nobody has.
+const NO_PASSWORD: &str = "invalid";
+
+/// `SUPER_ACL` in `sql/privilege.h`.
+const SUPER: u64 = 1 << 15;
 
 /// Only `root@localhost`, and that without a usable password: whoever has the
 /// project's password sets it at the first start.
@@ -127,32 +134,89 @@ fn find_ignoring_case(text: &str, word: &str) -> Option<usize> {
         .position(|window| window.eq_ignore_ascii_case(word))
 }
 
-/// SQL that lets `user` in with `password` and all rights: from this machine,
-/// or from everywhere. The same again changes nothing.
+/// The condition that the account `user`@`host` has the password `password`.
+fn has_password(user: &str, host: &str, password: &str) -> String {
+    format!(
+        "EXISTS (SELECT 1 FROM mysql.global_priv WHERE User='{user}' AND Host='{host}' \
+         AND JSON_VALUE(Priv,'$.authentication_string')=PASSWORD('{password}'))"
+    )
+}
+
+/// Statements that make `user`@`host` with all rights.
+fn make_account(user: &str, host: &str, password: &str) -> String {
+    let who = format!("'{user}'@'{host}'");
+    // Not GRANT PROXY: that is not granted to the user the init file runs as.
+    format!(
+        "CREATE OR REPLACE USER {who} IDENTIFIED BY '{password}'; \
+         GRANT ALL PRIVILEGES ON *.* TO {who} WITH GRANT OPTION; \
+         REPLACE INTO mysql.proxies_priv VALUES ('{host}', '{user}', '', '', 1, '', current_timestamp()); \
+         FLUSH PRIVILEGES;"
+    )
+}
+
+/// `then`, where `condition` holds: one line, as the init file is read so.
+fn only_if(condition: &str, then: &str) -> String {
+    format!("BEGIN NOT ATOMIC IF {condition} THEN {then} END IF; END;\n")
+}
+
+fn quoted(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('\'', "\\'")
+}
+
+/// SQL of every start, before anybody can connect: the account that xylem's own
+/// client uses over the unix socket is there, with `password` and all rights.
+/// When it is, which is nearly always, this reads and writes nothing.
+///
+/// Whoever loads a dump of all databases replaces all accounts, and whoever
+/// changes a password in SQL does not tell us.
+pub fn own_account_sql(password: &str) -> String {
+    let password = quoted(password);
+    let ready = format!(
+        "EXISTS (SELECT 1 FROM mysql.global_priv WHERE User='{OWN_USER}' AND Host='localhost' \
+         AND JSON_VALUE(Priv,'$.plugin')='mysql_native_password' \
+         AND JSON_VALUE(Priv,'$.authentication_string')=PASSWORD('{password}') \
+         AND COALESCE(JSON_VALUE(Priv,'$.account_locked'),'0') IN ('0','false') \
+         AND COALESCE(JSON_VALUE(Priv,'$.password_last_changed'),'1')<>'0' \
+         AND CAST(JSON_VALUE(Priv,'$.access') AS UNSIGNED) & {SUPER})"
+    );
+    only_if(
+        &format!("NOT {ready}"),
+        &make_account(OWN_USER, "localhost", &password),
+    )
+}
+
+/// SQL for a branch where it is not settled yet from where people can log in as
+/// `user` with `password`.
+///
+/// `root` gets its password when it has none, as in a project that was just
+/// made; what people have set in SQL stays. From other machines the account is
+/// there as long as computes listen to them, and goes again when they do not,
+/// unless somebody has given it another password: then it is theirs.
 pub fn accounts_sql(user: &str, password: &str, accounts: Accounts) -> String {
-    let mut hosts = vec!["localhost", "127.0.0.1", "::1"];
-    if accounts == Accounts::Any {
-        hosts.push("%");
-    }
-    let password = password.replace('\\', "\\\\").replace('\'', "\\'");
-    let mut out = String::new();
-    for host in hosts {
-        let who = format!("'{user}'@'{host}'");
-        let _ = writeln!(
-            out,
-            "CREATE USER IF NOT EXISTS {who} IDENTIFIED BY '{password}';"
-        );
-        let _ = writeln!(out, "ALTER USER {who} IDENTIFIED BY '{password}';");
-        let _ = writeln!(
-            out,
-            "GRANT ALL PRIVILEGES ON *.* TO {who} WITH GRANT OPTION;"
-        );
-        // Not GRANT PROXY: that is not granted to the user the init file runs as.
-        let _ = writeln!(
-            out,
-            "REPLACE INTO mysql.proxies_priv VALUES ('{host}', '{user}', '', '', 1, '', current_timestamp());"
-        );
-    }
-    out.push_str("FLUSH PRIVILEGES;\n");
+    let password = quoted(password);
+    let local: Vec<String> = ["localhost", "127.0.0.1", "::1"]
+        .iter()
+        .map(|host| make_account(user, host, &password))
+        .collect();
+    let mut out = only_if(
+        &format!(
+            "EXISTS (SELECT 1 FROM mysql.global_priv WHERE User='{user}' AND Host='localhost' \
+             AND JSON_VALUE(Priv,'$.authentication_string')='{NO_PASSWORD}')"
+        ),
+        &local.join(" "),
+    );
+    out.push_str(&if accounts == Accounts::Any {
+        only_if(
+            &format!(
+                "NOT EXISTS (SELECT 1 FROM mysql.global_priv WHERE User='{user}' AND Host='%')"
+            ),
+            &make_account(user, "%", &password),
+        )
+    } else {
+        only_if(
+            &has_password(user, "%", &password),
+            &format!("DROP USER '{user}'@'%';"),
+        )
+    });
     out
 }

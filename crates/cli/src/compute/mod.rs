@@ -3,6 +3,7 @@
 pub mod account;
 pub mod base;
 pub mod bootstrap;
+pub mod decoy;
 pub mod mycnf;
 pub mod name;
 pub mod reader;

@@ -18,6 +18,8 @@ pub struct Options<'a> {
     pub datadir: PathBuf,
     /// Temporary files.
     pub tmpdir: PathBuf,
+    /// Where SQL may read and write files.
+    pub sql_files: PathBuf,
     /// The unix socket.
     pub socket: PathBuf,
     /// The pid file.
@@ -28,7 +30,7 @@ pub struct Options<'a> {
     pub bind: IpAddr,
     /// Port to listen on.
     pub port: u16,
-    /// This process is root, which mariadbd wants to be told.
+    /// It runs as the system's root, which mariadbd wants to be told.
     pub as_root: bool,
     /// `innodb_buffer_pool_size`.
     pub buffer_pool: &'a str,
@@ -95,6 +97,8 @@ pub fn render(options: &Options<'_>) -> Result<String> {
     for (name, value) in tunable {
         line(&mut out, name, value)?;
     }
+    // Without it whoever has the FILE privilege writes wherever mariadbd can.
+    line(&mut out, "secure-file-priv", plain(&options.sql_files)?)?;
     if let Some(count) = options.undo_tablespaces {
         line(&mut out, "innodb-undo-tablespaces", &count.to_string())?;
     }

@@ -33,6 +33,27 @@ impl ComputeName {
         Ok(ComputeName { branch, reader })
     }
 
+    /// The name as one component of a path: `feature+login@1` of
+    /// `feature/login@1`. Different names have different ones.
+    pub fn file_name(&self) -> String {
+        let branch = self.branch.file_name();
+        match self.reader {
+            Some(number) => format!("{branch}@{number}"),
+            None => branch,
+        }
+    }
+
+    /// The name whose [`ComputeName::file_name`] is `file`; `None` when there
+    /// is none.
+    pub fn from_file_name(file: &str) -> Option<ComputeName> {
+        let (branch, number) = match file.split_once('@') {
+            Some((branch, number)) => (branch, format!("@{number}")),
+            None => (file, String::new()),
+        };
+        let branch = BranchName::from_file_name(branch).ok()?;
+        ComputeName::parse(&format!("{branch}{number}")).ok()
+    }
+
     /// The branch that it writes, or that it was started to read.
     pub fn branch(&self) -> &BranchName {
         &self.branch

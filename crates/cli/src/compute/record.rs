@@ -98,7 +98,7 @@ impl ComputeRecord {
         files::write_atomic(
             &dir.record_file(),
             &serde_json::to_vec_pretty(self)?,
-            files::PLAIN,
+            files::SECRET,
         )
     }
 
@@ -129,7 +129,7 @@ pub fn list(state: &StateDir) -> Vec<(ComputeName, ComputeRecord)> {
         .flatten()
     {
         let name = entry.file_name();
-        let Some(name) = name.to_str().and_then(|name| ComputeName::parse(name).ok()) else {
+        let Some(name) = name.to_str().and_then(ComputeName::from_file_name) else {
             continue;
         };
         if let Some(record) = ComputeRecord::load(&state.compute(&name)) {

@@ -4,21 +4,24 @@ use super::base::Materialise;
 use super::mycnf::{self, Options, PageServer};
 use super::name::ComputeName;
 use super::record::{ComputeRecord, ComputeState, Phase};
-use super::{account, bootstrap, reader, ready, stop};
+use super::{account, bootstrap, decoy, reader, ready, stop};
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::files;
 use crate::home::Home;
 use crate::moment::Moment;
 use crate::ports;
-use crate::proc::{Detached, Process};
+use crate::proc::{self, Detached, Inherits, Process};
+use crate::programs;
 use crate::progress::Progress;
 use crate::project::{self, Project};
 use crate::state::{ComputeDir, ServerRecord, StateDir};
+use crate::user::{self, User};
 use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use xylem_proto::control::{AttachResponse, Branch};
@@ -28,7 +31,7 @@ use xylem_types::BranchName;
 const LOG_BYTES_MAX: u64 = 32 << 20;
 
 /// How often another port is tried when the one chosen is taken meanwhile.
-const PORT_TRIES: usize = 5;
+const PORT_TRIES: usize = 20;
 
 /// What mariadbd says of a port that is taken.
 const PORT_TAKEN: &str = "Can't start server: Bind on TCP/IP port";
@@ -80,6 +83,65 @@ struct Start<'a> {
     attached: AttachResponse,
     /// The LSN it shows, if it is a reader.
     at_lsn: Option<u64>,
+    /// Whom mariadbd runs as, and where.
+    host: &'a Host,
+}
+
+/// Whom mariadbd runs as, and the programs where that user can run them.
+struct Host {
+    /// `None`: the caller.
+    user: Option<User>,
+    home: Home,
+}
+
+impl Host {
+    /// Writes a file that mariadbd reads and may not change.
+    fn write_for(&self, path: &Path, data: &[u8]) -> Result<()> {
+        files::write_atomic(path, data, files::SECRET)?;
+        match &self.user {
+            Some(user) => user.let_read(path),
+            None => Ok(()),
+        }
+    }
+
+    /// The file `from` where mariadbd can read it: where it is, or a copy at
+    /// `to`.
+    fn readable(&self, from: PathBuf, to: PathBuf) -> Result<PathBuf> {
+        if self.user.is_none() {
+            return Ok(from);
+        }
+        let data =
+            std::fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
+        self.write_for(&to, &data)?;
+        Ok(to)
+    }
+
+    /// Empty data and temporary directories: nothing of value is in the old
+    /// ones. What SQL has written to files stays. The data directory is still
+    /// to be filled and given away.
+    fn fresh(&self, dir: &ComputeDir) -> Result<()> {
+        for path in [dir.data(), dir.tmp()] {
+            files::remove_tree(&path)?;
+            files::make_private_dir(&path)?;
+        }
+        for path in [dir.run(), dir.sql_files()] {
+            files::make_private_dir(&path)?;
+        }
+        let Some(user) = &self.user else {
+            return Ok(());
+        };
+        [dir.tmp(), dir.run(), dir.sql_files()]
+            .iter()
+            .try_for_each(|path| user.give(path))
+    }
+
+    /// Gives the data directory to mariadbd's user.
+    fn give(&self, data: &Path) -> Result<()> {
+        match &self.user {
+            Some(user) => user.give_all(data),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Starter<'_> {
@@ -162,11 +224,11 @@ impl Starter<'_> {
         begin: Instant,
     ) -> Result<Started> {
         self.home.check()?;
-        files::make_private_dir(self.state.compute(name).root())?;
+        let host = self.host(name).await?;
         let mut taken = Vec::new();
         loop {
             let choice = self.choose_port(name, before, port, &taken)?;
-            match self.try_on(name, branch, choice, begin).await {
+            match self.try_on(name, branch, choice, &host, begin).await {
                 // Somebody took it between the look and mariadbd's own.
                 Err(error)
                     if port.is_none()
@@ -180,11 +242,30 @@ impl Starter<'_> {
         }
     }
 
+    /// Makes the compute's directory, in a place that mariadbd's user reaches.
+    async fn host(&self, name: &ComputeName) -> Result<Host> {
+        let user = user::of(self.project).await?;
+        let home = match &user {
+            Some(user) => {
+                user.open_computes(self.state)?;
+                programs::reachable(self.home, user)?
+            }
+            None => self.home.clone(),
+        };
+        let dir = self.state.compute(name);
+        files::make_private_dir(dir.root())?;
+        if let Some(user) = &user {
+            user.let_pass(dir.root())?;
+        }
+        Ok(Host { user, home })
+    }
+
     async fn try_on(
         &mut self,
         name: &ComputeName,
         branch: &Branch,
         choice: ports::Choice,
+        host: &Host,
         begin: Instant,
     ) -> Result<Started> {
         let dir = self.state.compute(name);
@@ -199,6 +280,7 @@ impl Starter<'_> {
                 port: choice.port,
                 attached,
                 at_lsn: None,
+                host,
             };
             self.fill(&start).await?;
             attached = self.control.attach(name).await?;
@@ -220,6 +302,7 @@ impl Starter<'_> {
             port: choice.port,
             attached,
             at_lsn: branch.lease.then_some(branch.ancestor_lsn),
+            host,
         };
         let record = self.run(&start).await?;
         self.remember_port(name, choice.port)?;
@@ -254,6 +337,7 @@ impl Starter<'_> {
         let mut record = record.clone();
         if record.phase != Phase::Running || record.state() != ComputeState::Running {
             ready::wait(record.process, &record.socket, &dir.log(), record.log_from).await?;
+            decoy::put(&dir.data())?;
             record.phase = Phase::Running;
             record.save(dir)?;
         }
@@ -339,14 +423,17 @@ impl Starter<'_> {
         self.project.save(self.state)?;
         let sql = bootstrap::sql(self.home)?;
         files::write_atomic(&dir.bootstrap_sql(), sql.as_bytes(), files::SECRET)?;
-        fresh(dir)?;
+        start.host.fresh(dir)?;
+        start.host.give(&dir.data())?;
         self.write_options(start, None, true)?;
         let log_from = files::length_of(&dir.log());
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(dir.log())?;
-        let child = Command::new(self.home.mariadbd())
+        let user = start.host.user.as_ref();
+        let log = files::open_log(&dir.log(), user)?;
+        let mut command = Command::new(start.host.home.mariadbd());
+        if let Some(user) = user {
+            command.gid(user.gid).uid(user.uid);
+        }
+        let child = command
             .arg(defaults_file(dir))
             .args([
                 "--bootstrap",
@@ -356,7 +443,9 @@ impl Starter<'_> {
             .args(["--max-allowed-packet=8M", "--net-buffer-length=16K"])
             // Each help topic is a commit; durable they are at the end.
             .arg("--innodb-flush-log-at-trx-commit=0")
-            .envs(self.environment(dir))
+            .env_clear()
+            .envs(proc::harmless_environment())
+            .envs(self.environment(start))
             .current_dir(dir.data())
             .stdin(std::fs::File::open(dir.bootstrap_sql())?)
             .stdout(Stdio::null())
@@ -381,7 +470,7 @@ impl Starter<'_> {
         let (name, dir) = (start.name, &start.dir);
         self.progress
             .say(format!("fetching what {} needs", name.described()));
-        fresh(dir)?;
+        start.host.fresh(dir)?;
         let data = dir.data();
         let mut base = Materialise::new(&data);
         self.control
@@ -389,6 +478,7 @@ impl Starter<'_> {
                 base.take(item)
             })
             .await?;
+        start.host.give(&data)?;
         let socket = self.write_options(start, base.log_bytes(), false)?;
         let _ = std::fs::remove_file(&socket);
         let user = account::client_user(&data);
@@ -396,9 +486,15 @@ impl Starter<'_> {
         let mut args = vec![defaults_file(dir)];
         let id = &start.attached.branch_id;
         let accounts = self.project.accounts_wanted();
-        let set_accounts = self.project.accounts_on(id) < accounts;
+        let make_accounts = !self.project.without_accounts;
+        let set_accounts = make_accounts && self.project.accounts_on(id) != accounts;
         let password = self.state.make_password()?;
         let mut init = String::new();
+        if make_accounts {
+            // A replica elsewhere has accounts of its own.
+            init.push_str("SET SESSION sql_log_bin=0;\n");
+            init.push_str(&bootstrap::own_account_sql(&password));
+        }
         if set_accounts {
             init.push_str(&bootstrap::accounts_sql(&user, &password, accounts));
         }
@@ -406,23 +502,25 @@ impl Starter<'_> {
             init.push_str(reader::INIT_SQL);
         }
         if !init.is_empty() {
-            files::write_atomic(&dir.init_sql(), init.as_bytes(), files::SECRET)?;
+            start.host.write_for(&dir.init_sql(), init.as_bytes())?;
             let mut arg = OsString::from("--init-file=");
             arg.push(dir.init_sql());
             args.push(arg);
         }
         args.extend(self.project.mariadbd_args_of(is_main(name)));
-        let client = mycnf::render_client(&user, &socket, start.port, &password)?;
+        let client = mycnf::render_client(account::OWN_USER, &socket, start.port, &password)?;
         files::write_atomic(&dir.client_cnf(), client.as_bytes(), files::SECRET)?;
 
         self.progress.say(format!("starting {}", name.described()));
         put_aside(&dir.log());
         let log_from = files::length_of(&dir.log());
-        let mariadbd = self.home.mariadbd();
+        let mariadbd = start.host.home.mariadbd();
         let process = Detached {
             program: &mariadbd,
             args,
-            envs: self.environment(dir),
+            envs: self.environment(start),
+            inherits: Inherits::Harmless,
+            user: start.host.user.as_ref(),
             log: &dir.log(),
             cwd: &data,
         }
@@ -441,6 +539,9 @@ impl Starter<'_> {
                 ),
                 "start it again",
             ));
+        }
+        if ready.is_ok() {
+            decoy::put(&data)?;
         }
         if let Err(error) = ready {
             let log = files::read_log(&dir.log(), log_from);
@@ -513,17 +614,18 @@ impl Starter<'_> {
         }
         let said = String::from_utf8_lossy(&output.stderr);
         let what = format!(
-            "root cannot log in with the password just set: {}",
+            "xylem's own client cannot log in with the password just set: {}",
             said.trim()
         );
         Err(ready::died(&what, &dir.log(), log_from))
     }
 
-    fn environment(&self, dir: &ComputeDir) -> Vec<(String, OsString)> {
+    fn environment(&self, start: &Start<'_>) -> Vec<(String, OsString)> {
+        let home = &start.host.home;
         vec![
-            ("LD_LIBRARY_PATH".to_owned(), self.home.library_path()),
-            ("LD_PRELOAD".to_owned(), self.home.client_library().into()),
-            ("XYLEM_DATADIR".to_owned(), dir.data().into()),
+            ("LD_LIBRARY_PATH".to_owned(), home.library_path()),
+            ("LD_PRELOAD".to_owned(), home.client_library().into()),
+            ("XYLEM_DATADIR".to_owned(), start.dir.data().into()),
         ]
     }
 
@@ -535,24 +637,40 @@ impl Starter<'_> {
         bootstrap: bool,
     ) -> Result<PathBuf> {
         let dir = &start.dir;
-        let socket = dir.socket()?;
+        let (host, home) = (start.host, &start.host.home);
+        let socket = dir.socket(host.user.as_ref())?;
         let server: SocketAddr =
             self.server.grpc.parse().with_context(|| {
                 format!("{:?} in server.json is not an address", self.server.grpc)
             })?;
-        let includes = [self.state.custom_cnf(), dir.custom_cnf()];
+        let mut includes = Vec::new();
+        for (nth, file) in [self.state.custom_cnf(), dir.custom_cnf()]
+            .into_iter()
+            .enumerate()
+        {
+            if file.exists() {
+                includes.push(host.readable(file, dir.included_cnf(nth))?);
+            }
+        }
+        let token_file = self.state.token_file();
+        let token_file = if token_file.exists() {
+            Some(host.readable(token_file, dir.token_file())?)
+        } else {
+            None
+        };
         let options = Options {
-            basedir: self.home.basedir(),
-            share: self.home.share(),
-            plugin_dir: self.home.plugin_dir(),
+            basedir: home.basedir(),
+            share: home.share(),
+            plugin_dir: home.plugin_dir(),
             datadir: dir.data(),
             tmpdir: dir.tmp(),
+            sql_files: dir.sql_files(),
             socket: socket.clone(),
             pid_file: dir.pid_file(),
             log_error: dir.log(),
             bind: self.project.bind,
             port: start.port,
-            as_root: rustix::process::geteuid().is_root(),
+            as_root: host.user.is_none() && rustix::process::geteuid().is_root(),
             buffer_pool: self
                 .project
                 .buffer_pool
@@ -561,20 +679,20 @@ impl Starter<'_> {
             page_size: self.project.page_size,
             undo_tablespaces: account::undo_tablespaces(&dir.data()),
             log_file_bytes,
-            includes: includes.into_iter().filter(|path| path.exists()).collect(),
+            includes,
             page_server: PageServer {
                 host: server.ip().to_string(),
                 port: server.port(),
                 branch: &start.branch,
                 epoch: start.attached.epoch,
                 start_lsn: start.attached.start_lsn,
-                token_file: Some(self.state.token_file()).filter(|path| path.exists()),
+                token_file,
             },
             bootstrap,
             read_only: start.at_lsn.is_some(),
         };
         let text = mycnf::render(&options)?;
-        files::write_atomic(&dir.my_cnf(), text.as_bytes(), files::SECRET)?;
+        host.write_for(&dir.my_cnf(), text.as_bytes())?;
         Ok(socket)
     }
 }
@@ -588,15 +706,6 @@ fn defaults_file(dir: &ComputeDir) -> OsString {
     let mut option = OsString::from("--defaults-file=");
     option.push(dir.my_cnf());
     option
-}
-
-/// Empty data and temporary directories. Nothing of value is in the old ones.
-fn fresh(dir: &ComputeDir) -> Result<()> {
-    for path in [dir.data(), dir.tmp()] {
-        files::remove_tree(&path)?;
-        files::make_private_dir(&path)?;
-    }
-    Ok(())
 }
 
 /// Renames a log that has grown long; the one before that goes.

@@ -1,9 +1,9 @@
 //! Options, scripts and data directories of computes.
 
 use super::base::Materialise;
-use super::bootstrap::{accounts_sql, in_innodb};
+use super::bootstrap::{accounts_sql, in_innodb, own_account_sql};
 use super::mycnf::{Options, PageServer, render, render_client};
-use super::{reader, ready};
+use super::{decoy, reader, ready};
 use crate::project::{Accounts, Project};
 use std::io::Write;
 use std::os::unix::net::UnixListener;
@@ -18,8 +18,9 @@ fn options() -> Options<'static> {
         plugin_dir: "/h/lib/plugin".into(),
         datadir: "/s/computes/main/data".into(),
         tmpdir: "/s/computes/main/tmp".into(),
-        socket: "/s/computes/main/mysql.sock".into(),
-        pid_file: "/s/computes/main/mariadbd.pid".into(),
+        sql_files: "/s/computes/main/files".into(),
+        socket: "/s/computes/main/run/mysql.sock".into(),
+        pid_file: "/s/computes/main/run/mariadbd.pid".into(),
         log_error: "/s/computes/main/mariadbd.log".into(),
         bind: "127.0.0.1".parse().unwrap(),
         port: 3306,
@@ -56,7 +57,8 @@ fn options_are_all_there() {
         "plugin-dir = \"/h/lib/plugin\"",
         "datadir = \"/s/computes/main/data\"",
         "tmpdir = \"/s/computes/main/tmp\"",
-        "socket = \"/s/computes/main/mysql.sock\"",
+        "secure-file-priv = \"/s/computes/main/files\"",
+        "socket = \"/s/computes/main/run/mysql.sock\"",
         "port = \"3306\"",
         "bind-address = \"127.0.0.1\"",
         "ignore-builtin-innodb",
@@ -199,17 +201,56 @@ fn root_gets_its_password_where_it_may_log_in() {
     let local = accounts_sql("root", "secret", Accounts::Local);
     for host in ["localhost", "127.0.0.1", "::1"] {
         assert!(
-            local.contains(&format!(
-                "ALTER USER 'root'@'{host}' IDENTIFIED BY 'secret';"
-            )),
+            local.contains(&format!("USER 'root'@'{host}' IDENTIFIED BY 'secret';")),
             "{local}"
         );
     }
-    assert!(!local.contains("'root'@'%'"));
-    assert!(accounts_sql("root", "secret", Accounts::Any).contains("'root'@'%'"));
+    // Only where nobody has set one.
+    assert!(local.starts_with("BEGIN NOT ATOMIC IF EXISTS"));
+    assert!(local.contains("='invalid'"));
+    // From elsewhere only while computes listen to it, and if it is ours still.
+    assert!(!local.contains("USER 'root'@'%' IDENTIFIED"));
+    assert!(local.contains("=PASSWORD('secret')) THEN DROP USER 'root'@'%';"));
+    let any = accounts_sql("root", "secret", Accounts::Any);
+    assert!(any.contains("USER 'root'@'%' IDENTIFIED BY 'secret';"));
+    assert!(!any.contains("DROP USER"));
     assert!(accounts_sql("root", "it's", Accounts::Local).contains(r"'it\'s'"));
     // One statement a line: the init file is read so.
-    assert!(local.lines().all(|line| line.ends_with(';')));
+    assert!(local.lines().all(|line| line.ends_with("END;")));
+}
+
+#[test]
+fn xylem_s_own_account_is_seen_to_in_one_line() {
+    let sql = own_account_sql("it's");
+    assert_eq!(sql.lines().count(), 1);
+    assert!(sql.starts_with("BEGIN NOT ATOMIC IF NOT EXISTS") && sql.ends_with("END;\n"));
+    assert!(sql.contains(r"PASSWORD('it\'s')"));
+    assert!(!sql.contains("'root'"), "{sql}");
+}
+
+#[test]
+fn the_log_of_a_running_compute_says_that_it_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ib_logfile0");
+    let before = xylem_redo::log_file(xylem_types::Lsn(54_321), 1 << 20);
+    std::fs::write(&path, &before).unwrap();
+    decoy::put(dir.path()).unwrap();
+    let after = std::fs::read(&path).unwrap();
+    assert_eq!(after[512..], before[512..]);
+    assert_eq!(&after[..4], b"Xyle");
+    assert_eq!(&after[16..48], b"Xylem; back up by `xylem export`");
+    // Else it would be called damaged, rather than what it is.
+    assert_eq!(after[508..512], crc32c::crc32c(&after[..508]).to_be_bytes());
+    assert!(xylem_redo::read_log_file_header(&after).is_err());
+
+    // A link leads nowhere.
+    let elsewhere = dir.path().join("elsewhere");
+    std::fs::rename(&path, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+    assert!(decoy::put(dir.path()).is_err());
+    std::fs::remove_file(&path).unwrap();
+    std::fs::hard_link(&elsewhere, &path).unwrap();
+    assert!(decoy::put(dir.path()).is_err());
 }
 
 #[test]
@@ -244,8 +285,11 @@ fn accounts_are_made_on_each_branch() {
     project.accounts_of.insert("a".to_owned(), Accounts::Local);
     assert_eq!(project.accounts_on("a"), Accounts::Local);
     assert_eq!(project.accounts_on("b"), Accounts::None);
+    // What the project began with counts where a branch says nothing; it may
+    // have been narrowed since.
     project.accounts = Accounts::Any;
-    assert_eq!(project.accounts_on("a"), Accounts::Any);
+    assert_eq!(project.accounts_on("a"), Accounts::Local);
+    assert_eq!(project.accounts_on("b"), Accounts::Any);
 }
 
 fn item(item: Item) -> BaseItem {

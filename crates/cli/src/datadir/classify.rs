@@ -56,11 +56,21 @@ pub fn top(name: &str) -> Top {
         | "aria_log_control.lock"
         | "donor_galera_info"
         | "auto.cnf" => return Top::LeftOut,
-        "grastate.dat" | "gvwstate.dat" | "galera.cache" => return Top::LeftOutAndSaid,
+        // The first is the official container image's, as is the backup below.
+        ".my-healthcheck.cnf" | "grastate.dat" | "gvwstate.dat" | "galera.cache" => {
+            return Top::LeftOutAndSaid;
+        }
         _ => {}
     }
     if name.starts_with("xtrabackup_") || name.starts_with("mariadb_backup_") {
         return Top::LeftOut;
+    }
+    if name.starts_with("system_mysql_backup_")
+        && [".sql", ".sql.zst", ".sql.gz"]
+            .iter()
+            .any(|end| name.ends_with(end))
+    {
+        return Top::LeftOutAndSaid;
     }
     let replication = ["master", "multi-master", "relay-log"];
     let (stem, extension) = name.rsplit_once('.').unwrap_or((name, ""));

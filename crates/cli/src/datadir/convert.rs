@@ -24,9 +24,9 @@ use std::path::{Path, PathBuf};
 #[cfg(test)]
 mod tests;
 
-/// The account that Xylem's own client uses on an imported database, whose
-/// `root` is its owner's.
-pub const USER: &str = "xylem";
+/// The account that an import makes: on an imported database `root` is its
+/// owner's.
+pub use crate::compute::account::OWN_USER as USER;
 /// What stock MariaDB and its new tables take besides the copy, in bytes.
 const SLACK_BYTES: u64 = 256 << 20;
 /// A log table that is larger is emptied: side files go to each compute.
@@ -41,6 +41,8 @@ pub struct Copy<'a> {
     pub survey: &'a Survey,
     /// A private directory for it, empty.
     pub work: &'a Path,
+    /// Where MariaDB's log goes when it fails.
+    pub keep_log: &'a Path,
     /// All tables are copied.
     pub whole: bool,
 }
@@ -223,6 +225,7 @@ impl Copy<'_> {
             home: self.home,
             data: &data,
             work: self.work,
+            keep_log: self.keep_log,
             page_size: self.survey.page_size(),
             undo_tablespaces: self.survey.undo.len(),
             force_recovery,
@@ -231,8 +234,7 @@ impl Copy<'_> {
         let text = stock.run(DOING, &self.sql(password, accounts)).await?;
         let complains = text.lines().any(files::is_error_line);
         if complains && !self.whole {
-            let what = format!("{DOING} failed");
-            return Err(crate::compute::ready::died(&what, &stock.log(), 0));
+            return Err(stock.failed(&format!("{DOING} failed")));
         }
         Ok(())
     }

@@ -5,10 +5,14 @@ use crate::compute::ready;
 use crate::compute::start::wait_child;
 use crate::files;
 use crate::home::Home;
+use crate::proc;
 use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+#[cfg(test)]
+mod tests;
 
 /// Size of a log that suits MariaDB's default settings, in bytes.
 pub const LOG_BYTES: u64 = 96 << 20;
@@ -22,6 +26,8 @@ pub struct Stock<'a> {
     pub data: &'a Path,
     /// A private directory for its log and temporary files.
     pub work: &'a Path,
+    /// Where the log goes when MariaDB fails, as `work` goes with its maker.
+    pub keep_log: &'a Path,
     /// `innodb_page_size`.
     pub page_size: usize,
     /// `innodb_undo_tablespaces`.
@@ -55,6 +61,8 @@ impl Stock<'_> {
             .with_context(|| format!("cannot write {}", self.log().display()))?;
         let child = Command::new(self.home.mariadbd())
             .args(self.arguments())
+            .env_clear()
+            .envs(proc::harmless_environment())
             .env("LD_LIBRARY_PATH", self.home.library_path())
             .current_dir(self.data)
             .stdin(std::fs::File::open(&script)?)
@@ -66,11 +74,19 @@ impl Stock<'_> {
         // It holds a password.
         let _ = std::fs::remove_file(&script);
         if !status.success() {
-            let what = format!("{doing} failed (mariadbd --bootstrap: {status})");
-            return Err(ready::died(&what, &self.log(), 0));
+            return Err(self.failed(&format!("{doing} failed (mariadbd --bootstrap: {status})")));
         }
         let text = std::fs::read(self.log()).unwrap_or_default();
         Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// The error `what`, with the log where it stays.
+    pub fn failed(&self, what: &str) -> anyhow::Error {
+        let log = std::fs::read(self.log()).unwrap_or_default();
+        match files::write_atomic(self.keep_log, &log, files::SECRET) {
+            Ok(()) => ready::died(what, self.keep_log, 0),
+            Err(error) => error.context(what.to_owned()),
+        }
     }
 
     fn arguments(&self) -> Vec<OsString> {

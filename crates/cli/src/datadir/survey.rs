@@ -121,7 +121,7 @@ impl Survey {
                 match classify::dir(&entry.name) {
                     Dir::Database => self.database(&entry)?,
                     Dir::Engine => self.unknown(entry.name.clone() + "/"),
-                    Dir::Foreign => {}
+                    Dir::Foreign => self.left_out.push(entry.name + "/"),
                 }
                 continue;
             }
@@ -231,6 +231,11 @@ impl Survey {
         let mut engines: BTreeMap<String, Engine> = BTreeMap::new();
         for entry in entries {
             let path = format!("{}/{}", database.name, entry.name);
+            // Some file systems show snapshots in every directory.
+            if entry.dir && classify::dir(&entry.name) == Dir::Foreign {
+                self.left_out.push(path + "/");
+                continue;
+            }
             if entry.dir || entry.special {
                 self.unknown(path);
                 continue;

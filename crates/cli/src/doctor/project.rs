@@ -21,6 +21,7 @@ const LINES_MAX: usize = 5;
 pub(super) fn check(state: &StateDir, seen: &Seen, checks: &mut Vec<Check>) {
     settings(state, checks);
     password(state, checks);
+    private(state, checks);
     server(state, seen, checks);
     lag(seen, checks);
     let computes = record::list(state);
@@ -53,6 +54,13 @@ fn settings(state: &StateDir, checks: &mut Vec<Check>) {
             } else {
                 Check::ok("project", state.root().display().to_string())
             });
+            if project.user.as_deref() == Some("root") {
+                checks.push(Check::warn(
+                    "user",
+                    "mariadbd runs as the system's root: whoever has the FILE privilege writes as root where secure_file_priv allows it",
+                    "`up --unset user` has it run as a system account from the next start on",
+                ));
+            }
             if !project.bind.is_loopback() {
                 let found = format!(
                     "computes listen on {}, reachable from other machines",
@@ -95,6 +103,46 @@ fn password(state: &StateDir, checks: &mut Vec<Check>) {
             )),
         }
     }
+}
+
+/// Files that tell of a project: statements, addresses, passwords.
+fn private(state: &StateDir, checks: &mut Vec<Check>) {
+    let mut files = vec![
+        state.project_file(),
+        state.server_file(),
+        state.server_log(),
+        state.server_data(),
+        state.custom_cnf(),
+    ];
+    for (name, _) in record::list(state) {
+        let dir = state.compute(&name);
+        files.extend([
+            dir.record_file(),
+            dir.my_cnf(),
+            dir.custom_cnf(),
+            dir.client_cnf(),
+            dir.init_sql(),
+            dir.log(),
+            dir.data(),
+            dir.tmp(),
+            dir.run(),
+            dir.sql_files(),
+        ]);
+    }
+    let open: Vec<String> = files
+        .iter()
+        .filter(|path| files::mode_of(path).is_some_and(|mode| mode & 0o007 != 0))
+        .map(|path| path.display().to_string())
+        .collect();
+    checks.push(if open.is_empty() {
+        Check::ok("private", "others may read neither logs nor settings")
+    } else {
+        Check::warn(
+            "private",
+            format!("others may read {}", open.join(", ")),
+            format!("`chmod o-rwx {}`", open.join(" ")),
+        )
+    });
 }
 
 fn server(state: &StateDir, seen: &Seen, checks: &mut Vec<Check>) {

@@ -79,13 +79,13 @@ fn compute_start_takes_its_options() {
         (start.port, start.read_only, start.at),
         (Some(4000), true, Some(Moment::Lsn(123_456)))
     );
-    for name in ["dev", "main@12"] {
+    for name in ["dev", "main@12", "feature/login", "feature/login@3"] {
         let cli = parse(&["compute", "stop", name]).unwrap();
         let Command::Compute(ComputeCommand::Stop(stop)) = cli.command else {
             panic!()
         };
         assert_eq!(stop.compute.to_string(), name);
-        assert_eq!(stop.compute.is_reader(), name != "dev");
+        assert_eq!(stop.compute.is_reader(), name.contains('@'));
     }
 }
 
@@ -157,7 +157,7 @@ fn nonsense_is_wrong_usage() {
         &["compute", "start"],
         &["compute", "start", "-x"],
         &["compute", "start", "../main"],
-        &["sql", "a/b"],
+        &["sql", "a//b"],
         &["branch", "show", ""],
         &["branch", "create"],
         &["branch", "create", "main@1"],
@@ -191,5 +191,32 @@ fn a_page_size_that_cannot_work_is_refused_with_its_reason() {
     ] {
         let error = parse(&["up", "--page-size", text]).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
+    }
+}
+
+#[test]
+fn settings_can_be_forgotten() {
+    let words = ["up", "--unset", "memory,mariadbd-args", "--unset", "bind"];
+    let Command::Up(up) = parse(&words).unwrap().command else {
+        panic!("not up")
+    };
+    use crate::args::Setting;
+    let all = [Setting::Memory, Setting::MariadbdArgs, Setting::Bind];
+    assert_eq!(up.unset, all);
+    // What cannot be changed later cannot be forgotten either.
+    for setting in ["object-store", "log-store", "page-size", ""] {
+        let error = parse(&["up", "--unset", setting]).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{setting}");
+    }
+}
+
+#[test]
+fn only_a_yes_is_a_yes() {
+    use crate::cmd::branch::is_yes;
+    for answer in ["y", "Y\n", " yes \n", "YES"] {
+        assert!(is_yes(answer), "{answer}");
+    }
+    for answer in ["", "\n", "n", "no", "yea", "ja", "dev", "y y"] {
+        assert!(!is_yes(answer), "{answer}");
     }
 }

@@ -9,3 +9,4 @@ mod ports;
 mod proc;
 mod report;
 mod state;
+mod user;

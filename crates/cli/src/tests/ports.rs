@@ -2,6 +2,8 @@
 
 use crate::failure::describe;
 use crate::ports::{choose, is_free, listening_inodes, owner, reachable};
+use crate::project::Ports;
+use crate::server::Asked;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -86,4 +88,33 @@ fn a_wildcard_is_reached_on_loopback() {
         reachable("10.1.2.3".parse().unwrap()),
         "10.1.2.3".parse::<IpAddr>().unwrap()
     );
+}
+
+#[test]
+fn a_server_port_that_somebody_took_meanwhile_is_passed_over() {
+    let (_listener, port) = taken();
+    let os = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap_err();
+    let log = format!(
+        "2026-11-22T14:05:00Z ERROR cannot listen on 127.0.0.1:{port}: {os}; choose another port"
+    );
+    let other = port.wrapping_add(1);
+    let asked = |grpc, http| Asked {
+        kept: Ports {
+            mysql: None,
+            grpc: Some(port),
+            http: Some(other),
+        },
+        grpc,
+        http,
+    };
+    assert_eq!(asked(None, None).lost(&log, port, other), Some(port));
+    assert_eq!(asked(None, None).lost(&log, other, port), Some(port));
+    // One that was asked for has no substitute.
+    assert_eq!(asked(Some(port), None).lost(&log, port, other), None);
+    assert_eq!(asked(None, Some(port)).lost(&log, other, port), None);
+    assert_eq!(asked(None, None).lost("it died", port, other), None);
+    let (grpc, http) = asked(None, None).choose(&[port]).unwrap();
+    assert_ne!(grpc.port, port);
+    assert_eq!(grpc.instead_of, Some(port));
+    assert!(http.port != port && http.port != grpc.port);
 }

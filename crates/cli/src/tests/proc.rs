@@ -113,3 +113,23 @@ async fn stop_insists() {
     assert!(!process.is_alive());
     child.wait().unwrap();
 }
+
+#[test]
+fn mariadbd_learns_no_credentials() {
+    use crate::proc::harmless;
+    for name in ["PATH", "LANG", "LC_ALL", "TZ"] {
+        assert!(harmless(name.as_ref()), "{name}");
+    }
+    for name in [
+        "AWS_SECRET_ACCESS_KEY",
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        "MYSQL_PWD",
+        "XYLEM_TOKEN",
+        "HOME",
+        "LD_PRELOAD",
+        "MYSQLD_OPTS",
+        "lc_all",
+    ] {
+        assert!(!harmless(name.as_ref()), "{name}");
+    }
+}

@@ -100,7 +100,7 @@ async fn one_command_at_a_time() {
 fn a_short_path_keeps_its_socket() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(
-        socket_path(dir.path(), None).unwrap(),
+        socket_path(dir.path(), None, None).unwrap(),
         dir.path().join("mysql.sock")
     );
 }
@@ -111,20 +111,20 @@ fn a_long_path_gets_a_socket_elsewhere() {
     let long = dir.path().join("x".repeat(SOCKET_PATH_MAX));
     let runtime = dir.path().join("run");
     std::fs::create_dir(&runtime).unwrap();
-    let socket = socket_path(&long, Some(&runtime)).unwrap();
+    let socket = socket_path(&long, Some(&runtime), None).unwrap();
     assert!(socket.starts_with(runtime.join("xylem")));
     assert!(socket.as_os_str().len() <= SOCKET_PATH_MAX);
     assert_eq!(files::mode_of(socket.parent().unwrap()), Some(0o700));
     assert_eq!(
-        socket_path(&long, Some(&runtime)).unwrap(),
+        socket_path(&long, Some(&runtime), None).unwrap(),
         socket,
         "not the same the next time"
     );
     assert_ne!(
-        socket_path(&long.join("y"), Some(&runtime)).unwrap(),
+        socket_path(&long.join("y"), Some(&runtime), None).unwrap(),
         socket
     );
-    let fallback = socket_path(&long, None).unwrap();
+    let fallback = socket_path(&long, None, None).unwrap();
     assert!(fallback.starts_with("/tmp"));
 }
 
@@ -135,14 +135,17 @@ fn a_socket_directory_that_others_enter_is_refused() {
     let private = dir.path().join("xylem");
     std::fs::create_dir(&private).unwrap();
     std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o755)).unwrap();
-    assert!(socket_path(&long, Some(dir.path())).is_err());
+    assert!(socket_path(&long, Some(dir.path()), None).is_err());
 }
 
 #[test]
 fn the_longest_path_that_fits_is_kept() {
     let base = "/".to_owned() + &"d".repeat(SOCKET_PATH_MAX - "/mysql.sock".len() - 1);
     let base = std::path::Path::new(&base);
-    assert_eq!(socket_path(base, None).unwrap(), base.join("mysql.sock"));
+    assert_eq!(
+        socket_path(base, None, None).unwrap(),
+        base.join("mysql.sock")
+    );
 }
 
 #[test]
@@ -151,4 +154,68 @@ fn computes_lie_by_branch() {
     let dir = state.compute(&BranchName::main().into());
     assert_eq!(dir.root(), state.root().join("computes/main"));
     assert_eq!(dir.data(), state.root().join("computes/main/data"));
+}
+
+#[test]
+fn every_name_has_a_directory_of_its_own() {
+    use crate::compute::name::ComputeName;
+    let (_dir, state) = state();
+    for (name, dir) in [
+        ("feature/login", "feature+login"),
+        ("feature/login@12", "feature+login@12"),
+        ("feature-login", "feature-login"),
+        ("a..b", "a..b"),
+        ("a/b.c/d", "a+b.c+d"),
+    ] {
+        let name = ComputeName::parse(name).unwrap();
+        assert_eq!(
+            state.compute(&name).root(),
+            state.root().join("computes").join(dir)
+        );
+        assert_eq!(ComputeName::from_file_name(dir), Some(name));
+    }
+    for file in [
+        "", "..", "a+@1", "@1", "a@", "a@01", "a@1@2", "a@1+b", "a/b",
+    ] {
+        assert_eq!(ComputeName::from_file_name(file), None, "{file}");
+    }
+    // Names that a branch cannot have lead nowhere else.
+    for name in ["..", "a/../b", "/a", "a/", "a//b", "a+b", "a/b@1/c"] {
+        assert!(ComputeName::parse(name).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn a_binary_log_outlives_computes() {
+    use crate::cmd::up::check_binary_log;
+    let (dir, state) = state();
+    std::fs::create_dir_all(state.computes().join("main")).unwrap();
+    let outside = dir.path().join("binlog");
+    std::os::unix::fs::symlink(state.computes().join("main"), &outside).unwrap();
+    let computes = state.computes();
+    let computes = computes.to_str().unwrap();
+    let refused = [
+        "--log-bin".to_owned(),
+        "--log-bin=name".to_owned(),
+        "--log_bin=./name".to_owned(),
+        "--loose_log_bin=name".to_owned(),
+        "--log-bin-index=name".to_owned(),
+        format!("--log-bin={computes}/main/data/name"),
+        format!("--log-bin={computes}/main/../main/name"),
+        format!("--loose-log-bin={computes}/../computes/other/name"),
+        format!("--log-bin-index={computes}/main/index"),
+        format!("--log-bin={}/name", outside.display()),
+    ];
+    for arg in refused {
+        let error = check_binary_log(std::slice::from_ref(&arg), &state).expect_err(&arg);
+        assert_eq!(crate::failure::exit_status(&error), 2, "{arg}");
+    }
+    let taken = [
+        format!("--log-bin={}/other/name", dir.path().display()),
+        format!("--log-bin={}/binlog/name", state.root().display()),
+        "--log-bin-trust-function-creators=1".to_owned(),
+        "--skip-log-bin".to_owned(),
+        "--max-connections=7".to_owned(),
+    ];
+    check_binary_log(&taken, &state).unwrap();
 }

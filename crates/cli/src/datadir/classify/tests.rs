@@ -34,6 +34,13 @@ fn files_of_the_server() {
         ("server-key.pem", Top::LeftOutAndSaid),
         ("grastate.dat", Top::LeftOutAndSaid),
         ("core.1234", Top::LeftOutAndSaid),
+        (".my-healthcheck.cnf", Top::LeftOutAndSaid),
+        (
+            "system_mysql_backup_10.6.12-MariaDB.sql.zst",
+            Top::LeftOutAndSaid,
+        ),
+        ("system_mysql_backup_10.6.12-MariaDB.txt", Top::Unknown),
+        (".my.cnf", Top::Unknown),
         ("mysqld-bin.000001", Top::Unknown),
         ("notes.txt", Top::Unknown),
     ] {
