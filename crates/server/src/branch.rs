@@ -1,5 +1,6 @@
 //! An open branch: its log, its pages, and who may write it.
 
+use crate::framing::Framing;
 use crate::logs::{BackedLog, OpenedLog};
 use crate::metrics::{BranchMetrics, BranchState, Metrics};
 use crate::project::BranchMeta;
@@ -44,6 +45,8 @@ pub struct OpenBranch {
     opened: Durable,
     /// Set once ingest has got there.
     caught_up: OnceCell<()>,
+    /// How far its redo was checked before it went into the log.
+    pub framing: Framing,
     attach: tokio::sync::Mutex<()>,
     writer: Mutex<Option<(Epoch, CancellationToken)>>,
 }
@@ -137,6 +140,7 @@ impl OpenBranch {
                 streams: 0,
                 last: Instant::now(),
             }),
+            framing: Framing::default(),
             attach: tokio::sync::Mutex::new(()),
             writer: Mutex::new(None),
         }

@@ -111,6 +111,7 @@ pub struct Metrics {
     wal_appends: Family<BranchLabel, Counter>,
     wal_durable_seconds: Seconds,
     wal_throttled_seconds: Family<BranchLabel, Counter<f64, AtomicU64>>,
+    wal_refused: Family<BranchLabel, Counter>,
     attaches: Family<BranchLabel, Counter>,
     streams: Family<StreamLabels, Gauge>,
     durable_lsn: Gauges,
@@ -315,6 +316,8 @@ pub struct BranchMetrics {
     pub wal_durable_seconds: Histogram,
     /// Time writers were held back because ingest lags.
     pub wal_throttled_seconds: Counter<f64, AtomicU64>,
+    /// Frames that were damaged, or whose redo is wrong.
+    pub wal_refused: Counter,
     /// Epochs given.
     pub attaches: Counter,
 }
@@ -353,6 +356,7 @@ impl Metrics {
             wal_appends: Family::default(),
             wal_durable_seconds: Family::new_with_constructor(Buckets(&WAL_BUCKETS)),
             wal_throttled_seconds: Family::default(),
+            wal_refused: Family::default(),
             attaches: Family::default(),
             streams: Family::default(),
             durable_lsn: Gauges::default(),
@@ -419,6 +423,11 @@ impl Metrics {
             "Time writers were held back because ingest lags",
             Unit::Seconds,
             m.wal_throttled_seconds.clone(),
+        );
+        registry.register(
+            "wal_refused",
+            "Frames refused because they were damaged or their redo is wrong",
+            m.wal_refused.clone(),
         );
         registry.register("attaches", "Epochs given to computes", m.attaches.clone());
         registry.register("streams", "Open streams", m.streams.clone());
@@ -505,6 +514,7 @@ impl Metrics {
             wal_appends: self.wal_appends.get_or_create(&label).clone(),
             wal_durable_seconds: self.wal_durable_seconds.get_or_create(&label).clone(),
             wal_throttled_seconds: self.wal_throttled_seconds.get_or_create(&label).clone(),
+            wal_refused: self.wal_refused.get_or_create(&label).clone(),
             attaches: self.attaches.get_or_create(&label).clone(),
         }
     }
@@ -523,6 +533,7 @@ impl Metrics {
         self.page_read_seconds.remove(&label);
         self.wal_durable_seconds.remove(&label);
         self.wal_throttled_seconds.remove(&label);
+        self.wal_refused.remove(&label);
         for counter in [
             &self.page_bytes,
             &self.wal_bytes,

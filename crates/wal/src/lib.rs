@@ -5,6 +5,7 @@
 //! place; `conformance` is the suite that every backend passes.
 
 pub mod backup;
+mod checked;
 mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -19,6 +20,7 @@ mod queue;
 mod remote;
 
 pub use backup::{Backup, BackupConfig, BackupStatus};
+pub use checked::{CheckedFrame, Damaged, FrameSums};
 pub use clock::Clock;
 pub use entropy::Entropy;
 pub use local::{LocalLog, LocalLogConfig};
@@ -197,8 +199,18 @@ pub trait Log: Send + Sync + 'static {
     fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, LogError>>;
 
     /// Queues frames. Returns when they are accepted, in order; waits while
-    /// the queue is full. Their durability is told by `durable`.
-    fn append(&self, epoch: Epoch, frames: Vec<Frame>) -> BoxFuture<'_, Result<(), LogError>>;
+    /// the queue is full. Their durability is told by `durable`. Dropped while
+    /// it waits, it may have accepted the first of them.
+    fn append_checked(
+        &self,
+        epoch: Epoch,
+        frames: Vec<CheckedFrame>,
+    ) -> BoxFuture<'_, Result<(), LogError>>;
+
+    /// [`Log::append_checked`] of frames that were made here.
+    fn append(&self, epoch: Epoch, frames: Vec<Frame>) -> BoxFuture<'_, Result<(), LogError>> {
+        self.append_checked(epoch, frames.into_iter().map(CheckedFrame::of).collect())
+    }
 
     /// The last frame accepted in `epoch`, durable or not, and the LSN after
     /// the last accepted redo: where a compute that reconnects resumes.

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use xylem_types::{BranchId, Epoch, Frame, FrameSeq, Lsn};
+use xylem_types::{BranchId, Epoch, FrameSeq, Lsn};
 use xylem_wal::backup::{Backup, BackupStatus};
-use xylem_wal::{BoxFuture, Durable, LocalLog, Log, LogError, LogReader, Position};
+use xylem_wal::{BoxFuture, CheckedFrame, Durable, LocalLog, Log, LogError, LogReader, Position};
 
 /// A log on this server's disk, and its backup.
 pub struct BackedLog {
@@ -90,8 +90,12 @@ impl Log for BackedLog {
         })
     }
 
-    fn append(&self, epoch: Epoch, frames: Vec<Frame>) -> BoxFuture<'_, Result<(), LogError>> {
-        self.log.append(epoch, frames)
+    fn append_checked(
+        &self,
+        epoch: Epoch,
+        frames: Vec<CheckedFrame>,
+    ) -> BoxFuture<'_, Result<(), LogError>> {
+        self.log.append_checked(epoch, frames)
     }
 
     fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), LogError> {
