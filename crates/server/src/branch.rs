@@ -223,13 +223,8 @@ impl OpenBranch {
         if let Some(reason) = self.pages.failed() {
             return Some(format!("ingest: {reason}"));
         }
-        if self.durable.has_changed().is_err() {
-            return Some(match self.log.accepted(self.epoch()) {
-                Err(error) => format!("log: {error}"),
-                Ok(_) => "log: it has ended".to_owned(),
-            });
-        }
-        None
+        let error = self.log.failed()?;
+        Some(format!("log: {error}"))
     }
 
     /// What a scrape wants to know.

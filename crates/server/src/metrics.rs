@@ -121,6 +121,7 @@ pub struct Metrics {
     log_bytes: Gauges,
     log_backup_seconds: Lags,
     log_backup_bytes: Gauges,
+    log_backup_up: Gauges,
     layer_bytes: Gauges,
     branch_up: Gauges,
     memory_used: Gauge,
@@ -366,6 +367,7 @@ impl Metrics {
             log_bytes: Gauges::default(),
             log_backup_seconds: Lags::default(),
             log_backup_bytes: Gauges::default(),
+            log_backup_up: Gauges::default(),
             layer_bytes: Gauges::default(),
             branch_up: Gauges::default(),
             memory_used: Gauge::default(),
@@ -461,6 +463,11 @@ impl Metrics {
             Unit::Bytes,
             m.log_backup_bytes.clone(),
         );
+        registry.register(
+            "log_backup_up",
+            "1 while the log is copied to the object store, 0 when that has ended",
+            m.log_backup_up.clone(),
+        );
         registry.register_with_unit(
             "layer",
             "Layers on disk",
@@ -550,6 +557,7 @@ impl Metrics {
             &self.epoch,
             &self.log_bytes,
             &self.log_backup_bytes,
+            &self.log_backup_up,
             &self.layer_bytes,
             &self.branch_up,
         ] {
@@ -591,6 +599,7 @@ impl Metrics {
         set(&self.log_bytes, state.log_bytes);
         if let Some(backup) = &state.backup {
             set(&self.log_backup_bytes, backup.stored_bytes);
+            set(&self.log_backup_up, u64::from(!backup.failed));
             let gauge = self.log_backup_seconds.get_or_create(&label);
             gauge.set(backup.age.unwrap_or_default().as_secs_f64());
         }

@@ -170,6 +170,15 @@ pub enum LogError {
     Closed,
 }
 
+impl LogError {
+    /// Of a log that has failed: whether opening it anew may mend it, once what
+    /// the error names was seen to. Otherwise what is durable is damaged, or it
+    /// is another server's.
+    pub fn is_mended_by_opening(&self) -> bool {
+        matches!(self, LogError::Io { .. } | LogError::Closed)
+    }
+}
+
 /// A branch's log.
 ///
 /// Guarantees, which `conformance` tests:
@@ -234,7 +243,15 @@ pub trait Log: Send + Sync + 'static {
     /// Bytes this log takes in its store.
     fn stored_bytes(&self) -> u64;
 
+    /// Why the log takes nothing more until it is opened anew; `None` while it
+    /// works, or waits for something that passes. Says [`LogError::Closed`] of
+    /// one that was closed.
+    fn failed(&self) -> Option<LogError>;
+
     /// Waits for what is queued, then ends. Appends are refused from here on.
+    /// On return, be it with the error of a log that has failed, the log can be
+    /// opened anew in the same place, also while this value and its readers are
+    /// still held; what they say is then out of date.
     fn close(&self) -> BoxFuture<'_, Result<(), LogError>>;
 }
 

@@ -386,6 +386,14 @@ impl Log for LocalLog {
             .load(std::sync::atomic::Ordering::Relaxed)
     }
 
+    fn failed(&self) -> Option<LogError> {
+        match &self.shared.state.lock().health {
+            Health::Failed(failure) => Some(failure.error()),
+            Health::Closed => Some(LogError::Closed),
+            Health::Running | Health::Stalled(_) => None,
+        }
+    }
+
     fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
         Box::pin(self.close_now())
     }

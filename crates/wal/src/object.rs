@@ -419,6 +419,10 @@ impl Log for ObjectLog {
         self.shared.stored.load(Ordering::Relaxed)
     }
 
+    fn failed(&self) -> Option<LogError> {
+        self.shared.state.lock().health.check().err()
+    }
+
     fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
         Box::pin(self.close_now())
     }

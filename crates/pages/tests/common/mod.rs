@@ -159,6 +159,9 @@ impl Log for MemLog {
     fn stored_bytes(&self) -> u64 {
         0
     }
+    fn failed(&self) -> Option<LogError> {
+        None
+    }
     fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
         Box::pin(async { Ok(()) })
     }

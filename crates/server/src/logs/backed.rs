@@ -127,6 +127,14 @@ impl Log for BackedLog {
         self.log.stored_bytes()
     }
 
+    fn failed(&self) -> Option<LogError> {
+        match self.log.failed()? {
+            // It was closed because it is another server's by now.
+            LogError::Closed => Some(self.replaced().err().unwrap_or(LogError::Closed)),
+            error => Some(error),
+        }
+    }
+
     fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
         Box::pin(async move {
             let closed = self.log.close().await;

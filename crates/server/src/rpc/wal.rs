@@ -313,12 +313,7 @@ impl Acks {
     }
 
     fn log_ended(&self) -> Status {
-        let error = self
-            .branch
-            .log
-            .accepted(self.epoch)
-            .err()
-            .unwrap_or(LogError::Closed);
+        let error = self.branch.log.failed().unwrap_or(LogError::Closed);
         status::of_log(&error, &self.branch.name())
     }
 }
