@@ -220,6 +220,38 @@ fn fencing_reaches_all_waiters() {
     client.shutdown();
 }
 
+/// Damage on the way is gone when the frame is sent again; damage that comes
+/// back is in this process, and nothing that depends on it is acknowledged.
+#[test]
+fn what_the_server_finds_damaged_is_sent_once_more() {
+    let server = Server::start();
+    let client = server.client();
+    client.stream_wal(START, b"abc").unwrap();
+    client.wait_durable(START + 3).unwrap();
+    // Each frame may be damaged once.
+    for n in 1..4 {
+        server.script().damaged = (1 + n, 1);
+        client.stream_wal(START + 3 * n, b"def").unwrap();
+        client.wait_durable(START + 3 * n + 3).unwrap();
+        assert_eq!(server.script().damaged.1, 0);
+    }
+    assert_eq!(server.script().problems, Vec::<String>::new());
+    let streams = server.script().streams;
+    server.script().damaged = (5, usize::MAX);
+    client.stream_wal(START + 12, b"ghi").unwrap();
+    let error = client.wait_durable(START + 15).unwrap_err();
+    assert_eq!(error.status, Status::Corrupt);
+    assert!(error.message.contains("frame was damaged"), "{error}");
+    assert!(error.message.contains("sent twice"), "{error}");
+    assert_eq!(
+        server.script().streams,
+        streams + 1,
+        "once more, not more often"
+    );
+    assert_eq!(client.redo().unwrap().durable_lsn(), START + 12);
+    client.shutdown();
+}
+
 #[test]
 fn a_server_that_lost_redo_is_not_believed() {
     let server = Server::start();

@@ -92,6 +92,56 @@ fn as_proto(op: &FileOp) -> ps::FileOp {
     out
 }
 
+/// Kind and payload as docs/formats/wal.md draws them.
+fn in_log(op: &FileOp) -> (u8, Vec<u8>) {
+    let mut out = Vec::new();
+    let kind = match op {
+        FileOp::Create { path, mode } | FileOp::Mkdir { path, mode } => {
+            out.extend(mode.to_le_bytes());
+            out.extend(path.as_bytes());
+            if matches!(op, FileOp::Create { .. }) {
+                16
+            } else {
+                21
+            }
+        }
+        FileOp::Write { path, offset, data } => {
+            out.extend(offset.to_le_bytes());
+            out.extend((path.len() as u32).to_le_bytes());
+            out.extend(path.as_bytes());
+            out.extend(data);
+            17
+        }
+        FileOp::Truncate { path, size } => {
+            out.extend(size.to_le_bytes());
+            out.extend(path.as_bytes());
+            18
+        }
+        FileOp::Rename { from, to } => {
+            out.extend((from.len() as u32).to_le_bytes());
+            out.extend(from.as_bytes());
+            out.extend(to.as_bytes());
+            19
+        }
+        FileOp::Unlink { path } => {
+            out.extend(path.as_bytes());
+            20
+        }
+        FileOp::Rmdir { path } => {
+            out.extend(path.as_bytes());
+            22
+        }
+    };
+    (kind, out)
+}
+
+fn header_sum(seq: u64, lsn: u64, kind: u8, payload: &[u8]) -> u32 {
+    let mut bytes = [seq.to_le_bytes(), lsn.to_le_bytes()].concat();
+    bytes.push(kind);
+    bytes.extend(crc32c::crc32c(payload).to_le_bytes());
+    crc32c::crc32c(&bytes)
+}
+
 /// Fields that the protocol does not have, in all wire types.
 fn unknown(seed: u8) -> Vec<u8> {
     let field = u32::from(seed) + 100;
@@ -101,6 +151,58 @@ fn unknown(seed: u8) -> Vec<u8> {
     prost::encoding::string::encode(field + 2, &"new".to_owned(), &mut out);
     prost::encoding::fixed32::encode(field + 3, &7, &mut out);
     out
+}
+
+/// The server computes the same by itself: `crates/wal/src/entry/tests.rs` has
+/// these numbers, too.
+#[test]
+fn the_checksums_of_frames_are_what_they_were() {
+    let path = || "d/t.frm".to_owned();
+    let (mode, offset, size) = (0o660, 9, 5);
+    let (data, to) = (b"abc".to_vec(), "d/u.frm".to_owned());
+    let dir = || "d".to_owned();
+    let expected = [
+        (
+            FileOp::Create { path: path(), mode },
+            (0xf604_6ce2, 0x750c_1b0c),
+        ),
+        (
+            FileOp::Write {
+                path: path(),
+                offset,
+                data,
+            },
+            (0x460f_8e6e, 0x6b54_a8e1),
+        ),
+        (
+            FileOp::Truncate { path: path(), size },
+            (0x3938_cb4a, 0x6632_383f),
+        ),
+        (
+            FileOp::Rename { from: path(), to },
+            (0x0d23_dd96, 0x037b_edf0),
+        ),
+        (FileOp::Unlink { path: path() }, (0x2d51_0ac3, 0xbf19_12eb)),
+        (
+            FileOp::Mkdir {
+                path: dir(),
+                mode: 0o700,
+            },
+            (0x6798_6702, 0x265f_60fd),
+        ),
+        (FileOp::Rmdir { path: dir() }, (0xf421_572c, 0xae6d_8fde)),
+    ];
+    let sums = |message: &[u8]| {
+        let frame = ps::WalFrame::decode(&message[5..]).unwrap();
+        (frame.payload_crc32c.unwrap(), frame.header_crc32c.unwrap())
+    };
+    for (op, expected) in expected {
+        assert_eq!(sums(&file_frame(7, 12345, &op)), expected, "{op:?}");
+    }
+    let mut redo = RedoBuilder::new(12345, 0);
+    redo.push(b"re");
+    redo.push(b"do");
+    assert_eq!(sums(&redo.seal(7)), (0x8e9a_3422, 0x0f11_0a55));
 }
 
 proptest! {
@@ -124,7 +226,9 @@ proptest! {
         let theirs = ps::WalFrame {
             seq,
             start_lsn: start,
-            body: Some(ps::wal_frame::Body::Redo(redo.into())),
+            body: Some(ps::wal_frame::Body::Redo(redo.clone().into())),
+            payload_crc32c: Some(crc32c::crc32c(&redo)),
+            header_crc32c: Some(header_sum(seq, start, 3, &redo)),
         };
         prop_assert_eq!(builder.seal(seq), framed(&theirs));
     }
@@ -135,6 +239,8 @@ proptest! {
             seq,
             start_lsn: lsn,
             body: Some(ps::wal_frame::Body::File(as_proto(&op))),
+            payload_crc32c: Some(crc32c::crc32c(&in_log(&op).1)),
+            header_crc32c: Some(header_sum(seq, lsn, in_log(&op).0, &in_log(&op).1)),
         };
         prop_assert_eq!(file_frame(seq, lsn, &op), framed(&theirs));
     }

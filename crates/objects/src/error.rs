@@ -42,7 +42,7 @@ impl Reason {
             }
             Reason::Exists => "another writer took the name; nothing was changed",
             Reason::Denied => {
-                "check the credentials and that they may read, write, list and delete (docs/object-storage.md)"
+                "check the credentials, that they have not expired and may read, write, list and delete, and this machine's clock (docs/object-storage.md)"
             }
             Reason::Unavailable => {
                 "check the network and the store's state; it is safe to try again"
@@ -156,6 +156,10 @@ impl From<StoreError> for Failure {
                     Some(400) if error.to_string().contains("RequestTimeout") => {
                         return transient(error);
                     }
+                    Some(401 | 403) => Reason::Denied,
+                    Some(400) if CREDENTIALS.iter().any(|c| error.to_string().contains(c)) => {
+                        Reason::Denied
+                    }
                     Some(_) => Reason::Refused,
                     None => return transient(error),
                 }
@@ -169,6 +173,16 @@ impl From<StoreError> for Failure {
         }
     }
 }
+
+/// Codes with which S3 and its kin answer 400 when the credentials have run out
+/// or the clock is wrong.
+const CREDENTIALS: [&str; 5] = [
+    "ExpiredToken",
+    "InvalidToken",
+    "TokenRefreshRequired",
+    "RequestExpired",
+    "RequestTimeTooSkewed",
+];
 
 fn transient(error: StoreError) -> Failure {
     let sent = !never_sent(&error);

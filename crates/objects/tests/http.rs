@@ -186,14 +186,20 @@ fn a_conflict_with_one_that_failed_is_none() {
 
 #[test]
 fn what_is_denied_or_wrong_is_asked_once() {
-    for (status, kind) in [
-        (403, ErrorKind::PermissionDenied),
-        (401, ErrorKind::PermissionDenied),
-        (404, ErrorKind::NotFound),
-        (400, ErrorKind::Other),
-        (501, ErrorKind::TimedOut),
+    let why = &b"<Error>why</Error>"[..];
+    for (status, body, kind) in [
+        (403, why, ErrorKind::PermissionDenied),
+        (401, why, ErrorKind::PermissionDenied),
+        (
+            400,
+            b"<Code>ExpiredToken</Code>",
+            ErrorKind::PermissionDenied,
+        ),
+        (404, why, ErrorKind::NotFound),
+        (400, why, ErrorKind::Other),
+        (501, why, ErrorKind::TimedOut),
     ] {
-        let server = Server::new((0..100).map(|_| Say(status, "", b"<Error>why</Error>")));
+        let server = Server::new((0..100).map(|_| Say(status, "", body)));
         let error = server.bucket().put_new("x", &b"mine"[..]).unwrap_err();
         assert_eq!(error.kind(), kind, "{status}: {error}");
         let text = error.to_string();

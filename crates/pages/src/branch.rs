@@ -651,6 +651,14 @@ impl Branch {
         *self.shared.position_tx.borrow()
     }
 
+    /// From where on the log shows what is not in whole mtrs yet: a place, and
+    /// the LSN at which the first such mtr begins, or would. The entry at that
+    /// place may begin before it. No LSN where no epoch has begun before.
+    pub fn unfinished(&self) -> (Position, Option<Lsn>) {
+        let resume = self.shared.progress.lock().resume;
+        (resume.position, resume.begun.then_some(resume.lsn))
+    }
+
     /// Watches [`Branch::applied`]. It also wakes when ingest fails.
     pub fn watch_applied(&self) -> watch::Receiver<Lsn> {
         self.shared.applied_tx.subscribe()

@@ -8,7 +8,8 @@
 //! The way through the crate, in the order data flows:
 //!
 //! 1. [`MtrReader`] (a stream in any chunking) or [`parse_mtr`] (a slice) find
-//!    whole mini-transactions and check their CRC-32C: [`Mtr`].
+//!    whole mini-transactions and check their CRC-32C: [`Mtr`]. [`MtrCheck`]
+//!    does only the latter, of a stream that passes.
 //! 2. [`Mtr::items`] splits one by page for storage ([`MtrItem`]);
 //!    [`Mtr::records`] decodes each [`Record`].
 //! 3. [`apply`] brings one page forward by the records one mtr has for it,
@@ -19,6 +20,7 @@
 
 mod apply;
 mod bytes;
+mod check;
 mod describe;
 mod error;
 mod flags;
@@ -33,6 +35,7 @@ mod seal;
 pub mod varint;
 
 pub use apply::{Applied, apply, page_lsn};
+pub use check::MtrCheck;
 pub use describe::PageHead;
 pub use error::{ApplyError, ApplyFault, LogHeaderError, PageCheck, RecordFault, RedoError};
 pub use flags::{BadSpaceFlags, SpaceFlags};

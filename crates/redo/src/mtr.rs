@@ -18,7 +18,7 @@ use xylem_types::Lsn;
 pub const MTR_SIZE_MAX: usize = 16 << 20;
 
 /// The end byte and the checksum.
-const TAIL: usize = 1 + 4;
+pub(crate) const TAIL: usize = 1 + 4;
 
 /// A whole mini-transaction whose checksum is right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +75,44 @@ impl<'a> Mtr<'a> {
     }
 }
 
+/// What stands where a record or the end byte may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Head {
+    /// A record of so many bytes, its first byte and its length among them.
+    Record(usize),
+    /// The end byte.
+    End(u8),
+    /// The bytes end before that is known: at most 4 are needed.
+    NeedMore,
+}
+
+/// Reads what `bytes` begin with; `None` when a record's length is written in
+/// a reserved form.
+#[inline]
+pub(crate) fn head(bytes: &[u8]) -> Option<Head> {
+    let Some((&first, rest)) = bytes.split_first() else {
+        return Some(Head::NeedMore);
+    };
+    if first <= 1 {
+        return Some(Head::End(first));
+    }
+    let short = usize::from(first & 15);
+    if short > 0 {
+        return Some(Head::Record(1 + short));
+    }
+    let Some(&length) = rest.first() else {
+        return Some(Head::NeedMore);
+    };
+    // A record's length has at most 3 bytes; the rest is reserved.
+    if varint::len_from_first(length) > 3 {
+        return None;
+    }
+    Some(match varint::decode(rest) {
+        Some((add, _)) => Head::Record(1 + add as usize + 15),
+        None => Head::NeedMore,
+    })
+}
+
 /// Reads the mini-transaction that begins at `bytes[0]`, whose LSN is `lsn`.
 ///
 /// A cut tail is [`ParseStep::NeedMore`], never an error.
@@ -95,34 +133,18 @@ pub(crate) fn parse_from<'a>(
     let mut at = *scanned;
     let end_byte = loop {
         *scanned = at;
-        let Some(&first) = bytes.get(at) else {
-            return Ok(ParseStep::NeedMore);
-        };
-        if first <= 1 {
-            break first;
-        }
-        let size = match usize::from(first & 15) {
-            0 => {
-                let Some(rest) = bytes.get(at + 1..) else {
-                    return Ok(ParseStep::NeedMore);
-                };
-                let Some(&l) = rest.first() else {
-                    return Ok(ParseStep::NeedMore);
-                };
-                // A record's length has at most 3 bytes; the rest is reserved.
-                if varint::len_from_first(l) > 3 {
-                    return Err(RedoError::BadLength {
-                        lsn: lsn_at(lsn, at),
-                    });
-                }
-                match varint::decode(rest) {
-                    Some((add, _)) => add as usize + 15,
-                    None => return Ok(ParseStep::NeedMore),
-                }
+        let rest = bytes.get(at..).unwrap_or_default();
+        let size = match head(rest) {
+            Some(Head::NeedMore) => return Ok(ParseStep::NeedMore),
+            Some(Head::End(first)) => break first,
+            Some(Head::Record(size)) => size,
+            None => {
+                return Err(RedoError::BadLength {
+                    lsn: lsn_at(lsn, at),
+                });
             }
-            n => n,
         };
-        at += 1 + size;
+        at += size;
         if at > MTR_SIZE_MAX - TAIL {
             return Err(RedoError::TooLong { lsn });
         }

@@ -5,7 +5,7 @@ mod common;
 
 use common::{GOLDEN, each_mtr, ints, mtr, paged, record};
 use proptest::prelude::*;
-use xylem_redo::{MTR_SIZE_MAX, MtrReader, ParseStep, RedoError, parse_mtr, varint};
+use xylem_redo::{MTR_SIZE_MAX, MtrCheck, MtrReader, ParseStep, RedoError, parse_mtr, varint};
 use xylem_types::{Lsn, PageId};
 
 const PAGE: PageId = PageId::new(0x34, 0x56);
@@ -128,6 +128,9 @@ fn a_mini_transaction_has_a_bound() {
         }
     };
     assert_eq!(error, RedoError::TooLong { lsn: Lsn(1) });
+    let mut check = MtrCheck::new(Lsn(1));
+    let stopped = std::iter::repeat_n((), 20).find_map(|()| check.push(&big).err());
+    assert_eq!(stopped, Some(error.clone()));
     assert_eq!(reader.next(), Err(error), "and it stays so");
 }
 
@@ -174,5 +177,44 @@ proptest! {
         prop_assert_eq!(n, whole.len());
         prop_assert_eq!(reader.end_lsn(), Lsn(12288 + at as u64));
         prop_assert_eq!(reader.buffered(), log.len() - at);
+    }
+
+    #[test]
+    fn a_check_of_what_passes_finds_what_a_reader_finds(
+        seed in any::<u64>(),
+        max in 1usize..3000,
+        damage in proptest::option::of((0usize..60_000, 1u8..)),
+    ) {
+        let mut log = GOLDEN[..60_000].to_vec();
+        if let Some((at, bits)) = damage {
+            log[at] ^= bits;
+        }
+        let mut reader = MtrReader::new(Lsn::FIRST);
+        let mut check = MtrCheck::new(Lsn::FIRST);
+        let (mut rest, mut state) = (&log[..], seed | 1);
+        while !rest.is_empty() {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            // Often single bytes: heads and checksums are cut everywhere.
+            let most = if state >> 60 < 8 { 3 } else { max };
+            let (chunk, after) = rest.split_at(((state >> 33) as usize % most + 1).min(rest.len()));
+            rest = after;
+            reader.push(chunk);
+            let read = loop {
+                match reader.next() {
+                    Ok(Some(_)) => {}
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(error),
+                }
+            };
+            let before = check;
+            prop_assert_eq!(&check.push(chunk), &read);
+            if read.is_err() {
+                prop_assert_eq!(check, before, "it stays where it was");
+                return Ok(());
+            }
+            prop_assert_eq!(check.whole_lsn(), reader.end_lsn());
+            prop_assert_eq!(check.lsn(), reader.pushed_lsn());
+        }
+        prop_assert!(damage.is_none() || reader.buffered() > 0);
     }
 }

@@ -1,5 +1,6 @@
 //! An open branch: its log, its pages, and who may write it.
 
+use crate::framing::Framing;
 use crate::logs::{BackedLog, OpenedLog};
 use crate::metrics::{BranchMetrics, BranchState, Metrics};
 use crate::project::BranchMeta;
@@ -60,6 +61,8 @@ pub struct OpenBranch {
     opened: Durable,
     /// Set once ingest has got there.
     caught_up: OnceCell<()>,
+    /// How far its redo was checked before it went into the log.
+    pub framing: Framing,
     attach: tokio::sync::Mutex<()>,
     writer: Mutex<Option<(Epoch, CancellationToken)>>,
 }
@@ -192,6 +195,7 @@ impl OpenBranch {
                 streams: 0,
                 last: Instant::now(),
             }),
+            framing: Framing::default(),
             attach: tokio::sync::Mutex::new(()),
             writer: Mutex::new(None),
         }
@@ -309,13 +313,8 @@ impl OpenBranch {
         if let Some(reason) = self.pages.failed() {
             return Some(format!("ingest: {reason}"));
         }
-        if self.durable.has_changed().is_err() {
-            return Some(match self.log.accepted(self.epoch()) {
-                Err(error) => format!("log: {error}"),
-                Ok(_) => "log: it has ended".to_owned(),
-            });
-        }
-        None
+        let error = self.log.failed()?;
+        Some(format!("log: {error}"))
     }
 
     /// What a scrape wants to know.

@@ -11,6 +11,7 @@ mod care;
 pub mod config;
 mod connections;
 mod error;
+mod framing;
 mod http;
 mod lock;
 pub mod logging;

@@ -8,6 +8,8 @@ use crate::config::ServerConfig;
 use crate::error::ServerError;
 use crate::moment;
 use crate::project::{self, LogStore};
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -63,6 +65,8 @@ struct LocalLogs {
     copies: Option<Bucket>,
     /// How they are copied; an interval of zero: they are not.
     backup: BackupConfig,
+    /// How often each was opened with a backup.
+    opened: Mutex<HashMap<BranchId, u64>>,
 }
 
 /// A log that was opened.
@@ -112,6 +116,7 @@ impl Logs {
                         interval,
                         ..BackupConfig::new(Handle::current())
                     },
+                    opened: Mutex::default(),
                 }))
             }
         };
@@ -251,6 +256,22 @@ impl Logs {
 }
 
 impl LocalLogs {
+    /// A right to write the backup of a log that is opened.
+    fn right(&self, id: BranchId, claim: u64) -> Result<u64, LogError> {
+        let mut opened = self.opened.lock();
+        let count = opened.entry(id).or_insert(0);
+        if *count + 1 >= RIGHTS {
+            return Err(LogError::Io {
+                context: format!("open the log of branch {id}"),
+                source: io::Error::other(format!(
+                    "it was opened {count} times by this server: restart the server"
+                )),
+            });
+        }
+        *count += 1;
+        Ok(rights(claim).saturating_add(*count))
+    }
+
     fn open(
         &self,
         id: BranchId,
@@ -293,7 +314,8 @@ impl LocalLogs {
         let objects = bucket.objects();
         let prefix = objects.path(&format!("{BACKUPS}/{id}"));
         let store = Arc::clone(objects.store());
-        let backup = Backup::start(&log, store, prefix, odd(claim), settings)?;
+        let right = self.right(id, claim)?;
+        let backup = Backup::start(&log, store, prefix, right, settings)?;
         let backed = Arc::new(BackedLog::new(log, backup, interval, id));
         backed.end_when_replaced(&runtime);
         Ok(OpenedLog {
@@ -315,6 +337,13 @@ impl LocalLogs {
             self.backup.clone(),
         ))?;
         let end = log.durable().borrow().position();
+        if let Some(damage) = copied.damage {
+            tracing::error!(
+                branch = %id,
+                "the copy of the log in the store is damaged and is made anew, since the log itself is whole: {damage}"
+            );
+        }
+        let copied = copied.position;
         if copied <= end {
             return Ok(());
         }
@@ -342,7 +371,7 @@ impl LocalLogs {
         let restored = Handle::current().block_on(backup::restore(
             Arc::clone(objects.store()),
             objects.path(&format!("{BACKUPS}/{id}")),
-            even(claim),
+            rights(claim),
             dir,
             floor,
             self.settings.clone(),
@@ -361,14 +390,14 @@ impl LocalLogs {
     }
 }
 
-/// Of each claim two rights are made: one to restore logs, and then one to
-/// write their backups.
-fn even(claim: u64) -> u64 {
-    claim.saturating_mul(2)
-}
+/// Rights that are made of each claim: one to restore a branch's log, and then
+/// one for each time that the log is opened, to write its backup. A right is
+/// never used twice, since what was sent under it may still arrive.
+const RIGHTS: u64 = 256;
 
-fn odd(claim: u64) -> u64 {
-    even(claim).saturating_add(1)
+/// The first right of a claim.
+fn rights(claim: u64) -> u64 {
+    claim.saturating_mul(RIGHTS)
 }
 
 /// Each level durable: the log syncs only its own directory.

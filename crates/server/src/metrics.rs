@@ -111,6 +111,7 @@ pub struct Metrics {
     wal_appends: Family<BranchLabel, Counter>,
     wal_durable_seconds: Seconds,
     wal_throttled_seconds: Family<BranchLabel, Counter<f64, AtomicU64>>,
+    wal_refused: Family<BranchLabel, Counter>,
     attaches: Family<BranchLabel, Counter>,
     streams: Family<StreamLabels, Gauge>,
     durable_lsn: Gauges,
@@ -120,6 +121,7 @@ pub struct Metrics {
     log_bytes: Gauges,
     log_backup_seconds: Lags,
     log_backup_bytes: Gauges,
+    log_backup_up: Gauges,
     layer_bytes: Gauges,
     branch_up: Gauges,
     memory_used: Gauge,
@@ -320,6 +322,8 @@ pub struct BranchMetrics {
     pub wal_durable_seconds: Histogram,
     /// Time writers were held back because ingest lags.
     pub wal_throttled_seconds: Counter<f64, AtomicU64>,
+    /// Frames that were damaged, or whose redo is wrong.
+    pub wal_refused: Counter,
     /// Epochs given.
     pub attaches: Counter,
 }
@@ -358,6 +362,7 @@ impl Metrics {
             wal_appends: Family::default(),
             wal_durable_seconds: Family::new_with_constructor(Buckets(&WAL_BUCKETS)),
             wal_throttled_seconds: Family::default(),
+            wal_refused: Family::default(),
             attaches: Family::default(),
             streams: Family::default(),
             durable_lsn: Gauges::default(),
@@ -367,6 +372,7 @@ impl Metrics {
             log_bytes: Gauges::default(),
             log_backup_seconds: Lags::default(),
             log_backup_bytes: Gauges::default(),
+            log_backup_up: Gauges::default(),
             layer_bytes: Gauges::default(),
             branch_up: Gauges::default(),
             memory_used: Gauge::default(),
@@ -425,6 +431,11 @@ impl Metrics {
             Unit::Seconds,
             m.wal_throttled_seconds.clone(),
         );
+        registry.register(
+            "wal_refused",
+            "Frames refused because they were damaged or their redo is wrong",
+            m.wal_refused.clone(),
+        );
         registry.register("attaches", "Epochs given to computes", m.attaches.clone());
         registry.register("streams", "Open streams", m.streams.clone());
         registry.register(
@@ -456,6 +467,11 @@ impl Metrics {
             "Copies of the log that this server made in the object store",
             Unit::Bytes,
             m.log_backup_bytes.clone(),
+        );
+        registry.register(
+            "log_backup_up",
+            "1 while the log is copied to the object store, 0 when that has ended",
+            m.log_backup_up.clone(),
         );
         registry.register_with_unit(
             "layer",
@@ -510,6 +526,7 @@ impl Metrics {
             wal_appends: self.wal_appends.get_or_create(&label).clone(),
             wal_durable_seconds: self.wal_durable_seconds.get_or_create(&label).clone(),
             wal_throttled_seconds: self.wal_throttled_seconds.get_or_create(&label).clone(),
+            wal_refused: self.wal_refused.get_or_create(&label).clone(),
             attaches: self.attaches.get_or_create(&label).clone(),
         }
     }
@@ -536,6 +553,7 @@ impl Metrics {
         self.page_read_seconds.remove(&label);
         self.wal_durable_seconds.remove(&label);
         self.wal_throttled_seconds.remove(&label);
+        self.wal_refused.remove(&label);
         for counter in [
             &self.page_bytes,
             &self.wal_bytes,
@@ -552,6 +570,7 @@ impl Metrics {
             &self.epoch,
             &self.log_bytes,
             &self.log_backup_bytes,
+            &self.log_backup_up,
             &self.layer_bytes,
             &self.branch_up,
         ] {
@@ -593,6 +612,7 @@ impl Metrics {
         set(&self.log_bytes, state.log_bytes);
         if let Some(backup) = &state.backup {
             set(&self.log_backup_bytes, backup.stored_bytes);
+            set(&self.log_backup_up, u64::from(!backup.failed));
             let gauge = self.log_backup_seconds.get_or_create(&label);
             gauge.set(backup.age.unwrap_or_default().as_secs_f64());
         }

@@ -157,6 +157,7 @@ async fn a_stream_resumes_after_a_disconnect_and_after_restarts() {
                 seq: at,
                 start_lsn: lsn,
                 body: Some(wal_frame::Body::Redo(redo.into())),
+                ..WalFrame::default()
             })
             .await;
         writer.durable().await;
@@ -250,6 +251,7 @@ async fn frames_that_make_no_sense_are_refused() {
                 seq,
                 start_lsn,
                 body,
+                ..WalFrame::default()
             })
             .await;
         let ended = writer.end().await.unwrap_err();
@@ -397,5 +399,177 @@ async fn the_newest_version_after_a_restart_is_not_older_than_before() {
             .into_inner();
         assert_eq!((marked(&got.page), got.lsn), (round + 1000, writer.lsn));
         writer = Writer::open(&server, 1).await;
+    }
+}
+
+/// Where a frame's bytes were changed after its compute had computed their
+/// checksums.
+#[tokio::test]
+async fn frames_damaged_on_the_way_are_refused_and_taken_when_sent_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let (attached, writer) = with_database(&server).await;
+    let (seq, lsn) = (writer.seq, writer.lsn);
+    drop(writer);
+    let good = [
+        wal_frame::Body::Redo(mark(5, 3, 1).into()),
+        wal_frame::Body::File(common::redo::create("test/a.frm")),
+    ]
+    .map(|body| {
+        common::redo::with_sums(WalFrame {
+            seq: seq + 1,
+            start_lsn: lsn,
+            body: Some(body),
+            ..WalFrame::default()
+        })
+    });
+    let [redo, file] = good.clone();
+    let mut damaged = vec![
+        WalFrame {
+            payload_crc32c: redo.payload_crc32c.map(|crc| crc ^ 1),
+            ..redo.clone()
+        },
+        WalFrame {
+            header_crc32c: redo.header_crc32c.map(|crc| crc ^ 1),
+            ..redo.clone()
+        },
+        WalFrame {
+            header_crc32c: file.header_crc32c.map(|crc| crc ^ 1),
+            ..file.clone()
+        },
+        WalFrame {
+            seq: seq + 2,
+            ..redo.clone()
+        },
+        WalFrame {
+            start_lsn: lsn + 1,
+            ..file.clone()
+        },
+        // Their bytes in the log are the same, but for the kind.
+        WalFrame {
+            body: Some(wal_frame::Body::File(common::redo::mkdir("test/a.frm"))),
+            ..file.clone()
+        },
+    ];
+    for at in 0..mark(5, 3, 1).len() {
+        let mut bytes = mark(5, 3, 1);
+        bytes[at] ^= 0x10;
+        let body = Some(wal_frame::Body::Redo(bytes.into()));
+        damaged.push(WalFrame {
+            body,
+            ..redo.clone()
+        });
+    }
+    for frame in damaged {
+        let mut writer = Writer::open(&server, attached.epoch).await;
+        assert_eq!(
+            (writer.first.durable_seq, writer.first.durable_lsn),
+            (seq, lsn)
+        );
+        let said = format!("frame {} at LSN {} was damaged", frame.seq, frame.start_lsn);
+        writer.send(frame).await;
+        let ended = writer.end().await.unwrap_err();
+        assert_eq!(ended.code(), Code::DataLoss, "{ended:?}");
+        assert!(ended.message().contains(&said), "{ended:?}");
+    }
+    // One without checksums comes from an older library.
+    let mut writer = Writer::open(&server, attached.epoch).await;
+    let bare = WalFrame {
+        header_crc32c: None,
+        ..redo.clone()
+    };
+    writer.send(bare).await;
+    let ended = writer.end().await.unwrap_err();
+    assert_eq!(ended.code(), Code::InvalidArgument, "{ended:?}");
+    let (_, metrics) = common::http_get(server.addrs.http, "/metrics").await;
+    let count = metrics
+        .lines()
+        .find(|line| line.starts_with("xylem_wal_refused_total{"));
+    let many = mark(5, 3, 1).len() + 6;
+    assert!(count.unwrap().ends_with(&format!(" {many}")), "{count:?}");
+    // Sent again they are taken, and nothing of the attempts is left.
+    let mut writer = Writer::open(&server, attached.epoch).await;
+    writer.redo(mark(5, 3, 1)).await;
+    writer.applied().await;
+    let got = server.pages().await.get_page(page(5, 3)).await.unwrap();
+    assert_eq!(marked(&got.into_inner().page), 1);
+}
+
+/// InnoDB itself wrote redo that is none: the frames' checksums are right. It
+/// must not enter the log, where ingest would stop at it for ever and nobody
+/// could attach any more. The mini-transaction spans frames, streams and a
+/// restart of the server:
+///
+///   frame n      the first part of the mtr, durable
+///   (restart)    the server knows only what the log has
+///   frame n + 1  another part
+///   (reconnect)  the stream ends, a new one goes on
+///   frame n + 2  the rest, with a wrong checksum: refused, each time it comes
+#[tokio::test]
+async fn redo_that_is_none_is_not_acknowledged_and_a_new_compute_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(dir.path());
+    let (attached, mut writer) = with_database(&server).await;
+    let whole = writer.lsn;
+    let mut torn = mark(5, 3, 7);
+    assert!(torn.len() > 9);
+    *torn.last_mut().unwrap() ^= 1;
+    writer.redo(torn[..3].to_vec()).await;
+    writer.durable().await;
+    drop(writer);
+    server.stop();
+    server = Server::start(dir.path());
+    let mut writer = Writer::open(&server, attached.epoch).await;
+    writer.redo(torn[3..6].to_vec()).await;
+    writer.durable().await;
+    let (seq, lsn) = (writer.seq, writer.lsn);
+    drop(writer);
+    for _ in 0..2 {
+        let mut writer = Writer::open(&server, attached.epoch).await;
+        assert_eq!(
+            (writer.first.durable_seq, writer.first.durable_lsn),
+            (seq, lsn)
+        );
+        writer.redo(torn[6..].to_vec()).await;
+        let ended = writer.end().await.unwrap_err();
+        assert_eq!(ended.code(), Code::DataLoss, "{ended:?}");
+        for said in [
+            format!("redo at LSN {whole}"),
+            "CRC-32C".to_owned(),
+            format!("frame {}", seq + 1),
+        ] {
+            assert!(
+                ended.message().contains(&said),
+                "{ended:?} does not say {said}"
+            );
+        }
+    }
+    // What comes before a wrong frame in its group is taken.
+    assert_eq!(common::http_get(server.addrs.http, "/readyz").await.0, 200);
+    let attached = server.attach().await;
+    assert_eq!(attached.start_lsn, whole + 16);
+    let mut writer = Writer::open(&server, attached.epoch).await;
+    let good = mark(5, 3, 8);
+    // Cut in every place, in one group and in single ones.
+    for byte in good {
+        writer.redo(vec![byte]).await;
+    }
+    writer.redo(mark(5, 4, 9)).await;
+    writer.redo(vec![0; 100]).await;
+    let ended = writer.end().await.unwrap_err();
+    assert_eq!(ended.code(), Code::DataLoss, "{ended:?}");
+    let end = writer.lsn - 100;
+    let mut writer = Writer::open(&server, attached.epoch).await;
+    while writer.first.durable_lsn < end {
+        drop(writer);
+        writer = Writer::open(&server, attached.epoch).await;
+    }
+    assert_eq!(writer.lsn, end);
+    writer.redo(mark(5, 5, 10)).await;
+    writer.applied().await;
+    let mut pages = server.pages().await;
+    for (no, value) in [(3, 8), (4, 9), (5, 10)] {
+        let got = pages.get_page(page(5, no)).await.unwrap();
+        assert_eq!(marked(&got.into_inner().page), value);
     }
 }

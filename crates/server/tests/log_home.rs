@@ -298,3 +298,43 @@ fn copy(from: &Path, to: &Path) {
         }
     }
 }
+
+/// Damage in the copy is no reason for a server whose own log is whole not to
+/// start: it makes the copy anew, which then restores.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_copy_is_made_anew_of_a_log_that_is_whole() {
+    let site = Site::new();
+    let server = site.start("first");
+    let (_, mut main) = with_database(&server).await;
+    main.redo(mark(5, 3, 1)).await;
+    main.durable().await;
+    let lsn = main.lsn;
+    drop(main);
+    server.stop();
+    let mut damaged = 0;
+    let copies = std::fs::read_dir(site.dir("store/log-backups")).unwrap();
+    for generation in copies.flat_map(|copy| std::fs::read_dir(copy.unwrap().path()).unwrap()) {
+        for object in std::fs::read_dir(generation.unwrap().path()).unwrap() {
+            let path = object.unwrap().path();
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[40] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 1);
+    let server = site.start("first");
+    let attached = server.attach().await;
+    let mut main = Writer::open(&server, attached.epoch).await;
+    main.lsn = attached.start_lsn;
+    main.redo(mark(5, 4, 2)).await;
+    main.durable().await;
+    drop(main);
+    server.stop();
+    std::fs::remove_dir_all(site.dir("first")).unwrap();
+    let server = site.restore("second").unwrap();
+    let main = Reader::new(&server, "main");
+    assert_eq!(main.newest(5, 3, lsn).await, 1);
+    assert_eq!(main.newest(5, 4, lsn).await, 2);
+    server.stop();
+}

@@ -232,14 +232,12 @@ async fn every_refusal_has_its_status_and_says_why() {
 }
 
 #[tokio::test]
-async fn corrupt_redo_is_data_loss_and_the_server_is_not_ready() {
+async fn redo_that_is_not_understood_is_data_loss_and_the_server_is_not_ready() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let (_, mut writer) = with_database(&server).await;
     let good = writer.lsn;
-    let mut redo = mark(5, 3, 1);
-    *redo.last_mut().unwrap() ^= 1;
-    writer.redo(redo).await;
+    writer.redo(common::redo::unknown(5, 3)).await;
     writer.durable().await;
     let mut pages = server.pages().await;
     let request = GetPageRequest {

@@ -39,6 +39,8 @@ pub struct BackupConfig {
     /// Bytes of entries in one object at most (or one entry). So much is
     /// copied without waiting.
     pub object_bytes: u64,
+    /// Objects on their way at a time; each is in memory until it has arrived.
+    pub puts_max: usize,
     /// How requests are tried again.
     pub retry: Retry,
     /// How long restoring waits for a store that does not answer. Copying
@@ -59,6 +61,7 @@ impl BackupConfig {
             runtime,
             interval: Duration::from_secs(1),
             object_bytes: 4 << 20,
+            puts_max: 4,
             retry: Retry::default(),
             patience: Duration::from_secs(60),
             drain: Duration::from_secs(30),
@@ -68,14 +71,14 @@ impl BackupConfig {
     }
 
     fn check(&self) -> Result<(), LogError> {
-        if self.object_bytes <= 1 << 30 {
+        if self.object_bytes <= 1 << 30 && self.puts_max > 0 {
             return Ok(());
         }
         Err(LogError::Io {
             context: "configuration of the log's backup".to_owned(),
             source: io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "object_bytes may be 1 GiB at most",
+                "object_bytes may be 1 GiB at most, puts_max must be 1 at least",
             ),
         })
     }
@@ -88,12 +91,16 @@ pub struct BackupStatus {
     /// known.
     pub position: Option<Position>,
     /// How long ago the first durable entry was written that is not in the
-    /// store; `None` when all are.
+    /// store, or, where that entry was not read, a time that is no shorter;
+    /// `None` when all are.
     pub age: Option<Duration>,
     /// Bytes of the backup's objects.
     pub stored_bytes: u64,
-    /// Why it does not go on: for a while, or, when it has ended, for good.
+    /// Why it does not go on: for a while, or, when it has ended, for good. Also
+    /// that what is in the store is damaged.
     pub trouble: Option<LogError>,
+    /// It has ended with an error: nothing more is copied.
+    pub failed: bool,
 }
 
 /// Copies a local log to an object store while it is written.
@@ -132,10 +139,14 @@ impl Backup {
         let remote = Remote::new(store, prefix, config.retry, config.entropy.clone());
         let source = log.source();
         let durable = source.durable();
+        let state = State {
+            behind_us: Some(config.clock.now_us()),
+            ..State::default()
+        };
         let shared = Arc::new(Shared {
             remote,
             generation: Generation(generation),
-            state: Mutex::new(State::default()),
+            state: Mutex::new(state),
             work: Notify::new(),
             changed: Notify::new(),
             closing: watch::channel(false).0,
@@ -156,19 +167,19 @@ impl Backup {
         let failure = copier::trouble(&self.shared);
         let state = self.shared.state.lock();
         let ended = state.ended.as_ref().and_then(|e| e.as_ref().err());
-        let age = state.oldest_us.map(|oldest| {
-            Duration::from_micros(self.shared.config.clock.now_us().saturating_sub(oldest))
-        });
-        // Not seen yet, or not where the store is known to be.
-        let unseen = state.position.unwrap_or_default() < end;
+        let now = self.shared.config.clock.now_us();
+        let behind = state.position.unwrap_or_default() < end;
+        let since = state.oldest_us.or(state.behind_us).unwrap_or(now);
+        let damage = state.damage.clone().map(LogError::Corrupt);
         BackupStatus {
             position: state.position,
-            age: age.or(unseen.then_some(Duration::ZERO)),
+            age: behind.then(|| Duration::from_micros(now.saturating_sub(since))),
             stored_bytes: state.stored_bytes,
             trouble: match ended {
                 Some(fault) => Some(fault.error()),
-                None => failure.map(|failure| failure.error()),
+                None => failure.map(|failure| failure.error()).or(damage),
             },
+            failed: ended.is_some(),
         }
     }
 
@@ -241,22 +252,47 @@ async fn ended(shared: &Shared) -> Result<(), LogError> {
     }
 }
 
-/// Where the entries under `prefix` of `store` end that [`restore`] would find;
-/// 0 where there are none.
+/// Where a backup ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct End {
+    /// The place after the last entry that [`restore`] would find; 0 where
+    /// there is none.
+    pub position: Position,
+    /// What is wrong with it, so that nothing would be restored. The position is
+    /// then that of which names and lengths of objects speak.
+    pub damage: Option<String>,
+}
+
+/// Looks where the entries under `prefix` of `store` end.
 ///
 /// # Errors
-/// As for [`restore`].
+/// [`LogError::Io`] when the store refuses, or is silent for as long as the
+/// configuration has patience.
 pub async fn end(
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     config: BackupConfig,
-) -> Result<Position, LogError> {
+) -> Result<End, LogError> {
     config.check()?;
     let looking = |remote: Arc<Remote>, _| -> crate::BoxFuture<'static, _> {
         Box::pin(async move {
-            let line = line::find(&remote).await.map_err(|fault| fault.error())?;
-            let last = line.and_then(|line| line.ranges.last().map(|range| range.end));
-            Ok(last.unwrap_or_default())
+            match line::find(&remote).await {
+                Ok(line) => {
+                    let last = line.and_then(|line| line.ranges.last().map(|range| range.end));
+                    Ok(End {
+                        position: last.unwrap_or_default(),
+                        damage: None,
+                    })
+                }
+                Err(Fault::Corrupt(why)) => {
+                    let listed = line::listed(&remote).await.map_err(|fault| fault.error())?;
+                    Ok(End {
+                        position: listed.map(|(_, end)| end).unwrap_or_default(),
+                        damage: Some(why),
+                    })
+                }
+                Err(fault) => Err(fault.error()),
+            }
         })
     };
     patiently(store, prefix, config, "look at the backup in", looking).await

@@ -5,6 +5,7 @@
 //! place; `conformance` is the suite that every backend passes.
 
 pub mod backup;
+mod checked;
 mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -20,6 +21,7 @@ mod queue;
 mod remote;
 
 pub use backup::{Backup, BackupConfig, BackupStatus};
+pub use checked::{CheckedFrame, Damaged, FrameSums};
 pub use clock::Clock;
 pub use entropy::Entropy;
 pub use local::{LocalLog, LocalLogConfig};
@@ -175,6 +177,15 @@ pub enum LogError {
     Closed,
 }
 
+impl LogError {
+    /// Of a log that has failed: whether opening it anew may mend it, once what
+    /// the error names was seen to. Otherwise what is durable is damaged, or it
+    /// is another server's.
+    pub fn is_mended_by_opening(&self) -> bool {
+        matches!(self, LogError::Io { .. } | LogError::Closed)
+    }
+}
+
 /// A branch's log.
 ///
 /// Guarantees, which `conformance` tests:
@@ -207,8 +218,18 @@ pub trait Log: Send + Sync + 'static {
     fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, LogError>>;
 
     /// Queues frames. Returns when they are accepted, in order; waits while
-    /// the queue is full. Their durability is told by `durable`.
-    fn append(&self, epoch: Epoch, frames: Vec<Frame>) -> BoxFuture<'_, Result<(), LogError>>;
+    /// the queue is full. Their durability is told by `durable`. Dropped while
+    /// it waits, it may have accepted the first of them.
+    fn append_checked(
+        &self,
+        epoch: Epoch,
+        frames: Vec<CheckedFrame>,
+    ) -> BoxFuture<'_, Result<(), LogError>>;
+
+    /// [`Log::append_checked`] of frames that were made here.
+    fn append(&self, epoch: Epoch, frames: Vec<Frame>) -> BoxFuture<'_, Result<(), LogError>> {
+        self.append_checked(epoch, frames.into_iter().map(CheckedFrame::of).collect())
+    }
 
     /// The last frame accepted in `epoch`, durable or not, and the LSN after
     /// the last accepted redo: where a compute that reconnects resumes.
@@ -232,7 +253,15 @@ pub trait Log: Send + Sync + 'static {
     /// Bytes this log takes in its store.
     fn stored_bytes(&self) -> u64;
 
+    /// Why the log takes nothing more until it is opened anew; `None` while it
+    /// works, or waits for something that passes. Says [`LogError::Closed`] of
+    /// one that was closed.
+    fn failed(&self) -> Option<LogError>;
+
     /// Waits for what is queued, then ends. Appends are refused from here on.
+    /// On return, be it with the error of a log that has failed, the log can be
+    /// opened anew in the same place, also while this value and its readers are
+    /// still held; what they say is then out of date.
     fn close(&self) -> BoxFuture<'_, Result<(), LogError>>;
 }
 

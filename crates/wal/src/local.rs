@@ -19,7 +19,9 @@ use crate::disk::{Disk, os::OsDisk};
 use crate::entry::{ENTRY_HEADER_BYTES, payload};
 use crate::line::Taken;
 use crate::queue::{self, Queued};
-use crate::{BoxFuture, Clock, Durable, Log, LogError, LogReader, Memory, Position};
+use crate::{
+    BoxFuture, CheckedFrame, Clock, Durable, Log, LogError, LogReader, Memory, Position,
+};
 pub(crate) use create::Maker;
 pub(crate) use reader::Reader;
 use segments::Name;
@@ -28,7 +30,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
+use xylem_types::{Epoch, FrameSeq, Lsn};
 
 /// How a [`LocalLog`] uses its directory and memory.
 #[derive(Clone, Debug)]
@@ -250,11 +252,10 @@ impl LocalLog {
         Ok(durable)
     }
 
-    async fn append_now(&self, epoch: Epoch, frames: Vec<Frame>) -> Result<(), LogError> {
+    async fn append_now(&self, epoch: Epoch, frames: Vec<CheckedFrame>) -> Result<(), LogError> {
         // In the order of their calls, so that an append that waits for room
         // is not overtaken by the one that follows it.
         let _turn = self.shared.turn.lock().await;
-        // Checksums are computed here, not under the lock or on the writer.
         let mut queued = queue::encode(epoch, frames, self.shared.config.max_frame_bytes)?;
         {
             let state = self.shared.state.lock();
@@ -350,7 +351,11 @@ impl Log for LocalLog {
         Box::pin(self.begin_now(epoch, start))
     }
 
-    fn append(&self, epoch: Epoch, frames: Vec<Frame>) -> BoxFuture<'_, Result<(), LogError>> {
+    fn append_checked(
+        &self,
+        epoch: Epoch,
+        frames: Vec<CheckedFrame>,
+    ) -> BoxFuture<'_, Result<(), LogError>> {
         Box::pin(self.append_now(epoch, frames))
     }
 
@@ -384,6 +389,14 @@ impl Log for LocalLog {
         self.shared
             .stored
             .load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    fn failed(&self) -> Option<LogError> {
+        match &self.shared.state.lock().health {
+            Health::Failed(failure) => Some(failure.error()),
+            Health::Closed => Some(LogError::Closed),
+            Health::Running | Health::Stalled(_) => None,
+        }
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {

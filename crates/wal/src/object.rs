@@ -21,7 +21,8 @@ use crate::line::Taken;
 use crate::queue::{self, Queued};
 use crate::remote::Remote;
 use crate::{
-    BoxFuture, Clock, Durable, Entropy, Log, LogError, LogReader, Memory, Position, Retry,
+    BoxFuture, CheckedFrame, Clock, Durable, Entropy, Log, LogError, LogReader, Memory, Position,
+    Retry,
 };
 use format::WriterId;
 use object_store::ObjectStore;
@@ -35,7 +36,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
-use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
+use xylem_types::{Epoch, FrameSeq, Lsn};
 
 /// How an [`ObjectLog`] uses its store and memory.
 #[derive(Clone, Debug)]
@@ -272,11 +273,10 @@ impl ObjectLog {
         })
     }
 
-    async fn append_now(&self, epoch: Epoch, frames: Vec<Frame>) -> Result<(), LogError> {
+    async fn append_now(&self, epoch: Epoch, frames: Vec<CheckedFrame>) -> Result<(), LogError> {
         // In the order of their calls, so that an append that waits for room
         // is not overtaken by the one that follows it.
         let _turn = self.shared.turn.lock().await;
-        // Checksums are computed here, not under the lock or on the writer.
         let mut queued = queue::encode(epoch, frames, self.shared.config.max_frame_bytes)?;
         {
             let state = self.shared.state.lock();
@@ -374,7 +374,11 @@ impl Log for ObjectLog {
         Box::pin(self.begin_now(epoch, start))
     }
 
-    fn append(&self, epoch: Epoch, frames: Vec<Frame>) -> BoxFuture<'_, Result<(), LogError>> {
+    fn append_checked(
+        &self,
+        epoch: Epoch,
+        frames: Vec<CheckedFrame>,
+    ) -> BoxFuture<'_, Result<(), LogError>> {
         Box::pin(self.append_now(epoch, frames))
     }
 
@@ -418,6 +422,10 @@ impl Log for ObjectLog {
 
     fn stored_bytes(&self) -> u64 {
         self.shared.stored.load(Ordering::Relaxed)
+    }
+
+    fn failed(&self) -> Option<LogError> {
+        self.shared.state.lock().health.check().err()
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {

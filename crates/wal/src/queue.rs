@@ -1,10 +1,10 @@
 //! What is accepted and not yet durable, in order, the same in every backend.
 
-use crate::LogError;
 use crate::entry::ENTRY_HEADER_BYTES;
-use crate::entry::payload::{self, Payload};
+use crate::entry::payload::Payload;
 use crate::line::{Line, Taken};
 use crate::memory::{Memory, Part};
+use crate::{CheckedFrame, LogError};
 use std::collections::VecDeque;
 use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
 
@@ -39,9 +39,14 @@ impl Queued {
     }
 
     /// A frame.
-    pub fn frame(kind: u8, epoch: Epoch, frame: &Frame, payload: Payload) -> Queued {
-        let payload_crc = payload.crc();
-        Queued {
+    pub fn frame(epoch: Epoch, checked: CheckedFrame) -> (Frame, Queued) {
+        let CheckedFrame {
+            frame,
+            kind,
+            payload,
+            payload_crc,
+        } = checked;
+        let queued = Queued {
             kind,
             epoch,
             seq: frame.seq,
@@ -49,7 +54,8 @@ impl Queued {
             lsn_after: frame.end(),
             payload,
             payload_crc,
-        }
+        };
+        (frame, queued)
     }
 
     /// Bytes it takes in the store, and is counted with in memory.
@@ -62,20 +68,22 @@ impl Queued {
 pub(crate) type Encoded = VecDeque<(Frame, Queued)>;
 
 /// Encodes frames of `epoch`, whose payloads may have `limit` bytes.
-pub(crate) fn encode(epoch: Epoch, frames: Vec<Frame>, limit: u64) -> Result<Encoded, LogError> {
+pub(crate) fn encode(
+    epoch: Epoch,
+    frames: Vec<CheckedFrame>,
+    limit: u64,
+) -> Result<Encoded, LogError> {
     let mut out = VecDeque::with_capacity(frames.len());
-    for frame in frames {
-        let (kind, payload) = payload::encode(&frame.body);
-        let bytes = payload.length();
+    for checked in frames {
+        let bytes = checked.payload_bytes();
         if bytes > limit {
             return Err(LogError::TooLarge {
-                seq: frame.seq,
+                seq: checked.frame.seq,
                 bytes,
                 limit,
             });
         }
-        let queued = Queued::frame(kind, epoch, &frame, payload);
-        out.push_back((frame, queued));
+        out.push_back(Queued::frame(epoch, checked));
     }
     Ok(out)
 }

@@ -1,6 +1,9 @@
 //! What the log asks of an object store, tried until the store answers: to
 //! make an object that is not there, to read, to list, to remove.
 
+#[cfg(test)]
+mod tests;
+
 use crate::failure::Failure;
 use crate::{BoxFuture, Entropy};
 use bytes::Bytes;
@@ -14,7 +17,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How failed requests are tried again: for ever, with waits that double.
+/// How failed requests are tried again: for ever, with waits that double, also
+/// those that are refused for a reason that somebody may mend meanwhile:
+/// credentials that have expired, a permission, a wrong clock, a bucket or a
+/// mount that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
     /// The longest that the first wait may be. Waits are random, between half
@@ -111,7 +117,7 @@ impl Remote {
     /// whose it is.
     ///
     /// # Errors
-    /// What will not get better.
+    /// What no other try will change.
     pub async fn make(&self, name: &str, bytes: &Bytes) -> Result<Made, Failure> {
         let path = self.path(name);
         let request = || -> BoxFuture<'_, _> {
@@ -143,7 +149,7 @@ impl Remote {
     /// An object's bytes, `None` when it is not there.
     ///
     /// # Errors
-    /// What will not get better.
+    /// What no other try will change.
     pub async fn get(&self, name: &str) -> Result<Option<Bytes>, Failure> {
         self.read(name, None).await
     }
@@ -151,7 +157,7 @@ impl Remote {
     /// An object's first bytes, up to `count`; the object must have some.
     ///
     /// # Errors
-    /// What will not get better.
+    /// What no other try will change.
     pub async fn get_head(&self, name: &str, count: u64) -> Result<Option<Bytes>, Failure> {
         self.read(name, Some(count)).await
     }
@@ -178,7 +184,7 @@ impl Remote {
     /// The folders directly below the prefix, sorted.
     ///
     /// # Errors
-    /// What will not get better.
+    /// What no other try will change.
     pub async fn folders(&self) -> Result<Vec<String>, Failure> {
         let request = || -> BoxFuture<'_, _> {
             let (store, path) = (Arc::clone(&self.store), self.prefix.clone());
@@ -194,7 +200,7 @@ impl Remote {
     /// The objects directly in a folder, in no order.
     ///
     /// # Errors
-    /// What will not get better.
+    /// What no other try will change.
     pub async fn list(&self, folder: &str) -> Result<Vec<Listed>, Failure> {
         let path = self.path(folder);
         let request = || -> BoxFuture<'_, _> {
@@ -216,7 +222,7 @@ impl Remote {
     /// Removes objects; those that are not there count as removed.
     ///
     /// # Errors
-    /// What will not get better.
+    /// What no other try will change.
     pub async fn remove(&self, names: &[String]) -> Result<(), Failure> {
         if names.is_empty() {
             return Ok(());
@@ -270,14 +276,23 @@ impl Remote {
                     )),
                 },
             };
-            let transient = is_transient(&error);
+            let (kind, hint) = (kind(&error), hint(&error));
+            if !may_pass(&error) {
+                let said = format!(
+                    "{error}; the store will not do this as it is asked, however often: check its settings and what it is"
+                );
+                return Err(Failure::new(
+                    format!("{what} {}/{path}", self.store),
+                    io::Error::new(kind, said),
+                ));
+            }
             let failure = Failure::new(
                 format!("{what} {}/{path}", self.store),
-                io::Error::new(kind(&error), error),
+                match hint {
+                    Some(hint) => io::Error::new(kind, format!("{error}; {hint}")),
+                    None => io::Error::new(kind, error),
+                },
             );
-            if !transient {
-                return Err(failure);
-            }
             let wait = self.jitter(longest);
             tracing::warn!(
                 error = %failure.source,
@@ -304,21 +319,46 @@ impl Remote {
     }
 }
 
-/// Whether another try may do.
-fn is_transient(error: &StoreError) -> bool {
+/// Whether another try may do, be it that somebody has to mend something first.
+fn may_pass(error: &StoreError) -> bool {
     match error {
         StoreError::Generic { .. } => match http_status(error) {
-            Some(408 | 425 | 429 | 500..) => true,
-            // What S3 answers to a request that arrived too slowly.
-            Some(400) => error.to_string().contains("RequestTimeout"),
+            Some(400) => PASSING.iter().any(|code| error.to_string().contains(code)),
+            Some(401 | 403 | 408 | 425 | 429 | 500..) | None => true,
             Some(_) => false,
-            None => !matches!(
-                io_kind(error),
-                Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
-            ),
         },
-        StoreError::JoinError { .. } => true,
+        // Where an object may be missing, the caller has looked for that.
+        StoreError::NotFound { .. }
+        | StoreError::PermissionDenied { .. }
+        | StoreError::Unauthenticated { .. }
+        | StoreError::JoinError { .. } => true,
         _ => false,
+    }
+}
+
+/// Codes with which S3 and its kin answer 400 to what may succeed later: a
+/// request that arrived too slowly, credentials that have run out, a clock.
+const PASSING: [&str; 6] = [
+    SLOW,
+    "ExpiredToken",
+    "InvalidToken",
+    "TokenRefreshRequired",
+    "RequestExpired",
+    "RequestTimeTooSkewed",
+];
+
+/// Of those, the first.
+const SLOW: &str = "RequestTimeout";
+
+/// What somebody can do about a request that is tried again.
+fn hint(error: &StoreError) -> Option<&'static str> {
+    match kind(error) {
+        io::ErrorKind::PermissionDenied => Some(
+            "check that the credentials have not expired and may read, write, list and delete, and that this machine's clock is right",
+        ),
+        io::ErrorKind::NotFound => Some("check that the bucket or folder exists"),
+        io::ErrorKind::ReadOnlyFilesystem => Some("mount it writable again"),
+        _ => None,
     }
 }
 
@@ -356,6 +396,16 @@ fn kind(error: &StoreError) -> io::ErrorKind {
             io::ErrorKind::Unsupported
         }
         StoreError::InvalidPath { .. } => io::ErrorKind::InvalidInput,
+        StoreError::Generic { .. } if is_denial(error) => io::ErrorKind::PermissionDenied,
         _ => io_kind(error).unwrap_or(io::ErrorKind::Other),
+    }
+}
+
+/// Whether an answer that may pass says that credentials or clock are not good.
+fn is_denial(error: &StoreError) -> bool {
+    let said = |code: &&str| *code != SLOW && error.to_string().contains(code);
+    match http_status(error) {
+        Some(400) => PASSING.iter().any(said),
+        status => matches!(status, Some(401 | 403)),
     }
 }

@@ -7,6 +7,8 @@
 )]
 
 mod common;
+#[path = "backup/trouble.rs"]
+mod trouble;
 
 use common::net::{Net, Refusal, Weather};
 use common::objects::{block_on, fresh_prefix, real_store, runtime, seeds};

@@ -1,5 +1,5 @@
 //! The objects of a backup as they were written once are still written so, and
-//! still read: `tests/golden/backup-1`. `UPDATE_GOLDEN=1` writes them anew,
+//! still read: `tests/golden/backup-2`. `UPDATE_GOLDEN=1` writes them anew,
 //! which is right only for a new version of the format, in a directory of its
 //! own.
 #![allow(
@@ -25,7 +25,7 @@ use xylem_wal::disk::model::ModelDisk;
 use xylem_wal::{Backup, BackupConfig, LocalLog, LocalLogConfig, Log, Position, Record};
 
 fn golden() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/backup-1")
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/backup-2")
 }
 
 fn prefix() -> Path {

@@ -333,3 +333,39 @@ fn the_first_seal_waits_for_room() {
         assert_eq!(log.stored_bytes(), disk.used());
     });
 }
+
+/// Somebody has made room or put the disk right: the log goes on in its place
+/// without the process.
+#[test]
+fn a_log_that_has_failed_is_opened_again_in_its_place() {
+    block_on(async {
+        for op in [Op::Write, Op::Sync] {
+            let disk = ModelDisk::new();
+            let log = open_roomy(&disk).unwrap();
+            let mut writer = Writer::attach(&log).await.unwrap();
+            writer.write(&log, &[100, 50]).await.unwrap();
+            assert!(log.failed().is_none());
+            let durable = *log.durable().borrow();
+            disk.fail(op, 0, 1, ErrorKind::Other);
+            let lost = writer.redo(10);
+            log.append(writer.epoch, vec![lost]).await.unwrap();
+            let mut watch = log.durable();
+            while watch.changed().await.is_ok() {}
+            assert_eq!(*watch.borrow(), durable);
+            let error = log.failed().unwrap();
+            assert!(error.is_mended_by_opening(), "{error}");
+            log.close().await.unwrap_err();
+            // It is still held, by readers say.
+            let again = open_roomy(&disk).unwrap();
+            assert_eq!(again.durable().borrow().epoch(), durable.epoch());
+            assert!(again.durable().borrow().seq() >= durable.seq());
+            let mut writer = Writer::attach(&again).await.unwrap();
+            writer.write(&again, &[20]).await.unwrap();
+            let entries = read_all(&again).unwrap();
+            again.close().await.unwrap();
+            assert!(matches!(again.failed(), Some(LogError::Closed)));
+            drop(log);
+            assert_eq!(read_all(&open_roomy(&disk).unwrap()).unwrap(), entries);
+        }
+    });
+}

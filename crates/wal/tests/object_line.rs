@@ -822,21 +822,26 @@ fn closing_does_not_wait_for_ever() {
     });
 }
 
+/// Credentials expire, clocks go wrong, buckets are renamed: somebody mends
+/// that, and what was queued becomes durable.
 #[test]
-fn a_store_that_refuses_ends_the_log() {
+fn a_store_that_refuses_for_a_while_is_waited_for() {
     block_on(async {
         for refusal in [Refusal::Denied, Refusal::NoBucket] {
             let site = Site::new();
             let log = site.open().await;
             let mut compute = Compute::attach(&log).await;
             let durable = compute.write(&log, 2).await;
-            let mut watch = log.durable();
-            watch.mark_unchanged();
             site.net.refuse(Some(refusal));
             compute.append(&log, 1).await;
-            assert!(watch.changed().await.is_err(), "the sender is dropped");
-            assert_eq!(*watch.borrow(), durable);
-            let error = log.seal().await.unwrap_err();
+            let deadline = Instant::now() + Duration::from_secs(20);
+            let error = loop {
+                if let Some(error) = log.trouble() {
+                    break error;
+                }
+                assert!(Instant::now() < deadline, "nobody says what is wrong");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            };
             let LogError::Io { context, source } = &error else {
                 panic!("{error}");
             };
@@ -846,11 +851,56 @@ fn a_store_that_refuses_ends_the_log() {
                 _ => std::io::ErrorKind::NotFound,
             };
             assert_eq!(source.kind(), kind);
-            let error = site.open_on(&site.net.wire(), small()).await.unwrap_err();
+            assert!(source.to_string().contains("check that"), "{error}");
+            assert!(log.failed().is_none());
+            assert_eq!(*log.durable().borrow(), durable);
+            // Opening it waits, too, and not for ever.
+            let config = ObjectLogConfig {
+                patience: Duration::from_millis(100),
+                ..small()
+            };
+            let error = site.open_on(&site.net.wire(), config).await.unwrap_err();
             assert!(error.to_string().contains("list"), "{error}");
             site.net.refuse(None);
-            assert_eq!(*site.open().await.durable().borrow(), durable);
+            let mut watch = log.durable();
+            watch
+                .wait_for(|now| now.seq() > durable.seq())
+                .await
+                .unwrap();
         }
+    });
+}
+
+#[test]
+fn a_store_that_cannot_ends_the_log_which_can_be_opened_again() {
+    block_on(async {
+        let site = Site::new();
+        let log = site.open().await;
+        let mut compute = Compute::attach(&log).await;
+        let durable = compute.write(&log, 2).await;
+        let mut watch = log.durable();
+        watch.mark_unchanged();
+        site.net.refuse(Some(Refusal::Unable));
+        compute.append(&log, 1).await;
+        assert!(watch.changed().await.is_err(), "the sender is dropped");
+        assert_eq!(*watch.borrow(), durable);
+        let error = log.failed().unwrap();
+        assert!(error.is_mended_by_opening());
+        assert!(error.to_string().contains("check its settings"), "{error}");
+        let error = log.seal().await.unwrap_err().to_string();
+        assert!(
+            error.contains("make") && error.contains(site.prefix.as_ref()),
+            "{error}"
+        );
+        let error = site.open_on(&site.net.wire(), small()).await.unwrap_err();
+        assert!(error.to_string().contains("list"), "{error}");
+        log.close().await.unwrap_err();
+        site.net.refuse(None);
+        // While the one that has failed is still held.
+        let again = site.open().await;
+        assert_eq!(*again.durable().borrow(), durable);
+        Compute::attach(&again).await.write(&again, 2).await;
+        assert!(again.failed().is_none());
     });
 }
 

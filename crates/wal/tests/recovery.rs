@@ -409,3 +409,105 @@ fn the_last_durable_entry_is_never_trimmed() {
         assert!(!read_all(&log).unwrap().is_empty());
     }
 }
+
+/// A segment of real size that was used before holds 64 million places where a
+/// header could begin: one time in fifty, one of them has the right checksum by
+/// chance. What it is taken for decides whether a healthy log opens.
+#[test]
+fn chance_does_not_bear_witness_in_a_recycled_segment_of_real_size() {
+    use std::os::unix::fs::FileExt;
+    const SEGMENT: u64 = 64 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let config = || LocalLogConfig {
+        segment_bytes: SEGMENT,
+        // All segments have one size, so that the first is used again.
+        max_frame_bytes: SEGMENT - (HEADER + ENTRY) as u64,
+        ..LocalLogConfig::default()
+    };
+    let open = || LocalLog::open(dir.path(), config());
+    let path = |number| dir.path().join(segment(number));
+    let epoch = block_on(async {
+        let log = open().unwrap();
+        let first = Writer::attach(&log).await.unwrap();
+        assert_eq!(first.epoch.0, 1);
+        let mut writer = Writer::attach(&log).await.unwrap();
+        // Segment 1 full, and 2 begun; 1 goes; 2 more than half full: 3 is made.
+        for _ in 0..17 {
+            writer.write(&log, &[4 << 20]).await.unwrap();
+        }
+        log.trim(log.durable().borrow().position()).unwrap();
+        while !path(3).exists() {
+            writer.write(&log, &[4 << 20]).await.unwrap();
+        }
+        log.close().await.unwrap();
+        writer.epoch.0
+    });
+    let (entries, end, now) = {
+        let log = open().unwrap();
+        let entries = read_all(&log).unwrap();
+        let end = log.durable().borrow().position().0;
+        let now = entries.last().unwrap().time_us;
+        (entries.len(), end, now)
+    };
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(path(3))
+        .unwrap();
+    let mut salt = [0; 8];
+    file.read_exact_at(&mut salt, 32).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), SEGMENT);
+
+    // The header of an entry of redo that a later write has left.
+    let at = 31 << 20;
+    let whole = || {
+        let mut header = [0u8; ENTRY];
+        header[8..12].copy_from_slice(&1000u32.to_le_bytes());
+        header[12..16].copy_from_slice(&2000u32.to_le_bytes());
+        header[16..24].copy_from_slice(&(end + at - HEADER as u64).to_le_bytes());
+        header[24..32].copy_from_slice(&epoch.to_le_bytes());
+        header[32..40].copy_from_slice(&77u64.to_le_bytes());
+        header[48..56].copy_from_slice(&now.to_le_bytes());
+        header[56] = 3;
+        header
+    };
+    let write = |mut header: [u8; ENTRY]| {
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&salt), &header[4..]);
+        header[..4].copy_from_slice(&crc.to_le_bytes());
+        file.write_all_at(&header, at).unwrap();
+    };
+    let with = |range: std::ops::Range<usize>, bytes: &[u8]| {
+        let mut header = whole();
+        header[range].copy_from_slice(bytes);
+        header
+    };
+    let chance: [(&str, [u8; ENTRY]); 9] = [
+        ("anything", std::array::from_fn(|nth| (nth * 7 + 1) as u8)),
+        ("no kind", with(56..57, &[0])),
+        ("no kind that is written", with(56..57, &[23])),
+        ("a seal with a payload", with(56..57, &[1])),
+        ("a frame without a number", with(32..40, &[0; 8])),
+        ("an older epoch", with(24..32, &(epoch - 1).to_le_bytes())),
+        ("an earlier time", with(48..56, &(now - 1).to_le_bytes())),
+        (
+            "a write that began in another segment",
+            with(12..16, &(32u32 << 20).to_le_bytes()),
+        ),
+        (
+            "a place that no entry of this segment has",
+            with(16..24, &(end + 2 * SEGMENT).to_le_bytes()),
+        ),
+    ];
+    for (what, header) in chance {
+        write(header);
+        let log = open().unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(log.durable().borrow().position().0, end, "{what}");
+    }
+    assert_eq!(read_all(&open().unwrap()).unwrap().len(), entries);
+    // One that is none of these does bear witness.
+    write(whole());
+    let Err(LogError::Corrupt(why)) = open() else {
+        panic!("what was durable has gone and nobody says so")
+    };
+    assert!(why.contains("a durable entry is damaged"), "{why}");
+}

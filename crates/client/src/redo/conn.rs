@@ -3,7 +3,7 @@
 
 use super::Queue;
 use crate::backoff::Jitter;
-use crate::grpc::{Closed, Link, connect};
+use crate::grpc::{Closed, Code, Link, connect};
 use crate::log::{self, Level};
 use crate::shared::{Shared, remember};
 use crate::status::{Error, Status};
@@ -117,8 +117,23 @@ pub async fn run(shared: Arc<Shared>, begin: Arc<Begin>) {
                 failed(&shared, &begin, queue.as_deref(), error);
                 break;
             }
+            End::Closed(Closed::Status(status))
+                if status.code == Code::DataLoss
+                    && queue.as_ref().is_some_and(|queue| queue.refused()) =>
+            {
+                let server = shared.config.server();
+                log::write(
+                    Level::Warning,
+                    &format!(
+                        "page server {server} refused redo, which is sent once more: {status}"
+                    ),
+                );
+            }
             End::Closed(Closed::Status(status)) if !status.code.retry_stream() => {
                 let mut error = shared.refused(&status, "redo stream");
+                if status.code == Code::DataLoss && queue.is_some() {
+                    error.message.push_str(" (it was sent twice)");
+                }
                 if error.status == Status::NotFound {
                     // Not a page that is missing: the branch.
                     error.status = Status::Error;

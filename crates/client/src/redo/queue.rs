@@ -302,6 +302,11 @@ impl Queue {
         inner.stopped
     }
 
+    /// The server refused a frame as damaged: whether to send it again.
+    pub fn refused(&self) -> bool {
+        lock(&self.inner).state.refused()
+    }
+
     /// Why the stream cannot go on, if it cannot.
     pub fn failure(&self) -> Option<Error> {
         lock(&self.inner).failed.clone()

@@ -42,6 +42,8 @@ pub struct State {
     /// The highest number ever handed to a stream.
     sent_seq: u64,
     sent_lsn: u64,
+    /// What had been sent when the server last refused a frame as damaged.
+    refused: Option<u64>,
 }
 
 impl State {
@@ -59,6 +61,7 @@ impl State {
             durable_lsn,
             sent_seq: durable_seq,
             sent_lsn: durable_lsn,
+            refused: None,
         }
     }
 
@@ -239,6 +242,18 @@ impl State {
             news = true;
         }
         Ok(news)
+    }
+
+    /// The server refused a frame as damaged. Returns whether to send it again:
+    /// once, since what was damaged on the way arrives whole the next time, and
+    /// what was damaged before never does. The next refusal counts afresh when
+    /// everything that had been sent by then is durable.
+    pub fn refused(&mut self) -> bool {
+        let again = self.refused.is_none_or(|sent| self.durable_seq >= sent);
+        if again {
+            self.refused = Some(self.sent_seq);
+        }
+        again
     }
 
     /// A new stream's first acknowledgement: drops what the server has, and

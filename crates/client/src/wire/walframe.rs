@@ -1,4 +1,5 @@
-//! `WalFrame`: redo that is gathered until it is sent, and side-file operations.
+//! `WalFrame`: redo that is gathered until it is sent, and side-file operations,
+//! each with checksums that are computed when its bytes are taken over.
 
 use super::Writer;
 use bytes::Bytes;
@@ -66,6 +67,30 @@ impl FileOp {
         longest <= libc::PATH_MAX as usize
     }
 
+    /// Its kind in the log, and the CRC-32C of its payload there
+    /// (`docs/formats/wal.md`).
+    fn in_log(&self) -> (u8, u32) {
+        let crc = |parts: &[&[u8]]| {
+            let add = |crc, part: &&[u8]| crc32c::crc32c_append(crc, part);
+            parts.iter().fold(0, add)
+        };
+        let long = |text: &str| u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes();
+        match self {
+            FileOp::Create { path, mode } => (16, crc(&[&mode.to_le_bytes(), path.as_bytes()])),
+            FileOp::Write { path, offset, data } => {
+                let parts: [&[u8]; 4] = [&offset.to_le_bytes(), &long(path), path.as_bytes(), data];
+                (17, crc(&parts))
+            }
+            FileOp::Truncate { path, size } => (18, crc(&[&size.to_le_bytes(), path.as_bytes()])),
+            FileOp::Rename { from, to } => {
+                (19, crc(&[&long(from), from.as_bytes(), to.as_bytes()]))
+            }
+            FileOp::Unlink { path } => (20, crc(&[path.as_bytes()])),
+            FileOp::Mkdir { path, mode } => (21, crc(&[&mode.to_le_bytes(), path.as_bytes()])),
+            FileOp::Rmdir { path } => (22, crc(&[path.as_bytes()])),
+        }
+    }
+
     fn fields(&self) -> Writer {
         let mut out = Writer::inner();
         let kind = match self {
@@ -108,7 +133,26 @@ pub fn file_frame(seq: u64, lsn: u64, op: &FileOp) -> Bytes {
     out.uint(1, seq);
     out.uint(2, lsn);
     out.nested(4, op.fields());
+    let (kind, payload_crc) = op.in_log();
+    out.put(&sums(seq, lsn, kind, payload_crc));
     Bytes::from(out.finish())
+}
+
+/// Redo's kind in the log.
+const REDO: u8 = 3;
+/// Bytes of the two checksum fields.
+const SUMS: usize = 10;
+
+/// The checksum fields of a frame.
+fn sums(seq: u64, lsn: u64, kind: u8, payload_crc: u32) -> Writer {
+    let mut crc = crc32c::crc32c(&seq.to_le_bytes());
+    crc = crc32c::crc32c_append(crc, &lsn.to_le_bytes());
+    crc = crc32c::crc32c_append(crc, &[kind]);
+    crc = crc32c::crc32c_append(crc, &payload_crc.to_le_bytes());
+    let mut out = Writer::inner();
+    out.fixed32(5, payload_crc);
+    out.fixed32(6, crc);
+    out
 }
 
 /// Room for the gRPC prefix and the fields before the redo bytes: 5, twice a
@@ -121,15 +165,21 @@ const HEAD: usize = 5 + 11 + 11 + 6;
 pub struct RedoBuilder {
     bytes: Vec<u8>,
     start_lsn: u64,
+    /// CRC-32C of the redo so far, as InnoDB's buffer had it.
+    crc: u32,
 }
 
 impl RedoBuilder {
     /// A frame whose first byte will have LSN `start_lsn`, with room for
     /// `capacity` bytes.
     pub fn new(start_lsn: u64, capacity: usize) -> RedoBuilder {
-        let mut bytes = Vec::with_capacity(HEAD + capacity);
+        let mut bytes = Vec::with_capacity(HEAD + capacity + SUMS);
         bytes.resize(HEAD, 0);
-        RedoBuilder { bytes, start_lsn }
+        RedoBuilder {
+            bytes,
+            start_lsn,
+            crc: 0,
+        }
     }
 
     /// Redo bytes gathered.
@@ -147,8 +197,10 @@ impl RedoBuilder {
         self.start_lsn + self.len() as u64
     }
 
-    /// Appends redo.
+    /// Appends redo. The checksum is taken of `redo` and not of the copy, so
+    /// that it also stands for the copying.
     pub fn push(&mut self, redo: &[u8]) {
+        self.crc = crc32c::crc32c_append(self.crc, redo);
         self.bytes.extend_from_slice(redo);
     }
 
@@ -160,8 +212,10 @@ impl RedoBuilder {
         head.uint(1, seq);
         head.uint(2, self.start_lsn);
         head.len(3, redo);
+        let sums = sums(seq, self.start_lsn, REDO, self.crc);
+        self.bytes.extend_from_slice(sums.as_slice());
         let fields = head.as_slice();
-        let len = u32::try_from(fields.len() + redo).unwrap_or(u32::MAX);
+        let len = u32::try_from(fields.len() + redo + SUMS).unwrap_or(u32::MAX);
         let start = HEAD - 5 - fields.len();
         self.bytes[start + 1..start + 5].copy_from_slice(&len.to_be_bytes());
         self.bytes[start + 5..HEAD].copy_from_slice(fields);

@@ -46,6 +46,12 @@ impl Writer {
         }
     }
 
+    /// A `fixed32` field, also when it is 0.
+    pub fn fixed32(&mut self, field: u32, value: u32) {
+        self.varint(u64::from(field) << 3 | 5);
+        self.out.extend_from_slice(&value.to_le_bytes());
+    }
+
     /// The head of a length-delimited field; its bytes must follow.
     pub fn len(&mut self, field: u32, len: usize) {
         self.varint(u64::from(field) << 3 | 2);
@@ -64,6 +70,11 @@ impl Writer {
     pub fn nested(&mut self, field: u32, inner: Writer) {
         self.len(field, inner.out.len());
         self.out.extend_from_slice(&inner.out);
+    }
+
+    /// Fields that were written elsewhere.
+    pub fn put(&mut self, fields: &Writer) {
+        self.out.extend_from_slice(&fields.out);
     }
 
     /// What stands so far.

@@ -51,6 +51,8 @@ pub struct Script {
     /// Of those, so many are accepted (durable) without being acknowledged.
     pub hold_acks: bool,
     pub wal_status: Option<Status>,
+    /// The frame that is refused as damaged, and how often.
+    pub damaged: (u64, usize),
     pub streams: usize,
     pub resent: usize,
     pub problems: Vec<String>,
@@ -91,8 +93,24 @@ impl Script {
         out
     }
 
+    /// Whether the frame is one to refuse as damaged.
+    fn refuses(&mut self, frame: &WalFrame) -> bool {
+        let (seq, times) = &mut self.damaged;
+        let refused = frame.seq == *seq && *times > 0;
+        if refused {
+            *times -= 1;
+        }
+        refused
+    }
+
     fn accept(&mut self, frame: WalFrame) {
         let last = self.durable_seq();
+        if let Some(wal_frame::Body::Redo(bytes)) = &frame.body
+            && frame.payload_crc32c != Some(crc32c::crc32c(bytes))
+        {
+            self.problems
+                .push(format!("frame {} has a wrong checksum", frame.seq));
+        }
         if frame.seq <= last {
             let at = (frame.seq - self.first_seq - 1) as usize;
             self.resent += 1;
@@ -264,15 +282,25 @@ impl PageServer for Fake {
         tokio::spawn(async move {
             loop {
                 let next = tokio::time::timeout(Duration::from_millis(20), frames.next()).await;
+                let mut refused = false;
                 let ack = {
                     let mut script = script.lock().unwrap();
                     match next {
-                        Ok(Some(Ok(frame))) => script.accept(frame),
+                        Ok(Some(Ok(frame))) => {
+                            refused = script.refuses(&frame);
+                            if !refused {
+                                script.accept(frame);
+                            }
+                        }
                         Ok(_) => return,
                         Err(_) => {}
                     }
                     (!script.hold_acks).then(|| script.ack())
                 };
+                if refused {
+                    let _ = send.send(Err(Status::data_loss("frame was damaged"))).await;
+                    return;
+                }
                 let status = script.lock().unwrap().wal_status.clone();
                 if let Some(status) = status {
                     let _ = send.send(Err(status)).await;

@@ -15,7 +15,9 @@ use tokio::sync::watch;
 use xylem_pages::files::{Hook, LocalPlace, Place};
 use xylem_pages::{Branch, Store, StoreConfig};
 use xylem_types::{BranchId, Epoch, FileOp, Frame, FrameBody, FrameSeq, Lsn};
-use xylem_wal::{BoxFuture, Durable, Entry, Log, LogError, LogReader, Position, Record};
+use xylem_wal::{
+    BoxFuture, CheckedFrame, Durable, Entry, Log, LogError, LogReader, Position, Record,
+};
 
 pub const BRANCH: BranchId = BranchId(0x0123_4567_89ab_cdef_0011_2233_4455_6677);
 
@@ -120,7 +122,11 @@ impl Log for MemLog {
     fn begin(&self, _: Epoch, _: Lsn) -> BoxFuture<'_, Result<Durable, LogError>> {
         Box::pin(async { Err(LogError::Closed) })
     }
-    fn append(&self, _: Epoch, _: Vec<Frame>) -> BoxFuture<'_, Result<(), LogError>> {
+    fn append_checked(
+        &self,
+        _: Epoch,
+        _: Vec<CheckedFrame>,
+    ) -> BoxFuture<'_, Result<(), LogError>> {
         Box::pin(async { Err(LogError::Closed) })
     }
     fn accepted(&self, _: Epoch) -> Result<(FrameSeq, Lsn), LogError> {
@@ -153,6 +159,9 @@ impl Log for MemLog {
     }
     fn stored_bytes(&self) -> u64 {
         0
+    }
+    fn failed(&self) -> Option<LogError> {
+        None
     }
     fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
         Box::pin(async { Ok(()) })

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use xylem_types::{BranchId, Epoch, Frame, FrameSeq, Lsn};
+use xylem_types::{BranchId, Epoch, FrameSeq, Lsn};
 use xylem_wal::backup::{Backup, BackupStatus};
-use xylem_wal::{BoxFuture, Durable, LocalLog, Log, LogError, LogReader, Position};
+use xylem_wal::{BoxFuture, CheckedFrame, Durable, LocalLog, Log, LogError, LogReader, Position};
 
 /// A log on this server's disk, and its backup.
 pub struct BackedLog {
@@ -90,8 +90,12 @@ impl Log for BackedLog {
         })
     }
 
-    fn append(&self, epoch: Epoch, frames: Vec<Frame>) -> BoxFuture<'_, Result<(), LogError>> {
-        self.log.append(epoch, frames)
+    fn append_checked(
+        &self,
+        epoch: Epoch,
+        frames: Vec<CheckedFrame>,
+    ) -> BoxFuture<'_, Result<(), LogError>> {
+        self.log.append_checked(epoch, frames)
     }
 
     fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), LogError> {
@@ -121,6 +125,14 @@ impl Log for BackedLog {
 
     fn stored_bytes(&self) -> u64 {
         self.log.stored_bytes()
+    }
+
+    fn failed(&self) -> Option<LogError> {
+        match self.log.failed()? {
+            // It was closed because it is another server's by now.
+            LogError::Closed => Some(self.replaced().err().unwrap_or(LogError::Closed)),
+            error => Some(error),
+        }
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {

@@ -6,6 +6,7 @@ use tonic::Status;
 use xylem_pages::Page;
 use xylem_proto::pageserver::{self as wire, wal_frame};
 use xylem_types::{FileOp, Frame, FrameBody, FrameSeq, Lsn, PageId};
+use xylem_wal::{CheckedFrame, FrameSums};
 
 /// The page that a request names.
 pub(super) fn page_id(request: &wire::GetPageRequest) -> PageId {
@@ -20,13 +21,24 @@ pub(super) fn page(page: Page) -> wire::GetPageResponse {
     }
 }
 
-/// A frame as its compute sent it.
-pub(super) fn frame(frame: wire::WalFrame) -> Result<Frame, Status> {
+/// A frame as its compute sent it: its checksums are those that the compute
+/// computed.
+///
+/// # Errors
+/// DATA_LOSS for one that was damaged on the way, INVALID_ARGUMENT for one that
+/// makes no sense.
+pub(super) fn frame(frame: wire::WalFrame) -> Result<CheckedFrame, Status> {
     let seq = frame.seq;
     let bad = |what: String| Status::invalid_argument(format!("frame {seq}: {what}"));
     if seq == 0 {
         return Err(bad("seq: frames are numbered from 1".to_owned()));
     }
+    let (Some(payload), Some(header)) = (frame.payload_crc32c, frame.header_crc32c) else {
+        return Err(bad(
+            "payload_crc32c, header_crc32c: it has no checksums; the compute's libxylem_client.so is older than this server"
+                .to_owned(),
+        ));
+    };
     let body = match frame.body {
         None => {
             return Err(bad(
@@ -39,18 +51,58 @@ pub(super) fn frame(frame: wire::WalFrame) -> Result<Frame, Status> {
         Some(wal_frame::Body::Redo(redo)) => FrameBody::Redo(Arc::from(&redo[..])),
         Some(wal_frame::Body::File(op)) => FrameBody::File(file_op(op).map_err(bad)?),
     };
-    Ok(Frame {
+    let start = Lsn(frame.start_lsn);
+    let frame = Frame {
         seq: FrameSeq(seq),
-        start: Lsn(frame.start_lsn),
+        start,
         body,
-    })
+    };
+    let checked = CheckedFrame::verify(frame, FrameSums { payload, header }).map_err(|damaged| {
+        Status::data_loss(format!(
+            "frame {seq} at LSN {start} was damaged on its way from the compute: {damaged}; it was not taken, send it again"
+        ))
+    })?;
+    tidy(checked).map_err(bad)
+}
+
+/// Checks the paths of a side-file operation, and takes a leading `./` off.
+fn tidy(checked: CheckedFrame) -> Result<CheckedFrame, String> {
+    let FrameBody::File(op) = &checked.frame().body else {
+        return Ok(checked);
+    };
+    let mut op = op.clone();
+    let mut changed = false;
+    let mut tidied = |field: &str, path: &mut String| {
+        let short = relative(path.clone()).map_err(|why| format!("{field}: {why}"))?;
+        changed |= short != *path;
+        *path = short;
+        Ok::<_, String>(())
+    };
+    match &mut op {
+        FileOp::Create { path, .. }
+        | FileOp::Write { path, .. }
+        | FileOp::Truncate { path, .. }
+        | FileOp::Unlink { path }
+        | FileOp::Mkdir { path, .. }
+        | FileOp::Rmdir { path } => tidied("file.path", path)?,
+        FileOp::Rename { from, to } => {
+            tidied("file.path", from)?;
+            tidied("file.new_path", to)?;
+        }
+    }
+    if !changed {
+        return Ok(checked);
+    }
+    let mut frame = checked.into_frame();
+    frame.body = FrameBody::File(op);
+    Ok(CheckedFrame::of(frame))
 }
 
 fn file_op(op: wire::FileOp) -> Result<FileOp, String> {
     use wire::file_op::Kind;
     let kind =
         Kind::try_from(op.kind).map_err(|_| format!("file.kind: {} is not known", op.kind))?;
-    let path = relative(op.path).map_err(|why| format!("file.path: {why}"))?;
+    let path = op.path;
     Ok(match kind {
         Kind::Create => FileOp::Create {
             path,
@@ -65,10 +117,10 @@ fn file_op(op: wire::FileOp) -> Result<FileOp, String> {
             path,
             size: op.offset,
         },
-        Kind::Rename => {
-            let to = relative(op.new_path).map_err(|why| format!("file.new_path: {why}"))?;
-            FileOp::Rename { from: path, to }
-        }
+        Kind::Rename => FileOp::Rename {
+            from: path,
+            to: op.new_path,
+        },
         Kind::Unlink => FileOp::Unlink { path },
         Kind::Mkdir => FileOp::Mkdir {
             path,

@@ -3,6 +3,7 @@
 use crate::branch::{AttachError, OpenBranch};
 use crate::branches::BranchRef;
 use crate::error::ServerError;
+use crate::framing::AppendError;
 use crate::manage::ManageError;
 use crate::moment::MomentError;
 use crate::project::catalog::CatalogError;
@@ -72,6 +73,16 @@ pub(super) fn of_log(error: &LogError, branch: &str) -> Status {
         LogError::Io { source, .. } => of_io(source, message),
         LogError::Corrupt(_) => Status::data_loss(message),
         LogError::Closed | LogError::Superseded { .. } => Status::unavailable(message),
+    }
+}
+
+/// Frames were not appended.
+pub(super) fn of_append(error: &AppendError, branch: &str) -> Status {
+    match error {
+        AppendError::Log(error) => of_log(error, branch),
+        AppendError::Redo { .. } | AppendError::Stored(_) => {
+            Status::data_loss(format!("branch {branch}: {error}"))
+        }
     }
 }
 

@@ -23,10 +23,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 use xylem_proto::pageserver::{WalAck, WalFrame};
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
-use xylem_wal::{Durable, LogError};
+use xylem_wal::{CheckedFrame, Durable, LogError};
 
 /// Frames that go to the log together, when they are there already.
 const GROUP_FRAMES: usize = 256;
@@ -117,13 +117,18 @@ impl Feeding {
         let mut last = FrameSeq(0);
         let mut pace = Pace::default();
         while let Some(first) = frames.next().await {
-            let (group, end) = gather(first?, &mut frames)?;
-            if let Some(frame) = group.last() {
-                last = frame.seq;
+            let (group, end) =
+                gather(first?, &mut frames).inspect_err(|status| self.note_refused(status))?;
+            if let Some(last_of_group) = group.last() {
+                last = last_of_group.frame().seq;
             }
-            let bytes = group.iter().map(|frame| payload(frame) as u64).sum();
+            let bytes = group
+                .iter()
+                .map(|frame| payload(frame.frame()) as u64)
+                .sum();
             self.append(group).await?;
             if let Some(status) = end {
+                self.note_refused(&status);
                 return Err(status);
             }
             self.throttle(&mut pace, bytes).await;
@@ -131,25 +136,38 @@ impl Feeding {
         Ok(last)
     }
 
-    async fn append(&self, group: Vec<Frame>) -> Result<(), Status> {
+    async fn append(&self, group: Vec<CheckedFrame>) -> Result<(), Status> {
         let label = self.branch.label();
         let metrics = &label.metrics;
         metrics.wal_appends.inc();
         metrics.wal_frames.inc_by(group.len() as u64);
-        metrics
-            .wal_bytes
-            .inc_by(group.iter().map(|frame| payload(frame) as u64).sum());
-        if let Some(frame) = group.last() {
+        metrics.wal_bytes.inc_by(
+            group
+                .iter()
+                .map(|frame| payload(frame.frame()) as u64)
+                .sum(),
+        );
+        if let Some(last) = group.last() {
             let mut pending = self.pending.lock();
             if pending.len() < MEASURED_MAX {
-                pending.push_back((frame.seq, Instant::now()));
+                pending.push_back((last.frame().seq, Instant::now()));
             }
         }
         self.branch
-            .log
-            .append(self.epoch, group)
+            .framing
+            .append(&self.branch, self.epoch, group)
             .await
-            .map_err(|error| status::of_log(&error, &self.branch.name()))
+            .map_err(|error| status::of_append(&error, &self.branch.name()))
+            .inspect_err(|status| self.note_refused(status))
+    }
+
+    /// Counts a frame that was damaged, or whose redo is wrong.
+    fn note_refused(&self, status: &Status) {
+        if status.code() == Code::DataLoss {
+            self.branch.label().metrics.wal_refused.inc();
+            let (branch, epoch) = (self.branch.name(), self.epoch);
+            tracing::error!(branch, %epoch, why = status.message(), "redo is refused");
+        }
     }
 
     /// Slows the writer by what ingest owes.
@@ -179,9 +197,9 @@ impl Feeding {
 fn gather(
     first: WalFrame,
     frames: &mut Fuse<Streaming<WalFrame>>,
-) -> Result<(Vec<Frame>, Option<Status>), Status> {
+) -> Result<(Vec<CheckedFrame>, Option<Status>), Status> {
     let first = convert::frame(first)?;
-    let mut bytes = payload(&first);
+    let mut bytes = payload(first.frame());
     let mut group = vec![first];
     while group.len() < GROUP_FRAMES && bytes < GROUP_BYTES {
         match frames.next().now_or_never() {
@@ -190,7 +208,7 @@ fn gather(
             Some(Some(Err(status))) => return Ok((group, Some(status))),
             Some(Some(Ok(frame))) => match convert::frame(frame) {
                 Ok(frame) => {
-                    bytes += payload(&frame);
+                    bytes += payload(frame.frame());
                     group.push(frame);
                 }
                 Err(status) => return Ok((group, Some(status))),
@@ -360,12 +378,7 @@ impl Acks {
     }
 
     fn log_ended(&self) -> Status {
-        let error = self
-            .branch
-            .log
-            .accepted(self.epoch)
-            .err()
-            .unwrap_or(LogError::Closed);
+        let error = self.branch.log.failed().unwrap_or(LogError::Closed);
         status::of_log(&error, &self.branch.name())
     }
 }

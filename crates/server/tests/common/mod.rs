@@ -248,6 +248,7 @@ impl Writer {
             seq: self.seq,
             start_lsn,
             body,
+            ..WalFrame::default()
         })
         .await;
     }
@@ -259,11 +260,17 @@ impl Writer {
             seq: self.seq,
             start_lsn: self.lsn,
             body,
+            ..WalFrame::default()
         })
         .await;
     }
 
+    /// Sends a frame, with its checksums if it has none.
     pub async fn send(&mut self, frame: WalFrame) {
+        let frame = match frame.payload_crc32c {
+            Some(_) => frame,
+            None => redo::with_sums(frame),
+        };
         self.frames.as_ref().unwrap().send(frame).await.unwrap();
     }
 

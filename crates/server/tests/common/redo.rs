@@ -1,7 +1,9 @@
 //! Redo as InnoDB writes it, of a few kinds, and side-file operations.
 
-use xylem_proto::pageserver::{FileOp, file_op::Kind};
+use xylem_proto::pageserver::{FileOp, WalFrame, file_op::Kind, wal_frame::Body};
 use xylem_redo::varint;
+use xylem_types::{self as types, Frame, FrameBody, FrameSeq, Lsn};
+use xylem_wal::CheckedFrame;
 
 /// FSP_SPACE_FLAGS: full_crc32, 16 KiB pages.
 pub const FLAGS: u32 = 0x15;
@@ -90,6 +92,11 @@ pub fn mark(space: u32, page: u32, mark: u32) -> Vec<u8> {
     ])
 }
 
+/// A record of a kind that InnoDB 10.11 does not write.
+pub fn unknown(space: u32, page: u32) -> Vec<u8> {
+    mtr(&[record(0x60, space, page, &[0; 4])])
+}
+
 /// The same with 4000 bytes behind it, so that redo gathers.
 pub fn bulky_mark(space: u32, page: u32, mark: u32) -> Vec<u8> {
     mtr(&[
@@ -152,4 +159,47 @@ pub fn fill(space: u32, page: u32, seed: u32) -> Vec<u8> {
         record(INIT_PAGE, space, page, &[]),
         write_record(space, page, 200, &data),
     ])
+}
+
+/// The frame with the checksums that a compute computes.
+pub fn with_sums(frame: WalFrame) -> WalFrame {
+    let body = match frame.body.clone() {
+        None => FrameBody::Redo([].into()),
+        Some(Body::Redo(redo)) => FrameBody::Redo(redo[..].into()),
+        Some(Body::File(op)) => FrameBody::File(file_op(op)),
+    };
+    let sums = CheckedFrame::of(Frame {
+        seq: FrameSeq(frame.seq),
+        start: Lsn(frame.start_lsn),
+        body,
+    })
+    .sums();
+    WalFrame {
+        payload_crc32c: Some(sums.payload),
+        header_crc32c: Some(sums.header),
+        ..frame
+    }
+}
+
+fn file_op(op: FileOp) -> types::FileOp {
+    let (kind, path, mode) = (op.kind(), op.path, op.mode);
+    match kind {
+        Kind::Create => types::FileOp::Create { path, mode },
+        Kind::Write => types::FileOp::Write {
+            path,
+            offset: op.offset,
+            data: op.data[..].into(),
+        },
+        Kind::Truncate => types::FileOp::Truncate {
+            path,
+            size: op.offset,
+        },
+        Kind::Rename => types::FileOp::Rename {
+            from: path,
+            to: op.new_path,
+        },
+        Kind::Unlink => types::FileOp::Unlink { path },
+        Kind::Mkdir => types::FileOp::Mkdir { path, mode },
+        Kind::Rmdir => types::FileOp::Rmdir { path },
+    }
 }

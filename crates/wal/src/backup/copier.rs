@@ -1,5 +1,7 @@
-//! The task that copies: what became durable since, in order, one object after
-//! the other, so that a crash leaves no gap.
+//! The task that copies: what became durable since, in objects that are sent in
+//! order, a few at a time. One that arrives before another that comes before it
+//! counts when that has arrived, too; each says what had arrived when it was
+//! sent, so that after a crash a gap is told from a loss.
 
 use super::BackupConfig;
 use super::format::{Digest, Generation, HEADER_BYTES, Header, Kind, name};
@@ -10,11 +12,17 @@ use crate::local::{Reader, Source};
 use crate::remote::{Made, Remote};
 use crate::{LogError, Position};
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
 use parking_lot::Mutex;
+use std::collections::VecDeque;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// How often to look whether so much has come that it need not wait.
@@ -28,8 +36,11 @@ pub(crate) struct State {
     /// Everything before it is in the store; not known before the store has
     /// been looked at.
     pub position: Option<Position>,
-    /// The time of the first entry behind that.
+    /// The time of the first entry behind that, if it was read.
     pub oldest_us: Option<u64>,
+    /// When it was first seen that there is something behind that, or may be:
+    /// the backup has begun, or ended.
+    pub behind_us: Option<u64>,
     pub stored_bytes: u64,
     /// Somebody waits for this to be in the store.
     pub reach: Position,
@@ -37,6 +48,8 @@ pub(crate) struct State {
     pub trim: Position,
     /// Why it does not go on at this moment.
     pub trouble: Option<Failure>,
+    /// What is wrong with the objects of this backup in the store.
+    pub damage: Option<String>,
     /// How the task has ended.
     pub ended: Option<Result<(), Fault>>,
 }
@@ -63,12 +76,49 @@ pub(crate) struct Copier {
     /// Where the generation begins, and which one's line goes before.
     start: Position,
     follows: Option<Generation>,
-    /// Everything before it is in the store.
-    position: Position,
+    /// Where the next object begins.
+    next: Position,
+    /// The time of the entry there, if it was read.
+    next_us: Option<u64>,
     reader: Option<Reader>,
+    /// Objects on their way, the oldest first.
+    underway: VecDeque<Put>,
+    /// What becomes of them, in the same order.
+    arriving: FuturesOrdered<Arriving>,
     /// The end of the first object of the line, if that is known.
     lowest_end: Option<Position>,
     trimmed: Position,
+}
+
+/// An object on its way to the store.
+struct Put {
+    start: Position,
+    end: Position,
+    /// The time of its first entry.
+    first_us: u64,
+    bytes: u64,
+}
+
+/// A request that ends with the copier.
+struct Arriving(JoinHandle<Result<(), Fault>>);
+
+impl Future for Arriving {
+    type Output = Result<(), Fault>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|made| {
+            made.unwrap_or_else(|e| {
+                let context = "send an object of a log's backup".to_owned();
+                Err(Fault::Failed(Failure::new(context, io::Error::other(e))))
+            })
+        })
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What was read for one object.
@@ -76,6 +126,8 @@ struct Gathered {
     body: Vec<u8>,
     end: Position,
     digest: Digest,
+    /// The time of its first entry.
+    first_us: u64,
     /// The time of the next entry, if there is one.
     next_us: Option<u64>,
 }
@@ -90,8 +142,11 @@ pub(crate) async fn run(ending: Ending, source: Source, writer: u128) {
         begun: false,
         start: Position(0),
         follows: None,
-        position: Position(0),
+        next: Position(0),
+        next_us: None,
         reader: None,
+        underway: VecDeque::new(),
+        arriving: FuturesOrdered::new(),
         lowest_end: None,
         trimmed: Position(0),
     };
@@ -106,7 +161,12 @@ pub(crate) async fn run(ending: Ending, source: Source, writer: u128) {
             "the backup of the log has ended"
         );
     }
-    shared.state.lock().ended = Some(outcome);
+    let mut state = shared.state.lock();
+    if outcome.is_err() {
+        // What comes from now on is not copied.
+        state.behind_us.get_or_insert(shared.config.clock.now());
+    }
+    state.ended = Some(outcome);
 }
 
 /// Ends the backup, however the task ends, and if it never ran.
@@ -156,46 +216,85 @@ impl Copier {
             self.idle(&mut durable).await;
         }
         self.find_place().await?;
-        // When the first entry that is not copied became durable, at the
-        // latest, and its time.
+        // When the first entry that was not sent became durable, at the latest.
         let mut since = None;
-        let mut oldest = None;
+        let mut log_ended = false;
         loop {
-            self.trim().await?;
+            if self.shared.state.lock().trim > self.trimmed {
+                // What is removed is what a list does not show to be needed,
+                // and what is on its way is in none.
+                while let Some(arrived) = self.arriving.next().await {
+                    self.arrived(arrived)?;
+                }
+                self.trim().await?;
+            }
             let end = durable.borrow_and_update().position();
             let closing = *self.shared.closing.borrow();
-            if self.position >= end {
-                (since, oldest) = (None, None);
-                self.publish(None);
+            if self.next >= end && self.underway.is_empty() {
+                since = None;
+                self.publish();
                 if closing {
                     return Ok(());
                 }
                 self.idle(&mut durable).await;
                 continue;
             }
-            let seen = *since.get_or_insert_with(Instant::now);
-            if oldest.is_none() {
-                oldest = self.next_time().await?;
-                self.publish(oldest);
-            }
-            // Half of the interval to wait, half to be sure that it is there.
-            let due = seen + self.shared.config.interval / 2;
-            let hurry = closing
-                || self.shared.state.lock().reach > self.position
-                || end.0.saturating_sub(self.position.0) >= self.shared.config.object_bytes;
-            if !hurry && due > Instant::now() {
-                let soon = due.min(Instant::now() + LOOK_EVERY);
-                tokio::select! {
-                    () = tokio::time::sleep_until(soon) => {}
-                    () = self.shared.work.notified() => {}
+            let mut soon = None;
+            if self.next < end {
+                let now = Instant::now();
+                let seen = *since.get_or_insert(now);
+                if self.next_us.is_none() {
+                    let seen_us = self.shared.config.clock.now();
+                    self.shared.state.lock().behind_us.get_or_insert(seen_us);
+                    self.next_us = self.next_time().await?;
+                    self.publish();
                 }
-                continue;
+                // Half of the interval to wait, half to be sure that it is there.
+                let due = seen + self.shared.config.interval / 2;
+                let hurry = closing
+                    || self.shared.state.lock().reach > self.next
+                    || end.0.saturating_sub(self.next.0) >= self.shared.config.object_bytes;
+                if self.underway.len() < self.shared.config.puts_max {
+                    if hurry || due <= now {
+                        // What comes after this moment is what waits from then on.
+                        since = None;
+                        self.copy().await?;
+                        self.publish();
+                        continue;
+                    }
+                    soon = Some(due.min(now + LOOK_EVERY));
+                }
+            } else {
+                since = None;
             }
-            // What comes after this moment is what waits from then on.
-            since = Some(Instant::now());
-            oldest = self.copy().await?;
-            self.publish(oldest);
+            tokio::select! {
+                Some(arrived) = self.arriving.next() => {
+                    self.arrived(arrived)?;
+                    self.publish();
+                }
+                () = tokio::time::sleep_until(soon.unwrap_or_else(Instant::now)), if soon.is_some() => {}
+                () = self.shared.work.notified() => {}
+                // A log that has ended makes nothing more durable.
+                moved = durable.changed(), if soon.is_none() && !log_ended => {
+                    log_ended = moved.is_err();
+                }
+            }
         }
+    }
+
+    /// Everything before it is in the store.
+    fn position(&self) -> Position {
+        self.underway.front().map_or(self.next, |put| put.start)
+    }
+
+    /// Notes what has become of the object that was sent first.
+    fn arrived(&mut self, arrived: Result<(), Fault>) -> Result<(), Fault> {
+        arrived?;
+        if let Some(put) = self.underway.pop_front() {
+            self.lowest_end.get_or_insert(put.end);
+            self.shared.state.lock().stored_bytes += put.bytes;
+        }
+        Ok(())
     }
 
     /// Waits for something to do.
@@ -211,26 +310,18 @@ impl Copier {
         }
     }
 
-    fn publish(&self, oldest_us: Option<u64>) {
+    fn publish(&self) {
+        let oldest = self.underway.front().map(|put| put.first_us);
         {
             let mut state = self.shared.state.lock();
-            state.position = Some(self.position);
-            state.oldest_us = oldest_us;
+            state.position = Some(self.position());
+            state.oldest_us = oldest.or(self.next_us);
+            if self.underway.is_empty() && self.next >= self.source.durable().borrow().position() {
+                state.behind_us = None;
+            }
             state.trouble = None;
         }
         self.shared.changed.notify_waiters();
-    }
-
-    /// After a failure that may pass.
-    async fn pause(&self, failure: Failure) {
-        tracing::error!(
-            backup = %self.shared.remote.place(""),
-            error = %failure.source,
-            "the backup of the log does not go on, trying again: {}",
-            failure.context
-        );
-        self.shared.state.lock().trouble = Some(failure);
-        tokio::time::sleep(self.shared.config.retry.longest_wait).await;
     }
 
     /// Finds out how much of the log is in the store already.
@@ -238,14 +329,24 @@ impl Copier {
         loop {
             match self.look().await {
                 Ok(()) => return Ok(()),
-                Err(Fault::Failed(failure)) => self.pause(failure).await,
+                Err(Fault::Failed(failure)) => pause(&self.shared, failure).await,
                 Err(other) => return Err(other),
             }
         }
     }
 
     async fn look(&mut self) -> Result<(), Fault> {
-        let line = line::find(&self.shared.remote).await?;
+        let line = match line::find(&self.shared.remote).await {
+            Err(Fault::Corrupt(why)) => {
+                self.check_newest().await?;
+                tracing::error!(
+                    backup = %self.shared.remote.place(""),
+                    "the copy of the log in the store is damaged, and the whole log is copied anew: {why}"
+                );
+                None
+            }
+            found => found?,
+        };
         self.start = self.source.first();
         self.follows = None;
         if let Some(line) = line {
@@ -265,9 +366,18 @@ impl Copier {
                 }
             }
         }
-        self.position = self.start;
-        self.publish(None);
+        self.next = self.start;
+        self.publish();
         Ok(())
+    }
+
+    /// That no newer server has begun, where headers cannot be read.
+    async fn check_newest(&self) -> Result<(), Fault> {
+        let listed = line::listed(&self.shared.remote).await?;
+        match listed.map(|(newest, _)| newest) {
+            Some(newest) if newest >= self.shared.generation => Err(self.superseded(newest)),
+            _ => Ok(()),
+        }
     }
 
     /// Whether a range holds what the log holds there.
@@ -276,8 +386,11 @@ impl Copier {
             return Ok(false);
         }
         let kind = Kind::Range(range.position);
-        let Some(header) = line::header(&self.shared.remote, range.generation, kind).await? else {
-            return Ok(false);
+        let header = match line::header(&self.shared.remote, range.generation, kind).await {
+            // It is replaced by a good one.
+            Ok(None) | Err(Fault::Corrupt(_)) => return Ok(false),
+            Ok(Some(header)) => header,
+            Err(fault) => return Err(fault),
         };
         let (source, position, end) = (self.source.clone(), range.position, range.end);
         let digest = blocking(move || {
@@ -325,7 +438,7 @@ impl Copier {
         if let Some(reader) = self.reader.take() {
             return Ok(Some(reader));
         }
-        let (source, position) = (self.source.clone(), self.position);
+        let (source, position) = (self.source.clone(), self.next);
         match blocking(move || source.reader(position)).await {
             Ok(reader) => Ok(Some(reader)),
             Err(e) => self.lost(e).await.map(|()| None),
@@ -335,23 +448,23 @@ impl Copier {
     /// What to do when the log cannot be read where the backup stands.
     async fn lost(&mut self, error: LogError) -> Result<(), Fault> {
         match error {
-            LogError::NoSuchPosition(_) if self.source.first() > self.position => {
+            LogError::NoSuchPosition(_) if self.source.first() > self.next => {
                 // The log was trimmed: nobody needs that any more.
                 tracing::info!(
                     backup = %self.shared.remote.place(""),
-                    from = self.position.0,
+                    from = self.next.0,
                     to = self.source.first().0,
                     "the log was trimmed ahead of its backup"
                 );
-                self.position = self.source.first();
+                (self.next, self.next_us) = (self.source.first(), None);
                 if !self.begun {
-                    (self.start, self.follows) = (self.position, None);
+                    (self.start, self.follows) = (self.next, None);
                 }
                 Ok(())
             }
             other => match self.unreadable(other) {
                 Fault::Failed(failure) => {
-                    self.pause(failure).await;
+                    pause(&self.shared, failure).await;
                     Ok(())
                 }
                 fault => Err(fault),
@@ -361,44 +474,54 @@ impl Copier {
 
     fn unreadable(&self, error: LogError) -> Fault {
         match error {
-            LogError::Corrupt(why) => Fault::Corrupt(why),
+            // Until it is trimmed, which the page store may still come to.
+            LogError::Corrupt(why) => Fault::Failed(Failure::new(
+                "read the log".to_owned(),
+                io::Error::new(io::ErrorKind::InvalidData, why),
+            )),
             LogError::Io { context, source } => Fault::Failed(Failure::new(context, source)),
             other => Fault::Failed(Failure::new(
-                format!("read the log at position {}", self.position.0),
+                format!("read the log at position {}", self.next.0),
                 io::Error::other(other.to_string()),
             )),
         }
     }
 
-    /// Copies one object's worth. Returns the time of the first entry that is
-    /// left, if one is.
-    async fn copy(&mut self) -> Result<Option<u64>, Fault> {
+    /// Sends one object's worth.
+    async fn copy(&mut self) -> Result<(), Fault> {
         let Some(reader) = self.reader().await? else {
-            return Ok(None);
+            return Ok(());
         };
         let (salt, limit) = (self.writer as u64, self.shared.config.object_bytes);
         let (reader, gathered) = match blocking(move || gather(reader, salt, limit)).await {
             Ok(gathered) => gathered,
-            Err(e) => return self.lost(e).await.map(|()| None),
+            Err(e) => return self.lost(e).await,
         };
-        if gathered.end == self.position {
-            return Ok(None);
+        if gathered.end == self.next {
+            return Ok(());
         }
         self.begin().await?;
+        let kind = Kind::Range(self.next);
         let header = Header {
-            bytes: gathered.end.0 - self.position.0,
+            bytes: gathered.end.0 - self.next.0,
             digest: gathered.digest.0,
-            ..self.header(Kind::Range(self.position), self.position)
+            ..self.header(kind, self.next)
         };
         let mut object = header.encode().to_vec();
         object.extend(&gathered.body);
-        let bytes = object.len() as u64;
-        self.make(Kind::Range(self.position), object.into()).await?;
-        self.lowest_end.get_or_insert(gathered.end);
-        self.position = gathered.end;
+        let object = Bytes::from(object);
+        self.underway.push_back(Put {
+            start: self.next,
+            end: gathered.end,
+            first_us: gathered.first_us,
+            bytes: object.len() as u64,
+        });
+        let making = make(Arc::clone(&self.shared), kind, object);
+        self.arriving.push_back(Arriving(tokio::spawn(making)));
+        self.next = gathered.end;
+        self.next_us = gathered.next_us;
         self.reader = Some(reader);
-        self.shared.state.lock().stored_bytes += bytes;
-        Ok(gathered.next_us)
+        Ok(())
     }
 
     /// Begins the generation, if it has not begun.
@@ -409,7 +532,7 @@ impl Copier {
                 ..self.header(Kind::Start, self.start)
             };
             let object = Bytes::copy_from_slice(&header.encode());
-            self.make(Kind::Start, object).await?;
+            make(Arc::clone(&self.shared), Kind::Start, object).await?;
             self.begun = true;
         }
         Ok(())
@@ -425,26 +548,12 @@ impl Copier {
             follows: None,
             bytes: 0,
             digest: 0,
-        }
-    }
-
-    /// Makes an object of our generation, however long it takes.
-    async fn make(&self, kind: Kind, object: Bytes) -> Result<(), Fault> {
-        let name = name(self.shared.generation, kind);
-        loop {
-            match self.shared.remote.make(&name, &object).await {
-                Ok(Made::Ours) => return Ok(()),
-                Ok(Made::Taken(_)) => return Err(self.superseded(self.shared.generation)),
-                Err(failure) => self.pause(failure).await,
-            }
+            whole: self.position().min(position),
         }
     }
 
     fn superseded(&self, generation: Generation) -> Fault {
-        Fault::Superseded {
-            log: self.shared.remote.place(""),
-            generation,
-        }
+        superseded(&self.shared, generation)
     }
 
     fn measure(&mut self, line: &Line) {
@@ -468,7 +577,7 @@ impl Copier {
         // one that was trimmed.
         let mark = self.header(Kind::Trimmed(to), to);
         let object = Bytes::copy_from_slice(&mark.encode());
-        self.make(Kind::Trimmed(to), object).await?;
+        make(Arc::clone(&self.shared), Kind::Trimmed(to), object).await?;
         match self.remove().await {
             // Done with the next trim.
             Err(Fault::Failed(failure)) => {
@@ -478,6 +587,19 @@ impl Copier {
                     "what was trimmed cannot be removed: {}",
                     failure.context
                 );
+                Ok(())
+            }
+            // It would not be restored, and the next server makes a new one.
+            Err(Fault::Corrupt(why)) => {
+                tracing::error!(
+                    backup = %self.shared.remote.place(""),
+                    "the copy of the log in the store is damaged; a restart of the server makes a new one: {why}"
+                );
+                self.shared.state.lock().damage = Some(why);
+                Ok(())
+            }
+            Ok(()) => {
+                self.shared.state.lock().damage = None;
                 Ok(())
             }
             other => other,
@@ -536,10 +658,42 @@ impl Copier {
     }
 }
 
+/// After a failure that may pass.
+async fn pause(shared: &Shared, failure: Failure) {
+    tracing::error!(
+        backup = %shared.remote.place(""),
+        error = %failure.source,
+        "the backup of the log does not go on, trying again: {}",
+        failure.context
+    );
+    shared.state.lock().trouble = Some(failure);
+    tokio::time::sleep(shared.config.retry.longest_wait).await;
+}
+
+/// Makes an object of our generation, however long it takes.
+async fn make(shared: Arc<Shared>, kind: Kind, object: Bytes) -> Result<(), Fault> {
+    let name = name(shared.generation, kind);
+    loop {
+        match shared.remote.make(&name, &object).await {
+            Ok(Made::Ours) => return Ok(()),
+            Ok(Made::Taken(_)) => return Err(superseded(&shared, shared.generation)),
+            Err(failure) => pause(&shared, failure).await,
+        }
+    }
+}
+
+fn superseded(shared: &Shared, generation: Generation) -> Fault {
+    Fault::Superseded {
+        log: shared.remote.place(""),
+        generation,
+    }
+}
+
 /// Reads up to `limit` bytes of entries (or one entry).
 fn gather(mut reader: Reader, salt: u64, limit: u64) -> Result<(Reader, Gathered), LogError> {
     let mut body = Vec::new();
     let mut digest = Digest::default();
+    let mut first_us = None;
     while reader.pass(|entry, payload| {
         if !body.is_empty() && body.len() as u64 + entry.total() > limit {
             return false;
@@ -551,6 +705,7 @@ fn gather(mut reader: Reader, salt: u64, limit: u64) -> Result<(Reader, Gathered
         body.extend(plain.encode(salt));
         body.extend(payload);
         digest.add(entry);
+        first_us.get_or_insert(entry.time_us);
         true
     })? {}
     let end = reader.position();
@@ -559,6 +714,7 @@ fn gather(mut reader: Reader, salt: u64, limit: u64) -> Result<(Reader, Gathered
         body,
         end,
         digest,
+        first_us: first_us.unwrap_or_default(),
         next_us,
     };
     Ok((reader, gathered))

@@ -9,7 +9,7 @@ use std::fmt;
 pub(crate) const HEADER_BYTES: usize = 96;
 
 const MAGIC: [u8; 8] = *b"XYLEMBAK";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const KIND_START: u32 = 1;
 const KIND_RANGE: u32 = 2;
 const KIND_TRIMMED: u32 = 3;
@@ -94,6 +94,10 @@ pub(crate) struct Header {
     pub bytes: u64,
     /// See [`Digest`].
     pub digest: u32,
+    /// All that is needed before this was in the store when the object was
+    /// sent: what is missing there is lost, and what is missing behind it may
+    /// never have arrived.
+    pub whole: Position,
 }
 
 impl Header {
@@ -120,6 +124,7 @@ impl Header {
         out[56..64].copy_from_slice(&follows.to_le_bytes());
         out[64..72].copy_from_slice(&self.bytes.to_le_bytes());
         out[72..76].copy_from_slice(&self.digest.to_le_bytes());
+        out[76..84].copy_from_slice(&self.whole.0.to_le_bytes());
         let crc = crc32c::crc32c(&out[..COVERED_BYTES]);
         out[COVERED_BYTES..COVERED_BYTES + 4].copy_from_slice(&crc.to_le_bytes());
         out
@@ -165,9 +170,14 @@ impl Header {
             follows: Some(Generation(u64_at(bytes, 56))).filter(|g| g.0 != NONE),
             bytes: u64_at(bytes, 64),
             digest: u32_at(bytes, 72),
+            whole: Position(u64_at(bytes, 76)),
         };
         let is_range = matches!(kind, Kind::Range(_));
-        if is_range != (header.bytes > 0) || header.follows.is_some_and(|g| g >= generation) {
+        let ahead = header.whole > position;
+        if is_range != (header.bytes > 0)
+            || ahead
+            || header.follows.is_some_and(|g| g >= generation)
+        {
             return Err("the header contradicts itself".to_owned());
         }
         Ok(header)

@@ -103,6 +103,8 @@ pub(crate) struct Folder {
     pub ranges: Vec<Range>,
     /// Positions of trim marks.
     pub trimmed: Vec<Position>,
+    /// It has a start.
+    pub begun: bool,
 }
 
 pub(crate) async fn folder(remote: &Remote, generation: Generation) -> Result<Folder, Fault> {
@@ -110,6 +112,7 @@ pub(crate) async fn folder(remote: &Remote, generation: Generation) -> Result<Fo
     let mut folder = Folder {
         ranges: Vec::new(),
         trimmed: Vec::new(),
+        begun: false,
     };
     for Listed { name, bytes } in &listed {
         match Kind::parse(name) {
@@ -124,11 +127,25 @@ pub(crate) async fn folder(remote: &Remote, generation: Generation) -> Result<Fo
                 });
             }
             Some(Kind::Trimmed(position)) => folder.trimmed.push(position),
-            Some(Kind::Start) | None => {}
+            Some(Kind::Start) => folder.begun = true,
+            None => {}
         }
     }
     folder.ranges.sort_unstable_by_key(|r| r.position);
     Ok(folder)
+}
+
+/// The newest generation that has begun, and the end of its last object, of
+/// which nothing is known but names and lengths.
+pub(crate) async fn listed(remote: &Remote) -> Result<Option<(Generation, Position)>, Fault> {
+    for generation in generations(remote).await? {
+        let found = folder(remote, generation).await?;
+        if found.begun {
+            let end = found.ranges.iter().map(|range| range.end).max();
+            return Ok(Some((generation, end.unwrap_or_default())));
+        }
+    }
+    Ok(None)
 }
 
 /// Finds the line; `None` when no generation has begun.
@@ -156,6 +173,8 @@ pub(crate) async fn find(remote: &Remote) -> Result<Option<Line>, Fault> {
     // begins.
     let mut start = newest;
     let mut until = Position(u64::MAX);
+    // What the newest generation says is there.
+    let mut whole = newest.position;
     for generation in all.into_iter().filter(|g| *g <= newest.generation) {
         let found = folder(remote, generation).await?;
         // Also where the generation is not in the line: one that was replaced
@@ -176,6 +195,9 @@ pub(crate) async fn find(remote: &Remote) -> Result<Option<Line>, Fault> {
             && let Some(header) = header(remote, generation, Kind::Range(last.position)).await?
         {
             line.first = line.first.max(header.first.min(until));
+            if generation == line.newest {
+                whole = whole.max(header.whole);
+            }
         }
         line.ranges.splice(0..0, ranges);
         until = until.min(start.position);
@@ -193,10 +215,29 @@ pub(crate) async fn find(remote: &Remote) -> Result<Option<Line>, Fault> {
             ))
         })?;
     }
+    line.cut(whole);
     Ok(Some(line))
 }
 
 impl Line {
+    /// Cuts the line where an object is missing of those that were on their
+    /// way together when the newest generation's writer died: at or behind
+    /// `whole`, before which all have arrived. What is behind the gap was never
+    /// said to be in the store.
+    fn cut(&mut self, whole: Position) {
+        let mut end = self.first.max(self.start);
+        let behind = self.ranges.partition_point(|r| r.end <= end);
+        for (nth, range) in self.ranges.iter().enumerate().skip(behind) {
+            if range.position > end {
+                if end >= whole {
+                    self.ranges.truncate(nth);
+                }
+                return;
+            }
+            end = range.end;
+        }
+    }
+
     /// The ranges that are needed, each of which begins where the one before
     /// ends; what is missing otherwise.
     pub fn whole(&self, remote: &Remote) -> Result<&[Range], Fault> {

@@ -205,6 +205,7 @@ async fn close(
         follows,
         bytes: 0,
         digest: 0,
+        whole: end,
     };
     let object = Bytes::copy_from_slice(&header.encode());
     let key = name(generation, Kind::Start);

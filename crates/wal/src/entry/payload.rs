@@ -103,6 +103,16 @@ fn put_string(out: &mut Vec<u8>, text: &str) {
     out.extend(text.as_bytes());
 }
 
+/// Whether a header is of a kind that is written, and as it is written: marks
+/// have neither a number nor a payload, frames have a number.
+pub(crate) fn is_of_log(header: &EntryHeader) -> bool {
+    match header.kind {
+        SEAL | BEGIN => header.seq.0 == 0 && header.length == 0,
+        REDO | CREATE | WRITE | TRUNCATE | RENAME | UNLINK | MKDIR | RMDIR => header.seq.0 > 0,
+        _ => false,
+    }
+}
+
 /// What the entry says, or what is wrong with it. The checksum was good, so
 /// whatever is wrong here was written so.
 pub(crate) fn decode(header: &EntryHeader, payload: &[u8]) -> Result<Record, String> {

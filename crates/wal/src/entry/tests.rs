@@ -1,7 +1,7 @@
 //! Encodings go back and forth; nothing that is read panics.
 
 use super::{ENTRY_HEADER_BYTES, EntryHeader, payload};
-use crate::{Position, Record};
+use crate::{CheckedFrame, FrameSums, Position, Record};
 use proptest::prelude::*;
 use xylem_types::{Epoch, FileOp, Frame, FrameBody, FrameSeq, Lsn};
 
@@ -93,5 +93,79 @@ fn entry_headers_go_back_and_forth_with_their_salt() {
 fn zeros_are_no_entry() {
     for salt in [0, 1, u64::MAX] {
         assert_eq!(EntryHeader::decode(salt, &[0; ENTRY_HEADER_BYTES]), None);
+    }
+}
+
+/// The client library computes the same by itself: `crates/client/tests/wire.rs`
+/// has these numbers, too.
+#[test]
+fn the_checksums_of_frames_are_what_they_were() {
+    let path = || "d/t.frm".to_owned();
+    let file = FrameBody::File;
+    let (mode, offset, size) = (0o660, 9, 5);
+    let (data, to) = (b"abc"[..].into(), "d/u.frm".to_owned());
+    let dir = || "d".to_owned();
+    let expected = [
+        (
+            FrameBody::Redo(b"redo"[..].into()),
+            (0x8e9a_3422, 0x0f11_0a55),
+        ),
+        (
+            file(FileOp::Create { path: path(), mode }),
+            (0xf604_6ce2, 0x750c_1b0c),
+        ),
+        (
+            file(FileOp::Write {
+                path: path(),
+                offset,
+                data,
+            }),
+            (0x460f_8e6e, 0x6b54_a8e1),
+        ),
+        (
+            file(FileOp::Truncate { path: path(), size }),
+            (0x3938_cb4a, 0x6632_383f),
+        ),
+        (
+            file(FileOp::Rename { from: path(), to }),
+            (0x0d23_dd96, 0x037b_edf0),
+        ),
+        (
+            file(FileOp::Unlink { path: path() }),
+            (0x2d51_0ac3, 0xbf19_12eb),
+        ),
+        (
+            file(FileOp::Mkdir {
+                path: dir(),
+                mode: 0o700,
+            }),
+            (0x6798_6702, 0x265f_60fd),
+        ),
+        (
+            file(FileOp::Rmdir { path: dir() }),
+            (0xf421_572c, 0xae6d_8fde),
+        ),
+    ];
+    for (body, (payload, header)) in expected {
+        let frame = Frame {
+            seq: FrameSeq(7),
+            start: Lsn(12345),
+            body,
+        };
+        let sums = FrameSums { payload, header };
+        assert_eq!(CheckedFrame::of(frame.clone()).sums(), sums, "{frame:?}");
+        assert!(CheckedFrame::verify(frame.clone(), sums).is_ok());
+        for wrong in [
+            FrameSums {
+                payload: payload ^ 1,
+                ..sums
+            },
+            FrameSums {
+                header: header ^ 1,
+                ..sums
+            },
+        ] {
+            assert!(CheckedFrame::verify(frame.clone(), wrong).is_err());
+        }
     }
 }

@@ -5,7 +5,7 @@
 
 use super::LocalLogConfig;
 use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
-use super::scan::{self, Remains, Remnant, ScanError};
+use super::scan::{self, Expected, Remains, Remnant, ScanError};
 use super::segments::{Name, Segment, UNFINISHED};
 use super::shared::NextSegment;
 use super::writer::Active;
@@ -276,7 +276,7 @@ fn only(disk: &dyn Disk, found: Option<Found>) -> Result<(Option<Active>, End), 
     }
     // The first seal was on its way and nobody was told of it. A log without
     // an entry has no segment, so that it takes no room.
-    unacknowledged(disk, &found, Position(0), None)?;
+    unacknowledged(disk, &found, &Expected::begin(), Position(0), None)?;
     disk.remove(&found.name().to_string())
         .map_err(|e| io_error(disk, "remove", Some(found.name()), e))?;
     Ok((None, End::default()))
@@ -315,7 +315,8 @@ fn cut(
     let io = |what: &str, e| io_error(disk, what, Some(name), e);
     let walked = scan::walk(&*found.file, segment).map_err(|e| scan_error(disk, name, e))?;
     let end = segment.position(walked.end);
-    let remains = scan::remains(&*found.file, found.header, Some(segment.first), walked.end)
+    let expected = Expected::after(segment, &walked);
+    let remains = scan::remains(&*found.file, found.header, &expected, walked.end)
         .map_err(|e| io("read", e))?;
     if let Some(remnant) = &remains.newest
         && remnant.entry.synced() > end
@@ -323,7 +324,8 @@ fn cut(
         return Err(damaged(disk, name, walked.end, name, remnant));
     }
     if let Some(unused) = unused {
-        wipe_unused(disk, unused, end, (name, walked.end))?;
+        let expected = Expected::next(segment, &walked);
+        wipe_unused(disk, unused, &expected, end, (name, walked.end))?;
     }
     if !remains.dirty.is_empty() {
         tracing::info!(
@@ -348,10 +350,11 @@ fn cut(
 fn unacknowledged(
     disk: &dyn Disk,
     found: &Found,
+    expected: &Expected,
     end: Position,
     before: Option<(Name, u64)>,
 ) -> Result<Remains, LogError> {
-    let remains = scan::remains(&*found.file, found.header, None, SEGMENT_HEADER_BYTES)
+    let remains = scan::remains(&*found.file, found.header, expected, SEGMENT_HEADER_BYTES)
         .map_err(|e| io_error(disk, "read", Some(found.name()), e))?;
     // The first write here began when everything before this segment was
     // durable; a later one, when this segment's first entry was.
@@ -376,11 +379,12 @@ fn unacknowledged(
 fn wipe_unused(
     disk: &dyn Disk,
     found: &Found,
+    expected: &Expected,
     end: Position,
     before: (Name, u64),
 ) -> Result<(), LogError> {
     let io = |what: &str, e| io_error(disk, what, Some(found.name()), e);
-    let remains = unacknowledged(disk, found, end, Some(before))?;
+    let remains = unacknowledged(disk, found, expected, end, Some(before))?;
     if remains.dirty.is_empty() {
         return Ok(());
     }

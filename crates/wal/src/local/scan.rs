@@ -8,6 +8,8 @@ use crate::disk::DiskFile;
 use crate::entry::{ENTRY_HEADER_BYTES, EntryHeader, follow, payload, u64_at};
 use crate::line::Line;
 use std::io::{self, IoSlice};
+use std::ops::RangeInclusive;
+use xylem_types::Epoch;
 
 /// Bytes read at once.
 const WINDOW_BYTES: u64 = 1 << 20;
@@ -145,6 +147,50 @@ pub(crate) fn walk(file: &dyn DiskFile, segment: Segment) -> Result<Walked, Scan
     }
 }
 
+/// What is known of an entry before it is read: how what a crash has left is
+/// told from bytes that happen to have the right checksum. That alone decides
+/// once in four billion offsets, and a segment has 64 million of them, which
+/// may hold anything that an earlier use of the file has left.
+#[derive(Clone, Debug)]
+pub(crate) struct Expected {
+    /// Where the segment's first entry may begin.
+    pub first: RangeInclusive<u64>,
+    /// Of the last entry known before it: later ones have no smaller epoch,
+    pub epoch: Epoch,
+    /// and no earlier time.
+    pub time_us: u64,
+}
+
+impl Expected {
+    /// Behind `walked`, in the same segment.
+    pub fn after(segment: Segment, walked: &Walked) -> Expected {
+        Expected {
+            first: segment.first.0..=segment.first.0,
+            epoch: walked.line.epoch,
+            time_us: walked.time_us,
+        }
+    }
+
+    /// In the segment behind `segment`, the good entries of which are `walked`.
+    /// What follows those may have been good, too.
+    pub fn next(segment: Segment, walked: &Walked) -> Expected {
+        let full = segment.position(segment.bytes);
+        Expected {
+            first: segment.position(walked.end).0..=full.0,
+            ..Expected::after(segment, walked)
+        }
+    }
+
+    /// In the first segment of a log without entries.
+    pub fn begin() -> Expected {
+        Expected {
+            first: 0..=0,
+            epoch: Epoch(0),
+            time_us: 0,
+        }
+    }
+}
+
 /// An entry's header found beyond the end of the good entries.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Remnant {
@@ -164,12 +210,11 @@ pub(crate) struct Remains {
     pub dirty: Vec<(u64, u64)>,
 }
 
-/// Looks at everything from `from` to the end of a segment whose entries begin
-/// at `first`, if that is known.
+/// Looks at everything from `from` to the end of a segment.
 pub(crate) fn remains(
     file: &dyn DiskFile,
     header: SegmentHeader,
-    first: Option<Position>,
+    expected: &Expected,
     from: u64,
 ) -> io::Result<Remains> {
     let mut out = Remains::default();
@@ -188,7 +233,7 @@ pub(crate) fn remains(
             for (offset, candidate) in
                 (block..block + length).zip(bytes.windows(ENTRY_HEADER_BYTES))
             {
-                if let Some(entry) = remnant(header, first, offset, candidate)
+                if let Some(entry) = remnant(header, expected, offset, candidate)
                     && out.newest.is_none_or(|n| n.entry.synced() < entry.synced())
                 {
                     out.newest = Some(Remnant { offset, entry });
@@ -203,16 +248,21 @@ pub(crate) fn remains(
 /// The header of an entry of this use of the file that stands where it says.
 fn remnant(
     header: SegmentHeader,
-    first: Option<Position>,
+    expected: &Expected,
     offset: u64,
     bytes: &[u8],
 ) -> Option<EntryHeader> {
     // The cheap test first: this runs for every byte.
-    let base = u64_at(bytes, 16).checked_sub(offset - SEGMENT_HEADER_BYTES)?;
-    if first.is_some_and(|f| f.0 != base) {
+    let before = offset - SEGMENT_HEADER_BYTES;
+    let first = u64_at(bytes, 16).checked_sub(before)?;
+    if !expected.first.contains(&first) {
         return None;
     }
-    EntryHeader::decode_prefix(header.salt, bytes)
+    let entry = EntryHeader::decode_prefix(header.salt, bytes)?;
+    // Neither an entry nor a write crosses segments.
+    let fits = entry.total() <= header.bytes - offset && u64::from(entry.behind) <= before;
+    let later = entry.epoch >= expected.epoch && entry.time_us >= expected.time_us;
+    (fits && later && payload::is_of_log(&entry)).then_some(entry)
 }
 
 /// Writes zeros over the dirty blocks. Durable after the next sync.

@@ -4,9 +4,8 @@ use super::format::{
     Block, Folder, HEADER_BYTES, Header, Name, WriterId, number_and_index, position,
 };
 use crate::clock::Stamp;
-use crate::entry::payload;
 use crate::queue::Queued;
-use crate::{Position, Record};
+use crate::{CheckedFrame, Position, Record};
 use bytes::Bytes;
 use proptest::prelude::*;
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
@@ -38,8 +37,7 @@ fn block(payloads: &[Vec<u8>]) -> Block {
                 start: Lsn(100),
                 body: FrameBody::Redo(bytes.as_slice().into()),
             };
-            let (kind, payload) = payload::encode(&frame.body);
-            Queued::frame(kind, Epoch(3), &frame, payload)
+            Queued::frame(Epoch(3), CheckedFrame::of(frame)).1
         })
         .collect();
     let stamp = Stamp {

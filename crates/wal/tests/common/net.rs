@@ -81,6 +81,8 @@ pub enum Refusal {
     Denied,
     /// There is no such bucket.
     NoBucket,
+    /// The store cannot do this.
+    Unable,
 }
 
 /// The store, and everyone's wires to it.
@@ -346,6 +348,7 @@ impl Wire {
                 path,
                 source: source(),
             }),
+            Some(Refusal::Unable) => Err(Error::NotSupported { source: source() }),
             Some(Refusal::NoBucket) => Err(Error::NotFound {
                 path,
                 source: source(),
