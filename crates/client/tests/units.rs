@@ -162,6 +162,7 @@ fn names() {
         "master-a.info",
         "relay-log.info",
         "relay-log-a.info",
+        "xylem.binlog",
         "@0023x/t.frm",
     ] {
         assert!(is_side_file(yes), "{yes}");

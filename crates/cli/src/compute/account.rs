@@ -10,6 +10,9 @@ use std::path::Path;
 /// The side file, in the data directory.
 pub const USER_FILE: &str = "xylem.user";
 
+/// The side file that names the branch which has run with a binary log last.
+pub const BINLOG_OWNER_FILE: &str = "xylem.binlog";
+
 /// Bytes of the longest name that MariaDB takes.
 const NAME_MAX: usize = 4 * 128;
 
