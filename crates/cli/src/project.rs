@@ -149,10 +149,11 @@ impl Project {
     }
 
     /// The further arguments of a compute. A binary log is one compute's: two
-    /// that wrote the same files would ruin them.
+    /// that wrote the same files would ruin them. So is a server's id: two
+    /// replicas with the same one push each other out.
     pub fn mariadbd_args_of(&self, main: bool) -> impl Iterator<Item = OsString> {
         let all = self.mariadbd_args.iter();
-        all.filter(move |arg| main || !is_binary_log(arg))
+        all.filter(move |arg| main || !(is_binary_log(arg) || is_server_id(arg)))
             .map(OsString::from)
     }
 
@@ -177,6 +178,12 @@ pub fn is_binary_log(arg: &str) -> bool {
     let name = arg.trim_start_matches("--loose-").trim_start_matches("--");
     let name = name.replace('_', "-");
     name == "log-bin" || name.starts_with("log-bin=") || name.starts_with("log-bin-index")
+}
+
+/// Whether an argument of mariadbd is the server's id.
+fn is_server_id(arg: &str) -> bool {
+    let name = arg.trim_start_matches("--loose-").trim_start_matches("--");
+    name.replace('_', "-").starts_with("server-id=")
 }
 
 impl Default for Project {

@@ -572,6 +572,7 @@ impl Starter<'_> {
             },
             bootstrap,
             read_only: start.at_lsn.is_some(),
+            left_another: !is_main(start.name),
         };
         let text = mycnf::render(&options)?;
         files::write_atomic(&dir.my_cnf(), text.as_bytes(), files::SECRET)?;
