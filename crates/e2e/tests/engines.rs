@@ -348,6 +348,8 @@ fn reading_system_tables_keeps_nobody_from_changing_them() -> Result<()> {
     for statement in [
         "SET PASSWORD FOR a@localhost = PASSWORD('two')",
         "GRANT SELECT ON *.* TO a@localhost",
+        "ALTER USER a@localhost IDENTIFIED BY 'three'",
+        "RENAME USER a@localhost TO b@localhost",
         "DROP USER a@localhost",
     ] {
         let error = project.sql_error(statement)?;

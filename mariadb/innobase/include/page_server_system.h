@@ -26,6 +26,14 @@ made since is not there.
 void set_system_read(row_prebuilt_t *prebuilt, THD *thd, bool read_only)
   noexcept;
 
+/** Lock one of MariaDB's own tables for a statement on accounts, as Aria does:
+before the server takes its own locks on accounts, with which it would keep
+everybody from logging in while it waits for a row.
+@param prebuilt   handle, in the lock mode that the statement needs
+@param thd        connection
+@return error code */
+dberr_t lock_for_accounts(row_prebuilt_t *prebuilt, const THD *thd) noexcept;
+
 /** Report that a statement on accounts failed because it waited for a lock too
 long: the server takes any error of a read for a missing row and would say that
 there is no such account (1133). Only the first error counts.

@@ -77,6 +77,15 @@ void set_system_read(row_prebuilt_t *prebuilt, THD *thd, bool read_only)
     prebuilt->select_lock_type= prebuilt->stored_select_lock_type= LOCK_NONE;
 }
 
+dberr_t lock_for_accounts(row_prebuilt_t *prebuilt, const THD *thd) noexcept
+{
+  if (!enabled || prebuilt->select_lock_type != LOCK_X ||
+      !is_about_accounts(thd_sql_command(thd)) ||
+      !is_system(*prebuilt->table))
+    return DB_SUCCESS;
+  return row_lock_table(prebuilt);
+}
+
 void report_lock_wait(const row_prebuilt_t *prebuilt, const THD *thd, int error)
   noexcept
 {
