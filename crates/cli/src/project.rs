@@ -158,10 +158,11 @@ impl Project {
     }
 
     /// The further arguments of a compute. A binary log is one compute's: two
-    /// that wrote the same files would ruin them.
+    /// that wrote the same files would ruin them. So is a server's id: two
+    /// replicas with the same one push each other out.
     pub fn mariadbd_args_of(&self, main: bool) -> impl Iterator<Item = OsString> {
         let all = self.mariadbd_args.iter();
-        all.filter(move |arg| main || !is_binary_log(arg))
+        all.filter(move |arg| main || !(is_binary_log(arg) || is_server_id(arg)))
             .map(OsString::from)
     }
 
@@ -188,6 +189,12 @@ pub fn is_binary_log(arg: &str) -> bool {
     let name = name.strip_prefix("--").unwrap_or(&name);
     let name = name.strip_prefix("loose-").unwrap_or(name);
     matches!(name, "log-bin" | "log-bin-index")
+}
+
+/// Whether an argument of mariadbd is the server's id.
+fn is_server_id(arg: &str) -> bool {
+    let name = arg.trim_start_matches("--loose-").trim_start_matches("--");
+    name.replace('_', "-").starts_with("server-id=")
 }
 
 impl Default for Project {

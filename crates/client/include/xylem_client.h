@@ -113,6 +113,12 @@ back. XYLEM_NOT_FOUND when the branch has no such tablespace. */
 int xylem_open_tablespace(uint32_t space_id, char *path, size_t size,
                           uint32_t *flags);
 
+/* From here on the preloaded library refuses to make files in which engines
+other than InnoDB keep rows of persistent tables (EPERM, and a line in the
+error log): such rows would be gone with the data directory. Temporary tables
+and the server's log tables are left alone. */
+void xylem_only_innodb(void);
+
 typedef struct xylem_stats {
   uint64_t pages_read;
   uint64_t pages_read_async;

@@ -280,6 +280,12 @@ pub extern "C" fn xylem_shutdown() {
 
 /// See the header.
 #[unsafe(no_mangle)]
+pub extern "C" fn xylem_only_innodb() {
+    sidefiles::engines::refuse();
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
 pub extern "C" fn xylem_is_enabled() -> c_int {
     c_int::from(catch_unwind(|| client().is_some()).unwrap_or(false))
 }

@@ -166,6 +166,23 @@ fn unconnected_operations_are_bounded() {
 }
 
 #[test]
+fn files_of_other_engines_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let datadir = dir.path().join("data");
+    fs::create_dir(&datadir).unwrap();
+    let program = program(dir.path());
+    let out = command(&program, 0, &datadir, "only-innodb")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{said}");
+    for name in ["u.MAD", "u.MAI", "log.CSV", "u.ARZ", "t.MYI"] {
+        let line = format!("[ERROR] Xylem: refused to make early/{name}: ");
+        assert!(said.contains(&line), "{name}: {said}");
+    }
+}
+
+#[test]
 fn a_fenced_compute_is_told_so() {
     let server = Server::start();
     let dir = tempfile::tempdir().unwrap();

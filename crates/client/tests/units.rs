@@ -9,6 +9,7 @@ use std::time::Duration;
 use xylem_client::backoff::Jitter;
 use xylem_client::grpc::{Code, RpcStatus};
 use xylem_client::redo::{COALESCE_MAX, State};
+use xylem_client::sidefiles::engines::{holds_rows, may_hold_rows};
 use xylem_client::sidefiles::names::{is_database, is_side_file, may_be_side_file};
 use xylem_client::status::Status;
 use xylem_client::tablespace::{normalise, write_file};
@@ -161,6 +162,7 @@ fn names() {
         "master-a.info",
         "relay-log.info",
         "relay-log-a.info",
+        "xylem.binlog",
         "@0023x/t.frm",
     ] {
         assert!(is_side_file(yes), "{yes}");
@@ -205,6 +207,42 @@ fn names() {
     assert!(is_database("shop") && is_database("@0023x"));
     for no in ["", "a/b", "#sql", ".git", "lost+found"] {
         assert!(!is_database(no), "{no}");
+    }
+}
+
+#[test]
+fn files_in_which_other_engines_keep_rows() {
+    for yes in [
+        "shop/t.MYD",
+        "shop/t.MYI",
+        "mysql/t.MAD",
+        "mysql/t.MAI",
+        "shop/t.ARZ",
+        "shop/t.CSV",
+        "shop/general_log.CSV",
+        "mysql/proc.CSM",
+        "shop/t#P#p0.MYD",
+        "shop/#sql-alter-1-2.MAD",
+    ] {
+        assert!(holds_rows(yes), "{yes}");
+        assert!(may_hold_rows(format!("./{yes}").as_bytes()), "{yes}");
+    }
+    for no in [
+        "",
+        "t.MYD",
+        "shop/t.frm",
+        "shop/t.ibd",
+        "shop/MYD",
+        "aria_log_control",
+        "aria_log.00000001",
+        "shop/#sql-temptable-1-2-3.MAI",
+        "#tmp/t.MYD",
+        "a/b/t.MYD",
+        "mysql/general_log.CSV",
+        "mysql/general_log2.CSM",
+        "mysql/slow_log_backup.CSV",
+    ] {
+        assert!(!holds_rows(no), "{no}");
     }
 }
 

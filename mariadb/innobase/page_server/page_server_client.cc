@@ -11,6 +11,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 *****************************************************************************/
 
 #include "page_server.h"
+#include "page_server_engines.h"
 #include "buf0buf.h"
 #include "fil0fil.h"
 #include "fsp0sysspace.h"
@@ -236,7 +237,7 @@ another one needs: end at once, without a core dump.
 
 bool start() noexcept
 {
-  if (!look_up_all() || !check_settings())
+  if (!look_up_all() || !check_settings() || !engines_start())
     return false;
 
   bool ok{true};
@@ -289,6 +290,7 @@ void stop() noexcept
     return;
   connected= false;
   client.shutdown();
+  engines_stop();
 }
 
 bool serves(const fil_space_t &space) noexcept

@@ -180,6 +180,8 @@ impl Found {
                 self.user = Some(String::from_utf8_lossy(&file.data).trim().to_owned());
                 Ok(())
             }
+            // As above: a stock server has no branches.
+            Item::File(file) if file.path == account::BINLOG_OWNER_FILE => Ok(()),
             Item::File(file) => {
                 if file.offset == 0 {
                     self.side_files += 1;
@@ -258,6 +260,9 @@ impl Found {
             undo_tablespaces: self.undo_tablespaces(),
             force_recovery: 0,
             fast_shutdown: 1,
+            // What was being committed at the moment of the export: no binary
+            // log is exported that could tell what becomes of it.
+            roll_back_prepared: true,
         };
         stock
             .run("starting stock MariaDB on the exported directory", &sql)

@@ -15,6 +15,9 @@ pub const USER_FILE: &str = "xylem.user";
 /// of a compute sees to it that it is there.
 pub const OWN_USER: &str = "xylem";
 
+/// The side file that names the branch which has run with a binary log last.
+pub const BINLOG_OWNER_FILE: &str = "xylem.binlog";
+
 /// Bytes of the longest name that MariaDB takes.
 const NAME_MAX: usize = 4 * 128;
 

@@ -49,6 +49,9 @@ pub struct Options<'a> {
     pub bootstrap: bool,
     /// It takes no writes.
     pub read_only: bool,
+    /// The compute of a branch other than `main`: what replication was set up
+    /// on the branch that it left is not its own to go on with.
+    pub left_another: bool,
 }
 
 /// The options that the storage engine finds its pages with.
@@ -155,8 +158,15 @@ pub fn render(options: &Options<'_>) -> Result<String> {
     for (name, value) in fixed {
         line(&mut out, name, value)?;
     }
-    if options.read_only {
+    // Relay logs stay behind with a compute's directory; what they held comes
+    // again, from where the branch says that replication stands.
+    out.push_str("relay-log-recovery\n");
+    if options.left_another || options.read_only {
+        let id = server_id(options.page_server.branch);
+        line(&mut out, "server-id", &id.to_string())?;
         out.push_str("skip-slave-start\n");
+    }
+    if options.read_only {
         for (name, value) in super::reader::OPTIONS {
             line(&mut out, name, value)?;
         }
@@ -181,6 +191,16 @@ pub fn render(options: &Options<'_>) -> Result<String> {
         line(&mut out, "innodb-page-server-token-file", plain(file)?)?;
     }
     Ok(out)
+}
+
+/// A server's id that no other branch has, nor, but for a chance of one in four
+/// thousand million, a server that people have given theirs: FNV-1a of the
+/// branch's id. Not 0 and not 1, which is MariaDB's default.
+fn server_id(branch: &str) -> u32 {
+    let hash = branch.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    hash.max(2)
 }
 
 /// Writes options for client programs.

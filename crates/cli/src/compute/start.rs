@@ -690,6 +690,7 @@ impl Starter<'_> {
             },
             bootstrap,
             read_only: start.at_lsn.is_some(),
+            left_another: !is_main(start.name),
         };
         let text = mycnf::render(&options)?;
         host.write_for(&dir.my_cnf(), text.as_bytes())?;

@@ -40,6 +40,7 @@ fn options() -> Options<'static> {
         },
         bootstrap: false,
         read_only: false,
+        left_another: false,
     }
 }
 
@@ -80,8 +81,10 @@ fn options_are_all_there() {
     ] {
         assert!(has(&text, line), "{line} is missing in\n{text}");
     }
+    assert!(has(&text, "relay-log-recovery"));
     assert!(!text.contains("token-file"));
     assert!(!text.contains("read-only"));
+    assert!(!text.contains("skip-slave-start") && !text.contains("server-id"));
     assert!(!has(&text, "user = \"root\""));
 }
 
@@ -105,6 +108,26 @@ fn options_that_vary() {
     }
     assert!(!text.contains("enforce-storage-engine"));
     assert!(!text.contains("innodb-log-file-size"));
+}
+
+#[test]
+fn a_branch_does_not_go_on_with_the_replication_of_another() {
+    let mut options = options();
+    options.left_another = true;
+    let id_of = |options: &Options<'_>| {
+        let text = render(options).unwrap();
+        assert!(has(&text, "skip-slave-start"));
+        let ids: Vec<_> = text
+            .lines()
+            .filter(|l| l.starts_with("server-id"))
+            .collect();
+        assert_eq!(ids.len(), 1);
+        ids[0].to_owned()
+    };
+    let one = id_of(&options);
+    assert_eq!(one, id_of(&options));
+    options.page_server.branch = "id:other";
+    assert_ne!(one, id_of(&options));
 }
 
 #[test]
@@ -262,18 +285,19 @@ fn a_reader_s_init_file_has_one_statement_a_line() {
 }
 
 #[test]
-fn a_binary_log_is_one_compute_s() {
+fn a_binary_log_and_a_server_s_id_are_one_compute_s() {
     let project = Project {
         mariadbd_args: [
             "--max-connections=9",
             "--log-bin=/b/n",
             "--log_bin_index=/b/i",
+            "--server_id=7",
         ]
         .map(str::to_owned)
         .to_vec(),
         ..Project::new()
     };
-    assert_eq!(project.mariadbd_args_of(true).count(), 3);
+    assert_eq!(project.mariadbd_args_of(true).count(), 4);
     let others: Vec<_> = project.mariadbd_args_of(false).collect();
     assert_eq!(others, ["--max-connections=9"]);
 }

@@ -52,6 +52,7 @@ pub fn top(name: &str) -> Top {
         | "ddl.log"
         | "backup-my.cnf"
         | "xylem.user"
+        | "xylem.binlog"
         | "xylem-export.cnf"
         | "aria_log_control.lock"
         | "donor_galera_info"

@@ -230,6 +230,8 @@ impl Copy<'_> {
             undo_tablespaces: self.survey.undo.len(),
             force_recovery,
             fast_shutdown,
+            // Its binary log may have them; the branch gets them as they are.
+            roll_back_prepared: false,
         };
         let text = stock.run(DOING, &self.sql(password, accounts)).await?;
         let complains = text.lines().any(files::is_error_line);

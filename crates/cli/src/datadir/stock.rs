@@ -36,6 +36,9 @@ pub struct Stock<'a> {
     pub force_recovery: u8,
     /// `innodb_fast_shutdown`.
     pub fast_shutdown: u8,
+    /// Roll back what MariaDB itself has prepared, where no binary log is that
+    /// it could ask; what users have prepared with XA stays.
+    pub roll_back_prepared: bool,
 }
 
 impl Stock<'_> {
@@ -133,6 +136,9 @@ impl Stock<'_> {
             ]
             .map(OsString::from),
         );
+        if self.roll_back_prepared {
+            args.push("--tc-heuristic-recover=ROLLBACK".into());
+        }
         if rustix::process::geteuid().is_root() {
             args.push("--user=root".into());
         }

@@ -10,7 +10,7 @@ use super::names::{is_database, is_side_file, may_be_side_file};
 use super::ops::{self, Outcome};
 use super::paths::{is_active, resolve};
 use super::real::{self, errno, set_errno};
-use super::{Uncaptured, fds, is_captured_thread, stdio};
+use super::{Uncaptured, engines, fds, is_captured_thread, stdio};
 use libc::{AT_FDCWD, FILE, O_CREAT, O_TRUNC, O_WRONLY, iovec, mode_t};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -97,10 +97,38 @@ unsafe fn open_by(dirfd: c_int, path: Path, flags: c_int, call: impl FnOnce() ->
         return call();
     }
     // SAFETY: libc wants the path NUL-terminated too.
+    if flags & O_CREAT != 0 && unsafe { is_refused(dirfd, path) } {
+        return refused();
+    }
+    // SAFETY: libc wants the path NUL-terminated too.
     match unsafe { side_file(dirfd, path) } {
         Some(path) => run(-1, || ops::open(path, flags, call)),
         None => call(),
     }
+}
+
+/// Whether a file of another engine is to be made where it would be lost.
+///
+/// # Safety
+/// `path` is NULL or NUL-terminated.
+unsafe fn is_refused(dirfd: c_int, path: Path) -> bool {
+    // SAFETY: not NULL, so NUL-terminated.
+    if path.is_null() || !engines::may_hold_rows(unsafe { CStr::from_ptr(path) }.to_bytes()) {
+        return false;
+    }
+    // SAFETY: as the caller vouches.
+    let Some(path) = (unsafe { inside(dirfd, path) }) else {
+        return false;
+    };
+    let _ours = Uncaptured::new();
+    // A panic must not leave the library; and what cannot be told is refused.
+    catch_unwind(|| engines::is_refused(&path)).unwrap_or(true)
+}
+
+/// The result of a call that is refused.
+fn refused() -> c_int {
+    set_errno(libc::EPERM);
+    -1
 }
 
 macro_rules! interpose {
@@ -269,7 +297,16 @@ interpose! {
         let call = || real::renameat2(from_dir, from, to_dir, to, flags);
         rename_by(from_dir, from, to_dir, to, call)
     }
+    symlink(to: Path, path: Path) -> c_int {
+        if looks() && is_refused(AT_FDCWD, path) {
+            return refused();
+        }
+        real::symlink(to, path)
+    }
     link(from: Path, to: Path) -> c_int {
+        if looks() && is_refused(AT_FDCWD, to) {
+            return refused();
+        }
         match if looks() { side_file(AT_FDCWD, to) } else { None } {
             Some(name) => run(-1, || ops::link(name, || real::link(from, to))),
             None => real::link(from, to),
@@ -402,6 +439,10 @@ unsafe fn rename_by(
 ) -> c_int {
     if !looks() {
         return call();
+    }
+    // SAFETY: libc wants it NUL-terminated too.
+    if unsafe { is_refused(to_dir, to) } {
+        return refused();
     }
     // SAFETY: libc wants both NUL-terminated too.
     let (from, to) = unsafe { (inside(from_dir, from), inside(to_dir, to)) };

@@ -10,6 +10,7 @@
 //!
 //! Before `xylem_init` operations are kept in memory, and after it sent first.
 
+pub mod engines;
 mod fds;
 mod interpose;
 pub mod names;

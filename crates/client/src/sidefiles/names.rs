@@ -22,10 +22,13 @@ pub fn is_side_file(path: &str) -> bool {
 /// Where MariaDB notes what a DDL statement does, step by step.
 pub const DDL_LOG: &str = "ddl_recovery.log";
 
+/// Where the plugin notes which branch has run with a binary log last.
+pub const BINLOG_OWNER: &str = "xylem.binlog";
+
 /// Files of the server as a whole.
 fn is_server_file(name: &str) -> bool {
     let replication = ["master", "multi-master", "relay-log"];
-    matches!(name, DDL_LOG | "ddl_recovery-backup.log")
+    matches!(name, DDL_LOG | "ddl_recovery-backup.log" | BINLOG_OWNER)
         || (name.ends_with(".info") && replication.iter().any(|prefix| name.starts_with(prefix)))
 }
 

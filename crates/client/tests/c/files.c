@@ -1,6 +1,6 @@
 /* Does to files what mariadbd does to its side files, under LD_PRELOAD of the
 library with XYLEM_DATADIR set. Arguments: port (0: never connects), the data
-directory, and a mode: "all", "fenced" or "full". */
+directory, and a mode: "all", "fenced", "only-innodb" or "full". */
 #define _GNU_SOURCE
 #include "xylem_client.h"
 #include <errno.h>
@@ -238,6 +238,22 @@ int main(int argc, char **argv) {
     fd = open("early/x.frm", O_CREAT | O_WRONLY, 0600);
     CHECK(fd == -1 && errno == EROFS);
     CHECK(unlink("early/t.frm") == -1 && errno == EROFS);
+  } else if (!strcmp(argv[3], "only-innodb")) {
+    /* Files of other engines: made before, refused after, in every way. */
+    put("early/t.MYD", "", 0);
+    put("early/log", "", 0);
+    xylem_only_innodb();
+    CHECK(open("early/u.MAD", O_CREAT | O_RDWR, 0600) == -1 && errno == EPERM);
+    CHECK(openat(AT_FDCWD, "./early/u.MAI", O_CREAT | O_RDWR, 0600) == -1 && errno == EPERM);
+    CHECK(rename("early/log", "early/log.CSV") == -1 && errno == EPERM);
+    CHECK(link("early/log", "early/u.ARZ") == -1 && errno == EPERM);
+    CHECK(symlink("/elsewhere/t.MYI", "early/t.MYI") == -1 && errno == EPERM);
+    fd = open("early/t.MYD", O_RDWR);
+    CHECK(fd >= 0 && write(fd, "x", 1) == 1 && close(fd) == 0);
+    CHECK(unlink("early/t.MYD") == 0 && access("early/u.MAD", F_OK) == -1);
+    put("early/#sql-temptable-1-2-3.MAD", "", 0);
+    CHECK(mkdir("mysql", 0700) == 0);
+    put("mysql/general_log2.CSV", "", 0);
   } else if (!strcmp(argv[3], "full")) {
     /* Nobody ever connects: memory is bounded, and full means an error. */
     char *mega = calloc(1, 1 << 20);
