@@ -10,6 +10,11 @@ use std::path::Path;
 /// The side file, in the data directory.
 pub const USER_FILE: &str = "xylem.user";
 
+/// The first statement of an init file: what Xylem does to accounts when a
+/// compute starts concerns that compute alone. In the binary log it would change
+/// the accounts of stock replicas.
+pub const NOT_IN_BINARY_LOG: &str = "SET SESSION sql_log_bin = 0;\n";
+
 /// Bytes of the longest name that MariaDB takes.
 const NAME_MAX: usize = 4 * 128;
 

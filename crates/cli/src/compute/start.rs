@@ -6,6 +6,7 @@ use super::name::ComputeName;
 use super::record::{ComputeRecord, ComputeState, Phase};
 use super::{account, bootstrap, reader, ready, stop};
 use crate::control::Control;
+use crate::datadir::log_tables;
 use crate::failure::Failure;
 use crate::files;
 use crate::home::Home;
@@ -389,6 +390,7 @@ impl Starter<'_> {
                 base.take(item)
             })
             .await?;
+        log_tables::empty(&data)?;
         let socket = self.write_options(start, base.log_bytes(), false)?;
         let _ = std::fs::remove_file(&socket);
         let user = account::client_user(&data);
@@ -398,14 +400,16 @@ impl Starter<'_> {
         let accounts = self.project.accounts_wanted();
         let set_accounts = self.project.accounts_on(id) < accounts;
         let password = self.state.make_password()?;
-        let mut init = String::new();
+        // A replica of this compute has accounts of its own.
+        let mut init = String::from(account::NOT_IN_BINARY_LOG);
+        let nothing = init.len();
         if set_accounts {
             init.push_str(&bootstrap::accounts_sql(&user, &password, accounts));
         }
         if start.at_lsn.is_some() {
             init.push_str(reader::INIT_SQL);
         }
-        if !init.is_empty() {
+        if init.len() > nothing {
             files::write_atomic(&dir.init_sql(), init.as_bytes(), files::SECRET)?;
             let mut arg = OsString::from("--init-file=");
             arg.push(dir.init_sql());
