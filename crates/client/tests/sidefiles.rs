@@ -196,7 +196,7 @@ fn opener(early: bool) -> (Server, tempfile::TempDir, Client) {
     }
     let mut config = server.config();
     config.datadir = Some(dir.path().to_owned());
-    config.request_timeout_ms = 100;
+    config.request_timeout_ms = 2000;
     config.retry_limit_ms = 300;
     let client = Client::start(config).unwrap();
     (server, dir, client)
