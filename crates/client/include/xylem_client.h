@@ -21,13 +21,14 @@ enum xylem_status {
   XYLEM_DISABLED = 1,
   /* No such tablespace or page (also: beyond the tablespace's end). */
   XYLEM_NOT_FOUND = 2,
-  /* The server stayed unreachable, or an LSN unreached, for retry_limit_ms. */
+  /* The server was gone for retry_limit_ms. One that is there and says that it
+  cannot answer yet is waited for without a limit. */
   XYLEM_TIMEOUT = 3,
   /* A newer compute owns the branch: this one must stop. */
   XYLEM_FENCED = 4,
   /* An argument makes no sense. */
   XYLEM_INVALID = 5,
-  /* The server has the data but it failed a checksum. */
+  /* The server has the data but it failed a checksum, or cannot make it. */
   XYLEM_CORRUPT = 6,
   /* The server refused in another way; see xylem_last_error(). */
   XYLEM_ERROR = 7,
@@ -46,7 +47,7 @@ typedef struct xylem_config {
   uint32_t connections;         /* page connections in the pool; 0: 2 */
   uint32_t connect_timeout_ms;  /* one attempt; 0: 2000 */
   uint32_t request_timeout_ms;  /* one attempt; 0: 10000 */
-  uint32_t retry_limit_ms;      /* over all attempts; 0: 60000 */
+  uint32_t retry_limit_ms;      /* a server that is gone; 0: 60000 */
   uint64_t queue_bytes;         /* redo kept until durable; 0: 64 MiB */
 } xylem_config;
 
@@ -104,14 +105,19 @@ uint64_t xylem_durable_lsn(void);
 /* One round trip; microseconds into *round_trip_us when not NULL. */
 int xylem_ping(uint64_t *round_trip_us);
 
-/* A tablespace by its id, for a file that is opened for the first time: makes
-the sparse file with the pages that InnoDB reads past its buffer pool, wherever
-the page server says that it is; path receives that place, relative to the data
-directory, with its NUL, and flags the FSP_SPACE_FLAGS. After a crash the
-dictionary may name another place: that of a statement which will be rolled
-back. XYLEM_NOT_FOUND when the branch has no such tablespace. */
+/* A tablespace by its id, which this server has never opened: path receives
+where the page server says that its file is, relative to the data directory,
+with its NUL, and flags the FSP_SPACE_FLAGS. After a crash the dictionary may
+name another place: that of a statement which will be rolled back. With make
+other than 0, the sparse file with the pages that InnoDB reads past its buffer
+pool is made there.
+
+XYLEM_NOT_FOUND: the branch has no such tablespace, for certain. XYLEM_CORRUPT:
+its first page is damaged. All other failures, of the local disk too, are tried
+again for the retry limit first; and while the server is there and says that it
+cannot answer yet, there is no limit. */
 int xylem_open_tablespace(uint32_t space_id, char *path, size_t size,
-                          uint32_t *flags);
+                          uint32_t *flags, int make);
 
 /* From here on the preloaded library refuses to make files in which engines
 other than InnoDB keep rows of persistent tables (EPERM, and a line in the
@@ -136,6 +142,8 @@ typedef struct xylem_stats {
   uint64_t side_file_ops;
   uint64_t reconnects;
   uint64_t connected;         /* 1 while the redo stream is up */
+  uint64_t stalled;           /* 1 while something waits for long: the server is
+                              gone, or there and cannot answer yet */
 } xylem_stats;
 
 void xylem_get_stats(xylem_stats *stats);

@@ -69,6 +69,7 @@ pub struct CStats {
     pub side_file_ops: u64,
     pub reconnects: u64,
     pub connected: u64,
+    pub stalled: u64,
 }
 
 /// The largest page InnoDB has.
@@ -498,13 +499,14 @@ pub unsafe extern "C" fn xylem_open_tablespace(
     path: *mut c_char,
     size: usize,
     flags: *mut u32,
+    make: c_int,
 ) -> c_int {
     with_client(|client| {
         if path.is_null() || flags.is_null() {
             return Err(invalid("path and flags are needed"));
         }
         let _ours = sidefiles::Uncaptured::new();
-        let space = tablespace::open(client, space_id)?;
+        let space = tablespace::open(client, space_id, make != 0)?;
         let bytes = space.path.as_bytes();
         if bytes.len() >= size {
             return Err(invalid("the path does not fit"));
@@ -548,6 +550,7 @@ pub unsafe extern "C" fn xylem_get_stats(stats: *mut CStats) {
                     side_file_ops: s.side_file_ops.get(),
                     reconnects: s.reconnects.get(),
                     connected: s.connected.get(),
+                    stalled: u64::from(client.shared().is_stalled()),
                 }
             });
         }

@@ -11,7 +11,7 @@ use crate::shared::{Shared, remember};
 use crate::sidefiles;
 use crate::status::{Error, Status};
 use crate::threads::{self, is_library_thread, lock};
-use crate::wire::messages::{PingResponse, ping_request};
+use crate::wire::messages::{PING, PingResponse, ping_request};
 use crate::wire::{Reader, WireError};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -21,7 +21,16 @@ use std::time::{Duration, Instant};
 /// Initialisation gives up sooner than a running server does: whoever starts a
 /// compute has just talked to the page server.
 const INIT_LIMIT: Duration = Duration::from_secs(10);
-const PING: &str = "/pageserver.PageServer/Ping";
+
+/// How long a call with one message each way is tried again.
+#[derive(Clone, Copy, Debug)]
+pub enum Patience {
+    /// Until then, whatever the server says.
+    Until(Instant),
+    /// For as long as the server is there and says that it cannot answer yet;
+    /// up to the retry limit when it is gone.
+    WhileAlive,
+}
 
 /// A page that is asked for: which, at least how new, and where it goes.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +88,7 @@ impl Client {
         for (number, conn) in self.pool.iter().enumerate() {
             let (shared, conn) = (self.shared.clone(), conn.clone());
             let thread = threads::spawn(&format!("xylem-page-{number}"), move |runtime| {
-                pages::run(shared, conn, runtime)
+                pages::run(shared, conn, runtime, number == 0)
             })?;
             lock(&self.threads).push(thread);
         }
@@ -193,7 +202,6 @@ impl Client {
             min_lsn: wanted.min_lsn.max(self.shared.config.start_lsn),
             target: wanted.target,
             started: now,
-            give_up: now + self.shared.limits.retry_limit(),
             failures: 0,
             done: Some(done),
         };
@@ -267,7 +275,7 @@ impl Client {
             64 << 10,
             PingResponse::decode,
             "ping",
-            until,
+            Patience::Until(until),
         )?;
         self.shared.reach.back(Instant::now());
         let stats = &self.shared.stats;
@@ -279,8 +287,8 @@ impl Client {
         Ok((ping, took))
     }
 
-    /// A call with one message each way, tried again until `until`. Also says
-    /// how long the last attempt took.
+    /// A call with one message each way, tried again as `patience` says. Also
+    /// says how long the last attempt took.
     ///
     /// # Errors
     /// The server's refusal, or a timeout that says what the trouble was.
@@ -291,7 +299,7 @@ impl Client {
         limit: usize,
         read: fn(&mut Reader<'_, Deframer>) -> Result<T, WireError>,
         what: &str,
-        until: Instant,
+        patience: Patience,
     ) -> Result<(T, Duration), Error> {
         if is_library_thread() {
             return Err(Error::new(
@@ -299,8 +307,15 @@ impl Client {
                 format!("{what}: called in a page's completion"),
             ));
         }
+        let limits = &self.shared.limits;
         let mut jitter = Jitter::from_entropy();
         let mut failures = 0;
+        let mut stalling = None;
+        let begin = Instant::now();
+        let gives_up = || match patience {
+            Patience::Until(until) => until,
+            Patience::WhileAlive => limits.gives_up(begin),
+        };
         loop {
             if self.shared.is_fenced() {
                 return Err(self.shared.fenced_error());
@@ -309,8 +324,8 @@ impl Client {
             let Some(conn) = self.pool.first() else {
                 return Err(Error::new(Status::Invalid, "no connections"));
             };
-            let up = conn.wait_up(until)?;
-            let timeout = self.shared.limits.request_timeout();
+            let up = conn.wait_up(gives_up())?;
+            let timeout = limits.request_timeout();
             let started = Instant::now();
             let call = unary(
                 up.requests,
@@ -324,11 +339,18 @@ impl Client {
                 .runtime
                 .block_on(async { tokio::time::timeout(timeout, call).await });
             let trouble = match result {
-                Ok(Ok(value)) => return Ok((value, started.elapsed())),
+                Ok(Ok(value)) => {
+                    limits.heard(Instant::now());
+                    return Ok((value, started.elapsed()));
+                }
                 Ok(Err(Closed::Status(status))) => {
                     if !status.code.retry_request() && status.code != Code::Cancelled {
                         return Err(self.shared.refused(&status, what));
                     }
+                    let now = Instant::now();
+                    let why = format!("{what}: {status}");
+                    stalling.get_or_insert_with(|| self.shared.stalls.begin());
+                    self.shared.stalls.waits(begin, &why, now);
                     status.to_string()
                 }
                 Ok(Err(closed)) => closed.to_string(),
@@ -336,7 +358,7 @@ impl Client {
             };
             failures += 1;
             let wait = jitter.wait(failures);
-            if Instant::now() + wait >= until {
+            if Instant::now() + wait >= gives_up() && !self.is_there(patience, timeout) {
                 return Err(Error::new(
                     Status::Timeout,
                     format!("{what}: gave up after {failures} attempts: {trouble}"),
@@ -346,6 +368,13 @@ impl Client {
             #[allow(clippy::disallowed_methods)]
             std::thread::sleep(wait);
         }
+    }
+
+    /// Whether a call that is about to give up may wait on: the server answers a
+    /// ping, which counts as heard of.
+    fn is_there(&self, patience: Patience, timeout: Duration) -> bool {
+        matches!(patience, Patience::WhileAlive)
+            && self.ping_until(Instant::now() + timeout).is_ok()
     }
 
     /// Sends what is queued and waits for its durability, then ends all threads.

@@ -1,8 +1,8 @@
 //! What a connection is told at its start, with the defaults filled in.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Page connections when the caller asks for none in particular.
 pub const CONNECTIONS: u32 = 2;
@@ -12,7 +12,7 @@ pub const CONNECTIONS_MAX: u32 = 64;
 pub const CONNECT_TIMEOUT_MS: u32 = 2_000;
 /// One attempt at a request.
 pub const REQUEST_TIMEOUT_MS: u32 = 10_000;
-/// All attempts together.
+/// How long a server may be gone.
 pub const RETRY_LIMIT_MS: u32 = 60_000;
 /// Redo kept until it is durable.
 pub const QUEUE_BYTES: u64 = 64 << 20;
@@ -40,7 +40,7 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// One attempt at a request, at the start.
     pub request_timeout_ms: u32,
-    /// All attempts together, at the start.
+    /// How long the server may be gone, at the start.
     pub retry_limit_ms: u32,
     /// Redo kept until it is durable.
     pub queue_bytes: u64,
@@ -75,11 +75,15 @@ impl Config {
     }
 }
 
-/// The limits that may change while the library runs.
+/// The limits that may change while the library runs, and when the server was
+/// last heard of: only a server that is gone counts against them.
 #[derive(Debug)]
 pub struct Limits {
     request_timeout_ms: AtomicU32,
     retry_limit_ms: AtomicU32,
+    began: Instant,
+    /// Milliseconds from `began` to the newest answer, plus one; 0 for none.
+    heard: AtomicU64,
 }
 
 impl Limits {
@@ -88,6 +92,8 @@ impl Limits {
         Limits {
             request_timeout_ms: AtomicU32::new(request_timeout_ms),
             retry_limit_ms: AtomicU32::new(retry_limit_ms),
+            began: Instant::now(),
+            heard: AtomicU64::new(0),
         }
     }
 
@@ -107,13 +113,43 @@ impl Limits {
         Duration::from_millis(self.request_timeout_ms.load(Ordering::Relaxed).into())
     }
 
-    /// All attempts together.
+    /// How long the server may be gone before what waits for it fails.
     pub fn retry_limit(&self) -> Duration {
         Duration::from_millis(self.retry_limit_ms.load(Ordering::Relaxed).into())
     }
 
+    /// The page server itself said something at `now`, be it that the caller
+    /// must wait. A pong of HTTP/2 does not count: a proxy may have sent it.
+    pub fn heard(&self, now: Instant) {
+        let ms = now.saturating_duration_since(self.began).as_millis();
+        let ms = u64::try_from(ms).unwrap_or(u64::MAX - 1) + 1;
+        self.heard.fetch_max(ms, Ordering::Relaxed);
+    }
+
+    /// When it last did; `None` when it never has.
+    pub fn last_heard(&self) -> Option<Instant> {
+        match self.heard.load(Ordering::Relaxed) {
+            0 => None,
+            ms => Some(self.began + Duration::from_millis(ms - 1)),
+        }
+    }
+
+    /// When a wait that began at `since` fails, unless the server is heard of
+    /// before: the server may be gone for the retry limit, but may let the
+    /// caller wait for as long as it says so.
+    pub fn gives_up(&self, since: Instant) -> Instant {
+        let from = self.last_heard().map_or(since, |heard| heard.max(since));
+        from + self.retry_limit()
+    }
+
     /// How often a connection looks at its deadlines and its server's pulse.
     pub fn tick(&self) -> Duration {
-        (self.request_timeout() / 8).clamp(Duration::from_millis(5), Duration::from_secs(1))
+        (self.silence() / 4).clamp(Duration::from_millis(5), Duration::from_secs(1))
+    }
+
+    /// How long the server may say nothing to those who wait before it is asked
+    /// whether it is there: well before it counts as gone.
+    pub fn silence(&self) -> Duration {
+        (self.request_timeout() / 2).min(self.retry_limit() / 4)
     }
 }

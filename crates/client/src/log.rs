@@ -4,6 +4,7 @@
 use crate::threads::lock;
 use std::io::Write;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// How grave a line is, in the server's own words.
@@ -109,6 +110,11 @@ impl Reachability {
         );
     }
 
+    /// Whether no connection stands.
+    pub fn is_lost(&self) -> bool {
+        lock(&self.state).lost_since.is_some()
+    }
+
     /// A connection stands at `now`.
     pub fn back(&self, now: Instant) {
         let mut state = lock(&self.state);
@@ -121,6 +127,108 @@ impl Reachability {
                 &format!(
                     "page server {} reachable again after {seconds:.1} s",
                     self.server
+                ),
+            );
+        }
+    }
+}
+
+/// A wait of this length is worth a line.
+pub const LONG: Duration = Duration::from_secs(10);
+/// How often the line is repeated.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Says what waits for a server that is there and says that it cannot answer
+/// yet, and when that is over. Such waits have no end of their own.
+#[derive(Debug)]
+pub struct Stalls {
+    server: String,
+    said: AtomicBool,
+    state: Mutex<StallState>,
+    /// Calls with one message each way that are tried again and again: the
+    /// connections do not know of them.
+    calls: AtomicUsize,
+}
+
+/// A call that waits, from its first failure to its end.
+#[derive(Debug)]
+pub struct Stalling<'a>(&'a Stalls);
+
+impl Drop for Stalling<'_> {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug, Default)]
+struct StallState {
+    since: Option<Instant>,
+    last_said: Option<Instant>,
+}
+
+impl Stalls {
+    /// For the server `server` (`host:port`).
+    pub fn new(server: String) -> Stalls {
+        Stalls {
+            server,
+            said: AtomicBool::new(false),
+            state: Mutex::new(StallState::default()),
+            calls: AtomicUsize::new(0),
+        }
+    }
+
+    /// A call with one message each way begins to wait.
+    pub fn begin(&self) -> Stalling<'_> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        Stalling(self)
+    }
+
+    /// Whether something has waited for long.
+    pub fn any(&self) -> bool {
+        lock(&self.state).since.is_some()
+    }
+
+    /// Something has waited since `since`, and `why` is what the server said
+    /// last of it.
+    pub fn waits(&self, since: Instant, why: &str, now: Instant) {
+        let waited = now.saturating_duration_since(since);
+        if waited < LONG {
+            return;
+        }
+        let mut state = lock(&self.state);
+        let since = *state.since.get_or_insert(since);
+        if state
+            .last_said
+            .is_some_and(|t| now.saturating_duration_since(t) < AGAIN)
+        {
+            return;
+        }
+        state.last_said = Some(now);
+        drop(state);
+        self.said.store(true, Ordering::Relaxed);
+        write(
+            Level::Warning,
+            &format!(
+                "waiting for {:.0} s on page server {}, which is there and answers: {why}",
+                now.saturating_duration_since(since).as_secs_f32(),
+                self.server
+            ),
+        );
+    }
+
+    /// Nothing that a connection knows of waits for long any more, at `now`.
+    pub fn over(&self, now: Instant) {
+        if self.calls.load(Ordering::Relaxed) > 0 {
+            return;
+        }
+        let since = lock(&self.state).since.take();
+        if let (Some(since), true) = (since, self.said.swap(false, Ordering::Relaxed)) {
+            write(
+                Level::Note,
+                &format!(
+                    "page server {} answers again after {:.0} s",
+                    self.server,
+                    now.saturating_duration_since(since).as_secs_f32()
                 ),
             );
         }

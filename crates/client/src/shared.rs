@@ -2,7 +2,7 @@
 
 use crate::config::{Config, Limits};
 use crate::grpc::{Code, Metadata, RpcStatus};
-use crate::log::{self, Level, Reachability};
+use crate::log::{self, Level, Reachability, Stalls};
 use crate::redo::Queue;
 use crate::stats::Stats;
 use crate::status::{Error, Status};
@@ -23,6 +23,8 @@ pub struct Shared {
     pub stats: Stats,
     /// Whether the server is there.
     pub reach: Reachability,
+    /// What a server that is there makes wait.
+    pub stalls: Stalls,
     /// The redo stream, once it has begun; never for a reader.
     pub redo: OnceLock<std::sync::Arc<Queue>>,
     fenced: AtomicBool,
@@ -45,10 +47,16 @@ impl Shared {
             metadata,
             stats: Stats::default(),
             reach: Reachability::new(config.server()),
+            stalls: Stalls::new(config.server()),
             redo: OnceLock::new(),
             fenced: AtomicBool::new(false),
             config,
         })
+    }
+
+    /// Whether something waits for long.
+    pub fn is_stalled(&self) -> bool {
+        self.stalls.any() || self.reach.is_lost()
     }
 
     /// Whether a newer compute owns the branch. Once it does, it always does.

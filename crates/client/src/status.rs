@@ -13,13 +13,13 @@ pub enum Status {
     Disabled = 1,
     /// No such tablespace or page.
     NotFound = 2,
-    /// The retry limit passed.
+    /// The server was gone for the retry limit.
     Timeout = 3,
     /// A newer compute owns the branch.
     Fenced = 4,
     /// An argument makes no sense.
     Invalid = 5,
-    /// The server's data failed a checksum.
+    /// The server's data failed a checksum, or the server failed on it.
     Corrupt = 6,
     /// Refused in another way.
     Error = 7,

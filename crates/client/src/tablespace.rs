@@ -1,7 +1,10 @@
-//! A tablespace's file on first use: sparse, as large as the real one, with the
-//! few pages that InnoDB reads past its buffer pool.
+//! A tablespace on first use: where its file is, and the file itself, sparse, as
+//! large as the real one, with the few pages that InnoDB reads past its buffer
+//! pool.
 
-use crate::client::Client;
+use crate::backoff::Jitter;
+use crate::client::{Client, Patience};
+use crate::log::{self, Level};
 use crate::status::{Error, Status};
 use crate::wire::messages::{Tablespace, get_tablespace_request};
 use std::io;
@@ -14,43 +17,105 @@ const PATH: &str = "/xylem.control.Control/GetTablespace";
 /// Far more than a few pages of 64 KiB.
 const ANSWER_MAX: usize = 64 << 20;
 
-/// Makes the file of the tablespace `id` where it belongs, unless it is there.
+/// Where the file of the tablespace `id` belongs; with `make`, the file is made
+/// there unless it is there already.
+///
+/// The state asked for is that of the compute's start, or a newer one: who asks
+/// has never opened the tablespace, and so has not changed it. To ask for what
+/// this compute has queued since would hold InnoDB's dictionary lock for as
+/// long as the server takes to read it.
 ///
 /// # Errors
-/// [`Status::NotFound`] when the branch has none; or when the server cannot be
-/// asked or the file not be made.
-pub fn open(client: &Client, id: u32) -> Result<Tablespace, Error> {
-    let config = &client.shared().config;
-    let Some(datadir) = &config.datadir else {
+/// [`Status::NotFound`] when the branch has none, which is certain;
+/// [`Status::Corrupt`] when its first page is damaged. Everything else is
+/// tried again, for as long as the server is there, before it is an error: to
+/// InnoDB a tablespace that it cannot open is one whose rows need no rollback.
+pub fn open(client: &Client, id: u32, make: bool) -> Result<Tablespace, Error> {
+    let shared = client.shared();
+    let Some(datadir) = &shared.config.datadir else {
         return Err(Error::new(
             Status::Invalid,
             "no data directory was given to xylem_init",
         ));
     };
     let what = format!("tablespace {id}");
-    let until = Instant::now() + client.shared().limits.retry_limit();
-    let (space, _) = client.unary(
+    let begin = Instant::now();
+    let mut jitter = Jitter::from_entropy();
+    let mut failures = 0;
+    loop {
+        let error = match attempt(client, id, make, datadir, &what) {
+            Ok(space) => return Ok(space),
+            Err(error) => match error.status {
+                Status::Error => error,
+                _ => return Err(error),
+            },
+        };
+        failures += 1;
+        if failures == 1 {
+            log::write(
+                Level::Warning,
+                &format!(
+                    "{}; trying again for up to {} s",
+                    error.message,
+                    shared.limits.retry_limit().as_secs_f32()
+                ),
+            );
+        }
+        let wait = jitter.wait(failures);
+        if Instant::now() + wait >= begin + shared.limits.retry_limit() {
+            return Err(error);
+        }
+        // A thread of the server with nothing else to do.
+        #[allow(clippy::disallowed_methods)]
+        std::thread::sleep(wait);
+    }
+}
+
+fn attempt(
+    client: &Client,
+    id: u32,
+    make: bool,
+    datadir: &Path,
+    what: &str,
+) -> Result<Tablespace, Error> {
+    let answer = client.unary(
         PATH,
-        // What this compute itself did to the tablespace must show.
-        get_tablespace_request(id, client.shared().stats.lsn_queued.get()),
+        get_tablespace_request(id, client.shared().config.start_lsn, !make),
         ANSWER_MAX,
         Tablespace::decode,
-        &what,
-        until,
-    )?;
+        what,
+        Patience::WhileAlive,
+    );
+    let space = match answer {
+        Ok((space, _)) => space,
+        Err(error) if error.status == Status::NotFound => {
+            // NOT_FOUND is also what a server says that does not know the
+            // branch. One that knows it answers a ping.
+            return Err(match client.ping() {
+                Ok(_) => error,
+                Err(ping) if ping.status == Status::NotFound => {
+                    Error::new(Status::Error, ping.message)
+                }
+                Err(ping) => ping,
+            });
+        }
+        Err(error) => return Err(error),
+    };
     let Some(place) = normalise(&space.path) else {
         return Err(Error::new(
             Status::Error,
             format!("the page server says that {what} is at {:?}", space.path),
         ));
     };
-    let file = datadir.join(place);
-    write_file(&file, &space).map_err(|e| {
-        Error::new(
-            Status::Error,
-            format!("cannot make tablespace file {}: {e}", file.display()),
-        )
-    })?;
+    if make {
+        let file = datadir.join(place);
+        write_file(&file, &space).map_err(|e| {
+            Error::new(
+                Status::Error,
+                format!("cannot make tablespace file {}: {e}", file.display()),
+            )
+        })?;
+    }
     Ok(space)
 }
 

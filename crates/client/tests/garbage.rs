@@ -166,7 +166,6 @@ fn a_panic_in_a_completion_leaves_nobody_waiting() {
         min_lsn: 0,
         target: wanted(1, 1, &mut buf).target,
         started: Instant::now(),
-        give_up: Instant::now(),
         failures: 0,
         done: Some(xylem_client::pages::Done::Sync(waiter.clone())),
     };

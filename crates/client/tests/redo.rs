@@ -157,6 +157,8 @@ fn a_full_queue_waits_and_then_fails() {
     config.queue_bytes = 100_000;
     let client = Client::start(config).unwrap();
     server.script().hold_acks = true;
+    // Gone, as far as can be told.
+    server.script().status = Some(Rpc::unavailable("no answers to pings"));
     client.shared().limits.set(0, 300);
     let mut at = START;
     let started = Instant::now();
@@ -176,6 +178,7 @@ fn a_full_queue_waits_and_then_fails() {
     assert_eq!(client.wait_durable(at).unwrap_err().status, Status::Timeout);
     // Acknowledgements make room, and the writer goes on.
     client.shared().limits.set(0, 30_000);
+    server.script().status = None;
     std::thread::scope(|scope| {
         scope.spawn(|| {
             std::thread::sleep(Duration::from_millis(100));
@@ -184,6 +187,30 @@ fn a_full_queue_waits_and_then_fails() {
         client.stream_wal(at, &bytes(10_000, 1)).unwrap();
     });
     client.wait_durable(at + 10_000).unwrap();
+    client.shutdown();
+}
+
+/// A server whose disk is full, or whose store is away, takes redo and makes it
+/// durable later. It answers pings: it is there.
+#[test]
+fn commits_wait_for_a_server_that_is_there() {
+    let server = Server::start();
+    let mut config = server.config();
+    config.queue_bytes = 100_000;
+    let client = Client::start(config).unwrap();
+    server.script().hold_acks = true;
+    client.shared().limits.set(200, 2000);
+    client.stream_wal(START, b"abc").unwrap();
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        let commit = scope.spawn(|| client.wait_durable(START + 3));
+        while begin.elapsed() < Duration::from_secs(5) {
+            assert!(!commit.is_finished(), "a commit must wait");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        server.script().hold_acks = false;
+        commit.join().unwrap().unwrap();
+    });
     client.shutdown();
 }
 

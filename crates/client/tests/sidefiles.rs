@@ -12,6 +12,10 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use tonic::Status as Rpc;
+use xylem_client::client::Client;
+use xylem_client::status::Status;
 use xylem_proto::control::{FilePage, Tablespace};
 use xylem_proto::pageserver::wal_frame::Body;
 
@@ -196,4 +200,106 @@ fn a_fenced_compute_is_told_so() {
     server.script().wal_status = Some(tonic::Status::failed_precondition("epoch 2 owns it"));
     child.stdin.take().unwrap().write_all(b"g").unwrap();
     finish(child);
+}
+
+/// A client with a data directory, which has `early` if so wished, and a server
+/// that has the tablespace 5.
+fn opener(early: bool) -> (Server, tempfile::TempDir, Client) {
+    let server = Server::start();
+    server.script().tablespaces.insert(5, tablespace());
+    let dir = tempfile::tempdir().unwrap();
+    if early {
+        fs::create_dir(dir.path().join("early")).unwrap();
+    }
+    let mut config = server.config();
+    config.datadir = Some(dir.path().to_owned());
+    config.request_timeout_ms = 2000;
+    config.retry_limit_ms = 300;
+    let client = Client::start(config).unwrap();
+    (server, dir, client)
+}
+
+fn open(client: &Client, id: u32) -> Result<String, Status> {
+    let space = xylem_client::tablespace::open(client, id, true);
+    space.map(|space| space.path).map_err(|error| error.status)
+}
+
+/// To InnoDB a tablespace that it cannot open is one whose rows need no
+/// rollback. So only what is certain may be said to be missing.
+#[test]
+fn a_tablespace_is_missing_only_for_certain() {
+    let (server, dir, client) = opener(true);
+    assert_eq!(open(&client, 6), Err(Status::NotFound));
+    // The branch is what is not known.
+    server.script().status = Some(Rpc::not_found("there is no branch main"));
+    let begin = Instant::now();
+    assert_eq!(open(&client, 5), Err(Status::Error));
+    assert!(begin.elapsed() >= Duration::from_millis(100));
+    server.script().status = None;
+    // Whatever else: once more.
+    server.script().tablespace_statuses = vec![
+        Rpc::permission_denied("the token has just changed"),
+        Rpc::unknown("who knows"),
+        Rpc::unavailable("the store is away"),
+    ];
+    assert_eq!(open(&client, 5), Ok("early/t.ibd".to_owned()));
+    // One that cannot be read is there.
+    server.script().tablespace_statuses = vec![Rpc::data_loss("page 5:0 is damaged")];
+    assert_eq!(open(&client, 5), Err(Status::Corrupt));
+    assert!(dir.path().join("early/t.ibd").exists());
+    client.shutdown();
+}
+
+#[test]
+fn a_tablespace_whose_file_cannot_be_made_is_tried_again() {
+    let (_server, dir, client) = opener(false);
+    assert_eq!(open(&client, 5), Err(Status::Error));
+    client.shared().limits.set(0, 30_000);
+    std::thread::scope(|scope| {
+        let opened = scope.spawn(|| open(&client, 5));
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!opened.is_finished());
+        fs::create_dir(dir.path().join("early")).unwrap();
+        assert_eq!(opened.join().unwrap(), Ok("early/t.ibd".to_owned()));
+    });
+    client.shutdown();
+}
+
+/// The server is there, and its store is away for longer than a server may be.
+#[test]
+fn a_tablespace_is_waited_for() {
+    let (server, _dir, client) = opener(true);
+    server.script().tablespace_statuses = vec![Rpc::unavailable("the store is away"); 100_000];
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        let opened = scope.spawn(|| open(&client, 5));
+        while begin.elapsed() < Duration::from_millis(1500) {
+            assert!(!opened.is_finished(), "it must wait");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        server.script().tablespace_statuses.clear();
+        assert_eq!(opened.join().unwrap(), Ok("early/t.ibd".to_owned()));
+    });
+    client.shutdown();
+}
+
+/// InnoDB asks under its dictionary lock: what the server has not read yet of
+/// this compute's redo is nothing to wait for.
+#[test]
+fn a_tablespace_that_was_never_opened_is_asked_for_as_of_the_start() {
+    let (server, _dir, client) = opener(true);
+    client
+        .stream_wal(common::START, b"of other tables")
+        .unwrap();
+    assert_eq!(open(&client, 5), Ok("early/t.ibd".to_owned()));
+    let space = xylem_client::tablespace::open(&client, 5, false).unwrap();
+    assert_eq!(space.path, "early/t.ibd");
+    let asked: Vec<(u64, bool)> = server
+        .script()
+        .tablespace_requests
+        .iter()
+        .map(|request| (request.min_lsn, request.no_pages))
+        .collect();
+    assert_eq!(asked, [(common::START, false), (common::START, true)]);
+    client.shutdown();
 }

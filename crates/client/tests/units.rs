@@ -153,8 +153,10 @@ fn names() {
         "shop/t#P#p0.frm",
         "shop/#sql-alter-1a-5.frm",
         "shop/#sql-backup-1a-5.frm",
-        "mysql/general_log.CSV",
-        "mysql/general_log.CSM",
+        "mysql/general_log.frm",
+        "mysql/general_log2.CSV",
+        "shop/general_log.CSV",
+        "shop/general_log.CSM",
         "ddl_recovery.log",
         "ddl_recovery-backup.log",
         "multi-master.info",
@@ -169,6 +171,10 @@ fn names() {
         assert!(may_be_side_file(format!("./{yes}").as_bytes()), "{yes}");
     }
     for no in [
+        "mysql/general_log.CSV",
+        "mysql/general_log.CSM",
+        "mysql/slow_log.CSV",
+        "mysql/slow_log.CSM",
         "",
         "shop",
         "shop/",

@@ -265,7 +265,7 @@ proptest! {
     }
 
     #[test]
-    fn tablespaces(space_id: u32, path in ".{0,30}", size: u64, flags: u32,
+    fn tablespaces(space_id: u32, no_pages: bool, path in ".{0,30}", size: u64, flags: u32,
                    pages in proptest::collection::vec((any::<u64>(), proptest::collection::vec(any::<u8>(), 0..50)), 0..5)) {
         let theirs = ctl::Tablespace {
             space_id, path: path.clone(), size, flags,
@@ -273,8 +273,8 @@ proptest! {
         };
         let ours = decode(&theirs.encode_to_vec(), |reader| Tablespace::decode(reader)).unwrap();
         prop_assert_eq!(ours, Tablespace { space_id, path: path.clone(), size, pages, flags });
-        let request = ctl::GetTablespaceRequest { min_lsn: size, space_id, ..Default::default() };
-        prop_assert_eq!(&messages::get_tablespace_request(space_id, size)[..], &framed(&request)[..]);
+        let request = ctl::GetTablespaceRequest { min_lsn: size, space_id, no_pages, ..Default::default() };
+        prop_assert_eq!(&messages::get_tablespace_request(space_id, size, no_pages)[..], &framed(&request)[..]);
         prop_assert_eq!(&messages::ping_request()[..], &framed(&ps::PingRequest {})[..]);
     }
 

@@ -459,3 +459,23 @@ fn several_come_up_at_once_on_default_ports() -> Result<()> {
     }
     Ok(())
 }
+
+/// A stock replica of a compute has accounts of its own.
+#[test]
+fn the_accounts_of_a_start_are_not_in_the_binary_log() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let logs = tempfile::tempdir()?;
+    // Whoever mariadbd runs as.
+    std::fs::set_permissions(logs.path(), std::fs::Permissions::from_mode(0o777))?;
+    let place = format!("--log-bin={}/log", logs.path().display());
+    let project = Project::with(Vec::new(), &["--", &place])?;
+    project.up_in_place("16MiB")?;
+    project.sql("CREATE DATABASE d")?;
+    let events = project.sql("SHOW BINLOG EVENTS")?;
+    assert!(events.contains("CREATE DATABASE d"), "{events}");
+    let lower = events.to_lowercase();
+    for word in ["root", "grant", "alter user", "create user", "global_priv"] {
+        assert!(!lower.contains(word), "{word}: {events}");
+    }
+    Ok(())
+}

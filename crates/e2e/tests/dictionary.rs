@@ -230,3 +230,44 @@ fn thousands_of_tables_and_the_longest_names() -> Result<()> {
     assert!(!names.contains(&dots) && !names.contains("many"), "{names}");
     Ok(())
 }
+
+/// The rows of log tables are no part of the branch: they would be sent and kept
+/// for ever, and each compute would fetch them.
+#[test]
+fn log_tables_are_a_compute_s_own() -> Result<()> {
+    let project = Project::up("16MiB")?;
+    project.sql("SET GLOBAL log_output = 'TABLE'; CREATE DATABASE d")?;
+    let sent = "SELECT variable_value FROM information_schema.global_status \
+                WHERE variable_name = 'innodb_page_server_side_file_ops'";
+    let before = project.sql(sent)?;
+    let noise = "SELECT 1;".repeat(200);
+    project.sql(&format!(
+        "SET GLOBAL general_log = ON; SET GLOBAL slow_query_log = ON; {noise} \
+         SET GLOBAL general_log = OFF; SET GLOBAL slow_query_log = OFF"
+    ))?;
+    let count = "SELECT COUNT(*) > 0 FROM mysql.general_log";
+    assert_eq!(project.sql(count)?, "1\n");
+    assert_eq!(project.sql(sent)?, before, "log tables were sent");
+    project.lose_compute()?;
+    project.start()?;
+    let rows = "SELECT COUNT(*) FROM mysql.general_log; SELECT COUNT(*) FROM mysql.slow_log";
+    assert_eq!(project.sql(rows)?, "0\n0\n");
+    project.sql(
+        "SET GLOBAL log_output = 'TABLE'; SET GLOBAL general_log = ON; DO 1; \
+         SET GLOBAL general_log = OFF",
+    )?;
+    assert_eq!(project.sql(count)?, "1\n");
+    assert_eq!(
+        project.sql("CHECK TABLE mysql.general_log, mysql.slow_log")?,
+        "mysql.general_log\tcheck\tstatus\tOK\nmysql.slow_log\tcheck\tstatus\tOK\n"
+    );
+    // Put aside, it is a table like others.
+    project.sql("RENAME TABLE mysql.general_log TO mysql.old_log")?;
+    project.lose_compute()?;
+    project.start()?;
+    assert_eq!(
+        project.sql("SELECT COUNT(*) > 0 FROM mysql.old_log")?,
+        "1\n"
+    );
+    Ok(())
+}

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -410,5 +411,335 @@ fn a_full_disk_of_the_compute_fails_statements_and_no_more() -> Result<()> {
     );
     assert_eq!(project.check("d")?, Vec::<String>::new());
     project.xylem(&["down"])?;
+    Ok(())
+}
+
+/// A directory in which nobody can make files, not even root, while this lives.
+struct Immutable(PathBuf);
+
+impl Immutable {
+    /// False where this is not allowed: as another user than root, or on a file
+    /// system that does not know it.
+    fn set(dir: &Path, on: bool) -> bool {
+        let mut command = Command::new("chattr");
+        let command = command.arg(if on { "+i" } else { "-i" }).arg(dir);
+        command
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    }
+
+    fn new(dir: &Path) -> Option<Immutable> {
+        Immutable::set(dir, true).then(|| Immutable(dir.to_owned()))
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        Immutable::set(&self.0, false);
+    }
+}
+
+fn main_log(project: &Project) -> Result<String> {
+    Ok(std::fs::read_to_string(
+        project.dir().join("computes/main/mariadbd.log"),
+    )?)
+}
+
+/// 20,000 rows changed and not committed, in a compute that is killed. Its redo
+/// is durable.
+fn killed_in_a_transaction(project: &Project, update: &str) -> Result<()> {
+    let mut open = xylem_e2e::rounds::connect(project)?;
+    use mysql::prelude::Queryable;
+    open.query_drop("USE d")?;
+    open.query_drop("BEGIN")?;
+    open.query_drop(update)?;
+    project.sql("CREATE TABLE d.durable (a INT PRIMARY KEY)")?;
+    project.xylem(&["compute", "kill", "main"])?;
+    Ok(())
+}
+
+fn rolled_back(project: &Project, sql: &str, expected: &str) -> Result<()> {
+    wait_until("the rollback to end", Duration::from_secs(120), || {
+        Ok(project
+            .sql("SELECT COUNT(*) FROM information_schema.innodb_trx")?
+            .trim()
+            == "0")
+    })?;
+    assert_eq!(project.sql(sql)?, expected);
+    Ok(())
+}
+
+/// The tablespace's file cannot be made when the transaction is found that
+/// changed it. InnoDB would take it for missing, and skip the rollback: what was
+/// never committed would be there for good.
+#[test]
+fn a_tablespace_that_cannot_be_opened_is_not_taken_for_missing() -> Result<()> {
+    let project = Project::up("16MiB")?;
+    project.sql(
+        "CREATE DATABASE d; USE d; CREATE TABLE t (a INT PRIMARY KEY, b INT NOT NULL, KEY (b)); \
+         INSERT INTO d.t SELECT seq, 0 FROM seq_1_to_20000",
+    )?;
+    killed_in_a_transaction(&project, "UPDATE t SET b = 666")?;
+    let compute = project.dir().join("computes/main");
+    std::fs::write(
+        compute.join("custom.cnf"),
+        "[mariadbd]\ninnodb_page_server_retry_limit=3\n",
+    )?;
+    let data = compute.join("data");
+    let before = main_log(&project)?.len();
+    let mut ended = false;
+    // The file may be there before its directory is closed; then once more.
+    for _ in 0..20 {
+        std::fs::remove_dir_all(&data)?;
+        let mut start = project.command(&["compute", "start", "main"]);
+        let start = start.stderr(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+        // What is written last before mariadbd is started.
+        wait_until("a base backup", Duration::from_secs(60), || {
+            Ok(data.join("ib_logfile0").exists())
+        })?;
+        let Some(closed) = Immutable::new(&data.join("d")) else {
+            start.wait_with_output()?;
+            eprintln!("no directory can be made immutable here: not tested");
+            return Ok(());
+        };
+        let missed = data.join("d/t.ibd").exists();
+        let (started, _) = said(start)?;
+        if !missed {
+            // At start, or when the rollback comes to the table.
+            wait_until("the compute to end", Duration::from_secs(60), || {
+                Ok(project.compute()?["state"] == "crashed")
+            })?;
+            ended = true;
+        }
+        drop(closed);
+        if ended {
+            break;
+        }
+        ensure!(started, "{}", main_log(&project)?);
+        // That start rolls back. Once more from the beginning.
+        rolled_back(&project, "SELECT SUM(b) FROM d.t", "0\n")?;
+        project.sql("DROP TABLE d.durable")?;
+        killed_in_a_transaction(&project, "UPDATE t SET b = 666")?;
+    }
+    ensure!(ended, "the directory was never closed in time");
+    let log = main_log(&project)?;
+    let log = &log[before..];
+    ensure!(log.contains("cannot make tablespace file"), "{log}");
+    ensure!(
+        log.contains("[FATAL] InnoDB: opening a tablespace failed"),
+        "{log}"
+    );
+    project.start()?;
+    rolled_back(&project, "SELECT SUM(b), COUNT(*) FROM d.t", "0\t20000\n")?;
+    assert_eq!(project.check("d")?, Vec::<String>::new());
+    Ok(())
+}
+
+/// One LZ4 block, expanded: what a data block of a layer may be.
+fn expand(packed: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    let mut at = 0;
+    let byte = |at: &mut usize| {
+        *at += 1;
+        packed.get(*at - 1).copied()
+    };
+    let long = |at: &mut usize, first: u8| -> Option<usize> {
+        let mut len = usize::from(first);
+        if first == 15 {
+            loop {
+                let more = byte(at)?;
+                len += usize::from(more);
+                if more != 255 {
+                    break;
+                }
+            }
+        }
+        Some(len)
+    };
+    while at < packed.len() {
+        let token = byte(&mut at)?;
+        let literals = long(&mut at, token >> 4)?;
+        out.extend_from_slice(packed.get(at..at + literals)?);
+        at += literals;
+        if at == packed.len() {
+            break;
+        }
+        let back = usize::from(byte(&mut at)?) | usize::from(byte(&mut at)?) << 8;
+        let len = long(&mut at, token & 15)? + 4;
+        for _ in 0..len {
+            out.push(*out.get(out.len().checked_sub(back)?)?);
+        }
+    }
+    Some(out)
+}
+
+/// Flips a bit in every block of every layer that has the first page of the
+/// tablespace `space` (docs/formats/layers.md).
+fn damage_first_page(project: &Project, space: u32) -> Result<usize> {
+    let mut key = vec![9, 1];
+    key.extend(space.to_be_bytes());
+    key.extend(0u32.to_be_bytes());
+    let mut hits = 0;
+    let mut dirs = vec![project.dir().join("server/store/branches")];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                dirs.push(path);
+                continue;
+            }
+            if path
+                .extension()
+                .is_none_or(|extension| extension != "layer")
+            {
+                continue;
+            }
+            let mut bytes = std::fs::read(&path)?;
+            let mut at = 64;
+            while at + 16 <= bytes.len() - 64 {
+                let stored = u32::from_le_bytes(bytes[at + 12..at + 16].try_into()?) as usize;
+                let payload = at + 16..at + 16 + stored;
+                let (packed, data) = (bytes[at + 4], bytes[at + 5] == 1);
+                let plain = match packed {
+                    0 => Some(bytes[payload.clone()].to_vec()),
+                    1 => expand(&bytes[payload.clone()]),
+                    _ => None,
+                };
+                if data && plain.is_some_and(|p| p.windows(key.len()).any(|w| w == key)) {
+                    bytes[payload.start + stored / 2] ^= 1;
+                    hits += 1;
+                }
+                at = payload.end;
+            }
+            std::fs::write(&path, &bytes)?;
+        }
+    }
+    Ok(hits)
+}
+
+/// A table whose first pages are damaged on the server is refused, and nothing
+/// else is. The transaction that was open in it and in another table stays open:
+/// to roll back what can be would make the rest permanent.
+#[test]
+fn a_damaged_table_is_refused_and_its_transaction_stays_open() -> Result<()> {
+    let project = Project::with(
+        vec![("XYLEM_OPEN_LAYER_SIZE".to_owned(), "1MiB".to_owned())],
+        &[],
+    )?;
+    project.up_in_place("16MiB")?;
+    let table = "(a INT PRIMARY KEY, b INT NOT NULL, c VARBINARY(1000), KEY (b))";
+    let rows = "SELECT seq, 0, RANDOM_BYTES(900) FROM seq_1_to_3000";
+    // A block that has one table's end and the next one's beginning damages
+    // both: what is looked at lies apart.
+    // Statistics would lie in the same blocks.
+    let mut sql = "SET GLOBAL innodb_stats_persistent = OFF; CREATE DATABASE d; USE d;".to_owned();
+    for name in ["before_it", "t", "after_it", "other"] {
+        sql += &format!(" CREATE TABLE {name} {table}; INSERT INTO {name} {rows};");
+    }
+    project.sql(&sql)?;
+    killed_in_a_transaction(&project, "UPDATE other SET b = 666")?;
+    project.start()?;
+    rolled_back(&project, "SELECT SUM(b) FROM d.other", "0\n")?;
+    project.sql("DROP TABLE d.durable")?;
+    killed_in_a_transaction(
+        &project,
+        "BEGIN NOT ATOMIC UPDATE other SET b = 666; UPDATE t SET b = 666; END",
+    )?;
+    let page = project.json(&["inspect", "page", "main", "d/t:0", "--limit", "1"])?;
+    let space = u32::try_from(page["space"].as_u64().context("space")?)?;
+    project.xylem(&["down"])?;
+    let hits = damage_first_page(&project, space)?;
+    ensure!(
+        hits > 0,
+        "no block has the first page of tablespace {space}"
+    );
+
+    let epoch = |project: &Project| Ok::<_, anyhow::Error>(project.compute()?["pid"].clone());
+    project.start()?;
+    let pid = epoch(&project)?;
+    let open = "SELECT COUNT(*) FROM information_schema.innodb_trx";
+    wait_until("the rollback to stop", Duration::from_secs(60), || {
+        Ok(main_log(&project)?.contains("stops at damage"))
+    })?;
+    for _ in 0..3 {
+        let error = project.sql_error("SELECT COUNT(*) FROM d.t")?;
+        ensure!(error.contains("1877"), "{error}");
+        assert_eq!(
+            project.sql("SELECT SUM(b), COUNT(*) FROM d.other")?,
+            "0\t3000\n"
+        );
+    }
+    assert_eq!(project.sql(open)?, "1\n");
+    let locked = "SET innodb_lock_wait_timeout = 1; UPDATE d.other SET b = 1 WHERE a = 5";
+    let error = project.sql_error(locked)?;
+    ensure!(error.contains("1205"), "{error}");
+    project.sql("CREATE TABLE d.new (a INT); INSERT INTO d.new VALUES (1)")?;
+    assert_eq!(epoch(&project)?, pid, "the compute must not end for it");
+    // It ends when it is told to, and finds the same again.
+    project.xylem(&["compute", "stop", "main"])?;
+    project.start()?;
+    assert_eq!(project.sql(open)?, "1\n");
+    // Without the table there is nothing that cannot be rolled back.
+    project.try_xylem(&["sql", "main", "-e", "DROP TABLE d.t"])?;
+    let tables = project.sql("SHOW TABLES IN d")?;
+    ensure!(!tables.lines().any(|table| table == "t"), "{tables}");
+    project.xylem(&["compute", "stop", "main"])?;
+    project.start()?;
+    rolled_back(
+        &project,
+        "SELECT SUM(b), COUNT(*) FROM d.other",
+        "0\t3000\n",
+    )?;
+    project.sql("UPDATE d.other SET b = 1 WHERE a = 5")?;
+    Ok(())
+}
+
+/// `xylem up` in the foreground; ended when dropped.
+struct Foreground(Child);
+
+impl Drop for Foreground {
+    fn drop(&mut self) {
+        if let Ok(pid) = i32::try_from(self.0.id())
+            && let Some(pid) = Pid::from_raw(pid)
+        {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let _ = self.0.wait();
+    }
+}
+
+/// A server that does nothing for too long is as good as gone: the compute ends.
+/// Whoever runs both starts it again.
+#[test]
+fn a_compute_that_ended_because_of_its_server_is_started_again() -> Result<()> {
+    let project = Project::up("16MiB")?;
+    project.sql(
+        "CREATE DATABASE d; CREATE TABLE d.t (a INT PRIMARY KEY); INSERT INTO d.t VALUES (1)",
+    )?;
+    let mut up = project.command(&["up"]);
+    let mut up = up.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let mut lines = BufReader::new(up.stdout.take().context("a pipe")?).lines();
+    let _up = Foreground(up);
+    // From then on it watches.
+    let said_all = lines.any(|line| line.is_ok_and(|line| line.contains("Ctrl-C")));
+    ensure!(said_all, "xylem up ended");
+    let pid = project.compute()?["pid"].clone();
+    project.sql("SET GLOBAL innodb_page_server_retry_limit = 1")?;
+    let stalled = Stalled::new(&project)?;
+    let late = start_sql(&project, "INSERT INTO d.t VALUES (2)")?;
+    wait_until("the compute to end", Duration::from_secs(60), || {
+        Ok(project.compute()?["state"] == "crashed")
+    })?;
+    ensure!(!said(late)?.0, "nothing is acknowledged without the server");
+    drop(stalled);
+    wait_until("the compute to run again", Duration::from_secs(120), || {
+        let compute = project.compute()?;
+        Ok(compute["state"] == "running" && compute["pid"] != pid)
+    })?;
+    assert_eq!(project.sql("SELECT MIN(a) FROM d.t")?, "1\n");
+    // One that was stopped stays so.
+    project.xylem(&["compute", "stop", "main"])?;
+    ensure!(project.compute()?["state"] == "stopped");
     Ok(())
 }

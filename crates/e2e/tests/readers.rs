@@ -1,12 +1,12 @@
 //! Computes that only read: exactly what was committed at their moment, and no
 //! writes of anybody.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use mysql::prelude::Queryable;
 use serde_json::Value;
-use std::time::Instant;
-use xylem_e2e::Project;
+use std::time::{Duration, Instant};
 use xylem_e2e::rounds::connect_to;
+use xylem_e2e::{Project, wait_until};
 
 fn last_lsn(project: &Project) -> Result<String> {
     let branch = project.branch("main")?;
@@ -233,5 +233,26 @@ fn a_reader_starts_as_fast_as_a_writer() -> Result<()> {
         reader[2],
         writer[2]
     );
+    Ok(())
+}
+
+/// `mariadb-dump --events` asks for them so.
+#[test]
+fn events_are_shown_and_do_not_run() -> Result<()> {
+    let project = Project::up("16MiB")?;
+    project.sql(
+        "SET GLOBAL event_scheduler = ON; CREATE DATABASE d; USE d; \
+         CREATE TABLE d.t (a INT PRIMARY KEY AUTO_INCREMENT); \
+         CREATE EVENT d.e ON SCHEDULE EVERY 1 SECOND DO INSERT INTO d.t VALUES (NULL)",
+    )?;
+    wait_until("the event to run", Duration::from_secs(60), || {
+        Ok(project.sql("SELECT COUNT(*) > 0 FROM d.t")? == "1\n")
+    })?;
+    start(&project, None)?;
+    let shown = project.sql_on("main@1", "SHOW CREATE EVENT d.e; SHOW EVENTS IN d")?;
+    ensure!(shown.contains("EVERY 1 SECOND"), "{shown}");
+    let scheduler = "SELECT @@event_scheduler, COUNT(*) FROM information_schema.processlist \
+                     WHERE user = 'event_scheduler'";
+    assert_eq!(project.sql_on("main@1", scheduler)?, "OFF\t0\n");
     Ok(())
 }

@@ -10,6 +10,10 @@ mod ids;
 #[cfg(test)]
 mod tests;
 
+/// Bytes of the largest side file. A compute refuses what would make one larger
+/// (`EFBIG`), and so does the server; MariaDB's own stay far below.
+pub const SIDE_FILE_MAX: u64 = 64 << 20;
+
 pub use frame::{FileOp, Frame, FrameBody};
 pub use ids::{
     BranchId, BranchName, BranchNameError, Epoch, FrameSeq, Lsn, PageId, PageNo, SpaceId,

@@ -70,8 +70,9 @@ static MYSQL_SYSVAR_UINT(page_server_request_timeout,
 
 static MYSQL_SYSVAR_UINT(page_server_retry_limit, page_server::retry_limit,
   PLUGIN_VAR_RQCMDARG,
-  "Seconds for which reads and commits wait for a page server that cannot be"
-  " reached; then this server stops",
+  "Seconds for which reads and commits wait for a page server that is gone;"
+  " then this server stops. One that is there and cannot answer yet is waited"
+  " for without a limit",
   nullptr, page_server_update_timeouts, 300, 1, 86400, 0);
 
 static MYSQL_SYSVAR_ULONGLONG(page_server_queue_size,

@@ -12,6 +12,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 
 #include "page_server.h"
 #include "page_server_engines.h"
+#include "page_server_private.h"
 #include "buf0buf.h"
 #include "fil0fil.h"
 #include "fsp0sysspace.h"
@@ -225,15 +226,44 @@ another one needs: end at once, without a core dump.
     sql_print_error("[FATAL] InnoDB: branch '%s' was taken over by a newer"
                     " server (%s). This server stops; what it had not"
                     " acknowledged is not in the branch.", branch, detail);
-  else
+  else if (status == XYLEM_TIMEOUT)
     sql_print_error("[FATAL] InnoDB: %s failed: %s. This server stops; every"
                     " acknowledged commit is on the page server. Start it"
                     " again when the page server at %s:%u is back.",
                     what, detail, address, port);
+  else
+    sql_print_error("[FATAL] InnoDB: %s failed: %s. This server stops; every"
+                    " acknowledged commit is on the page server. Remove the"
+                    " cause and start it again.", what, detail);
+  end_server();
+}
+
+/** Say in SHOW PROCESSLIST what a connection waits for */
+class stage
+{
+  THD *const thd;
+  const char *before;
+public:
+  stage(const char *text) noexcept : thd(current_thd), before(nullptr)
+  {
+    if (thd)
+      before= thd_proc_info(thd, text);
+  }
+  ~stage()
+  {
+    if (thd)
+      thd_proc_info(thd, before);
+  }
+  stage(const stage&)= delete;
+  stage &operator=(const stage&)= delete;
+};
+} // namespace
+
+void end_server() noexcept
+{
   fflush(stderr);
   _exit(3);
 }
-} // namespace
 
 bool start() noexcept
 {
@@ -288,6 +318,7 @@ void stop() noexcept
 {
   if (!connected)
     return;
+  forget_kept();
   connected= false;
   client.shutdown();
   engines_stop();
@@ -335,6 +366,7 @@ static dberr_t to_dberr(int status, page_id_t id, void *buf, size_t len)
 
 dberr_t read(page_id_t id, void *buf, size_t len) noexcept
 {
+  const stage waiting{"Reading a page from the page server"};
   const lsn_t lsn{clean_lsn_of(id).load(std::memory_order_acquire)};
   return to_dberr(client.get_page(id.space(), id.page_no(), lsn, buf, len),
                   id, buf, len);
@@ -391,31 +423,35 @@ void wait_durable(lsn_t lsn) noexcept
     give_up("making redo durable", status);
 }
 
-fil_space_t *open_space(uint32_t id, uint32_t flags) noexcept
+fil_space_t *open_space(uint32_t id, uint32_t flags, bool make) noexcept
 {
-  if (!connected)
+  if (!connected || was_dropped(id))
     return nullptr;
+  const stage waiting{"Opening a tablespace of the page server"};
   char place[FN_REFLEN];
   uint32_t flags_there;
   switch (int status= client.open_tablespace(id, place, sizeof place,
-                                             &flags_there)) {
+                                             &flags_there, make)) {
   case XYLEM_OK:
     break;
   case XYLEM_NOT_FOUND:
   case XYLEM_CANCELLED:
   case XYLEM_DISABLED:
     return nullptr;
-  case XYLEM_ERROR:
-    /* The file cannot be made here, on a full disk say. */
+  case XYLEM_CORRUPT:
+    note_damaged(id, true);
     char detail[512];
     client.last_error(detail, sizeof detail);
-    sql_print_error("InnoDB: Cannot open tablespace " UINT32PF ": %s", id,
-                    detail);
+    sql_print_error("InnoDB: The table of tablespace " UINT32PF " is refused:"
+                    " %s. Drop it, or restore the branch to a moment before"
+                    " the damage.", id, detail);
     return nullptr;
   default:
     give_up("opening a tablespace", status);
   }
 
+  if (make)
+    note_damaged(id, false);
   const std::string name{std::string{"./"} + place};
   mysql_mutex_lock(&fil_system.mutex);
   fil_space_t *space= fil_space_get_by_id(id);
@@ -425,6 +461,55 @@ fil_space_t *open_space(uint32_t id, uint32_t flags) noexcept
     space->add(name.c_str(), OS_FILE_CLOSED, 0, false, true);
   mysql_mutex_unlock(&fil_system.mutex);
   return space;
+}
+
+void make_file(uint32_t id, const char *name, unsigned *failures) noexcept
+{
+  static constexpr unsigned FIRST_PAUSE{100}, LONGEST_PAUSE{5000};
+  unsigned waited{0}, pause{FIRST_PAUSE};
+  for (unsigned i= 0; i < *failures; i++)
+  {
+    waited+= pause;
+    pause= std::min(2 * pause, LONGEST_PAUSE);
+  }
+  if (waited > retry_limit * 1000)
+  {
+    sql_print_error("[FATAL] InnoDB: Cannot open %s (see above). This server"
+                    " stops; every acknowledged commit is on the page server."
+                    " Remove the cause and start it again.", name);
+    end_server();
+  }
+  std::this_thread::sleep_for(std::chrono::milliseconds(pause));
+  ++*failures;
+  char place[FN_REFLEN];
+  uint32_t flags;
+  switch (int status= client.open_tablespace(id, place, sizeof place, &flags,
+                                             true)) {
+  case XYLEM_OK:
+  case XYLEM_NOT_FOUND:
+  case XYLEM_CORRUPT:
+  case XYLEM_CANCELLED:
+  case XYLEM_DISABLED:
+    break;
+  default:
+    give_up("opening a tablespace", status);
+  }
+}
+
+bool excuses_wait() noexcept
+{
+  /* For how long after such a wait those who waited for it are excused */
+  static constexpr time_t REST{60};
+  static std::atomic<time_t> last;
+  if (!connected)
+    return false;
+  const time_t now= my_time(0);
+  xylem_stats current;
+  client.get_stats(&current);
+  if (current.stalled)
+    last.store(now, std::memory_order_relaxed);
+  const time_t then= last.load(std::memory_order_relaxed);
+  return then && now - then <= REST;
 }
 
 void refresh_status() noexcept
@@ -454,6 +539,7 @@ st_mysql_show_var status_variables[]=
   {"reconnects", (char*) &stats.reconnects, SHOW_ULONGLONG},
   {"redo_bytes_sent", (char*) &stats.redo_bytes_sent, SHOW_ULONGLONG},
   {"side_file_ops", (char*) &stats.side_file_ops, SHOW_ULONGLONG},
+  {"stalled", (char*) &stats.stalled, SHOW_ULONGLONG},
   {nullptr, nullptr, SHOW_LONG}
 };
 } // namespace page_server

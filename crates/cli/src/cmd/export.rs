@@ -4,6 +4,7 @@ use crate::app::{App, LOCK_LIMIT};
 use crate::compute::account;
 use crate::control::Control;
 use crate::datadir::fetch::{self, Space, Written};
+use crate::datadir::log_tables;
 use crate::datadir::meter::Meter;
 use crate::datadir::restore;
 use crate::datadir::stock::{LOG_BYTES, Stock};
@@ -110,6 +111,7 @@ async fn export(app: &App, args: &ExportArgs) -> Result<()> {
     let released = control.remove_branch(&lease.name).await;
     let written = written?;
     released?;
+    log_tables::empty(found.target.path())?;
     found.write_log(Lsn(lsn))?;
     progress.say("starting stock MariaDB on it".to_owned());
     found.settle(&home, &app.state.export_log()).await?;
@@ -182,6 +184,8 @@ impl Found {
             }
             // As above: a stock server has no branches.
             Item::File(file) if file.path == account::BINLOG_OWNER_FILE => Ok(()),
+            // A branch that was imported may have them.
+            Item::File(file) if log_tables::is_rows(&file.path) => Ok(()),
             Item::File(file) => {
                 if file.offset == 0 {
                     self.side_files += 1;

@@ -7,6 +7,7 @@ pub mod down;
 pub mod export;
 pub mod import;
 pub mod inspect;
+pub mod revive;
 pub mod scrub;
 pub mod serve;
 pub mod sql;

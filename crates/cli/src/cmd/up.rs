@@ -1,6 +1,7 @@
 //! `xylem up`: everything on this machine.
 
 use super::down;
+use super::revive::Revive;
 use crate::app::{App, LOCK_LIMIT, shell_word};
 use crate::args::{Setting, UpArgs};
 use crate::compute::name::ComputeName;
@@ -317,13 +318,15 @@ async fn announce(app: &App, started: &Started, took: Duration, detached: bool) 
     ))
 }
 
-/// Says when a process dies. Others may start it again, so it goes on until
-/// nothing runs any more.
+/// Says when a process dies, and starts computes again that ended because of
+/// their page server. Others may start the rest, so it goes on until nothing
+/// runs any more.
 async fn watch(app: &App) -> Result<()> {
     let state = &app.state;
     let progress = Progress::new(false);
     let mut server = state.server_record().map(|r| r.process);
     let mut seen: HashMap<ComputeName, u32> = HashMap::new();
+    let mut revive = Revive::default();
     loop {
         tokio::time::sleep(Duration::from_millis(200)).await;
         // While this command runs, what it started are its children.
@@ -369,11 +372,18 @@ async fn watch(app: &App) -> Result<()> {
                 } else {
                     "died"
                 };
+                let what_next = if revive.died(app, &name, &record) {
+                    "it is started again when the server answers".to_owned()
+                } else {
+                    format!(
+                        "start it with `{}`",
+                        app.command(&format!("compute start {name}"))
+                    )
+                };
                 progress.note(&format!(
-                    "{} (pid {}) {how}; start it with `{}`",
+                    "{} (pid {}) {how}; {what_next}",
                     name.described(),
                     record.process.pid,
-                    app.command(&format!("compute start {name}"))
                 ));
                 if record.state() == ComputeState::Crashed {
                     let log = state.compute(&name).log();
@@ -381,6 +391,7 @@ async fn watch(app: &App) -> Result<()> {
                 }
             }
         }
+        revive.start_due(app, alive, &progress).await;
         if !alive && computes == 0 {
             let on_purpose = now.is_none_or(|r| r.stopped);
             if on_purpose {

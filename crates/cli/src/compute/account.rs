@@ -18,6 +18,11 @@ pub const OWN_USER: &str = "xylem";
 /// The side file that names the branch which has run with a binary log last.
 pub const BINLOG_OWNER_FILE: &str = "xylem.binlog";
 
+/// The first statement of an init file: what Xylem does to accounts when a
+/// compute starts concerns that compute alone. In the binary log it would change
+/// the accounts of stock replicas.
+pub const NOT_IN_BINARY_LOG: &str = "SET SESSION sql_log_bin = 0;\n";
+
 /// Bytes of the longest name that MariaDB takes.
 const NAME_MAX: usize = 4 * 128;
 

@@ -14,10 +14,11 @@ use std::ffi::OsString;
 use std::process::{Command, Stdio};
 
 /// Options that a reader cannot be run without. Events and replication write
-/// whatever `read_only` says.
+/// whatever `read_only` says. The event scheduler is not `DISABLED`: that would
+/// also refuse to show events, as `mariadb-dump --events` asks.
 pub const OPTIONS: [(&str, &str); 3] = [
     ("read-only", "ON"),
-    ("event-scheduler", "DISABLED"),
+    ("event-scheduler", "OFF"),
     ("innodb-stats-auto-recalc", "OFF"),
 ];
 

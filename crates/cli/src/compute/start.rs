@@ -6,6 +6,7 @@ use super::name::ComputeName;
 use super::record::{ComputeRecord, ComputeState, Phase};
 use super::{account, bootstrap, decoy, reader, ready, stop};
 use crate::control::Control;
+use crate::datadir::log_tables;
 use crate::failure::Failure;
 use crate::files;
 use crate::home::Home;
@@ -478,6 +479,7 @@ impl Starter<'_> {
                 base.take(item)
             })
             .await?;
+        log_tables::empty(&data)?;
         start.host.give(&data)?;
         let socket = self.write_options(start, base.log_bytes(), false)?;
         let _ = std::fs::remove_file(&socket);
@@ -491,8 +493,6 @@ impl Starter<'_> {
         let password = self.state.make_password()?;
         let mut init = String::new();
         if make_accounts {
-            // A replica elsewhere has accounts of its own.
-            init.push_str("SET SESSION sql_log_bin=0;\n");
             init.push_str(&bootstrap::own_account_sql(&password));
         }
         if set_accounts {
@@ -502,6 +502,7 @@ impl Starter<'_> {
             init.push_str(reader::INIT_SQL);
         }
         if !init.is_empty() {
+            init.insert_str(0, account::NOT_IN_BINARY_LOG);
             start.host.write_for(&dir.init_sql(), init.as_bytes())?;
             let mut arg = OsString::from("--init-file=");
             arg.push(dir.init_sql());

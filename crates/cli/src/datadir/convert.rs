@@ -29,8 +29,6 @@ mod tests;
 pub use crate::compute::account::OWN_USER as USER;
 /// What stock MariaDB and its new tables take besides the copy, in bytes.
 const SLACK_BYTES: u64 = 256 << 20;
-/// A log table that is larger is emptied: side files go to each compute.
-const LOG_TABLE_BYTES_MAX: u64 = 4 << 20;
 
 /// A copy of what stock MariaDB must have to convert its own tables.
 #[derive(Debug)]
@@ -190,10 +188,10 @@ impl Copy<'_> {
         out
     }
 
-    /// Log tables that are emptied.
+    /// Log tables that are emptied: their rows are no part of a branch.
     pub fn long_logs(&self) -> Vec<&str> {
         let long = |f: &&super::survey::SideFile| {
-            f.path.ends_with(".CSV") && f.size.is_some_and(|size| size > LOG_TABLE_BYTES_MAX)
+            f.path.ends_with(".CSV") && f.size.is_some_and(|size| size > 0)
         };
         let names = self.survey.side.iter().filter(long);
         names

@@ -17,6 +17,7 @@ pub mod copy;
 pub mod dictionary;
 pub mod fetch;
 pub mod frm;
+pub mod log_tables;
 pub mod meter;
 pub mod names;
 pub mod pages;

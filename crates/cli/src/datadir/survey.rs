@@ -499,7 +499,7 @@ fn some(names: &[String]) -> String {
 
 /// `mysql.general_log` and `mysql.slow_log`, which MariaDB keeps in CSV.
 fn is_log_table(table: &str) -> bool {
-    matches!(table, "general_log" | "slow_log")
+    super::log_tables::NAMES.contains(&table)
 }
 
 fn is_binary_log(path: &Path) -> bool {

@@ -94,7 +94,9 @@ impl Code {
             Code::Ok => Status::Ok,
             Code::NotFound => Status::NotFound,
             Code::FailedPrecondition => Status::Fenced,
-            Code::DataLoss => Status::Corrupt,
+            // The server failed on what was asked for: to ask again, or to end
+            // this compute, helps nobody.
+            Code::DataLoss | Code::Internal => Status::Corrupt,
             code if code.retry_request() => Status::Timeout,
             _ => Status::Error,
         }

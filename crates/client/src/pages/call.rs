@@ -179,8 +179,6 @@ pub struct PageCall {
     pub target: Target,
     /// When the caller called.
     pub started: Instant,
-    /// When no further attempt is made.
-    pub give_up: Instant,
     /// Attempts that failed.
     pub failures: u32,
     /// Who is told; `None` once told.

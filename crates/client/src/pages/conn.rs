@@ -5,10 +5,13 @@ use super::Conn;
 use super::driver::Calls;
 use super::queue::Up;
 use crate::backoff::Jitter;
-use crate::grpc::{Closed, Link, connect};
+use crate::grpc::{Closed, Code, Link, connect, unary};
+use crate::log::LONG;
 use crate::shared::Shared;
 use crate::status::{Error, Status};
+use crate::wire::messages::{PING, PingResponse, ping_request};
 use bytes::Bytes;
+use h2::client::SendRequest;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -21,8 +24,11 @@ const PATH: &str = "/pageserver.PageServer/PageStream";
 /// No page is larger than 64 KiB; the rest is for a long error message.
 const ANSWER_MAX: usize = 1 << 20;
 
-/// Serves `conn` until it is stopped.
-pub async fn run(shared: Arc<Shared>, conn: Arc<Conn>, runtime: Handle) {
+const PING_MAX: usize = 64 << 10;
+
+/// Serves `conn` until it is stopped. `first`: it also looks after those who
+/// wait for redo.
+pub async fn run(shared: Arc<Shared>, conn: Arc<Conn>, runtime: Handle, first: bool) {
     let _end = Closing(&conn);
     let mut calls = Calls::new(shared.clone(), conn.clone());
     let mut jitter = Jitter::from_entropy();
@@ -55,7 +61,7 @@ pub async fn run(shared: Arc<Shared>, conn: Arc<Conn>, runtime: Handle) {
                 match opened.await {
                     Ok(link) => {
                         conn.set_up(Up {
-                            requests,
+                            requests: requests.clone(),
                             runtime: runtime.clone(),
                         });
                         let mut session = Session {
@@ -63,6 +69,10 @@ pub async fn run(shared: Arc<Shared>, conn: Arc<Conn>, runtime: Handle) {
                             conn: &conn,
                             calls: &mut calls,
                             link,
+                            requests,
+                            probe: None,
+                            probed: now,
+                            first,
                             answered: false,
                             reachable: false,
                             sleep: Box::pin(sleep(Duration::ZERO)),
@@ -177,12 +187,21 @@ enum End {
     Closed(Closed),
 }
 
+type Probe<'a> = Pin<Box<dyn Future<Output = Result<PingResponse, Closed>> + 'a>>;
+
 /// A connection that stands.
 struct Session<'a> {
     shared: &'a Shared,
     conn: &'a Conn,
     calls: &'a mut Calls,
     link: Link,
+    requests: SendRequest<Bytes>,
+    /// A ping under way: the server is asked whether it is there while somebody
+    /// waits and it says nothing.
+    probe: Option<Probe<'a>>,
+    /// When the last probe began.
+    probed: Instant,
+    first: bool,
     /// A page came: the server works, so the next backoff starts small.
     answered: bool,
     reachable: bool,
@@ -212,6 +231,7 @@ impl Session<'_> {
                     self.link.send(Bytes::from(self.calls.requests(now)))?;
                 }
             }
+            self.poll_probe(cx, now);
             match self.link.poll(cx, now) {
                 Poll::Ready(Ok(())) => {
                     now = Instant::now();
@@ -246,6 +266,7 @@ impl Session<'_> {
             self.calls.refuse_all(&self.shared.fenced_error(), now);
         }
         self.calls.look_at_clock(now);
+        self.look_at_waits(now);
         self.link
             .check_pulse(cx, now, self.shared.limits.request_timeout())?;
         if self.link.has_pulse() {
@@ -256,5 +277,75 @@ impl Session<'_> {
         let next = next.max(now + Duration::from_millis(1));
         self.sleep.as_mut().reset(next.into());
         Ok(())
+    }
+
+    /// Asks the server whether it is there when somebody waits and nothing was
+    /// heard of it for half of a request's time. What it answers is what lets
+    /// them wait on: see [`crate::config::Limits::gives_up`].
+    fn look_at_waits(&mut self, now: Instant) {
+        let redo = self
+            .shared
+            .redo
+            .get()
+            .filter(|_| self.first)
+            .and_then(|queue| queue.waits());
+        let page = self.calls.oldest();
+        let since = [redo.map(|(since, _)| since), page]
+            .into_iter()
+            .flatten()
+            .min();
+        let Some(since) = since else {
+            self.probe = None;
+            self.shared.stalls.over(now);
+            return;
+        };
+        if now.saturating_duration_since(since) < LONG {
+            self.shared.stalls.over(now);
+        }
+        let limits = &self.shared.limits;
+        let heard = limits.last_heard();
+        if let (Some((since, lsn)), Some(heard)) = (redo, heard)
+            && heard > since
+        {
+            let why = format!("redo after LSN {lsn} is not durable yet");
+            self.shared.stalls.waits(since, &why, now);
+        }
+        let rest = limits.silence();
+        let silent = |at: Instant| now.saturating_duration_since(at) >= rest;
+        if self.probe.is_some() {
+            if now.saturating_duration_since(self.probed) >= limits.request_timeout() {
+                self.probe = None;
+            }
+        } else if silent(self.probed) && heard.is_none_or(silent) {
+            self.probed = now;
+            self.probe = Some(Box::pin(unary(
+                self.requests.clone(),
+                &self.shared.metadata,
+                PING,
+                ping_request(),
+                PING_MAX,
+                PingResponse::decode,
+            )));
+        }
+    }
+
+    fn poll_probe(&mut self, cx: &mut Context<'_>, now: Instant) {
+        let Some(probe) = &mut self.probe else {
+            return;
+        };
+        if let Poll::Ready(answer) = probe.as_mut().poll(cx) {
+            self.probe = None;
+            match answer {
+                Ok(ping) => {
+                    self.shared.limits.heard(now);
+                    self.shared.stats.lsn_applied.raise(ping.applied_lsn);
+                }
+                Err(Closed::Status(status)) if status.code == Code::FailedPrecondition => {
+                    self.shared.fence(&status.message);
+                }
+                // The pulse, or the calls themselves, tell what is wrong.
+                Err(_) => {}
+            }
+        }
     }
 }

@@ -91,6 +91,8 @@ impl Calls {
                 return Ok(count);
             };
             count += 1;
+            // Late or not, it shows that the server is there.
+            self.shared.limits.heard(now);
             // An answer to an attempt that was given up is nobody's.
             if let Some(attempt) = self.sent.remove(&answer.id) {
                 self.answered(attempt.call, &answer, now);
@@ -129,18 +131,22 @@ impl Calls {
         };
         let what = format!("page {}:{}", call.space_id, call.page_no);
         if status.code.retry_request() {
-            self.retry(call, &format!("{what}: {status}"), now);
+            let why = format!("{what}: {status}");
+            self.shared.stalls.waits(call.started, &why, now);
+            self.retry(call, &why, now);
         } else {
             let error = self.shared.refused(&status, &what);
             self.failed(call, &error, now);
         }
     }
 
-    /// The call is made again later, or ends when its time is up.
+    /// The call is made again later, or ends when the server was gone for too
+    /// long.
     fn retry(&mut self, mut call: PageCall, why: &str, now: Instant) {
-        call.failures += 1;
-        let at = now + self.jitter.wait(call.failures);
-        if at >= call.give_up {
+        call.failures = call.failures.saturating_add(1);
+        let gives_up = self.shared.limits.gives_up(call.started);
+        let at = (now + self.jitter.wait(call.failures)).min(gives_up);
+        if now >= gives_up {
             let error = Error::new(
                 Status::Timeout,
                 format!("gave up after {} attempts: {why}", call.failures),
@@ -217,7 +223,7 @@ impl Calls {
         self.look_at_clock(now);
         for _ in 0..self.fresh.len() {
             if let Some(call) = self.fresh.pop_front() {
-                if call.give_up <= now {
+                if self.shared.limits.gives_up(call.started) <= now {
                     let error = Error::new(Status::Timeout, why);
                     self.failed(call, &error, now);
                 } else {
@@ -227,10 +233,19 @@ impl Calls {
         }
     }
 
+    /// When the oldest of the calls was made; `None` when there are none.
+    pub fn oldest(&self) -> Option<Instant> {
+        let sent = self.sent.values().map(|attempt| attempt.call.started);
+        let again = self.again.iter().map(|(_, call)| call.started);
+        let fresh = self.fresh.iter().map(|call| call.started);
+        sent.chain(again).chain(fresh).min()
+    }
+
     /// The next moment at which the clock matters, if any.
     pub fn next_deadline(&self) -> Option<Instant> {
         let again = self.again.iter().map(|(at, _)| *at).min();
-        let give_up = self.fresh.iter().map(|call| call.give_up).min();
+        let oldest = self.fresh.iter().map(|call| call.started).min();
+        let give_up = oldest.map(|started| self.shared.limits.gives_up(started));
         [again, give_up].into_iter().flatten().min()
     }
 

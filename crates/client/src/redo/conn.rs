@@ -326,6 +326,7 @@ impl Session<'_> {
                 Closed::Transport(format!("an acknowledgement makes no sense: {e}"))
             })?;
             let Some(ack) = ack else { return Ok(()) };
+            self.shared.limits.heard(now);
             match self.queue.as_ref() {
                 Some(queue) => queue
                     .acknowledge(&ack, !self.resumed, &self.shared.stats)

@@ -31,6 +31,10 @@ struct Inner {
     failed: Option<Error>,
     stopped: bool,
     progress: Instant,
+    /// Callers that wait for room.
+    crowd: usize,
+    /// When the first of those who wait, for room or durability, began to.
+    waiting: Instant,
 }
 
 impl Queue {
@@ -44,6 +48,8 @@ impl Queue {
                 failed: None,
                 stopped: false,
                 progress: now,
+                crowd: 0,
+                waiting: now,
             }),
             room: Condvar::new(),
             limit,
@@ -53,9 +59,9 @@ impl Queue {
     /// Queues redo that begins at `start_lsn`; waits while the queue is full.
     ///
     /// # Errors
-    /// When it does not follow the redo before it, when the queue stayed full
-    /// for the retry limit, or when the stream has failed. Then a part of it
-    /// may have been queued.
+    /// When it does not follow the redo before it, when the queue is full and the
+    /// server was gone for the retry limit, or when the stream has failed. Then
+    /// a part of it may have been queued.
     pub fn push_redo(
         &self,
         start_lsn: u64,
@@ -96,37 +102,48 @@ impl Queue {
             if used == 0 || used.saturating_add(bytes) <= self.limit {
                 return Ok(inner);
             }
-            // The limit counts from the last progress: a slow server slows the
-            // writer, only a silent one fails it.
-            let until = started.max(inner.progress) + limits.retry_limit();
+            // The limit counts from the last sign of life: a slow server slows
+            // the writer, only one that is gone fails it.
+            let until = limits.gives_up(started.max(inner.progress));
             let now = Instant::now();
             if now >= until {
                 return Err(Error::new(
                     Status::Timeout,
                     format!(
                         "the redo queue is full: {used} bytes after LSN {} await the page server's \
-                         acknowledgement, none came for {} ms",
+                         acknowledgement, and it has not been heard of for {} ms",
                         inner.state.durable_lsn(),
                         limits.retry_limit().as_millis()
                     ),
                 ));
             }
+            inner.begin_to_wait(now);
+            inner.crowd += 1;
             inner = self
                 .room
                 .wait_timeout(inner, until - now)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
+            inner.crowd -= 1;
         }
+    }
+
+    /// Since when somebody has waited for an acknowledgement that does not
+    /// come, and for what; `None` when nobody waits.
+    pub fn waits(&self) -> Option<(Instant, u64)> {
+        let inner = lock(&self.inner);
+        let waits = inner.crowd > 0 || !inner.waiters.is_empty();
+        waits.then(|| (inner.waiting.max(inner.progress), inner.state.durable_lsn()))
     }
 
     /// Waits until everything queued up to `lsn` is durable.
     ///
     /// # Errors
-    /// When no progress was made for the retry limit, or the stream has failed.
+    /// When the server was gone for the retry limit, or the stream has failed.
     pub fn wait_lsn(&self, lsn: u64, limits: &Limits) -> Result<(), Error> {
         let inner = lock(&self.inner);
         let seq = inner.state.seq_for(lsn);
-        self.wait(inner, seq, limits)
+        self.wait(inner, seq, limits, None)
     }
 
     /// Waits until frame `seq` and all before it are durable.
@@ -134,15 +151,19 @@ impl Queue {
     /// # Errors
     /// As [`Queue::wait_lsn`].
     pub fn wait_seq(&self, seq: u64, limits: &Limits) -> Result<(), Error> {
-        self.wait(lock(&self.inner), seq, limits)
+        self.wait(lock(&self.inner), seq, limits, None)
     }
 
-    /// Waits until everything queued is durable.
+    /// Waits until everything queued is durable, for the retry limit at most:
+    /// a shutdown ends, also while a server that is there makes it wait.
     ///
     /// # Errors
     /// As [`Queue::wait_lsn`].
     pub fn wait_all(&self, limits: &Limits) -> Result<(), Error> {
-        self.wait_lsn(u64::MAX, limits)
+        let inner = lock(&self.inner);
+        let seq = inner.state.seq_for(u64::MAX);
+        let until = Instant::now() + limits.retry_limit();
+        self.wait(inner, seq, limits, Some(until))
     }
 
     fn wait(
@@ -150,6 +171,7 @@ impl Queue {
         mut inner: MutexGuard<'_, Inner>,
         seq: u64,
         limits: &Limits,
+        last: Option<Instant>,
     ) -> Result<(), Error> {
         if inner.state.durable_seq() >= seq {
             // Durable is durable, whatever happened since.
@@ -157,9 +179,10 @@ impl Queue {
         }
         inner.check()?;
         let waiter = Waiter::new();
+        let started = Instant::now();
+        inner.begin_to_wait(started);
         inner.waiters.push((seq, waiter.clone()));
         drop(inner);
-        let started = Instant::now();
         loop {
             if let Some(status) = waiter.told() {
                 if status == Status::Ok {
@@ -172,7 +195,8 @@ impl Queue {
                     .unwrap_or_else(|| Error::new(status, "the redo stream has ended")));
             }
             let inner = lock(&self.inner);
-            let until = started.max(inner.progress) + limits.retry_limit();
+            let until = limits.gives_up(started.max(inner.progress));
+            let until = last.map_or(until, |last| last.min(until));
             drop(inner);
             let now = Instant::now();
             if now < until {
@@ -314,6 +338,12 @@ impl Queue {
 }
 
 impl Inner {
+    fn begin_to_wait(&mut self, now: Instant) {
+        if self.crowd == 0 && self.waiters.is_empty() {
+            self.waiting = now;
+        }
+    }
+
     fn check(&self) -> Result<(), Error> {
         match &self.failed {
             Some(error) => Err(error.clone()),

@@ -35,6 +35,9 @@ pub struct SideFile {
     pub seq: u64,
     /// Written through a `FILE`: its content is sent when that is flushed.
     pub stdio: bool,
+    /// Device and inode. A descriptor that is another file's by now was closed
+    /// where this library does not see it.
+    pub file: (u64, u64),
     refs: usize,
 }
 
@@ -48,7 +51,7 @@ pub struct Files {
 
 impl Files {
     /// `fd` is the file `path`.
-    pub fn insert(&mut self, fd: c_int, path: String, seq: u64, stdio: bool) {
+    pub fn insert(&mut self, fd: c_int, path: String, seq: u64, stdio: bool, file: (u64, u64)) {
         self.remove(fd);
         let id = self.next;
         self.next += 1;
@@ -58,6 +61,7 @@ impl Files {
                 path: Some(path),
                 seq,
                 stdio,
+                file,
                 refs: 1,
             },
         );
@@ -101,6 +105,14 @@ impl Files {
             self.files.remove(&id);
         }
         Some(seq)
+    }
+
+    /// The descriptors from `first` to `last`.
+    pub fn between(&self, first: c_int, last: c_int) -> Vec<c_int> {
+        let range = first..=last;
+        let mut found: Vec<c_int> = self.by_fd.keys().copied().collect();
+        found.retain(|fd| range.contains(fd));
+        found
     }
 
     /// What was called `from`, or lay in the directory `from`, is called `to`.

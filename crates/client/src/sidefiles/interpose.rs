@@ -11,7 +11,7 @@ use super::ops::{self, Outcome};
 use super::paths::{is_active, resolve};
 use super::real::{self, errno, set_errno};
 use super::{Uncaptured, engines, fds, is_captured_thread, stdio};
-use libc::{AT_FDCWD, FILE, O_CREAT, O_TRUNC, O_WRONLY, iovec, mode_t};
+use libc::{AT_FDCWD, FILE, O_CREAT, O_TRUNC, O_WRONLY, dev_t, iovec, mode_t};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -94,7 +94,7 @@ unsafe fn inside(dirfd: c_int, path: Path) -> Option<String> {
 unsafe fn open_by(dirfd: c_int, path: Path, flags: c_int, call: impl FnOnce() -> c_int) -> c_int {
     let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & (O_CREAT | O_TRUNC) != 0;
     if !writes || !looks() {
-        return call();
+        return other(call());
     }
     // SAFETY: libc wants the path NUL-terminated too.
     if flags & O_CREAT != 0 && unsafe { is_refused(dirfd, path) } {
@@ -103,7 +103,7 @@ unsafe fn open_by(dirfd: c_int, path: Path, flags: c_int, call: impl FnOnce() ->
     // SAFETY: libc wants the path NUL-terminated too.
     match unsafe { side_file(dirfd, path) } {
         Some(path) => run(-1, || ops::open(path, flags, call)),
-        None => call(),
+        None => other(call()),
     }
 }
 
@@ -129,6 +129,18 @@ unsafe fn is_refused(dirfd: c_int, path: Path) -> bool {
 fn refused() -> c_int {
     set_errno(libc::EPERM);
     -1
+}
+
+/// `fd` was opened, and is no side file's. Had it been one that was closed
+/// unseen, it would be taken for that.
+fn other(fd: c_int) -> c_int {
+    if fd >= 0 && looks_at(fd) {
+        let before = errno();
+        let _ours = Uncaptured::new();
+        ops::forget(fd);
+        set_errno(before);
+    }
+    fd
 }
 
 macro_rules! interpose {
@@ -189,15 +201,82 @@ interpose! {
         if !looks_at(fd) {
             return real::write(fd, buf, n);
         }
-        run(-1, || ops::write(fd, None, || real::write(fd, buf, n), |n| copy(buf, n)))
+        run(-1, || ops::write(fd, None, n, || real::write(fd, buf, n), |n| copy(buf, n)))
     }
     writev(fd: c_int, iov: *const iovec, count: c_int) -> isize {
         if !looks_at(fd) {
             return real::writev(fd, iov, count);
         }
         run(-1, || {
-            ops::write(fd, None, || real::writev(fd, iov, count), |n| gather(iov, count, n))
+            let n = total(iov, count);
+            ops::write(fd, None, n, || real::writev(fd, iov, count), |n| gather(iov, count, n))
         })
+    }
+    pwritev(fd: c_int, iov: *const iovec, count: c_int, at: i64) -> isize {
+        pwritev64(fd, iov, count, at)
+    }
+    pwritev64(fd: c_int, iov: *const iovec, count: c_int, at: i64) -> isize {
+        let call = || real::pwritev64(fd, iov, count, at);
+        if !looks_at(fd) {
+            return call();
+        }
+        run(-1, || ops::write(fd, Some(at), total(iov, count), call, |n| gather(iov, count, n)))
+    }
+    pwritev2(fd: c_int, iov: *const iovec, count: c_int, at: i64, flags: c_int) -> isize {
+        pwritev64v2(fd, iov, count, at, flags)
+    }
+    pwritev64v2(fd: c_int, iov: *const iovec, count: c_int, at: i64, flags: c_int) -> isize {
+        let call = || real::pwritev64v2(fd, iov, count, at, flags);
+        if !looks_at(fd) {
+            return call();
+        }
+        // Where this one writes depends on flags that are still being added.
+        if flags & !(libc::RWF_HIPRI | libc::RWF_DSYNC | libc::RWF_SYNC | libc::RWF_NOWAIT) != 0 {
+            set_errno(libc::EOPNOTSUPP);
+            return -1;
+        }
+        let place = (at != -1).then_some(at);
+        run(-1, || ops::write(fd, place, total(iov, count), call, |n| gather(iov, count, n)))
+    }
+    copy_file_range(from: c_int, from_at: *mut i64, to: c_int, to_at: *mut i64, n: usize, flags: c_uint) -> isize {
+        let call = |n| real::copy_file_range(from, from_at, to, to_at, n, flags);
+        if !looks_at(to) {
+            return call(n);
+        }
+        let place = to_at.as_ref().copied();
+        run(-1, || ops::copy_to(to, place, n, call))
+    }
+    splice(from: c_int, from_at: *mut i64, to: c_int, to_at: *mut i64, n: usize, flags: c_uint) -> isize {
+        let call = |n| real::splice(from, from_at, to, to_at, n, flags);
+        if !looks_at(to) {
+            return call(n);
+        }
+        let place = to_at.as_ref().copied();
+        run(-1, || ops::copy_to(to, place, n, call))
+    }
+    sendfile(to: c_int, from: c_int, from_at: *mut i64, n: usize) -> isize {
+        sendfile64(to, from, from_at, n)
+    }
+    sendfile64(to: c_int, from: c_int, from_at: *mut i64, n: usize) -> isize {
+        let call = |n| real::sendfile64(to, from, from_at, n);
+        if !looks_at(to) {
+            return call(n);
+        }
+        run(-1, || ops::copy_to(to, None, n, call))
+    }
+    close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
+        let call = || real::close_range(first, last, flags);
+        // With this flag it closes nothing yet; in a table that is not shared
+        // any more, what others have stays open, and this thread ends soon.
+        if !looks() || flags as c_uint & libc::CLOSE_RANGE_CLOEXEC != 0 {
+            return call();
+        }
+        let number = |fd: c_uint| c_int::try_from(fd).unwrap_or(c_int::MAX);
+        run(-1, || ops::close_range(number(first), number(last), call))
+    }
+    closefrom(first: c_int) -> () {
+        let first = c_uint::try_from(first).unwrap_or(0);
+        close_range(first, c_uint::MAX, 0);
     }
     pwrite(fd: c_int, buf: *const c_void, n: usize, at: i64) -> isize {
         pwrite64(fd, buf, n, at)
@@ -206,7 +285,7 @@ interpose! {
         if !looks_at(fd) {
             return real::pwrite64(fd, buf, n, at);
         }
-        run(-1, || ops::write(fd, Some(at), || real::pwrite64(fd, buf, n, at), |n| copy(buf, n)))
+        run(-1, || ops::write(fd, Some(at), n, || real::pwrite64(fd, buf, n, at), |n| copy(buf, n)))
     }
     ftruncate(fd: c_int, size: i64) -> c_int {
         ftruncate64(fd, size)
@@ -215,7 +294,7 @@ interpose! {
         if !looks_at(fd) {
             return real::ftruncate64(fd, size);
         }
-        run(-1, || ops::resize(fd, || ops::outcome(real::ftruncate64(fd, size))))
+        run(-1, || ops::resize(fd, end(0, size), || ops::outcome(real::ftruncate64(fd, size))))
     }
     fallocate(fd: c_int, mode: c_int, at: i64, len: i64) -> c_int {
         fallocate64(fd, mode, at, len)
@@ -230,7 +309,8 @@ interpose! {
             set_errno(libc::EOPNOTSUPP);
             return -1;
         }
-        run(-1, || ops::resize(fd, || ops::outcome(real::fallocate64(fd, mode, at, len))))
+        let call = || ops::outcome(real::fallocate64(fd, mode, at, len));
+        run(-1, || ops::resize(fd, end(at, len), call))
     }
     posix_fallocate(fd: c_int, at: i64, len: i64) -> c_int {
         posix_fallocate64(fd, at, len)
@@ -242,7 +322,7 @@ interpose! {
         // This one returns the error.
         let before = errno();
         let result = run(-1, || {
-            ops::resize(fd, || match real::posix_fallocate64(fd, at, len) {
+            ops::resize(fd, end(at, len), || match real::posix_fallocate64(fd, at, len) {
                 0 => Ok(0),
                 error => Err(error),
             })
@@ -308,9 +388,42 @@ interpose! {
             return refused();
         }
         match if looks() { side_file(AT_FDCWD, to) } else { None } {
-            Some(name) => run(-1, || ops::link(name, || real::link(from, to))),
+            Some(name) => run(-1, || {
+                ops::link(name, length(AT_FDCWD, from), || real::link(from, to))
+            }),
             None => real::link(from, to),
         }
+    }
+    linkat(from_dir: c_int, from: Path, to_dir: c_int, to: Path, flags: c_int) -> c_int {
+        let call = || real::linkat(from_dir, from, to_dir, to, flags);
+        match if looks() { side_file(to_dir, to) } else { None } {
+            Some(name) => run(-1, || ops::link(name, length(from_dir, from), call)),
+            None => call(),
+        }
+    }
+    symlink(text: Path, to: Path) -> c_int {
+        if refuses(AT_FDCWD, to) {
+            return -1;
+        }
+        real::symlink(text, to)
+    }
+    symlinkat(text: Path, to_dir: c_int, to: Path) -> c_int {
+        if refuses(to_dir, to) {
+            return -1;
+        }
+        real::symlinkat(text, to_dir, to)
+    }
+    mknod(path: Path, mode: mode_t, device: dev_t) -> c_int {
+        if refuses(AT_FDCWD, path) {
+            return -1;
+        }
+        real::mknod(path, mode, device)
+    }
+    mknodat(dirfd: c_int, path: Path, mode: mode_t, device: dev_t) -> c_int {
+        if refuses(dirfd, path) {
+            return -1;
+        }
+        real::mknodat(dirfd, path, mode, device)
     }
     unlink(path: Path) -> c_int {
         match if looks() { side_file(AT_FDCWD, path) } else { None } {
@@ -390,6 +503,36 @@ interpose! {
         run(-1, || ops::duplicate(fd, || real::dup3(fd, to, flags)))
     }
 
+    fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
+        let call = || real::fcntl(fd, command, argument);
+        if !duplicates(fd, command) {
+            return call();
+        }
+        run(-1, || ops::duplicate(fd, call))
+    }
+    fcntl64(fd: c_int, command: c_int, argument: usize) -> c_int {
+        let call = || real::fcntl64(fd, command, argument);
+        if !duplicates(fd, command) {
+            return call();
+        }
+        run(-1, || ops::duplicate(fd, call))
+    }
+
+    fdopen(fd: c_int, mode: Path) -> *mut FILE {
+        let call = || real::fdopen(fd, mode);
+        if !looks_at(fd) || mode.is_null() || !stdio::writes(CStr::from_ptr(mode).to_bytes()) {
+            return call();
+        }
+        run(std::ptr::null_mut(), || stdio::adopt(fd, call))
+    }
+    freopen(path: Path, mode: Path, stream: *mut FILE) -> *mut FILE {
+        leave(stream);
+        fopen_by(path, mode, || real::freopen(path, mode, stream))
+    }
+    freopen64(path: Path, mode: Path, stream: *mut FILE) -> *mut FILE {
+        leave(stream);
+        fopen_by(path, mode, || real::freopen64(path, mode, stream))
+    }
     fopen(path: Path, mode: Path) -> *mut FILE {
         fopen_by(path, mode, || real::fopen(path, mode))
     }
@@ -410,9 +553,77 @@ interpose! {
     }
 }
 
+/// Whether a call of fcntl makes another descriptor of a side file.
+fn duplicates(fd: c_int, command: c_int) -> bool {
+    matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) && looks_at(fd)
+}
+
+/// What a stream wrote to a side file is sent before the stream becomes another
+/// file's.
+///
+/// # Safety
+/// As freopen(3).
+unsafe fn leave(stream: *mut FILE) {
+    if stdio::any() && looks() {
+        // SAFETY: freopen wants a stream too.
+        run(libc::EOF, || {
+            stdio::leave(stream, || unsafe { real::fflush(stream) })
+        });
+    }
+}
+
+/// Whether `path` is a name that only a file may have that the log can say; then
+/// sets `errno`.
+///
+/// # Safety
+/// `path` is NULL or NUL-terminated.
+unsafe fn refuses(dirfd: c_int, path: Path) -> bool {
+    if !looks() {
+        return false;
+    }
+    // SAFETY: as the caller vouches.
+    let refused = unsafe { side_file(dirfd, path).is_some() };
+    if refused {
+        set_errno(libc::EPERM);
+    }
+    refused
+}
+
+/// Bytes of the file `path`, 0 when it is not there.
+///
+/// # Safety
+/// `path` is NULL or NUL-terminated.
+unsafe fn length(dirfd: c_int, path: Path) -> u64 {
+    let mut stat = std::mem::MaybeUninit::<libc::stat64>::uninit();
+    // SAFETY: fstatat64 looks for NULL itself and fills in the whole struct when
+    // it returns 0.
+    unsafe {
+        let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH;
+        if libc::fstatat64(dirfd, path, stat.as_mut_ptr(), flags) == 0 {
+            u64::try_from(stat.assume_init().st_size).unwrap_or(0)
+        } else {
+            0
+        }
+    }
+}
+
+/// The end of `len` bytes from `at`; of a call that libc refuses, 0.
+fn end(at: i64, len: i64) -> u64 {
+    let part = |n: i64| u64::try_from(n).unwrap_or(0);
+    part(at).saturating_add(part(len))
+}
+
 /// # Safety
 /// As fopen(3); `call` is that call.
 unsafe fn fopen_by(path: Path, mode: Path, call: impl FnOnce() -> *mut FILE) -> *mut FILE {
+    let call = || {
+        let stream = call();
+        if !stream.is_null() {
+            // SAFETY: fopen just returned it.
+            other(unsafe { libc::fileno(stream) });
+        }
+        stream
+    };
     if mode.is_null() || !looks() {
         return call();
     }
@@ -444,6 +655,7 @@ unsafe fn rename_by(
     if unsafe { is_refused(to_dir, to) } {
         return refused();
     }
+    let from_path = from;
     // SAFETY: libc wants both NUL-terminated too.
     let (from, to) = unsafe { (inside(from_dir, from), inside(to_dir, to)) };
     let counts = |path: &Option<String>| {
@@ -451,7 +663,9 @@ unsafe fn rename_by(
             .is_some_and(|path| is_side_file(path) || is_database(path))
     };
     if counts(&from) || counts(&to) {
-        run(-1, || ops::rename(from, to, call))
+        // SAFETY: as above.
+        let size = || unsafe { length(from_dir, from_path) };
+        run(-1, || ops::rename(from, to, size, call))
     } else {
         call()
     }
@@ -471,6 +685,19 @@ unsafe fn database(dirfd: c_int, path: Path) -> Option<String> {
 unsafe fn copy(buf: *const c_void, n: usize) -> Vec<u8> {
     // SAFETY: write(2) just read these bytes.
     unsafe { std::slice::from_raw_parts(buf.cast::<u8>(), n) }.to_vec()
+}
+
+/// Bytes that `iov` describes.
+///
+/// # Safety
+/// `iov` has `count` valid entries.
+unsafe fn total(iov: *const iovec, count: c_int) -> usize {
+    let mut n = 0usize;
+    for at in 0..usize::try_from(count).unwrap_or(0) {
+        // SAFETY: at < count.
+        n = n.saturating_add(unsafe { (*iov.add(at)).iov_len });
+    }
+    n
 }
 
 /// The first `n` bytes of what `iov` describes.

@@ -13,11 +13,23 @@ pub fn is_side_file(path: &str) -> bool {
         None => (None, path),
         Some((dir, name)) => (Some(dir), name),
     };
+    if dir == Some("mysql") && LOG_TABLES.contains(&name) {
+        return false;
+    }
     if name.is_empty() || name.contains('/') || dir.is_some_and(|dir| !is_database(dir)) {
         return false;
     }
     (dir.is_none() && is_server_file(name)) || has_side_file_extension(name)
 }
+
+/// The rows of `mysql.general_log` and `mysql.slow_log`. They grow with every
+/// statement and are a compute's own: its start makes them, empty.
+const LOG_TABLES: [&str; 4] = [
+    "general_log.CSM",
+    "general_log.CSV",
+    "slow_log.CSM",
+    "slow_log.CSV",
+];
 
 /// Where MariaDB notes what a DDL statement does, step by step.
 pub const DDL_LOG: &str = "ddl_recovery.log";

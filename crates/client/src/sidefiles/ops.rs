@@ -6,10 +6,13 @@ use super::names::{DDL_LOG, is_database, is_side_file};
 use super::paths;
 use super::real;
 use super::sink::{Ops, Ticket};
+use crate::log::{self, Level};
 use crate::threads::lock;
 use crate::wire::walframe::FileOp;
 use std::ffi::c_int;
+use std::os::unix::fs::FileExt;
 use std::sync::{LazyLock, Mutex};
+use xylem_types::SIDE_FILE_MAX;
 
 /// The order of side-file operations: held from before the local operation
 /// until its frame is queued.
@@ -40,6 +43,45 @@ fn stat(fd: c_int) -> Option<libc::stat64> {
             None
         }
     }
+}
+
+/// Device and inode of `fd`; zeros when it is not open.
+fn identity(fd: c_int) -> (u64, u64) {
+    stat(fd).map_or((0, 0), |stat| (stat.st_dev, stat.st_ino))
+}
+
+/// Forgets `fd` if it is another file's by now: it was closed where this library
+/// does not see it, and its number given out again.
+pub fn refresh(ops: &mut Ops, fd: c_int) {
+    if ops
+        .files
+        .get(fd)
+        .is_some_and(|file| file.file != identity(fd))
+    {
+        ops.files.remove(fd);
+    }
+}
+
+/// `fd` was just opened, and not as a side file: what was known of the number is
+/// void.
+pub fn forget(fd: c_int) {
+    lock(&OPS).files.remove(fd);
+}
+
+/// Refuses to let the side file `path` grow to `size` bytes when that is more
+/// than any may have.
+fn check_size(path: &str, size: u64) -> Outcome<()> {
+    if size <= SIDE_FILE_MAX {
+        return Ok(());
+    }
+    log::write(
+        Level::Error,
+        &format!(
+            "{path} would have {size} bytes, a file beside InnoDB has at most {SIDE_FILE_MAX}: \
+             refused (EFBIG)"
+        ),
+    );
+    Err(libc::EFBIG)
 }
 
 fn size_of(fd: c_int) -> u64 {
@@ -84,29 +126,19 @@ pub fn opened(ops: &mut Ops, fd: c_int, path: String, empty: bool, stdio: bool) 
             }
         }
     }
-    ops.files.insert(fd, path, seq, stdio);
+    ops.files.insert(fd, path, seq, stdio, identity(fd));
     Ok(fd)
 }
 
-/// Writes to `fd` by `write`; `bytes` yields what it wrote, and `at` is where,
-/// when the call says so.
-pub fn write(
-    fd: c_int,
-    at: Option<i64>,
-    write: impl FnOnce() -> isize,
-    bytes: impl FnOnce(usize) -> Vec<u8>,
-) -> Outcome<isize> {
-    let mut ops = lock(&OPS);
-    let written = outcome(write())?;
-    let Some(file) = ops.files.get(fd) else {
-        return Ok(written);
+/// Where the next `n` bytes written to `fd` end: `at` is where they begin, when
+/// the call says so. `None` when they are not a side file's.
+fn end_of_write(ops: &mut Ops, fd: c_int, at: Option<i64>, n: u64) -> Option<(String, u64)> {
+    refresh(ops, fd);
+    let file = ops.files.get(fd)?;
+    let (Some(path), false) = (file.path.clone(), file.stdio) else {
+        return None;
     };
-    let (Some(path), false) = (file.path.clone(), file.stdio || written == 0) else {
-        return Ok(written);
-    };
-    let n = written.unsigned_abs() as u64;
-    // The position after it tells where it began, for O_APPEND too. pwrite is
-    // where it says, except that Linux appends when O_APPEND is set.
+    // pwrite is where it says, except that Linux appends when O_APPEND is set.
     // SAFETY: only asks about a descriptor.
     let (flags, position) = unsafe {
         (
@@ -114,14 +146,75 @@ pub fn write(
             libc::lseek64(fd, 0, libc::SEEK_CUR),
         )
     };
-    let end = match at {
-        Some(_) if flags >= 0 && flags & libc::O_APPEND != 0 => size_of(fd),
-        Some(at) => u64::try_from(at).unwrap_or(0) + n,
+    let begin = match at {
+        _ if flags >= 0 && flags & libc::O_APPEND != 0 => size_of(fd),
+        Some(at) => u64::try_from(at).unwrap_or(0),
         None => u64::try_from(position).unwrap_or(0),
     };
-    let mut offset = end.saturating_sub(n);
+    Some((path, begin.saturating_add(n)))
+}
+
+/// Writes `n` bytes to `fd` by `write`; `bytes` yields what it wrote, and `at` is
+/// where, when the call says so.
+pub fn write(
+    fd: c_int,
+    at: Option<i64>,
+    n: usize,
+    write: impl FnOnce() -> isize,
+    bytes: impl FnOnce(usize) -> Vec<u8>,
+) -> Outcome<isize> {
+    let mut ops = lock(&OPS);
+    let Some((path, end)) = end_of_write(&mut ops, fd, at, n as u64) else {
+        drop(ops);
+        return outcome(write());
+    };
+    check_size(&path, end)?;
+    let written = outcome(write())?;
+    let begin = end - n as u64;
+    written_to(ops, fd, path, begin, written, bytes(written.unsigned_abs()))
+}
+
+/// Copies at most `n` bytes to `fd` by `copy`, which is told how many it may
+/// and takes them from another descriptor.
+pub fn copy_to(
+    fd: c_int,
+    at: Option<i64>,
+    n: usize,
+    copy: impl FnOnce(usize) -> isize,
+) -> Outcome<isize> {
+    let mut ops = lock(&OPS);
+    let Some((path, begin)) = end_of_write(&mut ops, fd, at, 0) else {
+        drop(ops);
+        return outcome(copy(n));
+    };
+    let room = SIDE_FILE_MAX.saturating_sub(begin);
+    if room == 0 {
+        check_size(&path, begin.saturating_add(n as u64))?;
+    }
+    let copied = outcome(copy(n.min(usize::try_from(room).unwrap_or(usize::MAX))))?;
+    // What was copied nobody has in memory.
+    let mut bytes = vec![0; copied.unsigned_abs()];
+    std::fs::File::open(format!("/proc/self/fd/{fd}"))
+        .and_then(|file| file.read_exact_at(&mut bytes, begin))
+        .map_err(|e| e.raw_os_error().unwrap_or(libc::EIO))?;
+    written_to(ops, fd, path, begin, copied, bytes)
+}
+
+/// Queues `bytes`, which were written to the side file `path` at `begin`.
+fn written_to(
+    mut ops: std::sync::MutexGuard<'_, Ops>,
+    fd: c_int,
+    path: String,
+    begin: u64,
+    written: isize,
+    bytes: Vec<u8>,
+) -> Outcome<isize> {
+    if written == 0 {
+        return Ok(written);
+    }
+    let mut offset = begin;
     let mut seq = 0;
-    for piece in bytes(written.unsigned_abs()).chunks(PIECE) {
+    for piece in bytes.chunks(PIECE) {
         seq = ops.push(FileOp::Write {
             path: path.clone(),
             offset,
@@ -140,9 +233,13 @@ pub fn write(
     Ok(written)
 }
 
-/// Changes the size of `fd` by `change`.
-pub fn resize(fd: c_int, change: impl FnOnce() -> Outcome) -> Outcome {
+/// Changes the size of `fd` by `change`, to `size` bytes at most.
+pub fn resize(fd: c_int, size: u64, change: impl FnOnce() -> Outcome) -> Outcome {
     let mut ops = lock(&OPS);
+    refresh(&mut ops, fd);
+    if let Some(path) = ops.files.get(fd).and_then(|file| file.path.clone()) {
+        check_size(&path, size)?;
+    }
     let before = size_of(fd);
     let result = change()?;
     let after = size_of(fd);
@@ -161,6 +258,7 @@ pub fn resize(fd: c_int, change: impl FnOnce() -> Outcome) -> Outcome {
 /// Changes the size of the side file `path` by `change`.
 pub fn truncate(path: String, size: i64, change: impl FnOnce() -> c_int) -> Outcome {
     let mut ops = lock(&OPS);
+    check_size(&path, u64::try_from(size).unwrap_or(0))?;
     let result = outcome(change())?;
     let seq = ops.push(FileOp::Truncate {
         path,
@@ -172,6 +270,7 @@ pub fn truncate(path: String, size: i64, change: impl FnOnce() -> c_int) -> Outc
 /// Syncs `fd` by `sync`, or rather waits until the log has what was done to it.
 pub fn sync(fd: c_int, sync: impl FnOnce() -> c_int) -> Outcome {
     let mut ops = lock(&OPS);
+    refresh(&mut ops, fd);
     let Some(file) = ops.files.get(fd) else {
         drop(ops);
         return outcome(sync());
@@ -212,6 +311,7 @@ pub fn sync_directory(fd: c_int, sync: impl FnOnce() -> c_int) -> Outcome {
 /// Closes `fd` by `close`.
 pub fn close(fd: c_int, close: impl FnOnce() -> c_int) -> Outcome {
     let mut ops = lock(&OPS);
+    refresh(&mut ops, fd);
     // Before the descriptor is free: another thread may be given it at once.
     let seq = ops.files.remove(fd);
     let result = outcome(close());
@@ -222,21 +322,50 @@ pub fn close(fd: c_int, close: impl FnOnce() -> c_int) -> Outcome {
     result
 }
 
+/// Closes the descriptors from `first` to `last` by `close`.
+pub fn close_range(first: c_int, last: c_int, close: impl FnOnce() -> c_int) -> Outcome {
+    let mut ops = lock(&OPS);
+    let mut seq = 0;
+    for fd in ops.files.between(first, last) {
+        refresh(&mut ops, fd);
+        seq = seq.max(ops.files.remove(fd).unwrap_or(0));
+    }
+    let result = outcome(close());
+    let ticket = ops.ticket(seq);
+    drop(ops);
+    ticket.wait()?;
+    result
+}
+
 /// Makes a copy of `fd` by `dup`, which returns its number; `to` when the call
 /// says which.
 pub fn duplicate(fd: c_int, dup: impl FnOnce() -> c_int) -> Outcome {
     let mut ops = lock(&OPS);
+    refresh(&mut ops, fd);
     let copy = outcome(dup())?;
     ops.files.duplicate(fd, copy);
     Ok(copy)
 }
 
-/// Renames by `rename`. `None` is a name outside the data directory.
-pub fn rename(from: Option<String>, to: Option<String>, rename: impl FnOnce() -> c_int) -> Outcome {
+/// Renames by `rename`. `None` is a name outside the data directory;
+/// `source_size` yields the bytes of what is renamed.
+pub fn rename(
+    from: Option<String>,
+    to: Option<String>,
+    source_size: impl FnOnce() -> u64,
+    rename: impl FnOnce() -> c_int,
+) -> Outcome {
     let mut ops = lock(&OPS);
     let directory = from
         .as_deref()
         .is_some_and(|from| is_database(from) && is_dir(from));
+    if let (Some(to), false) = (&to, directory)
+        && is_side_file(to)
+        && !from.as_deref().is_some_and(is_side_file)
+    {
+        // Its content is to be sent, from wherever it comes.
+        check_size(to, source_size())?;
+    }
     let result = outcome(rename())?;
     if from == to {
         return Ok(result);
@@ -269,10 +398,11 @@ pub fn rename(from: Option<String>, to: Option<String>, rename: impl FnOnce() ->
     finish(ops, seq, result)
 }
 
-/// Gives a file the further name `to` by `link`: a new file, as far as the log
-/// is concerned.
-pub fn link(to: String, link: impl FnOnce() -> c_int) -> Outcome {
+/// Gives a file of `size` bytes the further name `to` by `link`: a new file, as
+/// far as the log is concerned.
+pub fn link(to: String, size: u64, link: impl FnOnce() -> c_int) -> Outcome {
     let mut ops = lock(&OPS);
+    check_size(&to, size)?;
     let result = outcome(link())?;
     let seq = send_file(&mut ops, &to)?;
     finish(ops, seq, result)
@@ -328,6 +458,7 @@ pub fn send_file(ops: &mut Ops, path: &str) -> Outcome<u64> {
         ))
     };
     let (mode, content) = read().map_err(|e| e.raw_os_error().unwrap_or(libc::EIO))?;
+    check_size(path, content.len() as u64)?;
     let mut seq = ops.push(FileOp::Create {
         path: path.to_owned(),
         mode,

@@ -77,6 +77,38 @@ real! {
         as unsafe extern "C" fn(c_int, *const libc::iovec, c_int) -> isize, or -1;
     pwrite64(fd: c_int, buf: *const c_void, n: usize, at: Off) -> isize
         as unsafe extern "C" fn(c_int, *const c_void, usize, Off) -> isize, or -1;
+    pwritev64(fd: c_int, iov: *const libc::iovec, n: c_int, at: Off) -> isize
+        as unsafe extern "C" fn(c_int, *const libc::iovec, c_int, Off) -> isize, or -1;
+    pwritev64v2(fd: c_int, iov: *const libc::iovec, n: c_int, at: Off, flags: c_int) -> isize
+        as unsafe extern "C" fn(c_int, *const libc::iovec, c_int, Off, c_int) -> isize, or -1;
+    copy_file_range(from: c_int, from_at: *mut Off, to: c_int, to_at: *mut Off, n: usize, flags: libc::c_uint) -> isize
+        as unsafe extern "C" fn(c_int, *mut Off, c_int, *mut Off, usize, libc::c_uint) -> isize, or -1;
+    splice(from: c_int, from_at: *mut Off, to: c_int, to_at: *mut Off, n: usize, flags: libc::c_uint) -> isize
+        as unsafe extern "C" fn(c_int, *mut Off, c_int, *mut Off, usize, libc::c_uint) -> isize, or -1;
+    sendfile64(to: c_int, from: c_int, from_at: *mut Off, n: usize) -> isize
+        as unsafe extern "C" fn(c_int, c_int, *mut Off, usize) -> isize, or -1;
+    close_range(first: libc::c_uint, last: libc::c_uint, flags: c_int) -> c_int
+        as unsafe extern "C" fn(libc::c_uint, libc::c_uint, c_int) -> c_int, or -1;
+    linkat(from_dir: c_int, from: Path, to_dir: c_int, to: Path, flags: c_int) -> c_int
+        as unsafe extern "C" fn(c_int, Path, c_int, Path, c_int) -> c_int, or -1;
+    symlink(text: Path, to: Path) -> c_int
+        as unsafe extern "C" fn(Path, Path) -> c_int, or -1;
+    symlinkat(text: Path, to_dir: c_int, to: Path) -> c_int
+        as unsafe extern "C" fn(Path, c_int, Path) -> c_int, or -1;
+    mknod(path: Path, mode: Mode, device: libc::dev_t) -> c_int
+        as unsafe extern "C" fn(Path, Mode, libc::dev_t) -> c_int, or -1;
+    mknodat(dirfd: c_int, path: Path, mode: Mode, device: libc::dev_t) -> c_int
+        as unsafe extern "C" fn(c_int, Path, Mode, libc::dev_t) -> c_int, or -1;
+    fcntl(fd: c_int, command: c_int, argument: usize) -> c_int
+        as unsafe extern "C" fn(c_int, c_int, ...) -> c_int, or -1;
+    fcntl64(fd: c_int, command: c_int, argument: usize) -> c_int
+        as unsafe extern "C" fn(c_int, c_int, ...) -> c_int, or -1;
+    fdopen(fd: c_int, mode: Path) -> Stream
+        as unsafe extern "C" fn(c_int, Path) -> Stream, or std::ptr::null_mut();
+    freopen(path: Path, mode: Path, stream: Stream) -> Stream
+        as unsafe extern "C" fn(Path, Path, Stream) -> Stream, or std::ptr::null_mut();
+    freopen64(path: Path, mode: Path, stream: Stream) -> Stream
+        as unsafe extern "C" fn(Path, Path, Stream) -> Stream, or std::ptr::null_mut();
     ftruncate64(fd: c_int, size: Off) -> c_int
         as unsafe extern "C" fn(c_int, Off) -> c_int, or -1;
     truncate64(path: Path, size: Off) -> c_int

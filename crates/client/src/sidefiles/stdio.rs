@@ -53,6 +53,23 @@ pub fn open(
     Ok(stream)
 }
 
+/// `stream` was made of the descriptor `fd`, which is a side file's: from here on
+/// its content is sent as that of a stream.
+pub fn adopt(fd: c_int, open: impl FnOnce() -> *mut libc::FILE) -> Outcome<*mut libc::FILE> {
+    let mut ops = lock(&OPS);
+    ops::refresh(&mut ops, fd);
+    let stream = open();
+    if stream.is_null() {
+        return Err(super::real::errno());
+    }
+    if let Some(file) = ops.files.get(fd) {
+        file.stdio = true;
+        lock(&STREAMS).insert(stream as usize, fd);
+        COUNT.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(stream)
+}
+
 /// Sends the content of `fd`'s file, which a stream wrote.
 pub fn send_content(ops: &mut Ops, fd: c_int) -> Outcome<u64> {
     let Some(path) = ops.files.get(fd).and_then(|file| file.path.clone()) else {
@@ -78,6 +95,12 @@ pub fn flush(stream: *mut libc::FILE, flush: impl FnOnce() -> c_int) -> Outcome 
         send_content(&mut ops, fd)?;
     }
     Ok(result)
+}
+
+/// `stream` is about to become another file: what it was is sent, by `flush`
+/// first, and forgotten.
+pub fn leave(stream: *mut libc::FILE, flush: impl FnOnce() -> c_int) -> Outcome {
+    close(stream, flush)
 }
 
 /// Closes `stream` by `close`.

@@ -66,17 +66,22 @@ impl PingResponse {
     }
 }
 
+/// The path of the call `Ping`.
+pub const PING: &str = "/pageserver.PageServer/Ping";
+
 /// A `PingRequest` as a gRPC message: it has no fields.
 pub fn ping_request() -> Vec<u8> {
     Writer::message(0).finish()
 }
 
 /// A `xylem.control.GetTablespaceRequest`, by id, as a gRPC message: the newest state
-/// that shows at least every mtr up to `min_lsn`.
-pub fn get_tablespace_request(space_id: u32, min_lsn: u64) -> Vec<u8> {
+/// that shows at least every mtr up to `min_lsn`; with `no_pages` only where
+/// its file is.
+pub fn get_tablespace_request(space_id: u32, min_lsn: u64, no_pages: bool) -> Vec<u8> {
     let mut out = Writer::message(32);
     out.uint(3, min_lsn);
     out.uint(4, u64::from(space_id));
+    out.uint(5, u64::from(no_pages));
     out.finish()
 }
 

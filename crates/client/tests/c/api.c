@@ -62,7 +62,7 @@ int main(int argc, char **argv) {
     CHECK(xylem_durable_lsn() == config.start_lsn + 5);
     CHECK(xylem_stream_wal(1, "hello", 5) == XYLEM_INVALID);
     CHECK(xylem_set_timeouts(5000, 0) == XYLEM_OK);
-    CHECK(xylem_open_tablespace(1, NULL, 0, NULL) == XYLEM_INVALID);
+    CHECK(xylem_open_tablespace(1, NULL, 0, NULL, 1) == XYLEM_INVALID);
     xylem_get_stats(&stats);
     CHECK(stats.pages_read == 3 && stats.lsn_durable == config.start_lsn + 5);
     CHECK(stats.connected == 1);

@@ -5,11 +5,14 @@ directory, and a mode: "all", "fenced", "only-innodb" or "full". */
 #include "xylem_client.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -73,6 +76,102 @@ static void *race(void *arg) {
   return NULL;
 }
 
+/* What else of libc changes a file. */
+static void further_calls(void) {
+  struct iovec two[2] = {{"five ", 5}, {"six", 3}};
+  int fd, fd2, in, pipes[2];
+  off_t at = 4, from = 1;
+  loff_t to = 60;
+  uint64_t before;
+  FILE *f;
+
+  in = open("plain", O_CREAT | O_RDWR, 0600);
+  CHECK(in >= 0 && write(in, "0123456789", 10) == 10);
+  fd = open("shop/further.frm", O_CREAT | O_RDWR, 0640);
+  CHECK(fd >= 0);
+  CHECK(pwritev(fd, two, 2, at) == 8);
+  CHECK(pwritev2(fd, two, 2, 20, 0) == 8);
+  CHECK(lseek(fd, 40, SEEK_SET) == 40 && pwritev2(fd, two, 2, -1, 0) == 8);
+  /* From another file: at a place of its own, and where the file stands. */
+  CHECK(lseek(in, 0, SEEK_SET) == 0);
+  CHECK(copy_file_range(in, NULL, fd, &to, 6, 0) == 6 && to == 66);
+  CHECK(lseek(fd, 70, SEEK_SET) == 70);
+  CHECK(copy_file_range(in, &from, fd, NULL, 3, 0) == 3 && lseek(fd, 0, SEEK_CUR) == 73);
+  from = 2;
+  CHECK(sendfile(fd, in, &from, 4) == 4 && lseek(fd, 0, SEEK_CUR) == 77);
+  CHECK(pipe(pipes) == 0 && write(pipes[1], "piped", 5) == 5);
+  CHECK(splice(pipes[0], NULL, fd, NULL, 5, 0) == 5);
+  CHECK(close(pipes[0]) == 0 && close(pipes[1]) == 0);
+  /* Copies of descriptors. */
+  fd2 = fcntl(fd, F_DUPFD_CLOEXEC, 300);
+  CHECK(fd2 >= 300 && pwrite(fd2, "dup", 3, 100) == 3 && close(fd2) == 0);
+  CHECK(pwrite(fd, "end", 3, 110) == 3);
+  /* Closed in a lot; their numbers go to others then. */
+  CHECK(dup2(fd, 400) == 400 && dup2(fd, 401) == 401);
+  CHECK(close_range(400, 401, CLOSE_RANGE_CLOEXEC) == 0 && pwrite(401, "x", 1, 115) == 1);
+  before = ops();
+  CHECK(close_range(400, 401, 0) == 0);
+  CHECK(dup2(in, 400) == 400 && pwrite(400, "y", 1, 0) == 1 && ops() == before);
+  CHECK(close(400) == 0);
+  /* Closed where the library does not see it: by the kernel itself. */
+  CHECK(syscall(SYS_close, fd) == 0);
+  CHECK(open("plain2", O_CREAT | O_RDWR, 0600) == fd);
+  CHECK(write(fd, "not a side file", 15) == 15 && ops() == before && close(fd) == 0);
+  fd = open("shop/further2.frm", O_CREAT | O_RDWR, 0640);
+  CHECK(fd >= 0);
+  before = ops();
+  CHECK(syscall(SYS_close, fd) == 0 && syscall(SYS_dup2, in, fd) == fd);
+  CHECK(pwrite(fd, "z", 1, 5) == 1 && ftruncate(fd, 9) == 0 && fsync(fd) == 0 && ops() == before);
+  CHECK(close(fd) == 0);
+  /* Further names. */
+  put("plain3", "linked by its name", 0);
+  CHECK(linkat(AT_FDCWD, "plain3", AT_FDCWD, "shop/linked.frm", 0) == 0);
+  fd = open("shop", O_RDONLY | O_DIRECTORY);
+  CHECK(fd >= 0 && link("plain3", "shop/linked2.frm") == 0 && renameat2(AT_FDCWD, "shop/linked2.frm", fd, "linked3.frm", RENAME_NOREPLACE) == 0);
+  before = ops();
+  CHECK(symlink("plain3", "shop/symbolic.frm") == -1 && errno == EPERM);
+  CHECK(symlinkat("plain3", fd, "symbolic.frm") == -1 && errno == EPERM);
+  CHECK(mknodat(fd, "node.frm", S_IFREG | 0600, 0) == -1 && errno == EPERM);
+  CHECK(ops() == before && close(fd) == 0);
+  /* Streams made of what is open, and turned into something else. */
+  fd = open("shop/stream.frm", O_CREAT | O_RDWR, 0640);
+  f = fdopen(fd, "w");
+  CHECK(f != NULL && fputs("through a stream", f) >= 0 && fclose(f) == 0);
+  f = fopen("shop/stream2.frm", "w");
+  CHECK(f != NULL && fputs("before", f) >= 0);
+  f = freopen("shop/stream3.frm", "w", f);
+  CHECK(f != NULL && fputs("after", f) >= 0 && fclose(f) == 0);
+  /* No file beside InnoDB is larger than this. */
+  before = ops();
+  put("shop/big.frm", "small", 0);
+  before = ops();
+  fd = open("shop/big.frm", O_RDWR);
+  CHECK(fd >= 0 && pwrite(fd, "x", 1, 64 << 20) == -1 && errno == EFBIG);
+  CHECK(ftruncate(fd, (64 << 20) + 1) == -1 && errno == EFBIG);
+  CHECK(fallocate(fd, 0, 0, (64 << 20) + 1) == -1 && errno == EFBIG);
+  CHECK(posix_fallocate(fd, 1, 64 << 20) == EFBIG);
+  CHECK(truncate("shop/big.frm", (64 << 20) + 1) == -1 && errno == EFBIG);
+  CHECK(lseek(fd, (64 << 20) - 4, SEEK_SET) == (64 << 20) - 4);
+  CHECK(write(fd, "12345", 5) == -1 && errno == EFBIG);
+  CHECK(close(fd) == 0 && ops() == before);
+  fd = open("plain4", O_CREAT | O_RDWR, 0600);
+  CHECK(fd >= 0 && ftruncate(fd, (64 << 20) + 1) == 0 && close(fd) == 0);
+  CHECK(rename("plain4", "shop/big2.frm") == -1 && errno == EFBIG);
+  CHECK(link("plain4", "shop/big2.frm") == -1 && errno == EFBIG && ops() == before);
+  CHECK(unlink("plain") == 0 && unlink("plain2") == 0 && unlink("plain3") == 0 && unlink("plain4") == 0);
+  CHECK(close(in) == 0);
+  /* Rows of log tables are this compute's own. */
+  CHECK(mkdir("mysql", 0700) == 0);
+  put("mysql/general_log.frm", "a table", 1);
+  before = ops();
+  put("mysql/general_log.CSV", "rows\n", 1);
+  put("mysql/general_log.CSM", "about rows", 1);
+  CHECK(ops() == before);
+  CHECK(rename("mysql/general_log.CSV", "mysql/old_log.CSV") == 0);
+  CHECK(ops() > before || !xylem_is_enabled());
+  CHECK(unlink("mysql/general_log.CSM") == 0);
+}
+
 static void all(const char *datadir) {
   char path[500], buf[4096];
   struct iovec two[2] = {{"one ", 4}, {"two", 3}};
@@ -128,6 +227,7 @@ static void all(const char *datadir) {
   CHECK(fd >= 0 && unlink("shop/gone.frm") == 0);
   before = ops();
   CHECK(write(fd, "to nobody", 9) == 9 && close(fd) == 0 && ops() == before);
+  further_calls();
   /* Appending. */
   put("shop/log.CSV", "first\n", 0);
   fd = open("shop/log.CSV", O_WRONLY | O_APPEND);
@@ -225,9 +325,14 @@ int main(int argc, char **argv) {
     if (port) {
       char place[32];
       uint32_t flags;
-      CHECK(xylem_open_tablespace(5, place, sizeof place, &flags) == XYLEM_OK);
+      CHECK(xylem_open_tablespace(5, place, sizeof place, &flags, 1) == XYLEM_OK);
       CHECK(!strcmp(place, "early/t.ibd") && flags == 21);
-      CHECK(xylem_open_tablespace(6, place, sizeof place, &flags) == XYLEM_NOT_FOUND);
+      CHECK(xylem_open_tablespace(6, place, sizeof place, &flags, 1) == XYLEM_NOT_FOUND);
+      /* Where it is, without a file. */
+      CHECK(unlink("early/t.ibd") == 0);
+      CHECK(xylem_open_tablespace(5, place, sizeof place, &flags, 0) == XYLEM_OK);
+      CHECK(!strcmp(place, "early/t.ibd") && access(place, F_OK) == -1);
+      CHECK(xylem_open_tablespace(5, place, sizeof place, &flags, 1) == XYLEM_OK);
     }
   } else if (!strcmp(argv[3], "fenced")) {
     /* The server fences us at the next frame it gets. */

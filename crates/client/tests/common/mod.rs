@@ -60,6 +60,9 @@ pub struct Script {
     pub status: Option<Status>,
     pub epoch: u64,
     pub tablespaces: HashMap<u32, ctl::Tablespace>,
+    /// What the next requests for a tablespace are refused with.
+    pub tablespace_statuses: Vec<Status>,
+    pub tablespace_requests: Vec<ctl::GetTablespaceRequest>,
     pub metadata: Vec<(String, String)>,
 }
 
@@ -368,8 +371,14 @@ impl Control for Fake {
         &self,
         request: Request<ctl::GetTablespaceRequest>,
     ) -> Result<Response<ctl::Tablespace>, Status> {
-        let id = request.into_inner().space_id;
-        let script = self.script.lock().unwrap();
+        self.check(&request)?;
+        let request = request.into_inner();
+        let mut script = self.script.lock().unwrap();
+        script.tablespace_requests.push(request.clone());
+        if !script.tablespace_statuses.is_empty() {
+            return Err(script.tablespace_statuses.remove(0));
+        }
+        let id = request.space_id;
         match script.tablespaces.get(&id) {
             Some(space) => Ok(Response::new(space.clone())),
             None => Err(Status::not_found(format!("no tablespace {id}"))),

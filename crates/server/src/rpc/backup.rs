@@ -161,13 +161,15 @@ pub(super) fn one(
     branch: &OpenBranch,
     which: &Which,
     at: ReadAt,
+    pages: bool,
 ) -> Result<wire::Tablespace, Status> {
     let found = match which {
         Which::Path(path) => branch.pages.tablespace_by_path(path, at),
         Which::Id(id) => branch.pages.tablespace_by_id(*id, at),
     };
     match found.map_err(|error| status::of_read(&error, &branch.name()))? {
-        Some(space) => tablespace(branch, space, at),
+        Some(space) if pages => tablespace(branch, space, at),
+        Some(space) => Ok(with_pages(space, Vec::new())),
         None => Err(Status::not_found(match which {
             Which::Path(path) => format!("branch {}: there is no tablespace {path}", branch.name()),
             Which::Id(id) => format!("branch {}: there is no tablespace {id}", branch.name()),
@@ -196,13 +198,17 @@ fn tablespace(
             data: Bytes::from_owner(page.bytes),
         });
     }
-    Ok(wire::Tablespace {
+    Ok(with_pages(space, pages))
+}
+
+fn with_pages(space: Tablespace, pages: Vec<wire::FilePage>) -> wire::Tablespace {
+    wire::Tablespace {
         space_id: space.space.0,
         size: u64::from(space.pages) * u64::from(space.page_bytes),
         path: space.path,
         pages,
         flags: space.flags,
-    })
+    }
 }
 
 /// Whether InnoDB opens it before anything asks for it: the system tablespace

@@ -189,6 +189,7 @@ impl Control for ControlService {
     ) -> Result<Response<Tablespace>, Status> {
         let caller = call::caller(&self.node, request.metadata())?;
         let request = request.into_inner();
+        let pages = !request.no_pages;
         let which = if request.path.is_empty() {
             backup::Which::Id(SpaceId(request.space_id))
         } else {
@@ -198,7 +199,8 @@ impl Control for ControlService {
         };
         let at = self.version(&caller, request.lsn, request.min_lsn).await?;
         let branch = Arc::clone(&caller.branch);
-        let tablespace = blocking(&self.node, move || backup::one(&branch, &which, at)).await?;
+        let tablespace =
+            blocking(&self.node, move || backup::one(&branch, &which, at, pages)).await?;
         caller.check_epoch()?;
         Ok(Response::new(tablespace))
     }

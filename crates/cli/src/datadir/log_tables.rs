@@ -1,0 +1,81 @@
+//! `mysql.general_log` and `mysql.slow_log`: their rows, in CSV, are no part of a
+//! branch. Each compute's directory begins with them empty, and so does an
+//! exported one.
+
+use anyhow::{Context, Result};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// The tables.
+pub const NAMES: [&str; 2] = ["general_log", "slow_log"];
+
+/// What MariaDB's CSV engine keeps of a table without rows: a magic number, the
+/// version, four counters of 8 bytes, and whether it is in use
+/// (`write_meta_file()` in `ha_tina.cc`). Without it the table counts as crashed.
+const EMPTY_META: [u8; 35] = {
+    let mut meta = [0; 35];
+    meta[0] = 254;
+    meta[1] = 1;
+    meta
+};
+
+/// Whether `path`, relative to a data directory, holds such rows.
+pub fn is_rows(path: &str) -> bool {
+    let stem = path.strip_prefix("mysql/").and_then(|name| {
+        name.strip_suffix(".CSV")
+            .or_else(|| name.strip_suffix(".CSM"))
+    });
+    stem.is_some_and(|stem| NAMES.contains(&stem))
+}
+
+/// Empties those of the tables that there are in the data directory `datadir`.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn empty(datadir: &Path) -> Result<()> {
+    for name in NAMES {
+        let place = |extension: &str| datadir.join(format!("mysql/{name}.{extension}"));
+        if !place("frm").exists() {
+            continue;
+        }
+        for (extension, content) in [("CSV", &[][..]), ("CSM", &EMPTY_META)] {
+            let path = place(extension);
+            std::fs::OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o660)
+                .open(&path)
+                .and_then(|mut file| std::io::Write::write_all(&mut file, content))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rows_are_emptied_and_nothing_else_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let mysql = dir.path().join("mysql");
+        std::fs::create_dir(&mysql).unwrap();
+        for (name, content) in [
+            ("general_log.frm", "table"),
+            ("general_log.CSV", "rows"),
+            ("other.CSV", "kept"),
+        ] {
+            std::fs::write(mysql.join(name), content).unwrap();
+        }
+        empty(dir.path()).unwrap();
+        let read = |name: &str| std::fs::read(mysql.join(name)).unwrap();
+        assert_eq!(read("general_log.CSV"), b"");
+        assert_eq!(read("general_log.CSM"), EMPTY_META);
+        assert_eq!(read("other.CSV"), b"kept");
+        assert!(!mysql.join("slow_log.CSV").exists());
+        assert!(is_rows("mysql/slow_log.CSM") && is_rows("mysql/general_log.CSV"));
+        assert!(!is_rows("mysql/general_log.frm") && !is_rows("d/general_log.CSV"));
+    }
+}
