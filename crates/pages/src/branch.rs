@@ -90,6 +90,8 @@ pub(crate) struct Shared {
     pub(crate) manifest: Mutex<Manifest>,
     /// The last attempt to write a manifest failed; the next one is to come.
     pub(crate) publish_fails: AtomicBool,
+    /// The last layer file that was to be removed could not be.
+    pub(crate) removal_fails: AtomicBool,
     /// Held while the list of layer files changes.
     files_change: Mutex<()>,
     /// See [`Shared::changes`].
@@ -529,6 +531,7 @@ impl Branch {
             oldest: AtomicU64::new(manifest.oldest.map_or(u64::MAX, |l| l.0)),
             manifest: Mutex::new(manifest),
             publish_fails: AtomicBool::new(false),
+            removal_fails: AtomicBool::new(false),
             files_change: Mutex::new(()),
             changes: AtomicU64::new(1),
             failed: RwLock::new(None),

@@ -125,7 +125,7 @@ fn sweep(logs: &Logs, place: &dyn Place, catalog: &Catalog) -> Result<Vec<String
         Vec::new()
     });
     let there = logs.there();
-    catalog.confirm()?;
+    catalog.look()?;
     let project = catalog.project();
     let known = |id: BranchId| project.branch(id).is_some();
     let mut strange = Vec::new();

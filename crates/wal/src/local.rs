@@ -19,9 +19,7 @@ use crate::disk::{Disk, os::OsDisk};
 use crate::entry::{ENTRY_HEADER_BYTES, payload};
 use crate::line::Taken;
 use crate::queue::{self, Queued};
-use crate::{
-    BoxFuture, CheckedFrame, Clock, Durable, Log, LogError, LogReader, Memory, Position,
-};
+use crate::{BoxFuture, CheckedFrame, Clock, Durable, Log, LogError, LogReader, Memory, Position};
 pub(crate) use create::Maker;
 pub(crate) use reader::Reader;
 use segments::Name;

@@ -377,12 +377,6 @@ interpose! {
         let call = || real::renameat2(from_dir, from, to_dir, to, flags);
         rename_by(from_dir, from, to_dir, to, call)
     }
-    symlink(to: Path, path: Path) -> c_int {
-        if looks() && is_refused(AT_FDCWD, path) {
-            return refused();
-        }
-        real::symlink(to, path)
-    }
     link(from: Path, to: Path) -> c_int {
         if looks() && is_refused(AT_FDCWD, to) {
             return refused();
@@ -395,6 +389,9 @@ interpose! {
         }
     }
     linkat(from_dir: c_int, from: Path, to_dir: c_int, to: Path, flags: c_int) -> c_int {
+        if looks() && is_refused(to_dir, to) {
+            return refused();
+        }
         let call = || real::linkat(from_dir, from, to_dir, to, flags);
         match if looks() { side_file(to_dir, to) } else { None } {
             Some(name) => run(-1, || ops::link(name, length(from_dir, from), call)),
@@ -402,12 +399,18 @@ interpose! {
         }
     }
     symlink(text: Path, to: Path) -> c_int {
+        if looks() && is_refused(AT_FDCWD, to) {
+            return refused();
+        }
         if refuses(AT_FDCWD, to) {
             return -1;
         }
         real::symlink(text, to)
     }
     symlinkat(text: Path, to_dir: c_int, to: Path) -> c_int {
+        if looks() && is_refused(to_dir, to) {
+            return refused();
+        }
         if refuses(to_dir, to) {
             return -1;
         }

@@ -127,8 +127,6 @@ real! {
         as unsafe extern "C" fn(c_int, Path, c_int, Path, libc::c_uint) -> c_int, or -1;
     link(from: Path, to: Path) -> c_int
         as unsafe extern "C" fn(Path, Path) -> c_int, or -1;
-    symlink(to: Path, path: Path) -> c_int
-        as unsafe extern "C" fn(Path, Path) -> c_int, or -1;
     unlink(path: Path) -> c_int as unsafe extern "C" fn(Path) -> c_int, or -1;
     unlinkat(dirfd: c_int, path: Path, flags: c_int) -> c_int
         as unsafe extern "C" fn(c_int, Path, c_int) -> c_int, or -1;

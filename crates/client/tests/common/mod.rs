@@ -392,6 +392,13 @@ impl Control for Fake {
         Err(Status::unimplemented("not used"))
     }
 
+    async fn reopen_branch(
+        &self,
+        _: Request<ctl::ReopenBranchRequest>,
+    ) -> Result<Response<ctl::Branch>, Status> {
+        Err(Status::unimplemented("not used"))
+    }
+
     async fn create_branch(
         &self,
         _: Request<ctl::CreateBranchRequest>,

@@ -520,7 +520,7 @@ impl Catalog {
         self.renewed.send_replace(());
     }
 
-    /// Looks whether another server has opened the project.
+    /// Proves that up to the call no other server has opened the project.
     ///
     /// # Errors
     /// [`CatalogError::Lost`] when one has. Anything else is a store that does
@@ -539,19 +539,6 @@ impl Catalog {
         }
         self.proved(asked);
         Ok(())
-    }
-
-    /// Proves that up to the call no other server has opened the project.
-    ///
-    /// # Errors
-    /// [`CatalogError::Lost`]; when the store does not answer.
-    pub fn confirm(&self) -> Result<(), CatalogError> {
-        let number = self.number.lock();
-        let newest = self.folder.numbers()?.last().copied();
-        match newest.filter(|n| *n != *number && !self.is_ours(*n)) {
-            Some(newest) => Err(self.lose(newest)),
-            None => Ok(()),
-        }
     }
 
     /// Applies `change` to a copy of the project and publishes that. Durable

@@ -164,7 +164,7 @@ pub(crate) async fn run(ending: Ending, source: Source, writer: u128) {
     let mut state = shared.state.lock();
     if outcome.is_err() {
         // What comes from now on is not copied.
-        state.behind_us.get_or_insert(shared.config.clock.now());
+        state.behind_us.get_or_insert(shared.config.clock.now_us());
     }
     state.ended = Some(outcome);
 }
@@ -244,7 +244,7 @@ impl Copier {
                 let now = Instant::now();
                 let seen = *since.get_or_insert(now);
                 if self.next_us.is_none() {
-                    let seen_us = self.shared.config.clock.now();
+                    let seen_us = self.shared.config.clock.now_us();
                     self.shared.state.lock().behind_us.get_or_insert(seen_us);
                     self.next_us = self.next_time().await?;
                     self.publish();
