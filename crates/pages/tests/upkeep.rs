@@ -325,8 +325,8 @@ fn a_manifest_that_cannot_be_written_holds_no_other_branch() {
     });
     // Whoever asks how the branch does hears so, and soon.
     assert!(branches[0].health().busy);
-    for n in 0..3 {
-        faults[n].manifests.store(false, Ordering::Release);
+    for fault in &faults {
+        fault.manifests.store(false, Ordering::Release);
     }
     for (branch, writer) in branches.iter().zip(&writers) {
         catch_up(branch, &writer.log);
@@ -366,7 +366,7 @@ fn pages_that_cannot_be_built_do_not_restart_a_fold() {
         for page in 1..=2 * bad {
             rng.fill(&mut data[..]);
             let page = PageId::new(5, page);
-            let builds = page.page.0 % 2 == 0;
+            let builds = page.page.0.is_multiple_of(2);
             w.mtr(|m| {
                 if round == 0 && builds {
                     m.init(page);
