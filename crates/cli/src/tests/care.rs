@@ -49,6 +49,7 @@ fn healthy() -> DiagnoseResponse {
             total_bytes: 200 << 30,
         }],
         branches: vec![branch()],
+        ..DiagnoseResponse::default()
     }
 }
 
