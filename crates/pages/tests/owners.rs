@@ -33,7 +33,7 @@ use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn, PageId};
 use xylem_wal::backup::{self, Backup, BackupConfig};
 use xylem_wal::local::{LocalLog, LocalLogConfig};
 use xylem_wal::object::{ObjectLog, ObjectLogConfig};
-use xylem_wal::{BoxFuture, Durable, Log, LogError, LogReader, Position, Retry};
+use xylem_wal::{BoxFuture, CheckedFrame, Durable, Log, LogError, LogReader, Position, Retry};
 
 /// Where logs are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +65,12 @@ impl Log for Backed {
     fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, LogError>> {
         self.log.begin(epoch, start)
     }
-    fn append(&self, epoch: Epoch, frames: Vec<Frame>) -> BoxFuture<'_, Result<(), LogError>> {
-        self.log.append(epoch, frames)
+    fn append_checked(
+        &self,
+        epoch: Epoch,
+        frames: Vec<CheckedFrame>,
+    ) -> BoxFuture<'_, Result<(), LogError>> {
+        self.log.append_checked(epoch, frames)
     }
     fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), LogError> {
         self.log.accepted(epoch)
@@ -87,6 +91,9 @@ impl Log for Backed {
     }
     fn stored_bytes(&self) -> u64 {
         self.log.stored_bytes()
+    }
+    fn failed(&self) -> Option<LogError> {
+        self.log.failed()
     }
     fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
         self.log.close()

@@ -22,6 +22,9 @@ const RATE_UNKNOWN: f64 = 16.0 * 1024.0 * 1024.0;
 const RATE_WINDOW: Duration = Duration::from_secs(2);
 /// Waits shorter than this are saved up: a timer is no finer.
 const WAIT_MIN: Duration = Duration::from_millis(2);
+/// What merges owe slows writers no further than this: to a tenth of what
+/// ingest achieves. Merges that are stuck owe more and more, whatever writers do.
+const MERGE_PRESSURE_MAX: f64 = 2.9;
 /// The longest single wait: the debt is looked at again behind it.
 const WAIT_MAX: Duration = Duration::from_millis(500);
 
@@ -29,7 +32,8 @@ const WAIT_MAX: Duration = Duration::from_millis(500);
 /// nobody waits.
 pub fn pressure(lag: u64, lag_limit: u64, merge_debt: u64, merge_limit: u64) -> f64 {
     let share = |debt: u64, limit: u64| debt as f64 / limit.max(1) as f64;
-    share(lag, lag_limit).max(share(merge_debt, merge_limit))
+    let merges = share(merge_debt, merge_limit).min(MERGE_PRESSURE_MAX);
+    share(lag, lag_limit).max(merges)
 }
 
 /// The writer's rate in bytes a second, where ingest achieves `ingest`; none

@@ -1,5 +1,5 @@
 //! Callers that ask for too much or take nothing: others do not wait for them.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod common;
 

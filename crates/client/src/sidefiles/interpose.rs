@@ -569,9 +569,8 @@ fn duplicates(fd: c_int, command: c_int) -> bool {
 unsafe fn leave(stream: *mut FILE) {
     if stdio::any() && looks() {
         // SAFETY: freopen wants a stream too.
-        run(libc::EOF, || {
-            stdio::leave(stream, || unsafe { real::fflush(stream) })
-        });
+        let flush = || unsafe { real::fflush(stream) };
+        run(libc::EOF, || stdio::leave(stream, flush));
     }
 }
 

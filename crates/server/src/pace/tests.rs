@@ -116,7 +116,8 @@ fn a_small_commit_waits_for_its_own_bytes() {
 
 #[test]
 fn debt_of_merges_counts_too() {
-    assert!(pressure(0, SOFT, 30, 10) > 2.9);
+    assert_eq!(pressure(0, SOFT, 20, 10), 2.0);
+    assert_eq!(pressure(0, SOFT, 300, 10), MERGE_PRESSURE_MAX);
     assert!(pressure(SOFT / 2, SOFT, 1, 10) < 1.0);
     assert_eq!(pressure(5, 0, 0, 0), 5.0);
 }

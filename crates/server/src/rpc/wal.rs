@@ -34,6 +34,8 @@ const GROUP_FRAMES: usize = 256;
 const GROUP_BYTES: usize = 1 << 20;
 /// An acknowledgement that says only that reads see more may wait this long.
 const APPLIED_DELAY: Duration = Duration::from_millis(10);
+/// Merges may be so many flushed layers behind before writers are slowed.
+const MERGE_LAYERS_SOFT: u64 = 4;
 /// Groups whose time to durability is being measured.
 const MEASURED_MAX: usize = 1024;
 
@@ -59,6 +61,7 @@ pub(super) fn stream_wal(
         branch: Arc::clone(&branch),
         epoch,
         lag_soft: node.config.ingest_lag_soft.0,
+        merge_soft: MERGE_LAYERS_SOFT * node.config.open_layer_size.0,
         pending: Arc::clone(&pending),
         begun: Instant::now(),
     };
@@ -106,6 +109,7 @@ struct Feeding {
     branch: Arc<OpenBranch>,
     epoch: Epoch,
     lag_soft: u64,
+    merge_soft: u64,
     pending: Pending,
     begun: Instant,
 }
@@ -175,7 +179,9 @@ impl Feeding {
         let look = || {
             let applied = self.branch.pages.applied();
             let lag = self.branch.durable().lsn().bytes_since(applied);
-            (applied.0, pace::pressure(lag, self.lag_soft, 0, 1))
+            let merges = self.branch.pages.merge_debt();
+            let pressure = pace::pressure(lag, self.lag_soft, merges, self.merge_soft);
+            (applied.0, pressure)
         };
         let (applied, pressure) = look();
         let mut wait = pace.after(self.begun.elapsed(), bytes, applied, pressure);

@@ -30,6 +30,7 @@ async fn the_log_that_an_error_names_is_there() {
         undo_tablespaces: 3,
         force_recovery: 0,
         fast_shutdown: 1,
+        roll_back_prepared: false,
     };
     let error = stock.run("starting it", "SELECT 1;\n").await.unwrap_err();
     drop(work);
