@@ -43,7 +43,7 @@ const ENDINGS: [&str; 7] = ["MYD", "MYI", "MAD", "MAI", "ARZ", "CSV", "CSM"];
 /// Whether `path`, relative to the data directory, is where another engine
 /// keeps rows of a persistent table.
 pub fn holds_rows(path: &str) -> bool {
-    let Some((database, name)) = path.split_once('/') else {
+    let Some((database, name)) = path.rsplit_once('/') else {
         return false;
     };
     let Some((stem, ending)) = name.rsplit_once('.') else {
