@@ -183,7 +183,7 @@ fn what_cannot_work_is_refused() -> Result<()> {
     for (option, word) in [
         ("ENCRYPTED=YES", "ENCRYPTED"),
         ("DATA DIRECTORY='/tmp'", "DATA DIRECTORY"),
-        ("ENGINE=MyISAM", "MyISAM"),
+        ("ENGINE=MERGE UNION=()", "MERGE"),
     ] {
         let error = project.sql_error(&format!("CREATE TABLE d.m (a INT) {option}"))?;
         assert!(error.contains(word), "{option}: {error}");
@@ -261,12 +261,12 @@ fn log_tables_are_a_compute_s_own() -> Result<()> {
         project.sql("CHECK TABLE mysql.general_log, mysql.slow_log")?,
         "mysql.general_log\tcheck\tstatus\tOK\nmysql.slow_log\tcheck\tstatus\tOK\n"
     );
-    // Put aside, it is a table like others.
-    project.sql("RENAME TABLE mysql.general_log TO mysql.old_log")?;
+    // Put aside, its rows are the branch's.
+    project.sql("RENAME TABLE mysql.general_log TO mysql.general_log_old")?;
     project.lose_compute()?;
     project.start()?;
     assert_eq!(
-        project.sql("SELECT COUNT(*) > 0 FROM mysql.old_log")?,
+        project.sql("SELECT COUNT(*) > 0 FROM mysql.general_log_old")?,
         "1\n"
     );
     Ok(())

@@ -278,6 +278,12 @@ fn mariadbd_by_hand(project: &Project, more: &[&str]) -> Result<String> {
             compute.join("my.cnf").display()
         ))
         .arg("--skip-log-error")
+        // The tool gives up root's rights before it starts mariadbd.
+        .args(
+            rustix::process::geteuid()
+                .is_root()
+                .then_some("--user=root"),
+        )
         .args(more)
         .env("LD_LIBRARY_PATH", usr.join("lib/x86_64-linux-gnu"))
         .env("LD_PRELOAD", project.home().join("lib/libxylem_client.so"))

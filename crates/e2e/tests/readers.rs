@@ -160,7 +160,6 @@ fn nobody_writes_on_a_reader() -> Result<()> {
         "GRANT READ ONLY ADMIN ON *.* TO root@localhost",
         "SET PASSWORD = PASSWORD('abc')",
         "SET GLOBAL read_only = 0",
-        "SET GLOBAL event_scheduler = ON",
         "SET ROLE boss; INSERT INTO d.t VALUES (2)",
         "SET ROLE boss; SET GLOBAL read_only = 0",
         "CALL d.writes()",

@@ -101,7 +101,7 @@ fn options_that_vary() {
     assert!(has(&text, "innodb-page-server-token-file = \"/s/token\""));
     for line in [
         "read-only = \"ON\"",
-        "event-scheduler = \"DISABLED\"",
+        "event-scheduler = \"OFF\"",
         "skip-slave-start",
     ] {
         assert!(has(&text, line), "{line} is missing in\n{text}");
