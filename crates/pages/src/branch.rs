@@ -255,7 +255,11 @@ impl Shared {
         if let (None, Some(oldest)) = (progress.oldest, now.oldest) {
             self.oldest.store(oldest.0, Ordering::Release);
         }
-        self.newest.store(now.newest.0, Ordering::Release);
+        // It never goes back: after a start, operations may be in layers whose
+        // LSN no entry names that is read again.
+        let newest = now.newest.max(progress.newest);
+        let now = Progress { newest, ..now };
+        self.newest.store(newest.0, Ordering::Release);
         *progress = now;
         let operations = now.resume.operations.0;
         if lsn > self.applied() {

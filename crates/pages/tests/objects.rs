@@ -284,7 +284,7 @@ fn every_page_at_every_lsn_from_a_store_that_fails() {
 fn every_page_at_every_lsn_from_a_real_s3_server() {
     let server = S3Server::shared().unwrap();
     let url = server.place();
-    history(7, 700, &|| {
+    history(7, 900, &|| {
         (server.open(&url, Retry::default()).unwrap(), None)
     });
 }

@@ -219,6 +219,9 @@ fn a_branch_is_scrubbed_while_it_works() {
     main.flush_now();
     child.flush_now();
     assert_eq!(scrub_store(&store).1, []);
+    // Removes what was still being read when it was merged.
+    main.compact_now().unwrap();
+    child.compact_now().unwrap();
     drop((main, child, store));
     clean(dir.path());
 }

@@ -2,9 +2,10 @@
 //! branch is removed, or the caller takes no answers for too long.
 //!
 //! A stream whose caller does not read is not polled, so it cannot find that
-//! out by itself. A task beside it looks, and drops what the stream holds:
-//! answers that are ready, reads that are under way, its count as a user of the
-//! branch. The stream's next poll, if there is one, says why.
+//! out by itself. A task beside it looks whether an answer is ready that nobody
+//! asks for, and in the end drops what the stream holds: answers that are ready,
+//! reads that are under way, its count as a user of the branch. The stream's
+//! next poll, if there is one, says why.
 
 use super::{Answers, status};
 use crate::branch::OpenBranch;
@@ -14,7 +15,7 @@ use parking_lot::Mutex;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
@@ -35,6 +36,8 @@ pub(super) fn guarded<T: Send + 'static>(
         inner: Some((answers, ticket)),
         polls: 0,
         untaken: false,
+        waker: None,
+        ready: None,
     }));
     tokio::spawn(watch(Arc::downgrade(&held), stall, Arc::clone(&branch)));
     Box::pin(Guarded {
@@ -51,9 +54,30 @@ struct Held<T> {
     /// None once the stream has ended or stalled.
     inner: Option<(Answers<T>, StreamTicket)>,
     polls: u64,
-    /// The last poll returned an answer, and nothing was asked for since: the
-    /// caller has not taken it yet.
+    /// The last poll returned an answer, or there is one by now, and nothing was
+    /// asked for since: the caller has not taken it yet.
     untaken: bool,
+    /// Whom the last poll that found nothing left waiting.
+    waker: Option<Waker>,
+    /// An answer, or the end, that was found since.
+    ready: Option<Option<Result<T, Status>>>,
+}
+
+impl<T> Held<T> {
+    /// Looks for an answer that came since the last poll. Waiting for room on
+    /// the connection, its task does not ask for it.
+    fn look(&mut self) {
+        let (Some((answers, _)), Some(waker), None) = (&mut self.inner, &self.waker, &self.ready)
+        else {
+            return;
+        };
+        // With the waker of the stream's own task, which stays registered.
+        if let Poll::Ready(item) = answers.as_mut().poll_next(&mut Context::from_waker(waker)) {
+            self.ready = Some(item);
+            self.untaken = true;
+            waker.wake_by_ref();
+        }
+    }
 }
 
 /// Ends the stream once it has had an answer ready for `stall` and was not
@@ -69,6 +93,9 @@ async fn watch<T>(held: std::sync::Weak<Mutex<Held<T>>>, stall: Duration, branch
         let mut now = held.lock();
         if now.inner.is_none() {
             return;
+        }
+        if now.polls == seen && !now.untaken {
+            now.look();
         }
         still = match now.untaken && now.polls == seen {
             true => still + 1,
@@ -115,11 +142,12 @@ impl<T> Stream for Guarded<T> {
         if this.done {
             return Poll::Ready(None);
         }
-        let mut held = this.held.lock();
+        let mut guard = this.held.lock();
+        let held = &mut *guard;
         held.polls = held.polls.wrapping_add(1);
         held.untaken = false;
         let Some((answers, ticket)) = &mut held.inner else {
-            drop(held);
+            drop(guard);
             let stall = this.stall;
             return this.ended(Status::aborted(format!(
                 "the stream was ended: no answer was taken for {} s; open another",
@@ -127,11 +155,15 @@ impl<T> Stream for Guarded<T> {
             )));
         };
         if ticket.end.is_cancelled() {
-            drop(held);
+            drop(guard);
             let why = status::ended(&this.branch);
             return this.ended(why);
         }
-        match answers.as_mut().poll_next(cx) {
+        let polled = match held.ready.take() {
+            Some(item) => Poll::Ready(item),
+            None => answers.as_mut().poll_next(cx),
+        };
+        match polled {
             Poll::Ready(Some(item)) => {
                 held.untaken = true;
                 return Poll::Ready(Some(item));
@@ -139,11 +171,17 @@ impl<T> Stream for Guarded<T> {
             Poll::Ready(None) => {
                 this.done = true;
                 let inner = held.inner.take();
-                drop(held);
+                drop(guard);
                 drop(inner);
                 return Poll::Ready(None);
             }
-            Poll::Pending => drop(held),
+            Poll::Pending => {
+                let known = held.waker.as_ref();
+                if !known.is_some_and(|waker| waker.will_wake(cx.waker())) {
+                    held.waker = Some(cx.waker().clone());
+                }
+                drop(guard);
+            }
         }
         if this.end.as_mut().poll(cx).is_ready() {
             let why = status::ended(&this.branch);
