@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::{MutexGuard, OnceCell, watch};
+use tokio::sync::{MutexGuard, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -60,7 +60,7 @@ pub struct OpenBranch {
     /// Where the log was durable when the branch was opened.
     opened: Durable,
     /// Set once ingest has got there.
-    caught_up: OnceCell<()>,
+    caught_up: AtomicBool,
     /// How far its redo was checked before it went into the log.
     pub framing: Framing,
     attach: tokio::sync::Mutex<()>,
@@ -179,7 +179,7 @@ impl OpenBranch {
         OpenBranch {
             meta,
             opened: *log.durable().borrow(),
-            caught_up: OnceCell::new(),
+            caught_up: AtomicBool::new(false),
             durable: log.durable(),
             log,
             backed,
@@ -466,7 +466,7 @@ impl OpenBranch {
 
     /// Whether [`OpenBranch::caught_up`] has nothing to wait for.
     pub fn is_caught_up(&self) -> bool {
-        self.caught_up.initialized()
+        self.caught_up.load(Ordering::Acquire)
     }
 
     /// Waits until reads can see everything that was durable when the branch
@@ -476,19 +476,15 @@ impl OpenBranch {
     /// # Errors
     /// [`ReadError::NotReached`] at the deadline, [`ReadError::Stopped`].
     pub async fn caught_up(&self, until: Instant) -> Result<(), ReadError> {
-        let position = self.opened.position();
-        // One waits, the others wait for it.
-        let wait = self
-            .caught_up
-            .get_or_try_init(|| self.pages.wait_ingested(position, until));
-        match tokio::time::timeout_at(until, wait).await {
-            Ok(reached) => reached.copied(),
-            Err(_) => Err(ReadError::NotReached {
-                wanted: self.opened.lsn(),
-                reached: self.pages.applied(),
-                hop: "ingest",
-            }),
+        if self.is_caught_up() {
+            return Ok(());
         }
+        // Each for itself: one that waited for all would hold them up when its
+        // stream is not polled.
+        let position = self.opened.position();
+        self.pages.wait_ingested(position, until).await?;
+        self.caught_up.store(true, Ordering::Release);
+        Ok(())
     }
 
     async fn wait_durable(
