@@ -7,7 +7,8 @@ use common::redo::{mark, marked, verify};
 use common::{Server, Writer, page, refused, with, with_database};
 use tonic::Code;
 use xylem_proto::control::{BaseBackupRequest, GetTablespaceRequest, base_item::Item};
-use xylem_proto::pageserver::{GetPageRequest, PingRequest, WalFrame, wal_frame};
+use xylem_proto::pageserver::{FileOp, GetPageRequest, PingRequest, WalFrame, wal_frame};
+use xylem_types::SIDE_FILE_MAX;
 
 #[tokio::test]
 async fn an_empty_branch_is_attached_written_and_read() {
@@ -243,6 +244,15 @@ async fn frames_that_make_no_sense_are_refused() {
         (seq + 1, lsn, op("../etc/passwd"), "file.path".to_owned()),
         (seq + 1, lsn, op("/etc/passwd"), "file.path".to_owned()),
         (seq + 1, lsn, op(""), "file.path".to_owned()),
+        (
+            seq + 1,
+            lsn,
+            Some(wal_frame::Body::File(FileOp {
+                offset: SIDE_FILE_MAX,
+                ..common::redo::write("test/t1.frm", b"x")
+            })),
+            format!("a side file of {} bytes", SIDE_FILE_MAX + 1),
+        ),
     ];
     for (seq, start_lsn, body, message) in cases {
         let mut writer = Writer::open(&server, attached.epoch).await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tonic::Status;
 use xylem_pages::Page;
 use xylem_proto::pageserver::{self as wire, wal_frame};
-use xylem_types::{FileOp, Frame, FrameBody, FrameSeq, Lsn, PageId};
+use xylem_types::{FileOp, Frame, FrameBody, FrameSeq, Lsn, PageId, SIDE_FILE_MAX};
 use xylem_wal::{CheckedFrame, FrameSums};
 
 /// The page that a request names.
@@ -65,11 +65,21 @@ pub(super) fn frame(frame: wire::WalFrame) -> Result<CheckedFrame, Status> {
     tidy(checked).map_err(bad)
 }
 
-/// Checks the paths of a side-file operation, and takes a leading `./` off.
+/// Checks paths and size of a side-file operation, and takes a leading `./` off.
 fn tidy(checked: CheckedFrame) -> Result<CheckedFrame, String> {
     let FrameBody::File(op) = &checked.frame().body else {
         return Ok(checked);
     };
+    let size = match op {
+        FileOp::Write { offset, data, .. } => offset.saturating_add(data.len() as u64),
+        FileOp::Truncate { size, .. } => *size,
+        _ => 0,
+    };
+    if size > SIDE_FILE_MAX {
+        return Err(format!(
+            "file: a side file of {size} bytes, where at most {SIDE_FILE_MAX} are taken"
+        ));
+    }
     let mut op = op.clone();
     let mut changed = false;
     let mut tidied = |field: &str, path: &mut String| {
