@@ -111,7 +111,9 @@ fn run(task: Task) -> Result<ExitCode> {
 /// Builds everything and runs a harness package's program on it.
 fn harness(package: &str, args: &[String]) -> Result<ExitCode> {
     let dist = dist::build()?;
+    let weed = s3server::weed()?;
     let mut run = steps::cargo();
+    run.env(s3server::VARIABLE, weed);
     run.args(["run", "--release", "--quiet", "--package", package, "--"]);
     pass_through(dist.environment(&mut run).args(args))
 }

@@ -4,6 +4,7 @@
 //! the ratio is what to quote: seconds on a shared machine are not.
 
 mod branches;
+mod neighbors;
 mod oltp;
 mod pages;
 mod recovery;
@@ -32,6 +33,10 @@ enum Part {
     /// Branches of a large database, beside mariadb-backup and a copy. Takes
     /// minutes and four times the database's size of disk: only when asked for.
     Branches,
+    /// A branch beside others in trouble: clients that take no answers, layers
+    /// that cannot be read, a store that is away. Takes minutes: only when
+    /// asked for.
+    Neighbors,
 }
 
 #[derive(Parser)]
@@ -62,6 +67,9 @@ struct Args {
     /// GiB of the database that branches are made of.
     #[arg(long, default_value_t = 10)]
     gib: u32,
+    /// Seconds for which the store of part neighbors is away.
+    #[arg(long, default_value_t = 600)]
+    away: u32,
 }
 
 fn main() -> Result<()> {
@@ -87,6 +95,9 @@ fn main() -> Result<()> {
     }
     if args.only.contains(&Part::Branches) {
         branches::measure(args.gib)?;
+    }
+    if args.only.contains(&Part::Neighbors) {
+        neighbors::measure(&args, args.away)?;
     }
     Ok(())
 }

@@ -36,6 +36,7 @@ pub fn measure(args: &Args, pool: &str) -> Result<()> {
         rows: args.rows,
         threads: 4,
         seconds: args.seconds,
+        rate: None,
     };
     server.query("CREATE DATABASE sbtest")?;
     project.sql("CREATE DATABASE sbtest")?;
@@ -62,7 +63,7 @@ pub fn measure(args: &Args, pool: &str) -> Result<()> {
 }
 
 /// The transactions per second in sysbench's report.
-fn per_second(report: &str) -> Result<f64> {
+pub fn per_second(report: &str) -> Result<f64> {
     report
         .lines()
         .find_map(|line| line.trim().strip_prefix("transactions:"))

@@ -26,6 +26,7 @@ pub fn measure(args: &Args) -> Result<()> {
         rows: args.rows,
         threads: 1,
         seconds: 1,
+        rate: None,
     };
     load.prepare(&project.login()?)?;
     let row = project.sql(

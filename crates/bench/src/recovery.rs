@@ -47,6 +47,7 @@ pub fn measure(args: &Args) -> Result<()> {
         rows: args.rows,
         threads: 4,
         seconds: args.seconds * 2,
+        rate: None,
     };
     load.prepare(&login)?;
     load.run(&login, "oltp_write_only")?;

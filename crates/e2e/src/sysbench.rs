@@ -26,6 +26,8 @@ pub struct Load {
     pub threads: u32,
     /// Length of a run.
     pub seconds: u32,
+    /// Transactions a second at most; none: as many as there can be.
+    pub rate: Option<u32>,
 }
 
 impl Load {
@@ -43,6 +45,7 @@ impl Load {
             .arg(format!("--table-size={}", self.rows))
             .arg(format!("--threads={}", self.threads))
             .arg(format!("--time={}", self.seconds))
+            .args(self.rate.map(|rate| format!("--rate={rate}")))
             .arg(action)
             .stdin(Stdio::null());
         command

@@ -20,6 +20,7 @@ fn a_branch_of_a_database_under_load_goes_its_own_way() -> Result<()> {
         rows: 10_000,
         threads: 4,
         seconds: 8,
+        rate: None,
     };
     let project = Project::up("16MiB")?;
     project.sql("CREATE DATABASE sbtest")?;
@@ -202,6 +203,7 @@ fn killed_with_branches_around_everything_is_there() -> Result<()> {
         rows: 5_000,
         threads: 4,
         seconds: 30,
+        rate: None,
     };
     let project = Project::up("16MiB")?;
     project.sql("CREATE DATABASE sbtest")?;

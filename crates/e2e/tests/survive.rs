@@ -14,6 +14,7 @@ fn load() -> (Load, &'static str) {
                 rows: 250_000,
                 threads: 16,
                 seconds: 60,
+                rate: None,
             },
             "256MiB",
         )
@@ -25,6 +26,7 @@ fn load() -> (Load, &'static str) {
                 rows: 25_000,
                 threads: 8,
                 seconds: 8,
+                rate: None,
             },
             "16MiB",
         )
@@ -76,6 +78,7 @@ fn kills_under_load_leave_consistent_tables() -> Result<()> {
         rows: 10_000,
         threads: 8,
         seconds: 30,
+        rate: None,
     };
     let project = Project::up("16MiB")?;
     project.sql("CREATE DATABASE sbtest")?;
@@ -115,6 +118,7 @@ fn a_compute_waits_for_a_server_that_comes_back() -> Result<()> {
         rows: 10_000,
         threads: 4,
         seconds: 10,
+        rate: None,
     };
     let project = Project::up("16MiB")?;
     project.sql("CREATE DATABASE sbtest")?;

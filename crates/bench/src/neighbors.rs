@@ -1,0 +1,267 @@
+//! One branch, client or store in trouble, and what becomes of a neighbor: the
+//! throughput of branch `dev` while all is well, and beside the trouble, turn
+//! by turn.
+//!
+//! The load is paced, as a neighbor's is that does not want the whole machine:
+//! what is measured is whether it waits for somebody else's trouble, not who
+//! gets the processors.
+
+use crate::Args;
+use crate::report::median;
+use anyhow::{Context, Result, ensure};
+use std::fs;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tonic::transport::{Channel, Endpoint};
+use xylem_e2e::sysbench::{Load, Login};
+use xylem_e2e::{Project, wait_until};
+use xylem_objects::testing::S3Server;
+use xylem_proto::BRANCH_KEY;
+use xylem_proto::control::BaseBackupRequest;
+use xylem_proto::control::control_client::ControlClient;
+use xylem_proto::pageserver::page_server_client::PageServerClient;
+use xylem_proto::pageserver::{GetPageRequest, PageStreamRequest};
+
+/// Transactions a second that the neighbor does while all is well.
+const RATE: u32 = 100;
+/// Clients that take no answers.
+const IDLE_CLIENTS: usize = 16;
+/// Page requests of each.
+const IDLE_REQUESTS: usize = 400;
+const SCRIPT: &str = "oltp_read_write";
+
+/// Measures on a project in an S3 server that is then away for `away` seconds,
+/// and on one in a directory.
+pub fn measure(args: &Args, away: u32) -> Result<()> {
+    println!(
+        "{:<52} {:>9} {:>9} {:>7}",
+        "a neighbor's transactions a second, 1 = as before", "well", "beside", "ratio"
+    );
+    stalled_clients(args)?;
+    unreadable_layers(args)?;
+    store_away(args, away)
+}
+
+fn load(args: &Args, seconds: u32) -> Load {
+    Load {
+        tables: 2,
+        rows: args.rows.min(50_000),
+        threads: 4,
+        seconds,
+        rate: Some(RATE),
+    }
+}
+
+/// A project with a filled database on `main` and on `dev`.
+fn project(args: &Args, envs: Vec<(String, String)>, up: &[&str]) -> Result<Project> {
+    let project = Project::with(envs, up)?;
+    // Pages are evicted and read again.
+    project.up_in_place("16MiB")?;
+    project.sql("CREATE DATABASE sbtest")?;
+    load(args, 1).prepare(&project.login()?)?;
+    project.xylem(&["branch", "create", "dev"])?;
+    project.xylem(&["compute", "start", "dev"])?;
+    Ok(project)
+}
+
+/// Transactions a second of a run.
+fn rate(load: &Load, login: &Login) -> Result<f64> {
+    crate::oltp::per_second(&load.run(login, SCRIPT)?)
+}
+
+fn tell(what: &str, well: &[f64], beside: &[f64]) {
+    let (well, beside) = (median(well), median(beside));
+    println!(
+        "{what:<52} {well:>9.1} {beside:>9.1} {:>7.2}",
+        beside / well
+    );
+}
+
+fn stalled_clients(args: &Args) -> Result<()> {
+    let project = project(args, Vec::new(), &[])?;
+    let login = project.login_to("dev")?;
+    let load = load(args, args.seconds);
+    let runtime = tokio::runtime::Runtime::new()?;
+    let grpc = project.json(&["status"])?["server"]["grpc"]
+        .as_str()
+        .context("no grpc address")?
+        .to_owned();
+    let (mut well, mut beside) = (Vec::new(), Vec::new());
+    for _ in 0..args.turns {
+        well.push(rate(&load, &login)?);
+        let idle = runtime.block_on(async {
+            let mut idle = Vec::new();
+            for _ in 0..IDLE_CLIENTS {
+                idle.push(IdleClient::connect(&grpc).await?);
+            }
+            anyhow::Ok(idle)
+        })?;
+        beside.push(rate(&load, &login)?);
+        drop(idle);
+    }
+    tell(
+        &format!("{IDLE_CLIENTS} clients of main take no answers"),
+        &well,
+        &beside,
+    );
+    Ok(())
+}
+
+/// Asks for much and takes nothing.
+struct IdleClient {
+    _backup: tonic::Streaming<xylem_proto::control::BaseItem>,
+    _pages: tonic::Streaming<xylem_proto::pageserver::PageStreamResponse>,
+    _requests: tokio::sync::mpsc::Sender<PageStreamRequest>,
+}
+
+impl IdleClient {
+    async fn connect(grpc: &str) -> Result<IdleClient> {
+        let channel: Channel = Endpoint::from_shared(format!("http://{grpc}"))?
+            .initial_stream_window_size(65_535)
+            .initial_connection_window_size(65_535)
+            .connect()
+            .await?;
+        let mut request = tonic::Request::new(BaseBackupRequest {
+            lsn: 0,
+            all_tablespaces: true,
+        });
+        request.metadata_mut().insert(BRANCH_KEY, "main".parse()?);
+        let backup = ControlClient::new(channel.clone())
+            .base_backup(request)
+            .await?
+            .into_inner();
+        let (requests, receiver) = tokio::sync::mpsc::channel(IDLE_REQUESTS);
+        for id in 0..IDLE_REQUESTS {
+            let get = GetPageRequest {
+                space_id: 0,
+                page_no: id as u32 % 64,
+                ..GetPageRequest::default()
+            };
+            let id = id as u64;
+            let get = Some(get);
+            requests.send(PageStreamRequest { id, get }).await?;
+        }
+        let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        let pages = PageServerClient::new(channel).page_stream(stream).await?;
+        Ok(IdleClient {
+            _backup: backup,
+            _pages: pages.into_inner(),
+            _requests: requests,
+        })
+    }
+}
+
+fn unreadable_layers(args: &Args) -> Result<()> {
+    // Small open layers, so that main's redo is in files soon.
+    let envs = vec![("XYLEM_OPEN_LAYER_SIZE".to_owned(), "1MiB".to_owned())];
+    let project = project(args, envs, &[])?;
+    let (main, dev) = (project.login()?, project.login_to("dev")?);
+    let load = load(args, args.seconds);
+    let (mut well, mut beside) = (Vec::new(), Vec::new());
+    let both = |rates: &mut Vec<f64>| -> Result<()> {
+        let of_main = load.start(&main, SCRIPT)?;
+        rates.push(rate(&load, &dev)?);
+        // In trouble it may fail.
+        of_main.wait_with_output()?;
+        Ok(())
+    };
+    for _ in 0..args.turns {
+        both(&mut well)?;
+    }
+    let id = project.branch("main")?["id"]
+        .as_str()
+        .context("no id")?
+        .to_owned();
+    let dir = find_dir(project.dir(), &id)?;
+    let damaged = damage_layers(&dir)?;
+    ensure!(damaged > 0, "main has no layers in {}", dir.display());
+    for _ in 0..args.turns {
+        both(&mut beside)?;
+    }
+    tell(
+        &format!("main's {damaged} layers cannot be read"),
+        &well,
+        &beside,
+    );
+    Ok(())
+}
+
+/// The folder of branch `id` in the store, which lies somewhere below `dir`.
+fn find_dir(dir: &Path, id: &str) -> Result<PathBuf> {
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir)? {
+            let entry = entry?;
+            if !entry.file_type()?.is_dir() {
+                continue;
+            }
+            let path = entry.path();
+            let in_store = path.parent().is_some_and(|p| p.ends_with("store/branches"));
+            if entry.file_name() == id && in_store {
+                return Ok(path);
+            }
+            dirs.push(path);
+        }
+    }
+    anyhow::bail!("branch {id} has no folder below {}", dir.display())
+}
+
+/// Overwrites the middle of every layer; returns how many there are. The ones
+/// that `dev` shares are older than its fork and few.
+fn damage_layers(dir: &Path) -> Result<usize> {
+    let mut names: Vec<_> = fs::read_dir(dir)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "layer"))
+        .collect();
+    names.sort();
+    // Those from before the fork are dev's, too.
+    let own = names.split_off(names.len() / 2);
+    for path in &own {
+        let mut file = fs::OpenOptions::new().write(true).open(path)?;
+        let bytes = file.metadata()?.len();
+        file.seek(SeekFrom::Start(bytes / 8))?;
+        file.write_all(&vec![0xa5; bytes as usize * 3 / 4])?;
+    }
+    Ok(own.len())
+}
+
+fn store_away(args: &Args, away: u32) -> Result<()> {
+    let s3 = S3Server::shared()?;
+    let url = s3.place();
+    let project = project(args, s3.env(), &["--object-store", &url])?;
+    let login = project.login_to("dev")?;
+    let before = rate(&load(args, args.seconds.max(30)), &login)?;
+    let pid = s3.pid().context("the S3 server does not run")?;
+    signal(pid, rustix::process::Signal::STOP)?;
+    let during = rate(&load(args, away), &login);
+    signal(pid, rustix::process::Signal::CONT)?;
+    tell(
+        &format!("the store does not answer for {away} s"),
+        &[before],
+        &[during?],
+    );
+    // And all is well again afterwards.
+    let begin = Instant::now();
+    wait_until(
+        "the log's copy to catch up",
+        Duration::from_secs(120),
+        || {
+            Ok(project
+                .try_xylem(&["branch", "create", "after"])?
+                .status
+                .success())
+        },
+    )?;
+    println!(
+        "{:<52} {:>9.1}",
+        "then the first branch could be made after, s",
+        begin.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+fn signal(pid: u32, signal: rustix::process::Signal) -> Result<()> {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("not a pid")?;
+    Ok(rustix::process::kill_process(pid, signal)?)
+}
