@@ -74,10 +74,11 @@ fn import(data: &Path, from: &Path) -> String {
     for (name, _) in TABLES {
         sql.push_str(&format!("ALTER TABLE {name} DISCARD TABLESPACE;"));
     }
+    // They are the server's then, whoever that runs as.
+    let (from, to) = (from.display(), data.join("d"));
+    let to = to.display();
     sql.push_str(&format!(
-        "\nsystem cp {}/* {}/d/\n",
-        from.display(),
-        data.display()
+        "\nsystem cp {from}/* {to}/ && chown --reference={to} {to}/*\n"
     ));
     for (name, _) in TABLES {
         sql.push_str(&format!("ALTER TABLE d.{name} IMPORT TABLESPACE;"));
