@@ -344,7 +344,6 @@ impl Shared {
         done: Vec<u64>,
         durable: bool,
     ) {
-        let mut leaving = Vec::new();
         let done: HashSet<u64> = done.into_iter().collect();
         let mut narrow: HashMap<u64, Vec<u8>> = narrow.into_iter().collect();
         self.change_files(false, |files| {
@@ -355,7 +354,10 @@ impl Shared {
                     // Were the manifest lost, the one before it would still
                     // name them: then the next start removes them.
                     if durable {
-                        leaving.push(file.leave(&self.store.caches));
+                        // While the list is locked: a scrub finds a file in
+                        // one of the two.
+                        let leaving = file.leave(&self.store.caches);
+                        self.leaving.lock().push(leaving);
                     }
                 } else if let Some(key) = narrow.remove(&number) {
                     next.push(Arc::new(file.narrowed(key)));
@@ -366,7 +368,6 @@ impl Shared {
             next.extend(added.map(Arc::new));
             next
         });
-        self.leaving.lock().extend(leaving);
     }
 
     /// Removes layer files that no manifest names and nobody reads any more.
