@@ -462,6 +462,10 @@ impl BranchCheck {
         if flushing || matches!(quiet, Some(None)) {
             return self.done();
         }
+        // On their way out before the list is made: they may be gone after it.
+        let leave = shared.as_ref().map_or_else(Vec::new, |s| {
+            s.leaving.lock().iter().map(|l| l.name.clone()).collect()
+        });
         let Some(list) = self.list() else {
             return self.done();
         };
@@ -478,6 +482,7 @@ impl BranchCheck {
                 // On its way out.
                 let leaving = shared.leaving.lock();
                 now.retain(|name| leaving.iter().all(|l| l.name != *name));
+                now.retain(|name| !leave.contains(name));
             }
             for name in self.unnamed.intersection(&now).cloned().collect::<Vec<_>>() {
                 self.add(&name, FindingKind::Orphan, orphan(&name).into());
