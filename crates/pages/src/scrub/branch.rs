@@ -462,8 +462,9 @@ impl BranchCheck {
         if flushing || matches!(quiet, Some(None)) {
             return self.done();
         }
-        // On their way out before the list is made: they may be gone after it.
-        let leave = shared.as_ref().map_or_else(Vec::new, |s| {
+        // On their way out before the list is made: they may be gone after it,
+        // and while upkeep rests no others follow.
+        let leave: Vec<String> = shared.as_ref().map_or_else(Vec::new, |s| {
             s.leaving.lock().iter().map(|l| l.name.clone()).collect()
         });
         let Some(list) = self.list() else {
@@ -478,12 +479,7 @@ impl BranchCheck {
         drop(quiet);
         if let Some(manifest) = now {
             let mut now = unnamed(&manifest, &list);
-            if let Some(shared) = &shared {
-                // On its way out.
-                let leaving = shared.leaving.lock();
-                now.retain(|name| leaving.iter().all(|l| l.name != *name));
-                now.retain(|name| !leave.contains(name));
-            }
+            now.retain(|name| !leave.contains(name));
             for name in self.unnamed.intersection(&now).cloned().collect::<Vec<_>>() {
                 self.add(&name, FindingKind::Orphan, orphan(&name).into());
             }
