@@ -213,13 +213,20 @@ fn beside(fails: bool) -> Result<f64> {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(3600);
     match fails {
         false => runtime.block_on(other.wait_applied(ill_end, deadline))?,
-        true => {
-            while other.stats().ingest_waits == 0 {
-                std::thread::yield_now();
-            }
-        }
+        true => wait_until_stuck(&other),
     }
     ingest_of(&store, well, log, end)
+}
+
+/// Waits until the branch has ingested nothing for a while: it waits for room
+/// or for a layer that it must read.
+fn wait_until_stuck(branch: &Branch) {
+    const STILL: Duration = Duration::from_secs(2);
+    let mut before = None;
+    while before != Some(branch.stats().mtrs) {
+        before = Some(branch.stats().mtrs);
+        std::thread::sleep(STILL);
+    }
 }
 
 /// A directory in which one branch's folder may fail.
