@@ -440,6 +440,40 @@ fn a_claim_that_comes_when_its_place_was_trimmed_takes_nothing_over() {
     });
 }
 
+/// The last object is trimmed while one that opens the log has it in its list
+/// and has not read it yet, and a claim that comes late takes its name: that is
+/// no damage, the line has gone on.
+#[test]
+fn a_claim_in_the_place_of_what_was_listed_is_no_damage() {
+    for before in 0..2 {
+        block_on(async {
+            let site = Site::new();
+            let log = site.open_on(&site.net.wire(), one_each()).await.unwrap();
+            let mut compute = Compute::attach(&log).await;
+            let last = compute.write(&log, 10).await.position().0 >> 16;
+            let last = last - 1;
+            // It reads the header and then the whole.
+            let wire = site.net.wire();
+            let name = format!("{last:012x}-");
+            site.net.hold_reads(Some((&wire, &name, before)));
+            let opening = {
+                let (store, prefix) = (Arc::clone(&wire) as _, site.prefix.clone());
+                tokio::spawn(async move { ObjectLog::open(store, prefix, small()).await })
+            };
+            until(|| site.net.reads_waiting() == 1).await;
+            let durable = compute.write(&log, 20).await;
+            log.trim(durable.position()).unwrap();
+            until_removed(&site, last + 1).await;
+            let claim = claim_object(last, 1, last);
+            assert!(!site.objects().await.all.contains_key(&(last, 1)));
+            site.put(last, 1, claim).await;
+            site.net.hold_reads(None);
+            let late = opening.await.unwrap().unwrap();
+            assert!(late.durable().borrow().position() >= durable.position());
+        });
+    }
+}
+
 /// A claim as another server would put it there.
 fn claim_object(number: u64, generation: u64, known: u64) -> Vec<u8> {
     let mut out = vec![0; HEADER];

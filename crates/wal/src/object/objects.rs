@@ -94,7 +94,9 @@ impl Objects {
         }
     }
 
-    /// The header of an object, `None` when it is not there.
+    /// The header of an object, `None` when it is not there: also when a claim
+    /// that comes late has the name of one that was trimmed since the list was
+    /// made.
     pub async fn header(&self, row: Row) -> Result<Option<Header>, Fault> {
         if row.bytes < HEADER_BYTES as u64 {
             return Err(self.corrupt(row.name, 0, &format!("an object of {} bytes", row.bytes)));
@@ -104,9 +106,9 @@ impl Objects {
         let Some(bytes) = head.await? else {
             return Ok(None);
         };
-        Header::decode(row.name, &bytes)
-            .map(Some)
-            .map_err(|why| self.corrupt(row.name, 0, &why))
+        let header =
+            Header::decode(row.name, &bytes).map_err(|why| self.corrupt(row.name, 0, &why))?;
+        Ok((header.claim == row.is_claim()).then_some(header))
     }
 
     /// All folders, the lowest first.

@@ -104,6 +104,11 @@ struct State {
     held_names: Vec<(u64, String)>,
     /// And those of these lives.
     held_lives: Vec<u64>,
+    /// This life's reads of objects whose names contain this are held back,
+    /// after so many.
+    held_reads: Option<(u64, String, u64)>,
+    /// Reads that are held back.
+    reads_waiting: u64,
     /// Every request fails so.
     refusal: Option<Refusal>,
     weather: Weather,
@@ -211,6 +216,19 @@ impl Net {
             None => state.held_lives.clear(),
         }
         self.changed.notify_waiters();
+    }
+
+    /// Holds back one process' reads of objects whose names contain this, all
+    /// but the first `count`; or lets all go.
+    pub fn hold_reads(&self, part: Option<(&Wire, &str, u64)>) {
+        self.state.lock().held_reads =
+            part.map(|(wire, part, count)| (wire.life, part.to_owned(), count));
+        self.changed.notify_waiters();
+    }
+
+    /// Reads that are held back.
+    pub fn reads_waiting(&self) -> u64 {
+        self.state.lock().reads_waiting
     }
 
     /// From now on the store refuses everything, or no longer.
@@ -400,6 +418,39 @@ impl Wire {
     }
 }
 
+impl Wire {
+    /// Waits while such reads are held back.
+    async fn read_released(&self, location: &Path) {
+        let matches = |state: &State| {
+            let held = state.held_reads.as_ref();
+            held.is_some_and(|(life, part, _)| {
+                *life == self.life && location.as_ref().contains(part)
+            })
+        };
+        {
+            let mut state = self.net.state.lock();
+            if !matches(&state) {
+                return;
+            }
+            if let Some((.., count @ 1..)) = &mut state.held_reads {
+                *count -= 1;
+                return;
+            }
+            state.reads_waiting += 1;
+        }
+        loop {
+            let changed = self.net.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if !matches(&self.net.state.lock()) {
+                break;
+            }
+            changed.await;
+        }
+        self.net.state.lock().reads_waiting -= 1;
+    }
+}
+
 #[async_trait]
 impl ObjectStore for Wire {
     async fn put_opts(
@@ -463,6 +514,7 @@ impl ObjectStore for Wire {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.look().await?;
+        self.read_released(location).await;
         self.net.inner.get_opts(location, options).await
     }
 
