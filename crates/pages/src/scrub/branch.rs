@@ -288,7 +288,8 @@ impl BranchCheck {
                     Ok(now) => look::newest_of(&now) != Some(newest),
                     Err(_) => false,
                 };
-                if moved && self.again() {
+                // A list that is made while others write may leave one out.
+                if (moved || self.tries == 0) && self.again() {
                     return Step::Read(0);
                 }
                 self.add(&file, kind, message);
@@ -321,15 +322,17 @@ impl BranchCheck {
         let sizes: BTreeMap<&str, u64> = list.iter().map(|(n, s)| (n.as_str(), *s)).collect();
         for meta in &manifest.layers {
             match sizes.get(meta.name.as_str()) {
-                Some(bytes) if *bytes == meta.bytes => {
+                Some(bytes) if *bytes != meta.bytes => {
+                    if self.still_named(meta.number) {
+                        let what = format!("it has {bytes} bytes, it should have {}", meta.bytes);
+                        self.add(&meta.name, FindingKind::Damaged, what);
+                    }
+                }
+                // A list that is made while others write may have the manifest
+                // and not yet the layer: its turn will show whether it is there.
+                _ => {
                     self.todo.insert(meta.number, meta.clone());
                 }
-                _ if !self.still_named(meta.number) => {}
-                Some(bytes) => {
-                    let what = format!("it has {bytes} bytes, it should have {}", meta.bytes);
-                    self.add(&meta.name, FindingKind::Damaged, what);
-                }
-                None => self.add(&meta.name, FindingKind::Missing, "it is missing".into()),
             }
         }
         self.unnamed = unnamed(manifest, list);
@@ -374,14 +377,27 @@ impl BranchCheck {
                 let layers = s.layers();
                 layers.files.iter().any(|f| f.meta.number == number)
             }),
-            Source::Stored => {
-                let newest = self.files.list().ok().and_then(|list| {
-                    let newest = look::newest_of(&list)?;
-                    look::load(&*self.files, self.id, &list, newest).ok()
-                });
-                newest.is_none_or(|s| s.manifest.layers.iter().any(|l| l.number == number))
+            Source::Stored => self
+                .newest_stored()
+                .is_none_or(|m| m.layers.iter().any(|l| l.number == number)),
+        }
+    }
+
+    /// The newest manifest of the store; none when it cannot be read, though no
+    /// newer one has taken its place meanwhile.
+    fn newest_stored(&self) -> Option<Manifest> {
+        let mut before = None;
+        for _ in 0..TRIES {
+            let list = self.files.list().ok()?;
+            let newest = look::newest_of(&list)?;
+            if before.replace(newest) == Some(newest) {
+                return None;
+            }
+            if let Ok(stored) = look::load(&*self.files, self.id, &list, newest) {
+                return Some(stored.manifest);
             }
         }
+        None
     }
 
     fn next_layer(&mut self) -> Step {

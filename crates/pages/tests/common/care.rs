@@ -46,18 +46,6 @@ pub fn undamaged_in(place: &dyn Place, branches: Option<Vec<BranchId>>) {
     assert!(report.is_clean(), "{findings:?}");
 }
 
-/// As [`undamaged`], while another process merges and removes: a look that
-/// merges overtook is repeated, and damage would be there again.
-pub fn undamaged_at_work(dir: &Path) {
-    let place = ReadOnlyPlace::open(dir).unwrap();
-    let look = || collect(|tell| scrub_place(&place, &ScrubOptions::default(), tell).unwrap());
-    let looks: Vec<_> = (0..5)
-        .map(|_| look())
-        .take_while(|(report, _)| !report.is_clean())
-        .collect();
-    assert!(looks.len() < 5, "{:?}", looks.last());
-}
-
 /// There is nothing but what belongs there.
 pub fn clean(dir: &Path) {
     let (report, findings) = scrub(dir);
