@@ -1,0 +1,206 @@
+//! A disk of the server that answers EIO, seen through server and compute:
+//! statements wait or fail, nothing acknowledged is lost, other branches do not
+//! notice, and when the disk is well again all goes on.
+
+use anyhow::{Context, Result, ensure};
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use tempfile::TempDir;
+use xylem_e2e::{Project, wait_until};
+
+/// What makes the server's disk fail.
+struct Disk(TempDir);
+
+impl Disk {
+    fn new() -> Result<Disk> {
+        let dir = tempfile::tempdir()?;
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/disk_errors/eio.c");
+        let status = Command::new("cc")
+            .args(["-O", "-Wall", "-Werror", "-shared", "-fPIC", "-o"])
+            .arg(dir.path().join("eio.so"))
+            .arg(source)
+            .status()
+            .context("cannot run cc")?;
+        ensure!(status.success(), "cc {source}: {status}");
+        Ok(Disk(dir))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Environment of a server on this disk, with little memory.
+    fn env(&self) -> Vec<(String, String)> {
+        let here = |name| self.path(name).display().to_string();
+        [
+            ("LD_PRELOAD", here("eio.so")),
+            ("EIO_ON_DEMAND", here("")),
+            ("XYLEM_MEMORY", "32MiB".to_owned()),
+            ("XYLEM_OPEN_LAYER_SIZE", "1MiB".to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
+
+    /// From here on `what` (`read`, `sync`) fails of files with `part` in their
+    /// path.
+    fn fail(&self, what: &str, part: &str) -> Result<()> {
+        // Never half there.
+        fs::write(self.path("new"), part)?;
+        Ok(fs::rename(self.path("new"), self.path(what))?)
+    }
+
+    fn heal(&self, what: &str) -> Result<()> {
+        Ok(fs::remove_file(self.path(what))?)
+    }
+}
+
+/// A project with branches `main` and `dev`, which have a table `d.t` each;
+/// that of `main` has `rows` rows of 250 bytes.
+fn project(disk: &Disk, rows: u32) -> Result<Project> {
+    let project = Project::with(disk.env(), &[])?;
+    project.up_in_place("16MiB")?;
+    project.sql("CREATE DATABASE d; CREATE TABLE d.t (a INT PRIMARY KEY, b CHAR(250) NOT NULL)")?;
+    project.xylem(&["branch", "create", "dev"])?;
+    project.xylem(&["compute", "start", "dev"])?;
+    project.sql(&format!(
+        "USE d; INSERT INTO t SELECT seq, MD5(seq) FROM seq_1_to_{rows}"
+    ))?;
+    project.sql_on("dev", "INSERT INTO d.t VALUES (1, 'dev')")?;
+    Ok(project)
+}
+
+fn id_of(project: &Project, branch: &str) -> Result<String> {
+    let branch = project.branch(branch)?;
+    Ok(branch["id"].as_str().context("no id")?.to_owned())
+}
+
+fn start_sql(project: &Project, sql: &str) -> Result<Child> {
+    let mut command = project.command(&["sql", "main", "-e", sql, "--", "--skip-column-names"]);
+    Ok(command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?)
+}
+
+/// What it printed; it succeeded.
+fn answer(child: Child) -> Result<String> {
+    let out = child.wait_with_output()?;
+    ensure!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    Ok(String::from_utf8(out.stdout)?)
+}
+
+/// Waits until the server has told of the disk's error.
+fn told(project: &Project) -> Result<()> {
+    wait_until("the server to tell of it", Duration::from_secs(60), || {
+        let log = fs::read_to_string(project.dir().join("server.log"))?;
+        Ok(log.contains("Input/output error"))
+    })
+}
+
+/// The branch reads and writes.
+fn goes_on(project: &Project, branch: &str, key: u32) -> Result<()> {
+    let sql = format!("INSERT INTO d.t VALUES ({key}, 'x'); SELECT b FROM d.t WHERE a = {key}");
+    assert_eq!(project.sql_on(branch, &sql)?, "x\n");
+    Ok(())
+}
+
+#[test]
+fn reads_wait_for_layers_that_cannot_be_read() -> Result<()> {
+    let disk = Disk::new()?;
+    let project = project(&disk, 200_000)?;
+    let main = id_of(&project, "main")?;
+    wait_until(
+        "main's rows to be in layers",
+        Duration::from_secs(60),
+        || Ok(project.branch("main")?["layer_bytes"].as_u64() > Some(4 << 20)),
+    )?;
+    disk.fail("read", &format!("store/branches/{main}/"))?;
+    let mut read = start_sql(&project, "SELECT COUNT(*), SUM(b = MD5(a)) FROM d.t")?;
+    told(&project)?;
+    for key in 10..30 {
+        goes_on(&project, "dev", key)?;
+    }
+    ensure!(read.try_wait()?.is_none(), "pages came from nowhere");
+    disk.heal("read")?;
+    assert_eq!(answer(read)?, "200000\t200000\n");
+    assert_eq!(project.check("d")?, Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+fn layers_that_cannot_be_synced_are_written_anew() -> Result<()> {
+    let disk = Disk::new()?;
+    let project = project(&disk, 1000)?;
+    let main = id_of(&project, "main")?;
+    disk.fail("sync", &format!("store/branches/{main}/"))?;
+    // More than the server has memory for: reads of main wait for room.
+    let writer = start_sql(
+        &project,
+        "USE d; INSERT INTO t SELECT seq, MD5(seq) FROM seq_1001_to_20000",
+    )?;
+    told(&project)?;
+    for key in 10..30 {
+        goes_on(&project, "dev", key)?;
+    }
+    disk.heal("sync")?;
+    answer(writer)?;
+    goes_on(&project, "main", 30_000)?;
+    project.kill_server()?;
+    project.lose_compute()?;
+    project.start()?;
+    assert_eq!(
+        project.sql("SELECT COUNT(*), SUM(b = MD5(a)) FROM d.t")?,
+        "20001\t20000\n"
+    );
+    assert_eq!(project.check("d")?, Vec::<String>::new());
+    Ok(())
+}
+
+/// After a sync that failed, what the system's page cache says of a log proves
+/// nothing: the branch acknowledges no more until the log is opened anew, which
+/// writes again what was not synced.
+#[test]
+fn a_log_that_cannot_be_synced_is_opened_anew_by_hand() -> Result<()> {
+    let disk = Disk::new()?;
+    let project = project(&disk, 10)?;
+    let main = id_of(&project, "main")?;
+    disk.fail("sync", &format!("{main}/log/"))?;
+    let mut commit = start_sql(&project, "INSERT INTO d.t VALUES (11, 'late')")?;
+    wait_until("the log to fail", Duration::from_secs(60), || {
+        Ok(project.branch("main")?["state"] == "stopped")
+    })?;
+    let trouble = project.branch("main")?["trouble"].to_string();
+    ensure!(trouble.contains("Input/output error"), "{trouble}");
+    goes_on(&project, "dev", 10)?;
+    let out = project.try_xylem(&["branch", "reopen", "main"])?;
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    ensure!(
+        !out.status.success() && said.contains("Input/output error"),
+        "{said}"
+    );
+    ensure!(
+        commit.try_wait()?.is_none(),
+        "a commit was acknowledged that nothing made durable"
+    );
+    disk.heal("sync")?;
+    project.xylem(&["branch", "reopen", "main"])?;
+    answer(commit)?;
+    goes_on(&project, "main", 12)?;
+    goes_on(&project, "dev", 12)?;
+    project.kill_server()?;
+    project.lose_compute()?;
+    project.start()?;
+    assert_eq!(
+        project.sql("SELECT a, b FROM d.t WHERE a > 10")?,
+        "11\tlate\n12\tx\n"
+    );
+    assert_eq!(project.check("d")?, Vec::<String>::new());
+    Ok(())
+}
