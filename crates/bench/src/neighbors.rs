@@ -5,6 +5,8 @@
 //! The load is paced, as a neighbor's is that does not want the whole machine:
 //! what is measured is whether it waits for somebody else's trouble, not who
 //! gets the processors.
+//!
+//! And what neighbors cost that do nothing.
 
 use crate::Args;
 use crate::report::median;
@@ -29,11 +31,17 @@ const RATE: u32 = 100;
 const IDLE_CLIENTS: usize = 16;
 /// Page requests of each.
 const IDLE_REQUESTS: usize = 400;
+/// Branches that do nothing.
+const IDLE_BRANCHES: usize = 500;
+/// How long they are watched, and how long they settle before.
+const WATCH: Duration = Duration::from_secs(60);
+const SETTLE: Duration = Duration::from_secs(20);
 const SCRIPT: &str = "oltp_read_write";
 
 /// Measures on a project in an S3 server that is then away for `away` seconds,
 /// and on one in a directory.
 pub fn measure(args: &Args, away: u32) -> Result<()> {
+    idle_branches()?;
     println!(
         "{:<52} {:>9} {:>9} {:>7}",
         "a neighbor's transactions a second, 1 = as before", "well", "beside", "ratio"
@@ -41,6 +49,47 @@ pub fn measure(args: &Args, away: u32) -> Result<()> {
     stalled_clients(args)?;
     unreadable_layers(args)?;
     store_away(args, away)
+}
+
+/// The server's CPU with one branch and with many, none of which does anything.
+fn idle_branches() -> Result<()> {
+    let project = Project::up("16MiB")?;
+    project.sql("CREATE DATABASE d; CREATE TABLE d.t (a INT)")?;
+    project.xylem(&["compute", "stop", "main"])?;
+    let alone = idle_cpu(&project)?;
+    for n in 0..IDLE_BRANCHES {
+        project.xylem(&["branch", "create", &format!("idle-{n}")])?;
+    }
+    let many = idle_cpu(&project)?;
+    println!(
+        "the server's CPU, ms a second: {alone:.2} with one idle branch, {many:.2} with {IDLE_BRANCHES} more"
+    );
+    Ok(())
+}
+
+/// Milliseconds of CPU that the server takes in a second.
+fn idle_cpu(project: &Project) -> Result<f64> {
+    std::thread::sleep(SETTLE);
+    let pid = project.json(&["status"])?["server"]["pid"].as_i64();
+    let pid = pid.context("no server")?;
+    let before = cpu_ms(pid)?;
+    std::thread::sleep(WATCH);
+    Ok((cpu_ms(pid)? - before) / WATCH.as_secs_f64())
+}
+
+/// Milliseconds of CPU that a process has taken so far, threads that have ended
+/// included; see proc(5).
+fn cpu_ms(pid: i64) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name, which comes before, may have blanks.
+    let fields = stat.rsplit_once(')').context("no name")?.1;
+    let ticks: u64 = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(str::parse::<u64>)
+        .sum::<Result<u64, _>>()?;
+    Ok(ticks as f64 * 1000.0 / rustix::param::clock_ticks_per_second() as f64)
 }
 
 fn load(args: &Args, seconds: u32) -> Load {
