@@ -4,6 +4,7 @@
 //! Needs an installation, named by `XYLEM_HOME`; `cargo xtask test` sets it.
 
 pub mod rounds;
+pub mod small;
 pub mod sysbench;
 
 use crate::sysbench::Login;

@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use xylem_e2e::small::Small;
 use xylem_e2e::{Project, wait_until};
 use xylem_proto::control::AttachRequest;
 use xylem_proto::control::control_client::ControlClient;
@@ -315,50 +316,6 @@ fn a_compute_without_its_server_does_not_start_and_says_where_it_looked() -> Res
     project.xylem(&["compute", "start", "main"])?;
     ensure!(project.sql("SHOW DATABASES")?.contains("d\n"));
     Ok(())
-}
-
-/// A small file system, made as root; unmounted when dropped.
-struct Small(PathBuf);
-
-impl Small {
-    /// None where this is not allowed: as another user than root, or in a
-    /// container without the right to mount.
-    fn mount(at: &Path, megabytes: u32) -> Result<Option<Small>> {
-        std::fs::create_dir_all(at)?;
-        let mut command = Command::new("mount");
-        command
-            .args(["-t", "tmpfs", "-o"])
-            .arg(format!("size={megabytes}m"))
-            .arg("tmpfs")
-            .arg(at);
-        if Small::run(&mut command).is_err() {
-            eprintln!("no small file system can be mounted here: not tested");
-            return Ok(None);
-        }
-        Ok(Some(Small(at.to_owned())))
-    }
-
-    fn resize(&self, megabytes: u32) -> Result<()> {
-        Small::run(
-            Command::new("mount")
-                .args(["-o"])
-                .arg(format!("remount,size={megabytes}m"))
-                .arg(&self.0),
-        )
-    }
-
-    fn run(command: &mut Command) -> Result<()> {
-        let status = command.status()?;
-        ensure!(status.success(), "{command:?}: {status}");
-        Ok(())
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        // What is open there keeps it until it is closed.
-        let _ = Small::run(Command::new("umount").arg("--lazy").arg(&self.0));
-    }
 }
 
 #[test]

@@ -255,3 +255,99 @@ fn events_are_shown_and_do_not_run() -> Result<()> {
     assert_eq!(project.sql_on("main@1", scheduler)?, "OFF\t0\n");
     Ok(())
 }
+
+/// SUPER is enough to switch the scheduler on. MariaDB keeps account of what ran
+/// in `mysql.event`, which is the reader's own; what events write is refused.
+#[test]
+fn events_that_run_all_the_same_write_nothing() -> Result<()> {
+    const WRITES: [&str; 8] = [
+        "INSERT INTO d.t VALUES (NULL)",
+        "UPDATE d.t SET a = a + 1000",
+        "DELETE FROM d.t",
+        "CALL d.writes()",
+        "CREATE OR REPLACE TABLE d.u (a INT)",
+        "CREATE OR REPLACE VIEW d.v AS SELECT 1",
+        "SET GLOBAL read_only = 0",
+        "TRUNCATE d.t",
+    ];
+    let project = Project::up("16MiB")?;
+    // A variable tells how many of these were refused: readers let it be set.
+    let event = |begins: &str, tells: &str| {
+        format!(
+            "ON SCHEDULE {begins} DO BEGIN DECLARE n INT DEFAULT 1000; \
+             DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET n = n + 1; {}; \
+             SET GLOBAL {tells} = n; END",
+            WRITES.join("; ")
+        )
+    };
+    let (often, once) = ("slow_launch_time", "net_retry_count");
+    let script = project.dir().join("events.sql");
+    let tomorrow = "AT CURRENT_TIMESTAMP + INTERVAL 1 DAY";
+    std::fs::write(
+        &script,
+        format!(
+            "CREATE DATABASE d; USE d; CREATE TABLE t (a INT PRIMARY KEY AUTO_INCREMENT);\n\
+             INSERT INTO t VALUES (1), (2), (3);\n\
+             CREATE PROCEDURE writes() SQL SECURITY DEFINER INSERT INTO d.t VALUES (NULL);\n\
+             CREATE USER other@localhost; GRANT ALL ON *.* TO other@localhost;\n\
+             DELIMITER //\n\
+             CREATE EVENT often {} //\n\
+             CREATE DEFINER = other@localhost EVENT once {} //\n\
+             CREATE EVENT later ON SCHEDULE {tomorrow} DO DELETE FROM d.t //\n",
+            event("EVERY 1 SECOND", often),
+            event("AT CURRENT_TIMESTAMP + INTERVAL 1 SECOND", once)
+        ),
+    )?;
+    project.sql(&format!("source {}", script.display()))?;
+    start(&project, None)?;
+    let sums = "SELECT COUNT(*), SUM(a) FROM d.t; SHOW FULL TABLES IN d; SELECT @@read_only";
+    let expected = "3\t6\nt\tBASE TABLE\n1\n";
+    assert_eq!(project.sql_on("main@1", sums)?, expected);
+    project.sql_on("main@1", "SET GLOBAL event_scheduler = ON")?;
+    for tells in [often, once] {
+        let (want, mut told) = (format!("{}\n", 1000 + WRITES.len()), String::new());
+        wait_until("an event to run", Duration::from_secs(120), || {
+            told = project.sql_on("main@1", &format!("SELECT @@GLOBAL.{tells}"))?;
+            Ok(told.len() == want.len())
+        })?;
+        assert_eq!(told, want, "{tells}");
+        assert_eq!(project.sql_on("main@1", sums)?, expected);
+    }
+    let log = project.dir().join("computes/main@1/mariadbd.log");
+    let log = std::fs::read_to_string(log)?;
+    assert!(!log.contains("[FATAL]"), "{log}");
+
+    for sql in [
+        "CREATE EVENT d.more ON SCHEDULE EVERY 1 HOUR DO DELETE FROM d.t",
+        "CREATE OR REPLACE EVENT d.often ON SCHEDULE EVERY 1 HOUR DO DELETE FROM d.t",
+        "ALTER EVENT d.often ENABLE",
+        "ALTER EVENT d.often DISABLE",
+        "ALTER EVENT d.often RENAME TO d.seldom",
+        "ALTER EVENT d.later ON SCHEDULE EVERY 1 SECOND",
+        "DROP EVENT d.often",
+        "DROP DATABASE d",
+    ] {
+        let error = project.sql_error_on("main@1", sql)?;
+        assert!(error.contains("read-only"), "{sql}: {error}");
+    }
+    let names = "SELECT event_name, status FROM information_schema.events ORDER BY 1";
+    assert_eq!(
+        project.sql_on("main@1", names)?,
+        "later\tENABLED\noften\tENABLED\n"
+    );
+    project.sql_on("main@1", "SET GLOBAL event_scheduler = OFF")?;
+    assert_eq!(project.sql_on("main@1", sums)?, expected);
+
+    // The branch knows nothing of all that.
+    assert_eq!(
+        project.sql(names)?,
+        "later\tENABLED\noften\tENABLED\nonce\tENABLED\n"
+    );
+    let ran = "SELECT COUNT(last_executed) FROM information_schema.events";
+    assert_eq!(project.sql(ran)?, "0\n");
+    assert_eq!(
+        project.sql("SELECT COUNT(*), SUM(a) FROM d.t; SHOW TABLES IN d")?,
+        "3\t6\nt\n"
+    );
+    Ok(())
+}
