@@ -57,28 +57,45 @@ impl Disk {
     }
 }
 
-/// A project with branches `main` and `dev`, which have a table `d.t` each;
-/// that of `main` has `rows` rows of 250 bytes.
+/// The branch whose files are on the bad disk. Nobody has left it, so that no
+/// other reads them.
+const ILL: &str = "dev";
+const WELL: &str = "main";
+
+/// A project with two branches, which have a table `d.t` each; that of the one
+/// to fall ill has `rows` rows of 250 bytes.
 fn project(disk: &Disk, rows: u32) -> Result<Project> {
     let project = Project::with(disk.env(), &[])?;
     project.up_in_place("16MiB")?;
     project.sql("CREATE DATABASE d; CREATE TABLE d.t (a INT PRIMARY KEY, b CHAR(250) NOT NULL)")?;
-    project.xylem(&["branch", "create", "dev"])?;
-    project.xylem(&["compute", "start", "dev"])?;
-    project.sql(&format!(
-        "USE d; INSERT INTO t SELECT seq, MD5(seq) FROM seq_1_to_{rows}"
-    ))?;
-    project.sql_on("dev", "INSERT INTO d.t VALUES (1, 'dev')")?;
+    project.xylem(&["branch", "create", ILL])?;
+    project.xylem(&["compute", "start", ILL])?;
+    project.sql_on(
+        ILL,
+        &format!("USE d; INSERT INTO t SELECT seq, MD5(seq) FROM seq_1_to_{rows}"),
+    )?;
     Ok(project)
 }
 
-fn id_of(project: &Project, branch: &str) -> Result<String> {
-    let branch = project.branch(branch)?;
+fn id_of_ill(project: &Project) -> Result<String> {
+    let branch = project.branch(ILL)?;
     Ok(branch["id"].as_str().context("no id")?.to_owned())
 }
 
+/// The server is killed, and the compute of the branch that was ill, whose
+/// directory goes; both are started again.
+fn lose_all(project: &Project) -> Result<()> {
+    project.kill_server()?;
+    let compute = project.compute_named(ILL)?;
+    project.xylem(&["compute", "kill", ILL])?;
+    fs::remove_dir_all(compute["dir"].as_str().context("no dir")?)?;
+    project.start()?;
+    project.xylem(&["compute", "start", ILL])?;
+    Ok(())
+}
+
 fn start_sql(project: &Project, sql: &str) -> Result<Child> {
-    let mut command = project.command(&["sql", "main", "-e", sql, "--", "--skip-column-names"]);
+    let mut command = project.command(&["sql", ILL, "-e", sql, "--", "--skip-column-names"]);
     Ok(command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -96,10 +113,10 @@ fn answer(child: Child) -> Result<String> {
     Ok(String::from_utf8(out.stdout)?)
 }
 
-/// Waits until the server has told of the disk's error.
-fn told(project: &Project) -> Result<()> {
-    wait_until("the server to tell of it", Duration::from_secs(60), || {
-        let log = fs::read_to_string(project.dir().join("server.log"))?;
+/// Waits until `log` tells of the disk's error.
+fn told(project: &Project, log: &str) -> Result<()> {
+    wait_until("a log to tell of it", Duration::from_secs(60), || {
+        let log = fs::read_to_string(project.dir().join(log))?;
         Ok(log.contains("Input/output error"))
     })
 }
@@ -115,22 +132,20 @@ fn goes_on(project: &Project, branch: &str, key: u32) -> Result<()> {
 fn reads_wait_for_layers_that_cannot_be_read() -> Result<()> {
     let disk = Disk::new()?;
     let project = project(&disk, 200_000)?;
-    let main = id_of(&project, "main")?;
-    wait_until(
-        "main's rows to be in layers",
-        Duration::from_secs(60),
-        || Ok(project.branch("main")?["layer_bytes"].as_u64() > Some(4 << 20)),
-    )?;
-    disk.fail("read", &format!("store/branches/{main}/"))?;
+    let id = id_of_ill(&project)?;
+    wait_until("the rows to be in layers", Duration::from_secs(60), || {
+        Ok(project.branch(ILL)?["layer_bytes"].as_u64() > Some(4 << 20))
+    })?;
+    disk.fail("read", &format!("store/branches/{id}/"))?;
     let mut read = start_sql(&project, "SELECT COUNT(*), SUM(b = MD5(a)) FROM d.t")?;
-    told(&project)?;
+    told(&project, &format!("computes/{ILL}/mariadbd.log"))?;
     for key in 10..30 {
-        goes_on(&project, "dev", key)?;
+        goes_on(&project, WELL, key)?;
     }
     ensure!(read.try_wait()?.is_none(), "pages came from nowhere");
     disk.heal("read")?;
     assert_eq!(answer(read)?, "200000\t200000\n");
-    assert_eq!(project.check("d")?, Vec::<String>::new());
+    assert_eq!(project.check_on(ILL, "d")?, Vec::<String>::new());
     Ok(())
 }
 
@@ -138,28 +153,26 @@ fn reads_wait_for_layers_that_cannot_be_read() -> Result<()> {
 fn layers_that_cannot_be_synced_are_written_anew() -> Result<()> {
     let disk = Disk::new()?;
     let project = project(&disk, 1000)?;
-    let main = id_of(&project, "main")?;
-    disk.fail("sync", &format!("store/branches/{main}/"))?;
-    // More than the server has memory for: reads of main wait for room.
+    let id = id_of_ill(&project)?;
+    disk.fail("sync", &format!("store/branches/{id}/"))?;
+    // More than the server has memory for: its reads wait for room.
     let writer = start_sql(
         &project,
         "USE d; INSERT INTO t SELECT seq, MD5(seq) FROM seq_1001_to_20000",
     )?;
-    told(&project)?;
+    told(&project, "server.log")?;
     for key in 10..30 {
-        goes_on(&project, "dev", key)?;
+        goes_on(&project, WELL, key)?;
     }
     disk.heal("sync")?;
     answer(writer)?;
-    goes_on(&project, "main", 30_000)?;
-    project.kill_server()?;
-    project.lose_compute()?;
-    project.start()?;
+    goes_on(&project, ILL, 30_000)?;
+    lose_all(&project)?;
     assert_eq!(
-        project.sql("SELECT COUNT(*), SUM(b = MD5(a)) FROM d.t")?,
+        project.sql_on(ILL, "SELECT COUNT(*), SUM(b = MD5(a)) FROM d.t")?,
         "20001\t20000\n"
     );
-    assert_eq!(project.check("d")?, Vec::<String>::new());
+    assert_eq!(project.check_on(ILL, "d")?, Vec::<String>::new());
     Ok(())
 }
 
@@ -170,16 +183,16 @@ fn layers_that_cannot_be_synced_are_written_anew() -> Result<()> {
 fn a_log_that_cannot_be_synced_is_opened_anew_by_hand() -> Result<()> {
     let disk = Disk::new()?;
     let project = project(&disk, 10)?;
-    let main = id_of(&project, "main")?;
-    disk.fail("sync", &format!("{main}/log/"))?;
+    let id = id_of_ill(&project)?;
+    disk.fail("sync", &format!("{id}/log/"))?;
     let mut commit = start_sql(&project, "INSERT INTO d.t VALUES (11, 'late')")?;
     wait_until("the log to fail", Duration::from_secs(60), || {
-        Ok(project.branch("main")?["state"] == "stopped")
+        Ok(project.branch(ILL)?["state"] == "stopped")
     })?;
-    let trouble = project.branch("main")?["trouble"].to_string();
+    let trouble = project.branch(ILL)?["trouble"].to_string();
     ensure!(trouble.contains("Input/output error"), "{trouble}");
-    goes_on(&project, "dev", 10)?;
-    let out = project.try_xylem(&["branch", "reopen", "main"])?;
+    goes_on(&project, WELL, 10)?;
+    let out = project.try_xylem(&["branch", "reopen", ILL])?;
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     ensure!(
         !out.status.success() && said.contains("Input/output error"),
@@ -190,17 +203,15 @@ fn a_log_that_cannot_be_synced_is_opened_anew_by_hand() -> Result<()> {
         "a commit was acknowledged that nothing made durable"
     );
     disk.heal("sync")?;
-    project.xylem(&["branch", "reopen", "main"])?;
+    project.xylem(&["branch", "reopen", ILL])?;
     answer(commit)?;
-    goes_on(&project, "main", 12)?;
-    goes_on(&project, "dev", 12)?;
-    project.kill_server()?;
-    project.lose_compute()?;
-    project.start()?;
+    goes_on(&project, ILL, 12)?;
+    goes_on(&project, WELL, 12)?;
+    lose_all(&project)?;
     assert_eq!(
-        project.sql("SELECT a, b FROM d.t WHERE a > 10")?,
+        project.sql_on(ILL, "SELECT a, b FROM d.t WHERE a > 10")?,
         "11\tlate\n12\tx\n"
     );
-    assert_eq!(project.check("d")?, Vec::<String>::new());
+    assert_eq!(project.check_on(ILL, "d")?, Vec::<String>::new());
     Ok(())
 }
