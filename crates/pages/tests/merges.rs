@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +19,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use xylem_pages::files::{FileReader, FileWriter, Files, Place, Put};
 use xylem_pages::{Branch, Clock, ReadAt, Store, StoreConfig};
-use xylem_types::{BranchId, Lsn, PageId};
+use xylem_types::{BranchId, FileOp, Lsn, PageId};
 use xylem_wal::Log;
 
 /// Where pages have what is checked.
@@ -195,6 +196,65 @@ fn new_layers_are_merged_beside_a_long_fold() {
         let got = forked.get_page(PageId::new(5, *page), ReadAt::Newest);
         assert!(got.unwrap().bytes[AT..].starts_with(data), "page {page}");
     }
+    care::undamaged(dir.path());
+}
+
+/// A merge above a fold drops nothing, though the horizon has passed what it
+/// reads: what that takes the place of stands below, where it is not read.
+#[test]
+fn only_the_oldest_layers_are_folded() {
+    let dir = tempfile::tempdir().unwrap();
+    let gate = Gate::default();
+    let mut world = World::new(hooked(dir.path(), gate.hook()), |_| {});
+    // Gone before the branch, which waits for its merges.
+    let gate = gate;
+    let path = || "old.frm".to_owned();
+    let create = FileOp::Create {
+        path: path(),
+        mode: 0o660,
+    };
+    world.writer.send();
+    world.writer.log.file(world.writer.lsn, create);
+    world.write_old();
+    gate.close("long", 1);
+    let long = world.merge("long");
+    wait_until("the fold has begun", || gate.holds("long"));
+    // The cheapest to merge, by far.
+    world.writer.send();
+    let unlink = FileOp::Unlink { path: path() };
+    world.writer.log.file(world.writer.lsn, unlink);
+    for run in 0..4 {
+        world.put(70 + run, 1500);
+        world.flush();
+    }
+    let tiny = world.branch.layers_info().files;
+    let unlinked = tiny.iter().rev().nth(3).unwrap().name.clone();
+    world.write_new(24);
+    world.clock.fetch_add(3_000_000, Ordering::Relaxed);
+    world.put(64, 100);
+    world.flush();
+    world.clock.fetch_add(3_000_000, Ordering::Relaxed);
+    let short = world.merge("short");
+    wait_until("a merge beside it has ended", || world.merges() > 0);
+    assert!(gate.holds("long"));
+    let left = world.branch.layers_info().files;
+    assert!(
+        !left.iter().any(|l| l.name == unlinked),
+        "it was not merged"
+    );
+    let mut seen = Vec::new();
+    let read = world.branch.side_files(ReadAt::Newest, &mut |file| {
+        seen.push(file.path);
+        ControlFlow::Continue(())
+    });
+    read.unwrap();
+    assert_eq!(seen, Vec::<String>::new());
+    world.check(&world.branch);
+    assert_eq!(world.branch.stats().unfoldable_keys, 0);
+    gate.open();
+    long.join().unwrap().unwrap();
+    short.join().unwrap().unwrap();
+    world.check(&world.branch);
     care::undamaged(dir.path());
 }
 
