@@ -151,10 +151,13 @@ fn scrub(store: &Weak<Store>) {
 fn run(store: &Weak<Store>) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = (cores / 2).clamp(*WORKERS.start(), *WORKERS.end());
+    // Further threads of a branch leave one to whoever comes next, where there
+    // are more than two.
+    let workers_more = workers.max(3) - 1;
     let (end, ended) = sync_channel(64);
     let mut turns: HashMap<BranchId, Turn> = HashMap::new();
-    // Whose turn it is, for a thread and for one more.
-    let (mut first, mut first_more) = (0, 0);
+    // Whose turn it is: for a thread, for one more, for what failed before.
+    let (mut first, mut first_more, mut first_troubled) = (0, 0, 0);
     while let Some(branches) = store.upgrade().map(|s| s.live()) {
         turns.retain(|id, turn| turn.is_running() || branches.iter().any(|b| b.id == *id));
         for branch in branches.iter().filter(|b| !b.stopped()) {
@@ -175,14 +178,22 @@ fn run(store: &Weak<Store>) {
                     (first, waits) = (at, true);
                 }
             }
-            let one = troubled + turn.troubled.working == 0;
-            if one && turn.is_due(branch, Which::Failed) {
+        }
+        for at in from(first_troubled, branches.len()) {
+            let Some(branch) = branches.get(at).filter(|b| !b.stopped()) else {
+                continue;
+            };
+            if let Some(turn) = turns.get_mut(&branch.id)
+                && troubled + turn.troubled.working == 0
+                && turn.is_due(branch, Which::Failed)
+            {
                 turn.begin(branch, Which::Failed, &end);
                 troubled += 1;
+                first_troubled = at + 1;
             }
         }
         for at in from(first_more, branches.len()) {
-            if waits || sound >= workers {
+            if waits || sound >= workers_more {
                 break;
             }
             let Some(branch) = branches.get(at).filter(|b| !b.stopped()) else {
