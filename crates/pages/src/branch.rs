@@ -1,6 +1,7 @@
 //! A branch: its state, its threads, and what others may ask of it.
 
 use crate::api::{ReadError, StoreError};
+use crate::compact::jobs::Jobs;
 use crate::files::Files;
 use crate::flush;
 use crate::fork::{Forks, SLOTS};
@@ -111,8 +112,10 @@ pub(crate) struct Shared {
     oldest: AtomicU64,
     /// Layer files that no manifest names and somebody may still read.
     pub(crate) leaving: Mutex<Vec<Leaving>>,
-    /// Held while layers are merged.
-    pub(crate) upkeep: Mutex<()>,
+    /// Held while such files are removed.
+    pub(crate) removing: Mutex<()>,
+    /// The merges under way, and who works at them.
+    pub(crate) jobs: Jobs,
     pub(crate) parent: Option<Parent>,
     /// Where others left this one.
     pub(crate) forks: Forks,
@@ -533,6 +536,7 @@ impl Branch {
                 newest: layers_end.unwrap_or(end).max(end),
             }),
             oldest: AtomicU64::new(manifest.oldest.map_or(u64::MAX, |l| l.0)),
+            jobs: Jobs::new(&manifest.merging),
             manifest: Mutex::new(manifest),
             publish_fails: AtomicBool::new(false),
             removal_fails: AtomicBool::new(false),
@@ -548,7 +552,7 @@ impl Branch {
             stats: Counters::default(),
             generations: Generations::new(),
             leaving: Mutex::new(Vec::new()),
-            upkeep: Mutex::new(()),
+            removing: Mutex::new(()),
             parent,
             forks: Forks::new(layers_end.unwrap_or(end)),
             health: Health::default(),
@@ -753,8 +757,8 @@ impl Branch {
                 tracing::error!(branch = %self.shared.id, "a thread of the branch panicked");
             }
         }
-        // A merge of it ends soon.
-        drop(self.shared.upkeep.lock());
+        // Merges of it end soon.
+        self.shared.jobs.wait_for_all();
     }
 }
 

@@ -12,237 +12,157 @@
 //! A merge is done in pieces. Each piece writes one layer and publishes it
 //! together with how far its inputs were read; so a merge that is interrupted
 //! goes on where it was, and takes little more room than one layer. Between
-//! two pieces it may be given up: what it has written stands in the order of
-//! keys before what it has not read, as in any run. So a long one makes way
-//! when new runs pile up meanwhile, and the plan that comes after leaves out
-//! what is merged already: layers of its newest run that share keys with none
-//! of the others and hold little that could go.
+//! two pieces what it has written stands in the order of keys before what it
+//! has not read, as in any run.
+//!
+//! A few merges of a branch may be under way, each with a stretch of runs that
+//! it shares with no other. A thread that has claimed one ([`jobs`]) does a
+//! piece of it; others do pieces of the others meanwhile. Where one thread has
+//! to do it all, the newest merge goes first, and another begins before it
+//! when many new runs have come. What can come between:
+//!
+//! - *Two pieces are published, in either order.* Each makes its manifest of
+//!   the newest one, whose lock it holds, and changes in it only its own merge
+//!   and layers of its own runs. So it is with the list of layers, which may
+//!   change in the other order: a run's layers are only ever one merge's.
+//! - *A flush is published between.* Its run is newer than all that there are,
+//!   so it is in no merge's stretch.
+//! - *A merge is chosen while another ends.* That one leaves the list of merges
+//!   only after its layers have changed, and the list is looked at before the
+//!   layers: its runs are taken, or they are what it left.
+//! - *A branch leaves while a fold runs.* Only one merge has the oldest layers,
+//!   and only that one folds. It decides what is let go of under the lock under
+//!   which branches leave, before it reads: see [`Shared::advance`]. A merge
+//!   above it never drops a version.
+//! - *The merge below a merge leaves nothing.* Then that one has the oldest
+//!   layers from its next piece on, and folds; the other is over by then.
+//! - *A merge above a fold makes an image* of a page that the fold has begun to
+//!   forget. Folding keeps what can be seen at the horizon, after it, and where
+//!   branches left. An image of an LSN at which that cannot be made any more is
+//!   void wherever somebody can still read: its tablespace was cut or made
+//!   anew since.
+//! - *A merge cannot read its layers.* It pauses, and keeps its stretch. Others
+//!   go on around it.
+//! - *The branch stops.* No piece begins any more. One that is being written or
+//!   published ends without having changed anything, and whoever stops the
+//!   branch waits for all. When an attempt to publish failed before, nobody
+//!   else publishes in its place ([`publish`]).
+//! - *A crash.* The manifest has all merges of which a piece was published.
+//!   Each goes on; those that were only begun are chosen again.
 
 pub(crate) mod debt;
+pub(crate) mod jobs;
+mod plan;
 
 use crate::branch::Shared;
 use crate::files::Put;
 use crate::flush::{Fault, publish};
 use crate::fold::{Fold, Kept};
 use crate::layer::LayerKind;
-use crate::layer_list::LayerList;
 use crate::layer_read::LayerFile;
 use crate::layer_scan::RowScan;
 use crate::layer_write::LayerWriter;
 use crate::manifest::{Edit, Merging};
 use crate::merge::Merge;
+use jobs::{AtWork, Claim, Which};
+use parking_lot::MutexGuard;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use xylem_types::Lsn;
 
-/// So many runs are left alone.
-const RUNS_MIN: usize = 6;
-/// With so many, some are merged whatever their sizes.
-const RUNS_MAX: usize = 24;
-/// A merge takes at least so many runs.
-const MERGE_MIN: usize = 4;
-/// With so many that are newer than those of the merge under way, it makes way.
-const RUNS_NEW: usize = 12;
-/// Folding begins when what it would take away is more than this part of what
-/// it would leave.
-const FOLD_PART: u64 = 4;
-/// Merges span at most this part of the history that must be kept: folding
-/// waits until the horizon has passed the whole of a run.
-const SPAN_PART: u64 = 2;
-/// An older run joins a merge when it has at most so many times the bytes of
-/// those that have joined.
-const RATIO: u64 = 2;
-
-/// Layers that stand side by side and were written together.
-#[derive(Debug)]
-struct Run {
-    number: u64,
-    bytes: u64,
-    /// Of these folding would take away so many, about.
-    garbage: u64,
-    start: Lsn,
-    end: Lsn,
+/// What a thread is to look for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Errand {
+    /// A merge to begin.
+    pub(crate) plan: bool,
+    /// One to go on with.
+    pub(crate) which: Which,
 }
 
-/// What is to be merged.
-struct Plan {
-    job: Merging,
-    /// They are the branch's oldest, and history before this is folded.
-    horizon: Option<Lsn>,
-}
-
-/// The runs, oldest first, where other branches left at `points`.
-fn runs(files: &[Arc<LayerFile>], points: &[Lsn]) -> Vec<Run> {
-    files
-        .chunk_by(|a, b| a.meta.run == b.meta.run)
-        .map(|layers| {
-            let metas = || layers.iter().map(|l| &l.meta);
-            Run {
-                number: metas().next().map_or(0, |m| m.run),
-                bytes: metas().map(|m| m.bytes).sum(),
-                garbage: metas().map(|m| m.garbage(points)).sum(),
-                start: metas().map(|m| m.start).min().unwrap_or_default(),
-                end: metas().map(|m| m.end).max().unwrap_or_default(),
-            }
-        })
-        .collect()
-}
-
-/// Whether folding is worth it that takes away `garbage` of `bytes`.
-fn worth_folding(bytes: u64, garbage: u64, least: u64) -> bool {
-    garbage > (bytes.saturating_sub(garbage) / FOLD_PART).max(least)
-}
-
-/// The oldest runs, when folding them saves enough.
-fn foldable(runs: &[Run], horizon: Lsn, least: u64) -> Option<usize> {
-    let passed = runs.iter().take_while(|r| r.end <= horizon).count();
-    let oldest = runs.first().filter(|_| passed > 0)?;
-    let above: u64 = runs.get(1..passed)?.iter().map(|r| r.bytes).sum();
-    let garbage = above.saturating_add(oldest.garbage);
-    worth_folding(oldest.bytes.saturating_add(above), garbage, least).then_some(passed)
-}
-
-/// Runs of about one size, the newest that there are.
-fn alike(runs: &[Run], span_max: u64) -> Option<std::ops::Range<usize>> {
-    if runs.len() <= RUNS_MIN {
-        return None;
-    }
-    for newest in (MERGE_MIN - 1..runs.len()).rev() {
-        let end = runs.get(newest)?.end;
-        let mut bytes = runs.get(newest)?.bytes;
-        let mut first = newest;
-        while let Some(older) = first.checked_sub(1).and_then(|n| runs.get(n)) {
-            if older.bytes > bytes * RATIO || end.bytes_since(older.start) > span_max {
-                break;
-            }
-            bytes += older.bytes;
-            first -= 1;
-        }
-        if newest + 1 - first >= MERGE_MIN {
-            return Some(first..newest + 1);
-        }
-    }
-    if runs.len() < RUNS_MAX {
-        return None;
-    }
-    let cheapest = runs
-        .windows(MERGE_MIN)
-        .map(|w| w.iter().map(|r| r.bytes).sum::<u64>())
-        .enumerate()
-        .min_by_key(|(_, bytes)| *bytes)?
-        .0;
-    Some(cheapest..cheapest + MERGE_MIN)
-}
-
-/// The merge of the runs `picked`; none when all is merged already. With
-/// `points` it folds, for branches that left there.
-fn job_of(files: &LayerList, picked: &[Run], points: Option<&Vec<Lsn>>) -> Option<Merging> {
-    let (first, last) = (picked.first()?, picked.last()?);
-    let rows = files.rows();
-    let from = rows.partition_point(|row| row.run < first.number);
-    let to = rows.partition_point(|row| row.run <= last.number);
-    let rows = rows.get(from..to).unwrap_or_default();
-    let mut inputs = Vec::new();
-    for (n, row) in rows.iter().enumerate() {
-        for layer in row.layers() {
-            let others = || rows.iter().enumerate().filter(|(other, _)| *other != n);
-            let folds = points.is_some_and(|points| {
-                worth_folding(layer.meta.bytes, layer.meta.garbage(points), 0)
-            });
-            // Others would stand in an older run than what is merged.
-            let may_stay = row.run == last.number;
-            if !may_stay || folds || !others().all(|(_, row)| row.is_apart_from(layer)) {
-                inputs.push(layer.meta.number);
-            }
-        }
-    }
-    inputs.sort_unstable();
-    (!inputs.is_empty()).then_some(Merging {
-        inputs,
-        run: last.number,
-        end: last.end,
-    })
+/// What it found.
+pub(crate) enum Did {
+    /// Nothing to do.
+    Nothing,
+    /// A piece was done.
+    Piece,
+    /// A piece was not done.
+    Failed {
+        /// Why.
+        fault: Fault,
+        /// So it was when it was last tried.
+        again: bool,
+    },
 }
 
 impl Shared {
-    /// The oldest LSN that must stay readable by its age.
-    fn horizon(&self) -> Result<Lsn, Fault> {
-        let oldest = self.oldest().unwrap_or_default();
-        match self.lsn_of_age(self.store.config.history) {
-            // Not a place behind the last mtr, which pages are not read at.
-            Ok(found) => Ok(found.unwrap_or(oldest).min(self.applied()).max(oldest)),
-            Err(e) => Err(Fault::Again(format!("look for the horizon: {e}"))),
-        }
-    }
-
-    /// What is to be merged where `merging` is under way.
-    fn plan(&self, merging: Option<Merging>) -> Result<Option<Plan>, Fault> {
-        if self.ancestor_behind().is_some() {
-            return Ok(None);
-        }
-        let points = self.forks.points(|points| points);
-        let layers = self.layers();
-        let runs = runs(&layers.files, &points);
-        let newest = runs.last().map_or(Lsn::ZERO, |r| r.end);
-        let span_max = |horizon: Lsn| newest.bytes_since(horizon.min(newest)) / SPAN_PART;
-        if let Some(job) = merging {
-            let first_new = runs.partition_point(|r| r.number <= job.run);
-            if let Some(new) = runs.get(first_new..).filter(|new| new.len() >= RUNS_NEW)
-                && let Some(range) = alike(new, span_max(self.horizon()?))
-                && let Some(picked) = new.get(range)
-                && let Some(job) = job_of(&layers.files, picked, None)
-            {
-                return Ok(Some(Plan { job, horizon: None }));
-            }
-            // What it has written stands behind what it reads, or is newer.
-            let oldest = layers.files.first().map(|f| (f.meta.number, f.meta.run));
-            let bottom = oldest.is_some_and(|(n, run)| job.inputs.contains(&n) || run == job.run);
-            let horizon = match bottom {
-                true => Some(self.horizon()?),
-                false => None,
-            };
-            return Ok(Some(Plan { job, horizon }));
-        }
-        if runs.len() < 2 && runs.first().is_none_or(|r| r.garbage == 0) {
-            return Ok(None);
-        }
-        let horizon = self.horizon()?;
-        let fold = foldable(&runs, horizon, self.store.open_limit()).map(|passed| 0..passed);
-        let Some(range) = fold.or_else(|| alike(&runs, span_max(horizon))) else {
-            return Ok(None);
-        };
-        let bottom = range.start == 0;
-        let picked = runs.get(range).unwrap_or_default();
-        let job = job_of(&layers.files, picked, bottom.then_some(&points));
-        Ok(job.map(|job| Plan {
-            job,
-            horizon: bottom.then_some(horizon),
-        }))
-    }
-
-    /// Does one piece of what is to be merged. `false`: there is nothing.
-    pub(crate) fn compact(&self) -> Result<bool, Fault> {
-        let _one = self.upkeep.lock();
-        if self.stopped() {
+    /// Does one piece of what is to be merged; `claimed` is called when it is
+    /// known which, and others may look for more.
+    ///
+    /// # Errors
+    /// When the branch stops, or it cannot be told what is to be merged.
+    pub(crate) fn compact(&self, errand: Errand, claimed: impl FnOnce()) -> Result<Did, Fault> {
+        let Some(at_work) = self.jobs.work(|| self.stopped()) else {
             return Err(Fault::Stopped);
-        }
-        let merging = self.manifest.lock().merging.clone();
-        let Some(plan) = self.plan(merging)? else {
-            return Ok(false);
         };
-        let horizon = plan.horizon.filter(|h| {
+        if self.ancestor_behind().is_some() {
+            return Ok(Did::Nothing);
+        }
+        let Some(claim) = self.claim(&at_work, errand)? else {
+            return Ok(Did::Nothing);
+        };
+        claimed();
+        match self.advance(&claim.merging) {
+            Ok(rest) => {
+                claim.done(rest);
+                Ok(Did::Piece)
+            }
+            Err(Fault::Stopped) => Err(Fault::Stopped),
+            Err(fault) => {
+                let again = claim.failed(matches!(fault, Fault::Dead(_)));
+                Ok(Did::Failed { fault, again })
+            }
+        }
+    }
+
+    fn claim<'a>(
+        &'a self,
+        at_work: &AtWork<'a>,
+        errand: Errand,
+    ) -> Result<Option<Claim<'a>>, Fault> {
+        let mut unplanned = None;
+        if errand.plan {
+            let _plan = at_work.plan();
+            match self.next_merge(self.jobs.has(errand.which)) {
+                Ok(Some(merging)) => return Ok(Some(at_work.add(merging))),
+                Ok(None) => {}
+                Err(fault) => unplanned = Some(fault),
+            }
+        }
+        match (at_work.take(errand.which), unplanned) {
+            (None, Some(fault)) => Err(fault),
+            // What goes on need not wait until others can be planned.
+            (claim, _) => Ok(claim),
+        }
+    }
+
+    /// Does a piece of the merge, which the caller has claimed, and answers
+    /// what is left of it.
+    fn advance(&self, merging: &Merging) -> Result<Option<Merging>, Fault> {
+        let bottom = plan::is_bottom(&self.layers().files, merging);
+        let horizon = if bottom { Some(self.horizon()?) } else { None };
+        let horizon = horizon.filter(|h| {
             // Nothing of its own is older than where it left its ancestor.
             self.parent.as_ref().is_none_or(|parent| *h > parent.lsn)
         });
         let kept = horizon.map(|horizon| {
-            // From here on nobody can leave the branch before the horizon.
+            // From here on nobody can leave the branch before the horizon,
+            // which never goes back.
             self.forks.points(|points| {
+                let horizon = self.own_oldest().map_or(horizon, |h| h.max(horizon));
                 self.set_oldest(horizon);
                 Kept::new(horizon, points)
             })
         });
-        self.piece(&plan.job, kept)?;
-        Ok(true)
+        self.piece(merging, kept)
     }
 
     /// Opens what the job reads, one scan for each row, not for each layer.
@@ -269,8 +189,9 @@ impl Shared {
         Ok(Merge::new(self, rows))
     }
 
-    /// Writes one layer of what the job leaves, and publishes it.
-    fn piece(&self, job: &Merging, kept: Option<Kept>) -> Result<(), Fault> {
+    /// Writes one layer of what the job leaves, and publishes it. Answers what
+    /// is left of the job.
+    fn piece(&self, job: &Merging, kept: Option<Kept>) -> Result<Option<Merging>, Fault> {
         let folds = kept.is_some();
         let mut merge = self.open(job)?;
         let number = self.manifest.lock().allocate();
@@ -310,22 +231,22 @@ impl Shared {
         let done: Vec<u64> = inputs.filter(|n| !still.contains(n)).collect();
         left.sort_unstable();
         let oldest = if folds { self.own_oldest() } else { None };
-        let ended = left.is_empty();
+        let rest = (!left.is_empty()).then(|| Merging {
+            inputs: left,
+            ..job.clone()
+        });
         let put = publish(self, |m| Edit {
             add: out.iter().cloned().collect(),
             remove: done.clone(),
             narrow: narrow.clone(),
             resume: m.resume,
             oldest: m.oldest.max(oldest),
-            merging: (!ended).then(|| Merging {
-                inputs: left,
-                ..job.clone()
-            }),
+            merging: m.merging_with(job.run, rest.clone()),
         })?;
         self.stats
             .merged_bytes
             .add(out.as_ref().map_or(0, |m| m.bytes));
-        if ended {
+        if rest.is_none() {
             self.stats.merges.add(1);
         }
         let added = out.map(|meta| {
@@ -333,7 +254,7 @@ impl Shared {
             LayerFile::new(meta, self.id, self.store.next_id(), files)
         });
         self.merged(added, narrow, done, put == Put::Done);
-        Ok(())
+        Ok(rest)
     }
 
     /// Takes into the list of layers what a piece of a merge has changed.
@@ -377,6 +298,20 @@ impl Shared {
     /// What the store said of the first that cannot be removed: it and the
     /// others are tried again by the next call, or by the next start.
     pub(crate) fn remove_left(&self) -> std::io::Result<()> {
+        let one = self.removing.lock();
+        self.remove_free(&one)
+    }
+
+    /// The same, unless somebody does it now.
+    ///
+    /// # Errors
+    /// See [`Shared::remove_left`].
+    pub(crate) fn try_remove_left(&self) -> std::io::Result<()> {
+        let one = self.removing.try_lock();
+        one.map_or(Ok(()), |one| self.remove_free(&one))
+    }
+
+    fn remove_free(&self, _one: &MutexGuard<'_, ()>) -> std::io::Result<()> {
         let free = || {
             let leaving = self.leaving.lock();
             let free = leaving.iter().find(|l| !l.is_held());

@@ -142,13 +142,18 @@ fn flush(shared: &Shared, frozen: &Frozen) -> Result<(Vec<Arc<LayerFile>>, Put),
 ///
 /// The branch's own flush and merges wait for it, and nobody else: what others
 /// ask of the manifest they ask with [`Mutex::try_lock_for`], and merges of a
-/// branch that waits here take no turn of another's.
+/// branch that waits here take no turn of another's. When the branch stops
+/// meanwhile, they publish nothing either.
 ///
 /// [`Mutex::try_lock_for`]: parking_lot::Mutex::try_lock_for
 pub(crate) fn publish(shared: &Shared, edit: impl FnOnce(&Manifest) -> Edit) -> Result<Put, Fault> {
     let mut pause = PAUSE_MIN;
     let mut complained = false;
     let mut manifest = shared.manifest.lock();
+    if shared.stopped() && shared.publish_fails.load(Ordering::Acquire) {
+        // Another's attempt ended with the stop, and may have reached the store.
+        return Err(Fault::Stopped);
+    }
     let edit = edit(&manifest);
     loop {
         match manifest.publish(&*shared.files, edit.clone()) {

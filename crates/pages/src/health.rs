@@ -68,7 +68,7 @@ pub struct BranchHealth {
     pub runs: u64,
     /// Bytes that wait to be merged.
     pub merge_debt_bytes: u64,
-    /// The next merge folds history.
+    /// A merge that is under way, or the next one, folds history.
     pub merge_folds: bool,
     /// Where the history kept begins, and when that was.
     pub oldest: Option<Lsn>,
@@ -250,8 +250,8 @@ impl Shared {
         let ready = self.ancestor_behind().is_none();
         let looked = Looked {
             at: Some(Instant::now()),
-            debt_bytes: debt.map_or(0, |d| d.bytes),
-            folds: debt.is_some_and(|d| d.folds),
+            debt_bytes: debt.bytes,
+            folds: debt.folds,
             horizon: if ready { self.horizon_now() } else { None },
             oldest,
             oldest_sample: oldest.filter(|_| ready).and_then(sample_of),

@@ -189,7 +189,7 @@ pub struct ManifestInfo {
     pub removed: Vec<u64>,
     /// Layers whose first key that counts becomes another.
     pub narrowed: Vec<(u64, String)>,
-    /// Layers that a merge under way reads.
+    /// Layers that merges under way read, by number.
     pub merging: Vec<u64>,
 }
 
@@ -276,7 +276,7 @@ impl Branch {
         let merging = s
             .manifest
             .try_lock()
-            .map(|m| Merging::inputs_of(&m.merging).to_vec());
+            .map(|m| Merging::inputs_of(&m.merging));
         let merging = merging.unwrap_or_default();
         let mut memory: Vec<MemoryLayerInfo> = layers
             .frozen

@@ -15,11 +15,16 @@ pub(crate) mod look;
 mod tests;
 
 const MAGIC: &[u8; 8] = b"XYMANIF\x01";
+/// Of a manifest with at most one merge under way.
 const VERSION: u16 = 3;
+/// Of one with more: servers that run one at a time refuse it.
+const VERSION_MERGES: u16 = 4;
 const HEADER: usize = 64;
 const PREFIX: &str = "manifest-";
 /// After so many edits comes a snapshot.
 const EDITS_MAX: u32 = 64;
+/// Merges of a branch that may be under way.
+pub(crate) const MERGES_MAX: usize = 4;
 /// How often a branch is tried to be taken over while its owner writes.
 const CLAIMS_MAX: usize = 100;
 
@@ -51,18 +56,62 @@ pub(crate) struct Ancestor {
 /// A merge that is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Merging {
-    /// The layers that are not read to their end, oldest first.
+    /// The layers that are not read to their end, ascending.
     pub(crate) inputs: Vec<u64>,
-    /// The run of what it writes: the newest of the runs it reads.
+    /// The run of what it writes: the newest of the runs it reads. No other
+    /// merge has any of them.
     pub(crate) run: u64,
     /// The end of that run.
     pub(crate) end: Lsn,
 }
 
 impl Merging {
-    /// The layers that it reads; none without one.
-    pub(crate) fn inputs_of(merging: &Option<Merging>) -> &[u64] {
-        merging.as_ref().map_or(&[], |m| &m.inputs)
+    /// The layers that `merges` read, ascending.
+    pub(crate) fn inputs_of(merges: &[Merging]) -> Vec<u64> {
+        let mut inputs: Vec<u64> = merges.iter().flat_map(|m| m.inputs.clone()).collect();
+        inputs.sort_unstable();
+        inputs
+    }
+
+    /// What must hold of merges that run side by side: one writes each run,
+    /// and one reads each layer, which `is_there`.
+    fn fit(merges: &[Merging], is_there: impl Fn(u64) -> bool) -> Result<(), String> {
+        if merges.len() > MERGES_MAX {
+            return Err(format!("{} merges are under way", merges.len()));
+        }
+        if !merges.is_sorted_by(|a, b| a.run < b.run) {
+            return Err("merges under way are not in the order of their runs".into());
+        }
+        let inputs = Merging::inputs_of(merges);
+        if let Some(n) = inputs.iter().find(|n| !is_there(**n)) {
+            return Err(format!("layer {n} is being merged and not there"));
+        }
+        let twice = inputs.windows(2).find(|w| matches!(w, [a, b] if a == b));
+        match twice.and_then(|w| w.first()) {
+            Some(n) => Err(format!("layer {n} is being merged twice")),
+            None => Ok(()),
+        }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_varint(out, self.inputs.len() as u64);
+        for n in &self.inputs {
+            put_varint(out, *n);
+        }
+        put_varint(out, self.run);
+        put_varint(out, self.end.0);
+    }
+
+    /// One of so many inputs, whose number was read before.
+    fn decode(inputs: u64, d: &mut Dec<'_>) -> Option<Merging> {
+        let inputs: Option<Vec<u64>> = (0..inputs).map(|_| d.varint()).collect();
+        let mut inputs = inputs?;
+        inputs.sort_unstable();
+        Some(Merging {
+            inputs,
+            run: d.varint()?,
+            end: Lsn(d.varint()?),
+        })
     }
 }
 
@@ -76,7 +125,8 @@ pub(crate) struct Edit {
     pub(crate) resume: Resume,
     /// Where the history kept begins, once that is known.
     pub(crate) oldest: Option<Lsn>,
-    pub(crate) merging: Option<Merging>,
+    /// All merges that are under way then; see [`Manifest::merging_with`].
+    pub(crate) merging: Vec<Merging>,
 }
 
 /// The newest manifest.
@@ -93,7 +143,8 @@ pub(crate) struct Manifest {
     next_layer: u64,
     /// Oldest first: by run, then by number.
     pub(crate) layers: Vec<LayerMeta>,
-    pub(crate) merging: Option<Merging>,
+    /// By run.
+    pub(crate) merging: Vec<Merging>,
 }
 
 fn name_of(number: u64) -> String {
@@ -137,12 +188,9 @@ fn parse(raw: &[u8], branch: BranchId, number: u64) -> Result<Parsed, String> {
     if crc.flatten() != raw.get(..60).map(crc32c::crc32c) {
         return Err("its header fails its CRC-32C".into());
     }
-    let version = d.u16();
-    if version != Some(VERSION) {
-        return Err(format!(
-            "format version {} is not known",
-            version.unwrap_or(0)
-        ));
+    let version = d.u16().unwrap_or(0);
+    if version != VERSION && version != VERSION_MERGES {
+        return Err(format!("format version {version} is not known"));
     }
     let kind = d.u8();
     d.take(5);
@@ -157,10 +205,12 @@ fn parse(raw: &[u8], branch: BranchId, number: u64) -> Result<Parsed, String> {
         return Err("its body fails its CRC-32C".into());
     }
     let snapshot = kind == Some(0);
-    parse_body(body, snapshot).ok_or_else(|| "its body is malformed".into())
+    let many = version == VERSION_MERGES;
+    parse_body(body, snapshot, many).ok_or_else(|| "its body is malformed".into())
 }
 
-fn parse_body(body: &[u8], snapshot: bool) -> Option<Parsed> {
+/// With `many` there may be several merges.
+fn parse_body(body: &[u8], snapshot: bool, many: bool) -> Option<Parsed> {
     let mut d = Dec(body);
     let writer = d.u128()?;
     let flags = d.u8()?;
@@ -197,16 +247,10 @@ fn parse_body(body: &[u8], snapshot: bool) -> Option<Parsed> {
     for _ in 0..d.varint()? {
         edit.add.push(LayerMeta::decode(&mut d)?);
     }
-    let mut inputs = Vec::new();
-    for _ in 0..d.varint()? {
-        inputs.push(d.varint()?);
-    }
-    if !inputs.is_empty() {
-        edit.merging = Some(Merging {
-            inputs,
-            run: d.varint()?,
-            end: Lsn(d.varint()?),
-        });
+    let mut inputs = d.varint()?;
+    while inputs > 0 {
+        edit.merging.push(Merging::decode(inputs, &mut d)?);
+        inputs = if many { d.varint()? } else { 0 };
     }
     d.is_empty().then_some(Parsed {
         snapshot,
@@ -248,18 +292,17 @@ fn render(m: &Manifest, edit: Option<&Edit>) -> Vec<u8> {
     for l in add {
         l.encode(&mut body);
     }
-    let inputs = Merging::inputs_of(&m.merging);
-    put_varint(&mut body, inputs.len() as u64);
-    for n in inputs {
-        put_varint(&mut body, *n);
+    for job in &m.merging {
+        job.encode(&mut body);
     }
-    if let Some(job) = &m.merging {
-        put_varint(&mut body, job.run);
-        put_varint(&mut body, job.end.0);
+    let many = m.merging.len() > 1;
+    if many || m.merging.is_empty() {
+        put_varint(&mut body, 0);
     }
+    let version = if many { VERSION_MERGES } else { VERSION };
     let mut out = vec![0u8; HEADER];
     out[..8].copy_from_slice(MAGIC);
-    out[8..10].copy_from_slice(&VERSION.to_le_bytes());
+    out[8..10].copy_from_slice(&version.to_le_bytes());
     out[10] = u8::from(edit.is_some());
     out[16..32].copy_from_slice(&m.branch.0.to_le_bytes());
     out[32..40].copy_from_slice(&m.number.to_le_bytes());
@@ -355,7 +398,7 @@ impl Manifest {
             oldest: None,
             next_layer: 1,
             layers: Vec::new(),
-            merging: None,
+            merging: Vec::new(),
         }
     }
 
@@ -453,6 +496,15 @@ impl Manifest {
                 tracing::warn!(branch = %self.branch, file = %name, error = %e, "leftover file not removed");
             }
         }
+    }
+
+    /// The merges under way when `rest` is what is left of the one that writes
+    /// `run`; that may have just begun.
+    pub(crate) fn merging_with(&self, run: u64, rest: Option<Merging>) -> Vec<Merging> {
+        let others = self.merging.iter().filter(|m| m.run != run);
+        let mut merging: Vec<Merging> = others.cloned().chain(rest).collect();
+        merging.sort_by_key(|m| m.run);
+        merging
     }
 
     /// A number for a layer, never given out before.
@@ -553,6 +605,7 @@ impl Manifest {
         if let Some(n) = changed.into_iter().find(|n| !known(n)) {
             return Err(format!("layer {n} is changed and not there"));
         }
+        Merging::fit(&edit.merging, |n| known(&n) && !edit.remove.contains(&n))?;
         if edit.oldest < self.oldest {
             return Err(format!(
                 "the history kept begins at {:?}, and would at {:?}",

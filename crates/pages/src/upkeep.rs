@@ -1,16 +1,20 @@
 //! What a store does by itself: flushes old open layers, merges, folds.
 //!
 //! One thread looks at all branches in turn and does no work that can wait for
-//! a disk: each piece of it is a thread's, a few at a time. So a branch whose
-//! layers or manifest the store refuses holds up nobody:
+//! a disk: each piece of it is a thread's, a few at a time. A branch gets a
+//! thread before any gets a second one; when no other waits, merges of one
+//! branch run side by side. So a branch whose layers or manifest the store
+//! refuses holds up nobody:
 //!
 //! - while it waits for its manifest to be written, it counts for nothing in
-//!   how many may work;
-//! - what failed comes back later, after a pause that doubles, and of branches
-//!   that failed only one is tried at a time, beside those that work.
+//!   how many may work, and gets no second thread;
+//! - a merge that failed comes back later, after a pause that doubles, and of
+//!   what failed only one is tried at a time, beside those that work.
 
 use crate::api::StoreError;
 use crate::branch::{Branch, Shared};
+use crate::compact::jobs::Which;
+use crate::compact::{Did, Errand};
 use crate::flush::Fault;
 use crate::scrub::background::Background;
 use crate::store::Store;
@@ -27,27 +31,80 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// A branch that has not changed is looked at so often: its horizon moves on.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// Branches that work at a time.
+/// Threads that work at a time, for all branches.
 const WORKERS: std::ops::RangeInclusive<usize> = 2..=8;
+
+/// A pause after a failure, which doubles with each.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Backoff(Option<(Duration, Instant)>);
+
+impl Backoff {
+    pub(crate) fn failed(&mut self) {
+        let pause = self.0.map_or(PAUSE_MIN, |(p, _)| (p * 2).min(PAUSE_MAX));
+        self.0 = Some((pause, Instant::now() + pause));
+    }
+
+    /// To try again makes little sense.
+    pub(crate) fn failed_for_long(&mut self) {
+        self.0 = Some((PAUSE_MAX, Instant::now() + PAUSE_MAX));
+    }
+
+    pub(crate) fn succeeded(&mut self) {
+        self.0 = None;
+    }
+
+    pub(crate) fn is_failing(&self) -> bool {
+        self.0.is_some()
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.is_none_or(|(_, until)| Instant::now() >= until)
+    }
+}
 
 /// How a turn of a branch ended.
 enum Outcome {
-    /// A piece was done, and there may be more.
+    /// A piece was done, or failed and is put off; there may be more.
     Busy,
     /// There is nothing to do.
     Idle,
-    /// It failed, and it makes sense to try again.
+    /// It could not be told what there is to do, or files not be removed; it
+    /// makes sense to try again.
     Failed,
     /// The branch stops, or can do nothing any more.
     Over,
 }
 
+/// What a thread that works for a branch tells of.
+enum Event {
+    /// It knows what to do.
+    Begun(Which),
+    Ended {
+        /// It never began.
+        looked: bool,
+        outcome: Outcome,
+        errand: Errand,
+        /// How much had changed when it looked.
+        seen: u64,
+    },
+}
+
+/// Threads of one kind at work.
+#[derive(Clone, Copy, Debug, Default)]
+struct Threads {
+    working: usize,
+    /// One of them does not know yet what to do: no other begins.
+    looking: bool,
+}
+
 /// What is known of a branch from turn to turn.
 struct Turn {
-    /// A thread works for it.
-    running: bool,
-    /// After a failure: how long it pauses.
-    pause: Option<Duration>,
+    /// At what did not fail last.
+    sound: Threads,
+    /// At what did.
+    troubled: Threads,
+    /// To look for what there is to do failed.
+    backoff: Backoff,
     not_before: Instant,
     /// How much had changed when there was nothing to do.
     idle_at: Option<u64>,
@@ -94,131 +151,230 @@ fn scrub(store: &Weak<Store>) {
 fn run(store: &Weak<Store>) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = (cores / 2).clamp(*WORKERS.start(), *WORKERS.end());
+    // Further threads of a branch leave one to whoever comes next, where there
+    // are more than two.
+    let workers_more = workers.max(3) - 1;
     let (end, ended) = sync_channel(64);
     let mut turns: HashMap<BranchId, Turn> = HashMap::new();
-    // Whose turn it is: where the last round stopped.
-    let mut first = 0;
+    // Whose turn it is: for a thread, for one more, for what failed before.
+    let (mut first, mut first_more, mut first_troubled) = (0, 0, 0);
     while let Some(branches) = store.upgrade().map(|s| s.live()) {
-        turns.retain(|id, turn| turn.running || branches.iter().any(|b| b.id == *id));
+        turns.retain(|id, turn| turn.is_running() || branches.iter().any(|b| b.id == *id));
         for branch in branches.iter().filter(|b| !b.stopped()) {
             branch.flush_when_old();
         }
-        for n in 0..branches.len() {
-            let at = (first + n) % branches.len();
+        let (mut sound, mut troubled) = working(&turns, &branches);
+        let mut waits = false;
+        for at in from(first, branches.len()) {
             let Some(branch) = branches.get(at).filter(|b| !b.stopped()) else {
                 continue;
             };
-            if !turns.get(&branch.id).is_none_or(|t| t.is_due(branch)) {
-                continue;
-            }
-            let troubled = turns.get(&branch.id).is_some_and(|t| t.pause.is_some());
-            if !has_worker(&turns, &branches, workers, troubled) {
-                first = if troubled { first } else { at };
-                continue;
-            }
             let turn = turns.entry(branch.id).or_insert_with(Turn::new);
-            turn.begin(branch, &end);
+            if turn.sound.working == 0 && turn.is_due(branch, Which::Sound) {
+                if sound < workers {
+                    turn.begin(branch, Which::Sound, &end);
+                    sound += 1;
+                } else if !waits {
+                    (first, waits) = (at, true);
+                }
+            }
+        }
+        for at in from(first_troubled, branches.len()) {
+            let Some(branch) = branches.get(at).filter(|b| !b.stopped()) else {
+                continue;
+            };
+            if let Some(turn) = turns.get_mut(&branch.id)
+                && troubled + turn.troubled.working == 0
+                && turn.is_due(branch, Which::Failed)
+            {
+                turn.begin(branch, Which::Failed, &end);
+                troubled += 1;
+                first_troubled = at + 1;
+            }
+        }
+        for at in from(first_more, branches.len()) {
+            if waits || sound >= workers_more {
+                break;
+            }
+            let Some(branch) = branches.get(at).filter(|b| !b.stopped()) else {
+                continue;
+            };
+            if let Some(turn) = turns.get_mut(&branch.id)
+                && !branch.publish_fails.load(Ordering::Acquire)
+                && turn.sound.working > 0
+                && turn.is_due(branch, Which::Sound)
+            {
+                turn.begin(branch, Which::Sound, &end);
+                sound += 1;
+                first_more = at + 1;
+            }
         }
         // Whoever closes the store must not wait for this thread's hold on it.
         drop(branches);
-        take_ended(&mut turns, &ended);
+        take_events(&mut turns, &ended);
     }
 }
 
-/// Waits for a turn to end, and takes note of all that have.
-fn take_ended(turns: &mut HashMap<BranchId, Turn>, ended: &Receiver<(BranchId, Outcome, u64)>) {
-    let mut next = ended.recv_timeout(TICK);
+/// All of so many, beginning with the `first`.
+fn from(first: usize, many: usize) -> impl Iterator<Item = usize> {
+    (0..many).map(move |n| (first + n) % many)
+}
+
+/// Waits for something to happen, and takes note of all that has.
+fn take_events(turns: &mut HashMap<BranchId, Turn>, events: &Receiver<(BranchId, Event)>) {
+    let mut next = events.recv_timeout(TICK);
     loop {
         match next {
-            Ok((id, outcome, seen)) => {
+            Ok((id, event)) => {
                 if let Some(turn) = turns.get_mut(&id) {
-                    turn.end(outcome, seen);
+                    turn.take(event);
                 }
             }
             // It cannot be cut off: this thread has a sender, too.
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
         }
-        next = ended.recv_timeout(Duration::ZERO);
+        next = events.recv_timeout(Duration::ZERO);
     }
 }
 
-/// Whether one more may work. Those that failed before have one thread for all
-/// of them; who waits for its manifest takes nothing from others.
-fn has_worker(
-    turns: &HashMap<BranchId, Turn>,
-    branches: &[Arc<Shared>],
-    workers: usize,
-    troubled: bool,
-) -> bool {
+/// Threads at work at what did not fail last, and at what did. Those that wait
+/// for a manifest take nothing from others.
+fn working(turns: &HashMap<BranchId, Turn>, branches: &[Arc<Shared>]) -> (usize, usize) {
     let waits = |id: &BranchId| {
         let branch = branches.iter().find(|b| b.id == *id);
         branch.is_none_or(|b| b.publish_fails.load(Ordering::Acquire))
     };
-    let working = turns.iter().filter(|(id, t)| t.running && !waits(id));
-    let alike = working.filter(|(_, t)| t.pause.is_some() == troubled);
-    alike.count() < if troubled { 1 } else { workers }
+    let counted = || turns.iter().filter(|(id, _)| !waits(id));
+    let sound = counted().map(|(_, t)| t.sound.working).sum();
+    (sound, counted().map(|(_, t)| t.troubled.working).sum())
 }
 
 impl Turn {
     fn new() -> Turn {
         Turn {
-            running: false,
-            pause: None,
+            sound: Threads::default(),
+            troubled: Threads::default(),
+            backoff: Backoff::default(),
             not_before: Instant::now(),
             idle_at: None,
         }
     }
 
-    fn is_due(&self, branch: &Shared) -> bool {
-        if self.running {
-            return false;
-        }
-        // One that had nothing to do is due as soon as something changes.
-        Instant::now() >= self.not_before || self.idle_at.is_some_and(|at| at != branch.changes())
+    fn is_running(&self) -> bool {
+        self.sound.working + self.troubled.working > 0
     }
 
-    fn begin(&mut self, branch: &Arc<Shared>, end: &SyncSender<(BranchId, Outcome, u64)>) {
-        let (branch, end, id) = (Arc::clone(branch), end.clone(), branch.id);
-        self.running = true;
+    fn threads(&mut self, which: Which) -> &mut Threads {
+        match which {
+            Which::Failed => &mut self.troubled,
+            Which::Any | Which::Sound => &mut self.sound,
+        }
+    }
+
+    /// Whether there may be something to do for one more thread.
+    fn is_due(&self, branch: &Shared, which: Which) -> bool {
+        let looking = match which {
+            Which::Failed => self.troubled.looking,
+            Which::Any | Which::Sound => self.sound.looking,
+        };
+        let goes_on = || branch.jobs.has(which) && branch.ancestor_behind().is_none();
+        !looking && (self.may_plan(branch, which) || goes_on())
+    }
+
+    /// Whether there may be a merge to begin.
+    fn may_plan(&self, branch: &Shared, which: Which) -> bool {
+        // One that had nothing to do is due as soon as something changes.
+        let due = || {
+            Instant::now() >= self.not_before
+                || self.idle_at.is_some_and(|at| at != branch.changes())
+        };
+        self.backoff.is_failing() == (which == Which::Failed) && self.backoff.is_over() && due()
+    }
+
+    fn begin(
+        &mut self,
+        branch: &Arc<Shared>,
+        which: Which,
+        events: &SyncSender<(BranchId, Event)>,
+    ) {
+        let plan = self.may_plan(branch, which);
+        let errand = Errand { plan, which };
+        let threads = self.threads(which);
+        threads.working += 1;
+        threads.looking = true;
+        let (branch, events, id) = (Arc::clone(branch), events.clone(), branch.id);
         let started = start("pages-merge", move || {
             let seen = branch.changes();
-            let outcome = turn(&branch);
+            let mut looked = true;
+            let outcome = turn(&branch, errand, || {
+                looked = false;
+                // No receiver: the store is gone.
+                let _ = events.send((id, Event::Begun(which)));
+            });
             // Before the turn is over for others: they may close the store.
             drop(branch);
-            // No receiver: the store is gone.
-            let _ = end.send((id, outcome, seen));
+            let ended = Event::Ended {
+                looked,
+                outcome,
+                errand,
+                seen,
+            };
+            let _ = events.send((id, ended));
         });
         if let Err(error) = started {
             tracing::error!(branch = %id, %error, "no thread for upkeep");
-            self.end(Outcome::Failed, 0);
+            self.take(Event::Ended {
+                looked: true,
+                outcome: Outcome::Failed,
+                errand,
+                seen: 0,
+            });
         }
     }
 
-    fn end(&mut self, outcome: Outcome, seen: u64) {
-        self.running = false;
+    fn take(&mut self, event: Event) {
+        let (looked, outcome, errand, seen) = match event {
+            Event::Begun(which) => {
+                self.threads(which).looking = false;
+                return;
+            }
+            Event::Ended {
+                looked,
+                outcome,
+                errand,
+                seen,
+            } => (looked, outcome, errand, seen),
+        };
+        let threads = self.threads(errand.which);
+        threads.working = threads.working.saturating_sub(1);
+        threads.looking &= !looked;
+        if matches!(outcome, Outcome::Idle) && !errand.plan {
+            // Another took what there was to go on with.
+            return;
+        }
         self.idle_at = None;
         self.not_before = Instant::now();
         match outcome {
-            Outcome::Busy => self.pause = None,
+            Outcome::Busy => {}
             Outcome::Idle => {
-                self.pause = None;
                 self.idle_at = Some(seen);
                 self.not_before += LOOK_EVERY;
             }
-            Outcome::Failed => {
-                let pause = self.pause.map_or(PAUSE_MIN, |p| (p * 2).min(PAUSE_MAX));
-                self.pause = Some(pause);
-                self.not_before += pause;
-            }
+            Outcome::Failed => self.backoff.failed(),
             Outcome::Over => self.not_before += PAUSE_MAX,
+        }
+        if errand.plan && matches!(outcome, Outcome::Busy | Outcome::Idle) {
+            self.backoff.succeeded();
         }
     }
 }
 
-/// One piece of work.
-fn turn(branch: &Shared) -> Outcome {
-    branch.look();
-    let outcome = merge_piece(branch);
+/// One piece of work. `begun` is called once it is known which.
+fn turn(branch: &Shared, errand: Errand, begun: impl FnOnce()) -> Outcome {
+    if errand.plan {
+        branch.look();
+    }
+    let outcome = merge_piece(branch, errand, begun);
     match (remove_left(branch), outcome) {
         // What could not be removed is tried again after a pause.
         (false, Outcome::Idle) => Outcome::Failed,
@@ -226,31 +382,40 @@ fn turn(branch: &Shared) -> Outcome {
     }
 }
 
-fn merge_piece(branch: &Shared) -> Outcome {
-    let why = match branch.compact() {
-        Ok(busy) => {
-            branch.health.merge.succeeded();
-            return if busy { Outcome::Busy } else { Outcome::Idle };
+fn merge_piece(branch: &Shared, errand: Errand, begun: impl FnOnce()) -> Outcome {
+    let (fault, again, outcome) = match branch.compact(errand, begun) {
+        Ok(Did::Failed { fault, again }) => (fault, again, Outcome::Busy),
+        Ok(did) => {
+            if errand.plan && !branch.jobs.is_failing() {
+                branch.health.merge.succeeded();
+            }
+            return match did {
+                Did::Nothing => Outcome::Idle,
+                _ => Outcome::Busy,
+            };
         }
-        Err(Fault::Stopped) => return Outcome::Over,
-        Err(Fault::Dead(why)) => {
+        Err(fault) => (fault, branch.health.merge.is_failing(), Outcome::Failed),
+    };
+    let why = match fault {
+        Fault::Stopped => return Outcome::Over,
+        Fault::Dead(why) => {
             branch.fail(format!("merge of layers: {why}"));
             return Outcome::Over;
         }
-        Err(Fault::Again(why) | Fault::Stuck(why)) => why,
+        Fault::Again(why) | Fault::Stuck(why) => why,
     };
     branch.stats.merge_failures.add(1);
-    if !branch.health.merge.is_failing() {
+    if !again {
         tracing::error!(branch = %branch.id, error = %why, "layers could not be merged; trying again");
     }
     branch.merge_failed(&why);
-    Outcome::Failed
+    outcome
 }
 
 /// Removes the files of layers that were merged and that nobody reads any more.
 /// False when the store did not let it.
 fn remove_left(branch: &Shared) -> bool {
-    let removed = branch.remove_left();
+    let removed = branch.try_remove_left();
     let failed_before = branch
         .removal_fails
         .swap(removed.is_err(), Ordering::AcqRel);
@@ -264,20 +429,32 @@ fn remove_left(branch: &Shared) -> bool {
 
 impl Branch {
     /// Merges and folds until nothing is left to do, and removes what nobody
-    /// needs any more. Blocking.
+    /// needs any more. It waits for what upkeep, or another caller, is at.
+    /// Blocking.
     ///
     /// # Errors
     /// What went wrong, in words; nothing is lost.
     pub fn compact_now(&self) -> Result<(), String> {
+        let s = &*self.shared;
+        let errand = Errand {
+            plan: true,
+            which: Which::Any,
+        };
         loop {
-            match self.shared.compact() {
-                Ok(true) => {}
-                Ok(false) | Err(Fault::Stopped) => {
+            let seen = s.jobs.ended();
+            match s.compact(errand, || {}) {
+                Ok(Did::Piece) => {}
+                // What others do now may leave something to do.
+                Ok(Did::Nothing) if s.jobs.wait_for_others(seen, || s.stopped()) => {}
+                Ok(Did::Nothing) | Err(Fault::Stopped) => {
                     // What stays is tried again, at the latest by the next start.
-                    let _ = self.shared.remove_left();
+                    let _ = s.remove_left();
                     return Ok(());
                 }
-                Err(Fault::Dead(why) | Fault::Again(why) | Fault::Stuck(why)) => return Err(why),
+                Ok(Did::Failed { fault, .. }) | Err(fault) => match fault {
+                    Fault::Stopped => return Ok(()),
+                    Fault::Dead(why) | Fault::Again(why) | Fault::Stuck(why) => return Err(why),
+                },
             }
         }
     }

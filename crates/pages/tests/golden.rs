@@ -1,22 +1,39 @@
-//! A branch written by this format version, kept for ever: it must stay
+//! Branches written by these format versions, kept for ever: they must stay
 //! readable, and be laid out as docs/formats says.
 //!
-//! `XYLEM_WRITE_GOLDEN=1 cargo test -p xylem-pages --test golden` writes it
-//! anew, for a new format version beside the old one.
+//! `XYLEM_WRITE_GOLDEN=v4 cargo test -p xylem-pages --test golden` writes those
+//! of a version anew; a new format version stands beside the old ones.
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
+use common::gate::Gate;
 use common::redo::{after, mtr};
-use common::{BRANCH, MemLog, branch_dir, catch_up, open, small};
+use common::{BRANCH, MemLog, branch_dir, catch_up, hooked, merging, open, small, wait_until};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use xylem_pages::{Branch, ReadAt};
+use std::sync::Arc;
+use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{FileOp, Lsn, PageId};
+use xylem_wal::Log;
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v3")
+fn golden(version: &str) -> PathBuf {
+    let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    all.join(version)
+}
+
+/// The golden files of a version; before that written anew, if that was asked
+/// for.
+fn golden_or_new(version: &str, write: impl FnOnce(&Path)) -> PathBuf {
+    let at = golden(version);
+    if std::env::var("XYLEM_WRITE_GOLDEN").is_ok_and(|v| v == version) {
+        let temp = tempfile::tempdir().unwrap();
+        write(temp.path());
+        let _ = std::fs::remove_dir_all(&at);
+        common::copy_dir(temp.path(), &at);
+    }
+    at
 }
 
 /// The history in the golden files: feeds `log`, flushes twice.
@@ -113,13 +130,7 @@ fn check(branch: &Branch) {
 
 #[test]
 fn the_golden_branch_reads_as_ever() {
-    let at = golden();
-    if std::env::var_os("XYLEM_WRITE_GOLDEN").is_some() {
-        let temp = tempfile::tempdir().unwrap();
-        write(temp.path());
-        let _ = std::fs::remove_dir_all(&at);
-        common::copy_dir(temp.path(), &at);
-    }
+    let at = golden_or_new("v3", write);
     let temp = tempfile::tempdir().unwrap();
     common::copy_dir(&at, temp.path());
     // Nothing is left in the log: all must come from the files.
@@ -146,7 +157,7 @@ fn u32_at(b: &[u8], at: usize) -> u32 {
 #[test]
 fn the_golden_files_are_laid_out_as_documented() {
     let (mut layers, mut manifests) = (0, 0);
-    for entry in std::fs::read_dir(branch_dir(&golden())).unwrap() {
+    for entry in std::fs::read_dir(branch_dir(&golden("v3"))).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         let b = std::fs::read(&path).unwrap();
@@ -199,4 +210,117 @@ fn the_golden_files_are_laid_out_as_documented() {
         }
     }
     assert_eq!((layers, manifests), (4, 4));
+}
+
+/// Flushes of the branch of which layers are being merged; each writes pages 1
+/// to 4.
+const FLUSHES: u8 = 18;
+
+/// The mtrs of each flush, and where they end.
+fn flushes() -> Vec<(Vec<Vec<u8>>, Lsn)> {
+    let flags = SpaceFlags::full_crc32_of(4096).unwrap().raw();
+    let mut lsn = Lsn::FIRST;
+    let each = (0..FLUSHES).map(|n| {
+        let mut mtrs = Vec::new();
+        if n == 0 {
+            mtrs.push(mtr(|m| {
+                m.create(9, "./db/t.ibd");
+            }));
+            mtrs.push(mtr(|m| {
+                m.header(9, 8, flags);
+            }));
+        }
+        mtrs.extend((1..=4).map(|page| {
+            mtr(|m| {
+                let id = PageId::new(9, page);
+                if n == 0 {
+                    m.init(id);
+                }
+                m.write(id, 100, &[n + 1, page as u8]);
+            })
+        }));
+        for bytes in &mtrs {
+            lsn = after(lsn, bytes);
+        }
+        (mtrs, lsn)
+    });
+    each.collect()
+}
+
+/// Two merges are under way, each with a piece of few keys behind it.
+fn write_merging(dir: &Path) {
+    let temp = tempfile::tempdir().unwrap();
+    let gate = Gate::default();
+    let config = StoreConfig {
+        merged_layer_bytes: 128,
+        ..small()
+    };
+    let store = Store::open(config, hooked(temp.path(), gate.hook())).unwrap();
+    store.start_ingest();
+    let log = MemLog::new();
+    let shared = Arc::clone(&log) as Arc<dyn Log>;
+    let branch = Branch::open(store, BRANCH, shared, None).unwrap();
+    // Gone before the branch, which waits for its merges.
+    let gate = gate;
+    log.epoch(Lsn::FIRST);
+    let mut lsn = Lsn::FIRST;
+    let mut merges = Vec::new();
+    for (n, (mtrs, _)) in flushes().into_iter().enumerate() {
+        for bytes in mtrs {
+            log.redo(lsn, &bytes);
+            lsn = after(lsn, &bytes);
+        }
+        catch_up(&branch, &log);
+        branch.flush_now();
+        if n % 9 == 8 {
+            let name = format!("merge {n}");
+            gate.close(&name, 1);
+            let branch = Arc::clone(&branch);
+            let thread = std::thread::Builder::new().name(name.clone());
+            merges.push(thread.spawn(move || branch.compact_now()).unwrap());
+            wait_until("a merge is under way", || gate.holds(&name));
+        }
+    }
+    common::copy_dir(temp.path(), dir);
+    gate.open();
+    for merge in merges {
+        merge.join().unwrap().unwrap();
+    }
+}
+
+fn check_merging(branch: &Branch) {
+    for (n, (_, lsn)) in flushes().into_iter().enumerate() {
+        for page in 1..=4 {
+            let got = branch.get_page(PageId::new(9, page), ReadAt::Lsn(lsn));
+            let got = got.unwrap().bytes;
+            assert_eq!(got[100..102], [n as u8 + 1, page as u8], "at {lsn}");
+        }
+    }
+}
+
+#[test]
+fn the_golden_merges_go_on_as_ever() {
+    let at = golden_or_new("v4", write_merging);
+    let (version, inputs) = merging(&at);
+    assert_eq!(version, 4);
+    assert!(inputs.len() >= 8, "{inputs:?}");
+    let temp = tempfile::tempdir().unwrap();
+    common::copy_dir(&at, temp.path());
+    let branch = open(small(), temp.path(), &MemLog::new());
+    assert_eq!(merging(temp.path()), (4, inputs));
+    check_merging(&branch);
+    branch.compact_now().unwrap();
+    assert!(branch.stats().merges >= 2);
+    assert_eq!(merging(temp.path()), (3, Vec::new()));
+    check_merging(&branch);
+    drop(branch);
+    common::care::clean(temp.path());
+}
+
+#[test]
+fn merges_under_way_are_written_the_same_today() {
+    let temp = tempfile::tempdir().unwrap();
+    write_merging(temp.path());
+    assert_eq!(merging(temp.path()).0, 4);
+    check_merging(&open(small(), temp.path(), &MemLog::new()));
 }

@@ -534,14 +534,15 @@ impl Drop for Ended<'_> {
 }
 
 /// Merges go on all the time, beside everything else.
-#[test]
-fn merges_in_the_background() {
-    for seed in 30..32 {
-        let mut world = World::new(seed, Dirs::new(0), |c| c.open_layer_bytes = 8 << 10);
-        let shown: Arc<Mutex<Vec<Arc<Branch>>>> = Arc::default();
-        let done = Done(AtomicBool::new(false));
-        std::thread::scope(|s| {
-            s.spawn(|| {
+fn in_the_background(seed: u64, threads: usize, configure: impl Fn(&mut StoreConfig)) {
+    let mut world = World::new(seed, Dirs::new(0), configure);
+    // To each thread.
+    let shown: Vec<Mutex<Vec<Arc<Branch>>>> = (0..threads).map(|_| Mutex::default()).collect();
+    let done = Done(AtomicBool::new(false));
+    std::thread::scope(|s| {
+        for shown in &shown {
+            let done = &done;
+            s.spawn(move || {
                 while !done.0.load(Ordering::Acquire) {
                     let branches = std::mem::take(&mut *shown.lock());
                     for branch in branches {
@@ -550,18 +551,38 @@ fn merges_in_the_background() {
                     std::thread::yield_now();
                 }
             });
-            let ended = Ended(&done);
-            for step in 0..3000 {
-                if step % 10 == 0 {
+        }
+        let ended = Ended(&done);
+        for step in 0..3000 {
+            if step % 10 == 0 {
+                for shown in &shown {
                     let branches = world.lines.values().map(|l| Arc::clone(&l.branch));
                     *shown.lock() = branches.collect();
                 }
-                // A restart or removal waits for its branches.
-                world.step();
             }
-            drop(ended);
+            // A restart or removal waits for its branches.
+            world.step();
+        }
+        drop(ended);
+    });
+    world.check_all(5);
+}
+
+#[test]
+fn merges_in_the_background() {
+    for seed in 30..32 {
+        in_the_background(seed, 1, |c| c.open_layer_bytes = 8 << 10);
+    }
+}
+
+/// Several of one branch at a time.
+#[test]
+fn merges_side_by_side_in_the_background() {
+    for seed in 32..35 {
+        in_the_background(seed, 3, |c| {
+            c.open_layer_bytes = 8 << 10;
+            c.merged_layer_bytes = 8 << 10;
         });
-        world.check_all(5);
     }
 }
 

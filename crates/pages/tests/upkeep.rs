@@ -4,8 +4,8 @@
 
 mod common;
 
-use common::redo::{MtrBuilder, after, mtr};
-use common::{BRANCH, MemLog, catch_up, place};
+use common::writer::Writer;
+use common::{BRANCH, MemLog, catch_up, place, wait_until};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -14,14 +14,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use xylem_pages::files::{FileReader, FileWriter, Files, LocalFiles, Place, Put, Step};
 use xylem_pages::{Branch, Clock, ReadAt, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
-use xylem_types::{BranchId, Lsn, PageId};
+use xylem_types::{BranchId, PageId};
 use xylem_wal::Log;
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What fails in a branch's folder.
 #[derive(Clone, Default)]
@@ -100,87 +98,6 @@ impl Files for FailingFiles {
     }
 }
 
-/// Writes a branch's redo.
-struct Writer {
-    log: Arc<MemLog>,
-    lsn: Lsn,
-    frame: Vec<u8>,
-    n: u32,
-}
-
-impl Writer {
-    fn new() -> Writer {
-        Writer::with(MemLog::new())
-    }
-
-    fn with(log: Arc<MemLog>) -> Writer {
-        log.epoch(Lsn::FIRST);
-        let (lsn, frame) = (Lsn::FIRST, Vec::new());
-        Writer {
-            log,
-            lsn,
-            frame,
-            n: 0,
-        }
-    }
-
-    fn mtr(&mut self, build: impl FnOnce(&mut MtrBuilder)) {
-        self.frame.extend(mtr(build));
-        if self.frame.len() > 100_000 {
-            self.send();
-        }
-    }
-
-    fn send(&mut self) {
-        if !self.frame.is_empty() {
-            self.log.redo(self.lsn, &self.frame);
-            self.lsn = after(self.lsn, &self.frame);
-            self.frame.clear();
-        }
-    }
-
-    /// A table of `pages` pages, all initialised.
-    fn table(&mut self, pages: u32) {
-        let flags = SpaceFlags::full_crc32_of(16384).unwrap().raw();
-        self.mtr(|m| {
-            m.create(5, "./db/t.ibd");
-        });
-        self.mtr(|m| {
-            m.header(5, pages, flags);
-        });
-        for page in 1..pages {
-            self.mtr(|m| {
-                m.init(PageId::new(5, page));
-            });
-        }
-        self.send();
-    }
-
-    /// About so many bytes of redo for pages 1 to 63; each page has the number
-    /// of its last change at byte 200.
-    fn write(&mut self, bytes: u64) {
-        let end = self.lsn.0 + bytes;
-        while self.lsn.0 + (self.frame.len() as u64) < end {
-            self.n += 1;
-            let n = self.n;
-            let mut data = [n as u8; 300];
-            data[..4].copy_from_slice(&n.to_be_bytes());
-            self.mtr(|m| {
-                m.write(PageId::new(5, 1 + n % 63), 200, &data);
-            });
-        }
-        self.send();
-    }
-
-    fn check(&self, branch: &Branch) {
-        for n in self.n.saturating_sub(62).max(1)..=self.n {
-            let page = PageId::new(5, 1 + n % 63);
-            let got = branch.get_page(page, ReadAt::Newest).unwrap();
-            assert_eq!(got.bytes[200..204], n.to_be_bytes(), "{page}");
-        }
-    }
-}
-
 fn open(store: &Arc<Store>, id: BranchId, writer: &Writer) -> Arc<Branch> {
     let log = Arc::clone(&writer.log) as Arc<dyn Log>;
     Branch::open(Arc::clone(store), id, log, None).unwrap()
@@ -192,15 +109,6 @@ fn config() -> StoreConfig {
         open_layer_bytes: 512 << 10,
         merged_layer_bytes: 256 << 10,
         ..StoreConfig::default()
-    }
-}
-
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !done() {
-        assert!(begin.elapsed() < PATIENCE, "{what}");
-        #[allow(clippy::disallowed_methods, reason = "other threads work")]
-        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

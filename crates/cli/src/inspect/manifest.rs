@@ -46,7 +46,7 @@ pub struct ManifestReport {
     pub removed: Vec<u64>,
     /// Layers whose first key that counts becomes another.
     pub narrowed: Vec<(u64, String)>,
-    /// Layers that a merge under way reads.
+    /// Layers that merges under way read.
     pub merging: Vec<u64>,
 }
 
@@ -280,7 +280,7 @@ pub fn text(report: &ManifestsReport) -> String {
             let _ = writeln!(out, "  layer {n} counts from {key} on");
         }
         if !m.merging.is_empty() {
-            let _ = writeln!(out, "  a merge reads layers {}", numbers(&m.merging));
+            let _ = writeln!(out, "  merges read layers {}", numbers(&m.merging));
         }
         if !m.added.is_empty() {
             let _ = writeln!(out, "{}", layer_table(&m.added));

@@ -1,42 +1,39 @@
 //! What waits to be merged.
 
-use super::{RUNS_MAX, RUNS_NEW, Shared};
-use crate::branch::Branch;
-use crate::health::PATIENCE;
+use super::plan::{RUNS_MAX, RUNS_NEW, is_bottom};
+use crate::branch::{Branch, Shared};
 use std::collections::HashSet;
 use xylem_types::Lsn;
 
 /// What a branch's layers owe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Debt {
-    /// Bytes of the layers that the merge under way, or the next one, reads.
+    /// Bytes of the layers that the merges under way, and the next one, read.
     pub(crate) bytes: u64,
-    /// That merge folds what is before this.
+    /// One of them folds history.
     pub(crate) folds: bool,
 }
 
 impl Shared {
-    /// What waits to be merged; none while a manifest is being written, which
-    /// may take as long as a disk is full. Blocking: it looks for the horizon.
-    pub(crate) fn debt(&self) -> Option<Debt> {
-        let merging = self.manifest.try_lock_for(PATIENCE)?.merging.clone();
-        let Some(plan) = self.plan(merging).ok()? else {
-            return Some(Debt::default());
-        };
+    /// What waits to be merged. Blocking: it looks for the horizon.
+    pub(crate) fn debt(&self) -> Debt {
+        if self.ancestor_behind().is_some() {
+            return Debt::default();
+        }
+        let mut merges = self.jobs.all();
+        merges.extend(self.next_merge(false).ok().flatten());
         let layers = self.layers();
-        let input: HashSet<u64> = plan.job.inputs.iter().copied().collect();
-        let inputs = layers
-            .files
-            .iter()
-            .filter(|f| input.contains(&f.meta.number));
-        Some(Debt {
-            bytes: inputs.map(|f| f.meta.bytes).sum(),
-            folds: plan.horizon.is_some(),
-        })
+        let read: HashSet<u64> = merges.iter().flat_map(|m| m.inputs.clone()).collect();
+        let inputs = layers.files.iter().map(|f| &f.meta);
+        let inputs = inputs.filter(|m| read.contains(&m.number));
+        Debt {
+            bytes: inputs.map(|m| m.bytes).sum(),
+            folds: merges.iter().any(|m| is_bottom(&layers.files, m)),
+        }
     }
 
     /// Bytes of the runs by which there are more than merges leave, and than
-    /// may come before one that is under way makes way.
+    /// may come before another begins beside those under way.
     pub(crate) fn behind(&self) -> u64 {
         let layers = self.layers();
         let rows = layers.files.rows();

@@ -139,13 +139,7 @@ impl Manifest {
                 return Err(format!("layer {} has a range that cannot be", l.name));
             }
         }
-        match Merging::inputs_of(&self.merging)
-            .iter()
-            .find(|n| !numbers.contains(n))
-        {
-            Some(n) => Err(format!("layer {n} is being merged and not there")),
-            None => Ok(()),
-        }
+        Merging::fit(&self.merging, |n| numbers.contains(&n))
     }
 }
 
@@ -161,7 +155,7 @@ pub(crate) fn info(raw: &[u8]) -> Result<ManifestInfo, String> {
     };
     let branch = BranchId(branch);
     let p = parse(raw, branch, number)?;
-    let inputs = Merging::inputs_of(&p.edit.merging).to_vec();
+    let inputs = Merging::inputs_of(&p.edit.merging);
     let layer = |l: &crate::layer::LayerMeta| LayerInfo::of(l, inputs.contains(&l.number));
     Ok(ManifestInfo {
         branch,

@@ -167,12 +167,12 @@ fn merges_narrow_and_take_the_place_of_what_they_read() {
         narrow: vec![(inputs[0], vec![1, 7]), (inputs[1], vec![1, 8])],
         resume: m.resume,
         oldest: Some(Lsn(50)),
-        merging: Some(job.clone()),
+        merging: vec![job.clone()],
         ..Edit::default()
     };
     m.publish(&files, part).unwrap();
     let read = Manifest::open(&files, BRANCH, 1).unwrap();
-    assert_eq!((&read.layers, &read.merging), (&m.layers, &Some(job)));
+    assert_eq!((&read.layers, &read.merging), (&m.layers, &vec![job]));
     let order: Vec<u64> = read.layers.iter().map(|l| l.number).collect();
     assert_eq!(order, [inputs[0], inputs[1], out, 3]);
     assert_eq!(read.layers[1].first_key, [1, 8]);
@@ -188,7 +188,82 @@ fn merges_narrow_and_take_the_place_of_what_they_read() {
     let oldest = Some(Lsn(50));
     m.publish(&files, Edit { oldest, ..end }).unwrap();
     let read = Manifest::open(&files, BRANCH, 1).unwrap();
-    assert_eq!((read.layers.len(), read.merging), (2, None));
+    assert_eq!((read.layers.len(), read.merging.len()), (2, 0));
+}
+
+/// The version that the newest manifest's file says it is.
+fn version(files: &dyn Files, m: &Manifest) -> u8 {
+    files.read(&name_of(m.number)).unwrap()[8]
+}
+
+#[test]
+fn several_merges_are_read_back_and_share_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = LocalFiles::open(dir.path(), None).unwrap();
+    let mut m = Manifest::open(&files, BRANCH, 1).unwrap();
+    for n in 1..=9 {
+        let e = edit(&files, &mut m, n);
+        m.publish(&files, e).unwrap();
+    }
+    let job = |inputs: std::ops::RangeInclusive<u64>| Merging {
+        run: *inputs.end(),
+        end: Lsn(100 + inputs.end()),
+        inputs: inputs.collect(),
+    };
+    let same = |m: &Manifest, merging| Edit {
+        resume: m.resume,
+        oldest: m.oldest,
+        merging,
+        ..Edit::default()
+    };
+    let refused = |m: &Manifest, merging| m.clone().publish(&files, same(m, merging)).unwrap_err();
+    let twice = refused(&m, vec![job(1..=3), job(3..=5)]).to_string();
+    assert!(twice.contains("twice"), "{twice}");
+    let order = refused(&m, vec![job(4..=5), job(1..=2)]).to_string();
+    assert!(order.contains("order"), "{order}");
+    let gone = refused(&m, vec![job(9..=10)]).to_string();
+    assert!(gone.contains("not there"), "{gone}");
+    let many = (1..=5).map(|n| job(n..=n)).collect();
+    let many = refused(&m, many).to_string();
+    assert!(many.contains("5 merges"), "{many}");
+
+    // Each piece changes its own merge only.
+    for (rest, now) in [
+        (job(1..=2), vec![job(1..=2)]),
+        (job(6..=8), vec![job(1..=2), job(6..=8)]),
+        (job(4..=4), vec![job(1..=2), job(4..=4), job(6..=8)]),
+    ] {
+        let merging = m.merging_with(rest.run, Some(rest.clone()));
+        assert_eq!(merging, now);
+        m.publish(&files, same(&m, merging)).unwrap();
+        let many = u8::from(now.len() > 1);
+        assert_eq!(version(&files, &m), 3 + many);
+        let read = Manifest::load(&files, BRANCH, m.number).unwrap();
+        assert_eq!(read.merging, now);
+        // In a snapshot, too.
+        let parsed = parse(&render(&m, None), BRANCH, m.number).unwrap();
+        assert_eq!(parsed.edit.merging, now);
+    }
+    // A server that knows one merge at most must not take the first for all.
+    let mut raw = render(&m, None);
+    raw[8] = 3;
+    let crc = crc32c::crc32c(&raw[..60]);
+    raw[60..64].copy_from_slice(&crc.to_le_bytes());
+    let error = parse(&raw, BRANCH, m.number).err().unwrap();
+    assert!(error.contains("malformed"), "{error}");
+
+    let mut ended = same(&m, m.merging_with(4, None));
+    ended.remove = vec![4];
+    m.publish(&files, ended).unwrap();
+    assert_eq!(m.merging, [job(1..=2), job(6..=8)]);
+    let mut early = same(&m, m.merging.clone());
+    early.remove = vec![7];
+    let early = m.publish(&files, early).unwrap_err().to_string();
+    assert!(early.contains("not there"), "{early}");
+    // Who takes the branch over goes on with all of them.
+    let read = Manifest::open(&files, BRANCH, 2).unwrap();
+    assert_eq!(read.merging, m.merging);
+    assert_eq!(version(&files, &read), 4);
 }
 
 #[test]

@@ -473,7 +473,7 @@ impl BranchCheck {
             return self.done();
         }
         let shared = self.shared();
-        let quiet = shared.as_ref().map(|s| s.upkeep.try_lock());
+        let quiet = shared.as_ref().map(|s| s.jobs.rest());
         let flushing = shared.as_ref().is_some_and(|s| s.has_frozen());
         if flushing || matches!(quiet, Some(None)) {
             return self.done();

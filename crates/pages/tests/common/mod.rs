@@ -3,14 +3,16 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::type_complexity)]
 
 pub mod care;
+pub mod gate;
 pub mod model;
 pub mod objects;
 pub mod redo;
+pub mod writer;
 
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use xylem_pages::files::{Hook, LocalPlace, Place};
 use xylem_pages::{Branch, Store, StoreConfig};
@@ -185,6 +187,16 @@ pub fn catch_up(branch: &Branch, log: &MemLog) {
     });
 }
 
+/// Waits until other threads have `done` it.
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !done() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{what}");
+        #[allow(clippy::disallowed_methods, reason = "other threads work")]
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 pub fn small() -> StoreConfig {
     StoreConfig {
         memory_bytes: 16 << 20,
@@ -209,6 +221,17 @@ pub fn hooked(dir: &std::path::Path, hook: Hook) -> Arc<dyn Place> {
 /// The folder of [`BRANCH`] in the place `dir`.
 pub fn branch_dir(dir: &std::path::Path) -> std::path::PathBuf {
     dir.join("branches").join(BRANCH.to_string())
+}
+
+/// What the newest manifest of [`BRANCH`] says: its version, and the layers
+/// that are being merged.
+pub fn merging(dir: &std::path::Path) -> (u8, Vec<u64>) {
+    let files = std::fs::read_dir(branch_dir(dir)).unwrap();
+    let files = files.map(|e| e.unwrap().path());
+    let manifests = files.filter(|p| p.extension().is_none());
+    let raw = std::fs::read(manifests.max().unwrap()).unwrap();
+    let info = xylem_pages::inspect::manifest(&raw).unwrap();
+    (raw[8], info.merging)
 }
 
 pub fn open(config: StoreConfig, dir: &std::path::Path, log: &Arc<MemLog>) -> Arc<Branch> {
