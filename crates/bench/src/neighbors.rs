@@ -68,6 +68,7 @@ fn idle_branches() -> Result<()> {
 }
 
 /// Milliseconds of CPU that the server takes in a second.
+#[expect(clippy::disallowed_methods, reason = "nothing is to happen")]
 fn idle_cpu(project: &Project) -> Result<f64> {
     std::thread::sleep(SETTLE);
     let pid = project.json(&["status"])?["server"]["pid"].as_i64();

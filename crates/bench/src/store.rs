@@ -1,7 +1,7 @@
 //! The page store by itself, without MariaDB: what must not depend on how
 //! large a database is, how many layers it has, or how another branch does.
 
-#[path = "../../pages/tests/common/redo.rs"]
+#[path = "../../pages/tests/it/common/redo.rs"]
 #[allow(dead_code, clippy::cast_possible_truncation, reason = "the tests' own")]
 mod redo;
 
@@ -220,6 +220,7 @@ fn beside(fails: bool) -> Result<f64> {
 
 /// Waits until the branch has ingested nothing for a while: it waits for room
 /// or for a layer that it must read.
+#[expect(clippy::disallowed_methods, reason = "nothing is to happen")]
 fn wait_until_stuck(branch: &Branch) {
     const STILL: Duration = Duration::from_secs(2);
     let mut before = None;

@@ -4,7 +4,8 @@
 //! `cargo run --release -p xylem-pages --example ingest_bench [MiB of redo [MiB of memory [DIR]]]`
 #![allow(clippy::unwrap_used)]
 
-#[path = "../tests/common/mod.rs"]
+#[path = "../tests/it/common/mod.rs"]
+#[allow(dead_code, reason = "it uses a part")]
 mod common;
 
 use common::redo::{MtrBuilder, after};

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 #![allow(unsafe_code, reason = "an allocator that counts")]
 
+#[path = "it/common/mod.rs"]
+#[allow(dead_code, reason = "it uses a part")]
 mod common;
 
 use common::redo::{MtrBuilder, after, mtr};

@@ -6,7 +6,8 @@
     reason = "a measurement, not a service"
 )]
 
-#[path = "../tests/common/mod.rs"]
+#[path = "../tests/it/common/mod.rs"]
+#[allow(dead_code, clippy::unwrap_used, reason = "it uses a part")]
 mod common;
 
 use common::redo::mark;

@@ -96,7 +96,7 @@ fn zeros_are_no_entry() {
     }
 }
 
-/// The client library computes the same by itself: `crates/client/tests/wire.rs`
+/// The client library computes the same by itself: `crates/client/tests/it/wire.rs`
 /// has these numbers, too.
 #[test]
 fn the_checksums_of_frames_are_what_they_were() {

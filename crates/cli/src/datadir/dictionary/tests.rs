@@ -1,5 +1,5 @@
 //! SYS_TABLES made by hand. That InnoDB's own reads right is tested with whole
-//! systems (`crates/e2e/tests/import.rs`).
+//! systems (`crates/e2e/tests/it/import.rs`).
 
 use super::{DictionaryError, Table, tables};
 use std::collections::BTreeMap;

@@ -1,0 +1,12 @@
+//! All tests of the crate in one program: each program that is linked costs
+//! seconds and megabytes.
+
+mod capi;
+mod common;
+mod garbage;
+mod mariadbd;
+mod pages;
+mod redo;
+mod sidefiles;
+mod units;
+mod wire;

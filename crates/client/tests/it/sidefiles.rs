@@ -1,0 +1,304 @@
+//! Side files: a C program does what mariadbd does, under the preload; what the
+//! server received must rebuild the same tree.
+
+// Helpers outside #[test] functions may fail a test in any way.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
+
+use crate::common;
+use crate::common::Server;
+use crate::common::replay::{replay_onto, same};
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use tonic::Status as Rpc;
+use xylem_client::client::Client;
+use xylem_client::status::Status;
+use xylem_proto::control::{FilePage, Tablespace};
+use xylem_proto::pageserver::wal_frame::Body;
+
+fn program(dir: &Path) -> std::path::PathBuf {
+    let program = dir.join("files");
+    let here = env!("CARGO_MANIFEST_DIR");
+    let built = Command::new("cc")
+        .args(["-O2", "-Wall", "-Werror", "-D_FORTIFY_SOURCE=2", "-o"])
+        .arg(&program)
+        .arg(format!("-I{here}/include"))
+        .arg(format!("{here}/tests/c/files.c"))
+        .arg(common::library())
+        .arg("-lpthread")
+        .status()
+        .unwrap();
+    assert!(built.success());
+    program
+}
+
+fn command(program: &Path, port: u16, datadir: &Path, mode: &str) -> Command {
+    let mut command = Command::new(program);
+    command
+        .arg(port.to_string())
+        .arg(datadir)
+        .arg(mode)
+        .env("LD_LIBRARY_PATH", common::library().parent().unwrap())
+        .env("LD_PRELOAD", common::library())
+        .env("XYLEM_DATADIR", datadir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn finish(child: std::process::Child) {
+    let out = child.wait_with_output().unwrap();
+    assert!(
+        out.status.success() && out.stdout.ends_with(b"ok\n"),
+        "{:?}: {}{}",
+        out.status,
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr)
+    );
+}
+
+fn tablespace() -> Tablespace {
+    Tablespace {
+        space_id: 5,
+        path: "early/t.ibd".to_owned(),
+        size: 10 * 16384,
+        pages: vec![FilePage {
+            offset: 0,
+            data: vec![1; 16384].into(),
+        }],
+        flags: 21,
+    }
+}
+
+#[test]
+fn what_the_server_got_rebuilds_the_tree() {
+    let server = Server::start();
+    server.script().tablespaces.insert(5, tablespace());
+    let dir = tempfile::tempdir().unwrap();
+    let datadir = dir.path().join("data");
+    fs::create_dir(&datadir).unwrap();
+    let program = program(dir.path());
+    let child = command(&program, server.addr.port(), &datadir, "all")
+        .spawn()
+        .unwrap();
+    finish(child);
+    let script = server.script();
+    assert_eq!(script.problems, Vec::<String>::new());
+    assert_eq!(script.redo(), b"abcd");
+    // Redo and operations in the order of the calls.
+    let order: Vec<String> = script
+        .frames
+        .iter()
+        .map(|frame| match &frame.body {
+            Some(Body::Redo(bytes)) => String::from_utf8(bytes.to_vec()).unwrap(),
+            Some(Body::File(op)) => format!("{:?} {}", op.kind(), op.path),
+            None => String::new(),
+        })
+        .collect();
+    let start = [
+        "Mkdir early",
+        "Create early/db.opt",
+        "Write early/db.opt",
+        "Create early/t.frm",
+        "Write early/t.frm",
+        "Write early/t.frm",
+        "a",
+        "Mkdir shop",
+        "Create shop/db.opt",
+        "Write shop/db.opt",
+        "b",
+    ];
+    assert_eq!(order[..start.len()], start);
+    assert_eq!(
+        script.frames.last().unwrap().body,
+        Some(Body::Redo(b"d".to_vec().into()))
+    );
+    let copy = tempfile::tempdir().unwrap();
+    replay_onto(copy.path(), &script.frames);
+    same(&datadir, copy.path());
+    // The tablespace is there, sparse, and nobody was told of it.
+    let ibd = fs::read(datadir.join("early/t.ibd")).unwrap();
+    assert_eq!((ibd.len(), ibd[0], ibd[16384]), (10 * 16384, 1, 0));
+    assert_eq!(fs::read_dir(datadir.join("early")).unwrap().count(), 3);
+}
+
+#[test]
+fn a_data_directory_behind_a_link_is_found() {
+    let server = Server::start();
+    server.script().tablespaces.insert(5, tablespace());
+    let dir = tempfile::tempdir().unwrap();
+    let datadir = dir.path().join("data");
+    fs::create_dir(&datadir).unwrap();
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&datadir, &link).unwrap();
+    let program = program(dir.path());
+    finish(
+        command(&program, server.addr.port(), &link, "all")
+            .spawn()
+            .unwrap(),
+    );
+    let copy = tempfile::tempdir().unwrap();
+    replay_onto(copy.path(), &server.script().frames);
+    same(&datadir, copy.path());
+}
+
+#[test]
+fn without_the_variable_nothing_is_sent() {
+    let server = Server::start();
+    let dir = tempfile::tempdir().unwrap();
+    let program = program(dir.path());
+    // Mode "none": opens and closes, sends no redo.
+    let mut command = command(&program, server.addr.port(), dir.path(), "none");
+    let child = command.env_remove("XYLEM_DATADIR").spawn().unwrap();
+    let out = child.wait_with_output().unwrap();
+    // Without the variable a wrong datadir cannot be noticed: that check fails.
+    assert!(!out.status.success());
+    assert!(server.script().frames.is_empty());
+}
+
+#[test]
+fn unconnected_operations_are_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = program(dir.path());
+    finish(command(&program, 0, dir.path(), "all").spawn().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    finish(command(&program, 0, dir.path(), "full").spawn().unwrap());
+}
+
+#[test]
+fn files_of_other_engines_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let datadir = dir.path().join("data");
+    fs::create_dir(&datadir).unwrap();
+    let program = program(dir.path());
+    let out = command(&program, 0, &datadir, "only-innodb")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{said}");
+    for name in ["u.MAD", "u.MAI", "log.CSV", "u.ARZ", "t.MYI"] {
+        let line = format!("[ERROR] Xylem: refused to make early/{name}: ");
+        assert!(said.contains(&line), "{name}: {said}");
+    }
+}
+
+#[test]
+fn a_fenced_compute_is_told_so() {
+    let server = Server::start();
+    let dir = tempfile::tempdir().unwrap();
+    let datadir = dir.path().join("data");
+    fs::create_dir(&datadir).unwrap();
+    let program = program(dir.path());
+    let mut child = command(&program, server.addr.port(), &datadir, "fenced")
+        .spawn()
+        .unwrap();
+    common::eventually("connected", || server.script().frames.len() >= 6);
+    server.script().wal_status = Some(tonic::Status::failed_precondition("epoch 2 owns it"));
+    child.stdin.take().unwrap().write_all(b"g").unwrap();
+    finish(child);
+}
+
+/// A client with a data directory, which has `early` if so wished, and a server
+/// that has the tablespace 5.
+fn opener(early: bool) -> (Server, tempfile::TempDir, Client) {
+    let server = Server::start();
+    server.script().tablespaces.insert(5, tablespace());
+    let dir = tempfile::tempdir().unwrap();
+    if early {
+        fs::create_dir(dir.path().join("early")).unwrap();
+    }
+    let mut config = server.config();
+    config.datadir = Some(dir.path().to_owned());
+    config.request_timeout_ms = 2000;
+    config.retry_limit_ms = 300;
+    let client = Client::start(config).unwrap();
+    (server, dir, client)
+}
+
+fn open(client: &Client, id: u32) -> Result<String, Status> {
+    let space = xylem_client::tablespace::open(client, id, true);
+    space.map(|space| space.path).map_err(|error| error.status)
+}
+
+/// To InnoDB a tablespace that it cannot open is one whose rows need no
+/// rollback. So only what is certain may be said to be missing.
+#[test]
+fn a_tablespace_is_missing_only_for_certain() {
+    let (server, dir, client) = opener(true);
+    assert_eq!(open(&client, 6), Err(Status::NotFound));
+    // The branch is what is not known.
+    server.script().status = Some(Rpc::not_found("there is no branch main"));
+    let begin = Instant::now();
+    assert_eq!(open(&client, 5), Err(Status::Error));
+    assert!(begin.elapsed() >= Duration::from_millis(100));
+    server.script().status = None;
+    // Whatever else: once more.
+    server.script().tablespace_statuses = vec![
+        Rpc::permission_denied("the token has just changed"),
+        Rpc::unknown("who knows"),
+        Rpc::unavailable("the store is away"),
+    ];
+    assert_eq!(open(&client, 5), Ok("early/t.ibd".to_owned()));
+    // One that cannot be read is there.
+    server.script().tablespace_statuses = vec![Rpc::data_loss("page 5:0 is damaged")];
+    assert_eq!(open(&client, 5), Err(Status::Corrupt));
+    assert!(dir.path().join("early/t.ibd").exists());
+    client.shutdown();
+}
+
+#[test]
+fn a_tablespace_whose_file_cannot_be_made_is_tried_again() {
+    let (_server, dir, client) = opener(false);
+    assert_eq!(open(&client, 5), Err(Status::Error));
+    client.shared().limits.set(0, 30_000);
+    std::thread::scope(|scope| {
+        let opened = scope.spawn(|| open(&client, 5));
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!opened.is_finished());
+        fs::create_dir(dir.path().join("early")).unwrap();
+        assert_eq!(opened.join().unwrap(), Ok("early/t.ibd".to_owned()));
+    });
+    client.shutdown();
+}
+
+/// The server is there, and its store is away for longer than a server may be.
+#[test]
+fn a_tablespace_is_waited_for() {
+    let (server, _dir, client) = opener(true);
+    server.script().tablespace_statuses = vec![Rpc::unavailable("the store is away"); 100_000];
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        let opened = scope.spawn(|| open(&client, 5));
+        while begin.elapsed() < Duration::from_millis(1500) {
+            assert!(!opened.is_finished(), "it must wait");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        server.script().tablespace_statuses.clear();
+        assert_eq!(opened.join().unwrap(), Ok("early/t.ibd".to_owned()));
+    });
+    client.shutdown();
+}
+
+/// InnoDB asks under its dictionary lock: what the server has not read yet of
+/// this compute's redo is nothing to wait for.
+#[test]
+fn a_tablespace_that_was_never_opened_is_asked_for_as_of_the_start() {
+    let (server, _dir, client) = opener(true);
+    client
+        .stream_wal(common::START, b"of other tables")
+        .unwrap();
+    assert_eq!(open(&client, 5), Ok("early/t.ibd".to_owned()));
+    let space = xylem_client::tablespace::open(&client, 5, false).unwrap();
+    assert_eq!(space.path, "early/t.ibd");
+    let asked: Vec<(u64, bool)> = server
+        .script()
+        .tablespace_requests
+        .iter()
+        .map(|request| (request.min_lsn, request.no_pages))
+        .collect();
+    assert_eq!(asked, [(common::START, false), (common::START, true)]);
+    client.shutdown();
+}

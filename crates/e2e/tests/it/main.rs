@@ -1,0 +1,22 @@
+//! All tests of the crate in one program: each program that is linked costs
+//! seconds and megabytes.
+
+mod branches;
+mod care;
+mod command_line;
+mod creations;
+mod dictionary;
+mod disk_errors;
+mod engines;
+mod export;
+mod faults;
+mod import;
+mod kills;
+mod moments;
+mod object_store;
+mod prepared;
+mod readers;
+mod replica;
+mod stock;
+mod survive;
+mod transport;

@@ -1,0 +1,5 @@
+//! All tests of the crate in one program: each program that is linked costs
+//! seconds and megabytes.
+
+mod attach;
+mod recovery;

@@ -1,0 +1,22 @@
+//! All tests of the crate in one program: each program that is linked costs
+//! seconds and megabytes.
+
+mod common;
+mod concurrent;
+mod corruption;
+mod crash;
+mod fork;
+mod golden;
+mod history;
+mod inspect;
+mod load;
+mod local_log;
+mod memory;
+mod merges;
+mod model;
+mod objects;
+mod owners;
+mod scrub;
+mod scrub_live;
+mod spaces;
+mod upkeep;

@@ -1,0 +1,165 @@
+//! Settings: where they come from, and what is refused.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::path::PathBuf;
+use xylem_server::config::{KEYS, LogFormat, ServerArgs, load};
+use xylem_server::span::Span;
+
+fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("xylem.toml");
+    std::fs::write(&path, text).unwrap();
+    (dir, path)
+}
+
+#[test]
+fn flags_win_over_environment_over_file_over_defaults() {
+    let (_dir, path) =
+        file("data_dir = '/srv/x'\nmemory = '1GiB'\nstop_grace_ms = 7\npage_threads = 3\n");
+    let args = ServerArgs {
+        memory: Some("2GiB".into()),
+        config: Some(path),
+        ..ServerArgs::default()
+    };
+    let env = |name: &str| match name {
+        "XYLEM_MEMORY" => Some("3GiB".to_owned()),
+        "XYLEM_STOP_GRACE_MS" => Some("8".to_owned()),
+        _ => None,
+    };
+    let config = load(&args, &env, None).unwrap();
+    assert_eq!(config.memory.0, 2 << 30);
+    assert_eq!(config.stop_grace.as_millis(), 8);
+    assert_eq!(config.page_threads, 3);
+    assert_eq!(config.grpc_listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.http_listen.to_string(), "127.0.0.1:8081");
+    assert_eq!(config.log_format, LogFormat::Text);
+    assert_eq!(config.object_store, "file:///srv/x/store");
+    assert_eq!(config.compute_log_size.0, 4 << 30);
+    assert_eq!(config.history.to_string(), "7d");
+    assert_eq!(config.lease_timeout.as_secs(), 600);
+}
+
+#[test]
+fn what_cannot_be_used_is_refused_with_its_place() {
+    let cases = [
+        (
+            "datadir = 'x'",
+            "unknown key \"datadir\"; did you mean \"data_dir\"?",
+        ),
+        ("grpc_port = 1", "did you mean \"grpc_listen\"?"),
+        ("memory = 'lots'", "key memory: \"lots\""),
+        ("memory = '1KiB'", "is not between"),
+        ("memory = 1.5", "this is a float"),
+        ("grpc_listen = 'localhost'", "key grpc_listen"),
+        ("log_format = 'xml'", "use text or json"),
+        (
+            "object_store = 'ftp://bucket'",
+            "use the URL of a directory",
+        ),
+        ("compute_log_size = 5000001", "multiple of 4096"),
+        (
+            "token_file = '/nowhere/token'",
+            "cannot read /nowhere/token",
+        ),
+        ("token = ''", "empty"),
+        ("log_level = 'a=b=c'", "key log_level"),
+        ("history = '7'", "such as 90s, 15m, 36h or 7d"),
+        ("history = 'a week'", "key history"),
+        ("lease_timeout_ms = 1", "is not between"),
+        ("x = = 1", "is not TOML"),
+    ];
+    for (line, message) in cases {
+        let (_dir, path) = file(line);
+        let args = ServerArgs {
+            data_dir: Some("/srv/x".into()),
+            ..ServerArgs::default()
+        };
+        let error = load(&args, &|_| None, Some(&path)).unwrap_err().to_string();
+        assert!(error.contains(message), "{line}: {error}");
+        assert!(error.contains("xylem.toml"), "{line}: {error}");
+    }
+    let error = load(&ServerArgs::default(), &|_| None, None)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("data_dir is not set") && error.contains("--data-dir"),
+        "{error}"
+    );
+    let env = |name: &str| (name == "XYLEM_PAGE_THREADS").then(|| "0".to_owned());
+    let args = ServerArgs {
+        data_dir: Some("x".into()),
+        ..ServerArgs::default()
+    };
+    let error = load(&args, &env, None).unwrap_err().to_string();
+    assert!(
+        error.contains("environment variable XYLEM_PAGE_THREADS"),
+        "{error}"
+    );
+    let error = load(
+        &args,
+        &|_| None,
+        Some(std::path::Path::new("/nowhere/x.toml")),
+    )
+    .unwrap_err()
+    .to_string();
+    assert!(error.contains("/nowhere/x.toml"), "{error}");
+}
+
+#[test]
+fn spans_of_time_have_their_units() {
+    for (text, millis, shown) in [
+        ("90s", 90_000, "90s"),
+        ("120 s", 120_000, "2m"),
+        ("36h", 129_600_000, "36h"),
+        ("7D", 604_800_000, "7d"),
+        ("1500ms", 1_500, "1500ms"),
+        ("0s", 0, "0ms"),
+    ] {
+        let span: Span = text.parse().unwrap();
+        assert_eq!(span.0.as_millis(), millis, "{text}");
+        assert_eq!(span.to_string(), shown);
+    }
+    for text in ["", "7", "d", "-1d", "1.5h", "99999999999999999d", "1y"] {
+        assert!(text.parse::<Span>().is_err(), "{text:?}");
+    }
+}
+
+#[test]
+fn a_token_comes_from_a_file_and_is_not_shown() {
+    let (dir, path) = file("token = 'weak'");
+    let secret = dir.path().join("token");
+    std::fs::write(&secret, "s3cret\n").unwrap();
+    let args = ServerArgs {
+        data_dir: Some("x".into()),
+        token_file: Some(secret.display().to_string()),
+        ..ServerArgs::default()
+    };
+    let config = load(&args, &|_| None, Some(&path)).unwrap();
+    assert!(!format!("{config:?}").contains("s3cret"));
+    let token = config.token.unwrap();
+    assert!(token.matches(b"s3cret"));
+    for wrong in [&b"weak"[..], b"", b"s3cre", b"s3crets", b"s3crets3cret"] {
+        assert!(!token.matches(wrong), "{wrong:?}");
+    }
+}
+
+#[test]
+fn every_key_has_its_flag_and_its_place_in_the_documentation() {
+    use clap::Args;
+    let command = ServerArgs::augment_args(clap::Command::new("server"));
+    let book = include_str!("../../../../docs/server.md");
+    for key in KEYS {
+        let flag = key.name.replace('_', "-");
+        assert!(
+            command
+                .get_arguments()
+                .any(|arg| arg.get_long() == Some(&flag)),
+            "--{flag}"
+        );
+        assert!(
+            book.contains(&format!("`{}`", key.name)),
+            "{} is not in docs/server.md",
+            key.name
+        );
+    }
+}

@@ -1,0 +1,24 @@
+//! All tests of the crate in one program: each program that is linked costs
+//! seconds and megabytes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test panics where it fails"
+)]
+
+mod branches;
+mod common;
+mod computes;
+mod config;
+mod import;
+mod inspect;
+mod leases;
+mod limits;
+mod log_home;
+mod process;
+mod project;
+mod protocol;
+mod service;
+mod takeover;
+mod times;

@@ -1,0 +1,104 @@
+//! The objects as they were written once are still written so, and still
+//! read: `tests/golden/object-1`. `UPDATE_GOLDEN=1` writes them anew, which is
+//! right only for a new version of the format, in a directory of its own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test panics where it fails"
+)]
+
+use crate::common::golden::{STEP_US, TIME_US, compare, entropy, groups, objects, record_groups};
+use crate::common::objects::{block_on, read_from, runtime};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use xylem_types::{Epoch, FrameSeq, Lsn};
+use xylem_wal::conformance::HandClock;
+use xylem_wal::{Log, ObjectLog, ObjectLogConfig, Position};
+
+fn golden() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/object-1")
+}
+
+fn prefix() -> Path {
+    Path::from("logs/golden")
+}
+
+fn config(clock: &HandClock, owner: u64) -> ObjectLogConfig {
+    ObjectLogConfig {
+        linger: Duration::ZERO,
+        clock: clock.clock(),
+        entropy: entropy(owner),
+        ..ObjectLogConfig::new(runtime())
+    }
+}
+
+/// Writes it all: two owners, the second of whom only seals.
+async fn write() -> Arc<dyn ObjectStore> {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let clock = HandClock::default();
+    let mut times = (0..).map(|nth| TIME_US + nth * STEP_US);
+    let mut tick = || clock.set(times.next().unwrap());
+    let open = |owner| ObjectLog::open(Arc::clone(&store), prefix(), config(&clock, owner));
+    let log = open(0).await.unwrap();
+    tick();
+    let epoch = log.seal().await.unwrap().epoch();
+    tick();
+    log.begin(epoch, Lsn::FIRST).await.unwrap();
+    for group in groups() {
+        tick();
+        let last = group.last().unwrap().seq;
+        log.append(epoch, group).await.unwrap();
+        log.durable().wait_for(|d| d.seq() >= last).await.unwrap();
+    }
+    log.close().await.unwrap();
+    let log = open(0x80).await.unwrap();
+    tick();
+    log.seal().await.unwrap();
+    log.close().await.unwrap();
+    store
+}
+
+#[test]
+fn the_bytes_are_the_same() {
+    block_on(async {
+        let written = objects(&*write().await, &prefix()).await;
+        // A claim, nine objects, a claim, an object.
+        let names: Vec<&str> = written.keys().map(String::as_str).collect();
+        assert_eq!(names.len(), groups().len() + 2 + 3);
+        assert_eq!(names[0], "0000000000/000000000000-00000000");
+        assert_eq!(names[1], "0000000000/000000000000-00000001");
+        compare(&golden(), &written);
+    });
+}
+
+#[test]
+fn the_golden_objects_are_read() {
+    block_on(async {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let folder = golden().join("0000000000");
+        for file in std::fs::read_dir(&folder).unwrap() {
+            let name = file.unwrap().file_name().into_string().unwrap();
+            let bytes = std::fs::read(folder.join(&name)).unwrap();
+            let path = Path::from(format!("logs/golden/0000000000/{name}"));
+            store.put(&path, bytes.into()).await.unwrap();
+        }
+        let log = ObjectLog::open(store, prefix(), config(&HandClock::default(), 0));
+        let log = log.await.unwrap();
+        let durable = *log.durable().borrow();
+        assert_eq!((durable.epoch(), durable.seq()), (Epoch(2), FrameSeq(0)));
+        assert_eq!(durable.lsn(), groups().concat().last().unwrap().end());
+        let mut entries = read_from(log, Position(0)).await.into_iter();
+        for ((epoch, records), nth) in record_groups().into_iter().zip(0..) {
+            for record in records {
+                let entry = entries.next().unwrap();
+                assert_eq!((entry.epoch, entry.record), (epoch, record));
+                assert_eq!(entry.time_us, TIME_US + nth * STEP_US);
+            }
+        }
+        assert_eq!(entries.next(), None);
+    });
+}
