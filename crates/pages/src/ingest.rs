@@ -538,9 +538,9 @@ impl Stage {
     }
 
     /// `space` is created as `path`. InnoDB logs that before it makes the file,
-    /// and logs nothing more when it cannot; and it makes none where one is. So
-    /// another tablespace that still has the path never came to be, or lost its
-    /// dictionary entry in a crash.
+    /// and makes none where one is; when it cannot, it logs a deletion, unless it
+    /// ends before (or is older than that). So another tablespace that still has
+    /// the path never came to be, or lost its dictionary entry in a crash.
     fn void_path(&mut self, shared: &Shared, path: &str, space: SpaceId, lsn: Lsn) -> Step<()> {
         let other = self.path_owner(shared, path)?.filter(|o| *o != space);
         let Some(other) = other else { return Ok(()) };

@@ -133,7 +133,7 @@ fn checked(
 
 /// Whether a file can have this path. InnoDB logs that it creates a tablespace
 /// before it makes the file; when the name is too long for any file system, it
-/// never was there.
+/// never was there, even if no deletion was logged because InnoDB ended then.
 fn can_be_a_file(path: &str) -> bool {
     path.split('/').all(|part| part.len() <= NAME_MAX)
 }

@@ -64,9 +64,26 @@ impl Link {
     /// yet: the caller bounds how much that can be.
     ///
     /// # Errors
-    /// When the call is over.
-    pub fn send(&mut self, message: Bytes) -> Result<(), Closed> {
-        self.send.send_data(message, false).map_err(Closed::from)
+    /// When the call is over: with what the server said when it ended the call,
+    /// if that came.
+    pub fn send(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: Bytes,
+        now: Instant,
+    ) -> Result<(), Closed> {
+        let failed = match self.send.send_data(message, false) {
+            Ok(()) => return Ok(()),
+            Err(e) => Closed::from(e),
+        };
+        loop {
+            match self.poll(cx, now) {
+                // What it said before that.
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(Closed::Status(status))) => return Err(Closed::Status(status)),
+                Poll::Ready(Err(_)) | Poll::Pending => return Err(failed),
+            }
+        }
     }
 
     /// Says that nothing more will be sent.

@@ -228,7 +228,8 @@ impl Session<'_> {
                 if self.shared.is_fenced() {
                     self.calls.refuse_all(&self.shared.fenced_error(), now);
                 } else {
-                    self.link.send(Bytes::from(self.calls.requests(now)))?;
+                    let requests = Bytes::from(self.calls.requests(now));
+                    self.link.send(cx, requests, now)?;
                 }
             }
             self.poll_probe(cx, now);

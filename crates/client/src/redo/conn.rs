@@ -286,7 +286,7 @@ impl Session<'_> {
                         break;
                     }
                     for frame in frames {
-                        link.send(frame)?;
+                        link.send(cx, frame, now)?;
                     }
                 }
             }

@@ -191,6 +191,7 @@ fn a_log_that_cannot_be_synced_is_opened_anew_by_hand() -> Result<()> {
     })?;
     let trouble = project.branch(ILL)?["trouble"].to_string();
     ensure!(trouble.contains("Input/output error"), "{trouble}");
+    told(&project, &format!("computes/{ILL}/mariadbd.log"))?;
     goes_on(&project, WELL, 10)?;
     let out = project.try_xylem(&["branch", "reopen", ILL])?;
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
