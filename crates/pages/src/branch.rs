@@ -116,6 +116,9 @@ pub(crate) struct Shared {
     pub(crate) removing: Mutex<()>,
     /// The merges under way, and who works at them.
     pub(crate) jobs: Jobs,
+    /// All branches that left this one are known; see [`Store::start_ingest`].
+    /// Until then upkeep merges nothing: it would forget what they need.
+    pub(crate) is_begun: AtomicBool,
     pub(crate) parent: Option<Parent>,
     /// Where others left this one.
     pub(crate) forks: Forks,
@@ -537,6 +540,7 @@ impl Branch {
             }),
             oldest: AtomicU64::new(manifest.oldest.map_or(u64::MAX, |l| l.0)),
             jobs: Jobs::new(&manifest.merging),
+            is_begun: AtomicBool::new(false),
             manifest: Mutex::new(manifest),
             publish_fails: AtomicBool::new(false),
             removal_fails: AtomicBool::new(false),

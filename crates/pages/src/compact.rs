@@ -83,7 +83,10 @@ pub(crate) enum Did {
     /// Nothing to do.
     Nothing,
     /// A piece was done.
-    Piece,
+    Piece {
+        /// Why it could not be told whether there is another merge to begin.
+        unplanned: Option<Fault>,
+    },
     /// A piece was not done.
     Failed {
         /// Why.
@@ -106,14 +109,17 @@ impl Shared {
         if self.ancestor_behind().is_some() {
             return Ok(Did::Nothing);
         }
-        let Some(claim) = self.claim(&at_work, errand)? else {
-            return Ok(Did::Nothing);
+        // What goes on need not wait until others can be planned.
+        let (claim, unplanned) = match self.claim(&at_work, errand) {
+            (Some(claim), unplanned) => (claim, unplanned),
+            (None, Some(fault)) => return Err(fault),
+            (None, None) => return Ok(Did::Nothing),
         };
         claimed();
         match self.advance(&claim.merging) {
             Ok(rest) => {
                 claim.done(rest);
-                Ok(Did::Piece)
+                Ok(Did::Piece { unplanned })
             }
             Err(Fault::Stopped) => Err(Fault::Stopped),
             Err(fault) => {
@@ -123,25 +129,22 @@ impl Shared {
         }
     }
 
+    /// A merge to begin or to go on with, and why the former was not looked for.
     fn claim<'a>(
         &'a self,
         at_work: &AtWork<'a>,
         errand: Errand,
-    ) -> Result<Option<Claim<'a>>, Fault> {
+    ) -> (Option<Claim<'a>>, Option<Fault>) {
         let mut unplanned = None;
         if errand.plan {
             let _plan = at_work.plan();
             match self.next_merge(self.jobs.has(errand.which)) {
-                Ok(Some(merging)) => return Ok(Some(at_work.add(merging))),
+                Ok(Some(merging)) => return (Some(at_work.add(merging)), None),
                 Ok(None) => {}
                 Err(fault) => unplanned = Some(fault),
             }
         }
-        match (at_work.take(errand.which), unplanned) {
-            (None, Some(fault)) => Err(fault),
-            // What goes on need not wait until others can be planned.
-            (claim, _) => Ok(claim),
-        }
+        (at_work.take(errand.which), unplanned)
     }
 
     /// Does a piece of the merge, which the caller has claimed, and answers
@@ -302,13 +305,10 @@ impl Shared {
         self.remove_free(&one)
     }
 
-    /// The same, unless somebody does it now.
-    ///
-    /// # Errors
-    /// See [`Shared::remove_left`].
-    pub(crate) fn try_remove_left(&self) -> std::io::Result<()> {
-        let one = self.removing.try_lock();
-        one.map_or(Ok(()), |one| self.remove_free(&one))
+    /// The same; none when somebody does it now.
+    pub(crate) fn try_remove_left(&self) -> Option<std::io::Result<()>> {
+        let one = self.removing.try_lock()?;
+        Some(self.remove_free(&one))
     }
 
     fn remove_free(&self, _one: &MutexGuard<'_, ()>) -> std::io::Result<()> {

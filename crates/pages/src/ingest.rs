@@ -15,6 +15,7 @@ use crate::side;
 use crate::time::{Times, sample, time_key};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::watch;
 use xylem_redo::{FileEvent, Mtr, MtrItem, MtrReader};
@@ -59,6 +60,7 @@ pub(crate) fn run(shared: &Arc<Shared>, resume: Resume, reader: Box<dyn LogReade
         tokio::select! {
             () = async {
                 let _ = started.wait_for(|started| *started).await;
+                shared.is_begun.store(true, Ordering::Release);
                 // What is read again may depend on what they have.
                 shared.ancestors_ready().await;
             } => {}

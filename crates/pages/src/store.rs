@@ -81,16 +81,17 @@ impl Store {
         branches.push(Arc::downgrade(branch));
     }
 
-    /// Lets the branches follow their logs; those that are opened later do so
-    /// at once. Not before every branch is open that left another one: what
-    /// that one reads again counts as before or after the fork.
+    /// Lets the branches follow their logs, and upkeep merge their layers; those
+    /// that are opened later do so at once. Not before every branch is open
+    /// that left another one: what that one reads again counts as before or
+    /// after the fork, and what it needs of the other must be kept.
     pub fn start_ingest(&self) {
         self.started.send_replace(true);
     }
 
-    /// Lets branches that are opened from now on wait for the next
-    /// [`Store::start_ingest`]: a branch is opened again, and those that left
-    /// it after it. Those that follow their logs already go on.
+    /// Lets branches that are opened from now on, and their upkeep, wait for the
+    /// next [`Store::start_ingest`]: a branch is opened again, and those that
+    /// left it after it. Those that follow their logs already go on.
     pub fn hold_ingest(&self) {
         self.started.send_replace(false);
     }

@@ -63,9 +63,13 @@ impl Backoff {
 }
 
 /// How a turn of a branch ended.
+#[derive(Clone, Copy)]
 enum Outcome {
     /// A piece was done, or failed and is put off; there may be more.
     Busy,
+    /// A piece was done, and it could not be told whether to begin another
+    /// merge.
+    Unplanned,
     /// There is nothing to do.
     Idle,
     /// It could not be told what there is to do, or files not be removed; it
@@ -158,7 +162,8 @@ fn run(store: &Weak<Store>) {
     let mut turns: HashMap<BranchId, Turn> = HashMap::new();
     // Whose turn it is: for a thread, for one more, for what failed before.
     let (mut first, mut first_more, mut first_troubled) = (0, 0, 0);
-    while let Some(branches) = store.upgrade().map(|s| s.live()) {
+    while let Some(mut branches) = store.upgrade().map(|s| s.live()) {
+        branches.retain(|b| b.is_begun.load(Ordering::Acquire));
         turns.retain(|id, turn| turn.is_running() || branches.iter().any(|b| b.id == *id));
         for branch in branches.iter().filter(|b| !b.stopped()) {
             branch.flush_when_old();
@@ -304,22 +309,18 @@ impl Turn {
         threads.looking = true;
         let (branch, events, id) = (Arc::clone(branch), events.clone(), branch.id);
         let started = start("pages-merge", move || {
-            let seen = branch.changes();
-            let mut looked = true;
-            let outcome = turn(&branch, errand, || {
-                looked = false;
-                // No receiver: the store is gone.
-                let _ = events.send((id, Event::Begun(which)));
-            });
+            let mut report = Report {
+                events,
+                id,
+                looked: true,
+                outcome: Outcome::Failed,
+                errand,
+                seen: branch.changes(),
+            };
+            let outcome = turn(&branch, errand, || report.begun());
+            report.outcome = outcome;
             // Before the turn is over for others: they may close the store.
             drop(branch);
-            let ended = Event::Ended {
-                looked,
-                outcome,
-                errand,
-                seen,
-            };
-            let _ = events.send((id, ended));
         });
         if let Err(error) = started {
             tracing::error!(branch = %id, %error, "no thread for upkeep");
@@ -356,6 +357,7 @@ impl Turn {
         self.not_before = Instant::now();
         match outcome {
             Outcome::Busy => {}
+            Outcome::Unplanned => self.backoff.failed(),
             Outcome::Idle => {
                 self.idle_at = Some(seen);
                 self.not_before += LOOK_EVERY;
@@ -366,6 +368,40 @@ impl Turn {
         if errand.plan && matches!(outcome, Outcome::Busy | Outcome::Idle) {
             self.backoff.succeeded();
         }
+    }
+}
+
+/// Tells how the work of a thread ends, even if it panics: what counts as at
+/// work keeps others away.
+struct Report {
+    events: SyncSender<(BranchId, Event)>,
+    id: BranchId,
+    looked: bool,
+    outcome: Outcome,
+    errand: Errand,
+    seen: u64,
+}
+
+impl Report {
+    fn begun(&mut self) {
+        self.looked = false;
+        self.send(Event::Begun(self.errand.which));
+    }
+
+    fn send(&self, event: Event) {
+        // No receiver: the store is gone.
+        let _ = self.events.send((self.id, event));
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        self.send(Event::Ended {
+            looked: self.looked,
+            outcome: self.outcome,
+            errand: self.errand,
+            seen: self.seen,
+        });
     }
 }
 
@@ -383,8 +419,12 @@ fn turn(branch: &Shared, errand: Errand, begun: impl FnOnce()) -> Outcome {
 }
 
 fn merge_piece(branch: &Shared, errand: Errand, begun: impl FnOnce()) -> Outcome {
+    let failing = || branch.health.merge.is_failing();
     let (fault, again, outcome) = match branch.compact(errand, begun) {
         Ok(Did::Failed { fault, again }) => (fault, again, Outcome::Busy),
+        Ok(Did::Piece {
+            unplanned: Some(fault),
+        }) => (fault, failing(), Outcome::Unplanned),
         Ok(did) => {
             if errand.plan && !branch.jobs.is_failing() {
                 branch.health.merge.succeeded();
@@ -394,7 +434,7 @@ fn merge_piece(branch: &Shared, errand: Errand, begun: impl FnOnce()) -> Outcome
                 _ => Outcome::Busy,
             };
         }
-        Err(fault) => (fault, branch.health.merge.is_failing(), Outcome::Failed),
+        Err(fault) => (fault, failing(), Outcome::Failed),
     };
     let why = match fault {
         Fault::Stopped => return Outcome::Over,
@@ -415,7 +455,9 @@ fn merge_piece(branch: &Shared, errand: Errand, begun: impl FnOnce()) -> Outcome
 /// Removes the files of layers that were merged and that nobody reads any more.
 /// False when the store did not let it.
 fn remove_left(branch: &Shared) -> bool {
-    let removed = branch.try_remove_left();
+    let Some(removed) = branch.try_remove_left() else {
+        return true;
+    };
     let failed_before = branch
         .removal_fails
         .swap(removed.is_err(), Ordering::AcqRel);
@@ -443,7 +485,7 @@ impl Branch {
         loop {
             let seen = s.jobs.ended();
             match s.compact(errand, || {}) {
-                Ok(Did::Piece) => {}
+                Ok(Did::Piece { .. }) => {}
                 // What others do now may leave something to do.
                 Ok(Did::Nothing) if s.jobs.wait_for_others(seen, || s.stopped()) => {}
                 Ok(Did::Nothing) | Err(Fault::Stopped) => {

@@ -262,8 +262,16 @@ impl Claim<'_> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        if !self.over {
-            self.end(|_| {});
+        if self.over {
+            return;
         }
+        // What panics once does so again.
+        let panics = std::thread::panicking();
+        let run = self.merging.run;
+        self.end(|state| {
+            if let Some(job) = state.job(run).filter(|_| panics) {
+                job.backoff.failed_for_long();
+            }
+        });
     }
 }

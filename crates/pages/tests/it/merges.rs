@@ -502,3 +502,47 @@ fn a_crash_at_every_step_of_two_merges_loses_nothing() {
     }
     assert!(at > 100, "only {at} steps");
 }
+
+/// A branch is opened again while upkeep works, and after it the one that left
+/// it: until then nobody knows what must be kept for that one, so nothing is
+/// forgotten.
+#[test]
+fn nothing_is_merged_before_those_that_left_are_open_again() {
+    const CHILD: BranchId = BranchId(2);
+    let dir = tempfile::tempdir().unwrap();
+    let mut w = World::new(place(dir.path()), |_| {});
+    w.write_old();
+    let log = MemLog::with_clock(Arc::clone(&w.clock));
+    let open_child = |w: &World, branch: &Arc<Branch>| {
+        let log = Arc::clone(&log) as Arc<dyn Log>;
+        Branch::open(Arc::clone(&w.store), CHILD, log, Some(Arc::clone(branch))).unwrap()
+    };
+    let left = w.branch.fork(CHILD, ReadAt::Newest).unwrap();
+    log.epoch(left);
+    let child = open_child(&w, &w.branch);
+    let then = w.last.clone();
+    // All that the child needs is history, and older than what is kept.
+    w.write_old();
+    w.branch.compact_now().unwrap();
+    assert!(w.branch.oldest() > Some(left));
+    child.shutdown();
+    w.branch.shutdown();
+    drop(child);
+    w.store.start_upkeep().unwrap();
+    w.store.hold_ingest();
+    w.branch = open(&w.store, &w.writer.log);
+    // Upkeep looks every half second.
+    #[allow(clippy::disallowed_methods, reason = "nothing is to happen")]
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(w.branch.stats().merged_bytes, 0);
+    let child = open_child(&w, &w.branch);
+    w.store.start_ingest();
+    for (page, data) in &then {
+        let got = child.get_page(PageId::new(5, *page), ReadAt::Newest);
+        assert!(got.unwrap().bytes[AT..].starts_with(data), "page {page}");
+    }
+    // And upkeep has not been forgotten.
+    w.write_new(30);
+    wait_until("something to be merged", || w.branch.stats().merges > 0);
+    w.check(&w.branch);
+}

@@ -169,7 +169,10 @@ async fn look(objects: &Objects, sure: Sure) -> Result<Option<End>, Fault> {
             return Ok(None);
         }
         known = match newest(&rows) {
-            Some(row) => objects.header(row).await?,
+            Some(row) => match objects.header(row).await? {
+                Some(header) => Some(header),
+                None => return Ok(None),
+            },
             None => None,
         };
         if known.is_some_and(|header| header.known.saturating_sub(1) < from.numbers().start) {
