@@ -44,7 +44,7 @@ fn child() {
 fn kill_in_the_middle(url: &str, env: Vec<(String, String)>, reopen: impl Fn() -> Bucket) {
     let dir = tempfile::tempdir().unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--nocapture"])
+        .args(["--exact", "kill::child", "--nocapture"])
         .env(URL, url)
         .env(CACHE, dir.path())
         .envs(env)

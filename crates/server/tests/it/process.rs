@@ -97,7 +97,7 @@ impl ChildServer {
         let file = dir.join("addrs");
         let _ = std::fs::remove_file(&file);
         let process = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child_server", "--ignored", "--nocapture"])
+            .args(["--exact", "process::child_server", "--ignored", "--nocapture"])
             .env("XYLEM_TEST_DIR", dir)
             .env("XYLEM_TEST_GRACE_MS", grace_ms)
             .stdout(std::process::Stdio::null())
