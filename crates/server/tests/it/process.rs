@@ -96,8 +96,13 @@ impl ChildServer {
     fn with_grace(dir: &std::path::Path, grace_ms: &str) -> ChildServer {
         let file = dir.join("addrs");
         let _ = std::fs::remove_file(&file);
-        let process = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "process::child_server", "--ignored", "--nocapture"])
+        let mut process = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "process::child_server",
+                "--ignored",
+                "--nocapture",
+            ])
             .env("XYLEM_TEST_DIR", dir)
             .env("XYLEM_TEST_GRACE_MS", grace_ms)
             .stdout(std::process::Stdio::null())
@@ -115,6 +120,8 @@ impl ChildServer {
                     http: http.parse().unwrap(),
                 };
             }
+            let ended = process.try_wait().unwrap();
+            assert_eq!(ended, None, "the server ended before it listened");
             #[allow(
                 clippy::disallowed_methods,
                 reason = "a file of another process is being waited for"
