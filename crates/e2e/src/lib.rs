@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -150,6 +150,23 @@ impl Project {
             "--batch",
             "--skip-column-names",
         ])
+    }
+
+    /// Begins SQL on a compute, as a client of its own; its output is kept.
+    pub fn start_sql_on(&self, compute: &str, sql: &str) -> Result<Child> {
+        self.command(&[
+            "sql",
+            compute,
+            "-e",
+            sql,
+            "--",
+            "--batch",
+            "--skip-column-names",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot run xylem sql")
     }
 
     /// Runs SQL that must fail; returns the error text.

@@ -5,12 +5,12 @@
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Duration;
 use tempfile::TempDir;
 use xylem_e2e::{Project, wait_until};
 
-/// What makes the server's disk fail.
+/// A disk of the server that fails on demand.
 struct Disk(TempDir);
 
 impl Disk {
@@ -94,15 +94,7 @@ fn lose_all(project: &Project) -> Result<()> {
     Ok(())
 }
 
-fn start_sql(project: &Project, sql: &str) -> Result<Child> {
-    let mut command = project.command(&["sql", ILL, "-e", sql, "--", "--skip-column-names"]);
-    Ok(command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?)
-}
-
-/// What it printed; it succeeded.
+/// Waits for a client that must succeed; returns its output.
 fn answer(child: Child) -> Result<String> {
     let out = child.wait_with_output()?;
     ensure!(
@@ -137,7 +129,7 @@ fn reads_wait_for_layers_that_cannot_be_read() -> Result<()> {
         Ok(project.branch(ILL)?["layer_bytes"].as_u64() > Some(4 << 20))
     })?;
     disk.fail("read", &format!("store/branches/{id}/"))?;
-    let mut read = start_sql(&project, "SELECT COUNT(*), SUM(b = MD5(a)) FROM d.t")?;
+    let mut read = project.start_sql_on(ILL, "SELECT COUNT(*), SUM(b = MD5(a)) FROM d.t")?;
     told(&project, &format!("computes/{ILL}/mariadbd.log"))?;
     for key in 10..30 {
         goes_on(&project, WELL, key)?;
@@ -156,8 +148,8 @@ fn layers_that_cannot_be_synced_are_written_anew() -> Result<()> {
     let id = id_of_ill(&project)?;
     disk.fail("sync", &format!("store/branches/{id}/"))?;
     // More than the server has memory for: its reads wait for room.
-    let writer = start_sql(
-        &project,
+    let writer = project.start_sql_on(
+        ILL,
         "USE d; INSERT INTO t SELECT seq, MD5(seq) FROM seq_1001_to_20000",
     )?;
     told(&project, "server.log")?;
@@ -185,7 +177,7 @@ fn a_log_that_cannot_be_synced_is_opened_anew_by_hand() -> Result<()> {
     let project = project(&disk, 10)?;
     let id = id_of_ill(&project)?;
     disk.fail("sync", &format!("{id}/log/"))?;
-    let mut commit = start_sql(&project, "INSERT INTO d.t VALUES (11, 'late')")?;
+    let mut commit = project.start_sql_on(ILL, "INSERT INTO d.t VALUES (11, 'late')")?;
     wait_until("the log to fail", Duration::from_secs(60), || {
         Ok(project.branch(ILL)?["state"] == "stopped")
     })?;

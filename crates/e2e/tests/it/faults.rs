@@ -147,13 +147,6 @@ impl Drop for Stalled {
     }
 }
 
-/// `xylem sql main -e SQL` on its own.
-fn start_sql(project: &Project, sql: &str) -> Result<Child> {
-    let mut command = project.command(&["sql", "main", "-e", sql]);
-    let command = command.stdout(Stdio::null()).stderr(Stdio::piped());
-    Ok(command.spawn()?)
-}
-
 fn said(child: Child) -> Result<(bool, String)> {
     let out = child.wait_with_output()?;
     Ok((
@@ -196,9 +189,9 @@ fn reads_and_commits_wait_for_a_stalled_server_and_kill_then_works() -> Result<(
     let read = "SELECT SUM(LENGTH(b)) FROM d.t WHERE b LIKE";
     let mut reads: Vec<Child> = Vec::new();
     for pattern in ["x%", "y%"] {
-        reads.push(start_sql(&project, &format!("{read} '{pattern}'"))?);
+        reads.push(project.start_sql_on("main", &format!("{read} '{pattern}'"))?);
     }
-    let mut commit = start_sql(&project, "INSERT INTO d.t VALUES (0, 'late')")?;
+    let mut commit = project.start_sql_on("main", "INSERT INTO d.t VALUES (0, 'late')")?;
     ensure!(
         still_runs(&mut commit, Duration::from_secs(3))?,
         "a commit was acknowledged by a server that does nothing"
@@ -227,8 +220,8 @@ fn create_large(project: &Project) -> Result<()> {
 
 /// Begins a transaction of 32 kB of redo for each row.
 fn start_large(project: &Project, rows: u32) -> Result<Child> {
-    start_sql(
-        project,
+    project.start_sql_on(
+        "main",
         &format!("USE d; INSERT INTO t SELECT seq, REPEAT(MD5(seq), 1000) FROM seq_1_to_{rows}"),
     )
 }
@@ -690,7 +683,7 @@ fn a_compute_that_ended_because_of_its_server_is_started_again() -> Result<()> {
     let pid = project.compute()?["pid"].clone();
     project.sql("SET GLOBAL innodb_page_server_retry_limit = 1")?;
     let stalled = Stalled::new(&project)?;
-    let late = start_sql(&project, "INSERT INTO d.t VALUES (2)")?;
+    let late = project.start_sql_on("main", "INSERT INTO d.t VALUES (2)")?;
     wait_until("the compute to end", Duration::from_secs(60), || {
         Ok(project.compute()?["state"] == "crashed")
     })?;

@@ -4,12 +4,12 @@
 
 use crate::common;
 use crate::common::model::Model;
+use crate::common::unreadable::Unreadable;
 use crate::common::{BRANCH, MemLog, branch_dir, catch_up, copy_dir, place, small};
 use rand::{Rng, SeedableRng};
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use xylem_pages::files::{FileReader, FileWriter, Files, LocalPlace, Place, Put};
+use xylem_pages::files::LocalPlace;
 use xylem_pages::scrub::FindingKind;
 use xylem_pages::{Branch, ReadAt, ReadError, Store, StoreConfig};
 use xylem_types::{Lsn, PageId};
@@ -177,76 +177,6 @@ fn two_processes_cannot_have_a_place_open() {
     assert!(LocalPlace::open(root.path()).is_ok());
 }
 
-/// A directory on a disk whose layers cannot be read for a while.
-struct BadDisk {
-    place: LocalPlace,
-    bad: Arc<AtomicBool>,
-}
-
-struct BadFiles {
-    files: Arc<dyn Files>,
-    bad: Arc<AtomicBool>,
-}
-
-struct BadReader {
-    file: Arc<dyn FileReader>,
-    bad: Arc<AtomicBool>,
-}
-
-/// What the system says of a sector that cannot be read: EIO.
-const EIO: i32 = 5;
-
-impl FileReader for BadReader {
-    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        if self.bad.load(Ordering::Acquire) {
-            return Err(io::Error::from_raw_os_error(EIO));
-        }
-        self.file.read_at(offset, out)
-    }
-}
-
-impl Place for BadDisk {
-    fn folder(&self, name: &str) -> io::Result<Arc<dyn Files>> {
-        Ok(Arc::new(BadFiles {
-            files: self.place.folder(name)?,
-            bad: Arc::clone(&self.bad),
-        }))
-    }
-    fn folders(&self, within: &str) -> io::Result<Vec<String>> {
-        self.place.folders(within)
-    }
-    fn remove_folder(&self, name: &str) -> io::Result<()> {
-        self.place.remove_folder(name)
-    }
-    fn url(&self) -> String {
-        self.place.url()
-    }
-}
-
-impl Files for BadFiles {
-    fn list(&self) -> io::Result<Vec<(String, u64)>> {
-        self.files.list()
-    }
-    fn create(&self, name: &str) -> io::Result<Box<dyn FileWriter>> {
-        self.files.create(name)
-    }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn FileReader>> {
-        Ok(Arc::new(BadReader {
-            file: self.files.open(name)?,
-            bad: Arc::clone(&self.bad),
-        }))
-    }
-    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        self.files.read(name)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.files.remove(name)
-    }
-    fn put_new(&self, name: &str, bytes: &[u8]) -> io::Result<Put> {
-        self.files.put_new(name, bytes)
-    }
-}
-
 /// While the disk cannot be read, answers are right or an error that says so;
 /// what comes in meanwhile waits; afterwards everything is there.
 #[test]
@@ -260,9 +190,10 @@ fn a_disk_that_cannot_be_read_for_a_while_loses_nothing() {
     };
     let bad = Arc::new(AtomicBool::new(false));
     let open = || {
-        let place = BadDisk {
-            place: LocalPlace::open(root.path()).unwrap(),
-            bad: Arc::clone(&bad),
+        let bad = Arc::clone(&bad);
+        let place = Unreadable {
+            place: Arc::new(LocalPlace::open(root.path()).unwrap()),
+            is_bad: Arc::new(move |_| bad.load(Ordering::Acquire)),
         };
         let store = Store::open(config(), Arc::new(place)).unwrap();
         store.start_ingest();

@@ -2,20 +2,20 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::common::gate::Gate;
+use crate::common::unreadable::Unreadable;
 use crate::common::writer::Writer;
 use crate::common::{BRANCH, MemLog, care, catch_up, copy_dir, hooked, merging, place, wait_until};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{HashMap, HashSet};
-use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use xylem_pages::files::{FileReader, FileWriter, Files, Place, Put};
+use xylem_pages::files::Place;
 use xylem_pages::{Branch, Clock, ReadAt, Store, StoreConfig};
 use xylem_types::{BranchId, FileOp, Lsn, PageId};
 use xylem_wal::Log;
@@ -279,82 +279,16 @@ fn a_branch_has_a_second_thread_when_no_other_waits() {
     care::undamaged(dir.path());
 }
 
-/// Files of which some cannot be read.
-struct Picky {
-    place: Arc<dyn Place>,
-    bad: Arc<Mutex<HashSet<String>>>,
-}
-
-struct PickyFiles {
-    files: Arc<dyn Files>,
-    bad: Arc<Mutex<HashSet<String>>>,
-}
-
-struct PickyReader {
-    name: String,
-    file: Arc<dyn FileReader>,
-    bad: Arc<Mutex<HashSet<String>>>,
-}
-
-impl Place for Picky {
-    fn folder(&self, name: &str) -> io::Result<Arc<dyn Files>> {
-        Ok(Arc::new(PickyFiles {
-            files: self.place.folder(name)?,
-            bad: Arc::clone(&self.bad),
-        }))
-    }
-    fn folders(&self, within: &str) -> io::Result<Vec<String>> {
-        self.place.folders(within)
-    }
-    fn remove_folder(&self, name: &str) -> io::Result<()> {
-        self.place.remove_folder(name)
-    }
-    fn url(&self) -> String {
-        self.place.url()
-    }
-}
-
-impl Files for PickyFiles {
-    fn list(&self) -> io::Result<Vec<(String, u64)>> {
-        self.files.list()
-    }
-    fn create(&self, name: &str) -> io::Result<Box<dyn FileWriter>> {
-        self.files.create(name)
-    }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn FileReader>> {
-        Ok(Arc::new(PickyReader {
-            name: name.to_owned(),
-            file: self.files.open(name)?,
-            bad: Arc::clone(&self.bad),
-        }))
-    }
-    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        self.files.read(name)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.files.remove(name)
-    }
-    fn put_new(&self, name: &str, bytes: &[u8]) -> io::Result<Put> {
-        self.files.put_new(name, bytes)
-    }
-}
-
-impl FileReader for PickyReader {
-    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        match self.bad.lock().contains(&self.name) {
-            true => Err(io::Error::from_raw_os_error(5)),
-            false => self.file.read_at(offset, out),
-        }
-    }
-}
-
 #[test]
 fn a_merge_that_cannot_read_its_layers_holds_up_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let bad: Arc<Mutex<HashSet<String>>> = Arc::default();
-    let picky = Picky {
+    let picky = Unreadable {
         place: place(dir.path()),
-        bad: Arc::clone(&bad),
+        is_bad: {
+            let bad = Arc::clone(&bad);
+            Arc::new(move |name| bad.lock().contains(name))
+        },
     };
     // Nothing is folded.
     let mut world = World::new(Arc::new(picky), |c| c.history = Duration::from_secs(3600));
@@ -463,7 +397,7 @@ fn a_crash_at_every_step_of_two_merges_loses_nothing() {
             let steps = Arc::clone(&steps);
             move |_: xylem_pages::files::Step<'_>| match steps.fetch_add(1, Ordering::SeqCst) >= at
             {
-                true => Err(io::Error::other("dead")),
+                true => Err(std::io::Error::other("dead")),
                 false => Ok(()),
             }
         };

@@ -19,6 +19,8 @@ struct State {
 }
 
 /// Gives way when it is dropped, so that a test that fails comes to its end.
+/// Tests bind it anew after the store whose threads it stops: locals are dropped
+/// in reverse order.
 #[derive(Default)]
 pub struct Gate(Arc<State>);
 

@@ -6,6 +6,7 @@ pub mod gate;
 pub mod model;
 pub mod objects;
 pub mod redo;
+pub mod unreadable;
 pub mod writer;
 
 use parking_lot::Mutex;
