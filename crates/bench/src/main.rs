@@ -97,7 +97,7 @@ fn main() -> Result<()> {
         branches::measure(args.gib)?;
     }
     if args.only.contains(&Part::Neighbors) {
-        neighbors::measure(&args, args.away)?;
+        neighbors::measure(&args)?;
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::report::median;
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 use tonic::transport::{Channel, Endpoint};
 use xylem_e2e::sysbench::{Load, Login};
@@ -38,9 +38,9 @@ const WATCH: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_secs(20);
 const SCRIPT: &str = "oltp_read_write";
 
-/// Measures on a project in an S3 server that is then away for `away` seconds,
-/// and on one in a directory.
-pub fn measure(args: &Args, away: u32) -> Result<()> {
+/// Measures on projects in a directory, and on one in an S3 server that stops
+/// answering for `args.away` seconds.
+pub fn measure(args: &Args) -> Result<()> {
     idle_branches()?;
     println!(
         "{:<52} {:>9} {:>9} {:>7}",
@@ -48,7 +48,7 @@ pub fn measure(args: &Args, away: u32) -> Result<()> {
     );
     stalled_clients(args)?;
     unreadable_layers(args)?;
-    store_away(args, away)
+    store_away(args)
 }
 
 /// The server's CPU with one branch and with many, none of which does anything.
@@ -223,7 +223,7 @@ fn unreadable_layers(args: &Args) -> Result<()> {
         .as_str()
         .context("no id")?
         .to_owned();
-    let dir = find_dir(project.dir(), &id)?;
+    let dir = project.dir().join("server/store/branches").join(id);
     let damaged = damage_layers(&dir)?;
     ensure!(damaged > 0, "main has no layers in {}", dir.display());
     for _ in 0..args.turns {
@@ -237,35 +237,14 @@ fn unreadable_layers(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The folder of branch `id` in the store, which lies somewhere below `dir`.
-fn find_dir(dir: &Path, id: &str) -> Result<PathBuf> {
-    let mut dirs = vec![dir.to_owned()];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(&dir)? {
-            let entry = entry?;
-            if !entry.file_type()?.is_dir() {
-                continue;
-            }
-            let path = entry.path();
-            let in_store = path.parent().is_some_and(|p| p.ends_with("store/branches"));
-            if entry.file_name() == id && in_store {
-                return Ok(path);
-            }
-            dirs.push(path);
-        }
-    }
-    anyhow::bail!("branch {id} has no folder below {}", dir.display())
-}
-
-/// Overwrites the middle of every layer; returns how many there are. The ones
-/// that `dev` shares are older than its fork and few.
+/// Overwrites the middle of the newer half of the layers and returns how many
+/// these are. The older ones, from before the branch point, are `dev`'s, too.
 fn damage_layers(dir: &Path) -> Result<usize> {
     let mut names: Vec<_> = fs::read_dir(dir)?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|e| e == "layer"))
         .collect();
     names.sort();
-    // Those from before the fork are dev's, too.
     let own = names.split_off(names.len() / 2);
     for path in &own {
         let mut file = fs::OpenOptions::new().write(true).open(path)?;
@@ -276,7 +255,8 @@ fn damage_layers(dir: &Path) -> Result<usize> {
     Ok(own.len())
 }
 
-fn store_away(args: &Args, away: u32) -> Result<()> {
+fn store_away(args: &Args) -> Result<()> {
+    let away = args.away;
     let s3 = S3Server::shared()?;
     let url = s3.place();
     let project = project(args, s3.env(), &["--object-store", &url])?;
@@ -293,16 +273,12 @@ fn store_away(args: &Args, away: u32) -> Result<()> {
     );
     // And all is well again afterwards.
     let begin = Instant::now();
-    wait_until(
-        "the log's copy to catch up",
-        Duration::from_secs(120),
-        || {
-            Ok(project
-                .try_xylem(&["branch", "create", "after"])?
-                .status
-                .success())
-        },
-    )?;
+    wait_until("a branch to be made", Duration::from_secs(120), || {
+        Ok(project
+            .try_xylem(&["branch", "create", "after"])?
+            .status
+            .success())
+    })?;
     println!(
         "{:<52} {:>9.1}",
         "then the first branch could be made after, s",

@@ -69,7 +69,7 @@ use parking_lot::MutexGuard;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-/// What a thread is to look for.
+/// The work that a thread asks for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Errand {
     /// A merge to begin.
@@ -78,7 +78,7 @@ pub(crate) struct Errand {
     pub(crate) which: Which,
 }
 
-/// What it found.
+/// The outcome of an [`Errand`].
 pub(crate) enum Did {
     /// Nothing to do.
     Nothing,
@@ -91,7 +91,7 @@ pub(crate) enum Did {
     Failed {
         /// Why.
         fault: Fault,
-        /// So it was when it was last tried.
+        /// The attempt before failed, too.
         again: bool,
     },
 }

@@ -1,4 +1,4 @@
-//! What waits to be merged.
+//! How much waits to be merged.
 
 use super::plan::{RUNS_MAX, RUNS_NEW, is_bottom};
 use crate::branch::{Branch, Shared};
@@ -15,7 +15,7 @@ pub(crate) struct Debt {
 }
 
 impl Shared {
-    /// What waits to be merged. Blocking: it looks for the horizon.
+    /// Measures how much waits to be merged. Blocking: it looks for the horizon.
     pub(crate) fn debt(&self) -> Debt {
         if self.ancestor_behind().is_some() {
             return Debt::default();

@@ -36,14 +36,14 @@ pub(crate) struct Jobs {
     planning: Mutex<()>,
 }
 
-/// Which of the merges under way somebody would go on with.
+/// Selects merges under way to go on with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Which {
     /// Any that nobody works at.
     Any,
-    /// Of these, those that did not fail last.
+    /// Those that nobody works at and whose last piece did not fail.
     Sound,
-    /// Those that did, and whose pause is over.
+    /// Those whose last piece failed, and whose pause is over.
     Failed,
 }
 

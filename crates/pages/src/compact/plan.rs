@@ -1,4 +1,4 @@
-//! What is merged next.
+//! Chooses the next merge.
 
 use crate::branch::Shared;
 use crate::flush::Fault;
@@ -9,9 +9,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use xylem_types::Lsn;
 
-/// So many runs are left alone.
+/// A branch with at most this many runs is left alone.
 const RUNS_MIN: usize = 6;
-/// With so many, some are merged whatever their sizes.
+/// From this many runs on, some are merged whatever their sizes.
 pub(super) const RUNS_MAX: usize = 24;
 /// A merge takes at least so many runs.
 const MERGE_MIN: usize = 4;
@@ -33,7 +33,7 @@ const RATIO: u64 = 2;
 struct Run {
     number: u64,
     bytes: u64,
-    /// Of these folding would take away so many, about.
+    /// The part of `bytes` that folding would take away, roughly.
     garbage: u64,
     start: Lsn,
     end: Lsn,
