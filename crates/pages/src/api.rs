@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+use xylem_ambient::Clock;
 use xylem_types::{BranchId, Lsn, PageId, SpaceId};
-use xylem_wal::Clock;
 
 /// How a store is set up.
 #[derive(Clone, Debug)]

@@ -54,4 +54,3 @@ pub use read_only::ReadOnlyPlace;
 pub use side_read::{FileBytes, SideCursor, SidePart, SidePiece};
 pub use stats::BranchStats;
 pub use store::Store;
-pub use xylem_wal::Clock;

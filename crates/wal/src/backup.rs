@@ -13,7 +13,7 @@ mod restore;
 use crate::disk::{Disk, os::OsDisk};
 use crate::failure::Failure;
 use crate::remote::Remote;
-use crate::{Clock, Entropy, LocalLog, LocalLogConfig, LogError, Position, Retry};
+use crate::{LocalLog, LocalLogConfig, LogError, Position, Retry};
 use copier::{Shared, State};
 use format::Generation;
 use line::Fault;
@@ -26,6 +26,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
+use xylem_ambient::{Clock, Entropy};
 use xylem_types::{Epoch, Lsn};
 
 /// How a [`Backup`] copies.

@@ -6,11 +6,9 @@
 
 pub mod backup;
 mod checked;
-mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod disk;
-mod entropy;
 mod entry;
 mod failure;
 mod line;
@@ -19,11 +17,10 @@ mod memory;
 pub mod object;
 mod queue;
 mod remote;
+mod stamp;
 
 pub use backup::{Backup, BackupConfig, BackupStatus};
 pub use checked::{CheckedFrame, Damaged, FrameSums};
-pub use clock::Clock;
-pub use entropy::Entropy;
 pub use local::{LocalLog, LocalLogConfig};
 pub use memory::Memory;
 pub use object::{ObjectLog, ObjectLogConfig};

@@ -19,7 +19,7 @@ use crate::disk::{Disk, os::OsDisk};
 use crate::entry::{ENTRY_HEADER_BYTES, payload};
 use crate::line::Taken;
 use crate::queue::{self, Queued};
-use crate::{BoxFuture, CheckedFrame, Clock, Durable, Log, LogError, LogReader, Memory, Position};
+use crate::{BoxFuture, CheckedFrame, Durable, Log, LogError, LogReader, Memory, Position};
 pub(crate) use create::Maker;
 pub(crate) use reader::Reader;
 use segments::Name;
@@ -28,6 +28,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use xylem_ambient::Clock;
 use xylem_types::{Epoch, FrameSeq, Lsn};
 
 /// How a [`LocalLog`] uses its directory and memory.

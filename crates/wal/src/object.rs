@@ -20,10 +20,7 @@ use crate::failure::Failure;
 use crate::line::Taken;
 use crate::queue::{self, Queued};
 use crate::remote::Remote;
-use crate::{
-    BoxFuture, CheckedFrame, Clock, Durable, Entropy, Log, LogError, LogReader, Memory, Position,
-    Retry,
-};
+use crate::{BoxFuture, CheckedFrame, Durable, Log, LogError, LogReader, Memory, Position, Retry};
 use format::WriterId;
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -36,6 +33,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
+use xylem_ambient::{Clock, Entropy};
 use xylem_types::{Epoch, FrameSeq, Lsn};
 
 /// How an [`ObjectLog`] uses its store and memory.

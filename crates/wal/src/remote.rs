@@ -4,8 +4,8 @@
 #[cfg(test)]
 mod tests;
 
+use crate::BoxFuture;
 use crate::failure::Failure;
-use crate::{BoxFuture, Entropy};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
@@ -16,6 +16,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use xylem_ambient::Entropy;
 
 /// How failed requests are tried again: for ever, with waits that double, also
 /// those that are refused for a reason that somebody may mend meanwhile:

@@ -15,10 +15,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use xylem_ambient::Clock;
 use xylem_objects::testing::{Faulty, Rates, S3Server, memory};
 use xylem_objects::{Bucket, DiskCache, Retry};
 use xylem_pages::files::{LocalPlace, Place};
-use xylem_pages::{Branch, Clock, ForkError, ReadAt, ReadError, Store, StoreConfig};
+use xylem_pages::{Branch, ForkError, ReadAt, ReadError, Store, StoreConfig};
 use xylem_types::{BranchId, Lsn};
 use xylem_wal::Log;
 

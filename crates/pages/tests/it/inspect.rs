@@ -12,11 +12,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use xylem_ambient::Clock;
 use xylem_pages::files::{FileReader, Files, LocalFiles};
 use xylem_pages::inspect::{
     self, HistoryOptions, LayerKind, PageHistory, PageVersion, VersionKind, Whence,
 };
-use xylem_pages::{Branch, Clock, ReadAt, ReadError, Store, StoreConfig};
+use xylem_pages::{Branch, ReadAt, ReadError, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{BranchId, Lsn, PageId};
 use xylem_wal::Log;

@@ -15,8 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use xylem_ambient::Clock;
 use xylem_pages::files::Place;
-use xylem_pages::{Branch, Clock, ReadAt, Store, StoreConfig};
+use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
 use xylem_types::{BranchId, FileOp, Lsn, PageId};
 use xylem_wal::Log;
 

@@ -7,9 +7,10 @@
 
 use super::Store;
 use super::tools::{Compute, open, read, read_all};
-use crate::{Clock, Log};
+use crate::Log;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use xylem_ambient::Clock;
 
 /// A clock that stands where it was set.
 #[derive(Debug, Default)]

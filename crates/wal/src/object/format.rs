@@ -2,9 +2,9 @@
 //! `docs/formats/wal-objects.md`. Everything is little-endian.
 
 use crate::Position;
-use crate::clock::Stamp;
 use crate::entry::{ENTRY_HEADER_BYTES, EntryHeader, payload, u32_at, u64_at};
 use crate::queue::Queued;
+use crate::stamp::Stamp;
 use crate::{LogError, Record};
 use bytes::Bytes;
 use std::fmt;

@@ -3,8 +3,8 @@
 use super::format::{
     Block, Folder, HEADER_BYTES, Header, Name, WriterId, number_and_index, position,
 };
-use crate::clock::Stamp;
 use crate::queue::Queued;
+use crate::stamp::Stamp;
 use crate::{CheckedFrame, Position, Record};
 use bytes::Bytes;
 use proptest::prelude::*;

@@ -20,11 +20,12 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use xylem_ambient::Clock;
 use xylem_types::{Epoch, Lsn};
 use xylem_wal::backup::{Floor, Restored, restore, restore_on};
 use xylem_wal::disk::model::{ModelDisk, Op};
 use xylem_wal::{
-    Backup, BackupConfig, Clock, Entry, LocalLog, LocalLogConfig, Log, LogError, Position, Retry,
+    Backup, BackupConfig, Entry, LocalLog, LocalLogConfig, Log, LogError, Position, Retry,
 };
 
 /// A store, and a backup's place in it.

@@ -9,11 +9,10 @@ use object_store::ObjectStore;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use xylem_ambient::Clock;
 use xylem_wal::backup::end;
 use xylem_wal::disk::model::ModelDisk;
-use xylem_wal::{
-    Backup, BackupConfig, Clock, LocalLog, LocalLogConfig, Log, LogError, Position, Retry,
-};
+use xylem_wal::{Backup, BackupConfig, LocalLog, LocalLogConfig, Log, LogError, Position, Retry};
 
 /// Requests are not called back: a test holds them.
 fn patient() -> BackupConfig {

@@ -11,8 +11,9 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use xylem_ambient::Entropy;
 use xylem_types::{Epoch, FileOp, Frame, FrameBody, FrameSeq, Lsn};
-use xylem_wal::{Entropy, Record};
+use xylem_wal::Record;
 
 /// The same random bytes at every run: those of `first`, and so on.
 pub fn entropy(first: u64) -> Entropy {

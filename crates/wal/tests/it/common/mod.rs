@@ -13,11 +13,12 @@ pub mod objects;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
+use xylem_ambient::Clock;
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::conformance::{HandClock, Store};
 use xylem_wal::disk::model::ModelDisk;
 use xylem_wal::{
-    BoxFuture, Clock, Durable, Entry, LocalLog, LocalLogConfig, Log, LogError, Memory, Record,
+    BoxFuture, Durable, Entry, LocalLog, LocalLogConfig, Log, LogError, Memory, Record,
 };
 
 /// Small enough that every test crosses segments.

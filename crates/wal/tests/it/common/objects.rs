@@ -14,11 +14,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
+use xylem_ambient::Entropy;
 use xylem_objects::testing::S3Server;
 use xylem_wal::conformance::{self, HandClock, Store};
-use xylem_wal::{
-    BoxFuture, Entropy, Entry, Log, LogError, ObjectLog, ObjectLogConfig, Position, Retry,
-};
+use xylem_wal::{BoxFuture, Entry, Log, LogError, ObjectLog, ObjectLogConfig, Position, Retry};
 
 /// Where requests run.
 pub fn runtime() -> Handle {

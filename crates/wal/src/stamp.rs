@@ -1,85 +1,12 @@
-//! The clock that entries take their time from, and how a log notices that
-//! somebody set it.
+//! The times of a log's entries, and how the log notices that somebody set the
+//! system clock.
 
-use std::fmt;
-use std::sync::Arc;
-use std::sync::LazyLock;
-use std::time::{Instant, SystemTime};
+use xylem_ambient::Clock;
 
 /// The wall clock and the steady clock of a process may drift apart by this
 /// before the wall clock counts as set, in microseconds. Time servers that
 /// steer a clock stay far below.
 pub(crate) const STEP_US: u64 = 10_000_000;
-
-type Source = Arc<dyn Fn() -> u64 + Send + Sync>;
-
-/// Tells the time in microseconds since 1970, which may jump, and counts
-/// microseconds on a steady clock, which does not. Clones are the same clock.
-#[derive(Clone)]
-pub struct Clock {
-    now: Source,
-    steady: Source,
-}
-
-impl Clock {
-    /// A clock that says what `now` returns, and is steady as it is.
-    pub fn new(now: impl Fn() -> u64 + Send + Sync + 'static) -> Clock {
-        let now: Source = Arc::new(now);
-        Clock {
-            steady: Arc::clone(&now),
-            now,
-        }
-    }
-
-    /// A clock that says what `now` returns. `steady` counts microseconds from
-    /// anywhere, in step with real time.
-    pub fn with_steady(
-        now: impl Fn() -> u64 + Send + Sync + 'static,
-        steady: impl Fn() -> u64 + Send + Sync + 'static,
-    ) -> Clock {
-        Clock {
-            now: Arc::new(now),
-            steady: Arc::new(steady),
-        }
-    }
-
-    /// The system's clocks.
-    pub fn system() -> Clock {
-        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-        LazyLock::force(&START);
-        Clock::with_steady(
-            || {
-                let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-                // Before 1970, or after the year 500000: the clock is not set.
-                since.map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(0))
-            },
-            || u64::try_from(START.elapsed().as_micros()).unwrap_or(u64::MAX),
-        )
-    }
-
-    /// Microseconds since 1970.
-    pub fn now_us(&self) -> u64 {
-        (self.now)()
-    }
-
-    /// Microseconds of the steady clock. Only differences within a process
-    /// mean anything.
-    pub fn steady_us(&self) -> u64 {
-        (self.steady)()
-    }
-}
-
-impl Default for Clock {
-    fn default() -> Clock {
-        Clock::system()
-    }
-}
-
-impl fmt::Debug for Clock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Clock({} µs)", self.now_us())
-    }
-}
 
 /// When an entry is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
