@@ -101,15 +101,15 @@ pub struct UpArgs {
     /// commit waits for it, and nothing is lost with this machine); cannot be
     /// changed later [default: local]
     #[arg(long, value_name = "WHERE", value_parser = ["local", "object"])]
-    pub log_store: Option<String>,
+    pub wal_store: Option<String>,
     /// Local logs are copied to the object store: how old a commit may become before
     /// its copy is there, such as 500ms; 0s: no copy [default: 1s with a remote
     /// store, else 0s]
     #[arg(long, value_name = "SPAN", value_parser = span)]
-    pub log_backup: Option<String>,
+    pub wal_backup: Option<String>,
     /// Local logs that are not here are lost: restore them from their copies
     #[arg(long)]
-    pub restore_log: bool,
+    pub restore_wal: bool,
     /// Address that computes listen on [default: 127.0.0.1]
     #[arg(long, value_name = "ADDR")]
     pub bind: Option<IpAddr>,
@@ -150,8 +150,8 @@ pub enum Setting {
     History,
     /// --http-port
     HttpPort,
-    /// --log-backup
-    LogBackup,
+    /// --wal-backup
+    WalBackup,
     /// The arguments of mariadbd
     MariadbdArgs,
     /// --memory

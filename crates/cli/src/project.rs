@@ -32,15 +32,15 @@ pub struct Project {
     pub object_store: Option<String>,
     /// Where logs go, if not to the server's disk: `object`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub log_store: Option<String>,
+    pub wal_store: Option<String>,
     /// How old a commit may become before the copy of a local log has it, as
     /// given to the server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub log_backup: Option<String>,
+    pub wal_backup: Option<String>,
     /// Local logs that are not here are lost: a server that is started now
     /// restores them.
     #[serde(skip)]
-    pub restore_log: bool,
+    pub restore_wal: bool,
     /// The server's memory budget, as given to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
@@ -119,9 +119,9 @@ impl Project {
                 .to_string(),
             bind: loopback(),
             object_store: None,
-            log_store: None,
-            log_backup: None,
-            restore_log: false,
+            wal_store: None,
+            wal_backup: None,
+            restore_wal: false,
             memory: None,
             history: None,
             buffer_pool: None,

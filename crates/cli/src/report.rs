@@ -55,9 +55,9 @@ pub struct BranchReport {
     /// Its identity, which never changes.
     pub id: String,
     /// The name of the branch it left.
-    pub ancestor: Option<String>,
-    /// Where it left it; 0 without an ancestor.
-    pub ancestor_lsn: u64,
+    pub parent: Option<String>,
+    /// Where it left it; 0 without a parent.
+    pub branch_point_lsn: u64,
     /// The end of its durable history.
     pub last_lsn: u64,
     /// RFC 3339.
@@ -69,7 +69,7 @@ pub struct BranchReport {
     /// How far page reads are behind the log, in bytes.
     pub lag_bytes: u64,
     /// Its own log, in bytes.
-    pub log_bytes: u64,
+    pub wal_bytes: u64,
     /// Its own layers, in bytes.
     pub layer_bytes: u64,
     /// All that is its own, in bytes.
@@ -131,16 +131,16 @@ impl From<Branch> for BranchReport {
     fn from(branch: Branch) -> BranchReport {
         let known = |text: String| Some(text).filter(|text| !text.is_empty());
         BranchReport {
-            ancestor: known(branch.ancestor),
-            ancestor_lsn: branch.ancestor_lsn,
+            parent: known(branch.parent),
+            branch_point_lsn: branch.branch_point_lsn,
             last_lsn: branch.last_lsn,
             created_at: branch.created_at,
             epoch: branch.epoch,
             applied_lsn: branch.applied_lsn,
             lag_bytes: branch.last_lsn.saturating_sub(branch.applied_lsn),
-            log_bytes: branch.log_bytes,
+            wal_bytes: branch.wal_bytes,
             layer_bytes: branch.layer_bytes,
-            own_bytes: branch.log_bytes.saturating_add(branch.layer_bytes),
+            own_bytes: branch.wal_bytes.saturating_add(branch.layer_bytes),
             ancestors_layer_bytes: branch.ancestors_layer_bytes,
             oldest_lsn: Some(branch.oldest_lsn).filter(|lsn| *lsn > 0),
             oldest_time: known(branch.oldest_time),

@@ -235,7 +235,7 @@ async fn prepare(
         project.save(state)?;
     }
     // A template's pages have the default size, and its log is a local one.
-    let fits = project.page_size.is_none() && project.log_store.is_none();
+    let fits = project.page_size.is_none() && project.wal_store.is_none();
     let Some(template) = home.template().filter(|_| fits) else {
         return Ok(());
     };
@@ -275,11 +275,11 @@ fn spawn(state: &StateDir, project: &Project, grpc: u16, http: u16) -> Result<Se
     if let Some(url) = &project.object_store {
         option("--object-store", url.into());
     }
-    if let Some(log_store) = &project.log_store {
-        option("--log-store", log_store.into());
+    if let Some(wal_store) = &project.wal_store {
+        option("--wal-store", wal_store.into());
     }
-    if let Some(log_backup) = &project.log_backup {
-        option("--log-backup", log_backup.into());
+    if let Some(wal_backup) = &project.wal_backup {
+        option("--wal-backup", wal_backup.into());
     }
     if let Some(memory) = &project.memory {
         option("--memory", memory.into());
@@ -290,8 +290,8 @@ fn spawn(state: &StateDir, project: &Project, grpc: u16, http: u16) -> Result<Se
     if state.token_file().exists() {
         option("--token-file", state.token_file().into());
     }
-    if project.restore_log {
-        args.push("--restore-log".into());
+    if project.restore_wal {
+        args.push("--restore-wal".into());
     }
     put_aside(&state.server_log());
     let log_from = files::length_of(&state.server_log());

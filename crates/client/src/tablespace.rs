@@ -13,7 +13,7 @@ use std::path::{Component, Path};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-const PATH: &str = "/xylem.control.Control/GetTablespace";
+const PATH: &str = "/xylem.control.v1.Control/GetTablespace";
 /// Far more than a few pages of 64 KiB.
 const ANSWER_MAX: usize = 64 << 20;
 

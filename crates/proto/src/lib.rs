@@ -9,16 +9,16 @@ pub mod pageserver {
     tonic::include_proto!("pageserver");
 }
 
-/// Branches and computes: package `xylem.control`.
+/// Branches and computes: package `xylem.control.v1`.
 #[allow(missing_docs, clippy::all)]
 pub mod control {
-    tonic::include_proto!("xylem.control");
+    tonic::include_proto!("xylem.control.v1");
 }
 
-/// Looking into branches: package `xylem.inspect`.
+/// Looking into branches: package `xylem.inspect.v1`.
 #[allow(missing_docs, clippy::all)]
 pub mod inspect {
-    tonic::include_proto!("xylem.inspect");
+    tonic::include_proto!("xylem.inspect.v1");
 }
 
 /// All packages as an encoded `FileDescriptorSet`, for gRPC reflection.

@@ -36,7 +36,7 @@ fn main() {
 async fn measure() {
     let dir = tempfile::tempdir().unwrap();
     let mut args = args(dir.path());
-    args.log_segment_size = None;
+    args.wal_segment_size = None;
     let server = Server::with(config(&args)).unwrap();
     let (_, mut writer) = with_database(&server).await;
     let started = Instant::now();

@@ -1,9 +1,9 @@
-//! An open branch: its log, its pages, and who may write it.
+//! An open branch: its WAL, its pages, and who may write it.
 
 use crate::framing::Framing;
-use crate::logs::{BackedLog, OpenedLog};
 use crate::metrics::{BranchMetrics, BranchState, Metrics};
 use crate::project::BranchMeta;
+use crate::wals::{BackedWal, OpenedWal};
 use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +23,7 @@ const ATTACH_TURN: Duration = Duration::from_secs(10);
 const ATTACH_BEFORE: Duration = Duration::from_secs(20);
 /// Ingest that has not moved for so long does not go on by itself.
 const ATTACH_STALL: Duration = Duration::from_secs(5);
-/// How long it waits for the log and for ingest once the compute before is
+/// How long it waits for the WAL and for ingest once the compute before is
 /// fenced. All together are less than a caller's patience: `ATTACH_LIMIT` of
 /// the command line.
 const ATTACH_PATIENCE: Duration = Duration::from_secs(25);
@@ -36,9 +36,9 @@ pub struct OpenBranch {
     /// As the project knows it.
     pub meta: BranchMeta,
     /// What its computes wrote.
-    pub log: Arc<dyn Log>,
+    pub wal: Arc<dyn Log>,
     /// The same, if it is copied to the object store.
-    pub backed: Option<Arc<BackedLog>>,
+    pub backed: Option<Arc<BackedWal>>,
     /// What that made of its pages.
     pub pages: Arc<Branch>,
     /// Cancelled when its streams must end: the server stops, or the branch
@@ -57,11 +57,11 @@ pub struct OpenBranch {
     pub oldest_time: Mutex<Option<(Lsn, Timestamp)>>,
     usage: Mutex<Usage>,
     durable: watch::Receiver<Durable>,
-    /// Where the log was durable when the branch was opened.
+    /// Where the WAL was durable when the branch was opened.
     opened: Durable,
     /// Set once ingest has got there.
     caught_up: AtomicBool,
-    /// How far its redo was checked before it went into the log.
+    /// How far its redo was checked before it went into the WAL.
     pub framing: Framing,
     attach: tokio::sync::Mutex<()>,
     writer: Mutex<Option<(Epoch, CancellationToken)>>,
@@ -127,7 +127,7 @@ pub struct Attached {
 /// An attach did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
-    /// The log refused or failed.
+    /// The WAL refused or failed.
     #[error(transparent)]
     Log(#[from] LogError),
     /// Ingest did not get there.
@@ -141,7 +141,7 @@ pub enum AttachError {
     Crowded,
     /// Ingest is not near enough to be waited for.
     #[error(
-        "ingest is {bytes} bytes behind the log, and {why}: the compute that runs was not fenced; see the server's log and `xylem doctor`, and retry"
+        "ingest is {bytes} bytes behind the WAL, and {why}: the compute that runs was not fenced; see the server's log and `xylem doctor`, and retry"
     )]
     Behind {
         /// How far.
@@ -152,12 +152,12 @@ pub enum AttachError {
     /// It may be about to go, or to be another line.
     #[error("it is being changed, and the store has not said yet whether it was; retry")]
     Held,
-    /// The log did not become durable in time.
-    #[error("the log did not become durable within {} s: it stands at {reached}, {} bytes behind", ATTACH_PATIENCE.as_secs(), wanted.bytes_since(*reached))]
+    /// The WAL did not become durable in time.
+    #[error("the WAL did not become durable within {} s: it stands at {reached}, {} bytes behind", ATTACH_PATIENCE.as_secs(), wanted.bytes_since(*reached))]
     NotDurable {
         /// What was waited for.
         wanted: Lsn,
-        /// Where the log stands.
+        /// Where the WAL stands.
         reached: Lsn,
     },
 }
@@ -167,7 +167,7 @@ impl OpenBranch {
     pub fn new(
         name: &str,
         meta: BranchMeta,
-        OpenedLog { log, backed }: OpenedLog,
+        OpenedWal { wal, backed }: OpenedWal,
         pages: Arc<Branch>,
         metrics: &Arc<Metrics>,
         end: CancellationToken,
@@ -178,10 +178,10 @@ impl OpenBranch {
         };
         OpenBranch {
             meta,
-            opened: *log.durable().borrow(),
+            opened: *wal.durable().borrow(),
             caught_up: AtomicBool::new(false),
-            durable: log.durable(),
-            log,
+            durable: wal.durable(),
+            wal,
             backed,
             pages,
             end,
@@ -286,9 +286,9 @@ impl OpenBranch {
         usage.last.elapsed()
     }
 
-    /// The end of its history: of its own log, or where it left its ancestor.
+    /// The end of its history: of its own WAL, or where it left its parent.
     pub fn last_lsn(&self) -> Lsn {
-        self.durable().lsn().max(Lsn(self.meta.ancestor_lsn))
+        self.durable().lsn().max(Lsn(self.meta.branch_point_lsn))
     }
 
     /// Whether `lsn` may have been told as the end of this branch before the
@@ -303,7 +303,7 @@ impl OpenBranch {
         self.durable.borrow().epoch()
     }
 
-    /// How far the log is durable.
+    /// How far the WAL is durable.
     pub fn durable(&self) -> Durable {
         *self.durable.borrow()
     }
@@ -313,8 +313,8 @@ impl OpenBranch {
         if let Some(reason) = self.pages.failed() {
             return Some(format!("ingest: {reason}"));
         }
-        let error = self.log.failed()?;
-        Some(format!("log: {error}"))
+        let error = self.wal.failed()?;
+        Some(format!("WAL: {error}"))
     }
 
     /// What a scrape wants to know.
@@ -325,7 +325,7 @@ impl OpenBranch {
             durable_lsn: self.last_lsn().0,
             applied_lsn: self.pages.applied().0,
             epoch: durable.epoch().0,
-            log_bytes: self.log.stored_bytes(),
+            wal_bytes: self.wal.stored_bytes(),
             backup: self.backed.as_ref().map(|backed| backed.backup()),
             layer_bytes: stats.layer_bytes,
             up: self.broken().is_none(),
@@ -339,7 +339,7 @@ impl OpenBranch {
         let token = CancellationToken::new();
         let mut writer = self.writer.lock();
         match &*writer {
-            // It was checked before a newer compute attached: the log refuses
+            // It was checked before a newer compute attached: the WAL refuses
             // it, and the newer one's stream is none of its business.
             Some((of, _)) if *of > epoch => return token,
             Some((of, older)) if *of == epoch => older.cancel(),
@@ -371,7 +371,7 @@ impl OpenBranch {
         // A compute that runs is not fenced for one that could not begin.
         self.ingest_is_near().await?;
         let until = Instant::now() + ATTACH_PATIENCE;
-        let sealed = self.log.seal().await?;
+        let sealed = self.wal.seal().await?;
         // Older epochs write no more; what they wrote is read to its end, and
         // the last whole mtr of it is where history is cut.
         self.pages.wait_ingested(sealed.position(), until).await?;
@@ -379,7 +379,7 @@ impl OpenBranch {
         let epoch = sealed.epoch();
         self.label().metrics.attaches.inc();
         if cut <= Lsn::FIRST {
-            let begun = self.log.begin(epoch, Lsn::FIRST).await?;
+            let begun = self.wal.begin(epoch, Lsn::FIRST).await?;
             self.pages.wait_ingested(begun.position(), until).await?;
             tracing::info!(branch = self.name(), %epoch, "attached, the branch is empty");
             return Ok(Attached {
@@ -388,14 +388,14 @@ impl OpenBranch {
                 empty: true,
             });
         }
-        self.log.begin(epoch, cut).await?;
+        self.wal.begin(epoch, cut).await?;
         let checkpoint = Frame {
             seq: FrameSeq(1),
             start: cut,
             body: FrameBody::Redo(Arc::from(xylem_redo::checkpoint_mtr(cut).as_slice())),
         };
         let start_lsn = checkpoint.end();
-        self.log.append(epoch, vec![checkpoint]).await?;
+        self.wal.append(epoch, vec![checkpoint]).await?;
         self.wait_durable(epoch, FrameSeq(1), start_lsn, until)
             .await?;
         self.pages.wait_applied(start_lsn, until).await?;
@@ -407,7 +407,7 @@ impl OpenBranch {
         })
     }
 
-    /// Waits until ingest has got to where the log is durable now, and looks
+    /// Waits until ingest has got to where the WAL is durable now, and looks
     /// whether it will soon get to where it is then.
     async fn ingest_is_near(&self) -> Result<(), AttachError> {
         let began = Instant::now();
@@ -454,12 +454,12 @@ impl OpenBranch {
     /// the guard lives.
     ///
     /// # Errors
-    /// When the log refuses or fails.
+    /// When the WAL refuses or fails.
     pub async fn fence(&self) -> Result<MutexGuard<'_, ()>, LogError> {
         let guard = self.attach.lock().await;
         // Without an epoch there is nobody to take it from.
         if self.epoch() > Epoch(0) {
-            self.log.seal().await?;
+            self.wal.seal().await?;
         }
         Ok(guard)
     }
@@ -508,7 +508,7 @@ impl OpenBranch {
             .into()),
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(self
-                .log
+                .wal
                 .accepted(epoch)
                 .err()
                 .unwrap_or(LogError::Closed)

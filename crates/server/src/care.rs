@@ -15,7 +15,7 @@ use std::time::Duration;
 const STEP: Duration = Duration::from_secs(10);
 
 /// Asks the store whether the project is still this server's, until the
-/// server ends: a server that stops drains its logs, and acknowledges.
+/// server ends: a server that stops drains its WALs, and acknowledges.
 pub(crate) async fn watch_ownership(node: Arc<Node>) {
     let Some(opened) = node.opened() else {
         return;

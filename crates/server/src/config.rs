@@ -4,7 +4,7 @@ mod layers;
 mod memory;
 
 use crate::place;
-use crate::project::LogStore;
+use crate::project::WalStore;
 use crate::size::ByteSize;
 use crate::span::Span;
 use layers::Layers;
@@ -24,8 +24,8 @@ pub struct ServerConfig {
     pub http_listen: SocketAddr,
     /// Memory of the page store, over all branches, in bytes.
     pub memory: ByteSize,
-    /// Size of a log segment file, in bytes.
-    pub log_segment_size: ByteSize,
+    /// Size of a WAL segment file, in bytes.
+    pub wal_segment_size: ByteSize,
     /// Redo bytes in an open layer before it is flushed.
     pub open_layer_size: ByteSize,
     /// How long a page read waits for its LSN when the caller does not say.
@@ -42,13 +42,13 @@ pub struct ServerConfig {
     pub object_store: String,
     /// How far back every moment of a branch stays within reach.
     pub history: Span,
-    /// Where branches' logs are.
-    pub log_store: LogStore,
-    /// How old a commit may become before the copy of a log on this server's
+    /// Where branches' WALs are.
+    pub wal_store: WalStore,
+    /// How old a commit may become before the copy of a WAL on this server's
     /// disk has it, in the object store; zero: there is no copy.
-    pub log_backup: Span,
-    /// Logs that are not on this server's disk are lost, and restored.
-    pub restore_log: bool,
+    pub wal_backup: Span,
+    /// WALs that are not on this server's disk are lost, and restored.
+    pub restore_wal: bool,
     /// How long after another server has claimed the project this one may
     /// acknowledge commits, and so how long the other one waits.
     pub ownership_lease: Span,
@@ -70,8 +70,8 @@ pub struct ServerConfig {
     /// Threads that serve connections.
     pub worker_threads: usize,
     /// Size of the sparse `ib_logfile0` that a compute starts on, in bytes.
-    pub compute_log_size: ByteSize,
-    /// Ingest may lag this many bytes behind the log before writers are slowed.
+    pub compute_redo_log_size: ByteSize,
+    /// Ingest may lag this many bytes behind the WAL before writers are slowed.
     pub ingest_lag_soft: ByteSize,
     /// What the scrub in the background reads in a second; 0: there is none.
     pub scrub_bytes_per_second: ByteSize,
@@ -99,7 +99,7 @@ impl std::str::FromStr for LogFormat {
     }
 }
 
-/// What becomes of commits on local logs while the store does not answer.
+/// What becomes of commits on local WALs while the store does not answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnStoreOutage {
     /// They are acknowledged: nobody takes the project over unless a person
@@ -181,9 +181,9 @@ pub struct ServerArgs {
     /// Memory of the page store [default: 512MiB]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
-    /// Size of a log segment file [default: 64MiB]
+    /// Size of a WAL segment file [default: 64MiB]
     #[arg(long, value_name = "SIZE")]
-    pub log_segment_size: Option<String>,
+    pub wal_segment_size: Option<String>,
     /// Redo in an open layer before it is flushed [default: 64MiB]
     #[arg(long, value_name = "SIZE")]
     pub open_layer_size: Option<String>,
@@ -211,21 +211,21 @@ pub struct ServerArgs {
     /// How far back every moment stays within reach, such as 36h [default: 7d]
     #[arg(long, value_name = "SPAN")]
     pub history: Option<String>,
-    /// Where logs are: local or object; cannot be changed later [default: local]
+    /// Where WALs are: local or object; cannot be changed later [default: local]
     #[arg(long, value_name = "WHERE")]
-    pub log_store: Option<String>,
-    /// How old a commit may become before a local log's copy in the object store
+    pub wal_store: Option<String>,
+    /// How old a commit may become before a local WAL's copy in the object store
     /// has it, such as 500ms; 0s: no copy [default: 1s with a remote store, else 0s]
     #[arg(long, value_name = "SPAN")]
-    pub log_backup: Option<String>,
-    /// Local logs that are not here are lost: restore them from their copies
+    pub wal_backup: Option<String>,
+    /// Local WALs that are not here are lost: restore them from their copies
     #[arg(long)]
-    pub restore_log: bool,
+    pub restore_wal: bool,
     /// How long this server may acknowledge commits once another one has claimed the
     /// project, and so how long that one waits [default: 6s]
     #[arg(long, value_name = "SPAN")]
     pub ownership_lease: Option<String>,
-    /// What becomes of commits on local logs while the store does not answer: serve,
+    /// What becomes of commits on local WALs while the store does not answer: serve,
     /// or stop when the lease is over [default: serve]
     #[arg(long, value_name = "WHAT")]
     pub on_store_outage: Option<String>,
@@ -252,8 +252,8 @@ pub struct ServerArgs {
     pub worker_threads: Option<String>,
     /// Size of a compute's sparse ib_logfile0 [default: 4GiB]
     #[arg(long, value_name = "SIZE")]
-    pub compute_log_size: Option<String>,
-    /// Lag of ingest behind the log from which writers are slowed [default: 256MiB]
+    pub compute_redo_log_size: Option<String>,
+    /// Lag of ingest behind the WAL from which writers are slowed [default: 256MiB]
     #[arg(long, value_name = "SIZE")]
     pub ingest_lag_soft: Option<String>,
     /// What the scrub in the background reads in a second; 0: none [default: 2MiB]
@@ -268,7 +268,7 @@ impl ServerArgs {
             "grpc_listen" => &self.grpc_listen,
             "http_listen" => &self.http_listen,
             "memory" => &self.memory,
-            "log_segment_size" => &self.log_segment_size,
+            "wal_segment_size" => &self.wal_segment_size,
             "open_layer_size" => &self.open_layer_size,
             "page_wait_timeout_ms" => &self.page_wait_timeout_ms,
             "stop_grace_ms" => &self.stop_grace_ms,
@@ -278,8 +278,8 @@ impl ServerArgs {
             "log_level" => &self.log_level,
             "object_store" => &self.object_store,
             "history" => &self.history,
-            "log_store" => &self.log_store,
-            "log_backup" => &self.log_backup,
+            "wal_store" => &self.wal_store,
+            "wal_backup" => &self.wal_backup,
             "ownership_lease" => &self.ownership_lease,
             "on_store_outage" => &self.on_store_outage,
             "cache_size" => &self.cache_size,
@@ -289,7 +289,7 @@ impl ServerArgs {
             "leases_max" => &self.leases_max,
             "page_threads" => &self.page_threads,
             "worker_threads" => &self.worker_threads,
-            "compute_log_size" => &self.compute_log_size,
+            "compute_redo_log_size" => &self.compute_redo_log_size,
             "ingest_lag_soft" => &self.ingest_lag_soft,
             "scrub_bytes_per_second" => &self.scrub_bytes_per_second,
             _ => &None,
@@ -317,7 +317,7 @@ pub fn load(
     let layers = Layers::read(&|key| args.flag(key), env, file.as_deref())?;
     let mut config = build(&layers)?;
     // For one start, so neither from a file nor from the environment.
-    config.restore_log = args.restore_log;
+    config.restore_wal = args.restore_wal;
     Ok(config)
 }
 
@@ -336,9 +336,9 @@ fn build(from: &Layers) -> Result<ServerConfig, ConfigError> {
         true => Duration::from_secs(1),
         false => Duration::ZERO,
     };
-    let log_backup = from.or("log_backup", Span(interval))?;
-    if log_backup.0 > Duration::from_secs(3600) {
-        return Err(from.bad("log_backup", &format!("{log_backup} is more than an hour")));
+    let wal_backup = from.or("wal_backup", Span(interval))?;
+    if wal_backup.0 > Duration::from_secs(3600) {
+        return Err(from.bad("wal_backup", &format!("{wal_backup} is more than an hour")));
     }
     let ownership_lease = from.or("ownership_lease", Span(Duration::from_secs(6)))?;
     if !(Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&ownership_lease.0) {
@@ -356,7 +356,7 @@ fn build(from: &Layers) -> Result<ServerConfig, ConfigError> {
         grpc_listen: from.or("grpc_listen", SocketAddr::from(([127, 0, 0, 1], 8080)))?,
         http_listen: from.or("http_listen", SocketAddr::from(([127, 0, 0, 1], 8081)))?,
         memory: from.size("memory", memory::default_bytes(), 32 << 20, 1 << 42)?,
-        log_segment_size: from.size("log_segment_size", 64 << 20, 1 << 20, 1 << 30)?,
+        wal_segment_size: from.size("wal_segment_size", 64 << 20, 1 << 20, 1 << 30)?,
         open_layer_size: from.size("open_layer_size", 64 << 20, 1 << 20, 1 << 32)?,
         page_wait_timeout: Duration::from_millis(from.number(
             "page_wait_timeout_ms",
@@ -369,9 +369,9 @@ fn build(from: &Layers) -> Result<ServerConfig, ConfigError> {
         log_format: from.or("log_format", LogFormat::Text)?,
         log_level: log_level(from)?,
         object_store,
-        log_store: from.or("log_store", LogStore::Local)?,
-        log_backup,
-        restore_log: false,
+        wal_store: from.or("wal_store", WalStore::Local)?,
+        wal_backup,
+        restore_wal: false,
         ownership_lease,
         on_store_outage: from.or("on_store_outage", OnStoreOutage::Serve)?,
         cache_size: from.size("cache_size", place::CACHE_BYTES, 64 << 20, 1 << 50)?,
@@ -392,13 +392,16 @@ fn build(from: &Layers) -> Result<ServerConfig, ConfigError> {
         leases_max: from.number("leases_max", 1000, 1, 1_000_000)? as usize,
         page_threads: from.number("page_threads", page_threads, 1, 512)? as usize,
         worker_threads: from.number("worker_threads", cpus.max(2) as u64, 1, 512)? as usize,
-        compute_log_size: from.size("compute_log_size", 4 << 30, 4 << 20, 512 << 30)?,
+        compute_redo_log_size: from.size("compute_redo_log_size", 4 << 30, 4 << 20, 512 << 30)?,
         ingest_lag_soft: from.size("ingest_lag_soft", 256 << 20, 1 << 20, 1 << 40)?,
         scrub_bytes_per_second: from.size("scrub_bytes_per_second", 2 << 20, 0, 1 << 40)?,
         data_dir,
     };
-    if !config.compute_log_size.0.is_multiple_of(4096) {
-        return Err(from.bad("compute_log_size", "it must be a multiple of 4096 bytes"));
+    if !config.compute_redo_log_size.0.is_multiple_of(4096) {
+        return Err(from.bad(
+            "compute_redo_log_size",
+            "it must be a multiple of 4096 bytes",
+        ));
     }
     Ok(config)
 }

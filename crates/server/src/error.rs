@@ -44,12 +44,12 @@ pub enum ServerError {
     /// The project's catalogue cannot be read or changed.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-    /// A branch's log cannot be opened or closed.
-    #[error("branch {branch}: log: {source}")]
+    /// A branch's WAL cannot be opened or closed.
+    #[error("branch {branch}: WAL: {source}")]
     Log {
         /// Which branch.
         branch: String,
-        /// What the log said.
+        /// What the WAL said.
         source: xylem_wal::LogError,
     },
     /// The page store or a branch of it cannot be opened or closed.
@@ -61,12 +61,12 @@ pub enum ServerError {
         source: xylem_pages::StoreError,
     },
     /// The branch that a branch left is not open.
-    #[error("branch {branch}: the branch that it left, {ancestor}, is not open")]
+    #[error("branch {branch}: the branch that it left, {parent}, is not open")]
     Ancestor {
         /// Which branch.
         branch: String,
         /// The one that it left.
-        ancestor: String,
+        parent: String,
     },
     /// The gRPC or HTTP service ended by itself.
     #[error("{0}")]

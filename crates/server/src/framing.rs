@@ -1,13 +1,13 @@
-//! What may enter a branch's log: frames that follow, and whose redo is whole
+//! What may enter a branch's WAL: frames that follow, and whose redo is whole
 //! mini-transactions with the right checksums, as far as it has come.
 //!
-//! Redo that is wrong would stop ingest for ever once it is in the log, and by
+//! Redo that is wrong would stop ingest for ever once it is in the WAL, and by
 //! then its commit was acknowledged. So it is checked before. A
 //! mini-transaction may span frames: how far its bytes have passed is kept from
-//! one group to the next, for each frame that the log may have accepted, since
+//! one group to the next, for each frame that the WAL may have accepted, since
 //! an append whose stream ends while it waits for room leaves a part of its
 //! group accepted. After a restart of the server that state is found in the
-//! log, behind the last mini-transaction that ingest has finished.
+//! WAL, behind the last mini-transaction that ingest has finished.
 
 use crate::branch::OpenBranch;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use xylem_redo::{MtrCheck, RedoError};
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::{CheckedFrame, Log, LogError, Position, Record};
 
-/// How often to look again for the log's end when it is trimmed meanwhile.
+/// How often to look again for the WAL's end when it is trimmed meanwhile.
 const TRIES_MAX: usize = 10;
 
 /// Frames were not appended, or not all of them.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// The log refused or failed.
+    /// The WAL refused or failed.
     #[error(transparent)]
     Log(#[from] LogError),
     /// A frame's redo is not redo. The frames before it were appended.
@@ -38,12 +38,12 @@ pub enum AppendError {
         /// What is wrong, and at which LSN.
         source: RedoError,
     },
-    /// The redo that is in the log already is not redo.
-    #[error("the log holds redo that cannot be read: {0}; restore the branch to an LSN before it")]
+    /// The redo that is in the WAL already is not redo.
+    #[error("the WAL holds redo that cannot be read: {0}; restore the branch to an LSN before it")]
     Stored(RedoError),
 }
 
-/// What is known of the redo that a branch's log has accepted.
+/// What is known of the redo that a branch's WAL has accepted.
 #[derive(Default)]
 pub struct Framing {
     /// One append at a time: the check goes through the bytes in their order.
@@ -52,12 +52,12 @@ pub struct Framing {
 
 struct Known {
     epoch: Epoch,
-    /// The check after frames that the log may have accepted, in order.
+    /// The check after frames that the WAL may have accepted, in order.
     after: Vec<(FrameSeq, MtrCheck)>,
 }
 
 impl Framing {
-    /// Appends frames of `epoch` to the log of `branch`, up to the first whose
+    /// Appends frames of `epoch` to the WAL of `branch`, up to the first whose
     /// redo is wrong.
     ///
     /// # Errors
@@ -69,7 +69,7 @@ impl Framing {
         mut frames: Vec<CheckedFrame>,
     ) -> Result<(), AppendError> {
         let mut known = self.known.lock().await;
-        let (accepted, lsn) = branch.log.accepted(epoch)?;
+        let (accepted, lsn) = branch.wal.accepted(epoch)?;
         let found = known.as_ref().filter(|known| known.epoch == epoch);
         let found = found.and_then(|known| {
             let mut after = known.after.iter();
@@ -85,12 +85,12 @@ impl Framing {
         for (nth, frame) in frames.iter().enumerate() {
             let seq = frame.frame().seq;
             if seq <= last {
-                // The log has it, and ignores it.
+                // The WAL has it, and ignores it.
                 continue;
             }
             let follows = Some(seq.0) == last.0.checked_add(1);
             if !follows || frame.frame().start != check.lsn() {
-                // The log refuses the group, and says what it expects.
+                // The WAL refuses the group, and says what it expects.
                 break;
             }
             if let Err(source) = frame.redo().map_or(Ok(()), |redo| check.push(redo)) {
@@ -106,7 +106,7 @@ impl Framing {
             frames.truncate(nth);
             error
         });
-        branch.log.append_checked(epoch, frames).await?;
+        branch.wal.append_checked(epoch, frames).await?;
         if let Some(known) = &mut *known {
             // All were accepted.
             known.after.drain(..known.after.len().saturating_sub(1));
@@ -115,32 +115,32 @@ impl Framing {
     }
 }
 
-/// The check at the end of what the log has accepted of `epoch`, of which
+/// The check at the end of what the WAL has accepted of `epoch`, of which
 /// nobody has kept track: the stretch behind the last mini-transaction that
 /// ingest has finished is read again.
 async fn find(branch: &OpenBranch, epoch: Epoch) -> Result<MtrCheck, AppendError> {
-    let mut durable = branch.log.durable();
+    let mut durable = branch.wal.durable();
     for _ in 0..TRIES_MAX {
-        let (seq, lsn) = branch.log.accepted(epoch)?;
+        let (seq, lsn) = branch.wal.accepted(epoch)?;
         // Only what is durable can be read.
         let reached = durable.wait_for(|now| now.epoch() > epoch || now.seq() >= seq);
         if reached.await.is_err() {
-            branch.log.accepted(epoch)?;
+            branch.wal.accepted(epoch)?;
             return Err(LogError::Closed.into());
         }
         let (from, whole) = branch.pages.unfinished();
         let ended = CancellationToken::new();
-        let (log, token) = (Arc::clone(&branch.log), ended.clone());
+        let (wal, token) = (Arc::clone(&branch.wal), ended.clone());
         let _ends_with_us = ended.drop_guard();
-        let reading = tokio::task::spawn_blocking(move || read(&*log, from, whole, &token));
+        let reading = tokio::task::spawn_blocking(move || read(&*wal, from, whole, &token));
         let check = match reading.await {
             Ok(Ok(check)) => check,
-            // Ingest went on and the log was trimmed.
+            // Ingest went on and the WAL was trimmed.
             Ok(Err(AppendError::Log(LogError::NoSuchPosition(_)))) => continue,
             Ok(Err(error)) => return Err(error),
             Err(error) => {
                 return Err(AppendError::Log(LogError::Io {
-                    context: "read the end of the log".to_owned(),
+                    context: "read the end of the WAL".to_owned(),
                     source: std::io::Error::other(error),
                 }));
             }
@@ -148,7 +148,7 @@ async fn find(branch: &OpenBranch, epoch: Epoch) -> Result<MtrCheck, AppendError
         if let Some(check) = check.filter(|check| check.lsn() == lsn) {
             return Ok(check);
         }
-        if branch.log.accepted(epoch)? == (seq, lsn) {
+        if branch.wal.accepted(epoch)? == (seq, lsn) {
             let found = check.map_or(Lsn(0), |check| check.lsn());
             return Err(AppendError::Log(LogError::Corrupt(format!(
                 "its redo ends at LSN {lsn}, but what can be read of it ends at LSN {found}"
@@ -160,16 +160,16 @@ async fn find(branch: &OpenBranch, epoch: Epoch) -> Result<MtrCheck, AppendError
     )))
 }
 
-/// Reads the log from `from` to its end; `whole` is where the first
+/// Reads the WAL from `from` to its end; `whole` is where the first
 /// mini-transaction begins that is to be checked, if an epoch had begun there.
 fn read(
-    log: &dyn Log,
+    wal: &dyn Log,
     from: Position,
     whole: Option<Lsn>,
     ended: &CancellationToken,
 ) -> Result<Option<MtrCheck>, AppendError> {
     let mut check = whole.map(MtrCheck::new);
-    let mut reader = log.read_from(from)?;
+    let mut reader = wal.read_from(from)?;
     while let Some(entry) = reader.next()? {
         if ended.is_cancelled() {
             return Err(LogError::Closed.into());

@@ -1,4 +1,4 @@
-//! The storage roles as a service: logs and page stores of a project's
+//! The storage roles as a service: WALs and page stores of a project's
 //! branches behind gRPC, with health, reflection and metrics.
 //!
 //! [`config::load`] makes a [`config::ServerConfig`] from flags, environment
@@ -15,7 +15,6 @@ mod framing;
 mod http;
 mod lock;
 pub mod logging;
-mod logs;
 mod manage;
 mod metrics;
 mod moment;
@@ -29,6 +28,7 @@ mod rpc;
 mod run;
 pub mod size;
 pub mod span;
+mod wals;
 
 pub use error::ServerError;
 pub use run::{ListenAddrs, run, run_on, runtime, shutdown_signal};

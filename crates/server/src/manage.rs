@@ -2,7 +2,7 @@
 //!
 //! The catalogue decides: a branch is there from the moment at which the
 //! catalogue that names it is durable, and gone when one without it is. What
-//! a crash leaves before (a folder with a manifest) or after (a folder, a log)
+//! a crash leaves before (a folder with a manifest) or after (a folder, a WAL)
 //! is swept at the next start.
 //!
 //! Nor is a branch served on while it is not known whether the catalogue has
@@ -84,7 +84,7 @@ pub enum ManageError {
     Catalog(#[from] CatalogError),
     /// What it leaves is not in the object store yet.
     #[error(
-        "the log of branch {branch} cannot be copied to the object store, which a branch of it needs: {why}"
+        "the WAL of branch {branch} cannot be copied to the object store, which a branch of it needs: {why}"
     )]
     NotBackedUp {
         /// The branch that it leaves.
@@ -92,12 +92,12 @@ pub enum ManageError {
         /// Why not.
         why: String,
     },
-    /// The old line's log could not be sealed.
+    /// The old line's WAL could not be sealed.
     #[error("branch {branch}: its compute could not be fenced: {source}")]
     Fence {
         /// Which branch.
         branch: String,
-        /// What the log said.
+        /// What the WAL said.
         source: xylem_wal::LogError,
     },
     /// There are as many leases as there may be.
@@ -188,7 +188,7 @@ pub async fn create(
     })
     .await?;
     opened.branches.insert(&made, &name);
-    tracing::info!(branch = name, id = %made.id(), lsn = made.meta.ancestor_lsn, "branch created");
+    tracing::info!(branch = name, id = %made.id(), lsn = made.meta.branch_point_lsn, "branch created");
     Ok(made)
 }
 
@@ -206,8 +206,8 @@ pub async fn create_empty(
     check_free(&opened.catalog.project(), name.as_str())?;
     let meta = BranchMeta {
         id: BranchId(rand::random()),
-        ancestor: None,
-        ancestor_lsn: 0,
+        parent: None,
+        branch_point_lsn: 0,
         created_at: Timestamp::now(),
         lease: false,
     };
@@ -321,8 +321,8 @@ async fn remove_files(node: &Arc<Node>, id: BranchId) {
         {
             tracing::warn!(branch = %id, %error, "what is left of the branch is removed at the next start");
         }
-        if let Some(Err(error)) = node.opened().map(|opened| opened.logs.remove(id)) {
-            tracing::warn!(branch = %id, %error, "the branch's log is removed at the next start");
+        if let Some(Err(error)) = node.opened().map(|opened| opened.wals.remove(id)) {
+            tracing::warn!(branch = %id, %error, "the branch's WAL is removed at the next start");
         }
     });
     if let Err(error) = removed.await {
@@ -415,7 +415,7 @@ pub async fn restore(
     }
     opened.branches.rename(&old, &kept, Some(&new));
     drop((fenced, held));
-    tracing::info!(branch = new.name(), id = %new.id(), lsn = new.meta.ancestor_lsn, kept, "branch restored");
+    tracing::info!(branch = new.name(), id = %new.id(), lsn = new.meta.branch_point_lsn, kept, "branch restored");
     Ok(Restored { new, old })
 }
 
@@ -492,7 +492,7 @@ fn refuse_lease(branch: &OpenBranch, what: &str) -> Result<(), ManageError> {
     Ok(())
 }
 
-/// Makes and opens a branch that leaves `from`, or the ancestor that `from`
+/// Makes and opens a branch that leaves `from`, or the parent that `from`
 /// shares `at` with. Nobody knows of it yet.
 async fn make(
     node: &Arc<Node>,
@@ -502,10 +502,10 @@ async fn make(
     lease: bool,
 ) -> Result<Arc<OpenBranch>, ManageError> {
     let mut from = from;
-    while let (ReadAt::Lsn(lsn), Some(ancestor)) = (at, from.meta.ancestor)
-        && lsn.0 <= from.meta.ancestor_lsn
+    while let (ReadAt::Lsn(lsn), Some(parent)) = (at, from.meta.parent)
+        && lsn.0 <= from.meta.branch_point_lsn
     {
-        from = find(opened(node)?, &BranchRef::Id(ancestor))?;
+        from = find(opened(node)?, &BranchRef::Id(parent))?;
     }
     let node_ = Arc::clone(node);
     let left = Arc::clone(&from);
@@ -520,16 +520,16 @@ async fn make(
             })?;
         let meta = BranchMeta {
             id,
-            ancestor: Some(from.id()),
-            ancestor_lsn: lsn.0,
+            parent: Some(from.id()),
+            branch_point_lsn: lsn.0,
             created_at: Timestamp::now(),
             lease,
         };
         open_new(&node_, meta)
     })
     .await?;
-    // The new branch stands on what its ancestor had. A server that has only
-    // the copy of the ancestor's log must find all of that.
+    // The new branch stands on what its parent had. A server that has only
+    // the copy of the parent's WAL must find all of that.
     if let Some(backed) = &left.backed {
         let backed_up = tokio::time::timeout(PATIENCE, backed.reach_now()).await;
         let failed = match backed_up {
@@ -560,7 +560,7 @@ fn open_new(node: &Node, meta: BranchMeta) -> Result<Arc<OpenBranch>, ManageErro
     let made = open::open_branch(
         node,
         &opened.store,
-        &opened.logs,
+        &opened.wals,
         &opened.branches,
         &name,
         meta,

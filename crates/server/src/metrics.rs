@@ -106,7 +106,7 @@ pub struct Metrics {
     page_reads: Family<ReadLabels, Counter>,
     page_read_seconds: Seconds,
     page_bytes: Family<BranchLabel, Counter>,
-    wal_bytes: Family<BranchLabel, Counter>,
+    wal_received: Family<BranchLabel, Counter>,
     wal_frames: Family<BranchLabel, Counter>,
     wal_appends: Family<BranchLabel, Counter>,
     wal_durable_seconds: Seconds,
@@ -118,10 +118,10 @@ pub struct Metrics {
     applied_lsn: Gauges,
     lag_bytes: Gauges,
     epoch: Gauges,
-    log_bytes: Gauges,
-    log_backup_seconds: Lags,
-    log_backup_bytes: Gauges,
-    log_backup_up: Gauges,
+    wal_bytes: Gauges,
+    wal_backup_seconds: Lags,
+    wal_backup_bytes: Gauges,
+    wal_backup_up: Gauges,
     layer_bytes: Gauges,
     branch_up: Gauges,
     memory_used: Gauge,
@@ -183,7 +183,7 @@ const MIRRORED: [(&str, &str, Read); 26] = [
         "Page images written by flushes",
         |s| s.images_written,
     ),
-    ("log_trim_failures", "Log trims that failed", |s| {
+    ("wal_trim_failures", "WAL trims that failed", |s| {
         s.trim_failures
     }),
     (
@@ -313,12 +313,12 @@ pub struct BranchMetrics {
     read_seconds: Histogram,
     page_bytes: Counter,
     /// Frame payload taken from computes.
-    pub wal_bytes: Counter,
+    pub wal_received: Counter,
     /// Frames taken from computes.
     pub wal_frames: Counter,
-    /// Groups of frames handed to the log.
+    /// Groups of frames handed to the WAL.
     pub wal_appends: Counter,
-    /// From handing a group to the log to knowing it durable.
+    /// From handing a group to the WAL to knowing it durable.
     pub wal_durable_seconds: Histogram,
     /// Time writers were held back because ingest lags.
     pub wal_throttled_seconds: Counter<f64, AtomicU64>,
@@ -331,19 +331,19 @@ pub struct BranchMetrics {
 /// What a scrape finds out about a branch.
 #[derive(Debug, Default)]
 pub struct BranchState {
-    /// End of the durable log.
+    /// End of the durable WAL.
     pub durable_lsn: u64,
     /// What reads can see.
     pub applied_lsn: u64,
     /// The newest epoch.
     pub epoch: u64,
-    /// Bytes of the log on disk.
-    pub log_bytes: u64,
-    /// How far the log's copy in the object store is, if it has one.
+    /// Bytes of the WAL on disk.
+    pub wal_bytes: u64,
+    /// How far the WAL's copy in the object store is, if it has one.
     pub backup: Option<BackupStatus>,
     /// Bytes of layers.
     pub layer_bytes: u64,
-    /// Log and ingest work.
+    /// WAL and ingest work.
     pub up: bool,
     /// What its page store counts.
     pub stats: BranchStats,
@@ -357,7 +357,7 @@ impl Metrics {
             page_reads: Family::default(),
             page_read_seconds: Family::new_with_constructor(Buckets(&PAGE_BUCKETS)),
             page_bytes: Family::default(),
-            wal_bytes: Family::default(),
+            wal_received: Family::default(),
             wal_frames: Family::default(),
             wal_appends: Family::default(),
             wal_durable_seconds: Family::new_with_constructor(Buckets(&WAL_BUCKETS)),
@@ -369,10 +369,10 @@ impl Metrics {
             applied_lsn: Gauges::default(),
             lag_bytes: Gauges::default(),
             epoch: Gauges::default(),
-            log_bytes: Gauges::default(),
-            log_backup_seconds: Lags::default(),
-            log_backup_bytes: Gauges::default(),
-            log_backup_up: Gauges::default(),
+            wal_bytes: Gauges::default(),
+            wal_backup_seconds: Lags::default(),
+            wal_backup_bytes: Gauges::default(),
+            wal_backup_up: Gauges::default(),
             layer_bytes: Gauges::default(),
             branch_up: Gauges::default(),
             memory_used: Gauge::default(),
@@ -411,17 +411,17 @@ impl Metrics {
             "wal_received",
             "Frame payload taken",
             Unit::Bytes,
-            m.wal_bytes.clone(),
+            m.wal_received.clone(),
         );
         registry.register("wal_frames", "Frames taken", m.wal_frames.clone());
         registry.register(
             "wal_appends",
-            "Groups of frames handed to the log",
+            "Groups of frames handed to the WAL",
             m.wal_appends.clone(),
         );
         registry.register_with_unit(
             "wal_durable",
-            "Time from handing frames to the log to knowing them durable",
+            "Time from handing frames to the WAL to knowing them durable",
             Unit::Seconds,
             m.wal_durable_seconds.clone(),
         );
@@ -440,7 +440,7 @@ impl Metrics {
         registry.register("streams", "Open streams", m.streams.clone());
         registry.register(
             "durable_lsn",
-            "End of the durable log",
+            "End of the durable WAL",
             m.durable_lsn.clone(),
         );
         registry.register(
@@ -450,28 +450,28 @@ impl Metrics {
         );
         registry.register_with_unit(
             "ingest_lag",
-            "Durable log that reads cannot see yet",
+            "Durable WAL that reads cannot see yet",
             Unit::Bytes,
             m.lag_bytes.clone(),
         );
         registry.register("epoch", "The newest epoch", m.epoch.clone());
-        registry.register_with_unit("log", "Log on disk", Unit::Bytes, m.log_bytes.clone());
+        registry.register_with_unit("wal", "WAL on disk", Unit::Bytes, m.wal_bytes.clone());
         registry.register_with_unit(
-            "log_backup_lag",
-            "How long the oldest entry waits that the copy of the log in the object store lacks",
+            "wal_backup_lag",
+            "How long the oldest entry waits that the copy of the WAL in the object store lacks",
             Unit::Seconds,
-            m.log_backup_seconds.clone(),
+            m.wal_backup_seconds.clone(),
         );
         registry.register_with_unit(
-            "log_backup",
-            "Copies of the log that this server made in the object store",
+            "wal_backup",
+            "Copies of the WAL that this server made in the object store",
             Unit::Bytes,
-            m.log_backup_bytes.clone(),
+            m.wal_backup_bytes.clone(),
         );
         registry.register(
-            "log_backup_up",
-            "1 while the log is copied to the object store, 0 when that has ended",
-            m.log_backup_up.clone(),
+            "wal_backup_up",
+            "1 while the WAL is copied to the object store, 0 when that has ended",
+            m.wal_backup_up.clone(),
         );
         registry.register_with_unit(
             "layer",
@@ -481,7 +481,7 @@ impl Metrics {
         );
         registry.register(
             "branch_up",
-            "1 when the branch is open and its log and ingest work, else 0",
+            "1 when the branch is open and its WAL and ingest work, else 0",
             m.branch_up.clone(),
         );
         registry.register_with_unit(
@@ -521,7 +521,7 @@ impl Metrics {
             }),
             read_seconds: self.page_read_seconds.get_or_create(&label).clone(),
             page_bytes: self.page_bytes.get_or_create(&label).clone(),
-            wal_bytes: self.wal_bytes.get_or_create(&label).clone(),
+            wal_received: self.wal_received.get_or_create(&label).clone(),
             wal_frames: self.wal_frames.get_or_create(&label).clone(),
             wal_appends: self.wal_appends.get_or_create(&label).clone(),
             wal_durable_seconds: self.wal_durable_seconds.get_or_create(&label).clone(),
@@ -556,7 +556,7 @@ impl Metrics {
         self.wal_refused.remove(&label);
         for counter in [
             &self.page_bytes,
-            &self.wal_bytes,
+            &self.wal_received,
             &self.wal_frames,
             &self.wal_appends,
             &self.attaches,
@@ -568,15 +568,15 @@ impl Metrics {
             &self.applied_lsn,
             &self.lag_bytes,
             &self.epoch,
-            &self.log_bytes,
-            &self.log_backup_bytes,
-            &self.log_backup_up,
+            &self.wal_bytes,
+            &self.wal_backup_bytes,
+            &self.wal_backup_up,
             &self.layer_bytes,
             &self.branch_up,
         ] {
             gauge.remove(&label);
         }
-        self.log_backup_seconds.remove(&label);
+        self.wal_backup_seconds.remove(&label);
         for (family, _) in &self.held {
             family.remove(&label);
         }
@@ -609,11 +609,11 @@ impl Metrics {
             state.durable_lsn.saturating_sub(state.applied_lsn),
         );
         set(&self.epoch, state.epoch);
-        set(&self.log_bytes, state.log_bytes);
+        set(&self.wal_bytes, state.wal_bytes);
         if let Some(backup) = &state.backup {
-            set(&self.log_backup_bytes, backup.stored_bytes);
-            set(&self.log_backup_up, u64::from(!backup.failed));
-            let gauge = self.log_backup_seconds.get_or_create(&label);
+            set(&self.wal_backup_bytes, backup.stored_bytes);
+            set(&self.wal_backup_up, u64::from(!backup.failed));
+            let gauge = self.wal_backup_seconds.get_or_create(&label);
             gauge.set(backup.age.unwrap_or_default().as_secs_f64());
         }
         set(&self.layer_bytes, state.layer_bytes);

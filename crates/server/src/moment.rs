@@ -124,7 +124,7 @@ pub async fn end(branch: &OpenBranch, until: Instant) -> Lsn {
         Ok(()) => branch.pages.tell(),
         Err(_) => branch.last_lsn().max(branch.pages.newest()),
     };
-    end.max(Lsn(branch.meta.ancestor_lsn))
+    end.max(Lsn(branch.meta.branch_point_lsn))
 }
 
 /// The first time that is known from `oldest` on: that of the LSN itself, or of

@@ -3,10 +3,10 @@
 use crate::branch::{InUse, OpenBranch};
 use crate::branches::Branches;
 use crate::config::ServerConfig;
-use crate::logs::Logs;
 use crate::metrics::{Metrics, StreamGuard, StreamKind};
 use crate::ownership::Ownership;
 use crate::project::catalog::Catalog;
+use crate::wals::Wals;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
@@ -65,8 +65,8 @@ pub struct Node {
 pub struct Opened {
     /// What all branches share.
     pub store: Arc<Store>,
-    /// Where their logs are.
-    pub logs: Logs,
+    /// Where their WALs are.
+    pub wals: Wals,
     /// Which branches there are, durably.
     pub catalog: Arc<Catalog>,
     /// Whether commits may be acknowledged.
@@ -82,9 +82,9 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Bytes of memory that pages and logs hold.
+    /// Bytes of memory that pages and WALs hold.
     pub fn memory_used(&self) -> u64 {
-        self.store.memory_used() + self.logs.memory_used()
+        self.store.memory_used() + self.wals.memory_used()
     }
 }
 

@@ -1,15 +1,15 @@
-//! Opens what a data directory and a store hold: project, logs, branches.
+//! Opens what a data directory and a store hold: project, WALs, branches.
 
 use crate::branch::OpenBranch;
 use crate::branches::{BranchRef, Branches, ClosedBranch};
 use crate::config::ServerConfig;
 use crate::error::ServerError;
-use crate::logs::{LOG_SHARE, Logs};
 use crate::node::{Node, Opened};
 use crate::ownership::{self, Ownership};
 use crate::project::catalog::{self, Catalog, CatalogError};
-use crate::project::log_home::{self, LogState};
-use crate::project::{self, BranchMeta, InnodbParams, LogStore, Project};
+use crate::project::wal_home::{self, WalState};
+use crate::project::{self, BranchMeta, InnodbParams, Project, WalStore};
+use crate::wals::{WAL_SHARE, Wals};
 use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,26 +29,26 @@ const AT_ONCE: usize = 16;
 fn claim_or_create(
     config: &ServerConfig,
     place: &dyn Place,
-) -> Result<(Catalog, LogState), ServerError> {
+) -> Result<(Catalog, WalState), ServerError> {
     let data_dir = &config.data_dir;
     let lease = ownership::lease(config);
     project::refuse_former(data_dir)?;
     // Before it is claimed: one that is not ours must not be taken away from
     // another server.
     if let Some(found) = catalog::read(place)? {
-        let (log_store, id) = (found.project.log_store, &found.project.id);
-        if log_store != config.log_store {
+        let (wal_store, id) = (found.project.wal_store, &found.project.id);
+        if wal_store != config.wal_store {
             return Err(ServerError::Project {
                 path: place.url().into(),
                 message: format!(
-                    "its logs are kept in the {} store, which cannot be changed: start the server with --log-store {}",
-                    log_store.as_str(),
-                    log_store.as_str()
+                    "its WALs are kept in the {} store, which cannot be changed: start the server with --wal-store {}",
+                    wal_store.as_str(),
+                    wal_store.as_str()
                 ),
             });
         }
         project::belongs(data_dir, id)?;
-        let looked = log_home::look(config, &found, place.is_exclusive())?;
+        let looked = wal_home::look(config, &found, place.is_exclusive())?;
         project::settle(data_dir, id)?;
         // Nothing is acknowledged before the directory is the home: the
         // catalogue that makes it so has the promise.
@@ -61,7 +61,7 @@ fn claim_or_create(
             if looked.wait {
                 ownership::wait_out(&claimed)?;
             }
-            log_home::take(config, &claimed, looked.state)?;
+            wal_home::take(config, &claimed, looked.state)?;
             return Ok((claimed, looked.state));
         }
     }
@@ -78,17 +78,17 @@ fn claim_or_create(
     let folders = place.folders(BRANCHES);
     let folders =
         folders.map_err(|e| ServerError::io(format!("cannot list {}", place.url()), e))?;
-    if !folders.is_empty() || project::logs(data_dir).exists() {
+    if !folders.is_empty() || project::wals(data_dir).exists() {
         return Err(nothing(
             "there is no project, but branches are there: put its catalogue back, or start with an empty directory and store"
                 .to_owned(),
         ));
     }
     let new = Project {
-        log_store: config.log_store,
-        log_home: match config.log_store {
-            LogStore::Local => Some(log_home::begin(data_dir)?),
-            LogStore::Object => None,
+        wal_store: config.wal_store,
+        wal_home: match config.wal_store {
+            WalStore::Local => Some(wal_home::begin(data_dir)?),
+            WalStore::Object => None,
         },
         ..Project::new(
             InnodbParams::default(),
@@ -101,9 +101,9 @@ fn claim_or_create(
     let catalog = Catalog::create(place, rand::random(), new, lease)?;
     project::settle(data_dir, &id)?;
     tracing::info!(data_dir = %data_dir.display(), store = place.url(), project = %id, "new project");
-    let state = match config.log_store {
-        LogStore::Local => LogState::Here,
-        LogStore::Object => LogState::Elsewhere,
+    let state = match config.wal_store {
+        WalStore::Local => WalState::Here,
+        WalStore::Object => WalState::Elsewhere,
     };
     Ok((catalog, state))
 }
@@ -119,12 +119,12 @@ fn claim_or_create(
 ///
 /// # Errors
 /// When another server has the project, or the store does not tell.
-fn sweep(logs: &Logs, place: &dyn Place, catalog: &Catalog) -> Result<Vec<String>, CatalogError> {
+fn sweep(wals: &Wals, place: &dyn Place, catalog: &Catalog) -> Result<Vec<String>, CatalogError> {
     let folders = place.folders(BRANCHES).unwrap_or_else(|error| {
         tracing::warn!(%error, "cannot look for leftovers in the store");
         Vec::new()
     });
-    let there = logs.there();
+    let there = wals.there();
     catalog.look()?;
     let project = catalog.project();
     let known = |id: BranchId| project.branch(id).is_some();
@@ -142,7 +142,7 @@ fn sweep(logs: &Logs, place: &dyn Place, catalog: &Catalog) -> Result<Vec<String
             None => strange.push(format!("{}/{folder}", place.url())),
         }
     }
-    strange.extend(logs.sweep(there, &known));
+    strange.extend(wals.sweep(there, &known));
     for path in &strange {
         tracing::warn!(
             path,
@@ -152,18 +152,18 @@ fn sweep(logs: &Logs, place: &dyn Place, catalog: &Catalog) -> Result<Vec<String
     Ok(strange)
 }
 
-/// Opens everything. Blocking: logs are recovered. Needs a tokio runtime
+/// Opens everything. Blocking: WALs are recovered. Needs a tokio runtime
 /// around it.
 pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerError> {
     let config = &node.config;
     let started = Instant::now();
-    let (catalog, log_state) = claim_or_create(config, &*place)?;
+    let (catalog, wal_state) = claim_or_create(config, &*place)?;
     let project = catalog.project();
-    let restoring = log_state == LogState::Restoring;
-    let mut logs = Logs::new(config, catalog.number(), restoring)?;
-    let strange = sweep(&logs, &*place, &catalog)?;
+    let restoring = wal_state == WalState::Restoring;
+    let mut wals = Wals::new(config, catalog.number(), restoring)?;
+    let strange = sweep(&wals, &*place, &catalog)?;
     let settings = StoreConfig {
-        memory_bytes: config.memory.0 - config.memory.0 / LOG_SHARE,
+        memory_bytes: config.memory.0 - config.memory.0 / WAL_SHARE,
         open_layer_bytes: config.open_layer_size.0,
         history: config.history.0,
         scrub_bytes_per_second: config.scrub_bytes_per_second.0,
@@ -178,7 +178,7 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
     let mut failed = None;
     for level in &levels {
         for group in level.chunks(AT_ONCE) {
-            let failure = open_group(node, &store, &logs, &branches, group);
+            let failure = open_group(node, &store, &wals, &branches, group);
             failed = failed.or(failure);
         }
     }
@@ -188,9 +188,9 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
         return Err(failure);
     }
     if restoring {
-        log_home::settle(config, &catalog, failed.is_none())?;
+        wal_home::settle(config, &catalog, failed.is_none())?;
         if failed.is_none() {
-            logs.set_restored();
+            wals.set_restored();
         }
     }
     store.start_ingest();
@@ -209,7 +209,7 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
     Ok(Opened {
         ownership: Arc::new(Ownership::new(Arc::clone(&catalog), config)),
         store,
-        logs,
+        wals,
         catalog,
         branches,
         changes: tokio::sync::Mutex::new(()),
@@ -224,12 +224,12 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
 fn open_group(
     node: &Node,
     store: &Arc<Store>,
-    logs: &Logs,
+    wals: &Wals,
     branches: &Branches,
     group: &[(&str, &BranchMeta)],
 ) -> Option<ServerError> {
     let runtime = tokio::runtime::Handle::current();
-    let right = Some(logs.claim());
+    let right = Some(wals.claim());
     let opened: Vec<Result<Arc<OpenBranch>, ServerError>> = std::thread::scope(|scope| {
         let openers: Vec<_> = group
             .iter()
@@ -238,7 +238,7 @@ fn open_group(
                 scope.spawn(move || {
                     let _in_runtime = runtime.enter();
                     let meta = BranchMeta::clone(meta);
-                    open_branch(node, store, logs, branches, name, meta, right)
+                    open_branch(node, store, wals, branches, name, meta, right)
                 })
             })
             .collect();
@@ -269,11 +269,9 @@ fn open_group(
 /// kept for it.
 pub(crate) fn set_closed(branches: &Branches, name: &str, meta: &BranchMeta, error: &ServerError) {
     tracing::error!(branch = name, id = %meta.id, %error, "the branch does not open, and is not served");
-    let ancestor = meta
-        .ancestor
-        .and_then(|id| branches.get(&BranchRef::Id(id)));
-    if let Some(ancestor) = ancestor {
-        ancestor.pages.keep_for(meta.id, Lsn(meta.ancestor_lsn));
+    let parent = meta.parent.and_then(|id| branches.get(&BranchRef::Id(id)));
+    if let Some(parent) = parent {
+        parent.pages.keep_for(meta.id, Lsn(meta.branch_point_lsn));
     }
     let closed = ClosedBranch::new(meta.clone(), error.to_string());
     branches.insert_closed(&closed, name);
@@ -291,35 +289,35 @@ impl From<StoreError> for OpenError {
     }
 }
 
-/// Opens a branch whose ancestor is among `branches`. `right` is that to its
-/// log; `None`: it is new. Blocking.
+/// Opens a branch whose parent is among `branches`. `right` is that to its
+/// WAL; `None`: it is new. Blocking.
 ///
 /// # Errors
-/// When its log or its pages cannot be opened, or its ancestor is not open.
+/// When its WAL or its pages cannot be opened, or its parent is not open.
 pub(crate) fn open_branch(
     node: &Node,
     store: &Arc<Store>,
-    logs: &Logs,
+    wals: &Wals,
     branches: &Branches,
     name: &str,
     meta: BranchMeta,
     right: Option<u64>,
 ) -> Result<Arc<OpenBranch>, ServerError> {
-    let ancestor = match meta.ancestor.map(BranchRef::Id) {
+    let parent = match meta.parent.map(BranchRef::Id) {
         None => None,
         Some(of) => Some(branches.get(&of).ok_or_else(|| ServerError::Ancestor {
             branch: name.to_owned(),
-            ancestor: of.to_string(),
+            parent: of.to_string(),
         })?),
     };
-    let mut log = None;
+    let mut wal = None;
     let pages = Branch::open_with(
         Arc::clone(store),
         meta.id,
-        ancestor.as_ref().map(|of| Arc::clone(&of.pages)),
+        parent.as_ref().map(|of| Arc::clone(&of.pages)),
         |floor| {
-            let opened = logs.open(meta.id, floor, right).map_err(OpenError::Log)?;
-            Ok(Arc::clone(&log.insert(opened).log))
+            let opened = wals.open(meta.id, floor, right).map_err(OpenError::Log)?;
+            Ok(Arc::clone(&wal.insert(opened).wal))
         },
     )
     .map_err(|error| {
@@ -329,27 +327,27 @@ pub(crate) fn open_branch(
             OpenError::Store(source) => ServerError::Store { branch, source },
         }
     })?;
-    let log =
-        log.ok_or_else(|| ServerError::Serve("a branch was opened without log".to_owned()))?;
-    if let Some(of) = &ancestor {
+    let wal =
+        wal.ok_or_else(|| ServerError::Serve("a branch was opened without WAL".to_owned()))?;
+    if let Some(of) = &parent {
         let end = of.durable();
         pages.check_ancestor(end.lsn(), end.position());
     }
     Ok(Arc::new(OpenBranch::new(
         name,
         meta,
-        log,
+        wal,
         pages,
         &node.metrics,
         node.branch_end(),
     )))
 }
 
-/// Closes a branch: its log first, so that nothing more comes.
+/// Closes a branch: its WAL first, so that nothing more comes.
 pub(crate) async fn close_branch(branch: &Arc<OpenBranch>) {
     let name = branch.name();
-    if let Err(error) = branch.log.close().await {
-        tracing::error!(branch = name, %error, "cannot close the log");
+    if let Err(error) = branch.wal.close().await {
+        tracing::error!(branch = name, %error, "cannot close the WAL");
     }
     let closing = Arc::clone(branch);
     if let Err(error) = tokio::task::spawn_blocking(move || closing.pages.shutdown()).await {

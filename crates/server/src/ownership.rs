@@ -2,7 +2,7 @@
 //! server at a time", has the protocol and its interleavings.
 
 use crate::config::{OnStoreOutage, ServerConfig};
-use crate::project::LogStore;
+use crate::project::WalStore;
 use crate::project::catalog::{Catalog, CatalogError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +15,12 @@ const LOOK: Duration = Duration::from_secs(10);
 const LOOKS: u32 = 3;
 
 /// How long after another server's claim this one may acknowledge commits.
-/// Zero where the log itself refuses a server that has lost it: every
+/// Zero where the WAL itself refuses a server that has lost it: every
 /// acknowledgement then comes from the store.
 pub(crate) fn lease(config: &ServerConfig) -> Duration {
-    match config.log_store {
-        LogStore::Local => config.ownership_lease.0,
-        LogStore::Object => Duration::ZERO,
+    match config.wal_store {
+        WalStore::Local => config.ownership_lease.0,
+        WalStore::Object => Duration::ZERO,
     }
 }
 

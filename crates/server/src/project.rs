@@ -4,9 +4,9 @@
 //! whose it is.
 
 pub mod catalog;
-pub(crate) mod log_home;
 mod seat;
 mod template;
+pub(crate) mod wal_home;
 
 use crate::error::ServerError;
 use jiff::Timestamp;
@@ -33,13 +33,13 @@ pub struct Project {
     pub created_at: Timestamp,
     /// What every compute of it must be started with.
     pub innodb: InnodbParams,
-    /// Where its branches' logs are.
+    /// Where its branches' WALs are.
     #[serde(default)]
-    pub log_store: LogStore,
-    /// The data directory that has the logs, if they are on a server's disk: a
+    pub wal_store: WalStore,
+    /// The data directory that has the WALs, if they are on a server's disk: a
     /// random number, in hexadecimal digits, that the directory notes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub log_home: Option<String>,
+    pub wal_home: Option<String>,
     /// The branch it began with, which need not be there any more.
     #[serde(with = "id_text")]
     pub first: BranchId,
@@ -47,10 +47,10 @@ pub struct Project {
     pub branches: BTreeMap<String, BranchMeta>,
 }
 
-/// Where logs are; fixed when a project is created.
+/// Where WALs are; fixed when a project is created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum LogStore {
+pub enum WalStore {
     /// On the server's disk: a commit waits for an fsync.
     #[default]
     Local,
@@ -59,25 +59,25 @@ pub enum LogStore {
     Object,
 }
 
-impl LogStore {
+impl WalStore {
     /// In one word, as in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
-            LogStore::Local => "local",
-            LogStore::Object => "object",
+            WalStore::Local => "local",
+            WalStore::Object => "object",
         }
     }
 }
 
-impl std::str::FromStr for LogStore {
+impl std::str::FromStr for WalStore {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<LogStore, String> {
+    fn from_str(text: &str) -> Result<WalStore, String> {
         match text {
-            "local" => Ok(LogStore::Local),
-            "object" => Ok(LogStore::Object),
+            "local" => Ok(WalStore::Local),
+            "object" => Ok(WalStore::Object),
             _ => Err(format!(
-                "{text:?} is no place for logs: use local or object"
+                "{text:?} is no place for WALs: use local or object"
             )),
         }
     }
@@ -114,9 +114,9 @@ pub struct BranchMeta {
     pub id: BranchId,
     /// The branch it left.
     #[serde(with = "optional_id_text")]
-    pub ancestor: Option<BranchId>,
-    /// Where it left it; 0 without an ancestor.
-    pub ancestor_lsn: u64,
+    pub parent: Option<BranchId>,
+    /// Where it left it; 0 without a parent.
+    pub branch_point_lsn: u64,
     /// When it was created.
     pub created_at: Timestamp,
     /// It was made for one read-only compute, and goes when that is gone.
@@ -159,8 +159,8 @@ impl Project {
     pub fn new(innodb: InnodbParams, now: Timestamp, project: u128, main: BranchId) -> Project {
         let branch = BranchMeta {
             id: main,
-            ancestor: None,
-            ancestor_lsn: 0,
+            parent: None,
+            branch_point_lsn: 0,
             created_at: now,
             lease: false,
         };
@@ -168,8 +168,8 @@ impl Project {
             id: format!("{project:032x}"),
             created_at: now,
             innodb,
-            log_store: LogStore::default(),
-            log_home: None,
+            wal_store: WalStore::default(),
+            wal_home: None,
             first: main,
             branches: BTreeMap::from([(BranchName::main().as_str().to_owned(), branch)]),
         }
@@ -185,12 +185,12 @@ impl Project {
     /// Names of the branches that left branch `id`.
     pub fn children(&self, id: BranchId) -> Vec<&str> {
         let all = self.branches.iter();
-        all.filter(|(_, meta)| meta.ancestor == Some(id))
+        all.filter(|(_, meta)| meta.parent == Some(id))
             .map(|(name, _)| name.as_str())
             .collect()
     }
 
-    /// All branches: those without an ancestor, those that left one of these,
+    /// All branches: those without a parent, those that left one of these,
     /// and so on.
     ///
     /// # Errors
@@ -206,9 +206,9 @@ impl Project {
         while !rest.is_empty() {
             let (level, waiting): (Vec<_>, Vec<_>) = rest
                 .into_iter()
-                .partition(|(_, meta)| meta.ancestor.is_none_or(|id| placed.contains(&id)));
+                .partition(|(_, meta)| meta.parent.is_none_or(|id| placed.contains(&id)));
             if let (true, Some((name, _))) = (level.is_empty(), waiting.first()) {
-                return Err(format!("branch {name} has an ancestor that is not there"));
+                return Err(format!("branch {name} has a parent that is not there"));
             }
             placed.extend(level.iter().map(|(_, meta)| meta.id));
             levels.push(level);
@@ -235,8 +235,8 @@ impl Project {
             if !ids.insert(meta.id) {
                 return Err(format!("branch {name} has the id of another"));
             }
-            if meta.ancestor.is_none() && (meta.lease || meta.ancestor_lsn != 0) {
-                return Err(format!("branch {name} has no ancestor"));
+            if meta.parent.is_none() && (meta.lease || meta.branch_point_lsn != 0) {
+                return Err(format!("branch {name} has no parent"));
             }
         }
         self.levels().map(|_| ())
@@ -262,13 +262,13 @@ pub fn lease_of(name: &str) -> Option<&str> {
     (number_ok && BranchName::parse(of).is_ok()).then_some(of)
 }
 
-/// The directory of a branch's log.
-pub fn log_dir(data_dir: &Path, branch: BranchId) -> PathBuf {
-    logs(data_dir).join(branch.to_string()).join("log")
+/// The directory of a branch's WAL.
+pub fn wal_dir(data_dir: &Path, branch: BranchId) -> PathBuf {
+    wals(data_dir).join(branch.to_string()).join("wal")
 }
 
-/// The directory with a folder for each branch's log.
-pub(crate) fn logs(data_dir: &Path) -> PathBuf {
+/// The directory with a folder for each branch's WAL.
+pub(crate) fn wals(data_dir: &Path) -> PathBuf {
     data_dir.join("branches")
 }
 
@@ -278,9 +278,9 @@ pub(crate) fn branch_of_folder(name: &str) -> Option<BranchId> {
     (id.to_string() == name).then_some(id)
 }
 
-/// Whether there is a log in `data_dir`, or what is left of one.
-pub(crate) fn has_logs(data_dir: &Path) -> bool {
-    std::fs::read_dir(logs(data_dir)).is_ok_and(|mut entries| entries.next().is_some())
+/// Whether there is a WAL in `data_dir`, or what is left of one.
+pub(crate) fn has_wals(data_dir: &Path) -> bool {
+    std::fs::read_dir(wals(data_dir)).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 /// Whether `data_dir` was ever a server's with a project.
@@ -323,7 +323,7 @@ pub(crate) fn refuse_former(data_dir: &Path) -> Result<(), ServerError> {
 /// which.
 ///
 /// # Errors
-/// When it is another project's: its logs would be taken for leftovers.
+/// When it is another project's: its WALs would be taken for leftovers.
 pub(crate) fn belongs(data_dir: &Path, id: &str) -> Result<bool, ServerError> {
     let path = data_dir.join(ID_FILE);
     match std::fs::read_to_string(&path) {

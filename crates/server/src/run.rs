@@ -24,7 +24,7 @@ use xylem_proto::control::control_server::{ControlServer, SERVICE_NAME as CONTRO
 use xylem_proto::inspect::inspect_server::{InspectServer, SERVICE_NAME as INSPECT_SERVICE};
 use xylem_proto::pageserver::page_server_server::{PageServerServer, SERVICE_NAME as PAGE_SERVICE};
 
-/// Redo on its way in and not yet with the log: this much a stream.
+/// Redo on its way in and not yet with the WAL: this much a stream.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// And this much a connection.
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;

@@ -73,13 +73,13 @@ async fn create(app: &App, up: &Up, args: &BranchCreateArgs) -> Result<()> {
     if app.json {
         return output::json(&made);
     }
-    let ancestor = made.ancestor.as_deref().unwrap_or("nothing");
+    let parent = made.parent.as_deref().unwrap_or("nothing");
     output::text_line(&format!(
-        "branch {0} leaves {ancestor} at LSN {1}{2} ({3} ms)\n\n\
+        "branch {0} leaves {parent} at LSN {1}{2} ({3} ms)\n\n\
          \x20 connect   {4}\n\
          \x20 compute   {5}",
         made.name,
-        made.ancestor_lsn,
+        made.branch_point_lsn,
         when(made.newest_time.as_deref()),
         took.as_millis(),
         app.command(&format!("sql {}", made.name)),
@@ -116,11 +116,11 @@ async fn show(app: &App, up: &Up, args: &BranchShowArgs) -> Result<()> {
 
 /// A branch for people.
 pub fn text(branch: &BranchReport) -> String {
-    let ancestor = match &branch.ancestor {
-        Some(name) => format!("{name} at LSN {}", branch.ancestor_lsn),
+    let parent = match &branch.parent {
+        Some(name) => format!("{name} at LSN {}", branch.branch_point_lsn),
         None => "none".to_owned(),
     };
-    let shares = match &branch.ancestor {
+    let shares = match &branch.parent {
         Some(_) => format!(
             "\nshares    some of its ancestors' {}",
             bytes(branch.ancestors_layer_bytes)
@@ -137,7 +137,7 @@ pub fn text(branch: &BranchReport) -> String {
         None => "none yet".to_owned(),
     };
     format!(
-        "branch    {}\nstate     {}{}\nid        {}\nancestor  {ancestor}\ncreated   {}\nLSN       {} (applied {}, {} behind)\nhistory   {history}\nepoch     {}\nown       {} (log {}, layers {}){shares}",
+        "branch    {}\nstate     {}{}\nid        {}\nparent  {parent}\ncreated   {}\nLSN       {} (applied {}, {} behind)\nhistory   {history}\nepoch     {}\nown       {} (log {}, layers {}){shares}",
         branch.name,
         branch.state,
         match &branch.trouble {
@@ -151,7 +151,7 @@ pub fn text(branch: &BranchReport) -> String {
         bytes(branch.lag_bytes),
         branch.epoch,
         bytes(branch.own_bytes),
-        bytes(branch.log_bytes),
+        bytes(branch.wal_bytes),
         bytes(branch.layer_bytes),
     )
 }
@@ -308,7 +308,7 @@ async fn restore(
         "branch {} is back at LSN {}{} ({:.1} s)\n\
          what it was until now is branch {}{restarted}",
         new.name,
-        new.ancestor_lsn,
+        new.branch_point_lsn,
         when(Some(&moment.time)),
         begin.elapsed().as_secs_f64(),
         kept.name,

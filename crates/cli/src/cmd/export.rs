@@ -98,7 +98,7 @@ async fn export(app: &App, args: &ExportArgs) -> Result<()> {
     // It keeps the history there while it is fetched; one that is cut short is
     // removed by the server when nobody has used it for a while.
     let lease = control.create_lease(&args.branch, args.at).await?;
-    let lsn = lease.ancestor_lsn;
+    let lsn = lease.branch_point_lsn;
     let mut found = Found::new(target);
     progress.say(format!("fetching branch {} at LSN {lsn}", args.branch));
     let fetched = async {
@@ -216,7 +216,7 @@ impl Found {
                 Ok(())
             }
             // A compute's; this directory gets one of its own.
-            Item::Log(_) => Ok(()),
+            Item::RedoLog(_) => Ok(()),
         }
     }
 

@@ -63,8 +63,8 @@ pub fn branches(rows: &[BranchReport]) -> String {
     let rows: Vec<Vec<String>> = rows
         .iter()
         .map(|b| {
-            let ancestor = match &b.ancestor {
-                Some(name) => format!("{name} at {}", b.ancestor_lsn),
+            let parent = match &b.parent {
+                Some(name) => format!("{name} at {}", b.branch_point_lsn),
                 None => "-".to_owned(),
             };
             vec![
@@ -73,9 +73,9 @@ pub fn branches(rows: &[BranchReport]) -> String {
                 b.last_lsn.to_string(),
                 bytes(b.lag_bytes),
                 b.epoch.to_string(),
-                bytes(b.log_bytes),
+                bytes(b.wal_bytes),
                 bytes(b.layer_bytes),
-                ancestor,
+                parent,
                 back_to(b),
                 seconds(&b.created_at),
             ]

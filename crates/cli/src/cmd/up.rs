@@ -173,15 +173,15 @@ fn settle(app: &App, args: &UpArgs) -> Result<(Project, bool)> {
         }
         project.object_store = Some(url.clone());
     }
-    if let Some(wanted) = &args.log_store {
-        let kept = project.log_store.as_deref().unwrap_or(LOCAL);
+    if let Some(wanted) = &args.wal_store {
+        let kept = project.wal_store.as_deref().unwrap_or(LOCAL);
         if old.is_some() && kept != wanted {
             return Err(Failure::new(
                 format!("this project's logs are in the {kept} store, which cannot be changed"),
-                "leave --log-store out, or make another project with --dir",
+                "leave --wal-store out, or make another project with --dir",
             ));
         }
-        project.log_store = Some(wanted.clone()).filter(|wanted| wanted != LOCAL);
+        project.wal_store = Some(wanted.clone()).filter(|wanted| wanted != LOCAL);
     }
     if let Some(page_size) = args.page_size {
         let kept = project.page_size.unwrap_or(project::PAGE_SIZE);
@@ -201,8 +201,8 @@ fn settle(app: &App, args: &UpArgs) -> Result<(Project, bool)> {
     if args.memory.is_some() {
         project.memory.clone_from(&args.memory);
     }
-    if args.log_backup.is_some() {
-        project.log_backup.clone_from(&args.log_backup);
+    if args.wal_backup.is_some() {
+        project.wal_backup.clone_from(&args.wal_backup);
     }
     if args.history.is_some() {
         project.history.clone_from(&args.history);
@@ -218,7 +218,7 @@ fn settle(app: &App, args: &UpArgs) -> Result<(Project, bool)> {
         project.mariadbd_args.clone_from(&args.mariadbd_args);
     }
     let changed = old.as_ref() != Some(&project);
-    project.restore_log = args.restore_log;
+    project.restore_wal = args.restore_wal;
     Ok((project, changed))
 }
 
@@ -229,7 +229,7 @@ fn unset(app: &App, project: &mut Project, setting: Setting) -> Result<()> {
         Setting::BufferPool => project.buffer_pool = None,
         Setting::History => project.history = None,
         Setting::HttpPort => project.ports.http = None,
-        Setting::LogBackup => project.log_backup = None,
+        Setting::WalBackup => project.wal_backup = None,
         Setting::MariadbdArgs => project.mariadbd_args.clear(),
         Setting::Memory => project.memory = None,
         Setting::MysqlPort => project.ports.mysql = None,

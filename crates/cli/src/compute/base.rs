@@ -59,7 +59,7 @@ impl<'a> Materialise<'a> {
                     Ok(())
                 })
             }
-            Some(Item::Log(log)) => {
+            Some(Item::RedoLog(log)) => {
                 let path = self.datadir.join("ib_logfile0");
                 self.log_bytes = Some(log.size);
                 self.file(&path, 0o660, |out| {

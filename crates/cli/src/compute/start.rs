@@ -302,7 +302,7 @@ impl Starter<'_> {
             branch: format!("id:{}", attached.branch_id),
             port: choice.port,
             attached,
-            at_lsn: branch.lease.then_some(branch.ancestor_lsn),
+            at_lsn: branch.lease.then_some(branch.branch_point_lsn),
             host,
         };
         let record = self.run(&start).await?;

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use xylem_proto::control::base_item::Item;
-use xylem_proto::control::{BaseItem, Directory, FilePage, LogFile, SideFile, Tablespace};
+use xylem_proto::control::{BaseItem, Directory, FilePage, RedoLogFile, SideFile, Tablespace};
 
 fn options() -> Options<'static> {
     Options {
@@ -376,7 +376,7 @@ fn a_base_backup_becomes_files() {
             pages: vec![page],
             ..Tablespace::default()
         })),
-        item(Item::Log(LogFile {
+        item(Item::RedoLog(RedoLogFile {
             data: vec![1; 512].into(),
             size: 64 << 20,
         })),

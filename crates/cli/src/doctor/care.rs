@@ -178,22 +178,22 @@ fn log(b: &BranchHealth) -> Check {
             "see that the store can be written",
         );
     }
-    if b.resume_position < b.log_first_position {
+    if b.resume_position < b.wal_first_position {
         return Check::fail(
             "log",
             format!(
                 "branch {name}: its layers end at LSN {}, log position {}, and the log begins at position {}: what is in between is in neither",
-                b.resume_lsn, b.resume_position, b.log_first_position
+                b.resume_lsn, b.resume_position, b.wal_first_position
             ),
             "put the log's directory back from a backup; do not stop the server before",
         );
     }
-    if b.resume_position > b.log_end_position || b.resume_lsn > b.durable_lsn {
+    if b.resume_position > b.wal_end_position || b.resume_lsn > b.durable_lsn {
         return Check::fail(
             "log",
             format!(
                 "branch {name}: its layers reach LSN {} at log position {}, and the log ends at LSN {}, position {}: it is another log, or has lost its end",
-                b.resume_lsn, b.resume_position, b.durable_lsn, b.log_end_position
+                b.resume_lsn, b.resume_position, b.durable_lsn, b.wal_end_position
             ),
             "put the log's directory back from a backup",
         );
@@ -202,7 +202,7 @@ fn log(b: &BranchHealth) -> Check {
         "branch {name}: layers to LSN {}, log to {}",
         b.resume_lsn, b.durable_lsn
     );
-    if let Some(copy) = &b.log_backup {
+    if let Some(copy) = &b.wal_backup {
         if !copy.trouble.is_empty() {
             return Check::fail(
                 "log",

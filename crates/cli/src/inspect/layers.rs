@@ -17,9 +17,9 @@ pub struct LayersReport {
     /// Its id.
     pub branch_id: String,
     /// The id of the branch that it left.
-    pub ancestor_id: Option<String>,
+    pub parent_id: Option<String>,
     /// Where it left it; 0 without one.
-    pub ancestor_lsn: u64,
+    pub branch_point_lsn: u64,
     /// What page reads can see.
     pub applied_lsn: u64,
     /// Where the history kept begins.
@@ -59,8 +59,8 @@ impl From<LayersResponse> for LayersReport {
         LayersReport {
             branch: r.branch,
             branch_id: r.branch_id,
-            ancestor_id: Some(r.ancestor_id).filter(|id| !id.is_empty()),
-            ancestor_lsn: r.ancestor_lsn,
+            parent_id: Some(r.parent_id).filter(|id| !id.is_empty()),
+            branch_point_lsn: r.branch_point_lsn,
             applied_lsn: r.applied_lsn,
             oldest_lsn: Some(r.oldest_lsn).filter(|lsn| *lsn != 0),
             memory: r
@@ -103,8 +103,8 @@ impl From<LayersResponse> for LayersReport {
 pub fn text(r: &LayersReport) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "branch    {} ({})", r.branch, r.branch_id);
-    if let Some(id) = &r.ancestor_id {
-        let _ = writeln!(out, "ancestor  {id} at LSN {}", r.ancestor_lsn);
+    if let Some(id) = &r.parent_id {
+        let _ = writeln!(out, "parent  {id} at LSN {}", r.branch_point_lsn);
     }
     let oldest = r.oldest_lsn.map_or("-".to_owned(), |l| l.to_string());
     let _ = writeln!(out, "LSN       {oldest}..{}", r.applied_lsn);

@@ -33,7 +33,7 @@ pub struct ManifestReport {
     /// A random number of the process that wrote it.
     pub writer: String,
     /// The branch that was left, where, and the position in its log.
-    pub ancestor: Option<AncestorReport>,
+    pub parent: Option<AncestorReport>,
     /// Where the history kept begins.
     pub oldest_lsn: Option<u64>,
     /// From where the log is read again.
@@ -218,7 +218,7 @@ fn one(m: &ManifestInfo, file: &Path) -> ManifestReport {
         number: m.number,
         kind: if m.snapshot { "snapshot" } else { "edit" },
         writer: format!("{:032x}", m.writer),
-        ancestor: m.ancestor.map(|a| AncestorReport {
+        parent: m.ancestor.map(|a| AncestorReport {
             branch_id: a.branch.to_string(),
             lsn: a.lsn.0,
             position: a.position.0,
@@ -247,7 +247,7 @@ pub fn text(report: &ManifestsReport) -> String {
             "manifest {} of branch {}, {}, written by {}",
             m.number, m.branch_id, m.kind, m.writer
         );
-        if let Some(a) = &m.ancestor {
+        if let Some(a) = &m.parent {
             let _ = writeln!(
                 out,
                 "  left branch {} at LSN {}, position {}",

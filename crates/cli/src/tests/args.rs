@@ -204,7 +204,7 @@ fn settings_can_be_forgotten() {
     let all = [Setting::Memory, Setting::MariadbdArgs, Setting::Bind];
     assert_eq!(up.unset, all);
     // What cannot be changed later cannot be forgotten either.
-    for setting in ["object-store", "log-store", "page-size", ""] {
+    for setting in ["object-store", "wal-store", "page-size", ""] {
         let error = parse(&["up", "--unset", setting]).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{setting}");
     }

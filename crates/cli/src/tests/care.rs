@@ -21,8 +21,8 @@ fn branch() -> BranchHealth {
         durable_lsn: 5000,
         resume_lsn: 4000,
         resume_position: 300,
-        log_first_position: 200,
-        log_end_position: 900,
+        wal_first_position: 200,
+        wal_end_position: 900,
         layers: 3,
         layer_bytes: 1 << 20,
         runs: 2,
@@ -148,10 +148,10 @@ fn stores_and_logs_that_do_not_agree() {
         assert_eq!(name, "log");
         (verdict, found)
     };
-    let (verdict, found) = log(|b| b.log_first_position = 400);
+    let (verdict, found) = log(|b| b.wal_first_position = 400);
     assert_eq!(verdict, Verdict::Fail);
     assert!(found.contains("in neither"), "{found}");
-    let (verdict, found) = log(|b| b.log_end_position = 250);
+    let (verdict, found) = log(|b| b.wal_end_position = 250);
     assert_eq!(verdict, Verdict::Fail);
     assert!(found.contains("another log"), "{found}");
     assert_eq!(log(|b| b.durable_lsn = 3000).0, Verdict::Fail);

@@ -125,8 +125,8 @@ fn a_branch_has_its_fields() {
     let row = serde_json::to_value(branch()).unwrap();
     assert_eq!(row["name"], "main");
     assert_eq!(row["id"], "00");
-    assert_eq!(row["ancestor"], Value::Null);
-    assert_eq!(row["ancestor_lsn"], 0);
+    assert_eq!(row["parent"], Value::Null);
+    assert_eq!(row["branch_point_lsn"], 0);
     assert_eq!(row["last_lsn"], 100);
     assert_eq!(row["created_at"], "2026-01-01T00:00:00Z");
     assert_eq!(row["lag_bytes"], 30);
@@ -137,13 +137,13 @@ fn a_branch_has_its_fields() {
     assert_eq!(row["lease"], false);
 }
 
-fn named(name: &str, ancestor: &str, ancestor_lsn: u64) -> BranchReport {
+fn named(name: &str, parent: &str, branch_point_lsn: u64) -> BranchReport {
     BranchReport::from(Branch {
         name: name.to_owned(),
-        ancestor: ancestor.to_owned(),
-        ancestor_lsn,
+        parent: parent.to_owned(),
+        branch_point_lsn,
         last_lsn: 5000,
-        log_bytes: 1024,
+        wal_bytes: 1024,
         layer_bytes: 2048,
         oldest_lsn: 12,
         oldest_time: "2026-01-01T00:00:00.5Z".to_owned(),

@@ -74,7 +74,7 @@ pub fn ping_request() -> Vec<u8> {
     Writer::message(0).finish()
 }
 
-/// A `xylem.control.GetTablespaceRequest`, by id, as a gRPC message: the newest state
+/// A `xylem.control.v1.GetTablespaceRequest`, by id, as a gRPC message: the newest state
 /// that shows at least every mtr up to `min_lsn`; with `no_pages` only where
 /// its file is.
 pub fn get_tablespace_request(space_id: u32, min_lsn: u64, no_pages: bool) -> Vec<u8> {
@@ -85,7 +85,7 @@ pub fn get_tablespace_request(space_id: u32, min_lsn: u64, no_pages: bool) -> Ve
     out.finish()
 }
 
-/// `xylem.control.Tablespace`: a sparse file that stands for a tablespace.
+/// `xylem.control.v1.Tablespace`: a sparse file that stands for a tablespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tablespace {
     /// The tablespace's id.

@@ -34,8 +34,8 @@ fn a_branch_of_a_database_under_load_goes_its_own_way() -> Result<()> {
     let started = Instant::now();
     let dev = project.json(&["branch", "create", "dev"])?;
     let created = started.elapsed();
-    assert_eq!(dev["ancestor"], "main");
-    let lsn = number(&dev, "ancestor_lsn")?;
+    assert_eq!(dev["parent"], "main");
+    let lsn = number(&dev, "branch_point_lsn")?;
     let started = Instant::now();
     project.sql_on("dev", "SELECT 1")?;
     println!(
@@ -166,7 +166,7 @@ fn a_dropped_table_comes_back_and_nothing_is_lost() -> Result<()> {
     let before = project.compute()?;
     let restored = project.json(&["branch", "restore", "main", "--at", &lsn.to_string()])?;
     assert_eq!(restored["name"], "main");
-    assert_eq!(number(&restored, "ancestor_lsn")?, lsn);
+    assert_eq!(number(&restored, "branch_point_lsn")?, lsn);
     // Its compute was running, and is again, where it was.
     let after = project.compute()?;
     assert_eq!(after["state"], "running");

@@ -43,8 +43,8 @@ fn json_has_the_promised_fields() -> Result<()> {
             &[
                 "name",
                 "id",
-                "ancestor",
-                "ancestor_lsn",
+                "parent",
+                "branch_point_lsn",
                 "last_lsn",
                 "created_at"
             ]
@@ -252,7 +252,7 @@ fn branches_are_named_as_ci_names_them() -> Result<()> {
         assert_eq!(rows.trim(), name);
         let compute = project.compute_named(name)?;
         assert_eq!(compute["branch"], name);
-        assert_eq!(project.branch(name)?["ancestor"], "main");
+        assert_eq!(project.branch(name)?["parent"], "main");
     }
     let label = "branch=\"feature/login\"";
     assert!(metrics(&project)?.contains(label), "no {label}");

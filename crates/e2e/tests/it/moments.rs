@@ -60,7 +60,7 @@ fn each_moment_shows_what_was_there_then() -> Result<()> {
         let reader = project.json(&["compute", "start", "main", "--read-only", "--at", &time])?;
         // The same LSN, or one behind it that shows the same: redo that has come
         // since tells more of where the moment ends.
-        assert!(reader["lsn"].as_u64() >= made["ancestor_lsn"].as_u64());
+        assert!(reader["lsn"].as_u64() >= made["branch_point_lsn"].as_u64());
         let reader = reader["name"].as_str().context("no name")?;
         let seen = project.sql_on(reader, "SELECT COUNT(*) FROM d.t")?;
         assert_eq!(seen.trim().parse::<u32>()?, *rows, "at {time} on {reader}");

@@ -30,7 +30,7 @@ fn pids(project: &Project) -> Result<Vec<i64>> {
 fn nothing_acknowledged_is_lost_with_all_local_directories() -> Result<()> {
     let s3 = S3Server::shared()?;
     let url = s3.place();
-    let args = ["--object-store", &url, "--log-store", "object"];
+    let args = ["--object-store", &url, "--wal-store", "object"];
     let project = Project::with(s3.env(), &args)?;
     project.up_in_place("16MiB")?;
     project.sql("CREATE DATABASE d; CREATE TABLE d.t (a INT PRIMARY KEY, b TEXT)")?;
@@ -73,7 +73,7 @@ fn with_a_local_log_no_more_than_the_interval_is_lost() -> Result<()> {
     let s3 = S3Server::shared()?;
     let url = s3.place();
     let interval = format!("{}ms", INTERVAL.as_millis());
-    let args = ["--object-store", &url, "--log-backup", &interval];
+    let args = ["--object-store", &url, "--wal-backup", &interval];
     let project = Project::with(s3.env(), &args)?;
     project.up_in_place("16MiB")?;
     project.sql("CREATE DATABASE d; CREATE TABLE d.t (a INT PRIMARY KEY, b TEXT)")?;
@@ -105,10 +105,10 @@ fn with_a_local_log_no_more_than_the_interval_is_lost() -> Result<()> {
         assert!(!refused.status.success());
         let refused = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(
-            refused.contains("--restore-log") && refused.contains("another disk"),
+            refused.contains("--restore-wal") && refused.contains("another disk"),
             "{refused}"
         );
-        project.xylem(&["up", "--detach", "--restore-log"])?;
+        project.xylem(&["up", "--detach", "--restore-wal"])?;
         let last: i64 = project
             .sql("SELECT COALESCE(MAX(n), -1) FROM d.ticks")?
             .trim()
@@ -151,7 +151,7 @@ fn all_that_there_is_works_in_an_object_store() -> Result<()> {
 
     let s3 = S3Server::shared()?;
     let url = s3.place();
-    let args = ["--object-store", &url, "--log-backup", "500ms"];
+    let args = ["--object-store", &url, "--wal-backup", "500ms"];
     let project = Project::with(s3.env(), &args)?;
     let out = import(&project, &stock.data(), &["--object-store", &url])?;
     let said = String::from_utf8_lossy(&out.stderr).into_owned();

@@ -35,8 +35,8 @@ pub const KEYS: [Key; 28] = [
         about: "memory of the page store",
     },
     Key {
-        name: "log_segment_size",
-        about: "size of a log segment file",
+        name: "wal_segment_size",
+        about: "size of a WAL segment file",
     },
     Key {
         name: "open_layer_size",
@@ -71,12 +71,12 @@ pub const KEYS: [Key; 28] = [
         about: "URL of the store of catalogue, layers and manifests",
     },
     Key {
-        name: "log_store",
-        about: "where branches' logs are: local or object",
+        name: "wal_store",
+        about: "where branches' WALs are: local or object",
     },
     Key {
-        name: "log_backup",
-        about: "how old a commit may become before a local log's copy in the object store has it",
+        name: "wal_backup",
+        about: "how old a commit may become before a local WAL's copy in the object store has it",
     },
     Key {
         name: "ownership_lease",
@@ -84,7 +84,7 @@ pub const KEYS: [Key; 28] = [
     },
     Key {
         name: "on_store_outage",
-        about: "what becomes of commits on local logs while the store does not answer",
+        about: "what becomes of commits on local WALs while the store does not answer",
     },
     Key {
         name: "cache_size",
@@ -119,7 +119,7 @@ pub const KEYS: [Key; 28] = [
         about: "threads that serve connections",
     },
     Key {
-        name: "compute_log_size",
+        name: "compute_redo_log_size",
         about: "size of a compute's sparse ib_logfile0",
     },
     Key {

@@ -62,8 +62,8 @@ pub(crate) async fn adopt(
     check(node, name, &innodb)?;
     let meta = BranchMeta {
         id,
-        ancestor: None,
-        ancestor_lsn: 0,
+        parent: None,
+        branch_point_lsn: 0,
         created_at: Timestamp::now(),
         lease: false,
     };
@@ -113,7 +113,7 @@ async fn remove_empty(node: &Arc<Node>, opened: &Opened, empty: &Arc<OpenBranch>
     let node = Arc::clone(node);
     let removed = tokio::task::spawn_blocking(move || {
         let opened = node.opened()?;
-        Some((opened.store.remove_branch(id), opened.logs.remove(id)))
+        Some((opened.store.remove_branch(id), opened.wals.remove(id)))
     });
     if !matches!(removed.await, Ok(Some((Ok(()), Ok(()))))) {
         tracing::warn!(branch = %id, "an empty branch is removed at the next start");

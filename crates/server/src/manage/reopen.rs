@@ -1,4 +1,4 @@
-//! Opens a branch again whose log or ingest has failed, or that did not open,
+//! Opens a branch again whose WAL or ingest has failed, or that did not open,
 //! without the server being started again.
 //!
 //! What left it reads from what is open of it, and so is opened again, too.
@@ -36,7 +36,7 @@ pub async fn reopen(
         .or(closed)
         .ok_or_else(|| ManageError::NoBranch(which.clone()))?;
     let line = line(&project, id);
-    if let Some(of) = line.first().and_then(|(_, meta)| meta.ancestor)
+    if let Some(of) = line.first().and_then(|(_, meta)| meta.parent)
         && opened.branches.closed(&BranchRef::Id(of)).is_some()
     {
         let of = project
@@ -83,7 +83,7 @@ fn line(project: &Project, id: BranchId) -> Vec<(String, BranchMeta)> {
     let mut next = 0;
     while let Some(of) = line.get(next).map(|(_, meta)| meta.id) {
         let all = project.branches.iter();
-        let left = all.filter(|(_, meta)| meta.ancestor == Some(of));
+        let left = all.filter(|(_, meta)| meta.parent == Some(of));
         line.extend(left.map(|(name, meta)| (name.clone(), meta.clone())));
         next += 1;
     }
@@ -134,14 +134,14 @@ pub(super) async fn closed(branch: &ClosedBranch) -> Result<(), ManageError> {
 
 /// Opens what can be opened. Blocking.
 fn open_line(node: &Node, opened: &Opened, line: &[(String, BranchMeta)], right: u64) {
-    // What is read again from the logs counts as before or after a fork as it
+    // What is read again from the WALs counts as before or after a fork as it
     // did the first time: so all that left must be known first.
     opened.store.hold_ingest();
     for (name, meta) in line {
         let made = open::open_branch(
             node,
             &opened.store,
-            &opened.logs,
+            &opened.wals,
             &opened.branches,
             name,
             meta.clone(),

@@ -18,10 +18,10 @@ fn run(ingest: impl Fn(f64) -> f64, group: u64, seconds: f64) -> Run {
     let mut pace = Pace::default();
     let (mut now, mut sent, mut applied) = (0.0, 0.0_f64, 0.0_f64);
     let (mut lag_max, mut wait_max) = (0.0_f64, Duration::ZERO);
-    // The log takes no more than this in a second.
-    let log = 200.0 * MIB;
+    // The WAL takes no more than this in a second.
+    let wal = 200.0 * MIB;
     while now < seconds {
-        let mut took = group as f64 / log;
+        let mut took = group as f64 / wal;
         sent += group as f64;
         let lag = (sent - applied).max(0.0) as u64;
         let at = Duration::from_secs_f64(now);

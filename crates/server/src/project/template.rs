@@ -4,7 +4,7 @@
 //! project that has them takes the time of copying its files.
 
 use super::catalog::{self, Catalog};
-use super::{Project, is_used, logs, refuse_former, settle, sync_dir};
+use super::{Project, is_used, refuse_former, settle, sync_dir, wals};
 use crate::error::ServerError;
 use crate::lock::DirLock;
 use crate::place;
@@ -76,14 +76,14 @@ pub fn create_from_template_in(
         });
     }
     begin(data_dir, &*place, url)?;
-    copy_tree(&logs(template_dir), &logs(data_dir))?;
+    copy_tree(&wals(template_dir), &wals(data_dir))?;
     for meta in copy.branches.values() {
         let folder = format!("{BRANCHES}/{}", meta.id);
         copy_folder(&store.join(&folder), &*place, &folder)?;
     }
     copy.id = format!("{project:032x}");
     copy.created_at = now;
-    copy.log_home = Some(super::log_home::begin(data_dir)?);
+    copy.wal_home = Some(super::wal_home::begin(data_dir)?);
     for branch in copy.branches.values_mut() {
         branch.created_at = now;
     }
@@ -132,13 +132,13 @@ fn begin(data_dir: &Path, place: &dyn Place, url: &str) -> Result<(), ServerErro
         ),
     };
     let in_store = |source| ServerError::io(format!("cannot make room in the store {url}"), source);
-    let logs = logs(data_dir);
-    if logs.exists() {
+    let wals = wals(data_dir);
+    if wals.exists() {
         if !ours {
-            return Err(occupied(logs.display().to_string()));
+            return Err(occupied(wals.display().to_string()));
         }
-        std::fs::remove_dir_all(&logs).map_err(|source| {
-            ServerError::io(format!("cannot remove {}", logs.display()), source)
+        std::fs::remove_dir_all(&wals).map_err(|source| {
+            ServerError::io(format!("cannot remove {}", wals.display()), source)
         })?;
     }
     for folder in place.folders(BRANCHES).map_err(in_store)? {

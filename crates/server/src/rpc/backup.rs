@@ -131,18 +131,21 @@ impl Backup {
             Step::Log => {
                 // Not after another compute has taken the branch over.
                 self.caller.check_epoch()?;
-                Ok(Some(vec![log(lsn, self.node.config.compute_log_size.0)]))
+                Ok(Some(vec![wal(
+                    lsn,
+                    self.node.config.compute_redo_log_size.0,
+                )]))
             }
             Step::Done => Ok(None),
         }
     }
 }
 
-/// The first bytes of the log of a compute that starts at `lsn`.
-fn log(lsn: Lsn, size: u64) -> Item {
-    // The log begins with the checkpoint that stands just before `lsn`.
+/// The first bytes of the WAL of a compute that starts at `lsn`.
+fn wal(lsn: Lsn, size: u64) -> Item {
+    // The WAL begins with the checkpoint that stands just before `lsn`.
     let start = Lsn(lsn.0.saturating_sub(xylem_redo::CHECKPOINT_MTR_LEN as u64));
-    Item::Log(wire::LogFile {
+    Item::RedoLog(wire::RedoLogFile {
         data: Bytes::from(xylem_redo::log_file(start, size)),
         size,
     })

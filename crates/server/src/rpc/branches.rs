@@ -63,9 +63,9 @@ fn closed_of(project: &Project, closed: &ClosedBranch) -> Branch {
     Branch {
         name: name_of(meta.id),
         id: meta.id.to_string(),
-        ancestor: meta.ancestor.map(name_of).unwrap_or_default(),
-        ancestor_id: meta.ancestor.map_or_else(String::new, |id| id.to_string()),
-        ancestor_lsn: meta.ancestor_lsn,
+        parent: meta.parent.map(name_of).unwrap_or_default(),
+        parent_id: meta.parent.map_or_else(String::new, |id| id.to_string()),
+        branch_point_lsn: meta.branch_point_lsn,
         created_at: meta.created_at.to_string(),
         lease: meta.lease,
         children: children.map(str::to_owned).collect(),
@@ -85,7 +85,7 @@ pub(super) async fn create(
     let made = if request.empty {
         if !request.from.is_empty() || request.at.is_some() {
             return Err(Status::invalid_argument(
-                "empty: a branch without an ancestor leaves none at any moment",
+                "empty: a branch without a parent leaves none at any moment",
             ));
         }
         on_its_own(node, |node, early| async move {
@@ -275,26 +275,26 @@ fn branch_of(opened: &Opened, project: &Project, branch: &OpenBranch, end: Lsn) 
     let trouble = branch.broken();
     let meta = &branch.meta;
     let horizon = moment::horizon(branch);
-    let ancestor = meta.ancestor.and_then(|id| project.branch(id));
+    let parent = meta.parent.and_then(|id| project.branch(id));
     let mut ancestors_layer_bytes = 0;
-    let mut next = meta.ancestor;
-    while let Some(ancestor) = next.and_then(|id| opened.branches.get(&BranchRef::Id(id))) {
-        ancestors_layer_bytes += ancestor.pages.layer_bytes();
-        next = ancestor.meta.ancestor;
+    let mut next = meta.parent;
+    while let Some(parent) = next.and_then(|id| opened.branches.get(&BranchRef::Id(id))) {
+        ancestors_layer_bytes += parent.pages.layer_bytes();
+        next = parent.meta.parent;
     }
     let children = project.children(branch.id());
     Branch {
         name: branch.name(),
         id: branch.id().to_string(),
-        ancestor: ancestor.map_or_else(String::new, |(name, _)| name.to_owned()),
-        ancestor_lsn: meta.ancestor_lsn,
+        parent: parent.map_or_else(String::new, |(name, _)| name.to_owned()),
+        branch_point_lsn: meta.branch_point_lsn,
         last_lsn: end.0,
         created_at: meta.created_at.to_string(),
         epoch: state.epoch,
         applied_lsn: branch.pages.newest().0,
-        log_bytes: state.log_bytes,
+        wal_bytes: state.wal_bytes,
         layer_bytes: state.layer_bytes,
-        ancestor_id: meta.ancestor.map_or_else(String::new, |id| id.to_string()),
+        parent_id: meta.parent.map_or_else(String::new, |id| id.to_string()),
         lease: meta.lease,
         oldest_lsn: horizon.map_or(0, |horizon| horizon.oldest.lsn.0),
         oldest_time: horizon.map_or_else(String::new, |horizon| time(&horizon.oldest)),

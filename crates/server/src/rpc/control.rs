@@ -1,4 +1,4 @@
-//! Service `xylem.control.Control`: branches and computes.
+//! Service `xylem.control.v1.Control`: branches and computes.
 
 use super::call::{self, Caller};
 use super::pages::blocking;
@@ -20,7 +20,7 @@ use xylem_proto::control::{
 };
 use xylem_types::{Lsn, SpaceId};
 
-/// Service `xylem.control.Control`.
+/// Service `xylem.control.v1.Control`.
 pub(crate) struct ControlService {
     node: Arc<Node>,
 }

@@ -1,4 +1,4 @@
-//! Service `xylem.inspect.Inspect`: what stands in branches, and how they do.
+//! Service `xylem.inspect.v1.Inspect`: what stands in branches, and how they do.
 
 mod diagnose;
 mod history;
@@ -23,7 +23,7 @@ use xylem_proto::inspect::{
 };
 use xylem_types::BranchId;
 
-/// Service `xylem.inspect.Inspect`.
+/// Service `xylem.inspect.v1.Inspect`.
 pub(crate) struct InspectService {
     node: Arc<Node>,
     /// A scrub on demand is under way.
@@ -180,15 +180,15 @@ fn layers(branch: String, info: LayersInfo) -> LayersResponse {
         old_bytes: l.old_bytes,
         merging: l.merging,
     };
-    let (ancestor_id, ancestor_lsn) = match info.ancestor {
+    let (parent_id, branch_point_lsn) = match info.ancestor {
         Some((id, lsn)) => (id.to_string(), lsn.0),
         None => Default::default(),
     };
     LayersResponse {
         branch,
         branch_id: info.branch.to_string(),
-        ancestor_id,
-        ancestor_lsn,
+        parent_id,
+        branch_point_lsn,
         applied_lsn: info.applied.0,
         oldest_lsn: info.oldest.unwrap_or_default().0,
         memory: info.memory.iter().map(memory).collect(),

@@ -60,8 +60,8 @@ pub(super) fn lost(why: &CatalogError) -> Status {
     Status::unavailable(format!("{why}; retry at the other one"))
 }
 
-/// A log refused or failed.
-pub(super) fn of_log(error: &LogError, branch: &str) -> Status {
+/// A WAL refused or failed.
+pub(super) fn of_wal(error: &LogError, branch: &str) -> Status {
     let message = format!("branch {branch}: {error}");
     match error {
         LogError::Fenced { given, current } => wrong_epoch(*given, *current, branch),
@@ -79,7 +79,7 @@ pub(super) fn of_log(error: &LogError, branch: &str) -> Status {
 /// Frames were not appended.
 pub(super) fn of_append(error: &AppendError, branch: &str) -> Status {
     match error {
-        AppendError::Log(error) => of_log(error, branch),
+        AppendError::Log(error) => of_wal(error, branch),
         AppendError::Redo { .. } | AppendError::Stored(_) => {
             Status::data_loss(format!("branch {branch}: {error}"))
         }
@@ -105,7 +105,7 @@ pub(super) fn of_read(error: &ReadError, branch: &str) -> Status {
 /// An attach did not succeed.
 pub(super) fn of_attach(error: &AttachError, branch: &str) -> Status {
     match error {
-        AttachError::Log(error) => of_log(error, branch),
+        AttachError::Log(error) => of_wal(error, branch),
         AttachError::Read(error) => of_read(error, branch),
         AttachError::Renamed
         | AttachError::Held
@@ -141,7 +141,7 @@ pub(super) fn of_manage(error: &ManageError) -> Status {
             ForkError::Store(error) => of_store(error, message),
             ForkError::Crowded { .. } => Status::failed_precondition(message),
         },
-        ManageError::Open(ServerError::Log { branch, source }) => of_log(source, branch),
+        ManageError::Open(ServerError::Log { branch, source }) => of_wal(source, branch),
         ManageError::Open(ServerError::Store { source, .. }) => of_store(source, message),
         ManageError::Open(_) => Status::internal(message),
         ManageError::Catalog(error) => match error {
@@ -151,7 +151,7 @@ pub(super) fn of_manage(error: &ManageError) -> Status {
             CatalogError::Unsettled { .. } => Status::unavailable(message),
             CatalogError::Invalid(_) => Status::internal(message),
         },
-        ManageError::Fence { branch, source } => of_log(source, branch),
+        ManageError::Fence { branch, source } => of_wal(source, branch),
         ManageError::Leases(_) => Status::resource_exhausted(message),
         ManageError::NotBackedUp { .. }
         | ManageError::Unsettled(_)

@@ -8,7 +8,7 @@ use xylem_types::{Epoch, FrameSeq, Lsn, PageId};
 use xylem_wal::LogError;
 
 #[test]
-fn every_log_error_has_its_status() {
+fn every_wal_error_has_its_status() {
     let io = |kind| LogError::Io {
         context: "fsync of 1.log".to_owned(),
         source: Error::from(kind),
@@ -66,7 +66,7 @@ fn every_log_error_has_its_status() {
         (LogError::Closed, Code::Unavailable, "closed"),
     ];
     for (error, code, message) in cases {
-        let status = status::of_log(&error, "b");
+        let status = status::of_wal(&error, "b");
         assert_eq!(status.code(), code, "{error}");
         assert!(
             status.message().contains(message),

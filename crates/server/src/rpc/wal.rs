@@ -1,9 +1,9 @@
 //! StreamWAL: frames in, acknowledgements out.
 //!
-//! A task hands frames to the log and waits while the log's queue is full;
+//! A task hands frames to the WAL and waits while the WAL's queue is full;
 //! meanwhile the caller's frames wait in the connection's window. The answers
-//! are made where they are polled, from what log and ingest say of themselves,
-//! so that a commit waits for nothing but the log.
+//! are made where they are polled, from what WAL and ingest say of themselves,
+//! so that a commit waits for nothing but the WAL.
 
 use super::call::Caller;
 use super::{Answers, convert, stall, status};
@@ -28,7 +28,7 @@ use xylem_proto::pageserver::{WalAck, WalFrame};
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::{CheckedFrame, Durable, LogError};
 
-/// Frames that go to the log together, when they are there already.
+/// Frames that go to the WAL together, when they are there already.
 const GROUP_FRAMES: usize = 256;
 /// And their payload, in bytes.
 const GROUP_BYTES: usize = 1 << 20;
@@ -39,7 +39,7 @@ const MERGE_LAYERS_SOFT: u64 = 4;
 /// Groups whose time to durability is being measured.
 const MEASURED_MAX: usize = 1024;
 
-/// When groups were handed to the log, by their last frame.
+/// When groups were handed to the WAL, by their last frame.
 type Pending = Arc<Mutex<VecDeque<(FrameSeq, Instant)>>>;
 
 /// Takes a compute's frames.
@@ -53,9 +53,9 @@ pub(super) fn stream_wal(
     let branch = caller.branch;
     // Also refuses an epoch that was sealed but never begun.
     branch
-        .log
+        .wal
         .accepted(epoch)
-        .map_err(|error| status::of_log(&error, &branch.name()))?;
+        .map_err(|error| status::of_wal(&error, &branch.name()))?;
     let pending = Pending::default();
     let feeding = Feeding {
         branch: Arc::clone(&branch),
@@ -72,7 +72,7 @@ pub(super) fn stream_wal(
         catalog: Arc::clone(&opened.catalog),
         held: branch.watch_held(),
         replaced: branch.take_writer(epoch),
-        durable: branch.log.durable(),
+        durable: branch.wal.durable(),
         applied: branch.pages.watch_applied(),
         feeder: Some(Feeder(tokio::spawn(feeding.run(frames)))),
         first: true,
@@ -96,7 +96,7 @@ pub(super) fn stream_wal(
     Ok(stall::guarded(Box::pin(acks), ticket, branch))
 }
 
-/// The task that hands frames to the log; it ends with its stream.
+/// The task that hands frames to the WAL; it ends with its stream.
 struct Feeder(JoinHandle<Result<FrameSeq, Status>>);
 
 impl Drop for Feeder {
@@ -145,7 +145,7 @@ impl Feeding {
         let metrics = &label.metrics;
         metrics.wal_appends.inc();
         metrics.wal_frames.inc_by(group.len() as u64);
-        metrics.wal_bytes.inc_by(
+        metrics.wal_received.inc_by(
             group
                 .iter()
                 .map(|frame| payload(frame.frame()) as u64)
@@ -314,7 +314,7 @@ impl Acks {
     /// will be.
     async fn ready(&mut self) -> Option<Result<(), Status>> {
         // What is durable, not what is accepted: the caller may resend what
-        // lies between, the log ignores it.
+        // lies between, the WAL ignores it.
         if std::mem::take(&mut self.first) {
             return Some(Ok(()));
         }
@@ -335,7 +335,7 @@ impl Acks {
                 moved = self.durable.changed() => {
                     return Some(match moved {
                         Ok(()) => Ok(()),
-                        Err(_) => Err(self.log_ended()),
+                        Err(_) => Err(self.wal_ended()),
                     });
                 }
                 ended = feeder_ended(&mut self.feeder) => match ended {
@@ -348,7 +348,7 @@ impl Acks {
                 () = tokio::time::sleep_until(due.unwrap_or(self.sent)), if due.is_some() => return Some(Ok(())),
                 moved = self.applied.changed(), if due.is_none() && !self.applied_ended => match moved {
                     Ok(()) => self.applied_due = Some(self.sent + APPLIED_DELAY),
-                    // Ingest has stopped; the log goes on without it.
+                    // Ingest has stopped; the WAL goes on without it.
                     Err(_) => self.applied_ended = true,
                 },
             }
@@ -383,9 +383,9 @@ impl Acks {
         })
     }
 
-    fn log_ended(&self) -> Status {
-        let error = self.branch.log.failed().unwrap_or(LogError::Closed);
-        status::of_log(&error, &self.branch.name())
+    fn wal_ended(&self) -> Status {
+        let error = self.branch.wal.failed().unwrap_or(LogError::Closed);
+        status::of_wal(&error, &self.branch.name())
     }
 }
 

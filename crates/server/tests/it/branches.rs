@@ -25,10 +25,10 @@ async fn a_branch_shares_the_past_and_has_a_future_of_its_own() {
     // Everything acknowledged, ingested or not.
     let dev = create(&server, "dev", "main").await;
     assert_eq!(
-        (dev.ancestor.as_str(), dev.ancestor_lsn, dev.last_lsn),
+        (dev.parent.as_str(), dev.branch_point_lsn, dev.last_lsn),
         ("main", main.lsn, main.lsn)
     );
-    assert_eq!((dev.epoch, dev.log_bytes, dev.layer_bytes), (0, 0, 0));
+    assert_eq!((dev.epoch, dev.wal_bytes, dev.layer_bytes), (0, 0, 0));
     let attached = server.attach_to("dev").await.unwrap();
     assert_eq!(
         (attached.epoch, attached.start_lsn, attached.empty),
@@ -48,7 +48,10 @@ async fn a_branch_shares_the_past_and_has_a_future_of_its_own() {
         assert_eq!(on("main").newest(5, 4, main.lsn).await, 11, "{round}");
         assert_eq!(on("dev").newest(5, 3, child.lsn).await, 22, "{round}");
         assert_eq!(on("dev").newest(5, 4, child.lsn).await, 1, "{round}");
-        assert_eq!(on(&dev_id).at(5, 3, dev.ancestor_lsn).await, 0xaabb_ccdd);
+        assert_eq!(
+            on(&dev_id).at(5, 3, dev.branch_point_lsn).await,
+            0xaabb_ccdd
+        );
         match round {
             0 => {
                 server.stop();
@@ -61,16 +64,16 @@ async fn a_branch_shares_the_past_and_has_a_future_of_its_own() {
             _ => {}
         }
     }
-    // A branch of the branch, and one of its ancestor through it.
-    let past = dev.ancestor_lsn;
+    // A branch of the branch, and one of its parent through it.
+    let past = dev.branch_point_lsn;
     let grand = create(&server, "grand", "dev").await;
     assert_eq!(
-        (grand.ancestor.as_str(), grand.ancestor_lsn),
+        (grand.parent.as_str(), grand.branch_point_lsn),
         ("dev", child.lsn)
     );
     let aunt = create_at(&server, "aunt", "dev", past - 1).await.unwrap();
     assert_eq!(
-        (aunt.ancestor.as_str(), aunt.ancestor_lsn),
+        (aunt.parent.as_str(), aunt.branch_point_lsn),
         ("main", past - 1)
     );
     assert_eq!(Reader::new(&server, "grand").newest(5, 3, 0).await, 22);
@@ -105,7 +108,7 @@ async fn a_branch_leaves_at_any_lsn_of_the_history_and_at_none_outside() {
             let name = format!("at-{lsn}");
             let made = create_at(&server, &name, "main", lsn).await.unwrap();
             // Cut where the last mtr ended; its line goes on from there or here.
-            assert_eq!(made.ancestor_lsn, lsn);
+            assert_eq!(made.branch_point_lsn, lsn);
             let seen = Reader::new(&server, &name).newest(5, 4, 0).await;
             assert_eq!(seen, expected, "at {lsn}");
         }
@@ -129,7 +132,7 @@ async fn a_branch_leaves_at_any_lsn_of_the_history_and_at_none_outside() {
     main.redo(torn[..torn.len() - 2].to_vec()).await;
     main.durable().await;
     let made = create_at(&server, "torn", "main", main.lsn).await.unwrap();
-    assert_eq!(made.ancestor_lsn, whole);
+    assert_eq!(made.branch_point_lsn, whole);
     assert_eq!(Reader::new(&server, "torn").newest(5, 4, 0).await, 20);
 }
 
@@ -162,7 +165,7 @@ async fn names_are_checked() {
     // By its id a branch is found, too.
     let by_id = format!("id:{}", dev.id);
     let made = control.create_branch(ask("more", &by_id)).await.unwrap();
-    assert_eq!(made.into_inner().ancestor, "dev");
+    assert_eq!(made.into_inner().parent, "dev");
     let one = ListBranchesRequest {
         name: by_id,
         leases: false,
@@ -225,11 +228,11 @@ async fn a_branch_goes_with_all_it_has_unless_others_need_it() {
         .await
         .unwrap()
         .into_inner();
-    let log = dir.path().join("branches").join(&dev.id);
+    let wal = dir.path().join("branches").join(&dev.id);
     let store = dir.path().join("store/branches").join(&dev.id);
-    assert!(log.exists() && store.exists());
+    assert!(wal.exists() && store.exists());
     remove(&server, "dev").await.unwrap();
-    assert!(!log.exists() && !store.exists());
+    assert!(!wal.exists() && !store.exists());
     let ended = answers.message().await.unwrap_err();
     for status in [
         ended,
@@ -299,7 +302,7 @@ async fn a_renamed_branch_keeps_its_compute() {
     let server = Server::start(dir.path());
     assert_eq!(names(&server).await, ["prod", "trunk"]);
     let told = list(&server, false).await;
-    assert_eq!(named(&told, "prod").ancestor, "trunk");
+    assert_eq!(named(&told, "prod").parent, "trunk");
     let writer = Writer::open_on(&server, &id, attached.epoch).await.unwrap();
     assert_eq!(writer.first.durable_lsn, writer.lsn);
 }
@@ -317,7 +320,7 @@ async fn a_restored_branch_begins_in_the_past_and_the_old_line_lives_on() {
     let restored = restore(&server, "main", good, "").await.unwrap();
     let (new, kept) = (restored.branch.unwrap(), restored.kept.unwrap());
     assert_eq!(
-        (new.name.as_str(), new.ancestor.clone(), new.ancestor_lsn),
+        (new.name.as_str(), new.parent.clone(), new.branch_point_lsn),
         ("main", kept.name.clone(), good)
     );
     assert!(kept.name.starts_with("main-before-20"), "{}", kept.name);
@@ -421,7 +424,7 @@ async fn an_empty_branch_is_filled_by_its_first_compute() {
     };
     let made = server.control().await.create_branch(request).await.unwrap();
     let made = made.into_inner();
-    assert_eq!((made.ancestor.as_str(), made.oldest_lsn), ("", 0));
+    assert_eq!((made.parent.as_str(), made.oldest_lsn), ("", 0));
     server.stop();
     let server = Server::start(dir.path());
     let attached = server.attach_to("imported").await.unwrap();
@@ -487,7 +490,7 @@ async fn a_branch_is_made_quickly() {
     assert!(took[took.len() / 2].as_millis() < 250, "{took:?}");
     // Each costs no more than its manifest until it is written.
     for branch in list(&server, false).await {
-        let own = branch.log_bytes + branch.layer_bytes;
+        let own = branch.wal_bytes + branch.layer_bytes;
         assert!(branch.name == "main" || own == 0, "{branch:?}");
     }
     let started = Instant::now();

@@ -315,11 +315,11 @@ async fn a_base_backup_has_what_a_compute_needs_and_no_more() {
                     space.pages.len()
                 ));
             }
-            Item::Log(log) => {
-                let header = xylem_redo::read_log_file_header(&log.data).unwrap();
+            Item::RedoLog(wal) => {
+                let header = xylem_redo::read_log_file_header(&wal.data).unwrap();
                 assert_eq!(header.checkpoint_lsn.0 + 16, attached.start_lsn);
-                assert_eq!(log.data.len(), 12304);
-                seen.push(format!("log {}", log.size));
+                assert_eq!(wal.data.len(), 12304);
+                seen.push(format!("redo log {}", wal.size));
             }
         }
     }
@@ -328,7 +328,7 @@ async fn a_base_backup_has_what_a_compute_needs_and_no_more() {
         "file test/t1.frm 660",
         "space 0 ibdata1 12582912 2",
         "space 1 undo001 10485760 1",
-        "log 4294967296",
+        "redo log 4294967296",
     ];
     assert_eq!(seen, expected);
     let all = BaseBackupRequest {
@@ -398,7 +398,7 @@ async fn the_newest_version_after_a_restart_is_not_older_than_before() {
         writer.durable().await;
         server.crash();
         server = Server::start(dir.path());
-        // Without an LSN, and before ingest can have read the log again.
+        // Without an LSN, and before ingest can have read the WAL again.
         let got = server
             .pages()
             .await
@@ -454,7 +454,7 @@ async fn frames_damaged_on_the_way_are_refused_and_taken_when_sent_again() {
             start_lsn: lsn + 1,
             ..file.clone()
         },
-        // Their bytes in the log are the same, but for the kind.
+        // Their bytes in the WAL are the same, but for the kind.
         WalFrame {
             body: Some(wal_frame::Body::File(common::redo::mkdir("test/a.frm"))),
             ..file.clone()
@@ -505,12 +505,12 @@ async fn frames_damaged_on_the_way_are_refused_and_taken_when_sent_again() {
 }
 
 /// InnoDB itself wrote redo that is none: the frames' checksums are right. It
-/// must not enter the log, where ingest would stop at it for ever and nobody
+/// must not enter the WAL, where ingest would stop at it for ever and nobody
 /// could attach any more. The mini-transaction spans frames, streams and a
 /// restart of the server:
 ///
 ///   frame n      the first part of the mtr, durable
-///   (restart)    the server knows only what the log has
+///   (restart)    the server knows only what the WAL has
 ///   frame n + 1  another part
 ///   (reconnect)  the stream ends, a new one goes on
 ///   frame n + 2  the rest, with a wrong checksum: refused, each time it comes

@@ -34,7 +34,7 @@ fn flags_win_over_environment_over_file_over_defaults() {
     assert_eq!(config.http_listen.to_string(), "127.0.0.1:8081");
     assert_eq!(config.log_format, LogFormat::Text);
     assert_eq!(config.object_store, "file:///srv/x/store");
-    assert_eq!(config.compute_log_size.0, 4 << 30);
+    assert_eq!(config.compute_redo_log_size.0, 4 << 30);
     assert_eq!(config.history.to_string(), "7d");
     assert_eq!(config.lease_timeout.as_secs(), 600);
 }
@@ -56,7 +56,7 @@ fn what_cannot_be_used_is_refused_with_its_place() {
             "object_store = 'ftp://bucket'",
             "use the URL of a directory",
         ),
-        ("compute_log_size = 5000001", "multiple of 4096"),
+        ("compute_redo_log_size = 5000001", "multiple of 4096"),
         (
             "token_file = '/nowhere/token'",
             "cannot read /nowhere/token",

@@ -169,7 +169,7 @@ async fn an_import_becomes_a_branch_that_lives_on() {
             base_item::Item::Directory(d) => d.path,
             base_item::Item::File(f) => format!("{} {}", f.path, f.data.len()),
             base_item::Item::Tablespace(t) => format!("{} {}", t.path, t.size / SIZE as u64),
-            base_item::Item::Log(_) => "log".to_owned(),
+            base_item::Item::RedoLog(_) => "WAL".to_owned(),
         });
     }
     assert_eq!(
@@ -179,7 +179,7 @@ async fn an_import_becomes_a_branch_that_lives_on() {
             "test/t1.frm 9",
             "ibdata1 20",
             "test/t1.ibd 64",
-            "log"
+            "WAL"
         ]
     );
     // Redo on top of it, and a start of the server.

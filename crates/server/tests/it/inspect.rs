@@ -356,8 +356,8 @@ async fn how_all_does_is_told() {
         (writer.lsn, writer.lsn)
     );
     assert!(branch.resume_lsn > 12288 && branch.resume_lsn <= writer.lsn);
-    assert!(branch.log_first_position <= branch.resume_position);
-    assert!(branch.resume_position <= branch.log_end_position);
+    assert!(branch.wal_first_position <= branch.resume_position);
+    assert!(branch.resume_position <= branch.wal_end_position);
     assert_eq!(branch.runs, 1);
     assert_eq!(
         (&branch.flush_trouble, &branch.merge_trouble),

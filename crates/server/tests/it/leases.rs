@@ -44,8 +44,11 @@ async fn a_lease_shows_its_moment_and_is_hidden() {
     main.durable().await;
     let one = lease(&server, "main", at_lsn(past)).await.unwrap();
     let two = lease(&server, "", None).await.unwrap();
-    assert_eq!((one.name.as_str(), one.ancestor_lsn), ("main@1", past));
-    assert_eq!((two.name.as_str(), two.ancestor_lsn), ("main@2", main.lsn));
+    assert_eq!((one.name.as_str(), one.branch_point_lsn), ("main@1", past));
+    assert_eq!(
+        (two.name.as_str(), two.branch_point_lsn),
+        ("main@2", main.lsn)
+    );
     assert!(one.lease && two.lease);
     main.redo(mark(5, 3, 3)).await;
     main.durable().await;

@@ -25,12 +25,12 @@ fn sample() -> Project {
     Project::new(InnodbParams::default(), now, 7, BranchId(0xabc))
 }
 
-/// A branch that left `ancestor`.
-fn child(id: u128, ancestor: u128, lease: bool) -> BranchMeta {
+/// A branch that left `parent`.
+fn child(id: u128, parent: u128, lease: bool) -> BranchMeta {
     BranchMeta {
         id: BranchId(id),
-        ancestor: Some(BranchId(ancestor)),
-        ancestor_lsn: 20000,
+        parent: Some(BranchId(parent)),
+        branch_point_lsn: 20000,
         created_at: "2026-11-22T14:05:00Z".parse().unwrap(),
         lease,
     }
@@ -274,7 +274,7 @@ fn a_catalogue_that_makes_no_sense_is_not_written() {
         ("dev", child(1, 0xabc, true), "cannot name"),
         ("main@1", child(1, 0xabc, false), "cannot name"),
         ("dev", child(0xabc, 0xabc, false), "id of another"),
-        ("dev", child(1, 0xdef, false), "ancestor that is not there"),
+        ("dev", child(1, 0xdef, false), "parent that is not there"),
     ];
     for (name, meta, message) in wrong {
         let error = change(&catalog, |project| {
@@ -294,12 +294,12 @@ fn a_catalogue_that_makes_no_sense_is_not_written() {
 }
 
 #[test]
-fn branches_come_after_their_ancestors() {
+fn branches_come_after_their_parents() {
     let mut project = sample();
-    for (name, id, ancestor) in [("a", 1, 2), ("b", 2, 3), ("c", 3, 0xabc), ("d", 4, 2)] {
+    for (name, id, parent) in [("a", 1, 2), ("b", 2, 3), ("c", 3, 0xabc), ("d", 4, 2)] {
         project
             .branches
-            .insert(name.to_owned(), child(id, ancestor, false));
+            .insert(name.to_owned(), child(id, parent, false));
     }
     let levels: Vec<Vec<&str>> = project
         .levels()
@@ -334,7 +334,7 @@ async fn a_directory_and_a_store_that_do_not_belong_together_are_refused() {
     server.stop();
     Server::on(dir_two.path(), two.shared()).stop();
     let before = one.names();
-    // The logs of the one would be leftovers to the other.
+    // The WALs of the one would be leftovers to the other.
     for (dir, place, message) in [
         (dir_one.path(), &two, "belongs to project"),
         (dir_two.path(), &one, "belongs to project"),

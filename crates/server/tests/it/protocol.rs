@@ -86,8 +86,8 @@ async fn a_page_is_read_knowing_only_reflection() {
         .collect();
     for name in [
         "pageserver.PageServer",
-        "xylem.control.Control",
-        "xylem.inspect.Inspect",
+        "xylem.control.v1.Control",
+        "xylem.inspect.v1.Inspect",
         "grpc.health.v1.Health",
     ] {
         assert!(names.contains(&name), "{name} is not among {names:?}");
@@ -132,7 +132,7 @@ async fn reflection_of_the_older_version_is_there_too() {
     let mut client =
         v1alpha::server_reflection_client::ServerReflectionClient::new(server.channel().await);
     let ask = v1alpha::server_reflection_request::MessageRequest::FileContainingSymbol(
-        "xylem.control.Control".into(),
+        "xylem.control.v1.Control".into(),
     );
     let request = v1alpha::ServerReflectionRequest {
         host: String::new(),
@@ -175,7 +175,7 @@ async fn every_refusal_has_its_status_and_says_why() {
         (
             read(5, 3, end + 100, 0),
             Code::DeadlineExceeded,
-            "log stands at".to_owned(),
+            "WAL stands at".to_owned(),
         ),
         (
             read(5, 3, 0, end + 100),
@@ -265,7 +265,7 @@ async fn redo_that_is_not_understood_is_data_loss_and_the_server_is_not_ready() 
     assert_eq!(marked(&got.page), 0xaabb_ccdd);
 }
 
-/// After a restart the log's tail is read again, here up to where it is not
+/// After a restart the WAL's tail is read again, here up to where it is not
 /// understood. Reads that name an LSN before that do not wait for the rest;
 /// those that name none would miss what was acknowledged.
 #[tokio::test]
@@ -459,8 +459,8 @@ async fn branches_and_status_are_told() {
     assert_eq!(
         (
             main.name.as_str(),
-            main.ancestor.as_str(),
-            main.ancestor_lsn
+            main.parent.as_str(),
+            main.branch_point_lsn
         ),
         ("main", "", 0)
     );
@@ -469,7 +469,7 @@ async fn branches_and_status_are_told() {
         (writer.lsn, writer.lsn, 1)
     );
     assert_eq!(main.id.len(), 32);
-    assert!(main.log_bytes > 0);
+    assert!(main.wal_bytes > 0);
     let created: jiff::Timestamp = main.created_at.parse().unwrap();
     assert!(jiff::Timestamp::now().duration_since(created).as_secs() < 600);
     let status = control.status(StatusRequest {}).await.unwrap().into_inner();

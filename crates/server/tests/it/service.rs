@@ -94,7 +94,7 @@ async fn a_stop_waits_for_streams_and_then_ends_them() {
         watch.message().await.unwrap().unwrap().status,
         ServingStatus::Serving as i32
     );
-    for service in ["", "pageserver.PageServer", "xylem.control.Control"] {
+    for service in ["", "pageserver.PageServer", "xylem.control.v1.Control"] {
         assert_eq!(
             health(&server, service).await,
             ServingStatus::Serving as i32
@@ -160,7 +160,7 @@ async fn a_stop_without_streams_takes_no_time() {
 async fn metrics_say_what_happened() {
     let dir = tempfile::tempdir().unwrap();
     let mut args = args(dir.path());
-    args.log_backup = Some("50ms".to_owned());
+    args.wal_backup = Some("50ms".to_owned());
     let server = Server::with(config(&args)).unwrap();
     let (_, writer) = with_database(&server).await;
     let mut pages = server.pages().await;
@@ -192,8 +192,8 @@ async fn metrics_say_what_happened() {
     assert_eq!(value("xylem_streams{kind=\"wal\"}"), 1.0);
     assert_eq!(value("xylem_memory_budget_bytes"), f64::from(64 << 20));
     assert!(value("xylem_memory_used_bytes") > 0.0);
-    assert!(value("xylem_log_bytes{branch=\"main\"}") > 0.0);
-    let lag = value("xylem_log_backup_lag_seconds{branch=\"main\"}");
+    assert!(value("xylem_wal_bytes{branch=\"main\"}") > 0.0);
+    let lag = value("xylem_wal_backup_lag_seconds{branch=\"main\"}");
     assert!((0.0..10.0).contains(&lag), "{lag}");
     assert_eq!(
         value("xylem_ingest_bytes_total{branch=\"main\"}"),

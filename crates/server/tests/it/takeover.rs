@@ -39,7 +39,7 @@ fn elsewhere(dir: &Path, place: &MemPlace) -> Elsewhere {
     let other = tempfile::tempdir().unwrap();
     copy_dir(dir, other.path());
     let mut args = args(other.path());
-    args.restore_log = true;
+    args.restore_wal = true;
     let server = Server::try_on(config(&args), place.shared()).unwrap();
     Elsewhere {
         server,
@@ -312,7 +312,7 @@ async fn who_need_not_wait_for_the_lease_of_the_server_before() {
     let refused = Server::try_on(long(copy.path()), place.shared());
     let refused = refused.map(|_| ()).unwrap_err().to_string();
     assert!(
-        refused.contains("is a copy") && refused.contains("--restore-log"),
+        refused.contains("is a copy") && refused.contains("--restore-wal"),
         "{refused}"
     );
     Server::try_on(long(dir.path()), place.shared())
@@ -456,21 +456,21 @@ async fn a_server_finds_everything_in_the_store_alone() {
     let mut args = args(dir.path());
     let error = Server::try_on(config(&args), place.shared()).map(|_| ());
     let error = error.unwrap_err().to_string();
-    assert!(error.contains("--restore-log"), "{error}");
-    args.restore_log = true;
+    assert!(error.contains("--restore-wal"), "{error}");
+    args.restore_wal = true;
     let server = Server::try_on(config(&args), place.shared()).unwrap();
     let mut after = list(&server, true).await;
     for (after, before) in after.iter_mut().zip(&before) {
-        // Its log begins with a seal that no lost one's compute can pass.
-        assert!(after.epoch > before.epoch && after.log_bytes > before.log_bytes);
-        (after.epoch, after.log_bytes) = (before.epoch, before.log_bytes);
+        // Its WAL begins with a seal that no lost one's compute can pass.
+        assert!(after.epoch > before.epoch && after.wal_bytes > before.wal_bytes);
+        (after.epoch, after.wal_bytes) = (before.epoch, before.wal_bytes);
     }
     assert_eq!(after, before);
     let status = server.control().await.status(StatusRequest {}).await;
     assert_eq!(status.unwrap().into_inner().project_id, id);
     let (_, main) = with_database(&server).await;
     let dev = create(&server, "dev", "main").await;
-    assert_eq!(dev.ancestor_lsn, main.lsn);
+    assert_eq!(dev.branch_point_lsn, main.lsn);
 }
 
 /// What is certain of the branches after some calls succeeded.
@@ -591,7 +591,7 @@ async fn check(place: &MemPlace, dir: &Path, certain: &Certain, good: u64, at: (
     assert_eq!(folders, ids, "{at:?}");
     for entry in std::fs::read_dir(dir.join("branches")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(ids.contains(&name), "{at:?}: a log of {name}");
+        assert!(ids.contains(&name), "{at:?}: a WAL of {name}");
     }
     server.crash();
 }

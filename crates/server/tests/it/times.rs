@@ -56,11 +56,11 @@ async fn a_branch_of_a_time_shows_what_was_there_then() {
             Reader::new(&server, &name).newest(5, 3, 0).await,
             0xaabb_ccdd
         );
-        // The times are in the log, and what reads it again finds them.
+        // The times are in the WAL, and what reads it again finds them.
         server.crash();
         server = Server::start(dir.path());
     }
-    // A branch has its ancestor's past.
+    // A branch has its parent's past.
     let (time, value, _) = &moments[1];
     try_create(&server, "grand", "v3-0", at_time(time))
         .await
@@ -218,10 +218,10 @@ async fn the_lsn_shown_after_an_operation_on_side_files_has_it_and_nothing_later
         ("told", told.lsn, want.to_vec()),
     ] {
         let made = try_create(&server, name, "main", at_lsn(lsn)).await;
-        assert_eq!(made.unwrap().ancestor_lsn, lsn);
+        assert_eq!(made.unwrap().branch_point_lsn, lsn);
         assert_eq!(files(&server, name).await, files_there, "{name}");
     }
-    // What was told can be had after a restart, which reads the log again.
+    // What was told can be had after a restart, which reads the WAL again.
     drop(main);
     server.stop();
     let server = Server::start(dir.path());

@@ -9,7 +9,7 @@ pub fn tree(branches: &[BranchReport], root: Option<&str>) -> String {
     let mut rows = Vec::new();
     let tops = branches.iter().filter(|branch| match root {
         Some(name) => branch.name == name,
-        None => branch.ancestor.is_none(),
+        None => branch.parent.is_none(),
     });
     for top in tops {
         rows.push(row(top, top.name.clone()));
@@ -35,9 +35,9 @@ fn below(
 ) {
     let mut children: Vec<&BranchReport> = branches
         .iter()
-        .filter(|branch| branch.ancestor.as_deref() == Some(parent.name.as_str()))
+        .filter(|branch| branch.parent.as_deref() == Some(parent.name.as_str()))
         .collect();
-    children.sort_by_key(|branch| (branch.ancestor_lsn, branch.name.clone()));
+    children.sort_by_key(|branch| (branch.branch_point_lsn, branch.name.clone()));
     for (at, child) in children.iter().enumerate() {
         let last = at + 1 == children.len();
         let (twig, next) = if last {
@@ -51,9 +51,9 @@ fn below(
 }
 
 fn row(branch: &BranchReport, name: String) -> Vec<String> {
-    let (left, shares) = match branch.ancestor {
+    let (left, shares) = match branch.parent {
         Some(_) => (
-            branch.ancestor_lsn.to_string(),
+            branch.branch_point_lsn.to_string(),
             bytes(branch.ancestors_layer_bytes),
         ),
         None => ("-".to_owned(), "-".to_owned()),
@@ -63,7 +63,7 @@ fn row(branch: &BranchReport, name: String) -> Vec<String> {
         left,
         branch.last_lsn.to_string(),
         bytes(branch.own_bytes),
-        bytes(branch.log_bytes),
+        bytes(branch.wal_bytes),
         bytes(branch.layer_bytes),
         shares,
     ]

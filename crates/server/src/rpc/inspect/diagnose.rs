@@ -3,8 +3,8 @@
 use super::{Names, time};
 use crate::branch::OpenBranch;
 use crate::config::ServerConfig;
-use crate::logs::BackedLog;
 use crate::node::Opened;
+use crate::wals::BackedWal;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,10 +78,10 @@ fn disks(config: &ServerConfig, place: &dyn Place) -> Vec<Disk> {
     out
 }
 
-fn log_backup(backed: &BackedLog) -> wire::LogBackup {
+fn wal_backup(backed: &BackedWal) -> wire::WalBackup {
     let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     let status = backed.backup();
-    wire::LogBackup {
+    wire::WalBackup {
         interval_ms: ms(backed.interval()),
         age_ms: ms(status.age.unwrap_or_default()),
         position: status.position.unwrap_or_default().0,
@@ -105,8 +105,8 @@ fn health(branch: &Arc<OpenBranch>, names: &Names) -> BranchHealth {
         durable_lsn: h.log_lsn.0,
         resume_lsn: h.resume_lsn.0,
         resume_position: h.resume_position.0,
-        log_first_position: h.log_first.0,
-        log_end_position: h.log_end.0,
+        wal_first_position: h.log_first.0,
+        wal_end_position: h.log_end.0,
         layers: stats.layers,
         layer_bytes: stats.layer_bytes,
         runs: h.runs,
@@ -131,6 +131,6 @@ fn health(branch: &Arc<OpenBranch>, names: &Names) -> BranchHealth {
         unfoldable_keys: stats.unfoldable_keys,
         frozen_layers: stats.frozen_layers,
         trim_failures: stats.trim_failures,
-        log_backup: branch.backed.as_ref().map(|b| log_backup(b)),
+        wal_backup: branch.backed.as_ref().map(|b| wal_backup(b)),
     }
 }

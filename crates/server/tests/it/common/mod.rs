@@ -30,7 +30,7 @@ pub fn args(dir: &Path) -> ServerArgs {
         data_dir: Some(dir.display().to_string()),
         grpc_listen: Some("127.0.0.1:0".to_owned()),
         http_listen: Some("127.0.0.1:0".to_owned()),
-        log_segment_size: Some("16MiB".to_owned()),
+        wal_segment_size: Some("16MiB".to_owned()),
         memory: Some("64MiB".to_owned()),
         stop_grace_ms: Some("300".to_owned()),
         ownership_lease: Some("300ms".to_owned()),

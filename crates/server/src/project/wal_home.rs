@@ -1,28 +1,28 @@
-//! Whose disk the logs of a project are on. A server that finds none of them
+//! Whose disk the WALs of a project are on. A server that finds none of them
 //! on its own must not begin new ones as if nothing had been: they may be on a
 //! disk that is away. Nor may it go on with a copy of them while a server
 //! works on the original.
 
 use super::catalog::{Catalog, CatalogError, Found};
 use super::seat::{Distance, Seat};
-use super::{LogStore, Project};
+use super::{Project, WalStore};
 use crate::config::ServerConfig;
 use crate::error::ServerError;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The file of a data directory that says which one it is.
-const FILE: &str = "log.home";
-/// What stands behind the number while lost logs are being restored.
+const FILE: &str = "wal.home";
+/// What stands behind the number while lost WALs are being restored.
 const RESTORING: &str = "restoring";
 /// Before the number that a copied directory had until it got its own.
 const FORMER: &str = "former=";
 /// Before what tells this directory from a copy of it.
 const SEAT: &str = "seat=";
 
-/// How a server stands to the logs on its disk.
+/// How a server stands to the WALs on its disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LogState {
+pub(crate) enum WalState {
     /// They are in the object store, and so anywhere.
     Elsewhere,
     /// They are this server's.
@@ -34,10 +34,10 @@ pub(crate) enum LogState {
 /// What a server finds before it claims a project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Looked {
-    pub(crate) state: LogState,
+    pub(crate) state: WalState,
     /// The owner before may be alive: its lease is waited out.
     pub(crate) wait: bool,
-    /// The directory is not the home of the logs yet. What is claimed before
+    /// The directory is not the home of the WALs yet. What is claimed before
     /// it is must not look as if it had been served from here.
     pub(crate) moves: bool,
 }
@@ -51,9 +51,9 @@ struct Noted {
 }
 
 impl Noted {
-    /// Whether the directory has the logs of `project`.
+    /// Whether the directory has the WALs of `project`.
     fn is_of(&self, project: &Project) -> bool {
-        let home = project.log_home.as_ref();
+        let home = project.wal_home.as_ref();
         home == Some(&self.home) || home.is_some() && home == self.former.as_ref()
     }
 
@@ -112,7 +112,7 @@ fn write(data_dir: &Path, noted: &Noted) -> Result<(), ServerError> {
     written.map_err(|e| ServerError::io(format!("cannot write {}", path.display()), e))
 }
 
-/// Notes that the data directory is the home of a new project's logs; what its
+/// Notes that the data directory is the home of a new project's WALs; what its
 /// catalogue is to say.
 ///
 /// # Errors
@@ -130,21 +130,21 @@ fn new_home() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 
-/// How this server stands to the logs of the project that it finds, which is
+/// How this server stands to the WALs of the project that it finds, which is
 /// not claimed yet. Nothing of the project is changed. `exclusive`: no other
 /// server can have the store open now.
 ///
 /// # Errors
-/// When the logs are on another disk, or these are a copy of them, and nobody
+/// When the WALs are on another disk, or these are a copy of them, and nobody
 /// said that the server which had them is gone.
 pub(crate) fn look(
     config: &ServerConfig,
     found: &Found,
     exclusive: bool,
 ) -> Result<Looked, ServerError> {
-    if config.log_store == LogStore::Object {
+    if config.wal_store == WalStore::Object {
         return Ok(Looked {
-            state: LogState::Elsewhere,
+            state: WalState::Elsewhere,
             wait: false,
             moves: false,
         });
@@ -152,11 +152,11 @@ pub(crate) fn look(
     let data_dir = &config.data_dir;
     let project = &found.project;
     let noted = read(data_dir)?;
-    let has_logs = super::has_logs(data_dir);
-    let at_home = match (&project.log_home, &noted) {
+    let has_wals = super::has_wals(data_dir);
+    let at_home = match (&project.wal_home, &noted) {
         (Some(_), Some(noted)) => noted.is_of(project),
         // Nobody has noted it yet.
-        (None, _) => has_logs,
+        (None, _) => has_wals,
         (Some(_), None) => false,
     };
     let refused = |message: String| ServerError::Project {
@@ -169,90 +169,90 @@ pub(crate) fn look(
     let half_restored = noted.as_ref().is_some_and(|noted| noted.restoring);
     if at_home {
         let maybe_served = !exclusive && found.lease > Duration::ZERO;
-        if distance == Distance::Copy && maybe_served && !config.restore_log {
+        if distance == Distance::Copy && maybe_served && !config.restore_wal {
             return Err(refused(format!(
-                "this directory is a copy of the one that has the logs of the project in {}, and the server there did not stop in order: it may be running. Start the server with the original directory. If that is lost, or no server will ever run on it again, start once with --restore-log",
+                "this directory is a copy of the one that has the WALs of the project in {}, and the server there did not stop in order: it may be running. Start the server with the original directory. If that is lost, or no server will ever run on it again, start once with --restore-wal",
                 config.object_store
             )));
         }
         return Ok(Looked {
-            state: match config.restore_log || half_restored {
-                true => LogState::Restoring,
-                false => LogState::Here,
+            state: match config.restore_wal || half_restored {
+                true => WalState::Restoring,
+                false => WalState::Here,
             },
             // The lock of this very directory is held: what had it is dead.
             wait: !exclusive && distance != Distance::Same,
             moves: distance == Distance::Copy,
         });
     }
-    if !config.restore_log {
-        let whose = match &project.log_home {
+    if !config.restore_wal {
+        let whose = match &project.wal_home {
             Some(home) => format!(", which has the number {home} in its file {FILE}"),
             None => String::new(),
         };
         return Err(refused(format!(
-            "the logs of the project in {} are on another disk; start the server with the --data-dir that has them{whose}. If it is lost, start once with --restore-log: logs are then made of their copies in the store, and what was committed after these end, {} before the disk was lost, is lost",
+            "the WALs of the project in {} are on another disk; start the server with the --data-dir that has them{whose}. If it is lost, start once with --restore-wal: WALs are then made of their copies in the store, and what was committed after these end, {} before the disk was lost, is lost",
             config.object_store,
-            match config.log_backup.0.is_zero() {
-                true => "at most the interval of --log-backup".to_owned(),
-                false => format!("{} at most", config.log_backup),
+            match config.wal_backup.0.is_zero() {
+                true => "at most the interval of --wal-backup".to_owned(),
+                false => format!("{} at most", config.wal_backup),
             }
         )));
     }
-    if has_logs && !half_restored {
+    if has_wals && !half_restored {
         return Err(refused(format!(
-            "there are logs that another server has gone on without: move {} away first, nothing in it is used any more",
-            super::logs(data_dir).display()
+            "there are WALs that another server has gone on without: move {} away first, nothing in it is used any more",
+            super::wals(data_dir).display()
         )));
     }
     Ok(Looked {
-        state: LogState::Restoring,
+        state: WalState::Restoring,
         wait: !exclusive,
         moves: true,
     })
 }
 
 /// Notes how the server that has claimed the project, and waited for the one
-/// before, now stands to its logs.
+/// before, now stands to its WALs.
 ///
 /// # Errors
 /// When that cannot be written down.
 pub(crate) fn take(
     config: &ServerConfig,
     catalog: &Catalog,
-    state: LogState,
+    state: WalState,
 ) -> Result<(), ServerError> {
     let data_dir = &config.data_dir;
     let project = catalog.project();
     let noted = match state {
-        LogState::Elsewhere => return Ok(()),
-        LogState::Here | LogState::Restoring => read(data_dir)?,
+        WalState::Elsewhere => return Ok(()),
+        WalState::Here | WalState::Restoring => read(data_dir)?,
     };
     let at_home = noted.as_ref().is_some_and(|noted| noted.is_of(&project));
     let distance = noted
         .as_ref()
         .map_or(Distance::Unknown, |noted| noted.distance(data_dir));
     match (state, noted) {
-        (LogState::Restoring, Some(noted)) if !at_home => {
+        (WalState::Restoring, Some(noted)) if !at_home => {
             // Restored by halves, and the old disk was used again since:
             // nobody was ever served from these.
             drop(noted);
-            remove_logs(data_dir)?;
+            remove_wals(data_dir)?;
             write(data_dir, &Noted::restoring())
         }
-        (LogState::Restoring, None) => write(data_dir, &Noted::restoring()),
+        (WalState::Restoring, None) => write(data_dir, &Noted::restoring()),
         (_, Some(noted)) if at_home => {
             // The copy is the project's directory from here on, and the
             // original is not, so they must have different numbers.
             let noted = match distance {
                 Distance::Copy => Noted {
                     home: new_home(),
-                    former: project.log_home.clone(),
+                    former: project.wal_home.clone(),
                     ..noted
                 },
                 _ => noted,
             };
-            let restoring = state == LogState::Restoring;
+            let restoring = state == WalState::Restoring;
             write(data_dir, &Noted { restoring, ..noted })?;
             match restoring {
                 true => Ok(()),
@@ -273,11 +273,11 @@ impl Noted {
     }
 }
 
-fn remove_logs(data_dir: &Path) -> Result<(), ServerError> {
-    let logs = super::logs(data_dir);
-    match std::fs::remove_dir_all(&logs) {
+fn remove_wals(data_dir: &Path) -> Result<(), ServerError> {
+    let wals = super::wals(data_dir);
+    match std::fs::remove_dir_all(&wals) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(ServerError::io(
-            format!("cannot remove {}", logs.display()),
+            format!("cannot remove {}", wals.display()),
             error,
         )),
         _ => Ok(()),
@@ -286,13 +286,13 @@ fn remove_logs(data_dir: &Path) -> Result<(), ServerError> {
 
 fn move_to(catalog: &Catalog, home: String) -> Result<(), ServerError> {
     catalog.change(|project| {
-        project.log_home = Some(home);
+        project.wal_home = Some(home);
         Ok::<_, CatalogError>(())
     })?;
     Ok(())
 }
 
-/// Makes the data directory the home of the logs. Until then the one that they
+/// Makes the data directory the home of the WALs. Until then the one that they
 /// were on still is. `all`: nothing is left to be restored.
 ///
 /// # Errors
@@ -305,7 +305,7 @@ pub(crate) fn settle(
     let Some(noted) = read(&config.data_dir)? else {
         return Ok(());
     };
-    if catalog.project().log_home.as_ref() != Some(&noted.home) {
+    if catalog.project().wal_home.as_ref() != Some(&noted.home) {
         move_to(catalog, noted.home.clone())?;
     }
     let settled = Noted {

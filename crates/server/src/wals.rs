@@ -1,13 +1,13 @@
-//! Where branches' logs are: opened, removed, swept.
+//! Where branches' WALs are: opened, removed, swept.
 
 mod backed;
 
-pub use backed::BackedLog;
+pub use backed::BackedWal;
 
 use crate::config::ServerConfig;
 use crate::error::ServerError;
 use crate::moment;
-use crate::project::{self, LogStore};
+use crate::project::{self, WalStore};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io;
@@ -21,27 +21,27 @@ use xylem_wal::local::{LocalLog, LocalLogConfig};
 use xylem_wal::object::{ObjectLog, ObjectLogConfig};
 use xylem_wal::{Log, LogError, Memory, Position};
 
-/// One part in so many of the server's memory is for logs, the others are for
+/// One part in so many of the server's memory is for WALs, the others are for
 /// pages.
-pub(crate) const LOG_SHARE: u64 = 8;
+pub(crate) const WAL_SHARE: u64 = 8;
 
-/// The folder of the object store with one for each branch's log.
-const LOGS: &str = "logs";
-/// The one with the backups of logs that are on a server's disk.
-const BACKUPS: &str = "log-backups";
+/// The folder of the object store with one for each branch's WAL.
+const WALS: &str = "wals";
+/// The one with the backups of WALs that are on a server's disk.
+const BACKUPS: &str = "wal-backups";
 
-/// Where the logs of a project are.
-pub struct Logs {
-    home: LogHome,
+/// Where the WALs of a project are.
+pub struct Wals {
+    home: WalHome,
     /// This server's right to the project: greater than any before.
     claim: u64,
-    /// Logs that are not there were lost.
+    /// WALs that are not there were lost.
     restoring: bool,
     /// What all of them hold in memory.
     memory: Memory,
 }
 
-/// What a log that is not there means.
+/// What a WAL that is not there means.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// It is missed, or was never written.
@@ -52,13 +52,13 @@ enum Stage {
     New,
 }
 
-enum LogHome {
+enum WalHome {
     Object(Bucket),
-    Local(Box<LocalLogs>),
+    Local(Box<LocalWals>),
 }
 
-/// Logs on this server's disk.
-struct LocalLogs {
+/// WALs on this server's disk.
+struct LocalWals {
     data_dir: PathBuf,
     settings: LocalLogConfig,
     /// Where they are copied to, or were.
@@ -69,17 +69,17 @@ struct LocalLogs {
     opened: Mutex<HashMap<BranchId, u64>>,
 }
 
-/// A log that was opened.
-pub struct OpenedLog {
-    /// The log.
-    pub log: Arc<dyn Log>,
+/// A WAL that was opened.
+pub struct OpenedWal {
+    /// The WAL.
+    pub wal: Arc<dyn Log>,
     /// The same, if it is copied to the object store.
-    pub backed: Option<Arc<BackedLog>>,
+    pub backed: Option<Arc<BackedWal>>,
 }
 
-impl Logs {
-    /// The logs of a server that has claimed its project as `claim`.
-    /// `restoring` says that logs which are not there were lost. Blocking, on
+impl Wals {
+    /// The WALs of a server that has claimed its project as `claim`.
+    /// `restoring` says that WALs which are not there were lost. Blocking, on
     /// a thread of a runtime.
     ///
     /// # Errors
@@ -88,26 +88,26 @@ impl Logs {
         config: &ServerConfig,
         claim: u64,
         restoring: bool,
-    ) -> Result<Logs, ServerError> {
+    ) -> Result<Wals, ServerError> {
         let bucket = || {
             let bucket = Bucket::open(&config.object_store, BucketConfig::default());
             bucket.map_err(|source| {
-                ServerError::io("cannot open the store of logs".to_owned(), source.into())
+                ServerError::io("cannot open the store of WALs".to_owned(), source.into())
             })
         };
-        let memory = Memory::new(config.memory.0 / LOG_SHARE);
-        let home = match config.log_store {
-            LogStore::Object => LogHome::Object(bucket()?),
-            LogStore::Local => {
-                let interval = config.log_backup.0;
+        let memory = Memory::new(config.memory.0 / WAL_SHARE);
+        let home = match config.wal_store {
+            WalStore::Object => WalHome::Object(bucket()?),
+            WalStore::Local => {
+                let interval = config.wal_backup.0;
                 let copies = match interval.is_zero() && !restoring {
                     true => None,
                     false => Some(bucket()?),
                 };
-                LogHome::Local(Box::new(LocalLogs {
+                WalHome::Local(Box::new(LocalWals {
                     data_dir: config.data_dir.clone(),
                     settings: LocalLogConfig {
-                        segment_bytes: config.log_segment_size.0,
+                        segment_bytes: config.wal_segment_size.0,
                         memory: memory.clone(),
                         ..LocalLogConfig::default()
                     },
@@ -120,7 +120,7 @@ impl Logs {
                 }))
             }
         };
-        Ok(Logs {
+        Ok(Wals {
             home,
             claim,
             memory,
@@ -133,17 +133,17 @@ impl Logs {
         self.memory.used()
     }
 
-    /// Every log that was lost has been restored.
+    /// Every WAL that was lost has been restored.
     pub(crate) fn set_restored(&mut self) {
         self.restoring = false;
     }
 
-    /// The right to the logs of branches that are there, and to new ones.
+    /// The right to the WALs of branches that are there, and to new ones.
     pub(crate) fn claim(&self) -> u64 {
         self.claim
     }
 
-    /// Opens the log of branch `id`, of which everything before `floor` is in
+    /// Opens the WAL of branch `id`, of which everything before `floor` is in
     /// layers. `right` is `None` for a new branch, else a number that was
     /// given to no server before, nor by this one for this branch. Blocking,
     /// on a thread of a runtime. One that was never written takes no room.
@@ -155,22 +155,22 @@ impl Logs {
         id: BranchId,
         floor: Floor,
         right: Option<u64>,
-    ) -> Result<OpenedLog, LogError> {
+    ) -> Result<OpenedWal, LogError> {
         match &self.home {
-            LogHome::Object(bucket) => {
+            WalHome::Object(bucket) => {
                 let objects = bucket.objects();
                 let settings = ObjectLogConfig {
                     memory: self.memory.clone(),
                     ..ObjectLogConfig::new(objects.handle().clone())
                 };
-                let prefix = objects.path(&format!("{LOGS}/{id}"));
+                let prefix = objects.path(&format!("{WALS}/{id}"));
                 let opening = ObjectLog::open(Arc::clone(objects.store()), prefix, settings);
-                Ok(OpenedLog {
-                    log: Arc::new(Handle::current().block_on(opening)?),
+                Ok(OpenedWal {
+                    wal: Arc::new(Handle::current().block_on(opening)?),
                     backed: None,
                 })
             }
-            LogHome::Local(local) => {
+            WalHome::Local(local) => {
                 let stage = match right {
                     None => Stage::New,
                     Some(_) if self.restoring => Stage::Restoring,
@@ -181,16 +181,16 @@ impl Logs {
         }
     }
 
-    /// Removes the log of branch `id`, which is closed. Blocking. One that is
+    /// Removes the WAL of branch `id`, which is closed. Blocking. One that is
     /// not there is no error.
     pub(crate) fn remove(&self, id: BranchId) -> io::Result<()> {
         match &self.home {
-            LogHome::Object(bucket) => bucket.delete_folder(&format!("{LOGS}/{id}")),
-            LogHome::Local(local) => {
+            WalHome::Object(bucket) => bucket.delete_folder(&format!("{WALS}/{id}")),
+            WalHome::Local(local) => {
                 if let Some(bucket) = &local.copies {
                     bucket.delete_folder(&format!("{BACKUPS}/{id}"))?;
                 }
-                let dir = project::logs(&local.data_dir).join(id.to_string());
+                let dir = project::wals(&local.data_dir).join(id.to_string());
                 match std::fs::remove_dir_all(dir) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                     other => other,
@@ -199,16 +199,16 @@ impl Logs {
         }
     }
 
-    /// What stands where logs stand: each place and name. Those that cannot be
+    /// What stands where WALs stand: each place and name. Those that cannot be
     /// looked at are missing.
     pub(crate) fn there(&self) -> Vec<(String, String)> {
         self.names().unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot look for leftover logs");
+            tracing::warn!(%error, "cannot look for leftover WALs");
             Vec::new()
         })
     }
 
-    /// Removes logs of those branches of `there` that are not `known`, and
+    /// Removes WALs of those branches of `there` that are not `known`, and
     /// returns what is nobody's. Best effort: what stays is removed at the next
     /// start.
     pub(crate) fn sweep(
@@ -221,9 +221,9 @@ impl Logs {
             match project::branch_of_folder(&name) {
                 Some(id) if known(id) => {}
                 Some(id) => {
-                    tracing::info!(branch = %id, "removing the log of a branch that is not there any more");
+                    tracing::info!(branch = %id, "removing the WAL of a branch that is not there any more");
                     if let Err(error) = self.remove(id) {
-                        tracing::warn!(branch = %id, %error, "leftover log not removed");
+                        tracing::warn!(branch = %id, %error, "leftover WAL not removed");
                     }
                 }
                 None => strange.push(format!("{place}/{name}")),
@@ -240,9 +240,9 @@ impl Logs {
             Ok(names.map(|name| (place.clone(), name)).collect())
         };
         match &self.home {
-            LogHome::Object(bucket) => in_bucket(bucket, LOGS),
-            LogHome::Local(local) => {
-                let dir = project::logs(&local.data_dir);
+            WalHome::Object(bucket) => in_bucket(bucket, WALS),
+            WalHome::Local(local) => {
+                let dir = project::wals(&local.data_dir);
                 let place = dir.display().to_string();
                 let names = names_in(&dir)?.into_iter();
                 let mut all: Vec<_> = names.map(|name| (place.clone(), name)).collect();
@@ -255,14 +255,14 @@ impl Logs {
     }
 }
 
-impl LocalLogs {
-    /// A right to write the backup of a log that is opened.
+impl LocalWals {
+    /// A right to write the backup of a WAL that is opened.
     fn right(&self, id: BranchId, claim: u64) -> Result<u64, LogError> {
         let mut opened = self.opened.lock();
         let count = opened.entry(id).or_insert(0);
         if *count + 1 >= RIGHTS {
             return Err(LogError::Io {
-                context: format!("open the log of branch {id}"),
+                context: format!("open the WAL of branch {id}"),
                 source: io::Error::other(format!(
                     "it was opened {count} times by this server: restart the server"
                 )),
@@ -278,8 +278,8 @@ impl LocalLogs {
         floor: Floor,
         claim: u64,
         stage: Stage,
-    ) -> Result<OpenedLog, LogError> {
-        let dir = project::log_dir(&self.data_dir, id);
+    ) -> Result<OpenedWal, LogError> {
+        let dir = project::wal_dir(&self.data_dir, id);
         let io = |source| LogError::Io {
             context: format!("open {}", dir.display()),
             source,
@@ -291,21 +291,21 @@ impl LocalLogs {
             } else if floor.position > Position(0) {
                 return Err(io(io::Error::new(
                     io::ErrorKind::NotFound,
-                    "the log is not there: put it back, or, if it is lost, start the server once with --restore-log",
+                    "the WAL is not there: put it back, or, if it is lost, start the server once with --restore-wal",
                 )));
             }
         }
-        let log = LocalLog::open(&dir, self.settings.clone())?;
+        let wal = LocalLog::open(&dir, self.settings.clone())?;
         if stage != Stage::New {
-            self.compare(&log, id, &dir)?;
+            self.compare(&wal, id, &dir)?;
         }
         let Some(bucket) = self
             .copies
             .as_ref()
             .filter(|_| !self.backup.interval.is_zero())
         else {
-            return Ok(OpenedLog {
-                log: Arc::new(log),
+            return Ok(OpenedWal {
+                wal: Arc::new(wal),
                 backed: None,
             });
         };
@@ -315,18 +315,18 @@ impl LocalLogs {
         let prefix = objects.path(&format!("{BACKUPS}/{id}"));
         let store = Arc::clone(objects.store());
         let right = self.right(id, claim)?;
-        let backup = Backup::start(&log, store, prefix, right, settings)?;
-        let backed = Arc::new(BackedLog::new(log, backup, interval, id));
+        let backup = Backup::start(&wal, store, prefix, right, settings)?;
+        let backed = Arc::new(BackedWal::new(wal, backup, interval, id));
         backed.end_when_replaced(&runtime);
-        Ok(OpenedLog {
-            log: Arc::<BackedLog>::clone(&backed),
+        Ok(OpenedWal {
+            wal: Arc::<BackedWal>::clone(&backed),
             backed: Some(backed),
         })
     }
 
-    /// Refuses a log that ends before its copy does: what it lacks was
-    /// acknowledged, and would be lost with the copy, which follows the log.
-    fn compare(&self, log: &LocalLog, id: BranchId, dir: &Path) -> Result<(), LogError> {
+    /// Refuses a WAL that ends before its copy does: what it lacks was
+    /// acknowledged, and would be lost with the copy, which follows the WAL.
+    fn compare(&self, wal: &LocalLog, id: BranchId, dir: &Path) -> Result<(), LogError> {
         let Some(bucket) = &self.copies else {
             return Ok(());
         };
@@ -336,11 +336,11 @@ impl LocalLogs {
             objects.path(&format!("{BACKUPS}/{id}")),
             self.backup.clone(),
         ))?;
-        let end = log.durable().borrow().position();
+        let end = wal.durable().borrow().position();
         if let Some(damage) = copied.damage {
             tracing::error!(
                 branch = %id,
-                "the copy of the log in the store is damaged and is made anew, since the log itself is whole: {damage}"
+                "the copy of the WAL in the store is damaged and is made anew, since the WAL itself is whole: {damage}"
             );
         }
         let copied = copied.position;
@@ -352,18 +352,18 @@ impl LocalLogs {
             source: io::Error::new(
                 io::ErrorKind::InvalidData,
                 format!(
-                    "the log ends at position {}, and its copy in the store at {}: the disk was put back to an earlier state, or has lost what it had. Move this directory away and start the server once with --restore-log",
+                    "the WAL ends at position {}, and its copy in the store at {}: the disk was put back to an earlier state, or has lost what it had. Move this directory away and start the server once with --restore-wal",
                     end.0, copied.0
                 ),
             ),
         })
     }
 
-    /// Makes a log that was lost with its disk, of its backup if it has one.
+    /// Makes a WAL that was lost with its disk, of its backup if it has one.
     fn restore(&self, id: BranchId, dir: &Path, floor: Floor, claim: u64) -> Result<(), LogError> {
         let Some(bucket) = &self.copies else {
             return Err(LogError::Io {
-                context: format!("restore the log in {}", dir.display()),
+                context: format!("restore the WAL in {}", dir.display()),
                 source: io::Error::new(io::ErrorKind::Unsupported, "its store is not open"),
             });
         };
@@ -384,14 +384,14 @@ impl LocalLogs {
             entries = restored.entries,
             lsn = %restored.lsn,
             backed_up_until = until.map(|t| t.to_string()).unwrap_or_default(),
-            "the log was restored: what was committed after its backup ends is lost, unless a layer has it"
+            "the WAL was restored: what was committed after its backup ends is lost, unless a layer has it"
         );
         Ok(())
     }
 }
 
-/// Rights that are made of each claim: one to restore a branch's log, and then
-/// one for each time that the log is opened, to write its backup. A right is
+/// Rights that are made of each claim: one to restore a branch's WAL, and then
+/// one for each time that the WAL is opened, to write its backup. A right is
 /// never used twice, since what was sent under it may still arrive.
 const RIGHTS: u64 = 256;
 
@@ -400,7 +400,7 @@ fn rights(claim: u64) -> u64 {
     claim.saturating_mul(RIGHTS)
 }
 
-/// Each level durable: the log syncs only its own directory.
+/// Each level durable: the WAL syncs only its own directory.
 fn create_dir(dir: &Path) -> io::Result<()> {
     if dir.exists() {
         return Ok(());

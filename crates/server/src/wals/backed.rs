@@ -1,4 +1,4 @@
-//! A log on this server's disk that is copied to the object store.
+//! A WAL on this server's disk that is copied to the object store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,23 +8,23 @@ use xylem_types::{BranchId, Epoch, FrameSeq, Lsn};
 use xylem_wal::backup::{Backup, BackupStatus};
 use xylem_wal::{BoxFuture, CheckedFrame, Durable, LocalLog, Log, LogError, LogReader, Position};
 
-/// A log on this server's disk, and its backup.
-pub struct BackedLog {
-    log: LocalLog,
+/// A WAL on this server's disk, and its backup.
+pub struct BackedWal {
+    wal: LocalLog,
     backup: Backup,
     interval: Duration,
     id: BranchId,
 }
 
-impl BackedLog {
+impl BackedWal {
     pub(super) fn new(
-        log: LocalLog,
+        wal: LocalLog,
         backup: Backup,
         interval: Duration,
         id: BranchId,
-    ) -> BackedLog {
-        BackedLog {
-            log,
+    ) -> BackedWal {
+        BackedWal {
+            wal,
             backup,
             interval,
             id,
@@ -46,27 +46,27 @@ impl BackedLog {
     /// # Errors
     /// Why the backup has ended.
     pub async fn reach_now(&self) -> Result<(), LogError> {
-        let end = self.log.durable().borrow().position();
+        let end = self.wal.durable().borrow().position();
         self.backup.reach(end).await
     }
 
-    /// Lets the log end when a server that was given a newer right to it has
+    /// Lets the WAL end when a server that was given a newer right to it has
     /// begun to write its backup: what this one told computes from then on
     /// would be lost.
     pub(super) fn end_when_replaced(self: &Arc<Self>, runtime: &Handle) {
-        let log = Arc::downgrade(self);
+        let wal = Arc::downgrade(self);
         let ended = self.backup.ended();
         runtime.spawn(async move {
             if let Err(error @ LogError::Superseded { .. }) = ended.await
-                && let Some(log) = log.upgrade()
+                && let Some(wal) = wal.upgrade()
             {
-                tracing::error!(branch = %log.id, %error, "the log ends");
-                let _ = log.log.close().await;
+                tracing::error!(branch = %wal.id, %error, "the WAL ends");
+                let _ = wal.wal.close().await;
             }
         });
     }
 
-    /// That another server has the log by now, if so.
+    /// That another server has the WAL by now, if so.
     fn replaced(&self) -> Result<(), LogError> {
         match self.backup.status().trouble {
             Some(error @ LogError::Superseded { .. }) => Err(error),
@@ -75,18 +75,18 @@ impl BackedLog {
     }
 }
 
-impl Log for BackedLog {
+impl Log for BackedWal {
     fn seal(&self) -> BoxFuture<'_, Result<Durable, LogError>> {
         Box::pin(async move {
             self.replaced()?;
-            self.log.seal().await
+            self.wal.seal().await
         })
     }
 
     fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, LogError>> {
         Box::pin(async move {
             self.replaced()?;
-            self.log.begin(epoch, start).await
+            self.wal.begin(epoch, start).await
         })
     }
 
@@ -95,40 +95,40 @@ impl Log for BackedLog {
         epoch: Epoch,
         frames: Vec<CheckedFrame>,
     ) -> BoxFuture<'_, Result<(), LogError>> {
-        self.log.append_checked(epoch, frames)
+        self.wal.append_checked(epoch, frames)
     }
 
     fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), LogError> {
-        match self.log.accepted(epoch) {
+        match self.wal.accepted(epoch) {
             Err(LogError::Closed) => Err(self.replaced().err().unwrap_or(LogError::Closed)),
             accepted => accepted,
         }
     }
 
     fn durable(&self) -> watch::Receiver<Durable> {
-        self.log.durable()
+        self.wal.durable()
     }
 
     fn read_from(&self, position: Position) -> Result<Box<dyn LogReader>, LogError> {
-        self.log.read_from(position)
+        self.wal.read_from(position)
     }
 
     fn trim(&self, before: Position) -> Result<(), LogError> {
-        self.log.trim(before)?;
+        self.wal.trim(before)?;
         self.backup.trim(before);
         Ok(())
     }
 
     fn first(&self) -> Position {
-        self.log.first()
+        self.wal.first()
     }
 
     fn stored_bytes(&self) -> u64 {
-        self.log.stored_bytes()
+        self.wal.stored_bytes()
     }
 
     fn failed(&self) -> Option<LogError> {
-        match self.log.failed()? {
+        match self.wal.failed()? {
             // It was closed because it is another server's by now.
             LogError::Closed => Some(self.replaced().err().unwrap_or(LogError::Closed)),
             error => Some(error),
@@ -137,13 +137,13 @@ impl Log for BackedLog {
 
     fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
         Box::pin(async move {
-            let closed = self.log.close().await;
+            let closed = self.wal.close().await;
             match self.backup.close().await {
                 // Or it is not this server's any more.
                 Ok(()) | Err(LogError::Superseded { .. }) => {}
-                // The log is there, and the next start goes on.
+                // The WAL is there, and the next start goes on.
                 Err(error) => {
-                    tracing::error!(branch = %self.id, %error, "the end of the log is not in its backup");
+                    tracing::error!(branch = %self.id, %error, "the end of the WAL is not in its backup");
                 }
             }
             closed

@@ -1,4 +1,4 @@
-//! Local logs and their copies in the store: a disk that is lost, one that is
+//! Local WALs and their copies in the store: a disk that is lost, one that is
 //! only away, one that comes back.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -30,7 +30,7 @@ impl Site {
         std::fs::create_dir_all(&dir).unwrap();
         ServerArgs {
             object_store: Some(format!("file://{}", self.dir("store").display())),
-            log_backup: Some("100ms".to_owned()),
+            wal_backup: Some("100ms".to_owned()),
             ..args(&dir)
         }
     }
@@ -41,7 +41,7 @@ impl Site {
 
     fn restore(&self, name: &str) -> Result<Server, String> {
         let args = ServerArgs {
-            restore_log: true,
+            restore_wal: true,
             ..self.args(name)
         };
         Server::with(config(&args)).map_err(|e| e.to_string())
@@ -54,10 +54,10 @@ impl Site {
         }
     }
 
-    /// Copies of logs in the store, and their objects.
+    /// Copies of WALs in the store, and their objects.
     fn copies(&self) -> usize {
         let below = |dir: &Path| std::fs::read_dir(dir).map_or(0, Iterator::count);
-        below(&self.dir("store/log-backups"))
+        below(&self.dir("store/wal-backups"))
     }
 }
 
@@ -83,7 +83,7 @@ async fn a_lost_disk_takes_the_last_moments_only() {
 
     let error = site.refused("second");
     assert!(
-        error.contains("--restore-log") && error.contains("100ms at most"),
+        error.contains("--restore-wal") && error.contains("100ms at most"),
         "{error}"
     );
     let server = site.restore("second").unwrap();
@@ -91,7 +91,7 @@ async fn a_lost_disk_takes_the_last_moments_only() {
     assert!((50..=60).contains(&page), "{page}");
     let page = Reader::new(&server, "dev").newest(5, 3, kept).await;
     assert_eq!(page, 50);
-    // The compute of the lost log is nobody any more, whatever it was given.
+    // The compute of the lost WAL is nobody any more, whatever it was given.
     for epoch in [attached.epoch, attached.epoch + 1, attached.epoch + 100] {
         assert!(Writer::try_open(&server, epoch).await.is_err(), "{epoch}");
     }
@@ -169,12 +169,12 @@ async fn restoring_that_was_cut_short_goes_on() {
     server.stop();
     std::fs::remove_dir_all(site.dir("first")).unwrap();
     site.restore("second").unwrap().stop();
-    let note = site.dir("second/log.home");
+    let note = site.dir("second/wal.home");
     let home = std::fs::read_to_string(&note).unwrap();
     assert!(!home.contains("restoring"), "{home}");
-    let logs = site.dir("second/branches");
-    // A log that goes by itself is missed, and nothing begun in its place.
-    let branch = std::fs::read_dir(&logs).unwrap().next().unwrap().unwrap();
+    let wals = site.dir("second/branches");
+    // A WAL that goes by itself is missed, and nothing begun in its place.
+    let branch = std::fs::read_dir(&wals).unwrap().next().unwrap().unwrap();
     let away = site.dir("away");
     std::fs::rename(branch.path(), &away).unwrap();
     // Only where layers say that there was one.
@@ -186,13 +186,13 @@ async fn restoring_that_was_cut_short_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_nobody_backed_up_goes_on_where_layers_end() {
+async fn a_wal_that_nobody_backed_up_goes_on_where_layers_end() {
     let site = Site::new();
-    let quiet = |name: &str, restore_log: bool| {
+    let quiet = |name: &str, restore_wal: bool| {
         let args = ServerArgs {
-            log_backup: None,
+            wal_backup: None,
             open_layer_size: Some("1MiB".to_owned()),
-            restore_log,
+            restore_wal,
             ..site.args(name)
         };
         Server::with(config(&args)).unwrap()
@@ -228,10 +228,10 @@ async fn a_log_that_nobody_backed_up_goes_on_where_layers_end() {
     std::fs::remove_dir_all(site.dir("first")).unwrap();
     let server = quiet("second", true);
     let again = server.attach().await;
-    assert!(again.start_lsn < dev.ancestor_lsn);
+    assert!(again.start_lsn < dev.branch_point_lsn);
     let mut main = Writer::open(&server, again.epoch).await;
     main.lsn = again.start_lsn;
-    while main.lsn < dev.ancestor_lsn + 1000 {
+    while main.lsn < dev.branch_point_lsn + 1000 {
         main.redo(mark(5, 3, 1_000_000)).await;
     }
     main.durable().await;
@@ -240,7 +240,7 @@ async fn a_log_that_nobody_backed_up_goes_on_where_layers_end() {
     let mut pages = server.pages().await;
     let read = with(page(5, 3), &[("xylem-branch", "dev")]);
     let error = refused(pages.get_page(read).await);
-    assert!(error.message().contains("the log was lost"), "{error:?}");
+    assert!(error.message().contains("the WAL was lost"), "{error:?}");
     remove(&server, "dev").await.unwrap();
     assert!(again.epoch > attached.epoch + 1000);
     let page = Reader::new(&server, "main").at(5, 3, again.start_lsn).await;
@@ -250,7 +250,7 @@ async fn a_log_that_nobody_backed_up_goes_on_where_layers_end() {
 
 /// A disk that was put back to what it was earlier, or has lost its end.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_lacks_what_its_copy_has_is_refused() {
+async fn a_wal_that_lacks_what_its_copy_has_is_refused() {
     let site = Site::new();
     let server = site.start("first");
     let (_, mut main) = with_database(&server).await;
@@ -274,9 +274,9 @@ async fn a_log_that_lacks_what_its_copy_has_is_refused() {
         if put_back {
             copy(&earlier.join("branches"), &there.join("branches"));
         }
-        // Without a log at all there is nothing to compare, but a copy.
+        // Without a WAL at all there is nothing to compare, but a copy.
         let error = site.refused("first");
-        assert!(error.contains("--restore-log"), "{error}");
+        assert!(error.contains("--restore-wal"), "{error}");
     }
     let server = site.restore("first").unwrap();
     assert_eq!(Reader::new(&server, "main").newest(5, 3, lsn).await, 2);
@@ -297,10 +297,10 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Damage in the copy is no reason for a server whose own log is whole not to
+/// Damage in the copy is no reason for a server whose own WAL is whole not to
 /// start: it makes the copy anew, which then restores.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_copy_is_made_anew_of_a_log_that_is_whole() {
+async fn a_damaged_copy_is_made_anew_of_a_wal_that_is_whole() {
     let site = Site::new();
     let server = site.start("first");
     let (_, mut main) = with_database(&server).await;
@@ -310,7 +310,7 @@ async fn a_damaged_copy_is_made_anew_of_a_log_that_is_whole() {
     drop(main);
     server.stop();
     let mut damaged = 0;
-    let copies = std::fs::read_dir(site.dir("store/log-backups")).unwrap();
+    let copies = std::fs::read_dir(site.dir("store/wal-backups")).unwrap();
     for generation in copies.flat_map(|copy| std::fs::read_dir(copy.unwrap().path()).unwrap()) {
         for object in std::fs::read_dir(generation.unwrap().path()).unwrap() {
             let path = object.unwrap().path();
