@@ -50,7 +50,7 @@ enum Task {
         args: Vec<String>,
     },
     /// MariaDB's own tests on servers that live on the page server:
-    /// `mtr SUITE [FILTER]`; --help lists the options.
+    /// `mysqltest SUITE [FILTER]`; --help lists the options.
     Mtr {
         /// Run them on a debug build of MariaDB, which has many more tests.
         #[arg(long)]
@@ -98,7 +98,7 @@ fn run(task: Task) -> Result<ExitCode> {
                 let server = plugin::build_debug_server(&debian::mariadb()?)?;
                 args.splice(0..0, ["--debug".to_owned(), server.display().to_string()]);
             }
-            harness("xylem-mtr", &args)
+            harness("xylem-mysqltest", &args)
         }
         Task::Source => {
             packages::install()?;

@@ -1,17 +1,21 @@
 //! The server's settings: flags over environment over file over defaults.
 
-mod layers;
 mod memory;
+mod settings;
+mod sources;
 
 use crate::place;
 use crate::project::WalStore;
 use crate::size::ByteSize;
 use crate::span::Span;
-use layers::Layers;
-pub use layers::{ConfigError, KEYS, Key};
+use settings as setting;
+pub use settings::{SETTINGS, ServerArgs, Setting, markdown};
+pub use sources::ConfigError;
+use sources::Sources;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use subtle::ConstantTimeEq;
 
 /// Everything a server can be told, checked.
 #[derive(Clone, Debug)]
@@ -78,7 +82,7 @@ pub struct ServerConfig {
 }
 
 /// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd)]
 pub enum LogFormat {
     /// For people.
     #[default]
@@ -100,7 +104,7 @@ impl std::str::FromStr for LogFormat {
 }
 
 /// What becomes of commits on local WALs while the store does not answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd)]
 pub enum OnStoreOutage {
     /// They are acknowledged: nobody takes the project over unless a person
     /// says that this server does not run.
@@ -142,159 +146,16 @@ impl Token {
         Ok(Token(text.to_owned()))
     }
 
-    /// Whether `given` is this token, in a time that depends on `given`'s
-    /// length only.
+    /// Whether `given` is this token. The time it takes depends on the lengths
+    /// only.
     pub fn matches(&self, given: &[u8]) -> bool {
-        let own = self.0.as_bytes();
-        let mut different = own.len() ^ given.len();
-        for (i, byte) in given.iter().enumerate() {
-            // Wraps around, so that no length of `given` is cheaper.
-            different |= usize::from(byte ^ own[i % own.len()]);
-        }
-        std::hint::black_box(different) == 0
+        self.0.as_bytes().ct_eq(given).into()
     }
 }
 
 impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Token(..)")
-    }
-}
-
-/// The flags of `xylem server`. Everything left out comes from the
-/// environment (`XYLEM_DATA_DIR` for `--data-dir`, and so on), then the file,
-/// then the defaults.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub struct ServerArgs {
-    /// Configuration file (TOML)
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Directory of the project
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<String>,
-    /// Address of the gRPC service [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR")]
-    pub grpc_listen: Option<String>,
-    /// Address of /metrics, /healthz and /readyz [default: 127.0.0.1:8081]
-    #[arg(long, value_name = "ADDR")]
-    pub http_listen: Option<String>,
-    /// Memory of the page store [default: 512MiB]
-    #[arg(long, value_name = "SIZE")]
-    pub memory: Option<String>,
-    /// Size of a WAL segment file [default: 64MiB]
-    #[arg(long, value_name = "SIZE")]
-    pub wal_segment_size: Option<String>,
-    /// Redo in an open layer before it is flushed [default: 64MiB]
-    #[arg(long, value_name = "SIZE")]
-    pub open_layer_size: Option<String>,
-    /// How long a page read waits for its LSN [default: 5000]
-    #[arg(long, value_name = "MS")]
-    pub page_wait_timeout_ms: Option<String>,
-    /// How long computes may stay connected at a stop [default: 5000]
-    #[arg(long, value_name = "MS")]
-    pub stop_grace_ms: Option<String>,
-    /// Token that callers must send; better in a file
-    #[arg(long, value_name = "TOKEN")]
-    pub token: Option<String>,
-    /// File that holds the token
-    #[arg(long, value_name = "FILE")]
-    pub token_file: Option<String>,
-    /// text or json [default: text]
-    #[arg(long, value_name = "FORMAT")]
-    pub log_format: Option<String>,
-    /// error, warn, info, debug, trace, or a tracing filter [default: info]
-    #[arg(long, value_name = "LEVEL")]
-    pub log_level: Option<String>,
-    /// URL of the store of catalogue, layers and manifests [default: file:// DIR/store]
-    #[arg(long, value_name = "URL")]
-    pub object_store: Option<String>,
-    /// How far back every moment stays within reach, such as 36h [default: 7d]
-    #[arg(long, value_name = "SPAN")]
-    pub history: Option<String>,
-    /// Where WALs are: local or object; cannot be changed later [default: local]
-    #[arg(long, value_name = "WHERE")]
-    pub wal_store: Option<String>,
-    /// How old a commit may become before a local WAL's copy in the object store
-    /// has it, such as 500ms; 0s: no copy [default: 1s with a remote store, else 0s]
-    #[arg(long, value_name = "SPAN")]
-    pub wal_backup: Option<String>,
-    /// Local WALs that are not here are lost: restore them from their copies
-    #[arg(long)]
-    pub restore_wal: bool,
-    /// How long this server may acknowledge commits once another one has claimed the
-    /// project, and so how long that one waits [default: 6s]
-    #[arg(long, value_name = "SPAN")]
-    pub ownership_lease: Option<String>,
-    /// What becomes of commits on local WALs while the store does not answer: serve,
-    /// or stop when the lease is over [default: serve]
-    #[arg(long, value_name = "WHAT")]
-    pub on_store_outage: Option<String>,
-    /// Local disk for copies of a remote store's objects [default: 10GiB]
-    #[arg(long, value_name = "SIZE")]
-    pub cache_size: Option<String>,
-    /// How long the lease of a read-only compute is kept unused [default: 600000]
-    #[arg(long, value_name = "MS")]
-    pub lease_timeout_ms: Option<String>,
-    /// How long a caller may take no answer, or send no item, on a stream [default: 60000]
-    #[arg(long, value_name = "MS")]
-    pub stall_timeout_ms: Option<String>,
-    /// Connections that are open at the same time [default: 4096]
-    #[arg(long, value_name = "N")]
-    pub connections_max: Option<String>,
-    /// Leases of read-only computes that there may be [default: 1000]
-    #[arg(long, value_name = "N")]
-    pub leases_max: Option<String>,
-    /// Threads that read pages from layers [default: twice the processors; 64 with a remote store]
-    #[arg(long, value_name = "N")]
-    pub page_threads: Option<String>,
-    /// Threads that serve connections [default: the processors, at least 2]
-    #[arg(long, value_name = "N")]
-    pub worker_threads: Option<String>,
-    /// Size of a compute's sparse ib_logfile0 [default: 4GiB]
-    #[arg(long, value_name = "SIZE")]
-    pub compute_redo_log_size: Option<String>,
-    /// Lag of ingest behind the WAL from which writers are slowed [default: 256MiB]
-    #[arg(long, value_name = "SIZE")]
-    pub ingest_lag_soft: Option<String>,
-    /// What the scrub in the background reads in a second; 0: none [default: 2MiB]
-    #[arg(long, value_name = "SIZE")]
-    pub scrub_bytes_per_second: Option<String>,
-}
-
-impl ServerArgs {
-    fn flag(&self, key: &str) -> Option<String> {
-        match key {
-            "data_dir" => &self.data_dir,
-            "grpc_listen" => &self.grpc_listen,
-            "http_listen" => &self.http_listen,
-            "memory" => &self.memory,
-            "wal_segment_size" => &self.wal_segment_size,
-            "open_layer_size" => &self.open_layer_size,
-            "page_wait_timeout_ms" => &self.page_wait_timeout_ms,
-            "stop_grace_ms" => &self.stop_grace_ms,
-            "token" => &self.token,
-            "token_file" => &self.token_file,
-            "log_format" => &self.log_format,
-            "log_level" => &self.log_level,
-            "object_store" => &self.object_store,
-            "history" => &self.history,
-            "wal_store" => &self.wal_store,
-            "wal_backup" => &self.wal_backup,
-            "ownership_lease" => &self.ownership_lease,
-            "on_store_outage" => &self.on_store_outage,
-            "cache_size" => &self.cache_size,
-            "lease_timeout_ms" => &self.lease_timeout_ms,
-            "stall_timeout_ms" => &self.stall_timeout_ms,
-            "connections_max" => &self.connections_max,
-            "leases_max" => &self.leases_max,
-            "page_threads" => &self.page_threads,
-            "worker_threads" => &self.worker_threads,
-            "compute_redo_log_size" => &self.compute_redo_log_size,
-            "ingest_lag_soft" => &self.ingest_lag_soft,
-            "scrub_bytes_per_second" => &self.scrub_bytes_per_second,
-            _ => &None,
-        }
-        .clone()
     }
 }
 
@@ -314,123 +175,93 @@ pub fn load(
         .map(Path::to_owned)
         .or_else(|| args.config.clone())
         .or_else(|| env("XYLEM_CONFIG").map(PathBuf::from));
-    let layers = Layers::read(&|key| args.flag(key), env, file.as_deref())?;
-    let mut config = build(&layers)?;
+    let sources = Sources::read(&|name| args.flag(name), env, file.as_deref())?;
+    let mut config = build(&sources)?;
     // For one start, so neither from a file nor from the environment.
     config.restore_wal = args.restore_wal;
     Ok(config)
 }
 
-fn build(from: &Layers) -> Result<ServerConfig, ConfigError> {
+fn build(from: &Sources) -> Result<ServerConfig, ConfigError> {
     let cpus = std::thread::available_parallelism().map_or(2, usize::from);
-    let data_dir: PathBuf = from.required("data_dir", "say where the project lives")?;
-    let object_store = match from.text("object_store") {
+    let data_dir: PathBuf = from.get(&setting::data_dir)?;
+    let object_store = match from.text(&setting::object_store) {
         None => place::default_url(&data_dir),
         Some(url) => match place::check(url) {
             Ok(()) => url.to_owned(),
-            Err(why) => return Err(from.bad("object_store", &why)),
+            Err(why) => return Err(from.bad(&setting::object_store, &why)),
         },
     };
-    // A copy on the same disk is of little use.
-    let interval = match place::is_remote(&object_store) {
-        true => Duration::from_secs(1),
-        false => Duration::ZERO,
-    };
-    let wal_backup = from.or("wal_backup", Span(interval))?;
-    if wal_backup.0 > Duration::from_secs(3600) {
-        return Err(from.bad("wal_backup", &format!("{wal_backup} is more than an hour")));
-    }
-    let ownership_lease = from.or("ownership_lease", Span(Duration::from_secs(6)))?;
-    if !(Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&ownership_lease.0) {
-        return Err(from.bad(
-            "ownership_lease",
-            &format!("{ownership_lease} is not between 100ms and 1h"),
-        ));
-    }
-    // A read that waits for the network takes a thread and no processor.
-    let page_threads = match place::is_remote(&object_store) {
-        true => 64,
-        false => 2 * cpus as u64,
-    };
+    let remote = place::is_remote(&object_store);
     let config = ServerConfig {
-        grpc_listen: from.or("grpc_listen", SocketAddr::from(([127, 0, 0, 1], 8080)))?,
-        http_listen: from.or("http_listen", SocketAddr::from(([127, 0, 0, 1], 8081)))?,
-        memory: from.size("memory", memory::default_bytes(), 32 << 20, 1 << 42)?,
-        wal_segment_size: from.size("wal_segment_size", 64 << 20, 1 << 20, 1 << 30)?,
-        open_layer_size: from.size("open_layer_size", 64 << 20, 1 << 20, 1 << 32)?,
-        page_wait_timeout: Duration::from_millis(from.number(
-            "page_wait_timeout_ms",
-            5_000,
-            1,
-            3_600_000,
-        )?),
-        stop_grace: Duration::from_millis(from.number("stop_grace_ms", 5_000, 0, 3_600_000)?),
+        grpc_listen: from.get(&setting::grpc_listen)?,
+        http_listen: from.get(&setting::http_listen)?,
+        memory: from
+            .find(&setting::memory)?
+            .unwrap_or_else(|| ByteSize(memory::default_bytes())),
+        wal_segment_size: from.get(&setting::wal_segment_size)?,
+        open_layer_size: from.get(&setting::open_layer_size)?,
+        page_wait_timeout: from.get::<Span>(&setting::page_wait_timeout)?.0,
+        stop_grace: from.get::<Span>(&setting::stop_grace)?.0,
         token: token(from)?,
-        log_format: from.or("log_format", LogFormat::Text)?,
+        log_format: from.get(&setting::log_format)?,
         log_level: log_level(from)?,
-        object_store,
-        wal_store: from.or("wal_store", WalStore::Local)?,
-        wal_backup,
+        wal_store: from.get(&setting::wal_store)?,
+        // A backup on the same disk is of little use.
+        wal_backup: from
+            .find(&setting::wal_backup)?
+            .unwrap_or(Span(Duration::from_secs(u64::from(remote)))),
         restore_wal: false,
-        ownership_lease,
-        on_store_outage: from.or("on_store_outage", OnStoreOutage::Serve)?,
-        cache_size: from.size("cache_size", place::CACHE_BYTES, 64 << 20, 1 << 50)?,
-        history: from.or("history", Span(Duration::from_secs(7 * 86_400)))?,
-        lease_timeout: Duration::from_millis(from.number(
-            "lease_timeout_ms",
-            600_000,
-            100,
-            86_400_000,
-        )?),
-        stall_timeout: Duration::from_millis(from.number(
-            "stall_timeout_ms",
-            60_000,
-            100,
-            3_600_000,
-        )?),
-        connections_max: from.number("connections_max", 4096, 8, 1 << 20)? as usize,
-        leases_max: from.number("leases_max", 1000, 1, 1_000_000)? as usize,
-        page_threads: from.number("page_threads", page_threads, 1, 512)? as usize,
-        worker_threads: from.number("worker_threads", cpus.max(2) as u64, 1, 512)? as usize,
-        compute_redo_log_size: from.size("compute_redo_log_size", 4 << 30, 4 << 20, 512 << 30)?,
-        ingest_lag_soft: from.size("ingest_lag_soft", 256 << 20, 1 << 20, 1 << 40)?,
-        scrub_bytes_per_second: from.size("scrub_bytes_per_second", 2 << 20, 0, 1 << 40)?,
+        ownership_lease: from.get(&setting::ownership_lease)?,
+        on_store_outage: from.get(&setting::on_store_outage)?,
+        cache_size: from.get(&setting::cache_size)?,
+        history: from.get(&setting::history)?,
+        lease_timeout: from.get::<Span>(&setting::lease_timeout)?.0,
+        stall_timeout: from.get::<Span>(&setting::stall_timeout)?.0,
+        connections_max: from.get(&setting::connections_max)?,
+        leases_max: from.get(&setting::leases_max)?,
+        // A read that waits for the network takes a thread and no processor.
+        page_threads: from.find(&setting::page_threads)?.unwrap_or(if remote {
+            64
+        } else {
+            2 * cpus
+        }),
+        worker_threads: from.find(&setting::worker_threads)?.unwrap_or(cpus.max(2)),
+        compute_redo_log_size: from.get(&setting::compute_redo_log_size)?,
+        ingest_lag_soft: from.get(&setting::ingest_lag_soft)?,
+        scrub_bytes_per_second: from.get(&setting::scrub_bytes_per_second)?,
+        object_store,
         data_dir,
     };
     if !config.compute_redo_log_size.0.is_multiple_of(4096) {
         return Err(from.bad(
-            "compute_redo_log_size",
+            &setting::compute_redo_log_size,
             "it must be a multiple of 4096 bytes",
         ));
     }
     Ok(config)
 }
 
-fn token(from: &Layers) -> Result<Option<Token>, ConfigError> {
+fn token(from: &Sources) -> Result<Option<Token>, ConfigError> {
     // A flag over a file's key, whichever of the two names it has.
-    match from.stronger("token", "token_file") {
-        None => Ok(None),
-        Some("token") => {
-            let text = from.text("token").unwrap_or_default();
-            Token::new(text)
-                .map(Some)
-                .map_err(|message| from.bad("token", &message))
-        }
-        Some(_) => {
-            let path = from.text("token_file").unwrap_or_default();
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| from.bad("token_file", &format!("cannot read {path}: {error}")))?;
-            Token::new(text.trim())
-                .map(Some)
-                .map_err(|message| from.bad("token_file", &message))
-        }
-    }
+    let Some(given) = from.stronger(&setting::token, &setting::token_file) else {
+        return Ok(None);
+    };
+    let text = from.text(given).unwrap_or_default();
+    let token = if given.name == setting::token.name {
+        Token::new(text)
+    } else {
+        let text = std::fs::read_to_string(text)
+            .map_err(|error| from.bad(given, &format!("cannot read {text}: {error}")))?;
+        Token::new(text.trim())
+    };
+    token.map(Some).map_err(|message| from.bad(given, &message))
 }
 
-fn log_level(from: &Layers) -> Result<String, ConfigError> {
-    let text = from.text("log_level").unwrap_or("info");
+fn log_level(from: &Sources) -> Result<String, ConfigError> {
+    let text: String = from.get(&setting::log_level)?;
     match text.parse::<tracing_subscriber::EnvFilter>() {
-        Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(from.bad("log_level", &error.to_string())),
+        Ok(_) => Ok(text),
+        Err(error) => Err(from.bad(&setting::log_level, &error.to_string())),
     }
 }

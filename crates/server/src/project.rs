@@ -48,7 +48,7 @@ pub struct Project {
 }
 
 /// Where WALs are; fixed when a project is created.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WalStore {
     /// On the server's disk: a commit waits for an fsync.

@@ -1,4 +1,7 @@
 //! Sizes as people write them: `512MiB`, `4GiB`, `65536`.
+//!
+//! Our own, since libraries read `256M` as a power of ten. MariaDB's options,
+//! which stand beside these on one command line, mean a power of two.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +16,8 @@ pub struct ByteSize(pub u64);
 pub struct ByteSizeError(String);
 
 /// Unit and bytes; the first match wins, so longer names stand first.
-const UNITS: [(&str, u64); 14] = [
+const UNITS: [(&str, u64); 15] = [
+    ("pib", 1 << 50),
     ("tib", 1 << 40),
     ("gib", 1 << 30),
     ("mib", 1 << 20),

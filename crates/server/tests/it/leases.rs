@@ -14,7 +14,7 @@ use xylem_proto::pageserver::{PageStreamRequest, PingRequest};
 
 fn start(dir: &std::path::Path, timeout_ms: u64) -> Server {
     let mut args = args(dir);
-    args.lease_timeout_ms = Some(timeout_ms.to_string());
+    args.lease_timeout = Some(format!("{timeout_ms}ms"));
     Server::with(config(&args)).unwrap()
 }
 

@@ -88,7 +88,7 @@ async fn a_large_side_file_travels_in_pieces_and_a_caller_that_takes_none_holds_
     let dir = tempfile::tempdir().unwrap();
     let mut args = args(dir.path());
     args.page_threads = Some("1".to_owned());
-    args.stall_timeout_ms = Some("1000".to_owned());
+    args.stall_timeout = Some("1s".to_owned());
     let server = Server::with(config(&args)).unwrap();
     let (_, mut writer) = with_database(&server).await;
     let lsn = writer.lsn;
@@ -147,7 +147,7 @@ async fn page_requests_whose_answers_nobody_takes_leave_the_threads_to_others() 
     let dir = tempfile::tempdir().unwrap();
     let mut args = args(dir.path());
     args.page_threads = Some("1".to_owned());
-    args.stall_timeout_ms = Some("2000".to_owned());
+    args.stall_timeout = Some("2s".to_owned());
     let server = Server::with(config(&args)).unwrap();
     let (_, mut writer) = with_database(&server).await;
     for number in 4..60 {
@@ -274,7 +274,7 @@ async fn leases_have_a_limit_and_calls_about_many_branches_wait_for_each_other()
 async fn an_import_that_sends_nothing_more_is_ended_and_there_are_few_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let mut args = args(dir.path());
-    args.stall_timeout_ms = Some("3000".to_owned());
+    args.stall_timeout = Some("3s".to_owned());
     let server = Server::with(config(&args)).unwrap();
     let mut under_way = tokio::task::JoinSet::new();
     let mut held = Vec::new();

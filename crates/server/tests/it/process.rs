@@ -65,7 +65,7 @@ async fn sigterm_is_a_graceful_stop() {
 #[tokio::test]
 async fn a_second_signal_ends_the_process_at_once() {
     let dir = tempfile::tempdir().unwrap();
-    let mut child = ChildServer::with_grace(dir.path(), "60000");
+    let mut child = ChildServer::with_grace(dir.path(), "1m");
     let (_, mut writer) = with_database(&child.server).await;
     child.signal("INT");
     while common::http_get(child.server.addrs.http, "/readyz").await.0 == 200 {
@@ -90,10 +90,10 @@ struct ChildServer {
 
 impl ChildServer {
     fn start(dir: &std::path::Path) -> ChildServer {
-        ChildServer::with_grace(dir, "300")
+        ChildServer::with_grace(dir, "300ms")
     }
 
-    fn with_grace(dir: &std::path::Path, grace_ms: &str) -> ChildServer {
+    fn with_grace(dir: &std::path::Path, grace: &str) -> ChildServer {
         let file = dir.join("addrs");
         let _ = std::fs::remove_file(&file);
         let mut process = std::process::Command::new(std::env::current_exe().unwrap())
@@ -104,7 +104,7 @@ impl ChildServer {
                 "--nocapture",
             ])
             .env("XYLEM_TEST_DIR", dir)
-            .env("XYLEM_TEST_GRACE_MS", grace_ms)
+            .env("XYLEM_TEST_GRACE", grace)
             .stdout(std::process::Stdio::null())
             .spawn()
             .unwrap();
@@ -166,7 +166,7 @@ fn child_server() {
     };
     let dir = std::path::PathBuf::from(dir);
     let mut args = common::args(&dir.join("data"));
-    args.stop_grace_ms = std::env::var("XYLEM_TEST_GRACE_MS").ok();
+    args.stop_grace = std::env::var("XYLEM_TEST_GRACE").ok();
     let config = common::config(&args);
     let ready = |addrs: xylem_server::ListenAddrs| {
         std::fs::write(dir.join("addrs"), format!("{} {}.", addrs.grpc, addrs.http)).unwrap();

@@ -145,7 +145,7 @@ async fn a_stop_waits_for_streams_and_then_ends_them() {
 async fn a_stop_without_streams_takes_no_time() {
     let dir = tempfile::tempdir().unwrap();
     let mut args = args(dir.path());
-    args.stop_grace_ms = Some("60000".to_owned());
+    args.stop_grace = Some("1m".to_owned());
     let server = Server::with(config(&args)).unwrap();
     let started = Instant::now();
     server.stop();

@@ -125,7 +125,7 @@ async fn a_server_that_changes_nothing_notices_too() {
     let (place, dir, _) = prepared().await;
     let mut quick = args(dir.path());
     // It looks four times in this time.
-    quick.lease_timeout_ms = Some("400".to_owned());
+    quick.lease_timeout = Some("400ms".to_owned());
     let first = Server::try_on(config(&quick), place.shared()).unwrap();
     let second = elsewhere(dir.path(), &place);
     let started = Instant::now();
@@ -192,7 +192,7 @@ async fn a_server_that_wakes_up_while_it_opens_sweeps_nothing() {
 async fn a_lost_project_gives_no_epochs() {
     let (place, dir, _) = prepared().await;
     let mut args = args(dir.path());
-    args.stop_grace_ms = Some("3600000".to_owned());
+    args.stop_grace = Some("1h".to_owned());
     let (partly, blind) = unaware(&place);
     let first = Server::try_on(config(&args), partly).unwrap();
     let attached = first.attach().await;
@@ -215,7 +215,7 @@ async fn a_lost_project_gives_no_epochs() {
 async fn a_server_that_knows_that_it_lost_the_project_acknowledges_nothing() {
     let (place, dir, _) = prepared().await;
     let mut args = args(dir.path());
-    args.stop_grace_ms = Some("3600000".to_owned());
+    args.stop_grace = Some("1h".to_owned());
     let first = Server::try_on(config(&args), place.shared()).unwrap();
     let attached = first.attach().await;
     let mut writer = Writer::open(&first, attached.epoch).await;

@@ -32,7 +32,7 @@ pub fn args(dir: &Path) -> ServerArgs {
         http_listen: Some("127.0.0.1:0".to_owned()),
         wal_segment_size: Some("16MiB".to_owned()),
         memory: Some("64MiB".to_owned()),
-        stop_grace_ms: Some("300".to_owned()),
+        stop_grace: Some("300ms".to_owned()),
         ownership_lease: Some("300ms".to_owned()),
         ..ServerArgs::default()
     }

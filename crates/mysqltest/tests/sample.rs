@@ -12,8 +12,8 @@ const SAMPLE: &str = "alter_foreign_crash|alter_non_debug|import_bugs|import_hid
 
 fn run(mode: &str) -> Result<String> {
     let home = std::env::var("XYLEM_HOME").context("run this with cargo xtask test")?;
-    let dir = tempfile::Builder::new().prefix("mtr").tempdir()?;
-    let out = Command::new(env!("CARGO_BIN_EXE_xylem-mtr"))
+    let dir = tempfile::Builder::new().prefix("mysqltest").tempdir()?;
+    let out = Command::new(env!("CARGO_BIN_EXE_xylem-mysqltest"))
         .args(["innodb", SAMPLE, "--mode", mode, "--parallel", "2", "--dir"])
         .arg(dir.path())
         .env("XYLEM_HOME", home)

@@ -23,7 +23,7 @@ fn takes_names_with_reasons_only() {
 fn the_list_of_the_repository_can_be_read() {
     let path = concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/../../mariadb/mtr/excluded.def"
+        "/../../mariadb/mysqltest/excluded.def"
     );
     assert!(super::read(path.as_ref()).is_ok());
 }

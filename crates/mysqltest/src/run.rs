@@ -45,7 +45,7 @@ impl FromStr for Mode {
 
 #[derive(Parser)]
 #[command(
-    name = "cargo xtask mtr",
+    name = "cargo xtask mysqltest",
     about = "Run MariaDB's own tests on servers that live on the page server"
 )]
 struct Args {
@@ -63,7 +63,7 @@ struct Args {
     #[arg(long)]
     all: bool,
     /// Where test servers and logs go.
-    #[arg(long, default_value = "target/mtr")]
+    #[arg(long, default_value = "target/mysqltest")]
     dir: PathBuf,
     /// A debug build of mariadbd and, beside it in `plugin`, of ha_innodb.so.
     #[arg(long)]
@@ -90,7 +90,7 @@ fn run(args: &Args) -> Result<bool> {
     let home = Home::find()?;
     home.check()?;
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let list = std::fs::canonicalize(checkout.join("mariadb/mtr/excluded.def"))
+    let list = std::fs::canonicalize(checkout.join("mariadb/mysqltest/excluded.def"))
         .context("cannot find the list of excluded tests")?;
     let excluded = if args.all || args.mode != Mode::PageServer {
         Excluded::default()

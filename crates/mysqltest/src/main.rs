@@ -1,4 +1,4 @@
-//! `cargo xtask mtr`: MariaDB's own test suites, run by MariaDB's own
+//! `cargo xtask mysqltest`: MariaDB's own test suites, run by MariaDB's own
 //! `mysql-test-run.pl`, on servers that keep nothing on their disk.
 //!
 //! The runner believes that it starts `mariadbd`. What it starts is this

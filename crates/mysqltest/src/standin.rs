@@ -86,7 +86,7 @@ fn run(args: Vec<OsString>) -> Result<ExitCode> {
 }
 
 fn variable(name: &str) -> Result<OsString> {
-    std::env::var_os(name).with_context(|| format!("{name} is not set: use cargo xtask mtr"))
+    std::env::var_os(name).with_context(|| format!("{name} is not set: use cargo xtask mysqltest"))
 }
 
 /// One call of the stand-in.

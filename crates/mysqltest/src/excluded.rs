@@ -1,4 +1,4 @@
-//! Tests that cannot pass here, each with a reason: `mariadb/mtr/excluded.def`.
+//! Tests that cannot pass here, each with a reason: `mariadb/mysqltest/excluded.def`.
 //!
 //! The format is that of MariaDB's own `disabled.def`: a test's full name, a
 //! colon, the reason; `#` begins a comment. Behind the name one combination may
