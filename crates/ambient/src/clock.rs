@@ -72,6 +72,11 @@ impl Clock {
         (self.steady)()
     }
 
+    /// How long ago `instant` was by the steady clock.
+    pub fn since(&self, instant: Instant) -> Duration {
+        self.instant().saturating_duration_since(instant)
+    }
+
     /// The steady clock as an [`Instant`], for deadlines. With the system's
     /// clock this is the present instant, so that it can be waited for.
     pub fn instant(&self) -> Instant {

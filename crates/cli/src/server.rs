@@ -247,13 +247,19 @@ async fn prepare(
     // anything here.
     progress.say("making the project from the template".to_owned());
     let now = jiff::Timestamp::now();
-    let id: u128 = rand::random();
     tokio::task::spawn_blocking(move || {
         use xylem_server::project::{create_from_template_in, exists};
         if exists(&data, &url)? {
             return Ok(());
         }
-        create_from_template_in(&template, &data, &url, now, id).map(|_| ())
+        create_from_template_in(
+            &template,
+            &data,
+            &url,
+            now,
+            &xylem_ambient::Entropy::system(),
+        )
+        .map(|_| ())
     })
     .await
     .context("making the project from the template")?

@@ -314,7 +314,7 @@ impl Place {
                 &from.server_data(),
                 &self.state.server_data(),
                 jiff::Timestamp::now(),
-                rand::random(),
+                &xylem_ambient::Entropy::system(),
             )?;
         }
         Ok(())

@@ -3,9 +3,11 @@
 mod memory;
 mod settings;
 mod sources;
+mod wal_store;
 
+use crate::error::ServerError;
 use crate::place;
-use crate::project::WalStore;
+use crate::random;
 use crate::size::ByteSize;
 use crate::span::Span;
 use settings as setting;
@@ -16,6 +18,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use subtle::ConstantTimeEq;
+pub use wal_store::WalStore;
+use xylem_ambient::{Clock, Entropy};
 
 /// Everything a server can be told, checked.
 #[derive(Clone, Debug)]
@@ -79,6 +83,17 @@ pub struct ServerConfig {
     pub ingest_lag_soft: ByteSize,
     /// What the scrub in the background reads in a second; 0: there is none.
     pub scrub_bytes_per_second: ByteSize,
+    /// The time of everything that the server writes and waits for.
+    pub clock: Clock,
+    /// The source of ids and of what tells writers apart.
+    pub entropy: Entropy,
+}
+
+impl ServerConfig {
+    /// A random number, for an id.
+    pub(crate) fn random(&self) -> Result<u128, ServerError> {
+        random::number(&self.entropy)
+    }
 }
 
 /// How log lines look.
@@ -230,6 +245,8 @@ fn build(from: &Sources) -> Result<ServerConfig, ConfigError> {
         compute_redo_log_size: from.get(&setting::compute_redo_log_size)?,
         ingest_lag_soft: from.get(&setting::ingest_lag_soft)?,
         scrub_bytes_per_second: from.get(&setting::scrub_bytes_per_second)?,
+        clock: Clock::system(),
+        entropy: Entropy::system(),
         object_store,
         data_dir,
     };

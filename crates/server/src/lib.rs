@@ -6,29 +6,26 @@
 //! project is, [`place`] where it lives.
 
 mod branch;
-mod branches;
-mod care;
 pub mod config;
 mod connections;
 mod error;
-mod framing;
 mod http;
 mod lock;
 pub mod logging;
-mod manage;
 mod metrics;
-mod moment;
 mod node;
 mod open;
 mod ownership;
-mod pace;
 pub mod place;
 pub mod project;
+mod random;
 mod rpc;
 mod run;
 pub mod size;
 pub mod span;
+mod time;
 mod wals;
+mod watch;
 
 pub use error::ServerError;
 pub use run::{ListenAddrs, run, run_on, runtime, shutdown_signal};

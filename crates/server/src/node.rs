@@ -1,7 +1,7 @@
 //! What a running server consists of, apart from how it is reached.
 
-use crate::branch::{InUse, OpenBranch};
-use crate::branches::Branches;
+use crate::branch::live::{InUse, OpenBranch, Surroundings};
+use crate::branch::registry::Branches;
 use crate::config::ServerConfig;
 use crate::metrics::{Metrics, StreamGuard, StreamKind};
 use crate::ownership::Ownership;
@@ -161,9 +161,14 @@ impl Node {
         self.open.get()
     }
 
-    /// What a branch's streams end with: not before the server's do.
-    pub fn branch_end(&self) -> CancellationToken {
-        self.end_streams.child_token()
+    /// The parts of the server that a branch uses. Its streams end with the
+    /// server's at the latest.
+    pub fn surroundings(&self) -> Surroundings {
+        Surroundings {
+            metrics: Arc::clone(&self.metrics),
+            end: self.end_streams.child_token(),
+            clock: self.config.clock.clone(),
+        }
     }
 
     /// A stream on `branch` begins.

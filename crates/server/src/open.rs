@@ -1,22 +1,21 @@
-//! Opens what a data directory and a store hold: project, WALs, branches.
+//! Opens and closes a project: what a data directory and a store hold.
 
-use crate::branch::OpenBranch;
-use crate::branches::{BranchRef, Branches, ClosedBranch};
-use crate::config::ServerConfig;
+use crate::branch::open::{close_branch, open_group};
+use crate::branch::registry::Branches;
+use crate::config::{ServerConfig, WalStore};
 use crate::error::ServerError;
 use crate::node::{Node, Opened};
 use crate::ownership::{self, Ownership};
 use crate::project::catalog::{self, Catalog, CatalogError};
 use crate::project::wal_home::{self, WalState};
-use crate::project::{self, BranchMeta, InnodbParams, Project, WalStore};
+use crate::project::{self, InnodbParams, Project};
+use crate::time;
 use crate::wals::{WAL_SHARE, Wals};
-use jiff::Timestamp;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use xylem_pages::files::Place;
-use xylem_pages::{Branch, Store, StoreConfig, StoreError};
-use xylem_types::{BranchId, Lsn};
-use xylem_wal::LogError;
+use xylem_pages::{Store, StoreConfig};
+use xylem_types::BranchId;
 
 /// The folder of the store with one for each branch.
 const BRANCHES: &str = "branches";
@@ -56,7 +55,7 @@ fn claim_or_create(
             true => Duration::ZERO,
             false => lease,
         };
-        if let Some(claimed) = Catalog::claim(place, rand::random(), promised)? {
+        if let Some(claimed) = Catalog::claim(place, config.random()?, promised)? {
             claimed.promise(lease);
             if looked.wait {
                 ownership::wait_out(&claimed)?;
@@ -87,18 +86,18 @@ fn claim_or_create(
     let new = Project {
         wal_store: config.wal_store,
         wal_home: match config.wal_store {
-            WalStore::Local => Some(wal_home::begin(data_dir)?),
+            WalStore::Local => Some(wal_home::begin(data_dir, &config.entropy)?),
             WalStore::Object => None,
         },
         ..Project::new(
             InnodbParams::default(),
-            Timestamp::now(),
-            rand::random(),
-            BranchId(rand::random()),
+            time::now(&config.clock),
+            config.random()?,
+            BranchId(config.random()?),
         )
     };
     let id = new.id.clone();
-    let catalog = Catalog::create(place, rand::random(), new, lease)?;
+    let catalog = Catalog::create(place, config.random()?, new, lease)?;
     project::settle(data_dir, &id)?;
     tracing::info!(data_dir = %data_dir.display(), store = place.url(), project = %id, "new project");
     let state = match config.wal_store {
@@ -156,7 +155,7 @@ fn sweep(wals: &Wals, place: &dyn Place, catalog: &Catalog) -> Result<Vec<String
 /// around it.
 pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerError> {
     let config = &node.config;
-    let started = Instant::now();
+    let started = config.clock.instant();
     let (catalog, wal_state) = claim_or_create(config, &*place)?;
     let project = catalog.project();
     let restoring = wal_state == WalState::Restoring;
@@ -165,6 +164,7 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
     let settings = StoreConfig {
         memory_bytes: config.memory.0 - config.memory.0 / WAL_SHARE,
         open_layer_bytes: config.open_layer_size.0,
+        clock: config.clock.clone(),
         history: config.history.0,
         scrub_bytes_per_second: config.scrub_bytes_per_second.0,
         ..StoreConfig::default()
@@ -202,7 +202,7 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
     tracing::info!(
         project = %project.id,
         branches = project.branches.len(),
-        took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        took_ms = u64::try_from(config.clock.since(started).as_millis()).unwrap_or(u64::MAX),
         "project is open"
     );
     let catalog = Arc::new(catalog);
@@ -216,143 +216,6 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
         unsettled: tokio::sync::watch::Sender::new(None),
         strange,
     })
-}
-
-/// Opens branches whose ancestors are among `branches`, all at the same time:
-/// what takes long is waiting for disks and for the store. Those that do not
-/// open are among them with the reason; the first of these is returned.
-fn open_group(
-    node: &Node,
-    store: &Arc<Store>,
-    wals: &Wals,
-    branches: &Branches,
-    group: &[(&str, &BranchMeta)],
-) -> Option<ServerError> {
-    let runtime = tokio::runtime::Handle::current();
-    let right = Some(wals.claim());
-    let opened: Vec<Result<Arc<OpenBranch>, ServerError>> = std::thread::scope(|scope| {
-        let openers: Vec<_> = group
-            .iter()
-            .map(|(name, meta)| {
-                let runtime = &runtime;
-                scope.spawn(move || {
-                    let _in_runtime = runtime.enter();
-                    let meta = BranchMeta::clone(meta);
-                    open_branch(node, store, wals, branches, name, meta, right)
-                })
-            })
-            .collect();
-        let ended_early = |_| {
-            Err(ServerError::Serve(
-                "opening a branch ended early".to_owned(),
-            ))
-        };
-        openers
-            .into_iter()
-            .map(|opener| opener.join().unwrap_or_else(ended_early))
-            .collect()
-    });
-    let mut failed = None;
-    for (open, (name, meta)) in opened.into_iter().zip(group) {
-        match open {
-            Ok(branch) => branches.insert(&branch, name),
-            Err(error) => {
-                set_closed(branches, name, meta, &error);
-                failed = failed.or(Some(error));
-            }
-        }
-    }
-    failed
-}
-
-/// Notes that a branch does not open. What it shares with the one it left is
-/// kept for it.
-pub(crate) fn set_closed(branches: &Branches, name: &str, meta: &BranchMeta, error: &ServerError) {
-    tracing::error!(branch = name, id = %meta.id, %error, "the branch does not open, and is not served");
-    let parent = meta.parent.and_then(|id| branches.get(&BranchRef::Id(id)));
-    if let Some(parent) = parent {
-        parent.pages.keep_for(meta.id, Lsn(meta.branch_point_lsn));
-    }
-    let closed = ClosedBranch::new(meta.clone(), error.to_string());
-    branches.insert_closed(&closed, name);
-}
-
-/// Why a branch's parts cannot be opened.
-enum OpenError {
-    Log(LogError),
-    Store(StoreError),
-}
-
-impl From<StoreError> for OpenError {
-    fn from(error: StoreError) -> OpenError {
-        OpenError::Store(error)
-    }
-}
-
-/// Opens a branch whose parent is among `branches`. `right` is that to its
-/// WAL; `None`: it is new. Blocking.
-///
-/// # Errors
-/// When its WAL or its pages cannot be opened, or its parent is not open.
-pub(crate) fn open_branch(
-    node: &Node,
-    store: &Arc<Store>,
-    wals: &Wals,
-    branches: &Branches,
-    name: &str,
-    meta: BranchMeta,
-    right: Option<u64>,
-) -> Result<Arc<OpenBranch>, ServerError> {
-    let parent = match meta.parent.map(BranchRef::Id) {
-        None => None,
-        Some(of) => Some(branches.get(&of).ok_or_else(|| ServerError::Ancestor {
-            branch: name.to_owned(),
-            parent: of.to_string(),
-        })?),
-    };
-    let mut wal = None;
-    let pages = Branch::open_with(
-        Arc::clone(store),
-        meta.id,
-        parent.as_ref().map(|of| Arc::clone(&of.pages)),
-        |floor| {
-            let opened = wals.open(meta.id, floor, right).map_err(OpenError::Log)?;
-            Ok(Arc::clone(&wal.insert(opened).wal))
-        },
-    )
-    .map_err(|error| {
-        let branch = name.to_owned();
-        match error {
-            OpenError::Log(source) => ServerError::Log { branch, source },
-            OpenError::Store(source) => ServerError::Store { branch, source },
-        }
-    })?;
-    let wal =
-        wal.ok_or_else(|| ServerError::Serve("a branch was opened without WAL".to_owned()))?;
-    if let Some(of) = &parent {
-        let end = of.durable();
-        pages.check_ancestor(end.lsn(), end.position());
-    }
-    Ok(Arc::new(OpenBranch::new(
-        name,
-        meta,
-        wal,
-        pages,
-        &node.metrics,
-        node.branch_end(),
-    )))
-}
-
-/// Closes a branch: its WAL first, so that nothing more comes.
-pub(crate) async fn close_branch(branch: &Arc<OpenBranch>) {
-    let name = branch.name();
-    if let Err(error) = branch.wal.close().await {
-        tracing::error!(branch = name, %error, "cannot close the WAL");
-    }
-    let closing = Arc::clone(branch);
-    if let Err(error) = tokio::task::spawn_blocking(move || closing.pages.shutdown()).await {
-        tracing::error!(branch = name, %error, "closing the page store ended early");
-    }
 }
 
 /// Closes everything, and tells whether all of it was closed in time. What was

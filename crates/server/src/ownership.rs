@@ -1,8 +1,8 @@
 //! Whether this server may still acknowledge commits: docs/server.md, "One
 //! server at a time", has the protocol and its interleavings.
 
+use crate::config::WalStore;
 use crate::config::{OnStoreOutage, ServerConfig};
-use crate::project::WalStore;
 use crate::project::catalog::{Catalog, CatalogError};
 use std::sync::Arc;
 use std::time::Duration;

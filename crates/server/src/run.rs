@@ -1,12 +1,13 @@
 //! A server's life: lock, listen, open, serve, stop.
 
+use crate::branch::leases;
 use crate::config::ServerConfig;
 use crate::connections::Limited;
 use crate::error::ServerError;
 use crate::lock::DirLock;
 use crate::node::Node;
 use crate::rpc::{Authenticate, ControlService, InspectService, MESSAGE_BYTES_MAX, PageService};
-use crate::{care, http, open, ownership};
+use crate::{http, open, ownership, watch};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -170,8 +171,8 @@ async fn serve(
     let lost = opened.catalog.lost().clone();
     node.set_ready(opened);
     let _care = [
-        Task(tokio::spawn(care::watch_ownership(Arc::clone(&node)))),
-        Task(tokio::spawn(care::remove_leases(Arc::clone(&node)))),
+        Task(tokio::spawn(watch::watch(Arc::clone(&node)))),
+        Task(tokio::spawn(leases::remove_unused(Arc::clone(&node)))),
     ];
     report(&health, ServingStatus::Serving).await;
     tracing::info!(grpc = %addrs.grpc, http = %addrs.http, version = crate::VERSION, "ready");

@@ -4,10 +4,9 @@ mod backed;
 
 pub use backed::BackedWal;
 
-use crate::config::ServerConfig;
+use crate::config::{ServerConfig, WalStore};
 use crate::error::ServerError;
-use crate::moment;
-use crate::project::{self, WalStore};
+use crate::project;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io;
@@ -378,7 +377,7 @@ impl LocalWals {
             self.backup.clone(),
         ))?;
         let until = Some(restored.time_us).filter(|us| *us > 0);
-        let until = until.and_then(moment::timestamp);
+        let until = until.and_then(crate::time::timestamp);
         tracing::warn!(
             branch = %id,
             entries = restored.entries,

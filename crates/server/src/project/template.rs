@@ -8,12 +8,14 @@ use super::{Project, is_used, refuse_former, settle, sync_dir, wals};
 use crate::error::ServerError;
 use crate::lock::DirLock;
 use crate::place;
+use crate::random;
 use jiff::Timestamp;
 use std::io::{Error, ErrorKind};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use xylem_ambient::Entropy;
 use xylem_pages::files::{FileReader, Files, LocalFiles, Place, Put};
 
 /// Stands in a data directory while a template is copied into it, with the URL
@@ -33,10 +35,10 @@ pub fn create_from_template(
     template_dir: &Path,
     data_dir: &Path,
     now: Timestamp,
-    project: u128,
+    entropy: &Entropy,
 ) -> Result<Project, ServerError> {
     let store = place::default_url(data_dir);
-    create_from_template_in(template_dir, data_dir, &store, now, project)
+    create_from_template_in(template_dir, data_dir, &store, now, entropy)
 }
 
 /// Makes a project of its own in `data_dir` and the store that `url` names,
@@ -56,7 +58,7 @@ pub fn create_from_template_in(
     data_dir: &Path,
     url: &str,
     now: Timestamp,
-    project: u128,
+    entropy: &Entropy,
 ) -> Result<Project, ServerError> {
     let _template = match template_dir.is_dir() {
         true => DirLock::share(template_dir)?,
@@ -81,14 +83,19 @@ pub fn create_from_template_in(
         let folder = format!("{BRANCHES}/{}", meta.id);
         copy_folder(&store.join(&folder), &*place, &folder)?;
     }
-    copy.id = format!("{project:032x}");
+    copy.id = format!("{:032x}", random::number(entropy)?);
     copy.created_at = now;
-    copy.wal_home = Some(super::wal_home::begin(data_dir)?);
+    copy.wal_home = Some(super::wal_home::begin(data_dir, entropy)?);
     for branch in copy.branches.values_mut() {
         branch.created_at = now;
     }
     // Nobody serves it yet: who opens it first need not wait.
-    Catalog::create(&*place, rand::random(), copy.clone(), Duration::ZERO)?;
+    Catalog::create(
+        &*place,
+        random::number(entropy)?,
+        copy.clone(),
+        Duration::ZERO,
+    )?;
     settle(data_dir, &copy.id)?;
     let marker = data_dir.join(COPYING);
     std::fs::remove_file(&marker)

@@ -3,13 +3,15 @@
 //! disk that is away. Nor may it go on with a copy of them while a server
 //! works on the original.
 
+use super::Project;
 use super::catalog::{Catalog, CatalogError, Found};
 use super::seat::{Distance, Seat};
-use super::{Project, WalStore};
-use crate::config::ServerConfig;
+use crate::config::{ServerConfig, WalStore};
 use crate::error::ServerError;
+use crate::random;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use xylem_ambient::Entropy;
 
 /// The file of a data directory that says which one it is.
 const FILE: &str = "wal.home";
@@ -117,17 +119,17 @@ fn write(data_dir: &Path, noted: &Noted) -> Result<(), ServerError> {
 ///
 /// # Errors
 /// When that cannot be written down.
-pub(crate) fn begin(data_dir: &Path) -> Result<String, ServerError> {
+pub(crate) fn begin(data_dir: &Path, entropy: &Entropy) -> Result<String, ServerError> {
     let noted = Noted {
-        home: new_home(),
+        home: new_home(entropy)?,
         ..Noted::default()
     };
     write(data_dir, &noted)?;
     Ok(noted.home)
 }
 
-fn new_home() -> String {
-    format!("{:032x}", rand::random::<u128>())
+fn new_home(entropy: &Entropy) -> Result<String, ServerError> {
+    Ok(format!("{:032x}", random::number(entropy)?))
 }
 
 /// How this server stands to the WALs of the project that it finds, which is
@@ -238,15 +240,15 @@ pub(crate) fn take(
             // nobody was ever served from these.
             drop(noted);
             remove_wals(data_dir)?;
-            write(data_dir, &Noted::restoring())
+            write(data_dir, &Noted::restoring(&config.entropy)?)
         }
-        (WalState::Restoring, None) => write(data_dir, &Noted::restoring()),
+        (WalState::Restoring, None) => write(data_dir, &Noted::restoring(&config.entropy)?),
         (_, Some(noted)) if at_home => {
             // The copy is the project's directory from here on, and the
             // original is not, so they must have different numbers.
             let noted = match distance {
                 Distance::Copy => Noted {
-                    home: new_home(),
+                    home: new_home(&config.entropy)?,
                     former: project.wal_home.clone(),
                     ..noted
                 },
@@ -259,17 +261,17 @@ pub(crate) fn take(
                 false => settle(config, catalog, true),
             }
         }
-        _ => move_to(catalog, begin(data_dir)?),
+        _ => move_to(catalog, begin(data_dir, &config.entropy)?),
     }
 }
 
 impl Noted {
-    fn restoring() -> Noted {
-        Noted {
-            home: new_home(),
+    fn restoring(entropy: &Entropy) -> Result<Noted, ServerError> {
+        Ok(Noted {
+            home: new_home(entropy)?,
             restoring: true,
             ..Noted::default()
-        }
+        })
     }
 }
 

@@ -6,7 +6,7 @@
 use super::call::Caller;
 use super::pages::blocking;
 use super::{Answers, status};
-use crate::branch::OpenBranch;
+use crate::branch::live::OpenBranch;
 use crate::node::Node;
 use bytes::Bytes;
 use futures::StreamExt;

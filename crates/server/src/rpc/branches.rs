@@ -2,10 +2,10 @@
 
 use super::pages::pooled;
 use super::{call, status};
-use crate::branch::OpenBranch;
-use crate::branches::{BranchRef, ClosedBranch};
-use crate::manage::{self, Early, ManageError, Name, New};
-use crate::moment::{self, At, Point};
+use crate::branch::lifecycle::{self, Early, ManageError, Name, New};
+use crate::branch::live::OpenBranch;
+use crate::branch::moment::{self, At, Point};
+use crate::branch::registry::{BranchRef, ClosedBranch};
 use crate::node::{Node, Opened};
 use crate::project::Project;
 use jiff::Timestamp;
@@ -89,7 +89,7 @@ pub(super) async fn create(
             ));
         }
         on_its_own(node, |node, early| async move {
-            manage::create_empty(&node, name, early).await
+            lifecycle::create_empty(&node, name, early).await
         })
         .await?
     } else {
@@ -99,7 +99,7 @@ pub(super) async fn create(
             at: at(request.at)?,
         };
         on_its_own(node, |node, early| async move {
-            manage::create(&node, new, early).await
+            lifecycle::create(&node, new, early).await
         })
         .await?
     };
@@ -118,7 +118,7 @@ pub(super) async fn create_lease(
         at: at(request.at)?,
     };
     let made = on_its_own(node, |node, early| async move {
-        manage::create(&node, new, early).await
+        lifecycle::create(&node, new, early).await
     })
     .await?;
     one(node, made).await
@@ -131,7 +131,7 @@ pub(super) async fn remove(
     call::in_charge(node)?;
     let which = branch("name", &request.get_ref().name)?;
     on_its_own(node, |node, early| async move {
-        manage::remove(&node, &which, early).await
+        lifecycle::remove(&node, &which, early).await
     })
     .await
 }
@@ -143,7 +143,7 @@ pub(super) async fn reopen(
     call::in_charge(node)?;
     let which = branch("name", &request.get_ref().name)?;
     let reopened = on_its_own(node, |node, early| async move {
-        manage::reopen(&node, &which, early).await
+        lifecycle::reopen(&node, &which, early).await
     })
     .await?;
     one(node, reopened).await
@@ -158,7 +158,7 @@ pub(super) async fn rename(
     let which = branch("name", &request.name)?;
     let to = name("new_name", &request.new_name)?;
     let renamed = on_its_own(node, |node, early| async move {
-        manage::rename(&node, &which, to, early).await
+        lifecycle::rename(&node, &which, to, early).await
     })
     .await?;
     one(node, renamed).await
@@ -184,7 +184,7 @@ pub(super) async fn restore(
         text => Some(name("keep_as", text)?),
     };
     let restored = on_its_own(node, |node, early| async move {
-        manage::restore(&node, &which, at, keep_as, early).await
+        lifecycle::restore(&node, &which, at, keep_as, early).await
     })
     .await?;
     Ok(RestoreBranchResponse {
@@ -234,7 +234,7 @@ where
     T: Send + 'static,
     F: Future<Output = Result<T, ManageError>> + Send + 'static,
 {
-    let (early, told) = manage::early();
+    let (early, told) = lifecycle::early();
     tokio::select! {
         done = tokio::spawn(change(Arc::clone(node), early)) => match done {
             Ok(done) => done.map_err(|error| status::of_manage(&error)),

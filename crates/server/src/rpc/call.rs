@@ -2,8 +2,8 @@
 //! reads gRPC metadata.
 
 use super::status;
-use crate::branch::OpenBranch;
-use crate::branches::BranchRef;
+use crate::branch::live::OpenBranch;
+use crate::branch::registry::BranchRef;
 use crate::config::Token;
 use crate::node::{Node, Opened, Phase};
 use std::sync::Arc;

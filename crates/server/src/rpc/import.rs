@@ -6,7 +6,7 @@
 
 use super::branches::on_its_own;
 use super::{convert, status};
-use crate::manage::adopt;
+use crate::branch::lifecycle::adopt;
 use crate::node::{Node, Phase};
 use crate::project::InnodbParams;
 use std::sync::Arc;
@@ -51,7 +51,11 @@ pub(super) async fn import(
         ..InnodbParams::default()
     };
     adopt::check(node, &name, &innodb).map_err(|e| status::of_manage(&e))?;
-    let id = BranchId(rand::random());
+    let id = BranchId(
+        node.config
+            .random()
+            .map_err(|e| Status::unavailable(e.to_string()))?,
+    );
     tracing::info!(branch = %name, %id, lsn = start.lsn, "an import begins");
     let (to, from) = mpsc::channel(ITEMS_AHEAD);
     let store = Arc::clone(&opened.store);

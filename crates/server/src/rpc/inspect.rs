@@ -6,8 +6,7 @@ mod scrub;
 
 use super::pages::pooled;
 use super::{Answers, call};
-use crate::branch::OpenBranch;
-use crate::moment;
+use crate::branch::live::OpenBranch;
 use crate::node::{Node, Opened};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -67,7 +66,7 @@ impl Names {
 
 /// A time as the wire has it; empty when it is not known.
 fn time(us: Option<u64>) -> String {
-    let time = us.filter(|us| *us > 0).and_then(moment::timestamp);
+    let time = us.filter(|us| *us > 0).and_then(crate::time::timestamp);
     time.map(|t| t.to_string()).unwrap_or_default()
 }
 

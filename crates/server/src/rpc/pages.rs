@@ -32,14 +32,16 @@ pub(super) async fn get_page(
     caller: &Caller,
     request: &GetPageRequest,
 ) -> Result<GetPageResponse, Status> {
-    let started = std::time::Instant::now();
+    let started = node.config.clock.instant();
     let outcome = read(node, caller, request).await;
     let (result, bytes) = match &outcome {
         Ok((page, result)) => (*result, page.bytes.len()),
         Err(status) => (failure(status), 0),
     };
     let label = caller.branch.label();
-    label.metrics.read(result, bytes, started.elapsed());
+    label
+        .metrics
+        .read(result, bytes, node.config.clock.since(started));
     match outcome {
         Ok((page, _)) => Ok(convert::page(page)),
         // Its files go while it is read.

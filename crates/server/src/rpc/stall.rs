@@ -8,7 +8,7 @@
 //! next poll, if there is one, says why.
 
 use super::{Answers, status};
-use crate::branch::OpenBranch;
+use crate::branch::live::OpenBranch;
 use crate::node::StreamTicket;
 use futures::Stream;
 use parking_lot::Mutex;

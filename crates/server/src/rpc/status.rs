@@ -1,11 +1,12 @@
 //! Errors as gRPC statuses: the table in pageserver.proto, in one place.
 
-use crate::branch::{AttachError, OpenBranch};
-use crate::branches::BranchRef;
+use crate::branch::attach::AttachError;
+use crate::branch::framing::AppendError;
+use crate::branch::lifecycle::ManageError;
+use crate::branch::live::OpenBranch;
+use crate::branch::moment::MomentError;
+use crate::branch::registry::BranchRef;
 use crate::error::ServerError;
-use crate::framing::AppendError;
-use crate::manage::ManageError;
-use crate::moment::MomentError;
 use crate::project::catalog::CatalogError;
 use std::io::ErrorKind;
 use tonic::Status;

@@ -7,11 +7,11 @@
 
 use super::call::Caller;
 use super::{Answers, convert, stall, status};
-use crate::branch::OpenBranch;
+use crate::branch::live::OpenBranch;
+use crate::branch::pace::{self, Pace};
 use crate::metrics::StreamKind;
 use crate::node::Node;
 use crate::ownership::{Ownership, Right};
-use crate::pace::{self, Pace};
 use crate::project::catalog::Catalog;
 use futures::stream::Fuse;
 use futures::{FutureExt, StreamExt};
@@ -159,7 +159,7 @@ impl Feeding {
         }
         self.branch
             .framing
-            .append(&self.branch, self.epoch, group)
+            .append(self.epoch, group)
             .await
             .map_err(|error| status::of_append(&error, &self.branch.name()))
             .inspect_err(|status| self.note_refused(status))

@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use xylem_ambient::Entropy;
 use xylem_proto::control::ListBranchesRequest;
 use xylem_proto::pageserver::GetPageRequest;
 use xylem_server::place;
@@ -41,6 +42,11 @@ fn change(catalog: &Catalog, act: impl FnOnce(&mut Project)) -> Result<(), catal
         act(project);
         Ok(())
     })
+}
+
+/// Random numbers that are all `n`.
+fn fixed(n: u128) -> Entropy {
+    Entropy::new(move || Ok(n))
 }
 
 #[test]
@@ -365,7 +371,7 @@ async fn a_template_becomes_a_project_of_its_own() {
     let now = "2026-11-22T14:05:00Z".parse().unwrap();
     let parent = tempfile::tempdir().unwrap();
     let data_dir = parent.path().join("project");
-    let error = create_from_template(template.path(), &data_dir, now, 9)
+    let error = create_from_template(template.path(), &data_dir, now, &fixed(9))
         .unwrap_err()
         .to_string();
     assert!(error.contains("in use"), "{error}");
@@ -373,11 +379,11 @@ async fn a_template_becomes_a_project_of_its_own() {
     let original = read(template.path());
 
     let started = std::time::Instant::now();
-    let copy = create_from_template(template.path(), &data_dir, now, 9).unwrap();
+    let copy = create_from_template(template.path(), &data_dir, now, &fixed(9)).unwrap();
     eprintln!("copied in {:?}", started.elapsed());
     assert_ne!(copy.id, original.id);
     assert_eq!(copy.created_at, now);
-    let error = create_from_template(template.path(), &data_dir, now, 9)
+    let error = create_from_template(template.path(), &data_dir, now, &fixed(9))
         .unwrap_err()
         .to_string();
     assert!(error.contains("there is a project already"), "{error}");
@@ -426,7 +432,7 @@ fn an_interrupted_copy_starts_over_and_strange_directories_are_left_alone() {
     let now = jiff::Timestamp::now();
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("branches")).unwrap();
-    let error = create_from_template(template.path(), dir.path(), now, 1)
+    let error = create_from_template(template.path(), dir.path(), now, &fixed(1))
         .unwrap_err()
         .to_string();
     assert!(error.contains("not a place for a new project"), "{error}");
@@ -438,15 +444,15 @@ fn an_interrupted_copy_starts_over_and_strange_directories_are_left_alone() {
     let marker = dir.path().join("copying");
     // Into another store.
     std::fs::write(&marker, "file:///elsewhere").unwrap();
-    create_from_template(template.path(), dir.path(), now, 1).unwrap_err();
+    create_from_template(template.path(), dir.path(), now, &fixed(1)).unwrap_err();
     assert!(half.exists());
     std::fs::write(&marker, place::default_url(dir.path())).unwrap();
-    create_from_template(template.path(), dir.path(), now, 1).unwrap();
+    create_from_template(template.path(), dir.path(), now, &fixed(1)).unwrap();
     assert!(!dir.path().join("branches/half").exists() && !half.exists());
     assert!(!marker.exists());
     Server::start(dir.path()).stop();
-    let error =
-        create_from_template(std::path::Path::new("/nowhere"), dir.path(), now, 1).unwrap_err();
+    let error = create_from_template(std::path::Path::new("/nowhere"), dir.path(), now, &fixed(1))
+        .unwrap_err();
     assert!(error.to_string().contains("/nowhere"), "{error}");
 }
 
@@ -477,7 +483,7 @@ async fn a_template_is_copied_into_another_store() {
     let (data_dir, store) = (parent.path().join("data"), parent.path().join("store"));
     let url = format!("file://{}", store.display());
     let now = jiff::Timestamp::now();
-    let copy = create_from_template_in(template.path(), &data_dir, &url, now, 9).unwrap();
+    let copy = create_from_template_in(template.path(), &data_dir, &url, now, &fixed(9)).unwrap();
     assert!(!data_dir.join("store").exists());
     let mut args = args(&data_dir);
     args.object_store = Some(url);
@@ -512,7 +518,7 @@ async fn many_projects_are_made_from_one_template_at_once() {
             let template = template.path().to_owned();
             tokio::task::spawn_blocking(move || {
                 let dir = tempfile::tempdir().unwrap();
-                let made = create_from_template(&template, dir.path(), now, id);
+                let made = create_from_template(&template, dir.path(), now, &fixed(id));
                 make_sure_owner_writes(dir.path());
                 made.map(|project| project.id)
             })

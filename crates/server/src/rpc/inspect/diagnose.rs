@@ -1,7 +1,7 @@
 //! How the store, the disks and the branches do.
 
 use super::{Names, time};
-use crate::branch::OpenBranch;
+use crate::branch::live::OpenBranch;
 use crate::config::ServerConfig;
 use crate::node::Opened;
 use crate::wals::BackedWal;
@@ -24,7 +24,7 @@ pub(super) fn diagnose(config: &ServerConfig, opened: &Opened, probe: bool) -> D
     });
     let unsettled = opened.unsettled.borrow().clone();
     DiagnoseResponse {
-        now: jiff::Timestamp::now().to_string(),
+        now: crate::time::now(&config.clock).to_string(),
         store: Some(store(&**opened.store.place(), probe)),
         disks: disks(config, &**opened.store.place()),
         branches: branches

@@ -1,7 +1,7 @@
 //! The history of a page, with records in words.
 
 use super::{Names, time};
-use crate::branch::OpenBranch;
+use crate::branch::live::OpenBranch;
 use crate::rpc::status;
 use tonic::Status;
 use xylem_pages::inspect::{BuiltPage, HistoryOptions, PageVersion, VersionKind, Whence};

@@ -4,11 +4,11 @@
 //! meanwhile sweeps it at its next start.
 
 use super::{Early, ManageError, blocking, check_free, open_new, opened, publish, settle};
-use crate::branch::OpenBranch;
+use crate::branch::live::OpenBranch;
+use crate::branch::open;
 use crate::node::{Node, Opened};
-use crate::open;
 use crate::project::{BranchMeta, InnodbParams};
-use jiff::Timestamp;
+use crate::time;
 use std::sync::Arc;
 use xylem_types::{BranchId, BranchName, Epoch, Lsn};
 
@@ -64,7 +64,7 @@ pub(crate) async fn adopt(
         id,
         parent: None,
         branch_point_lsn: 0,
-        created_at: Timestamp::now(),
+        created_at: time::now(&node.config.clock),
         lease: false,
     };
     let made = {

@@ -4,11 +4,11 @@
 //! What left it reads from what is open of it, and so is opened again, too.
 
 use super::{ManageError, blocking, opened, settle};
-use crate::branch::OpenBranch;
-use crate::branches::{BranchRef, ClosedBranch};
-use crate::manage::Early;
+use crate::branch::lifecycle::Early;
+use crate::branch::live::OpenBranch;
+use crate::branch::open;
+use crate::branch::registry::{BranchRef, ClosedBranch};
 use crate::node::{Node, Opened};
-use crate::open;
 use crate::project::{BranchMeta, Project};
 use std::sync::Arc;
 use std::time::Duration;

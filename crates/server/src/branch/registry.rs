@@ -1,7 +1,7 @@
 //! The branches that there are: by id, and by the names they have now. One
 //! that did not open is among them, with the reason.
 
-use crate::branch::OpenBranch;
+use super::live::OpenBranch;
 use crate::project::BranchMeta;
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;

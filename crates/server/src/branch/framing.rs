@@ -9,10 +9,10 @@
 //! group accepted. After a restart of the server that state is found in the
 //! WAL, behind the last mini-transaction that ingest has finished.
 
-use crate::branch::OpenBranch;
 use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
+use xylem_pages::Branch;
 use xylem_redo::{MtrCheck, RedoError};
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::{CheckedFrame, Log, LogError, Position, Record};
@@ -44,8 +44,9 @@ pub enum AppendError {
 }
 
 /// What is known of the redo that a branch's WAL has accepted.
-#[derive(Default)]
 pub struct Framing {
+    wal: Arc<dyn Log>,
+    pages: Arc<Branch>,
     /// One append at a time: the check goes through the bytes in their order.
     known: Mutex<Option<Known>>,
 }
@@ -57,19 +58,27 @@ struct Known {
 }
 
 impl Framing {
-    /// Appends frames of `epoch` to the WAL of `branch`, up to the first whose
+    /// The check of what goes into `wal`, which `pages` ingests.
+    pub fn new(wal: Arc<dyn Log>, pages: Arc<Branch>) -> Framing {
+        Framing {
+            wal,
+            pages,
+            known: Mutex::new(None),
+        }
+    }
+
+    /// Appends frames of `epoch` to the branch's WAL, up to the first whose
     /// redo is wrong.
     ///
     /// # Errors
     /// [`AppendError`].
     pub async fn append(
         &self,
-        branch: &OpenBranch,
         epoch: Epoch,
         mut frames: Vec<CheckedFrame>,
     ) -> Result<(), AppendError> {
         let mut known = self.known.lock().await;
-        let (accepted, lsn) = branch.wal.accepted(epoch)?;
+        let (accepted, lsn) = self.wal.accepted(epoch)?;
         let found = known.as_ref().filter(|known| known.epoch == epoch);
         let found = found.and_then(|known| {
             let mut after = known.after.iter();
@@ -77,7 +86,7 @@ impl Framing {
         });
         let mut check = match found {
             Some((_, check)) => *check,
-            None => find(branch, epoch).await?,
+            None => self.find(epoch).await?,
         };
         let mut after = vec![(accepted, check)];
         let mut wrong = None;
@@ -106,58 +115,58 @@ impl Framing {
             frames.truncate(nth);
             error
         });
-        branch.wal.append_checked(epoch, frames).await?;
+        self.wal.append_checked(epoch, frames).await?;
         if let Some(known) = &mut *known {
             // All were accepted.
             known.after.drain(..known.after.len().saturating_sub(1));
         }
         wrong.map_or(Ok(()), Err)
     }
-}
 
-/// The check at the end of what the WAL has accepted of `epoch`, of which
-/// nobody has kept track: the stretch behind the last mini-transaction that
-/// ingest has finished is read again.
-async fn find(branch: &OpenBranch, epoch: Epoch) -> Result<MtrCheck, AppendError> {
-    let mut durable = branch.wal.durable();
-    for _ in 0..TRIES_MAX {
-        let (seq, lsn) = branch.wal.accepted(epoch)?;
-        // Only what is durable can be read.
-        let reached = durable.wait_for(|now| now.epoch() > epoch || now.seq() >= seq);
-        if reached.await.is_err() {
-            branch.wal.accepted(epoch)?;
-            return Err(LogError::Closed.into());
-        }
-        let (from, whole) = branch.pages.unfinished();
-        let ended = CancellationToken::new();
-        let (wal, token) = (Arc::clone(&branch.wal), ended.clone());
-        let _ends_with_us = ended.drop_guard();
-        let reading = tokio::task::spawn_blocking(move || read(&*wal, from, whole, &token));
-        let check = match reading.await {
-            Ok(Ok(check)) => check,
-            // Ingest went on and the WAL was trimmed.
-            Ok(Err(AppendError::Log(LogError::NoSuchPosition(_)))) => continue,
-            Ok(Err(error)) => return Err(error),
-            Err(error) => {
-                return Err(AppendError::Log(LogError::Io {
-                    context: "read the end of the WAL".to_owned(),
-                    source: std::io::Error::other(error),
-                }));
+    /// The check at the end of what the WAL has accepted of `epoch`, of which
+    /// nobody has kept track: the stretch behind the last mini-transaction that
+    /// ingest has finished is read again.
+    async fn find(&self, epoch: Epoch) -> Result<MtrCheck, AppendError> {
+        let mut durable = self.wal.durable();
+        for _ in 0..TRIES_MAX {
+            let (seq, lsn) = self.wal.accepted(epoch)?;
+            // Only what is durable can be read.
+            let reached = durable.wait_for(|now| now.epoch() > epoch || now.seq() >= seq);
+            if reached.await.is_err() {
+                self.wal.accepted(epoch)?;
+                return Err(LogError::Closed.into());
             }
-        };
-        if let Some(check) = check.filter(|check| check.lsn() == lsn) {
-            return Ok(check);
+            let (from, whole) = self.pages.unfinished();
+            let ended = CancellationToken::new();
+            let (wal, token) = (Arc::clone(&self.wal), ended.clone());
+            let _ends_with_us = ended.drop_guard();
+            let reading = tokio::task::spawn_blocking(move || read(&*wal, from, whole, &token));
+            let check = match reading.await {
+                Ok(Ok(check)) => check,
+                // Ingest went on and the WAL was trimmed.
+                Ok(Err(AppendError::Log(LogError::NoSuchPosition(_)))) => continue,
+                Ok(Err(error)) => return Err(error),
+                Err(error) => {
+                    return Err(AppendError::Log(LogError::Io {
+                        context: "read the end of the WAL".to_owned(),
+                        source: std::io::Error::other(error),
+                    }));
+                }
+            };
+            if let Some(check) = check.filter(|check| check.lsn() == lsn) {
+                return Ok(check);
+            }
+            if self.wal.accepted(epoch)? == (seq, lsn) {
+                let found = check.map_or(Lsn(0), |check| check.lsn());
+                return Err(AppendError::Log(LogError::Corrupt(format!(
+                    "its redo ends at LSN {lsn}, but what can be read of it ends at LSN {found}"
+                ))));
+            }
         }
-        if branch.wal.accepted(epoch)? == (seq, lsn) {
-            let found = check.map_or(Lsn(0), |check| check.lsn());
-            return Err(AppendError::Log(LogError::Corrupt(format!(
-                "its redo ends at LSN {lsn}, but what can be read of it ends at LSN {found}"
-            ))));
-        }
+        Err(AppendError::Log(LogError::Corrupt(
+            "its entries vanish while they are read".to_owned(),
+        )))
     }
-    Err(AppendError::Log(LogError::Corrupt(
-        "its entries vanish while they are read".to_owned(),
-    )))
 }
 
 /// Reads the WAL from `from` to its end; `whole` is where the first

@@ -17,14 +17,15 @@ mod settle;
 pub use reopen::reopen;
 pub use settle::{Early, early};
 
-use crate::branch::OpenBranch;
-use crate::branches::BranchRef;
+use crate::branch::live::OpenBranch;
+use crate::branch::moment::{self, At, MomentError};
+use crate::branch::open;
+use crate::branch::registry::BranchRef;
 use crate::error::ServerError;
-use crate::moment::{self, At, MomentError};
 use crate::node::{Node, Opened};
-use crate::open;
 use crate::project::catalog::CatalogError;
 use crate::project::{BranchMeta, Project};
+use crate::time;
 use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
@@ -205,10 +206,10 @@ pub async fn create_empty(
     let _changes = settle::lock(opened).await?;
     check_free(&opened.catalog.project(), name.as_str())?;
     let meta = BranchMeta {
-        id: BranchId(rand::random()),
+        id: BranchId(node.config.random()?),
         parent: None,
         branch_point_lsn: 0,
-        created_at: Timestamp::now(),
+        created_at: time::now(&node.config.clock),
         lease: false,
     };
     let made = {
@@ -382,7 +383,7 @@ pub async fn restore(
             check_free(&project, name.as_str())?;
             name.to_string()
         }
-        None => name_before(&project, &name, Timestamp::now())?,
+        None => name_before(&project, &name, time::now(&node.config.clock))?,
     };
     let new = make(node, Arc::clone(&old), read_at, name.clone(), false).await?;
     // Before the names change: what the old compute is told is committed from
@@ -510,7 +511,7 @@ async fn make(
     let node_ = Arc::clone(node);
     let left = Arc::clone(&from);
     let made = blocking(move || {
-        let id = BranchId(rand::random());
+        let id = BranchId(node_.config.random()?);
         let lsn = from
             .pages
             .fork(id, at)
@@ -522,7 +523,7 @@ async fn make(
             id,
             parent: Some(from.id()),
             branch_point_lsn: lsn.0,
-            created_at: Timestamp::now(),
+            created_at: time::now(&node_.config.clock),
             lease,
         };
         open_new(&node_, meta)

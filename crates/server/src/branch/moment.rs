@@ -1,6 +1,7 @@
 //! Moments of a branch: an LSN or a time, and how far its history reaches.
 
-use crate::branch::OpenBranch;
+use super::live::OpenBranch;
+use crate::time::timestamp;
 use jiff::Timestamp;
 use std::fmt;
 use std::sync::Arc;
@@ -81,11 +82,6 @@ pub enum MomentError {
         /// What it said.
         source: ReadError,
     },
-}
-
-/// A time in microseconds since 1970, if there is such a one.
-pub fn timestamp(time_us: u64) -> Option<Timestamp> {
-    Timestamp::from_microsecond(i64::try_from(time_us).ok()?).ok()
 }
 
 /// `lsn` with its time. Blocking. A time that cannot be read is not known.
@@ -236,7 +232,7 @@ fn find(
         }
         At::Time(time) => {
             let time_us = u64::try_from(time.as_microsecond()).unwrap_or(0);
-            if time > Timestamp::now() {
+            if time > branch.now() {
                 return Err(outside());
             }
             let lsn = match branch.pages.lsn_at(time_us) {

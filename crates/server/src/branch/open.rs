@@ -1,0 +1,148 @@
+//! Opens and closes branches: WAL and page store of each.
+
+use super::live::OpenBranch;
+use super::registry::{BranchRef, Branches, ClosedBranch};
+use crate::error::ServerError;
+use crate::node::Node;
+use crate::project::BranchMeta;
+use crate::wals::Wals;
+use std::sync::Arc;
+use xylem_pages::{Branch, Store, StoreError};
+use xylem_types::Lsn;
+use xylem_wal::LogError;
+
+/// Opens branches whose ancestors are among `branches`, all at the same time:
+/// what takes long is waiting for disks and for the store. Those that do not
+/// open are among them with the reason; the first of these is returned.
+pub(crate) fn open_group(
+    node: &Node,
+    store: &Arc<Store>,
+    wals: &Wals,
+    branches: &Branches,
+    group: &[(&str, &BranchMeta)],
+) -> Option<ServerError> {
+    let runtime = tokio::runtime::Handle::current();
+    let right = Some(wals.claim());
+    let opened: Vec<Result<Arc<OpenBranch>, ServerError>> = std::thread::scope(|scope| {
+        let openers: Vec<_> = group
+            .iter()
+            .map(|(name, meta)| {
+                let runtime = &runtime;
+                scope.spawn(move || {
+                    let _in_runtime = runtime.enter();
+                    let meta = BranchMeta::clone(meta);
+                    open_branch(node, store, wals, branches, name, meta, right)
+                })
+            })
+            .collect();
+        let ended_early = |_| {
+            Err(ServerError::Serve(
+                "opening a branch ended early".to_owned(),
+            ))
+        };
+        openers
+            .into_iter()
+            .map(|opener| opener.join().unwrap_or_else(ended_early))
+            .collect()
+    });
+    let mut failed = None;
+    for (open, (name, meta)) in opened.into_iter().zip(group) {
+        match open {
+            Ok(branch) => branches.insert(&branch, name),
+            Err(error) => {
+                set_closed(branches, name, meta, &error);
+                failed = failed.or(Some(error));
+            }
+        }
+    }
+    failed
+}
+
+/// Notes that a branch does not open. What it shares with the one it left is
+/// kept for it.
+pub(crate) fn set_closed(branches: &Branches, name: &str, meta: &BranchMeta, error: &ServerError) {
+    tracing::error!(branch = name, id = %meta.id, %error, "the branch does not open, and is not served");
+    let parent = meta.parent.and_then(|id| branches.get(&BranchRef::Id(id)));
+    if let Some(parent) = parent {
+        parent.pages.keep_for(meta.id, Lsn(meta.branch_point_lsn));
+    }
+    let closed = ClosedBranch::new(meta.clone(), error.to_string());
+    branches.insert_closed(&closed, name);
+}
+
+/// Why a branch's parts cannot be opened.
+enum OpenError {
+    Log(LogError),
+    Store(StoreError),
+}
+
+impl From<StoreError> for OpenError {
+    fn from(error: StoreError) -> OpenError {
+        OpenError::Store(error)
+    }
+}
+
+/// Opens a branch whose parent is among `branches`. `right` is that to its
+/// WAL; `None`: it is new. Blocking.
+///
+/// # Errors
+/// When its WAL or its pages cannot be opened, or its parent is not open.
+pub(crate) fn open_branch(
+    node: &Node,
+    store: &Arc<Store>,
+    wals: &Wals,
+    branches: &Branches,
+    name: &str,
+    meta: BranchMeta,
+    right: Option<u64>,
+) -> Result<Arc<OpenBranch>, ServerError> {
+    let parent = match meta.parent.map(BranchRef::Id) {
+        None => None,
+        Some(of) => Some(branches.get(&of).ok_or_else(|| ServerError::Ancestor {
+            branch: name.to_owned(),
+            parent: of.to_string(),
+        })?),
+    };
+    let mut wal = None;
+    let pages = Branch::open_with(
+        Arc::clone(store),
+        meta.id,
+        parent.as_ref().map(|of| Arc::clone(&of.pages)),
+        |floor| {
+            let opened = wals.open(meta.id, floor, right).map_err(OpenError::Log)?;
+            Ok(Arc::clone(&wal.insert(opened).wal))
+        },
+    )
+    .map_err(|error| {
+        let branch = name.to_owned();
+        match error {
+            OpenError::Log(source) => ServerError::Log { branch, source },
+            OpenError::Store(source) => ServerError::Store { branch, source },
+        }
+    })?;
+    let wal =
+        wal.ok_or_else(|| ServerError::Serve("a branch was opened without WAL".to_owned()))?;
+    if let Some(of) = &parent {
+        let end = of.durable();
+        pages.check_ancestor(end.lsn(), end.position());
+    }
+    Ok(Arc::new(OpenBranch::new(
+        name,
+        meta,
+        wal,
+        pages,
+        node.surroundings(),
+    )))
+}
+
+/// Closes a branch: its WAL first, so that nothing more comes.
+pub(crate) async fn close_branch(branch: &Arc<OpenBranch>) {
+    let name = branch.name();
+    if let Err(error) = branch.wal.close().await {
+        tracing::error!(branch = name, %error, "cannot close the WAL");
+    }
+    let closing = Arc::clone(branch);
+    if let Err(error) = tokio::task::spawn_blocking(move || closing.pages.shutdown()).await {
+        tracing::error!(branch = name, %error, "closing the page store ended early");
+    }
+}

@@ -1,0 +1,14 @@
+//! Random numbers for ids.
+
+use crate::error::ServerError;
+use xylem_ambient::Entropy;
+
+/// A random number.
+///
+/// # Errors
+/// When the system has none to give.
+pub fn number(entropy: &Entropy) -> Result<u128, ServerError> {
+    entropy
+        .next()
+        .map_err(|source| ServerError::io("cannot get random numbers".to_owned(), source))
+}

@@ -1,0 +1,26 @@
+//! Watches whether the project is still this server's.
+
+use crate::node::Node;
+use crate::ownership;
+use crate::project::catalog::CatalogError;
+use std::sync::Arc;
+
+/// Asks the store whether the project is still this server's, until the
+/// server ends: a server that stops drains its WALs, and acknowledges.
+pub async fn watch(node: Arc<Node>) {
+    let Some(opened) = node.opened() else {
+        return;
+    };
+    let step = ownership::look_interval(&node.config, opened.store.place().is_exclusive());
+    loop {
+        tokio::time::sleep(step).await;
+        let catalog = Arc::clone(&opened.catalog);
+        match tokio::task::spawn_blocking(move || catalog.look()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(CatalogError::Lost { .. })) | Err(_) => return,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the store does not say whether the project is still this server's");
+            }
+        }
+    }
+}
