@@ -3,6 +3,7 @@
 //! do not all knock at once.
 
 use std::time::Duration;
+use xylem_ambient::Entropy;
 
 /// The first ceiling.
 const FIRST: Duration = Duration::from_millis(20);
@@ -20,11 +21,11 @@ impl Jitter {
         Jitter(seed ^ 0x9e37_79b9_7f4a_7c15 | 1)
     }
 
-    /// A source whose seed differs between processes and connections.
-    pub fn from_entropy() -> Jitter {
-        use std::hash::{BuildHasher, Hasher};
-        // std seeds each RandomState from the operating system.
-        Jitter::new(std::hash::RandomState::new().build_hasher().finish())
+    /// A source whose seed differs between processes and connections, as far as
+    /// `entropy` gives one.
+    pub fn from(entropy: &Entropy) -> Jitter {
+        let seed = entropy.next().unwrap_or_default();
+        Jitter::new((seed >> 64) as u64 ^ seed as u64)
     }
 
     fn next(&mut self) -> u64 {

@@ -74,7 +74,7 @@ impl Client {
             redo: OnceLock::new(),
             threads: Mutex::default(),
         };
-        let until = Instant::now() + INIT_LIMIT.min(client.shared.limits.retry_limit());
+        let until = client.shared.limits.now() + INIT_LIMIT.min(client.shared.limits.retry_limit());
         match client.connect(until) {
             Ok(()) => Ok(client),
             Err(error) => {
@@ -110,7 +110,10 @@ impl Client {
             let (shared, begin) = (self.shared.clone(), self.begin.clone());
             let thread = threads::spawn("xylem-redo", move |_| redo::run(shared, begin))?;
             lock(&self.threads).push(thread);
-            let queue = self.begin.wait(until).map_err(|e| self.explain(e))?;
+            let queue = self
+                .begin
+                .wait(until, &self.shared.limits)
+                .map_err(|e| self.explain(e))?;
             let _ = self.redo.set(queue);
         }
         Ok(())
@@ -193,7 +196,7 @@ impl Client {
             remember(&self.shared.fenced_error());
             return Err(Status::Fenced);
         }
-        let now = Instant::now();
+        let now = self.shared.limits.now();
         let call = PageCall {
             space_id: wanted.space_id,
             page_no: wanted.page_no,
@@ -243,10 +246,10 @@ impl Client {
     /// See [`Queue::wait_lsn`]; also for a reader.
     pub fn wait_durable(&self, lsn: u64) -> Result<(), Error> {
         let queue = self.writer()?;
-        let started = Instant::now();
+        let started = self.shared.limits.now();
         let result = queue.wait_lsn(lsn, &self.shared.limits);
         self.shared.stats.durable_waits.add(1);
-        let waited = started.elapsed().as_micros();
+        let waited = self.shared.limits.now().duration_since(started).as_micros();
         self.shared
             .stats
             .durable_wait_us
@@ -265,7 +268,7 @@ impl Client {
     /// # Errors
     /// When the server does not answer within the retry limit, or refuses.
     pub fn ping(&self) -> Result<(PingResponse, Duration), Error> {
-        self.ping_until(Instant::now() + self.shared.limits.retry_limit())
+        self.ping_until(self.shared.limits.now() + self.shared.limits.retry_limit())
     }
 
     fn ping_until(&self, until: Instant) -> Result<(PingResponse, Duration), Error> {
@@ -277,7 +280,7 @@ impl Client {
             "ping",
             Patience::Until(until),
         )?;
-        self.shared.reach.back(Instant::now());
+        self.shared.reach.back(self.shared.limits.now());
         let stats = &self.shared.stats;
         stats.lsn_applied.raise(ping.applied_lsn);
         if self.redo.get().is_none() {
@@ -308,10 +311,10 @@ impl Client {
             ));
         }
         let limits = &self.shared.limits;
-        let mut jitter = Jitter::from_entropy();
+        let mut jitter = Jitter::from(&self.shared.config.entropy);
         let mut failures = 0;
         let mut stalling = None;
-        let begin = Instant::now();
+        let begin = self.shared.limits.now();
         let gives_up = || match patience {
             Patience::Until(until) => until,
             Patience::WhileAlive => limits.gives_up(begin),
@@ -324,9 +327,9 @@ impl Client {
             let Some(conn) = self.pool.first() else {
                 return Err(Error::new(Status::Invalid, "no connections"));
             };
-            let up = conn.wait_up(gives_up())?;
+            let up = conn.wait_up(gives_up(), limits)?;
             let timeout = limits.request_timeout();
-            let started = Instant::now();
+            let started = self.shared.limits.now();
             let call = unary(
                 up.requests,
                 &self.shared.metadata,
@@ -340,14 +343,14 @@ impl Client {
                 .block_on(async { tokio::time::timeout(timeout, call).await });
             let trouble = match result {
                 Ok(Ok(value)) => {
-                    limits.heard(Instant::now());
-                    return Ok((value, started.elapsed()));
+                    limits.heard(self.shared.limits.now());
+                    return Ok((value, limits.now().duration_since(started)));
                 }
                 Ok(Err(Closed::Status(status))) => {
                     if !status.code.retry_request() && status.code != Code::Cancelled {
                         return Err(self.shared.refused(&status, what));
                     }
-                    let now = Instant::now();
+                    let now = self.shared.limits.now();
                     let why = format!("{what}: {status}");
                     stalling.get_or_insert_with(|| self.shared.stalls.begin());
                     self.shared.stalls.waits(begin, &why, now);
@@ -358,7 +361,7 @@ impl Client {
             };
             failures += 1;
             let wait = jitter.wait(failures);
-            if Instant::now() + wait >= gives_up() && !self.is_there(patience, timeout) {
+            if self.shared.limits.now() + wait >= gives_up() && !self.is_there(patience, timeout) {
                 return Err(Error::new(
                     Status::Timeout,
                     format!("{what}: gave up after {failures} attempts: {trouble}"),
@@ -374,7 +377,7 @@ impl Client {
     /// ping, which counts as heard of.
     fn is_there(&self, patience: Patience, timeout: Duration) -> bool {
         matches!(patience, Patience::WhileAlive)
-            && self.ping_until(Instant::now() + timeout).is_ok()
+            && self.ping_until(self.shared.limits.now() + timeout).is_ok()
     }
 
     /// Sends what is queued and waits for its durability, then ends all threads.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use xylem_ambient::{Clock, Entropy};
 
 /// Page connections when the caller asks for none in particular.
 pub const CONNECTIONS: u32 = 2;
@@ -44,6 +45,10 @@ pub struct Config {
     pub retry_limit_ms: u32,
     /// Redo kept until it is durable.
     pub queue_bytes: u64,
+    /// The time of every deadline.
+    pub clock: Clock,
+    /// The source of jitter between attempts.
+    pub entropy: Entropy,
 }
 
 impl Config {
@@ -62,6 +67,8 @@ impl Config {
             request_timeout_ms: REQUEST_TIMEOUT_MS,
             retry_limit_ms: RETRY_LIMIT_MS,
             queue_bytes: QUEUE_BYTES,
+            clock: Clock::system(),
+            entropy: Entropy::system(),
         }
     }
 
@@ -81,6 +88,7 @@ impl Config {
 pub struct Limits {
     request_timeout_ms: AtomicU32,
     retry_limit_ms: AtomicU32,
+    clock: Clock,
     began: Instant,
     /// Milliseconds from `began` to the newest answer, plus one; 0 for none.
     heard: AtomicU64,
@@ -88,13 +96,19 @@ pub struct Limits {
 
 impl Limits {
     /// With these values.
-    pub fn new(request_timeout_ms: u32, retry_limit_ms: u32) -> Limits {
+    pub fn new(request_timeout_ms: u32, retry_limit_ms: u32, clock: Clock) -> Limits {
         Limits {
             request_timeout_ms: AtomicU32::new(request_timeout_ms),
             retry_limit_ms: AtomicU32::new(retry_limit_ms),
-            began: Instant::now(),
+            began: clock.instant(),
+            clock,
             heard: AtomicU64::new(0),
         }
+    }
+
+    /// The present instant.
+    pub fn now(&self) -> Instant {
+        self.clock.instant()
     }
 
     /// Changes them; 0 leaves a value as it is.

@@ -43,7 +43,11 @@ impl Shared {
             config.token.as_deref(),
         )?;
         Ok(Shared {
-            limits: Limits::new(config.request_timeout_ms, config.retry_limit_ms),
+            limits: Limits::new(
+                config.request_timeout_ms,
+                config.retry_limit_ms,
+                config.clock.clone(),
+            ),
             metadata,
             stats: Stats::default(),
             reach: Reachability::new(config.server()),

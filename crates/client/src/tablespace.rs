@@ -11,7 +11,6 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Component, Path};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
 
 const PATH: &str = "/xylem.control.v1.Control/GetTablespace";
 /// Far more than a few pages of 64 KiB.
@@ -39,8 +38,8 @@ pub fn open(client: &Client, id: u32, make: bool) -> Result<Tablespace, Error> {
         ));
     };
     let what = format!("tablespace {id}");
-    let begin = Instant::now();
-    let mut jitter = Jitter::from_entropy();
+    let begin = shared.limits.now();
+    let mut jitter = Jitter::from(&shared.config.entropy);
     let mut failures = 0;
     loop {
         let error = match attempt(client, id, make, datadir, &what) {
@@ -62,7 +61,7 @@ pub fn open(client: &Client, id: u32, make: bool) -> Result<Tablespace, Error> {
             );
         }
         let wait = jitter.wait(failures);
-        if Instant::now() + wait >= begin + shared.limits.retry_limit() {
+        if shared.limits.now() + wait >= begin + shared.limits.retry_limit() {
             return Err(error);
         }
         // A thread of the server with nothing else to do.

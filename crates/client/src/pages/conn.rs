@@ -31,7 +31,7 @@ const PING_MAX: usize = 64 << 10;
 pub async fn run(shared: Arc<Shared>, conn: Arc<Conn>, runtime: Handle, first: bool) {
     let _end = Closing(&conn);
     let mut calls = Calls::new(shared.clone(), conn.clone());
-    let mut jitter = Jitter::from_entropy();
+    let mut jitter = Jitter::from(&shared.config.entropy);
     let mut failures = 0;
     let mut was_up = false;
     loop {
@@ -49,7 +49,7 @@ pub async fn run(shared: Arc<Shared>, conn: Arc<Conn>, runtime: Handle, first: b
                     shared.stats.reconnects.add(1);
                 }
                 was_up = true;
-                let now = Instant::now();
+                let now = shared.limits.now();
                 let opened = Link::open(
                     requests.clone(),
                     connection,
@@ -91,7 +91,7 @@ pub async fn run(shared: Arc<Shared>, conn: Arc<Conn>, runtime: Handle, first: b
             }
             Err(closed) => closed,
         };
-        let now = Instant::now();
+        let now = shared.limits.now();
         match &closed {
             Closed::Status(status) if !status.code.retry_stream() => {
                 let mut error = shared.refused(status, "page stream");
@@ -123,7 +123,7 @@ pub async fn run(shared: Arc<Shared>, conn: Arc<Conn>, runtime: Handle, first: b
             break;
         }
     }
-    calls.cancel_all(Instant::now());
+    calls.cancel_all(shared.limits.now());
 }
 
 /// Closes the queue when the thread ends, in whatever way.
@@ -138,10 +138,10 @@ impl Drop for Closing<'_> {
 /// Waits before the next attempt to connect; false when stopped. Calls whose
 /// time is up meanwhile are told.
 async fn rest(shared: &Shared, conn: &Conn, calls: &mut Calls, wait: Duration, why: &str) -> bool {
-    let until = Instant::now() + wait;
+    let until = shared.limits.now() + wait;
     let why = format!("page server {} unreachable: {why}", shared.config.server());
     loop {
-        let now = Instant::now();
+        let now = shared.limits.now();
         calls.expire(&why, now);
         if shared.is_fenced() {
             calls.refuse_all(&shared.fenced_error(), now);
@@ -218,7 +218,7 @@ impl Session<'_> {
     }
 
     fn step(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Closed> {
-        let mut now = Instant::now();
+        let mut now = self.shared.limits.now();
         loop {
             if self.conn.stopped(cx.waker()) {
                 return Ok(Poll::Ready(()));
@@ -235,7 +235,7 @@ impl Session<'_> {
             self.poll_probe(cx, now);
             match self.link.poll(cx, now) {
                 Poll::Ready(Ok(())) => {
-                    now = Instant::now();
+                    now = self.shared.limits.now();
                     let count = self
                         .calls
                         .answers(&mut self.link.received, now)
@@ -250,7 +250,7 @@ impl Session<'_> {
             if self.sleep.as_mut().poll(cx).is_pending() {
                 return Ok(Poll::Pending);
             }
-            now = Instant::now();
+            now = self.shared.limits.now();
             self.look_at_clock(cx, now)?;
         }
     }

@@ -35,9 +35,9 @@ impl Calls {
     /// None yet.
     pub fn new(shared: Arc<Shared>, conn: Arc<Conn>) -> Calls {
         Calls {
+            jitter: Jitter::from(&shared.config.entropy),
             shared,
             conn,
-            jitter: Jitter::from_entropy(),
             next_id: 1,
             sent: HashMap::new(),
             again: Vec::new(),

@@ -1,6 +1,7 @@
 //! What the callers and the thread of one page connection have in common.
 
 use super::PageCall;
+use crate::config::Limits;
 use crate::status::{Error, Status};
 use crate::threads::{is_library_thread, lock};
 use bytes::Bytes;
@@ -165,7 +166,7 @@ impl Conn {
     /// # Errors
     /// At once when the server refuses the connection's stream or the library is
     /// shut down; otherwise at `until`, and says what the trouble was.
-    pub fn wait_up(&self, until: Instant) -> Result<Up, Error> {
+    pub fn wait_up(&self, until: Instant, limits: &Limits) -> Result<Up, Error> {
         let mut state = lock(&self.state);
         loop {
             if state.stopped {
@@ -177,7 +178,7 @@ impl Conn {
             if let Some(up) = &state.up {
                 return Ok(up.clone());
             }
-            let now = Instant::now();
+            let now = limits.now();
             match &state.trouble {
                 Some(error) if error.status != Status::Timeout || now >= until => {
                     return Err(error.clone());

@@ -3,6 +3,7 @@
 
 use super::Queue;
 use crate::backoff::Jitter;
+use crate::config::Limits;
 use crate::grpc::{Closed, Code, Link, connect};
 use crate::log::{self, Level};
 use crate::shared::{Shared, remember};
@@ -42,13 +43,13 @@ impl Begin {
     ///
     /// # Errors
     /// When the server refuses it, or at `until`.
-    pub fn wait(&self, until: Instant) -> Result<Arc<Queue>, Error> {
+    pub fn wait(&self, until: Instant, limits: &Limits) -> Result<Arc<Queue>, Error> {
         let mut state = lock(&self.state);
         loop {
             if let Some(result) = &state.result {
                 return result.clone();
             }
-            let now = Instant::now();
+            let now = limits.now();
             if now >= until {
                 let why = state.trouble.clone();
                 let why = why.unwrap_or_else(|| "no first acknowledgement in time".to_owned());
@@ -95,7 +96,7 @@ pub async fn run(shared: Arc<Shared>, begin: Arc<Begin>) {
         begin: &begin,
     };
     let mut queue: Option<Arc<Queue>> = None;
-    let mut jitter = Jitter::from_entropy();
+    let mut jitter = Jitter::from(&shared.config.entropy);
     let mut failures = 0;
     loop {
         let mut session = Session {
@@ -105,12 +106,12 @@ pub async fn run(shared: Arc<Shared>, begin: Arc<Begin>) {
             link: None,
             resumed: false,
             sleep: Box::pin(sleep(Duration::ZERO)),
-            opened: Instant::now(),
+            opened: shared.limits.now(),
         };
         let end = session.run().await;
         let resumed = session.resumed;
         shared.stats.connected.set(0);
-        let now = Instant::now();
+        let now = shared.limits.now();
         match end {
             End::Stopped => break,
             End::Failed(error) => {
@@ -241,7 +242,7 @@ impl Session<'_> {
             Some(Ok(pair)) => pair,
             Some(Err(closed)) => return closed.into(),
         };
-        let now = Instant::now();
+        let now = self.shared.limits.now();
         match Link::open(
             requests,
             connection,
@@ -265,7 +266,7 @@ impl Session<'_> {
     }
 
     fn step(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, End> {
-        let mut now = Instant::now();
+        let mut now = self.shared.limits.now();
         loop {
             if stop_wanted(self.queue.as_deref(), self.begin, cx.waker()) {
                 if let Some(link) = &mut self.link {
@@ -292,7 +293,7 @@ impl Session<'_> {
             }
             match link.poll(cx, now) {
                 Poll::Ready(Ok(())) => {
-                    now = Instant::now();
+                    now = self.shared.limits.now();
                     self.acknowledged(now)?;
                     continue;
                 }
@@ -302,7 +303,7 @@ impl Session<'_> {
             if self.sleep.as_mut().poll(cx).is_pending() {
                 return Ok(Poll::Pending);
             }
-            now = Instant::now();
+            now = self.shared.limits.now();
             let timeout = self.shared.limits.request_timeout();
             link.check_pulse(cx, now, timeout)?;
             if !self.resumed && now.duration_since(self.opened) >= timeout {
@@ -329,7 +330,7 @@ impl Session<'_> {
             self.shared.limits.heard(now);
             match self.queue.as_ref() {
                 Some(queue) => queue
-                    .acknowledge(&ack, !self.resumed, &self.shared.stats)
+                    .acknowledge(&ack, !self.resumed, now, &self.shared.stats)
                     .map_err(End::Failed)?,
                 None => *self.queue = Some(begin(self.shared, self.begin, &ack, now)?),
             }

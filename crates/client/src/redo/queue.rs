@@ -94,7 +94,7 @@ impl Queue {
     }
 
     fn room_for(&self, bytes: usize, limits: &Limits) -> Result<MutexGuard<'_, Inner>, Error> {
-        let started = Instant::now();
+        let started = limits.now();
         let mut inner = lock(&self.inner);
         loop {
             inner.check()?;
@@ -105,7 +105,7 @@ impl Queue {
             // The limit counts from the last sign of life: a slow server slows
             // the writer, only one that is gone fails it.
             let until = limits.gives_up(started.max(inner.progress));
-            let now = Instant::now();
+            let now = limits.now();
             if now >= until {
                 return Err(Error::new(
                     Status::Timeout,
@@ -162,7 +162,7 @@ impl Queue {
     pub fn wait_all(&self, limits: &Limits) -> Result<(), Error> {
         let inner = lock(&self.inner);
         let seq = inner.state.seq_for(u64::MAX);
-        let until = Instant::now() + limits.retry_limit();
+        let until = limits.now() + limits.retry_limit();
         self.wait(inner, seq, limits, Some(until))
     }
 
@@ -179,7 +179,7 @@ impl Queue {
         }
         inner.check()?;
         let waiter = Waiter::new();
-        let started = Instant::now();
+        let started = limits.now();
         inner.begin_to_wait(started);
         inner.waiters.push((seq, waiter.clone()));
         drop(inner);
@@ -198,7 +198,7 @@ impl Queue {
             let until = limits.gives_up(started.max(inner.progress));
             let until = last.map_or(until, |last| last.min(until));
             drop(inner);
-            let now = Instant::now();
+            let now = limits.now();
             if now < until {
                 std::thread::park_timeout(until - now);
                 continue;
@@ -248,7 +248,13 @@ impl Queue {
     ///
     /// # Errors
     /// When it contradicts what was sent; the stream has failed then.
-    pub fn acknowledge(&self, ack: &WalAck, first: bool, stats: &Stats) -> Result<(), Error> {
+    pub fn acknowledge(
+        &self,
+        ack: &WalAck,
+        first: bool,
+        now: Instant,
+        stats: &Stats,
+    ) -> Result<(), Error> {
         let mut inner = lock(&self.inner);
         let result = if first {
             inner.state.resume(ack)
@@ -259,7 +265,7 @@ impl Queue {
             Ok(news) => {
                 stats.lsn_applied.raise(ack.applied_lsn);
                 if news || first {
-                    inner.progress = Instant::now();
+                    inner.progress = now;
                 }
                 if !news {
                     return Ok(());
