@@ -239,6 +239,8 @@ impl Place<'_> {
     }
 
     fn connector(&self) -> SpawnedReqwestConnector {
+        // Fails if the process has a provider already, which serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         SpawnedReqwestConnector::new(self.handle.clone())
     }
 
