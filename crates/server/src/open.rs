@@ -6,7 +6,7 @@ use crate::config::{ServerConfig, WalStore};
 use crate::error::ServerError;
 use crate::node::{Node, Opened};
 use crate::ownership::{self, Ownership};
-use crate::project::catalog::{self, Catalog, CatalogError};
+use crate::project::catalog::{self, Catalog, CatalogError, Claimant};
 use crate::project::wal_home::{self, WalState};
 use crate::project::{self, InnodbParams, Project};
 use crate::time;
@@ -22,6 +22,14 @@ const BRANCHES: &str = "branches";
 
 /// Branches that are opened at the same time.
 const AT_ONCE: usize = 16;
+
+fn claimant(config: &ServerConfig, lease: Duration) -> Result<Claimant, ServerError> {
+    Ok(Claimant {
+        writer: config.random()?,
+        lease,
+        clock: config.clock.clone(),
+    })
+}
 
 /// The project that the store holds, claimed; a new one if the store is empty.
 /// The caller holds the data directory's lock.
@@ -55,7 +63,7 @@ fn claim_or_create(
             true => Duration::ZERO,
             false => lease,
         };
-        if let Some(claimed) = Catalog::claim(place, config.random()?, promised)? {
+        if let Some(claimed) = Catalog::claim(place, claimant(config, promised)?)? {
             claimed.promise(lease);
             if looked.wait {
                 ownership::wait_out(&claimed)?;
@@ -97,7 +105,7 @@ fn claim_or_create(
         )
     };
     let id = new.id.clone();
-    let catalog = Catalog::create(place, config.random()?, new, lease)?;
+    let catalog = Catalog::create(place, claimant(config, lease)?, new)?;
     project::settle(data_dir, &id)?;
     tracing::info!(data_dir = %data_dir.display(), store = place.url(), project = %id, "new project");
     let state = match config.wal_store {

@@ -20,12 +20,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use xylem_ambient::Clock;
 use xylem_pages::files::{Files, Place, Put};
 
 /// The folder in the store.
 pub const FOLDER: &str = "project";
 /// The version of the format that is written; others are refused.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 const PREFIX: &str = "catalog-";
 /// Documents that are kept, the newest among them.
 const KEPT: u64 = 4;
@@ -368,6 +369,7 @@ pub struct Catalog {
     /// When the store was last asked, and then said that the project is this
     /// server's.
     proved: Mutex<Instant>,
+    clock: Clock,
     /// Sent to at each such answer.
     renewed: watch::Sender<()>,
     why_lost: OnceLock<CatalogError>,
@@ -383,25 +385,33 @@ struct State {
     pending: Option<Pending>,
 }
 
+/// A server that wants to own a project.
+#[derive(Clone, Debug)]
+pub struct Claimant {
+    /// A random number, which tells its documents from those of others.
+    pub writer: u128,
+    /// How long it may acknowledge commits once another server has claimed the
+    /// project.
+    pub lease: Duration,
+    /// Its clock, which says how old an answer of the store is.
+    pub clock: Clock,
+}
+
 struct Pending {
     content: Content,
     why: CatalogError,
 }
 
 impl Catalog {
-    /// Claims the project in `place`; none when there is none. `writer` is a
-    /// random number, `lease` how long this server may acknowledge commits
-    /// once another has claimed the project. The claim itself promises no less
-    /// than the owner before did, whose promise may still bind.
+    /// Claims the project in `place`; none when there is none. The claim itself
+    /// promises no less than the owner before did, whose promise may still
+    /// bind.
     ///
     /// # Errors
     /// When the store fails, or the newest document is damaged or of another
     /// version.
-    pub fn claim(
-        place: &dyn Place,
-        writer: u128,
-        lease: Duration,
-    ) -> Result<Option<Catalog>, CatalogError> {
+    pub fn claim(place: &dyn Place, claimant: Claimant) -> Result<Option<Catalog>, CatalogError> {
+        let lease = claimant.lease;
         let folder = Folder::open(place)?;
         let mut tries = 0;
         loop {
@@ -413,10 +423,12 @@ impl Catalog {
                 found_lease: found,
                 ..Catalog::with(
                     Folder::open(place)?,
-                    writer,
+                    Claimant {
+                        lease: lease.max(found),
+                        ..claimant.clone()
+                    },
                     newest.number,
                     newest.project,
-                    lease.max(found),
                 )
             };
             match catalog.change(|_| Ok::<(), CatalogError>(())) {
@@ -437,33 +449,27 @@ impl Catalog {
     /// [`CatalogError::Lost`] when there is one by now; when the store fails.
     pub fn create(
         place: &dyn Place,
-        writer: u128,
+        claimant: Claimant,
         project: Project,
-        lease: Duration,
     ) -> Result<Catalog, CatalogError> {
-        let catalog = Catalog::with(Folder::open(place)?, writer, 0, project, lease);
+        let catalog = Catalog::with(Folder::open(place)?, claimant, 0, project);
         catalog.change(|_| Ok::<(), CatalogError>(()))?;
         Ok(catalog)
     }
 
-    fn with(
-        folder: Folder,
-        writer: u128,
-        number: u64,
-        project: Project,
-        lease: Duration,
-    ) -> Catalog {
+    fn with(folder: Folder, claimant: Claimant, number: u64, project: Project) -> Catalog {
         Catalog {
             folder,
-            writer: format!("{writer:032x}"),
+            writer: format!("{:032x}", claimant.writer),
             state: Mutex::new(State {
                 number,
-                lease,
+                lease: claimant.lease,
                 pending: None,
             }),
             project: RwLock::new(Arc::new(project)),
             found_lease: Duration::ZERO,
-            proved: Mutex::new(Instant::now()),
+            proved: Mutex::new(claimant.clock.instant()),
+            clock: claimant.clock,
             renewed: watch::Sender::new(()),
             why_lost: OnceLock::new(),
             lost: CancellationToken::new(),
@@ -505,7 +511,7 @@ impl Catalog {
     /// How long ago this server asked the store for the last time that then
     /// said the project is its own.
     pub fn proof_age(&self) -> Duration {
-        self.proved.lock().elapsed()
+        self.clock.since(*self.proved.lock())
     }
 
     /// Wakes whenever the store has said so again.
@@ -530,7 +536,7 @@ impl Catalog {
         if let Some(lost) = self.why_lost.get() {
             return Err(lost.clone());
         }
-        let asked = Instant::now();
+        let asked = self.clock.instant();
         let numbers = self.folder.numbers()?;
         if let Some(newest) = numbers.last().copied().filter(|n| *n > state.number)
             && !self.is_ours(newest)?
@@ -655,7 +661,7 @@ impl Catalog {
             }
         }
         // It is the truth unless there is a newer one.
-        let asked = Instant::now();
+        let asked = self.clock.instant();
         let numbers = match self.folder.numbers() {
             Ok(numbers) => numbers,
             Err(error) => return Err(self.pend(state, content, error.to_string())),

@@ -3,7 +3,7 @@
 //! Creating the system tables takes MariaDB a second or more; a copy of a
 //! project that has them takes the time of copying its files.
 
-use super::catalog::{self, Catalog};
+use super::catalog::{self, Catalog, Claimant};
 use super::{Project, is_used, refuse_former, settle, sync_dir, wals};
 use crate::error::ServerError;
 use crate::lock::DirLock;
@@ -15,7 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use xylem_ambient::Entropy;
+use xylem_ambient::{Clock, Entropy};
 use xylem_pages::files::{FileReader, Files, LocalFiles, Place, Put};
 
 /// Stands in a data directory while a template is copied into it, with the URL
@@ -90,12 +90,12 @@ pub fn create_from_template_in(
         branch.created_at = now;
     }
     // Nobody serves it yet: who opens it first need not wait.
-    Catalog::create(
-        &*place,
-        random::number(entropy)?,
-        copy.clone(),
-        Duration::ZERO,
-    )?;
+    let claimant = Claimant {
+        writer: random::number(entropy)?,
+        lease: Duration::ZERO,
+        clock: Clock::system(),
+    };
+    Catalog::create(&*place, claimant, copy.clone())?;
     settle(data_dir, &copy.id)?;
     let marker = data_dir.join(COPYING);
     std::fs::remove_file(&marker)

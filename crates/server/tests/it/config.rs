@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::PathBuf;
-use xylem_server::config::{LogFormat, ServerArgs, load};
+use xylem_server::config::{LogFormat, ServerArgs, load, markdown};
 use xylem_server::span::Span;
 
 fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
@@ -141,5 +141,24 @@ fn a_token_comes_from_a_file_and_is_not_shown() {
     assert!(token.matches(b"s3cret"));
     for wrong in [&b"weak"[..], b"", b"s3cre", b"s3crets", b"s3crets3cret"] {
         assert!(!token.matches(wrong), "{wrong:?}");
+    }
+}
+
+/// The documents take the table of settings from the code:
+/// `XYLEM_UPDATE_DOCS=1 cargo test -p xylem-server the_table_of_settings`.
+#[test]
+fn the_table_of_settings_is_the_codes() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/server.md");
+    let book = std::fs::read_to_string(path).unwrap();
+    let (before, rest) = book.split_once("<!-- settings: ").unwrap();
+    let (origin, rest) = rest.split_once("-->\n").unwrap();
+    let (table, after) = rest.split_once("<!-- end of settings -->").unwrap();
+    if std::env::var_os("XYLEM_UPDATE_DOCS").is_some() {
+        let new = markdown();
+        let text =
+            format!("{before}<!-- settings: {origin}-->\n\n{new}\n<!-- end of settings -->{after}");
+        std::fs::write(path, text).unwrap();
+    } else {
+        assert_eq!(table.trim(), markdown().trim());
     }
 }

@@ -9,11 +9,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use xylem_ambient::Entropy;
+use xylem_ambient::{Clock, Entropy};
 use xylem_proto::control::ListBranchesRequest;
 use xylem_proto::pageserver::GetPageRequest;
 use xylem_server::place;
-use xylem_server::project::catalog::{self, Catalog, CatalogError};
+use xylem_server::project::catalog::{self, Catalog, CatalogError, Claimant};
 use xylem_server::project::{
     BranchMeta, InnodbParams, Project, create_from_template, create_from_template_in,
 };
@@ -44,6 +44,14 @@ fn change(catalog: &Catalog, act: impl FnOnce(&mut Project)) -> Result<(), catal
     })
 }
 
+fn claimant(writer: u128, lease: Duration) -> Claimant {
+    Claimant {
+        writer,
+        lease,
+        clock: Clock::system(),
+    }
+}
+
 /// Random numbers that are all `n`.
 fn fixed(n: u128) -> Entropy {
     Entropy::new(move || Ok(n))
@@ -52,11 +60,15 @@ fn fixed(n: u128) -> Entropy {
 #[test]
 fn a_catalogue_is_read_back_and_damage_is_found() {
     let place = MemPlace::new();
-    assert!(Catalog::claim(&place, 1, LEASE).unwrap().is_none());
+    assert!(
+        Catalog::claim(&place, claimant(1, LEASE))
+            .unwrap()
+            .is_none()
+    );
     assert!(!catalog::exists(&place).unwrap());
     let project = sample();
-    Catalog::create(&place, 1, project.clone(), LEASE).unwrap();
-    let claimed = Catalog::claim(&place, 2, LEASE).unwrap().unwrap();
+    Catalog::create(&place, claimant(1, LEASE), project.clone()).unwrap();
+    let claimed = Catalog::claim(&place, claimant(2, LEASE)).unwrap().unwrap();
     assert_eq!(*claimed.project(), project);
     let found = catalog::read(&place).unwrap().unwrap();
     assert_eq!((found.project, found.lease), (project, LEASE));
@@ -74,7 +86,10 @@ fn a_catalogue_is_read_back_and_damage_is_found() {
     ];
     for (damaged, message) in cases {
         place.set(name, damaged.as_bytes());
-        let error = Catalog::claim(&place, 3, LEASE).err().unwrap().to_string();
+        let error = Catalog::claim(&place, claimant(3, LEASE))
+            .err()
+            .unwrap()
+            .to_string();
         assert!(
             error.contains(message) && error.contains("catalog-0000000000000002"),
             "{error}"
@@ -82,14 +97,17 @@ fn a_catalogue_is_read_back_and_damage_is_found() {
     }
     // A document under another number is none of this one's.
     place.set("project/catalog-0000000000000005", text.as_bytes());
-    let error = Catalog::claim(&place, 3, LEASE).err().unwrap().to_string();
+    let error = Catalog::claim(&place, claimant(3, LEASE))
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("number 2 inside"), "{error}");
 }
 
 #[test]
 fn only_the_last_few_catalogues_are_kept() {
     let place = MemPlace::new();
-    let catalog = Catalog::create(&place, 1, sample(), LEASE).unwrap();
+    let catalog = Catalog::create(&place, claimant(1, LEASE), sample()).unwrap();
     for id in 1..20 {
         change(&catalog, |project| {
             let branch = child(id, 0xabc, false);
@@ -115,8 +133,8 @@ fn only_the_last_few_catalogues_are_kept() {
 #[test]
 fn who_opened_a_project_last_has_it() {
     let place = MemPlace::new();
-    let first = Catalog::create(&place, 1, sample(), LEASE).unwrap();
-    let second = Catalog::claim(&place, 2, LEASE).unwrap().unwrap();
+    let first = Catalog::create(&place, claimant(1, LEASE), sample()).unwrap();
+    let second = Catalog::claim(&place, claimant(2, LEASE)).unwrap().unwrap();
     let add = |project: &mut Project| {
         project
             .branches
@@ -140,7 +158,7 @@ fn who_opened_a_project_last_has_it() {
     change(&second, add).unwrap();
 
     // Without having looked, too.
-    let third = Catalog::claim(&place, 3, LEASE).unwrap().unwrap();
+    let third = Catalog::claim(&place, claimant(3, LEASE)).unwrap().unwrap();
     for _ in 0..10 {
         change(&third, |_| {}).unwrap();
     }
@@ -161,11 +179,15 @@ fn who_opened_a_project_last_has_it() {
 #[test]
 fn many_claims_at_once_leave_one_owner() {
     let place = MemPlace::new();
-    Catalog::create(&place, 0, sample(), LEASE).unwrap();
+    Catalog::create(&place, claimant(0, LEASE), sample()).unwrap();
     let claims: Vec<_> = (1..=8)
         .map(|writer| {
             let place = place.clone();
-            std::thread::spawn(move || Catalog::claim(&place, writer, LEASE).unwrap().unwrap())
+            std::thread::spawn(move || {
+                Catalog::claim(&place, claimant(writer, LEASE))
+                    .unwrap()
+                    .unwrap()
+            })
         })
         .collect();
     let claims: Vec<Catalog> = claims.into_iter().map(|c| c.join().unwrap()).collect();
@@ -182,7 +204,7 @@ fn a_put_that_nobody_could_tell_the_outcome_of_is_settled_by_the_next() {
         Step::Put(_) => taken.lock().unwrap().pop().unwrap_or(Fate::Done),
         Step::Remove(_) => Fate::Done,
     });
-    let catalog = Catalog::create(&place, 1, sample(), LEASE).unwrap();
+    let catalog = Catalog::create(&place, claimant(1, LEASE), sample()).unwrap();
     let add = |name: &'static str, id| {
         move |project: &mut Project| {
             project
@@ -223,7 +245,7 @@ fn a_store_that_cannot_be_read_is_neither_success_nor_loss() {
     let seen = Arc::new(AtomicBool::new(true));
     let sight = Arc::clone(&seen);
     let place = store.sighted(move |_| sight.load(Ordering::SeqCst));
-    let first = Catalog::create(&place, 1, sample(), LEASE).unwrap();
+    let first = Catalog::create(&place, claimant(1, LEASE), sample()).unwrap();
     let age = first.proof_age();
     seen.store(false, Ordering::SeqCst);
     let error = first.look().unwrap_err();
@@ -237,7 +259,7 @@ fn a_store_that_cannot_be_read_is_neither_success_nor_loss() {
     change(&first, |_| {}).unwrap();
 
     // Another server's document is there, and cannot be read.
-    Catalog::claim(&store, 2, LEASE).unwrap().unwrap();
+    Catalog::claim(&store, claimant(2, LEASE)).unwrap().unwrap();
     seen.store(false, Ordering::SeqCst);
     let error = change(&first, |_| {}).unwrap_err();
     assert!(matches!(error, CatalogError::Unsettled { .. }), "{error:?}");
@@ -255,17 +277,17 @@ fn a_store_that_cannot_be_read_is_neither_success_nor_loss() {
 fn a_claim_keeps_the_promise_of_the_owner_before() {
     let place = MemPlace::new();
     let long = Duration::from_secs(60);
-    Catalog::create(&place, 1, sample(), long).unwrap();
-    let second = Catalog::claim(&place, 2, LEASE).unwrap().unwrap();
+    Catalog::create(&place, claimant(1, long), sample()).unwrap();
+    let second = Catalog::claim(&place, claimant(2, LEASE)).unwrap().unwrap();
     assert_eq!(second.found_lease(), long);
     // It ends while it waits, and a third comes.
     assert_eq!(catalog::read(&place).unwrap().unwrap().lease, long);
-    let third = Catalog::claim(&place, 3, LEASE).unwrap().unwrap();
+    let third = Catalog::claim(&place, claimant(3, LEASE)).unwrap().unwrap();
     assert_eq!(third.found_lease(), long);
     change(&third, |_| {}).unwrap();
     assert_eq!(catalog::read(&place).unwrap().unwrap().lease, LEASE);
     third.release().unwrap();
-    let fourth = Catalog::claim(&place, 4, LEASE).unwrap().unwrap();
+    let fourth = Catalog::claim(&place, claimant(4, LEASE)).unwrap().unwrap();
     assert_eq!(fourth.found_lease(), Duration::ZERO);
     assert_eq!(catalog::read(&place).unwrap().unwrap().lease, LEASE);
 }
@@ -273,7 +295,7 @@ fn a_claim_keeps_the_promise_of_the_owner_before() {
 #[test]
 fn a_catalogue_that_makes_no_sense_is_not_written() {
     let place = MemPlace::new();
-    let catalog = Catalog::create(&place, 1, sample(), LEASE).unwrap();
+    let catalog = Catalog::create(&place, claimant(1, LEASE), sample()).unwrap();
     let before = catalog.project();
     let wrong: [(&str, BranchMeta, &str); 5] = [
         ("a//b", child(1, 0xabc, false), "cannot name"),
