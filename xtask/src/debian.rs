@@ -81,6 +81,32 @@ pub fn mariadb() -> Result<Mariadb> {
     )
 }
 
+/// The environment variable that names a minimal Debian to a test.
+pub const ROOT_VARIABLE: &str = "XYLEM_TEST_DEBIAN";
+
+/// A minimal Debian 12 in a folder, for tests of what runs there. Needs root.
+pub fn minimal_root() -> Result<PathBuf> {
+    let root = cache::dir()?.join("debian-root").join("bookworm");
+    cache::product(&root, |dir| {
+        let sources = host_sources()?;
+        let mirror = sources
+            .lines()
+            .filter_map(|line| line.strip_prefix("deb "))
+            .find(|line| line.ends_with(" bookworm main"))
+            .and_then(|line| line.split(' ').next())
+            .context("no source of Debian 12 (bookworm, main) is configured")?;
+        steps::run(
+            "making a minimal Debian 12",
+            Command::new("debootstrap")
+                .args(["--variant=minbase", "bookworm"])
+                .arg(dir)
+                .arg(mirror),
+            &cache::dir()?.join("log/debootstrap.log"),
+        )
+    })?;
+    Ok(root)
+}
+
 /// apt-get with lists and a cache of its own.
 struct Apt {
     dir: PathBuf,

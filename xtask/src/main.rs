@@ -4,6 +4,7 @@
 mod cache;
 mod debian;
 mod dist;
+mod package;
 mod packages;
 mod plugin;
 mod s3server;
@@ -51,13 +52,15 @@ enum Task {
     },
     /// MariaDB's own tests on servers that live on the page server:
     /// `mysqltest SUITE [FILTER]`; --help lists the options.
-    Mtr {
+    Mysqltest {
         /// Run them on a debug build of MariaDB, which has many more tests.
         #[arg(long)]
         debug: bool,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Pack everything into one archive that runs on Debian 12 as it is.
+    Package,
     /// Check that the patches apply to MariaDB's source, and print the folder
     /// of the patched source.
     Source,
@@ -92,13 +95,17 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Bench { args } => harness("xylem-bench", &args),
         Task::Kills { args } => harness("xylem-e2e", &args),
-        Task::Mtr { debug, mut args } => {
+        Task::Mysqltest { debug, mut args } => {
             if debug {
                 packages::install()?;
                 let server = plugin::build_debug_server(&debian::mariadb()?)?;
                 args.splice(0..0, ["--debug".to_owned(), server.display().to_string()]);
             }
             harness("xylem-mysqltest", &args)
+        }
+        Task::Package => {
+            println!("{}", package::make(&dist::build()?)?.display());
+            Ok(ExitCode::SUCCESS)
         }
         Task::Source => {
             packages::install()?;

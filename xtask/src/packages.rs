@@ -9,6 +9,7 @@ use std::process::Command;
 const NEEDED: &[&str] = &[
     "bison",
     "cmake",
+    "debootstrap",
     "dpkg-dev",
     "g++",
     "gcc",

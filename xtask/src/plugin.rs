@@ -44,6 +44,9 @@ const CMAKE_FLAGS: &[&str] = &[
 const RELEASE_FLAGS: &[&str] = &[
     "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
     "-DBUILD_CONFIG=mysql_release",
+    // Without debug information, which is stripped anyway: a fifth of the time.
+    "-DCMAKE_C_FLAGS_RELWITHDEBINFO=-O2 -DNDEBUG",
+    "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O2 -DNDEBUG",
 ];
 
 /// With assertions, fault injection, and checksums of pages in the redo log;

@@ -2,12 +2,16 @@
 //! output when it fails.
 
 use anyhow::{Context, Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
+
+/// Steps may run at the same time, each with a line of its own.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// Lines of output shown when a step fails.
 const TAIL_LINES: usize = 40;
@@ -29,7 +33,7 @@ pub fn run(name: &str, command: &mut Command, log: &Path) -> Result<()> {
     let started = Instant::now();
     let terminal = std::io::stderr().is_terminal();
     let bar = if terminal {
-        ProgressBar::new_spinner()
+        BARS.add(ProgressBar::new_spinner())
     } else {
         ProgressBar::hidden()
     };
@@ -75,7 +79,8 @@ pub fn run(name: &str, command: &mut Command, log: &Path) -> Result<()> {
             tail.join("\n")
         );
     }
-    eprintln!("{name}: {:.1} s", started.elapsed().as_secs_f64());
+    let took = format!("{name}: {:.1} s", started.elapsed().as_secs_f64());
+    BARS.suspend(|| eprintln!("{took}"));
     Ok(())
 }
 

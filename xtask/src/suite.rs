@@ -1,7 +1,7 @@
 //! `cargo xtask test`: formatting, lints, licences, and every test.
 
 use crate::dist::Dist;
-use crate::{cache, packages, plugin, s3server, steps};
+use crate::{cache, debian, package, packages, plugin, s3server, steps};
 use anyhow::{Context, Result, bail};
 use std::process::Command;
 
@@ -31,6 +31,12 @@ pub fn run(dist: &Dist, filter: Option<&str>) -> Result<()> {
             ]),
         )?;
         licences()?;
+        check(
+            "documentation",
+            steps::cargo()
+                .args(["doc", "--workspace", "--no-deps", "--locked", "--quiet"])
+                .env("RUSTDOCFLAGS", "-D warnings"),
+        )?;
     }
     // The whole systems under test are the release build in the installation;
     // optimising the tests themselves takes longer than it saves.
@@ -40,6 +46,12 @@ pub fn run(dist: &Dist, filter: Option<&str>) -> Result<()> {
         tests.arg(filter);
     }
     tests.env(s3server::VARIABLE, weed);
+    // Changing the root directory is root's alone.
+    if rustix::process::geteuid().is_root() {
+        tests
+            .env(package::VARIABLE, package::make(dist)?)
+            .env(debian::ROOT_VARIABLE, debian::minimal_root()?);
+    }
     check("tests", dist.environment(&mut tests))
 }
 

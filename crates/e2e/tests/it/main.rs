@@ -14,6 +14,7 @@ mod import;
 mod kills;
 mod moments;
 mod object_store;
+mod package;
 mod prepared;
 mod readers;
 mod replica;
