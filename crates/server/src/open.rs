@@ -141,9 +141,9 @@ fn sweep(wals: &Wals, place: &dyn Place, catalog: &Catalog) -> Result<Vec<String
         match project::branch_of_folder(&name) {
             Some(id) if known(id) => {}
             Some(_) => {
-                tracing::info!(branch = name, "removing what is left of a branch");
+                tracing::info!(branch_id = name, "removing what is left of a branch");
                 if let Err(error) = place.remove_folder(&folder) {
-                    tracing::warn!(branch = name, %error, "leftover not removed");
+                    tracing::warn!(branch_id = name, %error, "leftover not removed");
                 }
             }
             None => strange.push(format!("{}/{folder}", place.url())),

@@ -220,9 +220,9 @@ impl Wals {
             match project::branch_of_folder(&name) {
                 Some(id) if known(id) => {}
                 Some(id) => {
-                    tracing::info!(branch = %id, "removing the WAL of a branch that is not there any more");
+                    tracing::info!(branch_id = %id, "removing the WAL of a branch that is not there any more");
                     if let Err(error) = self.remove(id) {
-                        tracing::warn!(branch = %id, %error, "leftover WAL not removed");
+                        tracing::warn!(branch_id = %id, %error, "leftover WAL not removed");
                     }
                 }
                 None => strange.push(format!("{place}/{name}")),
@@ -338,7 +338,7 @@ impl LocalWals {
         let end = wal.durable().borrow().position();
         if let Some(damage) = copied.damage {
             tracing::error!(
-                branch = %id,
+                branch_id = %id,
                 "the copy of the WAL in the store is damaged and is made anew, since the WAL itself is whole: {damage}"
             );
         }
@@ -379,7 +379,7 @@ impl LocalWals {
         let until = Some(restored.time_us).filter(|us| *us > 0);
         let until = until.and_then(crate::time::timestamp);
         tracing::warn!(
-            branch = %id,
+            branch_id = %id,
             entries = restored.entries,
             lsn = %restored.lsn,
             backed_up_until = until.map(|t| t.to_string()).unwrap_or_default(),

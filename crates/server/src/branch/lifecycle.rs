@@ -189,7 +189,7 @@ pub async fn create(
     })
     .await?;
     opened.branches.insert(&made, &name);
-    tracing::info!(branch = name, id = %made.id(), lsn = made.meta.branch_point_lsn, "branch created");
+    tracing::info!(branch = name, branch_id = %made.id(), lsn = made.meta.branch_point_lsn, "branch created");
     Ok(made)
 }
 
@@ -224,7 +224,7 @@ pub async fn create_empty(
     })
     .await?;
     opened.branches.insert(&made, name.as_str());
-    tracing::info!(branch = %name, id = %made.id(), "empty branch created");
+    tracing::info!(branch = %name, branch_id = %made.id(), "empty branch created");
     Ok(made)
 }
 
@@ -284,7 +284,7 @@ async fn remove_now(
     branch.set_removed();
     open::close_branch(branch).await;
     remove_files(node, id).await;
-    tracing::info!(branch = name, %id, "branch removed");
+    tracing::info!(branch = name, branch_id = %id, "branch removed");
     Ok(())
 }
 
@@ -320,14 +320,14 @@ async fn remove_files(node: &Arc<Node>, id: BranchId) {
         if let Some(opened) = node.opened()
             && let Err(error) = opened.store.remove_branch(id)
         {
-            tracing::warn!(branch = %id, %error, "what is left of the branch is removed at the next start");
+            tracing::warn!(branch_id = %id, %error, "what is left of the branch is removed at the next start");
         }
         if let Some(Err(error)) = node.opened().map(|opened| opened.wals.remove(id)) {
-            tracing::warn!(branch = %id, %error, "the branch's WAL is removed at the next start");
+            tracing::warn!(branch_id = %id, %error, "the branch's WAL is removed at the next start");
         }
     });
     if let Err(error) = removed.await {
-        tracing::error!(branch = %id, %error, "removing the branch's files ended early");
+        tracing::error!(branch_id = %id, %error, "removing the branch's files ended early");
     }
 }
 
@@ -353,7 +353,7 @@ pub async fn rename(
     .await?;
     let before = branch.name();
     opened.branches.rename(&branch, to.as_str(), None);
-    tracing::info!(branch = %to, before, %id, "branch renamed");
+    tracing::info!(branch = %to, before, branch_id = %id, "branch renamed");
     Ok(branch)
 }
 
@@ -416,7 +416,7 @@ pub async fn restore(
     }
     opened.branches.rename(&old, &kept, Some(&new));
     drop((fenced, held));
-    tracing::info!(branch = new.name(), id = %new.id(), lsn = new.meta.branch_point_lsn, kept, "branch restored");
+    tracing::info!(branch = new.name(), branch_id = %new.id(), lsn = new.meta.branch_point_lsn, kept, "branch restored");
     Ok(Restored { new, old })
 }
 
@@ -605,7 +605,7 @@ async fn abandon(node: &Arc<Node>, made: &Arc<OpenBranch>) {
         node.opened().map(|opened| opened.store.remove_branch(id))
     });
     if !matches!(removed.await, Ok(Some(Ok(())))) {
-        tracing::warn!(branch = %made.id(), "a branch that was not made is removed at the next start");
+        tracing::warn!(branch_id = %made.id(), "a branch that was not made is removed at the next start");
     }
 }
 

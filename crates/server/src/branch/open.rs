@@ -61,7 +61,7 @@ pub(crate) fn open_group(
 /// Notes that a branch does not open. What it shares with the one it left is
 /// kept for it.
 pub(crate) fn set_closed(branches: &Branches, name: &str, meta: &BranchMeta, error: &ServerError) {
-    tracing::error!(branch = name, id = %meta.id, %error, "the branch does not open, and is not served");
+    tracing::error!(branch = name, branch_id = %meta.id, %error, "the branch does not open, and is not served");
     let parent = meta.parent.and_then(|id| branches.get(&BranchRef::Id(id)));
     if let Some(parent) = parent {
         parent.pages.keep_for(meta.id, Lsn(meta.branch_point_lsn));

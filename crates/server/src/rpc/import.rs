@@ -56,7 +56,7 @@ pub(super) async fn import(
             .random()
             .map_err(|e| Status::unavailable(e.to_string()))?,
     );
-    tracing::info!(branch = %name, %id, lsn = start.lsn, "an import begins");
+    tracing::info!(branch = %name, branch_id = %id, lsn = start.lsn, "an import begins");
     let (to, from) = mpsc::channel(ITEMS_AHEAD);
     let store = Arc::clone(&opened.store);
     let writing = tokio::task::spawn_blocking(move || fill(&store, id, &start, from));
@@ -68,7 +68,7 @@ pub(super) async fn import(
     let loaded = match (written, fed) {
         (Ok(loaded), Ok(())) => loaded,
         (Err(Some(status)), _) | (_, Err(status)) => {
-            tracing::warn!(branch = %name, %id, error = status.message(), "an import failed");
+            tracing::warn!(branch = %name, branch_id = %id, error = status.message(), "an import failed");
             return Err(status);
         }
         (Err(None), Ok(())) => return Err(Status::invalid_argument("there is no end")),
@@ -81,7 +81,7 @@ pub(super) async fn import(
     .await?;
     let loaded = loaded.0;
     tracing::info!(
-        branch = %name, %id, %lsn, tablespaces = loaded.tablespaces, pages = loaded.pages,
+        branch = %name, branch_id = %id, %lsn, tablespaces = loaded.tablespaces, pages = loaded.pages,
         layer_bytes = loaded.layer_bytes, "imported"
     );
     Ok(ImportResponse {

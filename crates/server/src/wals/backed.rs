@@ -60,7 +60,7 @@ impl BackedWal {
             if let Err(error @ LogError::Superseded { .. }) = ended.await
                 && let Some(wal) = wal.upgrade()
             {
-                tracing::error!(branch = %wal.id, %error, "the WAL ends");
+                tracing::error!(branch_id = %wal.id, %error, "the WAL ends");
                 let _ = wal.wal.close().await;
             }
         });
@@ -143,7 +143,7 @@ impl Log for BackedWal {
                 Ok(()) | Err(LogError::Superseded { .. }) => {}
                 // The WAL is there, and the next start goes on.
                 Err(error) => {
-                    tracing::error!(branch = %self.id, %error, "the end of the WAL is not in its backup");
+                    tracing::error!(branch_id = %self.id, %error, "the end of the WAL is not in its backup");
                 }
             }
             closed

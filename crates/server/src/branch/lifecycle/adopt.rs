@@ -116,7 +116,7 @@ async fn remove_empty(node: &Arc<Node>, opened: &Opened, empty: &Arc<OpenBranch>
         Some((opened.store.remove_branch(id), opened.wals.remove(id)))
     });
     if !matches!(removed.await, Ok(Some((Ok(()), Ok(()))))) {
-        tracing::warn!(branch = %id, "an empty branch is removed at the next start");
+        tracing::warn!(branch_id = %id, "an empty branch is removed at the next start");
     }
 }
 

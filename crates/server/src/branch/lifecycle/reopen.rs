@@ -61,7 +61,7 @@ pub async fn reopen(
         Ok(())
     })
     .await?;
-    tracing::info!(branch = %which, %id, "branch opened again");
+    tracing::info!(branch = %which, branch_id = %id, "branch opened again");
     super::find(opened, &BranchRef::Id(id)).map_err(|error| match error {
         // As the caller called it.
         ManageError::NotOpen { why, .. } => ManageError::NotOpen {
