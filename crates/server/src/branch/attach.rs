@@ -106,7 +106,7 @@ impl OpenBranch {
         if cut <= Lsn::FIRST {
             let begun = self.wal.begin(epoch, Lsn::FIRST).await?;
             self.pages.wait_ingested(begun.position(), until).await?;
-            tracing::info!(branch = self.name(), %epoch, "attached, the branch is empty");
+            tracing::info!(%epoch, "attached, the branch is empty");
             return Ok(Attached {
                 epoch,
                 start_lsn: Lsn::FIRST,
@@ -124,7 +124,7 @@ impl OpenBranch {
         self.wait_durable(epoch, FrameSeq(1), start_lsn, until)
             .await?;
         self.pages.wait_applied(start_lsn, until).await?;
-        tracing::info!(branch = self.name(), %epoch, %start_lsn, "attached");
+        tracing::info!(%epoch, %start_lsn, "attached");
         Ok(Attached {
             epoch,
             start_lsn,

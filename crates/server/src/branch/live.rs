@@ -165,6 +165,12 @@ impl OpenBranch {
         Arc::clone(&self.label.read())
     }
 
+    /// The span of work on this branch: log lines within carry its name and its
+    /// id.
+    pub fn span(&self) -> tracing::Span {
+        tracing::info_span!("branch", branch = self.name(), branch_id = %self.id())
+    }
+
     /// Its name now.
     pub fn name(&self) -> String {
         self.label.read().name.clone()

@@ -7,6 +7,7 @@ use crate::node::Node;
 use crate::project::BranchMeta;
 use crate::wals::Wals;
 use std::sync::Arc;
+use tracing::Instrument;
 use xylem_pages::{Branch, Store, StoreError};
 use xylem_types::Lsn;
 use xylem_wal::LogError;
@@ -137,12 +138,14 @@ pub(crate) fn open_branch(
 
 /// Closes a branch: its WAL first, so that nothing more comes.
 pub(crate) async fn close_branch(branch: &Arc<OpenBranch>) {
-    let name = branch.name();
-    if let Err(error) = branch.wal.close().await {
-        tracing::error!(branch = name, %error, "cannot close the WAL");
-    }
-    let closing = Arc::clone(branch);
-    if let Err(error) = tokio::task::spawn_blocking(move || closing.pages.shutdown()).await {
-        tracing::error!(branch = name, %error, "closing the page store ended early");
-    }
+    let close = async {
+        if let Err(error) = branch.wal.close().await {
+            tracing::error!(%error, "cannot close the WAL");
+        }
+        let closing = Arc::clone(branch);
+        if let Err(error) = tokio::task::spawn_blocking(move || closing.pages.shutdown()).await {
+            tracing::error!(%error, "closing the page store ended early");
+        }
+    };
+    close.instrument(branch.span()).await;
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument;
 use xylem_pages::ReadAt;
 use xylem_proto::control::control_server::Control;
 use xylem_proto::control::{
@@ -146,7 +147,8 @@ impl Control for ControlService {
         let (node, branch) = (Arc::clone(&self.node), caller.branch);
         let id = branch.id();
         // Its own task: a caller that goes away does not leave it half done.
-        let attached = tokio::spawn(async move {
+        let span = branch.span();
+        let attaching = async move {
             let meant = || {
                 let branches = node.opened().map(|opened| &opened.branches);
                 let now = branches.and_then(|branches| branches.get(&caller.which));
@@ -156,9 +158,10 @@ impl Control for ControlService {
                 .attach(meant)
                 .await
                 .map_err(|error| status::of_attach(&error, &branch.name()))
-        })
-        .await
-        .map_err(|error| Status::internal(format!("the attach ended early: {error}")))??;
+        };
+        let attached = tokio::spawn(attaching.instrument(span))
+            .await
+            .map_err(|error| Status::internal(format!("the attach ended early: {error}")))??;
         Ok(Response::new(AttachResponse {
             epoch: attached.epoch.0,
             start_lsn: attached.start_lsn.0,

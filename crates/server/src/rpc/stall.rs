@@ -19,6 +19,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
+use tracing::Instrument;
 
 /// Looks at a stream within the time after which it counts as stalled.
 const LOOKS: u32 = 4;
@@ -39,7 +40,8 @@ pub(super) fn guarded<T: Send + 'static>(
         waker: None,
         ready: None,
     }));
-    tokio::spawn(watch(Arc::downgrade(&held), stall, Arc::clone(&branch)));
+    let watching = watch(Arc::downgrade(&held), stall);
+    tokio::spawn(watching.instrument(branch.span()));
     Box::pin(Guarded {
         held,
         end,
@@ -82,7 +84,7 @@ impl<T> Held<T> {
 
 /// Ends the stream once it has had an answer ready for `stall` and was not
 /// polled.
-async fn watch<T>(held: std::sync::Weak<Mutex<Held<T>>>, stall: Duration, branch: Arc<OpenBranch>) {
+async fn watch<T>(held: std::sync::Weak<Mutex<Held<T>>>, stall: Duration) {
     let mut seen = 0;
     let mut still = 0;
     loop {
@@ -107,7 +109,6 @@ async fn watch<T>(held: std::sync::Weak<Mutex<Held<T>>>, stall: Duration, branch
             drop(now);
             drop(inner);
             tracing::warn!(
-                branch = branch.name(),
                 "a stream was ended: its caller took no answer for {} s",
                 stall.as_secs_f64()
             );

@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
+use tracing::Instrument;
 use xylem_proto::pageserver::{WalAck, WalFrame};
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::{CheckedFrame, Durable, LogError};
@@ -74,7 +75,9 @@ pub(super) fn stream_wal(
         replaced: branch.take_writer(epoch),
         durable: branch.wal.durable(),
         applied: branch.pages.watch_applied(),
-        feeder: Some(Feeder(tokio::spawn(feeding.run(frames)))),
+        feeder: Some(Feeder(tokio::spawn(
+            feeding.run(frames).instrument(branch.span()),
+        ))),
         first: true,
         sent: Instant::now(),
         applied_due: None,
