@@ -1,6 +1,6 @@
 //! Opens and closes a project: what a data directory and a store hold.
 
-use crate::branch::open::{close_branch, open_group};
+use crate::branch::open::{Opener, close_branch, open_group};
 use crate::branch::registry::Branches;
 use crate::config::{ServerConfig, WalStore};
 use crate::error::ServerError;
@@ -38,7 +38,6 @@ fn claim_or_create(
     place: &dyn Place,
 ) -> Result<(Catalog, WalState), ServerError> {
     let data_dir = &config.data_dir;
-    let lease = ownership::lease(config);
     project::refuse_former(data_dir)?;
     // Before it is claimed: one that is not ours must not be taken away from
     // another server.
@@ -59,6 +58,7 @@ fn claim_or_create(
         project::settle(data_dir, id)?;
         // Nothing is acknowledged before the directory is the home: the
         // catalogue that makes it so has the promise.
+        let lease = ownership::lease(config);
         let promised = match looked.moves {
             true => Duration::ZERO,
             false => lease,
@@ -72,6 +72,12 @@ fn claim_or_create(
             return Ok((claimed, looked.state));
         }
     }
+    create(config, place)
+}
+
+/// A new project in an empty store.
+fn create(config: &ServerConfig, place: &dyn Place) -> Result<(Catalog, WalState), ServerError> {
+    let data_dir = &config.data_dir;
     let nothing = |message: String| ServerError::Project {
         path: place.url().into(),
         message,
@@ -105,7 +111,7 @@ fn claim_or_create(
         )
     };
     let id = new.id.clone();
-    let catalog = Catalog::create(place, claimant(config, lease)?, new)?;
+    let catalog = Catalog::create(place, claimant(config, ownership::lease(config))?, new)?;
     project::settle(data_dir, &id)?;
     tracing::info!(data_dir = %data_dir.display(), store = place.url(), project = %id, "new project");
     let state = match config.wal_store {
@@ -183,10 +189,16 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
     })?;
     let branches = Branches::default();
     let levels = project.levels().map_err(catalog::CatalogError::Invalid)?;
+    let opener = Opener {
+        node,
+        store: &store,
+        wals: &wals,
+        branches: &branches,
+    };
     let mut failed = None;
     for level in &levels {
         for group in level.chunks(AT_ONCE) {
-            let failure = open_group(node, &store, &wals, &branches, group);
+            let failure = open_group(opener, group);
             failed = failed.or(failure);
         }
     }

@@ -19,7 +19,7 @@ pub use settle::{Early, early};
 
 use crate::branch::live::OpenBranch;
 use crate::branch::moment::{self, At, MomentError};
-use crate::branch::open;
+use crate::branch::open::{self, Opener};
 use crate::branch::registry::BranchRef;
 use crate::error::ServerError;
 use crate::node::{Node, Opened};
@@ -558,15 +558,7 @@ fn open_new(node: &Node, meta: BranchMeta) -> Result<Arc<OpenBranch>, ManageErro
     let opened = node.opened().ok_or(ManageError::Stopping)?;
     let id = meta.id;
     let name = BranchRef::Id(id).to_string();
-    let made = open::open_branch(
-        node,
-        &opened.store,
-        &opened.wals,
-        &opened.branches,
-        &name,
-        meta,
-        None,
-    );
+    let made = Opener::of(node, opened).open(&name, meta, None);
     if made.is_err() {
         // Best effort: what stays is swept at the next start.
         let _ = opened.store.remove_branch(id);

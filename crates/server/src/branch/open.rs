@@ -3,7 +3,7 @@
 use super::live::OpenBranch;
 use super::registry::{BranchRef, Branches, ClosedBranch};
 use crate::error::ServerError;
-use crate::node::Node;
+use crate::node::{Node, Opened};
 use crate::project::BranchMeta;
 use crate::wals::Wals;
 use std::sync::Arc;
@@ -12,18 +12,94 @@ use xylem_pages::{Branch, Store, StoreError};
 use xylem_types::Lsn;
 use xylem_wal::LogError;
 
+/// The parts of a server that opening a branch needs.
+#[derive(Clone, Copy)]
+pub(crate) struct Opener<'a> {
+    /// The server.
+    pub node: &'a Node,
+    /// The store of all branches' pages.
+    pub store: &'a Arc<Store>,
+    /// The place of all branches' WALs.
+    pub wals: &'a Wals,
+    /// The branches that are open already.
+    pub branches: &'a Branches,
+}
+
+impl<'a> Opener<'a> {
+    /// Those of a server that is open.
+    pub(crate) fn of(node: &'a Node, opened: &'a Opened) -> Opener<'a> {
+        Opener {
+            node,
+            store: &opened.store,
+            wals: &opened.wals,
+            branches: &opened.branches,
+        }
+    }
+
+    /// Opens a branch whose parent is open. `right` is that to its
+    /// WAL; `None`: it is new. Blocking.
+    ///
+    /// # Errors
+    /// When its WAL or its pages cannot be opened, or its parent is not open.
+    pub(crate) fn open(
+        self,
+        name: &str,
+        meta: BranchMeta,
+        right: Option<u64>,
+    ) -> Result<Arc<OpenBranch>, ServerError> {
+        let parent = match meta.parent.map(BranchRef::Id) {
+            None => None,
+            Some(of) => Some(
+                self.branches
+                    .get(&of)
+                    .ok_or_else(|| ServerError::Ancestor {
+                        branch: name.to_owned(),
+                        parent: of.to_string(),
+                    })?,
+            ),
+        };
+        let mut wal = None;
+        let pages = Branch::open_with(
+            Arc::clone(self.store),
+            meta.id,
+            parent.as_ref().map(|of| Arc::clone(&of.pages)),
+            |floor| {
+                let opened = self
+                    .wals
+                    .open(meta.id, floor, right)
+                    .map_err(OpenError::Log)?;
+                Ok(Arc::clone(&wal.insert(opened).wal))
+            },
+        )
+        .map_err(|error| {
+            let branch = name.to_owned();
+            match error {
+                OpenError::Log(source) => ServerError::Log { branch, source },
+                OpenError::Store(source) => ServerError::Store { branch, source },
+            }
+        })?;
+        let wal =
+            wal.ok_or_else(|| ServerError::Serve("a branch was opened without WAL".to_owned()))?;
+        if let Some(of) = &parent {
+            let end = of.durable();
+            pages.check_ancestor(end.lsn(), end.position());
+        }
+        Ok(Arc::new(OpenBranch::new(
+            name,
+            meta,
+            wal,
+            pages,
+            self.node.surroundings(),
+        )))
+    }
+}
+
 /// Opens branches whose ancestors are among `branches`, all at the same time:
 /// what takes long is waiting for disks and for the store. Those that do not
 /// open are among them with the reason; the first of these is returned.
-pub(crate) fn open_group(
-    node: &Node,
-    store: &Arc<Store>,
-    wals: &Wals,
-    branches: &Branches,
-    group: &[(&str, &BranchMeta)],
-) -> Option<ServerError> {
+pub(crate) fn open_group(of: Opener<'_>, group: &[(&str, &BranchMeta)]) -> Option<ServerError> {
     let runtime = tokio::runtime::Handle::current();
-    let right = Some(wals.claim());
+    let right = Some(of.wals.claim());
     let opened: Vec<Result<Arc<OpenBranch>, ServerError>> = std::thread::scope(|scope| {
         let openers: Vec<_> = group
             .iter()
@@ -32,7 +108,7 @@ pub(crate) fn open_group(
                 scope.spawn(move || {
                     let _in_runtime = runtime.enter();
                     let meta = BranchMeta::clone(meta);
-                    open_branch(node, store, wals, branches, name, meta, right)
+                    of.open(name, meta, right)
                 })
             })
             .collect();
@@ -49,9 +125,9 @@ pub(crate) fn open_group(
     let mut failed = None;
     for (open, (name, meta)) in opened.into_iter().zip(group) {
         match open {
-            Ok(branch) => branches.insert(&branch, name),
+            Ok(branch) => of.branches.insert(&branch, name),
             Err(error) => {
-                set_closed(branches, name, meta, &error);
+                set_closed(of.branches, name, meta, &error);
                 failed = failed.or(Some(error));
             }
         }
@@ -81,59 +157,6 @@ impl From<StoreError> for OpenError {
     fn from(error: StoreError) -> OpenError {
         OpenError::Store(error)
     }
-}
-
-/// Opens a branch whose parent is among `branches`. `right` is that to its
-/// WAL; `None`: it is new. Blocking.
-///
-/// # Errors
-/// When its WAL or its pages cannot be opened, or its parent is not open.
-pub(crate) fn open_branch(
-    node: &Node,
-    store: &Arc<Store>,
-    wals: &Wals,
-    branches: &Branches,
-    name: &str,
-    meta: BranchMeta,
-    right: Option<u64>,
-) -> Result<Arc<OpenBranch>, ServerError> {
-    let parent = match meta.parent.map(BranchRef::Id) {
-        None => None,
-        Some(of) => Some(branches.get(&of).ok_or_else(|| ServerError::Ancestor {
-            branch: name.to_owned(),
-            parent: of.to_string(),
-        })?),
-    };
-    let mut wal = None;
-    let pages = Branch::open_with(
-        Arc::clone(store),
-        meta.id,
-        parent.as_ref().map(|of| Arc::clone(&of.pages)),
-        |floor| {
-            let opened = wals.open(meta.id, floor, right).map_err(OpenError::Log)?;
-            Ok(Arc::clone(&wal.insert(opened).wal))
-        },
-    )
-    .map_err(|error| {
-        let branch = name.to_owned();
-        match error {
-            OpenError::Log(source) => ServerError::Log { branch, source },
-            OpenError::Store(source) => ServerError::Store { branch, source },
-        }
-    })?;
-    let wal =
-        wal.ok_or_else(|| ServerError::Serve("a branch was opened without WAL".to_owned()))?;
-    if let Some(of) = &parent {
-        let end = of.durable();
-        pages.check_ancestor(end.lsn(), end.position());
-    }
-    Ok(Arc::new(OpenBranch::new(
-        name,
-        meta,
-        wal,
-        pages,
-        node.surroundings(),
-    )))
 }
 
 /// Closes a branch: its WAL first, so that nothing more comes.

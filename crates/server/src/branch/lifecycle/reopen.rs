@@ -6,7 +6,7 @@
 use super::{ManageError, blocking, opened, settle};
 use crate::branch::lifecycle::Early;
 use crate::branch::live::OpenBranch;
-use crate::branch::open;
+use crate::branch::open::{self, Opener};
 use crate::branch::registry::{BranchRef, ClosedBranch};
 use crate::node::{Node, Opened};
 use crate::project::{BranchMeta, Project};
@@ -137,16 +137,9 @@ fn open_line(node: &Node, opened: &Opened, line: &[(String, BranchMeta)], right:
     // What is read again from the WALs counts as before or after a fork as it
     // did the first time: so all that left must be known first.
     opened.store.hold_ingest();
+    let opener = Opener::of(node, opened);
     for (name, meta) in line {
-        let made = open::open_branch(
-            node,
-            &opened.store,
-            &opened.wals,
-            &opened.branches,
-            name,
-            meta.clone(),
-            Some(right),
-        );
+        let made = opener.open(name, meta.clone(), Some(right));
         match made {
             Ok(branch) => opened.branches.insert(&branch, name),
             Err(error) => open::set_closed(&opened.branches, name, meta, &error),

@@ -49,7 +49,12 @@ pub(super) fn page_history(
     let history = branch.pages.page_history(page, &options);
     let history = history.map_err(refused)?;
     let flags = history.tablespace.as_ref().map(|t| t.flags);
-    let flags = flags.and_then(|raw| SpaceFlags::new(raw).ok());
+    let telling = Telling {
+        page,
+        flags: flags.and_then(|raw| SpaceFlags::new(raw).ok()),
+        names,
+        data: request.data,
+    };
     let mut room = RECORDS_MAX;
     let mut before = None;
     let mut versions = Vec::with_capacity(history.versions.len());
@@ -60,15 +65,7 @@ pub(super) fn page_history(
             _ => time(branch.pages.time_at(v.lsn).ok().flatten()),
         };
         before = Some((v.lsn, when.clone()));
-        versions.push(version(
-            v,
-            when,
-            page,
-            flags,
-            names,
-            request.data,
-            &mut room,
-        ));
+        versions.push(telling.version(v, when, &mut room));
     }
     let space = history.tablespace;
     let of_space = |f: fn(&Tablespace) -> u32| space.as_ref().map(f).unwrap_or_default();
@@ -124,58 +121,64 @@ fn file_name(table: &str) -> String {
     out
 }
 
-fn version(
-    v: PageVersion,
-    when: String,
+/// How the versions of a page are told.
+struct Telling<'a> {
     page: PageId,
+    /// Of the page's tablespace, if that is known.
     flags: Option<SpaceFlags>,
-    names: &Names,
+    names: &'a Names,
+    /// With the bytes of versions and pages.
     data: bool,
-    room: &mut usize,
-) -> Version {
-    let (place, layer_number, layer_name) = match v.whence {
-        Whence::Open => ("open layer", 0, String::new()),
-        Whence::Frozen => ("frozen layer", 0, String::new()),
-        Whence::Layer(number, name) => ("layer", number, name),
-    };
-    let mut out = Version {
-        lsn: v.lsn.0,
-        time: when,
-        kind: v.kind.as_str().to_owned(),
-        bytes: v.bytes.len() as u64,
-        place: place.to_owned(),
-        layer_number,
-        layer_name,
-        branch: names.get(v.branch),
-        branch_id: v.branch.to_string(),
-        void: v.void,
-        ..Version::default()
-    };
-    match v.kind {
-        VersionKind::Image => {
-            let checked = flags.map(|flags| xylem_redo::verify(&v.bytes, page, flags));
-            let fault = checked.and_then(Result::err).map(|e| e.to_string());
-            out.image = Some(head(&v.bytes, fault));
+}
+
+impl Telling<'_> {
+    fn version(&self, v: PageVersion, when: String, room: &mut usize) -> Version {
+        let (place, layer_number, layer_name) = match v.whence {
+            Whence::Open => ("open layer", 0, String::new()),
+            Whence::Frozen => ("frozen layer", 0, String::new()),
+            Whence::Layer(number, name) => ("layer", number, name),
+        };
+        let mut out = Version {
+            lsn: v.lsn.0,
+            time: when,
+            kind: v.kind.as_str().to_owned(),
+            bytes: v.bytes.len() as u64,
+            place: place.to_owned(),
+            layer_number,
+            layer_name,
+            branch: self.names.get(v.branch),
+            branch_id: v.branch.to_string(),
+            void: v.void,
+            ..Version::default()
+        };
+        match v.kind {
+            VersionKind::Image => {
+                let checked = self
+                    .flags
+                    .map(|flags| xylem_redo::verify(&v.bytes, self.page, flags));
+                let fault = checked.and_then(Result::err).map(|e| e.to_string());
+                out.image = Some(head(&v.bytes, fault));
+            }
+            VersionKind::Delta | VersionKind::Fresh => records(&v.bytes, v.lsn, room, &mut out),
         }
-        VersionKind::Delta | VersionKind::Fresh => records(&v.bytes, v.lsn, room, &mut out),
-    }
-    out.page = v.built.map(|built| match built {
-        Ok(BuiltPage { bytes, fault }) => Page {
-            data: match data {
-                true => bytes::Bytes::from_owner(bytes.clone()),
-                false => bytes::Bytes::new(),
+        out.page = v.built.map(|built| match built {
+            Ok(BuiltPage { bytes, fault }) => Page {
+                data: match self.data {
+                    true => bytes::Bytes::from_owner(bytes.clone()),
+                    false => bytes::Bytes::new(),
+                },
+                ..head(&bytes, fault)
             },
-            ..head(&bytes, fault)
-        },
-        Err(error) => Page {
-            error,
-            ..Page::default()
-        },
-    });
-    if data {
-        out.data = v.bytes.into();
+            Err(error) => Page {
+                error,
+                ..Page::default()
+            },
+        });
+        if self.data {
+            out.data = v.bytes.into();
+        }
+        out
     }
-    out
 }
 
 fn records(run: &[u8], lsn: Lsn, room: &mut usize, out: &mut Version) {
