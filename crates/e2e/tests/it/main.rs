@@ -7,6 +7,7 @@ mod command_line;
 mod creations;
 mod dictionary;
 mod disk_errors;
+mod documents;
 mod engines;
 mod export;
 mod faults;

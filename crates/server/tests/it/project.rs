@@ -78,8 +78,8 @@ fn a_catalogue_is_read_back_and_damage_is_found() {
     let cases = [
         (text.replace("16384", "16385"), "checksum"),
         (
-            text.replace("\"format\": 3", "\"format\": 4"),
-            "format 4 is not known",
+            text.replace("\"format\": 4", "\"format\": 5"),
+            "format 5 is not known",
         ),
         (text.replace("undo_tablespaces", "undo"), "undo"),
         (text[..text.len() / 2].to_owned(), "EOF"),
@@ -102,6 +102,31 @@ fn a_catalogue_is_read_back_and_damage_is_found() {
         .unwrap()
         .to_string();
     assert!(error.contains("number 2 inside"), "{error}");
+}
+
+/// `UPDATE_EXPECT=1` writes the golden file anew: only for a new version of the
+/// format.
+#[test]
+fn a_catalogue_is_written_as_its_format_says() {
+    let place = MemPlace::new();
+    let mut project = sample();
+    project.wal_home = Some("00112233445566778899aabbccddeeff".to_owned());
+    let branches = [
+        ("dev", child(1, 0xabc, false)),
+        ("main@1", child(2, 0xabc, true)),
+    ];
+    for (name, branch) in branches {
+        project.branches.insert(name.to_owned(), branch);
+    }
+    Catalog::create(&place, claimant(0x1234, LEASE), project.clone()).unwrap();
+    let name = "project/catalog-0000000000000001";
+    let written = String::from_utf8(place.get(name).unwrap().to_vec()).unwrap();
+    let golden = expect_test::expect_file!["../golden/catalogue-4.json"];
+    golden.assert_eq(&written);
+    // What was written once is read for good.
+    let store = MemPlace::new();
+    store.set(name, golden.data().as_bytes());
+    assert_eq!(catalog::read(&store).unwrap().unwrap().project, project);
 }
 
 #[test]
