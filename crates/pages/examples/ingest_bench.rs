@@ -14,8 +14,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use xylem_pages::files::LocalPlace;
-use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
+use xylem_pages::place::LocalPlace;
+use xylem_pages::{Branch, Reach, ReadAt, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{Lsn, PageId};
 use xylem_wal::Log;
@@ -45,7 +45,7 @@ fn read(branch: &Branch, what: &str, pages: impl Iterator<Item = u32>) {
     for p in pages {
         let one = Instant::now();
         branch
-            .get_page(PageId::new(SPACE, p), ReadAt::Newest)
+            .get_page(PageId::new(SPACE, p), ReadAt::Newest, Reach::Files)
             .unwrap();
         times.push(one.elapsed());
     }
@@ -134,7 +134,7 @@ fn main() {
     );
 
     let config = StoreConfig {
-        trim_log: false,
+        trim_wal: false,
         memory_bytes: budget << 20,
         ..StoreConfig::default()
     };

@@ -5,17 +5,20 @@
 //! tell. Its manifest names no layer before [`Loader::finish`]; a load that ends
 //! before leaves nothing.
 
-use crate::api::{StoreError, Tablespace};
-use crate::branch::{Shared, folder};
-use crate::catalog::{CHUNK, FILE_MAX, Node, NodeKind, SpaceInfo, UndoState, encode_path_owner};
-use crate::chain::Kind;
-use crate::files::{Files, Put};
-use crate::key::{Key, page_key, path_key, side_key, space_key, state_key};
-use crate::layer::{LayerKind, LayerMeta, Summary};
-use crate::layer_write::LayerWriter;
-use crate::manifest::{Edit, Manifest, Resume};
-use crate::store::{Store, random};
-use crate::time::{Sample, time_key};
+use crate::api::Tablespace;
+use crate::branch::samples::{Sample, time_key};
+use crate::error::StoreError;
+use crate::layer::catalog::{
+    CHUNK, FILE_MAX, Node, NodeKind, SpaceInfo, UndoState, encode_path_owner,
+};
+use crate::layer::chain::Kind;
+use crate::layer::format::{LayerKind, LayerMeta, Summary};
+use crate::layer::key::{Key, page_key, path_key, side_key, space_key, state_key};
+use crate::layer::write::LayerWriter;
+use crate::manifest::record::{Edit, Resume};
+use crate::manifest::version::Manifest;
+use crate::place::{Files, Put, branch_folder};
+use crate::store::Store;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -115,8 +118,8 @@ impl Loader {
         }
         let context = |what: &str| format!("branch {id}: {what}");
         let files = store
-            .place
-            .folder(&folder(id))
+            .place()
+            .folder(&branch_folder(id))
             .map_err(io(context("open its folder")))?;
         let there = files.list().map_err(io(context("list its files")))?;
         if let Some((name, _)) = there.first() {
@@ -124,7 +127,8 @@ impl Loader {
                 "branch {id} cannot be filled: it has the file {name} already"
             )));
         }
-        let manifest = match Manifest::open(&*files, id, random()) {
+        let writer = store.resources.random()?;
+        let manifest = match Manifest::open(&*files, id, writer) {
             Ok(manifest) => manifest,
             Err(error) => {
                 remove(store, id);
@@ -190,7 +194,7 @@ impl Loader {
         if (id == SpaceId(0)) != (space.path == "ibdata1") {
             return refuse("ibdata1 is the file of tablespace 0, and of no other".into());
         }
-        match self.store.engine.page_bytes(space.flags) {
+        match self.store.resources.engine.page_bytes(space.flags) {
             Ok(bytes) if bytes as u64 == u64::from(space.page_bytes) => {}
             Ok(bytes) => {
                 return refuse(format!(
@@ -360,7 +364,7 @@ impl Loader {
         if let Some(mut out) = self.catalog.take() {
             // From now on it was there, whatever it was before elsewhere.
             if let Key::Other(key) = time_key() {
-                let now = self.store.config.clock.now_us();
+                let now = self.store.config().clock.now_us();
                 let sample = Sample {
                     wall_us: now,
                     steady_us: now,
@@ -503,11 +507,13 @@ impl Loader {
         if self.run == 0 {
             self.run = number;
         }
+        let name = self.store.resources.layer_name(number);
+        let name = name.map_err(self.failed())?;
         let out = LayerWriter::create(
             &*self.files,
             self.id,
             number,
-            Shared::layer_name(number),
+            name,
             LayerKind::Image,
             self.lsn,
         );

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use xylem_ambient::Clock;
-use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
+use xylem_pages::{Branch, Reach, ReadAt, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{Lsn, PageId};
 use xylem_wal::Log;
@@ -189,7 +189,7 @@ fn space_and_memory_stay_bounded() {
     assert!(peak < BUDGET + BUDGET / 2 + (2 << 20), "{peak}");
     for page in (1..PAGES).step_by(3) {
         let got = branch
-            .get_page(PageId::new(5, page), ReadAt::Newest)
+            .get_page(PageId::new(5, page), ReadAt::Newest, Reach::Files)
             .unwrap();
         let want = last.get(&page).copied().unwrap_or(0);
         assert_eq!(got.bytes[100..108], want.to_be_bytes(), "page {page}");

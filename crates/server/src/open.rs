@@ -13,7 +13,7 @@ use crate::project::{self, BranchMeta, InnodbParams, LogStore, Project};
 use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use xylem_pages::files::Place;
+use xylem_pages::place::Place;
 use xylem_pages::{Branch, Store, StoreConfig, StoreError};
 use xylem_types::{BranchId, Lsn};
 use xylem_wal::LogError;
@@ -333,7 +333,7 @@ pub(crate) fn open_branch(
         log.ok_or_else(|| ServerError::Serve("a branch was opened without log".to_owned()))?;
     if let Some(of) = &ancestor {
         let end = of.durable();
-        pages.check_ancestor(end.lsn(), end.position());
+        pages.check_parent(end.lsn(), end.position());
     }
     Ok(Arc::new(OpenBranch::new(
         name,

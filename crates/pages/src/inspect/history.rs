@@ -1,12 +1,13 @@
 //! The history of one page: every version that there is, newest first.
 
-use super::VersionKind;
-use crate::api::{ReadAt, ReadError, Tablespace};
-use crate::branch::Branch;
-use crate::chain::{Budget, Chain, Want};
-use crate::filter;
-use crate::key::Key;
-use crate::map::read_error;
+use super::kinds::VersionKind;
+use crate::api::{Reach, ReadAt, Tablespace};
+use crate::branch::shared::Shared;
+use crate::branch::view::read_error;
+use crate::error::ReadError;
+use crate::layer::chain::{Budget, Chain, Want};
+use crate::layer::filter;
+use crate::layer::key::Key;
 use std::sync::Arc;
 use xylem_redo::SpaceFlags;
 use xylem_types::{BranchId, Lsn, PageId};
@@ -82,29 +83,28 @@ pub struct PageHistory {
     pub next: Option<Lsn>,
 }
 
-impl Branch {
+impl Shared {
     /// The versions of `page` that the branch has, from memory and layers, its
     /// own and those of the branches it comes from. Blocking.
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub fn page_history(
+    pub(crate) fn page_history(
         &self,
         page: PageId,
         options: &HistoryOptions,
     ) -> Result<PageHistory, ReadError> {
-        let s = &*self.shared;
-        let newest = s.resolve(ReadAt::Newest)?;
+        let newest = self.resolve(ReadAt::Newest)?;
         let at = options.at.unwrap_or(newest);
         if at > newest {
-            s.resolve(ReadAt::Lsn(at))?;
+            self.resolve(ReadAt::Lsn(at))?;
         }
         let from = options.from.map_or(at, |from| from.min(at));
-        let layers = s.snapshot();
-        let view = layers.view(s.source());
+        let layers = self.snapshot();
+        let view = layers.view(self.source());
         let info = view.space(page.space, at)?;
         let floor = info.map_or(Lsn::ZERO, |(_, info)| info.floor);
-        let ids = std::iter::once(s.id).chain(s.ancestors().map(|p| p.shared.id));
+        let ids = std::iter::once(self.id).chain(self.ancestors().map(|p| p.shared.id));
         let mut found = Found {
             versions: Vec::new(),
             floor,
@@ -174,7 +174,7 @@ impl Branch {
     }
 
     fn built(&self, page: PageId, lsn: Lsn) -> Result<BuiltPage, ReadError> {
-        let bytes = self.get_page(page, ReadAt::Lsn(lsn))?.bytes;
+        let bytes = self.get_page(page, ReadAt::Lsn(lsn), Reach::Files)?.bytes;
         let space = self.tablespace_by_id(page.space, ReadAt::Lsn(lsn))?;
         let flags = space.and_then(|s| SpaceFlags::new(s.flags).ok());
         let checked = flags.map(|flags| xylem_redo::verify(&bytes, page, flags));

@@ -1,13 +1,13 @@
 //! A layer file by itself: what it says of itself, what is in it, what is
 //! wrong with it.
 
-use super::{LayerKind, VersionKind, key_text};
-use crate::block::BlockKind;
-use crate::chain::Kind;
-use crate::codec::Dec;
-use crate::files::FileReader;
-use crate::key::page_of;
-use crate::layer::{FOOTER, Footer, HEADER, LayerKind as Stored, VERSION, header};
+use super::kinds::{LayerKind, VersionKind};
+use crate::layer::block::BlockKind;
+use crate::layer::chain::Kind;
+use crate::layer::codec::Dec;
+use crate::layer::format::{FOOTER, Footer, HEADER, LayerKind as Stored, VERSION, header};
+use crate::layer::key::{key_text, page_of};
+use crate::place::FileReader;
 use crate::scrub::layer::{Expected, LayerCheck, Room, Visit};
 use std::ops::ControlFlow;
 use std::sync::Arc;

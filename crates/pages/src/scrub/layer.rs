@@ -5,17 +5,18 @@
 //! the filter as much as is allowed. Where that is less than the filter, the
 //! data is read several times, each time with another part of it.
 
-use super::{Fault, FindingKind};
-use crate::block::{self, BlockKind, BlockRef};
-use crate::chain::Kind;
-use crate::codec::Dec;
-use crate::files::{FileReader, Files};
-use crate::filter;
-use crate::inspect::key_text;
-use crate::key::{TAG_PAGE, TAG_PATH, TAG_SIDE, TAG_SPACE, TAG_STATE, page_of, side_of, space_of};
-use crate::layer::{
+use crate::finding::{Fault, FindingKind};
+use crate::layer::block::{self, BlockKind, BlockRef};
+use crate::layer::chain::Kind;
+use crate::layer::codec::Dec;
+use crate::layer::filter;
+use crate::layer::format::{
     FOOTER, Footer, Group, HEADER, IndexEntry, LayerKind, LayerMeta, Root, decode_index, header,
 };
+use crate::layer::key::{
+    TAG_PAGE, TAG_PATH, TAG_SIDE, TAG_SPACE, TAG_STATE, key_text, page_of, side_of, space_of,
+};
+use crate::place::{FileReader, Files};
 use std::io;
 use std::sync::Arc;
 use xylem_types::{BranchId, Lsn};

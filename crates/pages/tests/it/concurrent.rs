@@ -6,7 +6,7 @@ use crate::common::{BRANCH, MemLog, catch_up, open, place, small};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use xylem_pages::{Branch, ReadAt, ReadError, Store, StoreConfig};
+use xylem_pages::{Branch, Reach, ReadAt, ReadError, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{Lsn, PageId};
 use xylem_wal::Log;
@@ -31,9 +31,9 @@ fn read_for_ever(branch: &Branch, stop: &AtomicBool, seed: u32, reads: &AtomicU6
     while !stop.load(Ordering::Acquire) {
         n = n.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let a = PageId::new(7, 1 + (n >> 8) % PAGES);
-        let first = match branch.get_page_cached(a) {
-            Some(p) => p,
-            None => branch.get_page(a, ReadAt::Newest).unwrap(),
+        let first = match branch.get_page(a, ReadAt::Newest, Reach::Memory) {
+            Ok(p) => p,
+            Err(_) => branch.get_page(a, ReadAt::Newest, Reach::Files).unwrap(),
         };
         // Time does not run backwards for one reader and page.
         let v = value(&first.bytes);
@@ -43,13 +43,17 @@ fn read_for_ever(branch: &Branch, stop: &AtomicBool, seed: u32, reads: &AtomicU6
         if v > 0 {
             let (x, y) = pair(v);
             let other = if x == a { y } else { x };
-            let got = branch.get_page(other, ReadAt::Lsn(first.lsn)).unwrap();
+            let got = branch
+                .get_page(other, ReadAt::Lsn(first.lsn), Reach::Files)
+                .unwrap();
             assert!(
                 value(&got.bytes) >= v,
                 "page {other} at {} lacks mtr {v} of page {a}",
                 first.lsn
             );
-            let again = branch.get_page(a, ReadAt::Lsn(first.lsn)).unwrap();
+            let again = branch
+                .get_page(a, ReadAt::Lsn(first.lsn), Reach::Files)
+                .unwrap();
             assert_eq!(again.bytes, first.bytes, "page {a} at {}", first.lsn);
         }
         reads.fetch_add(1, Ordering::Relaxed);
@@ -130,8 +134,8 @@ fn a_dropped_tablespace_is_gone_at_once_and_there_before() {
         }
         catch_up(&branch, &log);
         let id = PageId::new(space, 0);
-        branch.get_page(id, ReadAt::Newest).unwrap();
-        assert!(branch.get_page_cached(id).is_some());
+        branch.get_page(id, ReadAt::Newest, Reach::Files).unwrap();
+        assert!(branch.get_page(id, ReadAt::Newest, Reach::Memory).is_ok());
         let before = lsn;
         let bytes = mtr(|m| {
             m.delete(space, &name);
@@ -139,10 +143,12 @@ fn a_dropped_tablespace_is_gone_at_once_and_there_before() {
         log.redo(lsn, &bytes);
         lsn = after(lsn, &bytes);
         catch_up(&branch, &log);
-        assert!(branch.get_page_cached(id).is_none());
-        let gone = branch.get_page(id, ReadAt::Newest);
+        assert!(branch.get_page(id, ReadAt::Newest, Reach::Memory).is_err());
+        let gone = branch.get_page(id, ReadAt::Newest, Reach::Files);
         assert!(matches!(gone, Err(ReadError::NoSuchTablespace { .. })));
-        branch.get_page(id, ReadAt::Lsn(before)).unwrap();
+        branch
+            .get_page(id, ReadAt::Lsn(before), Reach::Files)
+            .unwrap();
     }
 }
 
@@ -190,15 +196,23 @@ fn a_page_that_changes_all_the_time_is_short_to_read() {
     }
     catch_up(&branch, &log);
     // What is known of the tablespace is remembered.
-    branch.get_page(quiet, ReadAt::Newest).unwrap();
-    assert!(branch.get_page_cached(quiet).is_some());
+    branch
+        .get_page(quiet, ReadAt::Newest, Reach::Files)
+        .unwrap();
     assert!(
-        branch.get_page_cached(hot).is_none(),
+        branch
+            .get_page(quiet, ReadAt::Newest, Reach::Memory)
+            .is_ok()
+    );
+    assert!(
+        branch.get_page(hot, ReadAt::Newest, Reach::Memory).is_err(),
         "too much for a read in memory"
     );
     let applied = || {
         let before = branch.stats().records_applied;
-        let page = branch.get_page(hot, ReadAt::Lsn(lsn)).unwrap();
+        let page = branch
+            .get_page(hot, ReadAt::Lsn(lsn), Reach::Files)
+            .unwrap();
         assert_eq!(value(&page.bytes), CHANGES);
         branch.stats().records_applied - before
     };
@@ -213,12 +227,17 @@ fn a_page_that_changes_all_the_time_is_short_to_read() {
     // The past is what it was, and so is what reaches disk.
     for flushed in [false, true] {
         for at in [lsn, middle, Lsn(middle.0 + 1)] {
-            let page = branch.get_page(hot, ReadAt::Lsn(at)).unwrap();
+            let page = branch.get_page(hot, ReadAt::Lsn(at), Reach::Files).unwrap();
             let expected = if at == lsn { CHANGES } else { CHANGES / 2 };
             assert_eq!(value(&page.bytes), expected, "flushed: {flushed}");
         }
         assert_eq!(
-            value(&branch.get_page(hot, ReadAt::Newest).unwrap().bytes),
+            value(
+                &branch
+                    .get_page(hot, ReadAt::Newest, Reach::Files)
+                    .unwrap()
+                    .bytes
+            ),
             CHANGES
         );
         branch.flush_now();

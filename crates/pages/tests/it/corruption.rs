@@ -9,9 +9,9 @@ use crate::common::{BRANCH, MemLog, branch_dir, catch_up, copy_dir, place, small
 use rand::{Rng, SeedableRng};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use xylem_pages::files::LocalPlace;
+use xylem_pages::place::LocalPlace;
 use xylem_pages::scrub::FindingKind;
-use xylem_pages::{Branch, ReadAt, ReadError, Store, StoreConfig};
+use xylem_pages::{Branch, Reach, ReadAt, ReadError, Store, StoreConfig};
 use xylem_types::{Lsn, PageId};
 use xylem_wal::Log;
 
@@ -32,7 +32,8 @@ fn answers(branch: &Branch, lsns: &[Lsn]) -> Vec<Option<Result<Vec<u8>, &'static
     for lsn in lsns {
         for space in [0, 1, 10, 11] {
             for page in 0..8 {
-                let got = branch.get_page(PageId::new(space, page), ReadAt::Lsn(*lsn));
+                let got =
+                    branch.get_page(PageId::new(space, page), ReadAt::Lsn(*lsn), Reach::Files);
                 out.push(got.map_or_else(known, |p| Some(Ok(p.bytes.to_vec()))));
             }
         }
@@ -185,7 +186,7 @@ fn a_disk_that_cannot_be_read_for_a_while_loses_nothing() {
     let log = MemLog::new();
     let mut model = Model::new(rand::rngs::StdRng::seed_from_u64(31), log.clone());
     let config = || StoreConfig {
-        trim_log: false,
+        trim_wal: false,
         ..small()
     };
     let bad = Arc::new(AtomicBool::new(false));
@@ -228,7 +229,7 @@ fn a_disk_that_cannot_be_read_for_a_while_loses_nothing() {
         }
     }
     assert!(errors > during.len() / 2, "{errors} of {}", during.len());
-    let error = branch.get_page(PageId::new(0, 0), ReadAt::Lsn(lsns[1]));
+    let error = branch.get_page(PageId::new(0, 0), ReadAt::Lsn(lsns[1]), Reach::Files);
     let error = error.unwrap_err();
     assert!(matches!(error, ReadError::Io { .. }), "{error}");
     let text = error.to_string();

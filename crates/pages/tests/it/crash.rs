@@ -10,7 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use xylem_pages::files::{Hook, Step};
+use xylem_pages::place::{Hook, Step};
 use xylem_pages::{Branch, ReadAt, Store};
 use xylem_wal::Log;
 

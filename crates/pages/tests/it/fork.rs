@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use xylem_pages::files::{Files, LocalFiles, Place};
-use xylem_pages::{Branch, ForkError, ReadAt, ReadError, Store, StoreError};
+use xylem_pages::place::{Files, LocalFiles, Place};
+use xylem_pages::{Branch, ForkError, Reach, ReadAt, ReadError, Store, StoreError};
 use xylem_redo::SpaceFlags;
 use xylem_types::{BranchId, FileOp, Lsn, PageId};
 use xylem_wal::Log;
@@ -115,7 +115,10 @@ impl One {
 }
 
 fn byte(branch: &Branch, at: ReadAt) -> u8 {
-    branch.get_page(PageId::new(9, 1), at).unwrap().bytes[100]
+    branch
+        .get_page(PageId::new(9, 1), at, Reach::Files)
+        .unwrap()
+        .bytes[100]
 }
 
 fn files(branch: &Branch) -> Vec<String> {
@@ -323,14 +326,14 @@ fn a_fork_waits_until_its_ancestor_has_read_the_log_again() {
     let main = open(&store, 1, &log, None);
     let fork = open(&store, 2, &MemLog::new(), Some(&main));
     store.start_ingest();
-    let early = fork.get_page(PageId::new(9, 1), ReadAt::Newest);
+    let early = fork.get_page(PageId::new(9, 1), ReadAt::Newest, Reach::Files);
     assert!(
         matches!(early, Err(ReadError::NotReached { .. })),
         "{early:?}"
     );
     let soon = |ms| tokio::time::Instant::now() + Duration::from_millis(ms);
     let waited = block_on(async { fork.wait_applied(lsn, soon(20)).await });
-    assert!(waited.unwrap_err().to_string().contains("ancestor"));
+    assert!(waited.unwrap_err().to_string().contains("parent"));
     log.copy_of(&one.log);
     block_on(async { fork.wait_applied(lsn, soon(20_000)).await }).unwrap();
     assert_eq!(byte(&fork, ReadAt::Newest), 5);
@@ -365,7 +368,7 @@ fn a_fork_waits_for_side_files_at_its_very_lsn() {
     store.start_ingest();
     let soon = |ms| tokio::time::Instant::now() + Duration::from_millis(ms);
     let waited = block_on(async { fork.wait_ingested(log.end(), soon(200)).await });
-    assert!(waited.unwrap_err().to_string().contains("ancestor"));
+    assert!(waited.unwrap_err().to_string().contains("parent"));
     early.copy_of(&one.log);
     catch_up(&fork, &log);
     assert_eq!(files(&fork), ["y"]);
@@ -388,7 +391,7 @@ fn operations_that_were_lost_with_a_log_are_not_waited_for() {
     let store = store(&one.dir);
     let main = open(&store, 1, &left, None);
     let fork = open(&store, 2, &log, Some(&main));
-    fork.check_ancestor(one.lsn, end);
+    fork.check_parent(one.lsn, end);
     store.start_ingest();
     catch_up(&fork, &log);
     assert_eq!(files(&fork), Vec::<String>::new());

@@ -14,7 +14,7 @@ use crate::common::{
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
+use xylem_pages::{Branch, Reach, ReadAt, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{FileOp, Lsn, PageId};
 use xylem_wal::Log;
@@ -97,7 +97,9 @@ fn write(dir: &Path) {
 }
 
 fn check(branch: &Branch) {
-    let page = branch.get_page(PageId::new(9, 3), ReadAt::Newest).unwrap();
+    let page = branch
+        .get_page(PageId::new(9, 3), ReadAt::Newest, Reach::Files)
+        .unwrap();
     for n in 0..30u8 {
         let at = 100 + usize::from(n) * 10;
         assert_eq!(page.bytes[at..at + 2], [n + 1, 1]);
@@ -292,7 +294,7 @@ fn write_merging(dir: &Path) {
 fn check_merging(branch: &Branch) {
     for (n, (_, lsn)) in flushes().into_iter().enumerate() {
         for page in 1..=4 {
-            let got = branch.get_page(PageId::new(9, page), ReadAt::Lsn(lsn));
+            let got = branch.get_page(PageId::new(9, page), ReadAt::Lsn(lsn), Reach::Files);
             let got = got.unwrap().bytes;
             assert_eq!(got[100..102], [n as u8 + 1, page as u8], "at {lsn}");
         }

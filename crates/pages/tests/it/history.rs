@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use xylem_ambient::Clock;
 use xylem_objects::testing::{Faulty, Rates, S3Server, memory};
 use xylem_objects::{Bucket, DiskCache, Retry};
-use xylem_pages::files::{LocalPlace, Place};
+use xylem_pages::place::{LocalPlace, Place};
 use xylem_pages::{Branch, ForkError, ReadAt, ReadError, Store, StoreConfig};
 use xylem_types::{BranchId, Lsn};
 use xylem_wal::Log;
@@ -87,7 +87,7 @@ impl Home for Dirs {
             return place(&dir);
         }
         let rng = Mutex::new(StdRng::seed_from_u64(seed));
-        let hook = Arc::new(move |_: xylem_pages::files::Step<'_>| {
+        let hook = Arc::new(move |_: xylem_pages::place::Step<'_>| {
             match rng.lock().random_range(0..1000) < failures {
                 true => Err(io::Error::other("made to fail")),
                 false => Ok(()),
@@ -180,7 +180,7 @@ impl World {
         let mut config = StoreConfig {
             history: HISTORY,
             clock: Clock::new(move || ticking.load(Ordering::Relaxed)),
-            trim_log: false,
+            trim_wal: false,
             // Little is worth folding, so that much is folded.
             open_layer_bytes: 16 << 10,
             ..small()

@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use xylem_ambient::Clock;
-use xylem_pages::files::{FileReader, Files, LocalFiles};
 use xylem_pages::inspect::{
     self, HistoryOptions, LayerKind, PageHistory, PageVersion, VersionKind, Whence,
 };
+use xylem_pages::place::{FileReader, Files, LocalFiles};
 use xylem_pages::{Branch, ReadAt, ReadError, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{BranchId, Lsn, PageId};
@@ -394,7 +394,7 @@ fn what_is_no_layer_and_no_manifest_is_refused() {
 #[test]
 fn failures_and_debts_are_known() {
     use crate::common::hooked;
-    use xylem_pages::files::Step;
+    use xylem_pages::place::Step;
     let dir = tempfile::tempdir().unwrap();
     let full = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let fail = Arc::clone(&full);

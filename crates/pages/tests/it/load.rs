@@ -9,8 +9,10 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use xylem_pages::files::Place;
-use xylem_pages::{Branch, LoadError, Loader, ReadAt, ReadError, SideFile, Store, Tablespace};
+use xylem_pages::place::Place;
+use xylem_pages::{
+    Branch, LoadError, Loader, Reach, ReadAt, ReadError, SideFile, Store, Tablespace,
+};
 use xylem_redo::SpaceFlags;
 use xylem_types::{FileOp, Lsn, PageId, PageNo, SpaceId};
 use xylem_wal::Log;
@@ -116,12 +118,14 @@ fn open(dir: &Path, log: &Arc<MemLog>) -> Arc<Branch> {
 fn check(branch: &Branch, pages: &Pages, at: ReadAt) {
     for (id, bytes) in pages {
         assert_eq!(
-            &*branch.get_page(*id, at).unwrap().bytes,
+            &*branch.get_page(*id, at, Reach::Files).unwrap().bytes,
             &bytes[..],
             "{id}"
         );
     }
-    let never = branch.get_page(PageId::new(5, 3), at).unwrap();
+    let never = branch
+        .get_page(PageId::new(5, 3), at, Reach::Files)
+        .unwrap();
     assert!(never.bytes.iter().all(|b| *b == 0));
 }
 
@@ -160,15 +164,15 @@ fn what_was_loaded_is_read_back() {
         check(&branch, &pages, ReadAt::Newest);
         check(&branch, &pages, ReadAt::Lsn(LSN));
         assert!(matches!(
-            branch.get_page(PageId::new(5, 1), ReadAt::Lsn(Lsn(LSN.0 - 1))),
+            branch.get_page(PageId::new(5, 1), ReadAt::Lsn(Lsn(LSN.0 - 1)), Reach::Files),
             Err(ReadError::TooOld { .. })
         ));
         assert!(matches!(
-            branch.get_page(PageId::new(5, 200), ReadAt::Newest),
+            branch.get_page(PageId::new(5, 200), ReadAt::Newest, Reach::Files),
             Err(ReadError::BeyondEnd { pages: 200, .. })
         ));
         assert!(matches!(
-            branch.get_page(PageId::new(6, 0), ReadAt::Newest),
+            branch.get_page(PageId::new(6, 0), ReadAt::Newest, Reach::Files),
             Err(ReadError::NoSuchTablespace { .. })
         ));
         let all = branch.tablespaces(ReadAt::Newest).unwrap();
@@ -284,7 +288,7 @@ fn redo_goes_on_top() {
         assert_eq!(&data[149_988..], b"xx0123456789abcdef");
         // The moment of the load is still there.
         let old = branch
-            .get_page(PageId::new(7, 1), ReadAt::Lsn(LSN))
+            .get_page(PageId::new(7, 1), ReadAt::Lsn(LSN), Reach::Files)
             .unwrap();
         assert_eq!(&*old.bytes, &page(PageId::new(7, 1), 4096)[..]);
     };
@@ -422,7 +426,7 @@ fn a_failure_anywhere_leaves_all_or_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let count = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&count);
-        let hook = Arc::new(move |_: xylem_pages::files::Step<'_>| {
+        let hook = Arc::new(move |_: xylem_pages::place::Step<'_>| {
             if counter.fetch_add(1, Ordering::Relaxed) == at {
                 return Err(std::io::Error::from(std::io::ErrorKind::StorageFull));
             }

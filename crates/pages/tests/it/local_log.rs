@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use xylem_ambient::Clock;
-use xylem_pages::{Branch, ReadAt, ReadError, Store, StoreConfig};
+use xylem_pages::{Branch, Reach, ReadAt, ReadError, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn, PageId};
 use xylem_wal::local::{LocalLog, LocalLogConfig};
@@ -110,8 +110,9 @@ async fn three_computes_one_after_the_other() {
         for back in 0..499 {
             let v = value - back;
             let page = PageId::new(0, 1 + v % 499);
-            let got =
-                tokio::task::block_in_place(|| branch.get_page(page, ReadAt::Newest).unwrap());
+            let got = tokio::task::block_in_place(|| {
+                branch.get_page(page, ReadAt::Newest, Reach::Files).unwrap()
+            });
             assert_eq!(
                 got.bytes[100..104],
                 v.to_be_bytes(),
@@ -336,7 +337,10 @@ impl Timed {
     }
 
     fn read(&self, at: Lsn) -> u32 {
-        let page = self.branch().get_page(PAGE, ReadAt::Lsn(at)).unwrap();
+        let page = self
+            .branch()
+            .get_page(PAGE, ReadAt::Lsn(at), Reach::Files)
+            .unwrap();
         u32::from_be_bytes(page.bytes[100..104].try_into().unwrap())
     }
 

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use xylem_ambient::Clock;
-use xylem_pages::{Branch, Loader, ReadAt, Store, StoreConfig, Tablespace};
+use xylem_pages::{Branch, Loader, Reach, ReadAt, Store, StoreConfig, Tablespace};
 use xylem_redo::SpaceFlags;
 use xylem_types::{BranchId, Lsn, PageId, SpaceId};
 use xylem_wal::Log;
@@ -87,7 +87,7 @@ fn lsn_reached(lsn: Lsn, mib: u64) -> bool {
 fn check(branch: &Branch, last: &HashMap<u32, u64>, stride: u32) {
     for page in (1..PAGES).step_by(stride as usize) {
         let got = branch
-            .get_page(PageId::new(5, page), ReadAt::Newest)
+            .get_page(PageId::new(5, page), ReadAt::Newest, Reach::Files)
             .unwrap();
         assert_eq!(
             got.bytes[100..108],
@@ -140,8 +140,12 @@ fn memory_stays_within_the_budget() {
         assert_eq!(a.applied(), end);
         // History in the middle, which no cache holds.
         for page in 1..50 {
-            a.get_page(PageId::new(5, page), ReadAt::Lsn(Lsn(end.0 / 2)))
-                .unwrap();
+            a.get_page(
+                PageId::new(5, page),
+                ReadAt::Lsn(Lsn(end.0 / 2)),
+                Reach::Files,
+            )
+            .unwrap();
         }
         a.flush_now();
         check(&a, &last, 5);
@@ -236,7 +240,7 @@ fn thousands_of_layers_stay_within_the_budget() {
     for round in 0..2 {
         for no in 0..LAYERS {
             let id = PageId::new(5, no);
-            let got = branch.get_page(id, ReadAt::Lsn(lsn)).unwrap();
+            let got = branch.get_page(id, ReadAt::Lsn(lsn), Reach::Files).unwrap();
             assert_eq!(got.bytes[4..8], no.to_be_bytes(), "round {round}");
         }
     }

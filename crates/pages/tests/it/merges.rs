@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use xylem_ambient::Clock;
-use xylem_pages::files::Place;
-use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
+use xylem_pages::place::Place;
+use xylem_pages::{Branch, Reach, ReadAt, Store, StoreConfig};
 use xylem_types::{BranchId, FileOp, Lsn, PageId};
 use xylem_wal::Log;
 
@@ -122,12 +122,12 @@ impl World {
 
     fn check(&self, branch: &Branch) {
         for (page, data) in &self.last {
-            let got = branch.get_page(PageId::new(5, *page), ReadAt::Newest);
+            let got = branch.get_page(PageId::new(5, *page), ReadAt::Newest, Reach::Files);
             assert!(got.unwrap().bytes[AT..].starts_with(data), "page {page}");
         }
         for (lsn, page, data) in &self.then {
             if branch.oldest() <= Some(*lsn) {
-                let got = branch.get_page(PageId::new(5, *page), ReadAt::Lsn(*lsn));
+                let got = branch.get_page(PageId::new(5, *page), ReadAt::Lsn(*lsn), Reach::Files);
                 let got = got.unwrap().bytes;
                 assert!(got[AT..].starts_with(data), "page {page} at {lsn}");
             }
@@ -192,7 +192,7 @@ fn new_layers_are_merged_beside_a_long_fold() {
     let log = MemLog::with_clock(Arc::clone(&world.clock));
     let forked = Branch::open(Arc::clone(&world.store), fork, log, parent).unwrap();
     for (page, data) in &shared {
-        let got = forked.get_page(PageId::new(5, *page), ReadAt::Newest);
+        let got = forked.get_page(PageId::new(5, *page), ReadAt::Newest, Reach::Files);
         assert!(got.unwrap().bytes[AT..].starts_with(data), "page {page}");
     }
     care::undamaged(dir.path());
@@ -396,7 +396,7 @@ fn a_crash_at_every_step_of_two_merges_loses_nothing() {
         let steps = Arc::new(AtomicU64::new(0));
         let hook = {
             let steps = Arc::clone(&steps);
-            move |_: xylem_pages::files::Step<'_>| match steps.fetch_add(1, Ordering::SeqCst) >= at
+            move |_: xylem_pages::place::Step<'_>| match steps.fetch_add(1, Ordering::SeqCst) >= at
             {
                 true => Err(std::io::Error::other("dead")),
                 false => Ok(()),
@@ -473,7 +473,7 @@ fn nothing_is_merged_before_those_that_left_are_open_again() {
     let child = open_child(&w, &w.branch);
     w.store.start_ingest();
     for (page, data) in &then {
-        let got = child.get_page(PageId::new(5, *page), ReadAt::Newest);
+        let got = child.get_page(PageId::new(5, *page), ReadAt::Newest, Reach::Files);
         assert!(got.unwrap().bytes[AT..].starts_with(data), "page {page}");
     }
     // And upkeep has not been forgotten.

@@ -14,7 +14,7 @@ fn run(seed: u64, steps: usize, configure: impl Fn(&mut StoreConfig)) {
     let mut model = Model::new(rand::rngs::StdRng::seed_from_u64(seed), log.clone());
     let config = || {
         let mut c = small();
-        c.trim_log = false;
+        c.trim_wal = false;
         configure(&mut c);
         c
     };

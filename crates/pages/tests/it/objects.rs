@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use xylem_objects::testing::{Faulty, Rates, S3Server, memory};
 use xylem_objects::{Bucket, DiskCache, Retry};
-use xylem_pages::files::{FileReader, FileWriter, Files, ObjectPlace, Place, Put};
-use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
+use xylem_pages::place::{FileReader, FileWriter, Files, ObjectPlace, Place, Put};
+use xylem_pages::{Branch, Reach, ReadAt, Store, StoreConfig};
 use xylem_types::PageId;
 use xylem_wal::Log;
 
@@ -23,7 +23,7 @@ fn little_memory() -> StoreConfig {
     StoreConfig {
         memory_bytes: 1 << 20,
         open_layer_bytes: 16 << 10,
-        trim_log: false,
+        trim_wal: false,
         ..small()
     }
 }
@@ -447,7 +447,7 @@ fn a_bad_copy_is_replaced_and_a_bad_original_never_served() {
     let (mut right, mut refused) = (0, 0);
     for page in 0..20 {
         let page = xylem_types::PageId::new(0, page);
-        match branch.get_page(page, ReadAt::Lsn(first)) {
+        match branch.get_page(page, ReadAt::Lsn(first), Reach::Files) {
             Ok(_) => {
                 model.check_page(&branch, page, ReadAt::Lsn(first));
                 right += 1;
@@ -544,7 +544,7 @@ fn the_last_reader_on_an_async_thread_waits_for_no_store() {
         during: Arc::clone(&during),
     };
     let config = StoreConfig {
-        trim_log: false,
+        trim_wal: false,
         ..small()
     };
     let store = Store::open(config, Arc::new(held)).unwrap();
@@ -580,7 +580,7 @@ fn the_last_reader_on_an_async_thread_waits_for_no_store() {
         // All that it reads lies in the cache on disk.
         let page = PageId::new(0, 1);
         for lsn in model.lsns.iter().step_by(20) {
-            let _ = branch.get_page(page, ReadAt::Lsn(*lsn));
+            let _ = branch.get_page(page, ReadAt::Lsn(*lsn), Reach::Files);
         }
         // As a scrape does, and whoever looks at layers.
         let _ = (branch.stats(), branch.layers_info());

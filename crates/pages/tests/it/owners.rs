@@ -25,8 +25,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use xylem_objects::Bucket;
 use xylem_objects::testing::{Faulty, memory};
-use xylem_pages::files::ObjectPlace;
-use xylem_pages::{Branch, ReadAt, Store, StoreError};
+use xylem_pages::place::ObjectPlace;
+use xylem_pages::{Branch, Reach, ReadAt, Store, StoreError};
 use xylem_redo::SpaceFlags;
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn, PageId};
 use xylem_wal::backup::{self, Backup, BackupConfig};
@@ -214,7 +214,9 @@ impl Machine {
 
     fn check(&self, want: &BTreeMap<u32, u8>, at: &str) {
         for (page, byte) in want {
-            let got = self.branch.get_page(PageId::new(9, *page), ReadAt::Newest);
+            let got = self
+                .branch
+                .get_page(PageId::new(9, *page), ReadAt::Newest, Reach::Files);
             let got = got.unwrap_or_else(|e| panic!("{at}: page {page}: {e}"));
             assert_eq!(got.bytes[100], *byte, "{at}: page {page}");
         }

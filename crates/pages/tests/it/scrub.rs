@@ -10,8 +10,10 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use xylem_ambient::Entropy;
+use xylem_pages::ReadAt;
+use xylem_pages::place::ReadOnlyPlace;
 use xylem_pages::scrub::{FindingKind, ScrubEvent, ScrubOptions, probe, scrub_place};
-use xylem_pages::{ReadAt, ReadOnlyPlace};
 use xylem_types::BranchId;
 
 fn golden() -> PathBuf {
@@ -334,9 +336,9 @@ fn it_keeps_to_a_rate_and_can_be_stopped() {
 fn a_place_is_probed_and_left_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let place = place(dir.path());
-    probe::probe(&*place).unwrap();
+    probe::probe(&*place, &Entropy::system()).unwrap();
     assert!(place.folders("check").unwrap().is_empty());
     let place = ReadOnlyPlace::open(dir.path()).unwrap();
-    let refused = probe::probe(&place).unwrap_err();
+    let refused = probe::probe(&place, &Entropy::system()).unwrap_err();
     assert!(refused.to_string().contains("cannot"), "{refused}");
 }

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use xylem_pages::files::{FileReader, FileWriter, Files, LocalPlace, Place, Put};
+use xylem_pages::place::{FileReader, FileWriter, Files, LocalPlace, Place, Put};
 use xylem_pages::scrub::{FindingKind, ScrubOptions};
 use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
 use xylem_types::BranchId;

@@ -5,7 +5,7 @@ use crate::common::redo::{after, mtr};
 use crate::common::{MemLog, block_on, catch_up, open, small};
 use std::ops::ControlFlow;
 use std::time::Duration;
-use xylem_pages::{Branch, ReadAt, ReadError, SideFile};
+use xylem_pages::{Branch, Reach, ReadAt, ReadError, SideFile};
 use xylem_redo::SpaceFlags;
 use xylem_types::{FileOp, Lsn, PageId, SpaceId};
 
@@ -59,7 +59,7 @@ fn a_tablespace_before_its_first_page() {
     catch_up(&branch, &log);
     let lsn = after(Lsn::FIRST, &a);
     assert!(matches!(
-        branch.get_page(PageId::new(9, 0), ReadAt::Newest),
+        branch.get_page(PageId::new(9, 0), ReadAt::Newest, Reach::Files),
         Err(ReadError::BeyondEnd { pages: 0, .. })
     ));
     assert!(branch.tablespaces(ReadAt::Newest).unwrap().is_empty());
@@ -86,18 +86,18 @@ fn a_tablespace_before_its_first_page() {
     );
     assert!(
         branch
-            .get_page(PageId::new(9, 3), ReadAt::Newest)
+            .get_page(PageId::new(9, 3), ReadAt::Newest, Reach::Files)
             .unwrap()
             .bytes
             .iter()
             .all(|b| *b == 0)
     );
     assert!(matches!(
-        branch.get_page(PageId::new(9, 4), ReadAt::Newest),
+        branch.get_page(PageId::new(9, 4), ReadAt::Newest, Reach::Files),
         Err(ReadError::BeyondEnd { pages: 4, .. })
     ));
     assert!(matches!(
-        branch.get_page(PageId::new(8, 0), ReadAt::Newest),
+        branch.get_page(PageId::new(8, 0), ReadAt::Newest, Reach::Files),
         Err(ReadError::NoSuchTablespace { .. })
     ));
 }
@@ -244,7 +244,11 @@ fn operations_inside_a_torn_mtr_are_not_brought_in_twice() {
     assert_eq!(branch.applied(), after(Lsn::FIRST, &a));
     assert_eq!(text(&branch, "a").as_deref(), Some("second"));
     assert_eq!(text(&branch, "b").as_deref(), Some("first!"));
-    assert!(branch.get_page(PageId::new(0, 0), ReadAt::Newest).is_ok());
+    assert!(
+        branch
+            .get_page(PageId::new(0, 0), ReadAt::Newest, Reach::Files)
+            .is_ok()
+    );
 }
 
 #[test]
@@ -327,7 +331,11 @@ fn an_epoch_that_goes_back_behind_whole_mtrs_is_refused() {
         "{error}"
     );
     // What was whole is served.
-    assert!(branch.get_page(PageId::new(0, 0), ReadAt::Newest).is_ok());
+    assert!(
+        branch
+            .get_page(PageId::new(0, 0), ReadAt::Newest, Reach::Files)
+            .is_ok()
+    );
     assert_eq!(branch.applied(), applied);
 }
 
@@ -358,7 +366,7 @@ fn redo_that_is_not_understood_stops_ingest_there() {
     assert_eq!(branch.applied(), applied);
     assert!(
         branch
-            .get_page(PageId::new(0, 0), ReadAt::Lsn(applied))
+            .get_page(PageId::new(0, 0), ReadAt::Lsn(applied), Reach::Files)
             .is_ok()
     );
     // Half of an mtr is never seen, flushed or not; a restart stops there too.
@@ -411,7 +419,7 @@ fn a_tablespace_whose_file_was_never_made_is_not_there() {
     let want = [(8, "db/a.ibd".to_owned()), (11, "db/b.ibd".to_owned())];
     assert_eq!(paths(ReadAt::Newest), want);
     assert!(matches!(
-        branch.get_page(PageId::new(10, 0), ReadAt::Newest),
+        branch.get_page(PageId::new(10, 0), ReadAt::Newest, Reach::Files),
         Err(ReadError::NoSuchTablespace { .. })
     ));
     // Until then it was what is known.
@@ -469,8 +477,8 @@ fn a_tablespace_id_that_is_used_again_shows_nothing_of_the_one_before() {
                 catch_up(&branch, &log);
                 ends.push((lsn, round, n, pages));
                 for page in 0..21 {
-                    let _ = branch.get_page(PageId::new(9, page), ReadAt::Newest);
-                    let _ = branch.get_page_cached(PageId::new(9, page));
+                    let _ = branch.get_page(PageId::new(9, page), ReadAt::Newest, Reach::Files);
+                    let _ = branch.get_page(PageId::new(9, page), ReadAt::Newest, Reach::Memory);
                 }
             }
             if flushed {
@@ -483,7 +491,8 @@ fn a_tablespace_id_that_is_used_again_shows_nothing_of_the_one_before() {
         let check = |branch: &Branch| {
             for (lsn, round, n, pages) in &ends {
                 for page in 0..21 {
-                    let got = branch.get_page(PageId::new(9, page), ReadAt::Lsn(*lsn));
+                    let got =
+                        branch.get_page(PageId::new(9, page), ReadAt::Lsn(*lsn), Reach::Files);
                     let at = format!("{flushed} {merged}: page {page}, round {round}.{n}");
                     match got {
                         Err(ReadError::NoSuchTablespace { .. }) => assert_eq!(*n, 2, "{at}"),

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use xylem_ambient::Clock;
-use xylem_pages::files::{FileReader, FileWriter, Files, LocalFiles, Place, Put, Step};
-use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
+use xylem_pages::place::{FileReader, FileWriter, Files, LocalFiles, Place, Put, Step};
+use xylem_pages::{Branch, Reach, ReadAt, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{BranchId, PageId};
 use xylem_wal::Log;
@@ -297,9 +297,13 @@ fn pages_that_cannot_be_built_do_not_restart_a_fold() {
     assert_eq!(stats.runs, 1);
     assert!(stats.layer_bytes < before.layer_bytes * 3 / 4);
     let last = PageId::new(5, 2 * bad);
-    let got = branch.get_page(last, ReadAt::Newest).unwrap();
+    let got = branch.get_page(last, ReadAt::Newest, Reach::Files).unwrap();
     assert_eq!(got.bytes[4096..7096], data);
-    assert!(branch.get_page(PageId::new(5, 1), ReadAt::Newest).is_err());
+    assert!(
+        branch
+            .get_page(PageId::new(5, 1), ReadAt::Newest, Reach::Files)
+            .is_err()
+    );
     assert_eq!(branch.health().unfoldable.len(), 20);
 }
 
@@ -371,7 +375,7 @@ fn a_long_merge_makes_way_for_new_layers() {
     assert_eq!(branch.merge_debt(), 0);
     w.check(&branch);
     let got = branch
-        .get_page(PageId::new(5, 299), ReadAt::Newest)
+        .get_page(PageId::new(5, 299), ReadAt::Newest, Reach::Files)
         .unwrap();
     assert_eq!(got.bytes[4096..10_096], data);
     catch_up(&branch, &w.log);

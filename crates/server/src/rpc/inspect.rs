@@ -180,7 +180,7 @@ fn layers(branch: String, info: LayersInfo) -> LayersResponse {
         old_bytes: l.old_bytes,
         merging: l.merging,
     };
-    let (ancestor_id, ancestor_lsn) = match info.ancestor {
+    let (ancestor_id, ancestor_lsn) = match info.parent {
         Some((id, lsn)) => (id.to_string(), lsn.0),
         None => Default::default(),
     };

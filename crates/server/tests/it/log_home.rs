@@ -240,7 +240,7 @@ async fn a_log_that_nobody_backed_up_goes_on_where_layers_end() {
     let mut pages = server.pages().await;
     let read = with(page(5, 3), &[("xylem-branch", "dev")]);
     let error = refused(pages.get_page(read).await);
-    assert!(error.message().contains("the log was lost"), "{error:?}");
+    assert!(error.message().contains("the WAL was lost"), "{error:?}");
     remove(&server, "dev").await.unwrap();
     assert!(again.epoch > attached.epoch + 1000);
     let page = Reader::new(&server, "main").at(5, 3, again.start_lsn).await;

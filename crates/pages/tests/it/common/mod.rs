@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
-use xylem_pages::files::{Hook, LocalPlace, Place};
+use xylem_pages::place::{Hook, LocalPlace, Place};
 use xylem_pages::{Branch, Store, StoreConfig};
 use xylem_types::{BranchId, Epoch, FileOp, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::{

@@ -6,7 +6,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use xylem_pages::{Branch, ReadAt, ReadError};
+use xylem_pages::{Branch, Reach, ReadAt, ReadError};
 use xylem_redo::SpaceFlags;
 use xylem_types::{FileOp, Lsn, PageId};
 
@@ -585,7 +585,7 @@ impl Model {
             ReadAt::Newest => self.whole,
             ReadAt::Lsn(l) => l,
         };
-        let got = match branch.get_page(id, at) {
+        let got = match branch.get_page(id, at, Reach::Files) {
             Ok(p) => {
                 if at == ReadAt::Newest {
                     assert!(p.lsn >= lsn);
@@ -611,7 +611,7 @@ impl Model {
             panic!("page {id} at {at:?} differs: {first}");
         }
         if at == ReadAt::Newest
-            && let Some(p) = branch.get_page_cached(id)
+            && let Ok(p) = branch.get_page(id, ReadAt::Newest, Reach::Memory)
         {
             assert_eq!(Ok(p.bytes), want, "cached page {id}");
         }

@@ -3,7 +3,7 @@
 use super::MemLog;
 use super::redo::{MtrBuilder, after, mtr};
 use std::sync::Arc;
-use xylem_pages::{Branch, ReadAt};
+use xylem_pages::{Branch, Reach, ReadAt};
 use xylem_redo::SpaceFlags;
 use xylem_types::{Lsn, PageId};
 
@@ -82,7 +82,7 @@ impl Writer {
     pub fn check(&self, branch: &Branch) {
         for n in self.n.saturating_sub(62).max(1)..=self.n {
             let page = PageId::new(5, 1 + n % 63);
-            let got = branch.get_page(page, ReadAt::Newest).unwrap();
+            let got = branch.get_page(page, ReadAt::Newest, Reach::Files).unwrap();
             assert_eq!(got.bytes[200..204], n.to_be_bytes(), "{page}");
         }
     }

@@ -8,7 +8,7 @@ use crate::node::Opened;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use xylem_pages::files::Place;
+use xylem_pages::place::Place;
 use xylem_pages::scrub::probe;
 use xylem_proto::inspect::{self as wire, BranchHealth, DiagnoseResponse, Disk, Hold, Store};
 
@@ -25,7 +25,7 @@ pub(super) fn diagnose(config: &ServerConfig, opened: &Opened, probe: bool) -> D
     let unsettled = opened.unsettled.borrow().clone();
     DiagnoseResponse {
         now: jiff::Timestamp::now().to_string(),
-        store: Some(store(&**opened.store.place(), probe)),
+        store: Some(store(&opened.store, probe)),
         disks: disks(config, &**opened.store.place()),
         branches: branches
             .iter()
@@ -37,7 +37,8 @@ pub(super) fn diagnose(config: &ServerConfig, opened: &Opened, probe: bool) -> D
     }
 }
 
-fn store(place: &dyn Place, wanted: bool) -> Store {
+fn store(pages: &xylem_pages::Store, wanted: bool) -> Store {
+    let place = &**pages.place();
     let listed = place.folders("branches");
     let error = |result: std::io::Result<()>| {
         let error = result.err();
@@ -50,7 +51,7 @@ fn store(place: &dyn Place, wanted: bool) -> Store {
         probed,
         probe_error: match probed {
             // Whether the store does what everything else relies on.
-            true => error(probe::probe(place)),
+            true => error(probe::probe(place, &pages.config().entropy)),
             false => String::new(),
         },
     }
@@ -102,11 +103,11 @@ fn health(branch: &Arc<OpenBranch>, names: &Names) -> BranchHealth {
         stopped: branch.broken().unwrap_or_default(),
         busy: h.busy,
         applied_lsn: branch.pages.applied().0,
-        durable_lsn: h.log_lsn.0,
+        durable_lsn: h.wal_lsn.0,
         resume_lsn: h.resume_lsn.0,
         resume_position: h.resume_position.0,
-        log_first_position: h.log_first.0,
-        log_end_position: h.log_end.0,
+        log_first_position: h.wal_first.0,
+        log_end_position: h.wal_end.0,
         layers: stats.layers,
         layer_bytes: stats.layer_bytes,
         runs: h.runs,
