@@ -1,12 +1,12 @@
-//! What reads of a branch take and return.
+//! The arguments and results of reads.
 
 use std::sync::Arc;
 use xylem_types::{Lsn, SpaceId};
 
-/// Which version of a page.
+/// The version that a read is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadAt {
-    /// What is ingested now.
+    /// The end of what is ingested now.
     Newest,
     /// Every mtr that ended at or before this LSN, none that ended later. The
     /// caller has waited until it is ingested.

@@ -1,9 +1,9 @@
-//! How a store is set up.
+//! The settings of a store.
 
 use std::time::Duration;
 use xylem_ambient::{Clock, Entropy};
 
-/// How a store is set up.
+/// The settings of a store.
 #[derive(Clone, Debug)]
 pub struct StoreConfig {
     /// Memory for open layers, frozen layers, indexes and caches of all
@@ -36,10 +36,10 @@ pub struct StoreConfig {
     pub entropy: Entropy,
     /// Whether the WAL is trimmed behind what layers durably hold.
     pub trim_wal: bool,
-    /// What the scrub that goes on in the background reads from the store in a
-    /// second, over all branches; 0: there is none.
+    /// Bytes that the background scrub reads from the store in a second, over
+    /// all branches; 0: there is none.
     pub scrub_bytes_per_second: u64,
-    /// It begins with a branch again after so long at the earliest.
+    /// The least time between two background scrubs of a branch.
     pub scrub_pause: Duration,
 }
 

@@ -8,37 +8,37 @@ pub enum StoreError {
     /// A file operation failed.
     #[error("{context}: {source}")]
     Io {
-        /// What was tried, and on which file.
+        /// The operation that failed, and its file.
         context: String,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A block, manifest or log record failed its check.
+    /// A block, manifest or WAL record failed its check.
     #[error("corrupt: {0}")]
     Corrupt(String),
     /// Another process has taken the branch over.
     #[error("branch {0}: another server has opened it; this one no longer changes it")]
     Taken(BranchId),
-    /// Others left the branch and live on what it has.
+    /// The branch has forks, which live on its history.
     #[error(
         "branch {branch} cannot be removed: {} left it and need its history",
         list(forks)
     )]
     HasForks {
-        /// Which.
+        /// The branch to remove.
         branch: BranchId,
-        /// Who.
+        /// Its forks.
         forks: Vec<BranchId>,
     },
     /// The WAL failed.
     #[error("WAL: {0}")]
     Wal(#[from] xylem_wal::LogError),
-    /// Redo that is not understood: ingest of the branch stops here.
+    /// Redo that is not understood. Ingest of the branch stops here.
     #[error("redo at LSN {lsn}: {message}")]
     Redo {
-        /// Where.
+        /// Where the mtr begins.
         lsn: Lsn,
-        /// What.
+        /// The error of the redo parser.
         message: String,
     },
 }
@@ -60,9 +60,9 @@ pub enum ReadError {
     /// No such tablespace at that LSN.
     #[error("tablespace {space} does not exist at LSN {lsn}")]
     NoSuchTablespace {
-        /// What was asked for.
+        /// The tablespace asked for.
         space: SpaceId,
-        /// As of when.
+        /// The LSN of the read.
         lsn: Lsn,
     },
     /// The tablespace has fewer pages.
@@ -70,25 +70,25 @@ pub enum ReadError {
         "page {page} is beyond the end of its tablespace, which has {pages} pages at LSN {lsn}"
     )]
     BeyondEnd {
-        /// What was asked for.
+        /// The page asked for.
         page: PageId,
         /// The tablespace's size.
         pages: u32,
-        /// As of when.
+        /// The LSN of the read.
         lsn: Lsn,
     },
     /// The LSN is older than the history kept.
     #[error("LSN {lsn} is older than the history kept, which begins at {oldest}")]
     TooOld {
-        /// What was asked for.
+        /// The LSN asked for.
         lsn: Lsn,
-        /// What there is.
+        /// The oldest LSN that can be read.
         oldest: Lsn,
     },
     /// The time is before the history kept.
     #[error("{} is before the history kept, which begins at LSN {oldest}{}", time_text(*time_us), oldest_us.map(|t| format!(", {}", time_text(t))).unwrap_or_default())]
     TimeOutside {
-        /// What was asked for, in microseconds since 1970.
+        /// The time asked for, in microseconds since 1970.
         time_us: u64,
         /// The oldest LSN there is.
         oldest: Lsn,
@@ -98,7 +98,7 @@ pub enum ReadError {
     /// The server's clock showed the time twice, or never.
     #[error("which moment {} means is not certain: {message}", time_text(*time_us))]
     TimeUnclear {
-        /// What was asked for, in microseconds since 1970.
+        /// The time asked for, in microseconds since 1970.
         time_us: u64,
         /// Why, and which LSNs may be meant.
         message: String,
@@ -106,11 +106,11 @@ pub enum ReadError {
     /// The LSN has not been ingested in time.
     #[error("LSN {wanted} was not reached in time: {hop} stands at {reached}, {} bytes behind", wanted.0.saturating_sub(reached.0))]
     NotReached {
-        /// What was asked for.
+        /// The LSN asked for.
         wanted: Lsn,
         /// Where the lagging part stands.
         reached: Lsn,
-        /// "log" or "ingest".
+        /// The lagging part in words: "WAL" or "ingest".
         hop: &'static str,
     },
     /// A stored block failed its checksum, or redo cannot be applied.
@@ -118,17 +118,17 @@ pub enum ReadError {
     Corrupt {
         /// Which page.
         page: PageId,
-        /// As of when.
+        /// The LSN of the read.
         lsn: Lsn,
-        /// What is wrong, in which file.
+        /// The damage, and its file.
         message: String,
     },
     /// Reading a layer failed.
     #[error("{context}: {source}")]
     Io {
-        /// What was tried, and on which file.
+        /// The operation that failed, and its file.
         context: String,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// Memory alone has no answer; a read with [`crate::Reach::Files`] has.

@@ -1,4 +1,4 @@
-//! What a scrub can find wrong with what a branch has in the store.
+//! The findings of scrubs.
 
 use parking_lot::Mutex;
 use xylem_types::BranchId;
@@ -6,7 +6,7 @@ use xylem_types::BranchId;
 /// Findings of one branch that are remembered, and of one scrub that are told.
 pub(crate) const FINDINGS_MAX: usize = 1000;
 
-/// What is wrong.
+/// The kind of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FindingKind {
     /// Bytes are not what was written, or do not fit together.
@@ -20,7 +20,7 @@ pub enum FindingKind {
 }
 
 impl FindingKind {
-    /// In one word.
+    /// Its name: one word, lower case.
     pub fn as_str(self) -> &'static str {
         match self {
             FindingKind::Damaged => "damaged",
@@ -38,9 +38,9 @@ pub struct Finding {
     pub branch: BranchId,
     /// The file in its folder; empty when it is none of them.
     pub file: String,
-    /// What is wrong.
+    /// Its kind.
     pub kind: FindingKind,
-    /// The same in words.
+    /// The fault in words.
     pub message: String,
 }
 
@@ -61,11 +61,11 @@ impl std::fmt::Display for Finding {
     }
 }
 
-/// What is wrong with one file.
+/// A fault of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fault(pub(crate) FindingKind, pub(crate) String);
 
-/// What the newest scrub of a branch found.
+/// The outcome of the newest scrub of a branch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LastScrub {
     /// When it ended, in microseconds since 1970; none: there was none yet.
@@ -74,11 +74,11 @@ pub struct LastScrub {
     pub bytes: u64,
     /// Layer files.
     pub layers: u64,
-    /// What it found, at most 1000 things.
+    /// Its findings, at most 1000.
     pub findings: Vec<Finding>,
 }
 
-/// What is known of the scrubs of a branch.
+/// The scrubs of a branch.
 #[derive(Debug, Default)]
 pub(crate) struct Scrubbed {
     last: Mutex<LastScrub>,

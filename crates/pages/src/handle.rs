@@ -1,5 +1,5 @@
-//! The public face of a branch: opens it, starts its threads, and passes what is
-//! asked of it to those who know.
+//! The public face of a branch: opens it, starts its threads, and passes calls
+//! on to its state and its workers.
 
 use crate::api::{Page, Reach, ReadAt, SideFile, Tablespace};
 use crate::branch::fork::ForkError;
@@ -95,7 +95,7 @@ impl Branch {
         };
         let shared = Arc::new(Shared::new(resources, opened));
         store.add_branch(&shared);
-        // From here on whoever drops it stops its threads.
+        // From here on dropping it stops its threads.
         let branch = Arc::new(Branch {
             shared,
             store,
@@ -239,9 +239,9 @@ impl Branch {
         self.shared.ingested_position()
     }
 
-    /// From where on the WAL shows what is not in whole mtrs yet: a place, and
-    /// the LSN at which the first such mtr begins, or would. The entry at that
-    /// place may begin before it. No LSN where no epoch has begun before.
+    /// The place from which on the WAL has bytes that are not in whole mtrs yet,
+    /// and the LSN at which the first such mtr begins, or would. The entry at
+    /// that place may begin before it. No LSN where no epoch has begun.
     pub fn unfinished(&self) -> (Position, Option<Lsn>) {
         self.shared.unfinished()
     }

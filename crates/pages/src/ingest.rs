@@ -49,7 +49,7 @@ pub(crate) fn run(
             () = async {
                 let _ = started.wait_for(|started| *started).await;
                 shared.is_begun.store(true, Ordering::Release);
-                // What is read again may depend on what they have.
+                // Entries that are read again may depend on theirs.
                 shared.ancestors_ready().await;
             } => {}
             _ = stop.wait_for(|stop| *stop) => {}
@@ -83,7 +83,7 @@ impl Ingest {
         let mut closed = false;
         let mut complained = false;
         loop {
-            // What a branch takes in that can flush nothing only fills memory.
+            // Without a flusher, redo that is taken in only fills memory.
             if self.shared.stopped() || self.shared.has_no_flusher() {
                 return Err(Stop::Shutdown);
             }
@@ -130,7 +130,7 @@ impl Ingest {
 
     fn entry(&mut self, entry: Entry) -> Step<()> {
         let before = self.done;
-        // What a WAL begins with follows what stands elsewhere.
+        // The first entry of a WAL follows on something that stands elsewhere.
         let stepped = entry.stepped || before == Position::default();
         self.stage.times.entry(entry.time_us, stepped);
         self.note_time();

@@ -1,5 +1,5 @@
-//! What stands in manifests, layers and memory, for people who look for what
-//! happened: of a branch that is open, and of files by themselves.
+//! Shows people the content of manifests, layers and memory: of a branch that is
+//! open, and of files by themselves.
 
 mod history;
 mod kinds;

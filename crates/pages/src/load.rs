@@ -1,8 +1,7 @@
 //! Fills a new branch from outside: pages, tablespaces and side files as of
 //! one LSN, in the order of their keys, straight into image layers.
 //!
-//! What is there afterwards is what ingest would have left: a reader cannot
-//! tell. Its manifest names no layer before [`Loader::finish`]; a load that ends
+//! The branch looks afterwards as if ingest had made it: a reader cannot tell. Its manifest names no layer before [`Loader::finish`]; a load that ends
 //! before leaves nothing.
 
 use crate::api::Tablespace;
@@ -31,7 +30,7 @@ const LAYER_BYTES: u64 = 256 << 20;
 /// A load was refused, or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// What was given makes no sense here.
+    /// The input makes no sense here.
     #[error("{0}")]
     Refused(String),
     /// The store failed.
@@ -39,7 +38,7 @@ pub enum LoadError {
     Store(#[from] StoreError),
 }
 
-/// What a load has written.
+/// The amounts that a load has written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
     /// Tablespaces.
@@ -159,7 +158,7 @@ impl Loader {
         self.lsn
     }
 
-    /// What has come so far; layers are counted at the end.
+    /// The amounts so far; layers are counted at the end.
     pub fn so_far(&self) -> Loaded {
         self.counts
     }
@@ -477,7 +476,7 @@ impl Loader {
         Ok(())
     }
 
-    /// What ingest must know to name the undo tablespaces made later.
+    /// The state from which ingest names undo tablespaces made later.
     fn undo(&self) -> Result<Option<UndoState>, LoadError> {
         let ids: Vec<(&str, u32)> = self
             .paths
@@ -520,7 +519,7 @@ impl Loader {
         out.map(LayerWriter::dense).map_err(self.failed())
     }
 
-    /// Says which branch it was.
+    /// Adds to an error the branch that was written.
     fn failed(&self) -> impl Fn(io::Error) -> LoadError + use<> {
         let id = self.id;
         move |source| {
@@ -532,7 +531,8 @@ impl Loader {
     }
 }
 
-/// Best effort: what stays is swept when no catalogue names it.
+/// Removes the branch, best effort: files that stay are swept when no catalogue
+/// names it.
 fn remove(store: &Store, id: BranchId) {
     if let Err(error) = store.remove_branch(id) {
         tracing::warn!(branch = %id, %error, "what a load had written was not removed");

@@ -1,5 +1,5 @@
-//! What the page store needs of the storage engine: bytes and records in,
-//! bytes out. Everything else in this crate but ingest is engine-neutral.
+//! The interface to the storage engine: bytes and records in, bytes out.
+//! Everything else in this crate but ingest is engine-neutral.
 
 use xylem_redo::SpaceFlags;
 use xylem_types::{Lsn, PageId};

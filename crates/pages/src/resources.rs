@@ -1,5 +1,5 @@
-//! What all branches of a project share: settings, memory budget, caches,
-//! place. Nothing here knows of a branch.
+//! The resources that all branches of a project share: settings, memory budget,
+//! caches, place. Nothing here knows of a branch.
 
 pub(crate) mod long_pages;
 

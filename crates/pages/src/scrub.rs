@@ -46,7 +46,7 @@ impl Store {
         let room = Room::of(self.config().memory_bytes);
         while let Some(shared) = todo.pop_front().filter(|_| !run.report.stopped) {
             let check = BranchCheck::live(&shared, room);
-            // Who closes or removes it must not wait for a scrub.
+            // Closing or removing it must not wait for a scrub.
             drop(shared);
             let check = run.branch(check);
             if !run.report.stopped {

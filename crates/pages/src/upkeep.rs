@@ -1,5 +1,5 @@
-//! What a store does by itself: flushes, merges, folds, and the scrub in the
-//! background.
+//! The work that a store does by itself: flushes, merges, folds, and the scrub
+//! in the background.
 
 mod collapse;
 pub(crate) mod compact;

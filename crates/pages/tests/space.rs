@@ -1,6 +1,10 @@
 //! A long update-heavy run over a table larger than the memory budget: the
 //! room that layers take, and the memory that merging them takes.
 #![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "it measures, by the system's clock"
+)]
 #![allow(unsafe_code, reason = "an allocator that counts")]
 
 #[path = "it/common/mod.rs"]
@@ -8,7 +12,7 @@
 mod common;
 
 use common::redo::{MtrBuilder, after, mtr};
-use common::{BRANCH, MemLog, catch_up, place};
+use common::{BRANCH, MemWal, catch_up, place};
 use rand::{Rng, SeedableRng};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::HashMap;
@@ -56,7 +60,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 struct Writer {
-    log: Arc<MemLog>,
+    wal: Arc<MemWal>,
     lsn: Lsn,
     frame: Vec<u8>,
 }
@@ -70,7 +74,7 @@ impl Writer {
     }
 
     fn send(&mut self) {
-        self.log.redo(self.lsn, &self.frame);
+        self.wal.redo(self.lsn, &self.frame);
         self.lsn = after(self.lsn, &self.frame);
         self.frame.clear();
     }
@@ -92,17 +96,17 @@ fn space_and_memory_stay_bounded() {
     let store = Store::open(config, place(dir.path())).unwrap();
     store.start_ingest();
     store.start_upkeep().unwrap();
-    let log = MemLog::with_clock(Arc::clone(&clock));
-    log.epoch(Lsn::FIRST);
+    let wal = MemWal::with_clock(Arc::clone(&clock));
+    wal.epoch(Lsn::FIRST);
     let branch = Branch::open(
         Arc::clone(&store),
         BRANCH,
-        log.clone() as Arc<dyn Log>,
+        wal.clone() as Arc<dyn Log>,
         None,
     );
     let branch = branch.unwrap();
     let mut writer = Writer {
-        log: Arc::clone(&log),
+        wal: Arc::clone(&wal),
         lsn: Lsn::FIRST,
         frame: Vec::new(),
     };
@@ -123,7 +127,7 @@ fn space_and_memory_stay_bounded() {
         }));
         if page % 256 == 0 {
             writer.send();
-            catch_up(&branch, &log);
+            catch_up(&branch, &wal);
         }
     }
     writer.send();
@@ -144,7 +148,7 @@ fn space_and_memory_stay_bounded() {
             writer.mtr(&b.finish());
         }
         writer.send();
-        catch_up(&branch, &log);
+        catch_up(&branch, &wal);
         clock.fetch_add(200_000, Ordering::Relaxed);
     }
     branch.flush_now();
@@ -185,7 +189,7 @@ fn space_and_memory_stay_bounded() {
     );
     assert!(factor < FACTOR, "{factor}");
     assert!(branch.oldest().unwrap() > Lsn::FIRST);
-    // The test's own: the log in memory, which keeps what is not in layers.
+    // The test's own: the WAL in memory, which keeps what is not in layers.
     assert!(peak < BUDGET + BUDGET / 2 + (2 << 20), "{peak}");
     for page in (1..PAGES).step_by(3) {
         let got = branch

@@ -1,5 +1,5 @@
-//! What a branch shares with the branches it comes from: its parent, the
-//! parent's parent, and so on.
+//! The history that a branch shares with its ancestors: its parent, the parent's
+//! parent, and so on.
 
 use super::forks::SLOTS;
 use super::shared::{Parent, Shared};

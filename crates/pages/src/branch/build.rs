@@ -27,7 +27,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) reach: Reach,
 }
 
-/// What [`View::page`] found.
+/// The outcome of [`View::page`].
 pub(crate) enum Built {
     /// The base stands up to the wanted LSN.
     Unchanged,

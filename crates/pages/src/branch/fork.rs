@@ -12,7 +12,7 @@ use xylem_types::{BranchId, Lsn};
 /// A branch could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ForkError {
-    /// It cannot leave the branch there.
+    /// The branch point cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// Its first manifest could not be written.
@@ -24,7 +24,7 @@ pub enum ForkError {
          written to the database since; try again when something was"
     )]
     Crowded {
-        /// Where.
+        /// The end of the last mtr.
         lsn: Lsn,
     },
 }
@@ -54,7 +54,7 @@ impl Shared {
             return Err(ForkError::Crowded { lsn: applied });
         }
         let mut points = self.forks.points.lock();
-        // What is let go of is decided under the same lock.
+        // Folding decides what it lets go of under the same lock.
         if let Some(oldest) = self.oldest().filter(|oldest| lsn < *oldest) {
             return Err(ReadError::TooOld { lsn, oldest }.into());
         }

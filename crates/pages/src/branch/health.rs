@@ -1,5 +1,5 @@
-//! What a branch remembers of how it does: what fails, what was found when
-//! upkeep last looked at its layers.
+//! The health of a branch: failures that last, and the result of upkeep's last
+//! look at its layers.
 
 use super::samples::Sample;
 use crate::finding::Scrubbed;
@@ -21,7 +21,7 @@ pub struct Trouble {
     pub message: String,
 }
 
-/// What fails, until it succeeds again.
+/// The last failure of some work, until that succeeds again.
 #[derive(Debug, Default)]
 pub(crate) struct Failing(Mutex<Option<Trouble>>);
 
@@ -47,7 +47,7 @@ impl Failing {
     }
 }
 
-/// What takes a look at layers to know.
+/// The result of a look at layers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Looked {
     /// When, by the clock that paces upkeep; none: never.

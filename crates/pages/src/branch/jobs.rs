@@ -1,4 +1,4 @@
-//! The merges of a branch that are under way, and who works at them.
+//! The merges of a branch that are under way, and the threads at work on them.
 //!
 //! The manifest has each merge of which a piece was published; this list has
 //! those and the ones that are only begun. Two merges never share a run, so a
@@ -23,7 +23,7 @@ struct State {
     jobs: Vec<Job>,
     /// Threads that look for a piece of work or do one.
     at_work: usize,
-    /// Those who want nobody to be at work for a moment.
+    /// Callers that want nobody to be at work for a moment.
     resting: usize,
     /// Pieces that were done or failed.
     ended: u64,
@@ -138,7 +138,7 @@ impl Jobs {
     /// so nobody begins again.
     pub(crate) fn wait_for_all(&self) {
         let mut state = self.state.lock();
-        // Those who wait must see the stop.
+        // Waiting threads must see the stop.
         self.changed.notify_all();
         while state.at_work > 0 {
             self.changed.wait(&mut state);
@@ -275,7 +275,7 @@ impl Drop for Claim<'_> {
         if self.over {
             return;
         }
-        // What panics once does so again.
+        // A merge that panics once does so again.
         let panics = std::thread::panicking();
         let run = self.merging.run;
         let now = self.jobs.pace.instant();

@@ -92,8 +92,8 @@ impl Shared {
         }
     }
 
-    /// What is known of a tablespace as of `at`. For the newest version, `lsn`
-    /// moves on to where it was looked up.
+    /// A tablespace's description as of `at`. For the newest version, `lsn` moves
+    /// on to where it was looked up.
     fn space_for_page(
         &self,
         space: SpaceId,
@@ -156,7 +156,7 @@ impl Shared {
         reach: Reach,
     ) -> Result<Page, ReadError> {
         let found = self.find_page(page, at, reach);
-        // What memory alone does not tell is asked for again.
+        // A read that memory alone cannot answer is asked again.
         if reach == Reach::Files || found.is_ok() {
             self.stats.get_pages.add(1);
         }

@@ -18,8 +18,8 @@ use xylem_types::Lsn;
 
 /// Time between two samples while redo comes, in microseconds.
 pub(crate) const SAMPLE_US: u64 = 10_000;
-/// What the clock may leave out within a stretch, in microseconds: less than
-/// what people mean by a time of day, more than a server takes to start again.
+/// The longest gap in the clock's time within a stretch, in microseconds: less
+/// than people mean by a time of day, more than a server takes to start again.
 pub(crate) const PAUSE_US: u64 = 60_000_000;
 /// The key of the samples.
 pub(crate) fn time_key() -> Key {
@@ -99,14 +99,14 @@ pub(super) struct Found {
     pub(super) lsn: Option<Lsn>,
 }
 
-/// What the last search for the horizon found.
+/// The result of the last search for the horizon.
 #[derive(Debug, Default)]
 pub(crate) struct Horizon(pub(super) Mutex<Option<Found>>);
 
 /// The times of the entries that ingest reads, one after the other.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Times {
-    /// What a sample taken now says.
+    /// The sample that would be taken now.
     now: Option<Sample>,
     /// A stretch has begun that has no sample yet.
     begins: bool,
@@ -140,7 +140,7 @@ impl Times {
             self.begins |= time_us < now.wall_us || passed > PAUSE_US;
             now.wall_us = time_us;
         } else {
-            // What is read again after a start may come from before it.
+            // Entries read again after a start may be older than the sample.
             now.wall_us = now.wall_us.max(time_us);
             now.steady_us = now.steady_us.saturating_add(passed);
         }

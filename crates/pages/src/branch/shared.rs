@@ -80,7 +80,7 @@ pub(crate) struct Shared {
     failed: RwLock<Option<String>>,
     stop: AtomicBool,
     stop_tx: watch::Sender<bool>,
-    /// What the flush thread waits on: frozen layers, a stop.
+    /// Guards what the flush thread waits for: frozen layers, a stop.
     pub(super) flush_lock: Mutex<()>,
     pub(super) flush_signal: Condvar,
     pub(super) flushed_signal: Condvar,
@@ -94,7 +94,7 @@ pub(crate) struct Shared {
     pub(crate) leaving: Mutex<Vec<Leaving>>,
     /// Held while such files are removed.
     pub(crate) removing: Mutex<()>,
-    /// The merges under way, and who works at them.
+    /// The merges under way, and the threads at work on them.
     pub(crate) jobs: Jobs,
     /// All forks of the branch are known; see [`crate::Store::start_ingest`].
     /// Until then upkeep merges nothing: it would forget what they need.
@@ -106,7 +106,7 @@ pub(crate) struct Shared {
     pub(crate) known_horizon: Horizon,
 }
 
-/// What a branch is opened from.
+/// The parts that a branch is opened from.
 pub(crate) struct Opened {
     pub(crate) id: BranchId,
     pub(crate) files: Arc<dyn Files>,

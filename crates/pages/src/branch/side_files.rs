@@ -9,7 +9,7 @@ use crate::layer::key::{TAG_SIDE, side_key, side_of};
 use std::ops::ControlFlow;
 use xylem_types::Lsn;
 
-/// Where the next part begins.
+/// The place where the next part begins.
 #[derive(Clone, Debug)]
 pub struct SideCursor {
     /// All keys up to this one are done.
@@ -42,7 +42,7 @@ pub struct SidePiece {
 /// Bytes of a side file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileBytes {
-    /// Of the whole file.
+    /// Bytes of the whole file.
     pub size: u64,
     /// Where `data` begins in the file. A file's first piece has offset 0 and
     /// its pieces follow one another without gaps.
@@ -51,7 +51,7 @@ pub struct FileBytes {
     pub data: Vec<u8>,
 }
 
-/// What one step of reading side files returns.
+/// The result of one step of reading side files.
 #[derive(Debug)]
 pub struct SidePart {
     /// A directory comes before what is in it.
@@ -66,7 +66,7 @@ impl Shared {
     /// calls. Blocking.
     ///
     /// An operation counts from the end of the last whole mtr that stands
-    /// before it in the log: were the redo after that void, the operation
+    /// before it in the WAL: were the redo after that void, the operation
     /// would still have happened.
     ///
     /// # Errors

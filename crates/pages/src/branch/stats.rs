@@ -6,7 +6,7 @@ use crate::stats::BranchStats;
 use std::sync::atomic::Ordering;
 
 impl Shared {
-    /// What it has done since it was opened, and what it holds.
+    /// Counters since the branch was opened, and what it holds now.
     pub(crate) fn branch_stats(&self) -> BranchStats {
         let layers = self.layers();
         let mut out = self.stats.snapshot();

@@ -10,9 +10,9 @@ use xylem_types::{Lsn, PageId, SpaceId};
 /// Bytes of a file's name: what Linux and its file systems take.
 const NAME_MAX: usize = 255;
 
-/// Whether a file can have this path. InnoDB logs that it creates a tablespace
+/// Whether a file can have this path. InnoDB writes redo that creates a tablespace
 /// before it makes the file; when the name is too long for any file system, it
-/// never was there, even if no deletion was logged because InnoDB ended then.
+/// never was there, even if no deletion was written because InnoDB ended then.
 fn can_be_a_file(path: &str) -> bool {
     path.split('/').all(|part| part.len() <= NAME_MAX)
 }

@@ -19,7 +19,7 @@ const STRETCHES_MAX: usize = 1000;
 struct Stretch {
     low: Lsn,
     high: Lsn,
-    /// What the clock said at the first sample and at the last.
+    /// The clock's time at the first sample and at the last.
     first_us: u64,
     last_us: u64,
 }
@@ -72,7 +72,7 @@ impl Shared {
             return Ok((None, 0, next));
         };
         let all_sampled = time.saturating_add(SAMPLE_US);
-        // What ended since the sample did so before the time, or may not.
+        // Mtrs since the sample ended before the time, or may not have.
         Ok(match all_sampled <= target {
             true => (Some(Lsn(low).max(oldest)), all_sampled, next),
             false => (Some(lsn.max(oldest)), time, all_sampled.min(next)),
@@ -98,7 +98,7 @@ impl Shared {
     }
 
     /// The horizon: the newest LSN of which it is certain that `age` has passed
-    /// since it was in the log, by steady clocks alone; none while there is no
+    /// since it was in the WAL, by steady clocks alone; none while there is no
     /// such LSN in the history kept.
     pub(crate) fn lsn_of_age(&self, age: Duration) -> Result<Option<Lsn>, ReadError> {
         let Some(reach) = self.reach()? else {
@@ -148,7 +148,7 @@ impl Shared {
         Ok(all)
     }
 
-    /// The newest LSN of which it is certain that it was in the log when the
+    /// The newest LSN of which it is certain that it was in the WAL when the
     /// server's clock said `time_us`; none when that is before the history kept.
     fn lsn_by(&self, time_us: u64) -> Result<Option<Lsn>, ReadError> {
         let Some(reach) = self.reach()? else {

@@ -14,7 +14,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use xylem_types::{Lsn, SpaceId};
 
-/// The layers of a branch and of those it comes from, at one moment.
+/// The layers of a branch and of its ancestors, at one moment.
 pub(crate) struct Snapshot {
     /// The branch's own first, then its parent's, and so on.
     levels: Vec<(Arc<Layers>, Lsn)>,
@@ -58,8 +58,7 @@ impl Snapshot {
         }
     }
 
-    /// Adds the layers of the next ancestor, of which versions up to `cap`
-    /// are shared.
+    /// Adds the layers of the next ancestor, which shares versions up to `cap`.
     pub(super) fn push(&mut self, layers: Arc<Layers>, cap: Lsn) {
         // A branch point below another's caps what lies beneath it, too.
         let cap = self.levels.last().map_or(cap, |(_, above)| cap.min(*above));
@@ -75,7 +74,7 @@ impl Snapshot {
         }
     }
 
-    /// What a flush of `frozen` sees: nothing newer.
+    /// The view of a flush of `frozen`: nothing newer.
     pub(crate) fn view_of_flush<'a>(&'a self, frozen: &'a Frozen, source: Source<'a>) -> View<'a> {
         let mut view = self.view(source);
         if let Some(own) = view.levels.first_mut() {
@@ -84,7 +83,7 @@ impl Snapshot {
         view
     }
 
-    /// What the branch's ancestors have; none without any.
+    /// The layers of the branch's ancestors; none without a parent.
     pub(crate) fn ancestors<'a>(&'a self, source: Source<'a>) -> Option<View<'a>> {
         let mut view = self.view(source);
         view.levels.remove(0);
@@ -197,7 +196,7 @@ impl View<'_> {
         Ok(chain.image().map(|(lsn, bytes)| (lsn, bytes.to_vec())))
     }
 
-    /// What is known of a tablespace, and since when.
+    /// A tablespace's description, and the LSN of its last change.
     pub(crate) fn space(
         &self,
         space: SpaceId,

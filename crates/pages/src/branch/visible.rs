@@ -1,4 +1,4 @@
-//! How what ingest has read becomes visible, a batch at a time.
+//! Makes visible what ingest has read, a batch at a time.
 
 use super::layers::{Frozen, Layers};
 use super::shared::{Progress, Shared};
@@ -62,15 +62,15 @@ impl Shared {
         Position(self.operations.load(Ordering::Acquire))
     }
 
-    /// What can be read: the end of the last whole mtr, and the place in the
-    /// WAL before which all side-file operations are.
+    /// The end of the visible history: that of the last whole mtr, and the place
+    /// in the WAL before which all side-file operations are visible.
     pub(crate) fn visible(&self) -> (Lsn, Position) {
         let progress = self.progress.lock();
         (self.applied(), progress.resume.operations)
     }
 
-    /// From where on the WAL shows what is not in whole mtrs yet: a place, and
-    /// the LSN at which the first such mtr begins, or would; no LSN where no
+    /// The place from which on the WAL has bytes that are not in whole mtrs yet,
+    /// and the LSN at which the first such mtr begins, or would; no LSN where no
     /// epoch has begun.
     pub(crate) fn unfinished(&self) -> (Position, Option<Lsn>) {
         let resume = self.progress.lock().resume;

@@ -1,5 +1,5 @@
-//! What ingest has read and not made visible yet: a batch of versions, and what
-//! is known of tablespaces with it.
+//! The batch of versions that ingest has read and not made visible yet, and the
+//! tablespaces as of its end.
 
 use super::retry::{Step, Stop};
 use crate::branch::samples::{Times, time_key};
@@ -14,7 +14,7 @@ use xylem_types::{Lsn, SpaceId};
 /// Tablespaces that ingest remembers.
 const SPACES_MAX: usize = 4096;
 
-/// What is on its way to being visible.
+/// See the module.
 #[derive(Default)]
 pub(crate) struct Stage {
     pub(crate) batch: Batch,

@@ -22,7 +22,7 @@ pub(super) struct Ingest {
     pub(super) pending: VecDeque<(Lsn, Position)>,
     /// Everything before it is handled.
     pub(super) done: Position,
-    /// From where the last start resumed, until an epoch begins.
+    /// The place where the last start resumed; none once an epoch has begun.
     pub(super) resumed: Option<Resume>,
     pub(super) operations_from: Position,
     /// Where the entry stands with which the WAL's times began anew; ingest

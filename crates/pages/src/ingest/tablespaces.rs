@@ -58,8 +58,9 @@ impl Stage {
         Ok(())
     }
 
-    /// `space` is created as `path`. InnoDB logs that before it makes the file,
-    /// and makes none where one is; when it cannot, it logs a deletion, unless it
+    /// `space` is created as `path`. InnoDB writes redo for it before it makes the
+    /// file, and makes none where one is; when it cannot, it writes redo for a
+    /// deletion, unless it
     /// ends before (or is older than that). So another tablespace that still has
     /// the path never came to be, or lost its dictionary entry in a crash.
     fn void_path(&mut self, shared: &Shared, path: &str, space: SpaceId, lsn: Lsn) -> Step<()> {

@@ -15,7 +15,7 @@ use xylem_types::{BranchId, Lsn, PageId};
 /// Bytes of versions that are told at once, about.
 const BYTES_MAX: usize = 4 << 20;
 
-/// What of a history is wanted.
+/// The wanted part of a history.
 #[derive(Clone, Copy, Debug)]
 pub struct HistoryOptions {
     /// The page as of this LSN: no version after it; none: the newest.
@@ -44,7 +44,7 @@ pub enum Whence {
 pub struct BuiltPage {
     /// The page.
     pub bytes: Arc<[u8]>,
-    /// What InnoDB would find wrong with it.
+    /// The fault that InnoDB would find with it.
     pub fault: Option<String>,
 }
 
@@ -53,13 +53,13 @@ pub struct BuiltPage {
 pub struct PageVersion {
     /// The end of the mtr that made it.
     pub lsn: Lsn,
-    /// What it is.
+    /// Delta, fresh or image.
     pub kind: VersionKind,
     /// Redo records, or the page.
     pub bytes: Vec<u8>,
     /// Where it lies.
     pub whence: Whence,
-    /// In which branch: the page's own or one that it comes from.
+    /// The branch that has it: the one asked, or an ancestor.
     pub branch: BranchId,
     /// Its tablespace was made or cut after it and before the LSN asked for: a
     /// read at that LSN does not see it.
@@ -186,7 +186,7 @@ impl Shared {
     }
 }
 
-/// What was found so far.
+/// The versions found so far.
 struct Found {
     versions: Vec<PageVersion>,
     floor: Lsn,

@@ -3,7 +3,7 @@
 use crate::layer::chain::Kind;
 use crate::layer::format::LayerKind as Stored;
 
-/// What a layer holds.
+/// The kind of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LayerKind {
     /// Every version of its LSN range.
@@ -13,7 +13,7 @@ pub enum LayerKind {
 }
 
 impl LayerKind {
-    /// In one word.
+    /// Its name: one word, lower case.
     pub fn as_str(self) -> &'static str {
         match self {
             LayerKind::Delta => "delta",
@@ -29,7 +29,7 @@ impl LayerKind {
     }
 }
 
-/// What a version is.
+/// The kind of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VersionKind {
     /// Changes what was before it.
@@ -41,7 +41,7 @@ pub enum VersionKind {
 }
 
 impl VersionKind {
-    /// In one word.
+    /// Its name: one word, lower case.
     pub fn as_str(self) -> &'static str {
         match self {
             VersionKind::Delta => "delta",

@@ -1,5 +1,4 @@
-//! A layer file by itself: what it says of itself, what is in it, what is
-//! wrong with it.
+//! A layer file by itself: its description of itself, its content, its faults.
 
 use super::kinds::{LayerKind, VersionKind};
 use crate::layer::block::BlockKind;
@@ -40,14 +39,14 @@ pub struct Tally {
     pub bytes: u64,
 }
 
-/// What a layer file is.
+/// The content of a layer file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerFileInfo {
-    /// Whose it is.
+    /// The branch that it belongs to.
     pub branch: BranchId,
     /// Its number.
     pub number: u64,
-    /// What it holds.
+    /// Deltas or images.
     pub kind: LayerKind,
     /// Format version.
     pub version: u16,
@@ -69,7 +68,7 @@ pub struct LayerFileInfo {
     pub versions: [Tally; 3],
     /// Blocks that were seen: data, index, filter, root.
     pub blocks: [Blocks; 4],
-    /// What is wrong with it.
+    /// Its faults, in words.
     pub faults: Vec<String>,
     /// All of it was looked at.
     pub complete: bool,
@@ -81,7 +80,7 @@ pub struct VersionRef<'a> {
     key: &'a [u8],
     /// Its LSN.
     pub lsn: Lsn,
-    /// What it is.
+    /// Delta, fresh or image.
     pub kind: VersionKind,
     /// Redo records, a value, or a change of one.
     pub bytes: &'a [u8],
@@ -205,7 +204,7 @@ fn ends(reader: &dyn FileReader, bytes: u64) -> Result<(Expected, u16), String> 
 /// it. `each` sees every version, in the order of keys, and may stop that.
 ///
 /// # Errors
-/// When it cannot be told what it is. What else is wrong stands in the answer.
+/// When header or footer are not those of a layer. The answer has other faults.
 pub fn layer_file(
     reader: Arc<dyn FileReader>,
     bytes: u64,

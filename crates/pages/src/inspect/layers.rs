@@ -14,7 +14,7 @@ pub struct LayerInfo {
     pub number: u64,
     /// Its file.
     pub name: String,
-    /// What it holds.
+    /// Deltas or images.
     pub kind: LayerKind,
     /// The file's size.
     pub bytes: u64,
@@ -63,7 +63,7 @@ pub struct MemoryLayerInfo {
     pub frozen: bool,
     /// Its versions come after this LSN.
     pub start: Lsn,
-    /// Where it ends; none while it is filled.
+    /// The LSN of its end; none while ingest fills it.
     pub end: Option<Lsn>,
     /// Memory it takes.
     pub memory_bytes: u64,
@@ -78,7 +78,7 @@ pub struct LayersInfo {
     pub branch: BranchId,
     /// The parent branch, and the LSN of the branch point.
     pub parent: Option<(BranchId, Lsn)>,
-    /// What is ingested.
+    /// The end of the last whole mtr ingested.
     pub applied: Lsn,
     /// Where the history kept begins.
     pub oldest: Option<Lsn>,

@@ -1,4 +1,4 @@
-//! What manifest files say, whichever branch they belong to.
+//! The content of manifest files, whichever branch they belong to.
 
 use super::layers::LayerInfo;
 use crate::layer::codec::Dec;
@@ -32,10 +32,10 @@ impl BranchPointInfo {
     }
 }
 
-/// From where ingest reads the WAL again after a start.
+/// The place from which ingest reads the WAL again after a start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ResumeInfo {
-    /// The place.
+    /// The place in the WAL.
     pub position: Position,
     /// Redo before this is in layers.
     pub lsn: Lsn,
@@ -56,10 +56,10 @@ impl ResumeInfo {
     }
 }
 
-/// What stands in one manifest file.
+/// The content of one manifest file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestInfo {
-    /// Whose it is.
+    /// The branch that it belongs to.
     pub branch: BranchId,
     /// Its number.
     pub number: u64,
@@ -71,7 +71,7 @@ pub struct ManifestInfo {
     pub branch_point: Option<BranchPointInfo>,
     /// Where the history kept begins.
     pub oldest: Option<Lsn>,
-    /// From where ingest reads the WAL again.
+    /// The place from which ingest reads the WAL again.
     pub resume: ResumeInfo,
     /// The next layer's number.
     pub next_layer: u64,
@@ -88,7 +88,7 @@ pub struct ManifestInfo {
 /// Reads the manifest file `raw`, whichever branch it belongs to.
 ///
 /// # Errors
-/// What is wrong with the file.
+/// The fault of the file, in words.
 pub fn manifest(raw: &[u8]) -> Result<ManifestInfo, String> {
     let ids = raw.get(16..40).ok_or("too short to be a manifest")?;
     let mut d = Dec(ids);

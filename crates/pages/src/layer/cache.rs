@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use xylem_types::{Lsn, PageId, SpaceId};
 
-/// What an entry costs beside its bytes.
+/// Bytes that an entry costs beside its value.
 const ENTRY: u64 = 96;
 
 /// A block as it is kept: checked, expanded, parsed if it is an index.
@@ -46,7 +46,7 @@ impl CachedPage {
     }
 }
 
-/// What was known of a tablespace, while its generation stands.
+/// A tablespace's description, valid while its generation stands.
 #[derive(Clone)]
 pub(crate) struct CachedSpace {
     pub(crate) info: Option<Arc<SpaceInfo>>,

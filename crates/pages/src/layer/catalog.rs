@@ -1,4 +1,4 @@
-//! What is known of a tablespace, and of a side file, as it is stored.
+//! The stored descriptions of tablespaces and side files.
 
 use crate::layer::codec::{Dec, put_bytes, put_varint};
 use xylem_types::{Lsn, SpaceId};
@@ -8,7 +8,7 @@ pub(crate) const CHUNK: u64 = 64 << 10;
 /// A side file is not longer than this.
 pub(crate) const FILE_MAX: u64 = 4 << 30;
 
-/// What is known of a tablespace since some LSN.
+/// A tablespace's description as of some LSN.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SpaceInfo {
     /// It was not dropped.
@@ -69,7 +69,7 @@ pub(crate) fn decode_path_owner(raw: &[u8]) -> Option<Option<SpaceId>> {
     }
 }
 
-/// What a side-file path is.
+/// The kind of a side-file path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum NodeKind {
     /// Nothing is there.

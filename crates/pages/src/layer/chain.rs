@@ -2,7 +2,7 @@
 
 use xylem_types::Lsn;
 
-/// What a version is.
+/// The kind of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
@@ -107,7 +107,7 @@ impl Chain {
         }
     }
 
-    /// What is left of it.
+    /// The rest of the budget.
     pub(crate) fn budget(&self) -> Option<Budget> {
         self.budget
     }

@@ -1,4 +1,4 @@
-//! A layer file: what is known of it, its fixed parts, its groups of versions.
+//! A layer file: its description, its fixed parts, its groups of versions.
 //! See docs/formats/layers.md.
 
 use crate::layer::block::BlockRef;
@@ -12,7 +12,7 @@ pub(crate) const FOOTER: usize = 64;
 const HEADER_MAGIC: &[u8; 8] = b"XYLAYER\x01";
 const FOOTER_MAGIC: &[u8; 8] = b"XYLAYEND";
 
-/// What a layer holds.
+/// The kind of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum LayerKind {
@@ -22,7 +22,7 @@ pub(crate) enum LayerKind {
     Image = 1,
 }
 
-/// What the manifest says of a layer.
+/// A layer as the manifest describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LayerMeta {
     /// Given out by the manifest, never twice.
@@ -52,7 +52,7 @@ pub(crate) struct LayerMeta {
     pub(crate) old_bytes: u64,
     /// Bytes of all its versions.
     pub(crate) raw_bytes: u64,
-    /// What folding kept only for points where other branches left: bytes of
+    /// History that folding kept only for the branch points of forks: bytes of
     /// versions, for each such LSN. Ascending, at most [`HELD_MAX`].
     pub(crate) held: Vec<(Lsn, u64)>,
 }
@@ -263,7 +263,7 @@ pub(crate) fn decode_index(d: &mut Dec<'_>) -> Option<Vec<IndexEntry>> {
     Some(out)
 }
 
-/// What stands above the index: its blocks, and where the filter is.
+/// The block above the index: it lists the blocks of index and filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Root {
     pub(crate) index: Vec<IndexEntry>,

@@ -1,4 +1,4 @@
-//! What a value is stored under: ordered bytes with a tag in front.
+//! The keys that values are stored under: ordered bytes with a tag in front.
 //!
 //! ```text
 //! 01 space page            a page; numbers big-endian, 4 bytes each

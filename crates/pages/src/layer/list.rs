@@ -21,9 +21,9 @@ pub(crate) struct Row {
     pub(crate) start: Lsn,
     /// ... or after this.
     pub(crate) end: Lsn,
-    /// Of all its layers; see [`crate::layer::format::LayerMeta::tags`].
+    /// The tags of all its layers; see [`crate::layer::format::LayerMeta::tags`].
     pub(crate) tags: u8,
-    /// Of all its layers.
+    /// The bytes of all its layers.
     pub(crate) bytes: u64,
 }
 

@@ -25,7 +25,7 @@ use xylem_types::{Lsn, PageId};
 
 const UNIT: usize = 64 << 10;
 const VERSIONS_PER_CHUNK: usize = 4096;
-/// What the arena begins with.
+/// The arena's first size, in bytes.
 const FIRST_BYTES: usize = 4 << 10;
 const SHARDS: usize = 64;
 /// Sorted keys, pages to image, hashes: 8 bytes each.
@@ -33,7 +33,7 @@ const FLUSH_BYTES_PER_KEY: usize = 24;
 const NONE: u32 = u32::MAX;
 /// Versions, and bytes of them, that a reader takes while it holds the lock.
 const SLICE: (usize, usize) = (512, 256 << 10);
-/// What a version costs a reader beside its bytes, in bytes.
+/// The cost of a version for a reader beside its bytes, in bytes.
 const VERSION_WEIGHT: u32 = 64;
 const LEN_MASK: u32 = (1 << 30) - 1;
 
@@ -59,7 +59,8 @@ impl Hasher for PageHasher {
 #[derive(Clone, Copy)]
 struct Head {
     last: u32,
-    /// What a reader has to gather of it: grows with versions and their bytes.
+    /// The cost of gathering it for a reader: grows with versions and their
+    /// bytes.
     weight: u32,
 }
 
@@ -494,7 +495,7 @@ impl MemLayer {
         let Some(head) = inner.head(&Key::Page(page)) else {
             return false;
         };
-        // What has come since.
+        // Walks past the versions that have come since.
         let mut next = head.last;
         let mut found = None;
         for _ in 0..SLICE.0 {

@@ -21,7 +21,7 @@ pub(crate) enum LayerError {
     Io(String, io::Error),
 }
 
-/// What reading a layer needs.
+/// The caches and counters that reading a layer needs.
 #[derive(Clone, Copy)]
 pub(crate) struct Source<'a> {
     pub(crate) caches: &'a Caches,
@@ -320,8 +320,7 @@ impl LayerFile {
         Ok(None)
     }
 
-    /// Gathers the wanted versions of `key`. Answers whether the layer has the
-    /// key at all.
+    /// Gathers the wanted versions of `key`.
     pub(crate) fn collect(
         &self,
         s: &Source<'_>,

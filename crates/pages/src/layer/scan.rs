@@ -184,7 +184,7 @@ impl<'a> RowScan<'a> {
         self.scan.as_ref().map(|s| &s.layer)
     }
 
-    /// What the layer at hand holds.
+    /// The kind of the layer at hand.
     pub(crate) fn kind(&self) -> Option<LayerKind> {
         self.layer().map(|l| l.meta.kind)
     }

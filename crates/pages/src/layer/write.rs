@@ -60,8 +60,8 @@ pub(crate) struct LayerWriter {
     codec: Codec,
     /// Length of the key's last version.
     last_len: u64,
-    /// What that is kept for, and bytes of the key's versions that are kept
-    /// for the same.
+    /// The point that it is kept for, and bytes of the key's versions that are
+    /// kept for the same point.
     last_point: Option<Lsn>,
     point_bytes: u64,
     old_bytes: u64,
@@ -241,7 +241,7 @@ impl LayerWriter {
     }
 
     fn put_block(&mut self, kind: BlockKind, payload: &[u8]) -> io::Result<BlockRef> {
-        // What no reader takes must not get into a file.
+        // No reader takes a larger block.
         if payload.len() > block::BLOCK_MAX {
             return Err(refused(format!("a block of {} bytes", payload.len())));
         }

@@ -8,9 +8,10 @@ use xylem_types::{BranchId, Lsn};
 use xylem_wal::Position;
 
 const MAGIC: &[u8; 8] = b"XYMANIF\x01";
-/// Of a manifest with at most one merge under way.
+/// Format version of a manifest with at most one merge under way.
 const VERSION: u16 = 3;
-/// Of one with more: servers that run one at a time refuse it.
+/// Format version of a manifest with more merges: servers that run one at a time
+/// refuse it.
 const VERSION_MERGES: u16 = 4;
 const HEADER: usize = 64;
 pub(super) const PREFIX: &str = "manifest-";

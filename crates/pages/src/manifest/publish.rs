@@ -39,7 +39,7 @@ impl Manifest {
         for _ in 0..CLAIMS_MAX {
             let list = list(files, branch)?;
             let Some(newest) = newest_of(&list) else {
-                // Whoever made it, the next round takes it over.
+                // The next round takes it over, whichever process made it.
                 Manifest::create(files, branch, writer, Manifest::root())?;
                 continue;
             };
@@ -202,7 +202,7 @@ impl Manifest {
     /// A number that was used is free again once a snapshot has come after it,
     /// so that a put succeeded does not say that this process still has the
     /// branch: it may have been held up while another went on far beyond. What
-    /// follows a put (layers deleted, the log trimmed, manifests removed)
+    /// follows a put (layers deleted, the WAL trimmed, manifests removed)
     /// relies on it, so each put is proved by a look behind it.
     fn put(&mut self, files: &dyn Files, edit: Edit) -> Result<Put, StoreError> {
         let mut next = self.clone();
@@ -230,7 +230,7 @@ impl Manifest {
         *self = next;
         if snapshot && put == Put::Done {
             for n in first_old..=last_old {
-                // What stays is removed at the next start.
+                // The next start removes a file that stays.
                 let _ = files.remove(&name_of(n));
             }
         }

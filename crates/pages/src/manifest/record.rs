@@ -1,4 +1,4 @@
-//! What a manifest says: where ingest goes on, the merges under way, and the
+//! The parts of a manifest: where ingest goes on, the merges under way, and the
 //! changes that one manifest makes to the one before it.
 
 use crate::layer::codec::{Dec, put_varint};
@@ -13,10 +13,10 @@ pub(crate) const SLOTS: u64 = 5;
 /// Merges of a branch that may be under way.
 pub(crate) const MERGES_MAX: usize = 4;
 
-/// From where ingest goes on after a restart.
+/// The place where ingest goes on after a restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Resume {
-    /// Read the log from here: the entry that holds the first byte of the
+    /// Where to read the WAL from: the entry that holds the first byte of the
     /// first mtr that no layer has, or the one after all that is in layers.
     pub(crate) position: Position,
     /// That mtr's LSN. Redo before it is skipped.
@@ -58,8 +58,8 @@ impl Merging {
         inputs
     }
 
-    /// What must hold of merges that run side by side: one writes each run,
-    /// and one reads each layer, which `is_there`.
+    /// Checks merges that run side by side: one writes each run, and one reads
+    /// each layer, for which `is_there` holds.
     pub(super) fn fit(merges: &[Merging], is_there: impl Fn(u64) -> bool) -> Result<(), String> {
         if merges.len() > MERGES_MAX {
             return Err(format!("{} merges are under way", merges.len()));
@@ -100,7 +100,7 @@ impl Merging {
     }
 }
 
-/// What one manifest changes.
+/// The changes that one manifest makes to the one before it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Edit {
     pub(crate) add: Vec<LayerMeta>,

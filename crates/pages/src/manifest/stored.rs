@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use xylem_types::BranchId;
 
-/// What a branch's manifests in the store say.
+/// The newest manifest that the store has of a branch.
 pub(crate) struct Stored {
     pub(crate) manifest: Manifest,
     /// Bytes read.

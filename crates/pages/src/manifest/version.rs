@@ -24,6 +24,7 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
+    /// An empty one, the first of a branch without a parent.
     pub(crate) fn root() -> Manifest {
         Manifest {
             branch: BranchId(0),
@@ -39,6 +40,7 @@ impl Manifest {
         }
     }
 
+    /// Makes the changes of `edit`, which was checked.
     pub(crate) fn apply(&mut self, edit: Edit) {
         self.layers.retain(|l| !edit.remove.contains(&l.number));
         for (number, key) in edit.narrow {
@@ -69,7 +71,7 @@ impl Manifest {
         n
     }
 
-    /// What must hold of every edit, else a read could miss a version.
+    /// Checks an edit: without these invariants a read could miss a version.
     pub(super) fn check(&self, edit: &Edit) -> Result<(), String> {
         if edit.resume.lsn < self.resume.lsn || edit.resume.operations < self.resume.operations {
             return Err(format!(
@@ -113,7 +115,7 @@ impl Manifest {
         self.number.saturating_sub(self.edits.into())
     }
 
-    /// Whether it says the same as `other` of the same number.
+    /// Whether it equals `other`, the manifest of the same number.
     pub(crate) fn agrees(&self, other: &Manifest) -> bool {
         self.layers == other.layers
             && self.branch_point == other.branch_point
@@ -122,7 +124,7 @@ impl Manifest {
             && self.merging == other.merging
     }
 
-    /// What must hold of its layers whatever was changed last.
+    /// Checks its layers, whatever edit came last.
     pub(super) fn fits(&self) -> Result<(), String> {
         let mut numbers = BTreeSet::new();
         let mut names = BTreeSet::new();

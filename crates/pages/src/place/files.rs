@@ -1,4 +1,4 @@
-//! What the page store asks of the place where its files live.
+//! The interface to the place where the page store's files live.
 
 use std::io;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ pub trait FileReader: Send + Sync {
     /// When the file ends before, or cannot be read.
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
 
-    /// What was read there is bad: a copy kept of it is dropped. Answers
-    /// whether there was one, so that reading again makes sense.
+    /// Drops a local copy of these bytes, which were found bad. Returns whether
+    /// there was one, so that reading again makes sense.
     fn forget(&self, offset: u64, len: u64) -> bool {
         let _ = (offset, len);
         false
@@ -35,7 +35,7 @@ pub trait FileWriter: Send {
     fn finish(self: Box<Self>) -> io::Result<()>;
 }
 
-/// What came of [`Files::put_new`].
+/// The outcome of [`Files::put_new`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Put {
     /// It is there and durable.
@@ -68,7 +68,7 @@ pub trait Place: Send + Sync {
     /// As the system says.
     fn remove_folder(&self, name: &str) -> io::Result<()>;
 
-    /// What it is, for people: a URL.
+    /// Its URL, for people.
     fn url(&self) -> String;
 
     /// Whether nobody else can have it open while this is.
@@ -108,8 +108,8 @@ pub trait Files: Send + Sync {
     /// As the system says.
     fn open(&self, name: &str) -> io::Result<Arc<dyn FileReader>>;
 
-    /// The same, but what is read comes from where the file durably is, never
-    /// from a copy kept nearer: for who checks what is there.
+    /// Opens a finished file for reading past every cache, so that a check sees
+    /// the durable bytes.
     ///
     /// # Errors
     /// As the system says.

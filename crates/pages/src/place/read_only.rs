@@ -33,7 +33,7 @@ fn refused<T>() -> io::Result<T> {
     Err(io::ErrorKind::ReadOnlyFilesystem.into())
 }
 
-/// What is in a directory; nothing when it is not there.
+/// The entries of a directory; none when it is not there.
 fn entries(dir: &Path) -> io::Result<Vec<std::fs::DirEntry>> {
     match std::fs::read_dir(dir) {
         Ok(entries) => entries.collect(),

@@ -16,8 +16,8 @@ use xylem_types::BranchId;
 const TICK: Duration = Duration::from_millis(500);
 /// After the start other things come first.
 const FIRST: Duration = Duration::from_secs(60);
-/// What was not used in this time is lost: a busy thread does not make up for
-/// it with a burst.
+/// How much of its rate the scrub saves up. More is lost, so that a thread that
+/// was busy does not make up for it with a burst.
 const SAVED: Duration = Duration::from_secs(4);
 /// The least of a turn, so that a small rate comes to whole blocks.
 const LEAST: f64 = 64.0 * 1024.0;
@@ -154,7 +154,7 @@ pub(crate) fn run(store: &Weak<Store>) {
     let mut scrub = Background::new();
     while let Some(branches) = store.upgrade().map(|s| s.live()) {
         scrub.turn(&branches);
-        // Whoever closes the store must not wait for this thread's hold on it.
+        // Closing the store must not wait for this thread's hold on it.
         drop(branches);
         #[expect(clippy::disallowed_methods, reason = "nothing waits for this thread")]
         std::thread::sleep(TICK);

@@ -25,7 +25,7 @@ const TRIES: u32 = 10;
 /// How long a step waits for the branch to finish publishing.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// What a step did.
+/// The outcome of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// It read so many bytes from the store.
@@ -57,7 +57,7 @@ enum Stage {
 struct AtLayer {
     check: LayerCheck,
     meta: LayerMeta,
-    /// So that it is not removed meanwhile.
+    /// Keeps the file from being removed meanwhile.
     _held: Option<Arc<LayerFile>>,
 }
 
@@ -85,14 +85,14 @@ pub(crate) struct BranchCheck {
 }
 
 impl BranchCheck {
-    /// Of a branch that is open.
+    /// Checks a branch that is open.
     pub(crate) fn live(shared: &Arc<Shared>, room: Room) -> BranchCheck {
         let files = Arc::clone(&shared.files);
         let source = Source::Live(Arc::downgrade(shared));
         BranchCheck::new(shared.id, source, files, room)
     }
 
-    /// Of a folder.
+    /// Checks the branch that lives in a folder.
     pub(crate) fn stored(id: BranchId, files: Arc<dyn Files>, room: Room) -> BranchCheck {
         BranchCheck::new(id, Source::Stored, files, room)
     }
@@ -121,7 +121,7 @@ impl BranchCheck {
         self.id
     }
 
-    /// What was found so far.
+    /// The findings so far.
     pub(crate) fn findings(&self) -> &[Finding] {
         &self.findings
     }
@@ -344,8 +344,8 @@ impl BranchCheck {
         self.stage = Stage::Layers;
     }
 
-    /// Of an open branch: what it shares can be read. Of a stored one the
-    /// caller knows more.
+    /// Checks that an open branch can read what it shares with its parent. Of a
+    /// stored branch the caller knows more.
     fn check_parent(&mut self) {
         let Some(shared) = self.shared() else {
             return;
@@ -468,8 +468,8 @@ impl BranchCheck {
         Step::Read(0)
     }
 
-    /// What nothing named at the beginning and nothing names now, while
-    /// nothing is being written.
+    /// Finds files that no manifest named at the beginning and none names now,
+    /// while nothing is being written.
     fn orphans(&mut self) -> Step {
         if self.unnamed.is_empty() {
             return self.done();
@@ -521,7 +521,7 @@ fn unnamed(manifest: &Manifest, list: &[(String, u64)]) -> BTreeSet<String> {
     names.filter(|n| !counts(n)).map(str::to_owned).collect()
 }
 
-/// What there is to say of a file that nothing names.
+/// Describes a file that nothing names.
 fn orphan(name: &str) -> &'static str {
     match name.ends_with(".layer") || name.ends_with(".tmp") || number_of(name).is_some() {
         true => "nothing names it; the next start of the server removes it",

@@ -28,7 +28,7 @@ const FILTER_STEP: usize = 64;
 /// How often a read that fails is tried.
 const TRIES: u32 = 3;
 
-/// What is known of a layer from elsewhere.
+/// A layer as its manifest describes it.
 #[derive(Clone, Debug)]
 pub(crate) struct Expected {
     pub(crate) branch: BranchId,
@@ -46,7 +46,7 @@ pub(crate) struct Expected {
 }
 
 impl Expected {
-    /// What a manifest says. `narrowed`: its first key may be a later one.
+    /// From a manifest. `narrowed`: its first key may be a later one.
     pub(crate) fn of(branch: BranchId, meta: &LayerMeta, narrowed: bool) -> Expected {
         Expected {
             branch,
@@ -64,7 +64,7 @@ impl Expected {
     }
 }
 
-/// Who wants to see what passes.
+/// Sees the blocks and versions that a check reads.
 pub(crate) trait Visit {
     /// A block: its kind, how it is packed, its size in the file and expanded.
     fn block(&mut self, kind: BlockKind, codec: u8, stored: u64, expanded: u64);
@@ -72,7 +72,7 @@ pub(crate) trait Visit {
     fn version(&mut self, key: &[u8], lsn: Lsn, kind: Kind, bytes: &[u8]);
 }
 
-/// Nobody.
+/// Ignores everything.
 pub(crate) struct Nobody;
 
 impl Visit for Nobody {
@@ -90,7 +90,7 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// What a budget of `memory` bytes leaves for it.
+    /// The share of a budget of `memory` bytes.
     pub(crate) fn of(memory: u64) -> Room {
         let filter = (memory / 64).clamp(512 << 10, 16 << 20) as usize;
         Room {
@@ -467,7 +467,7 @@ impl LayerCheck {
         let end = at.offset + u64::from(at.len);
         let held = self.window_at + self.window.len() as u64;
         if at.offset < self.window_at || end > held {
-            // What is held of it stays: no byte is read twice.
+            // The part that is held stays: no byte is read twice.
             let keep = match at.offset < self.window_at || at.offset >= held {
                 true => 0,
                 false => (held - at.offset) as usize,
@@ -492,7 +492,7 @@ impl LayerCheck {
         block.map(|block| (codec, block)).map_err(damage)
     }
 
-    /// What stands in a data block.
+    /// Checks the groups of a data block.
     fn groups(
         &mut self,
         entry: &IndexEntry,

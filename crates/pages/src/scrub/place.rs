@@ -20,7 +20,7 @@ const BRANCHES: &str = "branches";
 /// Memory for it, of which a scrub takes its share.
 const MEMORY: u64 = 1 << 30;
 
-/// What is known of the branches looked at so far.
+/// The branches looked at so far.
 #[derive(Default)]
 struct Known {
     manifests: BTreeMap<BranchId, Option<Manifest>>,
@@ -44,7 +44,7 @@ pub fn scrub_place<'a>(
 ) -> io::Result<ScrubReport> {
     let mut found: Vec<BranchId> = Vec::new();
     for name in place.folders(BRANCHES)? {
-        // Another name is no branch's.
+        // No branch has another name.
         found.extend(name.parse::<BranchId>().ok().filter(|id| {
             // Digits may be written in other ways.
             branch_folder(*id).ends_with(&name)

@@ -1,5 +1,5 @@
-//! Proves that a place does what everything else relies on: that a name is
-//! taken once, and that what was written is there.
+//! Proves the guarantees of a place that everything else relies on: a name is
+//! taken once, and written bytes are there.
 
 use crate::place::{Place, Put};
 use std::io;
@@ -17,7 +17,7 @@ const NAME: &str = "once";
 /// at the same moment is for whoever knows the store to prove.
 ///
 /// # Errors
-/// What the place does not do, or did not do now.
+/// The guarantee that the place breaks, or the operation that failed now.
 pub fn probe(place: &dyn Place, entropy: &Entropy) -> io::Result<()> {
     let folder = format!("{FOLDER}/{:016x}", entropy.next()? as u64);
     let checked = once(place, &folder, entropy);

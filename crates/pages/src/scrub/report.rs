@@ -1,4 +1,4 @@
-//! What a scrub on demand is asked, and what it tells.
+//! The options of a scrub on demand, its events and its report.
 
 use crate::finding::{Finding, FindingKind};
 use std::ops::ControlFlow;
@@ -32,7 +32,7 @@ pub struct ScrubProgress {
     pub bytes: u64,
 }
 
-/// What a scrub tells while it goes on.
+/// An event of a scrub that is under way.
 #[derive(Debug)]
 pub enum ScrubEvent<'a> {
     /// It has come so far.
@@ -41,14 +41,14 @@ pub enum ScrubEvent<'a> {
     Finding(&'a Finding),
 }
 
-/// What came of a scrub.
+/// The outcome of a scrub.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ScrubReport {
     /// How far it came.
     pub progress: ScrubProgress,
-    /// What is lost or in doubt.
+    /// Findings that are damage: data lost or in doubt.
     pub damage: u64,
-    /// What could not be looked at.
+    /// Findings of files that could not be read.
     pub unreadable: u64,
     /// Files that nothing names.
     pub orphans: u64,
@@ -57,7 +57,7 @@ pub struct ScrubReport {
 }
 
 impl ScrubReport {
-    /// Whether all was looked at, and all is well.
+    /// Whether everything was looked at and is well.
     pub fn is_clean(&self) -> bool {
         self.damage == 0 && self.unreadable == 0 && !self.stopped
     }
@@ -71,5 +71,5 @@ impl ScrubReport {
     }
 }
 
-/// Whom a scrub tells; `Break` stops it.
+/// Takes the events of a scrub; `Break` stops it.
 pub type Tell<'a> = dyn FnMut(ScrubEvent<'_>) -> ControlFlow<()> + 'a;

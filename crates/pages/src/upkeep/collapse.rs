@@ -27,14 +27,14 @@ pub(super) fn run(store: &Weak<Store>, long_pages: &LongPages) {
         let Some((id, page)) = long_pages.next(TICK) else {
             continue;
         };
-        // Whoever closes the store must not wait for this thread's hold on it.
+        // Closing the store must not wait for this thread's hold on it.
         let branch = store
             .upgrade()
             .and_then(|s| s.live().into_iter().find(|b| b.id == id));
         if let Some(branch) = branch.filter(|b| !b.stopped())
             && let Err(error) = branch.shorten(page)
         {
-            // It was a favor; who reads the page learns of it.
+            // It was a favor; a read of the page finds the error, too.
             tracing::debug!(branch = %id, %page, %error, "a long chain was not shortened");
         }
     }

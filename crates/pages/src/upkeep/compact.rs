@@ -1,13 +1,13 @@
 //! Which layers are merged when, and how a merge becomes part of the truth.
 //!
-//! Layers form runs in the order of the log: a flush makes one, a merge makes
+//! Layers form runs in the order of the WAL: a flush makes one, a merge makes
 //! one of several that stand side by side. A read may have to look into every
 //! run, so there must be few; a version is written again each time its run is
 //! merged, so merges take runs of about one size ("universal" or size-tiered
 //! compaction: the number of runs grows with the logarithm of the history).
-//! What lies before the horizon is folded into the oldest run once that saves
-//! a fifth of what stands there: then layers take at most a quarter more than
-//! what must be kept.
+//! History before the horizon is folded into the oldest run once that saves a
+//! fifth of the bytes there: then layers take at most a quarter more than must
+//! be kept.
 //!
 //! A merge is done in pieces. Each piece writes one layer and publishes it
 //! together with how far its inputs were read; so a merge that is interrupted
@@ -107,7 +107,7 @@ impl Shared {
         if self.ancestors_behind().is_some() {
             return Ok(Did::Nothing);
         }
-        // What goes on need not wait until others can be planned.
+        // A merge under way need not wait until others can be planned.
         let (claim, unplanned) = match self.claim(&at_work, errand) {
             (Some(claim), unplanned) => (claim, unplanned),
             (None, Some(fault)) => return Err(fault),
@@ -217,7 +217,7 @@ impl Shared {
         };
         let written = write();
         if !matches!(written, Ok(Some(_))) {
-            // What stays is removed at the next start.
+            // The next start removes a file that stays.
             let _ = self.files.remove(&name);
         }
         let out = written?;
@@ -297,8 +297,8 @@ impl Shared {
     /// Blocking: it waits for the store.
     ///
     /// # Errors
-    /// What the store said of the first that cannot be removed: it and the
-    /// others are tried again by the next call, or by the next start.
+    /// The store's error for the first file that cannot be removed. The next
+    /// call, or the next start, tries it and the others again.
     pub(crate) fn remove_left(&self) -> std::io::Result<()> {
         let one = self.removing.lock();
         self.remove_free(&one)

@@ -5,7 +5,7 @@ use crate::branch::shared::Shared;
 use std::collections::HashSet;
 use xylem_types::Lsn;
 
-/// What a branch's layers owe.
+/// The merges that a branch's layers wait for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Debt {
     /// Bytes of the layers that the merges under way, and the next one, read.

@@ -23,7 +23,7 @@ impl From<std::io::Error> for Fault {
     }
 }
 
-/// Of a merge: a flush goes on without images when it cannot read a layer.
+/// A merge cannot read a layer. A flush goes on without images then.
 impl From<LayerError> for Fault {
     fn from(e: LayerError) -> Fault {
         match e {

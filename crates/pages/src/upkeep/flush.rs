@@ -98,7 +98,7 @@ fn flush(shared: &Shared, frozen: &Frozen) -> Result<(Vec<Arc<LayerFile>>, Put),
     let mut begun: Vec<String> = Vec::new();
     if let Err(e) = write_all(shared, frozen, &mut written, &mut begun) {
         for name in begun {
-            // What stays is removed at the next start.
+            // The next start removes a file that stays.
             let _ = shared.files.remove(&name);
         }
         return Err(e);

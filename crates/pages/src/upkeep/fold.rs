@@ -1,7 +1,7 @@
-//! What of a key's versions is kept once the horizon has passed them.
+//! Folds a key's versions that the horizon has passed.
 //!
 //! Up to the horizon only some LSNs can still be read: the horizon itself, and
-//! the points where other branches left. They cut a key's versions into
+//! the branch points of forks. They cut a key's versions into
 //! segments; of each segment only what the key is at its end matters. Small
 //! changes stay as they are, since they take less than an image; more than 1 KiB
 //! of them becomes an image, which takes the place of the one before. Versions after the horizon are
@@ -25,7 +25,7 @@ use xylem_types::{Lsn, PageId, SpaceId};
 /// beside a page, packed, since every page may have as many.
 const RAW_MAX: usize = 1 << 10;
 
-/// What can still be read.
+/// The LSNs up to the horizon that can still be read.
 #[derive(Clone, Debug)]
 pub(crate) struct Kept {
     /// Ascending; the last is the horizon.
@@ -89,11 +89,11 @@ impl Made {
     }
 }
 
-/// What a key was before the versions at hand.
+/// A key's value before the versions at hand.
 enum Base {
     /// Nothing, or all zeros.
     Nothing,
-    /// What the ancestors have.
+    /// The value that the ancestors have.
     Ancestors,
     /// This.
     Value(Vec<u8>),
@@ -109,13 +109,13 @@ pub(crate) struct Fold<'a> {
     key: Vec<u8>,
     page: Option<PageId>,
     segment: Option<(usize, Lsn)>,
-    /// Of the page's tablespace, at the end of the segment.
+    /// The page's tablespace, as of the end of the segment.
     info: Option<Arc<SpaceInfo>>,
     base: Base,
     /// Written after `base`, in earlier segments.
     carried: Vec<Made>,
     carried_bytes: usize,
-    /// Of this segment, not written.
+    /// Versions of this segment that are not written.
     tail: Vec<Made>,
     tail_bytes: usize,
     /// `base` was made in this segment, of versions up to here, and is not
@@ -246,7 +246,7 @@ impl<'a> Fold<'a> {
                 info
             }
         };
-        // What came before the tablespace was made, or cut, is void; so is all
+        // Versions before the tablespace was made, or cut, are void; so are all
         // of one that is gone.
         let before = info.as_ref().map_or(Lsn::MAX, |i| i.floor);
         let shared_until = self.shared.parent.as_ref().map(|p| p.branch_point.lsn);

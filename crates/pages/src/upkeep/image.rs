@@ -45,7 +45,7 @@ impl<'a> Images<'a> {
             Ok(image) => image,
             Err(error) => {
                 let branch = self.shared.id;
-                // What is corrupt keeps one key from its image only.
+                // Damage keeps one key from its image only.
                 self.failed = matches!(error, ReadError::Io { .. });
                 tracing::error!(%branch, %error, "a merge could not make an image");
                 None

@@ -31,11 +31,11 @@ pub struct BranchHealth {
     pub manifest: u64,
     /// Layers hold everything before this LSN ...
     pub resume_lsn: Lsn,
-    /// ... and the log must be kept from here on.
+    /// ... and the WAL must be kept from here on.
     pub resume_position: Position,
-    /// The first position that the log has.
+    /// The first position that the WAL has.
     pub wal_first: Position,
-    /// The end of the durable log, as a position and as an LSN.
+    /// The end of the durable WAL, as a position and as an LSN.
     pub wal_end: Position,
     /// See `wal_end`.
     pub wal_lsn: Lsn,
@@ -51,7 +51,7 @@ pub struct BranchHealth {
     pub oldest_time_us: Option<u64>,
     /// Before this nothing is kept for its age.
     pub horizon: Option<Lsn>,
-    /// What the log says of its newest mtr; microseconds since 1970.
+    /// The time of its newest mtr, as the WAL says; microseconds since 1970.
     pub newest_time_us: Option<u64>,
     /// The branches that left it, by LSN. What the branch was there is kept
     /// for them, however long ago that is.

@@ -1,4 +1,4 @@
-//! Merges layers into one: by key, and within a key in the order of the log.
+//! Merges layers into one: by key, and within a key in the order of the WAL.
 //! Memory: a block of each row read, what the writer needs, and of the key at
 //! hand about one page for each point of its history that is kept.
 
@@ -157,9 +157,9 @@ impl<'a> Merge<'a> {
     /// Ends the key, with an image when readers would have to apply much.
     fn end_key(&mut self, key: &[u8], chain: &Written, out: &mut LayerWriter) -> Result<(), Fault> {
         let mut ends_in_image = chain.last == Some(Kind::Image);
-        // Of what is not after the horizon folding leaves little. Nor could it
-        // be built: what is known of tablespaces is folded, too, so that it
-        // cannot be told what they were at an LSN between two points.
+        // Folding leaves little up to the horizon. Nor could it be built: the
+        // descriptions of tablespaces are folded, too, so nothing tells what
+        // they were at an LSN between two points.
         if !ends_in_image
             && chain.point.is_none()
             && let Some((lsn, bytes)) = self.images.of(key, chain.lsn, chain.length)
@@ -196,8 +196,8 @@ impl<'a> Merge<'a> {
             chain.point = point;
             Ok(out.version(version.lsn, version.kind, version.bytes, point)?)
         };
-        // What is made of the history up to the horizon waits here until it is
-        // certain that it can be made.
+        // The folded history waits here until it is certain that all of it can
+        // be made.
         let mut folded = Vec::new();
         let mut stuck = None;
         fold.begin(key);
@@ -256,14 +256,14 @@ fn note_unfoldable(shared: &Shared, key: &[u8], why: &str) {
     }
 }
 
-/// What was written of a key.
+/// The versions that were written of a key.
 #[derive(Default)]
 struct Written {
     /// Since the last version that needs nothing before it.
     length: Summary,
     last: Option<Kind>,
     lsn: Lsn,
-    /// What the last version is kept for; none after the horizon.
+    /// The point that the last version is kept for; none after the horizon.
     point: Option<Lsn>,
 }
 

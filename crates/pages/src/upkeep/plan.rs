@@ -158,7 +158,7 @@ fn reach(files: &[Arc<LayerFile>], merging: &Merging) -> (u64, u64) {
 /// Whether nothing of the branch is older than what the merge reads. Once so,
 /// it stays so; and of merges that share no run it is so of one only.
 pub(super) fn is_bottom(files: &[Arc<LayerFile>], merging: &Merging) -> bool {
-    // What it has written stands behind what it reads, or is newer.
+    // Layers that it has written stand behind those it reads, or are newer.
     files.first().is_some_and(|oldest| {
         merging.inputs.binary_search(&oldest.meta.number).is_ok() || oldest.meta.run == merging.run
     })

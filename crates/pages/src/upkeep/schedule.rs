@@ -35,7 +35,8 @@ struct Schedule {
     /// The same as long as a branch has one already.
     workers_more: usize,
     turns: HashMap<BranchId, Turn>,
-    /// Whose turn it is: for a thread, for one more, for what failed before.
+    /// The places in the list of branches where the next round begins: for a
+    /// thread, for one more, for work that failed before.
     first: usize,
     first_more: usize,
     first_troubled: usize,
@@ -61,7 +62,7 @@ pub(super) fn run(store: &Weak<Store>, pace: &Clock) {
     while let Some(mut branches) = store.upgrade().map(|s| s.live()) {
         branches.retain(|b| b.is_begun.load(Ordering::Acquire));
         schedule.round(&branches, pace);
-        // Whoever closes the store must not wait for this thread's hold on it.
+        // Closing the store must not wait for this thread's hold on it.
         drop(branches);
         schedule.take_events(&ended, pace);
     }

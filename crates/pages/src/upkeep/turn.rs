@@ -1,5 +1,4 @@
-//! What the scheduler knows of a branch from turn to turn, and the threads that
-//! work for it.
+//! The turns of a branch: whether it is due, and the threads that work for it.
 
 use super::compact::{Did, Errand};
 use super::fault::Fault;
@@ -33,7 +32,7 @@ pub(super) enum Outcome {
     Over,
 }
 
-/// What a thread that works for a branch tells of.
+/// News from a thread that works for a branch.
 pub(super) enum Event {
     /// It knows what to do.
     Begun(Which),
@@ -55,7 +54,7 @@ pub(super) struct Threads {
     looking: bool,
 }
 
-/// What is known of a branch from turn to turn.
+/// A branch as the scheduler knows it from turn to turn.
 pub(super) struct Turn {
     /// At what did not fail last.
     pub(super) sound: Threads,
@@ -227,7 +226,7 @@ fn turn(branch: &Shared, errand: Errand, begun: impl FnOnce()) -> Outcome {
     }
     let outcome = merge_piece(branch, errand, begun);
     match (remove_left(branch), outcome) {
-        // What could not be removed is tried again after a pause.
+        // A file that could not be removed is tried again after a pause.
         (false, Outcome::Idle) => Outcome::Failed,
         (_, outcome) => outcome,
     }
@@ -290,7 +289,7 @@ impl Shared {
     /// Blocking.
     ///
     /// # Errors
-    /// What went wrong, in words; nothing is lost.
+    /// The failure in words; nothing is lost.
     pub(crate) fn compact_now(&self) -> Result<(), String> {
         let errand = Errand {
             plan: true,
@@ -300,10 +299,10 @@ impl Shared {
             let seen = self.jobs.ended();
             match self.compact(errand, || {}) {
                 Ok(Did::Piece { .. }) => {}
-                // What others do now may leave something to do.
+                // The work of others may leave something to do.
                 Ok(Did::Nothing) if self.jobs.wait_for_others(seen, || self.stopped()) => {}
                 Ok(Did::Nothing) | Err(Fault::Stopped) => {
-                    // What stays is tried again, at the latest by the next start.
+                    // A file that stays is tried again, at the latest by the next start.
                     let _ = self.remove_left();
                     return Ok(());
                 }

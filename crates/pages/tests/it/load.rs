@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::common::redo::{after, mtr};
-use crate::common::{BRANCH, MemLog, catch_up, hooked, place, small};
+use crate::common::{BRANCH, MemWal, catch_up, hooked, place, small};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -109,10 +109,10 @@ fn fill(loader: &mut Loader) -> Result<Pages, LoadError> {
     Ok(pages)
 }
 
-fn open(dir: &Path, log: &Arc<MemLog>) -> Arc<Branch> {
+fn open(dir: &Path, wal: &Arc<MemWal>) -> Arc<Branch> {
     let store = Store::open(small(), place(dir)).unwrap();
     store.start_ingest();
-    Branch::open(store, BRANCH, Arc::clone(log) as Arc<dyn Log>, None).unwrap()
+    Branch::open(store, BRANCH, Arc::clone(wal) as Arc<dyn Log>, None).unwrap()
 }
 
 fn check(branch: &Branch, pages: &Pages, at: ReadAt) {
@@ -147,8 +147,8 @@ fn what_was_loaded_is_read_back() {
         let store = Store::open(small(), place(dir.path())).unwrap();
         let pages = load(&store, layer_bytes).unwrap();
         drop(store);
-        let log = MemLog::new();
-        let branch = open(dir.path(), &log);
+        let wal = MemWal::new();
+        let branch = open(dir.path(), &wal);
         assert_eq!(branch.applied(), LSN);
         assert_eq!(branch.oldest(), Some(LSN));
         // It was there from then on.
@@ -221,9 +221,9 @@ fn redo_goes_on_top() {
     let store = Store::open(small(), place(dir.path())).unwrap();
     let mut pages = load(&store, 1 << 20).unwrap();
     drop(store);
-    let log = MemLog::new();
-    let branch = open(dir.path(), &log);
-    log.epoch(LSN);
+    let wal = MemWal::new();
+    let branch = open(dir.path(), &wal);
+    wal.epoch(LSN);
     let target = PageId::new(5, 11);
     let changes = mtr(|m| {
         m.write(target, 200, b"changed");
@@ -240,10 +240,10 @@ fn redo_goes_on_top() {
         m.header(9, 6, flags());
     }));
     let third = after(second, &create);
-    log.redo(LSN, &changes);
-    log.redo(first, &ddl);
-    log.redo(second, &create);
-    log.file(
+    wal.redo(LSN, &changes);
+    wal.redo(first, &ddl);
+    wal.redo(second, &create);
+    wal.file(
         third,
         FileOp::Write {
             path: "db/t.frm".into(),
@@ -251,13 +251,13 @@ fn redo_goes_on_top() {
             data: (*b"0123456789abcdef").into(),
         },
     );
-    log.file(
+    wal.file(
         third,
         FileOp::Unlink {
             path: "db-x/a.frm".into(),
         },
     );
-    catch_up(&branch, &log);
+    catch_up(&branch, &wal);
     assert_eq!(branch.failed(), None);
 
     let bytes = pages.get_mut(&target).unwrap();
@@ -297,8 +297,8 @@ fn redo_goes_on_top() {
     see(&branch);
     branch.shutdown();
     drop(branch);
-    let branch = open(dir.path(), &log);
-    catch_up(&branch, &log);
+    let branch = open(dir.path(), &wal);
+    catch_up(&branch, &wal);
     see(&branch);
 }
 
@@ -309,10 +309,10 @@ fn undo_tablespaces_are_made_anew() {
     let store = Store::open(small(), place(dir.path())).unwrap();
     load(&store, 1 << 20).unwrap();
     drop(store);
-    let log = MemLog::new();
-    let branch = open(dir.path(), &log);
-    log.epoch(LSN);
-    log.redo(
+    let wal = MemWal::new();
+    let branch = open(dir.path(), &wal);
+    wal.epoch(LSN);
+    wal.redo(
         LSN,
         &mtr(|m| {
             for id in 20..23 {
@@ -320,7 +320,7 @@ fn undo_tablespaces_are_made_anew() {
             }
         }),
     );
-    catch_up(&branch, &log);
+    catch_up(&branch, &wal);
     let undo: Vec<_> = branch
         .tablespaces(ReadAt::Newest)
         .unwrap()
@@ -439,7 +439,7 @@ fn a_failure_anywhere_leaves_all_or_nothing() {
         match loaded {
             Ok(pages) => {
                 drop(store);
-                check(&open(dir.path(), &MemLog::new()), &pages, ReadAt::Newest);
+                check(&open(dir.path(), &MemWal::new()), &pages, ReadAt::Newest);
             }
             Err(LoadError::Store(_)) => {
                 assert_eq!(place_folders(&store, dir.path()), Vec::<String>::new());

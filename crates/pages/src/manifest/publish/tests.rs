@@ -268,7 +268,7 @@ fn several_merges_are_read_back_and_share_nothing() {
     early.remove = vec![7];
     let early = m.publish(&files, early).unwrap_err().to_string();
     assert!(early.contains("not there"), "{early}");
-    // Who takes the branch over goes on with all of them.
+    // The next owner of the branch goes on with all of them.
     let read = Manifest::open(&files, BRANCH, 2).unwrap();
     assert_eq!(read.merging, m.merging);
     assert_eq!(version(&files, &read), 4);
@@ -365,8 +365,8 @@ impl Files for Before<'_> {
     }
 }
 
-/// Who opens a branch is held up between looking and claiming, and the branch
-/// goes on beyond a snapshot: its layers are not swept as leftovers.
+/// A process that opens a branch is held up between looking and claiming, and
+/// the branch goes on beyond a snapshot: its layers are not swept as leftovers.
 #[test]
 fn a_claim_that_comes_too_late_begins_again() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! Writes redo that is easy to check.
 
-use super::MemLog;
+use super::MemWal;
 use super::redo::{MtrBuilder, after, mtr};
 use std::sync::Arc;
 use xylem_pages::{Branch, Reach, ReadAt};
@@ -9,7 +9,7 @@ use xylem_types::{Lsn, PageId};
 
 /// Writes a branch's redo.
 pub struct Writer {
-    pub log: Arc<MemLog>,
+    pub wal: Arc<MemWal>,
     pub lsn: Lsn,
     frame: Vec<u8>,
     n: u32,
@@ -17,14 +17,14 @@ pub struct Writer {
 
 impl Writer {
     pub fn new() -> Writer {
-        Writer::with(MemLog::new())
+        Writer::with(MemWal::new())
     }
 
-    pub fn with(log: Arc<MemLog>) -> Writer {
-        log.epoch(Lsn::FIRST);
+    pub fn with(wal: Arc<MemWal>) -> Writer {
+        wal.epoch(Lsn::FIRST);
         let (lsn, frame) = (Lsn::FIRST, Vec::new());
         Writer {
-            log,
+            wal,
             lsn,
             frame,
             n: 0,
@@ -40,7 +40,7 @@ impl Writer {
 
     pub fn send(&mut self) {
         if !self.frame.is_empty() {
-            self.log.redo(self.lsn, &self.frame);
+            self.wal.redo(self.lsn, &self.frame);
             self.lsn = after(self.lsn, &self.frame);
             self.frame.clear();
         }
