@@ -1,5 +1,4 @@
-//! One branch: its state ([`shared`]), what may be read of it, and who waits
-//! for what. Workers, which change that state, stand above: `ingest`, `upkeep`.
+//! One branch: its state ([`shared`]), reads of it, and waiting for it. Workers, which change that state, stand above: `ingest`, `upkeep`.
 
 pub(crate) mod ancestors;
 pub(crate) mod backoff;

@@ -16,7 +16,7 @@ pub struct StoreConfig {
     /// one flush or in layers that are merged, gets a new image there. So a
     /// read applies at most about as much of each run of layers.
     pub image_after_bytes: u64,
-    /// The same for the number of mtrs.
+    /// As `image_after_bytes`, for the number of mtrs.
     pub image_after_mtrs: u32,
     /// A page whose read has to gather this much more from memory is built, so
     /// that the next one need not: bytes of redo and 64 for each mtr.

@@ -393,7 +393,7 @@ impl Branch {
     /// How far merges are behind: bytes of the newest layers, by whose runs
     /// there are more than merges let come. 0 as long as they keep up. It grows
     /// by what is flushed, so by about as many bytes as redo is ingested, and
-    /// cold reads and folding become dearer with it: whoever paces writers
+    /// cold reads and folding become dearer with it: code that paces writers
     /// counts it as ingest lag. Cheap: a walk over the runs.
     pub fn merge_debt(&self) -> u64 {
         self.shared.merge_debt()

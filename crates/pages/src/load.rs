@@ -99,7 +99,7 @@ impl Loader {
         Loader::begin_with(store, id, lsn, LAYER_BYTES)
     }
 
-    /// The same with layers of about `layer_bytes`, for tests.
+    /// As [`Loader::begin`], with layers of about `layer_bytes`, for tests.
     ///
     /// # Errors
     /// As for [`Loader::begin`].

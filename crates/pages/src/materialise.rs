@@ -23,7 +23,7 @@ pub(crate) trait Materialise: Send + Sync {
     fn seal(&self, bytes: &mut [u8], flags: u32) -> Result<(), String>;
 }
 
-/// InnoDB.
+/// The storage engine of MariaDB.
 pub(crate) struct InnoDb;
 
 fn flags(raw: u32) -> Result<SpaceFlags, String> {

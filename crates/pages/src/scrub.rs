@@ -2,8 +2,7 @@
 //! itself, and checks that it is whole and fits together.
 //!
 //! [`Store::scrub`] checks branches that are open, while they work;
-//! [`scrub_place`] checks a place that perhaps nobody has open. Both change
-//! nothing. A store also scrubs by itself, slowly, in a thread of its own
+//! [`scrub_place`] checks a place that need not be open. Both change nothing. A store also scrubs by itself, slowly, in a thread of its own
 //! (`background`).
 
 pub(crate) mod background;

@@ -51,7 +51,7 @@ macro_rules! counters {
             pub database_bytes: u64,
             /// Bytes of layers that wait to be merged, as of the last look.
             pub merge_debt_bytes: u64,
-            /// Branches that left it.
+            /// Its forks.
             pub forks: u64,
             /// Where the history kept begins; 0 while there is none.
             pub oldest_lsn: u64,

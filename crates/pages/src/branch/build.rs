@@ -38,7 +38,7 @@ pub(crate) enum Built {
 }
 
 impl View<'_> {
-    /// Builds a page.
+    /// Builds a page from the versions that the view has of it.
     pub(crate) fn page(
         &self,
         engine: &dyn Materialise,

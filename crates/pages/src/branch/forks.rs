@@ -1,4 +1,4 @@
-//! Where the forks of a branch left it.
+//! The forks of a branch and their branch points.
 //!
 //! A fork shares everything up to its branch point's LSN, and of side-file
 //! operations those before its place in the WAL. Operations have no LSN of
@@ -46,12 +46,12 @@ pub(crate) struct Forks {
     gate: Mutex<()>,
     /// The LSN that the newest operation counts from.
     side: AtomicU64,
-    /// The newest LSN that was told to somebody as the branch's end.
+    /// The newest LSN that a caller was told of as the branch's end.
     told: AtomicU64,
 }
 
 impl Forks {
-    /// For a branch whose layers end at `end`.
+    /// The forks of a branch whose layers end at `end`, none so far.
     pub(crate) fn new(end: Lsn) -> Forks {
         Forks {
             side: AtomicU64::new(end.0),
@@ -122,8 +122,8 @@ impl Forks {
         self.gate.lock()
     }
 
-    /// Operations that come after this count from behind `lsn`, as far as
-    /// there is room: whoever was told of it means the branch as it was then.
+    /// Notes that a caller was told of `lsn` and means the branch as it is now.
+    /// Later operations count from behind it, as far as there is room.
     pub(crate) fn tell(&self, lsn: Lsn) {
         self.told.fetch_max(lsn.0, Ordering::AcqRel);
     }
@@ -137,7 +137,8 @@ impl Forks {
     pub(crate) fn operation_lsn(&self, lsn: Lsn, position: Position, paused: bool) -> Lsn {
         let points = self.points.lock();
         let newest = self.side().max(lsn);
-        // One that was read before somebody was told was in the WAL by then.
+        // An operation that was read before a caller was told was in the WAL by
+        // then.
         let paused = paused || self.told.load(Ordering::Acquire) >= newest.0;
         let left = points.iter().filter(|p| p.position <= position);
         let at = match left.map(|p| p.lsn).max() {
@@ -145,7 +146,7 @@ impl Forks {
             _ if paused && newest.bytes_since(lsn) < PAUSES => Lsn(newest.0 + 1),
             _ => newest,
         };
-        // Those that left behind it share it.
+        // Forks that left behind it share it.
         let share = points
             .iter()
             .filter(|p| p.position > position && p.lsn >= lsn);
@@ -165,7 +166,7 @@ impl Forks {
         }
     }
 
-    /// Where the first operation stands that a fork at `lsn` does not share
+    /// The place of the first operation that a fork at `lsn` does not share
     /// though no mtr ends before it.
     pub(super) fn first_behind(&self, lsn: Lsn) -> Option<Position> {
         let shifted = self.shifted.lock();

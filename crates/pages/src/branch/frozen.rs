@@ -87,7 +87,8 @@ impl Shared {
         self.changed();
     }
 
-    /// The oldest frozen layer now stands in `files`.
+    /// Adds `files`, which hold the oldest frozen layer, to the list, and lets go
+    /// of that layer.
     pub(crate) fn flushed(&self, files: Vec<Arc<LayerFile>>) {
         self.change_files(true, |now| [now, files.as_slice()].concat());
         self.stats.flushes.add(1);
@@ -98,7 +99,7 @@ impl Shared {
         self.resources.room_made();
     }
 
-    /// The flush thread ends.
+    /// Notes that the flush thread ends, and wakes those who wait for it.
     pub(crate) fn flusher_ends(&self) {
         self.flusher_ended.store(true, Ordering::Release);
         let _guard = self.flush_lock.lock();

@@ -1,6 +1,6 @@
 //! Counters that tell readers whether what they remember of a tablespace still
 //! holds: odd while it is changing, another even number afterwards. See
-//! [`crate::read`].
+//! `branch/read.rs`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use xylem_types::SpaceId;
@@ -30,7 +30,7 @@ impl Generations {
 
     /// The generation of what is known of a tablespace. Odd: it is changing.
     pub(crate) fn of(&self, space: SpaceId) -> u64 {
-        // An odd number is taken by nobody.
+        // No reader takes an odd number.
         let found = self.0.get(slot(space));
         found.map_or(1, |g| g.load(Ordering::Acquire))
     }

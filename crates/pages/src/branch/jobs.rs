@@ -43,9 +43,9 @@ pub(crate) struct Jobs {
 /// Selects merges under way to go on with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Which {
-    /// Any that nobody works at.
+    /// Any that no thread works at.
     Any,
-    /// Those that nobody works at and whose last piece did not fail.
+    /// Those that no thread works at and whose last piece did not fail.
     Sound,
     /// Those whose last piece failed, and whose pause is over.
     Failed,
@@ -111,7 +111,8 @@ impl Jobs {
         self.state.lock().ended
     }
 
-    /// Begins to work, once nobody wants rest. None: the branch has `stopped`.
+    /// Begins to work, once no caller holds a [`Rest`]. None: the branch has
+    /// `stopped`.
     pub(crate) fn work(&self, stopped: impl Fn() -> bool) -> Option<AtWork<'_>> {
         let mut state = self.state.lock();
         while state.resting > 0 && !stopped() {
@@ -124,7 +125,7 @@ impl Jobs {
         Some(AtWork(self))
     }
 
-    /// Nobody works while it is kept; none when somebody does.
+    /// Keeps threads from work while the guard lives; none when one is at work.
     pub(crate) fn rest(&self) -> Option<Rest<'_>> {
         let mut state = self.state.lock();
         if state.at_work > 0 {
@@ -134,8 +135,8 @@ impl Jobs {
         Some(Rest(self))
     }
 
-    /// Waits until nobody is at work. Whoever calls it has stopped the branch,
-    /// so nobody begins again.
+    /// Waits until no thread is at work. The caller has stopped the branch, so
+    /// none begins again.
     pub(crate) fn wait_for_all(&self) {
         let mut state = self.state.lock();
         // Waiting threads must see the stop.
@@ -146,7 +147,7 @@ impl Jobs {
     }
 
     /// Waits until more pieces than `seen` have ended: then there may be
-    /// something to do. `false`: nobody is at work any more, or the branch has
+    /// something to do. `false`: no thread is at work any more, or the branch has
     /// `stopped`.
     pub(crate) fn wait_for_others(&self, seen: u64, stopped: impl Fn() -> bool) -> bool {
         let mut state = self.state.lock();
@@ -157,7 +158,7 @@ impl Jobs {
     }
 }
 
-/// A thread is at work.
+/// A thread that is at work; see [`Jobs::work`].
 pub(crate) struct AtWork<'a>(&'a Jobs);
 
 impl<'a> AtWork<'a> {
@@ -218,7 +219,7 @@ impl Drop for Rest<'_> {
     }
 }
 
-/// A merge that nobody else works at.
+/// A merge that one thread works at.
 pub(crate) struct Claim<'a> {
     jobs: &'a Jobs,
     pub(crate) merging: Merging,
@@ -226,7 +227,7 @@ pub(crate) struct Claim<'a> {
 }
 
 impl Claim<'_> {
-    /// A piece was done, and is in the list of layers; `rest` is left.
+    /// Ends a piece that was done and is in the list of layers; `rest` is left.
     pub(crate) fn done(mut self, rest: Option<Merging>) {
         let run = self.merging.run;
         self.end(|state| match (rest, state.job(run)) {
@@ -238,8 +239,8 @@ impl Claim<'_> {
         });
     }
 
-    /// It failed, and is tried again after a pause; after a long one when that
-    /// makes `no_sense`. `true`: it had failed before.
+    /// Ends a piece that failed. It is tried again after a pause, a long one when
+    /// trying makes `no_sense`. Returns whether the attempt before failed, too.
     pub(crate) fn failed(mut self, no_sense: bool) -> bool {
         let run = self.merging.run;
         let now = self.jobs.pace.instant();
@@ -256,8 +257,8 @@ impl Claim<'_> {
         again
     }
 
-    /// Lets others have it, as `change` makes it: at once, so that nobody sees
-    /// one without the other.
+    /// Gives the job back, as `change` makes it: both at once, so that no thread
+    /// sees one without the other.
     fn end(&mut self, change: impl FnOnce(&mut State)) {
         let mut state = self.jobs.state.lock();
         if let Some(job) = state.job(self.merging.run) {

@@ -124,8 +124,8 @@ impl Times {
         }
     }
 
-    /// An entry's time. `stepped`: nobody knows how long after the one before
-    /// that is.
+    /// Takes in an entry's time. `stepped`: nothing tells how long after the
+    /// entry before that is.
     pub(crate) fn entry(&mut self, time_us: u64, stepped: bool) {
         let Some(now) = &mut self.now else {
             self.now = Some(Sample {

@@ -51,7 +51,7 @@ impl Layers {
 }
 
 impl Snapshot {
-    /// A branch's own layers.
+    /// Begins with a branch's own layers.
     pub(crate) fn new(own: Arc<Layers>) -> Snapshot {
         Snapshot {
             levels: vec![(own, Lsn::MAX)],
@@ -65,7 +65,7 @@ impl Snapshot {
         self.levels.push((layers, cap));
     }
 
-    /// All of them.
+    /// The view of all these layers.
     pub(crate) fn view<'a>(&'a self, source: Source<'a>) -> View<'a> {
         View {
             levels: self.levels.iter().map(|(l, cap)| l.level(*cap)).collect(),

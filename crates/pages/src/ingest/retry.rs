@@ -7,7 +7,7 @@ use std::time::Duration;
 /// The pause after a read that failed.
 pub(super) const RETRY: Duration = Duration::from_millis(500);
 
-/// Why ingest ends.
+/// The reason why ingest ends.
 pub(crate) enum Stop {
     /// The branch is shut down.
     Shutdown,

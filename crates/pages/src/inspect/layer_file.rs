@@ -148,7 +148,8 @@ impl Visit for Collect<'_> {
     }
 }
 
-/// Header and footer: whose it is and what it should have.
+/// Reads header and footer: the layer's identity, and its content as they
+/// describe it.
 fn ends(reader: &dyn FileReader, bytes: u64) -> Result<(Expected, u16), String> {
     let read = |at: u64, out: &mut [u8]| {
         let done = reader.read_at(at, out);

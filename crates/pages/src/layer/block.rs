@@ -51,7 +51,7 @@ fn checksum(seed: u32, offset: u64, rest: &[u8]) -> u32 {
     crc32c::crc32c_append(crc, rest)
 }
 
-/// Appends the packed payload to `out` and answers with the codec's number in
+/// Appends the packed payload to `out` and returns the codec's number in
 /// the file; 0, and nothing appended, when packing saves less than an eighth,
 /// which is not worth the time to expand it.
 fn pack(out: &mut Vec<u8>, codec: Codec, payload: &[u8]) -> u8 {

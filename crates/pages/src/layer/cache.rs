@@ -89,10 +89,10 @@ impl Weighter<u64, Arc<dyn FileReader>> for Weigh {
     }
 }
 
-/// No block stands there.
+/// The offset of a root in the cache of blocks: no block stands there.
 pub(crate) const ROOT_AT: u64 = u64::MAX;
 
-/// All of them.
+/// The caches; see the module.
 pub(crate) struct Caches {
     /// By layer and offset; the root, which has its header and footer with it,
     /// at [`ROOT_AT`].
@@ -122,7 +122,7 @@ impl Caches {
         }
     }
 
-    /// Bytes in use.
+    /// Bytes in use by blocks, pages and tablespaces.
     pub(crate) fn memory(&self) -> u64 {
         self.blocks.weight() + self.pages.weight() + self.spaces.weight()
     }

@@ -132,7 +132,7 @@ impl Chain {
         self.done = true;
     }
 
-    /// Offers the next older version. Answers whether more are wanted.
+    /// Offers the next older version. Returns whether more are wanted.
     pub(crate) fn offer(&mut self, want: &Want, lsn: Lsn, kind: Kind, bytes: &[u8]) -> bool {
         if lsn > want.at {
             return true;

@@ -115,8 +115,8 @@ impl LayerMeta {
         })
     }
 
-    /// Bytes of it that folding would take away, about, where branches left at
-    /// `points`, which ascend.
+    /// Bytes of it that folding would take away, about, where forks have their
+    /// branch points at `points`, which ascend.
     pub(crate) fn garbage(&self, points: &[Lsn]) -> u64 {
         let gone = self.held.iter();
         let gone = gone.filter(|(point, _)| points.binary_search(point).is_err());

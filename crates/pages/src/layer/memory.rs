@@ -9,7 +9,7 @@
 //! versions stay where they are, so it can go on along a chain later.
 //!
 //! A page that is changed often gets a *base*: the page as of one of its
-//! versions, made by those who read it, where their walk ends. It is never
+//! versions, made by its readers, where their walk ends. It is never
 //! written to disk.
 
 use crate::layer::chain::{Chain, Kind, Want};

@@ -43,8 +43,8 @@ struct Stored {
     seed: u32,
 }
 
-/// A file that goes when nobody reads it any more. Upkeep removes it: whoever
-/// lets go of it last may be a thread that must not wait for a store.
+/// A file that upkeep removes once it has no readers. Its last reader cannot
+/// remove it: that may be a thread that must not wait for a store.
 pub(crate) struct Leaving {
     pub(crate) name: String,
     stored: Weak<Stored>,
@@ -83,7 +83,7 @@ impl LayerFile {
         }
     }
 
-    /// The same file where `first_key` is the first key that counts.
+    /// A copy of this where `first_key` is the first key that counts.
     pub(crate) fn narrowed(&self, first_key: Vec<u8>) -> LayerFile {
         LayerFile {
             meta: LayerMeta {
@@ -94,7 +94,7 @@ impl LayerFile {
         }
     }
 
-    /// No manifest names the file any more: it goes when nobody reads it.
+    /// Lets the file, which no manifest names any more, go once it has no readers.
     pub(crate) fn leave(&self, caches: &Caches) -> Leaving {
         caches.readers.remove(&self.stored.id);
         Leaving {

@@ -71,7 +71,7 @@ pub trait Place: Send + Sync {
     /// Its URL, for people.
     fn url(&self) -> String;
 
-    /// Whether nobody else can have it open while this is.
+    /// Whether no other process can have the place open meanwhile.
     fn is_exclusive(&self) -> bool {
         false
     }

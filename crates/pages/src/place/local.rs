@@ -44,7 +44,8 @@ impl LocalPlace {
         LocalPlace::open_with(dir, None)
     }
 
-    /// The same with a hook before each step of writing, for tests.
+    /// As [`LocalPlace::open`], with a hook before each step of writing, for
+    /// tests.
     ///
     /// # Errors
     /// As for [`LocalPlace::open`].

@@ -61,7 +61,7 @@ struct AtLayer {
     _held: Option<Arc<LayerFile>>,
 }
 
-/// A check under way.
+/// A check of one branch, under way.
 pub(crate) struct BranchCheck {
     id: BranchId,
     source: Source,

@@ -111,7 +111,7 @@ enum Stage {
     Done,
 }
 
-/// A check under way.
+/// A check of one layer, under way.
 pub(crate) struct LayerCheck {
     expected: Expected,
     reader: Arc<dyn FileReader>,
@@ -160,7 +160,7 @@ impl LayerCheck {
         Ok(LayerCheck::on(files.open_uncached(name)?, expected, room))
     }
 
-    /// The same with a reader.
+    /// As [`LayerCheck::open`], with a reader.
     pub(crate) fn on(reader: Arc<dyn FileReader>, expected: Expected, room: Room) -> LayerCheck {
         LayerCheck {
             seed: block::seed(expected.branch.0, expected.number),
@@ -193,7 +193,7 @@ impl LayerCheck {
         }
     }
 
-    /// Goes on by about one block. What is wrong goes to `out`. Answers how
+    /// Goes on by about one block. Faults go to `out`. Returns how
     /// many bytes were read from the store; none at the end.
     pub(crate) fn step(&mut self, visit: &mut dyn Visit, out: &mut Vec<Fault>) -> Option<u64> {
         let before = self.read;

@@ -13,8 +13,8 @@ const NAME: &str = "once";
 /// Creates a file, tries to create it again, reads, lists and removes it.
 /// Blocking.
 ///
-/// One after the other: whether the store takes only one of several that come
-/// at the same moment is for whoever knows the store to prove.
+/// The calls come one after the other. It takes knowledge of the store to prove
+/// that of several creations at the same moment it takes only one.
 ///
 /// # Errors
 /// The guarantee that the place breaks, or the operation that failed now.

@@ -4,7 +4,7 @@
 //! that a read has to apply: a counter that a million mtrs have raised. When
 //! what a read has to gather has grown by [`StoreConfig::long_chain_bytes`], a
 //! thread of its own builds the page from where it was built last, and leaves
-//! it where reads pass by. Ingest only says which page; it waits for nobody.
+//! it where reads pass by. Ingest only names the page; it does not wait.
 //!
 //! [`StoreConfig::long_chain_bytes`]: crate::StoreConfig::long_chain_bytes
 

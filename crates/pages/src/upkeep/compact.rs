@@ -39,14 +39,14 @@
 //! - *A merge above a fold makes an image* of a page that the fold has begun to
 //!   forget. Folding keeps what can be seen at the horizon, after it, and where
 //!   branches left. An image of an LSN at which that cannot be made any more is
-//!   void wherever somebody can still read: its tablespace was cut or made
+//!   void wherever a read may still be: its tablespace was cut or made
 //!   anew since.
 //! - *A merge cannot read its layers.* It pauses, and keeps its stretch. Others
 //!   go on around it.
 //! - *The branch stops.* No piece begins any more. One that is being written or
-//!   published ends without having changed anything, and whoever stops the
-//!   branch waits for all. When an attempt to publish failed before, nobody
-//!   else publishes in its place ([`publish`]).
+//!   published ends without having changed anything, and the thread
+//!   that stops the branch waits for all. When an attempt to publish failed
+//!   before, no other thread publishes in its place ([`publish`]).
 //! - *A crash.* The manifest has all merges of which a piece was published.
 //!   Each goes on; those that were only begun are chosen again.
 
@@ -156,7 +156,7 @@ impl Shared {
             parent.is_none_or(|parent| *h > parent.branch_point.lsn)
         });
         let kept = horizon.map(|horizon| {
-            // From here on nobody can leave the branch before the horizon,
+            // From here on no fork can leave the branch before the horizon,
             // which never goes back.
             self.forks.points(|points| {
                 let horizon = self.own_oldest().map_or(horizon, |h| h.max(horizon));
@@ -191,7 +191,7 @@ impl Shared {
         Ok(Merge::new(self, rows))
     }
 
-    /// Writes one layer of what the job leaves, and publishes it. Answers what
+    /// Writes one layer of what the job leaves, and publishes it. Returns what
     /// is left of the job.
     fn piece(&self, job: &Merging, kept: Option<Kept>) -> Result<Option<Merging>, Fault> {
         let folds = kept.is_some();
@@ -293,7 +293,7 @@ impl Shared {
         });
     }
 
-    /// Removes layer files that no manifest names and nobody reads any more.
+    /// Removes layer files that no manifest names and no read uses any more.
     /// Blocking: it waits for the store.
     ///
     /// # Errors
@@ -304,7 +304,7 @@ impl Shared {
         self.remove_free(&one)
     }
 
-    /// The same; none when somebody does it now.
+    /// As [`Shared::remove_left`]; none when another thread does it now.
     pub(crate) fn try_remove_left(&self) -> Option<std::io::Result<()>> {
         let one = self.removing.try_lock()?;
         Some(self.remove_free(&one))

@@ -148,7 +148,7 @@ impl<'a> Fold<'a> {
         }
     }
 
-    /// Begins a key.
+    /// Begins the next key.
     pub(crate) fn begin(&mut self, key: &[u8]) {
         let page = page_of(key);
         if page.map(|p| p.space) != self.page.map(|p| p.space) {
@@ -257,7 +257,7 @@ impl<'a> Fold<'a> {
         Ok(())
     }
 
-    /// Whether nobody can see the page's version at `lsn` at the segment's end.
+    /// Whether no read at the segment's end sees the page's version at `lsn`.
     fn is_void(&self, lsn: Lsn) -> bool {
         self.page.is_some() && self.info.as_ref().is_none_or(|info| lsn < info.floor)
     }

@@ -17,8 +17,8 @@ const EVERY: Duration = Duration::from_secs(10);
 const MEASURE_EVERY: Duration = Duration::from_secs(600);
 /// Bytes of redo after which it does so sooner, and a quarter of that size.
 const MEASURE_AFTER: u64 = 16 << 20;
-/// How long somebody who asks waits for a branch that is publishing.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(200);
+/// How long a caller waits for a branch that is publishing.
+const PATIENCE: Duration = Duration::from_millis(200);
 /// How a branch does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BranchHealth {
@@ -53,8 +53,8 @@ pub struct BranchHealth {
     pub horizon: Option<Lsn>,
     /// The time of its newest mtr, as the WAL says; microseconds since 1970.
     pub newest_time_us: Option<u64>,
-    /// The branches that left it, by LSN. What the branch was there is kept
-    /// for them, however long ago that is.
+    /// Its forks, by LSN. The history at their branch points is kept, however
+    /// long ago that is.
     pub forks: Vec<Fork>,
     /// Flushes fail since some time, the last one so.
     pub flush_trouble: Option<Trouble>,

@@ -39,7 +39,7 @@ struct Run {
     end: Lsn,
 }
 
-/// The runs, oldest first, where other branches left at `points`.
+/// The runs, oldest first, where forks have their branch points at `points`.
 fn runs(files: &[Arc<LayerFile>], points: &[Lsn]) -> Vec<Run> {
     files
         .chunk_by(|a, b| a.meta.run == b.meta.run)
@@ -103,7 +103,7 @@ fn alike(runs: &[Run], span_max: u64) -> Option<Range<usize>> {
 }
 
 /// The merge of the runs `picked`; none when all is merged already. With
-/// `points` it folds, for branches that left there.
+/// `points` it folds, for forks with these branch points.
 fn job_of(files: &LayerList, picked: &[Run], points: Option<&Vec<Lsn>>) -> Option<Merging> {
     let (first, last) = (picked.first()?, picked.last()?);
     let rows = files.rows();
@@ -183,8 +183,8 @@ impl Shared {
     }
 
     /// The merge to begin beside those under way, if any; with `others` to go
-    /// on with, only one that should come before them. Whoever begins it is the
-    /// only one who plans. Blocking: it looks for the horizon.
+    /// on with, only one that should come before them. The caller that
+    /// begins it is the only one that plans. Blocking: it looks for the horizon.
     pub(super) fn next_merge(&self, others: bool) -> Result<Option<Merging>, Fault> {
         // Before the layers: a merge leaves this list after what it changed has
         // come into theirs.

@@ -18,9 +18,9 @@ pub(super) const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// failed has reached the store is not known, so nothing else may be published
 /// in its place, and the files it names must stay.
 ///
-/// The branch's own flush and merges wait for it, and nobody else: what others
-/// ask of the manifest they ask with [`Mutex::try_lock_for`], and merges of a
-/// branch that waits here take no turn of another's. When the branch stops
+/// Only the branch's own flush and merges wait for it: others ask the manifest
+/// with [`Mutex::try_lock_for`], and merges of a branch that waits here take no
+/// turn of another's. When the branch stops
 /// meanwhile, they publish nothing either.
 ///
 /// [`Mutex::try_lock_for`]: parking_lot::Mutex::try_lock_for
@@ -45,8 +45,8 @@ pub(crate) fn publish(shared: &Shared, edit: impl FnOnce(&Manifest) -> Edit) -> 
             }
             Err(e @ StoreError::Io { .. }) => {
                 shared.stats.flush_failures.add(1);
-                // From here on those who share memory and upkeep with the
-                // branch know that it may take long.
+                // From here on branches that share memory and upkeep with
+                // this one know that it may take long.
                 shared.publish_fails.store(true, Ordering::Release);
                 if !complained {
                     tracing::error!(branch = %shared.id, error = %e, "the manifest was not written; trying again");

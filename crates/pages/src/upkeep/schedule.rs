@@ -32,7 +32,7 @@ const WORKERS: std::ops::RangeInclusive<usize> = 2..=8;
 struct Schedule {
     /// Threads that may work at a time at what did not fail last.
     workers: usize,
-    /// The same as long as a branch has one already.
+    /// As `workers`, for a branch that has a thread already.
     workers_more: usize,
     turns: HashMap<BranchId, Turn>,
     /// The places in the list of branches where the next round begins: for a
@@ -50,7 +50,7 @@ pub(super) fn run(store: &Weak<Store>, pace: &Clock) {
     let (end, ended) = sync_channel(64);
     let mut schedule = Schedule {
         workers,
-        // Further threads of a branch leave one to whoever comes next, where
+        // Further threads of a branch leave one for the next branch, where
         // there are more than two.
         workers_more: workers.max(3) - 1,
         turns: HashMap::new(),

@@ -2,7 +2,7 @@
 
 use crate::error::StoreError;
 
-/// Starts a thread that nobody waits for.
+/// Starts a detached thread.
 ///
 /// # Errors
 /// When the system has no thread for it.

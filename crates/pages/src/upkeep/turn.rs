@@ -266,8 +266,8 @@ fn merge_piece(branch: &Shared, errand: Errand, begun: impl FnOnce()) -> Outcome
     outcome
 }
 
-/// Removes the files of layers that were merged and that nobody reads any more.
-/// False when the store did not let it.
+/// Removes the files of layers that were merged and have no readers any more.
+/// Returns false when the store refused.
 fn remove_left(branch: &Shared) -> bool {
     let Some(removed) = branch.try_remove_left() else {
         return true;
@@ -284,8 +284,8 @@ fn remove_left(branch: &Shared) -> bool {
 }
 
 impl Shared {
-    /// Merges and folds until nothing is left to do, and removes what nobody
-    /// needs any more. It waits for what upkeep, or another caller, is at.
+    /// Merges and folds until nothing is left to do, and removes files that are
+    /// not needed any more. It waits for merges of upkeep or another caller.
     /// Blocking.
     ///
     /// # Errors

@@ -175,7 +175,7 @@ async fn every_refusal_has_its_status_and_says_why() {
         (
             read(5, 3, end + 100, 0),
             Code::DeadlineExceeded,
-            "log stands at".to_owned(),
+            "WAL stands at".to_owned(),
         ),
         (
             read(5, 3, 0, end + 100),
