@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use xylem_e2e::sysbench::{Load, Login};
 use xylem_oracle::log::Log;
 use xylem_oracle::server::Install;
-use xylem_pages::files::LocalPlace;
-use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
+use xylem_pages::place::LocalPlace;
+use xylem_pages::{Branch, Reach, ReadAt, Store, StoreConfig};
 use xylem_types::{BranchId, Epoch, Frame, FrameBody, FrameSeq, Lsn, PageId, PageNo};
 use xylem_wal::Log as _;
 use xylem_wal::local::{LocalLog, LocalLogConfig};
@@ -117,7 +117,7 @@ fn ingest(log: &Log) -> Result<(Duration, Duration, u64)> {
                 page: PageNo(page),
             };
             branch
-                .get_page(id, ReadAt::Newest)
+                .get_page(id, ReadAt::Newest, Reach::Files)
                 .with_context(|| format!("page {id}"))?;
             pages += 1;
         }

@@ -15,8 +15,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use xylem_pages::files::{FileReader, FileWriter, Files, LocalFiles, Place, Put};
-use xylem_pages::{Branch, Loader, ReadAt, Store, StoreConfig, Tablespace};
+use xylem_pages::place::{FileReader, FileWriter, Files, LocalFiles, Place, Put};
+use xylem_pages::{Branch, Loader, Reach, ReadAt, Store, StoreConfig, Tablespace};
 use xylem_redo::SpaceFlags;
 use xylem_types::{BranchId, Epoch, Frame, FrameBody, FrameSeq, Lsn, PageId, PageNo, SpaceId};
 use xylem_wal::Log as _;
@@ -178,7 +178,7 @@ fn cold_read(layers: u32) -> Result<f64> {
     for (n, page) in pages.enumerate() {
         let started = Instant::now();
         let page = PageId::new(0, page);
-        let read = branch.get_page(page, ReadAt::Newest);
+        let read = branch.get_page(page, ReadAt::Newest, Reach::Files);
         read.with_context(|| format!("page {page}"))?;
         if n >= MANY_LAYERS as usize {
             times.push(started.elapsed().as_secs_f64() * 1e6);

@@ -1,21 +1,25 @@
 //! Measures ingest and page reads of the page store by itself: redo comes
-//! from a log in memory, layers go to a directory.
+//! from a WAL in memory, layers go to a directory.
 //!
 //! `cargo run --release -p xylem-pages --example ingest_bench [MiB of redo [MiB of memory [DIR]]]`
 #![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "it measures, by the system's clock"
+)]
 
 #[path = "../tests/it/common/mod.rs"]
 #[allow(dead_code, reason = "it uses a part")]
 mod common;
 
 use common::redo::{MtrBuilder, after};
-use common::{BRANCH, MemLog, catch_up};
+use common::{BRANCH, MemWal, catch_up};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use xylem_pages::files::LocalPlace;
-use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
+use xylem_pages::place::LocalPlace;
+use xylem_pages::{Branch, Reach, ReadAt, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{Lsn, PageId};
 use xylem_wal::Log;
@@ -45,7 +49,7 @@ fn read(branch: &Branch, what: &str, pages: impl Iterator<Item = u32>) {
     for p in pages {
         let one = Instant::now();
         branch
-            .get_page(PageId::new(SPACE, p), ReadAt::Newest)
+            .get_page(PageId::new(SPACE, p), ReadAt::Newest, Reach::Files)
             .unwrap();
         times.push(one.elapsed());
     }
@@ -73,8 +77,8 @@ fn main() {
 
     // Redo like that of an OLTP load: mtrs of about 100 bytes on 1 to 3 pages,
     // some pages far hotter than others.
-    let log = MemLog::new();
-    log.epoch(Lsn::FIRST);
+    let wal = MemWal::new();
+    wal.epoch(Lsn::FIRST);
     let mut lsn = Lsn::FIRST;
     let mut frame = Vec::new();
     let mut start = lsn;
@@ -84,7 +88,7 @@ fn main() {
         *lsn = after(*lsn, &bytes);
         frame.extend_from_slice(&bytes);
         if frame.len() >= 128 << 10 || last {
-            log.redo(start, &frame);
+            wal.redo(start, &frame);
             frame.clear();
             start = *lsn;
         }
@@ -134,7 +138,7 @@ fn main() {
     );
 
     let config = StoreConfig {
-        trim_log: false,
+        trim_wal: false,
         memory_bytes: budget << 20,
         ..StoreConfig::default()
     };
@@ -160,11 +164,11 @@ fn main() {
         let branch = Branch::open(
             Arc::clone(&store),
             BRANCH,
-            log.clone() as Arc<dyn Log>,
+            wal.clone() as Arc<dyn Log>,
             None,
         )
         .unwrap();
-        catch_up(&branch, &log);
+        catch_up(&branch, &wal);
         let time = begin.elapsed();
         println!(
             "{what:<34} {:>6.0} MB/s   memory {} MiB",
@@ -207,7 +211,7 @@ fn main() {
         let begin = Instant::now();
         let store = Store::open(c, Arc::new(LocalPlace::open(&sub).unwrap())).unwrap();
         store.start_ingest();
-        let branch = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>, None).unwrap();
+        let branch = Branch::open(store, BRANCH, wal.clone() as Arc<dyn Log>, None).unwrap();
         println!("{:<34} {:>9.1?}", "open", begin.elapsed());
         read(
             &branch,

@@ -1,56 +1,41 @@
-//! The page store: turns a branch's log into page versions and serves them.
+//! The page store: turns a branch's WAL into page versions and serves them.
 //!
-//! A [`Store`] is what all branches of a project share: one memory budget, the
-//! caches, the directory. A [`Branch`] ingests one branch's log and answers
-//! reads at any LSN since the branch began.
+//! A [`Store`] has the branches of a project and what they share: one memory
+//! budget, the caches, the place. A [`Branch`] ingests one branch's WAL and
+//! answers reads at any LSN since the branch began.
+//!
+//! Modules import downward only: `branch` is the state of a branch and its
+//! reads; `ingest`, `upkeep`, `scrub` and `load` change or check that state;
+//! `handle` is the public [`Branch`], which starts the workers.
 
 mod api;
-mod block;
 mod branch;
-mod cache;
-mod catalog;
-mod chain;
-mod codec;
-mod collapse;
-mod compact;
-pub mod files;
-mod filter;
-mod flush;
-mod fold;
-mod fork;
-mod generations;
-mod health;
+mod config;
+mod error;
+mod finding;
+mod handle;
 mod ingest;
 pub mod inspect;
-mod key;
 mod layer;
-mod layer_list;
-mod layer_read;
-mod layer_scan;
-mod layer_write;
 mod load;
 mod manifest;
-mod map;
 mod materialise;
-mod mem;
-mod merge;
-mod read;
-mod read_only;
+pub mod place;
+mod resources;
 pub mod scrub;
-mod share;
-mod side;
-mod side_read;
 mod stats;
 mod store;
-mod time;
 mod upkeep;
 
-pub use api::{Page, ReadAt, ReadError, SideFile, StoreConfig, StoreError, Tablespace};
-pub use branch::Branch;
-pub use fork::ForkError;
-pub use health::{BranchHealth, Fork, Trouble};
+pub use api::{Page, Reach, ReadAt, SideFile, Tablespace};
+pub use branch::fork::ForkError;
+pub use branch::forks::Fork;
+pub use branch::health::Trouble;
+pub use branch::side_files::{FileBytes, SideCursor, SidePart, SidePiece};
+pub use config::StoreConfig;
+pub use error::{ReadError, StoreError};
+pub use handle::Branch;
 pub use load::{LoadError, Loaded, Loader};
-pub use read_only::ReadOnlyPlace;
-pub use side_read::{FileBytes, SideCursor, SidePart, SidePiece};
 pub use stats::BranchStats;
 pub use store::Store;
+pub use upkeep::look::BranchHealth;

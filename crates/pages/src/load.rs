@@ -1,21 +1,23 @@
 //! Fills a new branch from outside: pages, tablespaces and side files as of
 //! one LSN, in the order of their keys, straight into image layers.
 //!
-//! What is there afterwards is what ingest would have left: a reader cannot
-//! tell. Its manifest names no layer before [`Loader::finish`]; a load that ends
+//! The branch looks afterwards as if ingest had made it: a reader cannot tell. Its manifest names no layer before [`Loader::finish`]; a load that ends
 //! before leaves nothing.
 
-use crate::api::{StoreError, Tablespace};
-use crate::branch::{Shared, folder};
-use crate::catalog::{CHUNK, FILE_MAX, Node, NodeKind, SpaceInfo, UndoState, encode_path_owner};
-use crate::chain::Kind;
-use crate::files::{Files, Put};
-use crate::key::{Key, page_key, path_key, side_key, space_key, state_key};
-use crate::layer::{LayerKind, LayerMeta, Summary};
-use crate::layer_write::LayerWriter;
-use crate::manifest::{Edit, Manifest, Resume};
-use crate::store::{Store, random};
-use crate::time::{Sample, time_key};
+use crate::api::Tablespace;
+use crate::branch::samples::{Sample, time_key};
+use crate::error::StoreError;
+use crate::layer::catalog::{
+    CHUNK, FILE_MAX, Node, NodeKind, SpaceInfo, UndoState, encode_path_owner,
+};
+use crate::layer::chain::Kind;
+use crate::layer::format::{LayerKind, LayerMeta, Summary};
+use crate::layer::key::{Key, page_key, path_key, side_key, space_key, state_key};
+use crate::layer::write::LayerWriter;
+use crate::manifest::record::{Edit, Resume};
+use crate::manifest::version::Manifest;
+use crate::place::{Files, Put, branch_folder};
+use crate::store::Store;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -28,7 +30,7 @@ const LAYER_BYTES: u64 = 256 << 20;
 /// A load was refused, or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// What was given makes no sense here.
+    /// The input makes no sense here.
     #[error("{0}")]
     Refused(String),
     /// The store failed.
@@ -36,7 +38,7 @@ pub enum LoadError {
     Store(#[from] StoreError),
 }
 
-/// What a load has written.
+/// The amounts that a load has written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
     /// Tablespaces.
@@ -97,7 +99,7 @@ impl Loader {
         Loader::begin_with(store, id, lsn, LAYER_BYTES)
     }
 
-    /// The same with layers of about `layer_bytes`, for tests.
+    /// As [`Loader::begin`], with layers of about `layer_bytes`, for tests.
     ///
     /// # Errors
     /// As for [`Loader::begin`].
@@ -115,8 +117,8 @@ impl Loader {
         }
         let context = |what: &str| format!("branch {id}: {what}");
         let files = store
-            .place
-            .folder(&folder(id))
+            .place()
+            .folder(&branch_folder(id))
             .map_err(io(context("open its folder")))?;
         let there = files.list().map_err(io(context("list its files")))?;
         if let Some((name, _)) = there.first() {
@@ -124,7 +126,8 @@ impl Loader {
                 "branch {id} cannot be filled: it has the file {name} already"
             )));
         }
-        let manifest = match Manifest::open(&*files, id, random()) {
+        let writer = store.resources.random()?;
+        let manifest = match Manifest::open(&*files, id, writer) {
             Ok(manifest) => manifest,
             Err(error) => {
                 remove(store, id);
@@ -155,7 +158,7 @@ impl Loader {
         self.lsn
     }
 
-    /// What has come so far; layers are counted at the end.
+    /// The amounts so far; layers are counted at the end.
     pub fn so_far(&self) -> Loaded {
         self.counts
     }
@@ -190,7 +193,7 @@ impl Loader {
         if (id == SpaceId(0)) != (space.path == "ibdata1") {
             return refuse("ibdata1 is the file of tablespace 0, and of no other".into());
         }
-        match self.store.engine.page_bytes(space.flags) {
+        match self.store.resources.engine.page_bytes(space.flags) {
             Ok(bytes) if bytes as u64 == u64::from(space.page_bytes) => {}
             Ok(bytes) => {
                 return refuse(format!(
@@ -360,7 +363,7 @@ impl Loader {
         if let Some(mut out) = self.catalog.take() {
             // From now on it was there, whatever it was before elsewhere.
             if let Key::Other(key) = time_key() {
-                let now = self.store.config.clock.now_us();
+                let now = self.store.config().clock.now_us();
                 let sample = Sample {
                     wall_us: now,
                     steady_us: now,
@@ -473,7 +476,7 @@ impl Loader {
         Ok(())
     }
 
-    /// What ingest must know to name the undo tablespaces made later.
+    /// The state from which ingest names undo tablespaces made later.
     fn undo(&self) -> Result<Option<UndoState>, LoadError> {
         let ids: Vec<(&str, u32)> = self
             .paths
@@ -503,18 +506,20 @@ impl Loader {
         if self.run == 0 {
             self.run = number;
         }
+        let name = self.store.resources.layer_name(number);
+        let name = name.map_err(self.failed())?;
         let out = LayerWriter::create(
             &*self.files,
             self.id,
             number,
-            Shared::layer_name(number),
+            name,
             LayerKind::Image,
             self.lsn,
         );
         out.map(LayerWriter::dense).map_err(self.failed())
     }
 
-    /// Says which branch it was.
+    /// Adds to an error the branch that was written.
     fn failed(&self) -> impl Fn(io::Error) -> LoadError + use<> {
         let id = self.id;
         move |source| {
@@ -526,7 +531,8 @@ impl Loader {
     }
 }
 
-/// Best effort: what stays is swept when no catalogue names it.
+/// Removes the branch, best effort: files that stay are swept when no catalogue
+/// names it.
 fn remove(store: &Store, id: BranchId) {
     if let Err(error) = store.remove_branch(id) {
         tracing::warn!(branch = %id, %error, "what a load had written was not removed");

@@ -1,5 +1,5 @@
-//! What the page store needs of the storage engine: bytes and records in,
-//! bytes out. Everything else in this crate but ingest is engine-neutral.
+//! The interface to the storage engine: bytes and records in, bytes out.
+//! Everything else in this crate but ingest is engine-neutral.
 
 use xylem_redo::SpaceFlags;
 use xylem_types::{Lsn, PageId};
@@ -23,7 +23,7 @@ pub(crate) trait Materialise: Send + Sync {
     fn seal(&self, bytes: &mut [u8], flags: u32) -> Result<(), String>;
 }
 
-/// InnoDB.
+/// The storage engine of MariaDB.
 pub(crate) struct InnoDb;
 
 fn flags(raw: u32) -> Result<SpaceFlags, String> {

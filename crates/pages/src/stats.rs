@@ -23,7 +23,7 @@ macro_rules! counters {
             $(pub(crate) $name: Counter,)*
         }
 
-        /// What a branch has done since it was opened.
+        /// Counters of a branch since it was opened, and what it holds now.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct BranchStats {
@@ -51,7 +51,7 @@ macro_rules! counters {
             pub database_bytes: u64,
             /// Bytes of layers that wait to be merged, as of the last look.
             pub merge_debt_bytes: u64,
-            /// Branches that left it.
+            /// Its forks.
             pub forks: u64,
             /// Where the history kept begins; 0 while there is none.
             pub oldest_lsn: u64,
@@ -81,7 +81,7 @@ counters! {
     redo_bytes,
     /// Side-file operations ingested.
     file_ops,
-    /// Times at which the log's clock was set or not watched: see [`crate::Clock`].
+    /// Times at which the clock that stamps the WAL was set, or not watched.
     clock_steps,
     /// Times that ingest waited for memory.
     ingest_waits,
@@ -107,15 +107,15 @@ counters! {
     scrubbed_bytes,
     /// Damage that scrubs found, each time they found it.
     scrub_damage,
-    /// Log trims that failed.
+    /// Trims of the WAL that failed.
     trim_failures,
-    /// Pages asked for.
+    /// Pages asked for: the sum of the next three, and errors.
     get_pages,
-    /// Of these, answered from the page cache as they stood there.
+    /// Pages answered from the page cache as they stood there.
     page_cache_hits,
-    /// Of these, brought forward from an older version in the page cache.
+    /// Pages brought forward from an older version in the page cache.
     page_cache_forwarded,
-    /// Of these, built without the page cache.
+    /// Pages built without the page cache.
     page_cache_misses,
     /// Runs of records applied to pages.
     records_applied,

@@ -1,112 +1,79 @@
-//! What all branches share: the memory budget, the caches, the place.
+//! The store: the branches that are open, and what they share.
 
-use crate::api::{StoreConfig, StoreError};
-use crate::branch::{Shared, folder};
-use crate::cache::Caches;
-use crate::collapse::Waiting;
-use crate::files::Place;
-use crate::materialise::{InnoDb, Materialise};
-use parking_lot::{Condvar, Mutex};
-use std::sync::atomic::{AtomicU64, Ordering};
+mod room;
+
+use crate::branch::shared::Shared;
+use crate::config::StoreConfig;
+use crate::error::StoreError;
+use crate::place::{Place, branch_folder};
+use crate::resources::Resources;
+use parking_lot::Mutex;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use tokio::sync::watch;
 use xylem_types::BranchId;
 
-/// What all branches of a project share.
+/// The branches of a project, and what they share: one memory budget, the
+/// caches, the place.
 pub struct Store {
-    pub(crate) config: StoreConfig,
-    pub(crate) caches: Caches,
-    pub(crate) engine: Box<dyn Materialise>,
-    pub(crate) place: Arc<dyn Place>,
-    /// Memory of all open and frozen layers.
-    pub(crate) layer_memory: Arc<AtomicU64>,
-    ids: AtomicU64,
-    pub(crate) branches: Mutex<Vec<Weak<Shared>>>,
-    pub(crate) room_lock: Mutex<()>,
-    pub(crate) room: Condvar,
+    pub(crate) resources: Arc<Resources>,
+    branches: Mutex<Vec<Weak<Shared>>>,
     started: watch::Sender<bool>,
-    pub(crate) long_pages: Arc<Waiting>,
 }
 
 impl Store {
-    /// The store of branches that live in `place`.
+    /// Opens the store of the branches that live in `place`.
     ///
     /// # Errors
-    /// When the budget is below 1 MiB.
+    /// When the memory budget is below 1 MiB.
     pub fn open(config: StoreConfig, place: Arc<dyn Place>) -> Result<Arc<Store>, StoreError> {
-        if config.memory_bytes < 1 << 20 {
-            let source = std::io::Error::other("memory_bytes must be at least 1 MiB");
-            return Err(StoreError::Io {
-                context: "set up the page store".into(),
-                source,
-            });
-        }
-        // Half for layers in memory; a sixteenth is left for what readers and
-        // the flush hold in passing, and for the list of layers.
-        let caches = Caches::new(config.memory_bytes / 16 * 7);
         Ok(Arc::new(Store {
-            config,
-            caches,
-            engine: Box::new(InnoDb),
-            place,
-            layer_memory: Arc::new(AtomicU64::new(0)),
-            ids: AtomicU64::new(1),
+            resources: Arc::new(Resources::new(config, place)?),
             branches: Mutex::new(Vec::new()),
-            room_lock: Mutex::new(()),
-            room: Condvar::new(),
             started: watch::Sender::new(false),
-            long_pages: Arc::default(),
         }))
     }
 
     /// Bytes of memory in use by open layers, frozen layers, indexes and caches.
     pub fn memory_used(&self) -> u64 {
         let lists: u64 = self.live().iter().map(|b| b.list_memory()).sum();
-        self.layer_memory.load(Ordering::Acquire) + self.caches.memory() + lists
+        let resources = &self.resources;
+        resources.layer_memory.load(Ordering::Acquire) + resources.caches.memory() + lists
     }
 
-    /// How it is set up.
+    /// The settings it was opened with.
     pub fn config(&self) -> &StoreConfig {
-        &self.config
+        &self.resources.config
     }
 
-    /// A number never given out before in this process.
-    pub(crate) fn next_id(&self) -> u64 {
-        self.ids.fetch_add(1, Ordering::Relaxed)
+    /// The place where everything durable lives.
+    pub fn place(&self) -> &Arc<dyn Place> {
+        &self.resources.place
     }
 
-    pub(crate) fn add_branch(&self, branch: &Arc<Shared>) {
-        let mut branches = self.branches.lock();
-        branches.retain(|b| b.strong_count() > 0);
-        branches.push(Arc::downgrade(branch));
-    }
-
-    /// Lets the branches follow their logs, and upkeep merge their layers; those
-    /// that are opened later do so at once. Not before every branch is open
-    /// that left another one: what that one reads again counts as before or
-    /// after the fork, and what it needs of the other must be kept.
+    /// Lets the branches follow their WALs, and upkeep merge their layers;
+    /// branches that are opened later do so at once.
+    ///
+    /// The caller has opened all branches by then. What a branch reads again
+    /// counts as before or after a fork, and what a fork needs of its parent
+    /// must be kept, so both must be known.
     pub fn start_ingest(&self) {
         self.started.send_replace(true);
     }
 
-    /// Lets branches that are opened from now on, and their upkeep, wait for the
-    /// next [`Store::start_ingest`]: a branch is opened again, and those that
-    /// left it after it. Those that follow their logs already go on.
+    /// Makes branches that are opened from now on, and their upkeep, wait for
+    /// the next [`Store::start_ingest`]: for opening a branch again, and its
+    /// forks after it. Branches that follow their WALs already go on.
     pub fn hold_ingest(&self) {
         self.started.send_replace(false);
     }
 
-    /// Whether branches may follow their logs.
+    /// Whether branches may follow their WALs.
     pub(crate) fn started(&self) -> watch::Receiver<bool> {
         self.started.subscribe()
     }
 
-    /// Where everything durable lives.
-    pub fn place(&self) -> &Arc<dyn Place> {
-        &self.place
-    }
-
-    /// Removes a branch that was shut down, and all it has. Blocking. Called
+    /// Removes a branch that was shut down, and all its files. Blocking. Called
     /// again after an error it goes on.
     ///
     /// # Errors
@@ -120,24 +87,27 @@ impl Store {
         if let Some(forks) = forks.filter(|forks| !forks.is_empty()) {
             return Err(StoreError::HasForks { branch: id, forks });
         }
-        let removed = self.place.remove_folder(&folder(id));
+        let place = self.place();
+        let removed = place.remove_folder(&branch_folder(id));
         removed.map_err(|source| StoreError::Io {
-            context: format!("remove branch {id} from {}", self.place.url()),
+            context: format!("remove branch {id} from {}", place.url()),
             source,
         })?;
-        self.forget_fork(id);
+        for branch in self.live() {
+            branch.forget_fork(id);
+        }
         Ok(())
     }
 
-    /// `id` needs nothing of other branches any more.
-    pub(crate) fn forget_fork(&self, id: BranchId) {
-        for branch in self.live() {
-            branch.forks.remove(id);
-            // It may have kept history for that one alone.
-            branch.changed();
-        }
+    /// Adds a branch that was opened.
+    pub(crate) fn add_branch(&self, branch: &Arc<Shared>) {
+        let mut branches = self.branches.lock();
+        branches.retain(|b| b.strong_count() > 0);
+        branches.push(Arc::downgrade(branch));
+        self.resources.set_branches(branches.len());
     }
 
+    /// The branches that are open.
     pub(crate) fn live(&self) -> Vec<Arc<Shared>> {
         self.branches
             .lock()
@@ -145,32 +115,4 @@ impl Store {
             .filter_map(Weak::upgrade)
             .collect()
     }
-
-    /// The most that layers in memory may take.
-    pub(crate) fn layer_limit(&self) -> u64 {
-        self.config.memory_bytes / 2
-    }
-
-    /// When an open layer is frozen, in bytes.
-    pub(crate) fn open_limit(&self) -> u64 {
-        self.config
-            .open_layer_bytes
-            .min(self.config.memory_bytes / 4)
-    }
-
-    /// Size of an open layer's arena chunks.
-    pub(crate) fn chunk_bytes(&self) -> usize {
-        (self.config.memory_bytes / 256).clamp(64 << 10, 256 << 10) as usize
-    }
-
-    /// Memory of layers was given back.
-    pub(crate) fn room_made(&self) {
-        let _guard = self.room_lock.lock();
-        self.room.notify_all();
-    }
-}
-
-/// A random number.
-pub(crate) fn random() -> u128 {
-    rand::random()
 }

@@ -1,14 +1,19 @@
 //! A long update-heavy run over a table larger than the memory budget: the
 //! room that layers take, and the memory that merging them takes.
 #![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "it measures, by the system's clock"
+)]
 #![allow(unsafe_code, reason = "an allocator that counts")]
 
 #[path = "it/common/mod.rs"]
 #[allow(dead_code, reason = "it uses a part")]
 mod common;
 
-use common::redo::{MtrBuilder, after, mtr};
-use common::{BRANCH, MemLog, catch_up, place};
+use common::writer::Writer;
+use common::{BRANCH, MemWal, catch_up, place};
+use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::HashMap;
@@ -16,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use xylem_ambient::Clock;
-use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
+use xylem_pages::{Branch, Reach, ReadAt, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{Lsn, PageId};
 use xylem_wal::Log;
@@ -55,25 +60,71 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-struct Writer {
-    log: Arc<MemLog>,
-    lsn: Lsn,
-    frame: Vec<u8>,
-}
-
-impl Writer {
-    fn mtr(&mut self, bytes: &[u8]) {
-        self.frame.extend_from_slice(bytes);
-        if self.frame.len() > 100_000 {
-            self.send();
+/// A table whose pages are half random.
+fn fill(writer: &mut Writer, branch: &Branch, rng: &mut StdRng) {
+    let flags = SpaceFlags::full_crc32_of(16384).unwrap().raw();
+    writer.mtr(|m| {
+        m.create(5, "./db/big.ibd");
+    });
+    writer.mtr(|m| {
+        m.header(5, PAGES, flags);
+    });
+    let mut half = vec![0u8; 8192];
+    for page in 1..PAGES {
+        rng.fill(&mut half[..]);
+        writer.mtr(|m| {
+            m.init(PageId::new(5, page))
+                .write(PageId::new(5, page), 4096, &half);
+        });
+        if page % 256 == 0 {
+            writer.send();
+            catch_up(branch, &writer.wal);
         }
     }
+    writer.send();
+}
 
-    fn send(&mut self) {
-        self.log.redo(self.lsn, &self.frame);
-        self.lsn = after(self.lsn, &self.frame);
-        self.frame.clear();
+/// Changes random pages, and returns the last value of each.
+fn update(writer: &mut Writer, branch: &Branch, rng: &mut StdRng) -> HashMap<u32, u64> {
+    let clock = Arc::clone(&writer.wal.clock);
+    let mut last = HashMap::new();
+    let mut data = [0u8; 1000];
+    for _ in 0..ROUNDS {
+        let end = writer.lsn.0 + ROUND_BYTES;
+        while writer.lsn.0 < end {
+            clock.fetch_add(250, Ordering::Relaxed);
+            let page = rng.random_range(1..PAGES);
+            let value: u64 = rng.random();
+            rng.fill(&mut data[..]);
+            let id = PageId::new(5, page);
+            let at = rng.random_range(4096..11_000);
+            last.insert(page, value);
+            writer.mtr(|m| {
+                m.write(id, at, &data).write(id, 100, &value.to_be_bytes());
+            });
+        }
+        writer.send();
+        catch_up(branch, &writer.wal);
+        clock.fetch_add(200_000, Ordering::Relaxed);
     }
+    last
+}
+
+/// Waits until upkeep has merged nothing for a while, and merges the rest,
+/// however slow the machine is.
+fn settle(branch: &Branch) {
+    branch.flush_now();
+    let begin = Instant::now();
+    let mut merges = branch.stats().merged_bytes;
+    let mut quiet = Instant::now();
+    while quiet.elapsed() < Duration::from_secs(2) && begin.elapsed() < Duration::from_secs(60) {
+        std::thread::yield_now();
+        let now = branch.stats().merged_bytes;
+        if now != merges {
+            (merges, quiet) = (now, Instant::now());
+        }
+    }
+    branch.compact_now().unwrap();
 }
 
 #[test]
@@ -92,75 +143,14 @@ fn space_and_memory_stay_bounded() {
     let store = Store::open(config, place(dir.path())).unwrap();
     store.start_ingest();
     store.start_upkeep().unwrap();
-    let log = MemLog::with_clock(Arc::clone(&clock));
-    log.epoch(Lsn::FIRST);
-    let branch = Branch::open(
-        Arc::clone(&store),
-        BRANCH,
-        log.clone() as Arc<dyn Log>,
-        None,
-    );
-    let branch = branch.unwrap();
-    let mut writer = Writer {
-        log: Arc::clone(&log),
-        lsn: Lsn::FIRST,
-        frame: Vec::new(),
-    };
-    let flags = SpaceFlags::full_crc32_of(16384).unwrap().raw();
-    writer.mtr(&mtr(|m| {
-        m.create(5, "./db/big.ibd");
-    }));
-    writer.mtr(&mtr(|m| {
-        m.header(5, PAGES, flags);
-    }));
-    let mut rng = rand::rngs::StdRng::seed_from_u64(3);
-    let mut half = vec![0u8; 8192];
-    for page in 1..PAGES {
-        rng.fill(&mut half[..]);
-        writer.mtr(&mtr(|m| {
-            m.init(PageId::new(5, page))
-                .write(PageId::new(5, page), 4096, &half);
-        }));
-        if page % 256 == 0 {
-            writer.send();
-            catch_up(&branch, &log);
-        }
-    }
-    writer.send();
-    let mut last: HashMap<u32, u64> = HashMap::new();
-    let mut data = [0u8; 1000];
-    for _ in 0..ROUNDS {
-        let end = writer.lsn.0 + ROUND_BYTES;
-        while writer.lsn.0 < end {
-            clock.fetch_add(250, Ordering::Relaxed);
-            let page = rng.random_range(1..PAGES);
-            let value: u64 = rng.random();
-            rng.fill(&mut data[..]);
-            let id = PageId::new(5, page);
-            let mut b = MtrBuilder::default();
-            b.write(id, rng.random_range(4096..11_000), &data)
-                .write(id, 100, &value.to_be_bytes());
-            last.insert(page, value);
-            writer.mtr(&b.finish());
-        }
-        writer.send();
-        catch_up(&branch, &log);
-        clock.fetch_add(200_000, Ordering::Relaxed);
-    }
-    branch.flush_now();
-    let begin = Instant::now();
-    let mut merges = branch.stats().merged_bytes;
-    // Until nothing was merged for a while.
-    let mut quiet = Instant::now();
-    while quiet.elapsed() < Duration::from_secs(2) && begin.elapsed() < Duration::from_secs(60) {
-        std::thread::yield_now();
-        let now = branch.stats().merged_bytes;
-        if now != merges {
-            (merges, quiet) = (now, Instant::now());
-        }
-    }
-    // However slow the machine is.
-    branch.compact_now().unwrap();
+    let wal = MemWal::with_clock(Arc::clone(&clock));
+    let mut writer = Writer::with(Arc::clone(&wal));
+    let open = Arc::clone(&wal) as Arc<dyn Log>;
+    let branch = Branch::open(Arc::clone(&store), BRANCH, open, None).unwrap();
+    let mut rng = StdRng::seed_from_u64(3);
+    fill(&mut writer, &branch, &mut rng);
+    let last = update(&mut writer, &branch, &mut rng);
+    settle(&branch);
     let stats = branch.stats();
     let live = f64::from(PAGES) * 8192.0;
     let history = f64::from(KEPT) * ROUND_BYTES as f64;
@@ -185,11 +175,11 @@ fn space_and_memory_stay_bounded() {
     );
     assert!(factor < FACTOR, "{factor}");
     assert!(branch.oldest().unwrap() > Lsn::FIRST);
-    // The test's own: the log in memory, which keeps what is not in layers.
+    // The test's own: the WAL in memory, which keeps what is not in layers.
     assert!(peak < BUDGET + BUDGET / 2 + (2 << 20), "{peak}");
     for page in (1..PAGES).step_by(3) {
         let got = branch
-            .get_page(PageId::new(5, page), ReadAt::Newest)
+            .get_page(PageId::new(5, page), ReadAt::Newest, Reach::Files)
             .unwrap();
         let want = last.get(&page).copied().unwrap_or(0);
         assert_eq!(got.bytes[100..108], want.to_be_bytes(), "page {page}");

@@ -13,7 +13,7 @@ use crate::time;
 use crate::wals::{WAL_SHARE, Wals};
 use std::sync::Arc;
 use std::time::Duration;
-use xylem_pages::files::Place;
+use xylem_pages::place::Place;
 use xylem_pages::{Store, StoreConfig};
 use xylem_types::BranchId;
 
@@ -179,6 +179,7 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
         memory_bytes: config.memory.0 - config.memory.0 / WAL_SHARE,
         open_layer_bytes: config.open_layer_size.0,
         clock: config.clock.clone(),
+        entropy: config.entropy.clone(),
         history: config.history.0,
         scrub_bytes_per_second: config.scrub_bytes_per_second.0,
         ..StoreConfig::default()

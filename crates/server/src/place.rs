@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use xylem_objects::{Bucket, BucketConfig, CacheConfig, DiskCache};
-use xylem_pages::files::{LocalPlace, ObjectPlace, Place};
+use xylem_pages::place::{LocalPlace, ObjectPlace, Place};
 
 /// URLs of stores that are not a directory.
 const REMOTE: [&str; 4] = ["s3://", "gs://", "az://", "azure://"];

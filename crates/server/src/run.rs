@@ -20,7 +20,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
-use xylem_pages::files::Place;
+use xylem_pages::place::Place;
 use xylem_proto::control::control_server::{ControlServer, SERVICE_NAME as CONTROL_SERVICE};
 use xylem_proto::inspect::inspect_server::{InspectServer, SERVICE_NAME as INSPECT_SERVICE};
 use xylem_proto::pageserver::page_server_server::{PageServerServer, SERVICE_NAME as PAGE_SERVICE};

@@ -8,9 +8,9 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use std::fmt::Write;
 use std::ops::ControlFlow;
-use xylem_pages::ReadOnlyPlace;
-use xylem_pages::files::Place;
 use xylem_pages::inspect::{self, LayerFileInfo, VersionKind, VersionRef};
+use xylem_pages::place::Place;
+use xylem_pages::place::ReadOnlyPlace;
 
 /// Kinds of keys, in the order of [`LayerFileInfo::keys_by_kind`].
 const KEY_KINDS: [&str; 5] = ["pages", "tablespaces", "paths", "side_files", "state"];

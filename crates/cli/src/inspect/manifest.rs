@@ -218,10 +218,10 @@ fn one(m: &ManifestInfo, file: &Path) -> ManifestReport {
         number: m.number,
         kind: if m.snapshot { "snapshot" } else { "edit" },
         writer: format!("{:032x}", m.writer),
-        parent: m.ancestor.map(|a| AncestorReport {
-            branch_id: a.branch.to_string(),
-            lsn: a.lsn.0,
-            position: a.position.0,
+        parent: m.branch_point.map(|p| AncestorReport {
+            branch_id: p.parent.to_string(),
+            lsn: p.lsn.0,
+            position: p.position.0,
         }),
         oldest_lsn: m.oldest.map(|l| l.0),
         resume: ResumeReport {

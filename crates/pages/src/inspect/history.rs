@@ -1,12 +1,13 @@
 //! The history of one page: every version that there is, newest first.
 
-use super::VersionKind;
-use crate::api::{ReadAt, ReadError, Tablespace};
-use crate::branch::Branch;
-use crate::chain::{Budget, Chain, Want};
-use crate::filter;
-use crate::key::Key;
-use crate::map::read_error;
+use super::kinds::VersionKind;
+use crate::api::{Reach, ReadAt, Tablespace};
+use crate::branch::shared::Shared;
+use crate::branch::view::read_error;
+use crate::error::ReadError;
+use crate::layer::chain::{Budget, Chain, Want};
+use crate::layer::filter;
+use crate::layer::key::Key;
 use std::sync::Arc;
 use xylem_redo::SpaceFlags;
 use xylem_types::{BranchId, Lsn, PageId};
@@ -14,7 +15,7 @@ use xylem_types::{BranchId, Lsn, PageId};
 /// Bytes of versions that are told at once, about.
 const BYTES_MAX: usize = 4 << 20;
 
-/// What of a history is wanted.
+/// The wanted part of a history.
 #[derive(Clone, Copy, Debug)]
 pub struct HistoryOptions {
     /// The page as of this LSN: no version after it; none: the newest.
@@ -43,7 +44,7 @@ pub enum Whence {
 pub struct BuiltPage {
     /// The page.
     pub bytes: Arc<[u8]>,
-    /// What InnoDB would find wrong with it.
+    /// The fault that InnoDB would find with it.
     pub fault: Option<String>,
 }
 
@@ -52,13 +53,13 @@ pub struct BuiltPage {
 pub struct PageVersion {
     /// The end of the mtr that made it.
     pub lsn: Lsn,
-    /// What it is.
+    /// Delta, fresh or image.
     pub kind: VersionKind,
     /// Redo records, or the page.
     pub bytes: Vec<u8>,
     /// Where it lies.
     pub whence: Whence,
-    /// In which branch: the page's own or one that it comes from.
+    /// The branch that has it: the one asked, or an ancestor.
     pub branch: BranchId,
     /// Its tablespace was made or cut after it and before the LSN asked for: a
     /// read at that LSN does not see it.
@@ -82,29 +83,28 @@ pub struct PageHistory {
     pub next: Option<Lsn>,
 }
 
-impl Branch {
+impl Shared {
     /// The versions of `page` that the branch has, from memory and layers, its
     /// own and those of the branches it comes from. Blocking.
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub fn page_history(
+    pub(crate) fn page_history(
         &self,
         page: PageId,
         options: &HistoryOptions,
     ) -> Result<PageHistory, ReadError> {
-        let s = &*self.shared;
-        let newest = s.resolve(ReadAt::Newest)?;
+        let newest = self.resolve(ReadAt::Newest)?;
         let at = options.at.unwrap_or(newest);
         if at > newest {
-            s.resolve(ReadAt::Lsn(at))?;
+            self.resolve(ReadAt::Lsn(at))?;
         }
         let from = options.from.map_or(at, |from| from.min(at));
-        let layers = s.snapshot();
-        let view = layers.view(s.source());
+        let layers = self.snapshot();
+        let view = layers.view(self.source());
         let info = view.space(page.space, at)?;
         let floor = info.map_or(Lsn::ZERO, |(_, info)| info.floor);
-        let ids = std::iter::once(s.id).chain(s.ancestors().map(|p| p.shared.id));
+        let ids = std::iter::once(self.id).chain(self.ancestors().map(|p| p.shared.id));
         let mut found = Found {
             versions: Vec::new(),
             floor,
@@ -174,7 +174,7 @@ impl Branch {
     }
 
     fn built(&self, page: PageId, lsn: Lsn) -> Result<BuiltPage, ReadError> {
-        let bytes = self.get_page(page, ReadAt::Lsn(lsn))?.bytes;
+        let bytes = self.get_page(page, ReadAt::Lsn(lsn), Reach::Files)?.bytes;
         let space = self.tablespace_by_id(page.space, ReadAt::Lsn(lsn))?;
         let flags = space.and_then(|s| SpaceFlags::new(s.flags).ok());
         let checked = flags.map(|flags| xylem_redo::verify(&bytes, page, flags));
@@ -186,7 +186,7 @@ impl Branch {
     }
 }
 
-/// What was found so far.
+/// The versions found so far.
 struct Found {
     versions: Vec<PageVersion>,
     floor: Lsn,

@@ -1,13 +1,12 @@
-//! A layer file by itself: what it says of itself, what is in it, what is
-//! wrong with it.
+//! A layer file by itself: its description of itself, its content, its faults.
 
-use super::{LayerKind, VersionKind, key_text};
-use crate::block::BlockKind;
-use crate::chain::Kind;
-use crate::codec::Dec;
-use crate::files::FileReader;
-use crate::key::page_of;
-use crate::layer::{FOOTER, Footer, HEADER, LayerKind as Stored, VERSION, header};
+use super::kinds::{LayerKind, VersionKind};
+use crate::layer::block::BlockKind;
+use crate::layer::chain::Kind;
+use crate::layer::codec::Dec;
+use crate::layer::format::{FOOTER, Footer, HEADER, LayerKind as Stored, VERSION, header};
+use crate::layer::key::{key_text, page_of};
+use crate::place::FileReader;
 use crate::scrub::layer::{Expected, LayerCheck, Room, Visit};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -40,14 +39,14 @@ pub struct Tally {
     pub bytes: u64,
 }
 
-/// What a layer file is.
+/// The content of a layer file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerFileInfo {
-    /// Whose it is.
+    /// The branch that it belongs to.
     pub branch: BranchId,
     /// Its number.
     pub number: u64,
-    /// What it holds.
+    /// Deltas or images.
     pub kind: LayerKind,
     /// Format version.
     pub version: u16,
@@ -69,7 +68,7 @@ pub struct LayerFileInfo {
     pub versions: [Tally; 3],
     /// Blocks that were seen: data, index, filter, root.
     pub blocks: [Blocks; 4],
-    /// What is wrong with it.
+    /// Its faults, in words.
     pub faults: Vec<String>,
     /// All of it was looked at.
     pub complete: bool,
@@ -81,7 +80,7 @@ pub struct VersionRef<'a> {
     key: &'a [u8],
     /// Its LSN.
     pub lsn: Lsn,
-    /// What it is.
+    /// Delta, fresh or image.
     pub kind: VersionKind,
     /// Redo records, a value, or a change of one.
     pub bytes: &'a [u8],
@@ -149,7 +148,8 @@ impl Visit for Collect<'_> {
     }
 }
 
-/// Header and footer: whose it is and what it should have.
+/// Reads header and footer: the layer's identity, and its content as they
+/// describe it.
 fn ends(reader: &dyn FileReader, bytes: u64) -> Result<(Expected, u16), String> {
     let read = |at: u64, out: &mut [u8]| {
         let done = reader.read_at(at, out);
@@ -205,7 +205,7 @@ fn ends(reader: &dyn FileReader, bytes: u64) -> Result<(Expected, u16), String> 
 /// it. `each` sees every version, in the order of keys, and may stop that.
 ///
 /// # Errors
-/// When it cannot be told what it is. What else is wrong stands in the answer.
+/// When header or footer are not those of a layer. The answer has other faults.
 pub fn layer_file(
     reader: Arc<dyn FileReader>,
     bytes: u64,

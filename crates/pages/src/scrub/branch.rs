@@ -6,13 +6,15 @@
 //! over, and what was written since the beginning is left to the next scrub.
 
 use super::layer::{Expected, LayerCheck, Nobody, Room};
-use super::{FINDINGS_MAX, Fault, Finding, FindingKind, LastScrub};
-use crate::branch::Shared;
-use crate::files::Files;
-use crate::layer::LayerMeta;
-use crate::layer_read::LayerFile;
-use crate::manifest::look;
-use crate::manifest::{Ancestor, Manifest};
+use crate::branch::shared::Shared;
+use crate::finding::{FINDINGS_MAX, Fault, Finding, FindingKind, LastScrub};
+use crate::layer::format::LayerMeta;
+use crate::layer::read::LayerFile;
+use crate::manifest::format::{newest_of, number_of};
+use crate::manifest::record::BranchPoint;
+use crate::manifest::stored;
+use crate::manifest::version::Manifest;
+use crate::place::Files;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -23,7 +25,7 @@ const TRIES: u32 = 10;
 /// How long a step waits for the branch to finish publishing.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// What a step did.
+/// The outcome of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// It read so many bytes from the store.
@@ -55,11 +57,11 @@ enum Stage {
 struct AtLayer {
     check: LayerCheck,
     meta: LayerMeta,
-    /// So that it is not removed meanwhile.
+    /// Keeps the file from being removed meanwhile.
     _held: Option<Arc<LayerFile>>,
 }
 
-/// A check under way.
+/// A check of one branch, under way.
 pub(crate) struct BranchCheck {
     id: BranchId,
     source: Source,
@@ -69,8 +71,8 @@ pub(crate) struct BranchCheck {
     tries: u32,
     /// Layers that are still to be looked at, by number.
     todo: BTreeMap<u64, LayerMeta>,
-    /// Layers being merged: their first key may be a later one.
-    ancestor: Option<Ancestor>,
+    /// Where the branch left its parent, as the manifest says.
+    branch_point: Option<BranchPoint>,
     /// The newest manifest that was read.
     manifest: Option<Manifest>,
     /// Files that nothing named at the beginning.
@@ -83,14 +85,14 @@ pub(crate) struct BranchCheck {
 }
 
 impl BranchCheck {
-    /// Of a branch that is open.
+    /// Checks a branch that is open.
     pub(crate) fn live(shared: &Arc<Shared>, room: Room) -> BranchCheck {
         let files = Arc::clone(&shared.files);
         let source = Source::Live(Arc::downgrade(shared));
         BranchCheck::new(shared.id, source, files, room)
     }
 
-    /// Of a folder.
+    /// Checks the branch that lives in a folder.
     pub(crate) fn stored(id: BranchId, files: Arc<dyn Files>, room: Room) -> BranchCheck {
         BranchCheck::new(id, Source::Stored, files, room)
     }
@@ -104,7 +106,7 @@ impl BranchCheck {
             stage: Stage::Begin,
             tries: 0,
             todo: BTreeMap::new(),
-            ancestor: None,
+            branch_point: None,
             manifest: None,
             unnamed: BTreeSet::new(),
             findings: Vec::new(),
@@ -119,7 +121,7 @@ impl BranchCheck {
         self.id
     }
 
-    /// What was found so far.
+    /// The findings so far.
     pub(crate) fn findings(&self) -> &[Finding] {
         &self.findings
     }
@@ -148,9 +150,9 @@ impl BranchCheck {
         self.manifest.as_ref()
     }
 
-    /// The branch that it left.
-    pub(crate) fn ancestor(&self) -> Option<&Ancestor> {
-        self.ancestor.as_ref()
+    /// Where the branch left its parent.
+    pub(crate) fn branch_point(&self) -> Option<&BranchPoint> {
+        self.branch_point.as_ref()
     }
 
     /// Adds something that was found elsewhere.
@@ -173,7 +175,7 @@ impl BranchCheck {
             shared.stats.scrubs.add(1);
             shared.stats.scrub_damage.add(found as u64);
             shared.health.scrubbed.ended(LastScrub {
-                ended_us: Some(shared.store.config.clock.now_us()),
+                ended_us: Some(shared.now_us()),
                 bytes: self.read,
                 layers: self.layers_done,
                 findings: self.findings,
@@ -245,7 +247,7 @@ impl BranchCheck {
         let Some(list) = self.list() else {
             return self.done();
         };
-        let Some(newest) = look::newest_of(&list) else {
+        let Some(newest) = newest_of(&list) else {
             let is_layer = |name: &str| name.ends_with(".layer");
             if self.shared().is_some() || list.iter().any(|(name, _)| is_layer(name)) {
                 let what = "the branch has layers and no manifest";
@@ -279,13 +281,13 @@ impl BranchCheck {
             known = Some(manifest);
         }
         let number = known.as_ref().map_or(newest, Manifest::number);
-        let stored = look::load(&*files, self.id, &list, number);
+        let stored = stored::load(&*files, self.id, &list, number);
         let stored = match stored {
             Ok(stored) => stored,
             Err((file, Fault(kind, message))) => {
                 // A snapshot may have taken its place meanwhile.
                 let moved = match files.list() {
-                    Ok(now) => look::newest_of(&now) != Some(newest),
+                    Ok(now) => newest_of(&now) != Some(newest),
                     Err(_) => false,
                 };
                 // A list that is made while others write may leave one out.
@@ -336,35 +338,35 @@ impl BranchCheck {
             }
         }
         self.unnamed = unnamed(manifest, list);
-        self.ancestor = manifest.ancestor;
+        self.branch_point = manifest.branch_point;
         self.manifest = Some(manifest.clone());
-        self.check_ancestor();
+        self.check_parent();
         self.stage = Stage::Layers;
     }
 
-    /// Of an open branch: what it shares can be read. Of a stored one the
-    /// caller knows more.
-    fn check_ancestor(&mut self) {
+    /// Checks that an open branch can read what it shares with its parent. Of a
+    /// stored branch the caller knows more.
+    fn check_parent(&mut self) {
         let Some(shared) = self.shared() else {
             return;
         };
         let Some(parent) = &shared.parent else {
             return;
         };
-        let below = parent.shared.parent.as_ref().map(|p| p.lsn);
-        if below.is_some_and(|below| parent.lsn < below) {
+        let below = parent.shared.parent.as_ref().map(|p| p.branch_point.lsn);
+        if below.is_some_and(|below| parent.branch_point.lsn < below) {
             let what = format!(
                 "it left branch {} at LSN {}, and that begins later",
-                parent.shared.id, parent.lsn
+                parent.shared.id, parent.branch_point.lsn
             );
             self.add("", FindingKind::Damaged, what);
         }
         if let Some(why) = parent.shared.failed()
-            && shared.ancestor_behind().is_some()
+            && shared.ancestors_behind().is_some()
         {
             let what = format!(
                 "it left branch {} at LSN {}, and that stopped before: {why}",
-                parent.shared.id, parent.lsn
+                parent.shared.id, parent.branch_point.lsn
             );
             self.add("", FindingKind::Unreadable, what);
         }
@@ -389,11 +391,11 @@ impl BranchCheck {
         let mut before = None;
         for _ in 0..TRIES {
             let list = self.files.list().ok()?;
-            let newest = look::newest_of(&list)?;
+            let newest = newest_of(&list)?;
             if before.replace(newest) == Some(newest) {
                 return None;
             }
-            if let Ok(stored) = look::load(&*self.files, self.id, &list, newest) {
+            if let Ok(stored) = stored::load(&*self.files, self.id, &list, newest) {
                 return Some(stored.manifest);
             }
         }
@@ -466,8 +468,8 @@ impl BranchCheck {
         Step::Read(0)
     }
 
-    /// What nothing named at the beginning and nothing names now, while
-    /// nothing is being written.
+    /// Finds files that no manifest named at the beginning and none names now,
+    /// while nothing is being written.
     fn orphans(&mut self) -> Step {
         if self.unnamed.is_empty() {
             return self.done();
@@ -488,8 +490,8 @@ impl BranchCheck {
         };
         let now = match &shared {
             Some(shared) => in_memory(shared),
-            None => look::newest_of(&list)
-                .and_then(|n| look::load(&*self.files, self.id, &list, n).ok())
+            None => newest_of(&list)
+                .and_then(|n| stored::load(&*self.files, self.id, &list, n).ok())
                 .map(|stored| stored.manifest),
         };
         drop(quiet);
@@ -513,16 +515,15 @@ fn in_memory(shared: &Shared) -> Option<Manifest> {
 /// Files that the manifest does not name.
 fn unnamed(manifest: &Manifest, list: &[(String, u64)]) -> BTreeSet<String> {
     let named: BTreeSet<&str> = manifest.layers.iter().map(|l| l.name.as_str()).collect();
-    let counts = |name: &str| {
-        named.contains(name) || look::number(name).is_some_and(|n| n >= manifest.first())
-    };
+    let counts =
+        |name: &str| named.contains(name) || number_of(name).is_some_and(|n| n >= manifest.first());
     let names = list.iter().map(|(name, _)| name.as_str());
     names.filter(|n| !counts(n)).map(str::to_owned).collect()
 }
 
-/// What there is to say of a file that nothing names.
+/// Describes a file that nothing names.
 fn orphan(name: &str) -> &'static str {
-    match name.ends_with(".layer") || name.ends_with(".tmp") || look::number(name).is_some() {
+    match name.ends_with(".layer") || name.ends_with(".tmp") || number_of(name).is_some() {
         true => "nothing names it; the next start of the server removes it",
         false => "it is no file of the store",
     }

@@ -5,17 +5,18 @@
 //! the filter as much as is allowed. Where that is less than the filter, the
 //! data is read several times, each time with another part of it.
 
-use super::{Fault, FindingKind};
-use crate::block::{self, BlockKind, BlockRef};
-use crate::chain::Kind;
-use crate::codec::Dec;
-use crate::files::{FileReader, Files};
-use crate::filter;
-use crate::inspect::key_text;
-use crate::key::{TAG_PAGE, TAG_PATH, TAG_SIDE, TAG_SPACE, TAG_STATE, page_of, side_of, space_of};
-use crate::layer::{
+use crate::finding::{Fault, FindingKind};
+use crate::layer::block::{self, BlockKind, BlockRef};
+use crate::layer::chain::Kind;
+use crate::layer::codec::Dec;
+use crate::layer::filter;
+use crate::layer::format::{
     FOOTER, Footer, Group, HEADER, IndexEntry, LayerKind, LayerMeta, Root, decode_index, header,
 };
+use crate::layer::key::{
+    TAG_PAGE, TAG_PATH, TAG_SIDE, TAG_SPACE, TAG_STATE, key_text, page_of, side_of, space_of,
+};
+use crate::place::{FileReader, Files};
 use std::io;
 use std::sync::Arc;
 use xylem_types::{BranchId, Lsn};
@@ -27,7 +28,7 @@ const FILTER_STEP: usize = 64;
 /// How often a read that fails is tried.
 const TRIES: u32 = 3;
 
-/// What is known of a layer from elsewhere.
+/// A layer as its manifest describes it.
 #[derive(Clone, Debug)]
 pub(crate) struct Expected {
     pub(crate) branch: BranchId,
@@ -45,7 +46,7 @@ pub(crate) struct Expected {
 }
 
 impl Expected {
-    /// What a manifest says. `narrowed`: its first key may be a later one.
+    /// From a manifest. `narrowed`: its first key may be a later one.
     pub(crate) fn of(branch: BranchId, meta: &LayerMeta, narrowed: bool) -> Expected {
         Expected {
             branch,
@@ -63,7 +64,7 @@ impl Expected {
     }
 }
 
-/// Who wants to see what passes.
+/// Sees the blocks and versions that a check reads.
 pub(crate) trait Visit {
     /// A block: its kind, how it is packed, its size in the file and expanded.
     fn block(&mut self, kind: BlockKind, codec: u8, stored: u64, expanded: u64);
@@ -71,7 +72,7 @@ pub(crate) trait Visit {
     fn version(&mut self, key: &[u8], lsn: Lsn, kind: Kind, bytes: &[u8]);
 }
 
-/// Nobody.
+/// Ignores everything.
 pub(crate) struct Nobody;
 
 impl Visit for Nobody {
@@ -89,7 +90,7 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// What a budget of `memory` bytes leaves for it.
+    /// The share of a budget of `memory` bytes.
     pub(crate) fn of(memory: u64) -> Room {
         let filter = (memory / 64).clamp(512 << 10, 16 << 20) as usize;
         Room {
@@ -110,7 +111,7 @@ enum Stage {
     Done,
 }
 
-/// A check under way.
+/// A check of one layer, under way.
 pub(crate) struct LayerCheck {
     expected: Expected,
     reader: Arc<dyn FileReader>,
@@ -159,7 +160,7 @@ impl LayerCheck {
         Ok(LayerCheck::on(files.open_uncached(name)?, expected, room))
     }
 
-    /// The same with a reader.
+    /// As [`LayerCheck::open`], with a reader.
     pub(crate) fn on(reader: Arc<dyn FileReader>, expected: Expected, room: Room) -> LayerCheck {
         LayerCheck {
             seed: block::seed(expected.branch.0, expected.number),
@@ -192,7 +193,7 @@ impl LayerCheck {
         }
     }
 
-    /// Goes on by about one block. What is wrong goes to `out`. Answers how
+    /// Goes on by about one block. Faults go to `out`. Returns how
     /// many bytes were read from the store; none at the end.
     pub(crate) fn step(&mut self, visit: &mut dyn Visit, out: &mut Vec<Fault>) -> Option<u64> {
         let before = self.read;
@@ -466,7 +467,7 @@ impl LayerCheck {
         let end = at.offset + u64::from(at.len);
         let held = self.window_at + self.window.len() as u64;
         if at.offset < self.window_at || end > held {
-            // What is held of it stays: no byte is read twice.
+            // The part that is held stays: no byte is read twice.
             let keep = match at.offset < self.window_at || at.offset >= held {
                 true => 0,
                 false => (held - at.offset) as usize,
@@ -491,7 +492,7 @@ impl LayerCheck {
         block.map(|block| (codec, block)).map_err(damage)
     }
 
-    /// What stands in a data block.
+    /// Checks the groups of a data block.
     fn groups(
         &mut self,
         entry: &IndexEntry,

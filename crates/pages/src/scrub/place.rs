@@ -2,26 +2,29 @@
 
 use super::branch::BranchCheck;
 use super::layer::Room;
-use super::{Finding, FindingKind, Run, ScrubOptions, ScrubReport, Tell};
-use crate::branch::folder;
-use crate::files::Place;
-use crate::manifest::look;
-use crate::manifest::{Ancestor, Manifest};
+use super::report::{ScrubOptions, ScrubReport, Tell};
+use super::run::Run;
+use crate::finding::{Finding, FindingKind};
+use crate::manifest::format::newest_of;
+use crate::manifest::record::BranchPoint;
+use crate::manifest::stored;
+use crate::manifest::version::Manifest;
+use crate::place::{Place, branch_folder};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io;
-use xylem_types::BranchId;
+use xylem_types::{BranchId, Lsn};
 
 /// The folder with one folder for each branch.
 const BRANCHES: &str = "branches";
 /// Memory for it, of which a scrub takes its share.
 const MEMORY: u64 = 1 << 30;
 
-/// What is known of the branches looked at so far.
+/// The branches looked at so far.
 #[derive(Default)]
 struct Known {
     manifests: BTreeMap<BranchId, Option<Manifest>>,
-    ancestors: Vec<(BranchId, Ancestor)>,
+    branch_points: Vec<(BranchId, BranchPoint)>,
 }
 
 /// Checks everything that branches have in `place`, found by their folders,
@@ -41,10 +44,10 @@ pub fn scrub_place<'a>(
 ) -> io::Result<ScrubReport> {
     let mut found: Vec<BranchId> = Vec::new();
     for name in place.folders(BRANCHES)? {
-        // Another name is no branch's.
+        // No branch has another name.
         found.extend(name.parse::<BranchId>().ok().filter(|id| {
             // Digits may be written in other ways.
-            folder(*id).ends_with(&name)
+            branch_folder(*id).ends_with(&name)
         }));
     }
     found.sort_unstable();
@@ -64,7 +67,7 @@ pub fn scrub_place<'a>(
     };
     run.report.progress.branches = ids.len() as u64;
     for id in ids.iter().filter(|id| found.contains(id)) {
-        for (name, bytes) in place.folder(&folder(*id))?.list()? {
+        for (name, bytes) in place.folder(&branch_folder(*id))?.list()? {
             if name.ends_with(".layer") {
                 run.report.progress.layers += 1;
                 run.report.progress.bytes += bytes;
@@ -82,15 +85,15 @@ pub fn scrub_place<'a>(
             run.report.progress.branches_done += 1;
             continue;
         }
-        let files = place.folder(&folder(id))?;
+        let files = place.folder(&branch_folder(id))?;
         let check = run.branch(BranchCheck::stored(id, files, Room::of(MEMORY)));
-        if let Some(ancestor) = check.ancestor() {
-            known.ancestors.push((id, *ancestor));
+        if let Some(point) = check.branch_point() {
+            known.branch_points.push((id, *point));
         }
         known.manifests.insert(id, check.manifest().cloned());
     }
     if !run.report.stopped {
-        ancestors(place, &found, known, &mut run)?;
+        check_branch_points(place, &found, known, &mut run)?;
     }
     Ok(run.report)
 }
@@ -104,38 +107,39 @@ fn of_branch(branch: BranchId, kind: FindingKind, message: &str) -> Finding {
     }
 }
 
-/// Whether what branches left is there, and begins before they left it.
-fn ancestors(
+/// Checks that the parent of every branch is there and begins before its
+/// branch point.
+fn check_branch_points(
     place: &dyn Place,
     found: &[BranchId],
     mut known: Known,
     run: &mut Run<'_>,
 ) -> io::Result<()> {
-    let mut todo = std::mem::take(&mut known.ancestors);
-    while let Some((id, ancestor)) = todo.pop() {
-        let manifest = match known.manifests.entry(ancestor.branch) {
+    let mut todo = std::mem::take(&mut known.branch_points);
+    while let Some((id, point)) = todo.pop() {
+        let manifest = match known.manifests.entry(point.parent) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => {
-                let manifest = match found.contains(&ancestor.branch) {
-                    true => newest(place, ancestor.branch)?,
+                let manifest = match found.contains(&point.parent) {
+                    true => newest(place, point.parent)?,
                     false => None,
                 };
-                if let Some(next) = manifest.as_ref().and_then(|m| m.ancestor) {
-                    todo.push((ancestor.branch, next));
+                if let Some(next) = manifest.as_ref().and_then(|m| m.branch_point) {
+                    todo.push((point.parent, next));
                 }
                 unknown.insert(manifest)
             }
         };
         match manifest {
             Some(manifest) => {
-                if let Some(what) = look::misplaced(&ancestor, manifest) {
+                if let Some(what) = misplaced(&point, manifest) {
                     run.found(&of_branch(id, FindingKind::Damaged, &what));
                 }
             }
             None => {
                 let what = format!(
                     "it left branch {} at LSN {}, and that cannot be read or is not there",
-                    ancestor.branch, ancestor.lsn
+                    point.parent, point.lsn
                 );
                 run.found(&of_branch(id, FindingKind::Missing, &what));
             }
@@ -146,9 +150,21 @@ fn ancestors(
 
 /// The newest manifest of a branch that was not asked for.
 fn newest(place: &dyn Place, id: BranchId) -> io::Result<Option<Manifest>> {
-    let files = place.folder(&folder(id))?;
+    let files = place.folder(&branch_folder(id))?;
     let list = files.list()?;
-    let number = look::newest_of(&list);
-    let stored = number.and_then(|n| look::load(&*files, id, &list, n).ok());
+    let number = newest_of(&list);
+    let stored = number.and_then(|n| stored::load(&*files, id, &list, n).ok());
     Ok(stored.map(|s| s.manifest))
+}
+
+/// Says why a branch cannot have left the branch of manifest `parent` at
+/// `point`: that one begins later.
+fn misplaced(point: &BranchPoint, parent: &Manifest) -> Option<String> {
+    let begins = parent.branch_point.map_or(Lsn::ZERO, |p| p.lsn);
+    (point.lsn < begins).then(|| {
+        format!(
+            "it left branch {} at LSN {}, and that begins at {begins}",
+            point.parent, point.lsn
+        )
+    })
 }

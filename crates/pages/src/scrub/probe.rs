@@ -1,9 +1,9 @@
-//! Proves that a place does what everything else relies on: that a name is
-//! taken once, and that what was written is there.
+//! Proves the guarantees of a place that everything else relies on: a name is
+//! taken once, and written bytes are there.
 
-use crate::files::{Place, Put};
-use crate::store::random;
+use crate::place::{Place, Put};
 use std::io;
+use xylem_ambient::Entropy;
 
 /// The folder of its files.
 const FOLDER: &str = "check";
@@ -13,14 +13,14 @@ const NAME: &str = "once";
 /// Creates a file, tries to create it again, reads, lists and removes it.
 /// Blocking.
 ///
-/// One after the other: whether the store takes only one of several that come
-/// at the same moment is for whoever knows the store to prove.
+/// The calls come one after the other. It takes knowledge of the store to prove
+/// that of several creations at the same moment it takes only one.
 ///
 /// # Errors
-/// What the place does not do, or did not do now.
-pub fn probe(place: &dyn Place) -> io::Result<()> {
-    let folder = format!("{FOLDER}/{:016x}", random() as u64);
-    let checked = once(place, &folder);
+/// The guarantee that the place breaks, or the operation that failed now.
+pub fn probe(place: &dyn Place, entropy: &Entropy) -> io::Result<()> {
+    let folder = format!("{FOLDER}/{:016x}", entropy.next()? as u64);
+    let checked = once(place, &folder, entropy);
     let removed = place.remove_folder(&folder);
     checked?;
     removed.map_err(|e| context("remove what was written for a check", &e))
@@ -30,19 +30,19 @@ fn context(doing: &str, e: &io::Error) -> io::Error {
     io::Error::new(e.kind(), format!("cannot {doing}: {e}"))
 }
 
-fn once(place: &dyn Place, folder: &str) -> io::Result<()> {
+fn once(place: &dyn Place, folder: &str, entropy: &Entropy) -> io::Result<()> {
     let files = place.folder(folder);
     let files = files.map_err(|e| context("make a folder", &e))?;
-    let bytes = || format!("{:032x}", random()).into_bytes();
+    let bytes = || Ok::<_, io::Error>(format!("{:032x}", entropy.next()?).into_bytes());
     let create = |bytes: &[u8]| {
         let put = files.put_new(NAME, bytes);
         put.map_err(|e| context("create a file", &e))
     };
-    let content = bytes();
+    let content = bytes()?;
     if create(&content)? == Put::Exists {
         return Err(io::Error::other("a new file was said to be there already"));
     }
-    if create(&bytes())? != Put::Exists {
+    if create(&bytes()?)? != Put::Exists {
         return Err(not_honoured("a file was created a second time"));
     }
     let read = files.read(NAME);

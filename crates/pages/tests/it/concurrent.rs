@@ -2,11 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::common::redo::{after, mtr};
-use crate::common::{BRANCH, MemLog, catch_up, open, place, small};
+use crate::common::{BRANCH, MemWal, catch_up, open, place, small, wait_until};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
-use xylem_pages::{Branch, ReadAt, ReadError, Store, StoreConfig};
+use xylem_pages::{Branch, Reach, ReadAt, ReadError, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{Lsn, PageId};
 use xylem_wal::Log;
@@ -31,9 +30,9 @@ fn read_for_ever(branch: &Branch, stop: &AtomicBool, seed: u32, reads: &AtomicU6
     while !stop.load(Ordering::Acquire) {
         n = n.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let a = PageId::new(7, 1 + (n >> 8) % PAGES);
-        let first = match branch.get_page_cached(a) {
-            Some(p) => p,
-            None => branch.get_page(a, ReadAt::Newest).unwrap(),
+        let first = match branch.get_page(a, ReadAt::Newest, Reach::Memory) {
+            Ok(p) => p,
+            Err(_) => branch.get_page(a, ReadAt::Newest, Reach::Files).unwrap(),
         };
         // Time does not run backwards for one reader and page.
         let v = value(&first.bytes);
@@ -43,13 +42,17 @@ fn read_for_ever(branch: &Branch, stop: &AtomicBool, seed: u32, reads: &AtomicU6
         if v > 0 {
             let (x, y) = pair(v);
             let other = if x == a { y } else { x };
-            let got = branch.get_page(other, ReadAt::Lsn(first.lsn)).unwrap();
+            let got = branch
+                .get_page(other, ReadAt::Lsn(first.lsn), Reach::Files)
+                .unwrap();
             assert!(
                 value(&got.bytes) >= v,
                 "page {other} at {} lacks mtr {v} of page {a}",
                 first.lsn
             );
-            let again = branch.get_page(a, ReadAt::Lsn(first.lsn)).unwrap();
+            let again = branch
+                .get_page(a, ReadAt::Lsn(first.lsn), Reach::Files)
+                .unwrap();
             assert_eq!(again.bytes, first.bytes, "page {a} at {}", first.lsn);
         }
         reads.fetch_add(1, Ordering::Relaxed);
@@ -59,15 +62,15 @@ fn read_for_ever(branch: &Branch, stop: &AtomicBool, seed: u32, reads: &AtomicU6
 #[test]
 fn readers_see_whole_mtrs_only() {
     let dir = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
+    let wal = MemWal::new();
     let mut lsn = Lsn::FIRST;
-    log.epoch(lsn);
+    wal.epoch(lsn);
     let mut config = small();
     config.memory_bytes = 2 << 20;
     config.open_layer_bytes = 32 << 10;
-    let branch = open(config, dir.path(), &log);
+    let branch = open(config, dir.path(), &wal);
     let mut send = |bytes: Vec<u8>| {
-        log.redo(lsn, &bytes);
+        wal.redo(lsn, &bytes);
         lsn = after(lsn, &bytes);
     };
     send(mtr(|m| {
@@ -76,7 +79,7 @@ fn readers_see_whole_mtrs_only() {
             m.init(PageId::new(7, page));
         }
     }));
-    catch_up(&branch, &log);
+    catch_up(&branch, &wal);
     let stop = AtomicBool::new(false);
     let reads = AtomicU64::new(0);
     std::thread::scope(|s| {
@@ -96,7 +99,7 @@ fn readers_see_whole_mtrs_only() {
                     m.write(y, 200, &[n as u8; 60]);
                 }));
             }
-            catch_up(&branch, &log);
+            catch_up(&branch, &wal);
         }
         stop.store(true, Ordering::Release);
     });
@@ -109,10 +112,10 @@ fn readers_see_whole_mtrs_only() {
 #[test]
 fn a_dropped_tablespace_is_gone_at_once_and_there_before() {
     let dir = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
+    let wal = MemWal::new();
     let mut lsn = Lsn::FIRST;
-    log.epoch(lsn);
-    let branch = open(small(), dir.path(), &log);
+    wal.epoch(lsn);
+    let branch = open(small(), dir.path(), &wal);
     let flags = SpaceFlags::full_crc32_of(4096).unwrap().raw();
     for round in 0..300 {
         let space = 10 + round;
@@ -125,24 +128,26 @@ fn a_dropped_tablespace_is_gone_at_once_and_there_before() {
                 m.header(space, 4, flags);
             }),
         ] {
-            log.redo(lsn, &bytes);
+            wal.redo(lsn, &bytes);
             lsn = after(lsn, &bytes);
         }
-        catch_up(&branch, &log);
+        catch_up(&branch, &wal);
         let id = PageId::new(space, 0);
-        branch.get_page(id, ReadAt::Newest).unwrap();
-        assert!(branch.get_page_cached(id).is_some());
+        branch.get_page(id, ReadAt::Newest, Reach::Files).unwrap();
+        assert!(branch.get_page(id, ReadAt::Newest, Reach::Memory).is_ok());
         let before = lsn;
         let bytes = mtr(|m| {
             m.delete(space, &name);
         });
-        log.redo(lsn, &bytes);
+        wal.redo(lsn, &bytes);
         lsn = after(lsn, &bytes);
-        catch_up(&branch, &log);
-        assert!(branch.get_page_cached(id).is_none());
-        let gone = branch.get_page(id, ReadAt::Newest);
+        catch_up(&branch, &wal);
+        assert!(branch.get_page(id, ReadAt::Newest, Reach::Memory).is_err());
+        let gone = branch.get_page(id, ReadAt::Newest, Reach::Files);
         assert!(matches!(gone, Err(ReadError::NoSuchTablespace { .. })));
-        branch.get_page(id, ReadAt::Lsn(before)).unwrap();
+        branch
+            .get_page(id, ReadAt::Lsn(before), Reach::Files)
+            .unwrap();
     }
 }
 
@@ -152,14 +157,14 @@ fn a_dropped_tablespace_is_gone_at_once_and_there_before() {
 fn a_page_that_changes_all_the_time_is_short_to_read() {
     const CHANGES: u32 = 100_000;
     let dir = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
+    let wal = MemWal::new();
     let store = Store::open(StoreConfig::default(), place(dir.path())).unwrap();
     store.start_ingest();
-    let as_log = Arc::clone(&log) as Arc<dyn Log>;
-    let branch = Branch::open(Arc::clone(&store), BRANCH, as_log, None).unwrap();
+    let as_wal = Arc::clone(&wal) as Arc<dyn Log>;
+    let branch = Branch::open(Arc::clone(&store), BRANCH, as_wal, None).unwrap();
     let (hot, quiet) = (PageId::new(7, 1), PageId::new(7, 2));
     let mut lsn = Lsn::FIRST;
-    log.epoch(lsn);
+    wal.epoch(lsn);
     let mut middle = Lsn::ZERO;
     let flags = SpaceFlags::full_crc32_of(16384).unwrap().raw();
     let begin = [
@@ -170,7 +175,7 @@ fn a_page_that_changes_all_the_time_is_short_to_read() {
             m.header(7, 10, flags).init(hot).init(quiet);
         }),
     ];
-    log.redo(lsn, &begin.concat());
+    wal.redo(lsn, &begin.concat());
     lsn = begin.iter().fold(lsn, |lsn, mtr| after(lsn, mtr));
     let mut frame = Vec::new();
     let mut start = lsn;
@@ -184,41 +189,51 @@ fn a_page_that_changes_all_the_time_is_short_to_read() {
             middle = lsn;
         }
         if frame.len() > 100_000 || n == CHANGES {
-            log.redo(start, &std::mem::take(&mut frame));
+            wal.redo(start, &std::mem::take(&mut frame));
             start = lsn;
         }
     }
-    catch_up(&branch, &log);
+    catch_up(&branch, &wal);
     // What is known of the tablespace is remembered.
-    branch.get_page(quiet, ReadAt::Newest).unwrap();
-    assert!(branch.get_page_cached(quiet).is_some());
+    branch
+        .get_page(quiet, ReadAt::Newest, Reach::Files)
+        .unwrap();
     assert!(
-        branch.get_page_cached(hot).is_none(),
+        branch
+            .get_page(quiet, ReadAt::Newest, Reach::Memory)
+            .is_ok()
+    );
+    assert!(
+        branch.get_page(hot, ReadAt::Newest, Reach::Memory).is_err(),
         "too much for a read in memory"
     );
     let applied = || {
         let before = branch.stats().records_applied;
-        let page = branch.get_page(hot, ReadAt::Lsn(lsn)).unwrap();
+        let page = branch
+            .get_page(hot, ReadAt::Lsn(lsn), Reach::Files)
+            .unwrap();
         assert_eq!(value(&page.bytes), CHANGES);
         branch.stats().records_applied - before
     };
     assert!(applied() >= u64::from(CHANGES));
     store.start_upkeep().unwrap();
-    let until = Instant::now() + Duration::from_secs(60);
-    while applied() > u64::from(CHANGES) / 5 {
-        assert!(Instant::now() < until, "reads still apply {}", applied());
-        std::thread::yield_now();
-    }
+    let short = || applied() <= u64::from(CHANGES) / 5;
+    wait_until("reads apply few changes", short);
     println!("a read applies {} of {CHANGES} changes", applied());
     // The past is what it was, and so is what reaches disk.
     for flushed in [false, true] {
         for at in [lsn, middle, Lsn(middle.0 + 1)] {
-            let page = branch.get_page(hot, ReadAt::Lsn(at)).unwrap();
+            let page = branch.get_page(hot, ReadAt::Lsn(at), Reach::Files).unwrap();
             let expected = if at == lsn { CHANGES } else { CHANGES / 2 };
             assert_eq!(value(&page.bytes), expected, "flushed: {flushed}");
         }
         assert_eq!(
-            value(&branch.get_page(hot, ReadAt::Newest).unwrap().bytes),
+            value(
+                &branch
+                    .get_page(hot, ReadAt::Newest, Reach::Files)
+                    .unwrap()
+                    .bytes
+            ),
             CHANGES
         );
         branch.flush_now();

@@ -3,19 +3,21 @@
 
 use crate::common;
 use crate::common::model::Model;
-use crate::common::{BRANCH, MemLog, block_on, branch_dir, catch_up, hooked, open, small};
+use crate::common::{
+    BRANCH, MemWal, block_on, branch_dir, catch_up, hooked, open, small, wait_until,
+};
 use parking_lot::Mutex;
 use rand::SeedableRng;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
-use xylem_pages::files::{Hook, Step};
+use std::time::Duration;
+use xylem_pages::place::{Hook, Step};
 use xylem_pages::{Branch, ReadAt, Store};
 use xylem_wal::Log;
 
-fn seeded(log: &Arc<MemLog>, seed: u64) -> Model {
-    Model::new(rand::rngs::StdRng::seed_from_u64(seed), log.clone())
+fn seeded(wal: &Arc<MemWal>, seed: u64) -> Model {
+    Model::new(rand::rngs::StdRng::seed_from_u64(seed), wal.clone())
 }
 
 /// Fails step `n` and all after it, as if the process had died there.
@@ -28,26 +30,15 @@ fn die_at(n: u64, steps: Arc<AtomicU64>) -> Hook {
     })
 }
 
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !done() {
-        assert!(
-            begin.elapsed() < Duration::from_secs(30),
-            "{what} did not happen"
-        );
-        std::thread::yield_now();
-    }
-}
-
 /// Feeds one history; dies at step `n`. Answers whether it died.
 fn live_and_die(dir: &std::path::Path, n: u64) -> bool {
-    let log = MemLog::new();
-    let mut model = seeded(&log, 9);
+    let wal = MemWal::new();
+    let mut model = seeded(&wal, 9);
     let steps = Arc::new(AtomicU64::new(0));
     let place = hooked(dir, die_at(n, Arc::clone(&steps)));
     let store = Store::open(small(), place).unwrap();
     store.start_ingest();
-    let opened = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>, None);
+    let opened = Branch::open(store, BRANCH, wal.clone() as Arc<dyn Log>, None);
     for _ in 0..3 {
         for _ in 0..60 {
             model.step();
@@ -56,11 +47,11 @@ fn live_and_die(dir: &std::path::Path, n: u64) -> bool {
         if branch.stats().flush_failures > 0 {
             break;
         }
-        catch_up(branch, &log);
+        catch_up(branch, &wal);
         // flush_now would wait for ever for a flush that cannot succeed.
         std::thread::scope(|s| {
             let flushing = s.spawn(|| branch.flush_now());
-            until("a flush or the end", || {
+            wait_until("a flush or the end", || {
                 flushing.is_finished() || branch.stats().flush_failures > 0
             });
             if branch.stats().flush_failures > 0 {
@@ -71,7 +62,7 @@ fn live_and_die(dir: &std::path::Path, n: u64) -> bool {
     let died = steps.load(Ordering::SeqCst) > n;
     drop(opened);
     common::care::undamaged(dir);
-    let branch = open(small(), dir, &log);
+    let branch = open(small(), dir, &wal);
     model.check_all(&branch, 20);
     branch.flush_now();
     model.check_all(&branch, 50);
@@ -103,8 +94,8 @@ fn a_crash_at_every_step_leaves_a_store_that_opens() {
 fn one_failure_at_any_step_is_tried_again() {
     for n in 0..40u64 {
         let dir = tempfile::tempdir().unwrap();
-        let log = MemLog::new();
-        let mut model = seeded(&log, 11);
+        let wal = MemWal::new();
+        let mut model = seeded(&wal, 11);
         let steps = AtomicU64::new(0);
         let hook: Hook = Arc::new(move |_| {
             // The first steps make two manifests: opening reports those.
@@ -115,18 +106,18 @@ fn one_failure_at_any_step_is_tried_again() {
         });
         let store = Store::open(small(), hooked(dir.path(), hook)).unwrap();
         store.start_ingest();
-        let branch = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>, None).unwrap();
+        let branch = Branch::open(store, BRANCH, wal.clone() as Arc<dyn Log>, None).unwrap();
         for _ in 0..3 {
             for _ in 0..40 {
                 model.step();
             }
-            catch_up(&branch, &log);
+            catch_up(&branch, &wal);
             branch.flush_now();
         }
         assert_eq!(branch.failed(), None);
         model.check_all(&branch, 10);
         drop(branch);
-        let branch = open(small(), dir.path(), &log);
+        let branch = open(small(), dir.path(), &wal);
         model.check_all(&branch, 30);
     }
 }
@@ -134,8 +125,8 @@ fn one_failure_at_any_step_is_tried_again() {
 #[test]
 fn a_full_disk_pauses_ingest_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
-    let mut model = seeded(&log, 13);
+    let wal = MemWal::new();
+    let mut model = seeded(&wal, 13);
     let room = Arc::new(Mutex::new(true));
     let hook: Hook = {
         let room = Arc::clone(&room);
@@ -151,7 +142,7 @@ fn a_full_disk_pauses_ingest_and_loses_nothing() {
     let branch = Branch::open(
         Arc::clone(&store),
         BRANCH,
-        log.clone() as Arc<dyn Log>,
+        wal.clone() as Arc<dyn Log>,
         None,
     )
     .unwrap();
@@ -159,14 +150,14 @@ fn a_full_disk_pauses_ingest_and_loses_nothing() {
         model.step();
     }
     model.send_all();
-    catch_up(&branch, &log);
+    catch_up(&branch, &wal);
     *room.lock() = false;
     let before = branch.applied();
     for _ in 0..20_000 {
         model.step();
     }
     model.send_all();
-    until("back-pressure", || {
+    wait_until("back-pressure", || {
         branch.stats().ingest_waits > 0 && branch.stats().flush_failures > 1
     });
     assert!(branch.applied() >= before && branch.applied() < model.lsn);
@@ -194,6 +185,6 @@ fn a_full_disk_pauses_ingest_and_loses_nothing() {
     });
     assert!(error.contains("was not reached in time"), "{error}");
     *room.lock() = true;
-    catch_up(&branch, &log);
+    catch_up(&branch, &wal);
     model.check_all(&branch, 400);
 }

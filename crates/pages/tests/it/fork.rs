@@ -4,15 +4,15 @@
 
 use crate::common;
 use crate::common::redo::{after, mtr};
-use crate::common::{MemLog, block_on, catch_up, small};
+use crate::common::{MemWal, block_on, catch_up, small};
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use xylem_pages::files::{Files, LocalFiles, Place};
-use xylem_pages::{Branch, ForkError, ReadAt, ReadError, Store, StoreError};
+use xylem_pages::place::{Files, LocalFiles, Place};
+use xylem_pages::{Branch, ForkError, Reach, ReadAt, ReadError, Store, StoreError};
 use xylem_redo::SpaceFlags;
 use xylem_types::{BranchId, FileOp, Lsn, PageId};
 use xylem_wal::Log;
@@ -39,7 +39,7 @@ impl Place for Shared {
 struct One {
     dir: tempfile::TempDir,
     store: Arc<Store>,
-    log: Arc<MemLog>,
+    wal: Arc<MemWal>,
     main: Arc<Branch>,
     lsn: Lsn,
 }
@@ -48,23 +48,23 @@ fn store(dir: &tempfile::TempDir) -> Arc<Store> {
     Store::open(small(), Arc::new(Shared(dir.path().into()))).unwrap()
 }
 
-fn open(store: &Arc<Store>, id: u128, log: &Arc<MemLog>, of: Option<&Arc<Branch>>) -> Arc<Branch> {
-    let log = Arc::clone(log) as Arc<dyn Log>;
-    Branch::open(Arc::clone(store), BranchId(id), log, of.cloned()).unwrap()
+fn open(store: &Arc<Store>, id: u128, wal: &Arc<MemWal>, of: Option<&Arc<Branch>>) -> Arc<Branch> {
+    let wal = Arc::clone(wal) as Arc<dyn Log>;
+    Branch::open(Arc::clone(store), BranchId(id), wal, of.cloned()).unwrap()
 }
 
 /// A branch with a table whose page 1 says 1, and files a and b.
 fn one() -> One {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir);
-    let log = MemLog::new();
-    log.epoch(Lsn::FIRST);
+    let wal = MemWal::new();
+    wal.epoch(Lsn::FIRST);
     store.start_ingest();
-    let main = open(&store, 1, &log, None);
+    let main = open(&store, 1, &wal, None);
     let mut one = One {
         dir,
         store,
-        log,
+        wal,
         main,
         lsn: Lsn::FIRST,
     };
@@ -83,9 +83,9 @@ fn one() -> One {
 impl One {
     fn mtr(&mut self, build: impl FnOnce(&mut common::redo::MtrBuilder)) -> Lsn {
         let bytes = mtr(build);
-        self.log.redo(self.lsn, &bytes);
+        self.wal.redo(self.lsn, &bytes);
         self.lsn = after(self.lsn, &bytes);
-        catch_up(&self.main, &self.log);
+        catch_up(&self.main, &self.wal);
         self.lsn
     }
 
@@ -100,22 +100,25 @@ impl One {
             path: path.into(),
             mode: 0o660,
         };
-        self.log.file(self.lsn, op);
-        catch_up(&self.main, &self.log);
+        self.wal.file(self.lsn, op);
+        catch_up(&self.main, &self.wal);
     }
 
-    fn fork(&self, id: u128, at: ReadAt) -> (Arc<Branch>, Arc<MemLog>, Lsn) {
+    fn fork(&self, id: u128, at: ReadAt) -> (Arc<Branch>, Arc<MemWal>, Lsn) {
         let lsn = self.main.fork(BranchId(id), at).unwrap();
-        let log = MemLog::new();
-        log.epoch(lsn);
-        let branch = open(&self.store, id, &log, Some(&self.main));
-        catch_up(&branch, &log);
-        (branch, log, lsn)
+        let wal = MemWal::new();
+        wal.epoch(lsn);
+        let branch = open(&self.store, id, &wal, Some(&self.main));
+        catch_up(&branch, &wal);
+        (branch, wal, lsn)
     }
 }
 
 fn byte(branch: &Branch, at: ReadAt) -> u8 {
-    branch.get_page(PageId::new(9, 1), at).unwrap().bytes[100]
+    branch
+        .get_page(PageId::new(9, 1), at, Reach::Files)
+        .unwrap()
+        .bytes[100]
 }
 
 fn files(branch: &Branch) -> Vec<String> {
@@ -130,14 +133,14 @@ fn files(branch: &Branch) -> Vec<String> {
 }
 
 /// An operation that comes a while after the redo before it is not part of a
-/// moment in between, also where the log is read again, and whether what was
+/// moment in between, also where the WAL is read again, and whether what was
 /// before it is in layers by then or not.
 #[test]
 fn a_moment_in_a_pause_is_without_what_came_after_it() {
     for flushed in [false, true] {
         let mut one = one();
         let at = |us: u64| 1_000_000 + us;
-        let clock = Arc::clone(&one.log.clock);
+        let clock = Arc::clone(&one.wal.clock);
         let set = |us: u64| clock.store(at(us), Ordering::Relaxed);
         set(0);
         let written = one.write(2);
@@ -158,27 +161,27 @@ fn a_moment_in_a_pause_is_without_what_came_after_it() {
         for (n, us) in moments.into_iter().enumerate() {
             let lsn = one.main.lsn_at(at(us)).unwrap();
             assert_eq!(lsn, Lsn(written.0 + n as u64), "flushed: {flushed}");
-            let (branch, log, _) = one.fork(10 + n as u128, ReadAt::Lsn(lsn));
-            leases.push((branch, log));
+            let (branch, wal, _) = one.fork(10 + n as u128, ReadAt::Lsn(lsn));
+            leases.push((branch, wal));
         }
-        let (now, now_log, _) = one.fork(20, ReadAt::Newest);
+        let (now, now_wal, _) = one.fork(20, ReadAt::Newest);
         let shown: Vec<Arc<Branch>> = leases.iter().map(|(b, _)| Arc::clone(b)).collect();
         compare(&one.main, &shown, &now, flushed);
-        // The server starts again and reads the log anew from where layers end.
+        // The server starts again and reads the WAL anew from where layers end.
         for branch in shown.iter().chain([&now, &one.main]) {
             branch.shutdown();
         }
         drop(shown);
         let store = store(&one.dir);
-        let main = open(&store, 1, &one.log, None);
+        let main = open(&store, 1, &one.wal, None);
         let shown: Vec<Arc<Branch>> = leases
             .iter()
             .enumerate()
-            .map(|(n, (_, log))| open(&store, 10 + n as u128, log, Some(&main)))
+            .map(|(n, (_, wal))| open(&store, 10 + n as u128, wal, Some(&main)))
             .collect();
-        let now = open(&store, 20, &now_log, Some(&main));
+        let now = open(&store, 20, &now_wal, Some(&main));
         store.start_ingest();
-        catch_up(&main, &one.log);
+        catch_up(&main, &one.wal);
         compare(&main, &shown, &now, flushed);
     }
 }
@@ -217,16 +220,16 @@ fn a_file_made_after_a_fork_at_the_same_lsn_is_not_the_forks() {
         assert_eq!(files(&one.main), ["a", "b", "c"]);
     };
     check(&one, &left, &later);
-    // The log is read again: the operations get the same places.
-    let logs = [MemLog::new(), MemLog::new()];
+    // The WAL is read again: the operations get the same places.
+    let wals = [MemWal::new(), MemWal::new()];
     let reopen = |one: &mut One| {
         one.main.shutdown();
         one.store = store(&one.dir);
-        one.main = open(&one.store, 1, &one.log, None);
-        let left = open(&one.store, 2, &logs[0], Some(&one.main));
-        let later = open(&one.store, 3, &logs[1], Some(&one.main));
+        one.main = open(&one.store, 1, &one.wal, None);
+        let left = open(&one.store, 2, &wals[0], Some(&one.main));
+        let later = open(&one.store, 3, &wals[1], Some(&one.main));
         one.store.start_ingest();
-        catch_up(&one.main, &one.log);
+        catch_up(&one.main, &one.wal);
         (left, later)
     };
     let (left, later) = reopen(&mut one);
@@ -259,30 +262,30 @@ fn there_are_few_places_between_two_mtrs_and_none_is_given_twice() {
 }
 
 #[test]
-fn the_past_of_a_fork_is_its_ancestors() {
+fn the_past_of_a_fork_is_its_parents() {
     let mut one = one();
     let early = one.write(2);
     one.write(3);
-    let (fork, log, lsn) = one.fork(2, ReadAt::Newest);
+    let (fork, wal, lsn) = one.fork(2, ReadAt::Newest);
     let own = mtr(|m| {
         m.write(PageId::new(9, 1), 100, &[77]);
     });
-    log.redo(lsn, &own);
-    catch_up(&fork, &log);
+    wal.redo(lsn, &own);
+    catch_up(&fork, &wal);
     one.write(4);
     assert_eq!(byte(&fork, ReadAt::Newest), 77);
     assert_eq!(byte(&fork, ReadAt::Lsn(lsn)), 3);
     assert_eq!(byte(&fork, ReadAt::Lsn(early)), 2);
     assert_eq!(byte(&one.main, ReadAt::Newest), 4);
-    // A fork of the fork in their common past leaves the ancestor: it does not
+    // A fork of the fork in their common past leaves the parent: it does not
     // depend on the first one.
     assert_eq!(fork.fork(BranchId(3), ReadAt::Lsn(early)).unwrap(), early);
-    let past = open(&one.store, 3, &MemLog::new(), Some(&one.main));
+    let past = open(&one.store, 3, &MemWal::new(), Some(&one.main));
     assert_eq!(byte(&past, ReadAt::Newest), 2);
     let wrong = Branch::open(
         Arc::clone(&one.store),
         BranchId(3),
-        MemLog::new() as Arc<dyn Log>,
+        MemWal::new() as Arc<dyn Log>,
         Some(Arc::clone(&fork)),
     );
     let wrong = wrong.err().unwrap().to_string();
@@ -312,85 +315,85 @@ fn nobody_leaves_in_the_future_or_before_the_history() {
 }
 
 #[test]
-fn a_fork_waits_until_its_ancestor_has_read_the_log_again() {
+fn a_fork_waits_until_its_parent_has_read_the_wal_again() {
     let mut one = one();
     one.write(5);
     let (_, _, lsn) = one.fork(2, ReadAt::Newest);
     one.main.shutdown();
     let store = store(&one.dir);
-    // The ancestor's log is empty for now.
-    let log = MemLog::new();
-    let main = open(&store, 1, &log, None);
-    let fork = open(&store, 2, &MemLog::new(), Some(&main));
+    // The parent's WAL is empty for now.
+    let wal = MemWal::new();
+    let main = open(&store, 1, &wal, None);
+    let fork = open(&store, 2, &MemWal::new(), Some(&main));
     store.start_ingest();
-    let early = fork.get_page(PageId::new(9, 1), ReadAt::Newest);
+    let early = fork.get_page(PageId::new(9, 1), ReadAt::Newest, Reach::Files);
     assert!(
         matches!(early, Err(ReadError::NotReached { .. })),
         "{early:?}"
     );
     let soon = |ms| tokio::time::Instant::now() + Duration::from_millis(ms);
     let waited = block_on(async { fork.wait_applied(lsn, soon(20)).await });
-    assert!(waited.unwrap_err().to_string().contains("ancestor"));
-    log.copy_of(&one.log);
+    assert!(waited.unwrap_err().to_string().contains("parent"));
+    wal.copy_of(&one.wal);
     block_on(async { fork.wait_applied(lsn, soon(20_000)).await }).unwrap();
     assert_eq!(byte(&fork, ReadAt::Newest), 5);
 }
 
-/// The ancestor's layers reach the LSN of a fork, and the operations that count
-/// from there are still to be read from its log: a rename of such a file in
+/// The parent's layers reach the LSN of a fork, and the operations that count
+/// from there are still to be read from its WAL: a rename of such a file in
 /// the fork must wait for them, or it renames nothing, for good.
 #[test]
 fn a_fork_waits_for_side_files_at_its_very_lsn() {
     let one = one();
     one.main.flush_now();
-    let early = MemLog::new();
-    early.copy_of(&one.log);
+    let early = MemWal::new();
+    early.copy_of(&one.wal);
     one.create("x");
-    let (fork, log, lsn) = one.fork(2, ReadAt::Newest);
+    let (fork, wal, lsn) = one.fork(2, ReadAt::Newest);
     assert!(lsn.0 - one.lsn.0 <= 1, "{lsn} {}", one.lsn);
     // Before any redo of its own.
     let rename = FileOp::Rename {
         from: "x".into(),
         to: "y".into(),
     };
-    log.file(lsn, rename);
-    catch_up(&fork, &log);
+    wal.file(lsn, rename);
+    catch_up(&fork, &wal);
     assert_eq!(files(&fork), ["y"]);
     fork.shutdown();
     one.main.shutdown();
-    // The next server has not read the end of the ancestor's log yet.
+    // The next server has not read the end of the parent's WAL yet.
     let store = store(&one.dir);
     let main = open(&store, 1, &early, None);
-    let fork = open(&store, 2, &log, Some(&main));
+    let fork = open(&store, 2, &wal, Some(&main));
     store.start_ingest();
     let soon = |ms| tokio::time::Instant::now() + Duration::from_millis(ms);
-    let waited = block_on(async { fork.wait_ingested(log.end(), soon(200)).await });
-    assert!(waited.unwrap_err().to_string().contains("ancestor"));
-    early.copy_of(&one.log);
-    catch_up(&fork, &log);
+    let waited = block_on(async { fork.wait_ingested(wal.end(), soon(200)).await });
+    assert!(waited.unwrap_err().to_string().contains("parent"));
+    early.copy_of(&one.wal);
+    catch_up(&fork, &wal);
     assert_eq!(files(&fork), ["y"]);
     assert_eq!(files(&main), ["x"]);
 }
 
-/// What stood behind the redo that a fork shares was lost with a log's disk:
-/// the fork goes on without it, as its ancestor does.
+/// What stood behind the redo that a fork shares was lost with a WAL's disk:
+/// the fork goes on without it, as its parent does.
 #[test]
-fn operations_that_were_lost_with_a_log_are_not_waited_for() {
+fn operations_that_were_lost_with_a_wal_are_not_waited_for() {
     let one = one();
     one.main.flush_now();
-    let left = MemLog::new();
-    left.copy_of(&one.log);
+    let left = MemWal::new();
+    left.copy_of(&one.wal);
     let end = left.end();
     one.create("x");
-    let (fork, log, _) = one.fork(2, ReadAt::Newest);
+    let (fork, wal, _) = one.fork(2, ReadAt::Newest);
     fork.shutdown();
     one.main.shutdown();
     let store = store(&one.dir);
     let main = open(&store, 1, &left, None);
-    let fork = open(&store, 2, &log, Some(&main));
-    fork.check_ancestor(one.lsn, end);
+    let fork = open(&store, 2, &wal, Some(&main));
+    fork.check_parent(one.lsn, end);
     store.start_ingest();
-    catch_up(&fork, &log);
+    catch_up(&fork, &wal);
     assert_eq!(files(&fork), Vec::<String>::new());
     assert_eq!(fork.failed(), None);
 }
@@ -400,7 +403,7 @@ fn operations_that_were_lost_with_a_log_are_not_waited_for() {
 #[test]
 fn an_lsn_that_was_told_has_all_that_came_before_and_nothing_later() {
     let one = one();
-    let clock = Arc::clone(&one.log.clock);
+    let clock = Arc::clone(&one.wal.clock);
     clock.store(1_000_000, Ordering::Relaxed);
     one.create("a");
     let first = one.main.tell();
@@ -427,9 +430,9 @@ fn of_two_servers_one_writes() {
     one.main.flush_now();
     let theirs = store(&one.dir);
     theirs.start_ingest();
-    let log = MemLog::new();
-    log.copy_of(&one.log);
-    let main = open(&theirs, 1, &log, None);
+    let wal = MemWal::new();
+    wal.copy_of(&one.wal);
+    let main = open(&theirs, 1, &wal, None);
     let names = |dir: &tempfile::TempDir| {
         let dir = dir.path().join("branches").join(BranchId(1).to_string());
         let mut names: Vec<_> = std::fs::read_dir(dir)
@@ -450,14 +453,14 @@ fn of_two_servers_one_writes() {
     let more = mtr(|m| {
         m.write(PageId::new(9, 1), 100, &[9]);
     });
-    log.redo(main.applied(), &more);
-    catch_up(&main, &log);
+    wal.redo(main.applied(), &more);
+    catch_up(&main, &wal);
     main.flush_now();
     assert_eq!(main.failed(), None);
     drop(main);
     let again = store(&one.dir);
     again.start_ingest();
-    let again = open(&again, 1, &log, None);
-    catch_up(&again, &log);
+    let again = open(&again, 1, &wal, None);
+    catch_up(&again, &wal);
     assert_eq!(byte(&again, ReadAt::Newest), 9);
 }

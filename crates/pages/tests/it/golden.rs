@@ -9,12 +9,12 @@ use crate::common;
 use crate::common::gate::Gate;
 use crate::common::redo::{after, mtr};
 use crate::common::{
-    BRANCH, MemLog, branch_dir, catch_up, hooked, merging, open, small, wait_until,
+    BRANCH, MemWal, branch_dir, catch_up, hooked, merging, open, small, wait_until,
 };
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
+use xylem_pages::{Branch, Reach, ReadAt, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{FileOp, Lsn, PageId};
 use xylem_wal::Log;
@@ -37,23 +37,23 @@ fn golden_or_new(version: &str, write: impl FnOnce(&Path)) -> PathBuf {
     at
 }
 
-/// The history in the golden files: feeds `log`, flushes twice.
+/// The history in the golden files: feeds `WAL`, flushes twice.
 fn write(dir: &Path) {
-    let log = MemLog::new();
-    let branch = open(small(), dir, &log);
+    let wal = MemWal::new();
+    let branch = open(small(), dir, &wal);
     let mut lsn = Lsn::FIRST;
-    log.epoch(lsn);
+    wal.epoch(lsn);
     let flags = SpaceFlags::full_crc32_of(4096).unwrap().raw();
     for part in 0..2u8 {
         if part == 0 {
-            log.file(
+            wal.file(
                 lsn,
                 FileOp::Mkdir {
                     path: "db".into(),
                     mode: 0o700,
                 },
             );
-            log.file(
+            wal.file(
                 lsn,
                 FileOp::Create {
                     path: "db/t.frm".into(),
@@ -68,11 +68,11 @@ fn write(dir: &Path) {
                     m.header(9, 8, flags);
                 }),
             ] {
-                log.redo(lsn, &bytes);
+                wal.redo(lsn, &bytes);
                 lsn = after(lsn, &bytes);
             }
         }
-        log.file(
+        wal.file(
             lsn,
             FileOp::Write {
                 path: "db/t.frm".into(),
@@ -88,16 +88,18 @@ fn write(dir: &Path) {
                 }
                 m.write(page, 100 + u32::from(n) * 10, &[n + 1, part]);
             });
-            log.redo(lsn, &bytes);
+            wal.redo(lsn, &bytes);
             lsn = after(lsn, &bytes);
         }
-        catch_up(&branch, &log);
+        catch_up(&branch, &wal);
         branch.flush_now();
     }
 }
 
 fn check(branch: &Branch) {
-    let page = branch.get_page(PageId::new(9, 3), ReadAt::Newest).unwrap();
+    let page = branch
+        .get_page(PageId::new(9, 3), ReadAt::Newest, Reach::Files)
+        .unwrap();
     for n in 0..30u8 {
         let at = 100 + usize::from(n) * 10;
         assert_eq!(page.bytes[at..at + 2], [n + 1, 1]);
@@ -134,8 +136,8 @@ fn the_golden_branch_reads_as_ever() {
     let at = golden_or_new("v3", write);
     let temp = tempfile::tempdir().unwrap();
     common::copy_dir(&at, temp.path());
-    // Nothing is left in the log: all must come from the files.
-    let branch = open(small(), temp.path(), &MemLog::new());
+    // Nothing is left in the WAL: all must come from the files.
+    let branch = open(small(), temp.path(), &MemWal::new());
     check(&branch);
     assert!(branch.applied() > Lsn::FIRST);
 }
@@ -144,7 +146,7 @@ fn the_golden_branch_reads_as_ever() {
 fn what_is_written_today_reads_the_same() {
     let temp = tempfile::tempdir().unwrap();
     write(temp.path());
-    check(&open(small(), temp.path(), &MemLog::new()));
+    check(&open(small(), temp.path(), &MemWal::new()));
 }
 
 fn u64_at(b: &[u8], at: usize) -> u64 {
@@ -258,20 +260,20 @@ fn write_merging(dir: &Path) {
     };
     let store = Store::open(config, hooked(temp.path(), gate.hook())).unwrap();
     store.start_ingest();
-    let log = MemLog::new();
-    let shared = Arc::clone(&log) as Arc<dyn Log>;
+    let wal = MemWal::new();
+    let shared = Arc::clone(&wal) as Arc<dyn Log>;
     let branch = Branch::open(store, BRANCH, shared, None).unwrap();
     // Gone before the branch, which waits for its merges.
     let gate = gate;
-    log.epoch(Lsn::FIRST);
+    wal.epoch(Lsn::FIRST);
     let mut lsn = Lsn::FIRST;
     let mut merges = Vec::new();
     for (n, (mtrs, _)) in flushes().into_iter().enumerate() {
         for bytes in mtrs {
-            log.redo(lsn, &bytes);
+            wal.redo(lsn, &bytes);
             lsn = after(lsn, &bytes);
         }
-        catch_up(&branch, &log);
+        catch_up(&branch, &wal);
         branch.flush_now();
         if n % 9 == 8 {
             let name = format!("merge {n}");
@@ -292,7 +294,7 @@ fn write_merging(dir: &Path) {
 fn check_merging(branch: &Branch) {
     for (n, (_, lsn)) in flushes().into_iter().enumerate() {
         for page in 1..=4 {
-            let got = branch.get_page(PageId::new(9, page), ReadAt::Lsn(lsn));
+            let got = branch.get_page(PageId::new(9, page), ReadAt::Lsn(lsn), Reach::Files);
             let got = got.unwrap().bytes;
             assert_eq!(got[100..102], [n as u8 + 1, page as u8], "at {lsn}");
         }
@@ -307,7 +309,7 @@ fn the_golden_merges_go_on_as_ever() {
     assert!(inputs.len() >= 8, "{inputs:?}");
     let temp = tempfile::tempdir().unwrap();
     common::copy_dir(&at, temp.path());
-    let branch = open(small(), temp.path(), &MemLog::new());
+    let branch = open(small(), temp.path(), &MemWal::new());
     assert_eq!(merging(temp.path()), (4, inputs));
     check_merging(&branch);
     branch.compact_now().unwrap();
@@ -323,5 +325,5 @@ fn merges_under_way_are_written_the_same_today() {
     let temp = tempfile::tempdir().unwrap();
     write_merging(temp.path());
     assert_eq!(merging(temp.path()).0, 4);
-    check_merging(&open(small(), temp.path(), &MemLog::new()));
+    check_merging(&open(small(), temp.path(), &MemWal::new()));
 }

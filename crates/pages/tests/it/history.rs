@@ -5,7 +5,7 @@
 
 use crate::common::model::Model;
 use crate::common::objects::{self, settle};
-use crate::common::{MemLog, care, catch_up, copy_place, place, small};
+use crate::common::{MemWal, care, catch_up, copy_place, place, small};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use xylem_ambient::Clock;
 use xylem_objects::testing::{Faulty, Rates, S3Server, memory};
 use xylem_objects::{Bucket, DiskCache, Retry};
-use xylem_pages::files::{LocalPlace, Place};
+use xylem_pages::place::{LocalPlace, Place};
 use xylem_pages::{Branch, ForkError, ReadAt, ReadError, Store, StoreConfig};
 use xylem_types::{BranchId, Lsn};
 use xylem_wal::Log;
@@ -87,7 +87,7 @@ impl Home for Dirs {
             return place(&dir);
         }
         let rng = Mutex::new(StdRng::seed_from_u64(seed));
-        let hook = Arc::new(move |_: xylem_pages::files::Step<'_>| {
+        let hook = Arc::new(move |_: xylem_pages::place::Step<'_>| {
             match rng.lock().random_range(0..1000) < failures {
                 true => Err(io::Error::other("made to fail")),
                 false => Ok(()),
@@ -180,15 +180,15 @@ impl World {
         let mut config = StoreConfig {
             history: HISTORY,
             clock: Clock::new(move || ticking.load(Ordering::Relaxed)),
-            trim_log: false,
+            trim_wal: false,
             // Little is worth folding, so that much is folded.
             open_layer_bytes: 16 << 10,
             ..small()
         };
         configure(&mut config);
         let store = Store::open(config.clone(), home.open(seed)).unwrap();
-        let log = MemLog::with_clock(Arc::clone(&clock));
-        let model = Model::new(StdRng::seed_from_u64(rng.random()), Arc::clone(&log));
+        let wal = MemWal::with_clock(Arc::clone(&clock));
+        let model = Model::new(StdRng::seed_from_u64(rng.random()), Arc::clone(&wal));
         let id = BranchId(1);
         let mut world = World {
             rng,
@@ -200,7 +200,7 @@ impl World {
             config,
         };
         world.store.start_ingest();
-        let branch = world.open(id, log, None);
+        let branch = world.open(id, wal, None);
         let line = Line {
             model,
             branch,
@@ -210,11 +210,11 @@ impl World {
         world
     }
 
-    fn open(&self, id: BranchId, log: Arc<MemLog>, ancestor: Option<&Arc<Branch>>) -> Arc<Branch> {
+    fn open(&self, id: BranchId, wal: Arc<MemWal>, ancestor: Option<&Arc<Branch>>) -> Arc<Branch> {
         // A failure made on purpose may hit the first manifests.
         for _ in 0..100 {
-            let log = Arc::clone(&log) as Arc<dyn Log>;
-            match Branch::open(Arc::clone(&self.store), id, log, ancestor.cloned()) {
+            let wal = Arc::clone(&wal) as Arc<dyn Log>;
+            match Branch::open(Arc::clone(&self.store), id, wal, ancestor.cloned()) {
                 Ok(branch) => return branch,
                 Err(e) if self.home.fails() => assert!(e.to_string().contains("fail"), "{e}"),
                 Err(e) => panic!("{e}"),
@@ -256,7 +256,7 @@ impl World {
         let id = BranchId(self.next);
         self.next += 1;
         let line = self.lines.get_mut(&from).unwrap();
-        catch_up(&line.branch, line.model.log());
+        catch_up(&line.branch, line.model.wal());
         let oldest = line.branch.oldest();
         let kept = line.model.lsns.iter().copied();
         let kept: Vec<Lsn> = kept
@@ -291,7 +291,7 @@ impl World {
         } else {
             assert!(lsn >= line.branch.applied());
         }
-        let log = MemLog::with_clock(Arc::clone(&self.clock));
+        let wal = MemWal::with_clock(Arc::clone(&self.clock));
         let rng = StdRng::seed_from_u64(self.rng.random());
         // It may have left an ancestor of the branch it was asked of.
         let mut ancestor = from;
@@ -303,8 +303,8 @@ impl World {
         }
         let parent = Arc::clone(&self.lines[&ancestor].branch);
         let left = self.lines.get_mut(&ancestor).unwrap();
-        let model = left.model.fork(lsn, Arc::clone(&log), rng);
-        let branch = self.open(id, log, Some(&parent));
+        let model = left.model.fork(lsn, Arc::clone(&wal), rng);
+        let branch = self.open(id, wal, Some(&parent));
         let line = Line {
             model,
             branch,
@@ -345,7 +345,7 @@ impl World {
 
     fn check_some(&mut self, id: BranchId) {
         let line = self.lines.get_mut(&id).unwrap();
-        catch_up(&line.branch, line.model.log());
+        catch_up(&line.branch, line.model.wal());
         line.model.check_random(&line.branch, 20);
         line.model.check_files(&line.branch, ReadAt::Newest);
         line.model.check_spaces(&line.branch, ReadAt::Newest);
@@ -353,7 +353,7 @@ impl World {
 
     fn check_times(&mut self, id: BranchId) {
         let line = self.lines.get_mut(&id).unwrap();
-        catch_up(&line.branch, line.model.log());
+        catch_up(&line.branch, line.model.wal());
         let now = self.clock.load(Ordering::Relaxed);
         let time = now - self.rng.random_range(0..2 * HISTORY.as_micros() as u64);
         let oldest = line.branch.oldest().unwrap();
@@ -409,7 +409,7 @@ impl World {
             let n = rest.iter().position(|(_, _, a)| ready(a)).unwrap();
             let (id, model, ancestor) = rest.remove(n);
             let parent = ancestor.map(|a| Arc::clone(&self.lines[&a].branch));
-            let branch = self.open(id, Arc::clone(model.log()), parent.as_ref());
+            let branch = self.open(id, Arc::clone(model.wal()), parent.as_ref());
             let line = Line {
                 model,
                 branch,

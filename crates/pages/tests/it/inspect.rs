@@ -3,7 +3,7 @@
 
 use crate::common;
 use crate::common::model::Model;
-use crate::common::{BRANCH, MemLog, branch_dir, catch_up, open, small};
+use crate::common::{BRANCH, MemWal, branch_dir, catch_up, open, small, wait_until};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::collections::BTreeMap;
@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use xylem_ambient::Clock;
-use xylem_pages::files::{FileReader, Files, LocalFiles};
 use xylem_pages::inspect::{
     self, HistoryOptions, LayerKind, PageHistory, PageVersion, VersionKind, Whence,
 };
+use xylem_pages::place::{FileReader, Files, LocalFiles};
 use xylem_pages::{Branch, ReadAt, ReadError, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{BranchId, Lsn, PageId};
@@ -99,15 +99,15 @@ fn check(branch: &Branch, model: &Model, id: PageId, from: Lsn) -> usize {
 #[test]
 fn a_page_is_the_sum_of_its_versions() {
     let dir = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
-    let mut model = Model::new(StdRng::seed_from_u64(31), log.clone());
-    let branch = open(small(), dir.path(), &log);
+    let wal = MemWal::new();
+    let mut model = Model::new(StdRng::seed_from_u64(31), wal.clone());
+    let branch = open(small(), dir.path(), &wal);
     for part in 0..8 {
         for _ in 0..150 {
             model.step();
         }
         model.send_all();
-        catch_up(&branch, &log);
+        catch_up(&branch, &wal);
         match part {
             3 => branch.compact_now().unwrap(),
             // The rest stays in memory.
@@ -142,25 +142,25 @@ fn history_goes_on_in_the_branch_that_was_left() {
     };
     let store = Store::open(config, common::place(dir.path())).unwrap();
     store.start_ingest();
-    let open = |id: BranchId, log: &Arc<MemLog>, of: Option<&Arc<Branch>>| {
-        let log = Arc::clone(log) as Arc<dyn Log>;
-        Branch::open(Arc::clone(&store), id, log, of.cloned()).unwrap()
+    let open = |id: BranchId, wal: &Arc<MemWal>, of: Option<&Arc<Branch>>| {
+        let wal = Arc::clone(wal) as Arc<dyn Log>;
+        Branch::open(Arc::clone(&store), id, wal, of.cloned()).unwrap()
     };
-    let log = MemLog::with_clock(Arc::clone(&clock));
-    let main = open(BRANCH, &log, None);
-    let mut model = Model::new(StdRng::seed_from_u64(32), log.clone());
+    let wal = MemWal::with_clock(Arc::clone(&clock));
+    let main = open(BRANCH, &wal, None);
+    let mut model = Model::new(StdRng::seed_from_u64(32), wal.clone());
     let run = |branch: &Branch, model: &mut Model| {
         for _ in 0..300 {
             clock.fetch_add(2_000, Ordering::Relaxed);
             model.step();
         }
         model.send_all();
-        catch_up(branch, model.log());
+        catch_up(branch, model.wal());
         branch.flush_now();
     };
     run(&main, &mut model);
     let left = main.fork(BranchId(2), ReadAt::Newest).unwrap();
-    let second = MemLog::with_clock(Arc::clone(&clock));
+    let second = MemWal::with_clock(Arc::clone(&clock));
     let mut other = model.fork(left, second.clone(), StdRng::seed_from_u64(33));
     let child = open(BranchId(2), &second, Some(&main));
     run(&main, &mut model);
@@ -195,14 +195,14 @@ fn history_goes_on_in_the_branch_that_was_left() {
 #[test]
 fn pages_are_built_on_request() {
     let dir = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
-    let mut model = Model::new(StdRng::seed_from_u64(34), log.clone());
-    let branch = open(small(), dir.path(), &log);
+    let wal = MemWal::new();
+    let mut model = Model::new(StdRng::seed_from_u64(34), wal.clone());
+    let branch = open(small(), dir.path(), &wal);
     for _ in 0..300 {
         model.step();
     }
     model.send_all();
-    catch_up(&branch, &log);
+    catch_up(&branch, &wal);
     let id = PageId::new(0, 1);
     let build = HistoryOptions {
         build: true,
@@ -249,20 +249,20 @@ fn branch_part(history: &PageHistory, at: Lsn) -> Vec<PageVersion> {
 #[test]
 fn layers_are_told_as_they_are() {
     let dir = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
-    let mut model = Model::new(StdRng::seed_from_u64(35), log.clone());
+    let wal = MemWal::new();
+    let mut model = Model::new(StdRng::seed_from_u64(35), wal.clone());
     // Only what is flushed here is.
     let config = StoreConfig {
         open_layer_bytes: 1 << 20,
         ..small()
     };
-    let branch = open(config, dir.path(), &log);
+    let branch = open(config, dir.path(), &wal);
     for flush in 0..5 {
         for _ in 0..100 {
             model.step();
         }
         model.send_all();
-        catch_up(&branch, &log);
+        catch_up(&branch, &wal);
         if flush < 4 {
             branch.flush_now();
         }
@@ -394,7 +394,7 @@ fn what_is_no_layer_and_no_manifest_is_refused() {
 #[test]
 fn failures_and_debts_are_known() {
     use crate::common::hooked;
-    use xylem_pages::files::Step;
+    use xylem_pages::place::Step;
     let dir = tempfile::tempdir().unwrap();
     let full = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let fail = Arc::clone(&full);
@@ -406,15 +406,15 @@ fn failures_and_debts_are_known() {
     });
     let store = Store::open(small(), hooked(dir.path(), hook)).unwrap();
     store.start_ingest();
-    let log = MemLog::new();
-    let mut model = Model::new(StdRng::seed_from_u64(36), log.clone());
-    let branch = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>, None).unwrap();
+    let wal = MemWal::new();
+    let mut model = Model::new(StdRng::seed_from_u64(36), wal.clone());
+    let branch = Branch::open(store, BRANCH, wal.clone() as Arc<dyn Log>, None).unwrap();
     let mut run = |branch: &Branch| {
         for _ in 0..60 {
             model.step();
         }
         model.send_all();
-        catch_up(branch, &log);
+        catch_up(branch, &wal);
     };
     for _ in 0..9 {
         run(&branch);
@@ -446,23 +446,20 @@ fn failures_and_debts_are_known() {
 #[test]
 fn the_size_of_the_database_is_known() {
     let dir = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
-    let mut model = Model::new(StdRng::seed_from_u64(37), log.clone());
+    let wal = MemWal::new();
+    let mut model = Model::new(StdRng::seed_from_u64(37), wal.clone());
     let store = Store::open(small(), common::place(dir.path())).unwrap();
     store.start_ingest();
-    let open = Arc::clone(&log) as Arc<dyn Log>;
+    let open = Arc::clone(&wal) as Arc<dyn Log>;
     let branch = Branch::open(Arc::clone(&store), BRANCH, open, None).unwrap();
     for _ in 0..200 {
         model.step();
     }
     model.send_all();
-    catch_up(&branch, &log);
+    catch_up(&branch, &wal);
     store.start_upkeep().unwrap();
-    let begin = std::time::Instant::now();
-    while branch.stats().database_bytes == 0 {
-        assert!(begin.elapsed() < Duration::from_secs(30));
-        std::thread::yield_now();
-    }
+    let measured = || branch.stats().database_bytes > 0;
+    wait_until("the database was measured", measured);
     let spaces = branch.tablespaces(ReadAt::Newest).unwrap();
     let sizes = spaces
         .iter()

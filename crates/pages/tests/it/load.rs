@@ -3,14 +3,16 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::common::redo::{after, mtr};
-use crate::common::{BRANCH, MemLog, catch_up, hooked, place, small};
+use crate::common::{BRANCH, MemWal, catch_up, hooked, place, small};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use xylem_pages::files::Place;
-use xylem_pages::{Branch, LoadError, Loader, ReadAt, ReadError, SideFile, Store, Tablespace};
+use xylem_pages::place::Place;
+use xylem_pages::{
+    Branch, LoadError, Loader, Reach, ReadAt, ReadError, SideFile, Store, Tablespace,
+};
 use xylem_redo::SpaceFlags;
 use xylem_types::{FileOp, Lsn, PageId, PageNo, SpaceId};
 use xylem_wal::Log;
@@ -107,21 +109,23 @@ fn fill(loader: &mut Loader) -> Result<Pages, LoadError> {
     Ok(pages)
 }
 
-fn open(dir: &Path, log: &Arc<MemLog>) -> Arc<Branch> {
+fn open(dir: &Path, wal: &Arc<MemWal>) -> Arc<Branch> {
     let store = Store::open(small(), place(dir)).unwrap();
     store.start_ingest();
-    Branch::open(store, BRANCH, Arc::clone(log) as Arc<dyn Log>, None).unwrap()
+    Branch::open(store, BRANCH, Arc::clone(wal) as Arc<dyn Log>, None).unwrap()
 }
 
 fn check(branch: &Branch, pages: &Pages, at: ReadAt) {
     for (id, bytes) in pages {
         assert_eq!(
-            &*branch.get_page(*id, at).unwrap().bytes,
+            &*branch.get_page(*id, at, Reach::Files).unwrap().bytes,
             &bytes[..],
             "{id}"
         );
     }
-    let never = branch.get_page(PageId::new(5, 3), at).unwrap();
+    let never = branch
+        .get_page(PageId::new(5, 3), at, Reach::Files)
+        .unwrap();
     assert!(never.bytes.iter().all(|b| *b == 0));
 }
 
@@ -143,8 +147,8 @@ fn what_was_loaded_is_read_back() {
         let store = Store::open(small(), place(dir.path())).unwrap();
         let pages = load(&store, layer_bytes).unwrap();
         drop(store);
-        let log = MemLog::new();
-        let branch = open(dir.path(), &log);
+        let wal = MemWal::new();
+        let branch = open(dir.path(), &wal);
         assert_eq!(branch.applied(), LSN);
         assert_eq!(branch.oldest(), Some(LSN));
         // It was there from then on.
@@ -160,15 +164,15 @@ fn what_was_loaded_is_read_back() {
         check(&branch, &pages, ReadAt::Newest);
         check(&branch, &pages, ReadAt::Lsn(LSN));
         assert!(matches!(
-            branch.get_page(PageId::new(5, 1), ReadAt::Lsn(Lsn(LSN.0 - 1))),
+            branch.get_page(PageId::new(5, 1), ReadAt::Lsn(Lsn(LSN.0 - 1)), Reach::Files),
             Err(ReadError::TooOld { .. })
         ));
         assert!(matches!(
-            branch.get_page(PageId::new(5, 200), ReadAt::Newest),
+            branch.get_page(PageId::new(5, 200), ReadAt::Newest, Reach::Files),
             Err(ReadError::BeyondEnd { pages: 200, .. })
         ));
         assert!(matches!(
-            branch.get_page(PageId::new(6, 0), ReadAt::Newest),
+            branch.get_page(PageId::new(6, 0), ReadAt::Newest, Reach::Files),
             Err(ReadError::NoSuchTablespace { .. })
         ));
         let all = branch.tablespaces(ReadAt::Newest).unwrap();
@@ -217,9 +221,9 @@ fn redo_goes_on_top() {
     let store = Store::open(small(), place(dir.path())).unwrap();
     let mut pages = load(&store, 1 << 20).unwrap();
     drop(store);
-    let log = MemLog::new();
-    let branch = open(dir.path(), &log);
-    log.epoch(LSN);
+    let wal = MemWal::new();
+    let branch = open(dir.path(), &wal);
+    wal.epoch(LSN);
     let target = PageId::new(5, 11);
     let changes = mtr(|m| {
         m.write(target, 200, b"changed");
@@ -236,10 +240,10 @@ fn redo_goes_on_top() {
         m.header(9, 6, flags());
     }));
     let third = after(second, &create);
-    log.redo(LSN, &changes);
-    log.redo(first, &ddl);
-    log.redo(second, &create);
-    log.file(
+    wal.redo(LSN, &changes);
+    wal.redo(first, &ddl);
+    wal.redo(second, &create);
+    wal.file(
         third,
         FileOp::Write {
             path: "db/t.frm".into(),
@@ -247,13 +251,13 @@ fn redo_goes_on_top() {
             data: (*b"0123456789abcdef").into(),
         },
     );
-    log.file(
+    wal.file(
         third,
         FileOp::Unlink {
             path: "db-x/a.frm".into(),
         },
     );
-    catch_up(&branch, &log);
+    catch_up(&branch, &wal);
     assert_eq!(branch.failed(), None);
 
     let bytes = pages.get_mut(&target).unwrap();
@@ -284,7 +288,7 @@ fn redo_goes_on_top() {
         assert_eq!(&data[149_988..], b"xx0123456789abcdef");
         // The moment of the load is still there.
         let old = branch
-            .get_page(PageId::new(7, 1), ReadAt::Lsn(LSN))
+            .get_page(PageId::new(7, 1), ReadAt::Lsn(LSN), Reach::Files)
             .unwrap();
         assert_eq!(&*old.bytes, &page(PageId::new(7, 1), 4096)[..]);
     };
@@ -293,8 +297,8 @@ fn redo_goes_on_top() {
     see(&branch);
     branch.shutdown();
     drop(branch);
-    let branch = open(dir.path(), &log);
-    catch_up(&branch, &log);
+    let branch = open(dir.path(), &wal);
+    catch_up(&branch, &wal);
     see(&branch);
 }
 
@@ -305,10 +309,10 @@ fn undo_tablespaces_are_made_anew() {
     let store = Store::open(small(), place(dir.path())).unwrap();
     load(&store, 1 << 20).unwrap();
     drop(store);
-    let log = MemLog::new();
-    let branch = open(dir.path(), &log);
-    log.epoch(LSN);
-    log.redo(
+    let wal = MemWal::new();
+    let branch = open(dir.path(), &wal);
+    wal.epoch(LSN);
+    wal.redo(
         LSN,
         &mtr(|m| {
             for id in 20..23 {
@@ -316,7 +320,7 @@ fn undo_tablespaces_are_made_anew() {
             }
         }),
     );
-    catch_up(&branch, &log);
+    catch_up(&branch, &wal);
     let undo: Vec<_> = branch
         .tablespaces(ReadAt::Newest)
         .unwrap()
@@ -422,7 +426,7 @@ fn a_failure_anywhere_leaves_all_or_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let count = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&count);
-        let hook = Arc::new(move |_: xylem_pages::files::Step<'_>| {
+        let hook = Arc::new(move |_: xylem_pages::place::Step<'_>| {
             if counter.fetch_add(1, Ordering::Relaxed) == at {
                 return Err(std::io::Error::from(std::io::ErrorKind::StorageFull));
             }
@@ -435,7 +439,7 @@ fn a_failure_anywhere_leaves_all_or_nothing() {
         match loaded {
             Ok(pages) => {
                 drop(store);
-                check(&open(dir.path(), &MemLog::new()), &pages, ReadAt::Newest);
+                check(&open(dir.path(), &MemWal::new()), &pages, ReadAt::Newest);
             }
             Err(LoadError::Store(_)) => {
                 assert_eq!(place_folders(&store, dir.path()), Vec::<String>::new());

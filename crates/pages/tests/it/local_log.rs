@@ -1,4 +1,4 @@
-//! The page store behind the real log: wake-ups, trimming, restarts, epochs.
+//! The page store behind the real WAL: wake-ups, trimming, restarts, epochs.
 #![allow(clippy::unwrap_used)]
 
 use crate::common;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use xylem_ambient::Clock;
-use xylem_pages::{Branch, ReadAt, ReadError, Store, StoreConfig};
+use xylem_pages::{Branch, Reach, ReadAt, ReadError, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn, PageId};
 use xylem_wal::local::{LocalLog, LocalLogConfig};
@@ -23,7 +23,7 @@ fn open(dir: &Path) -> (Arc<dyn Log>, Arc<Branch>) {
         spare_segments: 0,
         ..LocalLogConfig::default()
     };
-    let log: Arc<dyn Log> = Arc::new(LocalLog::open(&dir.join("log"), config).unwrap());
+    let wal: Arc<dyn Log> = Arc::new(LocalLog::open(&dir.join("log"), config).unwrap());
     let config = StoreConfig {
         memory_bytes: 16 << 20,
         open_layer_bytes: 1 << 20,
@@ -31,8 +31,8 @@ fn open(dir: &Path) -> (Arc<dyn Log>, Arc<Branch>) {
     };
     let store = Store::open(config, common::place(&dir.join("pages"))).unwrap();
     store.start_ingest();
-    let branch = Branch::open(store, BRANCH, Arc::clone(&log), None).unwrap();
-    (log, branch)
+    let branch = Branch::open(store, BRANCH, Arc::clone(&wal), None).unwrap();
+    (wal, branch)
 }
 
 fn soon() -> Instant {
@@ -40,14 +40,14 @@ fn soon() -> Instant {
 }
 
 /// A compute: seals, begins at the last whole mtr.
-async fn attach(log: &Arc<dyn Log>, branch: &Branch) -> (Epoch, Lsn) {
-    let sealed = log.seal().await.unwrap();
+async fn attach(wal: &Arc<dyn Log>, branch: &Branch) -> (Epoch, Lsn) {
+    let sealed = wal.seal().await.unwrap();
     branch
         .wait_ingested(sealed.position(), soon())
         .await
         .unwrap();
     let start = branch.applied().max(Lsn::FIRST);
-    log.begin(sealed.epoch(), start).await.unwrap();
+    wal.begin(sealed.epoch(), start).await.unwrap();
     (sealed.epoch(), start)
 }
 
@@ -56,8 +56,8 @@ async fn three_computes_one_after_the_other() {
     let dir = tempfile::tempdir().unwrap();
     let mut value = 0u32;
     for round in 0..3u32 {
-        let (log, branch) = open(dir.path());
-        let (epoch, mut lsn) = attach(&log, &branch).await;
+        let (wal, branch) = open(dir.path());
+        let (epoch, mut lsn) = attach(&wal, &branch).await;
         let mut seq = 0;
         let frame = |start: Lsn, bytes: &[u8], seq: &mut u64| {
             *seq += 1;
@@ -75,7 +75,7 @@ async fn three_computes_one_after_the_other() {
                     m.init(PageId::new(0, page));
                 }
             });
-            log.append(epoch, vec![frame(lsn, &bytes, &mut seq)])
+            wal.append(epoch, vec![frame(lsn, &bytes, &mut seq)])
                 .await
                 .unwrap();
             lsn = after(lsn, &bytes);
@@ -90,7 +90,7 @@ async fn three_computes_one_after_the_other() {
                         .write(page, 200, &[round as u8; 1000]);
                 }));
             }
-            log.append(epoch, vec![frame(lsn, &bytes, &mut seq)])
+            wal.append(epoch, vec![frame(lsn, &bytes, &mut seq)])
                 .await
                 .unwrap();
             lsn = after(lsn, &bytes);
@@ -100,18 +100,19 @@ async fn three_computes_one_after_the_other() {
         let torn = mtr(|m| {
             m.write(PageId::new(0, 1), 100, &[9; 40]);
         });
-        log.append(epoch, vec![frame(lsn, &torn[..20], &mut seq)])
+        wal.append(epoch, vec![frame(lsn, &torn[..20], &mut seq)])
             .await
             .unwrap();
         tokio::task::block_in_place(|| branch.flush_now());
-        assert!(log.first() > Position(0), "the log was not trimmed");
+        assert!(wal.first() > Position(0), "the WAL was not trimmed");
         assert_eq!(branch.failed(), None);
         assert_eq!(branch.applied(), lsn);
         for back in 0..499 {
             let v = value - back;
             let page = PageId::new(0, 1 + v % 499);
-            let got =
-                tokio::task::block_in_place(|| branch.get_page(page, ReadAt::Newest).unwrap());
+            let got = tokio::task::block_in_place(|| {
+                branch.get_page(page, ReadAt::Newest, Reach::Files).unwrap()
+            });
             assert_eq!(
                 got.bytes[100..104],
                 v.to_be_bytes(),
@@ -119,29 +120,29 @@ async fn three_computes_one_after_the_other() {
             );
         }
         tokio::task::block_in_place(|| drop(branch));
-        log.close().await.unwrap();
+        wal.close().await.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_lsn_the_log_has_not_names_the_log() {
+async fn an_lsn_the_wal_has_not_names_the_wal() {
     let dir = tempfile::tempdir().unwrap();
-    let (log, branch) = open(dir.path());
-    attach(&log, &branch).await;
+    let (wal, branch) = open(dir.path());
+    attach(&wal, &branch).await;
     let error = branch
         .wait_applied(Lsn(99_999), Instant::now() + Duration::from_millis(20))
         .await
         .unwrap_err()
         .to_string();
-    assert!(error.contains("log stands at"), "{error}");
+    assert!(error.contains("WAL stands at"), "{error}");
 }
 
-/// While a wait is under way the log goes on, and the wait ends with it.
+/// While a wait is under way the WAL goes on, and the wait ends with it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_does_not_hold_up_the_log() {
+async fn a_wait_does_not_hold_up_the_wal() {
     let dir = tempfile::tempdir().unwrap();
-    let (log, branch) = open(dir.path());
-    let (epoch, start) = attach(&log, &branch).await;
+    let (wal, branch) = open(dir.path());
+    let (epoch, start) = attach(&wal, &branch).await;
     let ahead = Position(branch.ingested_position().0 + 1);
     // Spawned: this compiles only as long as no lock is held over the wait.
     let waiting = tokio::spawn({
@@ -158,15 +159,15 @@ async fn a_wait_does_not_hold_up_the_log() {
         start,
         body,
     };
-    let mut durable = log.durable();
-    log.append(epoch, vec![frame]).await.unwrap();
+    let mut durable = wal.durable();
+    wal.append(epoch, vec![frame]).await.unwrap();
     let limit = Duration::from_secs(10);
     tokio::time::timeout(
         limit,
         durable.wait_for(|durable| durable.seq() == FrameSeq(1)),
     )
     .await
-    .expect("the log stands still")
+    .expect("the WAL stands still")
     .unwrap();
     tokio::time::timeout(limit, waiting)
         .await
@@ -214,7 +215,7 @@ struct Timed {
     /// Real time, and how far the wall clock is from it.
     now: u64,
     off: i64,
-    log: Option<Arc<dyn Log>>,
+    wal: Option<Arc<dyn Log>>,
     branch: Option<Arc<Branch>>,
     epoch: Epoch,
     seq: u64,
@@ -237,7 +238,7 @@ impl Timed {
             clocks,
             now,
             off: 0,
-            log: None,
+            wal: None,
             branch: None,
             epoch: Epoch(0),
             seq: 0,
@@ -266,8 +267,8 @@ impl Timed {
             start: self.lsn,
             body: FrameBody::Redo(bytes.into()),
         };
-        let log = self.log.as_ref().unwrap();
-        log.append(self.epoch, vec![frame]).await.unwrap();
+        let wal = self.wal.as_ref().unwrap();
+        wal.append(self.epoch, vec![frame]).await.unwrap();
         self.lsn = after(self.lsn, bytes);
         self.branch().wait_applied(self.lsn, soon()).await.unwrap();
     }
@@ -280,8 +281,8 @@ impl Timed {
             clock: self.clocks.clock(),
             ..LocalLogConfig::default()
         };
-        let log = LocalLog::open(&self.dir.path().join("log"), config).unwrap();
-        let log: Arc<dyn Log> = Arc::new(log);
+        let wal = LocalLog::open(&self.dir.path().join("log"), config).unwrap();
+        let wal: Arc<dyn Log> = Arc::new(wal);
         let config = StoreConfig {
             open_layer_bytes: 4 << 10,
             history: KEPT,
@@ -290,17 +291,17 @@ impl Timed {
         };
         let store = Store::open(config, common::place(&self.dir.path().join("pages"))).unwrap();
         store.start_ingest();
-        let branch = Branch::open(store, BRANCH, Arc::clone(&log), None).unwrap();
-        let (epoch, start) = attach(&log, &branch).await;
+        let branch = Branch::open(store, BRANCH, Arc::clone(&wal), None).unwrap();
+        let (epoch, start) = attach(&wal, &branch).await;
         assert_eq!(start, self.lsn);
-        (self.log, self.branch) = (Some(log), Some(branch));
+        (self.wal, self.branch) = (Some(wal), Some(branch));
         (self.epoch, self.seq) = (epoch, 0);
     }
 
     async fn restart(&mut self) {
-        self.log.as_ref().unwrap().close().await.unwrap();
+        self.wal.as_ref().unwrap().close().await.unwrap();
         self.branch().shutdown();
-        (self.log, self.branch) = (None, None);
+        (self.wal, self.branch) = (None, None);
         self.open().await;
     }
 
@@ -336,7 +337,10 @@ impl Timed {
     }
 
     fn read(&self, at: Lsn) -> u32 {
-        let page = self.branch().get_page(PAGE, ReadAt::Lsn(at)).unwrap();
+        let page = self
+            .branch()
+            .get_page(PAGE, ReadAt::Lsn(at), Reach::Files)
+            .unwrap();
         u32::from_be_bytes(page.bytes[100..104].try_into().unwrap())
     }
 
@@ -401,7 +405,7 @@ async fn a_clock_that_jumps_discards_nothing() {
         assert_eq!(timed.branch().oldest(), oldest, "history was let go of");
         timed.check_times(0);
         assert_eq!(timed.check_times(120), 60, "what is certain is answered");
-        // What is read again from the log says the same.
+        // What is read again from the WAL says the same.
         timed.restart().await;
         timed.check_times(0);
         assert_eq!(timed.check_times(120), 60);

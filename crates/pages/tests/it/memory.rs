@@ -1,15 +1,15 @@
-//! A database and a log much larger than the memory budget.
+//! A database and a WAL much larger than the memory budget.
 #![allow(clippy::unwrap_used)]
 
 use crate::common;
 use crate::common::redo::{MtrBuilder, after, mtr};
-use crate::common::{BRANCH, MemLog, catch_up};
+use crate::common::{BRANCH, MemWal, catch_up};
 use rand::{Rng, SeedableRng};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use xylem_ambient::Clock;
-use xylem_pages::{Branch, Loader, ReadAt, Store, StoreConfig, Tablespace};
+use xylem_pages::{Branch, Loader, Reach, ReadAt, Store, StoreConfig, Tablespace};
 use xylem_redo::SpaceFlags;
 use xylem_types::{BranchId, Lsn, PageId, SpaceId};
 use xylem_wal::Log;
@@ -19,10 +19,10 @@ const BUDGET: u64 = 16 << 20;
 const PAGES: u32 = 6000;
 
 /// Redo of `mib` MiB; answers the last value written to each page.
-fn fill(log: &MemLog, mib: u64, seed: u64) -> (Lsn, HashMap<u32, u64>) {
+fn fill(wal: &MemWal, mib: u64, seed: u64) -> (Lsn, HashMap<u32, u64>) {
     let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
     let mut lsn = Lsn::FIRST;
-    log.epoch(lsn);
+    wal.epoch(lsn);
     let mut last = HashMap::new();
     let mut frame = Vec::new();
     let mut start = lsn;
@@ -30,7 +30,7 @@ fn fill(log: &MemLog, mib: u64, seed: u64) -> (Lsn, HashMap<u32, u64>) {
         lsn = after(lsn, &bytes);
         frame.extend_from_slice(&bytes);
         if frame.len() > 100_000 || end {
-            log.redo(start, &frame);
+            wal.redo(start, &frame);
             frame.clear();
             start = lsn;
         }
@@ -87,7 +87,7 @@ fn lsn_reached(lsn: Lsn, mib: u64) -> bool {
 fn check(branch: &Branch, last: &HashMap<u32, u64>, stride: u32) {
     for page in (1..PAGES).step_by(stride as usize) {
         let got = branch
-            .get_page(PageId::new(5, page), ReadAt::Newest)
+            .get_page(PageId::new(5, page), ReadAt::Newest, Reach::Files)
             .unwrap();
         assert_eq!(
             got.bytes[100..108],
@@ -106,7 +106,7 @@ fn memory_stays_within_the_budget() {
     };
     let store = Store::open(config.clone(), common::place(dir.path())).unwrap();
     store.start_ingest();
-    let (one, two) = (MemLog::new(), MemLog::new());
+    let (one, two) = (MemWal::new(), MemWal::new());
     let (end, last) = fill(&one, 64, 1);
     let (_, last_two) = fill(&two, 32, 2);
     let done = AtomicBool::new(false);
@@ -140,8 +140,12 @@ fn memory_stays_within_the_budget() {
         assert_eq!(a.applied(), end);
         // History in the middle, which no cache holds.
         for page in 1..50 {
-            a.get_page(PageId::new(5, page), ReadAt::Lsn(Lsn(end.0 / 2)))
-                .unwrap();
+            a.get_page(
+                PageId::new(5, page),
+                ReadAt::Lsn(Lsn(end.0 / 2)),
+                Reach::Files,
+            )
+            .unwrap();
         }
         a.flush_now();
         check(&a, &last, 5);
@@ -164,21 +168,21 @@ fn branches_that_are_written_little_take_little_memory() {
     let before = store.memory_used();
     let mut branches = Vec::new();
     for id in 1..=BRANCHES {
-        let log = MemLog::new();
+        let wal = MemWal::new();
         let lsn = Lsn::FIRST;
-        log.epoch(lsn);
+        wal.epoch(lsn);
         let flags = SpaceFlags::full_crc32_of(16384).unwrap().raw();
         let redo = mtr(|m| {
             m.header(0, 10, flags).init(PageId::new(0, 3));
             m.write(PageId::new(0, 3), 100, &id.to_be_bytes());
         });
-        log.redo(lsn, &redo);
-        let as_log = Arc::clone(&log) as Arc<dyn Log>;
-        let branch = Branch::open(Arc::clone(&store), BranchId(id.into()), as_log, None);
-        branches.push((branch.unwrap(), log));
+        wal.redo(lsn, &redo);
+        let as_wal = Arc::clone(&wal) as Arc<dyn Log>;
+        let branch = Branch::open(Arc::clone(&store), BranchId(id.into()), as_wal, None);
+        branches.push((branch.unwrap(), wal));
     }
-    for (branch, log) in &branches {
-        catch_up(branch, log);
+    for (branch, wal) in &branches {
+        catch_up(branch, wal);
     }
     let each = (store.memory_used() - before) / BRANCHES;
     println!("{each} bytes for a branch that was written a little");
@@ -227,7 +231,7 @@ fn thousands_of_layers_stay_within_the_budget() {
     let branch = Branch::open(
         Arc::clone(&store),
         BRANCH,
-        MemLog::new() as Arc<dyn Log>,
+        MemWal::new() as Arc<dyn Log>,
         None,
     )
     .unwrap();
@@ -236,7 +240,7 @@ fn thousands_of_layers_stay_within_the_budget() {
     for round in 0..2 {
         for no in 0..LAYERS {
             let id = PageId::new(5, no);
-            let got = branch.get_page(id, ReadAt::Lsn(lsn)).unwrap();
+            let got = branch.get_page(id, ReadAt::Lsn(lsn), Reach::Files).unwrap();
             assert_eq!(got.bytes[4..8], no.to_be_bytes(), "round {round}");
         }
     }
@@ -265,25 +269,25 @@ fn an_idle_branch_is_looked_at_for_nothing() {
     };
     let store = Store::open(config, common::place(dir.path())).unwrap();
     store.start_ingest();
-    let log = MemLog::with_clock(Arc::clone(&time));
-    let as_log = Arc::clone(&log) as Arc<dyn Log>;
-    let branch = Branch::open(Arc::clone(&store), BRANCH, as_log, None).unwrap();
+    let wal = MemWal::with_clock(Arc::clone(&time));
+    let as_wal = Arc::clone(&wal) as Arc<dyn Log>;
+    let branch = Branch::open(Arc::clone(&store), BRANCH, as_wal, None).unwrap();
     let mut lsn = Lsn::FIRST;
-    log.epoch(lsn);
+    wal.epoch(lsn);
     let flags = SpaceFlags::full_crc32_of(16384).unwrap().raw();
     let id = PageId::new(0, 3);
     let mut redo = mtr(|m| {
         m.header(0, 10, flags).init(id);
     });
     for n in 0..3000u32 {
-        log.redo(lsn, &redo);
+        wal.redo(lsn, &redo);
         lsn = after(lsn, &redo);
         time.fetch_add(20_000, Ordering::Relaxed);
         redo = mtr(|m| {
             m.write(id, 100, &n.to_be_bytes());
         });
         if n % 1000 == 999 {
-            catch_up(&branch, &log);
+            catch_up(&branch, &wal);
             branch.flush_now();
         }
     }

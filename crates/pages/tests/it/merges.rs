@@ -4,7 +4,7 @@
 use crate::common::gate::Gate;
 use crate::common::unreadable::Unreadable;
 use crate::common::writer::Writer;
-use crate::common::{BRANCH, MemLog, care, catch_up, copy_dir, hooked, merging, place, wait_until};
+use crate::common::{BRANCH, MemWal, care, catch_up, copy_dir, hooked, merging, place, wait_until};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use xylem_ambient::Clock;
-use xylem_pages::files::Place;
-use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
+use xylem_pages::place::Place;
+use xylem_pages::{Branch, Reach, ReadAt, Store, StoreConfig};
 use xylem_types::{BranchId, FileOp, Lsn, PageId};
 use xylem_wal::Log;
 
@@ -49,9 +49,9 @@ fn config(clock: &Arc<AtomicU64>) -> StoreConfig {
     }
 }
 
-fn open(store: &Arc<Store>, log: &Arc<MemLog>) -> Arc<Branch> {
-    let log = Arc::clone(log) as Arc<dyn Log>;
-    Branch::open(Arc::clone(store), BRANCH, log, None).unwrap()
+fn open(store: &Arc<Store>, wal: &Arc<MemWal>) -> Arc<Branch> {
+    let wal = Arc::clone(wal) as Arc<dyn Log>;
+    Branch::open(Arc::clone(store), BRANCH, wal, None).unwrap()
 }
 
 impl World {
@@ -61,8 +61,8 @@ impl World {
         configure(&mut config);
         let store = Store::open(config, place).unwrap();
         store.start_ingest();
-        let mut writer = Writer::with(MemLog::with_clock(Arc::clone(&clock)));
-        let branch = open(&store, &writer.log);
+        let mut writer = Writer::with(MemWal::with_clock(Arc::clone(&clock)));
+        let branch = open(&store, &writer.wal);
         writer.table(300);
         World {
             store,
@@ -86,7 +86,7 @@ impl World {
 
     fn flush(&mut self) {
         self.writer.send();
-        catch_up(&self.branch, &self.writer.log);
+        catch_up(&self.branch, &self.writer.wal);
         self.branch.flush_now();
     }
 
@@ -122,12 +122,12 @@ impl World {
 
     fn check(&self, branch: &Branch) {
         for (page, data) in &self.last {
-            let got = branch.get_page(PageId::new(5, *page), ReadAt::Newest);
+            let got = branch.get_page(PageId::new(5, *page), ReadAt::Newest, Reach::Files);
             assert!(got.unwrap().bytes[AT..].starts_with(data), "page {page}");
         }
         for (lsn, page, data) in &self.then {
             if branch.oldest() <= Some(*lsn) {
-                let got = branch.get_page(PageId::new(5, *page), ReadAt::Lsn(*lsn));
+                let got = branch.get_page(PageId::new(5, *page), ReadAt::Lsn(*lsn), Reach::Files);
                 let got = got.unwrap().bytes;
                 assert!(got[AT..].starts_with(data), "page {page} at {lsn}");
             }
@@ -189,10 +189,10 @@ fn new_layers_are_merged_beside_a_long_fold() {
     assert!(world.branch.oldest() > Some(left));
     world.check(&world.branch);
     let parent = Some(Arc::clone(&world.branch));
-    let log = MemLog::with_clock(Arc::clone(&world.clock));
-    let forked = Branch::open(Arc::clone(&world.store), fork, log, parent).unwrap();
+    let wal = MemWal::with_clock(Arc::clone(&world.clock));
+    let forked = Branch::open(Arc::clone(&world.store), fork, wal, parent).unwrap();
     for (page, data) in &shared {
-        let got = forked.get_page(PageId::new(5, *page), ReadAt::Newest);
+        let got = forked.get_page(PageId::new(5, *page), ReadAt::Newest, Reach::Files);
         assert!(got.unwrap().bytes[AT..].starts_with(data), "page {page}");
     }
     care::undamaged(dir.path());
@@ -213,7 +213,7 @@ fn only_the_oldest_layers_are_folded() {
         mode: 0o660,
     };
     world.writer.send();
-    world.writer.log.file(world.writer.lsn, create);
+    world.writer.wal.file(world.writer.lsn, create);
     world.write_old();
     gate.close("long", 1);
     let long = world.merge("long");
@@ -221,7 +221,7 @@ fn only_the_oldest_layers_are_folded() {
     // The cheapest to merge, by far.
     world.writer.send();
     let unlink = FileOp::Unlink { path: path() };
-    world.writer.log.file(world.writer.lsn, unlink);
+    world.writer.wal.file(world.writer.lsn, unlink);
     for run in 0..4 {
         world.put(70 + run, 1500);
         world.flush();
@@ -370,7 +370,7 @@ fn two_merges_go_on_after_a_crash() {
     care::undamaged(dir.path());
     let store = Store::open(config(&world.clock), place(dir.path())).unwrap();
     store.start_ingest();
-    let branch = open(&store, &world.writer.log);
+    let branch = open(&store, &world.writer.wal);
     world.check(&branch);
     // Opened and taken over, both are still there.
     assert_eq!(merging(dir.path()).0, 4);
@@ -396,7 +396,7 @@ fn a_crash_at_every_step_of_two_merges_loses_nothing() {
         let steps = Arc::new(AtomicU64::new(0));
         let hook = {
             let steps = Arc::clone(&steps);
-            move |_: xylem_pages::files::Step<'_>| match steps.fetch_add(1, Ordering::SeqCst) >= at
+            move |_: xylem_pages::place::Step<'_>| match steps.fetch_add(1, Ordering::SeqCst) >= at
             {
                 true => Err(std::io::Error::other("dead")),
                 false => Ok(()),
@@ -404,8 +404,8 @@ fn a_crash_at_every_step_of_two_merges_loses_nothing() {
         };
         let store = Store::open(config(&world.clock), hooked(dir.path(), Arc::new(hook))).unwrap();
         store.start_ingest();
-        let log = Arc::clone(&world.writer.log) as Arc<dyn Log>;
-        let opened = Branch::open(Arc::clone(&store), BRANCH, log, None);
+        let wal = Arc::clone(&world.writer.wal) as Arc<dyn Log>;
+        let opened = Branch::open(Arc::clone(&store), BRANCH, wal, None);
         let died = || steps.load(Ordering::SeqCst) > at;
         if let Ok(branch) = &opened {
             std::thread::scope(|s| {
@@ -422,7 +422,7 @@ fn a_crash_at_every_step_of_two_merges_loses_nothing() {
         care::undamaged(dir.path());
         let store = Store::open(config(&world.clock), place(dir.path())).unwrap();
         store.start_ingest();
-        let branch = open(&store, &world.writer.log);
+        let branch = open(&store, &world.writer.wal);
         world.check(&branch);
         branch.compact_now().unwrap();
         world.check(&branch);
@@ -447,13 +447,13 @@ fn nothing_is_merged_before_those_that_left_are_open_again() {
     let dir = tempfile::tempdir().unwrap();
     let mut w = World::new(place(dir.path()), |_| {});
     w.write_old();
-    let log = MemLog::with_clock(Arc::clone(&w.clock));
+    let wal = MemWal::with_clock(Arc::clone(&w.clock));
     let open_child = |w: &World, branch: &Arc<Branch>| {
-        let log = Arc::clone(&log) as Arc<dyn Log>;
-        Branch::open(Arc::clone(&w.store), CHILD, log, Some(Arc::clone(branch))).unwrap()
+        let wal = Arc::clone(&wal) as Arc<dyn Log>;
+        Branch::open(Arc::clone(&w.store), CHILD, wal, Some(Arc::clone(branch))).unwrap()
     };
     let left = w.branch.fork(CHILD, ReadAt::Newest).unwrap();
-    log.epoch(left);
+    wal.epoch(left);
     let child = open_child(&w, &w.branch);
     let then = w.last.clone();
     // All that the child needs is history, and older than what is kept.
@@ -465,7 +465,7 @@ fn nothing_is_merged_before_those_that_left_are_open_again() {
     drop(child);
     w.store.start_upkeep().unwrap();
     w.store.hold_ingest();
-    w.branch = open(&w.store, &w.writer.log);
+    w.branch = open(&w.store, &w.writer.wal);
     // Upkeep looks every half second.
     #[allow(clippy::disallowed_methods, reason = "nothing is to happen")]
     std::thread::sleep(Duration::from_millis(1500));
@@ -473,7 +473,7 @@ fn nothing_is_merged_before_those_that_left_are_open_again() {
     let child = open_child(&w, &w.branch);
     w.store.start_ingest();
     for (page, data) in &then {
-        let got = child.get_page(PageId::new(5, *page), ReadAt::Newest);
+        let got = child.get_page(PageId::new(5, *page), ReadAt::Newest, Reach::Files);
         assert!(got.unwrap().bytes[AT..].starts_with(data), "page {page}");
     }
     // And upkeep has not been forgotten.

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::common::model::Model;
-use crate::common::{MemLog, catch_up, copy_dir, open, small};
+use crate::common::{MemWal, catch_up, copy_dir, open, small};
 use rand::{Rng, SeedableRng};
 use xylem_pages::{ReadAt, StoreConfig};
 
@@ -10,15 +10,15 @@ fn run(seed: u64, steps: usize, configure: impl Fn(&mut StoreConfig)) {
     let root = tempfile::tempdir().unwrap();
     let mut dirs = 0;
     let mut dir = root.path().join("0");
-    let log = MemLog::new();
-    let mut model = Model::new(rand::rngs::StdRng::seed_from_u64(seed), log.clone());
+    let wal = MemWal::new();
+    let mut model = Model::new(rand::rngs::StdRng::seed_from_u64(seed), wal.clone());
     let config = || {
         let mut c = small();
-        c.trim_log = false;
+        c.trim_wal = false;
         configure(&mut c);
         c
     };
-    let mut branch = open(config(), &dir, &log);
+    let mut branch = open(config(), &dir, &wal);
     for _ in 0..steps {
         model.step();
         match model.rng().random_range(0..400) {
@@ -26,7 +26,7 @@ fn run(seed: u64, steps: usize, configure: impl Fn(&mut StoreConfig)) {
             3 => {
                 branch.shutdown();
                 drop(branch);
-                branch = open(config(), &dir, &log);
+                branch = open(config(), &dir, &wal);
             }
             4 => {
                 // A kill: the directory as it is now, threads running.
@@ -36,15 +36,15 @@ fn run(seed: u64, steps: usize, configure: impl Fn(&mut StoreConfig)) {
                 drop(branch);
                 std::fs::remove_dir_all(&dir).unwrap();
                 dir = copy;
-                branch = open(config(), &dir, &log);
+                branch = open(config(), &dir, &wal);
             }
             5..20 => {
-                catch_up(&branch, &log);
+                catch_up(&branch, &wal);
                 model.check_random(&branch, 20);
             }
             24..28 => branch.compact_now().unwrap(),
             20..24 => {
-                catch_up(&branch, &log);
+                catch_up(&branch, &wal);
                 model.check_files(&branch, ReadAt::Newest);
                 model.check_spaces(&branch, ReadAt::Newest);
             }
@@ -57,7 +57,7 @@ fn run(seed: u64, steps: usize, configure: impl Fn(&mut StoreConfig)) {
     branch.compact_now().unwrap();
     model.check_all(&branch, 1.max(steps / 300));
     drop(branch);
-    let branch = open(config(), &dir, &log);
+    let branch = open(config(), &dir, &wal);
     model.check_all(&branch, 1.max(steps / 300));
 }
 
@@ -90,17 +90,17 @@ fn tiny_memory() {
 }
 
 #[test]
-fn a_trimmed_log_is_enough() {
+fn a_trimmed_wal_is_enough() {
     let dir = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
-    let mut model = Model::new(rand::rngs::StdRng::seed_from_u64(7), log.clone());
-    let mut branch = open(small(), dir.path(), &log);
+    let wal = MemWal::new();
+    let mut model = Model::new(rand::rngs::StdRng::seed_from_u64(7), wal.clone());
+    let mut branch = open(small(), dir.path(), &wal);
     for step in 0..3000 {
         model.step();
         if step % 150 == 149 {
             branch.flush_now();
             drop(branch);
-            branch = open(small(), dir.path(), &log);
+            branch = open(small(), dir.path(), &wal);
         }
     }
     model.check_all(&branch, 37);

@@ -4,17 +4,17 @@
 use crate::common;
 use crate::common::model::Model;
 use crate::common::objects::{bucket_of, config, place, settle};
-use crate::common::{BRANCH, MemLog, catch_up, small};
+use crate::common::{BRANCH, MemWal, catch_up, small, wait_until};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use xylem_objects::testing::{Faulty, Rates, S3Server, memory};
 use xylem_objects::{Bucket, DiskCache, Retry};
-use xylem_pages::files::{FileReader, FileWriter, Files, ObjectPlace, Place, Put};
-use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
+use xylem_pages::place::{FileReader, FileWriter, Files, ObjectPlace, Place, Put};
+use xylem_pages::{Branch, Reach, ReadAt, Store, StoreConfig};
 use xylem_types::PageId;
 use xylem_wal::Log;
 
@@ -23,26 +23,15 @@ fn little_memory() -> StoreConfig {
     StoreConfig {
         memory_bytes: 1 << 20,
         open_layer_bytes: 16 << 10,
-        trim_log: false,
+        trim_wal: false,
         ..small()
     }
 }
 
-fn open(config: StoreConfig, place: ObjectPlace, log: &Arc<MemLog>) -> Arc<Branch> {
+fn open(config: StoreConfig, place: ObjectPlace, wal: &Arc<MemWal>) -> Arc<Branch> {
     let store = Store::open(config, Arc::new(place)).unwrap();
     store.start_ingest();
-    Branch::open(store, BRANCH, Arc::clone(log) as Arc<dyn Log>, None).unwrap()
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !done() {
-        assert!(
-            begin.elapsed() < Duration::from_secs(60),
-            "{what} did not happen"
-        );
-        std::thread::yield_now();
-    }
+    Branch::open(store, BRANCH, Arc::clone(wal) as Arc<dyn Log>, None).unwrap()
 }
 
 /// What a place must do, whatever is behind it.
@@ -156,7 +145,7 @@ struct Life {
 /// Lives of one server on one store.
 struct Lives<'a> {
     root: &'a Path,
-    log: &'a Arc<MemLog>,
+    wal: &'a Arc<MemWal>,
     connect: &'a dyn Fn() -> (Bucket, Option<Faulty>),
     count: u32,
     injected: u64,
@@ -179,7 +168,7 @@ impl Lives<'_> {
             faulty,
             cache: Arc::clone(place.cache()),
             cache_dir,
-            branch: open(little_memory(), place, self.log),
+            branch: open(little_memory(), place, self.wal),
         }
     }
 
@@ -198,11 +187,11 @@ impl Lives<'_> {
 /// local disks.
 fn history(seed: u64, steps: usize, connect: &dyn Fn() -> (Bucket, Option<Faulty>)) {
     let root = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
-    let mut model = Model::new(StdRng::seed_from_u64(seed), log.clone());
+    let wal = MemWal::new();
+    let mut model = Model::new(StdRng::seed_from_u64(seed), wal.clone());
     let mut lives = Lives {
         root: root.path(),
-        log: &log,
+        wal: &wal,
         connect,
         count: 0,
         injected: 0,
@@ -230,12 +219,12 @@ fn history(seed: u64, steps: usize, connect: &dyn Fn() -> (Bucket, Option<Faulty
                 now = lives.begin(dir);
             }
             5..20 => {
-                catch_up(&now.branch, &log);
+                catch_up(&now.branch, &wal);
                 model.check_random(&now.branch, 20);
             }
             20..23 => now.branch.compact_now().unwrap(),
             23..26 => {
-                catch_up(&now.branch, &log);
+                catch_up(&now.branch, &wal);
                 model.check_files(&now.branch, ReadAt::Newest);
                 model.check_spaces(&now.branch, ReadAt::Newest);
             }
@@ -292,15 +281,15 @@ fn every_page_at_every_lsn_from_a_real_s3_server() {
 /// Answers whether it died.
 fn live_and_die(n: u64, done: bool) -> bool {
     let root = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
-    let mut model = Model::new(StdRng::seed_from_u64(9), log.clone());
+    let wal = MemWal::new();
+    let mut model = Model::new(StdRng::seed_from_u64(9), wal.clone());
     let store = memory();
     let faulty = Faulty::new(Arc::clone(&store), 1);
     faulty.die_at(n, done);
     let first = place(bucket_of(&faulty), &root.path().join("first"), CACHE);
     let pages = Store::open(little_memory(), Arc::new(first)).unwrap();
     pages.start_ingest();
-    let opened = Branch::open(pages, BRANCH, log.clone() as Arc<dyn Log>, None);
+    let opened = Branch::open(pages, BRANCH, wal.clone() as Arc<dyn Log>, None);
     for _ in 0..5 {
         for _ in 0..60 {
             model.step();
@@ -309,11 +298,11 @@ fn live_and_die(n: u64, done: bool) -> bool {
         if branch.stats().flush_failures > 0 {
             break;
         }
-        catch_up(branch, &log);
+        catch_up(branch, &wal);
         // flush_now would wait for ever for a flush that cannot succeed.
         std::thread::scope(|s| {
             let flushing = s.spawn(|| branch.flush_now());
-            until("a flush or the end", || {
+            wait_until("a flush or the end", || {
                 flushing.is_finished() || branch.stats().flush_failures > 0
             });
             if branch.stats().flush_failures > 0 {
@@ -329,7 +318,7 @@ fn live_and_die(n: u64, done: bool) -> bool {
     let bucket = bucket_of(&Faulty::new(store, 1));
     let second = place(bucket.clone(), &root.path().join("second"), CACHE);
     common::care::undamaged_in(&second, None);
-    let branch = open(little_memory(), second, &log);
+    let branch = open(little_memory(), second, &wal);
     model.check_all(&branch, 20);
     branch.flush_now();
     model.check_all(&branch, 50);
@@ -357,19 +346,19 @@ fn a_crash_at_every_request_leaves_a_store_that_opens() {
 #[test]
 fn a_store_that_is_away_pauses_flushes_and_loses_nothing() {
     let root = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
-    let mut model = Model::new(StdRng::seed_from_u64(3), log.clone());
+    let wal = MemWal::new();
+    let mut model = Model::new(StdRng::seed_from_u64(3), wal.clone());
     let faulty = Faulty::in_memory(3);
     let mut config = config();
     config.retry.give_up_after = Duration::from_millis(50);
     let bucket = Bucket::with_store(Arc::new(faulty.clone()), "test://", config).unwrap();
     let place = place(bucket, root.path(), 4 << 20);
-    let branch = open(little_memory(), place, &log);
+    let branch = open(little_memory(), place, &wal);
     for _ in 0..300 {
         model.step();
     }
     model.send_all();
-    catch_up(&branch, &log);
+    catch_up(&branch, &wal);
     branch.flush_now();
     let flushed = model.lsns.clone();
     faulty.away(true);
@@ -377,7 +366,7 @@ fn a_store_that_is_away_pauses_flushes_and_loses_nothing() {
         model.step();
     }
     model.send_all();
-    until("a flush that fails", || branch.stats().flush_failures > 1);
+    wait_until("a flush that fails", || branch.stats().flush_failures > 1);
     // What is on local disk is read all the same.
     for page in 0..4 {
         let page = xylem_types::PageId::new(0, page);
@@ -393,17 +382,17 @@ fn a_store_that_is_away_pauses_flushes_and_loses_nothing() {
 #[test]
 fn a_bad_copy_is_replaced_and_a_bad_original_never_served() {
     let root = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
-    let mut model = Model::new(StdRng::seed_from_u64(5), log.clone());
+    let wal = MemWal::new();
+    let mut model = Model::new(StdRng::seed_from_u64(5), wal.clone());
     let bucket = bucket_of(&Faulty::in_memory(5));
     let cache_dir = root.path().join("cache");
     let first = place(bucket.clone(), &cache_dir, 4 << 20);
-    let branch = open(little_memory(), first, &log);
+    let branch = open(little_memory(), first, &wal);
     for _ in 0..500 {
         model.step();
     }
     model.send_all();
-    catch_up(&branch, &log);
+    catch_up(&branch, &wal);
     branch.flush_now();
     drop(branch);
 
@@ -424,7 +413,7 @@ fn a_bad_copy_is_replaced_and_a_bad_original_never_served() {
     assert!(spoiled > 3);
     let second = place(bucket.clone(), &cache_dir, 4 << 20);
     let cache = Arc::clone(second.cache());
-    let branch = open(little_memory(), second, &log);
+    let branch = open(little_memory(), second, &wal);
     model.check_all(&branch, 20);
     assert!(cache.stats().forgotten > 3, "{:?}", cache.stats());
     drop((branch, cache));
@@ -442,12 +431,12 @@ fn a_bad_copy_is_replaced_and_a_bad_original_never_served() {
         bucket.put_new(&name, bytes).unwrap();
     }
     let third = place(bucket, &root.path().join("third"), 4 << 20);
-    let branch = open(little_memory(), third, &log);
+    let branch = open(little_memory(), third, &wal);
     let first = model.lsns[model.lsns.len() / 3];
     let (mut right, mut refused) = (0, 0);
     for page in 0..20 {
         let page = xylem_types::PageId::new(0, page);
-        match branch.get_page(page, ReadAt::Lsn(first)) {
+        match branch.get_page(page, ReadAt::Lsn(first), Reach::Files) {
             Ok(_) => {
                 model.check_page(&branch, page, ReadAt::Lsn(first));
                 right += 1;
@@ -535,8 +524,8 @@ impl Files for HeldFiles {
 #[test]
 fn the_last_reader_on_an_async_thread_waits_for_no_store() {
     let root = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
-    let mut model = Model::new(StdRng::seed_from_u64(3), log.clone());
+    let wal = MemWal::new();
+    let mut model = Model::new(StdRng::seed_from_u64(3), wal.clone());
     let bucket = bucket_of(&Faulty::in_memory(1));
     let during = During::default();
     let held = Held {
@@ -544,18 +533,18 @@ fn the_last_reader_on_an_async_thread_waits_for_no_store() {
         during: Arc::clone(&during),
     };
     let config = StoreConfig {
-        trim_log: false,
+        trim_wal: false,
         ..small()
     };
     let store = Store::open(config, Arc::new(held)).unwrap();
     store.start_ingest();
-    let branch = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>, None).unwrap();
+    let branch = Branch::open(store, BRANCH, wal.clone() as Arc<dyn Log>, None).unwrap();
     for _ in 0..9 {
         for _ in 0..60 {
             model.step();
         }
         model.send_all();
-        catch_up(&branch, &log);
+        catch_up(&branch, &wal);
         branch.flush_now();
     }
     let layers = move |bucket: &Bucket| {
@@ -580,7 +569,7 @@ fn the_last_reader_on_an_async_thread_waits_for_no_store() {
         // All that it reads lies in the cache on disk.
         let page = PageId::new(0, 1);
         for lsn in model.lsns.iter().step_by(20) {
-            let _ = branch.get_page(page, ReadAt::Lsn(*lsn));
+            let _ = branch.get_page(page, ReadAt::Lsn(*lsn), Reach::Files);
         }
         // As a scrape does, and whoever looks at layers.
         let _ = (branch.stats(), branch.layers_info());

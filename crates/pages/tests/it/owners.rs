@@ -8,8 +8,8 @@
 //! 2. B opens the branch with its own 61, and goes on beyond the next
 //!    snapshot, which removes manifests 1 to 64. The number 61 is free again.
 //! 3. The network heals, A's put succeeds. A removes the layers that its 61
-//!    does not name, and trims the log behind what its 61 says is in layers.
-//! 4. B's manifests name those layers, and B's log is the one that was trimmed.
+//!    does not name, and trims the WAL behind what its 61 says is in layers.
+//! 4. B's manifests name those layers, and B's WAL is the one that was trimmed.
 #![allow(clippy::unwrap_used)]
 
 use crate::common;
@@ -25,8 +25,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use xylem_objects::Bucket;
 use xylem_objects::testing::{Faulty, memory};
-use xylem_pages::files::ObjectPlace;
-use xylem_pages::{Branch, ReadAt, Store, StoreError};
+use xylem_pages::place::ObjectPlace;
+use xylem_pages::{Branch, Reach, ReadAt, Store, StoreError};
 use xylem_redo::SpaceFlags;
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn, PageId};
 use xylem_wal::backup::{self, Backup, BackupConfig};
@@ -34,7 +34,7 @@ use xylem_wal::local::{LocalLog, LocalLogConfig};
 use xylem_wal::object::{ObjectLog, ObjectLogConfig};
 use xylem_wal::{BoxFuture, CheckedFrame, Durable, Log, LogError, LogReader, Position, Retry};
 
-/// Where logs are.
+/// Where WALs are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Home {
     /// In the store.
@@ -51,51 +51,51 @@ fn retry() -> Retry {
     }
 }
 
-/// A local log and its copy, trimmed together.
+/// A local WAL and its copy, trimmed together.
 struct Backed {
-    log: LocalLog,
+    wal: LocalLog,
     backup: Arc<Backup>,
 }
 
 impl Log for Backed {
     fn seal(&self) -> BoxFuture<'_, Result<Durable, LogError>> {
-        self.log.seal()
+        self.wal.seal()
     }
     fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, LogError>> {
-        self.log.begin(epoch, start)
+        self.wal.begin(epoch, start)
     }
     fn append_checked(
         &self,
         epoch: Epoch,
         frames: Vec<CheckedFrame>,
     ) -> BoxFuture<'_, Result<(), LogError>> {
-        self.log.append_checked(epoch, frames)
+        self.wal.append_checked(epoch, frames)
     }
     fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), LogError> {
-        self.log.accepted(epoch)
+        self.wal.accepted(epoch)
     }
     fn durable(&self) -> watch::Receiver<Durable> {
-        self.log.durable()
+        self.wal.durable()
     }
     fn read_from(&self, position: Position) -> Result<Box<dyn LogReader>, LogError> {
-        self.log.read_from(position)
+        self.wal.read_from(position)
     }
     fn trim(&self, before: Position) -> Result<(), LogError> {
-        self.log.trim(before)?;
+        self.wal.trim(before)?;
         self.backup.trim(before);
         Ok(())
     }
     fn first(&self) -> Position {
-        self.log.first()
+        self.wal.first()
     }
     fn stored_bytes(&self) -> u64 {
-        self.log.stored_bytes()
+        self.wal.stored_bytes()
     }
     fn failed(&self) -> Option<LogError> {
-        self.log.failed()
+        self.wal.failed()
     }
     fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
-        self.log.close()
+        self.wal.close()
     }
 }
 
@@ -104,7 +104,7 @@ struct Machine {
     runtime: Handle,
     net: Faulty,
     branch: Arc<Branch>,
-    log: Arc<dyn Log>,
+    wal: Arc<dyn Log>,
     backup: Option<Arc<Backup>>,
     epoch: Epoch,
     seq: u64,
@@ -129,31 +129,31 @@ impl Machine {
         store.start_ingest();
         let mut made = None;
         let branch = Branch::open_with(store, BRANCH, None, |floor| {
-            let (log, backup) = match home {
-                Home::Store => (object_log(&runtime, &bucket), None),
+            let (wal, backup) = match home {
+                Home::Store => (object_wal(&runtime, &bucket), None),
                 Home::Disk => {
                     let backed = restored(&runtime, &bucket, dir.path(), n, floor);
                     let backup = Some(Arc::clone(&backed.backup));
                     (Arc::new(backed) as Arc<dyn Log>, backup)
                 }
             };
-            made = Some((Arc::clone(&log), backup));
-            Ok::<_, StoreError>(log)
+            made = Some((Arc::clone(&wal), backup));
+            Ok::<_, StoreError>(wal)
         });
         let branch = branch.unwrap();
-        let (log, backup) = made.unwrap();
-        let sealed = runtime.block_on(log.seal()).unwrap();
+        let (wal, backup) = made.unwrap();
+        let sealed = runtime.block_on(wal.seal()).unwrap();
         runtime
             .block_on(branch.wait_ingested(sealed.position(), soon()))
             .unwrap();
         let lsn = branch.applied().max(Lsn::FIRST);
         let epoch = sealed.epoch();
-        runtime.block_on(log.begin(epoch, lsn)).unwrap();
+        runtime.block_on(wal.begin(epoch, lsn)).unwrap();
         Machine {
             runtime,
             net,
             branch,
-            log,
+            wal,
             backup,
             epoch,
             seq: 0,
@@ -163,7 +163,7 @@ impl Machine {
         }
     }
 
-    /// Commits; an error when the log does not take it.
+    /// Commits; an error when the WAL does not take it.
     fn mtr(&mut self, build: impl FnOnce(&mut MtrBuilder)) -> Result<(), String> {
         let bytes = mtr(build);
         self.seq += 1;
@@ -174,9 +174,9 @@ impl Machine {
         };
         let lsn = after(self.lsn, &bytes);
         let (epoch, seq) = (self.epoch, FrameSeq(self.seq));
-        let mut durable = self.log.durable();
+        let mut durable = self.wal.durable();
         self.runtime.block_on(async {
-            let appended = self.log.append(epoch, vec![frame]).await;
+            let appended = self.wal.append(epoch, vec![frame]).await;
             appended.map_err(|e| e.to_string())?;
             let reached = durable
                 .wait_for(|d| d.epoch() > epoch || d.seq() >= seq)
@@ -207,21 +207,23 @@ impl Machine {
     /// Waits until what is durable is in the copy as well.
     fn back_up(&self) {
         if let Some(backup) = &self.backup {
-            let end = self.log.durable().borrow().position();
+            let end = self.wal.durable().borrow().position();
             self.runtime.block_on(backup.reach(end)).unwrap();
         }
     }
 
     fn check(&self, want: &BTreeMap<u32, u8>, at: &str) {
         for (page, byte) in want {
-            let got = self.branch.get_page(PageId::new(9, *page), ReadAt::Newest);
+            let got = self
+                .branch
+                .get_page(PageId::new(9, *page), ReadAt::Newest, Reach::Files);
             let got = got.unwrap_or_else(|e| panic!("{at}: page {page}: {e}"));
             assert_eq!(got.bytes[100], *byte, "{at}: page {page}");
         }
     }
 }
 
-fn object_log(runtime: &Handle, bucket: &Bucket) -> Arc<dyn Log> {
+fn object_wal(runtime: &Handle, bucket: &Bucket) -> Arc<dyn Log> {
     let objects = bucket.objects();
     let settings = ObjectLogConfig {
         retry: retry(),
@@ -233,7 +235,7 @@ fn object_log(runtime: &Handle, bucket: &Bucket) -> Arc<dyn Log> {
     Arc::new(runtime.block_on(opening).unwrap())
 }
 
-/// The log of a disk that is empty: what the copies of others before it hold.
+/// The WAL of a disk that is empty: what the copies of others before it hold.
 fn restored(runtime: &Handle, bucket: &Bucket, dir: &Path, n: u64, floor: backup::Floor) -> Backed {
     let objects = bucket.objects();
     let local = LocalLogConfig {
@@ -263,10 +265,10 @@ fn restored(runtime: &Handle, bucket: &Bucket, dir: &Path, n: u64, floor: backup
         settings.clone(),
     );
     runtime.block_on(restoring).unwrap();
-    let log = LocalLog::open(&dir, local).unwrap();
-    let backup = Backup::start(&log, store(), prefix(), 2 * n + 1, settings).unwrap();
+    let wal = LocalLog::open(&dir, local).unwrap();
+    let backup = Backup::start(&wal, store(), prefix(), 2 * n + 1, settings).unwrap();
     Backed {
-        log,
+        wal,
         backup: Arc::new(backup),
     }
 }
@@ -395,11 +397,11 @@ fn at_every_request(home: Home) {
 }
 
 #[test]
-fn whoever_was_cut_off_harms_nothing_with_logs_in_the_store() {
+fn whoever_was_cut_off_harms_nothing_with_wals_in_the_store() {
     at_every_request(Home::Store);
 }
 
 #[test]
-fn whoever_was_cut_off_harms_nothing_with_logs_that_are_copied() {
+fn whoever_was_cut_off_harms_nothing_with_wals_that_are_copied() {
     at_every_request(Home::Disk);
 }

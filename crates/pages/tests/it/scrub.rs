@@ -3,15 +3,17 @@
 
 use crate::common::care::{clean, collect, scrub};
 use crate::common::model::Model;
-use crate::common::{BRANCH, MemLog, branch_dir, catch_up, copy_dir, open, place, small};
+use crate::common::{BRANCH, MemWal, branch_dir, catch_up, copy_dir, open, place, small};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use xylem_ambient::Entropy;
+use xylem_pages::ReadAt;
+use xylem_pages::place::ReadOnlyPlace;
 use xylem_pages::scrub::{FindingKind, ScrubEvent, ScrubOptions, probe, scrub_place};
-use xylem_pages::{ReadAt, ReadOnlyPlace};
 use xylem_types::BranchId;
 
 fn golden() -> PathBuf {
@@ -25,15 +27,15 @@ fn made(dir: &Path, seed: u64) {
 
 /// The same with so many steps of the model for each flush.
 fn made_in_steps(dir: &Path, seed: u64, steps: u32) {
-    let log = MemLog::new();
-    let mut model = Model::new(StdRng::seed_from_u64(seed), log.clone());
-    let branch = open(small(), dir, &log);
+    let wal = MemWal::new();
+    let mut model = Model::new(StdRng::seed_from_u64(seed), wal.clone());
+    let branch = open(small(), dir, &wal);
     for flush in 0..9 {
         for _ in 0..steps {
             model.step();
         }
         model.send_all();
-        catch_up(&branch, &log);
+        catch_up(&branch, &wal);
         branch.flush_now();
         if flush == 6 {
             branch.compact_now().unwrap();
@@ -254,7 +256,7 @@ fn what_nothing_names_is_told_and_is_no_damage() {
     };
     assert!(told(leftovers[0]) && told(leftovers[1]) && !told(leftovers[2]));
     // The next start does as was said.
-    drop(open(small(), dir.path(), &MemLog::new()));
+    drop(open(small(), dir.path(), &MemWal::new()));
     let (_, findings) = scrub(dir.path());
     assert_eq!(findings.len(), 1, "{findings:?}");
 }
@@ -264,8 +266,8 @@ fn a_branch_needs_the_one_it_left() {
     let dir = tempfile::tempdir().unwrap();
     made(dir.path(), 10);
     {
-        let log = MemLog::new();
-        let branch = open(small(), dir.path(), &log);
+        let wal = MemWal::new();
+        let branch = open(small(), dir.path(), &wal);
         branch.fork(BranchId(7), ReadAt::Newest).unwrap();
     }
     clean(dir.path());
@@ -334,9 +336,9 @@ fn it_keeps_to_a_rate_and_can_be_stopped() {
 fn a_place_is_probed_and_left_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let place = place(dir.path());
-    probe::probe(&*place).unwrap();
+    probe::probe(&*place, &Entropy::system()).unwrap();
     assert!(place.folders("check").unwrap().is_empty());
     let place = ReadOnlyPlace::open(dir.path()).unwrap();
-    let refused = probe::probe(&place).unwrap_err();
+    let refused = probe::probe(&place, &Entropy::system()).unwrap_err();
     assert!(refused.to_string().contains("cannot"), "{refused}");
 }

@@ -4,7 +4,7 @@
 use crate::common;
 use crate::common::care::{clean, collect, scrub_store};
 use crate::common::model::Model;
-use crate::common::{BRANCH, MemLog, branch_dir, catch_up, small};
+use crate::common::{BRANCH, MemWal, branch_dir, catch_up, small, wait_until};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use xylem_pages::files::{FileReader, FileWriter, Files, LocalPlace, Place, Put};
+use xylem_pages::place::{FileReader, FileWriter, Files, LocalPlace, Place, Put};
 use xylem_pages::scrub::{FindingKind, ScrubOptions};
 use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
 use xylem_types::BranchId;
@@ -107,9 +107,9 @@ fn one(dir: &Path, config: StoreConfig) -> One {
     };
     let store = Store::open(config, Arc::new(place)).unwrap();
     store.start_ingest();
-    let log = MemLog::new();
-    let model = Model::new(StdRng::seed_from_u64(5), log.clone());
-    let branch = Branch::open(Arc::clone(&store), BRANCH, log as Arc<dyn Log>, None).unwrap();
+    let wal = MemWal::new();
+    let model = Model::new(StdRng::seed_from_u64(5), wal.clone());
+    let branch = Branch::open(Arc::clone(&store), BRANCH, wal as Arc<dyn Log>, None).unwrap();
     One {
         store,
         branch,
@@ -124,7 +124,7 @@ impl One {
             self.model.step();
         }
         self.model.send_all();
-        catch_up(&self.branch, self.model.log());
+        catch_up(&self.branch, self.model.wal());
         self.branch.flush_now();
     }
 
@@ -133,14 +133,6 @@ impl One {
         let info = self.branch.layers_info();
         let largest = info.files.iter().max_by_key(|l| l.bytes);
         largest.unwrap().name.clone()
-    }
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !done() {
-        assert!(begin.elapsed() < Duration::from_secs(30), "{what}");
-        std::thread::yield_now();
     }
 }
 
@@ -156,21 +148,21 @@ fn a_branch_is_scrubbed_while_it_works() {
     };
     let store = Store::open(config, common::place(dir.path())).unwrap();
     store.start_ingest();
-    let open = |id: BranchId, log: &Arc<MemLog>, of: Option<&Arc<Branch>>| {
-        let log = Arc::clone(log) as Arc<dyn Log>;
-        Branch::open(Arc::clone(&store), id, log, of.cloned()).unwrap()
+    let open = |id: BranchId, wal: &Arc<MemWal>, of: Option<&Arc<Branch>>| {
+        let wal = Arc::clone(wal) as Arc<dyn Log>;
+        Branch::open(Arc::clone(&store), id, wal, of.cloned()).unwrap()
     };
     let clock = Arc::new(std::sync::atomic::AtomicU64::new(1_800_000_000_000_000));
-    let log = MemLog::with_clock(Arc::clone(&clock));
-    let main = open(BRANCH, &log, None);
-    let mut model = Model::new(StdRng::seed_from_u64(7), log.clone());
+    let wal = MemWal::with_clock(Arc::clone(&clock));
+    let main = open(BRANCH, &wal, None);
+    let mut model = Model::new(StdRng::seed_from_u64(7), wal.clone());
     for _ in 0..50 {
         model.step();
     }
     model.send_all();
-    catch_up(&main, &log);
+    catch_up(&main, &wal);
     let left = main.fork(BranchId(2), ReadAt::Newest).unwrap();
-    let second = MemLog::with_clock(Arc::clone(&clock));
+    let second = MemWal::with_clock(Arc::clone(&clock));
     let mut other = model.fork(left, second.clone(), StdRng::seed_from_u64(8));
     let child = open(BranchId(2), &second, Some(&main));
     store.start_upkeep().unwrap();
@@ -184,7 +176,7 @@ fn a_branch_is_scrubbed_while_it_works() {
                     other.step();
                 }
                 clock.fetch_add(1_000_000, Ordering::Relaxed);
-                catch_up(&main, &log);
+                catch_up(&main, &wal);
                 if round % 3 == 0 {
                     main.compact_now().unwrap();
                 }
@@ -329,7 +321,7 @@ fn a_store_scrubs_by_itself() {
     one.store.start_upkeep().unwrap();
     let scrubs = |n: u64| {
         let before = one.branch.stats().scrubs;
-        until("the branch was scrubbed", || {
+        wait_until("the branch was scrubbed", || {
             one.branch.stats().scrubs >= before + n
         });
     };
@@ -352,7 +344,7 @@ fn a_store_scrubs_by_itself() {
     one.branch.shutdown();
     let weak = Arc::downgrade(&one.branch);
     drop(one.branch);
-    until("the branch was dropped", || weak.strong_count() == 0);
+    wait_until("the branch was dropped", || weak.strong_count() == 0);
     let removed = one.store.remove_branch(BRANCH);
     removed.unwrap();
 }
@@ -371,7 +363,7 @@ fn the_background_keeps_to_its_rate() {
     }
     one.store.start_upkeep().unwrap();
     let begin = Instant::now();
-    until("something was read", || {
+    wait_until("something was read", || {
         one.branch.stats().scrubbed_bytes > 600 << 10
     });
     // A turn may read one window more than it may.

@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::common::redo::{after, mtr};
-use crate::common::{MemLog, block_on, catch_up, open, small};
+use crate::common::{MemWal, block_on, catch_up, open, small};
 use std::ops::ControlFlow;
 use std::time::Duration;
-use xylem_pages::{Branch, ReadAt, ReadError, SideFile};
+use xylem_pages::{Branch, Reach, ReadAt, ReadError, SideFile};
 use xylem_redo::SpaceFlags;
 use xylem_types::{FileOp, Lsn, PageId, SpaceId};
 
@@ -49,17 +49,17 @@ fn create(path: &str) -> FileOp {
 #[test]
 fn a_tablespace_before_its_first_page() {
     let dir = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
-    log.epoch(Lsn::FIRST);
+    let wal = MemWal::new();
+    wal.epoch(Lsn::FIRST);
     let a = mtr(|m| {
         m.create(9, "./db/t.ibd");
     });
-    log.redo(Lsn::FIRST, &a);
-    let branch = open(small(), dir.path(), &log);
-    catch_up(&branch, &log);
+    wal.redo(Lsn::FIRST, &a);
+    let branch = open(small(), dir.path(), &wal);
+    catch_up(&branch, &wal);
     let lsn = after(Lsn::FIRST, &a);
     assert!(matches!(
-        branch.get_page(PageId::new(9, 0), ReadAt::Newest),
+        branch.get_page(PageId::new(9, 0), ReadAt::Newest, Reach::Files),
         Err(ReadError::BeyondEnd { pages: 0, .. })
     ));
     assert!(branch.tablespaces(ReadAt::Newest).unwrap().is_empty());
@@ -69,13 +69,13 @@ fn a_tablespace_before_its_first_page() {
             .unwrap(),
         None
     );
-    log.redo(
+    wal.redo(
         lsn,
         &mtr(|m| {
             m.header(9, 4, flags());
         }),
     );
-    catch_up(&branch, &log);
+    catch_up(&branch, &wal);
     let t = branch
         .tablespace_by_path("./db/t.ibd", ReadAt::Newest)
         .unwrap()
@@ -86,18 +86,18 @@ fn a_tablespace_before_its_first_page() {
     );
     assert!(
         branch
-            .get_page(PageId::new(9, 3), ReadAt::Newest)
+            .get_page(PageId::new(9, 3), ReadAt::Newest, Reach::Files)
             .unwrap()
             .bytes
             .iter()
             .all(|b| *b == 0)
     );
     assert!(matches!(
-        branch.get_page(PageId::new(9, 4), ReadAt::Newest),
+        branch.get_page(PageId::new(9, 4), ReadAt::Newest, Reach::Files),
         Err(ReadError::BeyondEnd { pages: 4, .. })
     ));
     assert!(matches!(
-        branch.get_page(PageId::new(8, 0), ReadAt::Newest),
+        branch.get_page(PageId::new(8, 0), ReadAt::Newest, Reach::Files),
         Err(ReadError::NoSuchTablespace { .. })
     ));
 }
@@ -105,27 +105,27 @@ fn a_tablespace_before_its_first_page() {
 #[test]
 fn undo_tablespaces_are_named_by_their_order_and_made_anew() {
     let dir = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
-    log.epoch(Lsn::FIRST);
-    let branch = open(small(), dir.path(), &log);
+    let wal = MemWal::new();
+    wal.epoch(Lsn::FIRST);
+    let branch = open(small(), dir.path(), &wal);
     let a = mtr(|m| {
         for space in 0..=3 {
             m.header(space, 10, flags());
         }
     });
-    log.redo(Lsn::FIRST, &a);
+    wal.redo(Lsn::FIRST, &a);
     let mid = after(Lsn::FIRST, &a);
-    catch_up(&branch, &log);
+    catch_up(&branch, &wal);
     branch.flush_now();
     drop(branch);
-    let branch = open(small(), dir.path(), &log);
-    log.redo(
+    let branch = open(small(), dir.path(), &wal);
+    wal.redo(
         mid,
         &mtr(|m| {
             m.header(20, 10, flags()).header(21, 10, flags());
         }),
     );
-    catch_up(&branch, &log);
+    catch_up(&branch, &wal);
     let names = |at| -> Vec<(u32, String)> {
         branch
             .tablespaces(at)
@@ -169,12 +169,12 @@ fn undo_tablespaces_are_named_by_their_order_and_made_anew() {
 #[test]
 fn a_name_that_changed_hands_stays_with_its_new_owner() {
     let dir = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
-    log.epoch(Lsn::FIRST);
-    let branch = open(small(), dir.path(), &log);
+    let wal = MemWal::new();
+    wal.epoch(Lsn::FIRST);
+    let branch = open(small(), dir.path(), &wal);
     let mut lsn = Lsn::FIRST;
     let mut go = |bytes: Vec<u8>| {
-        log.redo(lsn, &bytes);
+        wal.redo(lsn, &bytes);
         lsn = after(lsn, &bytes);
     };
     for (space, name) in [(10, "./db/t.ibd"), (11, "./db/new.ibd")] {
@@ -198,7 +198,7 @@ fn a_name_that_changed_hands_stays_with_its_new_owner() {
     go(mtr(|m| {
         m.delete(10, "./db/old.ibd");
     }));
-    catch_up(&branch, &log);
+    catch_up(&branch, &wal);
     let owner = |p: &str| {
         branch
             .tablespace_by_path(p, ReadAt::Newest)
@@ -212,14 +212,14 @@ fn a_name_that_changed_hands_stays_with_its_new_owner() {
 #[test]
 fn operations_inside_a_torn_mtr_are_not_brought_in_twice() {
     let dir = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
-    log.epoch(Lsn::FIRST);
-    let branch = open(small(), dir.path(), &log);
+    let wal = MemWal::new();
+    wal.epoch(Lsn::FIRST);
+    let branch = open(small(), dir.path(), &wal);
     let a = mtr(|m| {
         m.header(0, 10, flags());
     });
     let (head, tail) = a.split_at(9);
-    log.redo(Lsn::FIRST, head);
+    wal.redo(Lsn::FIRST, head);
     let mid = after(Lsn::FIRST, head);
     // Brought in twice, the write would land in the second file.
     for op in [
@@ -232,37 +232,41 @@ fn operations_inside_a_torn_mtr_are_not_brought_in_twice() {
         create("a"),
         write("a", 0, "second"),
     ] {
-        log.file(mid, op);
+        wal.file(mid, op);
     }
-    catch_up(&branch, &log);
+    catch_up(&branch, &wal);
     branch.flush_now();
     drop(branch);
-    let branch = open(small(), dir.path(), &log);
-    log.file(mid, write("b", 5, "!"));
-    log.redo(mid, tail);
-    catch_up(&branch, &log);
+    let branch = open(small(), dir.path(), &wal);
+    wal.file(mid, write("b", 5, "!"));
+    wal.redo(mid, tail);
+    catch_up(&branch, &wal);
     assert_eq!(branch.applied(), after(Lsn::FIRST, &a));
     assert_eq!(text(&branch, "a").as_deref(), Some("second"));
     assert_eq!(text(&branch, "b").as_deref(), Some("first!"));
-    assert!(branch.get_page(PageId::new(0, 0), ReadAt::Newest).is_ok());
+    assert!(
+        branch
+            .get_page(PageId::new(0, 0), ReadAt::Newest, Reach::Files)
+            .is_ok()
+    );
 }
 
 #[test]
 fn operations_before_any_redo_exist() {
     let dir = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
-    log.epoch(Lsn::FIRST);
-    log.file(
+    let wal = MemWal::new();
+    wal.epoch(Lsn::FIRST);
+    wal.file(
         Lsn::FIRST,
         FileOp::Mkdir {
             path: "mysql".into(),
             mode: 0o700,
         },
     );
-    log.file(Lsn::FIRST, create("mysql/db.opt"));
-    log.file(Lsn::FIRST, write("mysql/db.opt", 0, "x"));
-    let branch = open(small(), dir.path(), &log);
-    catch_up(&branch, &log);
+    wal.file(Lsn::FIRST, create("mysql/db.opt"));
+    wal.file(Lsn::FIRST, write("mysql/db.opt", 0, "x"));
+    let branch = open(small(), dir.path(), &wal);
+    catch_up(&branch, &wal);
     let got = files(&branch, ReadAt::Newest);
     let paths: Vec<&str> = got.iter().map(|f| f.path.as_str()).collect();
     assert_eq!(paths, ["mysql", "mysql/db.opt"]);
@@ -276,8 +280,8 @@ fn operations_before_any_redo_exist() {
 #[test]
 fn a_directory_is_renamed_with_its_files() {
     let dir = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
-    log.epoch(Lsn::FIRST);
+    let wal = MemWal::new();
+    wal.epoch(Lsn::FIRST);
     for op in [
         FileOp::Mkdir {
             path: "a".into(),
@@ -291,10 +295,10 @@ fn a_directory_is_renamed_with_its_files() {
             to: "c".into(),
         },
     ] {
-        log.file(Lsn::FIRST, op);
+        wal.file(Lsn::FIRST, op);
     }
-    let branch = open(small(), dir.path(), &log);
-    catch_up(&branch, &log);
+    let branch = open(small(), dir.path(), &wal);
+    catch_up(&branch, &wal);
     let got = files(&branch, ReadAt::Newest);
     let paths: Vec<&str> = got.iter().map(|f| f.path.as_str()).collect();
     assert_eq!(paths, ["a-b", "c", "c/x"]);
@@ -304,16 +308,16 @@ fn a_directory_is_renamed_with_its_files() {
 #[test]
 fn an_epoch_that_goes_back_behind_whole_mtrs_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
-    log.epoch(Lsn::FIRST);
+    let wal = MemWal::new();
+    wal.epoch(Lsn::FIRST);
     let a = mtr(|m| {
         m.header(0, 10, flags());
     });
-    log.redo(Lsn::FIRST, &a);
+    wal.redo(Lsn::FIRST, &a);
     let applied = after(Lsn::FIRST, &a);
-    let branch = open(small(), dir.path(), &log);
-    catch_up(&branch, &log);
-    log.epoch(Lsn::FIRST);
+    let branch = open(small(), dir.path(), &wal);
+    catch_up(&branch, &wal);
+    wal.epoch(Lsn::FIRST);
     let error = block_on(async {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         branch
@@ -327,15 +331,19 @@ fn an_epoch_that_goes_back_behind_whole_mtrs_is_refused() {
         "{error}"
     );
     // What was whole is served.
-    assert!(branch.get_page(PageId::new(0, 0), ReadAt::Newest).is_ok());
+    assert!(
+        branch
+            .get_page(PageId::new(0, 0), ReadAt::Newest, Reach::Files)
+            .is_ok()
+    );
     assert_eq!(branch.applied(), applied);
 }
 
 #[test]
 fn redo_that_is_not_understood_stops_ingest_there() {
     let dir = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
-    log.epoch(Lsn::FIRST);
+    let wal = MemWal::new();
+    wal.epoch(Lsn::FIRST);
     let a = mtr(|m| {
         m.header(0, 10, flags());
     });
@@ -343,8 +351,8 @@ fn redo_that_is_not_understood_stops_ingest_there() {
     let crc = crc32c::crc32c(&bad[..3]);
     bad.extend_from_slice(&crc.to_be_bytes());
     let applied = after(Lsn::FIRST, &a);
-    log.redo(Lsn::FIRST, &[a, bad].concat());
-    let branch = open(small(), dir.path(), &log);
+    wal.redo(Lsn::FIRST, &[a, bad].concat());
+    let branch = open(small(), dir.path(), &wal);
     let error = block_on(async {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         branch
@@ -358,13 +366,13 @@ fn redo_that_is_not_understood_stops_ingest_there() {
     assert_eq!(branch.applied(), applied);
     assert!(
         branch
-            .get_page(PageId::new(0, 0), ReadAt::Lsn(applied))
+            .get_page(PageId::new(0, 0), ReadAt::Lsn(applied), Reach::Files)
             .is_ok()
     );
     // Half of an mtr is never seen, flushed or not; a restart stops there too.
     branch.flush_now();
     drop(branch);
-    let branch = open(small(), dir.path(), &log);
+    let branch = open(small(), dir.path(), &wal);
     while branch.failed().is_none() {
         std::thread::yield_now();
     }
@@ -376,17 +384,17 @@ fn redo_that_is_not_understood_stops_ingest_there() {
 #[test]
 fn a_tablespace_whose_file_was_never_made_is_not_there() {
     let dir = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
-    log.epoch(Lsn::FIRST);
-    let branch = open(small(), dir.path(), &log);
+    let wal = MemWal::new();
+    wal.epoch(Lsn::FIRST);
+    let branch = open(small(), dir.path(), &wal);
     let mut lsn = Lsn::FIRST;
     let mut made = |space: u32, name: &str| {
         let bytes = mtr(|m| {
             m.create(space, name).header(space, 4, flags());
         });
-        log.redo(lsn, &bytes);
+        wal.redo(lsn, &bytes);
         lsn = after(lsn, &bytes);
-        catch_up(&branch, &log);
+        catch_up(&branch, &wal);
         lsn
     };
     let paths = |at| {
@@ -411,7 +419,7 @@ fn a_tablespace_whose_file_was_never_made_is_not_there() {
     let want = [(8, "db/a.ibd".to_owned()), (11, "db/b.ibd".to_owned())];
     assert_eq!(paths(ReadAt::Newest), want);
     assert!(matches!(
-        branch.get_page(PageId::new(10, 0), ReadAt::Newest),
+        branch.get_page(PageId::new(10, 0), ReadAt::Newest, Reach::Files),
         Err(ReadError::NoSuchTablespace { .. })
     ));
     // Until then it was what is known.
@@ -420,8 +428,8 @@ fn a_tablespace_whose_file_was_never_made_is_not_there() {
     let bytes = mtr(|m| {
         m.delete(10, "./db/b.ibd");
     });
-    log.redo(lsn, &bytes);
-    catch_up(&branch, &log);
+    wal.redo(lsn, &bytes);
+    catch_up(&branch, &wal);
     assert_eq!(paths(ReadAt::Newest), want);
     branch.flush_now();
     branch.compact_now().unwrap();
@@ -435,9 +443,9 @@ fn a_tablespace_whose_file_was_never_made_is_not_there() {
 fn a_tablespace_id_that_is_used_again_shows_nothing_of_the_one_before() {
     for (flushed, merged) in [(false, false), (true, false), (true, true)] {
         let dir = tempfile::tempdir().unwrap();
-        let log = MemLog::new();
-        log.epoch(Lsn::FIRST);
-        let branch = open(small(), dir.path(), &log);
+        let wal = MemWal::new();
+        wal.epoch(Lsn::FIRST);
+        let branch = open(small(), dir.path(), &wal);
         let mut lsn = Lsn::FIRST;
         let mut ends = Vec::new();
         for round in 0..5u32 {
@@ -464,13 +472,13 @@ fn a_tablespace_id_that_is_used_again_shows_nothing_of_the_one_before() {
             ];
             for (n, bytes) in bytes.iter().filter(|b| !b.is_empty()).enumerate() {
                 // Read in between, so that caches know the one before.
-                log.redo(lsn, bytes);
+                wal.redo(lsn, bytes);
                 lsn = after(lsn, bytes);
-                catch_up(&branch, &log);
+                catch_up(&branch, &wal);
                 ends.push((lsn, round, n, pages));
                 for page in 0..21 {
-                    let _ = branch.get_page(PageId::new(9, page), ReadAt::Newest);
-                    let _ = branch.get_page_cached(PageId::new(9, page));
+                    let _ = branch.get_page(PageId::new(9, page), ReadAt::Newest, Reach::Files);
+                    let _ = branch.get_page(PageId::new(9, page), ReadAt::Newest, Reach::Memory);
                 }
             }
             if flushed {
@@ -483,7 +491,8 @@ fn a_tablespace_id_that_is_used_again_shows_nothing_of_the_one_before() {
         let check = |branch: &Branch| {
             for (lsn, round, n, pages) in &ends {
                 for page in 0..21 {
-                    let got = branch.get_page(PageId::new(9, page), ReadAt::Lsn(*lsn));
+                    let got =
+                        branch.get_page(PageId::new(9, page), ReadAt::Lsn(*lsn), Reach::Files);
                     let at = format!("{flushed} {merged}: page {page}, round {round}.{n}");
                     match got {
                         Err(ReadError::NoSuchTablespace { .. }) => assert_eq!(*n, 2, "{at}"),
@@ -514,8 +523,8 @@ fn a_tablespace_id_that_is_used_again_shows_nothing_of_the_one_before() {
         check(&branch);
         branch.shutdown();
         drop(branch);
-        let branch = open(small(), dir.path(), &log);
-        catch_up(&branch, &log);
+        let branch = open(small(), dir.path(), &wal);
+        catch_up(&branch, &wal);
         check(&branch);
     }
 }
@@ -525,16 +534,16 @@ fn a_tablespace_id_that_is_used_again_shows_nothing_of_the_one_before() {
 #[test]
 fn paths_longer_than_any_file_has_are_left_out() {
     let dir = tempfile::tempdir().unwrap();
-    let log = MemLog::new();
-    log.epoch(Lsn::FIRST);
-    let branch = open(small(), dir.path(), &log);
+    let wal = MemWal::new();
+    wal.epoch(Lsn::FIRST);
+    let branch = open(small(), dir.path(), &wal);
     let long = |n: usize| format!("d/{n}{}", "x".repeat(1 << 20));
     for n in 0..100 {
-        log.file(Lsn::FIRST, create(&long(n)));
-        log.file(Lsn::FIRST, write(&long(n), 0, "bytes"));
+        wal.file(Lsn::FIRST, create(&long(n)));
+        wal.file(Lsn::FIRST, write(&long(n), 0, "bytes"));
         if n % 10 == 0 {
-            log.file(Lsn::FIRST, create(&format!("d/f{n}")));
-            log.file(
+            wal.file(Lsn::FIRST, create(&format!("d/f{n}")));
+            wal.file(
                 Lsn::FIRST,
                 FileOp::Rename {
                     from: format!("d/f{n}"),
@@ -546,9 +555,9 @@ fn paths_longer_than_any_file_has_are_left_out() {
     // The longest that there are, many of them.
     let longest = |n: usize| format!("d/{n:04}{}", "y".repeat(FileOp::PATH_MAX - 6));
     for n in 0..600 {
-        log.file(Lsn::FIRST, create(&longest(n)));
+        wal.file(Lsn::FIRST, create(&longest(n)));
     }
-    catch_up(&branch, &log);
+    catch_up(&branch, &wal);
     branch.flush_now();
     branch.compact_now().unwrap();
     assert_eq!(branch.failed(), None);
@@ -562,7 +571,7 @@ fn paths_longer_than_any_file_has_are_left_out() {
     check(&branch);
     branch.shutdown();
     drop(branch);
-    let branch = open(small(), dir.path(), &log);
-    catch_up(&branch, &log);
+    let branch = open(small(), dir.path(), &wal);
+    catch_up(&branch, &wal);
     check(&branch);
 }

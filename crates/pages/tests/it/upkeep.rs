@@ -4,7 +4,7 @@
 
 use crate::common;
 use crate::common::writer::Writer;
-use crate::common::{BRANCH, MemLog, catch_up, place, wait_until};
+use crate::common::{BRANCH, MemWal, catch_up, place, wait_until};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use xylem_ambient::Clock;
-use xylem_pages::files::{FileReader, FileWriter, Files, LocalFiles, Place, Put, Step};
-use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
+use xylem_pages::place::{FileReader, FileWriter, Files, LocalFiles, Place, Put, Step};
+use xylem_pages::{Branch, Reach, ReadAt, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{BranchId, PageId};
 use xylem_wal::Log;
@@ -99,8 +99,8 @@ impl Files for FailingFiles {
 }
 
 fn open(store: &Arc<Store>, id: BranchId, writer: &Writer) -> Arc<Branch> {
-    let log = Arc::clone(&writer.log) as Arc<dyn Log>;
-    Branch::open(Arc::clone(store), id, log, None).unwrap()
+    let wal = Arc::clone(&writer.wal) as Arc<dyn Log>;
+    Branch::open(Arc::clone(store), id, wal, None).unwrap()
 }
 
 fn config() -> StoreConfig {
@@ -126,15 +126,15 @@ fn layers_that_cannot_be_read_keep_nobody_from_flushing() {
     let (a, b) = (open(&store, a, &wa), open(&store, b, &wb));
     for (branch, writer) in [(&a, &mut wa), (&b, &mut wb)] {
         writer.table(64);
-        catch_up(branch, &writer.log);
+        catch_up(branch, &writer.wal);
         branch.flush_now();
     }
     faults[0].reads.store(true, Ordering::Release);
     for _ in 0..4 {
         wa.write(8 << 20);
         wb.write(8 << 20);
-        catch_up(&b, &wb.log);
-        catch_up(&a, &wa.log);
+        catch_up(&b, &wb.wal);
+        catch_up(&a, &wa.wal);
     }
     wb.check(&b);
     assert_eq!((a.failed(), b.failed()), (None, None));
@@ -163,7 +163,7 @@ fn branches_that_cannot_flush_leave_memory_to_others() {
         .collect();
     for (branch, writer) in branches.iter().zip(&mut writers) {
         writer.table(64);
-        catch_up(branch, &writer.log);
+        catch_up(branch, &writer.wal);
     }
     for bad in 0..3 {
         let waits = || branches[bad].stats().ingest_waits;
@@ -176,7 +176,7 @@ fn branches_that_cannot_flush_leave_memory_to_others() {
         // The others go on.
         for n in bad + 1..4 {
             writers[n].write(4 << 20);
-            catch_up(&branches[n], &writers[n].log);
+            catch_up(&branches[n], &writers[n].wal);
             writers[n].check(&branches[n]);
         }
         assert!(branches[bad].applied() < writers[bad].lsn);
@@ -187,7 +187,7 @@ fn branches_that_cannot_flush_leave_memory_to_others() {
         fault.layers.store(false, Ordering::Release);
     }
     for (branch, writer) in branches.iter().zip(&writers) {
-        catch_up(branch, &writer.log);
+        catch_up(branch, &writer.wal);
         writer.check(branch);
         assert_eq!(branch.failed(), None);
     }
@@ -215,7 +215,7 @@ fn a_manifest_that_cannot_be_written_holds_no_other_branch() {
         .collect();
     for (branch, writer) in branches.iter().zip(&mut writers) {
         writer.table(64);
-        catch_up(branch, &writer.log);
+        catch_up(branch, &writer.wal);
     }
     // More of them than there are threads for merges.
     for n in 0..3 {
@@ -227,7 +227,7 @@ fn a_manifest_that_cannot_be_written_holds_no_other_branch() {
     });
     let merges = branches[3].stats().merges;
     writers[3].write(4 << 20);
-    catch_up(&branches[3], &writers[3].log);
+    catch_up(&branches[3], &writers[3].wal);
     wait_until("the other's layers are merged", || {
         branches[3].stats().merges > merges
     });
@@ -237,7 +237,7 @@ fn a_manifest_that_cannot_be_written_holds_no_other_branch() {
         fault.manifests.store(false, Ordering::Release);
     }
     for (branch, writer) in branches.iter().zip(&writers) {
-        catch_up(branch, &writer.log);
+        catch_up(branch, &writer.wal);
         branch.flush_now();
         writer.check(branch);
     }
@@ -258,7 +258,7 @@ fn pages_that_cannot_be_built_do_not_restart_a_fold() {
     let store = Store::open(config, place(dir.path())).unwrap();
     store.start_ingest();
     let mut w = Writer::new();
-    w.log.clock.store(1_000_000, Ordering::Relaxed);
+    w.wal.clock.store(1_000_000, Ordering::Relaxed);
     let branch = open(&store, BRANCH, &w);
     let bad = 200;
     let flags = SpaceFlags::full_crc32_of(16384).unwrap().raw();
@@ -284,7 +284,7 @@ fn pages_that_cannot_be_built_do_not_restart_a_fold() {
         }
     }
     w.send();
-    catch_up(&branch, &w.log);
+    catch_up(&branch, &w.wal);
     branch.flush_now();
     let before = branch.stats();
     branch.compact_now().unwrap();
@@ -297,9 +297,13 @@ fn pages_that_cannot_be_built_do_not_restart_a_fold() {
     assert_eq!(stats.runs, 1);
     assert!(stats.layer_bytes < before.layer_bytes * 3 / 4);
     let last = PageId::new(5, 2 * bad);
-    let got = branch.get_page(last, ReadAt::Newest).unwrap();
+    let got = branch.get_page(last, ReadAt::Newest, Reach::Files).unwrap();
     assert_eq!(got.bytes[4096..7096], data);
-    assert!(branch.get_page(PageId::new(5, 1), ReadAt::Newest).is_err());
+    assert!(
+        branch
+            .get_page(PageId::new(5, 1), ReadAt::Newest, Reach::Files)
+            .is_err()
+    );
     assert_eq!(branch.health().unfoldable.len(), 20);
 }
 
@@ -324,7 +328,7 @@ fn a_long_merge_makes_way_for_new_layers() {
             {
                 left.fetch_sub(1, Ordering::AcqRel);
                 writer.write(20_000);
-                catch_up(branch, &writer.log);
+                catch_up(branch, &writer.wal);
                 branch.flush_now();
                 most.fetch_max(branch.stats().runs, Ordering::AcqRel);
             }
@@ -341,7 +345,7 @@ fn a_long_merge_makes_way_for_new_layers() {
     let store = Store::open(config, common::hooked(dir.path(), Arc::new(hook))).unwrap();
     store.start_ingest();
     let mut w = Writer::new();
-    w.log.clock.store(1_000_000, Ordering::Relaxed);
+    w.wal.clock.store(1_000_000, Ordering::Relaxed);
     let branch = open(&store, BRANCH, &w);
     w.table(300);
     let mut rng = StdRng::seed_from_u64(2);
@@ -355,7 +359,7 @@ fn a_long_merge_makes_way_for_new_layers() {
             });
         }
         w.send();
-        catch_up(&branch, &w.log);
+        catch_up(&branch, &w.wal);
         branch.flush_now();
     }
     let before = branch.stats();
@@ -371,10 +375,10 @@ fn a_long_merge_makes_way_for_new_layers() {
     assert_eq!(branch.merge_debt(), 0);
     w.check(&branch);
     let got = branch
-        .get_page(PageId::new(5, 299), ReadAt::Newest)
+        .get_page(PageId::new(5, 299), ReadAt::Newest, Reach::Files)
         .unwrap();
     assert_eq!(got.bytes[4096..10_096], data);
-    catch_up(&branch, &w.log);
+    catch_up(&branch, &w.wal);
     common::care::undamaged(dir.path());
 }
 
@@ -395,7 +399,7 @@ fn removing_branches_gives_their_space_back() {
     };
     let store = Store::open(config, place(dir.path())).unwrap();
     store.start_ingest();
-    let mut w = Writer::with(MemLog::with_clock(Arc::clone(&clock)));
+    let mut w = Writer::with(MemWal::with_clock(Arc::clone(&clock)));
     let branch = open(&store, BRANCH, &w);
     w.table(512);
     let mut rng = StdRng::seed_from_u64(4);
@@ -409,11 +413,11 @@ fn removing_branches_gives_their_space_back() {
             });
         }
         w.send();
-        catch_up(&branch, &w.log);
+        catch_up(&branch, &w.wal);
         // The horizon passes it.
         clock.fetch_add(3_000_000, Ordering::Relaxed);
         w.write(1000);
-        catch_up(&branch, &w.log);
+        catch_up(&branch, &w.wal);
         branch.flush_now();
         clock.fetch_add(3_000_000, Ordering::Relaxed);
         branch.compact_now().unwrap();

@@ -82,7 +82,7 @@ impl<'a> Opener<'a> {
             wal.ok_or_else(|| ServerError::Serve("a branch was opened without WAL".to_owned()))?;
         if let Some(of) = &parent {
             let end = of.durable();
-            pages.check_ancestor(end.lsn(), end.position());
+            pages.check_parent(end.lsn(), end.position());
         }
         Ok(Arc::new(OpenBranch::new(
             name,

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use xylem_ambient::Clock;
-use xylem_pages::files::{Files, Place, Put};
+use xylem_pages::place::{Files, Place, Put};
 
 /// The folder in the store.
 pub const FOLDER: &str = "project";

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use xylem_ambient::{Clock, Entropy};
-use xylem_pages::files::{FileReader, Files, LocalFiles, Place, Put};
+use xylem_pages::place::{FileReader, Files, LocalFiles, Place, Put};
 
 /// Stands in a data directory while a template is copied into it, with the URL
 /// of the store that is filled.

@@ -13,7 +13,7 @@ use futures::StreamExt;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tonic::Status;
-use xylem_pages::{ReadAt, SideCursor, SidePiece, Tablespace};
+use xylem_pages::{Reach, ReadAt, SideCursor, SidePiece, Tablespace};
 use xylem_proto::control::{self as wire, BaseItem, base_item::Item};
 use xylem_types::{Lsn, PageId, SpaceId};
 
@@ -194,7 +194,7 @@ fn tablespace(
     for &number in numbers.iter().filter(|&&number| number < space.pages) {
         let page = branch
             .pages
-            .get_page(PageId::new(space.space.0, number), at)
+            .get_page(PageId::new(space.space.0, number), at, Reach::Files)
             .map_err(|error| status::of_read(&error, &branch.name()))?;
         pages.push(wire::FilePage {
             offset: u64::from(number) * u64::from(space.page_bytes),

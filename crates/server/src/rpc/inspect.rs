@@ -179,7 +179,7 @@ fn layers(branch: String, info: LayersInfo) -> LayersResponse {
         old_bytes: l.old_bytes,
         merging: l.merging,
     };
-    let (parent_id, branch_point_lsn) = match info.ancestor {
+    let (parent_id, branch_point_lsn) = match info.parent {
         Some((id, lsn)) => (id.to_string(), lsn.0),
         None => Default::default(),
     };

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, TryAcquireError};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status, Streaming};
-use xylem_pages::{Page, ReadAt};
+use xylem_pages::{Page, Reach, ReadAt};
 use xylem_proto::pageserver::{
     GetPageRequest, GetPageResponse, GetPagesRequest, GetPagesResponse, PageStreamRequest,
     PageStreamResponse,
@@ -128,8 +128,12 @@ async fn read(
     let id = convert::page_id(request);
     let waited = wait_applied(node, caller, request).await?;
     let (page, result) = if request.lsn == 0 {
-        match caller.branch.pages.get_page_cached(id) {
-            Some(page) => (
+        match caller
+            .branch
+            .pages
+            .get_page(id, ReadAt::Newest, Reach::Memory)
+        {
+            Ok(page) => (
                 page,
                 if waited {
                     ReadResult::read
@@ -137,7 +141,7 @@ async fn read(
                     ReadResult::cached
                 },
             ),
-            None => (
+            Err(_) => (
                 read_blocking(node, caller, id, ReadAt::Newest).await?,
                 ReadResult::read,
             ),
@@ -197,7 +201,7 @@ async fn read_blocking(
     blocking(node, move || {
         branch
             .pages
-            .get_page(id, at)
+            .get_page(id, at, Reach::Files)
             .map_err(|error| status::of_read(&error, &branch.name()))
     })
     .await

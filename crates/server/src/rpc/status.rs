@@ -100,6 +100,7 @@ pub(super) fn of_read(error: &ReadError, branch: &str) -> Status {
         ReadError::NotReached { .. } => Status::deadline_exceeded(message),
         ReadError::Corrupt { .. } | ReadError::Stopped(_) => Status::data_loss(message),
         ReadError::Io { source, .. } => of_io(source, message),
+        ReadError::NotInMemory => Status::unavailable(message),
     }
 }
 
@@ -166,7 +167,7 @@ fn of_store(error: &StoreError, message: String) -> Status {
         StoreError::Io { source, .. } => of_io(source, message),
         StoreError::Taken(_) | StoreError::HasForks { .. } => Status::failed_precondition(message),
         StoreError::Corrupt(_) | StoreError::Redo { .. } => Status::data_loss(message),
-        StoreError::Log(_) => Status::unavailable(message),
+        StoreError::Wal(_) => Status::unavailable(message),
     }
 }
 

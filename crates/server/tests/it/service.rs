@@ -15,7 +15,7 @@ use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
-use xylem_pages::files::Place;
+use xylem_pages::place::Place;
 use xylem_proto::inspect::DiagnoseRequest;
 use xylem_proto::inspect::inspect_client::InspectClient;
 use xylem_proto::pageserver::{PageStreamRequest, PingRequest};

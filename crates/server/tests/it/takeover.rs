@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tonic::Code;
-use xylem_pages::files::Place;
+use xylem_pages::place::Place;
 use xylem_proto::control::{AttachRequest, ListBranchesRequest, StatusRequest};
 
 /// A store and data directory with a project whose branch `main` has a page

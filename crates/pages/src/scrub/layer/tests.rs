@@ -1,9 +1,9 @@
 //! Layers whose blocks are good and which are wrong all the same.
 
 use super::*;
-use crate::files::LocalFiles;
-use crate::layer::Summary;
-use crate::layer_write::LayerWriter;
+use crate::layer::format::Summary;
+use crate::layer::write::LayerWriter;
+use crate::place::LocalFiles;
 
 const BRANCH: BranchId = BranchId(77);
 
@@ -13,14 +13,14 @@ struct Made {
 }
 
 fn page(n: u32) -> Vec<u8> {
-    crate::key::page_key(xylem_types::PageId::new(5, n)).to_vec()
+    crate::layer::key::page_key(xylem_types::PageId::new(5, n)).to_vec()
 }
 
 /// A layer with so many pages, and what `more` adds.
 fn made(pages: u32, kind: LayerKind, more: impl Fn(&mut LayerWriter)) -> Made {
     let dir = tempfile::tempdir().unwrap();
     let files = LocalFiles::open(dir.path(), None).unwrap();
-    let name = Shared::layer_name(3);
+    let name = "layer".to_owned();
     let end = Lsn(1000);
     let mut out = LayerWriter::create(&files, BRANCH, 3, name, kind, end).unwrap();
     for n in 0..pages {
@@ -34,8 +34,6 @@ fn made(pages: u32, kind: LayerKind, more: impl Fn(&mut LayerWriter)) -> Made {
     let meta = out.finish(3).unwrap();
     Made { dir, meta }
 }
-
-use crate::branch::Shared;
 
 fn check(made: &Made, expected: Expected, room: Room) -> (Vec<String>, u64) {
     let files = LocalFiles::open(made.dir.path(), None).unwrap();

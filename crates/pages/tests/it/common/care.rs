@@ -2,9 +2,9 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
-use xylem_pages::files::Place;
+use xylem_pages::Store;
+use xylem_pages::place::{Place, ReadOnlyPlace};
 use xylem_pages::scrub::{Finding, ScrubEvent, ScrubOptions, ScrubReport, Tell, scrub_place};
-use xylem_pages::{ReadOnlyPlace, Store};
 use xylem_types::BranchId;
 
 /// Collects what a scrub finds.

@@ -3,7 +3,7 @@
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::sync::Arc;
-use xylem_pages::files::{Hook, Step};
+use xylem_pages::place::{Hook, Step};
 
 /// For one thread of a name.
 struct Stop {

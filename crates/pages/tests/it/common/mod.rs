@@ -1,4 +1,4 @@
-//! What the tests share: a log in memory, redo made by hand, a naive model.
+//! What the tests share: a WAL in memory, redo made by hand, a naive model.
 #![allow(clippy::unwrap_used, clippy::type_complexity)]
 
 pub mod care;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
-use xylem_pages::files::{Hook, LocalPlace, Place};
+use xylem_pages::place::{Hook, LocalPlace, Place};
 use xylem_pages::{Branch, Store, StoreConfig};
 use xylem_types::{BranchId, Epoch, FileOp, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::{
@@ -30,21 +30,21 @@ struct State {
     first: u64,
 }
 
-/// A log whose entries are durable at once and which outlives its branches.
-pub struct MemLog {
+/// A WAL whose entries are durable at once and which outlives its branches.
+pub struct MemWal {
     state: Arc<Mutex<State>>,
     /// Microseconds since 1970.
     pub clock: Arc<AtomicU64>,
     durable: watch::Sender<Durable>,
 }
 
-impl MemLog {
-    pub fn new() -> Arc<MemLog> {
-        MemLog::with_clock(Arc::default())
+impl MemWal {
+    pub fn new() -> Arc<MemWal> {
+        MemWal::with_clock(Arc::default())
     }
 
-    pub fn with_clock(clock: Arc<AtomicU64>) -> Arc<MemLog> {
-        Arc::new(MemLog {
+    pub fn with_clock(clock: Arc<AtomicU64>) -> Arc<MemWal> {
+        Arc::new(MemWal {
             state: Arc::default(),
             clock,
             durable: watch::Sender::new(Durable::default()),
@@ -79,7 +79,7 @@ impl MemLog {
     }
 
     /// Takes over what stands in `other`.
-    pub fn copy_of(&self, other: &MemLog) {
+    pub fn copy_of(&self, other: &MemWal) {
         self.state
             .lock()
             .records
@@ -117,7 +117,7 @@ impl LogReader for Reader {
     }
 }
 
-impl Log for MemLog {
+impl Log for MemWal {
     fn seal(&self) -> BoxFuture<'_, Result<Durable, LogError>> {
         Box::pin(async { Err(LogError::Closed) })
     }
@@ -178,9 +178,9 @@ pub fn block_on<T>(f: impl Future<Output = T>) -> T {
         .block_on(f)
 }
 
-/// Waits until everything in the log is ingested.
-pub fn catch_up(branch: &Branch, log: &MemLog) {
-    let position = log.end();
+/// Waits until everything in the WAL is ingested.
+pub fn catch_up(branch: &Branch, wal: &MemWal) {
+    let position = wal.end();
     block_on(async {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         branch.wait_ingested(position, deadline).await.unwrap();
@@ -234,10 +234,10 @@ pub fn merging(dir: &std::path::Path) -> (u8, Vec<u64>) {
     (raw[8], info.merging)
 }
 
-pub fn open(config: StoreConfig, dir: &std::path::Path, log: &Arc<MemLog>) -> Arc<Branch> {
+pub fn open(config: StoreConfig, dir: &std::path::Path, wal: &Arc<MemWal>) -> Arc<Branch> {
     let store = Store::open(config, place(dir)).unwrap();
     store.start_ingest();
-    Branch::open(store, BRANCH, Arc::clone(log) as Arc<dyn Log>, None).unwrap()
+    Branch::open(store, BRANCH, Arc::clone(wal) as Arc<dyn Log>, None).unwrap()
 }
 
 /// Copies a whole place: see [`copy_dir`].

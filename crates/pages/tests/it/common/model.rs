@@ -1,12 +1,12 @@
 //! The naive model: every version of everything, kept whole.
 
 use super::redo::MtrBuilder;
-use super::{MemLog, catch_up};
+use super::{MemWal, catch_up};
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use xylem_pages::{Branch, ReadAt, ReadError};
+use xylem_pages::{Branch, Reach, ReadAt, ReadError};
 use xylem_redo::SpaceFlags;
 use xylem_types::{FileOp, Lsn, PageId};
 
@@ -27,7 +27,7 @@ type Tree = BTreeMap<String, Node>;
 
 pub struct Model {
     rng: StdRng,
-    log: Arc<MemLog>,
+    wal: Arc<MemWal>,
     /// End of the last whole mtr.
     pub lsn: Lsn,
     /// Redo made but not sent.
@@ -48,9 +48,9 @@ pub struct Model {
     /// Where the last branch left.
     left: Option<Lsn>,
     /// Where branches left that are no more: operations at such an LSN are
-    /// given another when the log is read again.
+    /// given another when the WAL is read again.
     pub blurred: Vec<Lsn>,
-    /// When each mtr was wholly in the log.
+    /// When each mtr was wholly in the WAL.
     pub times: Vec<(Lsn, u64)>,
     pub lsns: Vec<Lsn>,
     names: u32,
@@ -69,11 +69,11 @@ fn full(size: usize) -> u32 {
 }
 
 impl Model {
-    pub fn new(rng: StdRng, log: Arc<MemLog>) -> Model {
-        log.epoch(Lsn::FIRST);
+    pub fn new(rng: StdRng, wal: Arc<MemWal>) -> Model {
+        wal.epoch(Lsn::FIRST);
         let mut m = Model {
             rng,
-            log,
+            wal,
             lsn: Lsn::FIRST,
             unsent: Vec::new(),
             sent: Lsn::FIRST,
@@ -100,16 +100,16 @@ impl Model {
         m
     }
 
-    /// The model of a branch that leaves this one at `at`, and writes to `log`.
-    pub fn fork(&mut self, at: Lsn, log: Arc<MemLog>, rng: StdRng) -> Model {
+    /// The model of a branch that leaves this one at `at`, and writes to `WAL`.
+    pub fn fork(&mut self, at: Lsn, wal: Arc<MemWal>, rng: StdRng) -> Model {
         self.left = self.left.max(Some(at));
         fn until<T: Clone>(v: &[(Lsn, T)], at: Lsn) -> Vec<(Lsn, T)> {
             v.iter().filter(|(l, _)| *l <= at).cloned().collect()
         }
-        log.epoch(at);
+        wal.epoch(at);
         let mut m = Model {
             rng,
-            log,
+            wal,
             lsn: at,
             unsent: Vec::new(),
             sent: at,
@@ -273,11 +273,11 @@ impl Model {
             return;
         }
         let piece: Vec<u8> = self.unsent.drain(..bytes).collect();
-        self.log.redo(self.sent, &piece);
+        self.wal.redo(self.sent, &piece);
         self.sent = Lsn(self.sent.0 + bytes as u64);
         while self.ends.first().is_some_and(|e| *e <= self.sent) {
             self.whole = self.ends.remove(0);
-            let now = self.log.clock.load(std::sync::atomic::Ordering::Relaxed);
+            let now = self.wal.clock.load(std::sync::atomic::Ordering::Relaxed);
             self.times.push((self.whole, now));
         }
     }
@@ -295,7 +295,7 @@ impl Model {
         });
         let some = self.rng.random_range(0..torn.len());
         if some > 0 {
-            self.log.redo(self.sent, &torn[..some]);
+            self.wal.redo(self.sent, &torn[..some]);
         }
         if self.rng.random_bool(0.5) {
             let op = FileOp::Mkdir {
@@ -303,10 +303,10 @@ impl Model {
                 mode: 0o700,
             };
             self.names += 1;
-            self.log.file(Lsn(self.sent.0 + some as u64), op.clone());
+            self.wal.file(Lsn(self.sent.0 + some as u64), op.clone());
             self.apply_op(&op);
         }
-        self.log.epoch(self.lsn);
+        self.wal.epoch(self.lsn);
     }
 
     fn create_space(&mut self) {
@@ -512,7 +512,7 @@ impl Model {
                 }
             }
         };
-        self.log.file(self.sent, op.clone());
+        self.wal.file(self.sent, op.clone());
         self.apply_op(&op);
     }
 
@@ -585,7 +585,7 @@ impl Model {
             ReadAt::Newest => self.whole,
             ReadAt::Lsn(l) => l,
         };
-        let got = match branch.get_page(id, at) {
+        let got = match branch.get_page(id, at, Reach::Files) {
             Ok(p) => {
                 if at == ReadAt::Newest {
                     assert!(p.lsn >= lsn);
@@ -611,7 +611,7 @@ impl Model {
             panic!("page {id} at {at:?} differs: {first}");
         }
         if at == ReadAt::Newest
-            && let Some(p) = branch.get_page_cached(id)
+            && let Ok(p) = branch.get_page(id, ReadAt::Newest, Reach::Memory)
         {
             assert_eq!(Ok(p.bytes), want, "cached page {id}");
         }
@@ -747,7 +747,7 @@ impl Model {
     /// Everything at every LSN (or each `stride`th).
     pub fn check_all(&mut self, branch: &Branch, stride: usize) {
         self.send_all();
-        catch_up(branch, &self.log);
+        catch_up(branch, &self.wal);
         assert_eq!(branch.applied(), self.lsn);
         let oldest = branch.oldest();
         let kept: Vec<Lsn> = self
@@ -770,7 +770,7 @@ impl Model {
         }
     }
 
-    /// End of the last mtr that is wholly in the log.
+    /// End of the last mtr that is wholly in the WAL.
     pub fn whole(&self) -> Lsn {
         self.whole
     }
@@ -780,8 +780,8 @@ impl Model {
         self.begins
     }
 
-    pub fn log(&self) -> &Arc<MemLog> {
-        &self.log
+    pub fn wal(&self) -> &Arc<MemWal> {
+        &self.wal
     }
 
     /// Every page that ever was.

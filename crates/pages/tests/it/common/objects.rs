@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use xylem_objects::testing::{Faulty, quick};
 use xylem_objects::{Bucket, BucketConfig, CacheConfig, DiskCache};
-use xylem_pages::files::ObjectPlace;
+use xylem_pages::place::ObjectPlace;
 
 pub fn config() -> BucketConfig {
     BucketConfig {

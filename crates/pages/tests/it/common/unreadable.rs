@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use xylem_pages::files::{FileReader, FileWriter, Files, Place, Put};
+use xylem_pages::place::{FileReader, FileWriter, Files, Place, Put};
 
 /// The system's error for a sector that cannot be read: EIO.
 const EIO: i32 = 5;

@@ -1,15 +1,15 @@
 //! Writes redo that is easy to check.
 
-use super::MemLog;
+use super::MemWal;
 use super::redo::{MtrBuilder, after, mtr};
 use std::sync::Arc;
-use xylem_pages::{Branch, ReadAt};
+use xylem_pages::{Branch, Reach, ReadAt};
 use xylem_redo::SpaceFlags;
 use xylem_types::{Lsn, PageId};
 
 /// Writes a branch's redo.
 pub struct Writer {
-    pub log: Arc<MemLog>,
+    pub wal: Arc<MemWal>,
     pub lsn: Lsn,
     frame: Vec<u8>,
     n: u32,
@@ -17,14 +17,14 @@ pub struct Writer {
 
 impl Writer {
     pub fn new() -> Writer {
-        Writer::with(MemLog::new())
+        Writer::with(MemWal::new())
     }
 
-    pub fn with(log: Arc<MemLog>) -> Writer {
-        log.epoch(Lsn::FIRST);
+    pub fn with(wal: Arc<MemWal>) -> Writer {
+        wal.epoch(Lsn::FIRST);
         let (lsn, frame) = (Lsn::FIRST, Vec::new());
         Writer {
-            log,
+            wal,
             lsn,
             frame,
             n: 0,
@@ -40,7 +40,7 @@ impl Writer {
 
     pub fn send(&mut self) {
         if !self.frame.is_empty() {
-            self.log.redo(self.lsn, &self.frame);
+            self.wal.redo(self.lsn, &self.frame);
             self.lsn = after(self.lsn, &self.frame);
             self.frame.clear();
         }
@@ -82,7 +82,7 @@ impl Writer {
     pub fn check(&self, branch: &Branch) {
         for n in self.n.saturating_sub(62).max(1)..=self.n {
             let page = PageId::new(5, 1 + n % 63);
-            let got = branch.get_page(page, ReadAt::Newest).unwrap();
+            let got = branch.get_page(page, ReadAt::Newest, Reach::Files).unwrap();
             assert_eq!(got.bytes[200..204], n.to_be_bytes(), "{page}");
         }
     }

@@ -8,7 +8,8 @@ use crate::wals::BackedWal;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use xylem_pages::files::Place;
+use xylem_ambient::Entropy;
+use xylem_pages::place::Place;
 use xylem_pages::scrub::probe;
 use xylem_proto::inspect::{self as wire, BranchHealth, DiagnoseResponse, Disk, Hold, Store};
 
@@ -25,7 +26,10 @@ pub(super) fn diagnose(config: &ServerConfig, opened: &Opened, probe: bool) -> D
     let unsettled = opened.unsettled.borrow().clone();
     DiagnoseResponse {
         now: crate::time::now(&config.clock).to_string(),
-        store: Some(store(&**opened.store.place(), probe)),
+        store: Some(store(
+            &**opened.store.place(),
+            probe.then_some(&config.entropy),
+        )),
         disks: disks(config, &**opened.store.place()),
         branches: branches
             .iter()
@@ -37,21 +41,21 @@ pub(super) fn diagnose(config: &ServerConfig, opened: &Opened, probe: bool) -> D
     }
 }
 
-fn store(place: &dyn Place, wanted: bool) -> Store {
+fn store(place: &dyn Place, probe: Option<&Entropy>) -> Store {
     let listed = place.folders("branches");
     let error = |result: std::io::Result<()>| {
         let error = result.err();
         error.map(|e| e.to_string()).unwrap_or_default()
     };
-    let probed = wanted && listed.is_ok();
+    let probe = probe.filter(|_| listed.is_ok());
     Store {
         url: place.url(),
         error: error(listed.map(|_| ())),
-        probed,
-        probe_error: match probed {
+        probed: probe.is_some(),
+        probe_error: match probe {
             // Whether the store does what everything else relies on.
-            true => error(probe::probe(place)),
-            false => String::new(),
+            Some(entropy) => error(probe::probe(place, entropy)),
+            None => String::new(),
         },
     }
 }
@@ -102,11 +106,11 @@ fn health(branch: &Arc<OpenBranch>, names: &Names) -> BranchHealth {
         stopped: branch.broken().unwrap_or_default(),
         busy: h.busy,
         applied_lsn: branch.pages.applied().0,
-        durable_lsn: h.log_lsn.0,
+        durable_lsn: h.wal_lsn.0,
         resume_lsn: h.resume_lsn.0,
         resume_position: h.resume_position.0,
-        wal_first_position: h.log_first.0,
-        wal_end_position: h.log_end.0,
+        wal_first_position: h.wal_first.0,
+        wal_end_position: h.wal_end.0,
         layers: stats.layers,
         layer_bytes: stats.layer_bytes,
         runs: h.runs,

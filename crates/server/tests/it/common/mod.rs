@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
-use xylem_pages::files::Place;
+use xylem_pages::place::Place;
 use xylem_proto::control::control_client::ControlClient;
 use xylem_proto::control::{AttachRequest, AttachResponse};
 use xylem_proto::pageserver::page_server_client::PageServerClient;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex};
-use xylem_pages::files::{FileReader, FileWriter, Files, Place, Put};
+use xylem_pages::place::{FileReader, FileWriter, Files, Place, Put};
 
 type Objects = Arc<Mutex<BTreeMap<String, Arc<Vec<u8>>>>>;
 

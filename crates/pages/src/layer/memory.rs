@@ -1,0 +1,622 @@
+//! A layer in memory: the open one that ingest fills, and frozen ones that
+//! wait to be flushed.
+//!
+//! Records lie one after the other in an arena; each version is 16 bytes in a
+//! second one and points to the one before it of its key. A page costs one
+//! entry of a hash map, so appending a version is one look-up and two appends.
+//! Readers and the one writer share a lock that the writer takes for a batch
+//! of mtrs, not for each. A reader holds it for [`SLICE`] versions at a time:
+//! versions stay where they are, so it can go on along a chain later.
+//!
+//! A page that is changed often gets a *base*: the page as of one of its
+//! versions, made by its readers, where their walk ends. It is never
+//! written to disk.
+
+use crate::layer::chain::{Chain, Kind, Want};
+use crate::layer::key::{Key, page_from_u64, page_to_u64};
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use xylem_ambient::Clock;
+use xylem_types::{Lsn, PageId};
+
+const UNIT: usize = 64 << 10;
+const VERSIONS_PER_CHUNK: usize = 4096;
+/// The arena's first size, in bytes.
+const FIRST_BYTES: usize = 4 << 10;
+const SHARDS: usize = 64;
+/// Sorted keys, pages to image, hashes: 8 bytes each.
+const FLUSH_BYTES_PER_KEY: usize = 24;
+const NONE: u32 = u32::MAX;
+/// Versions, and bytes of them, that a reader takes while it holds the lock.
+const SLICE: (usize, usize) = (512, 256 << 10);
+/// The cost of a version for a reader beside its bytes, in bytes.
+const VERSION_WEIGHT: u32 = 64;
+const LEN_MASK: u32 = (1 << 30) - 1;
+
+/// Multiplies and folds: page ids need no more, and no attacker chooses them.
+#[derive(Default)]
+pub(crate) struct PageHasher(u64);
+
+impl Hasher for PageHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for b in bytes {
+            self.write_u64(u64::from(*b));
+        }
+    }
+    fn write_u64(&mut self, v: u64) {
+        let x = (self.0 ^ v).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = x ^ (x >> 29);
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Head {
+    last: u32,
+    /// The cost of gathering it for a reader: grows with versions and their
+    /// bytes.
+    weight: u32,
+}
+
+/// A page as of one of its versions.
+struct Base {
+    version: u32,
+    bytes: Arc<[u8]>,
+}
+
+#[derive(Clone, Copy)]
+struct Version {
+    lsn_offset: u32,
+    pos: u32,
+    /// Length in the low 30 bits, [`Kind`] in the high 2.
+    len_kind: u32,
+    prev: u32,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Each has whole units of addresses. The first grows into them, since many
+    /// branches are written little; the others have their memory at once.
+    arena: Vec<Vec<u8>>,
+    /// Addresses left in the last one.
+    room: usize,
+    /// For each unit of the arena's address space, its chunk and that chunk's
+    /// first unit.
+    units: Vec<(u32, u32)>,
+    arena_bytes: u64,
+    versions: Vec<Vec<Version>>,
+    pages: Vec<HashMap<u64, Head, BuildHasherDefault<PageHasher>>>,
+    others: BTreeMap<Vec<u8>, Head>,
+    others_bytes: u64,
+    bases: HashMap<u64, Base, BuildHasherDefault<PageHasher>>,
+    bases_bytes: u64,
+}
+
+/// One mtr's, or several mtrs', versions on their way into a layer.
+#[derive(Default)]
+pub(crate) struct Batch {
+    bytes: Vec<u8>,
+    pages: Vec<(u64, Staged)>,
+    others: Vec<(Vec<u8>, Staged)>,
+}
+
+#[derive(Clone, Copy)]
+struct Staged {
+    lsn: Lsn,
+    start: u32,
+    len: u32,
+    kind: Kind,
+}
+
+impl Batch {
+    fn stage(&mut self, lsn: Lsn, kind: Kind, bytes: &[u8]) -> Staged {
+        let start = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(bytes);
+        Staged {
+            lsn,
+            start,
+            len: bytes.len() as u32,
+            kind,
+        }
+    }
+
+    /// Adds a version of a page.
+    pub(crate) fn page(&mut self, page: PageId, lsn: Lsn, fresh: bool, records: &[u8]) {
+        let kind = if fresh { Kind::Fresh } else { Kind::Delta };
+        let staged = self.stage(lsn, kind, records);
+        self.pages.push((page_to_u64(page), staged));
+    }
+
+    /// Adds a version of any other key.
+    pub(crate) fn other(&mut self, key: Key, lsn: Lsn, kind: Kind, bytes: &[u8]) {
+        let staged = self.stage(lsn, kind, bytes);
+        self.others.push((key.encode(), staged));
+    }
+
+    /// Its end, to come back to.
+    pub(crate) fn mark(&self) -> (usize, usize, usize) {
+        (self.bytes.len(), self.pages.len(), self.others.len())
+    }
+
+    /// Forgets what came after `mark`.
+    pub(crate) fn roll_back(&mut self, mark: (usize, usize, usize)) {
+        self.bytes.truncate(mark.0);
+        self.pages.truncate(mark.1);
+        self.others.truncate(mark.2);
+    }
+
+    /// Bytes of records in it.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Versions in it.
+    pub(crate) fn len(&self) -> usize {
+        self.pages.len() + self.others.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.pages.clear();
+        self.others.clear();
+    }
+
+    /// The most memory that inserting it may take.
+    pub(crate) fn memory_bound(&self) -> u64 {
+        (self.bytes.len() + UNIT + self.len() * 80 + self.others.len() * 256) as u64
+    }
+}
+
+/// A layer in memory.
+pub(crate) struct MemLayer {
+    start: Lsn,
+    inner: RwLock<Inner>,
+    /// Memory it takes.
+    memory: AtomicU64,
+    /// Bytes of records in it.
+    records: AtomicU64,
+    /// When it got its first batch, by the steady clock in microseconds.
+    since: std::sync::OnceLock<u64>,
+    clock: Clock,
+    /// A page is long when its weight reaches this, and each time again.
+    long_at: u32,
+    /// Pages that got long, until they are taken.
+    long: Mutex<Vec<PageId>>,
+    /// The sum over all layers of all branches; reduced on drop.
+    total: Arc<AtomicU64>,
+}
+
+impl Drop for MemLayer {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.memory(), Ordering::AcqRel);
+    }
+}
+
+impl Inner {
+    fn append(&mut self, bytes: &[u8], chunk_bytes: usize) -> Option<u32> {
+        if self.arena.is_empty() || self.room < bytes.len() {
+            let units = bytes.len().max(chunk_bytes).div_ceil(UNIT).max(1);
+            let first = u32::try_from(self.units.len()).ok()?;
+            let chunk = self.arena.len() as u32;
+            // The address space is 4 GiB; freezing comes long before.
+            if (self.units.len() + units) * UNIT > u32::MAX as usize {
+                return None;
+            }
+            self.units
+                .extend(std::iter::repeat_n((chunk, first), units));
+            self.room = units * UNIT;
+            let now = if chunk == 0 { 0 } else { self.room };
+            self.arena.push(Vec::with_capacity(now));
+            self.arena_bytes += (now + 24 + units * 8) as u64;
+        }
+        let index = self.arena.len() - 1;
+        let first = self.units.last()?.1;
+        let chunk = self.arena.get_mut(index)?;
+        let pos = first as usize * UNIT + chunk.len();
+        let before = chunk.capacity();
+        if before - chunk.len() < bytes.len() {
+            let whole = chunk.len() + self.room;
+            let wanted = (chunk.len() + bytes.len()).next_power_of_two();
+            let wanted = wanted.clamp(FIRST_BYTES.min(whole), whole);
+            chunk.reserve_exact(wanted - chunk.len());
+        }
+        self.arena_bytes += (chunk.capacity() - before) as u64;
+        chunk.extend_from_slice(bytes);
+        self.room -= bytes.len();
+        u32::try_from(pos).ok()
+    }
+
+    fn record(&self, v: Version) -> &[u8] {
+        let Some(&(chunk, first)) = self.units.get(v.pos as usize / UNIT) else {
+            return &[];
+        };
+        let start = v.pos as usize - first as usize * UNIT;
+        let len = (v.len_kind & LEN_MASK) as usize;
+        self.arena
+            .get(chunk as usize)
+            .and_then(|c| c.get(start..start + len))
+            .unwrap_or_default()
+    }
+
+    fn version(&self, index: u32) -> Option<Version> {
+        let index = index as usize;
+        self.versions
+            .get(index / VERSIONS_PER_CHUNK)?
+            .get(index % VERSIONS_PER_CHUNK)
+            .copied()
+    }
+
+    fn head(&self, key: &Key) -> Option<Head> {
+        match key {
+            Key::Page(page) => {
+                let k = page_to_u64(*page);
+                self.pages.get(shard(k))?.get(&k).copied()
+            }
+            Key::Other(bytes) => self.others.get(bytes).copied(),
+        }
+    }
+
+    fn memory(&self) -> u64 {
+        let maps: usize = self.pages.iter().map(HashMap::capacity).sum();
+        let further = self.versions.len().saturating_sub(1) * VERSIONS_PER_CHUNK;
+        let versions = self.versions.first().map_or(0, Vec::capacity) + further;
+        // 16 bytes for key and head and 1 control byte, at most 7/8 full; and
+        // what the flush will need for each key, which it takes in passing.
+        self.arena_bytes
+            + (versions * 16 + self.versions.len() * 24) as u64
+            + (maps * (20 + FLUSH_BYTES_PER_KEY)) as u64
+            + self.others_bytes
+            + self.bases_bytes
+    }
+}
+
+/// Appends a version; answers where it lies.
+fn push_version(versions: &mut Vec<Vec<Version>>, v: Version) -> u32 {
+    if versions
+        .last()
+        .is_none_or(|c| c.len() == VERSIONS_PER_CHUNK)
+    {
+        // The first grows, as the arena's does.
+        let capacity = if versions.is_empty() {
+            0
+        } else {
+            VERSIONS_PER_CHUNK
+        };
+        versions.push(Vec::with_capacity(capacity));
+    }
+    let full = versions.len() - 1;
+    let Some(chunk) = versions.last_mut() else {
+        return NONE;
+    };
+    chunk.push(v);
+    (full * VERSIONS_PER_CHUNK + chunk.len() - 1) as u32
+}
+
+fn shard(page: u64) -> usize {
+    // Not the bits the map itself uses.
+    (page.wrapping_mul(0xff51_afd7_ed55_8ccd) >> 40) as usize % SHARDS
+}
+
+impl MemLayer {
+    /// An empty layer whose versions all come after `start`, or at it for side
+    /// files. `long_at`: see [`MemLayer::take_long`].
+    pub(crate) fn new(start: Lsn, total: Arc<AtomicU64>, long_at: u64, clock: Clock) -> MemLayer {
+        let inner = Inner {
+            pages: (0..SHARDS).map(|_| HashMap::default()).collect(),
+            ..Inner::default()
+        };
+        MemLayer {
+            start,
+            inner: RwLock::new(inner),
+            memory: AtomicU64::new(0),
+            records: AtomicU64::new(0),
+            since: std::sync::OnceLock::new(),
+            clock,
+            long_at: u32::try_from(long_at).unwrap_or(u32::MAX).max(1),
+            long: Mutex::new(Vec::new()),
+            total,
+        }
+    }
+
+    pub(crate) fn start(&self) -> Lsn {
+        self.start
+    }
+
+    pub(crate) fn memory(&self) -> u64 {
+        self.memory.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn record_bytes(&self) -> u64 {
+        self.records.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.memory() == 0
+    }
+
+    /// How long ago it got its first batch.
+    pub(crate) fn age(&self) -> std::time::Duration {
+        let now = self.clock.steady_us();
+        let since = self.since.get().copied().unwrap_or(now);
+        std::time::Duration::from_micros(now.saturating_sub(since))
+    }
+
+    /// Takes a batch in. `false`, and nothing is taken, when it does not fit
+    /// into the layer's address space.
+    pub(crate) fn insert(&self, batch: &Batch, chunk_bytes: usize) -> bool {
+        let mut inner = self.inner.write();
+        let inner = &mut *inner;
+        let Some(base) = inner.append(&batch.bytes, chunk_bytes) else {
+            return false;
+        };
+        let version = |s: &Staged, prev: u32, start: Lsn| Version {
+            lsn_offset: s.lsn.bytes_since(start).min(u64::from(u32::MAX)) as u32,
+            pos: base + s.start,
+            len_kind: s.len & LEN_MASK | (s.kind as u32) << 30,
+            prev,
+        };
+        for (page, staged) in &batch.pages {
+            let Some(map) = inner.pages.get_mut(shard(*page)) else {
+                continue;
+            };
+            let head = map.entry(*page).or_insert(Head {
+                last: NONE,
+                weight: 0,
+            });
+            let v = version(staged, head.last, self.start);
+            head.last = push_version(&mut inner.versions, v);
+            let before = head.weight;
+            head.weight = match staged.kind.ends_walk() {
+                true => 0,
+                false => before
+                    .saturating_add(staged.len)
+                    .saturating_add(VERSION_WEIGHT),
+            };
+            if before / self.long_at < head.weight / self.long_at {
+                self.long.lock().push(page_from_u64(*page));
+            }
+        }
+        for (key, staged) in &batch.others {
+            let old = inner.others.get(key).copied();
+            let v = version(staged, old.map_or(NONE, |h| h.last), self.start);
+            let last = push_version(&mut inner.versions, v);
+            match inner.others.get_mut(key) {
+                Some(head) => head.last = last,
+                None => {
+                    inner.others_bytes += (2 * key.len() + 96 + FLUSH_BYTES_PER_KEY) as u64;
+                    inner.others.insert(key.clone(), Head { last, weight: 0 });
+                }
+            }
+        }
+        self.since.get_or_init(|| self.clock.steady_us());
+        self.account(inner);
+        self.records
+            .fetch_add(batch.bytes.len() as u64, Ordering::AcqRel);
+        true
+    }
+
+    /// Whether `lsn` can be told apart in this layer.
+    pub(crate) fn reaches(&self, lsn: Lsn) -> bool {
+        lsn.bytes_since(self.start) < u64::from(u32::MAX) / 2
+    }
+
+    /// The pages whose chains have grown long since the last call: reading them
+    /// takes a while, unless they get a base.
+    pub(crate) fn take_long(&self) -> Vec<PageId> {
+        let mut long = std::mem::take(&mut *self.long.lock());
+        long.sort_unstable();
+        long.dedup();
+        long
+    }
+
+    /// Gathers the wanted versions of `key`. `None`: with `wait` false, the
+    /// writer was in the way, or there is more than a slice of them.
+    pub(crate) fn collect(
+        &self,
+        key: &Key,
+        want: &Want,
+        wait: bool,
+        out: &mut Chain,
+    ) -> Option<()> {
+        let mut at = None;
+        loop {
+            let inner = if wait {
+                self.inner.read()
+            } else {
+                self.inner.try_read()?
+            };
+            let Some(head) = inner.head(key) else {
+                return Some(());
+            };
+            let mut next = at.unwrap_or(head.last);
+            let base = match key {
+                Key::Page(page) if !out.is_history() => inner.bases.get(&page_to_u64(*page)),
+                _ => None,
+            };
+            let (_, begun) = out.size();
+            for _ in 0..SLICE.0 {
+                let Some(v) = inner.version(next) else {
+                    return Some(());
+                };
+                let lsn = self.lsn_of(v);
+                let (kind, bytes) = match base.filter(|b| b.version == next && lsn <= want.at) {
+                    Some(base) => (Kind::Image, &*base.bytes),
+                    None => (kind_of(v), inner.record(v)),
+                };
+                if !out.offer(want, lsn, kind, bytes) {
+                    return Some(());
+                }
+                next = v.prev;
+                if out.size().1 - begun >= SLICE.1 {
+                    break;
+                }
+            }
+            // One layer may have little and the next one more.
+            let (versions, bytes) = out.size();
+            let more = next != NONE;
+            if !wait && (more || versions > SLICE.0 || bytes > SLICE.1) {
+                return None;
+            }
+            if !more {
+                return Some(());
+            }
+            at = Some(next);
+        }
+    }
+
+    fn lsn_of(&self, v: Version) -> Lsn {
+        Lsn(self.start.0 + u64::from(v.lsn_offset))
+    }
+
+    /// Takes `bytes` as the page's base: what it is at `at`, nothing before
+    /// `floor` counting. All bases together take `limit` bytes at most. False
+    /// when the layer has no version of the page that this could stand for.
+    pub(crate) fn set_base(
+        &self,
+        page: PageId,
+        at: Lsn,
+        floor: Lsn,
+        bytes: &Arc<[u8]>,
+        limit: u64,
+    ) -> bool {
+        let key = page_to_u64(page);
+        let mut inner = self.inner.write();
+        let inner = &mut *inner;
+        let Some(head) = inner.head(&Key::Page(page)) else {
+            return false;
+        };
+        // Walks past the versions that have come since.
+        let mut next = head.last;
+        let mut found = None;
+        for _ in 0..SLICE.0 {
+            let Some(v) = inner.version(next) else { break };
+            let lsn = self.lsn_of(v);
+            if lsn <= at {
+                found = (lsn >= floor).then_some(next);
+                break;
+            }
+            next = v.prev;
+        }
+        let Some(version) = found else { return false };
+        let old = inner.bases.get(&key);
+        let freed = old.map_or(0, |b| b.bytes.len() as u64);
+        let size = inner.bases_bytes - freed + bytes.len() as u64;
+        if old.is_some_and(|b| b.version >= version) || size > limit {
+            return true;
+        }
+        let bytes = Arc::clone(bytes);
+        inner.bases.insert(key, Base { version, bytes });
+        inner.bases_bytes = size;
+        if let Some(head) = inner
+            .pages
+            .get_mut(shard(key))
+            .and_then(|m| m.get_mut(&key))
+        {
+            head.weight = 0;
+        }
+        self.account(inner);
+        true
+    }
+
+    /// Counts what it takes now.
+    fn account(&self, inner: &Inner) {
+        let now = inner.memory();
+        let before = self.memory.swap(now, Ordering::AcqRel);
+        self.total
+            .fetch_add(now.wrapping_sub(before), Ordering::AcqRel);
+    }
+
+    /// The LSN of the newest version of `key`.
+    pub(crate) fn newest(&self, key: &Key) -> Option<Lsn> {
+        let inner = self.inner.read();
+        let v = inner.version(inner.head(key)?.last)?;
+        Some(self.lsn_of(v))
+    }
+
+    /// Its page keys, sorted.
+    pub(crate) fn page_keys(&self) -> Vec<u64> {
+        let inner = self.inner.read();
+        let mut out: Vec<u64> = inner.pages.iter().flat_map(|m| m.keys().copied()).collect();
+        out.sort_unstable();
+        out
+    }
+
+    /// At most `limit` of its other keys after `after` and before `end`.
+    pub(crate) fn other_keys(&self, after: &[u8], end: &[u8], limit: usize) -> Vec<Vec<u8>> {
+        if after >= end {
+            return Vec::new();
+        }
+        let inner = self.inner.read();
+        let range = (Bound::Excluded(after), Bound::Excluded(end));
+        inner
+            .others
+            .range::<[u8], _>(range)
+            .take(limit)
+            .map(|(k, _)| k.clone())
+            .collect()
+    }
+
+    /// Puts the versions of each key into the `out` of the same place, oldest
+    /// first, for [`MemLayer::each`]. The layer must be frozen by then.
+    ///
+    /// Each step along a chain waits for memory; many chains at once wait
+    /// together.
+    pub(crate) fn gather(&self, keys: &[Key], out: &mut [Versions]) {
+        let inner = self.inner.read();
+        let mut at: Vec<u32> = keys
+            .iter()
+            .map(|k| inner.head(k).map_or(NONE, |h| h.last))
+            .collect();
+        out.iter_mut().for_each(|o| o.0.clear());
+        let mut active = true;
+        while active {
+            active = false;
+            for (at, out) in at.iter_mut().zip(out.iter_mut()) {
+                if let Some(v) = inner.version(*at) {
+                    *at = v.prev;
+                    out.0.push(v);
+                    active = true;
+                }
+            }
+        }
+        out.iter_mut().for_each(|o| o.0.reverse());
+    }
+
+    /// Calls `each` with the versions gathered.
+    pub(crate) fn each<E>(
+        &self,
+        versions: &Versions,
+        mut each: impl FnMut(Lsn, Kind, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let inner = self.inner.read();
+        for v in &versions.0 {
+            each(self.lsn_of(*v), kind_of(*v), inner.record(*v))?;
+        }
+        Ok(())
+    }
+}
+
+/// Versions of a key where they lie.
+#[derive(Default)]
+pub(crate) struct Versions(Vec<Version>);
+
+impl Versions {
+    /// Kind and length of each, oldest first.
+    pub(crate) fn sizes(&self) -> impl Iterator<Item = (Kind, u32)> {
+        self.0.iter().map(|v| (kind_of(*v), v.len_kind & LEN_MASK))
+    }
+}
+
+fn kind_of(v: Version) -> Kind {
+    Kind::from_u8((v.len_kind >> 30) as u8).unwrap_or(Kind::Delta)
+}
