@@ -1,5 +1,6 @@
 //! A place in an object store, for threads.
 
+use crate::attempts::Attempts;
 use crate::check::CheckError;
 use crate::error::{Failure, Reason};
 use crate::objects::{BucketStats, Created, Objects};
@@ -165,9 +166,9 @@ impl Bucket {
     /// [`io::ErrorKind::AlreadyExists`] when something else has the name; when
     /// the file cannot be read; when the store does not answer or refuses.
     pub fn upload(&self, name: &str, file: &File, len: u64) -> io::Result<()> {
-        let mut backoff = self.objects.backoff();
+        let mut attempts = Attempts::new(&self.objects, "upload", name);
         loop {
-            backoff.attempts += 1;
+            attempts.note_attempt();
             let error = match self.upload_once(name, file, len) {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
@@ -178,7 +179,7 @@ impl Bucket {
                 source: error.to_string().into(),
                 sent: true,
             };
-            if !again || self.wait(self.objects.wait(&mut backoff, failure)).is_err() {
+            if !again || self.wait(attempts.wait(failure)).is_err() {
                 return Err(error);
             }
         }

@@ -114,6 +114,7 @@ impl DiskCache {
             ));
         }
         let (disk, found) = Disk::open(dir, bucket.url(), hook)?;
+        let counters = Counters::new(bucket.objects().config().clock.clone());
         let shared = Arc::new(Shared {
             config,
             bucket,
@@ -122,7 +123,7 @@ impl DiskCache {
             clock: Mutex::new(VecDeque::new()),
             held: AtomicU64::new(0),
             room: FetchRoom::new(fetch_memory_bytes),
-            counters: Counters::default(),
+            counters,
         });
         for (name, size) in found {
             // The limit may have become smaller.

@@ -60,11 +60,16 @@ impl Objects {
     /// # Errors
     /// What the store does not do.
     pub async fn check(&self) -> Result<(), CheckError> {
-        let folder = format!("{FOLDER}/{:016x}", rand::random::<u64>());
+        let folder = format!("{FOLDER}/{:016x}", self.random()? as u64);
         let checked = self.check_in(&folder).await;
         let cleaned = self.delete_folder(&folder).await;
         checked?;
         cleaned.map_err(failed("delete objects"))
+    }
+
+    fn random(&self) -> Result<u128, CheckError> {
+        let drawn = self.config().entropy.next();
+        drawn.map_err(|e| self.wrong(format!("the system has no random numbers: {e}")))
     }
 
     async fn check_in(&self, folder: &str) -> Result<(), CheckError> {
@@ -92,9 +97,9 @@ impl Objects {
     /// Several create one object: exactly one must succeed. Answers what it
     /// then holds.
     async fn race(&self, name: &str) -> Result<Bytes, CheckError> {
-        let contents: Vec<Bytes> = (0..WRITERS)
-            .map(|n| format!("writer {n}, {:032x}", rand::random::<u128>()).into())
-            .collect();
+        let contents = (0..WRITERS)
+            .map(|n| Ok(format!("writer {n}, {:032x}", self.random()?).into()))
+            .collect::<Result<Vec<Bytes>, CheckError>>()?;
         let writers = contents.iter().map(|content| {
             let (objects, name, content) = (self.clone(), name.to_owned(), content.clone());
             self.handle()
@@ -124,7 +129,7 @@ impl Objects {
     }
 
     async fn not_replaced(&self, name: &str, content: &Bytes) -> Result<(), CheckError> {
-        let other = Bytes::from(format!("latecomer, {:032x}", rand::random::<u128>()));
+        let other = Bytes::from(format!("latecomer, {:032x}", self.random()?));
         let put = self
             .put_new(name, other)
             .await

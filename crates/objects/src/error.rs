@@ -1,5 +1,8 @@
 //! Why a request to the object store failed, and what to do.
 
+#[cfg(test)]
+mod tests;
+
 use object_store::Error as StoreError;
 use std::error::Error as StdError;
 use std::io;
@@ -19,7 +22,8 @@ pub enum Reason {
     Unavailable,
     /// The object ends before the range.
     TooShort,
-    /// The request cannot succeed as it is.
+    /// The store does not do it: the request cannot succeed as it is, or, of a
+    /// directory, the system has failed it.
     Refused,
 }
 
@@ -42,7 +46,7 @@ impl Reason {
             }
             Reason::Exists => "another writer took the name; nothing was changed",
             Reason::Denied => {
-                "check the credentials, that they have not expired and may read, write, list and delete, and this machine's clock (docs/object-storage.md)"
+                "check that the credentials have not expired and may read, write, list and delete, and that this machine's clock is right (docs/object-storage.md)"
             }
             Reason::Unavailable => {
                 "check the network and the store's state; it is safe to try again"
@@ -55,11 +59,7 @@ impl Reason {
 
 /// A request to the object store that failed for good.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{operation} {url}/{name}: {source}{}; {}",
-    retried(*.attempts, *.elapsed),
-    .reason.advice()
-)]
+#[error("{}: {}", self.context(), self.why())]
 pub struct ObjectError {
     /// What kind of failure it is.
     pub reason: Reason,
@@ -91,11 +91,51 @@ impl ObjectError {
     pub fn of(error: &io::Error) -> Option<&ObjectError> {
         error.get_ref()?.downcast_ref()
     }
+
+    /// What was tried, and on which object.
+    pub fn context(&self) -> String {
+        format!("{} {}/{}", self.operation, self.url, self.name)
+    }
+
+    /// Why it failed, and what to do.
+    pub fn why(&self) -> String {
+        let retried = retried(self.attempts, self.elapsed);
+        format!("{}{retried}; {}", self.source, self.reason.advice())
+    }
+
+    /// The kind of an [`io::Error`] that says the same.
+    pub fn kind(&self) -> io::ErrorKind {
+        match self.reason {
+            Reason::Refused => system_kind(&*self.source).unwrap_or(io::ErrorKind::Other),
+            reason => reason.io_kind(),
+        }
+    }
+}
+
+/// What the system said of a directory that is the store, where an operator can
+/// mend it.
+fn system_kind(error: &(dyn StdError + 'static)) -> Option<io::ErrorKind> {
+    use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let mut at = Some(error);
+    while let Some(e) = at {
+        if let Some(io) = e.downcast_ref::<io::Error>() {
+            let kind = io.kind();
+            let mendable = [
+                PermissionDenied,
+                QuotaExceeded,
+                ReadOnlyFilesystem,
+                StorageFull,
+            ];
+            return mendable.contains(&kind).then_some(kind);
+        }
+        at = e.source();
+    }
+    None
 }
 
 impl From<ObjectError> for io::Error {
     fn from(error: ObjectError) -> io::Error {
-        io::Error::new(error.reason.io_kind(), error)
+        io::Error::new(error.kind(), error)
     }
 }
 
@@ -113,10 +153,12 @@ pub(crate) enum Failure {
         source: Box<dyn StdError + Send + Sync>,
         sent: bool,
     },
-    /// Another attempt would fail alike.
+    /// Another attempt would fail alike, unless it is `mendable` and an operator
+    /// does something.
     Final {
         reason: Reason,
         source: Box<dyn StdError + Send + Sync>,
+        mendable: bool,
     },
 }
 
@@ -132,44 +174,76 @@ impl Failure {
         Failure::Final {
             reason,
             source: what.into().into(),
+            mendable: false,
         }
+    }
+
+    /// The failure of a request that asks whether an object is there: that it
+    /// is not is the answer then, and no other attempt is made.
+    pub(crate) fn of_lookup(error: StoreError) -> Failure {
+        match Failure::from(error) {
+            Failure::Final {
+                reason: Reason::NotFound,
+                source,
+                ..
+            } => Failure::Final {
+                reason: Reason::NotFound,
+                source,
+                mendable: false,
+            },
+            other => other,
+        }
+    }
+
+    /// The store has looked and says what it has.
+    pub(crate) fn is_answer(&self) -> bool {
+        matches!(
+            self,
+            Failure::Final {
+                reason: Reason::NotFound | Reason::Exists | Reason::TooShort,
+                mendable: false,
+                ..
+            }
+        )
     }
 }
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
-        let reason = match &error {
-            StoreError::NotFound { .. } => Reason::NotFound,
+        let (reason, mendable) = match &error {
+            StoreError::NotFound { .. } => (Reason::NotFound, true),
             StoreError::AlreadyExists { .. }
             | StoreError::Precondition { .. }
-            | StoreError::NotModified { .. } => Reason::Exists,
+            | StoreError::NotModified { .. } => (Reason::Exists, false),
             StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
-                Reason::Denied
+                (Reason::Denied, true)
             }
             // A directory says what it means, and it fails alike the next time.
             StoreError::Generic { store, .. }
-                if *store != "LocalFileSystem" && *store != "InMemory" =>
+                if *store == "LocalFileSystem" || *store == "InMemory" =>
             {
-                match http_status(&error) {
-                    Some(408 | 425 | 429 | 500..) => return transient(error),
-                    // What S3 answers to a request that arrived too slowly.
-                    Some(400) if error.to_string().contains("RequestTimeout") => {
-                        return transient(error);
-                    }
-                    Some(401 | 403) => Reason::Denied,
-                    Some(400) if CREDENTIALS.iter().any(|c| error.to_string().contains(c)) => {
-                        Reason::Denied
-                    }
-                    Some(_) => Reason::Refused,
-                    None => return transient(error),
-                }
+                (Reason::Refused, true)
             }
+            StoreError::Generic { .. } => match http_status(&error) {
+                Some(408 | 425 | 429 | 500..) => return transient(error),
+                // What S3 answers to a request that arrived too slowly.
+                Some(400) if error.to_string().contains("RequestTimeout") => {
+                    return transient(error);
+                }
+                Some(401 | 403) => (Reason::Denied, true),
+                Some(400) if CREDENTIALS.iter().any(|c| error.to_string().contains(c)) => {
+                    (Reason::Denied, true)
+                }
+                Some(_) => (Reason::Refused, false),
+                None => return transient(error),
+            },
             StoreError::JoinError { .. } => return transient(error),
-            _ => Reason::Refused,
+            _ => (Reason::Refused, false),
         };
         Failure::Final {
             reason,
             source: error.into(),
+            mendable,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A [`Bucket`] is a place in an object store, for threads; [`Objects`] is the
 //! same for async callers. See docs/object-storage.md.
 
+mod attempts;
 mod bucket;
 pub mod cache;
 mod check;
@@ -12,6 +13,7 @@ mod open;
 mod retry;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod trouble;
 mod upload;
 
 pub use bucket::Bucket;
@@ -20,5 +22,6 @@ pub use check::CheckError;
 pub use error::{ObjectError, Reason, outcome_unknown};
 pub use objects::{BucketStats, Created, Objects};
 pub use open::{BucketConfig, OpenError};
-pub use retry::Retry;
+pub use retry::{GiveUp, Retry, Waits};
+pub use trouble::Trouble;
 pub use upload::Upload;

@@ -1,9 +1,11 @@
 //! Requests to an object store, for async callers: each one is tried until it
 //! is done, or cannot be, or the time is over.
 
+use crate::attempts::Attempts;
 use crate::error::{Failure, ObjectError, Reason};
 use crate::open::{self, BucketConfig, OpenError, Opened};
-use crate::retry::Backoff;
+use crate::retry::Retry;
+use crate::trouble::{Trouble, Watch};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
@@ -16,7 +18,11 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::runtime::Runtime;
+use std::time::Duration;
+use tokio::runtime::{Handle, Runtime};
+
+/// Objects removed with one request: what S3 takes.
+const DELETED_AT_ONCE: usize = 1000;
 
 /// What came of creating an object only if it is absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +52,7 @@ pub struct BucketStats {
 pub(crate) struct Counters {
     pub(crate) requests: AtomicU64,
     retries: AtomicU64,
-    failures: AtomicU64,
+    pub(crate) failures: AtomicU64,
     read_bytes: AtomicU64,
     pub(crate) written_bytes: AtomicU64,
 }
@@ -67,15 +73,22 @@ impl Drop for Background {
     }
 }
 
+/// A store, shared by all places in it.
 struct Inner {
     store: Arc<dyn ObjectStore>,
-    prefix: Path,
-    url: String,
     local: Option<PathBuf>,
     config: BucketConfig,
     counters: Counters,
-    handle: tokio::runtime::Handle,
+    handle: Handle,
     _runtime: Background,
+}
+
+/// A place in it.
+struct Place {
+    prefix: Path,
+    url: String,
+    retry: Retry,
+    trouble: Watch,
 }
 
 /// A place in an object store, for async callers. Clones are the same place.
@@ -85,6 +98,13 @@ struct Inner {
 #[derive(Clone)]
 pub struct Objects {
     inner: Arc<Inner>,
+    place: Arc<Place>,
+}
+
+impl std::fmt::Debug for Objects {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Objects({})", self.url())
+    }
 }
 
 fn runtime() -> std::io::Result<Runtime> {
@@ -102,7 +122,8 @@ impl Objects {
             source,
         })?;
         let opened = open::open(url, &config, runtime.handle())?;
-        Ok(Objects::new(opened, config, runtime))
+        let handle = runtime.handle().clone();
+        Ok(Objects::new(opened, config, handle, Some(runtime)))
     }
 
     pub(crate) fn with_store(
@@ -110,33 +131,81 @@ impl Objects {
         url: &str,
         config: BucketConfig,
     ) -> std::io::Result<Objects> {
-        let opened = Opened {
-            store,
-            prefix: Path::default(),
-            url: url.to_owned(),
-            local: None,
-        };
-        Ok(Objects::new(opened, config, runtime()?))
+        let runtime = runtime()?;
+        let handle = runtime.handle().clone();
+        let opened = Opened::whole(store, url);
+        Ok(Objects::new(opened, config, handle, Some(runtime)))
     }
 
-    fn new(opened: Opened, config: BucketConfig, runtime: Runtime) -> Objects {
+    /// All of a store that is there already, called `url`. Its connections live
+    /// on the runtime of `handle`.
+    pub fn on(
+        handle: Handle,
+        store: Arc<dyn ObjectStore>,
+        url: &str,
+        config: BucketConfig,
+    ) -> Objects {
+        Objects::new(Opened::whole(store, url), config, handle, None)
+    }
+
+    fn new(
+        opened: Opened,
+        config: BucketConfig,
+        handle: Handle,
+        runtime: Option<Runtime>,
+    ) -> Objects {
         Objects {
-            inner: Arc::new(Inner {
-                store: opened.store,
+            place: Arc::new(Place {
                 prefix: opened.prefix,
                 url: opened.url,
+                retry: config.retry,
+                trouble: Watch::default(),
+            }),
+            inner: Arc::new(Inner {
+                store: opened.store,
                 local: opened.local,
                 config,
                 counters: Counters::default(),
-                handle: runtime.handle().clone(),
-                _runtime: Background(Some(runtime)),
+                handle,
+                _runtime: Background(runtime),
+            }),
+        }
+    }
+
+    /// The folder `name` of this place, which has trouble of its own. Requests
+    /// there count in [`Objects::stats`] of both.
+    pub fn folder(&self, name: &str) -> Objects {
+        self.within(self.path(name), self.name_of(name), self.retry())
+    }
+
+    /// The same place, where requests are tried again as `retry` says.
+    pub fn with_retry(&self, retry: Retry) -> Objects {
+        self.within(self.place.prefix.clone(), self.url().to_owned(), retry)
+    }
+
+    fn within(&self, prefix: Path, url: String, retry: Retry) -> Objects {
+        Objects {
+            inner: Arc::clone(&self.inner),
+            place: Arc::new(Place {
+                prefix,
+                url,
+                retry,
+                trouble: Watch::default(),
             }),
         }
     }
 
     /// What it is, for people: a URL without settings and secrets.
     pub fn url(&self) -> &str {
-        &self.inner.url
+        &self.place.url
+    }
+
+    /// The URL of the object or folder `name`, for people.
+    pub fn name_of(&self, name: &str) -> String {
+        match name.trim_matches('/') {
+            "" => self.url().to_owned(),
+            name => format!("{}/{name}", self.url().trim_end_matches('/')),
+        }
     }
 
     /// The store itself. Nothing is tried again there.
@@ -144,14 +213,39 @@ impl Objects {
         &self.inner.store
     }
 
-    /// How it was opened.
+    /// How the store was opened.
     pub fn config(&self) -> &BucketConfig {
         &self.inner.config
     }
 
+    /// How failed requests are tried again in this place.
+    pub fn retry(&self) -> Retry {
+        self.place.retry
+    }
+
     /// The runtime that its connections live on.
-    pub fn handle(&self) -> &tokio::runtime::Handle {
+    pub fn handle(&self) -> &Handle {
         &self.inner.handle
+    }
+
+    /// Why requests in this place are tried again at this moment.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.place.trouble.now()
+    }
+
+    pub(crate) fn answered(&self) {
+        self.place.trouble.answered(self.url());
+    }
+
+    pub(crate) fn failing(&self, error: ObjectError, warn: bool, wait: Duration) {
+        self.place.trouble.failing(error, warn, wait);
+    }
+
+    pub(crate) fn count_attempt(&self, again: bool) {
+        add(&self.inner.counters.requests, 1);
+        if again {
+            add(&self.inner.counters.retries, 1);
+        }
     }
 
     /// What was asked of the store so far.
@@ -175,84 +269,11 @@ impl Objects {
     pub fn path(&self, name: &str) -> Path {
         name.split('/')
             .filter(|part| !part.is_empty())
-            .fold(self.inner.prefix.clone(), |path, part| path.join(part))
+            .fold(self.place.prefix.clone(), |path, part| path.join(part))
     }
 
     fn folder_path(&self, name: &str) -> Option<Path> {
         Some(self.path(name)).filter(|path| !path.as_ref().is_empty())
-    }
-
-    pub(crate) fn backoff(&self) -> Backoff {
-        Backoff::new(self.inner.config.retry)
-    }
-
-    pub(crate) fn error(
-        &self,
-        operation: &'static str,
-        name: &str,
-        backoff: &Backoff,
-        failure: Failure,
-        outcome_unknown: bool,
-    ) -> ObjectError {
-        let (reason, source) = match failure {
-            Failure::Transient { source, .. } => (Reason::Unavailable, source),
-            Failure::Final { reason, source } => (reason, source),
-        };
-        if !matches!(reason, Reason::NotFound | Reason::Exists) {
-            add(&self.inner.counters.failures, 1);
-        }
-        ObjectError {
-            reason,
-            operation,
-            url: self.inner.url.clone(),
-            name: name.to_owned(),
-            attempts: backoff.attempts,
-            elapsed: backoff.elapsed(),
-            outcome_unknown,
-            source,
-        }
-    }
-
-    /// One attempt with a time limit.
-    pub(crate) async fn attempt<T>(
-        &self,
-        backoff: &mut Backoff,
-        request: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        backoff.attempts += 1;
-        add(&self.inner.counters.requests, 1);
-        if backoff.attempts > 1 {
-            add(&self.inner.counters.retries, 1);
-        }
-        let limit = self.inner.config.retry.attempt_timeout;
-        match tokio::time::timeout(limit, request).await {
-            Ok(result) => result,
-            Err(_) => Err(Failure::timeout(limit)),
-        }
-    }
-
-    /// Waits before the next attempt; answers the failure back when there is
-    /// none.
-    pub(crate) async fn wait(
-        &self,
-        backoff: &mut Backoff,
-        failure: Failure,
-    ) -> Result<(), Failure> {
-        let Failure::Transient { source, .. } = &failure else {
-            return Err(failure);
-        };
-        let Some(wait) = backoff.next_wait() else {
-            return Err(failure);
-        };
-        // One that is tried for long is worth a look before it fails.
-        if backoff.attempts == 4 {
-            tracing::warn!(
-                url = %self.inner.url, error = %source, attempts = backoff.attempts,
-                "the object store does not do what it is asked; trying on"
-            );
-        }
-        tokio::time::sleep(wait).await;
-        Ok(())
     }
 
     /// Tries until it is done. For what may be done twice.
@@ -265,14 +286,14 @@ impl Objects {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let mut backoff = self.backoff();
+        let mut attempts = Attempts::new(self, operation, name);
         loop {
-            let failure = match self.attempt(&mut backoff, request()).await {
+            let failure = match attempts.attempt(request()).await {
                 Ok(done) => return Ok(done),
                 Err(failure) => failure,
             };
-            if let Err(failure) = self.wait(&mut backoff, failure).await {
-                return Err(self.error(operation, name, &backoff, failure, false));
+            if let Err(failure) = attempts.wait(failure).await {
+                return Err(attempts.error(failure, false));
             }
         }
     }
@@ -284,7 +305,8 @@ impl Objects {
     pub async fn size(&self, name: &str) -> Result<u64, ObjectError> {
         let path = self.path(name);
         self.retried("look up", name, || async {
-            Ok(self.inner.store.head(&path).await?.size)
+            let found = self.inner.store.head(&path).await;
+            Ok(found.map_err(Failure::of_lookup)?.size)
         })
         .await
     }
@@ -313,6 +335,24 @@ impl Objects {
             .await
     }
 
+    /// The first `count` bytes, or all if the object has fewer.
+    ///
+    /// # Errors
+    /// [`Reason::NotFound`], or when the store does not answer.
+    pub async fn get_first(&self, name: &str, count: u64) -> Result<Bytes, ObjectError> {
+        let path = self.path(name);
+        self.retried("get", name, || async {
+            match self.get_once(&path, Some(0..count)).await {
+                Err(Failure::Final {
+                    reason: Reason::TooShort,
+                    ..
+                }) => self.get_once(&path, None).await,
+                other => other,
+            }
+        })
+        .await
+    }
+
     async fn get_once(&self, path: &Path, range: Option<Range<u64>>) -> Result<Bytes, Failure> {
         let options = GetOptions {
             range: range.clone().map(GetRange::Bounded),
@@ -321,7 +361,7 @@ impl Objects {
         let result = match self.inner.store.get_opts(path, options).await {
             Ok(result) => result,
             Err(e) => {
-                let failure = Failure::from(e);
+                let failure = Failure::of_lookup(e);
                 // Stores say in different ways that a range begins after the end.
                 if let (Failure::Final { reason, .. }, Some(range)) = (&failure, &range)
                     && *reason == Reason::Refused
@@ -349,7 +389,8 @@ impl Objects {
     }
 
     async fn check_size(&self, path: &Path, range: &Range<u64>) -> Result<(), Failure> {
-        let size = self.inner.store.head(path).await?.size;
+        let found = self.inner.store.head(path).await;
+        let size = found.map_err(Failure::of_lookup)?.size;
         match size < range.end {
             true => Err(too_short(range, size)),
             false => Ok(()),
@@ -450,11 +491,11 @@ impl Objects {
     /// later; the same call with the same bytes settles it.
     pub async fn put_new(&self, name: &str, bytes: Bytes) -> Result<Created, ObjectError> {
         let path = self.path(name);
-        let mut backoff = self.backoff();
+        let mut attempts = Attempts::new(self, "create", name);
         let mut unknown = false;
         loop {
             let put = self.put_once(&path, bytes.clone());
-            let failure = match self.attempt(&mut backoff, put).await {
+            let failure = match attempts.attempt(put).await {
                 Ok(created) => return Ok(created),
                 Err(failure) => failure,
             };
@@ -465,8 +506,8 @@ impl Objects {
                     self.inner.local.is_some() && *reason == Reason::Refused
                 }
             };
-            if let Err(failure) = self.wait(&mut backoff, failure).await {
-                return Err(self.error("create", name, &backoff, failure, unknown));
+            if let Err(failure) = attempts.wait(failure).await {
+                return Err(attempts.error(failure, unknown));
             }
         }
     }
@@ -491,7 +532,7 @@ impl Objects {
         let held = match self.inner.store.head(path).await {
             Ok(meta) if meta.size != bytes.len() as u64 => return Ok(Created::Exists),
             Ok(_) => self.get_once(path, None).await,
-            Err(e) => Err(e.into()),
+            Err(e) => Err(Failure::of_lookup(e)),
         };
         match held {
             Ok(held) if held == bytes => Ok(Created::Done),
@@ -500,6 +541,7 @@ impl Objects {
             Err(Failure::Final {
                 reason: Reason::NotFound,
                 source,
+                ..
             }) => Err(Failure::Transient {
                 source: format!("the name was taken, but nothing has it: {source}").into(),
                 sent: false,
@@ -533,18 +575,34 @@ impl Objects {
         let found = self
             .retried("list", folder, || self.below(path.as_ref()))
             .await?;
-        // An attempt has a time limit, so it is one request's worth.
-        for some in found.chunks(500) {
-            let left: Mutex<BTreeSet<Path>> =
-                Mutex::new(some.iter().map(|m| m.location.clone()).collect());
-            self.retried("delete", folder, || self.delete_all(&left))
-                .await?;
-        }
+        let found = found.into_iter().map(|meta| meta.location).collect();
+        self.delete_paths(folder, found).await?;
         self.forget_directory(folder).await
     }
 
+    /// Removes objects. One that is not there is no error. Some may stay behind
+    /// on an error; called again it goes on.
+    ///
+    /// # Errors
+    /// When the store does not answer or refuses.
+    pub async fn delete_all(&self, names: &[String]) -> Result<(), ObjectError> {
+        let paths = names.iter().map(|name| self.path(name)).collect();
+        self.delete_paths("", paths).await
+    }
+
+    /// Removes the objects `paths`, which are below `folder`.
+    async fn delete_paths(&self, folder: &str, paths: Vec<Path>) -> Result<(), ObjectError> {
+        // An attempt has a time limit, so it is one request's worth.
+        for some in paths.chunks(DELETED_AT_ONCE) {
+            let left: Mutex<BTreeSet<Path>> = Mutex::new(some.iter().cloned().collect());
+            self.retried("delete", folder, || self.delete_once(&left))
+                .await?;
+        }
+        Ok(())
+    }
+
     /// Deletes what is `left`, and takes out what was deleted.
-    async fn delete_all(&self, left: &Mutex<BTreeSet<Path>>) -> Result<(), Failure> {
+    async fn delete_once(&self, left: &Mutex<BTreeSet<Path>>) -> Result<(), Failure> {
         let paths: Vec<_> = left.lock().iter().cloned().map(Ok).collect();
         let mut done = self
             .inner
@@ -574,6 +632,7 @@ impl Objects {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::Final {
                     reason: Reason::Refused,
                     source: e.into(),
+                    mendable: true,
                 }),
                 _ => Ok(()),
             }

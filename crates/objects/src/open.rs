@@ -15,6 +15,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use url::Url;
+use xylem_ambient::{Clock, Entropy};
 
 /// What can be opened, for messages.
 const SUPPORTED: &str = "supported are file:///DIR, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, \
@@ -31,6 +32,10 @@ pub struct BucketConfig {
     /// A larger upload goes in parts of this size. S3 takes no less than
     /// 5 MiB, and 10,000 parts.
     pub part_bytes: usize,
+    /// Measures time between warnings. Time limits of requests are tokio's.
+    pub clock: Clock,
+    /// What makes waits and names of test objects random.
+    pub entropy: Entropy,
 }
 
 impl Default for BucketConfig {
@@ -39,6 +44,8 @@ impl Default for BucketConfig {
             settings: BTreeMap::new(),
             retry: Retry::default(),
             part_bytes: 8 << 20,
+            clock: Clock::system(),
+            entropy: Entropy::system(),
         }
     }
 }
@@ -86,6 +93,18 @@ pub(crate) struct Opened {
     pub(crate) url: String,
     /// The directory, when it is one.
     pub(crate) local: Option<PathBuf>,
+}
+
+impl Opened {
+    /// All of a store that is there already.
+    pub(crate) fn whole(store: Arc<dyn ObjectStore>, url: &str) -> Opened {
+        Opened {
+            store,
+            prefix: Path::default(),
+            url: url.to_owned(),
+            local: None,
+        }
+    }
 }
 
 /// A URL taken apart.

@@ -6,7 +6,7 @@ mod s3server;
 pub use faulty::{Fault, Faulty, Op, Rates};
 pub use s3server::S3Server;
 
-use crate::Retry;
+use crate::{GiveUp, Retry};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub fn quick() -> Retry {
     Retry {
         first_wait: Duration::from_millis(1),
         longest_wait: Duration::from_millis(20),
-        give_up_after: Duration::from_secs(20),
+        give_up: GiveUp::After(Duration::from_secs(20)),
         attempt_timeout: Duration::from_millis(500),
     }
 }

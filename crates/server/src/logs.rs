@@ -163,8 +163,8 @@ impl Logs {
                     memory: self.memory.clone(),
                     ..ObjectLogConfig::new(objects.handle().clone())
                 };
-                let prefix = objects.path(&format!("{LOGS}/{id}"));
-                let opening = ObjectLog::open(Arc::clone(objects.store()), prefix, settings);
+                let folder = objects.folder(&format!("{LOGS}/{id}"));
+                let opening = ObjectLog::open(&folder, settings);
                 Ok(OpenedLog {
                     log: Arc::new(Handle::current().block_on(opening)?),
                     backed: None,
@@ -311,11 +311,9 @@ impl LocalLogs {
         };
         let settings = self.backup.clone();
         let (interval, runtime) = (settings.interval, settings.runtime.clone());
-        let objects = bucket.objects();
-        let prefix = objects.path(&format!("{BACKUPS}/{id}"));
-        let store = Arc::clone(objects.store());
+        let folder = bucket.objects().folder(&format!("{BACKUPS}/{id}"));
         let right = self.right(id, claim)?;
-        let backup = Backup::start(&log, store, prefix, right, settings)?;
+        let backup = Backup::start(&log, &folder, right, settings)?;
         let backed = Arc::new(BackedLog::new(log, backup, interval, id));
         backed.end_when_replaced(&runtime);
         Ok(OpenedLog {
@@ -330,12 +328,9 @@ impl LocalLogs {
         let Some(bucket) = &self.copies else {
             return Ok(());
         };
-        let objects = bucket.objects();
-        let copied = Handle::current().block_on(backup::end(
-            Arc::clone(objects.store()),
-            objects.path(&format!("{BACKUPS}/{id}")),
-            self.backup.clone(),
-        ))?;
+        let folder = bucket.objects().folder(&format!("{BACKUPS}/{id}"));
+        let looking = backup::end(&folder, self.backup.clone());
+        let copied = Handle::current().block_on(looking)?;
         let end = log.durable().borrow().position();
         if let Some(damage) = copied.damage {
             tracing::error!(
@@ -367,10 +362,9 @@ impl LocalLogs {
                 source: io::Error::new(io::ErrorKind::Unsupported, "its store is not open"),
             });
         };
-        let objects = bucket.objects();
+        let folder = bucket.objects().folder(&format!("{BACKUPS}/{id}"));
         let restored = Handle::current().block_on(backup::restore(
-            Arc::clone(objects.store()),
-            objects.path(&format!("{BACKUPS}/{id}")),
+            &folder,
             rights(claim),
             dir,
             floor,

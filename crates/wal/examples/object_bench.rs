@@ -8,11 +8,11 @@
 
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
-use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use xylem_objects::testing::S3Server;
+use xylem_objects::{BucketConfig, Objects};
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::{LocalLog, LocalLogConfig, Log, LogError, ObjectLog, ObjectLogConfig};
 
@@ -50,8 +50,11 @@ fn main() -> Outcome {
                     ..ObjectLogConfig::new(tokio::runtime::Handle::current())
                 };
                 let run = std::process::id();
-                let prefix = format!("bench-{run}/{committers}-{linger}-{puts_max}");
-                let log = ObjectLog::open(Arc::clone(&store), Path::from(prefix), config).await?;
+                let folder = format!("bench-{run}/{committers}-{linger}-{puts_max}");
+                let runtime = tokio::runtime::Handle::current();
+                let store = Arc::clone(&store);
+                let all = Objects::on(runtime, store, "bench://", BucketConfig::default());
+                let log = ObjectLog::open(&all.folder(&folder), config).await?;
                 let object = measure(what, Arc::new(log), committers).await?;
                 println!(
                     "    beside the local log: {:.2} of the commits, {:.1} times the latency",

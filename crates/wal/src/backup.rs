@@ -13,12 +13,10 @@ mod restore;
 use crate::disk::{Disk, os::OsDisk};
 use crate::failure::Failure;
 use crate::remote::Remote;
-use crate::{LocalLog, LocalLogConfig, LogError, Position, Retry};
+use crate::{LocalLog, LocalLogConfig, LogError, Position};
 use copier::{Shared, State};
 use format::Generation;
 use line::Fault;
-use object_store::ObjectStore;
-use object_store::path::Path;
 use parking_lot::Mutex;
 use std::io;
 use std::sync::Arc;
@@ -27,6 +25,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use xylem_ambient::{Clock, Entropy};
+use xylem_objects::{Objects, Retry};
 use xylem_types::{Epoch, Lsn};
 
 /// How a [`Backup`] copies.
@@ -42,7 +41,8 @@ pub struct BackupConfig {
     pub object_bytes: u64,
     /// Objects on their way at a time; each is in memory until it has arrived.
     pub puts_max: usize,
-    /// How requests are tried again.
+    /// How requests are tried again: for ever, so that copying outlives a store
+    /// that is away, or refuses until an operator mends it.
     pub retry: Retry,
     /// How long restoring waits for a store that does not answer. Copying
     /// waits for ever.
@@ -63,7 +63,7 @@ impl BackupConfig {
             interval: Duration::from_secs(1),
             object_bytes: 4 << 20,
             puts_max: 4,
-            retry: Retry::default(),
+            retry: Retry::forever(),
             patience: Duration::from_secs(60),
             drain: Duration::from_secs(30),
             clock: Clock::system(),
@@ -114,7 +114,7 @@ pub struct Backup {
 }
 
 impl Backup {
-    /// Begins to copy `log` to the objects under `prefix` of `store`, where
+    /// Begins to copy `log` to the objects in the folder `objects`, where
     /// nothing else may be. What is there of the same log is gone on with.
     /// Returns at once, whether the store answers or not.
     ///
@@ -127,8 +127,7 @@ impl Backup {
     /// [`LogError::Io`] when the configuration is wrong.
     pub fn start(
         log: &LocalLog,
-        store: Arc<dyn ObjectStore>,
-        prefix: Path,
+        objects: &Objects,
         generation: u64,
         config: BackupConfig,
     ) -> Result<Backup, LogError> {
@@ -137,7 +136,7 @@ impl Backup {
             context: "draw the random bytes of a backup's writer".to_owned(),
             source,
         })?;
-        let remote = Remote::new(store, prefix, config.retry, config.entropy.clone());
+        let remote = Remote::new(objects, config.retry);
         let source = log.source();
         let durable = source.durable();
         let state = State {
@@ -264,16 +263,12 @@ pub struct End {
     pub damage: Option<String>,
 }
 
-/// Looks where the entries under `prefix` of `store` end.
+/// Looks where the entries in the folder `objects` end.
 ///
 /// # Errors
 /// [`LogError::Io`] when the store refuses, or is silent for as long as the
 /// configuration has patience.
-pub async fn end(
-    store: Arc<dyn ObjectStore>,
-    prefix: Path,
-    config: BackupConfig,
-) -> Result<End, LogError> {
+pub async fn end(objects: &Objects, config: BackupConfig) -> Result<End, LogError> {
     config.check()?;
     let looking = |remote: Arc<Remote>, _| -> crate::BoxFuture<'static, _> {
         Box::pin(async move {
@@ -296,19 +291,18 @@ pub async fn end(
             }
         })
     };
-    patiently(store, prefix, config, "look at the backup in", looking).await
+    patiently(objects, config, "look at the backup in", looking).await
 }
 
 /// Does `work`, unless the store is silent for as long as the configuration
 /// has patience.
 async fn patiently<T: Send + 'static>(
-    store: Arc<dyn ObjectStore>,
-    prefix: Path,
+    objects: &Objects,
     config: BackupConfig,
     what: &'static str,
     work: impl FnOnce(Arc<Remote>, BackupConfig) -> crate::BoxFuture<'static, Result<T, LogError>>,
 ) -> Result<T, LogError> {
-    let remote = Remote::new(store, prefix, config.retry, config.entropy.clone());
+    let remote = Remote::new(objects, config.retry);
     let remote = Arc::new(remote);
     let (runtime, patience) = (config.runtime.clone(), config.patience);
     let working = work(Arc::clone(&remote), config);
@@ -383,7 +377,7 @@ fn first_epoch(generation: Generation, known: Epoch) -> Epoch {
 }
 
 /// Makes the directory `dir`, which must hold no log, the one that was backed
-/// up under `prefix` of `store`: [`LocalLog::open`] finds the same entries at
+/// up in the folder `objects`: [`LocalLog::open`] finds the same entries at
 /// the same positions, and behind them a seal, so that no compute of the lost
 /// log goes on and no epoch is given out twice. Where the backup ends before
 /// `floor`, or there is none, the log has that seal alone, at `floor`.
@@ -401,8 +395,7 @@ fn first_epoch(generation: Generation, known: Epoch) -> Epoch {
 /// [`LogError::Superseded`] when a generation as great has begun.
 /// [`LogError::Io`], of kind `AlreadyExists` when `dir` holds a log.
 pub async fn restore(
-    store: Arc<dyn ObjectStore>,
-    prefix: Path,
+    objects: &Objects,
     generation: u64,
     dir: &std::path::Path,
     floor: Floor,
@@ -410,7 +403,7 @@ pub async fn restore(
     config: BackupConfig,
 ) -> Result<Restored, LogError> {
     let disk = Arc::new(OsDisk::new(dir));
-    restore_on(store, prefix, generation, disk, floor, log, config).await
+    restore_on(objects, generation, disk, floor, log, config).await
 }
 
 /// As [`restore`], on any [`Disk`].
@@ -418,8 +411,7 @@ pub async fn restore(
 /// # Errors
 /// As [`restore`].
 pub async fn restore_on(
-    store: Arc<dyn ObjectStore>,
-    prefix: Path,
+    objects: &Objects,
     generation: u64,
     disk: Arc<dyn Disk>,
     floor: Floor,
@@ -433,5 +425,5 @@ pub async fn restore_on(
             async move { restore::restore(&remote, generation, disk, floor, log, &config).await },
         )
     };
-    patiently(store, prefix, config, "restore a log from", restoring).await
+    patiently(objects, config, "restore a log from", restoring).await
 }

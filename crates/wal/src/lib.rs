@@ -24,7 +24,6 @@ pub use checked::{CheckedFrame, Damaged, FrameSums};
 pub use local::{LocalLog, LocalLogConfig};
 pub use memory::Memory;
 pub use object::{ObjectLog, ObjectLogConfig};
-pub use remote::Retry;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -20,10 +20,8 @@ use crate::failure::Failure;
 use crate::line::Taken;
 use crate::queue::{self, Queued};
 use crate::remote::Remote;
-use crate::{BoxFuture, CheckedFrame, Durable, Log, LogError, LogReader, Memory, Position, Retry};
+use crate::{BoxFuture, CheckedFrame, Durable, Log, LogError, LogReader, Memory, Position};
 use format::WriterId;
-use object_store::ObjectStore;
-use object_store::path::Path;
 use objects::{Fault, Objects};
 use shared::{Closing, Mark, Owner, Shared, State};
 use std::io;
@@ -34,6 +32,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 use xylem_ambient::{Clock, Entropy};
+use xylem_objects::Retry;
 use xylem_types::{Epoch, FrameSeq, Lsn};
 
 /// How an [`ObjectLog`] uses its store and memory.
@@ -61,7 +60,8 @@ pub struct ObjectLogConfig {
     pub read_ahead_bytes: u64,
     /// See `read_ahead_bytes`.
     pub read_ahead_objects: usize,
-    /// How requests are tried again.
+    /// How requests are tried again: for ever, so that a log outlives a store
+    /// that is away, or refuses until an operator mends it.
     pub retry: Retry,
     /// How long opening and reading wait for a store that does not answer. The
     /// writer waits for ever.
@@ -89,7 +89,7 @@ impl ObjectLogConfig {
             cache_bytes: 16 << 20,
             read_ahead_bytes: 16 << 20,
             read_ahead_objects: 32,
-            retry: Retry::default(),
+            retry: Retry::forever(),
             patience: Duration::from_secs(60),
             drain: Duration::from_secs(30),
             memory: Memory::default(),
@@ -128,7 +128,7 @@ pub struct ObjectLog {
 }
 
 impl ObjectLog {
-    /// Opens the log under `prefix` of `store`, where nothing else may be.
+    /// Opens the log in the folder `objects`, where nothing else may be.
     /// Reads its end only.
     ///
     /// # Errors
@@ -136,12 +136,11 @@ impl ObjectLog {
     /// long as `patience` allows; [`LogError::Corrupt`];
     /// [`LogError::Superseded`] when another server takes it over meanwhile.
     pub async fn open(
-        store: Arc<dyn ObjectStore>,
-        prefix: Path,
+        objects: &xylem_objects::Objects,
         config: ObjectLogConfig,
     ) -> Result<ObjectLog, LogError> {
         config.check()?;
-        let remote = Remote::new(store, prefix, config.retry, config.entropy.clone());
+        let remote = Remote::new(objects, config.retry);
         let place = remote.place("");
         let runtime = config.runtime.clone();
         let opening = runtime.spawn(open(Objects { remote }, config));

@@ -1,7 +1,7 @@
 //! A real S3 server on this machine: SeaweedFS, which `cargo xtask test`
 //! fetches.
 
-use crate::{Bucket, BucketConfig, Retry};
+use crate::{Bucket, BucketConfig, GiveUp, Retry};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader};
@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use xylem_ambient::Entropy;
 
 /// Names the program.
 const VARIABLE: &str = "XYLEM_TEST_WEED";
@@ -250,7 +251,7 @@ impl S3Server {
         let probe = Retry {
             first_wait: Duration::from_millis(20),
             longest_wait: Duration::from_millis(50),
-            give_up_after: Duration::from_millis(200),
+            give_up: GiveUp::After(Duration::from_millis(200)),
             attempt_timeout: Duration::from_secs(5),
         };
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -258,7 +259,7 @@ impl S3Server {
         let mut n = 0;
         loop {
             n += 1;
-            let name = format!("ready-{:x}-{n}", rand::random::<u64>());
+            let name = format!("ready-{:x}-{n}", Entropy::system().next()? as u64);
             let ready = bucket
                 .put_new(&name, &b"ready"[..])
                 .and_then(|_| bucket.delete(&name));

@@ -249,7 +249,7 @@ fn a_server_killed_while_objects_are_created_has_each_once() {
     let dir = tempfile::tempdir().unwrap();
     let server = S3Server::start(dir.path()).unwrap();
     let mut retry = quick();
-    retry.give_up_after = std::time::Duration::from_secs(60);
+    retry.give_up = xylem_objects::GiveUp::After(std::time::Duration::from_secs(60));
     retry.attempt_timeout = std::time::Duration::from_secs(5);
     let bucket = server.open(&server.url(), retry).unwrap();
     let (seen, killer) = std::sync::mpsc::sync_channel(1000);

@@ -19,7 +19,7 @@ use xylem_objects::{Bucket, BucketConfig, Created, ObjectError, Reason, outcome_
 /// Gives up at once when the store is away.
 fn impatient(faulty: &Faulty) -> Bucket {
     let mut retry = quick();
-    retry.give_up_after = Duration::from_millis(100);
+    retry.give_up = xylem_objects::GiveUp::After(Duration::from_millis(100));
     let config = BucketConfig { retry, ..config() };
     Bucket::with_store(Arc::new(faulty.clone()), "test://", config).unwrap()
 }

@@ -51,7 +51,7 @@ impl Server {
 
     fn bucket(&self) -> Bucket {
         let mut retry = quick();
-        retry.give_up_after = Duration::from_millis(300);
+        retry.give_up = xylem_objects::GiveUp::After(Duration::from_millis(300));
         retry.attempt_timeout = Duration::from_millis(200);
         let endpoint = format!("http://127.0.0.1:{}", self.port);
         let settings = [

@@ -11,7 +11,7 @@ mod trouble;
 
 use crate::common;
 use crate::common::net::{Net, Refusal, Weather};
-use crate::common::objects::{block_on, fresh_prefix, real_store, runtime, seeds};
+use crate::common::objects::{block_on, fresh_prefix, place, real_store, runtime, seeds};
 use crate::common::{Writer, read_all, segment};
 use futures::TryStreamExt;
 use object_store::memory::InMemory;
@@ -21,12 +21,11 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use xylem_ambient::Clock;
+use xylem_objects::{GiveUp, Objects, Retry};
 use xylem_types::{Epoch, Lsn};
 use xylem_wal::backup::{Floor, Restored, restore, restore_on};
 use xylem_wal::disk::model::{ModelDisk, Op};
-use xylem_wal::{
-    Backup, BackupConfig, Entry, LocalLog, LocalLogConfig, Log, LogError, Position, Retry,
-};
+use xylem_wal::{Backup, BackupConfig, Entry, LocalLog, LocalLogConfig, Log, LogError, Position};
 
 /// A store, and a backup's place in it.
 struct Site {
@@ -42,7 +41,8 @@ fn small() -> BackupConfig {
         retry: Retry {
             first_wait: Duration::from_millis(1),
             longest_wait: Duration::from_millis(5),
-            attempt: Duration::from_millis(100),
+            give_up: GiveUp::Never,
+            attempt_timeout: Duration::from_millis(100),
         },
         patience: Duration::from_secs(20),
         drain: Duration::from_secs(20),
@@ -64,8 +64,8 @@ impl Site {
     }
 
     fn start_with(&self, log: &LocalLog, generation: u64, config: BackupConfig) -> Backup {
-        let wire = self.net.wire();
-        Backup::start(log, wire, self.prefix.clone(), generation, config).unwrap()
+        let place = place(self.net.wire(), &self.prefix);
+        Backup::start(log, &place, generation, config).unwrap()
     }
 
     fn start(&self, log: &LocalLog, generation: u64) -> Backup {
@@ -84,9 +84,8 @@ impl Site {
         floor: Floor,
     ) -> Result<Restored, LogError> {
         let disk = Arc::new(disk.clone());
-        let (store, prefix) = (Arc::clone(&self.store), self.prefix.clone());
         let log = common::small();
-        restore_on(store, prefix, generation, disk, floor, log, small()).await
+        restore_on(&self.place(), generation, disk, floor, log, small()).await
     }
 
     /// What would be restored, from a copy of the store.
@@ -122,6 +121,11 @@ impl Site {
             (restored.first, restored.end, restored.epoch, restored.lsn)
         );
         (log, restored)
+    }
+
+    /// Its place in the store, with no wire between.
+    fn place(&self) -> Objects {
+        place(Arc::clone(&self.store), &self.prefix)
     }
 
     /// All names, below the prefix, and lengths.
@@ -239,12 +243,8 @@ fn a_real_directory_is_restored() {
             Err(LogError::Closed)
         ));
         let entries = read_all(&log).unwrap();
-        let store = || Arc::clone(&site.store);
-        let into = |dir| {
-            let prefix = site.prefix.clone();
-            let floor = Floor::default();
-            restore(store(), prefix, 7, dir, floor, common::small(), small())
-        };
+        let place = site.place();
+        let into = |dir| restore(&place, 7, dir, Floor::default(), common::small(), small());
         // Where there is a log nothing is restored.
         let refused = into(&old).await;
         assert!(
@@ -269,8 +269,7 @@ fn a_real_directory_is_restored() {
             segment_bytes: 6300,
             ..common::small()
         };
-        let prefix = site.prefix.clone();
-        restore(store(), prefix, 8, &new, Floor::default(), config, small())
+        restore(&place, 8, &new, Floor::default(), config, small())
             .await
             .unwrap();
         let log = LocalLog::open(&new, common::small()).unwrap();

@@ -9,7 +9,7 @@
 )]
 
 use crate::common::golden::{STEP_US, TIME_US, compare, entropy, groups, objects, record_groups};
-use crate::common::objects::{block_on, runtime};
+use crate::common::objects::{block_on, place, runtime};
 use crate::common::{read_all, small};
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -55,7 +55,8 @@ async fn write() -> Arc<dyn ObjectStore> {
     };
     let begin = |log: &LocalLog, generation| {
         let config = config(&clock, generation << 8);
-        Backup::start(log, Arc::clone(&store), prefix(), generation, config).unwrap()
+        let place = place(Arc::clone(&store), &prefix());
+        Backup::start(log, &place, generation, config).unwrap()
     };
     let log = open();
     let backup = begin(&log, 3);
@@ -116,7 +117,7 @@ fn the_golden_objects_are_restored() {
         let clock = HandClock::default();
         let (config, floor) = (config(&clock, 0), Floor::default());
         let at = Arc::new(disk.clone());
-        let restored = restore_on(store, prefix(), 8, at, floor, small(), config)
+        let restored = restore_on(&place(store, &prefix()), 8, at, floor, small(), config)
             .await
             .unwrap();
         assert_eq!(

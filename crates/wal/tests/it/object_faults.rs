@@ -9,7 +9,7 @@
 
 use crate::common::line::Objects;
 use crate::common::net::{Net, Weather, Wire};
-use crate::common::objects::{block_on, fresh_prefix, real_store, seeds, small};
+use crate::common::objects::{block_on, fresh_prefix, place, real_store, seeds, small};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -63,8 +63,8 @@ impl Server {
             ..small()
         };
         self.told.lock().lives += 1;
-        let store: Arc<dyn ObjectStore> = Arc::clone(&wire) as _;
-        match ObjectLog::open(store, self.prefix.clone(), config).await {
+        let place = place(Arc::clone(&wire) as _, &self.prefix);
+        match ObjectLog::open(&place, config).await {
             Ok(log) => {
                 let outcome = self.write(&log).await;
                 if let Err(LogError::Superseded { .. }) = outcome {
@@ -228,10 +228,8 @@ async fn race(
 
 /// All entries: epoch, number and payload of frames.
 async fn read(wire: &Arc<Wire>, prefix: &Path) -> Vec<(u64, Record, Option<Vec<u8>>)> {
-    let store: Arc<dyn ObjectStore> = Arc::clone(wire) as _;
-    let log = ObjectLog::open(store, prefix.clone(), small())
-        .await
-        .unwrap();
+    let place = place(Arc::clone(wire) as _, prefix);
+    let log = ObjectLog::open(&place, small()).await.unwrap();
     // Readers block.
     let reading = tokio::task::spawn_blocking(move || read_all(&log));
     reading.await.unwrap()
@@ -351,8 +349,8 @@ fn all_logs_together_hold_what_they_may() {
         let mut logs = Vec::new();
         for n in 0..LOGS {
             let prefix = Path::from(format!("log-{n}"));
-            let opened = ObjectLog::open(Arc::clone(&store), prefix, config()).await;
-            let log = opened.unwrap();
+            let place = place(Arc::clone(&store), &prefix);
+            let log = ObjectLog::open(&place, config()).await.unwrap();
             let epoch = log.seal().await.unwrap().epoch();
             log.begin(epoch, Lsn(100)).await.unwrap();
             let mut start = Lsn(100);

@@ -8,7 +8,7 @@
 )]
 
 use crate::common::golden::{STEP_US, TIME_US, compare, entropy, groups, objects, record_groups};
-use crate::common::objects::{block_on, read_from, runtime};
+use crate::common::objects::{block_on, place, read_from, runtime};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -42,7 +42,8 @@ async fn write() -> Arc<dyn ObjectStore> {
     let clock = HandClock::default();
     let mut times = (0..).map(|nth| TIME_US + nth * STEP_US);
     let mut tick = || clock.set(times.next().unwrap());
-    let open = |owner| ObjectLog::open(Arc::clone(&store), prefix(), config(&clock, owner));
+    let place = place(Arc::clone(&store), &prefix());
+    let open = |owner| ObjectLog::open(&place, config(&clock, owner));
     let log = open(0).await.unwrap();
     tick();
     let epoch = log.seal().await.unwrap().epoch();
@@ -86,7 +87,8 @@ fn the_golden_objects_are_read() {
             let path = Path::from(format!("logs/golden/0000000000/{name}"));
             store.put(&path, bytes.into()).await.unwrap();
         }
-        let log = ObjectLog::open(store, prefix(), config(&HandClock::default(), 0));
+        let place = place(store, &prefix());
+        let log = ObjectLog::open(&place, config(&HandClock::default(), 0));
         let log = log.await.unwrap();
         let durable = *log.durable().borrow();
         assert_eq!((durable.epoch(), durable.seq()), (Epoch(2), FrameSeq(0)));

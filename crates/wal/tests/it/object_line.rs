@@ -10,7 +10,7 @@
 use crate::common;
 use crate::common::line::{HEADER, Objects};
 use crate::common::net::{Net, Refusal, Weather, Wire};
-use crate::common::objects::{block_on, fresh_prefix, read_from, runtime, small};
+use crate::common::objects::{block_on, fresh_prefix, place, read_from, runtime, small};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -41,7 +41,7 @@ impl Site {
         wire: &Arc<Wire>,
         config: ObjectLogConfig,
     ) -> Result<ObjectLog, LogError> {
-        ObjectLog::open(Arc::clone(wire) as _, self.prefix.clone(), config).await
+        ObjectLog::open(&place(Arc::clone(wire) as _, &self.prefix), config).await
     }
 
     async fn open(&self) -> ObjectLog {
@@ -386,16 +386,16 @@ fn a_claim_that_comes_when_its_place_was_trimmed_takes_nothing_over() {
         let wire = site.net.wire();
         site.net.hold_wire(Some(&wire));
         let opening = {
-            let (store, prefix) = (Arc::clone(&wire) as _, site.prefix.clone());
+            let place = place(Arc::clone(&wire) as _, &site.prefix);
             tokio::spawn(async move {
                 let config = ObjectLogConfig {
-                    retry: xylem_wal::Retry {
-                        attempt: Duration::from_secs(20),
+                    retry: xylem_objects::Retry {
+                        attempt_timeout: Duration::from_secs(20),
                         ..small().retry
                     },
                     ..small()
                 };
-                ObjectLog::open(store, prefix, config).await
+                ObjectLog::open(&place, config).await
             })
         };
         until(|| site.net.flying() == 1).await;
@@ -456,8 +456,8 @@ fn a_claim_in_the_place_of_what_was_listed_is_no_damage() {
             let name = format!("{last:012x}-");
             site.net.hold_reads(Some((&wire, &name, before)));
             let opening = {
-                let (store, prefix) = (Arc::clone(&wire) as _, site.prefix.clone());
-                tokio::spawn(async move { ObjectLog::open(store, prefix, small()).await })
+                let place = place(Arc::clone(&wire) as _, &site.prefix);
+                tokio::spawn(async move { ObjectLog::open(&place, small()).await })
             };
             until(|| site.net.reads_waiting() == 1).await;
             let durable = compute.write(&log, 20).await;
@@ -684,7 +684,7 @@ fn frames_share_objects_while_others_are_on_their_way() {
             object_bytes: 64 << 10,
             queue_bytes: 1 << 20,
             puts_max: 4,
-            retry: xylem_wal::Retry::default(),
+            retry: xylem_objects::Retry::default(),
             ..small()
         };
         let log = site.open_on(&site.net.wire(), config).await.unwrap();
@@ -803,7 +803,7 @@ fn a_store_that_is_away_is_waited_for() {
         until(|| log.trouble().is_some()).await;
         let trouble = log.trouble().unwrap().to_string();
         assert!(
-            trouble.contains("make") && trouble.contains(site.prefix.as_ref()),
+            trouble.contains("create") && trouble.contains(site.prefix.as_ref()),
             "{trouble}"
         );
         let seal = {
@@ -878,7 +878,7 @@ fn a_store_that_refuses_for_a_while_is_waited_for() {
             let LogError::Io { context, source } = &error else {
                 panic!("{error}");
             };
-            assert!(context.contains("make") && context.contains(site.prefix.as_ref()));
+            assert!(context.contains("create") && context.contains(site.prefix.as_ref()));
             let kind = match refusal {
                 Refusal::Denied => std::io::ErrorKind::PermissionDenied,
                 _ => std::io::ErrorKind::NotFound,
@@ -919,10 +919,13 @@ fn a_store_that_cannot_ends_the_log_which_can_be_opened_again() {
         assert_eq!(*watch.borrow(), durable);
         let error = log.failed().unwrap();
         assert!(error.is_mended_by_opening());
-        assert!(error.to_string().contains("check its settings"), "{error}");
+        assert!(
+            error.to_string().contains("check the store's settings"),
+            "{error}"
+        );
         let error = log.seal().await.unwrap_err().to_string();
         assert!(
-            error.contains("make") && error.contains(site.prefix.as_ref()),
+            error.contains("create") && error.contains(site.prefix.as_ref()),
             "{error}"
         );
         let error = site.open_on(&site.net.wire(), small()).await.unwrap_err();
@@ -1082,9 +1085,8 @@ async fn crash_at(dies_at: u64, seed: u64) {
     let life = {
         let (wire, prefix, told) = (Arc::clone(&wire), site.prefix.clone(), Arc::clone(&told));
         tokio::spawn(async move {
-            let log = ObjectLog::open(wire as _, prefix, one_each())
-                .await
-                .unwrap();
+            let place = place(wire as _, &prefix);
+            let log = ObjectLog::open(&place, one_each()).await.unwrap();
             for _ in 0..2 {
                 let mut compute = Compute::attach(&log).await;
                 for _ in 0..5 {

@@ -3,23 +3,24 @@
 
 use super::{Site, copied, from_backup, small, until};
 use crate::common::net::{Refusal, Wire};
-use crate::common::objects::block_on;
+use crate::common::objects::{block_on, place};
 use crate::common::{self, Writer, read_all, segment};
 use object_store::ObjectStore;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use xylem_ambient::Clock;
+use xylem_objects::Retry;
 use xylem_wal::backup::end;
 use xylem_wal::disk::model::ModelDisk;
-use xylem_wal::{Backup, BackupConfig, LocalLog, LocalLogConfig, Log, LogError, Position, Retry};
+use xylem_wal::{Backup, BackupConfig, LocalLog, LocalLogConfig, Log, LogError, Position};
 
 /// Requests are not called back: a test holds them.
 fn patient() -> BackupConfig {
     BackupConfig {
         object_bytes: 1 << 10,
         retry: Retry {
-            attempt: Duration::from_secs(100),
+            attempt_timeout: Duration::from_secs(100),
             ..small().retry
         },
         ..small()
@@ -27,8 +28,8 @@ fn patient() -> BackupConfig {
 }
 
 fn start_on(site: &Site, wire: &Arc<Wire>, log: &LocalLog, generation: u64) -> Backup {
-    let store = Arc::clone(wire) as Arc<dyn ObjectStore>;
-    Backup::start(log, store, site.prefix.clone(), generation, patient()).unwrap()
+    let place = place(Arc::clone(wire) as Arc<dyn ObjectStore>, &site.prefix);
+    Backup::start(log, &place, generation, patient()).unwrap()
 }
 
 fn end_of(log: &LocalLog) -> Position {
@@ -166,8 +167,7 @@ fn a_damaged_copy_is_made_anew_of_a_log_that_is_whole() {
             damaged[50] ^= 1;
             site.put(&name, damaged).await;
             // Whoever looks is told how far it went, and what is wrong.
-            let (store, prefix) = (Arc::clone(&site.store), site.prefix.clone());
-            let found = end(store, prefix, small()).await.unwrap();
+            let found = end(&site.place(), small()).await.unwrap();
             assert_eq!(found.position, end_of(&log), "{name}");
             let damage = found.damage.expect("the damage is told");
             assert!(damage.contains(&name), "{damage}");

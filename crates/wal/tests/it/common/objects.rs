@@ -16,8 +16,9 @@ use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 use xylem_ambient::Entropy;
 use xylem_objects::testing::S3Server;
+use xylem_objects::{BucketConfig, GiveUp, Objects, Retry};
 use xylem_wal::conformance::{self, HandClock, Store};
-use xylem_wal::{BoxFuture, Entry, Log, LogError, ObjectLog, ObjectLogConfig, Position, Retry};
+use xylem_wal::{BoxFuture, Entry, Log, LogError, ObjectLog, ObjectLogConfig, Position};
 
 /// Where requests run.
 pub fn runtime() -> Handle {
@@ -46,12 +47,19 @@ pub fn small() -> ObjectLogConfig {
         retry: Retry {
             first_wait: Duration::from_millis(1),
             longest_wait: Duration::from_millis(5),
-            attempt: Duration::from_millis(100),
+            give_up: GiveUp::Never,
+            attempt_timeout: Duration::from_millis(100),
         },
         patience: Duration::from_secs(20),
         drain: Duration::from_secs(20),
         ..ObjectLogConfig::new(runtime())
     }
+}
+
+/// The folder `prefix` of a store.
+pub fn place(store: Arc<dyn ObjectStore>, prefix: &Path) -> Objects {
+    let whole = Objects::on(runtime(), store, "test://", BucketConfig::default());
+    whole.folder(prefix.as_ref())
 }
 
 /// A log under a prefix of its own.
@@ -83,8 +91,8 @@ impl Store for ObjectLogs {
                 clock: self.clock.clock(),
                 ..small()
             };
-            let wire: Arc<dyn ObjectStore> = Arc::clone(&*self.wire.lock()) as _;
-            let log = ObjectLog::open(wire, self.prefix.clone(), config).await?;
+            let wire = Arc::clone(&*self.wire.lock());
+            let log = ObjectLog::open(&place(wire, &self.prefix), config).await?;
             Ok(Arc::new(log) as Arc<dyn Log>)
         })
     }
