@@ -6,13 +6,13 @@
 //! happened, whether an answer came, and what callers are told meanwhile.
 
 use crate::error::{Failure, ObjectError, Reason};
-use crate::objects::{Objects, add};
+use crate::place::{Place, add};
 use crate::retry::{GiveUp, Waits};
 use tokio::time::Instant;
 
 /// One request to a store, which may take several attempts.
 pub(crate) struct Attempts<'a> {
-    objects: &'a Objects,
+    place: &'a Place,
     operation: &'static str,
     name: &'a str,
     waits: Waits,
@@ -22,16 +22,12 @@ pub(crate) struct Attempts<'a> {
 
 impl<'a> Attempts<'a> {
     /// `operation` on the object or folder `name`, not attempted yet.
-    pub(crate) fn new(
-        objects: &'a Objects,
-        operation: &'static str,
-        name: &'a str,
-    ) -> Attempts<'a> {
+    pub(crate) fn new(place: &'a Place, operation: &'static str, name: &'a str) -> Attempts<'a> {
         Attempts {
-            objects,
+            place,
             operation,
             name,
-            waits: objects.retry().waits(&objects.config().entropy),
+            waits: place.retry.waits(&place.store.config.entropy),
             began: Instant::now(),
             count: 0,
         }
@@ -43,14 +39,18 @@ impl<'a> Attempts<'a> {
         request: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
         self.count += 1;
-        self.objects.count_attempt(self.count > 1);
-        let limit = self.objects.retry().attempt_timeout;
+        let counters = &self.place.store.counters;
+        add(&counters.requests, 1);
+        if self.count > 1 {
+            add(&counters.retries, 1);
+        }
+        let limit = self.place.retry.attempt_timeout;
         let done = match tokio::time::timeout(limit, request).await {
             Ok(done) => done,
             Err(_) => Err(Failure::timeout(limit)),
         };
         if done.as_ref().err().is_none_or(Failure::is_answer) {
-            self.objects.answered();
+            self.place.trouble.answered(&self.place.url);
         }
         done
     }
@@ -63,7 +63,7 @@ impl<'a> Attempts<'a> {
 
     /// Waits before the next attempt; returns the failure when there is none.
     pub(crate) async fn wait(&mut self, failure: Failure) -> Result<(), Failure> {
-        let give_up = self.objects.retry().give_up;
+        let give_up = self.place.retry.give_up;
         let again = match &failure {
             Failure::Transient { .. } => true,
             Failure::Final { mendable, .. } => *mendable && give_up == GiveUp::Never,
@@ -76,8 +76,8 @@ impl<'a> Attempts<'a> {
         // A request with a limit is worth a look before it fails. One without
         // is not reported in any other way.
         let warn = give_up == GiveUp::Never || self.count == 4;
-        self.objects
-            .failing(self.describe(failure, false), warn, wait);
+        let error = self.describe(failure, false);
+        self.place.trouble.failing(error, warn, wait);
         tokio::time::sleep(wait).await;
         Ok(())
     }
@@ -86,7 +86,7 @@ impl<'a> Attempts<'a> {
     pub(crate) fn error(&self, failure: Failure, outcome_unknown: bool) -> ObjectError {
         let error = self.describe(failure, outcome_unknown);
         if !matches!(error.reason, Reason::NotFound | Reason::Exists) {
-            add(&self.objects.counters().failures, 1);
+            add(&self.place.store.counters.failures, 1);
         }
         error
     }
@@ -99,7 +99,7 @@ impl<'a> Attempts<'a> {
         ObjectError {
             reason,
             operation: self.operation,
-            url: self.objects.url().to_owned(),
+            url: self.place.url.clone(),
             name: self.name.to_owned(),
             attempts: self.count,
             elapsed: self.began.elapsed(),

@@ -1,10 +1,10 @@
 //! A place in an object store, for threads.
 
-use crate::attempts::Attempts;
 use crate::check::CheckError;
 use crate::error::{Failure, Reason};
-use crate::objects::{BucketStats, Created, Objects};
+use crate::objects::{Created, Objects};
 use crate::open::{BucketConfig, OpenError};
+use crate::place::BucketStats;
 use crate::upload::Upload;
 use bytes::Bytes;
 use object_store::ObjectStore;
@@ -166,7 +166,7 @@ impl Bucket {
     /// [`io::ErrorKind::AlreadyExists`] when something else has the name; when
     /// the file cannot be read; when the store does not answer or refuses.
     pub fn upload(&self, name: &str, file: &File, len: u64) -> io::Result<()> {
-        let mut attempts = Attempts::new(&self.objects, "upload", name);
+        let mut attempts = self.objects.attempts("upload", name);
         loop {
             attempts.note_attempt();
             let error = match self.upload_once(name, file, len) {

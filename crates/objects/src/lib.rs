@@ -10,6 +10,7 @@ mod check;
 mod error;
 mod objects;
 mod open;
+mod place;
 mod retry;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -20,8 +21,9 @@ pub use bucket::Bucket;
 pub use cache::{CacheConfig, CacheStats, CacheWriter, CachedObject, DiskCache};
 pub use check::CheckError;
 pub use error::{ObjectError, Reason, outcome_unknown};
-pub use objects::{BucketStats, Created, Objects};
+pub use objects::{Created, Objects};
 pub use open::{BucketConfig, OpenError};
+pub use place::BucketStats;
 pub use retry::{GiveUp, Retry, Waits};
 pub use trouble::Trouble;
 pub use upload::Upload;

@@ -4,8 +4,9 @@
 use crate::attempts::Attempts;
 use crate::error::{Failure, ObjectError, Reason};
 use crate::open::{self, BucketConfig, OpenError, Opened};
+use crate::place::{BucketStats, Counters, Place, add};
 use crate::retry::Retry;
-use crate::trouble::{Trouble, Watch};
+use crate::trouble::Trouble;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
@@ -15,10 +16,7 @@ use object_store::{
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 
 /// Objects removed with one request: what S3 takes.
@@ -33,71 +31,12 @@ pub enum Created {
     Exists,
 }
 
-/// What was asked of the store so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BucketStats {
-    /// Attempts made; parts of large uploads count each, not their retries.
-    pub requests: u64,
-    /// Of these, the ones that came after a failed one.
-    pub retries: u64,
-    /// Operations that failed for good.
-    pub failures: u64,
-    /// Bytes read.
-    pub read_bytes: u64,
-    /// Bytes written.
-    pub written_bytes: u64,
-}
-
-#[derive(Default)]
-pub(crate) struct Counters {
-    pub(crate) requests: AtomicU64,
-    retries: AtomicU64,
-    pub(crate) failures: AtomicU64,
-    read_bytes: AtomicU64,
-    pub(crate) written_bytes: AtomicU64,
-}
-
-pub(crate) fn add(counter: &AtomicU64, n: u64) {
-    counter.fetch_add(n, Ordering::Relaxed);
-}
-
-/// The runtime that connections live on. It is let go without waiting, so
-/// that its owner may be dropped anywhere.
-struct Background(Option<Runtime>);
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-/// A store, shared by all places in it.
-struct Inner {
-    store: Arc<dyn ObjectStore>,
-    local: Option<PathBuf>,
-    config: BucketConfig,
-    counters: Counters,
-    handle: Handle,
-    _runtime: Background,
-}
-
-/// A place in it.
-struct Place {
-    prefix: Path,
-    url: String,
-    retry: Retry,
-    trouble: Watch,
-}
-
 /// A place in an object store, for async callers. Clones are the same place.
 ///
 /// Names are paths below the place's prefix, such as `branches/0123…/x`. An
 /// object is written once, whole, and never changed.
 #[derive(Clone)]
 pub struct Objects {
-    inner: Arc<Inner>,
     place: Arc<Place>,
 }
 
@@ -155,43 +94,23 @@ impl Objects {
         runtime: Option<Runtime>,
     ) -> Objects {
         Objects {
-            place: Arc::new(Place {
-                prefix: opened.prefix,
-                url: opened.url,
-                retry: config.retry,
-                trouble: Watch::default(),
-            }),
-            inner: Arc::new(Inner {
-                store: opened.store,
-                local: opened.local,
-                config,
-                counters: Counters::default(),
-                handle,
-                _runtime: Background(runtime),
-            }),
+            place: Arc::new(Place::opened(opened, config, handle, runtime)),
         }
     }
 
     /// The folder `name` of this place, which has trouble of its own. Requests
     /// there count in [`Objects::stats`] of both.
     pub fn folder(&self, name: &str) -> Objects {
-        self.within(self.path(name), self.name_of(name), self.retry())
-    }
-
-    /// The same place, where requests are tried again as `retry` says.
-    pub fn with_retry(&self, retry: Retry) -> Objects {
-        self.within(self.place.prefix.clone(), self.url().to_owned(), retry)
-    }
-
-    fn within(&self, prefix: Path, url: String, retry: Retry) -> Objects {
         Objects {
-            inner: Arc::clone(&self.inner),
-            place: Arc::new(Place {
-                prefix,
-                url,
-                retry,
-                trouble: Watch::default(),
-            }),
+            place: Arc::new(self.place.folder(name, self.retry())),
+        }
+    }
+
+    /// The same place with trouble of its own, where requests are tried again
+    /// as `retry` says.
+    pub fn with_retry(&self, retry: Retry) -> Objects {
+        Objects {
+            place: Arc::new(self.place.folder("", retry)),
         }
     }
 
@@ -202,20 +121,17 @@ impl Objects {
 
     /// The URL of the object or folder `name`, for people.
     pub fn name_of(&self, name: &str) -> String {
-        match name.trim_matches('/') {
-            "" => self.url().to_owned(),
-            name => format!("{}/{name}", self.url().trim_end_matches('/')),
-        }
+        self.place.name_of(name)
     }
 
     /// The store itself. Nothing is tried again there.
     pub fn store(&self) -> &Arc<dyn ObjectStore> {
-        &self.inner.store
+        &self.place.store.api
     }
 
     /// How the store was opened.
     pub fn config(&self) -> &BucketConfig {
-        &self.inner.config
+        &self.place.store.config
     }
 
     /// How failed requests are tried again in this place.
@@ -225,7 +141,7 @@ impl Objects {
 
     /// The runtime that its connections live on.
     pub fn handle(&self) -> &Handle {
-        &self.inner.handle
+        &self.place.store.handle
     }
 
     /// Why requests in this place are tried again at this moment.
@@ -233,43 +149,23 @@ impl Objects {
         self.place.trouble.now()
     }
 
-    pub(crate) fn answered(&self) {
-        self.place.trouble.answered(self.url());
-    }
-
-    pub(crate) fn failing(&self, error: ObjectError, warn: bool, wait: Duration) {
-        self.place.trouble.failing(error, warn, wait);
-    }
-
-    pub(crate) fn count_attempt(&self, again: bool) {
-        add(&self.inner.counters.requests, 1);
-        if again {
-            add(&self.inner.counters.retries, 1);
-        }
-    }
-
     /// What was asked of the store so far.
     pub fn stats(&self) -> BucketStats {
-        let c = &self.inner.counters;
-        let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        BucketStats {
-            requests: get(&c.requests),
-            retries: get(&c.retries),
-            failures: get(&c.failures),
-            read_bytes: get(&c.read_bytes),
-            written_bytes: get(&c.written_bytes),
-        }
+        self.counters().read()
     }
 
     pub(crate) fn counters(&self) -> &Counters {
-        &self.inner.counters
+        &self.place.store.counters
     }
 
     /// Where `name` is in the store.
     pub fn path(&self, name: &str) -> Path {
-        name.split('/')
-            .filter(|part| !part.is_empty())
-            .fold(self.place.prefix.clone(), |path, part| path.join(part))
+        self.place.path(name)
+    }
+
+    /// `operation` on `name`, not attempted yet.
+    pub(crate) fn attempts<'a>(&'a self, operation: &'static str, name: &'a str) -> Attempts<'a> {
+        Attempts::new(&self.place, operation, name)
     }
 
     fn folder_path(&self, name: &str) -> Option<Path> {
@@ -286,7 +182,7 @@ impl Objects {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let mut attempts = Attempts::new(self, operation, name);
+        let mut attempts = self.attempts(operation, name);
         loop {
             let failure = match attempts.attempt(request()).await {
                 Ok(done) => return Ok(done),
@@ -305,7 +201,7 @@ impl Objects {
     pub async fn size(&self, name: &str) -> Result<u64, ObjectError> {
         let path = self.path(name);
         self.retried("look up", name, || async {
-            let found = self.inner.store.head(&path).await;
+            let found = self.store().head(&path).await;
             Ok(found.map_err(Failure::of_lookup)?.size)
         })
         .await
@@ -358,7 +254,7 @@ impl Objects {
             range: range.clone().map(GetRange::Bounded),
             ..GetOptions::default()
         };
-        let result = match self.inner.store.get_opts(path, options).await {
+        let result = match self.store().get_opts(path, options).await {
             Ok(result) => result,
             Err(e) => {
                 let failure = Failure::of_lookup(e);
@@ -378,7 +274,7 @@ impl Objects {
         }
         let wanted = result.range.end - result.range.start;
         let bytes = result.bytes().await?;
-        add(&self.inner.counters.read_bytes, bytes.len() as u64);
+        add(&self.counters().read_bytes, bytes.len() as u64);
         if bytes.len() as u64 != wanted {
             return Err(Failure::Transient {
                 source: format!("{} of {wanted} bytes arrived", bytes.len()).into(),
@@ -389,7 +285,7 @@ impl Objects {
     }
 
     async fn check_size(&self, path: &Path, range: &Range<u64>) -> Result<(), Failure> {
-        let found = self.inner.store.head(path).await;
+        let found = self.store().head(path).await;
         let size = found.map_err(Failure::of_lookup)?.size;
         match size < range.end {
             true => Err(too_short(range, size)),
@@ -404,7 +300,7 @@ impl Objects {
     pub async fn list(&self, folder: &str) -> Result<Vec<(String, u64)>, ObjectError> {
         let path = self.folder_path(folder);
         self.retried("list", folder, || async {
-            let found = self.inner.store.list_with_delimiter(path.as_ref()).await?;
+            let found = self.store().list_with_delimiter(path.as_ref()).await?;
             Ok(found
                 .objects
                 .into_iter()
@@ -426,7 +322,7 @@ impl Objects {
         let after = self.path(&format!("{folder}/{name}"));
         let depth = after.parts().count();
         self.retried("list", folder, || async {
-            let found = self.inner.store.list_with_offset(path.as_ref(), &after);
+            let found = self.store().list_with_offset(path.as_ref(), &after);
             let found: Vec<ObjectMeta> = found.try_collect().await?;
             Ok(found
                 .into_iter()
@@ -445,7 +341,7 @@ impl Objects {
     pub async fn folders(&self, folder: &str) -> Result<Vec<String>, ObjectError> {
         let path = self.folder_path(folder);
         self.retried("list", folder, || async {
-            let found = self.inner.store.list_with_delimiter(path.as_ref()).await?;
+            let found = self.store().list_with_delimiter(path.as_ref()).await?;
             Ok(found
                 .common_prefixes
                 .into_iter()
@@ -476,7 +372,7 @@ impl Objects {
     }
 
     async fn below(&self, path: Option<&Path>) -> Result<Vec<ObjectMeta>, Failure> {
-        Ok(self.inner.store.list(path).try_collect().await?)
+        Ok(self.store().list(path).try_collect().await?)
     }
 
     /// Creates an object unless the name is taken.
@@ -491,7 +387,7 @@ impl Objects {
     /// later; the same call with the same bytes settles it.
     pub async fn put_new(&self, name: &str, bytes: Bytes) -> Result<Created, ObjectError> {
         let path = self.path(name);
-        let mut attempts = Attempts::new(self, "create", name);
+        let mut attempts = self.attempts("create", name);
         let mut unknown = false;
         loop {
             let put = self.put_once(&path, bytes.clone());
@@ -503,7 +399,7 @@ impl Objects {
                 Failure::Transient { sent, .. } => *sent,
                 // A directory may have taken it and then failed to sync.
                 Failure::Final { reason, .. } => {
-                    self.inner.local.is_some() && *reason == Reason::Refused
+                    self.place.store.local.is_some() && *reason == Reason::Refused
                 }
             };
             if let Err(failure) = attempts.wait(failure).await {
@@ -514,13 +410,10 @@ impl Objects {
 
     async fn put_once(&self, path: &Path, bytes: Bytes) -> Result<Created, Failure> {
         let payload = PutPayload::from_bytes(bytes.clone());
-        let put = self
-            .inner
-            .store
-            .put_opts(path, payload, PutMode::Create.into());
+        let put = self.store().put_opts(path, payload, PutMode::Create.into());
         match put.await.map_err(Failure::from) {
             Ok(_) => {
-                add(&self.inner.counters.written_bytes, bytes.len() as u64);
+                add(&self.counters().written_bytes, bytes.len() as u64);
                 return Ok(Created::Done);
             }
             Err(Failure::Final {
@@ -529,7 +422,7 @@ impl Objects {
             }) => {}
             Err(failure) => return Err(failure),
         }
-        let held = match self.inner.store.head(path).await {
+        let held = match self.store().head(path).await {
             Ok(meta) if meta.size != bytes.len() as u64 => return Ok(Created::Exists),
             Ok(_) => self.get_once(path, None).await,
             Err(e) => Err(Failure::of_lookup(e)),
@@ -557,7 +450,7 @@ impl Objects {
     pub async fn delete(&self, name: &str) -> Result<(), ObjectError> {
         let path = self.path(name);
         self.retried("delete", name, || async {
-            match self.inner.store.delete(&path).await {
+            match self.store().delete(&path).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
                 Err(e) => Err(e.into()),
             }
@@ -605,8 +498,7 @@ impl Objects {
     async fn delete_once(&self, left: &Mutex<BTreeSet<Path>>) -> Result<(), Failure> {
         let paths: Vec<_> = left.lock().iter().cloned().map(Ok).collect();
         let mut done = self
-            .inner
-            .store
+            .store()
             .delete_stream(futures::stream::iter(paths).boxed());
         let mut failed = None;
         while let Some(one) = done.next().await {
@@ -623,7 +515,7 @@ impl Objects {
 
     /// A directory may hold what uploads left that were cut off.
     async fn forget_directory(&self, folder: &str) -> Result<(), ObjectError> {
-        let Some(dir) = &self.inner.local else {
+        let Some(dir) = &self.place.store.local else {
             return Ok(());
         };
         let dir = dir.join(self.path(folder).as_ref());

@@ -3,7 +3,8 @@
 
 use crate::attempts::Attempts;
 use crate::error::{Failure, ObjectError, Reason};
-use crate::objects::{Created, Objects, add};
+use crate::objects::{Created, Objects};
+use crate::place::add;
 use crate::retry::Retry;
 use async_trait::async_trait;
 use object_store::retry::{RetryContext, RetryFailure, RetryPolicy};
@@ -118,7 +119,7 @@ impl Upload {
     }
 
     async fn send(&mut self, part: Vec<u8>) -> Result<(), ObjectError> {
-        let attempts = Attempts::new(&self.objects, "upload", &self.name);
+        let attempts = self.objects.attempts("upload", &self.name);
         if self.large.is_none() {
             self.large = Some(begin(&self.objects, &self.name).await?);
         }
@@ -144,7 +145,7 @@ impl Upload {
     }
 
     async fn complete(&mut self) -> Result<(), ObjectError> {
-        let mut attempts = Attempts::new(&self.objects, "upload", &self.name);
+        let mut attempts = self.objects.attempts("upload", &self.name);
         let Some(large) = &mut self.large else {
             let bytes = std::mem::take(&mut self.buffer);
             return match self.objects.put_new(&self.name, bytes.into()).await? {

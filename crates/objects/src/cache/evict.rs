@@ -5,9 +5,10 @@
 //! has no mark when it comes, so that reading much once does not drive out
 //! what is read often.
 
+use super::disk::Disk;
 use super::entry::{Entry, Shape, State};
+use super::shared::Shared;
 use super::stats::add;
-use super::{Disk, Shared};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,8 +1,9 @@
 //! Reading an object through the cache.
 
+use super::disk::Disk;
 use super::entry::{Entry, Flight, Shape, Source};
+use super::shared::Shared;
 use super::stats::add;
-use super::{Disk, Shared};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::fs::File;
@@ -52,6 +53,23 @@ impl Drop for Leader<'_> {
 }
 
 impl CachedObject {
+    /// Looks the object `name` up, in the store unless it is known here.
+    pub(super) fn open(shared: &Arc<Shared>, name: &str) -> io::Result<CachedObject> {
+        if let Some(entry) = shared.entries.lock().get(name) {
+            return Ok(CachedObject::new(shared, entry));
+        }
+        let size = shared.bucket.size(name)?;
+        let mut entries = shared.entries.lock();
+        let entry = entries.entry(name.into()).or_insert_with_key(|name| {
+            Arc::new(Entry::new(
+                Arc::clone(name),
+                size,
+                shared.config.chunk_bytes,
+            ))
+        });
+        Ok(CachedObject::new(shared, entry))
+    }
+
     /// To be called under the lock of the table of entries.
     pub(super) fn new(shared: &Arc<Shared>, entry: &Arc<Entry>) -> CachedObject {
         entry.add_reader();

@@ -1,8 +1,9 @@
 //! Writing an object: to local disk, then to the store; straight to the store
 //! when the disk has no room.
 
+use super::disk::Disk;
+use super::shared::Shared;
 use super::stats::add;
-use super::{Disk, Shared};
 use crate::Upload;
 use std::fs::File;
 use std::io;
