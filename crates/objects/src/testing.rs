@@ -1,4 +1,8 @@
 //! For tests: a store that fails on request, and a real S3 server.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "another process is waited for in real time"
+)]
 
 mod faulty;
 mod s3server;

@@ -5,6 +5,10 @@
 //! The store is that of `XYLEM_TEST_S3`, with its options in `AWS_…` variables;
 //! or an S3 server that is started for it, if `XYLEM_TEST_WEED` says where
 //! SeaweedFS's program is; or a directory with fsync.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a measurement reads the system's clock"
+)]
 
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;

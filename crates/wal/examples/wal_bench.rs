@@ -1,5 +1,9 @@
 //! Measures the local log: how long from append to durable, how many bytes a
 //! second. `cargo run --release -p xylem-wal --example wal_bench [DIR]`
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a measurement reads the system's clock"
+)]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -5,6 +5,7 @@
 //! `docs/formats/wal.md`, "Backup", draws the objects and says which of them
 //! count.
 
+mod config;
 mod copier;
 mod format;
 mod line;
@@ -14,76 +15,18 @@ use crate::disk::{Disk, os::OsDisk};
 use crate::failure::Failure;
 use crate::remote::Remote;
 use crate::{LocalLog, LocalLogConfig, LogError, Position};
+pub use config::BackupConfig;
 use copier::{Shared, State};
 use format::Generation;
 use line::Fault;
 use parking_lot::Mutex;
+pub use restore::{Floor, Restored};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
-use xylem_ambient::{Clock, Entropy};
-use xylem_objects::{Objects, Retry};
-use xylem_types::{Epoch, Lsn};
-
-/// How a [`Backup`] copies.
-#[derive(Clone, Debug)]
-pub struct BackupConfig {
-    /// Where requests run, and files are read.
-    pub runtime: Handle,
-    /// How old an entry may become before it is in the store, as long as that
-    /// answers: what the loss of the disk may cost.
-    pub interval: Duration,
-    /// Bytes of entries in one object at most (or one entry). So much is
-    /// copied without waiting.
-    pub object_bytes: u64,
-    /// Objects on their way at a time; each is in memory until it has arrived.
-    pub puts_max: usize,
-    /// How requests are tried again: for ever, so that copying outlives a store
-    /// that is away, or refuses until an operator mends it.
-    pub retry: Retry,
-    /// How long restoring waits for a store that does not answer. Copying
-    /// waits for ever.
-    pub patience: Duration,
-    /// How long closing waits for what is not copied.
-    pub drain: Duration,
-    /// Says how old entries are: the clock of the log.
-    pub clock: Clock,
-    /// Where the random bytes come from that tell writers apart.
-    pub entropy: Entropy,
-}
-
-impl BackupConfig {
-    /// The defaults, with requests that run on `runtime`.
-    pub fn new(runtime: Handle) -> BackupConfig {
-        BackupConfig {
-            runtime,
-            interval: Duration::from_secs(1),
-            object_bytes: 4 << 20,
-            puts_max: 4,
-            retry: Retry::forever(),
-            patience: Duration::from_secs(60),
-            drain: Duration::from_secs(30),
-            clock: Clock::system(),
-            entropy: Entropy::system(),
-        }
-    }
-
-    fn check(&self) -> Result<(), LogError> {
-        if self.object_bytes <= 1 << 30 && self.puts_max > 0 {
-            return Ok(());
-        }
-        Err(LogError::Io {
-            context: "configuration of the log's backup".to_owned(),
-            source: io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "object_bytes may be 1 GiB at most, puts_max must be 1 at least",
-            ),
-        })
-    }
-}
+use xylem_objects::Objects;
 
 /// How far a backup is.
 #[derive(Debug)]
@@ -334,48 +277,6 @@ impl std::fmt::Debug for Backup {
     }
 }
 
-/// How far the page store has what a lost log held: a restored one goes on
-/// there or later, so that no place in it means two things.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Floor {
-    /// Entries before this place are in layers.
-    pub position: Position,
-    /// And so is redo before this.
-    pub lsn: Lsn,
-}
-
-/// What [`restore`] has made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Restored {
-    /// The first position of the log.
-    pub first: Position,
-    /// The place after its last entry, which is a seal.
-    pub end: Position,
-    /// The epoch of that seal: greater than any that was given out before.
-    pub epoch: Epoch,
-    /// The end of the redo.
-    pub lsn: Lsn,
-    /// The time of the last entry that the backup had: what was written later
-    /// and is in no layer is lost. 0 when it had none that is needed.
-    pub time_us: u64,
-    /// How many entries came from the backup.
-    pub entries: u64,
-}
-
-/// Epochs between two restores of a log. Seals of the lost log may have given
-/// out some that its backup does not know: fewer than these, as each took an
-/// fsync and a compute's start.
-const EPOCHS_APART: u32 = 20;
-
-/// The first epoch after a restore under `generation`.
-fn first_epoch(generation: Generation, known: Epoch) -> Epoch {
-    let apart = generation
-        .0
-        .saturating_add(1)
-        .saturating_mul(1 << EPOCHS_APART);
-    Epoch(apart.max(known.0.saturating_add(1)))
-}
-
 /// Makes the directory `dir`, which must hold no log, the one that was backed
 /// up in the folder `objects`: [`LocalLog::open`] finds the same entries at
 /// the same positions, and behind them a seal, so that no compute of the lost
@@ -402,7 +303,7 @@ pub async fn restore(
     log: LocalLogConfig,
     config: BackupConfig,
 ) -> Result<Restored, LogError> {
-    let disk = Arc::new(OsDisk::new(dir));
+    let disk = Arc::new(OsDisk::new(dir, config.entropy.clone()));
     restore_on(objects, generation, disk, floor, log, config).await
 }
 

@@ -3,7 +3,7 @@
 //! counts when that has arrived, too; each says what had arrived when it was
 //! sent, so that after a crash a gap is told from a loss.
 
-use super::BackupConfig;
+use super::config::BackupConfig;
 use super::format::{Digest, Generation, HEADER_BYTES, Header, Kind, name};
 use super::line::{self, Fault, Line, Range};
 use crate::entry::EntryHeader;

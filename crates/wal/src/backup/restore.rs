@@ -1,8 +1,8 @@
 //! Makes a local log's directory of its backup.
 
+use super::config::BackupConfig;
 use super::format::{Generation, Header, Kind, name, walk};
 use super::line::{self, Fault, Range};
-use super::{BackupConfig, Floor, Restored, first_epoch};
 use crate::disk::Disk;
 use crate::entry::{EntryHeader, follow, payload};
 use crate::line::Line;
@@ -14,12 +14,54 @@ use bytes::Bytes;
 use futures::StreamExt;
 use std::io;
 use std::sync::Arc;
-use xylem_types::FrameSeq;
+use xylem_types::{Epoch, FrameSeq, Lsn};
 
 /// How often to look again when objects vanish because a backup trims.
 const TRIES_MAX: usize = 10;
 /// Objects that are asked for at a time.
 const AHEAD: usize = 4;
+
+/// How far the page store has what a lost log held: a restored one goes on
+/// there or later, so that no place in it means two things.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Floor {
+    /// Entries before this place are in layers.
+    pub position: Position,
+    /// And so is redo before this.
+    pub lsn: Lsn,
+}
+
+/// What [`super::restore`] has made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// The first position of the log.
+    pub first: Position,
+    /// The place after its last entry, which is a seal.
+    pub end: Position,
+    /// The epoch of that seal: greater than any that was given out before.
+    pub epoch: Epoch,
+    /// The end of the redo.
+    pub lsn: Lsn,
+    /// The time of the last entry that the backup had: what was written later
+    /// and is in no layer is lost. 0 when it had none that is needed.
+    pub time_us: u64,
+    /// How many entries came from the backup.
+    pub entries: u64,
+}
+
+/// Epochs between two restores of a log. Seals of the lost log may have given
+/// out some that its backup does not know: fewer than these, as each took an
+/// fsync and a compute's start.
+const EPOCHS_APART: u32 = 20;
+
+/// The first epoch after a restore under `generation`.
+fn first_epoch(generation: Generation, known: Epoch) -> Epoch {
+    let apart = generation
+        .0
+        .saturating_add(1)
+        .saturating_mul(1 << EPOCHS_APART);
+    Epoch(apart.max(known.0.saturating_add(1)))
+}
 
 /// What goes wrong while an object is walked.
 enum Wrong {

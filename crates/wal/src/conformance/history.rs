@@ -5,7 +5,7 @@
     reason = "a test panics where it fails"
 )]
 
-use super::Store;
+use super::store::Store;
 use super::tools::{Compute, Random, assert_one_line, block_on, durable, open, read};
 use crate::{Durable, Entry, Log, Position, Record};
 use std::sync::Arc;

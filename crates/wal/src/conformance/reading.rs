@@ -5,7 +5,7 @@
     reason = "a test panics where it fails"
 )]
 
-use super::Store;
+use super::store::Store;
 use super::tools::{Compute, frames_of, open, read, read_all, soon, under};
 use crate::{LogError, Position, Record};
 

@@ -5,43 +5,9 @@
     reason = "a test panics where it fails"
 )]
 
-use super::Store;
+use super::store::Store;
 use super::tools::{Compute, open, read, read_all};
 use crate::Log;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use xylem_ambient::Clock;
-
-/// A clock that stands where it was set.
-#[derive(Debug, Default)]
-pub struct HandClock {
-    wall: Arc<AtomicU64>,
-    steady: Arc<AtomicU64>,
-}
-
-impl HandClock {
-    /// Time passes, or the clock goes back, until it says this: microseconds
-    /// since 1970.
-    pub fn set(&self, time_us: u64) {
-        let before = self.wall.swap(time_us, Ordering::SeqCst);
-        let passed = time_us.saturating_sub(before);
-        self.steady.fetch_add(passed, Ordering::SeqCst);
-    }
-
-    /// Somebody sets it to this; no time passes.
-    pub fn step(&self, time_us: u64) {
-        self.wall.store(time_us, Ordering::SeqCst);
-    }
-
-    /// The clock to give to a log.
-    pub fn clock(&self) -> Clock {
-        let (wall, steady) = (Arc::clone(&self.wall), Arc::clone(&self.steady));
-        Clock::with_steady(
-            move || wall.load(Ordering::SeqCst),
-            move || steady.load(Ordering::SeqCst),
-        )
-    }
-}
 
 /// Writes a few frames, and says which times they have.
 async fn times_of_more(compute: &mut Compute, log: &dyn Log) -> Vec<u64> {

@@ -6,7 +6,7 @@
     reason = "a test panics where it fails"
 )]
 
-use super::Store;
+use super::store::Store;
 use crate::{Durable, Entry, Log, LogError, Position, Record};
 use std::future::Future;
 use std::sync::Arc;

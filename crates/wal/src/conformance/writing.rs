@@ -5,7 +5,7 @@
     reason = "a test panics where it fails"
 )]
 
-use super::Store;
+use super::store::Store;
 use super::tools::{
     Compute, Random, assert_fenced, assert_one_line, durable, frames_of, open, read_all, under,
     waits,

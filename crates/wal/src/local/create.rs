@@ -4,7 +4,7 @@
 //! While it is made a file says so, which goes last: a log that is half made
 //! does not open.
 
-use super::LocalLogConfig;
+use super::config::LocalLogConfig;
 use super::format::SEGMENT_HEADER_BYTES;
 use super::prepare::{self, PrepareError};
 use super::segments::{Name, Segment, UNFINISHED};

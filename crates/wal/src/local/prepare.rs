@@ -6,8 +6,8 @@
 //! first one when the first seal is queued. Recovery relies on this.
 
 use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
-use super::segments::Name;
-use super::shared::{Closing, Health, Next, NextSegment, Shared};
+use super::segments::{Name, NextSegment};
+use super::shared::{Closing, Health, Next, Shared};
 use crate::disk::{Disk, DiskFile};
 use crate::failure::Failure;
 use std::io::{self, IoSlice};
@@ -83,19 +83,6 @@ pub(crate) fn run(shared: &Shared, number: u64, bytes: u64) {
                 }
                 shared.retry.wait_for(&mut state, shared.config.retry);
             }
-        }
-    }
-}
-
-impl super::shared::State {
-    /// The writer wants a segment and there is none to be had: everyone who
-    /// waits is told.
-    pub fn stall(&mut self) {
-        if self.next_wanted
-            && let Some(failure) = &self.next_failure
-            && matches!(self.health, Health::Running)
-        {
-            self.health = Health::Stalled(failure.clone());
         }
     }
 }

@@ -3,12 +3,10 @@
 //!
 //! What is told apart, and how, is in `docs/formats/wal.md`.
 
-use super::LocalLogConfig;
+use super::config::LocalLogConfig;
 use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::scan::{self, Expected, Remains, Remnant, ScanError};
-use super::segments::{Name, Segment, UNFINISHED};
-use super::shared::NextSegment;
-use super::writer::Active;
+use super::segments::{Active, Name, NextSegment, Segment, UNFINISHED};
 use crate::disk::{Disk, DiskFile};
 use crate::line::Line;
 use crate::{Durable, LogError, Position};
@@ -54,19 +52,19 @@ impl Found {
     }
 }
 
+/// The last segments: the one that is written, and the one after it.
+#[derive(Default)]
+struct Tail {
+    /// The segment before the active one, if it was looked at.
+    sealed: Option<Segment>,
+    active: Option<Active>,
+    next: Option<NextSegment>,
+    end: End,
+}
+
 /// Opens the directory.
 pub(crate) fn recover(disk: &dyn Disk, config: &LocalLogConfig) -> Result<Recovered, LogError> {
-    let lock = disk.lock().map_err(|source| {
-        let what = if source.kind() == io::ErrorKind::WouldBlock {
-            "another process, or another part of this one, has this log open"
-        } else {
-            "lock the log's directory"
-        };
-        LogError::Io {
-            context: format!("{}: {what}", disk.path().display()),
-            source,
-        }
-    })?;
+    let lock = lock(disk)?;
     let names = disk.list().map_err(|e| io_error(disk, "list", None, e))?;
     if names.iter().any(|name| name == UNFINISHED) {
         return Err(LogError::Corrupt(format!(
@@ -82,58 +80,13 @@ pub(crate) fn recover(disk: &dyn Disk, config: &LocalLogConfig) -> Result<Recove
     for number in &numbers[..older] {
         segments.push(sealed(disk, &open_segment(disk, *number)?)?);
     }
-    let tail = numbers[older..]
-        .iter()
-        .map(|number| open_segment(disk, *number))
-        .collect::<Result<Vec<_>, _>>()?;
-    let (active, mut next, end) = match <[Found; 2]>::try_from(tail) {
-        Ok([last, unused]) => match begins(disk, &unused)? {
-            Some(segment) => {
-                segments.push(sealed(disk, &last)?);
-                let end = cut(disk, &unused, segment, None)?;
-                (
-                    Some(Active {
-                        segment,
-                        file: unused.file,
-                    }),
-                    None,
-                    end,
-                )
-            }
-            None => {
-                // A segment is made only after one with durable entries.
-                let Some(segment) = begins(disk, &last)? else {
-                    return Err(corrupt(
-                        disk,
-                        last.name(),
-                        SEGMENT_HEADER_BYTES,
-                        "the first entry is damaged",
-                    ));
-                };
-                let end = cut(disk, &last, segment, Some(&unused))?;
-                let next = NextSegment {
-                    header: unused.header,
-                    file: unused.file,
-                };
-                (
-                    Some(Active {
-                        segment,
-                        file: last.file,
-                    }),
-                    Some(next),
-                    end,
-                )
-            }
-        },
-        Err(tail) => {
-            let (active, end) = only(disk, tail.into_iter().next())?;
-            (active, None, end)
-        }
-    };
-    segments.extend(active.as_ref().map(|a| a.segment));
+    let mut tail = tail(disk, &numbers[older..])?;
+    segments.extend(tail.sealed);
+    segments.extend(tail.active.as_ref().map(|active| active.segment));
     check_order(disk, &segments)?;
     // One made under a configuration with smaller frames.
-    if let Some(small) = next.take_if(|n| n.header.bytes < config.segment_bytes_min()) {
+    let small = |next: &mut NextSegment| next.header.bytes < config.segment_bytes_min();
+    if let Some(small) = tail.next.take_if(small) {
         let name = Name::Segment(small.header.number);
         disk.remove(&name.to_string())
             .map_err(|e| io_error(disk, "remove", Some(name), e))?;
@@ -143,24 +96,99 @@ pub(crate) fn recover(disk: &dyn Disk, config: &LocalLogConfig) -> Result<Recove
         .map_err(|e| io_error(disk, "sync", None, e))?;
 
     let stored = segments.iter().map(|s| s.bytes).sum::<u64>()
-        + next.as_ref().map_or(0, |n| n.header.bytes)
+        + tail.next.as_ref().map_or(0, |n| n.header.bytes)
         + spares.iter().map(|(_, bytes)| bytes).sum::<u64>();
-    let durable = Durable {
-        epoch: end.line.epoch,
-        seq: end.line.seq,
-        lsn: end.line.lsn,
-        position: end.position,
-    };
+    let end = tail.end;
     Ok(Recovered {
         lock,
         segments,
-        active,
-        next,
+        active: tail.active,
+        next: tail.next,
         spares,
         stored,
         line: end.line,
-        durable,
+        durable: Durable {
+            epoch: end.line.epoch,
+            seq: end.line.seq,
+            lsn: end.line.lsn,
+            position: end.position,
+        },
         time_us: end.time_us,
+    })
+}
+
+/// Takes the directory for this owner.
+fn lock(disk: &dyn Disk) -> Result<Box<dyn Send>, LogError> {
+    disk.lock().map_err(|source| {
+        let what = if source.kind() == io::ErrorKind::WouldBlock {
+            "another process, or another part of this one, has this log open"
+        } else {
+            "lock the log's directory"
+        };
+        LogError::Io {
+            context: format!("{}: {what}", disk.path().display()),
+            source,
+        }
+    })
+}
+
+/// Recovers the last segments, which have these numbers: two at most.
+fn tail(disk: &dyn Disk, numbers: &[u64]) -> Result<Tail, LogError> {
+    let found = numbers
+        .iter()
+        .map(|number| open_segment(disk, *number))
+        .collect::<Result<Vec<_>, _>>()?;
+    match <[Found; 2]>::try_from(found) {
+        Ok([last, unused]) => match begins(disk, &unused)? {
+            Some(segment) => {
+                let before = sealed(disk, &last)?;
+                let end = cut(disk, &unused, segment, None)?;
+                Ok(Tail {
+                    sealed: Some(before),
+                    active: Some(Active {
+                        segment,
+                        file: unused.file,
+                    }),
+                    next: None,
+                    end,
+                })
+            }
+            None => last_of_two(disk, last, unused),
+        },
+        Err(found) => {
+            let (active, end) = only(disk, found.into_iter().next())?;
+            Ok(Tail {
+                active,
+                end,
+                ..Tail::default()
+            })
+        }
+    }
+}
+
+/// The entries end in `last`; `unused` is the segment after it.
+fn last_of_two(disk: &dyn Disk, last: Found, unused: Found) -> Result<Tail, LogError> {
+    // A segment is made only after one with durable entries.
+    let Some(segment) = begins(disk, &last)? else {
+        return Err(corrupt(
+            disk,
+            last.name(),
+            SEGMENT_HEADER_BYTES,
+            "the first entry is damaged",
+        ));
+    };
+    let end = cut(disk, &last, segment, Some(&unused))?;
+    Ok(Tail {
+        sealed: None,
+        active: Some(Active {
+            segment,
+            file: last.file,
+        }),
+        next: Some(NextSegment {
+            header: unused.header,
+            file: unused.file,
+        }),
+        end,
     })
 }
 

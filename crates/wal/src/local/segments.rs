@@ -1,7 +1,9 @@
 //! The log's segment files: their names, and which positions each holds.
 
 use crate::Position;
+use crate::disk::DiskFile;
 use crate::local::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use std::sync::Arc;
 
 /// A segment that holds entries, or will hold the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +42,26 @@ impl Segment {
     /// The position at `offset` of the file, which is past the header.
     pub fn position(&self, offset: u64) -> Position {
         Position(self.first.0 + (offset - SEGMENT_HEADER_BYTES))
+    }
+}
+
+/// The segment that is written.
+#[derive(Clone)]
+pub(crate) struct Active {
+    pub segment: Segment,
+    pub file: Arc<dyn DiskFile>,
+}
+
+/// A segment file with a durable header and nothing else.
+#[derive(Clone)]
+pub(crate) struct NextSegment {
+    pub header: SegmentHeader,
+    pub file: Arc<dyn DiskFile>,
+}
+
+impl std::fmt::Debug for NextSegment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.header.fmt(f)
     }
 }
 

@@ -1,11 +1,10 @@
 //! What the callers, the writer, the preparer and the readers of one log
 //! share.
 
-use super::LocalLogConfig;
-use super::format::SegmentHeader;
+use super::config::LocalLogConfig;
 use super::recover::Recovered;
-use super::segments::{Name, Segment, Segments};
-use crate::disk::{Disk, DiskFile};
+use super::segments::{Name, NextSegment, Segment, Segments};
+use crate::disk::Disk;
 use crate::failure::Failure;
 use crate::queue::Queue;
 use crate::{Durable, LogError, Position};
@@ -59,19 +58,6 @@ pub(crate) enum Next {
     Ready(NextSegment),
 }
 
-/// A segment file with a durable header and nothing else.
-#[derive(Clone)]
-pub(crate) struct NextSegment {
-    pub header: SegmentHeader,
-    pub file: Arc<dyn DiskFile>,
-}
-
-impl std::fmt::Debug for NextSegment {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.header.fmt(f)
-    }
-}
-
 /// What changes with every append and every write.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -98,6 +84,17 @@ impl State {
             Ok(())
         } else {
             Err(LogError::Closed)
+        }
+    }
+
+    /// The writer wants a segment and there is none to be had: everyone who
+    /// waits is told.
+    pub fn stall(&mut self) {
+        if self.next_wanted
+            && let Some(failure) = &self.next_failure
+            && matches!(self.health, Health::Running)
+        {
+            self.health = Health::Stalled(failure.clone());
         }
     }
 }

@@ -3,9 +3,8 @@
 
 use super::format::SEGMENT_HEADER_BYTES;
 use super::prepare;
-use super::segments::{Name, Segment};
-use super::shared::{Closing, Health, Next, NextSegment, Shared};
-use crate::disk::DiskFile;
+use super::segments::{Active, Name, NextSegment, Segment};
+use super::shared::{Closing, Health, Next, Shared};
 use crate::entry::{ENTRY_HEADER_BYTES, EntryHeader};
 use crate::failure::Failure;
 use crate::queue::Queued;
@@ -24,13 +23,6 @@ const COPY_BYTES_MAX: usize = 4096;
 
 /// What is kept of the arena between two batches.
 const ARENA_KEPT: usize = 64 << 10;
-
-/// The segment that is written.
-#[derive(Clone)]
-pub(crate) struct Active {
-    pub segment: Segment,
-    pub file: Arc<dyn DiskFile>,
-}
 
 /// What to do next.
 enum Work {

@@ -1,7 +1,7 @@
 //! Finds where a line of objects ends, and where it begins, without reading
 //! it: the rules are in `docs/formats/wal-objects.md`.
 
-use super::format::{Block, Folder, Name, position};
+use super::format::{Block, Folder, Header, Name, position};
 use super::objects::{Fault, Object, Objects, Row, located};
 use crate::Durable;
 use crate::entry::follow;
@@ -126,85 +126,32 @@ fn newest(rows: &Rows) -> Option<Row> {
         .copied()
 }
 
+/// What a look at the end of the line has listed.
+struct Listed {
+    folders: Vec<Folder>,
+    rows: Rows,
+    /// All numbers from here on are listed.
+    from: u64,
+    /// The header of the newest object of entries; `None` where there is none.
+    known: Option<Header>,
+}
+
 /// One look; `None` when something changed under it.
 async fn look(objects: &Objects, sure: Sure) -> Result<Option<End>, Fault> {
-    let folders = objects.folders().await?;
-    let mut rows = Rows::new();
-    let mut lower = folders.iter().rev().copied().peekable();
-    // All numbers from here on are listed.
-    let mut listed_from = u64::MAX;
-    // Downwards, until everything is listed that whoever wrote the newest
-    // object did not know to be in the line, and the one before.
-    let mut known = loop {
-        let to = match (newest(&rows), lower.peek()) {
-            (Some(row), _) => {
-                let Some(header) = objects.header(row).await? else {
-                    return Ok(None);
-                };
-                if listed_from <= header.known.saturating_sub(1) {
-                    break Some(header);
-                }
-                Folder::of(header.known.saturating_sub(1))
-            }
-            (None, Some(folder)) => *folder,
-            (None, None) => break None,
-        };
-        while let Some(folder) = lower.next_if(|folder| *folder >= to) {
-            rows.extend(objects.list(folder).await?.iter().map(|r| (r.name, *r)));
-        }
-        listed_from = to.numbers().start;
+    let Some(mut listed) = list_down(objects).await? else {
+        return Ok(None);
     };
-    if sure == Sure::Quite {
-        // An owner at work may have gone from a folder that was still to be
-        // listed to one that had been. It cannot do so upwards.
-        let from = known.map_or(Folder(0), |_| Folder::of(listed_from));
-        let same: Vec<Folder> = folders.into_iter().filter(|f| *f >= from).collect();
-        rows.clear();
-        for folder in &same {
-            rows.extend(objects.list(*folder).await?.iter().map(|r| (r.name, *r)));
-        }
-        let mut now = objects.folders().await?;
-        now.retain(|f| *f >= from);
-        if now.iter().any(|f| !same.contains(f)) {
-            return Ok(None);
-        }
-        known = match newest(&rows) {
-            Some(row) => match objects.header(row).await? {
-                Some(header) => Some(header),
-                None => return Ok(None),
-            },
-            None => None,
-        };
-        if known.is_some_and(|header| header.known.saturating_sub(1) < from.numbers().start) {
-            return Ok(None);
-        }
+    if sure == Sure::Quite && !list_up(objects, &mut listed).await? {
+        return Ok(None);
     }
-    let mut name = known.map_or(
-        Name {
-            number: 0,
-            generation: 0,
-        },
-        |header| Name {
-            number: header.known,
-            generation: header.name.generation,
-        },
-    );
-    while let Some(row) = rows.get(&name) {
-        if row.is_claim() {
-            let next = name.generation.checked_add(1);
-            name.generation =
-                next.ok_or_else(|| objects.corrupt(name, 0, "there is no further generation"))?;
-        } else {
-            name.number += 1;
-        }
-    }
+    let name = walk(objects, &listed)?;
     let Some(last) = name.number.checked_sub(1) else {
         return Ok(Some(End {
             generation: name.generation,
             ..End::default()
         }));
     };
-    let rows: Vec<Row> = rows.into_values().collect();
+    let rows: Vec<Row> = listed.rows.into_values().collect();
     let Some(last) = located(&rows, last) else {
         return Ok(None);
     };
@@ -216,6 +163,93 @@ async fn look(objects: &Objects, sure: Sure) -> Result<Option<End>, Fault> {
         // the name.
         Some(Object::Claim(_)) | None => Ok(None),
     }
+}
+
+/// Lists folders downwards, until everything is listed that whoever wrote the
+/// newest object did not know to be in the line, and the one before. `None`
+/// when that object has gone.
+async fn list_down(objects: &Objects) -> Result<Option<Listed>, Fault> {
+    let folders = objects.folders().await?;
+    let mut rows = Rows::new();
+    let mut lower = folders.iter().rev().copied().peekable();
+    let mut from = u64::MAX;
+    let known = loop {
+        let to = match (newest(&rows), lower.peek()) {
+            (Some(row), _) => {
+                let Some(header) = objects.header(row).await? else {
+                    return Ok(None);
+                };
+                if from <= header.known.saturating_sub(1) {
+                    break Some(header);
+                }
+                Folder::of(header.known.saturating_sub(1))
+            }
+            (None, Some(folder)) => *folder,
+            (None, None) => break None,
+        };
+        while let Some(folder) = lower.next_if(|folder| *folder >= to) {
+            rows.extend(objects.list(folder).await?.iter().map(|r| (r.name, *r)));
+        }
+        from = to.numbers().start;
+    };
+    Ok(Some(Listed {
+        folders,
+        rows,
+        from,
+        known,
+    }))
+}
+
+/// Lists the same folders again, upwards: an owner at work may have gone from
+/// a folder that was still to be listed to one that had been, and cannot do so
+/// upwards. False when the line has left what is listed.
+async fn list_up(objects: &Objects, listed: &mut Listed) -> Result<bool, Fault> {
+    let from = listed.known.map_or(Folder(0), |_| Folder::of(listed.from));
+    listed.folders.retain(|folder| *folder >= from);
+    listed.rows.clear();
+    for folder in &listed.folders {
+        let rows = objects.list(*folder).await?;
+        listed.rows.extend(rows.iter().map(|r| (r.name, *r)));
+    }
+    let mut now = objects.folders().await?;
+    now.retain(|folder| *folder >= from);
+    if now.iter().any(|folder| !listed.folders.contains(folder)) {
+        return Ok(false);
+    }
+    listed.known = match newest(&listed.rows) {
+        Some(row) => match objects.header(row).await? {
+            Some(header) => Some(header),
+            None => return Ok(false),
+        },
+        None => None,
+    };
+    let before = |header: Header| header.known.saturating_sub(1) < from.numbers().start;
+    Ok(!listed.known.is_some_and(before))
+}
+
+/// The first name that is free in the line, from the newest object's `known`
+/// on.
+fn walk(objects: &Objects, listed: &Listed) -> Result<Name, Fault> {
+    let mut name = listed.known.map_or(
+        Name {
+            number: 0,
+            generation: 0,
+        },
+        |header| Name {
+            number: header.known,
+            generation: header.name.generation,
+        },
+    );
+    while let Some(row) = listed.rows.get(&name) {
+        if row.is_claim() {
+            let next = name.generation.checked_add(1);
+            name.generation =
+                next.ok_or_else(|| objects.corrupt(name, 0, "there is no further generation"))?;
+        } else {
+            name.number += 1;
+        }
+    }
+    Ok(name)
 }
 
 /// Finds the first object that is left of the line that ends at `end`, and how

@@ -1,6 +1,6 @@
 //! What the callers, the writer, the trimmer and the readers of one log share.
 
-use super::ObjectLogConfig;
+use super::config::ObjectLogConfig;
 use super::end::End;
 use super::format::Block;
 use super::objects::{Fault, Objects};

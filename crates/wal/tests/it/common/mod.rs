@@ -13,7 +13,7 @@ pub mod objects;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
-use xylem_ambient::Clock;
+use xylem_ambient::{Clock, Entropy};
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::conformance::{HandClock, Store};
 use xylem_wal::disk::model::ModelDisk;
@@ -33,6 +33,7 @@ pub fn small() -> LocalLogConfig {
         retry: Duration::from_millis(2),
         memory: Memory::default(),
         clock: Clock::system(),
+        entropy: Entropy::system(),
     }
 }
 

@@ -1,0 +1,69 @@
+//! What a backend says of itself to the suite.
+
+use crate::{BoxFuture, Log, LogError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use xylem_ambient::Clock;
+
+/// A clock that stands where it was set.
+#[derive(Debug, Default)]
+pub struct HandClock {
+    wall: Arc<AtomicU64>,
+    steady: Arc<AtomicU64>,
+}
+
+impl HandClock {
+    /// Time passes, or the clock goes back, until it says this: microseconds
+    /// since 1970.
+    pub fn set(&self, time_us: u64) {
+        let before = self.wall.swap(time_us, Ordering::SeqCst);
+        let passed = time_us.saturating_sub(before);
+        self.steady.fetch_add(passed, Ordering::SeqCst);
+    }
+
+    /// Somebody sets it to this; no time passes.
+    pub fn step(&self, time_us: u64) {
+        self.wall.store(time_us, Ordering::SeqCst);
+    }
+
+    /// The clock to give to a log.
+    pub fn clock(&self) -> Clock {
+        let (wall, steady) = (Arc::clone(&self.wall), Arc::clone(&self.steady));
+        Clock::with_steady(
+            move || wall.load(Ordering::SeqCst),
+            move || steady.load(Ordering::SeqCst),
+        )
+    }
+}
+
+/// What holds one log, and outlives the processes that use it.
+pub trait Store: Send + Sync {
+    /// Opens the log that is here.
+    fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Log>, LogError>>;
+
+    /// Whoever has the log open dies at once; of what they have not been told
+    /// is durable, what `seed` chooses is lost.
+    fn crash(&self, seed: u64);
+
+    /// Holds back durability until called with false. Returns whether the
+    /// store can do that; the tests that need it are left out if not.
+    fn hold(&self, held: bool) -> bool {
+        let _ = held;
+        false
+    }
+
+    /// Whether a second opener is refused while the first has the log open.
+    fn exclusive(&self) -> bool {
+        true
+    }
+
+    /// The clock of every log that is opened here.
+    fn clock(&self) -> &HandClock;
+
+    /// Bytes of frames that the backend was told to accept ahead of
+    /// durability.
+    fn queue_bytes(&self) -> u64;
+
+    /// The largest payload of a frame.
+    fn frame_bytes_max(&self) -> u64;
+}
