@@ -1,5 +1,7 @@
 //! A store that fails as networks and stores do: at random from a seed, by
-//! script, or from some request on for ever.
+//! script, or from some request on for ever. It knows one client; the tests of
+//! the WAL have a network of several, whose puts arrive late and out of order
+//! (`crates/wal/tests/it/common/net.rs`).
 
 use async_trait::async_trait;
 use bytes::Bytes;

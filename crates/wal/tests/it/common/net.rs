@@ -1,6 +1,10 @@
-//! An object store at the end of a bad wire: requests are held back, delayed,
-//! lost before or after they did something, and done long after their sender
-//! has died.
+//! A simulated network between servers and one object store: requests are held
+//! back, delayed, lost before or after they did something, and done long after
+//! their sender has died.
+//!
+//! Apart from `xylem_objects::testing::Faulty`, which injects errors into one
+//! client's requests by script: here several clients have wires of their own
+//! that die one by one, and puts that are under way arrive in any order.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
