@@ -1,4 +1,4 @@
-//! The backup of a local log in an object store: copied continuously, so that
+//! The backup of a local WAL in an object store: copied continuously, so that
 //! losing the disk loses at most what the configured interval says, and made
 //! into a directory again.
 //!
@@ -47,7 +47,7 @@ pub struct BackupStatus {
     pub failed: bool,
 }
 
-/// Copies a local log to an object store while it is written.
+/// Copies a local WAL to an object store while it is written.
 ///
 /// Dropped without [`Backup::close`] it stops where it is.
 pub struct Backup {
@@ -57,8 +57,8 @@ pub struct Backup {
 }
 
 impl Backup {
-    /// Begins to copy `log` to the objects in the folder `objects`, where
-    /// nothing else may be. What is there of the same log is gone on with.
+    /// Begins to copy `wal` to the objects in the folder `objects`, where
+    /// nothing else may be. What is there of the same WAL is gone on with.
     /// Returns at once, whether the store answers or not.
     ///
     /// `generation` is this server's right to write the branch, as a number:
@@ -69,7 +69,7 @@ impl Backup {
     /// # Errors
     /// [`LogError::Io`] when the configuration is wrong.
     pub fn start(
-        log: &LocalLog,
+        wal: &LocalLog,
         objects: &Objects,
         generation: u64,
         config: BackupConfig,
@@ -80,7 +80,7 @@ impl Backup {
             source,
         })?;
         let remote = Remote::new(objects, config.retry);
-        let source = log.source();
+        let source = wal.source();
         let durable = source.durable();
         let state = State {
             behind_us: Some(config.clock.now_us()),
@@ -140,7 +140,7 @@ impl Backup {
             changed.as_mut().enable();
             {
                 let mut state = self.shared.state.lock();
-                // Of a log without entries nothing is known, or needed.
+                // Of a WAL without entries nothing is known, or needed.
                 if state.position.unwrap_or_default() >= position {
                     return Ok(());
                 }
@@ -277,11 +277,11 @@ impl std::fmt::Debug for Backup {
     }
 }
 
-/// Makes the directory `dir`, which must hold no log, the one that was backed
+/// Makes the directory `dir`, which must hold no WAL, the one that was backed
 /// up in the folder `objects`: [`LocalLog::open`] finds the same entries at
 /// the same positions, and behind them a seal, so that no compute of the lost
-/// log goes on and no epoch is given out twice. Where the backup ends before
-/// `floor`, or there is none, the log has that seal alone, at `floor`.
+/// WAL goes on and no epoch is given out twice. Where the backup ends before
+/// `floor`, or there is none, the WAL has that seal alone, at `floor`.
 ///
 /// `generation` is a server's right as in [`Backup::start`], which needs a
 /// greater one afterwards. What a server of a lesser one copies from now on is
@@ -292,19 +292,19 @@ impl std::fmt::Debug for Backup {
 ///
 /// # Errors
 /// [`LogError::Corrupt`] with the object that is missing or damaged; the
-/// directory then does not open as a log, and can be restored again.
+/// directory then does not open as a WAL, and can be restored again.
 /// [`LogError::Superseded`] when a generation as great has begun.
-/// [`LogError::Io`], of kind `AlreadyExists` when `dir` holds a log.
+/// [`LogError::Io`], of kind `AlreadyExists` when `dir` holds a WAL.
 pub async fn restore(
     objects: &Objects,
     generation: u64,
     dir: &std::path::Path,
     floor: Floor,
-    log: LocalLogConfig,
+    wal: LocalLogConfig,
     config: BackupConfig,
 ) -> Result<Restored, LogError> {
     let disk = Arc::new(OsDisk::new(dir, config.entropy.clone()));
-    restore_on(objects, generation, disk, floor, log, config).await
+    restore_on(objects, generation, disk, floor, wal, config).await
 }
 
 /// As [`restore`], on any [`Disk`].
@@ -316,15 +316,15 @@ pub async fn restore_on(
     generation: u64,
     disk: Arc<dyn Disk>,
     floor: Floor,
-    log: LocalLogConfig,
+    wal: LocalLogConfig,
     config: BackupConfig,
 ) -> Result<Restored, LogError> {
     config.check()?;
     let generation = Generation(generation);
     let restoring = move |remote: Arc<Remote>, config| -> crate::BoxFuture<'static, _> {
         Box::pin(
-            async move { restore::restore(&remote, generation, disk, floor, log, &config).await },
+            async move { restore::restore(&remote, generation, disk, floor, wal, &config).await },
         )
     };
-    patiently(objects, config, "restore a log from", restoring).await
+    patiently(objects, config, "restore a WAL from", restoring).await
 }

@@ -3,9 +3,9 @@
 use crate::entry::payload::{self, Payload};
 use xylem_types::{Frame, FrameBody};
 
-/// A frame whose payload has the checksum it says. What the log stores with
+/// A frame whose payload has the checksum it says. What the WAL stores with
 /// the payload is that very checksum, so that damage on the whole way, from
-/// where the checksum was computed to where the log is read, shows.
+/// where the checksum was computed to where the WAL is read, shows.
 #[derive(Clone, Debug)]
 pub struct CheckedFrame {
     pub(crate) frame: Frame,
@@ -17,7 +17,7 @@ pub struct CheckedFrame {
 /// The checksums of a frame, as `WalFrame` in pageserver.proto has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameSums {
-    /// CRC-32C of the payload as a log entry has it (`docs/formats/wal.md`,
+    /// CRC-32C of the payload as a WAL entry has it (`docs/formats/wal.md`,
     /// "Kinds and payloads").
     pub payload: u32,
     /// CRC-32C of number (8 bytes), LSN (8), kind (1) and `payload` (4), all
@@ -92,7 +92,7 @@ impl CheckedFrame {
         }
     }
 
-    /// Bytes of its payload in the log.
+    /// Bytes of its payload in the WAL.
     pub fn payload_bytes(&self) -> u64 {
         self.payload.length()
     }

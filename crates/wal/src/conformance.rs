@@ -21,8 +21,8 @@ use crate::BoxFuture;
 type Case = fn(&dyn Store) -> BoxFuture<'_, ()>;
 
 const CASES: &[(&str, Case)] = &[
-    ("a new log is empty", |s| {
-        Box::pin(lifecycle::new_log_is_empty(s))
+    ("a new WAL is empty", |s| {
+        Box::pin(lifecycle::new_wal_is_empty(s))
     }),
     ("what was durable is there when opened again", |s| {
         Box::pin(lifecycle::durable_after_reopen(s))

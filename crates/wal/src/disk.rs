@@ -1,4 +1,4 @@
-//! What the local log asks of a file system, so that a test can stand in for
+//! What the local WAL asks of a file system, so that a test can stand in for
 //! it: [`os`] is the real one, `model` one that loses power on request.
 
 #[cfg(feature = "conformance")]

@@ -117,7 +117,7 @@ pub(crate) fn follow(before: Option<Line>, entry: &EntryHeader, record: &Record)
                 seq: entry.seq,
                 lsn: entry.lsn,
             };
-            // The seal of a restored log leaves epochs out.
+            // The seal of a restored WAL leaves epochs out.
             let newer = line.epoch < entry.epoch && line.lsn == entry.lsn;
             let fits = before.is_none() || (newer && entry.seq == FrameSeq(0));
             fits.then_some(after)

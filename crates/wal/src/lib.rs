@@ -1,4 +1,4 @@
-//! The durable log of a branch: what a commit waits for.
+//! The durable WAL of a branch: what a commit waits for.
 //!
 //! [`Log`] is the contract; `local` is the backend on this machine's disk,
 //! `object` the one in an object store; `backup` copies the one to the other
@@ -32,13 +32,13 @@ use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
 /// A future that a trait object can return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A place in a log: between two entries. Ordered; 0 is before the first
+/// A place in a WAL: between two entries. Ordered; 0 is before the first
 /// entry ever. Stays valid across restarts until trimmed. Opaque: the backend
 /// alone knows what it counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(pub u64);
 
-/// How far a log is durable. Only a finished fsync or PUT makes one
+/// How far a WAL is durable. Only a finished fsync or PUT makes one
 /// (the constructor is private to this crate).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Durable {
@@ -67,19 +67,19 @@ impl Durable {
     }
 }
 
-/// One entry of a log.
+/// One entry of a WAL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The place after it.
     pub next: Position,
     /// The epoch under which it was written.
     pub epoch: Epoch,
-    /// When the log wrote it, by the server's clock: microseconds since 1970.
+    /// When the WAL wrote it, by the server's clock: microseconds since 1970.
     /// Never less than that of the entry before it, unless it is `stepped`.
     /// 0: not known.
     pub time_us: u64,
     /// No steady clock vouches for the time between the entry before and this
-    /// one: the server's clock was set, back or forth, or the log was opened
+    /// one: the server's clock was set, back or forth, or the WAL was opened
     /// again in between.
     pub stepped: bool,
     /// What it is.
@@ -93,7 +93,7 @@ pub enum Record {
     /// here on is said by the `Begin` that follows.
     Seal,
     /// The entry's epoch begins at `start`: redo bytes at or after it that
-    /// stand earlier in the log are void.
+    /// stand earlier in the WAL are void.
     Begin {
         /// The LSN of the epoch's first byte.
         start: Lsn,
@@ -102,7 +102,7 @@ pub enum Record {
     Frame(Frame),
 }
 
-/// A log refused or failed.
+/// A WAL refused or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// A newer epoch owns the branch.
@@ -144,10 +144,10 @@ pub enum LogError {
         limit: u64,
     },
     /// The position was trimmed away, or never was.
-    #[error("position {0:?} is not in the log")]
+    #[error("position {0:?} is not in the WAL")]
     NoSuchPosition(Position),
-    /// The log cannot go on: a write or fsync failed (the disk may be full).
-    /// What was acknowledged is safe; nothing more is taken until the log is
+    /// The WAL cannot go on: a write or fsync failed (the disk may be full).
+    /// What was acknowledged is safe; nothing more is taken until the WAL is
     /// opened again, or, for a full disk, until room is there.
     #[error("{context}: {source}")]
     Io {
@@ -156,25 +156,25 @@ pub enum LogError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A block in the middle of the log failed its checksum.
-    #[error("log is corrupt: {0}")]
+    /// A block in the middle of the WAL failed its checksum.
+    #[error("WAL is corrupt: {0}")]
     Corrupt(String),
-    /// Another server has taken the log over: what this one has not been told
+    /// Another server has taken the WAL over: what this one has not been told
     /// is durable may be lost, and nothing more is taken here.
-    #[error("another server has taken log {log} over: it writes generation {generation}")]
+    #[error("another server has taken WAL {wal} over: it writes generation {generation}")]
     Superseded {
-        /// Which log.
-        log: String,
+        /// Which WAL.
+        wal: String,
         /// The other server's right to write it, as a number.
         generation: u64,
     },
-    /// The log was closed.
-    #[error("log is closed")]
+    /// The WAL was closed.
+    #[error("WAL is closed")]
     Closed,
 }
 
 impl LogError {
-    /// Of a log that has failed: whether opening it anew may mend it, once what
+    /// Of a WAL that has failed: whether opening it anew may mend it, once what
     /// the error names was seen to. Otherwise what is durable is damaged, or it
     /// is another server's.
     pub fn is_mended_by_opening(&self) -> bool {
@@ -182,7 +182,7 @@ impl LogError {
     }
 }
 
-/// A branch's log.
+/// A branch's WAL.
 ///
 /// Guarantees, which `conformance` tests:
 ///
@@ -191,7 +191,7 @@ impl LogError {
 /// 2. What `durable` has said survives any crash. What it has not said may
 ///    survive, as a prefix of what was appended.
 /// 3. After `seal` has returned `epoch`, no frame of an older epoch enters the
-///    log, whenever it was sent; a frame accepted before but not durable may
+///    WAL, whenever it was sent; a frame accepted before but not durable may
 ///    still become durable before the seal's own entry, never after it.
 /// 4. Within an epoch, frames are numbered 1, 2, 3, … and each redo frame
 ///    starts where the one before ended; anything else is refused and changes
@@ -201,7 +201,7 @@ impl LogError {
 /// 6. An entry's time is what the clock said when the entry was written, or
 ///    that of the entry before it where the clock has gone back a little. Where
 ///    the clock has gone 10 s further than a steady clock, or back, the entry
-///    is `stepped`; so is the first after the log was opened, unless its time
+///    is `stepped`; so is the first after the WAL was opened, unless its time
 ///    is that of the entry before it to 10 s.
 pub trait Log: Send + Sync + 'static {
     /// Makes a new epoch: one more than any before. Durable on return; older
@@ -231,11 +231,11 @@ pub trait Log: Send + Sync + 'static {
     /// the last accepted redo: where a compute that reconnects resumes.
     fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), LogError>;
 
-    /// Watches how far the log is durable. When the log has failed or closed,
+    /// Watches how far the WAL is durable. When the WAL has failed or closed,
     /// the sender is dropped.
     fn durable(&self) -> tokio::sync::watch::Receiver<Durable>;
 
-    /// Reads durable entries from `position` on. The reader ends where the log
+    /// Reads durable entries from `position` on. The reader ends where the WAL
     /// is durable now; called again later it goes on.
     fn read_from(&self, position: Position) -> Result<Box<dyn LogReader>, LogError>;
 
@@ -246,22 +246,22 @@ pub trait Log: Send + Sync + 'static {
     /// The first position that can still be read.
     fn first(&self) -> Position;
 
-    /// Bytes this log takes in its store.
+    /// Bytes this WAL takes in its store.
     fn stored_bytes(&self) -> u64;
 
-    /// Why the log takes nothing more until it is opened anew; `None` while it
+    /// Why the WAL takes nothing more until it is opened anew; `None` while it
     /// works, or waits for something that passes. Says [`LogError::Closed`] of
     /// one that was closed.
     fn failed(&self) -> Option<LogError>;
 
     /// Waits for what is queued, then ends. Appends are refused from here on.
-    /// On return, be it with the error of a log that has failed, the log can be
+    /// On return, be it with the error of a WAL that has failed, the WAL can be
     /// opened anew in the same place, also while this value and its readers are
     /// still held; what they say is then out of date.
     fn close(&self) -> BoxFuture<'_, Result<(), LogError>>;
 }
 
-/// Reads a log's entries in order. Blocking: for a thread of its own.
+/// Reads a WAL's entries in order. Blocking: for a thread of its own.
 pub trait LogReader: Send {
     /// The next durable entry, `None` when there is no further one now.
     ///

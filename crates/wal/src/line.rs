@@ -4,7 +4,7 @@
 use crate::LogError;
 use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
 
-/// Where a log's line of frames stands.
+/// Where a WAL's line of frames stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Line {
     /// The newest epoch; 0 when none was ever sealed.

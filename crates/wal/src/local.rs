@@ -31,7 +31,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use xylem_types::{Epoch, FrameSeq, Lsn};
 
-/// A branch's log in a directory of this machine.
+/// A branch's WAL in a directory of this machine.
 ///
 /// Dropped without [`Log::close`] it ends as a crash would: what was not
 /// durable may be lost. Both wait for the write that is under way.
@@ -41,7 +41,7 @@ pub struct LocalLog {
 }
 
 impl LocalLog {
-    /// Whether `dir` holds a log, or what is left of one. False also for one
+    /// Whether `dir` holds a WAL, or what is left of one. False also for one
     /// that was being restored when that ended early.
     ///
     /// # Errors
@@ -56,7 +56,7 @@ impl LocalLog {
         Ok(whole && names.any(|name| matches!(name, Name::Segment(_))))
     }
 
-    /// Opens the log in `dir`, which is made if it is not there, and recovers
+    /// Opens the WAL in `dir`, which is made if it is not there, and recovers
     /// what a crash has left. Blocking.
     ///
     /// # Errors
@@ -90,7 +90,7 @@ impl LocalLog {
                     );
                 })
                 .map_err(|source| LogError::Io {
-                    context: "start the log's writer thread".to_owned(),
+                    context: "start the WAL's writer thread".to_owned(),
                     source,
                 })?
         };
@@ -215,8 +215,8 @@ impl LocalLog {
     }
 }
 
-/// A log as those see it who copy its entries byte by byte. Goes on being
-/// readable when the log has ended.
+/// A WAL as those see it who copy its entries byte by byte. Goes on being
+/// readable when the WAL has ended.
 #[derive(Clone)]
 pub(crate) struct Source {
     shared: Arc<Shared>,
@@ -245,7 +245,7 @@ impl Drop for LocalLog {
         if let Some(writer) = self.writer.take()
             && writer.join().is_err()
         {
-            tracing::error!(dir = %self.shared.disk.path().display(), "the log's writer thread panicked");
+            tracing::error!(dir = %self.shared.disk.path().display(), "the WAL's writer thread panicked");
         }
     }
 }

@@ -33,10 +33,10 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 use xylem_types::{Epoch, FrameSeq, Lsn};
 
-/// A branch's log in an object store.
+/// A branch's WAL in an object store.
 ///
-/// Opening a log that has entries takes it over: whoever had it open learns so
-/// with the next object it wants to make, and its log ends with
+/// Opening a WAL that has entries takes it over: whoever had it open learns so
+/// with the next object it wants to make, and its WAL ends with
 /// [`LogError::Superseded`]. An empty one is taken over by the first seal.
 ///
 /// Dropped without [`Log::close`] it ends as a crash would: what was not
@@ -47,7 +47,7 @@ pub struct ObjectLog {
 }
 
 impl ObjectLog {
-    /// Opens the log in the folder `objects`, where nothing else may be.
+    /// Opens the WAL in the folder `objects`, where nothing else may be.
     /// Reads its end only.
     ///
     /// # Errors
@@ -226,10 +226,10 @@ impl ObjectLog {
     }
 }
 
-/// Opens a log, on the runtime that it is to use.
+/// Opens a WAL, on the runtime that it is to use.
 async fn open(objects: Objects, config: ObjectLogConfig) -> Result<ObjectLog, LogError> {
     let id = config.entropy.next().map_err(|source| LogError::Io {
-        context: "draw the random bytes of a log's writer".to_owned(),
+        context: "draw the random bytes of a WAL's writer".to_owned(),
         source,
     })?;
     let id = WriterId(id);

@@ -97,7 +97,7 @@ pub(crate) struct Queue {
     pub entries: VecDeque<Queued>,
     /// Bytes accepted and not yet durable.
     pub bytes: u64,
-    /// The same of the budget that all logs share.
+    /// The same of the budget that all WALs share.
     part: Part,
     /// Bytes ever accepted, from what the backend began with.
     pub accepted: u64,
@@ -150,7 +150,7 @@ impl Queue {
     ) -> Result<bool, LogError> {
         self.line.owns(epoch)?;
         while let Some((frame, queued)) = frames.pop_front() {
-            // Alone an entry is always taken: its log waits for no other.
+            // Alone an entry is always taken: its WAL waits for no other.
             let bytes = queued.bytes();
             let fits = self.bytes + bytes <= limit && self.part.has_room(bytes);
             let room = self.bytes == 0 || fits;

@@ -1,4 +1,4 @@
-//! What the log asks of its place in an object store: to make an object that
+//! What the WAL asks of its place in an object store: to make an object that
 //! is not there, to read, to list, to remove.
 
 use crate::failure::Failure;

@@ -28,7 +28,7 @@ pub struct BackupConfig {
     pub patience: Duration,
     /// How long closing waits for what is not copied.
     pub drain: Duration,
-    /// Says how old entries are: the clock of the log.
+    /// Says how old entries are: the clock of the WAL.
     pub clock: Clock,
     /// Where the random bytes come from that tell writers apart.
     pub entropy: Entropy,
@@ -55,7 +55,7 @@ impl BackupConfig {
             return Ok(());
         }
         Err(LogError::Io {
-            context: "configuration of the log's backup".to_owned(),
+            context: "configuration of the WAL's backup".to_owned(),
             source: io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "object_bytes may be 1 GiB at most, puts_max must be 1 at least",

@@ -108,7 +108,7 @@ impl Future for Arriving {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.0).poll(cx).map(|made| {
             made.unwrap_or_else(|e| {
-                let context = "send an object of a log's backup".to_owned();
+                let context = "send an object of a WAL's backup".to_owned();
                 Err(Fault::Failed(Failure::new(context, io::Error::other(e))))
             })
         })
@@ -158,7 +158,7 @@ pub(crate) async fn run(ending: Ending, source: Source, writer: u128) {
         tracing::error!(
             backup = %shared.remote.place(""),
             error = %fault.error(),
-            "the backup of the log has ended"
+            "the backup of the WAL has ended"
         );
     }
     let mut state = shared.state.lock();
@@ -208,7 +208,7 @@ pub(crate) fn trouble(shared: &Shared) -> Option<Failure> {
 impl Copier {
     async fn work(&mut self) -> Result<(), Fault> {
         let mut durable = self.source.durable();
-        // A log that nobody writes has nothing in the store.
+        // A WAL that nobody writes has nothing in the store.
         while durable.borrow_and_update().position() == Position(0) {
             if *self.shared.closing.borrow() {
                 return Ok(());
@@ -218,7 +218,7 @@ impl Copier {
         self.find_place().await?;
         // When the first entry that was not sent became durable, at the latest.
         let mut since = None;
-        let mut log_ended = false;
+        let mut wal_ended = false;
         loop {
             if self.shared.state.lock().trim > self.trimmed {
                 // What is removed is what a list does not show to be needed,
@@ -274,9 +274,9 @@ impl Copier {
                 }
                 () = tokio::time::sleep_until(soon.unwrap_or_else(Instant::now)), if soon.is_some() => {}
                 () = self.shared.work.notified() => {}
-                // A log that has ended makes nothing more durable.
-                moved = durable.changed(), if soon.is_none() && !log_ended => {
-                    log_ended = moved.is_err();
+                // A WAL that has ended makes nothing more durable.
+                moved = durable.changed(), if soon.is_none() && !wal_ended => {
+                    wal_ended = moved.is_err();
                 }
             }
         }
@@ -301,7 +301,7 @@ impl Copier {
     async fn idle(&self, durable: &mut watch::Receiver<crate::Durable>) {
         tokio::select! {
             moved = durable.changed() => {
-                // A log that has ended makes nothing more durable.
+                // A WAL that has ended makes nothing more durable.
                 if moved.is_err() {
                     self.shared.work.notified().await;
                 }
@@ -324,7 +324,7 @@ impl Copier {
         self.shared.changed.notify_waiters();
     }
 
-    /// Finds out how much of the log is in the store already.
+    /// Finds out how much of the WAL is in the store already.
     async fn find_place(&mut self) -> Result<(), Fault> {
         loop {
             match self.look().await {
@@ -341,7 +341,7 @@ impl Copier {
                 self.check_newest().await?;
                 tracing::error!(
                     backup = %self.shared.remote.place(""),
-                    "the copy of the log in the store is damaged, and the whole log is copied anew: {why}"
+                    "the copy of the WAL in the store is damaged, and the whole WAL is copied anew: {why}"
                 );
                 None
             }
@@ -380,7 +380,7 @@ impl Copier {
         }
     }
 
-    /// Whether a range holds what the log holds there.
+    /// Whether a range holds what the WAL holds there.
     async fn is_ours(&self, range: &Range) -> Result<bool, Fault> {
         if range.end != range.object_end || range.end > self.source.durable().borrow().position() {
             return Ok(false);
@@ -445,16 +445,16 @@ impl Copier {
         }
     }
 
-    /// What to do when the log cannot be read where the backup stands.
+    /// What to do when the WAL cannot be read where the backup stands.
     async fn lost(&mut self, error: LogError) -> Result<(), Fault> {
         match error {
             LogError::NoSuchPosition(_) if self.source.first() > self.next => {
-                // The log was trimmed: nobody needs that any more.
+                // The WAL was trimmed: nobody needs that any more.
                 tracing::info!(
                     backup = %self.shared.remote.place(""),
                     from = self.next.0,
                     to = self.source.first().0,
-                    "the log was trimmed ahead of its backup"
+                    "the WAL was trimmed ahead of its backup"
                 );
                 (self.next, self.next_us) = (self.source.first(), None);
                 if !self.begun {
@@ -476,12 +476,12 @@ impl Copier {
         match error {
             // Until it is trimmed, which the page store may still come to.
             LogError::Corrupt(why) => Fault::Failed(Failure::new(
-                "read the log".to_owned(),
+                "read the WAL".to_owned(),
                 io::Error::new(io::ErrorKind::InvalidData, why),
             )),
             LogError::Io { context, source } => Fault::Failed(Failure::new(context, source)),
             other => Fault::Failed(Failure::new(
-                format!("read the log at position {}", self.next.0),
+                format!("read the WAL at position {}", self.next.0),
                 io::Error::other(other.to_string()),
             )),
         }
@@ -593,7 +593,7 @@ impl Copier {
             Err(Fault::Corrupt(why)) => {
                 tracing::error!(
                     backup = %self.shared.remote.place(""),
-                    "the copy of the log in the store is damaged; a restart of the server makes a new one: {why}"
+                    "the copy of the WAL in the store is damaged; a restart of the server makes a new one: {why}"
                 );
                 self.shared.state.lock().damage = Some(why);
                 Ok(())
@@ -663,7 +663,7 @@ async fn pause(shared: &Shared, failure: Failure) {
     tracing::error!(
         backup = %shared.remote.place(""),
         error = %failure.source,
-        "the backup of the log does not go on, trying again: {}",
+        "the backup of the WAL does not go on, trying again: {}",
         failure.context
     );
     shared.state.lock().trouble = Some(failure);
@@ -684,7 +684,7 @@ async fn make(shared: Arc<Shared>, kind: Kind, object: Bytes) -> Result<(), Faul
 
 fn superseded(shared: &Shared, generation: Generation) -> Fault {
     Fault::Superseded {
-        log: shared.remote.place(""),
+        wal: shared.remote.place(""),
         generation,
     }
 }
@@ -727,7 +727,7 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(e) => Err(LogError::Io {
-            context: "read the log for its backup".to_owned(),
+            context: "read the WAL for its backup".to_owned(),
             source: io::Error::other(e),
         }),
     }

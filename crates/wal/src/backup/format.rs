@@ -136,7 +136,7 @@ impl Header {
             return Err(format!("an object of {} bytes", bytes.len()));
         };
         if bytes[0..8] != MAGIC {
-            return Err("not an object of a log's backup: wrong magic".to_owned());
+            return Err("not an object of a WAL's backup: wrong magic".to_owned());
         }
         // The version before the checksum: another version may have another one.
         let version = u32_at(bytes, 8);

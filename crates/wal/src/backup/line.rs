@@ -14,7 +14,7 @@ pub(crate) enum Fault {
     /// An object is not what was written, or is missing.
     Corrupt(String),
     /// A newer server writes the backup.
-    Superseded { log: String, generation: Generation },
+    Superseded { wal: String, generation: Generation },
 }
 
 impl Fault {
@@ -23,8 +23,8 @@ impl Fault {
         match self {
             Fault::Failed(failure) => failure.error(),
             Fault::Corrupt(why) => LogError::Corrupt(why.clone()),
-            Fault::Superseded { log, generation } => LogError::Superseded {
-                log: log.clone(),
+            Fault::Superseded { wal, generation } => LogError::Superseded {
+                wal: wal.clone(),
                 generation: generation.0,
             },
         }

@@ -1,4 +1,4 @@
-//! Makes a local log's directory of its backup.
+//! Makes a local WAL's directory of its backup.
 
 use super::config::BackupConfig;
 use super::format::{Generation, Header, Kind, name, walk};
@@ -21,7 +21,7 @@ const TRIES_MAX: usize = 10;
 /// Objects that are asked for at a time.
 const AHEAD: usize = 4;
 
-/// How far the page store has what a lost log held: a restored one goes on
+/// How far the page store has what a lost WAL held: a restored one goes on
 /// there or later, so that no place in it means two things.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Floor {
@@ -34,7 +34,7 @@ pub struct Floor {
 /// What [`super::restore`] has made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Restored {
-    /// The first position of the log.
+    /// The first position of the WAL.
     pub first: Position,
     /// The place after its last entry, which is a seal.
     pub end: Position,
@@ -49,7 +49,7 @@ pub struct Restored {
     pub entries: u64,
 }
 
-/// Epochs between two restores of a log. Seals of the lost log may have given
+/// Epochs between two restores of a WAL. Seals of the lost WAL may have given
 /// out some that its backup does not know: fewer than these, as each took an
 /// fsync and a compute's start.
 const EPOCHS_APART: u32 = 20;
@@ -90,19 +90,19 @@ pub(crate) async fn restore(
     generation: Generation,
     disk: Arc<dyn Disk>,
     floor: Floor,
-    log: LocalLogConfig,
+    wal: LocalLogConfig,
     config: &BackupConfig,
 ) -> Result<Restored, LogError> {
     for _ in 0..TRIES_MAX {
         let Some(line) = line::find(remote).await.map_err(|f| f.error())? else {
-            let empty = begin(&disk, floor, &log, config).await?;
+            let empty = begin(&disk, floor, &wal, config).await?;
             let end = floor.position;
             close(remote, generation, end, end, None, config).await?;
             return finish(empty, generation, config).await;
         };
         if line.newest >= generation {
             let fault = Fault::Superseded {
-                log: remote.place(""),
+                wal: remote.place(""),
                 generation: line.newest,
             };
             return Err(fault.error());
@@ -111,9 +111,9 @@ pub(crate) async fn restore(
         let end = ranges.last().map_or(line.first, |r| r.end);
         let made = match ranges.first() {
             Some(first) if end >= floor.position => {
-                make(remote, ranges, first.position, &disk, &log, config).await?
+                make(remote, ranges, first.position, &disk, &wal, config).await?
             }
-            _ => Some(begin(&disk, floor, &log, config).await?),
+            _ => Some(begin(&disk, floor, &wal, config).await?),
         };
         // Some of it was trimmed meanwhile: less is needed now.
         let Some(made) = made else { continue };
@@ -127,15 +127,15 @@ pub(crate) async fn restore(
     )))
 }
 
-/// A log that begins at `floor`, but for its seal.
+/// A WAL that begins at `floor`, but for its seal.
 async fn begin(
     disk: &Arc<dyn Disk>,
     floor: Floor,
-    log: &LocalLogConfig,
+    wal: &LocalLogConfig,
     config: &BackupConfig,
 ) -> Result<Progress, LogError> {
-    let (disk, log) = (Arc::clone(disk), log.clone());
-    let maker = blocking(config, move || Maker::begin(disk, log, floor.position)).await?;
+    let (disk, wal) = (Arc::clone(disk), wal.clone());
+    let maker = blocking(config, move || Maker::begin(disk, wal, floor.position)).await?;
     Ok(Progress {
         maker,
         line: None,
@@ -147,7 +147,7 @@ async fn begin(
     })
 }
 
-/// Adds the seal, and makes the log one that opens.
+/// Adds the seal, and makes the WAL one that opens.
 async fn finish(
     progress: Progress,
     generation: Generation,
@@ -182,18 +182,18 @@ async fn finish(
     Ok(restored)
 }
 
-/// Fetches the ranges and makes a log of them, but for the seal. `None` when
+/// Fetches the ranges and makes a WAL of them, but for the seal. `None` when
 /// one of them has gone.
 async fn make(
     remote: &Remote,
     ranges: &[Range],
     first: Position,
     disk: &Arc<dyn Disk>,
-    log: &LocalLogConfig,
+    wal: &LocalLogConfig,
     config: &BackupConfig,
 ) -> Result<Option<Progress>, LogError> {
-    let (disk, log) = (Arc::clone(disk), log.clone());
-    let maker = blocking(config, move || Maker::begin(disk, log, first)).await?;
+    let (disk, wal) = (Arc::clone(disk), wal.clone());
+    let maker = blocking(config, move || Maker::begin(disk, wal, first)).await?;
     let mut progress = Progress {
         maker,
         line: None,
@@ -254,7 +254,7 @@ async fn close(
     match remote.make(&key, &object).await {
         Ok(Made::Ours) => Ok(()),
         Ok(Made::Taken(_)) => Err(LogError::Superseded {
-            log: remote.place(""),
+            wal: remote.place(""),
             generation: generation.0,
         }),
         Err(failure) => Err(failure.error()),
@@ -319,7 +319,7 @@ async fn blocking<T: Send + 'static>(
     match config.runtime.spawn_blocking(work).await {
         Ok(done) => done,
         Err(e) => Err(LogError::Io {
-            context: "restore a log".to_owned(),
+            context: "restore a WAL".to_owned(),
             source: io::Error::other(e),
         }),
     }

@@ -26,7 +26,7 @@ impl HandClock {
         self.wall.store(time_us, Ordering::SeqCst);
     }
 
-    /// The clock to give to a log.
+    /// The clock to give to a WAL.
     pub fn clock(&self) -> Clock {
         let (wall, steady) = (Arc::clone(&self.wall), Arc::clone(&self.steady));
         Clock::with_steady(
@@ -36,12 +36,12 @@ impl HandClock {
     }
 }
 
-/// What holds one log, and outlives the processes that use it.
+/// What holds one WAL, and outlives the processes that use it.
 pub trait Store: Send + Sync {
-    /// Opens the log that is here.
+    /// Opens the WAL that is here.
     fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Log>, LogError>>;
 
-    /// Whoever has the log open dies at once; of what they have not been told
+    /// Whoever has the WAL open dies at once; of what they have not been told
     /// is durable, what `seed` chooses is lost.
     fn crash(&self, seed: u64);
 
@@ -52,12 +52,12 @@ pub trait Store: Send + Sync {
         false
     }
 
-    /// Whether a second opener is refused while the first has the log open.
+    /// Whether a second opener is refused while the first has the WAL open.
     fn exclusive(&self) -> bool {
         true
     }
 
-    /// The clock of every log that is opened here.
+    /// The clock of every WAL that is opened here.
     fn clock(&self) -> &HandClock;
 
     /// Bytes of frames that the backend was told to accept ahead of

@@ -145,7 +145,7 @@ impl DiskFile for OsFile {
 }
 
 /// Makes `dir` and what is missing above it, and makes their names durable:
-/// a log in a directory that a crash takes away is lost with it.
+/// a WAL in a directory that a crash takes away is lost with it.
 fn create_dir_durably(dir: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = dir
         .ancestors()

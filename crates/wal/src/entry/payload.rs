@@ -97,7 +97,7 @@ pub(crate) fn encode(body: &FrameBody) -> (u8, Payload) {
 }
 
 /// A length that does not fit is that of a path of 4 GiB: the frame is larger
-/// than any log takes, and refused for that before its bytes are used.
+/// than any WAL takes, and refused for that before its bytes are used.
 fn put_string(out: &mut Vec<u8>, text: &str) {
     out.extend(u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
     out.extend(text.as_bytes());
@@ -105,7 +105,7 @@ fn put_string(out: &mut Vec<u8>, text: &str) {
 
 /// Whether a header is of a kind that is written, and as it is written: marks
 /// have neither a number nor a payload, frames have a number.
-pub(crate) fn is_of_log(header: &EntryHeader) -> bool {
+pub(crate) fn is_of_wal(header: &EntryHeader) -> bool {
     match header.kind {
         SEAL | BEGIN => header.seq.0 == 0 && header.length == 0,
         REDO | CREATE | WRITE | TRUNCATE | RENAME | UNLINK | MKDIR | RMDIR => header.seq.0 > 0,

@@ -9,7 +9,7 @@ use xylem_ambient::{Clock, Entropy};
 /// How a [`crate::LocalLog`] uses its directory and memory.
 #[derive(Clone, Debug)]
 pub struct LocalLogConfig {
-    /// Bytes of a segment file, which is also the step of trimming. A log that
+    /// Bytes of a segment file, which is also the step of trimming. A WAL that
     /// was never sealed has none, and the first few are smaller, so that an
     /// idle branch takes little.
     pub segment_bytes: u64,
@@ -27,7 +27,7 @@ pub struct LocalLogConfig {
     pub spare_segments: usize,
     /// How long to wait before trying again for room on a full disk.
     pub retry: Duration,
-    /// What all logs may hold together. `queue_bytes` counts in it.
+    /// What all WALs may hold together. `queue_bytes` counts in it.
     pub memory: Memory,
     /// Where entries get their time from.
     pub clock: Clock,
@@ -86,7 +86,7 @@ impl LocalLogConfig {
             return Ok(());
         };
         Err(LogError::Io {
-            context: "configuration of the local log".to_owned(),
+            context: "configuration of the local WAL".to_owned(),
             source: std::io::Error::new(std::io::ErrorKind::InvalidInput, wrong),
         })
     }

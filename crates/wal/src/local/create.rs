@@ -1,7 +1,7 @@
-//! Makes the directory of a log that begins with entries from elsewhere: a
-//! backup, or nothing but the place where another log has ended.
+//! Makes the directory of a WAL that begins with entries from elsewhere: a
+//! backup, or nothing but the place where another WAL has ended.
 //!
-//! While it is made a file says so, which goes last: a log that is half made
+//! While it is made a file says so, which goes last: a WAL that is half made
 //! does not open.
 
 use super::config::LocalLogConfig;
@@ -15,13 +15,13 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-/// The furthest that a log can be made to begin: one that could still go on for
+/// The furthest that a WAL can be made to begin: one that could still go on for
 /// ever.
 const POSITION_MAX: u64 = 1 << 62;
 /// Bytes that are written at once.
 const WRITE_BYTES: usize = 1 << 20;
 
-/// A log that is being made.
+/// A WAL that is being made.
 pub(crate) struct Maker {
     disk: Arc<dyn Disk>,
     config: LocalLogConfig,
@@ -37,8 +37,8 @@ pub(crate) struct Maker {
 }
 
 impl Maker {
-    /// Begins a log whose first entry is at `first`, in a directory that has
-    /// no log, or one that was half made.
+    /// Begins a WAL whose first entry is at `first`, in a directory that has
+    /// no WAL, or one that was half made.
     pub fn begin(
         disk: Arc<dyn Disk>,
         config: LocalLogConfig,
@@ -47,10 +47,10 @@ impl Maker {
         config.check()?;
         if first.0 > POSITION_MAX {
             return Err(LogError::Io {
-                context: format!("make a log in {}", disk.path().display()),
+                context: format!("make a WAL in {}", disk.path().display()),
                 source: io::Error::new(
                     io::ErrorKind::InvalidInput,
-                    format!("no log has got as far as position {}", first.0),
+                    format!("no WAL has got as far as position {}", first.0),
                 ),
             });
         }
@@ -65,20 +65,20 @@ impl Maker {
         if !half_made && old.iter().any(|name| matches!(name, Name::Segment(_))) {
             let there = io::Error::new(
                 io::ErrorKind::AlreadyExists,
-                "there is a log; move it away first",
+                "there is a WAL; move it away first",
             );
-            return Err(failed("make a log in", there));
+            return Err(failed("make a WAL in", there));
         }
         // In this order, each durable before the next: there is never a
-        // segment of this log without that file.
+        // segment of this WAL without that file.
         disk.create(UNFINISHED)
             .and_then(|_| disk.sync_dir())
-            .map_err(|e| failed("begin a log in", e))?;
+            .map_err(|e| failed("begin a WAL in", e))?;
         for name in old {
             disk.remove(&name.to_string())
-                .map_err(|e| failed("remove what a half made log has left in", e))?;
+                .map_err(|e| failed("remove what a half made WAL has left in", e))?;
         }
-        // Segment 1 without a first entry is a log without one. Of this log
+        // Segment 1 without a first entry is a WAL without one. Of this WAL
         // that would be damage, unless it begins like any other.
         let number = if first == Position(0) { 1 } else { 2 };
         Ok(Maker {
@@ -109,7 +109,7 @@ impl Maker {
             return Ok(());
         };
         let header = EntryHeader {
-            // All of the log is durable before any of it is there.
+            // All of the WAL is durable before any of it is there.
             behind: 0,
             position: self.end,
             ..*header
@@ -130,7 +130,7 @@ impl Maker {
         self.disk
             .remove(UNFINISHED)
             .and_then(|()| self.disk.sync_dir())
-            .map_err(|e| self.failed("finish the log in", e))
+            .map_err(|e| self.failed("finish the WAL in", e))
     }
 
     fn next_segment(&mut self, entry_bytes: u64) -> Result<(), LogError> {
@@ -157,14 +157,14 @@ impl Maker {
         };
         let from = Position(self.end.0 - self.buffer.len() as u64);
         let written = file.write_at(&mut [IoSlice::new(&self.buffer)], segment.offset(from));
-        written.map_err(|e| self.failed("write the log in", e))?;
+        written.map_err(|e| self.failed("write the WAL in", e))?;
         self.buffer.clear();
         Ok(())
     }
 
     fn sync(&self) -> Result<(), LogError> {
         match &self.active {
-            Some((_, file)) => file.sync().map_err(|e| self.failed("sync the log in", e)),
+            Some((_, file)) => file.sync().map_err(|e| self.failed("sync the WAL in", e)),
             None => Ok(()),
         }
     }

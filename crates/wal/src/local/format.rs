@@ -42,13 +42,13 @@ impl SegmentHeader {
     /// Reads a header, or says what is wrong with it.
     pub fn decode(bytes: &[u8; SEGMENT_FIELDS_BYTES]) -> Result<SegmentHeader, String> {
         if bytes[0..8] != MAGIC {
-            return Err("not a segment of a log: wrong magic".to_owned());
+            return Err("not a segment of a WAL: wrong magic".to_owned());
         }
         // The version before the checksum: another version may have another one.
         let version = u32_at(bytes, 8);
         if version != VERSION {
             return Err(format!(
-                "format version {version}, this program reads {VERSION}: open the log with the program that wrote it"
+                "format version {version}, this program reads {VERSION}: open the WAL with the program that wrote it"
             ));
         }
         if crc32c::crc32c(&bytes[..40]) != u32_at(bytes, 40) {

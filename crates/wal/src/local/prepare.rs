@@ -26,12 +26,12 @@ pub(crate) enum PrepareError {
     Again(Failure),
     /// The directory's state on disk is unknown.
     Fatal(Failure),
-    /// The log ends.
+    /// The WAL ends.
     Stopped,
 }
 
 /// Makes segment `number`, however long it takes, and puts it into
-/// `state.next`; ends early when the log does.
+/// `state.next`; ends early when the WAL does.
 pub(crate) fn run(shared: &Shared, number: u64, bytes: u64) {
     loop {
         let stop = || {
@@ -46,7 +46,7 @@ pub(crate) fn run(shared: &Shared, number: u64, bytes: u64) {
                 state.next = Next::Ready(segment);
                 state.next_failure = None;
                 if matches!(state.health, Health::Stalled(_)) {
-                    tracing::info!(dir = %shared.disk.path().display(), "the log goes on: there is room again");
+                    tracing::info!(dir = %shared.disk.path().display(), "the WAL goes on: there is room again");
                     state.health = Health::Running;
                 }
                 drop(state);
@@ -70,7 +70,7 @@ pub(crate) fn run(shared: &Shared, number: u64, bytes: u64) {
                 tracing::warn!(
                     dir = %shared.disk.path().display(),
                     error = %failure.source,
-                    "the log's next segment could not be made, trying again: {}",
+                    "the WAL's next segment could not be made, trying again: {}",
                     failure.context
                 );
                 state.next_failure = Some(failure);

@@ -11,13 +11,13 @@ use std::sync::Arc;
 /// What a reader that waits at the end keeps of its buffer.
 const IDLE_BYTES: usize = 64 << 10;
 
-/// A place in the log, and what was read from there on.
+/// A place in the WAL, and what was read from there on.
 pub(crate) struct Reader {
     shared: Arc<Shared>,
     /// The place after the last entry given.
     position: Position,
     open: Option<Open>,
-    /// The bytes of the log from `buffer_at` on; all of one segment.
+    /// The bytes of the WAL from `buffer_at` on; all of one segment.
     buffer: Vec<u8>,
     buffer_at: Position,
 }
@@ -111,7 +111,7 @@ impl Reader {
         if self.position < self.buffer_at || self.position.0 + count > have {
             let want = count.max(self.shared.config.read_ahead_bytes.min(left));
             let want = usize::try_from(want).map_err(|e| LogError::Io {
-                context: "read the log".to_owned(),
+                context: "read the WAL".to_owned(),
                 source: io::Error::other(e),
             })?;
             self.buffer.resize(want, 0);

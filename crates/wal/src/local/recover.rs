@@ -1,4 +1,4 @@
-//! Opens a log's directory: finds where the entries end, cuts off what a crash
+//! Opens a WAL's directory: finds where the entries end, cuts off what a crash
 //! has left beyond, makes everything it found durable.
 //!
 //! What is told apart, and how, is in `docs/formats/wal.md`.
@@ -68,7 +68,7 @@ pub(crate) fn recover(disk: &dyn Disk, config: &LocalLogConfig) -> Result<Recove
     let names = disk.list().map_err(|e| io_error(disk, "list", None, e))?;
     if names.iter().any(|name| name == UNFINISHED) {
         return Err(LogError::Corrupt(format!(
-            "{}: the log was being restored or made anew when something stopped that; do it again",
+            "{}: the WAL was being restored or made anew when something stopped that; do it again",
             disk.path().display()
         )));
     }
@@ -121,9 +121,9 @@ pub(crate) fn recover(disk: &dyn Disk, config: &LocalLogConfig) -> Result<Recove
 fn lock(disk: &dyn Disk) -> Result<Box<dyn Send>, LogError> {
     disk.lock().map_err(|source| {
         let what = if source.kind() == io::ErrorKind::WouldBlock {
-            "another process, or another part of this one, has this log open"
+            "another process, or another part of this one, has this WAL open"
         } else {
-            "lock the log's directory"
+            "lock the WAL's directory"
         };
         LogError::Io {
             context: format!("{}: {what}", disk.path().display()),
@@ -279,7 +279,7 @@ fn begins(disk: &dyn Disk, found: &Found) -> Result<Option<Segment>, LogError> {
     Ok(entry.map(|entry| Segment::begin(found.header, entry.position)))
 }
 
-/// A log of one segment, or of none yet.
+/// A WAL of one segment, or of none yet.
 fn only(disk: &dyn Disk, found: Option<Found>) -> Result<(Option<Active>, End), LogError> {
     let Some(found) = found else {
         return Ok((None, End::default()));
@@ -302,7 +302,7 @@ fn only(disk: &dyn Disk, found: Option<Found>) -> Result<(Option<Active>, End), 
             "the first entry is damaged",
         ));
     }
-    // The first seal was on its way and nobody was told of it. A log without
+    // The first seal was on its way and nobody was told of it. A WAL without
     // an entry has no segment, so that it takes no room.
     unacknowledged(disk, &found, &Expected::begin(), Position(0), None)?;
     disk.remove(&found.name().to_string())

@@ -181,7 +181,7 @@ impl Expected {
         }
     }
 
-    /// In the first segment of a log without entries.
+    /// In the first segment of a WAL without entries.
     pub fn begin() -> Expected {
         Expected {
             first: 0..=0,
@@ -262,7 +262,7 @@ fn remnant(
     // Neither an entry nor a write crosses segments.
     let fits = entry.total() <= header.bytes - offset && u64::from(entry.behind) <= before;
     let later = entry.epoch >= expected.epoch && entry.time_us >= expected.time_us;
-    (fits && later && payload::is_of_log(&entry)).then_some(entry)
+    (fits && later && payload::is_of_wal(&entry)).then_some(entry)
 }
 
 /// Writes zeros over the dirty blocks. Durable after the next sync.

@@ -1,4 +1,4 @@
-//! The log's segment files: their names, and which positions each holds.
+//! The WAL's segment files: their names, and which positions each holds.
 
 use crate::Position;
 use crate::disk::DiskFile;
@@ -65,14 +65,14 @@ impl std::fmt::Debug for NextSegment {
     }
 }
 
-/// The segments with entries, oldest first; none in a log that never had one.
+/// The segments with entries, oldest first; none in a WAL that never had one.
 #[derive(Debug)]
 pub(crate) struct Segments {
     pub rows: Vec<Segment>,
 }
 
 impl Segments {
-    /// The first position of the log.
+    /// The first position of the WAL.
     pub fn first(&self) -> Position {
         self.rows.first().map_or(Position(0), |s| s.first)
     }
@@ -86,7 +86,7 @@ impl Segments {
     }
 }
 
-/// The file that is there while a log is made of entries from elsewhere.
+/// The file that is there while a WAL is made of entries from elsewhere.
 pub(crate) const UNFINISHED: &str = "UNFINISHED";
 
 /// What a file's name says it is.
@@ -99,7 +99,7 @@ pub(crate) enum Name {
 }
 
 impl Name {
-    /// The name of a file, `None` for what is not the log's.
+    /// The name of a file, `None` for what is not the WAL's.
     pub fn parse(name: &str) -> Option<Name> {
         let parsed = match name.strip_suffix(".wal") {
             Some(digits) => Name::Segment(digits.parse().ok()?),

@@ -1,4 +1,4 @@
-//! What the callers, the writer, the preparer and the readers of one log
+//! What the callers, the writer, the preparer and the readers of one WAL
 //! share.
 
 use super::config::LocalLogConfig;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Notify, watch};
 
-/// Whether the log goes on.
+/// Whether the WAL goes on.
 #[derive(Clone, Debug)]
 pub(crate) enum Health {
     /// It does.
@@ -27,7 +27,7 @@ pub(crate) enum Health {
 }
 
 impl Health {
-    /// The error of a log that does not go on now.
+    /// The error of a WAL that does not go on now.
     pub fn check(&self) -> Result<(), LogError> {
         match self {
             Health::Running => Ok(()),
@@ -37,7 +37,7 @@ impl Health {
     }
 }
 
-/// Whether the log is to end.
+/// Whether the WAL is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closing {
     No,
@@ -63,7 +63,7 @@ pub(crate) enum Next {
 pub(crate) struct State {
     /// What is accepted; `accepted` is the place after it.
     pub queue: Queue,
-    /// How far the log is durable.
+    /// How far the WAL is durable.
     pub durable: Durable,
     pub health: Health,
     pub closing: Closing,
@@ -77,7 +77,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Refuses when the log does not go on.
+    /// Refuses when the WAL does not go on.
     pub fn check_open(&self) -> Result<(), LogError> {
         self.health.check()?;
         if self.closing == Closing::No {
@@ -113,7 +113,7 @@ impl Spares {
     }
 }
 
-/// One log's common ground.
+/// One WAL's common ground.
 pub(crate) struct Shared {
     pub disk: Arc<dyn Disk>,
     pub config: LocalLogConfig,
@@ -184,14 +184,14 @@ impl Shared {
         self.changed.notify_waiters();
     }
 
-    /// Nothing more is written until the log is opened again.
+    /// Nothing more is written until the WAL is opened again.
     pub fn fail(&self, failure: Failure) {
         let mut state = self.state.lock();
         if !matches!(state.health, Health::Failed(_) | Health::Closed) {
             tracing::error!(
                 dir = %self.disk.path().display(),
                 error = %failure.source,
-                "the log has failed: {}; nothing more is taken until it is opened again",
+                "the WAL has failed: {}; nothing more is taken until it is opened again",
                 failure.context
             );
             state.health = Health::Failed(failure);

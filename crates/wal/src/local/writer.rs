@@ -1,5 +1,5 @@
 //! The thread that writes: takes what is queued, writes it at once, syncs
-//! once, and says how far the log is durable. Nothing else makes it so.
+//! once, and says how far the WAL is durable. Nothing else makes it so.
 
 use super::format::SEGMENT_HEADER_BYTES;
 use super::prepare;
@@ -48,7 +48,7 @@ struct Writer<'a> {
     arena: Vec<u8>,
 }
 
-/// Writes until the log ends or fails. Drops `lock` last: the directory is
+/// Writes until the WAL ends or fails. Drops `lock` last: the directory is
 /// someone else's from there on.
 pub(crate) fn run(
     shared: &Arc<Shared>,
@@ -76,7 +76,7 @@ pub(crate) fn run(
     if let Some(preparer) = writer.preparer.take()
         && preparer.join().is_err()
     {
-        tracing::error!(dir = %shared.disk.path().display(), "the log's preparer panicked");
+        tracing::error!(dir = %shared.disk.path().display(), "the WAL's preparer panicked");
     }
     // No trim is under way while this is held, and none begins after.
     let files = shared.spares.lock();
@@ -154,7 +154,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Makes a batch durable. False when the log is to end first.
+    /// Makes a batch durable. False when the WAL is to end first.
     fn write(&mut self, batch: &[Queued]) -> Result<bool, Failure> {
         let Some(Active { segment, file }) = self.active.clone() else {
             let bug = io::Error::other("there is no segment to write to");
@@ -284,14 +284,14 @@ impl Writer<'_> {
             Ok(handle) => self.preparer = Some(handle),
             Err(e) => {
                 // Then the writer makes it when it needs it.
-                tracing::warn!(error = %e, "the log's preparer could not be started");
+                tracing::warn!(error = %e, "the WAL's preparer could not be started");
                 self.shared.state.lock().next = Next::None;
             }
         }
     }
 
     /// Goes on in the next segment, which must take an entry of `entry_bytes`.
-    /// False when the log is to end first.
+    /// False when the WAL is to end first.
     fn switch(&mut self, entry_bytes: u64) -> Result<bool, Failure> {
         let next = match self.next_segment(entry_bytes) {
             Ok(Some(next)) => next,
@@ -358,7 +358,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Stalls for a while, or until something is trimmed. False when the log
+    /// Stalls for a while, or until something is trimmed. False when the WAL
     /// is to end.
     fn wait_for_room(&self, failure: Failure) -> bool {
         let mut state = self.shared.state.lock();

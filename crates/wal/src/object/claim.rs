@@ -24,7 +24,7 @@ pub(crate) async fn claim(objects: &Objects, writer: WriterId, mut end: End) -> 
         }
         if seen.generation > end.generation {
             return Err(Fault::Superseded {
-                log: objects.remote.place(""),
+                wal: objects.remote.place(""),
                 generation: seen.generation,
             });
         }

@@ -32,7 +32,7 @@ pub struct ObjectLogConfig {
     pub read_ahead_bytes: u64,
     /// See `read_ahead_bytes`.
     pub read_ahead_objects: usize,
-    /// How requests are tried again: for ever, so that a log outlives a store
+    /// How requests are tried again: for ever, so that a WAL outlives a store
     /// that is away, or refuses until an operator mends it.
     pub retry: Retry,
     /// How long opening and reading wait for a store that does not answer. The
@@ -40,7 +40,7 @@ pub struct ObjectLogConfig {
     pub patience: Duration,
     /// How long closing waits for what is queued.
     pub drain: Duration,
-    /// What all logs may hold together. `queue_bytes` counts in it.
+    /// What all WALs may hold together. `queue_bytes` counts in it.
     pub memory: Memory,
     /// Where entries get their time from.
     pub clock: Clock,
@@ -80,7 +80,7 @@ impl ObjectLogConfig {
             return Ok(());
         };
         Err(LogError::Io {
-            context: "configuration of the object-store log".to_owned(),
+            context: "configuration of the object-store WAL".to_owned(),
             source: io::Error::new(io::ErrorKind::InvalidInput, wrong),
         })
     }

@@ -108,7 +108,7 @@ pub(crate) async fn find(objects: &Objects, sure: Sure) -> Result<End, Fault> {
         }
     }
     Err(Fault::Corrupt(format!(
-        "{}: objects at the end of the log vanish while they are looked at; something other than the log's owner removes them",
+        "{}: objects at the end of the WAL vanish while they are looked at; something other than the WAL's owner removes them",
         objects.remote.place("")
     )))
 }

@@ -1,4 +1,4 @@
-//! The bytes of a log's objects, and their names. Drawn in
+//! The bytes of a WAL's objects, and their names. Drawn in
 //! `docs/formats/wal-objects.md`. Everything is little-endian.
 
 use crate::Position;
@@ -69,7 +69,7 @@ impl Name {
         Folder::of(self.number)
     }
 
-    /// The name of a listed object, `None` for what is not the log's.
+    /// The name of a listed object, `None` for what is not the WAL's.
     pub fn parse(folder: Folder, name: &str) -> Option<Name> {
         let (number, generation) = name.split_once('-')?;
         let parsed = Name {
@@ -103,7 +103,7 @@ impl Folder {
         self.0 << FOLDER_BITS..(self.0 + 1) << FOLDER_BITS
     }
 
-    /// The folder of that name, `None` for what is not the log's.
+    /// The folder of that name, `None` for what is not the WAL's.
     pub fn parse(name: &str) -> Option<Folder> {
         let parsed = Folder(u64::from_str_radix(name, 16).ok()?);
         (parsed.to_string() == name && parsed.0 < NUMBER_END >> FOLDER_BITS).then_some(parsed)
@@ -176,13 +176,13 @@ impl Header {
             return Err(format!("an object of {} bytes", bytes.len()));
         };
         if bytes[0..8] != MAGIC {
-            return Err("not an object of a log: wrong magic".to_owned());
+            return Err("not an object of a WAL: wrong magic".to_owned());
         }
         // The version before the checksum: another version may have another one.
         let version = u32_at(bytes, 8);
         if version != VERSION {
             return Err(format!(
-                "format version {version}, this program reads {VERSION}: open the log with the program that wrote it"
+                "format version {version}, this program reads {VERSION}: open the WAL with the program that wrote it"
             ));
         }
         if crc32c::crc32c(&bytes[..COVERED_BYTES]) != u32_at(bytes, COVERED_BYTES) {

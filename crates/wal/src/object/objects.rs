@@ -1,4 +1,4 @@
-//! A log's objects in their store: made, read and checked, listed.
+//! A WAL's objects in their store: made, read and checked, listed.
 
 use super::format::{Block, Folder, HEADER_BYTES, Header, Name};
 use crate::LogError;
@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::remote::{Listed, Made, Remote};
 use bytes::Bytes;
 
-/// Why a log in an object store does not go on; kept, because it is told to
+/// Why a WAL in an object store does not go on; kept, because it is told to
 /// everyone who asks.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
@@ -15,7 +15,7 @@ pub(crate) enum Fault {
     /// An object is not what was written.
     Corrupt(String),
     /// Another writer has taken the line over.
-    Superseded { log: String, generation: u32 },
+    Superseded { wal: String, generation: u32 },
 }
 
 impl Fault {
@@ -24,8 +24,8 @@ impl Fault {
         match self {
             Fault::Failed(failure) => failure.error(),
             Fault::Corrupt(why) => LogError::Corrupt(why.clone()),
-            Fault::Superseded { log, generation } => LogError::Superseded {
-                log: log.clone(),
+            Fault::Superseded { wal, generation } => LogError::Superseded {
+                wal: wal.clone(),
                 generation: u64::from(*generation),
             },
         }
@@ -59,7 +59,7 @@ impl Row {
     }
 }
 
-/// The objects of one log.
+/// The objects of one WAL.
 #[derive(Debug)]
 pub(crate) struct Objects {
     pub remote: Remote,

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, sync_channel};
 use tokio::task::AbortHandle;
 
-/// A place in the log, and what was fetched from there on.
+/// A place in the WAL, and what was fetched from there on.
 pub(crate) struct Reader {
     shared: Arc<Shared>,
     /// The place after the last entry given.
@@ -179,7 +179,7 @@ impl Reader {
         }
         let place = self.shared.objects.remote.place(&name.to_string());
         LogError::Corrupt(format!(
-            "{place}: object {} of the log is missing",
+            "{place}: object {} of the WAL is missing",
             name.number
         ))
     }

@@ -1,4 +1,4 @@
-//! What the callers, the writer, the trimmer and the readers of one log share.
+//! What the callers, the writer, the trimmer and the readers of one WAL share.
 
 use super::config::ObjectLogConfig;
 use super::end::End;
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
-/// Whether the log goes on.
+/// Whether the WAL goes on.
 #[derive(Clone, Debug)]
 pub(crate) enum Health {
     /// It does.
@@ -26,7 +26,7 @@ pub(crate) enum Health {
 }
 
 impl Health {
-    /// The error of a log that does not go on.
+    /// The error of a WAL that does not go on.
     pub fn check(&self) -> Result<(), LogError> {
         match self {
             Health::Running => Ok(()),
@@ -36,7 +36,7 @@ impl Health {
     }
 }
 
-/// Whether the log is to end.
+/// Whether the WAL is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closing {
     No,
@@ -146,7 +146,7 @@ impl Cache {
     }
 }
 
-/// One log's common ground.
+/// One WAL's common ground.
 pub(crate) struct Shared {
     pub objects: Objects,
     pub config: ObjectLogConfig,
@@ -226,7 +226,7 @@ impl Shared {
         self.start.store(end.next, Ordering::SeqCst);
     }
 
-    /// Refuses when the log does not go on.
+    /// Refuses when the WAL does not go on.
     pub fn check_open(&self, state: &State) -> Result<(), LogError> {
         state.health.check()?;
         if *self.closing.borrow() == Closing::No {
@@ -247,7 +247,7 @@ impl Shared {
         self.changed.notify_waiters();
     }
 
-    /// Tells everyone how far the log is durable.
+    /// Tells everyone how far the WAL is durable.
     pub fn tell(&self, sender: Option<&watch::Sender<Durable>>, durable: Durable) {
         self.position.store(durable.position.0, Ordering::SeqCst);
         if let Some(sender) = sender {

@@ -28,7 +28,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             }
             // Tried again with the next trim.
             Err(fault) => tracing::warn!(
-                log = %shared.objects.remote.place(""),
+                wal = %shared.objects.remote.place(""),
                 error = %fault.error(),
                 "what was trimmed cannot be removed"
             ),

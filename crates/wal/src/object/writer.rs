@@ -1,5 +1,5 @@
 //! The task that writes: gathers what is queued into objects, has several of
-//! them made at a time, and says how far the log is durable, in the order of
+//! them made at a time, and says how far the WAL is durable, in the order of
 //! their numbers. Nothing else makes it so.
 
 use super::claim::claim;
@@ -59,7 +59,7 @@ struct Landed {
     there: Option<Object>,
 }
 
-/// Writes until the log ends or fails.
+/// Writes until the WAL ends or fails.
 pub(crate) async fn run(
     shared: Arc<Shared>,
     sender: watch::Sender<Durable>,
@@ -86,9 +86,9 @@ pub(crate) async fn run(
     };
     if let Err(fault) = outcome {
         tracing::error!(
-            log = %shared.objects.remote.place(""),
+            wal = %shared.objects.remote.place(""),
             error = %fault.error(),
-            "the log has ended; nothing more is taken until it is opened again"
+            "the WAL has ended; nothing more is taken until it is opened again"
         );
         shared.state.lock().health = Health::Failed(fault);
     }
@@ -109,7 +109,7 @@ async fn too_late(shared: &Shared) -> Fault {
     Fault::Failed(shared.objects.remote.trouble().unwrap_or_else(silent))
 }
 
-/// Ends the log, however the writer ends.
+/// Ends the WAL, however the writer ends.
 struct Ending {
     shared: Arc<Shared>,
     sender: Option<watch::Sender<Durable>>,
@@ -287,7 +287,7 @@ impl Writer {
             None => {}
             Some(Object::Claim(claim)) => {
                 return Err(Fault::Superseded {
-                    log: self.place(),
+                    wal: self.place(),
                     generation: claim.name.generation.saturating_add(1),
                 });
             }

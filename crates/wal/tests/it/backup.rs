@@ -1,4 +1,4 @@
-//! The backup of the local log: what is restored is the line that was backed
+//! The backup of the local WAL: what is restored is the line that was backed
 //! up, no shorter than the interval allows, of the server that has the right.
 #![allow(
     clippy::unwrap_used,
@@ -65,13 +65,13 @@ impl Site {
         Site::on(Arc::new(InMemory::new()), 1)
     }
 
-    fn start_with(&self, log: &LocalLog, generation: u64, config: BackupConfig) -> Backup {
+    fn start_with(&self, wal: &LocalLog, generation: u64, config: BackupConfig) -> Backup {
         let place = place(self.net.wire(), &self.prefix);
-        Backup::start(log, &place, generation, config).unwrap()
+        Backup::start(wal, &place, generation, config).unwrap()
     }
 
-    fn start(&self, log: &LocalLog, generation: u64) -> Backup {
-        self.start_with(log, generation, small())
+    fn start(&self, wal: &LocalLog, generation: u64) -> Backup {
+        self.start_with(wal, generation, small())
     }
 
     async fn restore(&self, disk: &ModelDisk, generation: u64) -> Result<Restored, LogError> {
@@ -86,8 +86,8 @@ impl Site {
         floor: Floor,
     ) -> Result<Restored, LogError> {
         let disk = Arc::new(disk.clone());
-        let log = common::small();
-        restore_on(&self.place(), generation, disk, floor, log, small()).await
+        let wal = common::small();
+        restore_on(&self.place(), generation, disk, floor, wal, small()).await
     }
 
     /// What would be restored, from a copy of the store.
@@ -107,22 +107,22 @@ impl Site {
         })
     }
 
-    /// The log that would be restored, and what is said of it.
+    /// The WAL that would be restored, and what is said of it.
     async fn restored(&self) -> (LocalLog, Restored) {
         let disk = ModelDisk::new();
         let restored = self.would_restore(&disk).await.unwrap();
-        let log = common::open(&disk).unwrap();
-        let durable = *log.durable().borrow();
+        let wal = common::open(&disk).unwrap();
+        let durable = *wal.durable().borrow();
         assert_eq!(
             (
-                log.first(),
+                wal.first(),
                 durable.position(),
                 durable.epoch(),
                 durable.lsn()
             ),
             (restored.first, restored.end, restored.epoch, restored.lsn)
         );
-        (log, restored)
+        (wal, restored)
     }
 
     /// Its place in the store, with no wire between.
@@ -175,8 +175,8 @@ impl Site {
     }
 }
 
-async fn copied(backup: &Backup, log: &LocalLog) {
-    let end = log.durable().borrow().position();
+async fn copied(backup: &Backup, wal: &LocalLog) {
+    let end = wal.durable().borrow().position();
     backup.reach(end).await.unwrap();
 }
 
@@ -188,12 +188,12 @@ async fn until(mut so: impl FnMut() -> bool) {
     }
 }
 
-/// The entries of a restored log that came from the backup.
-fn from_backup(log: &LocalLog) -> Vec<Entry> {
-    let mut entries = read_all(log).unwrap();
+/// The entries of a restored WAL that came from the backup.
+fn from_backup(wal: &LocalLog) -> Vec<Entry> {
+    let mut entries = read_all(wal).unwrap();
     let seal = entries.pop().expect("a seal");
     assert!(matches!(seal.record, xylem_wal::Record::Seal));
-    assert_eq!(seal.epoch, log.durable().borrow().epoch());
+    assert_eq!(seal.epoch, wal.durable().borrow().epoch());
     entries
 }
 

@@ -44,22 +44,22 @@ async fn write() -> Arc<dyn ObjectStore> {
     let mut tick = || clock.set(times.next().unwrap());
     let place = place(Arc::clone(&store), &prefix());
     let open = |owner| ObjectLog::open(&place, config(&clock, owner));
-    let log = open(0).await.unwrap();
+    let wal = open(0).await.unwrap();
     tick();
-    let epoch = log.seal().await.unwrap().epoch();
+    let epoch = wal.seal().await.unwrap().epoch();
     tick();
-    log.begin(epoch, Lsn::FIRST).await.unwrap();
+    wal.begin(epoch, Lsn::FIRST).await.unwrap();
     for group in groups() {
         tick();
         let last = group.last().unwrap().seq;
-        log.append(epoch, group).await.unwrap();
-        log.durable().wait_for(|d| d.seq() >= last).await.unwrap();
+        wal.append(epoch, group).await.unwrap();
+        wal.durable().wait_for(|d| d.seq() >= last).await.unwrap();
     }
-    log.close().await.unwrap();
-    let log = open(0x80).await.unwrap();
+    wal.close().await.unwrap();
+    let wal = open(0x80).await.unwrap();
     tick();
-    log.seal().await.unwrap();
-    log.close().await.unwrap();
+    wal.seal().await.unwrap();
+    wal.close().await.unwrap();
     store
 }
 
@@ -88,12 +88,12 @@ fn the_golden_objects_are_read() {
             store.put(&path, bytes.into()).await.unwrap();
         }
         let place = place(store, &prefix());
-        let log = ObjectLog::open(&place, config(&HandClock::default(), 0));
-        let log = log.await.unwrap();
-        let durable = *log.durable().borrow();
+        let wal = ObjectLog::open(&place, config(&HandClock::default(), 0));
+        let wal = wal.await.unwrap();
+        let durable = *wal.durable().borrow();
         assert_eq!((durable.epoch(), durable.seq()), (Epoch(2), FrameSeq(0)));
         assert_eq!(durable.lsn(), groups().concat().last().unwrap().end());
-        let mut entries = read_from(log, Position(0)).await.into_iter();
+        let mut entries = read_from(wal, Position(0)).await.into_iter();
         for ((epoch, records), nth) in record_groups().into_iter().zip(0..) {
             for record in records {
                 let entry = entries.next().unwrap();

@@ -1,4 +1,4 @@
-//! The line of a log in an object store, step by step: gaps, voids, claims
+//! The line of a WAL in an object store, step by step: gaps, voids, claims
 //! that come late, what trimming leaves, what opening costs, what a store that
 //! refuses does.
 #![allow(
@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::{Durable, Entry, Log, LogError, ObjectLog, ObjectLogConfig, Record};
 
-/// A store, and a log's place in it.
+/// A store, and a WAL's place in it.
 struct Site {
     store: Arc<dyn ObjectStore>,
     net: Arc<Net>,
@@ -95,10 +95,10 @@ fn one_each() -> ObjectLogConfig {
 }
 
 impl Compute {
-    async fn attach(log: &ObjectLog) -> Compute {
-        let sealed = log.seal().await.unwrap();
+    async fn attach(wal: &ObjectLog) -> Compute {
+        let sealed = wal.seal().await.unwrap();
         let lsn = sealed.lsn().0.max(100);
-        log.begin(sealed.epoch(), Lsn(lsn)).await.unwrap();
+        wal.begin(sealed.epoch(), Lsn(lsn)).await.unwrap();
         Compute {
             epoch: sealed.epoch(),
             seq: 0,
@@ -117,23 +117,23 @@ impl Compute {
         frame
     }
 
-    async fn append(&mut self, log: &ObjectLog, count: usize) {
+    async fn append(&mut self, wal: &ObjectLog, count: usize) {
         for _ in 0..count {
             let frame = self.frame();
-            log.append(self.epoch, vec![frame]).await.unwrap();
+            wal.append(self.epoch, vec![frame]).await.unwrap();
         }
     }
 
-    async fn durable(&self, log: &ObjectLog) -> Durable {
+    async fn durable(&self, wal: &ObjectLog) -> Durable {
         let (epoch, seq) = (self.epoch, self.seq);
-        let mut watch = log.durable();
+        let mut watch = wal.durable();
         let reached = watch.wait_for(|d| d.epoch() == epoch && d.seq().0 >= seq);
         *reached.await.unwrap()
     }
 
-    async fn write(&mut self, log: &ObjectLog, count: usize) -> Durable {
-        self.append(log, count).await;
-        self.durable(log).await
+    async fn write(&mut self, wal: &ObjectLog, count: usize) -> Durable {
+        self.append(wal, count).await;
+        self.durable(wal).await
     }
 }
 
@@ -153,19 +153,19 @@ fn frames(entries: &[Entry]) -> Vec<(u64, u64)> {
     entries.iter().filter_map(frame).collect()
 }
 
-/// A log whose object 4 is still on its way while 5 and 6 are there: 0 to 3
+/// A WAL whose object 4 is still on its way while 5 and 6 are there: 0 to 3
 /// hold a seal, a begin and two frames. The writer's wire, too.
 async fn with_a_gap(site: &Site) -> (ObjectLog, Arc<Wire>, Compute) {
     let wire = site.net.wire();
-    let log = site.open_on(&wire, one_each()).await.unwrap();
-    let mut compute = Compute::attach(&log).await;
-    compute.write(&log, 2).await;
+    let wal = site.open_on(&wire, one_each()).await.unwrap();
+    let mut compute = Compute::attach(&wal).await;
+    compute.write(&wal, 2).await;
     site.net.hold_name(Some((&wire, "000000000004-")));
-    compute.append(&log, 3).await;
+    compute.append(&wal, 3).await;
     until(|| site.net.flying() == 1).await;
     assert_eq!(site.objects().await.void(), [(5, 1), (6, 1)]);
-    assert_eq!(log.durable().borrow().seq(), FrameSeq(2));
-    (log, wire, compute)
+    assert_eq!(wal.durable().borrow().seq(), FrameSeq(2));
+    (wal, wire, compute)
 }
 
 /// Waits until there are no objects of entries before `first`.

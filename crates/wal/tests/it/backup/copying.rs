@@ -13,11 +13,11 @@ use xylem_wal::disk::model::ModelDisk;
 use xylem_wal::{BackupConfig, LocalLog, LocalLogConfig, Log, Position};
 
 #[test]
-fn a_log_that_nobody_writes_costs_nothing() {
+fn a_wal_that_nobody_writes_costs_nothing() {
     block_on(async {
         let site = Site::new();
-        let log = common::open(&ModelDisk::new()).unwrap();
-        let backup = site.start(&log, 1);
+        let wal = common::open(&ModelDisk::new()).unwrap();
+        let backup = site.start(&wal, 1);
         tokio::time::sleep(Duration::from_millis(30)).await;
         let status = backup.status();
         assert!(status.position.is_none() && status.age.is_none() && status.trouble.is_none());
@@ -28,9 +28,9 @@ fn a_log_that_nobody_writes_costs_nothing() {
         // Its epochs may be known to computes all the same.
         let restored = site.would_restore(&disk).await.unwrap();
         assert_eq!((restored.entries, restored.first), (0, Position(0)));
-        let log = common::open(&disk).unwrap();
-        assert_eq!(log.durable().borrow().epoch(), Epoch(1001 << 20));
-        assert_eq!(read_all(&log).unwrap().len(), 1);
+        let wal = common::open(&disk).unwrap();
+        assert_eq!(wal.durable().borrow().epoch(), Epoch(1001 << 20));
+        assert_eq!(read_all(&wal).unwrap().len(), 1);
     });
 }
 
@@ -42,19 +42,19 @@ fn opening_again_goes_on_where_the_backup_is() {
         let mut entries = Vec::new();
         let mut puts = Vec::new();
         for generation in 1..6 {
-            let log = common::open(&disk).unwrap();
-            let backup = site.start(&log, generation);
-            let mut writer = Writer::attach(&log).await.unwrap();
+            let wal = common::open(&disk).unwrap();
+            let backup = site.start(&wal, generation);
+            let mut writer = Writer::attach(&wal).await.unwrap();
             for _ in 0..10 {
-                writer.write(&log, &[500]).await.unwrap();
+                writer.write(&wal, &[500]).await.unwrap();
             }
-            copied(&backup, &log).await;
-            entries = read_all(&log).unwrap();
+            copied(&backup, &wal).await;
+            entries = read_all(&wal).unwrap();
             puts.push(site.net.puts());
             disk = disk.crash(generation);
         }
-        let (log, _) = site.restored().await;
-        assert_eq!(from_backup(&log), entries);
+        let (wal, _) = site.restored().await;
+        assert_eq!(from_backup(&wal), entries);
         // Nothing is copied twice.
         let mut all = Vec::new();
         for generation in 1..6 {
@@ -63,10 +63,10 @@ fn opening_again_goes_on_where_the_backup_is() {
         assert!(all.windows(2).all(|w| w[0].1 == w[1].0), "{all:?}");
         println!("objects made by then: {puts:?}");
         // And with nothing new nothing is made.
-        let log = common::open(&disk).unwrap();
+        let wal = common::open(&disk).unwrap();
         let before = site.names().await;
-        let backup = site.start(&log, 6);
-        copied(&backup, &log).await;
+        let backup = site.start(&wal, 6);
+        copied(&backup, &wal).await;
         backup.close().await.unwrap();
         assert_eq!(site.names().await, before);
     });
@@ -84,14 +84,14 @@ fn the_loss_is_at_most_the_interval() {
                 object_bytes: 1 << 20,
                 ..small()
             };
-            let log = common::open(&ModelDisk::new()).unwrap();
-            let backup = site.start_with(&log, 1, config);
-            let mut writer = Writer::attach(&log).await.unwrap();
+            let wal = common::open(&ModelDisk::new()).unwrap();
+            let backup = site.start_with(&wal, 1, config);
+            let mut writer = Writer::attach(&wal).await.unwrap();
             let lasts = interval * 3 + Duration::from_millis(37 * round as u64);
             let started = Instant::now();
             let mut worst = Duration::ZERO;
             while started.elapsed() < lasts {
-                writer.write(&log, &[100]).await.unwrap();
+                writer.write(&wal, &[100]).await.unwrap();
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 worst = worst.max(backup.status().age.unwrap_or_default());
             }
@@ -132,19 +132,19 @@ fn the_status_says_how_far_it_is() {
             clock: clock.clone(),
             ..common::small()
         };
-        let log = LocalLog::open_on(Arc::new(ModelDisk::new()), config).unwrap();
+        let wal = LocalLog::open_on(Arc::new(ModelDisk::new()), config).unwrap();
         let config = BackupConfig { clock, ..small() };
-        let backup = site.start_with(&log, 1, config);
-        let mut writer = Writer::attach(&log).await.unwrap();
-        copied(&backup, &log).await;
+        let backup = site.start_with(&wal, 1, config);
+        let mut writer = Writer::attach(&wal).await.unwrap();
+        copied(&backup, &wal).await;
         until(|| backup.status().age.is_none()).await;
-        let copied_to = log.durable().borrow().position();
+        let copied_to = wal.durable().borrow().position();
         assert_eq!(backup.status().position, Some(copied_to));
         site.net.refuse(Some(Refusal::Down));
-        writer.write(&log, &[10]).await.unwrap();
+        writer.write(&wal, &[10]).await.unwrap();
         until(|| backup.status().trouble.is_some()).await;
         time.store(9_500_000, std::sync::atomic::Ordering::SeqCst);
-        writer.write(&log, &[10]).await.unwrap();
+        writer.write(&wal, &[10]).await.unwrap();
         let status = backup.status();
         assert_eq!(status.position, Some(copied_to));
         assert_eq!(status.age, Some(Duration::from_micros(4_500_000)));
@@ -158,7 +158,7 @@ fn the_status_says_how_far_it_is() {
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert!(backup.status().trouble.is_some());
         site.net.refuse(None);
-        copied(&backup, &log).await;
+        copied(&backup, &wal).await;
         until(|| backup.status().age.is_none()).await;
         let status = backup.status();
         assert!(status.trouble.is_none());
@@ -171,20 +171,20 @@ fn the_status_says_how_far_it_is() {
 fn closing_does_not_wait_for_ever() {
     block_on(async {
         let site = Site::new();
-        let log = common::open(&ModelDisk::new()).unwrap();
+        let wal = common::open(&ModelDisk::new()).unwrap();
         let config = BackupConfig {
             drain: Duration::from_millis(50),
             interval: Duration::from_secs(100),
             ..small()
         };
-        let backup = site.start_with(&log, 1, config.clone());
-        Writer::attach(&log).await.unwrap();
+        let backup = site.start_with(&wal, 1, config.clone());
+        Writer::attach(&wal).await.unwrap();
         // Closing does not wait for the interval.
         backup.close().await.unwrap();
         assert_eq!(site.restored().await.1.entries, 2);
-        let backup = site.start_with(&log, 2, config);
+        let backup = site.start_with(&wal, 2, config);
         site.net.refuse(Some(Refusal::Down));
-        Writer::attach(&log).await.unwrap();
+        Writer::attach(&wal).await.unwrap();
         let error = backup.close().await.unwrap_err().to_string();
         assert!(error.contains("refused"), "{error}");
         let error = backup.status().trouble.unwrap().to_string();

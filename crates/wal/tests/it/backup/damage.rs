@@ -14,14 +14,14 @@ fn what_is_missing_is_named() {
         let site = Site::new();
         let disk = ModelDisk::new();
         for generation in [1, 2] {
-            let log = common::open(&disk).unwrap();
-            let backup = site.start(&log, generation);
-            let mut writer = Writer::attach(&log).await.unwrap();
+            let wal = common::open(&disk).unwrap();
+            let backup = site.start(&wal, generation);
+            let mut writer = Writer::attach(&wal).await.unwrap();
             for _ in 0..4 {
-                writer.write(&log, &[400]).await.unwrap();
-                copied(&backup, &log).await;
+                writer.write(&wal, &[400]).await.unwrap();
+                copied(&backup, &wal).await;
             }
-            log.close().await.unwrap();
+            wal.close().await.unwrap();
             backup.close().await.unwrap();
         }
         let names = site.names().await;
@@ -58,12 +58,12 @@ fn what_is_missing_is_named() {
 fn what_is_damaged_is_named() {
     block_on(async {
         let site = Site::new();
-        let log = common::open(&ModelDisk::new()).unwrap();
-        let backup = site.start(&log, 1);
-        let mut writer = Writer::attach(&log).await.unwrap();
+        let wal = common::open(&ModelDisk::new()).unwrap();
+        let backup = site.start(&wal, 1);
+        let mut writer = Writer::attach(&wal).await.unwrap();
         for _ in 0..3 {
-            writer.write(&log, &[20, 30]).await.unwrap();
-            copied(&backup, &log).await;
+            writer.write(&wal, &[20, 30]).await.unwrap();
+            copied(&backup, &wal).await;
         }
         drop(backup);
         for (name, _) in site.names().await {
@@ -84,7 +84,7 @@ fn what_is_damaged_is_named() {
                 if (8..12).contains(&at) {
                     assert!(what.contains("format version"), "{what}");
                 }
-                // What is there by then is no log.
+                // What is there by then is no WAL.
                 if disk.used() > 0 {
                     assert!(matches!(common::open(&disk), Err(LogError::Corrupt(_))));
                 }
@@ -107,7 +107,7 @@ fn what_is_damaged_is_named() {
         assert!(error.contains("do it again"), "{error}");
         site.put(&name, whole).await;
         site.would_restore(&disk).await.unwrap();
-        let entries = read_all(&log).unwrap();
+        let entries = read_all(&wal).unwrap();
         assert_eq!(from_backup(&common::open(&disk).unwrap()), entries);
     });
 }

@@ -14,22 +14,22 @@ use xylem_wal::disk::model::ModelDisk;
 use xylem_wal::{Backup, Entry, LocalLog, Log, Position};
 
 /// A life with crashes, lost disks, restarts and trims, against the list of
-/// what the log said.
+/// what the WAL said.
 struct Life {
     site: Site,
     random: u64,
     disk: ModelDisk,
-    log: Option<LocalLog>,
+    wal: Option<LocalLog>,
     backup: Option<Backup>,
     generation: u64,
     writer: Option<Writer>,
-    /// Everything that was durable, from the log's beginning.
+    /// Everything that was durable, from the WAL's beginning.
     told: Vec<Entry>,
     /// Everything up to there is in the store.
     reached: Position,
     /// Nothing before is needed.
     trimmed: Position,
-    /// The log's first position ever.
+    /// The WAL's first position ever.
     begins: Position,
     losses: u32,
     /// The newest epoch given out.
@@ -45,19 +45,19 @@ impl Life {
         (self.random >> 33) % limit
     }
 
-    fn log(&self) -> &LocalLog {
-        self.log.as_ref().unwrap()
+    fn wal(&self) -> &LocalLog {
+        self.wal.as_ref().unwrap()
     }
 
     fn open(&mut self) {
-        let log = common::open(&self.disk).unwrap();
+        let wal = common::open(&self.disk).unwrap();
         self.generation += 1 + self.below(3);
-        self.backup = Some(self.site.start(&log, self.generation));
-        self.log = Some(log);
+        self.backup = Some(self.site.start(&wal, self.generation));
+        self.wal = Some(wal);
     }
 
     async fn attach(&mut self) -> Writer {
-        let writer = Writer::attach(self.log()).await.unwrap();
+        let writer = Writer::attach(self.wal()).await.unwrap();
         assert!(writer.epoch > self.newest, "an epoch was given twice");
         self.newest = writer.epoch;
         writer
@@ -66,7 +66,7 @@ impl Life {
     /// Notes what is durable.
     fn learn(&mut self) {
         let from = self.told.last().map_or(self.begins, |e| e.next);
-        let mut reader = self.log().read_from(from).unwrap();
+        let mut reader = self.wal().read_from(from).unwrap();
         while let Some(entry) = reader.next().unwrap() {
             self.told.push(entry);
         }
@@ -76,7 +76,7 @@ impl Life {
         match self.below(12) {
             0 => self.writer = Some(self.attach().await),
             1 => {
-                let end = self.log().durable().borrow().position();
+                let end = self.wal().durable().borrow().position();
                 self.backup.as_ref().unwrap().reach(end).await.unwrap();
                 self.reached = end;
             }
@@ -87,7 +87,7 @@ impl Life {
                 if let Some(entry) = self.told.get(at) {
                     let before = entry.next;
                     self.trimmed = self.trimmed.max(before);
-                    self.log().trim(before).unwrap();
+                    self.wal().trim(before).unwrap();
                     self.backup.as_ref().unwrap().trim(before);
                 }
             }
@@ -101,7 +101,7 @@ impl Life {
                 } else {
                     self.disk.crash(seed)
                 };
-                self.log = None;
+                self.wal = None;
                 self.open();
                 self.resume();
             }
@@ -113,7 +113,7 @@ impl Life {
                     None => self.attach().await,
                 };
                 let sizes = [self.below(1500) as usize, self.below(40) as usize];
-                writer.write(self.log(), &sizes).await.unwrap();
+                writer.write(self.wal(), &sizes).await.unwrap();
                 self.writer = Some(writer);
             }
         }
@@ -124,7 +124,7 @@ impl Life {
         self.learn();
         self.losses += 1;
         // Its server may live on for a while.
-        let zombie = (self.log.take(), self.backup.take());
+        let zombie = (self.wal.take(), self.backup.take());
         if self.below(2) == 0 {
             drop(zombie);
         } else {
@@ -145,7 +145,7 @@ impl Life {
             .unwrap();
         assert!(restored.epoch > self.newest);
         self.open();
-        let entries = read_all(self.log()).unwrap();
+        let entries = read_all(self.wal()).unwrap();
         let seal = entries.last().expect("a seal");
         assert_eq!((seal.next, seal.epoch), (restored.end, restored.epoch));
         let kept = entries.len() - 1;
@@ -157,7 +157,7 @@ impl Life {
         assert!(end >= self.reached.max(self.trimmed) || self.reached <= self.trimmed);
         assert!(end >= self.trimmed && restored.first <= end);
         if kept == 0 {
-            // The page store has as much, or more: the log goes on behind it.
+            // The page store has as much, or more: the WAL goes on behind it.
             assert_eq!(restored.first, self.trimmed);
             self.told.clear();
             self.begins = self.trimmed;
@@ -174,10 +174,10 @@ impl Life {
     }
 
     fn resume(&mut self) {
-        let durable = *self.log().durable().borrow();
+        let durable = *self.wal().durable().borrow();
         self.writer = self.writer.take().filter(|w| w.epoch == durable.epoch());
         if let Some(writer) = &mut self.writer {
-            match self.log.as_ref().unwrap().accepted(writer.epoch) {
+            match self.wal.as_ref().unwrap().accepted(writer.epoch) {
                 Ok((seq, lsn)) if lsn > Lsn(0) && durable.seq() == seq => {
                     (writer.seq, writer.lsn) = (seq.0, lsn.0);
                 }
@@ -190,15 +190,15 @@ impl Life {
         }
     }
 
-    /// What the log holds is what it was told to.
+    /// What the WAL holds is what it was told to.
     fn check(&self) {
-        let first = self.log().first();
+        let first = self.wal().first();
         let from = self
             .told
             .iter()
             .position(|e| e.next > first)
             .unwrap_or(self.told.len());
-        let entries = read_all(self.log()).unwrap();
+        let entries = read_all(self.wal()).unwrap();
         assert_eq!(entries, self.told[from..]);
     }
 }
@@ -208,7 +208,7 @@ async fn life(site: Site, seed: u64, steps: usize) -> u32 {
         site,
         random: seed,
         disk: ModelDisk::new(),
-        log: None,
+        wal: None,
         backup: None,
         generation: 0,
         writer: None,

@@ -16,21 +16,21 @@ fn a_lost_disk_is_restored() {
     block_on(async {
         let site = Site::new();
         let disk = ModelDisk::new();
-        let log = common::open(&disk).unwrap();
-        let backup = site.start(&log, 1);
-        let mut writer = Writer::attach(&log).await.unwrap();
+        let wal = common::open(&disk).unwrap();
+        let backup = site.start(&wal, 1);
+        let mut writer = Writer::attach(&wal).await.unwrap();
         for _ in 0..30 {
-            writer.write(&log, &[700, 3, 120]).await.unwrap();
+            writer.write(&wal, &[700, 3, 120]).await.unwrap();
         }
-        let mut second = Writer::attach(&log).await.unwrap();
-        second.write(&log, &[1, 2000]).await.unwrap();
-        copied(&backup, &log).await;
-        let entries = read_all(&log).unwrap();
-        drop(log);
-        let (log, restored) = site.restored().await;
-        assert_eq!(from_backup(&log), entries);
+        let mut second = Writer::attach(&wal).await.unwrap();
+        second.write(&wal, &[1, 2000]).await.unwrap();
+        copied(&backup, &wal).await;
+        let entries = read_all(&wal).unwrap();
+        drop(wal);
+        let (wal, restored) = site.restored().await;
+        assert_eq!(from_backup(&wal), entries);
         let last = entries.last().unwrap();
-        let seal = read_all(&log).unwrap().pop().unwrap();
+        let seal = read_all(&wal).unwrap().pop().unwrap();
         assert_eq!(
             restored,
             Restored {
@@ -43,15 +43,15 @@ fn a_lost_disk_is_restored() {
             }
         );
         assert!(seal.time_us >= last.time_us);
-        // The compute of the lost log does not go on: another one may.
-        let refused = second.write(&log, &[55]).await;
+        // The compute of the lost WAL does not go on: another one may.
+        let refused = second.write(&wal, &[55]).await;
         assert!(
             matches!(refused, Err(LogError::Fenced { .. })),
             "{refused:?}"
         );
-        let next = log.seal().await.unwrap();
+        let next = wal.seal().await.unwrap();
         assert_eq!(next.epoch(), Epoch((1001 << 20) + 1));
-        let more = read_all(&log).unwrap();
+        let more = read_all(&wal).unwrap();
         assert_eq!(more[..entries.len()], entries);
         assert_eq!(more.len(), entries.len() + 2);
     });
@@ -63,39 +63,39 @@ fn a_real_directory_is_restored() {
         let site = Site::new();
         let dir = tempfile::tempdir().unwrap();
         let (old, new) = (dir.path().join("old/log"), dir.path().join("new/log"));
-        let log = LocalLog::open(&old, common::small()).unwrap();
-        let backup = site.start(&log, 1);
-        let mut writer = Writer::attach(&log).await.unwrap();
+        let wal = LocalLog::open(&old, common::small()).unwrap();
+        let backup = site.start(&wal, 1);
+        let mut writer = Writer::attach(&wal).await.unwrap();
         for _ in 0..40 {
-            writer.write(&log, &[1000, 9]).await.unwrap();
+            writer.write(&wal, &[1000, 9]).await.unwrap();
         }
-        log.close().await.unwrap();
+        wal.close().await.unwrap();
         backup.close().await.unwrap();
         assert!(matches!(
             backup.reach(Position(u64::MAX)).await,
             Err(LogError::Closed)
         ));
-        let entries = read_all(&log).unwrap();
+        let entries = read_all(&wal).unwrap();
         let place = site.place();
         let into = |dir| restore(&place, 7, dir, Floor::default(), common::small(), small());
-        // Where there is a log nothing is restored.
+        // Where there is a WAL nothing is restored.
         let refused = into(&old).await;
         assert!(
             matches!(&refused, Err(LogError::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists || source.kind() == ErrorKind::WouldBlock),
             "{refused:?}"
         );
-        drop(log);
+        drop(wal);
         let refused = into(&old).await;
         assert!(
             matches!(&refused, Err(LogError::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists),
             "{refused:?}"
         );
         into(&new).await.unwrap();
-        let log = LocalLog::open(&new, common::small()).unwrap();
-        assert_eq!(from_backup(&log), entries);
-        drop(log);
-        let log = LocalLog::open(&old, common::small()).unwrap();
-        assert_eq!(read_all(&log).unwrap(), entries);
+        let wal = LocalLog::open(&new, common::small()).unwrap();
+        assert_eq!(from_backup(&wal), entries);
+        drop(wal);
+        let wal = LocalLog::open(&old, common::small()).unwrap();
+        assert_eq!(read_all(&wal).unwrap(), entries);
         // Under any configuration.
         std::fs::remove_dir_all(&new).unwrap();
         let config = LocalLogConfig {
@@ -105,8 +105,8 @@ fn a_real_directory_is_restored() {
         restore(&place, 8, &new, Floor::default(), config, small())
             .await
             .unwrap();
-        let log = LocalLog::open(&new, common::small()).unwrap();
-        assert_eq!(from_backup(&log), entries);
+        let wal = LocalLog::open(&new, common::small()).unwrap();
+        assert_eq!(from_backup(&wal), entries);
     });
 }
 
@@ -114,14 +114,14 @@ fn a_real_directory_is_restored() {
 fn any_call_to_the_disk_may_fail_while_restoring() {
     block_on(async {
         let site = Site::new();
-        let log = common::open(&ModelDisk::new()).unwrap();
-        let backup = site.start(&log, 1);
-        let mut writer = Writer::attach(&log).await.unwrap();
+        let wal = common::open(&ModelDisk::new()).unwrap();
+        let backup = site.start(&wal, 1);
+        let mut writer = Writer::attach(&wal).await.unwrap();
         for _ in 0..12 {
-            writer.write(&log, &[1000, 700]).await.unwrap();
+            writer.write(&wal, &[1000, 700]).await.unwrap();
         }
-        copied(&backup, &log).await;
-        let entries = read_all(&log).unwrap();
+        copied(&backup, &wal).await;
+        let entries = read_all(&wal).unwrap();
         let mut failures = 0;
         for op in [
             Op::List,
@@ -150,10 +150,10 @@ fn any_call_to_the_disk_may_fail_while_restoring() {
                     let what = format!("call {skip} of {op:?}, seed {seed}");
                     match common::open(&lives) {
                         // All of it, or nothing at all.
-                        Ok(log) => {
-                            let found = read_all(&log).unwrap();
+                        Ok(wal) => {
+                            let found = read_all(&wal).unwrap();
                             let none = found.is_empty() && outcome.is_err();
-                            let whole = !none && from_backup(&log) == entries;
+                            let whole = !none && from_backup(&wal) == entries;
                             assert!(none || whole, "{what}: {} entries", found.len());
                         }
                         Err(LogError::Corrupt(why)) => {
@@ -162,8 +162,8 @@ fn any_call_to_the_disk_may_fail_while_restoring() {
                                 "{what}: {why}"
                             );
                             site.would_restore(&lives).await.unwrap();
-                            let log = common::open(&lives).unwrap();
-                            assert_eq!(from_backup(&log), entries, "{what}");
+                            let wal = common::open(&lives).unwrap();
+                            assert_eq!(from_backup(&wal), entries, "{what}");
                         }
                         Err(e) => panic!("{what}: {e}"),
                     }
@@ -178,7 +178,7 @@ fn any_call_to_the_disk_may_fail_while_restoring() {
 }
 
 #[test]
-fn a_log_goes_on_behind_what_the_page_store_has() {
+fn a_wal_goes_on_behind_what_the_page_store_has() {
     block_on(async {
         let site = Site::new();
         let disk = ModelDisk::new();
@@ -187,29 +187,29 @@ fn a_log_goes_on_behind_what_the_page_store_has() {
             lsn: Lsn(777_000),
         };
         let restored = site.restore_behind(&disk, 3, floor).await.unwrap();
-        let log = common::open(&disk).unwrap();
-        let durable = *log.durable().borrow();
+        let wal = common::open(&disk).unwrap();
+        let durable = *wal.durable().borrow();
         let epoch = Epoch(4 << 20);
         assert_eq!((durable.epoch(), durable.lsn()), (epoch, Lsn(777_000)));
         assert_eq!((restored.entries, restored.end), (0, durable.position()));
-        assert_eq!(log.first(), floor.position);
+        assert_eq!(wal.first(), floor.position);
         assert!(matches!(
-            log.read_from(Position(0)),
+            wal.read_from(Position(0)),
             Err(LogError::NoSuchPosition(_))
         ));
         // A compute goes on from there.
-        let backup = site.start(&log, 4);
-        let mut writer = Writer::attach(&log).await.unwrap();
+        let backup = site.start(&wal, 4);
+        let mut writer = Writer::attach(&wal).await.unwrap();
         assert_eq!(writer.epoch, Epoch((4 << 20) + 1));
         for _ in 0..30 {
-            writer.write(&log, &[1000, 40]).await.unwrap();
+            writer.write(&wal, &[1000, 40]).await.unwrap();
         }
-        let entries = read_all(&log).unwrap();
-        copied(&backup, &log).await;
-        drop((backup, log));
-        let log = common::open(&disk.crash(1)).unwrap();
-        assert_eq!(read_all(&log).unwrap(), entries);
-        drop(log);
+        let entries = read_all(&wal).unwrap();
+        copied(&backup, &wal).await;
+        drop((backup, wal));
+        let wal = common::open(&disk.crash(1)).unwrap();
+        assert_eq!(read_all(&wal).unwrap(), entries);
+        drop(wal);
         // It is restored like any other, by a page store that has less of it
         // than the backup; by one that has more the backup is not needed.
         let (restored, _) = site.restored().await;
@@ -221,12 +221,12 @@ fn a_log_goes_on_behind_what_the_page_store_has() {
             let floor = Floor { position, lsn };
             let generation = if kept { 8 } else { 9 };
             let restored = site.restore_behind(&disk, generation, floor).await.unwrap();
-            let log = common::open(&disk).unwrap();
+            let wal = common::open(&disk).unwrap();
             assert_eq!(restored.entries > 0, kept);
             assert_eq!(restored.epoch, Epoch((generation + 1) << 20));
             match kept {
-                true => assert_eq!(from_backup(&log), entries),
-                false => assert_eq!((log.first(), restored.lsn), (position, lsn)),
+                true => assert_eq!(from_backup(&wal), entries),
+                false => assert_eq!((wal.first(), restored.lsn), (position, lsn)),
             }
         }
         // Its first entry is not forgotten when it is damaged.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use xylem_wal::disk::model::ModelDisk;
 use xylem_wal::{Backup, BackupConfig, LocalLog, Log, LogError, Position};
 
-/// A log that was restored on another machine while its old server lives on:
-/// both write, both copy. Returns the old one's log and backup, the new one's.
+/// A WAL that was restored on another machine while its old server lives on:
+/// both write, both copy. Returns the old one's WAL and backup, the new one's.
 async fn torn_apart(site: &Site) -> ((LocalLog, Backup, Writer), (LocalLog, Backup, Writer)) {
     let old = common::open(&ModelDisk::new()).unwrap();
     let zombie = site.start(&old, 5);
@@ -38,8 +38,8 @@ fn of_two_writers_the_one_with_the_right_counts() {
         let site = Site::new();
         let ((old, zombie, mut lost), (new, backup, mut writer)) = torn_apart(&site).await;
         let entries = read_all(&new).unwrap();
-        let (log, _) = site.restored().await;
-        assert_eq!(from_backup(&log), entries);
+        let (wal, _) = site.restored().await;
+        assert_eq!(from_backup(&wal), entries);
         // What the old one trims and removes is not the new one's.
         zombie.trim(old.durable().borrow().position());
         lost.write(&old, &[5]).await.unwrap();
@@ -48,16 +48,16 @@ fn of_two_writers_the_one_with_the_right_counts() {
         if let Some(fault) = fault {
             assert!(fault.contains("taken"), "{fault}");
         }
-        let (log, _) = site.restored().await;
-        let left = from_backup(&log);
+        let (wal, _) = site.restored().await;
+        let left = from_backup(&wal);
         assert!(entries.ends_with(&left));
         assert!(left.len() > 20, "the new one's own part is there");
         // The new one goes on as if nothing had been.
         writer.write(&new, &[5]).await.unwrap();
         copied(&backup, &new).await;
-        let (log, _) = site.restored().await;
+        let (wal, _) = site.restored().await;
         assert_eq!(
-            from_backup(&log).last().unwrap().next,
+            from_backup(&wal).last().unwrap().next,
             new.durable().borrow().position()
         );
     });
@@ -68,8 +68,8 @@ fn a_right_that_is_older_or_used_is_refused() {
     block_on(async {
         let site = Site::new();
         let ((old, ..), (new, backup, _)) = torn_apart(&site).await;
-        for (log, generation) in [(&old, 5), (&old, 6), (&old, 4), (&new, 7)] {
-            let late = site.start(log, generation);
+        for (wal, generation) in [(&old, 5), (&old, 6), (&old, 4), (&new, 7)] {
+            let late = site.start(wal, generation);
             let error = late.reach(Position(u64::MAX)).await.unwrap_err();
             assert!(
                 matches!(error, LogError::Superseded { generation: 7, .. }),
@@ -88,31 +88,31 @@ fn a_right_that_is_older_or_used_is_refused() {
 fn two_that_begin_with_one_right_do_not_mix() {
     block_on(async {
         let site = Site::new();
-        let logs = [ModelDisk::new(), ModelDisk::new()].map(|disk| common::open(&disk).unwrap());
+        let wals = [ModelDisk::new(), ModelDisk::new()].map(|disk| common::open(&disk).unwrap());
         let config = BackupConfig {
             interval: Duration::from_millis(60),
             ..small()
         };
         // Both look at the store before either has something to copy.
-        let backups = logs
+        let backups = wals
             .each_ref()
-            .map(|log| site.start_with(log, 3, config.clone()));
-        for (log, bytes) in logs.iter().zip([100, 90]) {
-            Writer::attach(log)
+            .map(|wal| site.start_with(wal, 3, config.clone()));
+        for (wal, bytes) in wals.iter().zip([100, 90]) {
+            Writer::attach(wal)
                 .await
                 .unwrap()
-                .write(log, &[bytes, bytes])
+                .write(wal, &[bytes, bytes])
                 .await
                 .unwrap();
         }
         let mut good = Vec::new();
-        for (log, backup) in logs.iter().zip(&backups) {
+        for (wal, backup) in wals.iter().zip(&backups) {
             if backup
-                .reach(log.durable().borrow().position())
+                .reach(wal.durable().borrow().position())
                 .await
                 .is_ok()
             {
-                good.push(read_all(log).unwrap());
+                good.push(read_all(wal).unwrap());
             }
         }
         assert_eq!(good.len(), 1, "one of them has it");
@@ -147,8 +147,8 @@ fn a_server_that_comes_back_with_another_line_begins_anew() {
         let names = site.names().await;
         let of_old = |n: &&(String, u64)| !n.0.starts_with("0000000000000008/");
         assert_eq!(names.iter().filter(of_old).count(), 0, "{names:?}");
-        let (log, restored) = site.restored().await;
+        let (wal, restored) = site.restored().await;
         assert!(restored.entries >= 2);
-        assert!(entries.len() + 2 > from_backup(&log).len());
+        assert!(entries.len() + 2 > from_backup(&wal).len());
     });
 }

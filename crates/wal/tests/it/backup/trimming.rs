@@ -13,25 +13,25 @@ fn what_is_trimmed_goes_and_the_rest_is_restored() {
     block_on(async {
         let site = Site::new();
         let disk = ModelDisk::new();
-        let log = common::open(&disk).unwrap();
-        let backup = site.start(&log, 1);
-        let mut writer = Writer::attach(&log).await.unwrap();
+        let wal = common::open(&disk).unwrap();
+        let backup = site.start(&wal, 1);
+        let mut writer = Writer::attach(&wal).await.unwrap();
         let mut most = 0;
         for round in 0..20 {
             for _ in 0..10 {
-                writer.write(&log, &[600]).await.unwrap();
+                writer.write(&wal, &[600]).await.unwrap();
             }
-            copied(&backup, &log).await;
-            let entries = read_all(&log).unwrap();
+            copied(&backup, &wal).await;
+            let entries = read_all(&wal).unwrap();
             let before = entries[entries.len() - 12].next;
-            log.trim(before).unwrap();
+            wal.trim(before).unwrap();
             backup.trim(before);
-            writer.write(&log, &[1]).await.unwrap();
-            copied(&backup, &log).await;
+            writer.write(&wal, &[1]).await.unwrap();
+            copied(&backup, &wal).await;
             until(|| backup.status().stored_bytes < 30_000).await;
             most = most.max(backup.status().stored_bytes);
             let (restored, _) = site.restored().await;
-            let whole = read_all(&log).unwrap();
+            let whole = read_all(&wal).unwrap();
             let left = from_backup(&restored);
             assert!(
                 restored.first() <= before && left.len() >= 12,
@@ -51,23 +51,23 @@ fn what_is_trimmed_goes_and_the_rest_is_restored() {
 fn a_crash_amid_trimming_leaves_what_is_needed() {
     block_on(async {
         let site = Site::new();
-        let log = common::open(&ModelDisk::new()).unwrap();
-        let backup = site.start(&log, 1);
-        let mut writer = Writer::attach(&log).await.unwrap();
+        let wal = common::open(&ModelDisk::new()).unwrap();
+        let backup = site.start(&wal, 1);
+        let mut writer = Writer::attach(&wal).await.unwrap();
         for _ in 0..30 {
-            writer.write(&log, &[900]).await.unwrap();
-            copied(&backup, &log).await;
+            writer.write(&wal, &[900]).await.unwrap();
+            copied(&backup, &wal).await;
         }
-        let entries = read_all(&log).unwrap();
+        let entries = read_all(&wal).unwrap();
         let ranges = site.ranges(1).await;
         assert!(ranges.len() >= 15);
         let before = entries[20].next;
         // With the mark and any of what may go missing, in any order.
         backup.trim(before);
-        writer.write(&log, &[1]).await.unwrap();
-        copied(&backup, &log).await;
+        writer.write(&wal, &[1]).await.unwrap();
+        copied(&backup, &wal).await;
         until(|| backup.status().stored_bytes < 20_000).await;
-        let entries = read_all(&log).unwrap();
+        let entries = read_all(&wal).unwrap();
         let mark = format!("{:016x}/trimmed-{:016x}", 1, before.0);
         assert!(site.names().await.iter().any(|n| n.0 == mark));
         for seed in 0..20u64 {
@@ -81,10 +81,10 @@ fn a_crash_amid_trimming_leaves_what_is_needed() {
                         .await;
                 }
             }
-            let (log, _) = copy.restored().await;
-            let left = from_backup(&log);
+            let (wal, _) = copy.restored().await;
+            let left = from_backup(&wal);
             assert!(
-                entries.ends_with(&left) && log.first() <= before,
+                entries.ends_with(&left) && wal.first() <= before,
                 "seed {seed}"
             );
         }
@@ -92,25 +92,25 @@ fn a_crash_amid_trimming_leaves_what_is_needed() {
 }
 
 #[test]
-fn a_log_that_is_trimmed_ahead_of_its_backup_can_be_restored() {
+fn a_wal_that_is_trimmed_ahead_of_its_backup_can_be_restored() {
     block_on(async {
         let site = Site::new();
-        let log = common::open(&ModelDisk::new()).unwrap();
-        let backup = site.start(&log, 1);
-        let mut writer = Writer::attach(&log).await.unwrap();
-        writer.write(&log, &[100]).await.unwrap();
-        copied(&backup, &log).await;
+        let wal = common::open(&ModelDisk::new()).unwrap();
+        let backup = site.start(&wal, 1);
+        let mut writer = Writer::attach(&wal).await.unwrap();
+        writer.write(&wal, &[100]).await.unwrap();
+        copied(&backup, &wal).await;
         site.net.refuse(Some(Refusal::Down));
         for _ in 0..60 {
-            writer.write(&log, &[1500]).await.unwrap();
+            writer.write(&wal, &[1500]).await.unwrap();
         }
-        log.trim(log.durable().borrow().position()).unwrap();
-        assert!(log.first() > backup.status().position.unwrap());
+        wal.trim(wal.durable().borrow().position()).unwrap();
+        assert!(wal.first() > backup.status().position.unwrap());
         site.net.refuse(None);
-        writer.write(&log, &[5]).await.unwrap();
-        copied(&backup, &log).await;
+        writer.write(&wal, &[5]).await.unwrap();
+        copied(&backup, &wal).await;
         let (restored, _) = site.restored().await;
-        let (left, whole) = (from_backup(&restored), read_all(&log).unwrap());
+        let (left, whole) = (from_backup(&restored), read_all(&wal).unwrap());
         assert!(whole.ends_with(&left) && !left.is_empty() || left.ends_with(&whole));
     });
 }

@@ -1,4 +1,4 @@
-//! Logs in object stores, for the tests.
+//! WALs in object stores, for the tests.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -62,7 +62,7 @@ pub fn place(store: Arc<dyn ObjectStore>, prefix: &Path) -> Objects {
     whole.folder(prefix.as_ref())
 }
 
-/// A log under a prefix of its own.
+/// A WAL under a prefix of its own.
 pub struct ObjectLogs {
     net: Arc<Net>,
     prefix: Path,
@@ -92,8 +92,8 @@ impl Store for ObjectLogs {
                 ..small()
             };
             let wire = Arc::clone(&*self.wire.lock());
-            let log = ObjectLog::open(&place(wire, &self.prefix), config).await?;
-            Ok(Arc::new(log) as Arc<dyn Log>)
+            let wal = ObjectLog::open(&place(wire, &self.prefix), config).await?;
+            Ok(Arc::new(wal) as Arc<dyn Log>)
         })
     }
 
@@ -173,10 +173,10 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     done.expect("the test hangs")
 }
 
-/// All entries from `position` on. The log is dropped.
-pub async fn read_from(log: ObjectLog, position: Position) -> Vec<Entry> {
+/// All entries from `position` on. The WAL is dropped.
+pub async fn read_from(wal: ObjectLog, position: Position) -> Vec<Entry> {
     let reading = tokio::task::spawn_blocking(move || {
-        let mut reader = log.read_from(position).unwrap();
+        let mut reader = wal.read_from(position).unwrap();
         std::iter::from_fn(move || reader.next().unwrap()).collect()
     });
     reading.await.unwrap()

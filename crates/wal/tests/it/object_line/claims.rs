@@ -12,10 +12,10 @@ use xylem_wal::{Log, LogError, ObjectLog, ObjectLogConfig};
 fn a_claim_that_comes_when_its_place_was_trimmed_takes_nothing_over() {
     block_on(async {
         let site = Site::new();
-        let log = site.open_on(&site.net.wire(), one_each()).await.unwrap();
-        let mut compute = Compute::attach(&log).await;
-        compute.write(&log, 10).await;
-        // One that opens the log is held up with its claim on its way.
+        let wal = site.open_on(&site.net.wire(), one_each()).await.unwrap();
+        let mut compute = Compute::attach(&wal).await;
+        compute.write(&wal, 10).await;
+        // One that opens the WAL is held up with its claim on its way.
         let wire = site.net.wire();
         site.net.hold_wire(Some(&wire));
         let opening = {
@@ -33,9 +33,9 @@ fn a_claim_that_comes_when_its_place_was_trimmed_takes_nothing_over() {
         };
         until(|| site.net.flying() == 1).await;
         // Meanwhile the line goes on, and its beginning is let go of.
-        let durable = compute.write(&log, 30).await;
-        log.trim(durable.position()).unwrap();
-        let first = log.first().0 >> 16;
+        let durable = compute.write(&wal, 30).await;
+        wal.trim(durable.position()).unwrap();
+        let first = wal.first().0 >> 16;
         assert!(first > 20);
         loop {
             let objects = site.objects().await;
@@ -56,8 +56,8 @@ fn a_claim_that_comes_when_its_place_was_trimmed_takes_nothing_over() {
             "the late claim"
         );
         assert!(late.durable().borrow().position() >= durable.position());
-        compute.append(&log, 1).await;
-        assert!(matches!(log.seal().await, Err(LogError::Superseded { .. })));
+        compute.append(&wal, 1).await;
+        assert!(matches!(wal.seal().await, Err(LogError::Superseded { .. })));
         let mut next = Compute::attach(&late).await;
         next.write(&late, 2).await;
         let from = late.first();
@@ -72,7 +72,7 @@ fn a_claim_that_comes_when_its_place_was_trimmed_takes_nothing_over() {
     });
 }
 
-/// The last object is trimmed while one that opens the log has it in its list
+/// The last object is trimmed while one that opens the WAL has it in its list
 /// and has not read it yet, and a claim that comes late takes its name: that is
 /// no damage, the line has gone on.
 #[test]
@@ -80,9 +80,9 @@ fn a_claim_in_the_place_of_what_was_listed_is_no_damage() {
     for before in 0..2 {
         block_on(async {
             let site = Site::new();
-            let log = site.open_on(&site.net.wire(), one_each()).await.unwrap();
-            let mut compute = Compute::attach(&log).await;
-            let last = compute.write(&log, 10).await.position().0 >> 16;
+            let wal = site.open_on(&site.net.wire(), one_each()).await.unwrap();
+            let mut compute = Compute::attach(&wal).await;
+            let last = compute.write(&wal, 10).await.position().0 >> 16;
             let last = last - 1;
             // It reads the header and then the whole.
             let wire = site.net.wire();
@@ -93,8 +93,8 @@ fn a_claim_in_the_place_of_what_was_listed_is_no_damage() {
                 tokio::spawn(async move { ObjectLog::open(&place, small()).await })
             };
             until(|| site.net.reads_waiting() == 1).await;
-            let durable = compute.write(&log, 20).await;
-            log.trim(durable.position()).unwrap();
+            let durable = compute.write(&wal, 20).await;
+            wal.trim(durable.position()).unwrap();
             until_removed(&site, last + 1).await;
             let claim = claim_object(last, 1, last);
             assert!(!site.objects().await.all.contains_key(&(last, 1)));
@@ -126,29 +126,29 @@ fn a_claim_further_on_stops_the_writer_there_and_misleads_nobody() {
     block_on(async {
         for trimmed in [false, true] {
             let site = Site::new();
-            let log = site.open_on(&site.net.wire(), one_each()).await.unwrap();
-            let mut compute = Compute::attach(&log).await;
-            let durable = compute.write(&log, 20).await;
+            let wal = site.open_on(&site.net.wire(), one_each()).await.unwrap();
+            let mut compute = Compute::attach(&wal).await;
+            let durable = compute.write(&wal, 20).await;
             if trimmed {
-                log.trim(durable.position()).unwrap();
-                until_removed(&site, log.first().0 >> 16).await;
+                wal.trim(durable.position()).unwrap();
+                until_removed(&site, wal.first().0 >> 16).await;
             }
             // Of one that knew little of the line, and died.
             let end = durable.position().0 >> 16;
             site.put(end + 3, 1, claim_object(end + 3, 1, 5)).await;
             if !trimmed {
                 // The writer comes to it.
-                compute.append(&log, 10).await;
-                let seal = log.seal().await;
+                compute.append(&wal, 10).await;
+                let seal = wal.seal().await;
                 assert!(
                     matches!(seal, Err(LogError::Superseded { generation: 2, .. })),
                     "{seal:?}"
                 );
                 // It may have stopped before all that it had on the way was
                 // told to be there.
-                assert!(log.durable().borrow().position().0 >> 16 <= end + 3);
+                assert!(wal.durable().borrow().position().0 >> 16 <= end + 3);
             }
-            let told = *log.durable().borrow();
+            let told = *wal.durable().borrow();
             let again = site.open().await;
             let found = *again.durable().borrow();
             assert!(found.position() >= told.position() && found.seq() >= told.seq());

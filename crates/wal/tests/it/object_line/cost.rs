@@ -19,23 +19,23 @@ fn opening_costs_the_same_however_long_the_line_is() {
                 puts_max: 64,
                 ..one_each()
             };
-            let log = site.open_on(&site.net.wire(), config).await.unwrap();
-            let mut compute = Compute::attach(&log).await;
-            let durable = compute.write(&log, count).await;
-            log.close().await.unwrap();
+            let wal = site.open_on(&site.net.wire(), config).await.unwrap();
+            let mut compute = Compute::attach(&wal).await;
+            let durable = compute.write(&wal, count).await;
+            wal.close().await.unwrap();
             let before = site.net.requests();
-            let log = site.open().await;
+            let wal = site.open().await;
             costs.push(site.net.requests() - before);
-            assert_eq!(*log.durable().borrow(), durable);
-            assert_eq!(log.first(), Position(0));
+            assert_eq!(*wal.durable().borrow(), durable);
+            assert_eq!(wal.first(), Position(0));
             // A place in the middle is found without what is before it.
             let before = site.net.requests();
             let middle = Position((count as u64 / 2) << 16);
-            let log = tokio::task::spawn_blocking(move || {
-                log.read_from(middle).unwrap().next().unwrap().unwrap();
-                log
+            let wal = tokio::task::spawn_blocking(move || {
+                wal.read_from(middle).unwrap().next().unwrap().unwrap();
+                wal
             });
-            let log = log.await.unwrap();
+            let wal = wal.await.unwrap();
             let reading = site.net.requests() - before;
             // What a reader sends for ahead is on its way by then.
             assert!(
@@ -44,7 +44,7 @@ fn opening_costs_the_same_however_long_the_line_is() {
             );
             if count == 1000 {
                 let started = Instant::now();
-                let entries = read_from(log, Position(0)).await;
+                let entries = read_from(wal, Position(0)).await;
                 println!("{} entries in {:?}", entries.len(), started.elapsed());
                 assert_eq!(entries.len(), count + 2);
             }
@@ -65,17 +65,17 @@ fn frames_share_objects_while_others_are_on_their_way() {
             retry: xylem_objects::Retry::default(),
             ..small()
         };
-        let log = site.open_on(&site.net.wire(), config).await.unwrap();
-        let mut compute = Compute::attach(&log).await;
+        let wal = site.open_on(&site.net.wire(), config).await.unwrap();
+        let mut compute = Compute::attach(&wal).await;
         let puts = site.net.puts();
         site.net.hold(true);
         for _ in 0..10 {
-            compute.append(&log, 100).await;
+            compute.append(&wal, 100).await;
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(site.net.flying(), 4, "as many at a time as are configured");
         site.net.hold(false);
-        compute.durable(&log).await;
+        compute.durable(&wal).await;
         let objects = site.objects().await;
         assert!(
             site.net.puts() - puts <= 9,
@@ -84,7 +84,7 @@ fn frames_share_objects_while_others_are_on_their_way() {
         );
         let largest = objects.all.values().map(Vec::len).max().unwrap();
         assert!(largest <= (64 << 10) + HEADER);
-        assert_eq!(read_from(log, Position(0)).await.len(), 1002);
+        assert_eq!(read_from(wal, Position(0)).await.len(), 1002);
     });
 }
 
@@ -96,24 +96,24 @@ fn those_who_come_within_the_linger_share_an_object() {
             linger: Duration::from_millis(200),
             ..small()
         };
-        let log = site.open_on(&site.net.wire(), config).await.unwrap();
+        let wal = site.open_on(&site.net.wire(), config).await.unwrap();
         let started = Instant::now();
-        let mut compute = Compute::attach(&log).await;
+        let mut compute = Compute::attach(&wal).await;
         assert!(
             started.elapsed() >= Duration::from_millis(400),
             "a seal and a begin"
         );
         let puts = site.net.puts();
         for _ in 0..10 {
-            compute.append(&log, 1).await;
+            compute.append(&wal, 1).await;
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        compute.durable(&log).await;
+        compute.durable(&wal).await;
         assert_eq!(site.net.puts() - puts, 1);
         // Closing does not linger.
-        compute.append(&log, 1).await;
+        compute.append(&wal, 1).await;
         let started = Instant::now();
-        log.close().await.unwrap();
+        wal.close().await.unwrap();
         assert!(started.elapsed() < Duration::from_millis(150));
     });
 }
@@ -128,8 +128,8 @@ fn an_object_holds_as_many_entries_as_a_position_can_count() {
             cache_bytes: 64 << 20,
             ..small()
         };
-        let log = site.open_on(&site.net.wire(), config).await.unwrap();
-        let mut compute = Compute::attach(&log).await;
+        let wal = site.open_on(&site.net.wire(), config).await.unwrap();
+        let mut compute = Compute::attach(&wal).await;
         let group = (0..150_000).map(|_| {
             let mut frame = compute.frame();
             compute.lsn = frame.start.0;
@@ -140,9 +140,9 @@ fn an_object_holds_as_many_entries_as_a_position_can_count() {
         });
         let group: Vec<Frame> = group.collect();
         site.net.hold(true);
-        log.append(compute.epoch, group).await.unwrap();
+        wal.append(compute.epoch, group).await.unwrap();
         site.net.hold(false);
-        compute.durable(&log).await;
+        compute.durable(&wal).await;
         let counts: Vec<u32> = site
             .objects()
             .await
@@ -151,7 +151,7 @@ fn an_object_holds_as_many_entries_as_a_position_can_count() {
             .map(|bytes| common::line::u32_at(bytes, 80))
             .collect();
         assert_eq!(counts.iter().max(), Some(&65_536));
-        log.close().await.unwrap();
+        wal.close().await.unwrap();
         let entries = read_from(site.open().await, Position(0)).await;
         assert_eq!(frames(&entries).len(), 150_000);
         assert!(entries.is_sorted_by(|a, b| a.next < b.next));
@@ -187,29 +187,29 @@ fn wrong_configurations_are_refused() {
 #[test]
 fn readers_work_on_threads_of_any_kind() {
     let site = Arc::new(Site::new());
-    let log = block_on({
+    let wal = block_on({
         let site = Arc::clone(&site);
         async move {
-            let log = site.open_on(&site.net.wire(), one_each()).await.unwrap();
-            let mut compute = Compute::attach(&log).await;
-            compute.write(&log, 40).await;
-            log.close().await.unwrap();
+            let wal = site.open_on(&site.net.wire(), one_each()).await.unwrap();
+            let mut compute = Compute::attach(&wal).await;
+            compute.write(&wal, 40).await;
+            wal.close().await.unwrap();
             Arc::new(site.open().await)
         }
     });
-    let read = |log: &ObjectLog| {
-        let mut reader = log.read_from(Position(0)).unwrap();
+    let read = |wal: &ObjectLog| {
+        let mut reader = wal.read_from(Position(0)).unwrap();
         std::iter::from_fn(move || reader.next().unwrap()).count()
     };
     // One of no runtime.
-    assert_eq!(read(&log), 42);
+    assert_eq!(read(&wal), 42);
     // A blocking one of the runtime that the requests run on.
-    let same = Arc::clone(&log);
+    let same = Arc::clone(&wal);
     let blocking = runtime().spawn_blocking(move || read(&same));
     assert_eq!(runtime().block_on(blocking).unwrap(), 42);
     // One that waits for another runtime, of one thread.
     let other = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
-    assert_eq!(other.block_on(async { read(&log) }), 42);
+    assert_eq!(other.block_on(async { read(&wal) }), 42);
 }

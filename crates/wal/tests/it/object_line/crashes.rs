@@ -36,14 +36,14 @@ async fn crash_at(dies_at: u64, seed: u64) {
         let (wire, prefix, told) = (Arc::clone(&wire), site.prefix.clone(), Arc::clone(&told));
         tokio::spawn(async move {
             let place = place(wire as _, &prefix);
-            let log = ObjectLog::open(&place, one_each()).await.unwrap();
+            let wal = ObjectLog::open(&place, one_each()).await.unwrap();
             for _ in 0..2 {
-                let mut compute = Compute::attach(&log).await;
+                let mut compute = Compute::attach(&wal).await;
                 for _ in 0..5 {
-                    compute.append(&log, 2).await;
-                    *told.lock() = (compute.epoch.0, log.durable().borrow().seq().0);
+                    compute.append(&wal, 2).await;
+                    *told.lock() = (compute.epoch.0, wal.durable().borrow().seq().0);
                 }
-                let durable = compute.durable(&log).await;
+                let durable = compute.durable(&wal).await;
                 *told.lock() = (compute.epoch.0, durable.seq().0);
             }
             std::future::pending::<()>().await;
@@ -64,16 +64,16 @@ async fn crash_at(dies_at: u64, seed: u64) {
     net.kill(&wire).await;
     life.abort();
     net.hold(false);
-    let log = site.open().await;
-    let durable = *log.durable().borrow();
+    let wal = site.open().await;
+    let durable = *wal.durable().borrow();
     let told = *told.lock();
     assert!(
         (durable.epoch().0, durable.seq().0) >= told,
         "{durable:?} after {told:?}"
     );
-    let mut compute = Compute::attach(&log).await;
-    compute.write(&log, 3).await;
-    let entries = read_from(log, Position(0)).await;
+    let mut compute = Compute::attach(&wal).await;
+    compute.write(&wal, 3).await;
+    let entries = read_from(wal, Position(0)).await;
     assert_eq!(
         frames(&entries)[frames(&entries).len() - 3..][0],
         (compute.epoch.0, 1)

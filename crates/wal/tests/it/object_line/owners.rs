@@ -13,13 +13,13 @@ use xylem_wal::{Durable, Log, LogError, ObjectLogConfig, Position};
 fn what_stands_behind_a_gap_is_not_acknowledged_until_the_gap_is_filled() {
     block_on(async {
         let site = Site::new();
-        let (log, _, compute) = with_a_gap(&site).await;
+        let (wal, _, compute) = with_a_gap(&site).await;
         tokio::time::sleep(Duration::from_millis(30)).await;
-        assert_eq!(log.durable().borrow().seq(), FrameSeq(2));
+        assert_eq!(wal.durable().borrow().seq(), FrameSeq(2));
         site.net.hold_name(None);
-        compute.durable(&log).await;
+        compute.durable(&wal).await;
         assert_eq!(site.objects().await.void(), []);
-        let entries = read_from(log, Position(0)).await;
+        let entries = read_from(wal, Position(0)).await;
         assert_eq!(frames(&entries), [(1, 1), (1, 2), (1, 3), (1, 4), (1, 5)]);
     });
 }
@@ -39,14 +39,14 @@ fn a_gap_that_a_crash_has_left_is_closed_for_ever() {
             // The request came in time: then it all belongs to the line.
             return;
         }
-        let log = site.open().await;
-        assert_eq!(log.durable().borrow().seq(), FrameSeq(2));
+        let wal = site.open().await;
+        assert_eq!(wal.durable().borrow().seq(), FrameSeq(2));
         let mut compute = Compute {
             epoch: Epoch(1),
             seq: 2,
-            lsn: log.durable().borrow().lsn().0,
+            lsn: wal.durable().borrow().lsn().0,
         };
-        assert_eq!(log.accepted(Epoch(1)).unwrap().0, FrameSeq(2));
+        assert_eq!(wal.accepted(Epoch(1)).unwrap().0, FrameSeq(2));
         // Whatever of it is still to come, comes too late.
         let (path, mode) = (site.path(4, 1), object_store::PutMode::Create);
         let taken = site.store.put_opts(&path, late.into(), mode.into()).await;
@@ -55,11 +55,11 @@ fn a_gap_that_a_crash_has_left_is_closed_for_ever() {
             Err(object_store::Error::AlreadyExists { .. })
         ));
         // The same compute goes on, with what it was not told of.
-        compute.write(&log, 1).await;
+        compute.write(&wal, 1).await;
         let objects = site.objects().await;
         assert_eq!(objects.void(), [(5, 1), (6, 1)]);
         assert_eq!(objects.line(0, 0).last(), Some(&(4, 2)));
-        log.close().await.unwrap();
+        wal.close().await.unwrap();
         let entries = read_from(site.open().await, Position(0)).await;
         assert_eq!(frames(&entries), [(1, 1), (1, 2), (1, 3)]);
     });
@@ -150,7 +150,7 @@ fn one_that_slept_for_long_learns_it_too() {
 }
 
 #[test]
-fn an_empty_log_is_left_alone_until_it_is_sealed() {
+fn an_empty_wal_is_left_alone_until_it_is_sealed() {
     block_on(async {
         let site = Site::new();
         let (one, two) = (site.open().await, site.open().await);

@@ -14,16 +14,16 @@ fn requests_that_are_done_again_after_trimming_change_nothing() {
     block_on(async {
         for seed in 0..30u64 {
             let site = Site::new();
-            let log = site.open_on(&site.net.wire(), one_each()).await.unwrap();
-            let mut compute = Compute::attach(&log).await;
-            compute.write(&log, 12).await;
-            log.close().await.unwrap();
+            let wal = site.open_on(&site.net.wire(), one_each()).await.unwrap();
+            let mut compute = Compute::attach(&wal).await;
+            compute.write(&wal, 12).await;
+            wal.close().await.unwrap();
             // A second generation, and objects of both are let go of.
-            let log = site.open_on(&site.net.wire(), one_each()).await.unwrap();
-            let durable = compute.write(&log, 9 + seed as usize % 5).await;
+            let wal = site.open_on(&site.net.wire(), one_each()).await.unwrap();
+            let durable = compute.write(&wal, 9 + seed as usize % 5).await;
             let before = site.objects().await;
-            log.trim(durable.position()).unwrap();
-            let first = log.first();
+            wal.trim(durable.position()).unwrap();
+            let first = wal.first();
             let gone = |objects: &Objects| {
                 let mut missing = before.all.clone();
                 missing.retain(|name, _| !objects.all.contains_key(name));
@@ -32,26 +32,26 @@ fn requests_that_are_done_again_after_trimming_change_nothing() {
             while gone(&site.objects().await).len() < (first.0 >> 16) as usize {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            let entries = read_from(log, first).await;
+            let entries = read_from(wal, first).await;
             let trimmed = gone(&site.objects().await);
             for (nth, ((number, generation), bytes)) in trimmed.into_iter().enumerate() {
                 if (seed * 7 + nth as u64 * 13) % 5 < 2 {
                     site.put(number, generation, bytes).await;
                 }
             }
-            let log = site.open().await;
-            assert_eq!(*log.durable().borrow(), durable);
-            assert!(log.first() <= first, "seed {seed}");
-            let read = read_from(log, first).await;
+            let wal = site.open().await;
+            assert_eq!(*wal.durable().borrow(), durable);
+            assert!(wal.first() <= first, "seed {seed}");
+            let read = read_from(wal, first).await;
             assert_eq!(read, entries);
             // The first trim of whoever comes next removes them.
-            let log = site.open().await;
-            let from = log.first();
+            let wal = site.open().await;
+            let from = wal.first();
             read_from(site.open().await, from).await;
-            let log = site.open().await;
-            Compute::attach(&log).await;
-            log.trim(log.durable().borrow().position()).unwrap();
-            let first = log.first().0 >> 16;
+            let wal = site.open().await;
+            Compute::attach(&wal).await;
+            wal.trim(wal.durable().borrow().position()).unwrap();
+            let first = wal.first().0 >> 16;
             until_removed(&site, first).await;
         }
     });
@@ -99,10 +99,10 @@ fn void_objects_are_skipped_and_trimmed() {
 fn names_of_others_are_left_alone() {
     block_on(async {
         let site = Site::new();
-        let log = site.open().await;
-        let mut compute = Compute::attach(&log).await;
-        compute.write(&log, 4).await;
-        log.close().await.unwrap();
+        let wal = site.open().await;
+        let mut compute = Compute::attach(&wal).await;
+        compute.write(&wal, 4).await;
+        wal.close().await.unwrap();
         let strange = [
             "notes.txt",
             "0000000000/notes.txt",
@@ -118,12 +118,12 @@ fn names_of_others_are_left_alone() {
             let path = Path::from(format!("{}/{name}", site.prefix));
             site.store.put(&path, b"x".to_vec().into()).await.unwrap();
         }
-        let log = site.open().await;
-        let first = log.first();
-        let durable = *log.durable().borrow();
+        let wal = site.open().await;
+        let first = wal.first();
+        let durable = *wal.durable().borrow();
         assert_eq!((first, durable.seq()), (Position(0), FrameSeq(4)));
-        log.trim(durable.position()).unwrap();
-        assert!(log.first() > first);
+        wal.trim(durable.position()).unwrap();
+        assert!(wal.first() > first);
         tokio::time::sleep(Duration::from_millis(50)).await;
         for name in strange {
             let path = Path::from(format!("{}/{name}", site.prefix));

@@ -18,31 +18,31 @@ fn a_store_that_is_away_is_waited_for() {
             cache_bytes: 0,
             ..one_each()
         };
-        let log = Arc::new(
+        let wal = Arc::new(
             site.open_on(&site.net.wire(), config.clone())
                 .await
                 .unwrap(),
         );
-        let mut compute = Compute::attach(&log).await;
-        compute.write(&log, 20).await;
-        assert!(log.trouble().is_none());
+        let mut compute = Compute::attach(&wal).await;
+        compute.write(&wal, 20).await;
+        assert!(wal.trouble().is_none());
         site.net.refuse(Some(Refusal::Down));
         // What is accepted waits, and nothing fails.
-        compute.append(&log, 50).await;
-        until(|| log.trouble().is_some()).await;
-        let trouble = log.trouble().unwrap().to_string();
+        compute.append(&wal, 50).await;
+        until(|| wal.trouble().is_some()).await;
+        let trouble = wal.trouble().unwrap().to_string();
         assert!(
             trouble.contains("create") && trouble.contains(site.prefix.as_ref()),
             "{trouble}"
         );
         let seal = {
-            let log = Arc::clone(&log);
-            tokio::spawn(async move { log.seal().await })
+            let wal = Arc::clone(&wal);
+            tokio::spawn(async move { wal.seal().await })
         };
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(!seal.is_finished());
         // Readers and openers are told after a while.
-        let reader = Arc::clone(&log);
+        let reader = Arc::clone(&wal);
         let read = tokio::task::spawn_blocking(move || {
             let mut reader = reader.read_from(Position(0))?;
             while reader.next()?.is_some() {}
@@ -56,7 +56,7 @@ fn a_store_that_is_away_is_waited_for() {
         site.net.refuse(None);
         let sealed = seal.await.unwrap().unwrap();
         assert_eq!(sealed.lsn(), Lsn(compute.lsn));
-        assert!(log.trouble().is_none());
+        assert!(wal.trouble().is_none());
     });
 }
 
@@ -68,16 +68,16 @@ fn closing_does_not_wait_for_ever() {
             drain: Duration::from_millis(150),
             ..small()
         };
-        let log = site.open_on(&site.net.wire(), config).await.unwrap();
-        let mut compute = Compute::attach(&log).await;
-        let durable = compute.write(&log, 2).await;
+        let wal = site.open_on(&site.net.wire(), config).await.unwrap();
+        let mut compute = Compute::attach(&wal).await;
+        let durable = compute.write(&wal, 2).await;
         site.net.refuse(Some(Refusal::Down));
-        compute.append(&log, 2).await;
+        compute.append(&wal, 2).await;
         let started = Instant::now();
-        let error = log.close().await.unwrap_err();
+        let error = wal.close().await.unwrap_err();
         assert!(started.elapsed() >= Duration::from_millis(150));
         assert!(error.to_string().contains("refused"), "{error}");
-        assert_eq!(*log.durable().borrow(), durable);
+        assert_eq!(*wal.durable().borrow(), durable);
         site.net.refuse(None);
         let again = site.open().await;
         assert!(again.durable().borrow().position() >= durable.position());
@@ -91,14 +91,14 @@ fn a_store_that_refuses_for_a_while_is_waited_for() {
     block_on(async {
         for refusal in [Refusal::Denied, Refusal::NoBucket] {
             let site = Site::new();
-            let log = site.open().await;
-            let mut compute = Compute::attach(&log).await;
-            let durable = compute.write(&log, 2).await;
+            let wal = site.open().await;
+            let mut compute = Compute::attach(&wal).await;
+            let durable = compute.write(&wal, 2).await;
             site.net.refuse(Some(refusal));
-            compute.append(&log, 1).await;
+            compute.append(&wal, 1).await;
             let deadline = Instant::now() + Duration::from_secs(20);
             let error = loop {
-                if let Some(error) = log.trouble() {
+                if let Some(error) = wal.trouble() {
                     break error;
                 }
                 assert!(Instant::now() < deadline, "nobody says what is wrong");
@@ -114,8 +114,8 @@ fn a_store_that_refuses_for_a_while_is_waited_for() {
             };
             assert_eq!(source.kind(), kind);
             assert!(source.to_string().contains("check that"), "{error}");
-            assert!(log.failed().is_none());
-            assert_eq!(*log.durable().borrow(), durable);
+            assert!(wal.failed().is_none());
+            assert_eq!(*wal.durable().borrow(), durable);
             // Opening it waits, too, and not for ever.
             let config = ObjectLogConfig {
                 patience: Duration::from_millis(100),
@@ -124,7 +124,7 @@ fn a_store_that_refuses_for_a_while_is_waited_for() {
             let error = site.open_on(&site.net.wire(), config).await.unwrap_err();
             assert!(error.to_string().contains("list"), "{error}");
             site.net.refuse(None);
-            let mut watch = log.durable();
+            let mut watch = wal.durable();
             watch
                 .wait_for(|now| now.seq() > durable.seq())
                 .await
@@ -134,32 +134,32 @@ fn a_store_that_refuses_for_a_while_is_waited_for() {
 }
 
 #[test]
-fn a_store_that_cannot_ends_the_log_which_can_be_opened_again() {
+fn a_store_that_cannot_ends_the_wal_which_can_be_opened_again() {
     block_on(async {
         let site = Site::new();
-        let log = site.open().await;
-        let mut compute = Compute::attach(&log).await;
-        let durable = compute.write(&log, 2).await;
-        let mut watch = log.durable();
+        let wal = site.open().await;
+        let mut compute = Compute::attach(&wal).await;
+        let durable = compute.write(&wal, 2).await;
+        let mut watch = wal.durable();
         watch.mark_unchanged();
         site.net.refuse(Some(Refusal::Unable));
-        compute.append(&log, 1).await;
+        compute.append(&wal, 1).await;
         assert!(watch.changed().await.is_err(), "the sender is dropped");
         assert_eq!(*watch.borrow(), durable);
-        let error = log.failed().unwrap();
+        let error = wal.failed().unwrap();
         assert!(error.is_mended_by_opening());
         assert!(
             error.to_string().contains("check the store's settings"),
             "{error}"
         );
-        let error = log.seal().await.unwrap_err().to_string();
+        let error = wal.seal().await.unwrap_err().to_string();
         assert!(
             error.contains("create") && error.contains(site.prefix.as_ref()),
             "{error}"
         );
         let error = site.open_on(&site.net.wire(), small()).await.unwrap_err();
         assert!(error.to_string().contains("list"), "{error}");
-        log.close().await.unwrap_err();
+        wal.close().await.unwrap_err();
         site.net.refuse(None);
         // While the one that has failed is still held.
         let again = site.open().await;
@@ -173,10 +173,10 @@ fn a_store_that_cannot_ends_the_log_which_can_be_opened_again() {
 fn damage_is_told_with_its_place() {
     block_on(async {
         let site = Site::new();
-        let log = site.open_on(&site.net.wire(), one_each()).await.unwrap();
-        let mut compute = Compute::attach(&log).await;
-        compute.write(&log, 8).await;
-        log.close().await.unwrap();
+        let wal = site.open_on(&site.net.wire(), one_each()).await.unwrap();
+        let mut compute = Compute::attach(&wal).await;
+        compute.write(&wal, 8).await;
+        wal.close().await.unwrap();
         let whole = site.get(4, 1).await;
         for at in 0..whole.len() {
             // Bytes that nothing covers and nobody reads.
@@ -186,9 +186,9 @@ fn damage_is_told_with_its_place() {
             let mut damaged = whole.clone();
             damaged[at] ^= 0x20;
             site.put(4, 1, damaged).await;
-            let log = site.open().await;
+            let wal = site.open().await;
             let read = tokio::task::spawn_blocking(move || {
-                let mut reader = log.read_from(Position(0)).unwrap();
+                let mut reader = wal.read_from(Position(0)).unwrap();
                 let mut count = 0;
                 loop {
                     match reader.next() {
@@ -211,7 +211,7 @@ fn damage_is_told_with_its_place() {
             }
         }
         site.put(4, 1, whole).await;
-        // The end of the line must be good for the log to open.
+        // The end of the line must be good for the WAL to open.
         let last = site.get(9, 1).await;
         for at in [3, 10, 30, 50, 100, 120, last.len() - 1] {
             let mut damaged = last.clone();
@@ -227,12 +227,12 @@ fn damage_is_told_with_its_place() {
         let error = site.open_on(&site.net.wire(), small()).await.unwrap_err();
         assert!(error.to_string().contains("50 bytes"), "{error}");
         site.put(9, 1, last).await;
-        // An object that somebody has removed: whoever has the log open says
+        // An object that somebody has removed: whoever has the WAL open says
         // so, whoever opens it takes it for trimmed and all before it.
-        let log = site.open().await;
+        let wal = site.open().await;
         site.store.delete(&site.path(5, 1)).await.unwrap();
         let read = tokio::task::spawn_blocking(move || {
-            let mut reader = log.read_from(Position(0)).unwrap();
+            let mut reader = wal.read_from(Position(0)).unwrap();
             loop {
                 if let Err(e) = reader.next() {
                     return e;
@@ -244,9 +244,9 @@ fn damage_is_told_with_its_place() {
             error.contains("000000000005") && error.contains("missing"),
             "{error}"
         );
-        let log = site.open().await;
-        assert_eq!(log.first(), Position(6 << 16));
-        let gone = log.read_from(Position(0));
+        let wal = site.open().await;
+        assert_eq!(wal.first(), Position(6 << 16));
+        let gone = wal.read_from(Position(0));
         assert!(matches!(gone, Err(LogError::NoSuchPosition(_))));
     });
 }
