@@ -55,8 +55,8 @@ impl<'a> Attempts<'a> {
         done
     }
 
-    /// One more attempt, whose requests are counted and limited where they are
-    /// made.
+    /// Notes one more attempt, whose requests are counted and limited
+    /// elsewhere.
     pub(crate) fn note_attempt(&mut self) {
         self.count += 1;
     }

@@ -16,10 +16,9 @@ use std::sync::Arc;
 
 /// A place in an object store. Clones are the same place.
 ///
-/// All calls block the calling thread until the request is done, has failed
-/// for good, or the time for retries is over. They may come from any thread,
-/// also from one of `spawn_blocking`, but not from async code, where they
-/// panic: that takes [`Bucket::objects`].
+/// All calls block the calling thread until the request has succeeded or failed
+/// for good. They may come from any thread, including those of
+/// `spawn_blocking`, but panic in async code, which uses [`Bucket::objects`].
 #[derive(Clone)]
 pub struct Bucket {
     objects: Objects,
@@ -45,7 +44,7 @@ impl Bucket {
         })
     }
 
-    /// A store that is there already, called `url`.
+    /// Wraps an open store, called `url`.
     ///
     /// # Errors
     /// When no threads can be started.
@@ -59,17 +58,17 @@ impl Bucket {
         })
     }
 
-    /// The same for async callers.
+    /// The same place for async callers.
     pub fn objects(&self) -> &Objects {
         &self.objects
     }
 
-    /// What it is, for people: a URL without settings and secrets.
+    /// The place's URL for messages, without settings and secrets.
     pub fn url(&self) -> &str {
         self.objects.url()
     }
 
-    /// What was asked of the store so far.
+    /// The requests made so far.
     pub fn stats(&self) -> BucketStats {
         self.objects.stats()
     }
@@ -78,12 +77,12 @@ impl Bucket {
         self.objects.handle().block_on(request)
     }
 
-    /// Proves that the store does what everything else relies on: that of
-    /// several that create one object only one succeeds, that nothing is
-    /// replaced, and that what was written can be read, listed and deleted.
+    /// Proves the properties that all other code relies on: of several writers
+    /// that create one object only one succeeds, no object is replaced, and
+    /// written objects can be read, listed and deleted.
     ///
     /// # Errors
-    /// What it does not do.
+    /// The property that the store lacks.
     pub fn check(&self) -> Result<(), CheckError> {
         self.wait(self.objects.check())
     }
@@ -201,7 +200,7 @@ impl Bucket {
         upload.finish()
     }
 
-    /// Removes an object. One that is not there is no error.
+    /// Removes an object. Returns no error when it is not there.
     ///
     /// # Errors
     /// When the store does not answer or refuses.
@@ -209,8 +208,8 @@ impl Bucket {
         Ok(self.wait(self.objects.delete(name))?)
     }
 
-    /// Removes all objects below `folder`. It may leave some behind on an
-    /// error; called again it goes on.
+    /// Removes all objects below `folder`. After an error some objects may be
+    /// left, and another call removes those.
     ///
     /// # Errors
     /// When the store does not answer or refuses.

@@ -1,15 +1,15 @@
 //! Local disk as a bounded cache of immutable objects.
 //!
 //! An object's file is as long as the object and sparse; a map in memory says
-//! which chunks of it are there. What is missing is fetched by range, by one
-//! thread however many want it, and chunks that were not used lately are
-//! punched out of their files when the limit is reached. Nothing here is ever
-//! the truth: what cannot be kept is read from the store each time.
+//! which chunks of it are there. A missing range is fetched by one thread,
+//! however many readers want it. When the limit is reached, chunks that were
+//! not used lately are punched out of their files. The cache is never the
+//! truth: data that it cannot keep is read from the store each time.
 //!
-//! It is our own because the libraries that cache on disk (foyer, cacache) keep
-//! whole values in files of their own: here a layer of many MiB is read by
+//! The cache is our own because libraries that cache on disk (foyer, cacache)
+//! keep whole values in files of their own. Here a layer of many MiB is read by
 //! ranges, its file is the one that was written before the upload, and a
-//! restart finds it again.
+//! restart finds that file again.
 
 mod disk;
 mod entry;
@@ -130,7 +130,7 @@ impl DiskCache {
     }
 
     /// Fetches all of an object in the background, as far as there is room.
-    /// Answers whether it was queued: the queue has a limit.
+    /// Returns whether it was queued: the queue has a limit.
     pub fn warm(&self, name: &str) -> bool {
         self.warmer.queue(name)
     }
@@ -173,7 +173,7 @@ impl DiskCache {
         }
     }
 
-    /// What it did so far and what it holds.
+    /// The counters so far, and the bytes held.
     pub fn stats(&self) -> CacheStats {
         self.shared.stats()
     }

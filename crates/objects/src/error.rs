@@ -22,8 +22,8 @@ pub enum Reason {
     Unavailable,
     /// The object ends before the range.
     TooShort,
-    /// The store does not do it: the request cannot succeed as it is, or, of a
-    /// directory, the system has failed it.
+    /// The store refuses the request, which cannot succeed as it is; or the
+    /// system failed it, if the store is a directory.
     Refused,
 }
 
@@ -61,9 +61,9 @@ impl Reason {
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {}", self.context(), self.why())]
 pub struct ObjectError {
-    /// What kind of failure it is.
+    /// The kind of failure.
     pub reason: Reason,
-    /// What was being done: `get`, `create`, `upload`, ….
+    /// The operation: `get`, `create`, `upload`, ….
     pub operation: &'static str,
     /// The bucket.
     pub url: String,
@@ -92,15 +92,28 @@ impl ObjectError {
         error.get_ref()?.downcast_ref()
     }
 
-    /// What was tried, and on which object.
+    /// The operation and its object.
     pub fn context(&self) -> String {
         format!("{} {}/{}", self.operation, self.url, self.name)
     }
 
-    /// Why it failed, and what to do.
+    /// Why it failed, and what to do about it.
     pub fn why(&self) -> String {
         let retried = retried(self.attempts, self.elapsed);
-        format!("{}{retried}; {}", self.source, self.reason.advice())
+        format!("{}{retried}; {}", self.source, self.advice())
+    }
+
+    fn advice(&self) -> &'static str {
+        match (self.reason, self.kind()) {
+            (Reason::Refused, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                "make room in the directory"
+            }
+            (Reason::Refused, io::ErrorKind::ReadOnlyFilesystem) => "mount it writable again",
+            (Reason::Refused, io::ErrorKind::PermissionDenied) => {
+                "check the permissions of the directory"
+            }
+            (reason, _) => reason.advice(),
+        }
     }
 
     /// The kind of an [`io::Error`] that says the same.
@@ -112,8 +125,8 @@ impl ObjectError {
     }
 }
 
-/// What the system said of a directory that is the store, where an operator can
-/// mend it.
+/// The system's error of a store that is a directory, if an operator can mend
+/// it.
 fn system_kind(error: &(dyn StdError + 'static)) -> Option<io::ErrorKind> {
     use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     let mut at = Some(error);
@@ -153,8 +166,8 @@ pub(crate) enum Failure {
         source: Box<dyn StdError + Send + Sync>,
         sent: bool,
     },
-    /// Another attempt would fail alike, unless it is `mendable` and an operator
-    /// does something.
+    /// Another attempt would fail alike, unless an operator mends the cause,
+    /// which only `mendable` failures allow.
     Final {
         reason: Reason,
         source: Box<dyn StdError + Send + Sync>,
@@ -195,7 +208,7 @@ impl Failure {
         }
     }
 
-    /// The store has looked and says what it has.
+    /// Whether the failure is an answer about the objects that the store has.
     pub(crate) fn is_answer(&self) -> bool {
         matches!(
             self,
@@ -218,7 +231,7 @@ impl From<StoreError> for Failure {
             StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
                 (Reason::Denied, true)
             }
-            // A directory says what it means, and it fails alike the next time.
+            // A directory's errors are definite: the same request fails again.
             StoreError::Generic { store, .. }
                 if *store == "LocalFileSystem" || *store == "InMemory" =>
             {
@@ -226,7 +239,7 @@ impl From<StoreError> for Failure {
             }
             StoreError::Generic { .. } => match http_status(&error) {
                 Some(408 | 425 | 429 | 500..) => return transient(error),
-                // What S3 answers to a request that arrived too slowly.
+                // S3's answer to a request that arrived too slowly.
                 Some(400) if error.to_string().contains("RequestTimeout") => {
                     return transient(error);
                 }
@@ -279,8 +292,8 @@ fn never_sent(error: &StoreError) -> bool {
     false
 }
 
-/// The HTTP status that an error carries. `object_store` keeps the type that
-/// has it to itself, so it is read from the message, which a test holds.
+/// The HTTP status in an error. The type that has it is private to
+/// `object_store`, so it is read from the message; a test checks that.
 fn http_status(error: &StoreError) -> Option<u16> {
     const MARK: &str = "status code: ";
     let text = error.to_string();

@@ -1,5 +1,5 @@
-//! Requests to an object store, for async callers: each one is tried until it
-//! is done, or cannot be, or the time is over.
+//! Requests to an object store, for async callers. Each request is tried until
+//! it succeeds, cannot succeed, or its policy gives up.
 
 use crate::attempts::Attempts;
 use crate::error::{Failure, ObjectError, Reason};
@@ -19,13 +19,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use tokio::runtime::{Handle, Runtime};
 
-/// Objects removed with one request: what S3 takes.
+/// Objects removed with one request: the most that S3 takes.
 const DELETED_AT_ONCE: usize = 1000;
 
-/// What came of creating an object only if it is absent.
+/// The outcome of creating an object only if it is absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Created {
-    /// It is there, and durable.
+    /// The object exists and is durable.
     Done,
     /// Something else has the name; nothing was changed.
     Exists,
@@ -76,8 +76,8 @@ impl Objects {
         Ok(Objects::new(opened, config, handle, Some(runtime)))
     }
 
-    /// All of a store that is there already, called `url`. Its connections live
-    /// on the runtime of `handle`.
+    /// All of an open store, called `url`. Blocking callers and uploads run on
+    /// the runtime of `handle`.
     pub fn on(
         handle: Handle,
         store: Arc<dyn ObjectStore>,
@@ -114,7 +114,7 @@ impl Objects {
         }
     }
 
-    /// What it is, for people: a URL without settings and secrets.
+    /// The place's URL for messages, without settings and secrets.
     pub fn url(&self) -> &str {
         &self.place.url
     }
@@ -139,7 +139,7 @@ impl Objects {
         self.place.retry
     }
 
-    /// The runtime that its connections live on.
+    /// The runtime of connections, blocking callers and uploads.
     pub fn handle(&self) -> &Handle {
         &self.place.store.handle
     }
@@ -149,7 +149,7 @@ impl Objects {
         self.place.trouble.now()
     }
 
-    /// What was asked of the store so far.
+    /// The requests made so far.
     pub fn stats(&self) -> BucketStats {
         self.counters().read()
     }
@@ -377,9 +377,9 @@ impl Objects {
 
     /// Creates an object unless the name is taken.
     ///
-    /// An attempt whose outcome is not known is made again, and when the name
-    /// turns out to be taken, what has it is read: if it holds `bytes`, it is
-    /// ours. So let no two writers write equal bytes under one name.
+    /// An attempt of unknown outcome is made again. When the name turns out to
+    /// be taken, the object that has it is read: if it holds `bytes`, it is
+    /// ours. Two writers must therefore never write equal bytes under one name.
     ///
     /// # Errors
     /// When the store does not answer or refuses. If
@@ -430,20 +430,24 @@ impl Objects {
         match held {
             Ok(held) if held == bytes => Ok(Created::Done),
             Ok(_) => Ok(Created::Exists),
-            // S3 answers "conflict" while another is at it, who may yet fail.
+            // S3 answers "conflict" while another writer is at work, which may
+            // still fail.
             Err(Failure::Final {
                 reason: Reason::NotFound,
                 source,
                 ..
             }) => Err(Failure::Transient {
-                source: format!("the name was taken, but nothing has it: {source}").into(),
+                source: format!(
+                    "the store says that the name is taken, but has no such object: {source}"
+                )
+                .into(),
                 sent: false,
             }),
             Err(failure) => Err(failure),
         }
     }
 
-    /// Removes an object. One that is not there is no error.
+    /// Removes an object. Returns no error when it is not there.
     ///
     /// # Errors
     /// When the store does not answer or refuses.
@@ -458,8 +462,8 @@ impl Objects {
         .await
     }
 
-    /// Removes all objects below `folder`. It may leave some behind on an
-    /// error; called again it goes on.
+    /// Removes all objects below `folder`. After an error some objects may be
+    /// left, and another call removes those.
     ///
     /// # Errors
     /// When the store does not answer or refuses.
@@ -473,8 +477,8 @@ impl Objects {
         self.forget_directory(folder).await
     }
 
-    /// Removes objects. One that is not there is no error. Some may stay behind
-    /// on an error; called again it goes on.
+    /// Removes objects; missing ones are no error. After an error some may be
+    /// left, and another call removes those.
     ///
     /// # Errors
     /// When the store does not answer or refuses.
@@ -485,7 +489,7 @@ impl Objects {
 
     /// Removes the objects `paths`, which are below `folder`.
     async fn delete_paths(&self, folder: &str, paths: Vec<Path>) -> Result<(), ObjectError> {
-        // An attempt has a time limit, so it is one request's worth.
+        // An attempt has a time limit, so it covers one request only.
         for some in paths.chunks(DELETED_AT_ONCE) {
             let left: Mutex<BTreeSet<Path>> = Mutex::new(some.iter().cloned().collect());
             self.retried("delete", folder, || self.delete_once(&left))
@@ -494,7 +498,7 @@ impl Objects {
         Ok(())
     }
 
-    /// Deletes what is `left`, and takes out what was deleted.
+    /// Deletes the objects in `left`, and takes deleted ones out of it.
     async fn delete_once(&self, left: &Mutex<BTreeSet<Path>>) -> Result<(), Failure> {
         let paths: Vec<_> = left.lock().iter().cloned().map(Ok).collect();
         let mut done = self
@@ -513,7 +517,7 @@ impl Objects {
         failed.map_or(Ok(()), |e| Err(e.into()))
     }
 
-    /// A directory may hold what uploads left that were cut off.
+    /// A directory may hold remains of interrupted uploads.
     async fn forget_directory(&self, folder: &str) -> Result<(), ObjectError> {
         let Some(dir) = &self.place.store.local else {
             return Ok(());
@@ -537,7 +541,7 @@ fn too_short(range: &Range<u64>, size: u64) -> Failure {
     Failure::last(
         Reason::TooShort,
         format!(
-            "bytes {} to {} are wanted, but it has {size}",
+            "the object has {size} bytes, too few for the range {} to {}",
             range.start, range.end
         ),
     )

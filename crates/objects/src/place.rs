@@ -1,4 +1,4 @@
-//! A place in a store, and what is counted and known of it.
+//! A place in a store, its counters and its trouble.
 
 use crate::open::{BucketConfig, Opened};
 use crate::retry::Retry;
@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::runtime::{Handle, Runtime};
 
-/// What was asked of the store so far.
+/// The requests made so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BucketStats {
     /// Attempts made; parts of large uploads count each, not their retries.
     pub requests: u64,
-    /// Of these, the ones that came after a failed one.
+    /// Attempts that followed a failed one.
     pub retries: u64,
     /// Operations that failed for good.
     pub failures: u64,
@@ -51,7 +51,7 @@ pub(crate) fn add(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
 }
 
-/// The runtime that connections live on. It is let go without waiting, so
+/// The runtime that connections live on. It is shut down without waiting, so
 /// that its owner may be dropped anywhere.
 struct Background(Option<Runtime>);
 

@@ -36,9 +36,9 @@ pub struct Retry {
     /// The longest that the first wait may be; each later limit is twice the
     /// one before. Waits are random, between half and all of their limit.
     pub first_wait: Duration,
-    /// What that limit grows to.
+    /// The most that this limit grows to.
     pub longest_wait: Duration,
-    /// When the caller is told.
+    /// When a failure is reported.
     pub give_up: GiveUp,
     /// An attempt that has no answer by then counts as failed, and its outcome
     /// as unknown.

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A store that does not do what it is asked.
+/// A store that fails requests at this moment.
 #[derive(Clone, Debug)]
 pub struct Trouble {
     /// The failure of the newest attempt.
     pub error: Arc<ObjectError>,
     /// When the first attempt failed. No request was answered since.
     pub since: Instant,
-    /// The diagnostics log has it.
+    /// A warning about it was logged.
     told: bool,
 }
 

@@ -42,8 +42,8 @@ impl Drop for Large {
             return;
         }
         self.parts.abort_all();
-        // Best effort: what stays is invisible, and removed by the bucket's
-        // rule for incomplete uploads.
+        // This is best effort: parts that stay are invisible, and the bucket's
+        // rule for incomplete uploads removes them.
         let nothing: Box<dyn MultipartUpload> = Box::new(Nothing);
         let mut upload = std::mem::replace(&mut self.upload, nothing);
         self.objects.handle().spawn(async move {
@@ -97,8 +97,8 @@ impl Upload {
     pub fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         let part = self.objects.config().part_bytes.max(1);
         while !bytes.is_empty() {
-            // A buffer that is full goes when more comes, so that what fits in
-            // one request goes in one.
+            // A full buffer is sent when more bytes come, so that an object
+            // that fits into one request takes one.
             if self.buffer.len() >= part {
                 self.send_part()?;
             }
@@ -166,8 +166,8 @@ impl Upload {
     }
 }
 
-/// Begins an upload in parts. No condition can be put on those, so look first:
-/// names are unique, and one that is taken was given out twice.
+/// Begins an upload in parts. Such an upload takes no condition, so look first:
+/// names are unique, and a taken name was given out twice.
 async fn begin(objects: &Objects, name: &str) -> Result<Large, ObjectError> {
     let path = objects.path(name);
     let retry = PartRetry {
@@ -203,8 +203,8 @@ impl Large {
         add(&counters.written_bytes, part.len() as u64);
         let retry = self.objects.retry();
         let put = self.upload.put_part(part.into());
-        // The store's part of it tries again by `PartRetry`; this is for one
-        // that hangs for ever.
+        // `object_store` retries a part as `PartRetry` says; this limit is for
+        // a part that hangs for ever.
         let limit = retry.give_up.limit().map_or(Duration::MAX, |limit| {
             limit.saturating_add(retry.attempt_timeout)
         });

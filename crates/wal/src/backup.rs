@@ -1,6 +1,6 @@
-//! The backup of a local WAL in an object store: copied continuously, so that
-//! losing the disk loses at most what the configured interval says, and made
-//! into a directory again.
+//! The backup of a local WAL in an object store. Entries are copied
+//! continuously, so that a lost disk costs at most the configured interval, and
+//! [`restore`] makes a directory of them again.
 //!
 //! `docs/formats/wal.md`, "Backup", draws the objects and says which of them
 //! count.
@@ -34,14 +34,14 @@ pub struct BackupStatus {
     /// Everything before this place is in the store. `None` while that is not
     /// known.
     pub position: Option<Position>,
-    /// How long ago the first durable entry was written that is not in the
-    /// store, or, where that entry was not read, a time that is no shorter;
-    /// `None` when all are.
+    /// The age of the first durable entry that is not in the store, or an upper
+    /// limit where that entry was not read; `None` when the store has all
+    /// entries.
     pub age: Option<Duration>,
     /// Bytes of the backup's objects.
     pub stored_bytes: u64,
-    /// Why it does not go on: for a while, or, when it has ended, for good. Also
-    /// that what is in the store is damaged.
+    /// Why copying does not go on: for a while, or, after the backup has ended,
+    /// for good. Also set when objects in the store are damaged.
     pub trouble: Option<LogError>,
     /// It has ended with an error: nothing more is copied.
     pub failed: bool,
@@ -49,7 +49,7 @@ pub struct BackupStatus {
 
 /// Copies a local WAL to an object store while it is written.
 ///
-/// Dropped without [`Backup::close`] it stops where it is.
+/// Dropped without [`Backup::close`], copying stops at once.
 pub struct Backup {
     shared: Arc<Shared>,
     durable: watch::Receiver<crate::Durable>,
@@ -58,13 +58,13 @@ pub struct Backup {
 
 impl Backup {
     /// Begins to copy `wal` to the objects in the folder `objects`, where
-    /// nothing else may be. What is there of the same WAL is gone on with.
+    /// nothing else may be. A copy of the same WAL that is there is continued.
     /// Returns at once, whether the store answers or not.
     ///
     /// `generation` is this server's right to write the branch, as a number:
-    /// never given twice, greater than that of every server before. The
-    /// backup that begins with a greater one counts; this one ends when it
-    /// finds such a one, and can do it no harm before.
+    /// never given twice, greater than that of every server before. The backup
+    /// that begins with a greater one counts; this one ends when it finds a
+    /// greater one, and can do that one no harm before.
     ///
     /// # Errors
     /// [`LogError::Io`] when the configuration is wrong.
@@ -127,9 +127,9 @@ impl Backup {
     }
 
     /// Waits until everything before `position` is in the store, without
-    /// waiting for the interval. An epoch that is given to a compute only
-    /// after its seal is in the store is not given out again by a server that
-    /// has only the backup.
+    /// waiting for the interval. If an epoch is given to a compute only after
+    /// its seal is in the store, a server that has only the backup does not
+    /// give it out again.
     ///
     /// # Errors
     /// Why the backup has ended.
@@ -140,7 +140,7 @@ impl Backup {
             changed.as_mut().enable();
             {
                 let mut state = self.shared.state.lock();
-                // Of a WAL without entries nothing is known, or needed.
+                // A WAL without entries has no known position, and needs none.
                 if state.position.unwrap_or_default() >= position {
                     return Ok(());
                 }
@@ -163,8 +163,8 @@ impl Backup {
         async move { ended(&shared).await }
     }
 
-    /// Says that entries before `before` are needed no more. Their objects are
-    /// removed a while later.
+    /// Marks entries before `before` as no longer needed. Their objects are
+    /// removed later, in the background.
     pub fn trim(&self, before: Position) {
         let mut state = self.shared.state.lock();
         state.trim = state.trim.max(before);
@@ -201,12 +201,12 @@ pub struct End {
     /// The place after the last entry that [`restore`] would find; 0 where
     /// there is none.
     pub position: Position,
-    /// What is wrong with it, so that nothing would be restored. The position is
-    /// then that of which names and lengths of objects speak.
+    /// The damage that would make a restore fail. The position then follows
+    /// from the names and lengths of objects alone.
     pub damage: Option<String>,
 }
 
-/// Looks where the entries in the folder `objects` end.
+/// Finds the end of the entries in the folder `objects`.
 ///
 /// # Errors
 /// [`LogError::Io`] when the store refuses, or is silent for as long as the
@@ -277,18 +277,19 @@ impl std::fmt::Debug for Backup {
     }
 }
 
-/// Makes the directory `dir`, which must hold no WAL, the one that was backed
-/// up in the folder `objects`: [`LocalLog::open`] finds the same entries at
-/// the same positions, and behind them a seal, so that no compute of the lost
-/// WAL goes on and no epoch is given out twice. Where the backup ends before
-/// `floor`, or there is none, the WAL has that seal alone, at `floor`.
+/// Restores the WAL that was backed up in the folder `objects` to the directory
+/// `dir`, which must hold no WAL. [`LocalLog::open`] then finds the same
+/// entries at the same positions and a seal behind them, so that no compute of
+/// the lost WAL continues and no epoch is given out twice. If the backup ends
+/// before `floor`, or there is none, the WAL has that seal alone, at `floor`.
 ///
 /// `generation` is a server's right as in [`Backup::start`], which needs a
-/// greater one afterwards. What a server of a lesser one copies from now on is
-/// not in the line: what was restored stays what it is.
+/// greater one afterwards. Anything that a server of a lesser generation copies
+/// from now on is outside of the line, so the restored entries stay as they
+/// are.
 ///
-/// What is neither in the backup nor in the page store is lost with the disk it
-/// was on.
+/// Entries that are neither in the backup nor in the page store are lost with
+/// their disk.
 ///
 /// # Errors
 /// [`LogError::Corrupt`] with the object that is missing or damaged; the

@@ -24,10 +24,11 @@ const CASES: &[(&str, Case)] = &[
     ("a new WAL is empty", |s| {
         Box::pin(lifecycle::new_wal_is_empty(s))
     }),
-    ("what was durable is there when opened again", |s| {
-        Box::pin(lifecycle::durable_after_reopen(s))
-    }),
-    ("what was durable survives a crash", |s| {
+    (
+        "durable entries are there after the WAL is opened again",
+        |s| Box::pin(lifecycle::durable_after_reopen(s)),
+    ),
+    ("durable entries survive a crash", |s| {
         Box::pin(lifecycle::durable_after_crash(s))
     }),
     ("closing waits for what is queued", |s| {

@@ -1,8 +1,8 @@
-//! The durable WAL of a branch: what a commit waits for.
+//! The durable log (WAL) of a branch, which a commit waits for.
 //!
-//! [`Log`] is the contract; `local` is the backend on this machine's disk,
-//! `object` the one in an object store; `backup` copies the one to the other
-//! place; `conformance` is the suite that every backend passes.
+//! [`Log`] is the contract. `local` is the backend on this machine's disk,
+//! `object` the one in an object store. `backup` copies a local WAL to an
+//! object store. `conformance` is the suite that every backend passes.
 
 pub mod backup;
 mod checked;
@@ -32,14 +32,14 @@ use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
 /// A future that a trait object can return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A place in a WAL: between two entries. Ordered; 0 is before the first
-/// entry ever. Stays valid across restarts until trimmed. Opaque: the backend
-/// alone knows what it counts.
+/// A place in a WAL, between two entries. Positions are ordered; 0 is before
+/// the first entry ever. A position stays valid across restarts until it is
+/// trimmed. Its unit is known to the backend alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(pub u64);
 
-/// How far a WAL is durable. Only a finished fsync or PUT makes one
-/// (the constructor is private to this crate).
+/// How far a WAL is durable. Only a finished fsync or PUT makes this value: the
+/// constructor is private to this crate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Durable {
     epoch: Epoch,
@@ -78,19 +78,18 @@ pub struct Entry {
     /// Never less than that of the entry before it, unless it is `stepped`.
     /// 0: not known.
     pub time_us: u64,
-    /// No steady clock vouches for the time between the entry before and this
-    /// one: the server's clock was set, back or forth, or the WAL was opened
-    /// again in between.
+    /// No steady clock vouches for the time since the entry before: the
+    /// server's clock was set, or the WAL was opened again in between.
     pub stepped: bool,
-    /// What it is.
+    /// The content.
     pub record: Record,
 }
 
-/// What an entry says.
+/// The content of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// From here on only `epoch` (and later) may write. What the line is from
-    /// here on is said by the `Begin` that follows.
+    /// From here on only `epoch` and later ones may write. The `Begin` that
+    /// follows says where the line of LSNs goes on.
     Seal,
     /// The entry's epoch begins at `start`: redo bytes at or after it that
     /// stand earlier in the WAL are void.
@@ -102,7 +101,7 @@ pub enum Record {
     Frame(Frame),
 }
 
-/// A WAL refused or failed.
+/// A call that the WAL refused, or a failure of the WAL.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// A newer epoch owns the branch.
@@ -124,21 +123,21 @@ pub enum LogError {
         "frame {seq} at LSN {start} does not follow: frame {expected_seq} at LSN {expected_start} is next"
     )]
     OutOfOrder {
-        /// What came.
+        /// The refused frame.
         seq: FrameSeq,
-        /// What came.
+        /// The LSN of its first byte.
         start: Lsn,
-        /// What must come.
+        /// The frame that must come next.
         expected_seq: FrameSeq,
-        /// What must come.
+        /// The LSN at which it must start.
         expected_start: Lsn,
     },
     /// The frame is larger than the backend takes.
     #[error("frame {seq} has {bytes} bytes, more than the limit of {limit}")]
     TooLarge {
-        /// What came.
+        /// The refused frame.
         seq: FrameSeq,
-        /// Its payload.
+        /// Bytes of its payload.
         bytes: u64,
         /// The most a frame may carry.
         limit: u64,
@@ -147,21 +146,21 @@ pub enum LogError {
     #[error("position {0:?} is not in the WAL")]
     NoSuchPosition(Position),
     /// The WAL cannot go on: a write or fsync failed (the disk may be full).
-    /// What was acknowledged is safe; nothing more is taken until the WAL is
-    /// opened again, or, for a full disk, until room is there.
+    /// Acknowledged entries are safe. The WAL accepts nothing more until it is
+    /// opened again or, if the disk was full, until there is room.
     #[error("{context}: {source}")]
     Io {
-        /// What was tried, and on which file.
+        /// The operation and its file.
         context: String,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A block in the middle of the WAL failed its checksum.
-    #[error("WAL is corrupt: {0}")]
+    #[error("the WAL is corrupt: {0}")]
     Corrupt(String),
-    /// Another server has taken the WAL over: what this one has not been told
-    /// is durable may be lost, and nothing more is taken here.
-    #[error("another server has taken WAL {wal} over: it writes generation {generation}")]
+    /// Another server has taken the WAL over. Entries that were not reported
+    /// durable may be lost, and this server accepts nothing more.
+    #[error("WAL {wal}: another server has taken it over and writes generation {generation}")]
     Superseded {
         /// Which WAL.
         wal: String,
@@ -169,14 +168,14 @@ pub enum LogError {
         generation: u64,
     },
     /// The WAL was closed.
-    #[error("WAL is closed")]
+    #[error("the WAL is closed")]
     Closed,
 }
 
 impl LogError {
-    /// Of a WAL that has failed: whether opening it anew may mend it, once what
-    /// the error names was seen to. Otherwise what is durable is damaged, or it
-    /// is another server's.
+    /// Whether a WAL that failed with this error can be opened again once the
+    /// cause that the error names is mended. If not, durable entries are
+    /// damaged, or the WAL is another server's.
     pub fn is_mended_by_opening(&self) -> bool {
         matches!(self, LogError::Io { .. } | LogError::Closed)
     }
@@ -204,18 +203,19 @@ impl LogError {
 ///    is `stepped`; so is the first after the WAL was opened, unless its time
 ///    is that of the entry before it to 10 s.
 pub trait Log: Send + Sync + 'static {
-    /// Makes a new epoch: one more than any before. Durable on return; older
-    /// epochs are refused from here on. The `Durable` returned stands after
-    /// everything that older epochs wrote.
+    /// Makes a new epoch, one more than any before. It is durable on return,
+    /// and older epochs are refused from here on. The returned `Durable` stands
+    /// after everything that older epochs wrote.
     fn seal(&self) -> BoxFuture<'_, Result<Durable, LogError>>;
 
     /// Begins the sealed `epoch`'s line at `start`. Durable on return. Frames
     /// of `epoch` are refused before.
     fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, LogError>>;
 
-    /// Queues frames. Returns when they are accepted, in order; waits while
-    /// the queue is full. Their durability is told by `durable`. Dropped while
-    /// it waits, it may have accepted the first of them.
+    /// Queues frames. Returns when all of them are accepted, in order; waits
+    /// while the queue is full. [`Log::durable`] tells when they are durable. A
+    /// call that is dropped while it waits may have accepted the first of the
+    /// frames.
     fn append_checked(
         &self,
         epoch: Epoch,
@@ -235,12 +235,12 @@ pub trait Log: Send + Sync + 'static {
     /// the sender is dropped.
     fn durable(&self) -> tokio::sync::watch::Receiver<Durable>;
 
-    /// Reads durable entries from `position` on. The reader ends where the WAL
-    /// is durable now; called again later it goes on.
+    /// Reads durable entries from `position` on. At the durable end the reader
+    /// returns `None`; called again later, it continues.
     fn read_from(&self, position: Position) -> Result<Box<dyn LogReader>, LogError>;
 
-    /// Lets go of everything before `position` that the backend can let go of
-    /// in whole pieces.
+    /// Removes entries before `before`, as far as the backend can remove them
+    /// in whole segments or objects.
     fn trim(&self, before: Position) -> Result<(), LogError>;
 
     /// The first position that can still be read.
@@ -249,15 +249,15 @@ pub trait Log: Send + Sync + 'static {
     /// Bytes this WAL takes in its store.
     fn stored_bytes(&self) -> u64;
 
-    /// Why the WAL takes nothing more until it is opened anew; `None` while it
-    /// works, or waits for something that passes. Says [`LogError::Closed`] of
-    /// one that was closed.
+    /// Why the WAL accepts nothing more until it is opened again; `None` while
+    /// it works, or waits for something that passes. [`LogError::Closed`] after
+    /// it was closed.
     fn failed(&self) -> Option<LogError>;
 
-    /// Waits for what is queued, then ends. Appends are refused from here on.
-    /// On return, be it with the error of a WAL that has failed, the WAL can be
-    /// opened anew in the same place, also while this value and its readers are
-    /// still held; what they say is then out of date.
+    /// Waits until queued entries are durable, then ends. Appends are refused
+    /// from here on. On return, even with the error of a WAL that has failed,
+    /// the WAL can be opened again in the same place while this value and its
+    /// readers are still held; what they report is then out of date.
     fn close(&self) -> BoxFuture<'_, Result<(), LogError>>;
 }
 

@@ -33,7 +33,7 @@ use xylem_types::{Epoch, FrameSeq, Lsn};
 
 /// A branch's WAL in a directory of this machine.
 ///
-/// Dropped without [`Log::close`] it ends as a crash would: what was not
+/// Dropped without [`Log::close`] it ends as in a crash: entries that were not
 /// durable may be lost. Both wait for the write that is under way.
 pub struct LocalLog {
     shared: Arc<Shared>,
@@ -41,11 +41,11 @@ pub struct LocalLog {
 }
 
 impl LocalLog {
-    /// Whether `dir` holds a WAL, or what is left of one. False also for one
-    /// that was being restored when that ended early.
+    /// Whether `dir` holds a WAL, or parts of one. False also for a WAL whose
+    /// restore was interrupted.
     ///
     /// # Errors
-    /// As the system says, unless there is no such directory.
+    /// The system's error, unless there is no such directory.
     pub fn is_in(dir: &Path) -> std::io::Result<bool> {
         let names = match os::names(dir) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
@@ -56,8 +56,8 @@ impl LocalLog {
         Ok(whole && names.any(|name| matches!(name, Name::Segment(_))))
     }
 
-    /// Opens the WAL in `dir`, which is made if it is not there, and recovers
-    /// what a crash has left. Blocking.
+    /// Opens the WAL in `dir`, which is created if it does not exist, and
+    /// recovers it after a crash. Blocking.
     ///
     /// # Errors
     /// [`LogError::Corrupt`] when something durable is damaged;
@@ -100,7 +100,7 @@ impl LocalLog {
         })
     }
 
-    /// What the backup reads from.
+    /// The source that the backup reads from.
     pub(crate) fn source(&self) -> Source {
         Source {
             shared: Arc::clone(&self.shared),
@@ -169,8 +169,8 @@ impl LocalLog {
     }
 
     async fn append_now(&self, epoch: Epoch, frames: Vec<CheckedFrame>) -> Result<(), LogError> {
-        // In the order of their calls, so that an append that waits for room
-        // is not overtaken by the one that follows it.
+        // Appends run in the order of their calls, so that one that waits for
+        // room is not overtaken by the next.
         let _turn = self.shared.turn.lock().await;
         let mut queued = queue::encode(epoch, frames, self.shared.config.max_frame_bytes)?;
         {
@@ -215,8 +215,8 @@ impl LocalLog {
     }
 }
 
-/// A WAL as those see it who copy its entries byte by byte. Goes on being
-/// readable when the WAL has ended.
+/// A WAL as its backup sees it, which copies entries byte by byte. It stays
+/// readable after the WAL has ended.
 #[derive(Clone)]
 pub(crate) struct Source {
     shared: Arc<Shared>,

@@ -1,5 +1,5 @@
-//! The backend in an object store: groups of entries as numbered objects, made
-//! only where there is none, several at a time, acknowledged in order.
+//! The backend in an object store: groups of entries as numbered objects, each
+//! created only if absent, several at a time, acknowledged in order.
 //!
 //! `docs/formats/wal-objects.md` draws the objects and says why a writer that
 //! has lost the line cannot win.
@@ -35,11 +35,11 @@ use xylem_types::{Epoch, FrameSeq, Lsn};
 
 /// A branch's WAL in an object store.
 ///
-/// Opening a WAL that has entries takes it over: whoever had it open learns so
-/// with the next object it wants to make, and its WAL ends with
-/// [`LogError::Superseded`]. An empty one is taken over by the first seal.
+/// Opening a WAL that has entries takes it over. The server that had it open
+/// learns so with the next object that it tries to make, and its WAL ends with
+/// [`LogError::Superseded`]. An empty WAL is taken over by the first seal.
 ///
-/// Dropped without [`Log::close`] it ends as a crash would: what was not
+/// Dropped without [`Log::close`] it ends as in a crash: entries that were not
 /// durable may be lost.
 pub struct ObjectLog {
     shared: Arc<Shared>,
@@ -77,7 +77,7 @@ impl ObjectLog {
         failure.map(|failure| failure.error())
     }
 
-    /// Waits for `ready` to say something.
+    /// Waits until `ready` returns a value.
     async fn until<T>(
         &self,
         mut ready: impl FnMut(&mut State) -> Result<Option<T>, LogError>,
@@ -106,7 +106,7 @@ impl ObjectLog {
         .await
     }
 
-    /// Queues a seal or begin. What it returns tells the place after it.
+    /// Queues a seal or begin. The returned receiver gets the place after it.
     fn mark(&self, state: &mut State, queued: Queued) -> oneshot::Receiver<Position> {
         let (told, place) = oneshot::channel();
         let nth = state.accepted;
@@ -152,7 +152,7 @@ impl ObjectLog {
     }
 
     async fn begin_now(&self, epoch: Epoch, start: Lsn) -> Result<Durable, LogError> {
-        // Whoever has been fenced need not make the line ours.
+        // A fenced caller need not make the line ours.
         self.shared.state.lock().queue.line.owns(epoch)?;
         let place = if epoch == Epoch(0) {
             return Err(LogError::NotBegun { epoch });
@@ -170,7 +170,7 @@ impl ObjectLog {
         };
         let position = match place {
             Ok(place) => self.marked(place).await?,
-            // The one that came before is the last that was accepted.
+            // The begin that came before is the last accepted entry.
             Err(accepted) => {
                 self.until(|state| {
                     if state.durable >= accepted {
@@ -190,8 +190,8 @@ impl ObjectLog {
     }
 
     async fn append_now(&self, epoch: Epoch, frames: Vec<CheckedFrame>) -> Result<(), LogError> {
-        // In the order of their calls, so that an append that waits for room
-        // is not overtaken by the one that follows it.
+        // Appends run in the order of their calls, so that one that waits for
+        // room is not overtaken by the next.
         let _turn = self.shared.turn.lock().await;
         let mut queued = queue::encode(epoch, frames, self.shared.config.max_frame_bytes)?;
         {

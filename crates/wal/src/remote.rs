@@ -1,5 +1,5 @@
-//! What the WAL asks of its place in an object store: to make an object that
-//! is not there, to read, to list, to remove.
+//! The requests of a WAL to its folder in an object store: create if absent,
+//! read, list, remove.
 
 use crate::failure::Failure;
 use bytes::Bytes;
@@ -11,9 +11,9 @@ use xylem_objects::{Created, ObjectError, Objects, Reason, Retry};
 /// How the making of an object ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Made {
-    /// It is there, with our bytes.
+    /// The object holds our bytes.
     Ours,
-    /// Something else has the name: these bytes.
+    /// Another object has the name, with these bytes.
     Taken(Bytes),
 }
 
@@ -26,8 +26,8 @@ pub(crate) struct Listed {
     pub bytes: u64,
 }
 
-/// All that stands in one folder of an object store. Every request fails only
-/// with what the policy of retries does not wait for.
+/// One folder of an object store. A request fails only where its policy of
+/// retries gives up.
 #[derive(Debug)]
 pub(crate) struct Remote {
     objects: Objects,

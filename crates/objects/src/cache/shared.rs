@@ -1,4 +1,5 @@
-//! What a cache's parts share: the table of objects, and what they hold.
+//! State that a cache's parts share: the table of objects, and the bytes that
+//! they hold.
 
 use super::disk::Disk;
 use super::entry::{self, Entry};
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct CacheConfig {
     /// Bytes of disk at most, files being written included.
     pub max_bytes: u64,
-    /// What is fetched and evicted at a time: a power of two, at least 4096.
+    /// The unit of fetching and eviction: a power of two, at least 4096.
     pub chunk_bytes: u64,
     /// Most that one request to the store fetches.
     pub fetch_bytes: u64,
@@ -67,9 +68,9 @@ impl Shared {
             .read(self.held(), self.config.max_bytes, objects)
     }
 
-    /// Takes in an object whose file is whole and whose disk is reserved. The
-    /// file is called `temp` so far, or as it should be. Answers false when
-    /// something of that name is here already.
+    /// Takes in an object whose file is whole and whose disk space is reserved.
+    /// The file is called `temp`, or has its final name already. Returns false
+    /// when the cache has an object of that name.
     pub(super) fn keep_whole(&self, name: &str, size: u64, temp: Option<&str>) -> io::Result<bool> {
         let mut entries = self.entries.lock();
         if entries.contains_key(name) {
@@ -108,7 +109,7 @@ impl Shared {
         }
     }
 
-    /// Lets go of an entry that has nothing and that nobody reads.
+    /// Drops an entry that holds no chunk and has no reader.
     pub(super) fn purge(&self, entry: &Arc<Entry>) {
         let mut entries = self.entries.lock();
         let listed = entries

@@ -1,4 +1,4 @@
-//! What a cache counts.
+//! The counters of a cache.
 
 use std::io;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use xylem_ambient::Clock;
 
-/// What a cache did so far and what it holds.
+/// The counters of a cache so far, and the bytes held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStats {
     /// Reads answered from local disk.
@@ -107,7 +107,7 @@ impl Counters {
             *last_us = Some(now_us);
             tracing::warn!(
                 %error, path = %path.display(),
-                "the cache's disk failed at {doing}; going on without it, slower"
+                "the cache's disk failed at {doing}; reads go to the store, slower"
             );
         }
     }

@@ -44,7 +44,7 @@ impl Warmer {
 fn run(cache: &Weak<Shared>, names: &Receiver<String>, pending: &AtomicUsize) {
     while let Ok(name) = names.recv() {
         if let Err(error) = warm(cache, &name) {
-            tracing::warn!(object = %name, %error, "not fetched ahead; it will be when it is read");
+            tracing::warn!(object = %name, %error, "could not fetch an object ahead of need; its first read fetches it");
         }
         pending.fetch_sub(1, Ordering::AcqRel);
     }

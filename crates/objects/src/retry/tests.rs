@@ -1,4 +1,4 @@
-//! What requests wait between attempts.
+//! The waits between attempts.
 
 use super::Retry;
 use std::time::Duration;

@@ -158,7 +158,7 @@ impl S3Server {
         self.running.lock().as_ref().map(|r| r.pid)
     }
 
-    /// Kills it as a power failure would. What it has is kept.
+    /// Kills it as a power failure would. Its data is kept.
     pub fn kill(&self) {
         if let Some(running) = self.running.lock().take() {
             running.end();
@@ -236,7 +236,8 @@ impl S3Server {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
-        // Not for Ctrl-C on our terminal: it ends when we do.
+        // A process group of its own, so that Ctrl-C on our terminal does not
+        // reach it: it ends when we do.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut keeper = command.spawn()?;
         let mut line = String::new();
@@ -292,7 +293,7 @@ impl Drop for S3Server {
     }
 }
 
-/// Who may use the server: us.
+/// The server's only user: this process.
 fn identities() -> String {
     format!(
         r#"{{"identities":[{{"name":"test","credentials":[{{"accessKey":"{KEY}","secretKey":"{SECRET}"}}],"actions":["Admin","Read","Write","List","Tagging"]}}]}}"#

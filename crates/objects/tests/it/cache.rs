@@ -100,7 +100,7 @@ fn what_is_missing_is_fetched_by_chunks_and_once() {
         (5000..5010, 1),
         (4096..8192, 0),
         (5000..5001, 0),
-        // Three neighbours in one.
+        // Three neighbors in one.
         (10_000..20_000, 1),
         (9_000..20_000, 0),
         // Around what is there: two. The second goes on where the last ended,
@@ -401,7 +401,7 @@ fn a_directory_that_is_not_a_cache_is_left_alone() {
             .unwrap_err()
             .to_string()
     };
-    assert!(error(dir.path()).contains("not a cache"));
+    assert!(error(dir.path()).contains("holds other files"));
     assert!(dir.path().join("thesis.txt").exists());
     let dir = tempfile::tempdir().unwrap();
     let cache = open(dir.path(), 1 << 20, &bucket);

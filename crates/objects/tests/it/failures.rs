@@ -259,8 +259,8 @@ fn a_store_that_ignores_the_condition_is_refused() {
         let bucket = bucket_of(Liar(InMemory::new(), lie));
         let error = bucket.check().unwrap_err().to_string();
         let said = match lie {
-            Lie::ForgetsToDelete => "an object that was deleted is still there",
-            _ => "does not honour create-if-absent",
+            Lie::ForgetsToDelete => "a deleted object can still be read",
+            _ => "does not honor create-if-absent",
         };
         assert!(error.contains(said), "{lie:?}: {error}");
         assert!(error.contains("test://"), "{error}");

@@ -12,11 +12,11 @@ use xylem_objects::Retry;
 pub struct BackupConfig {
     /// Where requests run, and files are read.
     pub runtime: Handle,
-    /// How old an entry may become before it is in the store, as long as that
-    /// answers: what the loss of the disk may cost.
+    /// The greatest age of an entry that is not in the store, as long as the
+    /// store answers: the most that a lost disk costs.
     pub interval: Duration,
-    /// Bytes of entries in one object at most (or one entry). So much is
-    /// copied without waiting.
+    /// The most bytes of entries in one object (or one entry). When this much
+    /// has accumulated, it is copied without waiting for the interval.
     pub object_bytes: u64,
     /// Objects on their way at a time; each is in memory until it has arrived.
     pub puts_max: usize,
@@ -26,11 +26,11 @@ pub struct BackupConfig {
     /// How long restoring waits for a store that does not answer. Copying
     /// waits for ever.
     pub patience: Duration,
-    /// How long closing waits for what is not copied.
+    /// How long closing waits for entries that are not copied.
     pub drain: Duration,
-    /// Says how old entries are: the clock of the WAL.
+    /// The clock of the WAL, which tells how old entries are.
     pub clock: Clock,
-    /// Where the random bytes come from that tell writers apart.
+    /// The source of the random bytes that tell writers apart.
     pub entropy: Entropy,
 }
 

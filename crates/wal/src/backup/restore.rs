@@ -21,17 +21,17 @@ const TRIES_MAX: usize = 10;
 /// Objects that are asked for at a time.
 const AHEAD: usize = 4;
 
-/// How far the page store has what a lost WAL held: a restored one goes on
-/// there or later, so that no place in it means two things.
+/// How much of a lost WAL the page store has. A restored WAL continues there or
+/// later, so that no position stands for two entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Floor {
     /// Entries before this place are in layers.
     pub position: Position,
-    /// And so is redo before this.
+    /// Redo before this is in layers too.
     pub lsn: Lsn,
 }
 
-/// What [`super::restore`] has made.
+/// The result of [`super::restore`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Restored {
     /// The first position of the WAL.
@@ -42,16 +42,16 @@ pub struct Restored {
     pub epoch: Epoch,
     /// The end of the redo.
     pub lsn: Lsn,
-    /// The time of the last entry that the backup had: what was written later
-    /// and is in no layer is lost. 0 when it had none that is needed.
+    /// The time of the last entry in the backup; 0 when the backup had no entry
+    /// that was needed. Later entries that are in no layer are lost.
     pub time_us: u64,
     /// How many entries came from the backup.
     pub entries: u64,
 }
 
-/// Epochs between two restores of a WAL. Seals of the lost WAL may have given
-/// out some that its backup does not know: fewer than these, as each took an
-/// fsync and a compute's start.
+/// Bits of the number of epochs between two restores of a WAL. Seals of the
+/// lost WAL may have given out epochs that its backup does not know, but fewer
+/// than this number, since each took an fsync and a compute's start.
 const EPOCHS_APART: u32 = 20;
 
 /// The first epoch after a restore under `generation`.
@@ -63,7 +63,7 @@ fn first_epoch(generation: Generation, known: Epoch) -> Epoch {
     Epoch(apart.max(known.0.saturating_add(1)))
 }
 
-/// What goes wrong while an object is walked.
+/// An error while an object is walked.
 enum Wrong {
     /// With the object: the byte, and what.
     Object(u64, String),
@@ -115,19 +115,19 @@ pub(crate) async fn restore(
             }
             _ => Some(begin(&disk, floor, &wal, config).await?),
         };
-        // Some of it was trimmed meanwhile: less is needed now.
+        // Some objects were trimmed meanwhile: fewer are needed now.
         let Some(made) = made else { continue };
         let follows = Some(line.newest);
         close(remote, generation, end, line.first, follows, config).await?;
         return finish(made, generation, config).await;
     }
     Err(LogError::Corrupt(format!(
-        "{}: objects of the backup vanish while it is restored; something other than a backup removes them",
+        "{}: objects of the backup keep vanishing during the restore: something other than a backup removes them",
         remote.place("")
     )))
 }
 
-/// A WAL that begins at `floor`, but for its seal.
+/// A WAL that begins at `floor`, without its seal.
 async fn begin(
     disk: &Arc<dyn Disk>,
     floor: Floor,
@@ -182,8 +182,8 @@ async fn finish(
     Ok(restored)
 }
 
-/// Fetches the ranges and makes a WAL of them, but for the seal. `None` when
-/// one of them has gone.
+/// Fetches the ranges and makes a WAL of them, without the seal. `None` when an
+/// object has gone.
 async fn make(
     remote: &Remote,
     ranges: &[Range],
@@ -224,8 +224,8 @@ async fn make(
     Ok(Some(progress))
 }
 
-/// Begins `generation` at the end of what was restored: what a server that was
-/// replaced adds from now on is void.
+/// Begins `generation` at the end of the restored entries, so that objects
+/// which a replaced server adds later are void.
 async fn close(
     remote: &Remote,
     generation: Generation,

@@ -175,7 +175,7 @@ impl Life<'_> {
     }
 
     async fn open_again(&mut self) {
-        // Nobody may have it open still.
+        // The last owner must have closed it.
         self.wal = None;
         self.wal = Some(open(self.store).await);
         let now = *self.wal().durable().borrow();
@@ -183,7 +183,7 @@ impl Life<'_> {
             now.position() >= self.durable.position(),
             "something durable is lost"
         );
-        // What was trimmed may be back; everything after it is as it was.
+        // Trimmed entries may be back; the entries after them are unchanged.
         let first = self.wal().first();
         let at = match first {
             Position(0) => 0,

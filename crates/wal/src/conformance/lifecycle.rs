@@ -64,7 +64,7 @@ pub(super) async fn durable_after_crash(store: &dyn Store) {
     for round in 0..12 {
         frames.extend(compute.write(&*wal, 5).await);
         let durable = *wal.durable().borrow();
-        // Some more that nobody waits for.
+        // A few more frames without waiting for them.
         let unsure = compute.frames(4);
         wal.append(compute.epoch, unsure.clone()).await.unwrap();
         store.crash(round);
@@ -154,7 +154,8 @@ pub(super) async fn epochs_not_reused(store: &dyn Store) {
         }
         let other = store.hold(true);
         if other {
-            // One that nobody was told of may come back, and must be refused.
+            // An epoch that was not reported may come back, and must be
+            // refused.
             let mut lost = wal.seal();
             assert!(waits(&mut lost).await);
         }

@@ -251,8 +251,7 @@ pub(super) async fn late_frames(store: &dyn Store) {
     assert_eq!(sealed.epoch(), current);
     let entries = read_all(&*wal);
     assert_one_line(&entries);
-    // What had been accepted stands before the seal's entry, and `Durable`
-    // after it.
+    // Accepted frames stand before the seal's entry, and `Durable` after it.
     assert_eq!(
         entries.last().map(|e| (e.next, &e.record)),
         Some((sealed.position(), &Record::Seal))

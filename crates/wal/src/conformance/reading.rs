@@ -74,7 +74,7 @@ pub(super) async fn follow(store: &dyn Store) {
                 seen.push(entry);
             }
             if runtime.block_on(watch.changed()).is_err() {
-                // What came with the last word.
+                // Entries that came with the last change.
                 while let Some(entry) = reader.next().unwrap() {
                     seen.push(entry);
                 }
@@ -158,7 +158,7 @@ pub(super) async fn trim(store: &dyn Store) {
         || format!("{} bytes of a WAL that keeps little", wal.stored_bytes()),
     )
     .await;
-    // A reader that was left behind is told so.
+    // A reader behind the first position gets an error.
     let mut slow = wal.read_from(wal.first()).unwrap();
     for _ in 0..20 {
         compute.write(&*wal, 25).await;
@@ -169,7 +169,7 @@ pub(super) async fn trim(store: &dyn Store) {
     store.crash(3);
     drop(wal);
     let wal = open(store).await;
-    // A crash may bring back what was let go of, and takes nothing else.
+    // A crash may bring back trimmed entries, and removes no others.
     assert!(wal.first() <= first);
     assert_eq!(read(&*wal, first), rest);
 }

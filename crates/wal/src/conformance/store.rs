@@ -1,4 +1,4 @@
-//! What a backend says of itself to the suite.
+//! The description of a backend for the suite.
 
 use crate::{BoxFuture, Log, LogError};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ impl HandClock {
         self.steady.fetch_add(passed, Ordering::SeqCst);
     }
 
-    /// Somebody sets it to this; no time passes.
+    /// Sets the wall clock to `time_us`; no time passes.
     pub fn step(&self, time_us: u64) {
         self.wall.store(time_us, Ordering::SeqCst);
     }
@@ -36,13 +36,13 @@ impl HandClock {
     }
 }
 
-/// What holds one WAL, and outlives the processes that use it.
+/// The store of one WAL, which outlives the processes that use it.
 pub trait Store: Send + Sync {
     /// Opens the WAL that is here.
     fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Log>, LogError>>;
 
-    /// Whoever has the WAL open dies at once; of what they have not been told
-    /// is durable, what `seed` chooses is lost.
+    /// The process that has the WAL open dies at once. Of the entries that were
+    /// not reported durable, `seed` chooses the lost ones.
     fn crash(&self, seed: u64);
 
     /// Holds back durability until called with false. Returns whether the

@@ -40,7 +40,7 @@ pub(super) async fn never_back(store: &dyn Store) {
         let newest = 6_000_000 + round;
         store.clock().set(newest);
         assert_eq!(times_of_more(&mut compute, &*wal).await, [newest; 5]);
-        // What is left of the WAL still says how late it was.
+        // The rest of the WAL still has the last time.
         if round >= 3 {
             wal.trim(wal.durable().borrow().position()).unwrap();
         }
@@ -56,8 +56,8 @@ pub(super) async fn never_back(store: &dyn Store) {
     read_all(&*wal);
 }
 
-/// What the times of more entries are, and whether the first is `stepped`; the
-/// others never are.
+/// Writes more entries and returns their time, and whether the first is
+/// `stepped`; the others never are.
 async fn steps_of_more(compute: &mut Compute, wal: &dyn Log) -> (u64, bool) {
     let before = wal.durable().borrow().position();
     compute.write(wal, 5).await;

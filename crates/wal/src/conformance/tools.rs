@@ -1,5 +1,5 @@
-//! What the tests have in common: a compute that numbers its frames, and
-//! readers that collect.
+//! Tools of the tests: a compute that numbers its frames, and readers that
+//! collect.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -173,8 +173,8 @@ pub(super) async fn fenced_while_waiting(store: &dyn Store) {
     assert!(waits(&mut append).await);
     let mut seal = wal.seal();
     assert!(waits(&mut seal).await);
-    // While nothing is durable: the old one is told at once, not when there
-    // is room.
+    // No entry becomes durable meanwhile: the old epoch is refused at once, and
+    // not when there is room.
     let current = Epoch(old.epoch.0 + 1);
     assert_fenced(append.await, old.epoch, current);
     store.hold(false);
@@ -199,7 +199,7 @@ pub(super) async fn cancelled(store: &dyn Store) {
     let (seq, lsn) = wal.accepted(compute.epoch).unwrap();
     let last = &frames[seq.0 as usize - 1];
     assert_eq!((seq, lsn), (last.seq, last.end()));
-    // Nobody else waits for the one that has gone.
+    // No later append waits for the one that was dropped.
     let mut append = wal.append(compute.epoch, frames[seq.0 as usize..].to_vec());
     assert!(waits(&mut append).await);
     store.hold(false);

@@ -9,9 +9,9 @@ use xylem_ambient::{Clock, Entropy};
 /// How a [`crate::LocalLog`] uses its directory and memory.
 #[derive(Clone, Debug)]
 pub struct LocalLogConfig {
-    /// Bytes of a segment file, which is also the step of trimming. A WAL that
-    /// was never sealed has none, and the first few are smaller, so that an
-    /// idle branch takes little.
+    /// Bytes of a segment file, the unit of trimming. A WAL that was never
+    /// sealed has no segment, and the first few segments are smaller, so that
+    /// an idle branch takes little room.
     pub segment_bytes: u64,
     /// Bytes of frames in memory, accepted and not yet durable. A single frame
     /// may exceed it when nothing else waits.
@@ -22,12 +22,12 @@ pub struct LocalLogConfig {
     pub batch_bytes: u64,
     /// Bytes a reader fetches at once.
     pub read_ahead_bytes: u64,
-    /// Trimmed segment files kept for use as new ones, which spares the disk
-    /// the zeros that a new one is filled with.
+    /// The number of trimmed segment files that are kept for reuse. A reused
+    /// file need not be filled with zeros.
     pub spare_segments: usize,
     /// How long to wait before trying again for room on a full disk.
     pub retry: Duration,
-    /// What all WALs may hold together. `queue_bytes` counts in it.
+    /// The memory budget of all WALs together. `queue_bytes` counts in it.
     pub memory: Memory,
     /// Where entries get their time from.
     pub clock: Clock,

@@ -1,8 +1,8 @@
-//! Makes the directory of a WAL that begins with entries from elsewhere: a
-//! backup, or nothing but the place where another WAL has ended.
+//! Makes the directory of a WAL that begins with the entries of a backup, or at
+//! the position where another WAL has ended.
 //!
-//! While it is made a file says so, which goes last: a WAL that is half made
-//! does not open.
+//! A marker file exists until the directory is complete, so a WAL that is half
+//! made does not open.
 
 use super::config::LocalLogConfig;
 use super::format::SEGMENT_HEADER_BYTES;
@@ -15,8 +15,8 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-/// The furthest that a WAL can be made to begin: one that could still go on for
-/// ever.
+/// The highest position at which a WAL can be made to begin; behind it there is
+/// room for ever.
 const POSITION_MAX: u64 = 1 << 62;
 /// Bytes that are written at once.
 const WRITE_BYTES: usize = 1 << 20;
@@ -50,7 +50,10 @@ impl Maker {
                 context: format!("make a WAL in {}", disk.path().display()),
                 source: io::Error::new(
                     io::ErrorKind::InvalidInput,
-                    format!("no WAL has got as far as position {}", first.0),
+                    format!(
+                        "position {} is higher than {POSITION_MAX}, the highest at which a WAL can begin",
+                        first.0
+                    ),
                 ),
             });
         }
@@ -69,17 +72,17 @@ impl Maker {
             );
             return Err(failed("make a WAL in", there));
         }
-        // In this order, each durable before the next: there is never a
-        // segment of this WAL without that file.
+        // Each step is durable before the next, so that no segment of this WAL
+        // exists without the marker.
         disk.create(UNFINISHED)
             .and_then(|_| disk.sync_dir())
             .map_err(|e| failed("begin a WAL in", e))?;
         for name in old {
             disk.remove(&name.to_string())
-                .map_err(|e| failed("remove what a half made WAL has left in", e))?;
+                .map_err(|e| failed("remove the remains of a half made WAL from", e))?;
         }
-        // Segment 1 without a first entry is a WAL without one. Of this WAL
-        // that would be damage, unless it begins like any other.
+        // A segment 1 without a first entry is a WAL without entries. In a
+        // restored WAL that would be damage, unless it begins at position 0.
         let number = if first == Position(0) { 1 } else { 2 };
         Ok(Maker {
             disk,
@@ -109,7 +112,7 @@ impl Maker {
             return Ok(());
         };
         let header = EntryHeader {
-            // All of the WAL is durable before any of it is there.
+            // The whole WAL is made durable before it can be opened.
             behind: 0,
             position: self.end,
             ..*header
@@ -123,7 +126,7 @@ impl Maker {
         Ok(())
     }
 
-    /// Makes everything durable and takes the sign of incompleteness away.
+    /// Makes everything durable and removes the marker.
     pub fn finish(mut self) -> Result<(), LogError> {
         self.write()?;
         self.sync()?;

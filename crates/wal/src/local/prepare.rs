@@ -16,13 +16,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Zeros written at once.
 const CHUNK_BYTES: usize = 1 << 20;
-/// Zeros written before a sync: what an fdatasync of the writer may have to
-/// wait behind.
+/// Chunks of zeros between two syncs. An fdatasync of the writer may have to
+/// wait for this much.
 const CHUNKS_PER_SYNC: u64 = 4;
 
 /// Why a segment was not made.
 pub(crate) enum PrepareError {
-    /// No room, or the like: another try may do, for it begins afresh.
+    /// There is no room, or the like. Another try may succeed, since it begins
+    /// afresh.
     Again(Failure),
     /// The directory's state on disk is unknown.
     Fatal(Failure),
@@ -87,8 +88,8 @@ pub(crate) fn run(shared: &Shared, number: u64, bytes: u64) {
     }
 }
 
-/// Whether to give up making a segment. One that the writer wants so as to
-/// drain the queue is still made.
+/// Whether to stop making a segment. A segment that the writer needs to drain
+/// the queue is still made.
 fn stopped(closing: Closing, wanted: bool, health: &Health) -> bool {
     match closing {
         Closing::No => matches!(health, Health::Failed(_) | Health::Closed),
@@ -97,8 +98,8 @@ fn stopped(closing: Closing, wanted: bool, health: &Health) -> bool {
     }
 }
 
-/// Makes the file of segment `number`, `bytes` long, durable with its name:
-/// of `old`, a spare of that size, if there is one.
+/// Makes the file of segment `number`, of `bytes` bytes, durable with its name.
+/// It reuses `old`, a spare of that size, if there is one.
 pub(crate) fn make(
     disk: &dyn Disk,
     old: Option<Name>,
@@ -121,7 +122,8 @@ pub(crate) fn make(
     let (header, file) = match named {
         Ok(made) => made,
         Err(source) => {
-            // Best effort: what stays is taken up or removed at the next open.
+            // This is best effort: a file that stays is reused or removed at
+            // the next open.
             if disk.remove(&from.to_string()).is_ok() || old.is_none() {
                 stored.fetch_sub(bytes, Ordering::Relaxed);
             }

@@ -1,7 +1,7 @@
-//! Opens a WAL's directory: finds where the entries end, cuts off what a crash
-//! has left beyond, makes everything it found durable.
+//! Opens a WAL's directory: finds where the entries end, cuts off the remains
+//! of a crash behind them, and makes everything it found durable.
 //!
-//! What is told apart, and how, is in `docs/formats/wal.md`.
+//! `docs/formats/wal.md` says how recovery tells a torn write from damage.
 
 use super::config::LocalLogConfig;
 use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -13,7 +13,7 @@ use crate::{Durable, LogError, Position};
 use std::io;
 use std::sync::Arc;
 
-/// What the directory holds.
+/// The contents of the directory.
 pub(crate) struct Recovered {
     /// Owns the directory.
     pub lock: Box<dyn Send>,
@@ -68,7 +68,7 @@ pub(crate) fn recover(disk: &dyn Disk, config: &LocalLogConfig) -> Result<Recove
     let names = disk.list().map_err(|e| io_error(disk, "list", None, e))?;
     if names.iter().any(|name| name == UNFINISHED) {
         return Err(LogError::Corrupt(format!(
-            "{}: the WAL was being restored or made anew when something stopped that; do it again",
+            "{}: restoring this WAL was interrupted; restore it again",
             disk.path().display()
         )));
     }
@@ -84,14 +84,15 @@ pub(crate) fn recover(disk: &dyn Disk, config: &LocalLogConfig) -> Result<Recove
     segments.extend(tail.sealed);
     segments.extend(tail.active.as_ref().map(|active| active.segment));
     check_order(disk, &segments)?;
-    // One made under a configuration with smaller frames.
+    // A next segment from a configuration with smaller frames is too short.
     let small = |next: &mut NextSegment| next.header.bytes < config.segment_bytes_min();
     if let Some(small) = tail.next.take_if(small) {
         let name = Name::Segment(small.header.number);
         disk.remove(&name.to_string())
             .map_err(|e| io_error(disk, "remove", Some(name), e))?;
     }
-    // Names, too: a file that a crash takes away again is worth nothing.
+    // Names must be durable too: entries in a file that a crash removes would
+    // be lost.
     disk.sync_dir()
         .map_err(|e| io_error(disk, "sync", None, e))?;
 
@@ -198,7 +199,7 @@ fn spares(
     config: &LocalLogConfig,
     names: &[Name],
 ) -> Result<Vec<(Name, u64)>, LogError> {
-    // One without a segment has none to spare either.
+    // A WAL without a segment keeps no spares.
     let most = if names.iter().any(|n| matches!(n, Name::Segment(_))) {
         config.spare_segments
     } else {
@@ -216,8 +217,8 @@ fn spares(
         let bytes = file
             .size()
             .map_err(|e| io_error(disk, "measure", Some(name), e))?;
-        // One that was never filled is as long as one that was. Its first use
-        // is slower then, and nothing else.
+        // A spare that was never filled has the same length. Its first use is
+        // slower; that is all.
         if bytes == config.segment_bytes && kept.len() < most {
             kept.push((name, bytes));
         } else {
@@ -228,7 +229,7 @@ fn spares(
     Ok(kept)
 }
 
-/// The numbers of the segments, which leave none out.
+/// The numbers of the segments, which must be consecutive.
 fn segment_numbers(disk: &dyn Disk, names: &[Name]) -> Result<Vec<u64>, LogError> {
     let number = |n: &Name| {
         if let Name::Segment(number) = n {
@@ -254,8 +255,8 @@ fn segment_numbers(disk: &dyn Disk, names: &[Name]) -> Result<Vec<u64>, LogError
     Ok(numbers)
 }
 
-/// Opens a segment and checks its header. That was durable before the file had
-/// its name, so no crash explains one that is wrong.
+/// Opens a segment and checks its header. The header was durable before the
+/// file had its name, so no crash explains a bad one.
 fn open_segment(disk: &dyn Disk, number: u64) -> Result<Found, LogError> {
     let name = Name::Segment(number);
     let file = disk
@@ -265,7 +266,8 @@ fn open_segment(disk: &dyn Disk, number: u64) -> Result<Found, LogError> {
     Ok(Found { header, file })
 }
 
-/// A segment that another one with entries follows: all of it is durable.
+/// The row of a segment that is followed by one with entries, so that all of it
+/// is durable.
 fn sealed(disk: &dyn Disk, found: &Found) -> Result<Segment, LogError> {
     let first = scan::first_position(&*found.file, found.header)
         .map_err(|e| scan_error(disk, found.name(), e))?;
@@ -292,8 +294,8 @@ fn only(disk: &dyn Disk, found: Option<Found>) -> Result<(Option<Active>, End), 
         };
         return Ok((Some(active), end));
     }
-    // One that is not the first has followed one with durable entries, which
-    // went only when this one had some, too.
+    // A segment that is not the first followed one with durable entries, and
+    // that one was removed only when this one had durable entries too.
     if found.header.number != 1 {
         return Err(corrupt(
             disk,
@@ -302,8 +304,8 @@ fn only(disk: &dyn Disk, found: Option<Found>) -> Result<(Option<Active>, End), 
             "the first entry is damaged",
         ));
     }
-    // The first seal was on its way and nobody was told of it. A WAL without
-    // an entry has no segment, so that it takes no room.
+    // The first seal was under way and no caller was told of it. A WAL without
+    // entries has no segment, so that it takes no room.
     unacknowledged(disk, &found, &Expected::begin(), Position(0), None)?;
     disk.remove(&found.name().to_string())
         .map_err(|e| io_error(disk, "remove", Some(found.name()), e))?;
@@ -331,8 +333,8 @@ fn check_order(disk: &dyn Disk, segments: &[Segment]) -> Result<(), LogError> {
     Ok(())
 }
 
-/// Cuts after the last good entry of the last segment in use, and makes what
-/// is before the cut durable.
+/// Cuts the last segment in use behind its last good entry, and makes
+/// everything before the cut durable.
 fn cut(
     disk: &dyn Disk,
     found: &Found,
@@ -372,9 +374,9 @@ fn cut(
     })
 }
 
-/// What stands in a segment that holds no first entry, which must be less than
-/// anything durable. The entries before it end at `end`, which is at `before`
-/// in the segment before.
+/// Finds remains in a segment that holds no first entry; none of them may prove
+/// a durable entry. The entries before the segment end at `end`, which is at
+/// `before` in the segment before.
 fn unacknowledged(
     disk: &dyn Disk,
     found: &Found,
@@ -384,8 +386,8 @@ fn unacknowledged(
 ) -> Result<Remains, LogError> {
     let remains = scan::remains(&*found.file, found.header, expected, SEGMENT_HEADER_BYTES)
         .map_err(|e| io_error(disk, "read", Some(found.name()), e))?;
-    // The first write here began when everything before this segment was
-    // durable; a later one, when this segment's first entry was.
+    // The first write to this segment began when everything before the segment
+    // was durable, and later writes began when its first entry was durable.
     if let Some(remnant) = &remains.newest
         && remnant.entry.synced() > end
     {

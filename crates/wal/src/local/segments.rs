@@ -65,7 +65,7 @@ impl std::fmt::Debug for NextSegment {
     }
 }
 
-/// The segments with entries, oldest first; none in a WAL that never had one.
+/// The segments with entries, oldest first; empty in a WAL without entries.
 #[derive(Debug)]
 pub(crate) struct Segments {
     pub rows: Vec<Segment>,
@@ -86,10 +86,10 @@ impl Segments {
     }
 }
 
-/// The file that is there while a WAL is made of entries from elsewhere.
+/// The marker file that exists while a WAL is made from a backup.
 pub(crate) const UNFINISHED: &str = "UNFINISHED";
 
-/// What a file's name says it is.
+/// A file's kind, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Name {
     /// A segment, by number.
@@ -105,7 +105,8 @@ impl Name {
             Some(digits) => Name::Segment(digits.parse().ok()?),
             None => Name::Spare(name.strip_prefix("spare-")?.parse().ok()?),
         };
-        // One name for one number: no sign, no other number of zeros.
+        // Each number has one name: without a sign, and with a fixed number of
+        // zeros.
         (parsed.to_string() == name).then_some(parsed)
     }
 }

@@ -1,4 +1,4 @@
-//! What the callers, the writer, the preparer and the readers of one WAL
+//! State that the callers, the writer, the preparer and the readers of one WAL
 //! share.
 
 use super::config::LocalLogConfig;
@@ -13,14 +13,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Notify, watch};
 
-/// Whether the WAL goes on.
+/// Whether the WAL accepts entries.
 #[derive(Clone, Debug)]
 pub(crate) enum Health {
     /// It does.
     Running,
-    /// Not before there is room for the next segment. Nothing is lost.
+    /// It waits for room for the next segment. Nothing is lost.
     Stalled(Failure),
-    /// Not before it is opened again.
+    /// It has failed until it is opened again.
     Failed(Failure),
     /// It has ended.
     Closed,
@@ -43,14 +43,14 @@ pub(crate) enum Closing {
     No,
     /// After what is queued.
     Drain,
-    /// Now.
+    /// At once.
     Abandon,
 }
 
 /// The next segment.
 #[derive(Debug)]
 pub(crate) enum Next {
-    /// Nobody has begun to make it.
+    /// It is not being made.
     None,
     /// A thread is at it.
     Coming,
@@ -58,10 +58,10 @@ pub(crate) enum Next {
     Ready(NextSegment),
 }
 
-/// What changes with every append and every write.
+/// State that changes with every append and every write.
 #[derive(Debug)]
 pub(crate) struct State {
-    /// What is accepted; `accepted` is the place after it.
+    /// Entries that are accepted; `accepted` is the place after them.
     pub queue: Queue,
     /// How far the WAL is durable.
     pub durable: Durable,
@@ -87,8 +87,8 @@ impl State {
         }
     }
 
-    /// The writer wants a segment and there is none to be had: everyone who
-    /// waits is told.
+    /// The writer needs a segment and none can be made: callers that wait are
+    /// told.
     pub fn stall(&mut self) {
         if self.next_wanted
             && let Some(failure) = &self.next_failure
@@ -113,18 +113,18 @@ impl Spares {
     }
 }
 
-/// One WAL's common ground.
+/// The shared state of one WAL.
 pub(crate) struct Shared {
     pub disk: Arc<dyn Disk>,
     pub config: LocalLogConfig,
     pub state: Mutex<State>,
-    /// The writer's call: something is queued, the next segment is there, or
-    /// it is time to end.
+    /// Wakes the writer: an entry is queued, the next segment is ready, or it
+    /// is time to end.
     pub work: Condvar,
-    /// The preparer's call: room may have come, or it is time to end.
+    /// Wakes the preparer: there may be room, or it is time to end.
     pub retry: Condvar,
-    /// Everyone else's call: durable further, room in the queue, fenced,
-    /// stalled, failed, closed.
+    /// Wakes everyone else: more is durable, the queue has room, or the WAL is
+    /// fenced, stalled, failed or closed.
     pub changed: Notify,
     /// Appends take turns.
     pub turn: tokio::sync::Mutex<()>,
@@ -172,7 +172,8 @@ impl Shared {
         }
     }
 
-    /// Tells writer and preparer to end. The stronger wish wins.
+    /// Tells writer and preparer to end. [`Closing::Abandon`] wins over
+    /// [`Closing::Drain`].
     pub fn stop(&self, how: Closing) {
         let mut state = self.state.lock();
         if state.closing != Closing::Abandon {
@@ -184,14 +185,14 @@ impl Shared {
         self.changed.notify_waiters();
     }
 
-    /// Nothing more is written until the WAL is opened again.
+    /// Ends all writing until the WAL is opened again.
     pub fn fail(&self, failure: Failure) {
         let mut state = self.state.lock();
         if !matches!(state.health, Health::Failed(_) | Health::Closed) {
             tracing::error!(
                 dir = %self.disk.path().display(),
                 error = %failure.source,
-                "the WAL has failed: {}; nothing more is taken until it is opened again",
+                "the WAL has failed and accepts nothing until it is opened again: {}",
                 failure.context
             );
             state.health = Health::Failed(failure);
@@ -213,14 +214,15 @@ impl Shared {
 
     /// See [`crate::Log::trim`].
     pub fn trim(&self, before: Position) -> Result<(), LogError> {
-        // Holding this keeps the writer from ending, and so the directory ours.
+        // Holding this lock keeps the writer from ending, so the directory
+        // stays ours.
         let mut spares = self.spares.lock();
         match &self.state.lock().health {
             // A full disk is the best reason to trim.
             Health::Running | Health::Stalled(_) => {}
             ended => return ended.check(),
         }
-        // What callers are told, who may know it a moment before `state` does.
+        // The value that callers see, which may be a moment ahead of `state`.
         let durable = self.durable.borrow().position;
         if before > durable {
             return Err(LogError::NoSuchPosition(before));
@@ -238,8 +240,8 @@ impl Shared {
     }
 
     /// Takes the oldest segment off the table if all of it is before `before`
-    /// and the one after it holds a durable entry: one must remain, it says
-    /// what the newest epoch is.
+    /// and the one after it holds a durable entry: one segment must remain,
+    /// because it records the newest epoch.
     fn take_oldest(&self, before: Position, durable: Position) -> Option<Segment> {
         let mut segments = self.segments.write();
         match segments.rows.as_slice() {
@@ -264,7 +266,7 @@ impl Shared {
             self.disk.remove(&name.to_string())
         };
         if let Err(source) = done {
-            // It is there still.
+            // The file is still there.
             self.segments.write().rows.insert(0, segment);
             return Err(LogError::Io {
                 context: format!("trim {}", self.path(name)),

@@ -20,15 +20,16 @@ pub struct ObjectLogConfig {
     pub queue_bytes: u64,
     /// The largest payload of a frame.
     pub max_frame_bytes: u64,
-    /// How long the first of several entries waits for more to share its
-    /// object with. Each object is a request that a store may charge for.
-    /// Without a wait entries still gather while `puts_max` are on their way.
+    /// How long the first of several entries waits for others to share its
+    /// object. Each object is a request that a store may charge for. Without a
+    /// wait, entries still gather while `puts_max` objects are under way.
     pub linger: Duration,
     /// Objects on their way at a time.
     pub puts_max: usize,
     /// Bytes of the newest objects that are kept for readers.
     pub cache_bytes: u64,
-    /// What a reader sends for ahead of need: bytes, about, and objects.
+    /// How far a reader fetches ahead: about this many bytes, and as many
+    /// objects as `read_ahead_objects` says.
     pub read_ahead_bytes: u64,
     /// See `read_ahead_bytes`.
     pub read_ahead_objects: usize,
@@ -40,11 +41,11 @@ pub struct ObjectLogConfig {
     pub patience: Duration,
     /// How long closing waits for what is queued.
     pub drain: Duration,
-    /// What all WALs may hold together. `queue_bytes` counts in it.
+    /// The memory budget of all WALs together. `queue_bytes` counts in it.
     pub memory: Memory,
     /// Where entries get their time from.
     pub clock: Clock,
-    /// Where the random bytes come from that tell writers apart.
+    /// The source of the random bytes that tell writers apart.
     pub entropy: Entropy,
 }
 

@@ -17,17 +17,18 @@ const LOOKS_MAX: usize = 20;
 pub(crate) struct End {
     /// The number of the next object of entries.
     pub next: u64,
-    /// The generation in which it would be written; 0 when nobody ever claimed
-    /// the line.
+    /// The generation in which it would be written; 0 when the line was never
+    /// claimed.
     pub generation: u32,
     /// The line after the last entry, and that one's time.
     pub line: Line,
     pub time_us: u64,
     /// Bytes of all objects of entries so far, trimmed ones too.
     pub bytes: u64,
-    /// Nothing from this number on was ever trimmed.
+    /// No object from this number on was ever trimmed.
     pub known: u64,
-    /// Nothing before this number is left, other than what should not be.
+    /// Objects before this number are trimmed, apart from late ones that are
+    /// void.
     pub first: u64,
 }
 
@@ -72,7 +73,7 @@ impl End {
         })
     }
 
-    /// Goes over one more object of the line.
+    /// Moves the end behind one more object of the line.
     pub fn adopt(&mut self, objects: &Objects, block: &Block) -> Result<(), Fault> {
         let before = Some((self.line, self.time_us));
         *self = End::after(objects, block, self.generation, before)?;
@@ -93,8 +94,7 @@ impl End {
 /// How sure to be of an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sure {
-    /// The line may have gone on while it was looked at: what is done next
-    /// will show that.
+    /// The line may have grown during the look; the next step will notice.
     Nearly,
     /// It ended there at some moment of the call.
     Quite,
@@ -108,7 +108,7 @@ pub(crate) async fn find(objects: &Objects, sure: Sure) -> Result<End, Fault> {
         }
     }
     Err(Fault::Corrupt(format!(
-        "{}: objects at the end of the WAL vanish while they are looked at; something other than the WAL's owner removes them",
+        "{}: objects at the end of the WAL keep vanishing: something other than the WAL's owner removes them",
         objects.remote.place("")
     )))
 }
@@ -116,9 +116,9 @@ pub(crate) async fn find(objects: &Objects, sure: Sure) -> Result<End, Fault> {
 /// Objects by number and generation.
 type Rows = BTreeMap<Name, Row>;
 
-/// The object of entries of the highest number of the highest generation:
-/// nobody knew more of what is in the line than whoever wrote that. (Not so a
-/// claim: it may have been on its way for long.)
+/// The object of entries with the highest number in the highest generation: its
+/// writer knew more of the line than any other. A claim does not count, because
+/// it may have been under way for long.
 fn newest(rows: &Rows) -> Option<Row> {
     let entries = rows.values().filter(|r| !r.is_claim());
     entries
@@ -126,7 +126,7 @@ fn newest(rows: &Rows) -> Option<Row> {
         .copied()
 }
 
-/// What a look at the end of the line has listed.
+/// The objects that a look at the end of the line has listed.
 struct Listed {
     folders: Vec<Folder>,
     rows: Rows,
@@ -159,15 +159,15 @@ async fn look(objects: &Objects, sure: Sure) -> Result<Option<End>, Fault> {
         Some(Object::Entries(block)) => {
             End::after(objects, &block, name.generation, None).map(Some)
         }
-        // Trimmed since the list was made; a claim that comes late may have
-        // the name.
+        // The object was trimmed since the list was made; a late claim may have
+        // its name.
         Some(Object::Claim(_)) | None => Ok(None),
     }
 }
 
-/// Lists folders downwards, until everything is listed that whoever wrote the
-/// newest object did not know to be in the line, and the one before. `None`
-/// when that object has gone.
+/// Lists folders downwards, until the list has every object that the newest
+/// object's writer did not know to be in the line, and the one before those.
+/// `None` when the newest object has gone.
 async fn list_down(objects: &Objects) -> Result<Option<Listed>, Fault> {
     let folders = objects.folders().await?;
     let mut rows = Rows::new();
@@ -264,8 +264,8 @@ pub(crate) async fn find_first(objects: &Objects, end: &End) -> Result<(u64, u64
             continue;
         }
         let rows = objects.list(folder).await?;
-        // What stands before a gap is a late request's: all before the line's
-        // beginning was removed.
+        // An object before a gap came from a late request: all objects before
+        // the line's beginning were removed.
         let start = folder.numbers().start.max(end.first);
         let end = folder.numbers().end.min(end.next);
         let run = (start..end).rev().map_while(|n| located(&rows, n));
@@ -278,7 +278,8 @@ pub(crate) async fn find_first(objects: &Objects, end: &End) -> Result<(u64, u64
         Some(row) => objects.header(row).await?,
         None => None,
     };
-    // Trimmed meanwhile, by another: then as good as the last one.
+    // If another server has trimmed it meanwhile, the last object serves as
+    // well.
     Ok(first.map_or((last, 0), |first| {
         (
             first.name.number,

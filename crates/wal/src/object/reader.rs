@@ -134,7 +134,7 @@ impl Reader {
         let shared = Arc::clone(&self.shared);
         let (sender, object) = sync_channel(1);
         let task = self.shared.config.runtime.spawn(async move {
-            // Nobody waits for it any more, maybe.
+            // The reader may have gone.
             let _ = sender.send(shared.objects.get(name).await);
         });
         Coming {
@@ -184,7 +184,7 @@ impl Reader {
         ))
     }
 
-    /// Sends for what comes after `block`, as far as it is durable.
+    /// Fetches the durable objects after `block` ahead of need.
     fn look_ahead(&mut self, block: &Block) {
         let config = &self.shared.config;
         let each = block.header.total().max(1);

@@ -178,5 +178,5 @@ async fn until_removed(site: &Site, first: u64) {
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    panic!("what was trimmed stays");
+    panic!("trimmed objects stay");
 }

@@ -104,7 +104,7 @@ fn what_is_damaged_is_named() {
         site.put(&name, damaged).await;
         corrupt(site.would_restore(&disk).await);
         let error = common::open(&disk).unwrap_err().to_string();
-        assert!(error.contains("do it again"), "{error}");
+        assert!(error.contains("restore it again"), "{error}");
         site.put(&name, whole).await;
         site.would_restore(&disk).await.unwrap();
         let entries = read_all(&wal).unwrap();

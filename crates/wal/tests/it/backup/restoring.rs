@@ -158,7 +158,7 @@ fn any_call_to_the_disk_may_fail_while_restoring() {
                         }
                         Err(LogError::Corrupt(why)) => {
                             assert!(
-                                outcome.is_err() && why.contains("do it again"),
+                                outcome.is_err() && why.contains("restore it again"),
                                 "{what}: {why}"
                             );
                             site.would_restore(&lives).await.unwrap();
