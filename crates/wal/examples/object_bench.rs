@@ -22,7 +22,7 @@ use xylem_wal::{LocalLog, LocalLogConfig, Log, LogError, ObjectLog, ObjectLogCon
 
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// What a small transaction writes.
+/// The redo of a small transaction.
 const COMMIT_BYTES: usize = 600;
 const LASTS: Duration = Duration::from_secs(4);
 
@@ -104,7 +104,7 @@ struct Measured {
     median: Duration,
 }
 
-/// What the committers share: one compute.
+/// The state that the committers share: one compute.
 struct Compute {
     epoch: Epoch,
     next: tokio::sync::Mutex<(u64, u64)>,

@@ -109,7 +109,7 @@ fn what_is_missing_is_fetched_by_chunks_and_once() {
         // The last one, which is short.
         (10 * CHUNK as usize..bytes.len(), 1),
         (bytes.len() - 1..bytes.len(), 0),
-        // What is left.
+        // The rest.
         (0..bytes.len(), 1),
         (0..bytes.len(), 0),
         (7..7, 0),
@@ -175,7 +175,8 @@ fn one_download_serves_all_who_want_the_chunk() {
         }
     });
     assert_eq!(cache.stats().fetches, 1);
-    // Those who wait for one that fails are told, and the next tries again.
+    // Readers that wait for a fetch that fails get its error, and the next
+    // reader tries again.
     faulty.script(Op::Get, "x", 0, 1, Fault::Refuse);
     assert!(read(&cache, "x", 3 * CHUNK, 10).is_err());
     assert!(read(&cache, "x", 3 * CHUNK, 10).is_ok());
@@ -490,7 +491,7 @@ fn on_a_full_disk_reads_and_writes_go_on() {
     }
     let stats = cache.stats();
     assert!(stats.not_kept > 30, "{stats:?}");
-    // What was cached gave way, and the disk was no less full.
+    // Cached chunks gave way, and the disk was no less full.
     assert!(stats.disk_failures > 0 && stats.held_bytes <= 8 * CHUNK);
 
     let mut writer = cache.create("y");
@@ -703,7 +704,7 @@ fn many_threads_on_little_room_read_what_was_written() {
         assert!(stats.evictions > 100 && stats.hits > 100, "{stats:?}");
         assert_disk(&cache, dir.path());
         assert!(stats.objects <= 60, "{stats:?}");
-        // What is whole is whole: nothing is asked of the store for it.
+        // Whole objects are read without a request to the store.
         drop(cache);
         let whole = files(dir.path());
         let cache = open(dir.path(), 60 * CHUNK, &bucket);

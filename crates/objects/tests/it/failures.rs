@@ -1,4 +1,4 @@
-//! What a bucket makes of a store that fails.
+//! A bucket on a store that fails.
 #![allow(clippy::unwrap_used)]
 
 use crate::common::{bucket_of, config, content, faulty, file_of};
@@ -104,7 +104,7 @@ fn a_store_that_is_away_is_waited_for_up_to_a_limit() {
     assert!(outcome_unknown(&errors[1]) && !outcome_unknown(&errors[0]));
     assert!(bucket.stats().failures >= 5);
 
-    // What was not settled is, when the same is done again.
+    // Doing the same again settles an unknown outcome.
     faulty.heal();
     assert_eq!(bucket.put_new("x", &b"1"[..]).unwrap(), Created::Done);
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use xylem_objects::testing::quick;
 use xylem_objects::{Bucket, BucketConfig, Created, ObjectError, Reason, outcome_unknown};
 
-/// What the server answers.
+/// The server's answers.
 enum Answer {
     /// A status, headers, a body.
     Say(u16, &'static str, &'static [u8]),
@@ -249,7 +249,7 @@ fn a_range_beyond_the_end_is_not_tried_again() {
 
 #[test]
 fn whether_a_create_may_have_happened_is_told() {
-    // Nobody listens: it surely did not.
+    // No server listens, so the request surely had no effect.
     let port = Server::new([]).port;
     let gone = Server {
         port: TcpListener::bind("127.0.0.1:0")

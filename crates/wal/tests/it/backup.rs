@@ -90,7 +90,7 @@ impl Site {
         restore_on(&self.place(), generation, disk, floor, wal, small()).await
     }
 
-    /// What would be restored, from a copy of the store.
+    /// Restores from a copy of the store.
     async fn would_restore(&self, disk: &ModelDisk) -> Result<Restored, LogError> {
         let copy = Site::new();
         for (name, _) in self.names().await {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use xylem_wal::conformance::{self, HandClock, Store};
 use xylem_wal::{BoxFuture, LocalLog, LocalLogConfig, Log, LogError};
 
-/// A WAL in a real directory; a crash is the end of whoever had it open.
+/// A WAL in a real directory; a crash ends the process that had it open.
 struct DirStore {
     dir: tempfile::TempDir,
     clock: HandClock,

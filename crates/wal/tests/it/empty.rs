@@ -1,5 +1,5 @@
-//! A WAL that nobody has written takes next to no room, whatever happens
-//! around its first entry.
+//! A WAL that was never written takes next to no room, whatever happens around
+//! its first entry.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use xylem_wal::disk::model::ModelDisk;
 use xylem_wal::{Durable, LocalLog, LocalLogConfig, Log, Position};
 
-/// What the file system gives to a directory and what is in it.
+/// The disk space of a directory and its files.
 fn bytes_on_disk(dir: &std::path::Path) -> u64 {
     let files = std::fs::read_dir(dir).unwrap();
     let blocks: u64 = files.map(|f| f.unwrap().metadata().unwrap().blocks()).sum();
@@ -71,7 +71,7 @@ fn a_crash_around_the_first_seal_leaves_that_or_nothing() {
             kept += 1;
             assert_eq!(entries.len(), 1);
         }
-        // And it can be written either way.
+        // The WAL can be written either way.
         let epoch = block_on(async { Writer::attach(&wal).await.unwrap().epoch });
         assert_eq!(epoch.0, 1 + entries.len() as u64);
     }

@@ -1,4 +1,4 @@
-//! What the WAL makes of a disk that fails or is full.
+//! The WAL on a disk that fails or is full.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,7 +12,8 @@ use xylem_types::{Frame, FrameSeq};
 use xylem_wal::disk::model::{ModelDisk, Op};
 use xylem_wal::{LocalLog, Log, LogError};
 
-/// What a life of the WAL was told, and what it was promised.
+/// The frames that a life of the WAL was given, and those that it reported
+/// durable.
 #[derive(Default)]
 struct Told {
     sent: Vec<Frame>,
@@ -54,8 +55,8 @@ async fn live(disk: &ModelDisk, told: &mut Told) -> Result<(), LogError> {
     Ok(())
 }
 
-/// What is there is what was sent, up to some frame at or after the last one
-/// that was said to be durable.
+/// The WAL holds the sent frames up to some frame at or after the last one that
+/// was reported durable.
 fn check(disk: &ModelDisk, told: &Told, what: &str) {
     let wal = open(disk).unwrap_or_else(|e| panic!("{what}: {e}"));
     let found = frames(&read_all(&wal).unwrap_or_else(|e| panic!("{what}: {e}")));
@@ -332,8 +333,8 @@ fn the_first_seal_waits_for_room() {
     });
 }
 
-/// Somebody has made room or put the disk right: the WAL goes on in its place
-/// without the process.
+/// An operator has made room or mended the disk: the WAL is opened again in its
+/// place, in the same process.
 #[test]
 fn a_wal_that_has_failed_is_opened_again_in_its_place() {
     block_on(async {

@@ -1,7 +1,7 @@
 //! The format as it was written once is still written so, and still read:
 //! `tests/golden/wal-2`. `UPDATE_GOLDEN=1` writes the files anew, which is
-//! right only for a new version of the format, in a directory of its own. Of
-//! version 1, which had no times, one file is left: it is refused.
+//! right only for a new version of the format, in a directory of its own. One
+//! file of version 1, which had no times, is left: it is refused.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

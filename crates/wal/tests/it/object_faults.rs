@@ -1,6 +1,6 @@
 //! Several servers that each think a WAL in an object store is theirs, over
-//! wires that lose, delay and repeat: what any of them acknowledged is there,
-//! once and in order, and nothing that was refused.
+//! wires that lose, delay and repeat: every acknowledged frame is there, once
+//! and in order, and no refused one.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -20,14 +20,14 @@ use std::time::Duration;
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::{Log, LogError, Memory, ObjectLog, ObjectLogConfig, Record};
 
-/// What all servers were told, in one order.
+/// The answers to all servers, in one order.
 #[derive(Default)]
 struct Told {
     /// The newest epoch that a seal has returned.
     newest: u64,
     /// Every epoch that a seal has returned.
     sealed: BTreeSet<u64>,
-    /// What was sent, by its payload, which is never sent twice.
+    /// Sent frames by payload; no payload is sent twice.
     sent: BTreeMap<Vec<u8>, (u64, u64)>,
     acknowledged: BTreeSet<Vec<u8>>,
     refused: BTreeSet<Vec<u8>>,
@@ -111,7 +111,7 @@ impl Server {
                     body: FrameBody::Redo(payload.clone().into()),
                 };
                 lsn += payload.len() as u64;
-                // Somebody newer is told of its seal before this is sent.
+                // A newer server gets its seal before this frame is sent.
                 let late = {
                     let mut told = self.told.lock();
                     told.sent.insert(payload.clone(), (sealed.epoch().0, seq));
@@ -198,7 +198,7 @@ async fn race(
     }
     net.set_weather(Weather::calm());
     let before = read(&net.wire(), &prefix).await;
-    // What was late is done now, and changes nothing.
+    // Late requests are done now, and change nothing.
     net.deliver().await;
     let objects = Objects::read(&store, &prefix).await;
     let entries = read(&net.wire(), &prefix).await;
@@ -253,7 +253,7 @@ fn read_all(wal: &ObjectLog) -> Vec<(u64, Record, Option<Vec<u8>>)> {
 
 fn check(told: &Told, entries: &[(u64, Record, Option<Vec<u8>>)]) {
     let mut found = BTreeSet::new();
-    // Of a WAL that was trimmed the first entry may be any.
+    // A trimmed WAL may begin with any entry.
     let (mut epoch, mut next) = match entries.first() {
         Some((of, Record::Seal, _)) => (of - 1, None),
         Some((of, Record::Begin { .. }, _)) => (*of, None),
@@ -332,8 +332,8 @@ fn in_a_real_store() {
 }
 
 /// Many WALs that are each written a little more than their share of the
-/// memory: together they hold what they may, and what nobody needs any more
-/// they hold no longer.
+/// memory: together they stay within the budget, and release objects that are
+/// no longer needed.
 #[test]
 fn all_wals_together_hold_what_they_may() {
     const WALS: u64 = 20;
@@ -380,7 +380,7 @@ fn all_wals_together_hold_what_they_may() {
             wal.close().await.unwrap();
         }
     });
-    // What waited for the last request goes with it.
+    // Memory that waited for the last request is released with it.
     let until = std::time::Instant::now() + Duration::from_secs(60);
     while memory.used() > 0 {
         assert!(std::time::Instant::now() < until, "{}", memory.used());

@@ -36,7 +36,7 @@ fn config(clock: &HandClock, owner: u64) -> ObjectLogConfig {
     }
 }
 
-/// Writes it all: two owners, the second of whom only seals.
+/// Writes everything, as two owners; the second one only seals.
 async fn write() -> Arc<dyn ObjectStore> {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let clock = HandClock::default();

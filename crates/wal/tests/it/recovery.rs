@@ -1,4 +1,4 @@
-//! What opening makes of a WAL that a crash has torn or a disk has damaged.
+//! Opening a WAL that a crash has torn or a disk has damaged.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -221,7 +221,7 @@ fn damage_in_an_older_segment_is_told_when_read() {
                 other => panic!("not corrupt: {other:?}"),
             }
         }
-        // What is behind it can still be read.
+        // Entries behind it can still be read.
         let mut rest = wal.read_from(Position(firsts[1])).unwrap();
         while rest.next().unwrap().is_some() {}
     }
@@ -243,7 +243,7 @@ fn a_torn_first_write_of_a_segment_is_cut_off() {
         .cloned()
         .collect();
     let later = entries[kept.len()..].to_vec();
-    // Of the last segment only its first write, and of that not all.
+    // The last segment has only its first write, and that one in part.
     let group = 2 * ENTRY + 1601;
     for lost in [0..30, 0..ENTRY, 30..200, 0..group] {
         let torn = disk.copy();
@@ -410,7 +410,8 @@ fn the_last_durable_entry_is_never_trimmed() {
 
 /// A segment of real size that was used before holds 64 million places where a
 /// header could begin: one time in fifty, one of them has the right checksum by
-/// chance. What it is taken for decides whether a healthy WAL opens.
+/// chance. Whether a healthy WAL opens depends on how recovery reads that
+/// header.
 #[test]
 fn chance_does_not_bear_witness_in_a_recycled_segment_of_real_size() {
     use std::os::unix::fs::FileExt;

@@ -62,7 +62,7 @@ fn opening_again_goes_on_where_the_backup_is() {
         }
         assert!(all.windows(2).all(|w| w[0].1 == w[1].0), "{all:?}");
         println!("objects made by then: {puts:?}");
-        // And with nothing new nothing is made.
+        // Without new entries no object is made.
         let wal = common::open(&disk).unwrap();
         let before = site.names().await;
         let backup = site.start(&wal, 6);

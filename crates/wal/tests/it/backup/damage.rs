@@ -69,7 +69,7 @@ fn what_is_damaged_is_named() {
         for (name, _) in site.names().await {
             let whole = site.get(&name).await;
             for at in 0..whole.len() {
-                // Bytes that nothing covers and nobody reads.
+                // Bytes that no checksum covers and no code reads.
                 if (92..96).contains(&at) {
                     continue;
                 }
@@ -84,7 +84,7 @@ fn what_is_damaged_is_named() {
                 if (8..12).contains(&at) {
                     assert!(what.contains("format version"), "{what}");
                 }
-                // What is there by then is no WAL.
+                // The directory is no WAL at this point.
                 if disk.used() > 0 {
                     assert!(matches!(common::open(&disk), Err(LogError::Corrupt(_))));
                 }
@@ -94,7 +94,7 @@ fn what_is_damaged_is_named() {
             assert!(what.contains(&name) || what.contains("missing"), "{what}");
             site.put(&name, whole).await;
         }
-        // And a directory where that went wrong can be restored into again.
+        // A restore that failed can be repeated in the same directory.
         let disk = ModelDisk::new();
         let last = site.ranges(1).await.pop().unwrap().0;
         let name = format!("{:016x}/{last:016x}", 1);

@@ -184,13 +184,13 @@ impl Life {
                 _ => self.writer = None,
             }
         }
-        // An epoch that was sealed and has not begun is nobody's.
+        // An epoch that was sealed and has not begun has no writer.
         if durable.seq().0 == 0 {
             self.writer = None;
         }
     }
 
-    /// What the WAL holds is what it was told to.
+    /// The WAL holds exactly the frames that were appended.
     fn check(&self) {
         let first = self.wal().first();
         let from = self

@@ -40,7 +40,7 @@ fn of_two_writers_the_one_with_the_right_counts() {
         let entries = read_all(&new).unwrap();
         let (wal, _) = site.restored().await;
         assert_eq!(from_backup(&wal), entries);
-        // What the old one trims and removes is not the new one's.
+        // The old server trims and removes only its own objects.
         zombie.trim(old.durable().borrow().position());
         lost.write(&old, &[5]).await.unwrap();
         let _ = zombie.reach(old.durable().borrow().position()).await;
@@ -126,13 +126,13 @@ fn a_server_that_comes_back_with_another_line_begins_anew() {
         let site = Site::new();
         let ((old, zombie, mut lost), (new, backup, _)) = torn_apart(&site).await;
         drop((zombie, backup, new));
-        // Somebody decides for the old disk.
+        // An operator decides for the old disk.
         let again = site.start(&old, 8);
         lost.write(&old, &[12, 13]).await.unwrap();
         copied(&again, &old).await;
         let entries = read_all(&old).unwrap();
         assert_eq!(from_backup(&site.restored().await.0), entries);
-        // What both have in common is not copied again.
+        // Entries that both have are not copied again.
         let common = site.ranges(5).await[0];
         assert!(site.ranges(8).await[0].0 >= common.1);
         again.trim(old.durable().borrow().position());

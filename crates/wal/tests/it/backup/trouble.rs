@@ -52,7 +52,7 @@ async fn until_ranges(site: &Site, count: usize) {
 ///   sent      A  B  C  D        each says: before A all has arrived
 ///   arrived      B  C  D        the machine dies; A arrives later, or never
 ///
-/// What counts then ends before A: nobody was told of more. A server that goes
+/// The line then ends before A: no caller was told of more. A server that goes
 /// on with the same disk begins there, and a late A changes nothing.
 #[test]
 fn objects_travel_together_and_a_crash_leaves_no_damage() {
@@ -94,13 +94,13 @@ fn objects_travel_together_and_a_crash_leaves_no_damage() {
         let entries = read_all(&wal).unwrap();
         let all = from_backup(&site.restored().await.0);
         assert!(entries.ends_with(&all) && all.len() > whole);
-        // What it had sent arrives.
+        // The objects that it had sent arrive.
         site.net.hold_name(None);
         until_ranges(&site, count + 4).await;
         assert_eq!(from_backup(&site.restored().await.0), all);
         until(|| site.net.flying() == 0).await;
         drop(dead);
-        // And goes with what is trimmed.
+        // Trimming removes them.
         let deadline = Instant::now() + Duration::from_secs(20);
         while !site.ranges(1).await.is_empty() {
             assert!(Instant::now() < deadline);
@@ -112,7 +112,7 @@ fn objects_travel_together_and_a_crash_leaves_no_damage() {
     });
 }
 
-/// One that is lost is told from one that never arrived: objects that were sent
+/// A lost object differs from one that never arrived: objects that were sent
 /// after its arrival say that it was there.
 #[test]
 fn what_was_there_and_is_gone_is_damage() {
@@ -166,7 +166,7 @@ fn a_damaged_copy_is_made_anew_of_a_wal_that_is_whole() {
             let mut damaged = site.get(&name).await;
             damaged[50] ^= 1;
             site.put(&name, damaged).await;
-            // Whoever looks is told how far it went, and what is wrong.
+            // [`end`] says how far the copy went, and what is wrong with it.
             let found = end(&site.place(), small()).await.unwrap();
             assert_eq!(found.position, end_of(&wal), "{name}");
             let damage = found.damage.expect("the damage is told");
@@ -221,7 +221,7 @@ impl Hand {
 
 const A_WHILE: Duration = Duration::from_secs(70);
 
-/// What is said to be the loss must not be nothing because nobody could look.
+/// The reported loss must not be nothing because the store could not be read.
 #[test]
 fn a_backup_that_does_not_go_on_is_not_young() {
     block_on(async {

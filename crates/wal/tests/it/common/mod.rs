@@ -1,4 +1,5 @@
-//! What the tests share: a small configuration and a store on a model disk.
+//! Helpers that the tests share: a small configuration and a store on a model
+//! disk.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -76,7 +77,7 @@ impl Store for ModelStore {
 
     fn crash(&self, seed: u64) {
         let mut disk = self.disk.lock();
-        // Now and then it is the process that dies, and not the machine.
+        // Now and then the process dies, and not the machine.
         *disk = if seed % 5 == 4 {
             disk.kill()
         } else {

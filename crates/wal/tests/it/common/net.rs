@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// What the wire does, in thousandths of all requests.
+/// The faults of the wire, in thousandths of all requests.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Weather {
     /// Fails before it reaches the store.
@@ -88,7 +88,7 @@ pub enum Refusal {
     Unable,
 }
 
-/// The store, and everyone's wires to it.
+/// The store, and the wires of all processes to it.
 #[derive(Debug)]
 pub struct Net {
     inner: Arc<dyn ObjectStore>,
@@ -105,7 +105,7 @@ struct State {
     held: bool,
     /// Objects of these lives whose names contain these are held back.
     held_names: Vec<(u64, String)>,
-    /// And those of these lives.
+    /// All objects of these lives are held back.
     held_lives: Vec<u64>,
     /// This life's reads of objects whose names contain this are held back,
     /// after so many.
@@ -275,7 +275,7 @@ impl Net {
         }
     }
 
-    /// Now and then something that is late is done.
+    /// Delivers a late request now and then.
     async fn deliver_some(&self) {
         let late = {
             let mut state = self.state.lock();
@@ -318,7 +318,7 @@ fn broken(what: &str) -> Error {
 }
 
 impl Wire {
-    /// What becomes of a request, after the wait it is given.
+    /// The fate of a request, after its delay.
     async fn fate(&self) -> Fate {
         let (fate, delay) = {
             let mut state = self.net.state.lock();

@@ -152,7 +152,7 @@ pub fn real_store() -> Arc<dyn ObjectStore> {
     Arc::new(PrefixStore::new(store, prefix))
 }
 
-/// A prefix that nobody has used.
+/// A prefix that was never used.
 pub fn fresh_prefix(what: &str) -> Path {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let nth = COUNT.fetch_add(1, Ordering::Relaxed);

@@ -32,7 +32,7 @@ fn a_claim_that_comes_when_its_place_was_trimmed_takes_nothing_over() {
             })
         };
         until(|| site.net.flying() == 1).await;
-        // Meanwhile the line goes on, and its beginning is let go of.
+        // Meanwhile the line grows, and its beginning is trimmed.
         let durable = compute.write(&wal, 30).await;
         wal.trim(durable.position()).unwrap();
         let first = wal.first().0 >> 16;
@@ -48,7 +48,7 @@ fn a_claim_that_comes_when_its_place_was_trimmed_takes_nothing_over() {
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        // Only those who look at the line's end can tell that it is late.
+        // Only a look at the line's end shows that the claim is late.
         site.net.hold_wire(None);
         let late = opening.await.unwrap().unwrap();
         assert!(
@@ -64,7 +64,7 @@ fn a_claim_that_comes_when_its_place_was_trimmed_takes_nothing_over() {
         let entries = read_from(late, from).await;
         let epochs: Vec<u64> = frames(&entries).iter().map(|f| f.0).collect();
         assert!(epochs.is_sorted() && epochs.ends_with(&[1, 2, 2]));
-        // And nobody who comes later is led astray by what it has left.
+        // Its remains mislead no later server.
         let again = site.open().await;
         let durable = *again.durable().borrow();
         assert_eq!((durable.epoch(), durable.seq()), (next.epoch, FrameSeq(2)));
@@ -133,7 +133,7 @@ fn a_claim_further_on_stops_the_writer_there_and_misleads_nobody() {
                 wal.trim(durable.position()).unwrap();
                 until_removed(&site, wal.first().0 >> 16).await;
             }
-            // Of one that knew little of the line, and died.
+            // The claim of a server that knew little of the line, and died.
             let end = durable.position().0 >> 16;
             site.put(end + 3, 1, claim_object(end + 3, 1, 5)).await;
             if !trimmed {

@@ -37,7 +37,7 @@ fn opening_costs_the_same_however_long_the_line_is() {
             });
             let wal = wal.await.unwrap();
             let reading = site.net.requests() - before;
-            // What a reader sends for ahead is on its way by then.
+            // The objects that a reader fetches ahead are under way by then.
             assert!(
                 reading <= 3 + small().read_ahead_objects as u64,
                 "{reading}"

@@ -93,7 +93,7 @@ fn a_server_that_was_replaced_acknowledges_nothing_more() {
             "{}",
             refused[0]
         );
-        // What it was told of it can still read.
+        // It can still read the entries that were reported durable to it.
         let known = read_from(old, Position(0)).await;
         assert_eq!(frames(&known), [(1, 1), (1, 2)]);
         let entries = read_from(new, Position(0)).await;
@@ -158,7 +158,7 @@ fn an_empty_wal_is_left_alone_until_it_is_sealed() {
         assert!(read_from(site.open().await, Position(0)).await.is_empty());
         one.close().await.unwrap();
         assert_eq!(site.objects().await.all.len(), 0, "opening makes nothing");
-        // Of those who have it open the last to seal has it.
+        // The last server to seal owns the line.
         let three = site.open().await;
         let mut old = Compute::attach(&two).await;
         old.write(&two, 2).await;

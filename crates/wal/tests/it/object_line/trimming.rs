@@ -1,4 +1,4 @@
-//! What trimming removes, and what it leaves alone.
+//! Trimming: the objects that it removes, and those that it leaves alone.
 
 use super::{Compute, Site, one_each, until, until_removed, with_a_gap};
 use crate::common::line::{HEADER, Objects};
@@ -18,7 +18,7 @@ fn requests_that_are_done_again_after_trimming_change_nothing() {
             let mut compute = Compute::attach(&wal).await;
             compute.write(&wal, 12).await;
             wal.close().await.unwrap();
-            // A second generation, and objects of both are let go of.
+            // A second generation, and objects of both are trimmed.
             let wal = site.open_on(&site.net.wire(), one_each()).await.unwrap();
             let durable = compute.write(&wal, 9 + seed as usize % 5).await;
             let before = site.objects().await;
@@ -44,7 +44,7 @@ fn requests_that_are_done_again_after_trimming_change_nothing() {
             assert!(wal.first() <= first, "seed {seed}");
             let read = read_from(wal, first).await;
             assert_eq!(read, entries);
-            // The first trim of whoever comes next removes them.
+            // The first trim of the next owner removes them.
             let wal = site.open().await;
             let from = wal.first();
             read_from(site.open().await, from).await;

@@ -27,7 +27,7 @@ fn a_store_that_is_away_is_waited_for() {
         compute.write(&wal, 20).await;
         assert!(wal.trouble().is_none());
         site.net.refuse(Some(Refusal::Down));
-        // What is accepted waits, and nothing fails.
+        // Accepted frames wait, and no call fails.
         compute.append(&wal, 50).await;
         until(|| wal.trouble().is_some()).await;
         let trouble = wal.trouble().unwrap().to_string();
@@ -84,8 +84,8 @@ fn closing_does_not_wait_for_ever() {
     });
 }
 
-/// Credentials expire, clocks go wrong, buckets are renamed: somebody mends
-/// that, and what was queued becomes durable.
+/// Credentials expire, clocks go wrong, buckets are renamed: an operator mends
+/// that, and queued entries become durable.
 #[test]
 fn a_store_that_refuses_for_a_while_is_waited_for() {
     block_on(async {
@@ -179,7 +179,7 @@ fn damage_is_told_with_its_place() {
         wal.close().await.unwrap();
         let whole = site.get(4, 1).await;
         for at in 0..whole.len() {
-            // Bytes that nothing covers and nobody reads.
+            // Bytes that no checksum covers and no code reads.
             if (92..96).contains(&at) {
                 continue;
             }
@@ -227,8 +227,9 @@ fn damage_is_told_with_its_place() {
         let error = site.open_on(&site.net.wire(), small()).await.unwrap_err();
         assert!(error.to_string().contains("50 bytes"), "{error}");
         site.put(9, 1, last).await;
-        // An object that somebody has removed: whoever has the WAL open says
-        // so, whoever opens it takes it for trimmed and all before it.
+        // An object was removed by hand. A server that has the WAL open reports
+        // that; a server that opens it takes the object, and all before it, for
+        // trimmed.
         let wal = site.open().await;
         site.store.delete(&site.path(5, 1)).await.unwrap();
         let read = tokio::task::spawn_blocking(move || {
