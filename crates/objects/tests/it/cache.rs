@@ -619,6 +619,30 @@ fn warming_brings_all_of_it() {
     assert!((1024..2000).contains(&queued), "{queued}");
 }
 
+/// Opens a cache again and reads `known` objects: those whose files are whole
+/// without a request to the store.
+fn reads_whole_objects_alone(
+    dir: &Path,
+    faulty: &Faulty,
+    bucket: &Bucket,
+    known: &HashMap<u64, Vec<u8>>,
+) {
+    let name = |n: u64| format!("branch-{}/layer-{n}", n % 3);
+    let whole = files(dir);
+    let cache = open(dir, 60 * CHUNK, bucket);
+    faulty.away(true);
+    for (n, bytes) in known {
+        let file = format!("branch-{}%2Flayer-{n}@{}", n % 3, bytes.len());
+        if whole.contains(&file) && !bytes.is_empty() {
+            assert!(read(&cache, &name(*n), 0, bytes.len()).unwrap() == *bytes);
+        }
+    }
+    faulty.heal();
+    for (n, bytes) in known {
+        assert!(read(&cache, &name(*n), 0, bytes.len()).unwrap() == *bytes);
+    }
+}
+
 /// Readers, writers, removers, warmers and a limit far below the data, on a
 /// store that fails.
 #[test]
@@ -704,22 +728,8 @@ fn many_threads_on_little_room_read_what_was_written() {
         assert!(stats.evictions > 100 && stats.hits > 100, "{stats:?}");
         assert_disk(&cache, dir.path());
         assert!(stats.objects <= 60, "{stats:?}");
-        // Whole objects are read without a request to the store.
         drop(cache);
-        let whole = files(dir.path());
-        let cache = open(dir.path(), 60 * CHUNK, &bucket);
-        let known = known.into_inner();
-        faulty.away(true);
-        for (n, bytes) in &known {
-            let file = format!("branch-{}%2Flayer-{n}@{}", n % 3, bytes.len());
-            if whole.contains(&file) && !bytes.is_empty() {
-                assert!(read(&cache, &name(*n), 0, bytes.len()).unwrap() == *bytes);
-            }
-        }
-        faulty.heal();
-        for (n, bytes) in &known {
-            assert!(read(&cache, &name(*n), 0, bytes.len()).unwrap() == *bytes);
-        }
+        reads_whole_objects_alone(dir.path(), &faulty, &bucket, &known.into_inner());
     }
 }
 

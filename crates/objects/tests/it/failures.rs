@@ -190,71 +190,74 @@ fn an_upload_in_parts_survives_and_appears_whole_or_not_at_all() {
     }
 }
 
+/// How a store breaks its contract.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Lie {
+    Replaces,
+    KeepsButSaysDone,
+    ForgetsToDelete,
+}
+/// A store that breaks its contract.
+#[derive(Debug)]
+struct Liar(InMemory, Lie);
+impl std::fmt::Display for Liar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Liar")
+    }
+}
+#[async_trait]
+impl ObjectStore for Liar {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        mut opts: PutOptions,
+    ) -> Result<PutResult> {
+        if self.1 == Lie::Replaces {
+            opts.mode = PutMode::Overwrite;
+        }
+        let put = self.0.put_opts(location, payload, opts).await;
+        if self.1 == Lie::KeepsButSaysDone && put.is_err() {
+            return Ok(PutResult {
+                e_tag: None,
+                version: None,
+                extensions: Default::default(),
+            });
+        }
+        put
+    }
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.0.put_multipart_opts(location, opts).await
+    }
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.0.get_opts(location, options).await
+    }
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        match self.1 {
+            Lie::ForgetsToDelete => locations,
+            _ => self.0.delete_stream(locations),
+        }
+    }
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.0.list(prefix)
+    }
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.0.list_with_delimiter(prefix).await
+    }
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.0.copy_opts(from, to, options).await
+    }
+}
+
 #[test]
 fn a_store_that_ignores_the_condition_is_refused() {
-    #[derive(Clone, Copy, Debug, PartialEq)]
-    enum Lie {
-        Replaces,
-        KeepsButSaysDone,
-        ForgetsToDelete,
-    }
-    #[derive(Debug)]
-    struct Liar(InMemory, Lie);
-    impl std::fmt::Display for Liar {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            write!(f, "Liar")
-        }
-    }
-    #[async_trait]
-    impl ObjectStore for Liar {
-        async fn put_opts(
-            &self,
-            location: &Path,
-            payload: PutPayload,
-            mut opts: PutOptions,
-        ) -> Result<PutResult> {
-            if self.1 == Lie::Replaces {
-                opts.mode = PutMode::Overwrite;
-            }
-            let put = self.0.put_opts(location, payload, opts).await;
-            if self.1 == Lie::KeepsButSaysDone && put.is_err() {
-                return Ok(PutResult {
-                    e_tag: None,
-                    version: None,
-                    extensions: Default::default(),
-                });
-            }
-            put
-        }
-        async fn put_multipart_opts(
-            &self,
-            location: &Path,
-            opts: PutMultipartOptions,
-        ) -> Result<Box<dyn MultipartUpload>> {
-            self.0.put_multipart_opts(location, opts).await
-        }
-        async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-            self.0.get_opts(location, options).await
-        }
-        fn delete_stream(
-            &self,
-            locations: BoxStream<'static, Result<Path>>,
-        ) -> BoxStream<'static, Result<Path>> {
-            match self.1 {
-                Lie::ForgetsToDelete => locations,
-                _ => self.0.delete_stream(locations),
-            }
-        }
-        fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-            self.0.list(prefix)
-        }
-        async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-            self.0.list_with_delimiter(prefix).await
-        }
-        async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-            self.0.copy_opts(from, to, options).await
-        }
-    }
     for lie in [Lie::Replaces, Lie::KeepsButSaysDone, Lie::ForgetsToDelete] {
         let bucket = bucket_of(Liar(InMemory::new(), lie));
         let error = bucket.check().unwrap_err().to_string();

@@ -229,24 +229,32 @@ fn a_wal_goes_on_behind_what_the_page_store_has() {
                 false => assert_eq!((wal.first(), restored.lsn), (position, lsn)),
             }
         }
-        // Its first entry is not forgotten when it is damaged.
+    });
+}
+
+#[test]
+fn a_damaged_first_entry_of_a_restored_wal_is_no_empty_wal() {
+    block_on(async {
+        let site = Site::new();
         let disk = ModelDisk::new();
-        site.restore_behind(
-            &disk,
-            10,
-            Floor {
-                position: Position(9_000_000),
-                ..floor
-            },
-        )
-        .await
-        .unwrap();
+        let floor = Floor {
+            position: Position(9_000_000),
+            lsn: Lsn(777_000),
+        };
+        site.restore_behind(&disk, 10, floor).await.unwrap();
         let name = [1, 2]
             .map(segment)
             .into_iter()
             .find(|n| disk.contents(n).is_some());
         disk.poke(&name.unwrap(), 4096 + 20, &[0xFF; 8]);
         assert!(matches!(common::open(&disk), Err(LogError::Corrupt(_))));
+    });
+}
+
+#[test]
+fn a_wal_cannot_begin_where_it_could_not_go_on() {
+    block_on(async {
+        let site = Site::new();
         let floor = Floor {
             position: Position(u64::MAX),
             lsn: Lsn(0),

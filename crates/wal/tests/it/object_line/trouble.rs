@@ -169,14 +169,20 @@ fn a_store_that_cannot_ends_the_wal_which_can_be_opened_again() {
     });
 }
 
+/// A closed WAL of ten objects.
+async fn with_ten_objects() -> Site {
+    let site = Site::new();
+    let wal = site.open_on(&site.net.wire(), one_each()).await.unwrap();
+    let mut compute = Compute::attach(&wal).await;
+    compute.write(&wal, 8).await;
+    wal.close().await.unwrap();
+    site
+}
+
 #[test]
 fn damage_is_told_with_its_place() {
     block_on(async {
-        let site = Site::new();
-        let wal = site.open_on(&site.net.wire(), one_each()).await.unwrap();
-        let mut compute = Compute::attach(&wal).await;
-        compute.write(&wal, 8).await;
-        wal.close().await.unwrap();
+        let site = with_ten_objects().await;
         let whole = site.get(4, 1).await;
         for at in 0..whole.len() {
             // Bytes that no checksum covers and no code reads.
@@ -210,8 +216,13 @@ fn damage_is_told_with_its_place() {
                 assert!(text.contains("format version"), "{text}");
             }
         }
-        site.put(4, 1, whole).await;
-        // The end of the line must be good for the WAL to open.
+    });
+}
+
+#[test]
+fn the_end_of_the_line_must_be_good_for_the_wal_to_open() {
+    block_on(async {
+        let site = with_ten_objects().await;
         let last = site.get(9, 1).await;
         for at in [3, 10, 30, 50, 100, 120, last.len() - 1] {
             let mut damaged = last.clone();
@@ -226,10 +237,15 @@ fn damage_is_told_with_its_place() {
         site.put(9, 1, last[..50].to_vec()).await;
         let error = site.open_on(&site.net.wire(), small()).await.unwrap_err();
         assert!(error.to_string().contains("50 bytes"), "{error}");
-        site.put(9, 1, last).await;
-        // An object was removed by hand. A server that has the WAL open reports
-        // that; a server that opens it takes the object, and all before it, for
-        // trimmed.
+    });
+}
+
+/// A server that has the WAL open reports an object that was removed by hand; a
+/// server that opens it takes the object, and all before it, for trimmed.
+#[test]
+fn a_removed_object_is_missed_by_the_owner_alone() {
+    block_on(async {
+        let site = with_ten_objects().await;
         let wal = site.open().await;
         site.store.delete(&site.path(5, 1)).await.unwrap();
         let read = tokio::task::spawn_blocking(move || {
