@@ -15,7 +15,8 @@ pub(crate) struct Attempts<'a> {
     place: &'a Place,
     operation: &'static str,
     name: &'a str,
-    waits: Waits,
+    /// Drawn when an attempt has failed.
+    waits: Option<Waits>,
     began: Instant,
     count: u32,
 }
@@ -27,7 +28,7 @@ impl<'a> Attempts<'a> {
             place,
             operation,
             name,
-            waits: place.retry.waits(&place.store.config.entropy),
+            waits: None,
             began: Instant::now(),
             count: 0,
         }
@@ -68,9 +69,14 @@ impl<'a> Attempts<'a> {
             Failure::Transient { .. } => true,
             Failure::Final { mendable, .. } => *mendable && give_up == GiveUp::Never,
         };
-        let wait = self.waits.next_wait();
+        if !again {
+            return Err(failure);
+        }
+        let place = self.place;
+        let draw = || place.retry.waits(&place.store.config.entropy);
+        let wait = self.waits.get_or_insert_with(draw).next_wait();
         let late = |limit| self.began.elapsed() + wait >= limit;
-        if !again || give_up.limit().is_some_and(late) {
+        if give_up.limit().is_some_and(late) {
             return Err(failure);
         }
         // A request with a limit is worth a look before it fails. One without

@@ -74,7 +74,7 @@ impl Remote {
     /// This loop is written by hand because it settles whose object has the
     /// name; its waits come from the policy of retries.
     pub async fn make(&self, name: &str, bytes: &Bytes) -> Result<Made, Failure> {
-        let mut waits = self.objects.retry().waits(&self.objects.config().entropy);
+        let mut waits = None;
         loop {
             if self.objects.put_new(name, bytes.clone()).await? == Created::Done {
                 return Ok(Made::Ours);
@@ -83,7 +83,11 @@ impl Remote {
                 Some(there) if there == *bytes => return Ok(Made::Ours),
                 Some(there) => return Ok(Made::Taken(there)),
                 // It was removed meanwhile.
-                None => tokio::time::sleep(waits.next_wait()).await,
+                None => {
+                    let (retry, config) = (self.objects.retry(), self.objects.config());
+                    let waits = waits.get_or_insert_with(|| retry.waits(&config.entropy));
+                    tokio::time::sleep(waits.next_wait()).await;
+                }
             }
         }
     }

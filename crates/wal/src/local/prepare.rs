@@ -82,6 +82,7 @@ pub(crate) fn run(shared: &Shared, number: u64, bytes: u64) {
                     state.next = Next::None;
                     return;
                 }
+                // No backoff: the wait ends early when a trim makes room.
                 shared.retry.wait_for(&mut state, shared.config.retry);
             }
         }
