@@ -1,6 +1,10 @@
 //! How fast a store creates objects: `put_bench [URL [BYTES [SECONDS]]]`, by
 //! default on a SeaweedFS of its own, which `XYLEM_TEST_WEED` names.
-#![allow(clippy::unwrap_used, reason = "a measurement")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a measurement reads the system's clock, and panics where it fails"
+)]
 
 use bytes::Bytes;
 use std::sync::atomic::{AtomicU64, Ordering};

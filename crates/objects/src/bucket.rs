@@ -2,8 +2,9 @@
 
 use crate::check::CheckError;
 use crate::error::{Failure, Reason};
-use crate::objects::{BucketStats, Created, Objects};
+use crate::objects::{Created, Objects};
 use crate::open::{BucketConfig, OpenError};
+use crate::place::BucketStats;
 use crate::upload::Upload;
 use bytes::Bytes;
 use object_store::ObjectStore;
@@ -15,10 +16,9 @@ use std::sync::Arc;
 
 /// A place in an object store. Clones are the same place.
 ///
-/// All calls block the calling thread until the request is done, has failed
-/// for good, or the time for retries is over. They may come from any thread,
-/// also from one of `spawn_blocking`, but not from async code, where they
-/// panic: that takes [`Bucket::objects`].
+/// All calls block the calling thread until the request has succeeded or failed
+/// for good. They may come from any thread, including those of
+/// `spawn_blocking`, but panic in async code, which uses [`Bucket::objects`].
 #[derive(Clone)]
 pub struct Bucket {
     objects: Objects,
@@ -44,7 +44,7 @@ impl Bucket {
         })
     }
 
-    /// A store that is there already, called `url`.
+    /// Wraps an open store, called `url`.
     ///
     /// # Errors
     /// When no threads can be started.
@@ -58,17 +58,17 @@ impl Bucket {
         })
     }
 
-    /// The same for async callers.
+    /// The same place for async callers.
     pub fn objects(&self) -> &Objects {
         &self.objects
     }
 
-    /// What it is, for people: a URL without settings and secrets.
+    /// The place's URL for messages, without settings and secrets.
     pub fn url(&self) -> &str {
         self.objects.url()
     }
 
-    /// What was asked of the store so far.
+    /// The requests made so far.
     pub fn stats(&self) -> BucketStats {
         self.objects.stats()
     }
@@ -77,12 +77,12 @@ impl Bucket {
         self.objects.handle().block_on(request)
     }
 
-    /// Proves that the store does what everything else relies on: that of
-    /// several that create one object only one succeeds, that nothing is
-    /// replaced, and that what was written can be read, listed and deleted.
+    /// Proves the properties that all other code relies on: of several writers
+    /// that create one object only one succeeds, no object is replaced, and
+    /// written objects can be read, listed and deleted.
     ///
     /// # Errors
-    /// What it does not do.
+    /// The property that the store lacks.
     pub fn check(&self) -> Result<(), CheckError> {
         self.wait(self.objects.check())
     }
@@ -165,9 +165,9 @@ impl Bucket {
     /// [`io::ErrorKind::AlreadyExists`] when something else has the name; when
     /// the file cannot be read; when the store does not answer or refuses.
     pub fn upload(&self, name: &str, file: &File, len: u64) -> io::Result<()> {
-        let mut backoff = self.objects.backoff();
+        let mut attempts = self.objects.attempts("upload", name);
         loop {
-            backoff.attempts += 1;
+            attempts.note_attempt();
             let error = match self.upload_once(name, file, len) {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
@@ -178,7 +178,7 @@ impl Bucket {
                 source: error.to_string().into(),
                 sent: true,
             };
-            if !again || self.wait(self.objects.wait(&mut backoff, failure)).is_err() {
+            if !again || self.wait(attempts.wait(failure)).is_err() {
                 return Err(error);
             }
         }
@@ -200,7 +200,7 @@ impl Bucket {
         upload.finish()
     }
 
-    /// Removes an object. One that is not there is no error.
+    /// Removes an object. Returns no error when it is not there.
     ///
     /// # Errors
     /// When the store does not answer or refuses.
@@ -208,8 +208,8 @@ impl Bucket {
         Ok(self.wait(self.objects.delete(name))?)
     }
 
-    /// Removes all objects below `folder`. It may leave some behind on an
-    /// error; called again it goes on.
+    /// Removes all objects below `folder`. After an error some objects may be
+    /// left, and another call removes those.
     ///
     /// # Errors
     /// When the store does not answer or refuses.

@@ -1,28 +1,35 @@
 //! Local disk as a bounded cache of immutable objects.
 //!
 //! An object's file is as long as the object and sparse; a map in memory says
-//! which chunks of it are there. What is missing is fetched by range, by one
-//! thread however many want it, and chunks that were not used lately are
-//! punched out of their files when the limit is reached. Nothing here is ever
-//! the truth: what cannot be kept is read from the store each time.
+//! which chunks of it are there. A missing range is fetched by one thread,
+//! however many readers want it. When the limit is reached, chunks that were
+//! not used lately are punched out of their files. The cache is never the
+//! truth: data that it cannot keep is read from the store each time.
+//!
+//! The cache is our own because libraries that cache on disk (foyer, cacache)
+//! keep whole values in files of their own. Here a layer of many MiB is read by
+//! ranges, its file is the one that was written before the upload, and a
+//! restart finds that file again.
 
 mod disk;
 mod entry;
 mod evict;
 mod object;
+mod shared;
 mod stats;
 mod warm;
 mod writer;
 
 pub use disk::{Hook, Step};
 pub use object::CachedObject;
+pub use shared::CacheConfig;
 pub use stats::CacheStats;
 pub use writer::CacheWriter;
 
 use crate::Bucket;
 use disk::Disk;
-use entry::Entry;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
+use shared::{FetchRoom, Shared};
 use stats::Counters;
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -32,47 +39,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use warm::Warmer;
 
-/// How a cache is set up.
-#[derive(Clone, Copy, Debug)]
-pub struct CacheConfig {
-    /// Bytes of disk at most, files being written included.
-    pub max_bytes: u64,
-    /// What is fetched and evicted at a time: a power of two, at least 4096.
-    pub chunk_bytes: u64,
-    /// Most that one request to the store fetches.
-    pub fetch_bytes: u64,
-    /// Most memory for all that is being fetched.
-    pub fetch_memory_bytes: u64,
-}
-
-impl Default for CacheConfig {
-    fn default() -> CacheConfig {
-        CacheConfig {
-            max_bytes: 10 << 30,
-            chunk_bytes: 256 << 10,
-            fetch_bytes: 4 << 20,
-            fetch_memory_bytes: 64 << 20,
-        }
-    }
-}
-
 /// A cache of a bucket's objects in a directory.
 pub struct DiskCache {
     shared: Arc<Shared>,
     warmer: Warmer,
-}
-
-pub(crate) struct Shared {
-    config: CacheConfig,
-    bucket: Bucket,
-    disk: Disk,
-    entries: Mutex<HashMap<Arc<str>, Arc<Entry>>>,
-    /// Entries with chunks, in the order in which they are looked at for
-    /// eviction.
-    clock: Mutex<VecDeque<Arc<Entry>>>,
-    held: AtomicU64,
-    room: FetchRoom,
-    counters: Counters,
 }
 
 impl DiskCache {
@@ -114,6 +84,7 @@ impl DiskCache {
             ));
         }
         let (disk, found) = Disk::open(dir, bucket.url(), hook)?;
+        let counters = Counters::new(bucket.objects().config().clock.clone());
         let shared = Arc::new(Shared {
             config,
             bucket,
@@ -122,7 +93,7 @@ impl DiskCache {
             clock: Mutex::new(VecDeque::new()),
             held: AtomicU64::new(0),
             room: FetchRoom::new(fetch_memory_bytes),
-            counters: Counters::default(),
+            counters,
         });
         for (name, size) in found {
             // The limit may have become smaller.
@@ -149,7 +120,7 @@ impl DiskCache {
     /// # Errors
     /// [`io::ErrorKind::NotFound`], or when the store does not answer.
     pub fn object(&self, name: &str) -> io::Result<CachedObject> {
-        Shared::object(&self.shared, name)
+        CachedObject::open(&self.shared, name)
     }
 
     /// Begins an object. It is written to local disk, uploaded when finished,
@@ -159,7 +130,7 @@ impl DiskCache {
     }
 
     /// Fetches all of an object in the background, as far as there is room.
-    /// Answers whether it was queued: the queue has a limit.
+    /// Returns whether it was queued: the queue has a limit.
     pub fn warm(&self, name: &str) -> bool {
         self.warmer.queue(name)
     }
@@ -202,145 +173,8 @@ impl DiskCache {
         }
     }
 
-    /// What it did so far and what it holds.
+    /// The counters so far, and the bytes held.
     pub fn stats(&self) -> CacheStats {
         self.shared.stats()
-    }
-}
-
-impl Shared {
-    fn held(&self) -> u64 {
-        self.held.load(Ordering::Acquire)
-    }
-
-    fn release(&self, bytes: u64) {
-        self.held.fetch_sub(bytes, Ordering::AcqRel);
-    }
-
-    /// Disk that an object of this size takes when it is whole.
-    fn cost_of(&self, size: u64) -> u64 {
-        size.next_multiple_of(entry::DISK_BLOCK)
-    }
-
-    fn stats(&self) -> CacheStats {
-        let objects = self.entries.lock().len() as u64;
-        self.counters
-            .read(self.held(), self.config.max_bytes, objects)
-    }
-
-    fn object(shared: &Arc<Shared>, name: &str) -> io::Result<CachedObject> {
-        if let Some(entry) = shared.entries.lock().get(name) {
-            return Ok(CachedObject::new(shared, entry));
-        }
-        let size = shared.bucket.size(name)?;
-        let mut entries = shared.entries.lock();
-        let entry = entries.entry(name.into()).or_insert_with_key(|name| {
-            Arc::new(Entry::new(
-                Arc::clone(name),
-                size,
-                shared.config.chunk_bytes,
-            ))
-        });
-        Ok(CachedObject::new(shared, entry))
-    }
-
-    /// Takes in an object whose file is whole and whose disk is reserved. The
-    /// file is called `temp` so far, or as it should be. Answers false when
-    /// something of that name is here already.
-    fn keep_whole(&self, name: &str, size: u64, temp: Option<&str>) -> io::Result<bool> {
-        let mut entries = self.entries.lock();
-        if entries.contains_key(name) {
-            return Ok(false);
-        }
-        if let Some(temp) = temp {
-            self.disk.rename(temp, &Disk::whole_name(name, size))?;
-        }
-        let name: Arc<str> = name.into();
-        let entry = Entry::whole(Arc::clone(&name), size, self.config.chunk_bytes);
-        let entry = Arc::new(entry);
-        entries.insert(name, Arc::clone(&entry));
-        self.clock.lock().push_back(entry);
-        Ok(true)
-    }
-
-    /// Ends an entry that is no longer in the table. Its readers go on with
-    /// the file they have.
-    fn bury(&self, entry: &Entry) {
-        let mut state = entry.state.lock();
-        if state.dead {
-            return;
-        }
-        state.dead = true;
-        self.release(entry.held_by(&state));
-        if let Some(file) = state.file_name(entry) {
-            self.removed(&file);
-        }
-    }
-
-    /// Removes a file; one that stays is removed at the next start.
-    fn removed(&self, file: &str) {
-        if let Err(error) = self.disk.remove(file) {
-            self.counters
-                .disk_failed("removing a file", &self.disk.path(file), &error);
-        }
-    }
-
-    /// Lets go of an entry that has nothing and that nobody reads.
-    fn purge(&self, entry: &Arc<Entry>) {
-        let mut entries = self.entries.lock();
-        let listed = entries
-            .get(&entry.name)
-            .is_some_and(|e| Arc::ptr_eq(e, entry));
-        if !listed || entry.readers() > 0 {
-            return;
-        }
-        let state = entry.state.lock();
-        if state.present_chunks() > 0 {
-            return;
-        }
-        drop(state);
-        entries.remove(&entry.name);
-        // Under the lock: the next one of this name has a file of this name.
-        self.bury(entry);
-    }
-}
-
-/// Bounds the memory of what is being fetched.
-struct FetchRoom {
-    total: u64,
-    free: Mutex<u64>,
-    given_back: Condvar,
-}
-
-impl FetchRoom {
-    fn new(total: u64) -> FetchRoom {
-        FetchRoom {
-            total,
-            free: Mutex::new(total),
-            given_back: Condvar::new(),
-        }
-    }
-
-    /// Waits for room.
-    fn take(&self, bytes: u64) -> FetchGuard<'_> {
-        let bytes = bytes.min(self.total);
-        let mut free = self.free.lock();
-        while *free < bytes {
-            self.given_back.wait(&mut free);
-        }
-        *free -= bytes;
-        FetchGuard { room: self, bytes }
-    }
-}
-
-struct FetchGuard<'a> {
-    room: &'a FetchRoom,
-    bytes: u64,
-}
-
-impl Drop for FetchGuard<'_> {
-    fn drop(&mut self) {
-        *self.room.free.lock() += self.bytes;
-        self.room.given_back.notify_all();
     }
 }

@@ -5,39 +5,39 @@ use crate::objects::{Created, Objects};
 use bytes::Bytes;
 use futures::future::join_all;
 
-/// How many create the same object at once. Some stores let those who come
-/// together wait a second each.
+/// How many writers create the same object at once. Some stores make concurrent
+/// writers wait a second each.
 const WRITERS: usize = 4;
 /// The folder of its objects.
 const FOLDER: &str = "check";
 
-/// What the store does not do.
+/// The property that the store lacks.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
-    /// It let more than one create an object, or replaced one.
+    /// More than one writer created an object, or an object was replaced.
     #[error(
-        "object store {url} does not honour create-if-absent: {what}; two servers could \
-         overwrite each other's work there, so it is refused: use a store that honours \
+        "object store {url} does not honor create-if-absent: {what}; two servers could \
+         overwrite each other's work there, so it is refused: use a store that honors \
          If-None-Match, and see docs/object-storage.md"
     )]
     CreateIfAbsent {
         /// The bucket.
         url: String,
-        /// What was seen.
+        /// The observation.
         what: String,
     },
-    /// It does something else than it was asked for.
+    /// A request had another effect than it should have.
     #[error("object store {url}: {what}")]
     Wrong {
         /// The bucket.
         url: String,
-        /// What was seen.
+        /// The observation.
         what: String,
     },
     /// A request failed.
     #[error("cannot {doing} in the object store: {source}")]
     Failed {
-        /// What was tried.
+        /// The operation.
         doing: &'static str,
         /// Why it failed.
         source: ObjectError,
@@ -58,13 +58,18 @@ impl Objects {
     /// See [`crate::Bucket::check`].
     ///
     /// # Errors
-    /// What the store does not do.
+    /// The property that the store lacks.
     pub async fn check(&self) -> Result<(), CheckError> {
-        let folder = format!("{FOLDER}/{:016x}", rand::random::<u64>());
+        let folder = format!("{FOLDER}/{:016x}", self.random()? as u64);
         let checked = self.check_in(&folder).await;
         let cleaned = self.delete_folder(&folder).await;
         checked?;
         cleaned.map_err(failed("delete objects"))
+    }
+
+    fn random(&self) -> Result<u128, CheckError> {
+        let drawn = self.config().entropy.next();
+        drawn.map_err(|e| self.wrong(format!("no random number for the check: {e}")))
     }
 
     async fn check_in(&self, folder: &str) -> Result<(), CheckError> {
@@ -75,7 +80,7 @@ impl Objects {
         self.removable(folder, &name).await
     }
 
-    fn dishonoured(&self, what: String) -> CheckError {
+    fn dishonored(&self, what: String) -> CheckError {
         CheckError::CreateIfAbsent {
             url: self.url().to_owned(),
             what,
@@ -89,12 +94,12 @@ impl Objects {
         }
     }
 
-    /// Several create one object: exactly one must succeed. Answers what it
-    /// then holds.
+    /// Several writers create one object, and exactly one must succeed. Returns
+    /// the object's content.
     async fn race(&self, name: &str) -> Result<Bytes, CheckError> {
-        let contents: Vec<Bytes> = (0..WRITERS)
-            .map(|n| format!("writer {n}, {:032x}", rand::random::<u128>()).into())
-            .collect();
+        let contents = (0..WRITERS)
+            .map(|n| Ok(format!("writer {n}, {:032x}", self.random()?).into()))
+            .collect::<Result<Vec<Bytes>, CheckError>>()?;
         let writers = contents.iter().map(|content| {
             let (objects, name, content) = (self.clone(), name.to_owned(), content.clone());
             self.handle()
@@ -108,15 +113,15 @@ impl Objects {
             }
         }
         let [winner] = winners.as_slice() else {
-            return Err(self.dishonoured(format!(
-                "of {WRITERS} that created the same object at once, {} were told that they did",
+            return Err(self.dishonored(format!(
+                "{WRITERS} writers created the same object at once, and {} of them were told that they succeeded",
                 winners.len()
             )));
         };
         let held = self.get(name).await.map_err(failed("read objects"))?;
         if held != *winner {
-            return Err(self.dishonoured(
-                "the one that was told that it created an object is not the one whose content it has"
+            return Err(self.dishonored(
+                "an object does not have the content of the writer that was told that it created it"
                     .to_owned(),
             ));
         }
@@ -124,14 +129,14 @@ impl Objects {
     }
 
     async fn not_replaced(&self, name: &str, content: &Bytes) -> Result<(), CheckError> {
-        let other = Bytes::from(format!("latecomer, {:032x}", rand::random::<u128>()));
+        let other = Bytes::from(format!("latecomer, {:032x}", self.random()?));
         let put = self
             .put_new(name, other)
             .await
             .map_err(failed("create objects"))?;
         let held = self.get(name).await.map_err(failed("read objects"))?;
         if put == Created::Done || held != *content {
-            return Err(self.dishonoured("an object that was there was replaced".to_owned()));
+            return Err(self.dishonored("an existing object was replaced".to_owned()));
         }
         Ok(())
     }
@@ -143,20 +148,20 @@ impl Objects {
             .await
             .map_err(failed("read ranges of objects"))?;
         if content.get(1..content.len() - 1) != Some(&part[..]) {
-            return Err(self.wrong("reading a range of an object gives something else"));
+            return Err(self.wrong("reading a range of an object returns other bytes"));
         }
         let size = self.size(name).await.map_err(failed("look up objects"))?;
         if size != len {
-            return Err(self.wrong(format!("an object of {len} bytes is said to have {size}")));
+            return Err(self.wrong(format!("it reports {size} bytes for an object of {len}")));
         }
         let list = self.list(folder).await.map_err(failed("list objects"))?;
         let short = name.rsplit('/').next().unwrap_or(name);
         if !list.iter().any(|(n, s)| n == short && *s == len) {
-            return Err(self.wrong("an object that was just created is not listed"));
+            return Err(self.wrong("a list lacks an object that was just created"));
         }
         let folders = self.folders(FOLDER).await.map_err(failed("list objects"))?;
         if !folders.iter().any(|f| folder.ends_with(f)) {
-            return Err(self.wrong("a folder with an object is not listed"));
+            return Err(self.wrong("a list lacks a folder that has an object"));
         }
         Ok(())
     }
@@ -166,11 +171,11 @@ impl Objects {
         match self.get(name).await {
             Err(e) if e.reason == crate::Reason::NotFound => {}
             Err(e) => return Err(failed("read objects")(e)),
-            Ok(_) => return Err(self.wrong("an object that was deleted is still there")),
+            Ok(_) => return Err(self.wrong("a deleted object can still be read")),
         }
         let list = self.list(folder).await.map_err(failed("list objects"))?;
         if !list.is_empty() {
-            return Err(self.wrong("an object that was deleted is still listed"));
+            return Err(self.wrong("a deleted object is still listed"));
         }
         Ok(())
     }

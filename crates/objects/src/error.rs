@@ -1,5 +1,8 @@
 //! Why a request to the object store failed, and what to do.
 
+#[cfg(test)]
+mod tests;
+
 use object_store::Error as StoreError;
 use std::error::Error as StdError;
 use std::io;
@@ -19,7 +22,8 @@ pub enum Reason {
     Unavailable,
     /// The object ends before the range.
     TooShort,
-    /// The request cannot succeed as it is.
+    /// The store refuses the request, which cannot succeed as it is; or the
+    /// system failed it, if the store is a directory.
     Refused,
 }
 
@@ -42,7 +46,7 @@ impl Reason {
             }
             Reason::Exists => "another writer took the name; nothing was changed",
             Reason::Denied => {
-                "check the credentials, that they have not expired and may read, write, list and delete, and this machine's clock (docs/object-storage.md)"
+                "check that the credentials have not expired and may read, write, list and delete, and that this machine's clock is right (docs/object-storage.md)"
             }
             Reason::Unavailable => {
                 "check the network and the store's state; it is safe to try again"
@@ -55,15 +59,11 @@ impl Reason {
 
 /// A request to the object store that failed for good.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{operation} {url}/{name}: {source}{}; {}",
-    retried(*.attempts, *.elapsed),
-    .reason.advice()
-)]
+#[error("{}: {}", self.context(), self.why())]
 pub struct ObjectError {
-    /// What kind of failure it is.
+    /// The kind of failure.
     pub reason: Reason,
-    /// What was being done: `get`, `create`, `upload`, ….
+    /// The operation: `get`, `create`, `upload`, ….
     pub operation: &'static str,
     /// The bucket.
     pub url: String,
@@ -91,11 +91,64 @@ impl ObjectError {
     pub fn of(error: &io::Error) -> Option<&ObjectError> {
         error.get_ref()?.downcast_ref()
     }
+
+    /// The operation and its object.
+    pub fn context(&self) -> String {
+        format!("{} {}/{}", self.operation, self.url, self.name)
+    }
+
+    /// Why it failed, and what to do about it.
+    pub fn why(&self) -> String {
+        let retried = retried(self.attempts, self.elapsed);
+        format!("{}{retried}; {}", self.source, self.advice())
+    }
+
+    fn advice(&self) -> &'static str {
+        match (self.reason, self.kind()) {
+            (Reason::Refused, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                "make room in the directory"
+            }
+            (Reason::Refused, io::ErrorKind::ReadOnlyFilesystem) => "mount it writable again",
+            (Reason::Refused, io::ErrorKind::PermissionDenied) => {
+                "check the permissions of the directory"
+            }
+            (reason, _) => reason.advice(),
+        }
+    }
+
+    /// The kind of an [`io::Error`] that says the same.
+    pub fn kind(&self) -> io::ErrorKind {
+        match self.reason {
+            Reason::Refused => system_kind(&*self.source).unwrap_or(io::ErrorKind::Other),
+            reason => reason.io_kind(),
+        }
+    }
+}
+
+/// The system's error of a store that is a directory, if an operator can mend
+/// it.
+fn system_kind(error: &(dyn StdError + 'static)) -> Option<io::ErrorKind> {
+    use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let mut at = Some(error);
+    while let Some(e) = at {
+        if let Some(io) = e.downcast_ref::<io::Error>() {
+            let kind = io.kind();
+            let mendable = [
+                PermissionDenied,
+                QuotaExceeded,
+                ReadOnlyFilesystem,
+                StorageFull,
+            ];
+            return mendable.contains(&kind).then_some(kind);
+        }
+        at = e.source();
+    }
+    None
 }
 
 impl From<ObjectError> for io::Error {
     fn from(error: ObjectError) -> io::Error {
-        io::Error::new(error.reason.io_kind(), error)
+        io::Error::new(error.kind(), error)
     }
 }
 
@@ -113,10 +166,12 @@ pub(crate) enum Failure {
         source: Box<dyn StdError + Send + Sync>,
         sent: bool,
     },
-    /// Another attempt would fail alike.
+    /// Another attempt would fail alike, unless an operator mends the cause,
+    /// which only `mendable` failures allow.
     Final {
         reason: Reason,
         source: Box<dyn StdError + Send + Sync>,
+        mendable: bool,
     },
 }
 
@@ -132,44 +187,76 @@ impl Failure {
         Failure::Final {
             reason,
             source: what.into().into(),
+            mendable: false,
         }
+    }
+
+    /// The failure of a request that asks whether an object is there: that it
+    /// is not is the answer then, and no other attempt is made.
+    pub(crate) fn of_lookup(error: StoreError) -> Failure {
+        match Failure::from(error) {
+            Failure::Final {
+                reason: Reason::NotFound,
+                source,
+                ..
+            } => Failure::Final {
+                reason: Reason::NotFound,
+                source,
+                mendable: false,
+            },
+            other => other,
+        }
+    }
+
+    /// Whether the failure is an answer about the objects that the store has.
+    pub(crate) fn is_answer(&self) -> bool {
+        matches!(
+            self,
+            Failure::Final {
+                reason: Reason::NotFound | Reason::Exists | Reason::TooShort,
+                mendable: false,
+                ..
+            }
+        )
     }
 }
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
-        let reason = match &error {
-            StoreError::NotFound { .. } => Reason::NotFound,
+        let (reason, mendable) = match &error {
+            StoreError::NotFound { .. } => (Reason::NotFound, true),
             StoreError::AlreadyExists { .. }
             | StoreError::Precondition { .. }
-            | StoreError::NotModified { .. } => Reason::Exists,
+            | StoreError::NotModified { .. } => (Reason::Exists, false),
             StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
-                Reason::Denied
+                (Reason::Denied, true)
             }
-            // A directory says what it means, and it fails alike the next time.
+            // A directory's errors are definite: the same request fails again.
             StoreError::Generic { store, .. }
-                if *store != "LocalFileSystem" && *store != "InMemory" =>
+                if *store == "LocalFileSystem" || *store == "InMemory" =>
             {
-                match http_status(&error) {
-                    Some(408 | 425 | 429 | 500..) => return transient(error),
-                    // What S3 answers to a request that arrived too slowly.
-                    Some(400) if error.to_string().contains("RequestTimeout") => {
-                        return transient(error);
-                    }
-                    Some(401 | 403) => Reason::Denied,
-                    Some(400) if CREDENTIALS.iter().any(|c| error.to_string().contains(c)) => {
-                        Reason::Denied
-                    }
-                    Some(_) => Reason::Refused,
-                    None => return transient(error),
-                }
+                (Reason::Refused, true)
             }
+            StoreError::Generic { .. } => match http_status(&error) {
+                Some(408 | 425 | 429 | 500..) => return transient(error),
+                // S3's answer to a request that arrived too slowly.
+                Some(400) if error.to_string().contains("RequestTimeout") => {
+                    return transient(error);
+                }
+                Some(401 | 403) => (Reason::Denied, true),
+                Some(400) if CREDENTIALS.iter().any(|c| error.to_string().contains(c)) => {
+                    (Reason::Denied, true)
+                }
+                Some(_) => (Reason::Refused, false),
+                None => return transient(error),
+            },
             StoreError::JoinError { .. } => return transient(error),
-            _ => Reason::Refused,
+            _ => (Reason::Refused, false),
         };
         Failure::Final {
             reason,
             source: error.into(),
+            mendable,
         }
     }
 }
@@ -205,8 +292,8 @@ fn never_sent(error: &StoreError) -> bool {
     false
 }
 
-/// The HTTP status that an error carries. `object_store` keeps the type that
-/// has it to itself, so it is read from the message, which a test holds.
+/// The HTTP status in an error. The type that has it is private to
+/// `object_store`, so it is read from the message; a test checks that.
 fn http_status(error: &StoreError) -> Option<u16> {
     const MARK: &str = "status code: ";
     let text = error.to_string();

@@ -1,9 +1,12 @@
-//! Requests to an object store, for async callers: each one is tried until it
-//! is done, or cannot be, or the time is over.
+//! Requests to an object store, for async callers. Each request is tried until
+//! it succeeds, cannot succeed, or its policy gives up.
 
+use crate::attempts::Attempts;
 use crate::error::{Failure, ObjectError, Reason};
 use crate::open::{self, BucketConfig, OpenError, Opened};
-use crate::retry::Backoff;
+use crate::place::{BucketStats, Counters, Place, add};
+use crate::retry::Retry;
+use crate::trouble::Trouble;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
@@ -13,69 +16,19 @@ use object_store::{
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 
-/// What came of creating an object only if it is absent.
+/// Objects removed with one request: the most that S3 takes.
+const DELETED_AT_ONCE: usize = 1000;
+
+/// The outcome of creating an object only if it is absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Created {
-    /// It is there, and durable.
+    /// The object exists and is durable.
     Done,
     /// Something else has the name; nothing was changed.
     Exists,
-}
-
-/// What was asked of the store so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BucketStats {
-    /// Attempts made; parts of large uploads count each, not their retries.
-    pub requests: u64,
-    /// Of these, the ones that came after a failed one.
-    pub retries: u64,
-    /// Operations that failed for good.
-    pub failures: u64,
-    /// Bytes read.
-    pub read_bytes: u64,
-    /// Bytes written.
-    pub written_bytes: u64,
-}
-
-#[derive(Default)]
-pub(crate) struct Counters {
-    pub(crate) requests: AtomicU64,
-    retries: AtomicU64,
-    failures: AtomicU64,
-    read_bytes: AtomicU64,
-    pub(crate) written_bytes: AtomicU64,
-}
-
-pub(crate) fn add(counter: &AtomicU64, n: u64) {
-    counter.fetch_add(n, Ordering::Relaxed);
-}
-
-/// The runtime that connections live on. It is let go without waiting, so
-/// that its owner may be dropped anywhere.
-struct Background(Option<Runtime>);
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-struct Inner {
-    store: Arc<dyn ObjectStore>,
-    prefix: Path,
-    url: String,
-    local: Option<PathBuf>,
-    config: BucketConfig,
-    counters: Counters,
-    handle: tokio::runtime::Handle,
-    _runtime: Background,
 }
 
 /// A place in an object store, for async callers. Clones are the same place.
@@ -84,7 +37,13 @@ struct Inner {
 /// object is written once, whole, and never changed.
 #[derive(Clone)]
 pub struct Objects {
-    inner: Arc<Inner>,
+    place: Arc<Place>,
+}
+
+impl std::fmt::Debug for Objects {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Objects({})", self.url())
+    }
 }
 
 fn runtime() -> std::io::Result<Runtime> {
@@ -102,7 +61,8 @@ impl Objects {
             source,
         })?;
         let opened = open::open(url, &config, runtime.handle())?;
-        Ok(Objects::new(opened, config, runtime))
+        let handle = runtime.handle().clone();
+        Ok(Objects::new(opened, config, handle, Some(runtime)))
     }
 
     pub(crate) fn with_store(
@@ -110,149 +70,106 @@ impl Objects {
         url: &str,
         config: BucketConfig,
     ) -> std::io::Result<Objects> {
-        let opened = Opened {
-            store,
-            prefix: Path::default(),
-            url: url.to_owned(),
-            local: None,
-        };
-        Ok(Objects::new(opened, config, runtime()?))
+        let runtime = runtime()?;
+        let handle = runtime.handle().clone();
+        let opened = Opened::whole(store, url);
+        Ok(Objects::new(opened, config, handle, Some(runtime)))
     }
 
-    fn new(opened: Opened, config: BucketConfig, runtime: Runtime) -> Objects {
+    /// All of an open store, called `url`. Blocking callers and uploads run on
+    /// the runtime of `handle`.
+    pub fn on(
+        handle: Handle,
+        store: Arc<dyn ObjectStore>,
+        url: &str,
+        config: BucketConfig,
+    ) -> Objects {
+        Objects::new(Opened::whole(store, url), config, handle, None)
+    }
+
+    fn new(
+        opened: Opened,
+        config: BucketConfig,
+        handle: Handle,
+        runtime: Option<Runtime>,
+    ) -> Objects {
         Objects {
-            inner: Arc::new(Inner {
-                store: opened.store,
-                prefix: opened.prefix,
-                url: opened.url,
-                local: opened.local,
-                config,
-                counters: Counters::default(),
-                handle: runtime.handle().clone(),
-                _runtime: Background(Some(runtime)),
-            }),
+            place: Arc::new(Place::opened(opened, config, handle, runtime)),
         }
     }
 
-    /// What it is, for people: a URL without settings and secrets.
+    /// The folder `name` of this place, which has trouble of its own. Requests
+    /// there count in [`Objects::stats`] of both.
+    pub fn folder(&self, name: &str) -> Objects {
+        Objects {
+            place: Arc::new(self.place.folder(name, self.retry())),
+        }
+    }
+
+    /// The same place with trouble of its own, where requests are tried again
+    /// as `retry` says.
+    pub fn with_retry(&self, retry: Retry) -> Objects {
+        Objects {
+            place: Arc::new(self.place.folder("", retry)),
+        }
+    }
+
+    /// The place's URL for messages, without settings and secrets.
     pub fn url(&self) -> &str {
-        &self.inner.url
+        &self.place.url
+    }
+
+    /// The URL of the object or folder `name`, for people.
+    pub fn name_of(&self, name: &str) -> String {
+        self.place.name_of(name)
     }
 
     /// The store itself. Nothing is tried again there.
     pub fn store(&self) -> &Arc<dyn ObjectStore> {
-        &self.inner.store
+        &self.place.store.api
     }
 
-    /// How it was opened.
+    /// How the store was opened.
     pub fn config(&self) -> &BucketConfig {
-        &self.inner.config
+        &self.place.store.config
     }
 
-    /// The runtime that its connections live on.
-    pub fn handle(&self) -> &tokio::runtime::Handle {
-        &self.inner.handle
+    /// How failed requests are tried again in this place.
+    pub fn retry(&self) -> Retry {
+        self.place.retry
     }
 
-    /// What was asked of the store so far.
+    /// The runtime of connections, blocking callers and uploads.
+    pub fn handle(&self) -> &Handle {
+        &self.place.store.handle
+    }
+
+    /// Why requests in this place are tried again at this moment.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.place.trouble.now()
+    }
+
+    /// The requests made so far.
     pub fn stats(&self) -> BucketStats {
-        let c = &self.inner.counters;
-        let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        BucketStats {
-            requests: get(&c.requests),
-            retries: get(&c.retries),
-            failures: get(&c.failures),
-            read_bytes: get(&c.read_bytes),
-            written_bytes: get(&c.written_bytes),
-        }
+        self.counters().read()
     }
 
     pub(crate) fn counters(&self) -> &Counters {
-        &self.inner.counters
+        &self.place.store.counters
     }
 
     /// Where `name` is in the store.
     pub fn path(&self, name: &str) -> Path {
-        name.split('/')
-            .filter(|part| !part.is_empty())
-            .fold(self.inner.prefix.clone(), |path, part| path.join(part))
+        self.place.path(name)
+    }
+
+    /// `operation` on `name`, not attempted yet.
+    pub(crate) fn attempts<'a>(&'a self, operation: &'static str, name: &'a str) -> Attempts<'a> {
+        Attempts::new(&self.place, operation, name)
     }
 
     fn folder_path(&self, name: &str) -> Option<Path> {
         Some(self.path(name)).filter(|path| !path.as_ref().is_empty())
-    }
-
-    pub(crate) fn backoff(&self) -> Backoff {
-        Backoff::new(self.inner.config.retry)
-    }
-
-    pub(crate) fn error(
-        &self,
-        operation: &'static str,
-        name: &str,
-        backoff: &Backoff,
-        failure: Failure,
-        outcome_unknown: bool,
-    ) -> ObjectError {
-        let (reason, source) = match failure {
-            Failure::Transient { source, .. } => (Reason::Unavailable, source),
-            Failure::Final { reason, source } => (reason, source),
-        };
-        if !matches!(reason, Reason::NotFound | Reason::Exists) {
-            add(&self.inner.counters.failures, 1);
-        }
-        ObjectError {
-            reason,
-            operation,
-            url: self.inner.url.clone(),
-            name: name.to_owned(),
-            attempts: backoff.attempts,
-            elapsed: backoff.elapsed(),
-            outcome_unknown,
-            source,
-        }
-    }
-
-    /// One attempt with a time limit.
-    pub(crate) async fn attempt<T>(
-        &self,
-        backoff: &mut Backoff,
-        request: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        backoff.attempts += 1;
-        add(&self.inner.counters.requests, 1);
-        if backoff.attempts > 1 {
-            add(&self.inner.counters.retries, 1);
-        }
-        let limit = self.inner.config.retry.attempt_timeout;
-        match tokio::time::timeout(limit, request).await {
-            Ok(result) => result,
-            Err(_) => Err(Failure::timeout(limit)),
-        }
-    }
-
-    /// Waits before the next attempt; answers the failure back when there is
-    /// none.
-    pub(crate) async fn wait(
-        &self,
-        backoff: &mut Backoff,
-        failure: Failure,
-    ) -> Result<(), Failure> {
-        let Failure::Transient { source, .. } = &failure else {
-            return Err(failure);
-        };
-        let Some(wait) = backoff.next_wait() else {
-            return Err(failure);
-        };
-        // One that is tried for long is worth a look before it fails.
-        if backoff.attempts == 4 {
-            tracing::warn!(
-                url = %self.inner.url, error = %source, attempts = backoff.attempts,
-                "the object store does not do what it is asked; trying on"
-            );
-        }
-        tokio::time::sleep(wait).await;
-        Ok(())
     }
 
     /// Tries until it is done. For what may be done twice.
@@ -265,14 +182,14 @@ impl Objects {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let mut backoff = self.backoff();
+        let mut attempts = self.attempts(operation, name);
         loop {
-            let failure = match self.attempt(&mut backoff, request()).await {
+            let failure = match attempts.attempt(request()).await {
                 Ok(done) => return Ok(done),
                 Err(failure) => failure,
             };
-            if let Err(failure) = self.wait(&mut backoff, failure).await {
-                return Err(self.error(operation, name, &backoff, failure, false));
+            if let Err(failure) = attempts.wait(failure).await {
+                return Err(attempts.error(failure, false));
             }
         }
     }
@@ -284,7 +201,8 @@ impl Objects {
     pub async fn size(&self, name: &str) -> Result<u64, ObjectError> {
         let path = self.path(name);
         self.retried("look up", name, || async {
-            Ok(self.inner.store.head(&path).await?.size)
+            let found = self.store().head(&path).await;
+            Ok(found.map_err(Failure::of_lookup)?.size)
         })
         .await
     }
@@ -313,15 +231,33 @@ impl Objects {
             .await
     }
 
+    /// The first `count` bytes, or all if the object has fewer.
+    ///
+    /// # Errors
+    /// [`Reason::NotFound`], or when the store does not answer.
+    pub async fn get_first(&self, name: &str, count: u64) -> Result<Bytes, ObjectError> {
+        let path = self.path(name);
+        self.retried("get", name, || async {
+            match self.get_once(&path, Some(0..count)).await {
+                Err(Failure::Final {
+                    reason: Reason::TooShort,
+                    ..
+                }) => self.get_once(&path, None).await,
+                other => other,
+            }
+        })
+        .await
+    }
+
     async fn get_once(&self, path: &Path, range: Option<Range<u64>>) -> Result<Bytes, Failure> {
         let options = GetOptions {
             range: range.clone().map(GetRange::Bounded),
             ..GetOptions::default()
         };
-        let result = match self.inner.store.get_opts(path, options).await {
+        let result = match self.store().get_opts(path, options).await {
             Ok(result) => result,
             Err(e) => {
-                let failure = Failure::from(e);
+                let failure = Failure::of_lookup(e);
                 // Stores say in different ways that a range begins after the end.
                 if let (Failure::Final { reason, .. }, Some(range)) = (&failure, &range)
                     && *reason == Reason::Refused
@@ -338,7 +274,7 @@ impl Objects {
         }
         let wanted = result.range.end - result.range.start;
         let bytes = result.bytes().await?;
-        add(&self.inner.counters.read_bytes, bytes.len() as u64);
+        add(&self.counters().read_bytes, bytes.len() as u64);
         if bytes.len() as u64 != wanted {
             return Err(Failure::Transient {
                 source: format!("{} of {wanted} bytes arrived", bytes.len()).into(),
@@ -349,7 +285,8 @@ impl Objects {
     }
 
     async fn check_size(&self, path: &Path, range: &Range<u64>) -> Result<(), Failure> {
-        let size = self.inner.store.head(path).await?.size;
+        let found = self.store().head(path).await;
+        let size = found.map_err(Failure::of_lookup)?.size;
         match size < range.end {
             true => Err(too_short(range, size)),
             false => Ok(()),
@@ -363,7 +300,7 @@ impl Objects {
     pub async fn list(&self, folder: &str) -> Result<Vec<(String, u64)>, ObjectError> {
         let path = self.folder_path(folder);
         self.retried("list", folder, || async {
-            let found = self.inner.store.list_with_delimiter(path.as_ref()).await?;
+            let found = self.store().list_with_delimiter(path.as_ref()).await?;
             Ok(found
                 .objects
                 .into_iter()
@@ -385,7 +322,7 @@ impl Objects {
         let after = self.path(&format!("{folder}/{name}"));
         let depth = after.parts().count();
         self.retried("list", folder, || async {
-            let found = self.inner.store.list_with_offset(path.as_ref(), &after);
+            let found = self.store().list_with_offset(path.as_ref(), &after);
             let found: Vec<ObjectMeta> = found.try_collect().await?;
             Ok(found
                 .into_iter()
@@ -404,7 +341,7 @@ impl Objects {
     pub async fn folders(&self, folder: &str) -> Result<Vec<String>, ObjectError> {
         let path = self.folder_path(folder);
         self.retried("list", folder, || async {
-            let found = self.inner.store.list_with_delimiter(path.as_ref()).await?;
+            let found = self.store().list_with_delimiter(path.as_ref()).await?;
             Ok(found
                 .common_prefixes
                 .into_iter()
@@ -435,14 +372,14 @@ impl Objects {
     }
 
     async fn below(&self, path: Option<&Path>) -> Result<Vec<ObjectMeta>, Failure> {
-        Ok(self.inner.store.list(path).try_collect().await?)
+        Ok(self.store().list(path).try_collect().await?)
     }
 
     /// Creates an object unless the name is taken.
     ///
-    /// An attempt whose outcome is not known is made again, and when the name
-    /// turns out to be taken, what has it is read: if it holds `bytes`, it is
-    /// ours. So let no two writers write equal bytes under one name.
+    /// An attempt of unknown outcome is made again. When the name turns out to
+    /// be taken, the object that has it is read: if it holds `bytes`, it is
+    /// ours. Two writers must therefore never write equal bytes under one name.
     ///
     /// # Errors
     /// When the store does not answer or refuses. If
@@ -450,11 +387,11 @@ impl Objects {
     /// later; the same call with the same bytes settles it.
     pub async fn put_new(&self, name: &str, bytes: Bytes) -> Result<Created, ObjectError> {
         let path = self.path(name);
-        let mut backoff = self.backoff();
+        let mut attempts = self.attempts("create", name);
         let mut unknown = false;
         loop {
             let put = self.put_once(&path, bytes.clone());
-            let failure = match self.attempt(&mut backoff, put).await {
+            let failure = match attempts.attempt(put).await {
                 Ok(created) => return Ok(created),
                 Err(failure) => failure,
             };
@@ -462,24 +399,21 @@ impl Objects {
                 Failure::Transient { sent, .. } => *sent,
                 // A directory may have taken it and then failed to sync.
                 Failure::Final { reason, .. } => {
-                    self.inner.local.is_some() && *reason == Reason::Refused
+                    self.place.store.local.is_some() && *reason == Reason::Refused
                 }
             };
-            if let Err(failure) = self.wait(&mut backoff, failure).await {
-                return Err(self.error("create", name, &backoff, failure, unknown));
+            if let Err(failure) = attempts.wait(failure).await {
+                return Err(attempts.error(failure, unknown));
             }
         }
     }
 
     async fn put_once(&self, path: &Path, bytes: Bytes) -> Result<Created, Failure> {
         let payload = PutPayload::from_bytes(bytes.clone());
-        let put = self
-            .inner
-            .store
-            .put_opts(path, payload, PutMode::Create.into());
+        let put = self.store().put_opts(path, payload, PutMode::Create.into());
         match put.await.map_err(Failure::from) {
             Ok(_) => {
-                add(&self.inner.counters.written_bytes, bytes.len() as u64);
+                add(&self.counters().written_bytes, bytes.len() as u64);
                 return Ok(Created::Done);
             }
             Err(Failure::Final {
@@ -488,34 +422,39 @@ impl Objects {
             }) => {}
             Err(failure) => return Err(failure),
         }
-        let held = match self.inner.store.head(path).await {
+        let held = match self.store().head(path).await {
             Ok(meta) if meta.size != bytes.len() as u64 => return Ok(Created::Exists),
             Ok(_) => self.get_once(path, None).await,
-            Err(e) => Err(e.into()),
+            Err(e) => Err(Failure::of_lookup(e)),
         };
         match held {
             Ok(held) if held == bytes => Ok(Created::Done),
             Ok(_) => Ok(Created::Exists),
-            // S3 answers "conflict" while another is at it, who may yet fail.
+            // S3 answers "conflict" while another writer is at work, which may
+            // still fail.
             Err(Failure::Final {
                 reason: Reason::NotFound,
                 source,
+                ..
             }) => Err(Failure::Transient {
-                source: format!("the name was taken, but nothing has it: {source}").into(),
+                source: format!(
+                    "the store says that the name is taken, but has no such object: {source}"
+                )
+                .into(),
                 sent: false,
             }),
             Err(failure) => Err(failure),
         }
     }
 
-    /// Removes an object. One that is not there is no error.
+    /// Removes an object. Returns no error when it is not there.
     ///
     /// # Errors
     /// When the store does not answer or refuses.
     pub async fn delete(&self, name: &str) -> Result<(), ObjectError> {
         let path = self.path(name);
         self.retried("delete", name, || async {
-            match self.inner.store.delete(&path).await {
+            match self.store().delete(&path).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
                 Err(e) => Err(e.into()),
             }
@@ -523,8 +462,8 @@ impl Objects {
         .await
     }
 
-    /// Removes all objects below `folder`. It may leave some behind on an
-    /// error; called again it goes on.
+    /// Removes all objects below `folder`. After an error some objects may be
+    /// left, and another call removes those.
     ///
     /// # Errors
     /// When the store does not answer or refuses.
@@ -533,22 +472,37 @@ impl Objects {
         let found = self
             .retried("list", folder, || self.below(path.as_ref()))
             .await?;
-        // An attempt has a time limit, so it is one request's worth.
-        for some in found.chunks(500) {
-            let left: Mutex<BTreeSet<Path>> =
-                Mutex::new(some.iter().map(|m| m.location.clone()).collect());
-            self.retried("delete", folder, || self.delete_all(&left))
-                .await?;
-        }
+        let found = found.into_iter().map(|meta| meta.location).collect();
+        self.delete_paths(folder, found).await?;
         self.forget_directory(folder).await
     }
 
-    /// Deletes what is `left`, and takes out what was deleted.
-    async fn delete_all(&self, left: &Mutex<BTreeSet<Path>>) -> Result<(), Failure> {
+    /// Removes objects; missing ones are no error. After an error some may be
+    /// left, and another call removes those.
+    ///
+    /// # Errors
+    /// When the store does not answer or refuses.
+    pub async fn delete_all(&self, names: &[String]) -> Result<(), ObjectError> {
+        let paths = names.iter().map(|name| self.path(name)).collect();
+        self.delete_paths("", paths).await
+    }
+
+    /// Removes the objects `paths`, which are below `folder`.
+    async fn delete_paths(&self, folder: &str, paths: Vec<Path>) -> Result<(), ObjectError> {
+        // An attempt has a time limit, so it covers one request only.
+        for some in paths.chunks(DELETED_AT_ONCE) {
+            let left: Mutex<BTreeSet<Path>> = Mutex::new(some.iter().cloned().collect());
+            self.retried("delete", folder, || self.delete_once(&left))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the objects in `left`, and takes deleted ones out of it.
+    async fn delete_once(&self, left: &Mutex<BTreeSet<Path>>) -> Result<(), Failure> {
         let paths: Vec<_> = left.lock().iter().cloned().map(Ok).collect();
         let mut done = self
-            .inner
-            .store
+            .store()
             .delete_stream(futures::stream::iter(paths).boxed());
         let mut failed = None;
         while let Some(one) = done.next().await {
@@ -563,9 +517,9 @@ impl Objects {
         failed.map_or(Ok(()), |e| Err(e.into()))
     }
 
-    /// A directory may hold what uploads left that were cut off.
+    /// A directory may hold remains of interrupted uploads.
     async fn forget_directory(&self, folder: &str) -> Result<(), ObjectError> {
-        let Some(dir) = &self.inner.local else {
+        let Some(dir) = &self.place.store.local else {
             return Ok(());
         };
         let dir = dir.join(self.path(folder).as_ref());
@@ -574,6 +528,7 @@ impl Objects {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::Final {
                     reason: Reason::Refused,
                     source: e.into(),
+                    mendable: true,
                 }),
                 _ => Ok(()),
             }
@@ -586,7 +541,7 @@ fn too_short(range: &Range<u64>, size: u64) -> Failure {
     Failure::last(
         Reason::TooShort,
         format!(
-            "bytes {} to {} are wanted, but it has {size}",
+            "the object has {size} bytes, too few for the range {} to {}",
             range.start, range.end
         ),
     )

@@ -15,8 +15,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use url::Url;
+use xylem_ambient::{Clock, Entropy};
 
-/// What can be opened, for messages.
+/// The supported URLs, for messages.
 const SUPPORTED: &str = "supported are file:///DIR, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, \
                          az://CONTAINER/PREFIX and memory:///";
 
@@ -31,6 +32,11 @@ pub struct BucketConfig {
     /// A larger upload goes in parts of this size. S3 takes no less than
     /// 5 MiB, and 10,000 parts.
     pub part_bytes: usize,
+    /// Measures time between warnings. Time limits of requests are tokio's.
+    pub clock: Clock,
+    /// The randomness of waits between attempts, and of the names of
+    /// [`crate::Bucket::check`].
+    pub entropy: Entropy,
 }
 
 impl Default for BucketConfig {
@@ -39,6 +45,8 @@ impl Default for BucketConfig {
             settings: BTreeMap::new(),
             retry: Retry::default(),
             part_bytes: 8 << 20,
+            clock: Clock::system(),
+            entropy: Entropy::system(),
         }
     }
 }
@@ -46,12 +54,12 @@ impl Default for BucketConfig {
 /// Why a URL could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Not a URL, or one without what it needs.
+    /// Not a URL, or one without a required part.
     #[error("object store {url}: {what}; {SUPPORTED}")]
     Url {
         /// The URL.
         url: String,
-        /// What is wrong with it.
+        /// The problem with it.
         what: String,
     },
     /// A setting that the provider does not have, or a value it does not take.
@@ -59,7 +67,7 @@ pub enum OpenError {
     Setting {
         /// The URL.
         url: String,
-        /// What is wrong.
+        /// The problem.
         what: String,
     },
     /// The directory cannot be made.
@@ -67,7 +75,7 @@ pub enum OpenError {
     Io {
         /// The URL.
         url: String,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
 }
@@ -86,6 +94,18 @@ pub(crate) struct Opened {
     pub(crate) url: String,
     /// The directory, when it is one.
     pub(crate) local: Option<PathBuf>,
+}
+
+impl Opened {
+    /// All of a store that is there already.
+    pub(crate) fn whole(store: Arc<dyn ObjectStore>, url: &str) -> Opened {
+        Opened {
+            store,
+            prefix: Path::default(),
+            url: url.to_owned(),
+            local: None,
+        }
+    }
 }
 
 /// A URL taken apart.
@@ -154,7 +174,7 @@ impl Place<'_> {
 
     fn no_settings(&self) -> Result<(), OpenError> {
         match self.settings.keys().next() {
-            Some(key) => Err(self.bad_setting(format!("it takes no settings, but {key} is given"))),
+            Some(key) => Err(self.bad_setting(format!("it takes no settings, but {key} is set"))),
             None => Ok(()),
         }
     }
@@ -265,7 +285,7 @@ impl Place<'_> {
             );
             if endpoint.starts_with("http://") && !allowed {
                 return Err(self.bad_setting(format!(
-                    "endpoint {endpoint} is not encrypted; set AWS_ALLOW_HTTP=true if that is meant"
+                    "endpoint {endpoint} is not encrypted; set AWS_ALLOW_HTTP=true to allow that"
                 )));
             }
         }
@@ -314,8 +334,8 @@ impl Place<'_> {
     }
 }
 
-/// Nothing is tried again below us: an answer that was lost must not turn into
-/// a conflict with ourselves before we could see it.
+/// `object_store` itself must not retry: a lost answer would turn into a
+/// conflict with ourselves before this crate could see it.
 fn no_retry() -> RetryConfig {
     RetryConfig {
         max_retries: 0,

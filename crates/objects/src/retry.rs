@@ -1,19 +1,47 @@
-//! When a failed request is tried again: exponential backoff with jitter.
+//! When a failed request is tried again: exponential backoff with jitter, and
+//! the point at which a caller gives up.
 
-use rand::Rng;
+#[cfg(test)]
+mod tests;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use std::time::Duration;
-use tokio::time::Instant;
+use xylem_ambient::Entropy;
 
-/// How long to try.
+/// When a request that keeps failing is reported to its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GiveUp {
+    /// A failure that an operator must mend (credentials, a missing bucket, a
+    /// full disk) is reported at once. No attempt begins this long after the
+    /// first.
+    After(Duration),
+    /// Only a failure that no later attempt can change is reported. The request
+    /// waits for everything else, also for an operator.
+    Never,
+}
+
+impl GiveUp {
+    /// The time after which no attempt begins; `None` without such a limit.
+    pub(crate) fn limit(self) -> Option<Duration> {
+        match self {
+            GiveUp::After(limit) => Some(limit),
+            GiveUp::Never => None,
+        }
+    }
+}
+
+/// How failed requests are tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
-    /// The first wait, about; each later one is twice as long.
+    /// The longest that the first wait may be; each later limit is twice the
+    /// one before. Waits are random, between half and all of their limit.
     pub first_wait: Duration,
-    /// The longest wait.
+    /// The most that this limit grows to.
     pub longest_wait: Duration,
-    /// No attempt begins this long after the first.
-    pub give_up_after: Duration,
-    /// An attempt that has no answer by then counts as failed.
+    /// When a failure is reported.
+    pub give_up: GiveUp,
+    /// An attempt that has no answer by then counts as failed, and its outcome
+    /// as unknown.
     pub attempt_timeout: Duration,
 }
 
@@ -22,41 +50,51 @@ impl Default for Retry {
         Retry {
             first_wait: Duration::from_millis(50),
             longest_wait: Duration::from_secs(5),
-            give_up_after: Duration::from_secs(60),
+            give_up: GiveUp::After(Duration::from_secs(60)),
             attempt_timeout: Duration::from_secs(30),
         }
     }
 }
 
-/// One request's attempts.
-pub(crate) struct Backoff {
-    retry: Retry,
-    began: Instant,
-    next: Duration,
-    pub(crate) attempts: u32,
-}
-
-impl Backoff {
-    pub(crate) fn new(retry: Retry) -> Backoff {
-        Backoff {
-            retry,
-            began: Instant::now(),
-            next: retry.first_wait,
-            attempts: 0,
+impl Retry {
+    /// The default waits, without an end.
+    pub fn forever() -> Retry {
+        Retry {
+            give_up: GiveUp::Never,
+            ..Retry::default()
         }
     }
 
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.began.elapsed()
+    /// The waits of one request. The jitter keeps requests that failed together
+    /// from coming back together; its seed comes from `entropy`.
+    pub fn waits(&self, entropy: &Entropy) -> Waits {
+        // Without randomness the waits still grow.
+        let seed = entropy.next().unwrap_or_default() as u64;
+        // `backon` adds up to as much again to each wait.
+        Waits(
+            ExponentialBuilder::new()
+                .with_min_delay(self.first_wait / 2)
+                .with_max_delay(self.longest_wait / 2)
+                .without_max_times()
+                .with_jitter()
+                .with_jitter_seed(seed)
+                .build(),
+        )
+    }
+}
+
+/// Growing random waits, without an end.
+#[derive(Debug)]
+pub struct Waits(ExponentialBackoff);
+
+impl Waits {
+    /// The next wait.
+    pub fn next_wait(&mut self) -> Duration {
+        self.0.next().unwrap_or_default()
     }
 
-    /// How long to wait before the next attempt; `None` when the time is over.
-    pub(crate) fn next_wait(&mut self) -> Option<Duration> {
-        let most = self.next;
-        self.next = (most * 2).min(self.retry.longest_wait);
-        // Between half and all of it, so that those who failed together do not
-        // come back together.
-        let wait = most.mul_f64(rand::rng().random_range(0.5..=1.0));
-        (self.elapsed() + wait < self.retry.give_up_after).then_some(wait)
+    /// The wait behind `skipped` others.
+    pub(crate) fn nth_wait(&mut self, skipped: usize) -> Duration {
+        self.0.nth(skipped).unwrap_or_default()
     }
 }

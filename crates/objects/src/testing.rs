@@ -1,4 +1,8 @@
 //! For tests: a store that fails on request, and a real S3 server.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "another process is waited for in real time"
+)]
 
 mod faulty;
 mod s3server;
@@ -6,7 +10,7 @@ mod s3server;
 pub use faulty::{Fault, Faulty, Op, Rates};
 pub use s3server::S3Server;
 
-use crate::Retry;
+use crate::{GiveUp, Retry};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use std::sync::Arc;
@@ -22,7 +26,7 @@ pub fn quick() -> Retry {
     Retry {
         first_wait: Duration::from_millis(1),
         longest_wait: Duration::from_millis(20),
-        give_up_after: Duration::from_secs(20),
+        give_up: GiveUp::After(Duration::from_secs(20)),
         attempt_timeout: Duration::from_millis(500),
     }
 }

@@ -1,15 +1,19 @@
 //! An object that is written front to back: in one request when it is small,
 //! else in parts, of which a few are on their way at a time.
 
+use crate::attempts::Attempts;
 use crate::error::{Failure, ObjectError, Reason};
-use crate::objects::{Created, Objects, add};
-use crate::retry::{Backoff, Retry};
+use crate::objects::{Created, Objects};
+use crate::place::add;
+use crate::retry::Retry;
 use async_trait::async_trait;
 use object_store::retry::{RetryContext, RetryFailure, RetryPolicy};
 use object_store::{MultipartUpload, ObjectStoreExt, PutMultipartOptions, PutPayload};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::task::JoinSet;
+use xylem_ambient::Entropy;
 
 /// Parts on their way at once. Memory: this and one more, times the part size.
 const PARTS_AT_ONCE: usize = 2;
@@ -38,8 +42,8 @@ impl Drop for Large {
             return;
         }
         self.parts.abort_all();
-        // Best effort: what stays is invisible, and removed by the bucket's
-        // rule for incomplete uploads.
+        // This is best effort: parts that stay are invisible, and the bucket's
+        // rule for incomplete uploads removes them.
         let nothing: Box<dyn MultipartUpload> = Box::new(Nothing);
         let mut upload = std::mem::replace(&mut self.upload, nothing);
         self.objects.handle().spawn(async move {
@@ -93,8 +97,8 @@ impl Upload {
     pub fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         let part = self.objects.config().part_bytes.max(1);
         while !bytes.is_empty() {
-            // A buffer that is full goes when more comes, so that what fits in
-            // one request goes in one.
+            // A full buffer is sent when more bytes come, so that an object
+            // that fits into one request takes one.
             if self.buffer.len() >= part {
                 self.send_part()?;
             }
@@ -115,8 +119,7 @@ impl Upload {
     }
 
     async fn send(&mut self, part: Vec<u8>) -> Result<(), ObjectError> {
-        let mut backoff = self.objects.backoff();
-        backoff.attempts = 1;
+        let attempts = self.objects.attempts("upload", &self.name);
         if self.large.is_none() {
             self.large = Some(begin(&self.objects, &self.name).await?);
         }
@@ -124,7 +127,7 @@ impl Upload {
             return Ok(());
         };
         let sent = large.send(part).await;
-        sent.map_err(|f| self.objects.error("upload", &self.name, &backoff, f, false))
+        sent.map_err(|failure| attempts.error(failure, false))
     }
 
     /// Makes the object appear, durable.
@@ -142,33 +145,35 @@ impl Upload {
     }
 
     async fn complete(&mut self) -> Result<(), ObjectError> {
-        let mut backoff = self.objects.backoff();
+        let mut attempts = self.objects.attempts("upload", &self.name);
         let Some(large) = &mut self.large else {
             let bytes = std::mem::take(&mut self.buffer);
             return match self.objects.put_new(&self.name, bytes.into()).await? {
                 Created::Done => Ok(()),
                 Created::Exists => {
                     let taken = Failure::last(Reason::Exists, "the name is taken");
-                    Err(self
-                        .objects
-                        .error("upload", &self.name, &backoff, taken, false))
+                    Err(attempts.error(taken, false))
                 }
             };
         };
-        let done = large.complete(&self.name, self.written, &mut backoff).await;
-        done.map_err(|f| {
-            let unknown = matches!(f, Failure::Transient { sent: true, .. });
-            self.objects
-                .error("upload", &self.name, &backoff, f, unknown)
+        let done = large
+            .complete(&self.name, self.written, &mut attempts)
+            .await;
+        done.map_err(|failure| {
+            let unknown = matches!(failure, Failure::Transient { sent: true, .. });
+            attempts.error(failure, unknown)
         })
     }
 }
 
-/// Begins an upload in parts. No condition can be put on those, so look first:
-/// names are unique, and one that is taken was given out twice.
+/// Begins an upload in parts. Such an upload takes no condition, so look first:
+/// names are unique, and a taken name was given out twice.
 async fn begin(objects: &Objects, name: &str) -> Result<Large, ObjectError> {
     let path = objects.path(name);
-    let retry = objects.config().retry;
+    let retry = PartRetry {
+        retry: objects.retry(),
+        entropy: objects.config().entropy.clone(),
+    };
     let upload = objects
         .retried("upload", name, || async {
             match objects.store().head(&path).await {
@@ -176,8 +181,7 @@ async fn begin(objects: &Objects, name: &str) -> Result<Large, ObjectError> {
                 Err(object_store::Error::NotFound { .. }) => {}
                 Err(e) => return Err(e.into()),
             }
-            let options =
-                PutMultipartOptions::default().with_retry_policy(Arc::new(PartRetry(retry)));
+            let options = PutMultipartOptions::default().with_retry_policy(Arc::new(retry.clone()));
             Ok(objects.store().put_multipart_opts(&path, options).await?)
         })
         .await?;
@@ -197,11 +201,13 @@ impl Large {
         let counters = self.objects.counters();
         add(&counters.requests, 1);
         add(&counters.written_bytes, part.len() as u64);
-        let retry = self.objects.config().retry;
+        let retry = self.objects.retry();
         let put = self.upload.put_part(part.into());
-        // The store's part of it tries again by `PartRetry`; this is for one
-        // that hangs for ever.
-        let limit = retry.give_up_after + retry.attempt_timeout;
+        // `object_store` retries a part as `PartRetry` says; this limit is for
+        // a part that hangs for ever.
+        let limit = retry.give_up.limit().map_or(Duration::MAX, |limit| {
+            limit.saturating_add(retry.attempt_timeout)
+        });
         self.parts.spawn_on(
             async move {
                 match tokio::time::timeout(limit, put).await {
@@ -229,17 +235,15 @@ impl Large {
         &mut self,
         name: &str,
         written: u64,
-        backoff: &mut Backoff,
+        attempts: &mut Attempts<'_>,
     ) -> Result<(), Failure> {
         while !self.parts.is_empty() {
             self.one_done().await?;
         }
         let objects = self.objects.clone();
         loop {
-            let failure = match objects
-                .attempt(backoff, async { Ok(self.upload.complete().await?) })
-                .await
-            {
+            let complete = async { Ok(self.upload.complete().await?) };
+            let failure = match attempts.attempt(complete).await {
                 Ok(_) => {
                     self.finished = true;
                     return Ok(());
@@ -251,14 +255,17 @@ impl Large {
                 self.finished = true;
                 return Ok(());
             }
-            objects.wait(backoff, failure).await?;
+            attempts.wait(failure).await?;
         }
     }
 }
 
 /// When a part is sent again: as anything else is.
-#[derive(Debug)]
-struct PartRetry(Retry);
+#[derive(Clone, Debug)]
+struct PartRetry {
+    retry: Retry,
+    entropy: Entropy,
+}
 
 #[async_trait]
 impl RetryPolicy for PartRetry {
@@ -269,17 +276,13 @@ impl RetryPolicy for PartRetry {
             }
             _ => true,
         };
-        let mut backoff = Backoff::new(self.0);
-        let mut wait = backoff.next_wait();
-        for _ in 1..context.attempt.min(16) {
-            wait = backoff.next_wait();
+        let skipped = context.attempt.saturating_sub(1).min(15);
+        let wait = self.retry.waits(&self.entropy).nth_wait(skipped);
+        let late = |limit| context.elapsed + wait >= limit;
+        if !again || self.retry.give_up.limit().is_some_and(late) {
+            return false;
         }
-        match wait.filter(|wait| again && context.elapsed + *wait < self.0.give_up_after) {
-            Some(wait) => {
-                tokio::time::sleep(wait).await;
-                true
-            }
-            None => false,
-        }
+        tokio::time::sleep(wait).await;
+        true
     }
 }

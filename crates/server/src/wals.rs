@@ -162,8 +162,8 @@ impl Wals {
                     memory: self.memory.clone(),
                     ..ObjectLogConfig::new(objects.handle().clone())
                 };
-                let prefix = objects.path(&format!("{WALS}/{id}"));
-                let opening = ObjectLog::open(Arc::clone(objects.store()), prefix, settings);
+                let folder = objects.folder(&format!("{WALS}/{id}"));
+                let opening = ObjectLog::open(&folder, settings);
                 Ok(OpenedWal {
                     wal: Arc::new(Handle::current().block_on(opening)?),
                     backed: None,
@@ -310,11 +310,9 @@ impl LocalWals {
         };
         let settings = self.backup.clone();
         let (interval, runtime) = (settings.interval, settings.runtime.clone());
-        let objects = bucket.objects();
-        let prefix = objects.path(&format!("{BACKUPS}/{id}"));
-        let store = Arc::clone(objects.store());
+        let folder = bucket.objects().folder(&format!("{BACKUPS}/{id}"));
         let right = self.right(id, claim)?;
-        let backup = Backup::start(&wal, store, prefix, right, settings)?;
+        let backup = Backup::start(&wal, &folder, right, settings)?;
         let backed = Arc::new(BackedWal::new(wal, backup, interval, id));
         backed.end_when_replaced(&runtime);
         Ok(OpenedWal {
@@ -329,12 +327,9 @@ impl LocalWals {
         let Some(bucket) = &self.copies else {
             return Ok(());
         };
-        let objects = bucket.objects();
-        let copied = Handle::current().block_on(backup::end(
-            Arc::clone(objects.store()),
-            objects.path(&format!("{BACKUPS}/{id}")),
-            self.backup.clone(),
-        ))?;
+        let folder = bucket.objects().folder(&format!("{BACKUPS}/{id}"));
+        let looking = backup::end(&folder, self.backup.clone());
+        let copied = Handle::current().block_on(looking)?;
         let end = wal.durable().borrow().position();
         if let Some(damage) = copied.damage {
             tracing::error!(
@@ -366,10 +361,9 @@ impl LocalWals {
                 source: io::Error::new(io::ErrorKind::Unsupported, "its store is not open"),
             });
         };
-        let objects = bucket.objects();
+        let folder = bucket.objects().folder(&format!("{BACKUPS}/{id}"));
         let restored = Handle::current().block_on(backup::restore(
-            Arc::clone(objects.store()),
-            objects.path(&format!("{BACKUPS}/{id}")),
+            &folder,
             rights(claim),
             dir,
             floor,

@@ -1,24 +1,28 @@
-//! Measures the log in an object store beside the local one: commits a second
+//! Measures the WAL in an object store beside the local one: commits a second
 //! and how long each takes, for one committer and for 64 at a time.
 //! `cargo run --release -p xylem-wal --example object_bench [DIR]`
 //!
 //! The store is that of `XYLEM_TEST_S3`, with its options in `AWS_…` variables;
 //! or an S3 server that is started for it, if `XYLEM_TEST_WEED` says where
 //! SeaweedFS's program is; or a directory with fsync.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a measurement reads the system's clock"
+)]
 
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
-use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use xylem_objects::testing::S3Server;
+use xylem_objects::{BucketConfig, Objects};
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::{LocalLog, LocalLogConfig, Log, LogError, ObjectLog, ObjectLogConfig};
 
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// What a small transaction writes.
+/// The redo of a small transaction.
 const COMMIT_BYTES: usize = 600;
 const LASTS: Duration = Duration::from_secs(4);
 
@@ -37,12 +41,12 @@ fn main() -> Outcome {
         println!("{COMMIT_BYTES} bytes a commit; {what}");
         for committers in [1, 64] {
             let name = format!("local-{committers}");
-            let log = LocalLog::open(&dir.join(name), LocalLogConfig::default())?;
-            let local = measure("local log", Arc::new(log), committers).await?;
+            let wal = LocalLog::open(&dir.join(name), LocalLogConfig::default())?;
+            let local = measure("local WAL", Arc::new(wal), committers).await?;
             for (what, linger, puts_max) in [
-                ("object log", 0, 4),
-                ("object log that lingers for 1 ms", 1, 4),
-                ("object log, one put at a time", 0, 1),
+                ("object WAL", 0, 4),
+                ("object WAL that lingers for 1 ms", 1, 4),
+                ("object WAL, one put at a time", 0, 1),
             ] {
                 let config = ObjectLogConfig {
                     linger: Duration::from_millis(linger),
@@ -50,11 +54,14 @@ fn main() -> Outcome {
                     ..ObjectLogConfig::new(tokio::runtime::Handle::current())
                 };
                 let run = std::process::id();
-                let prefix = format!("bench-{run}/{committers}-{linger}-{puts_max}");
-                let log = ObjectLog::open(Arc::clone(&store), Path::from(prefix), config).await?;
-                let object = measure(what, Arc::new(log), committers).await?;
+                let folder = format!("bench-{run}/{committers}-{linger}-{puts_max}");
+                let runtime = tokio::runtime::Handle::current();
+                let store = Arc::clone(&store);
+                let all = Objects::on(runtime, store, "bench://", BucketConfig::default());
+                let wal = ObjectLog::open(&all.folder(&folder), config).await?;
+                let object = measure(what, Arc::new(wal), committers).await?;
                 println!(
-                    "    beside the local log: {:.2} of the commits, {:.1} times the latency",
+                    "    beside the local WAL: {:.2} of the commits, {:.1} times the latency",
                     object.per_second / local.per_second,
                     object.median.as_secs_f64() / local.median.as_secs_f64()
                 );
@@ -97,7 +104,7 @@ struct Measured {
     median: Duration,
 }
 
-/// What the committers share: one compute.
+/// The state that the committers share: one compute.
 struct Compute {
     epoch: Epoch,
     next: tokio::sync::Mutex<(u64, u64)>,
@@ -106,7 +113,7 @@ struct Compute {
 
 impl Compute {
     /// One commit: its redo is appended and waited for.
-    async fn commit(&self, log: &dyn Log) -> Outcome {
+    async fn commit(&self, wal: &dyn Log) -> Outcome {
         let seq = {
             let mut next = self.next.lock().await;
             let frame = Frame {
@@ -116,17 +123,17 @@ impl Compute {
             };
             *next = (next.0 + 1, frame.end().0);
             let seq = frame.seq;
-            log.append(self.epoch, vec![frame]).await?;
+            wal.append(self.epoch, vec![frame]).await?;
             seq
         };
-        log.durable().wait_for(|d| d.seq() >= seq).await?;
+        wal.durable().wait_for(|d| d.seq() >= seq).await?;
         Ok(())
     }
 }
 
-async fn measure(what: &str, log: Arc<dyn Log>, committers: usize) -> Outcome<Measured> {
-    let epoch = log.seal().await?.epoch();
-    log.begin(epoch, Lsn::FIRST).await?;
+async fn measure(what: &str, wal: Arc<dyn Log>, committers: usize) -> Outcome<Measured> {
+    let epoch = wal.seal().await?.epoch();
+    wal.begin(epoch, Lsn::FIRST).await?;
     let compute = Arc::new(Compute {
         epoch,
         next: tokio::sync::Mutex::new((1, Lsn::FIRST.0)),
@@ -135,12 +142,12 @@ async fn measure(what: &str, log: Arc<dyn Log>, committers: usize) -> Outcome<Me
     let started = Instant::now();
     let tasks: Vec<_> = (0..committers)
         .map(|_| {
-            let (log, compute) = (Arc::clone(&log), Arc::clone(&compute));
+            let (wal, compute) = (Arc::clone(&wal), Arc::clone(&compute));
             tokio::spawn(async move {
                 let mut took = Vec::new();
                 while started.elapsed() < LASTS {
                     let began = Instant::now();
-                    compute.commit(&*log).await?;
+                    compute.commit(&*wal).await?;
                     took.push(began.elapsed());
                 }
                 Outcome::Ok(took)
@@ -165,7 +172,7 @@ async fn measure(what: &str, log: Arc<dyn Log>, committers: usize) -> Outcome<Me
         at(990).as_micros(),
         at(999).as_micros()
     );
-    match log.close().await {
+    match wal.close().await {
         Ok(()) | Err(LogError::Closed) => Ok(measured),
         Err(e) => Err(e.into()),
     }

@@ -1,5 +1,9 @@
-//! Measures the local log: how long from append to durable, how many bytes a
+//! Measures the local WAL: how long from append to durable, how many bytes a
 //! second. `cargo run --release -p xylem-wal --example wal_bench [DIR]`
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a measurement reads the system's clock"
+)]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,7 +34,7 @@ fn main() -> Outcome {
 
 /// A line of redo frames.
 struct Source {
-    log: LocalLog,
+    wal: LocalLog,
     epoch: Epoch,
     seq: u64,
     lsn: u64,
@@ -38,11 +42,11 @@ struct Source {
 
 impl Source {
     async fn new(dir: &std::path::Path) -> Result<Source, LogError> {
-        let log = LocalLog::open(dir, LocalLogConfig::default())?;
-        let epoch = log.seal().await?.epoch();
-        log.begin(epoch, Lsn::FIRST).await?;
+        let wal = LocalLog::open(dir, LocalLogConfig::default())?;
+        let epoch = wal.seal().await?.epoch();
+        wal.begin(epoch, Lsn::FIRST).await?;
         Ok(Source {
-            log,
+            wal,
             epoch,
             seq: 0,
             lsn: Lsn::FIRST.0,
@@ -61,11 +65,11 @@ impl Source {
             });
             self.lsn += payload.len() as u64;
         }
-        self.log.append(self.epoch, frames).await
+        self.wal.append(self.epoch, frames).await
     }
 
     async fn durable(&self) -> Outcome {
-        self.log
+        self.wal
             .durable()
             .wait_for(|d| d.seq() >= FrameSeq(self.seq))
             .await?;
@@ -93,7 +97,7 @@ async fn latency(dir: &std::path::Path, bytes: usize, times: usize) -> Outcome {
         at(999),
         at(1000)
     );
-    source.log.close().await?;
+    source.wal.close().await?;
     Ok(())
 }
 
@@ -112,15 +116,15 @@ async fn throughput(dir: &std::path::Path, bytes: usize, total: usize) -> Outcom
         total as f64 / 1e6 / seconds,
         (total / bytes) as f64 / seconds
     );
-    source.log.close().await?;
+    source.wal.close().await?;
     Ok(())
 }
 
 fn read(dir: &std::path::Path) -> Outcome {
     let start = Instant::now();
-    let log = LocalLog::open(dir, LocalLogConfig::default())?;
+    let wal = LocalLog::open(dir, LocalLogConfig::default())?;
     let opened = start.elapsed();
-    let mut reader = log.read_from(log.first())?;
+    let mut reader = wal.read_from(wal.first())?;
     let start = Instant::now();
     let mut bytes = 0u64;
     let mut entries = 0u64;

@@ -1,10 +1,11 @@
-//! The backup of a local log in an object store: copied continuously, so that
-//! losing the disk loses at most what the configured interval says, and made
-//! into a directory again.
+//! The backup of a local WAL in an object store. Entries are copied
+//! continuously, so that a lost disk costs at most the configured interval, and
+//! [`restore`] makes a directory of them again.
 //!
 //! `docs/formats/wal.md`, "Backup", draws the objects and says which of them
 //! count.
 
+mod config;
 mod copier;
 mod format;
 mod line;
@@ -13,77 +14,19 @@ mod restore;
 use crate::disk::{Disk, os::OsDisk};
 use crate::failure::Failure;
 use crate::remote::Remote;
-use crate::{LocalLog, LocalLogConfig, LogError, Position, Retry};
+use crate::{LocalLog, LocalLogConfig, LogError, Position};
+pub use config::BackupConfig;
 use copier::{Shared, State};
 use format::Generation;
 use line::Fault;
-use object_store::ObjectStore;
-use object_store::path::Path;
 use parking_lot::Mutex;
+pub use restore::{Floor, Restored};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
-use xylem_ambient::{Clock, Entropy};
-use xylem_types::{Epoch, Lsn};
-
-/// How a [`Backup`] copies.
-#[derive(Clone, Debug)]
-pub struct BackupConfig {
-    /// Where requests run, and files are read.
-    pub runtime: Handle,
-    /// How old an entry may become before it is in the store, as long as that
-    /// answers: what the loss of the disk may cost.
-    pub interval: Duration,
-    /// Bytes of entries in one object at most (or one entry). So much is
-    /// copied without waiting.
-    pub object_bytes: u64,
-    /// Objects on their way at a time; each is in memory until it has arrived.
-    pub puts_max: usize,
-    /// How requests are tried again.
-    pub retry: Retry,
-    /// How long restoring waits for a store that does not answer. Copying
-    /// waits for ever.
-    pub patience: Duration,
-    /// How long closing waits for what is not copied.
-    pub drain: Duration,
-    /// Says how old entries are: the clock of the log.
-    pub clock: Clock,
-    /// Where the random bytes come from that tell writers apart.
-    pub entropy: Entropy,
-}
-
-impl BackupConfig {
-    /// The defaults, with requests that run on `runtime`.
-    pub fn new(runtime: Handle) -> BackupConfig {
-        BackupConfig {
-            runtime,
-            interval: Duration::from_secs(1),
-            object_bytes: 4 << 20,
-            puts_max: 4,
-            retry: Retry::default(),
-            patience: Duration::from_secs(60),
-            drain: Duration::from_secs(30),
-            clock: Clock::system(),
-            entropy: Entropy::system(),
-        }
-    }
-
-    fn check(&self) -> Result<(), LogError> {
-        if self.object_bytes <= 1 << 30 && self.puts_max > 0 {
-            return Ok(());
-        }
-        Err(LogError::Io {
-            context: "configuration of the log's backup".to_owned(),
-            source: io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "object_bytes may be 1 GiB at most, puts_max must be 1 at least",
-            ),
-        })
-    }
-}
+use xylem_objects::Objects;
 
 /// How far a backup is.
 #[derive(Debug)]
@@ -91,22 +34,22 @@ pub struct BackupStatus {
     /// Everything before this place is in the store. `None` while that is not
     /// known.
     pub position: Option<Position>,
-    /// How long ago the first durable entry was written that is not in the
-    /// store, or, where that entry was not read, a time that is no shorter;
-    /// `None` when all are.
+    /// The age of the first durable entry that is not in the store, or an upper
+    /// limit where that entry was not read; `None` when the store has all
+    /// entries.
     pub age: Option<Duration>,
     /// Bytes of the backup's objects.
     pub stored_bytes: u64,
-    /// Why it does not go on: for a while, or, when it has ended, for good. Also
-    /// that what is in the store is damaged.
+    /// Why copying does not go on: for a while, or, after the backup has ended,
+    /// for good. Also set when objects in the store are damaged.
     pub trouble: Option<LogError>,
     /// It has ended with an error: nothing more is copied.
     pub failed: bool,
 }
 
-/// Copies a local log to an object store while it is written.
+/// Copies a local WAL to an object store while it is written.
 ///
-/// Dropped without [`Backup::close`] it stops where it is.
+/// Dropped without [`Backup::close`], copying stops at once.
 pub struct Backup {
     shared: Arc<Shared>,
     durable: watch::Receiver<crate::Durable>,
@@ -114,21 +57,20 @@ pub struct Backup {
 }
 
 impl Backup {
-    /// Begins to copy `log` to the objects under `prefix` of `store`, where
-    /// nothing else may be. What is there of the same log is gone on with.
+    /// Begins to copy `wal` to the objects in the folder `objects`, where
+    /// nothing else may be. A copy of the same WAL that is there is continued.
     /// Returns at once, whether the store answers or not.
     ///
     /// `generation` is this server's right to write the branch, as a number:
-    /// never given twice, greater than that of every server before. The
-    /// backup that begins with a greater one counts; this one ends when it
-    /// finds such a one, and can do it no harm before.
+    /// never given twice, greater than that of every server before. The backup
+    /// that begins with a greater one counts; this one ends when it finds a
+    /// greater one, and can do that one no harm before.
     ///
     /// # Errors
     /// [`LogError::Io`] when the configuration is wrong.
     pub fn start(
-        log: &LocalLog,
-        store: Arc<dyn ObjectStore>,
-        prefix: Path,
+        wal: &LocalLog,
+        objects: &Objects,
         generation: u64,
         config: BackupConfig,
     ) -> Result<Backup, LogError> {
@@ -137,8 +79,8 @@ impl Backup {
             context: "draw the random bytes of a backup's writer".to_owned(),
             source,
         })?;
-        let remote = Remote::new(store, prefix, config.retry, config.entropy.clone());
-        let source = log.source();
+        let remote = Remote::new(objects, config.retry);
+        let source = wal.source();
         let durable = source.durable();
         let state = State {
             behind_us: Some(config.clock.now_us()),
@@ -185,9 +127,9 @@ impl Backup {
     }
 
     /// Waits until everything before `position` is in the store, without
-    /// waiting for the interval. An epoch that is given to a compute only
-    /// after its seal is in the store is not given out again by a server that
-    /// has only the backup.
+    /// waiting for the interval. If an epoch is given to a compute only after
+    /// its seal is in the store, a server that has only the backup does not
+    /// give it out again.
     ///
     /// # Errors
     /// Why the backup has ended.
@@ -198,7 +140,7 @@ impl Backup {
             changed.as_mut().enable();
             {
                 let mut state = self.shared.state.lock();
-                // Of a log without entries nothing is known, or needed.
+                // A WAL without entries has no known position, and needs none.
                 if state.position.unwrap_or_default() >= position {
                     return Ok(());
                 }
@@ -221,8 +163,8 @@ impl Backup {
         async move { ended(&shared).await }
     }
 
-    /// Says that entries before `before` are needed no more. Their objects are
-    /// removed a while later.
+    /// Marks entries before `before` as no longer needed. Their objects are
+    /// removed later, in the background.
     pub fn trim(&self, before: Position) {
         let mut state = self.shared.state.lock();
         state.trim = state.trim.max(before);
@@ -259,21 +201,17 @@ pub struct End {
     /// The place after the last entry that [`restore`] would find; 0 where
     /// there is none.
     pub position: Position,
-    /// What is wrong with it, so that nothing would be restored. The position is
-    /// then that of which names and lengths of objects speak.
+    /// The damage that would make a restore fail. The position then follows
+    /// from the names and lengths of objects alone.
     pub damage: Option<String>,
 }
 
-/// Looks where the entries under `prefix` of `store` end.
+/// Finds the end of the entries in the folder `objects`.
 ///
 /// # Errors
 /// [`LogError::Io`] when the store refuses, or is silent for as long as the
 /// configuration has patience.
-pub async fn end(
-    store: Arc<dyn ObjectStore>,
-    prefix: Path,
-    config: BackupConfig,
-) -> Result<End, LogError> {
+pub async fn end(objects: &Objects, config: BackupConfig) -> Result<End, LogError> {
     config.check()?;
     let looking = |remote: Arc<Remote>, _| -> crate::BoxFuture<'static, _> {
         Box::pin(async move {
@@ -296,19 +234,18 @@ pub async fn end(
             }
         })
     };
-    patiently(store, prefix, config, "look at the backup in", looking).await
+    patiently(objects, config, "look at the backup in", looking).await
 }
 
 /// Does `work`, unless the store is silent for as long as the configuration
 /// has patience.
 async fn patiently<T: Send + 'static>(
-    store: Arc<dyn ObjectStore>,
-    prefix: Path,
+    objects: &Objects,
     config: BackupConfig,
     what: &'static str,
     work: impl FnOnce(Arc<Remote>, BackupConfig) -> crate::BoxFuture<'static, Result<T, LogError>>,
 ) -> Result<T, LogError> {
-    let remote = Remote::new(store, prefix, config.retry, config.entropy.clone());
+    let remote = Remote::new(objects, config.retry);
     let remote = Arc::new(remote);
     let (runtime, patience) = (config.runtime.clone(), config.patience);
     let working = work(Arc::clone(&remote), config);
@@ -340,77 +277,35 @@ impl std::fmt::Debug for Backup {
     }
 }
 
-/// How far the page store has what a lost log held: a restored one goes on
-/// there or later, so that no place in it means two things.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Floor {
-    /// Entries before this place are in layers.
-    pub position: Position,
-    /// And so is redo before this.
-    pub lsn: Lsn,
-}
-
-/// What [`restore`] has made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Restored {
-    /// The first position of the log.
-    pub first: Position,
-    /// The place after its last entry, which is a seal.
-    pub end: Position,
-    /// The epoch of that seal: greater than any that was given out before.
-    pub epoch: Epoch,
-    /// The end of the redo.
-    pub lsn: Lsn,
-    /// The time of the last entry that the backup had: what was written later
-    /// and is in no layer is lost. 0 when it had none that is needed.
-    pub time_us: u64,
-    /// How many entries came from the backup.
-    pub entries: u64,
-}
-
-/// Epochs between two restores of a log. Seals of the lost log may have given
-/// out some that its backup does not know: fewer than these, as each took an
-/// fsync and a compute's start.
-const EPOCHS_APART: u32 = 20;
-
-/// The first epoch after a restore under `generation`.
-fn first_epoch(generation: Generation, known: Epoch) -> Epoch {
-    let apart = generation
-        .0
-        .saturating_add(1)
-        .saturating_mul(1 << EPOCHS_APART);
-    Epoch(apart.max(known.0.saturating_add(1)))
-}
-
-/// Makes the directory `dir`, which must hold no log, the one that was backed
-/// up under `prefix` of `store`: [`LocalLog::open`] finds the same entries at
-/// the same positions, and behind them a seal, so that no compute of the lost
-/// log goes on and no epoch is given out twice. Where the backup ends before
-/// `floor`, or there is none, the log has that seal alone, at `floor`.
+/// Restores the WAL that was backed up in the folder `objects` to the directory
+/// `dir`, which must hold no WAL. [`LocalLog::open`] then finds the same
+/// entries at the same positions and a seal behind them, so that no compute of
+/// the lost WAL continues and no epoch is given out twice. If the backup ends
+/// before `floor`, or there is none, the WAL has that seal alone, at `floor`.
 ///
 /// `generation` is a server's right as in [`Backup::start`], which needs a
-/// greater one afterwards. What a server of a lesser one copies from now on is
-/// not in the line: what was restored stays what it is.
+/// greater one afterwards. Anything that a server of a lesser generation copies
+/// from now on is outside of the line, so the restored entries stay as they
+/// are.
 ///
-/// What is neither in the backup nor in the page store is lost with the disk it
-/// was on.
+/// Entries that are neither in the backup nor in the page store are lost with
+/// their disk.
 ///
 /// # Errors
 /// [`LogError::Corrupt`] with the object that is missing or damaged; the
-/// directory then does not open as a log, and can be restored again.
+/// directory then does not open as a WAL, and can be restored again.
 /// [`LogError::Superseded`] when a generation as great has begun.
-/// [`LogError::Io`], of kind `AlreadyExists` when `dir` holds a log.
+/// [`LogError::Io`], of kind `AlreadyExists` when `dir` holds a WAL.
 pub async fn restore(
-    store: Arc<dyn ObjectStore>,
-    prefix: Path,
+    objects: &Objects,
     generation: u64,
     dir: &std::path::Path,
     floor: Floor,
-    log: LocalLogConfig,
+    wal: LocalLogConfig,
     config: BackupConfig,
 ) -> Result<Restored, LogError> {
-    let disk = Arc::new(OsDisk::new(dir));
-    restore_on(store, prefix, generation, disk, floor, log, config).await
+    let disk = Arc::new(OsDisk::new(dir, config.entropy.clone()));
+    restore_on(objects, generation, disk, floor, wal, config).await
 }
 
 /// As [`restore`], on any [`Disk`].
@@ -418,20 +313,19 @@ pub async fn restore(
 /// # Errors
 /// As [`restore`].
 pub async fn restore_on(
-    store: Arc<dyn ObjectStore>,
-    prefix: Path,
+    objects: &Objects,
     generation: u64,
     disk: Arc<dyn Disk>,
     floor: Floor,
-    log: LocalLogConfig,
+    wal: LocalLogConfig,
     config: BackupConfig,
 ) -> Result<Restored, LogError> {
     config.check()?;
     let generation = Generation(generation);
     let restoring = move |remote: Arc<Remote>, config| -> crate::BoxFuture<'static, _> {
         Box::pin(
-            async move { restore::restore(&remote, generation, disk, floor, log, &config).await },
+            async move { restore::restore(&remote, generation, disk, floor, wal, &config).await },
         )
     };
-    patiently(store, prefix, config, "restore a log from", restoring).await
+    patiently(objects, config, "restore a WAL from", restoring).await
 }

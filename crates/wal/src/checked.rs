@@ -3,9 +3,9 @@
 use crate::entry::payload::{self, Payload};
 use xylem_types::{Frame, FrameBody};
 
-/// A frame whose payload has the checksum it says. What the log stores with
-/// the payload is that very checksum, so that damage on the whole way, from
-/// where the checksum was computed to where the log is read, shows.
+/// A frame whose payload matches its checksum. The WAL stores that same
+/// checksum with the payload, so that damage shows anywhere between the place
+/// where the checksum was computed and the place where the WAL is read.
 #[derive(Clone, Debug)]
 pub struct CheckedFrame {
     pub(crate) frame: Frame,
@@ -17,7 +17,7 @@ pub struct CheckedFrame {
 /// The checksums of a frame, as `WalFrame` in pageserver.proto has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameSums {
-    /// CRC-32C of the payload as a log entry has it (`docs/formats/wal.md`,
+    /// CRC-32C of the payload as a WAL entry has it (`docs/formats/wal.md`,
     /// "Kinds and payloads").
     pub payload: u32,
     /// CRC-32C of number (8 bytes), LSN (8), kind (1) and `payload` (4), all
@@ -25,20 +25,20 @@ pub struct FrameSums {
     pub header: u32,
 }
 
-/// A frame is not what its maker computed the checksums of.
+/// A frame differs from the one whose checksums its maker computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("CRC-32C of its {part} is {computed:#010x}, the compute gave it {given:#010x}")]
 pub struct Damaged {
     /// `payload` or `header`.
     pub part: &'static str,
-    /// What came with it.
+    /// The checksum that came with it.
     pub given: u32,
-    /// What it has.
+    /// The checksum of its payload.
     pub computed: u32,
 }
 
 impl CheckedFrame {
-    /// A frame that was made here and now: its checksum is computed.
+    /// Computes the checksum of a frame that this process made.
     pub fn of(frame: Frame) -> CheckedFrame {
         let (kind, payload) = payload::encode(&frame.body);
         let payload_crc = payload.crc();
@@ -50,7 +50,8 @@ impl CheckedFrame {
         }
     }
 
-    /// A frame that came with its checksums. One pass over its payload.
+    /// Checks a frame that came with its checksums, in one pass over its
+    /// payload.
     ///
     /// # Errors
     /// [`Damaged`] when it has others.
@@ -92,7 +93,7 @@ impl CheckedFrame {
         }
     }
 
-    /// Bytes of its payload in the log.
+    /// Bytes of its payload in the WAL.
     pub fn payload_bytes(&self) -> u64 {
         self.payload.length()
     }

@@ -8,58 +8,27 @@ mod history;
 mod lifecycle;
 mod line;
 mod reading;
+mod store;
 mod times;
 mod tools;
 mod writing;
 
 pub use history::history;
-pub use times::HandClock;
+pub use store::{HandClock, Store};
 
-use crate::{BoxFuture, Log, LogError};
-use std::sync::Arc;
-
-/// What holds one log, and outlives the processes that use it.
-pub trait Store: Send + Sync {
-    /// Opens the log that is here.
-    fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Log>, LogError>>;
-
-    /// Whoever has the log open dies at once; of what they have not been told
-    /// is durable, what `seed` chooses is lost.
-    fn crash(&self, seed: u64);
-
-    /// Holds back durability until called with false. Returns whether the
-    /// store can do that; the tests that need it are left out if not.
-    fn hold(&self, held: bool) -> bool {
-        let _ = held;
-        false
-    }
-
-    /// Whether a second opener is refused while the first has the log open.
-    fn exclusive(&self) -> bool {
-        true
-    }
-
-    /// The clock of every log that is opened here.
-    fn clock(&self) -> &HandClock;
-
-    /// Bytes of frames that the backend was told to accept ahead of
-    /// durability.
-    fn queue_bytes(&self) -> u64;
-
-    /// The largest payload of a frame.
-    fn frame_bytes_max(&self) -> u64;
-}
+use crate::BoxFuture;
 
 type Case = fn(&dyn Store) -> BoxFuture<'_, ()>;
 
 const CASES: &[(&str, Case)] = &[
-    ("a new log is empty", |s| {
-        Box::pin(lifecycle::new_log_is_empty(s))
+    ("a new WAL is empty", |s| {
+        Box::pin(lifecycle::new_wal_is_empty(s))
     }),
-    ("what was durable is there when opened again", |s| {
-        Box::pin(lifecycle::durable_after_reopen(s))
-    }),
-    ("what was durable survives a crash", |s| {
+    (
+        "durable entries are there after the WAL is opened again",
+        |s| Box::pin(lifecycle::durable_after_reopen(s)),
+    ),
+    ("durable entries survive a crash", |s| {
         Box::pin(lifecycle::durable_after_crash(s))
     }),
     ("closing waits for what is queued", |s| {

@@ -1,5 +1,5 @@
-//! What the local log asks of a file system, so that a test can stand in for
-//! it: [`os`] is the real one, `model` one that loses power on request.
+//! The file system as the local WAL uses it, behind a trait so that a test can
+//! replace it. [`os`] is the real one; `model` loses power on request.
 
 #[cfg(feature = "conformance")]
 pub mod model;
@@ -24,44 +24,44 @@ pub trait Disk: Send + Sync + 'static {
     /// A random number.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     fn salt(&self) -> io::Result<u64>;
 
     /// The names in the directory, in no order.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     fn list(&self) -> io::Result<Vec<String>>;
 
     /// Opens a file for reading and writing.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
 
     /// Makes an empty file; one of that name is emptied.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
 
     /// Renames a file, replacing what is called `to`.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
     /// Removes a file.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     fn remove(&self, name: &str) -> io::Result<()>;
 
     /// Makes creations, renames and removals durable.
     ///
     /// # Errors
-    /// What the system says. What was not durable before is in doubt then,
-    /// whatever a later call says.
+    /// The system's error. Changes that were not durable before are then in
+    /// doubt, even when a later call succeeds.
     fn sync_dir(&self) -> io::Result<()>;
 }
 
@@ -70,7 +70,7 @@ pub trait DiskFile: Send + Sync + 'static {
     /// Its length in bytes.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     fn size(&self) -> io::Result<u64>;
 
     /// Makes the file at least `bytes` long and takes the room for it, where
@@ -90,13 +90,13 @@ pub trait DiskFile: Send + Sync + 'static {
     /// are used up.
     ///
     /// # Errors
-    /// What the system says; some of the bytes may have been written.
+    /// The system's error; some of the bytes may have been written.
     fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
 
     /// Makes what was written durable: bytes and length, not times.
     ///
     /// # Errors
-    /// What the system says. What was written since the last success is lost
-    /// then, even where reads still show it and a later call succeeds.
+    /// The system's error. Bytes written since the last success are then lost,
+    /// even where reads still show them and a later call succeeds.
     fn sync(&self) -> io::Result<()>;
 }

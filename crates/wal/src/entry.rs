@@ -12,16 +12,16 @@ use xylem_types::{Epoch, FrameSeq, Lsn};
 /// Bytes before an entry's payload.
 pub(crate) const ENTRY_HEADER_BYTES: usize = 60;
 
-/// What stands before an entry's payload.
+/// The header before an entry's payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EntryHeader {
     /// CRC-32C of the payload.
     pub payload_crc: u32,
     /// Bytes of the payload.
     pub length: u32,
-    /// How far before this entry the write began that it was part of: what
-    /// stands before `position - behind` was durable before this entry was
-    /// written. Tells a torn write from a damaged disk.
+    /// The distance from the beginning of the write that this entry was part
+    /// of: everything before `position - behind` was durable before the entry
+    /// was written. This tells a torn write from a damaged disk.
     pub behind: u32,
     /// Where the entry begins.
     pub position: Position,
@@ -34,7 +34,7 @@ pub(crate) struct EntryHeader {
     /// When it was written: microseconds since 1970, never less than that of
     /// the entry before it, unless it is `stepped`.
     pub time_us: u64,
-    /// What the payload is.
+    /// The kind of the payload.
     pub kind: u8,
     /// See [`crate::Entry::stepped`].
     pub stepped: bool,
@@ -117,7 +117,7 @@ pub(crate) fn follow(before: Option<Line>, entry: &EntryHeader, record: &Record)
                 seq: entry.seq,
                 lsn: entry.lsn,
             };
-            // The seal of a restored log leaves epochs out.
+            // The seal of a restored WAL skips epochs.
             let newer = line.epoch < entry.epoch && line.lsn == entry.lsn;
             let fits = before.is_none() || (newer && entry.seq == FrameSeq(0));
             fits.then_some(after)

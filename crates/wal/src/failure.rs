@@ -1,10 +1,10 @@
-//! A failure that is told to everyone who asks.
+//! A failure that every caller is told.
 
 use crate::LogError;
 use std::io;
 use std::sync::Arc;
 
-/// Something went wrong; kept, because it is told to everyone who asks.
+/// A failure that is kept, because every later caller is told of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub context: String,
@@ -19,7 +19,7 @@ impl Failure {
         }
     }
 
-    /// The error for one more caller.
+    /// A new error that says the same, for one more caller.
     pub fn error(&self) -> LogError {
         let source = match self.source.raw_os_error() {
             Some(code) => io::Error::from_raw_os_error(code),

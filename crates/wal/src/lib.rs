@@ -1,8 +1,8 @@
-//! The durable log of a branch: what a commit waits for.
+//! The durable log (WAL) of a branch, which a commit waits for.
 //!
-//! [`Log`] is the contract; `local` is the backend on this machine's disk,
-//! `object` the one in an object store; `backup` copies the one to the other
-//! place; `conformance` is the suite that every backend passes.
+//! [`Log`] is the contract. `local` is the backend on this machine's disk,
+//! `object` the one in an object store. `backup` copies a local WAL to an
+//! object store. `conformance` is the suite that every backend passes.
 
 pub mod backup;
 mod checked;
@@ -24,7 +24,6 @@ pub use checked::{CheckedFrame, Damaged, FrameSums};
 pub use local::{LocalLog, LocalLogConfig};
 pub use memory::Memory;
 pub use object::{ObjectLog, ObjectLogConfig};
-pub use remote::Retry;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -33,14 +32,14 @@ use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
 /// A future that a trait object can return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A place in a log: between two entries. Ordered; 0 is before the first
-/// entry ever. Stays valid across restarts until trimmed. Opaque: the backend
-/// alone knows what it counts.
+/// A place in a WAL, between two entries. Positions are ordered; 0 is before
+/// the first entry ever. A position stays valid across restarts until it is
+/// trimmed. Its unit is known to the backend alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(pub u64);
 
-/// How far a log is durable. Only a finished fsync or PUT makes one
-/// (the constructor is private to this crate).
+/// How far a WAL is durable. Only a finished fsync or PUT makes this value: the
+/// constructor is private to this crate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Durable {
     epoch: Epoch,
@@ -68,33 +67,32 @@ impl Durable {
     }
 }
 
-/// One entry of a log.
+/// One entry of a WAL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The place after it.
     pub next: Position,
     /// The epoch under which it was written.
     pub epoch: Epoch,
-    /// When the log wrote it, by the server's clock: microseconds since 1970.
+    /// When the WAL wrote it, by the server's clock: microseconds since 1970.
     /// Never less than that of the entry before it, unless it is `stepped`.
     /// 0: not known.
     pub time_us: u64,
-    /// No steady clock vouches for the time between the entry before and this
-    /// one: the server's clock was set, back or forth, or the log was opened
-    /// again in between.
+    /// No steady clock vouches for the time since the entry before: the
+    /// server's clock was set, or the WAL was opened again in between.
     pub stepped: bool,
-    /// What it is.
+    /// The content.
     pub record: Record,
 }
 
-/// What an entry says.
+/// The content of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// From here on only `epoch` (and later) may write. What the line is from
-    /// here on is said by the `Begin` that follows.
+    /// From here on only `epoch` and later ones may write. The `Begin` that
+    /// follows says where the line of LSNs goes on.
     Seal,
     /// The entry's epoch begins at `start`: redo bytes at or after it that
-    /// stand earlier in the log are void.
+    /// stand earlier in the WAL are void.
     Begin {
         /// The LSN of the epoch's first byte.
         start: Lsn,
@@ -103,7 +101,7 @@ pub enum Record {
     Frame(Frame),
 }
 
-/// A log refused or failed.
+/// A call that the WAL refused, or a failure of the WAL.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// A newer epoch owns the branch.
@@ -125,65 +123,65 @@ pub enum LogError {
         "frame {seq} at LSN {start} does not follow: frame {expected_seq} at LSN {expected_start} is next"
     )]
     OutOfOrder {
-        /// What came.
+        /// The refused frame.
         seq: FrameSeq,
-        /// What came.
+        /// The LSN of its first byte.
         start: Lsn,
-        /// What must come.
+        /// The frame that must come next.
         expected_seq: FrameSeq,
-        /// What must come.
+        /// The LSN at which it must start.
         expected_start: Lsn,
     },
     /// The frame is larger than the backend takes.
     #[error("frame {seq} has {bytes} bytes, more than the limit of {limit}")]
     TooLarge {
-        /// What came.
+        /// The refused frame.
         seq: FrameSeq,
-        /// Its payload.
+        /// Bytes of its payload.
         bytes: u64,
         /// The most a frame may carry.
         limit: u64,
     },
     /// The position was trimmed away, or never was.
-    #[error("position {0:?} is not in the log")]
+    #[error("position {0:?} is not in the WAL")]
     NoSuchPosition(Position),
-    /// The log cannot go on: a write or fsync failed (the disk may be full).
-    /// What was acknowledged is safe; nothing more is taken until the log is
-    /// opened again, or, for a full disk, until room is there.
+    /// The WAL cannot go on: a write or fsync failed (the disk may be full).
+    /// Acknowledged entries are safe. The WAL accepts nothing more until it is
+    /// opened again or, if the disk was full, until there is room.
     #[error("{context}: {source}")]
     Io {
-        /// What was tried, and on which file.
+        /// The operation and its file.
         context: String,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A block in the middle of the log failed its checksum.
-    #[error("log is corrupt: {0}")]
+    /// A block in the middle of the WAL failed its checksum.
+    #[error("the WAL is corrupt: {0}")]
     Corrupt(String),
-    /// Another server has taken the log over: what this one has not been told
-    /// is durable may be lost, and nothing more is taken here.
-    #[error("another server has taken log {log} over: it writes generation {generation}")]
+    /// Another server has taken the WAL over. Entries that were not reported
+    /// durable may be lost, and this server accepts nothing more.
+    #[error("WAL {wal}: another server has taken it over and writes generation {generation}")]
     Superseded {
-        /// Which log.
-        log: String,
+        /// Which WAL.
+        wal: String,
         /// The other server's right to write it, as a number.
         generation: u64,
     },
-    /// The log was closed.
-    #[error("log is closed")]
+    /// The WAL was closed.
+    #[error("the WAL is closed")]
     Closed,
 }
 
 impl LogError {
-    /// Of a log that has failed: whether opening it anew may mend it, once what
-    /// the error names was seen to. Otherwise what is durable is damaged, or it
-    /// is another server's.
+    /// Whether a WAL that failed with this error can be opened again once the
+    /// cause that the error names is mended. If not, durable entries are
+    /// damaged, or the WAL is another server's.
     pub fn is_mended_by_opening(&self) -> bool {
         matches!(self, LogError::Io { .. } | LogError::Closed)
     }
 }
 
-/// A branch's log.
+/// A branch's WAL.
 ///
 /// Guarantees, which `conformance` tests:
 ///
@@ -192,7 +190,7 @@ impl LogError {
 /// 2. What `durable` has said survives any crash. What it has not said may
 ///    survive, as a prefix of what was appended.
 /// 3. After `seal` has returned `epoch`, no frame of an older epoch enters the
-///    log, whenever it was sent; a frame accepted before but not durable may
+///    WAL, whenever it was sent; a frame accepted before but not durable may
 ///    still become durable before the seal's own entry, never after it.
 /// 4. Within an epoch, frames are numbered 1, 2, 3, … and each redo frame
 ///    starts where the one before ended; anything else is refused and changes
@@ -202,21 +200,22 @@ impl LogError {
 /// 6. An entry's time is what the clock said when the entry was written, or
 ///    that of the entry before it where the clock has gone back a little. Where
 ///    the clock has gone 10 s further than a steady clock, or back, the entry
-///    is `stepped`; so is the first after the log was opened, unless its time
+///    is `stepped`; so is the first after the WAL was opened, unless its time
 ///    is that of the entry before it to 10 s.
 pub trait Log: Send + Sync + 'static {
-    /// Makes a new epoch: one more than any before. Durable on return; older
-    /// epochs are refused from here on. The `Durable` returned stands after
-    /// everything that older epochs wrote.
+    /// Makes a new epoch, one more than any before. It is durable on return,
+    /// and older epochs are refused from here on. The returned `Durable` stands
+    /// after everything that older epochs wrote.
     fn seal(&self) -> BoxFuture<'_, Result<Durable, LogError>>;
 
     /// Begins the sealed `epoch`'s line at `start`. Durable on return. Frames
     /// of `epoch` are refused before.
     fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, LogError>>;
 
-    /// Queues frames. Returns when they are accepted, in order; waits while
-    /// the queue is full. Their durability is told by `durable`. Dropped while
-    /// it waits, it may have accepted the first of them.
+    /// Queues frames. Returns when all of them are accepted, in order; waits
+    /// while the queue is full. [`Log::durable`] tells when they are durable. A
+    /// call that is dropped while it waits may have accepted the first of the
+    /// frames.
     fn append_checked(
         &self,
         epoch: Epoch,
@@ -232,37 +231,37 @@ pub trait Log: Send + Sync + 'static {
     /// the last accepted redo: where a compute that reconnects resumes.
     fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), LogError>;
 
-    /// Watches how far the log is durable. When the log has failed or closed,
+    /// Watches how far the WAL is durable. When the WAL has failed or closed,
     /// the sender is dropped.
     fn durable(&self) -> tokio::sync::watch::Receiver<Durable>;
 
-    /// Reads durable entries from `position` on. The reader ends where the log
-    /// is durable now; called again later it goes on.
+    /// Reads durable entries from `position` on. At the durable end the reader
+    /// returns `None`; called again later, it continues.
     fn read_from(&self, position: Position) -> Result<Box<dyn LogReader>, LogError>;
 
-    /// Lets go of everything before `position` that the backend can let go of
-    /// in whole pieces.
+    /// Removes entries before `before`, as far as the backend can remove them
+    /// in whole segments or objects.
     fn trim(&self, before: Position) -> Result<(), LogError>;
 
     /// The first position that can still be read.
     fn first(&self) -> Position;
 
-    /// Bytes this log takes in its store.
+    /// Bytes this WAL takes in its store.
     fn stored_bytes(&self) -> u64;
 
-    /// Why the log takes nothing more until it is opened anew; `None` while it
-    /// works, or waits for something that passes. Says [`LogError::Closed`] of
-    /// one that was closed.
+    /// Why the WAL accepts nothing more until it is opened again; `None` while
+    /// it works, or waits for something that passes. [`LogError::Closed`] after
+    /// it was closed.
     fn failed(&self) -> Option<LogError>;
 
-    /// Waits for what is queued, then ends. Appends are refused from here on.
-    /// On return, be it with the error of a log that has failed, the log can be
-    /// opened anew in the same place, also while this value and its readers are
-    /// still held; what they say is then out of date.
+    /// Waits until queued entries are durable, then ends. Appends are refused
+    /// from here on. On return, even with the error of a WAL that has failed,
+    /// the WAL can be opened again in the same place while this value and its
+    /// readers are still held; what they report is then out of date.
     fn close(&self) -> BoxFuture<'_, Result<(), LogError>>;
 }
 
-/// Reads a log's entries in order. Blocking: for a thread of its own.
+/// Reads a WAL's entries in order. Blocking: for a thread of its own.
 pub trait LogReader: Send {
     /// The next durable entry, `None` when there is no further one now.
     ///

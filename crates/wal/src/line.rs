@@ -1,10 +1,11 @@
-//! Who may write, and what must come next: the rules of epochs and numbering
-//! (guarantees 3 and 4 of [`crate::Log`]), the same for every backend.
+//! The rules of epochs and numbering (guarantees 3 and 4 of [`crate::Log`]):
+//! which epoch may write, and which frame must come next. They are the same for
+//! every backend.
 
 use crate::LogError;
 use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
 
-/// Where a log's line of frames stands.
+/// Where a WAL's line of frames stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Line {
     /// The newest epoch; 0 when none was ever sealed.
@@ -17,7 +18,7 @@ pub(crate) struct Line {
     pub lsn: Lsn,
 }
 
-/// What [`Line::frame`] says of a frame that is not refused.
+/// How [`Line::frame`] takes a frame that it does not refuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
     /// It is the next one.
@@ -27,7 +28,7 @@ pub(crate) enum Taken {
 }
 
 impl Line {
-    /// Makes a new epoch; `None` when the number line has ended.
+    /// Makes a new epoch; `None` when epoch numbers are used up.
     pub fn seal(&mut self) -> Option<Epoch> {
         let epoch = Epoch(self.epoch.0.checked_add(1)?);
         *self = Line {
@@ -39,8 +40,8 @@ impl Line {
         Some(epoch)
     }
 
-    /// Begins `epoch` at `start`. Begun a second time at the same place, with
-    /// nothing written since, it is a resend.
+    /// Begins `epoch` at `start`. A second begin at the same LSN, with no frame
+    /// written since, is a resend.
     pub fn begin(&mut self, epoch: Epoch, start: Lsn) -> Result<Taken, LogError> {
         self.owns(epoch)?;
         if epoch == Epoch(0) {
@@ -61,7 +62,7 @@ impl Line {
         Err(self.out_of_order(FrameSeq(0), start))
     }
 
-    /// Takes a frame, or refuses it and stays as it is.
+    /// Takes a frame, or refuses it and leaves the line unchanged.
     pub fn frame(&mut self, epoch: Epoch, frame: &Frame) -> Result<Taken, LogError> {
         self.owns(epoch)?;
         if !self.begun {

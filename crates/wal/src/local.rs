@@ -3,6 +3,7 @@
 //!
 //! `docs/formats/wal.md` draws the files and says what a crash does to them.
 
+mod config;
 mod create;
 mod format;
 mod prepare;
@@ -15,108 +16,24 @@ mod shared;
 mod tests;
 mod writer;
 
-use crate::disk::{Disk, os::OsDisk};
-use crate::entry::{ENTRY_HEADER_BYTES, payload};
+use crate::disk::{Disk, os, os::OsDisk};
+use crate::entry::payload;
 use crate::line::Taken;
 use crate::queue::{self, Queued};
-use crate::{BoxFuture, CheckedFrame, Durable, Log, LogError, LogReader, Memory, Position};
+use crate::{BoxFuture, CheckedFrame, Durable, Log, LogError, LogReader, Position};
+pub use config::LocalLogConfig;
 pub(crate) use create::Maker;
 pub(crate) use reader::Reader;
 use segments::Name;
 use shared::{Closing, Health, Shared};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::watch;
-use xylem_ambient::Clock;
 use xylem_types::{Epoch, FrameSeq, Lsn};
 
-/// How a [`LocalLog`] uses its directory and memory.
-#[derive(Clone, Debug)]
-pub struct LocalLogConfig {
-    /// Bytes of a segment file, which is also the step of trimming. A log that
-    /// was never sealed has none, and the first few are smaller, so that an
-    /// idle branch takes little.
-    pub segment_bytes: u64,
-    /// Bytes of frames in memory, accepted and not yet durable. A single frame
-    /// may exceed it when nothing else waits.
-    pub queue_bytes: u64,
-    /// The largest payload of a frame.
-    pub max_frame_bytes: u64,
-    /// Bytes written before an fdatasync at most (or one entry).
-    pub batch_bytes: u64,
-    /// Bytes a reader fetches at once.
-    pub read_ahead_bytes: u64,
-    /// Trimmed segment files kept for use as new ones, which spares the disk
-    /// the zeros that a new one is filled with.
-    pub spare_segments: usize,
-    /// How long to wait before trying again for room on a full disk.
-    pub retry: Duration,
-    /// What all logs may hold together. `queue_bytes` counts in it.
-    pub memory: Memory,
-    /// Where entries get their time from.
-    pub clock: Clock,
-}
-
-impl Default for LocalLogConfig {
-    fn default() -> LocalLogConfig {
-        LocalLogConfig {
-            segment_bytes: 64 << 20,
-            queue_bytes: 32 << 20,
-            max_frame_bytes: 8 << 20,
-            batch_bytes: 4 << 20,
-            read_ahead_bytes: 1 << 20,
-            spare_segments: 2,
-            retry: Duration::from_secs(1),
-            memory: Memory::default(),
-            clock: Clock::system(),
-        }
-    }
-}
-
-impl LocalLogConfig {
-    /// Bytes of the smallest segment that takes any frame.
-    fn segment_bytes_min(&self) -> u64 {
-        format::SEGMENT_HEADER_BYTES
-            .saturating_add(ENTRY_HEADER_BYTES as u64)
-            .saturating_add(self.max_frame_bytes)
-    }
-
-    /// Bytes of segment `number`: doubling from the smallest.
-    fn segment_bytes_of(&self, number: u64) -> u64 {
-        let doublings = u32::try_from(number.saturating_sub(1)).unwrap_or(u32::MAX);
-        let grown = self
-            .segment_bytes_min()
-            .saturating_mul(2u64.saturating_pow(doublings));
-        grown.min(self.segment_bytes)
-    }
-
-    fn check(&self) -> Result<(), LogError> {
-        let wrong = if self.segment_bytes < self.segment_bytes_min() {
-            format!(
-                "segment_bytes is {}, less than the {} that the largest frame takes",
-                self.segment_bytes,
-                self.segment_bytes_min()
-            )
-        } else if self.segment_bytes > 1 << 32
-            || self.batch_bytes > 1 << 30
-            || self.max_frame_bytes > 1 << 30
-        {
-            // `length` and `behind` in an entry's header are 32 bits wide.
-            "segment_bytes may be 4 GiB, batch_bytes and max_frame_bytes 1 GiB at most".to_owned()
-        } else {
-            return Ok(());
-        };
-        Err(LogError::Io {
-            context: "configuration of the local log".to_owned(),
-            source: std::io::Error::new(std::io::ErrorKind::InvalidInput, wrong),
-        })
-    }
-}
-
-/// A branch's log in a directory of this machine.
+/// A branch's WAL in a directory of this machine.
 ///
-/// Dropped without [`Log::close`] it ends as a crash would: what was not
+/// Dropped without [`Log::close`] it ends as in a crash: entries that were not
 /// durable may be lost. Both wait for the write that is under way.
 pub struct LocalLog {
     shared: Arc<Shared>,
@@ -124,13 +41,13 @@ pub struct LocalLog {
 }
 
 impl LocalLog {
-    /// Whether `dir` holds a log, or what is left of one. False also for one
-    /// that was being restored when that ended early.
+    /// Whether `dir` holds a WAL, or parts of one. False also for a WAL whose
+    /// restore was interrupted.
     ///
     /// # Errors
-    /// As the system says, unless there is no such directory.
+    /// The system's error, unless there is no such directory.
     pub fn is_in(dir: &Path) -> std::io::Result<bool> {
-        let names = match OsDisk::new(dir).list() {
+        let names = match os::names(dir) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
             names => names?,
         };
@@ -139,14 +56,14 @@ impl LocalLog {
         Ok(whole && names.any(|name| matches!(name, Name::Segment(_))))
     }
 
-    /// Opens the log in `dir`, which is made if it is not there, and recovers
-    /// what a crash has left. Blocking.
+    /// Opens the WAL in `dir`, which is created if it does not exist, and
+    /// recovers it after a crash. Blocking.
     ///
     /// # Errors
     /// [`LogError::Corrupt`] when something durable is damaged;
     /// [`LogError::Io`], of kind `WouldBlock` when another owner has it open.
     pub fn open(dir: &Path, config: LocalLogConfig) -> Result<LocalLog, LogError> {
-        LocalLog::open_on(Arc::new(OsDisk::new(dir)), config)
+        LocalLog::open_on(Arc::new(OsDisk::new(dir, config.entropy.clone())), config)
     }
 
     /// As [`LocalLog::open`], on any [`Disk`].
@@ -173,7 +90,7 @@ impl LocalLog {
                     );
                 })
                 .map_err(|source| LogError::Io {
-                    context: "start the log's writer thread".to_owned(),
+                    context: "start the WAL's writer thread".to_owned(),
                     source,
                 })?
         };
@@ -183,7 +100,7 @@ impl LocalLog {
         })
     }
 
-    /// What the backup reads from.
+    /// The source that the backup reads from.
     pub(crate) fn source(&self) -> Source {
         Source {
             shared: Arc::clone(&self.shared),
@@ -252,8 +169,8 @@ impl LocalLog {
     }
 
     async fn append_now(&self, epoch: Epoch, frames: Vec<CheckedFrame>) -> Result<(), LogError> {
-        // In the order of their calls, so that an append that waits for room
-        // is not overtaken by the one that follows it.
+        // Appends run in the order of their calls, so that one that waits for
+        // room is not overtaken by the next.
         let _turn = self.shared.turn.lock().await;
         let mut queued = queue::encode(epoch, frames, self.shared.config.max_frame_bytes)?;
         {
@@ -298,8 +215,8 @@ impl LocalLog {
     }
 }
 
-/// A log as those see it who copy its entries byte by byte. Goes on being
-/// readable when the log has ended.
+/// A WAL as its backup sees it, which copies entries byte by byte. It stays
+/// readable after the WAL has ended.
 #[derive(Clone)]
 pub(crate) struct Source {
     shared: Arc<Shared>,
@@ -328,7 +245,7 @@ impl Drop for LocalLog {
         if let Some(writer) = self.writer.take()
             && writer.join().is_err()
         {
-            tracing::error!(dir = %self.shared.disk.path().display(), "the log's writer thread panicked");
+            tracing::error!(dir = %self.shared.disk.path().display(), "the WAL's writer thread panicked");
         }
     }
 }

@@ -1,14 +1,14 @@
-//! What the logs of one server hold in memory, bounded together.
+//! The memory of all WALs of one server, bounded together.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A budget in bytes for what logs hold: what waits to be durable, and what
-/// logs in an object store keep for their readers. Clones are the same budget.
+/// A budget in bytes for entries that wait to be durable, and for objects that
+/// WALs in an object store keep for their readers. Clones are the same budget.
 ///
-/// When it is used up, each log still takes one entry at a time, so that none
-/// waits for another: the most that all hold is the budget, and of each log one
-/// entry and one object.
+/// When it is used up, each WAL still takes one entry at a time, so that none
+/// waits for another. Together they hold at most the budget, plus one entry and
+/// one object for each WAL.
 #[derive(Clone, Debug)]
 pub struct Memory(Arc<Budget>);
 
@@ -37,7 +37,7 @@ impl Memory {
         self.used().saturating_add(more) <= self.0.limit
     }
 
-    /// What a part of a log holds of it, nothing yet.
+    /// A share of the budget for a part of a WAL, empty at first.
     pub(crate) fn part(&self) -> Part {
         Part {
             memory: self.clone(),
@@ -53,7 +53,7 @@ impl Default for Memory {
     }
 }
 
-/// What a part of a log holds of a budget; given back on drop.
+/// A part's share of a budget, given back on drop.
 #[derive(Debug)]
 pub(crate) struct Part {
     memory: Memory,

@@ -1,10 +1,11 @@
-//! The backend in an object store: groups of entries as numbered objects, made
-//! only where there is none, several at a time, acknowledged in order.
+//! The backend in an object store: groups of entries as numbered objects, each
+//! created only if absent, several at a time, acknowledged in order.
 //!
 //! `docs/formats/wal-objects.md` draws the objects and says why a writer that
 //! has lost the line cannot win.
 
 mod claim;
+mod config;
 mod end;
 mod format;
 mod objects;
@@ -20,107 +21,25 @@ use crate::failure::Failure;
 use crate::line::Taken;
 use crate::queue::{self, Queued};
 use crate::remote::Remote;
-use crate::{BoxFuture, CheckedFrame, Durable, Log, LogError, LogReader, Memory, Position, Retry};
+use crate::{BoxFuture, CheckedFrame, Durable, Log, LogError, LogReader, Position};
+pub use config::ObjectLogConfig;
 use format::WriterId;
-use object_store::ObjectStore;
-use object_store::path::Path;
 use objects::{Fault, Objects};
 use shared::{Closing, Mark, Owner, Shared, State};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
-use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
-use xylem_ambient::{Clock, Entropy};
 use xylem_types::{Epoch, FrameSeq, Lsn};
 
-/// How an [`ObjectLog`] uses its store and memory.
-#[derive(Clone, Debug)]
-pub struct ObjectLogConfig {
-    /// Where requests run. It must have a thread to spare for them while a
-    /// reader waits for one: a runtime of several threads, with timers.
-    pub runtime: Handle,
-    /// Bytes of entries in one object at most (or one entry).
-    pub object_bytes: u64,
-    /// Bytes of frames in memory, accepted and not yet durable. A single frame
-    /// may exceed it when nothing else waits.
-    pub queue_bytes: u64,
-    /// The largest payload of a frame.
-    pub max_frame_bytes: u64,
-    /// How long the first of several entries waits for more to share its
-    /// object with. Each object is a request that a store may charge for.
-    /// Without a wait entries still gather while `puts_max` are on their way.
-    pub linger: Duration,
-    /// Objects on their way at a time.
-    pub puts_max: usize,
-    /// Bytes of the newest objects that are kept for readers.
-    pub cache_bytes: u64,
-    /// What a reader sends for ahead of need: bytes, about, and objects.
-    pub read_ahead_bytes: u64,
-    /// See `read_ahead_bytes`.
-    pub read_ahead_objects: usize,
-    /// How requests are tried again.
-    pub retry: Retry,
-    /// How long opening and reading wait for a store that does not answer. The
-    /// writer waits for ever.
-    pub patience: Duration,
-    /// How long closing waits for what is queued.
-    pub drain: Duration,
-    /// What all logs may hold together. `queue_bytes` counts in it.
-    pub memory: Memory,
-    /// Where entries get their time from.
-    pub clock: Clock,
-    /// Where the random bytes come from that tell writers apart.
-    pub entropy: Entropy,
-}
-
-impl ObjectLogConfig {
-    /// The defaults, with requests that run on `runtime`.
-    pub fn new(runtime: Handle) -> ObjectLogConfig {
-        ObjectLogConfig {
-            runtime,
-            object_bytes: 4 << 20,
-            queue_bytes: 32 << 20,
-            max_frame_bytes: 8 << 20,
-            linger: Duration::ZERO,
-            puts_max: 4,
-            cache_bytes: 16 << 20,
-            read_ahead_bytes: 16 << 20,
-            read_ahead_objects: 32,
-            retry: Retry::default(),
-            patience: Duration::from_secs(60),
-            drain: Duration::from_secs(30),
-            memory: Memory::default(),
-            clock: Clock::system(),
-            entropy: Entropy::system(),
-        }
-    }
-
-    fn check(&self) -> Result<(), LogError> {
-        let wrong = if self.max_frame_bytes > 1 << 30 || self.object_bytes > 1 << 30 {
-            // Lengths and offsets in an object are 32 bits wide.
-            "object_bytes and max_frame_bytes may be 1 GiB at most"
-        } else if self.puts_max == 0 || self.read_ahead_objects == 0 {
-            "puts_max and read_ahead_objects must be 1 at least"
-        } else {
-            return Ok(());
-        };
-        Err(LogError::Io {
-            context: "configuration of the object-store log".to_owned(),
-            source: io::Error::new(io::ErrorKind::InvalidInput, wrong),
-        })
-    }
-}
-
-/// A branch's log in an object store.
+/// A branch's WAL in an object store.
 ///
-/// Opening a log that has entries takes it over: whoever had it open learns so
-/// with the next object it wants to make, and its log ends with
-/// [`LogError::Superseded`]. An empty one is taken over by the first seal.
+/// Opening a WAL that has entries takes it over. The server that had it open
+/// learns so with the next object that it tries to make, and its WAL ends with
+/// [`LogError::Superseded`]. An empty WAL is taken over by the first seal.
 ///
-/// Dropped without [`Log::close`] it ends as a crash would: what was not
+/// Dropped without [`Log::close`] it ends as in a crash: entries that were not
 /// durable may be lost.
 pub struct ObjectLog {
     shared: Arc<Shared>,
@@ -128,7 +47,7 @@ pub struct ObjectLog {
 }
 
 impl ObjectLog {
-    /// Opens the log under `prefix` of `store`, where nothing else may be.
+    /// Opens the WAL in the folder `objects`, where nothing else may be.
     /// Reads its end only.
     ///
     /// # Errors
@@ -136,12 +55,11 @@ impl ObjectLog {
     /// long as `patience` allows; [`LogError::Corrupt`];
     /// [`LogError::Superseded`] when another server takes it over meanwhile.
     pub async fn open(
-        store: Arc<dyn ObjectStore>,
-        prefix: Path,
+        objects: &xylem_objects::Objects,
         config: ObjectLogConfig,
     ) -> Result<ObjectLog, LogError> {
         config.check()?;
-        let remote = Remote::new(store, prefix, config.retry, config.entropy.clone());
+        let remote = Remote::new(objects, config.retry);
         let place = remote.place("");
         let runtime = config.runtime.clone();
         let opening = runtime.spawn(open(Objects { remote }, config));
@@ -159,7 +77,7 @@ impl ObjectLog {
         failure.map(|failure| failure.error())
     }
 
-    /// Waits for `ready` to say something.
+    /// Waits until `ready` returns a value.
     async fn until<T>(
         &self,
         mut ready: impl FnMut(&mut State) -> Result<Option<T>, LogError>,
@@ -188,7 +106,7 @@ impl ObjectLog {
         .await
     }
 
-    /// Queues a seal or begin. What it returns tells the place after it.
+    /// Queues a seal or begin. The returned receiver gets the place after it.
     fn mark(&self, state: &mut State, queued: Queued) -> oneshot::Receiver<Position> {
         let (told, place) = oneshot::channel();
         let nth = state.accepted;
@@ -234,7 +152,7 @@ impl ObjectLog {
     }
 
     async fn begin_now(&self, epoch: Epoch, start: Lsn) -> Result<Durable, LogError> {
-        // Whoever has been fenced need not make the line ours.
+        // A fenced caller need not make the line ours.
         self.shared.state.lock().queue.line.owns(epoch)?;
         let place = if epoch == Epoch(0) {
             return Err(LogError::NotBegun { epoch });
@@ -252,7 +170,7 @@ impl ObjectLog {
         };
         let position = match place {
             Ok(place) => self.marked(place).await?,
-            // The one that came before is the last that was accepted.
+            // The begin that came before is the last accepted entry.
             Err(accepted) => {
                 self.until(|state| {
                     if state.durable >= accepted {
@@ -272,8 +190,8 @@ impl ObjectLog {
     }
 
     async fn append_now(&self, epoch: Epoch, frames: Vec<CheckedFrame>) -> Result<(), LogError> {
-        // In the order of their calls, so that an append that waits for room
-        // is not overtaken by the one that follows it.
+        // Appends run in the order of their calls, so that one that waits for
+        // room is not overtaken by the next.
         let _turn = self.shared.turn.lock().await;
         let mut queued = queue::encode(epoch, frames, self.shared.config.max_frame_bytes)?;
         {
@@ -308,10 +226,10 @@ impl ObjectLog {
     }
 }
 
-/// Opens a log, on the runtime that it is to use.
+/// Opens a WAL, on the runtime that it is to use.
 async fn open(objects: Objects, config: ObjectLogConfig) -> Result<ObjectLog, LogError> {
     let id = config.entropy.next().map_err(|source| LogError::Io {
-        context: "draw the random bytes of a log's writer".to_owned(),
+        context: "draw the random bytes of a WAL's writer".to_owned(),
         source,
     })?;
     let id = WriterId(id);

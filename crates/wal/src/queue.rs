@@ -1,4 +1,5 @@
-//! What is accepted and not yet durable, in order, the same in every backend.
+//! The queue of entries that are accepted and not yet durable, the same in
+//! every backend.
 
 use crate::entry::ENTRY_HEADER_BYTES;
 use crate::entry::payload::Payload;
@@ -14,7 +15,7 @@ pub(crate) struct Queued {
     pub kind: u8,
     pub epoch: Epoch,
     pub seq: FrameSeq,
-    /// What the header says.
+    /// The fields of the header.
     pub lsn: Lsn,
     /// The end of the redo after it.
     pub lsn_after: Lsn,
@@ -58,7 +59,7 @@ impl Queued {
         (frame, queued)
     }
 
-    /// Bytes it takes in the store, and is counted with in memory.
+    /// Bytes that the entry takes in the store; memory counts the same.
     pub fn bytes(&self) -> u64 {
         ENTRY_HEADER_BYTES as u64 + self.payload.length()
     }
@@ -97,15 +98,15 @@ pub(crate) struct Queue {
     pub entries: VecDeque<Queued>,
     /// Bytes accepted and not yet durable.
     pub bytes: u64,
-    /// The same of the budget that all logs share.
+    /// The same of the budget that all WALs share.
     part: Part,
-    /// Bytes ever accepted, from what the backend began with.
+    /// Bytes accepted so far, on top of the backend's first value.
     pub accepted: u64,
 }
 
 impl Queue {
-    /// An empty queue behind entries that make `line`. What it holds counts in
-    /// `memory`.
+    /// An empty queue behind entries that make `line`. The bytes that it holds
+    /// count in `memory`.
     pub fn new(line: Line, accepted: u64, memory: &Memory) -> Queue {
         Queue {
             line,
@@ -124,15 +125,16 @@ impl Queue {
         self.entries.push_back(queued);
     }
 
-    /// So many bytes of what was accepted are durable.
+    /// Notes that this many bytes of accepted entries are durable.
     pub fn written(&mut self, bytes: u64) {
         self.bytes = self.bytes.saturating_sub(bytes);
         self.part.set(self.bytes);
     }
 
-    /// Whether all of `frames` could be taken, were there room.
+    /// Whether all of `frames` would be accepted if there were room.
     pub fn check(&self, epoch: Epoch, frames: &Encoded) -> Result<(), LogError> {
-        // All or nothing: a wrong frame late in the group changes nothing.
+        // A group is accepted as a whole: a wrong frame late in it changes
+        // nothing.
         let mut line = self.line;
         for (frame, _) in frames {
             line.frame(epoch, frame)?;
@@ -150,7 +152,7 @@ impl Queue {
     ) -> Result<bool, LogError> {
         self.line.owns(epoch)?;
         while let Some((frame, queued)) = frames.pop_front() {
-            // Alone an entry is always taken: its log waits for no other.
+            // A single entry is always taken, so that no WAL waits for another.
             let bytes = queued.bytes();
             let fits = self.bytes + bytes <= limit && self.part.has_room(bytes);
             let room = self.bytes == 0 || fits;

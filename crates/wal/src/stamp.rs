@@ -1,11 +1,11 @@
-//! The times of a log's entries, and how the log notices that somebody set the
-//! system clock.
+//! The times of a WAL's entries, and how the WAL notices that the system clock
+//! was set.
 
 use xylem_ambient::Clock;
 
 /// The wall clock and the steady clock of a process may drift apart by this
-/// before the wall clock counts as set, in microseconds. Time servers that
-/// steer a clock stay far below.
+/// before the wall clock counts as set, in microseconds. Steering by a time
+/// server stays far below this.
 pub(crate) const STEP_US: u64 = 10_000_000;
 
 /// When an entry is written.
@@ -17,25 +17,25 @@ pub(crate) struct Stamp {
     pub stepped: bool,
 }
 
-/// Gives the entries of one log their times, one writer at a time.
+/// Gives the entries of one WAL their times, one writer at a time.
 ///
 /// While the wall clock and the steady clock agree, times follow the wall clock
-/// and never go back. Where they part by more than [`STEP_US`], somebody set
-/// the wall clock, or the machine slept: the entry takes what the wall clock
-/// says, back or forth, and is marked. A log that is opened expects that no
-/// time has passed since its last entry, because no steady clock tells; so
-/// after a pause its first entry is marked too.
+/// and never go back. Where they differ by more than [`STEP_US`], the wall
+/// clock was set, or the machine slept: the entry takes the wall clock's time,
+/// earlier or later, and is marked. A WAL that is opened expects that no time
+/// has passed since its last entry, because no steady clock tells; so after a
+/// pause its first entry is marked too.
 #[derive(Debug)]
 pub(crate) struct Stamps {
     clock: Clock,
-    /// When the log was opened, by the steady clock.
+    /// When the WAL was opened, by the steady clock.
     opened_us: u64,
-    /// The wall clock and the steady clock when they were last taken for equal.
+    /// The wall clock and the steady clock when they last agreed.
     agreed: Option<(u64, u64)>,
 }
 
 impl Stamps {
-    /// For a log that is opened now.
+    /// For a WAL that is opened now.
     pub fn new(clock: Clock) -> Stamps {
         Stamps {
             opened_us: clock.steady_us(),

@@ -24,9 +24,9 @@ use std::sync::Arc;
 pub enum Step<'a> {
     /// A file is made.
     Create(&'a str),
-    /// So many bytes are written.
+    /// This many bytes are written.
     Write(&'a str, usize),
-    /// So many bytes are read.
+    /// This many bytes are read.
     Read(&'a str, usize),
     /// A file gets another name.
     Rename(&'a str),
@@ -40,7 +40,7 @@ pub enum Step<'a> {
 pub type Hook = Arc<dyn Fn(Step<'_>) -> io::Result<()> + Send + Sync>;
 
 const TAG: &str = "CACHEDIR.TAG";
-/// What backup programs look for: <https://bford.info/cachedir/>.
+/// The tag that backup programs look for: <https://bford.info/cachedir/>.
 const TAG_TEXT: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
                         # A cache of Xylem. It can be deleted while no server runs.\n";
 const LOCK: &str = "LOCK";
@@ -107,7 +107,7 @@ impl Disk {
         format!("{}.{number}.new", encode(name))
     }
 
-    /// Opens the directory and answers the objects in it that are whole.
+    /// Opens the directory and returns the objects in it that are whole.
     pub(super) fn open(
         dir: &Path,
         bucket: &str,
@@ -118,7 +118,7 @@ impl Disk {
         if !dir.join(TAG).exists() {
             if std::fs::read_dir(dir).map_err(at)?.next().is_some() {
                 return Err(io::Error::other(format!(
-                    "cache {}: the directory is not empty and not a cache; name an empty one",
+                    "cache {}: the directory holds other files; choose an empty one",
                     dir.display()
                 )));
             }

@@ -1,4 +1,4 @@
-//! What the cache knows of one object.
+//! The cache's knowledge of one object.
 
 use super::disk::Disk;
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-/// What file systems hand out at a time.
+/// The unit in which file systems allocate.
 pub(super) const DISK_BLOCK: u64 = 4096;
 
 /// The file of an object.
@@ -29,11 +29,11 @@ pub(super) struct Flight {
     landed: OnceLock<Landed>,
 }
 
-/// What came of a flight.
+/// The outcome of a flight.
 enum Landed {
     Bytes(Bytes),
     Failed(io::ErrorKind, String),
-    /// Nobody asked the store: those who wait must.
+    /// The store was not asked: the readers that wait must ask it.
     GivenUp,
 }
 
@@ -164,7 +164,7 @@ impl Entry {
         self.readers.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Answers whether it was the last.
+    /// Returns whether it was the last.
     pub(super) fn drop_reader(&self) -> bool {
         self.readers.fetch_sub(1, Ordering::AcqRel) == 1
     }
@@ -188,7 +188,7 @@ impl Entry {
             .is_some_and(|w| w.fetch_and(!mask, Ordering::Relaxed) & mask != 0)
     }
 
-    /// The file, opened if nobody has it open.
+    /// The file, opened if it is not open.
     pub(super) fn file(&self, disk: &Disk) -> io::Result<Arc<File>> {
         let mut state = self.state.lock();
         self.file_of(&mut state, disk)
@@ -219,9 +219,9 @@ impl Entry {
         Ok(file)
     }
 
-    /// Says where each of `chunks` comes from. What nobody fetches yet is the
-    /// caller's to fetch: neighbours in one flight, and if the last of `chunks`
-    /// is among them, so are those after it up to `ahead`.
+    /// Says where each of `chunks` comes from. The caller must fetch chunks
+    /// that no other reader fetches yet: neighbors in one flight, and if the
+    /// last of `chunks` is among them, also those after it up to `ahead`.
     pub(super) fn plan(&self, chunks: Range<u32>, ahead: u32) -> Vec<Source> {
         let mut state = self.state.lock();
         let mut plan = Vec::new();
@@ -252,7 +252,7 @@ impl Entry {
         plan
     }
 
-    /// Gives those who wait for a flight what came of it.
+    /// Gives a flight's outcome to the readers that wait for it.
     pub(super) fn land(&self, flight: &Flight, result: &io::Result<Bytes>) {
         let _state = self.state.lock();
         let landed = match result {

@@ -5,9 +5,10 @@
 //! has no mark when it comes, so that reading much once does not drive out
 //! what is read often.
 
+use super::disk::Disk;
 use super::entry::{Entry, Shape, State};
+use super::shared::Shared;
 use super::stats::add;
-use super::{Disk, Shared};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use std::sync::atomic::Ordering;
 
 /// Where the hand goes after an entry.
 enum Next {
-    /// To another; this one's turn comes again.
+    /// Move on to the next entry; this one's turn comes again.
     Other,
     /// It stays here.
     Stay,
@@ -50,8 +51,8 @@ impl Shared {
             .is_ok()
     }
 
-    /// Drops chunks of at least `need` bytes. False when so many are not to be
-    /// had.
+    /// Drops chunks of at least `need` bytes. Returns false when that many
+    /// cannot be freed.
     pub(super) fn evict(&self, need: u64) -> bool {
         let mut freed = 0;
         // Twice around: the first time may only take the marks.
@@ -111,7 +112,7 @@ impl Shared {
         (freed, Next::Other)
     }
 
-    /// Drops one chunk of an entry whose data is held alone. Answers the bytes
+    /// Drops one chunk of an entry whose data is held alone. Returns the bytes
     /// that it took.
     fn drop_chunk(&self, entry: &Entry, state: &mut State, chunk: u32) -> Option<u64> {
         if state.shape == Shape::Whole {

@@ -1,8 +1,9 @@
 //! Reading an object through the cache.
 
+use super::disk::Disk;
 use super::entry::{Entry, Flight, Shape, Source};
+use super::shared::Shared;
 use super::stats::add;
-use super::{Disk, Shared};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::fs::File;
@@ -39,7 +40,7 @@ impl Drop for CachedObject {
     }
 }
 
-/// Ends a flight whatever happens to the one who fetches.
+/// Ends a flight, whatever happens to the thread that fetches.
 struct Leader<'a> {
     entry: &'a Entry,
     flight: &'a Arc<Flight>,
@@ -52,6 +53,23 @@ impl Drop for Leader<'_> {
 }
 
 impl CachedObject {
+    /// Looks the object `name` up, in the store unless it is known here.
+    pub(super) fn open(shared: &Arc<Shared>, name: &str) -> io::Result<CachedObject> {
+        if let Some(entry) = shared.entries.lock().get(name) {
+            return Ok(CachedObject::new(shared, entry));
+        }
+        let size = shared.bucket.size(name)?;
+        let mut entries = shared.entries.lock();
+        let entry = entries.entry(name.into()).or_insert_with_key(|name| {
+            Arc::new(Entry::new(
+                Arc::clone(name),
+                size,
+                shared.config.chunk_bytes,
+            ))
+        });
+        Ok(CachedObject::new(shared, entry))
+    }
+
     /// To be called under the lock of the table of entries.
     pub(super) fn new(shared: &Arc<Shared>, entry: &Arc<Entry>) -> CachedObject {
         entry.add_reader();
@@ -108,7 +126,8 @@ impl CachedObject {
         Ok(())
     }
 
-    /// Reads what one request may fetch. Answers whether none was needed.
+    /// Reads as much as one request may fetch. Returns whether no request was
+    /// needed.
     fn read_piece(&self, offset: u64, out: &mut [u8]) -> io::Result<bool> {
         let range = offset..offset + out.len() as u64;
         if range.is_empty() {
@@ -117,7 +136,8 @@ impl CachedObject {
         let wanted = self.entry.touched(&range);
         let last = self.last.swap(wanted.end - 1, Ordering::Relaxed);
         if self.read_local(&range, out) {
-            // Going on through an object is no use of what is passed.
+            // Reading through an object does not mark the chunks that are
+            // passed.
             if wanted.start != last && wanted.start != last.saturating_add(1) {
                 self.entry.mark_used(wanted);
             }
@@ -126,7 +146,8 @@ impl CachedObject {
         let mut later = Vec::new();
         let ahead = self.ahead(&wanted);
         let mut plan = self.entry.plan(wanted, ahead);
-        // Before anything can fail, so that no flight stays for ever.
+        // This comes before anything can fail, so that no flight stays for
+        // ever.
         let leaders: Vec<_> = plan.iter().filter_map(|s| self.leader(s)).collect();
         for leader in &leaders {
             let bytes = self.fetch(leader.flight)?;
@@ -253,7 +274,8 @@ impl CachedObject {
         Ok(bytes)
     }
 
-    /// Fetches a flight's chunks, hands them to those who wait, keeps them.
+    /// Fetches a flight's chunks, hands them to the readers that wait, and
+    /// keeps them.
     fn fetch(&self, flight: &Arc<Flight>) -> io::Result<Bytes> {
         let range = self.entry.bytes_of(&flight.chunks);
         let _room = self.shared.room.take(range.end - range.start);
@@ -265,7 +287,7 @@ impl CachedObject {
         Ok(bytes)
     }
 
-    /// Writes chunks to the file as far as there is room. Answers whether all
+    /// Writes chunks to the file as far as there is room. Returns whether all
     /// are there.
     fn keep(&self, chunks: &Range<u32>, bytes: &Bytes) -> bool {
         for chunk in chunks.clone() {
@@ -366,15 +388,16 @@ impl CachedObject {
         }
     }
 
-    /// Drops what is kept of the bytes from `offset` on, so that they are
-    /// fetched again: what was read of them is not what was written.
+    /// Drops the cached bytes from `offset` on, which are not those that were
+    /// written, so that they are fetched again.
     pub fn forget(&self, offset: u64, len: u64) {
         self.shared
             .forget(&self.entry, offset..offset.saturating_add(len));
     }
 
-    /// Fetches what is missing of one request's worth from `offset` on.
-    /// Answers where to go on, and nothing when it is over or there is no room.
+    /// Fetches the missing chunks of one request's worth from `offset` on.
+    /// Returns the next offset; `None` at the end of the object or when there
+    /// is no room.
     pub(super) fn warm_piece(&self, offset: u64) -> io::Result<Option<u64>> {
         let end = (offset + self.shared.config.fetch_bytes).min(self.entry.size);
         let range = offset..end;

@@ -1,11 +1,12 @@
-//! What a cache counts.
+//! The counters of a cache.
 
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::Duration;
+use xylem_ambient::Clock;
 
-/// What a cache did so far and what it holds.
+/// The counters of a cache so far, and the bytes held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStats {
     /// Reads answered from local disk.
@@ -36,7 +37,6 @@ pub struct CacheStats {
     pub objects: u64,
 }
 
-#[derive(Default)]
 pub(super) struct Counters {
     pub(super) hits: AtomicU64,
     pub(super) misses: AtomicU64,
@@ -48,17 +48,36 @@ pub(super) struct Counters {
     pub(super) forgotten: AtomicU64,
     pub(super) streamed: AtomicU64,
     disk_failures: AtomicU64,
-    last_warning: parking_lot::Mutex<Option<Instant>>,
+    clock: Clock,
+    /// When a failure was last logged, on the steady clock.
+    last_warning_us: parking_lot::Mutex<Option<u64>>,
 }
 
 /// A full disk fails many times a second.
-const SECONDS_BETWEEN_WARNINGS: u64 = 60;
+const BETWEEN_WARNINGS: Duration = Duration::from_secs(60);
 
 pub(super) fn add(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
 }
 
 impl Counters {
+    pub(super) fn new(clock: Clock) -> Counters {
+        Counters {
+            hits: AtomicU64::default(),
+            misses: AtomicU64::default(),
+            fetches: AtomicU64::default(),
+            fetched_bytes: AtomicU64::default(),
+            evictions: AtomicU64::default(),
+            evicted_bytes: AtomicU64::default(),
+            not_kept: AtomicU64::default(),
+            forgotten: AtomicU64::default(),
+            streamed: AtomicU64::default(),
+            disk_failures: AtomicU64::default(),
+            clock,
+            last_warning_us: parking_lot::Mutex::default(),
+        }
+    }
+
     pub(super) fn read(&self, held_bytes: u64, max_bytes: u64, objects: u64) -> CacheStats {
         let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
         CacheStats {
@@ -81,12 +100,14 @@ impl Counters {
     /// The disk failed; the cache goes on without.
     pub(super) fn disk_failed(&self, doing: &str, path: &Path, error: &io::Error) {
         add(&self.disk_failures, 1);
-        let mut last = self.last_warning.lock();
-        if last.is_none_or(|t| t.elapsed().as_secs() >= SECONDS_BETWEEN_WARNINGS) {
-            *last = Some(Instant::now());
+        let now_us = self.clock.steady_us();
+        let mut last_us = self.last_warning_us.lock();
+        let since = |us| Duration::from_micros(now_us.saturating_sub(us));
+        if last_us.is_none_or(|us| since(us) >= BETWEEN_WARNINGS) {
+            *last_us = Some(now_us);
             tracing::warn!(
                 %error, path = %path.display(),
-                "the cache's disk failed at {doing}; going on without it, slower"
+                "the cache's disk failed at {doing}; reads go to the store, slower"
             );
         }
     }

@@ -1,6 +1,7 @@
 //! Fetches whole objects in the background, one at a time.
 
-use super::Shared;
+use super::object::CachedObject;
+use super::shared::Shared;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -43,7 +44,7 @@ impl Warmer {
 fn run(cache: &Weak<Shared>, names: &Receiver<String>, pending: &AtomicUsize) {
     while let Ok(name) = names.recv() {
         if let Err(error) = warm(cache, &name) {
-            tracing::warn!(object = %name, %error, "not fetched ahead; it will be when it is read");
+            tracing::warn!(object = %name, %error, "could not fetch an object ahead of need; its first read fetches it");
         }
         pending.fetch_sub(1, Ordering::AcqRel);
     }
@@ -56,7 +57,7 @@ fn warm(cache: &Weak<Shared>, name: &str) -> io::Result<()> {
         let Some(shared) = cache.upgrade() else {
             return Ok(());
         };
-        at = Shared::object(&shared, name)?.warm_piece(offset)?;
+        at = CachedObject::open(&shared, name)?.warm_piece(offset)?;
     }
     Ok(())
 }

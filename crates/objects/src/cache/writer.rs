@@ -1,8 +1,9 @@
 //! Writing an object: to local disk, then to the store; straight to the store
 //! when the disk has no room.
 
+use super::disk::Disk;
+use super::shared::Shared;
 use super::stats::add;
-use super::{Disk, Shared};
 use crate::Upload;
 use std::fs::File;
 use std::io;
@@ -68,7 +69,7 @@ impl Temp {
         if more == 0 {
             return true;
         }
-        // Ahead, if that costs nobody anything.
+        // Reserve ahead, if no other entry has to go for it.
         let bytes = match self.shared.reserve_free(more.max(STEP)) {
             true => more.max(STEP),
             false if self.shared.reserve(more) => more,
@@ -147,7 +148,8 @@ impl CacheWriter {
         Ok(())
     }
 
-    /// Goes on without local disk: what is there is uploaded, then what comes.
+    /// Continues without local disk: uploads the bytes so far, then those that
+    /// follow.
     fn leave_disk(&mut self) -> io::Result<()> {
         let Place::Disk(temp) = std::mem::replace(&mut self.place, Place::Nowhere) else {
             return Ok(());
@@ -197,7 +199,7 @@ impl CacheWriter {
 }
 
 fn failed_before(name: &str) -> io::Error {
-    io::Error::other(format!("{name}: writing it failed before"))
+    io::Error::other(format!("write {name}: an earlier write failed"))
 }
 
 impl Shared {

@@ -1,5 +1,7 @@
 //! A store that fails as networks and stores do: at random from a seed, by
-//! script, or from some request on for ever.
+//! script, or from some request on for ever. It knows one client; the tests of
+//! the WAL have a network of several, whose puts arrive late and out of order
+//! (`crates/wal/tests/it/common/net.rs`).
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -37,7 +39,7 @@ pub enum Op {
     Complete,
 }
 
-/// What goes wrong with a request.
+/// A fault that a request meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// It fails and was not done.
@@ -165,9 +167,9 @@ impl Faulty {
         self.state.lock().away = away;
     }
 
-    /// Request number `n`, from 0, and all after it do not get to the store
-    /// until [`Faulty::heal`], as if the network were cut there: those that
-    /// somebody still waits for then are done.
+    /// Holds request number `n`, counted from 0, and all later ones until
+    /// [`Faulty::heal`], as if the network were cut. Held requests whose
+    /// callers still wait are then done.
     pub fn hold_from(&self, n: u64) {
         self.state.lock().held_from = Some(n);
     }
@@ -342,7 +344,7 @@ impl std::fmt::Debug for Faulty {
     }
 }
 
-/// What was read, but half of it, then an error.
+/// The first half of the data, then an error.
 async fn cut(result: GetResult) -> Result<GetResult> {
     let (meta, range, attributes) = (
         result.meta.clone(),

@@ -1,7 +1,7 @@
 //! A real S3 server on this machine: SeaweedFS, which `cargo xtask test`
 //! fetches.
 
-use crate::{Bucket, BucketConfig, Retry};
+use crate::{Bucket, BucketConfig, GiveUp, Retry};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader};
@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use xylem_ambient::Entropy;
 
 /// Names the program.
 const VARIABLE: &str = "XYLEM_TEST_WEED";
@@ -157,7 +158,7 @@ impl S3Server {
         self.running.lock().as_ref().map(|r| r.pid)
     }
 
-    /// Kills it as a power failure would. What it has is kept.
+    /// Kills it as a power failure would. Its data is kept.
     pub fn kill(&self) {
         if let Some(running) = self.running.lock().take() {
             running.end();
@@ -235,7 +236,8 @@ impl S3Server {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
-        // Not for Ctrl-C on our terminal: it ends when we do.
+        // A process group of its own, so that Ctrl-C on our terminal does not
+        // reach it: it ends when we do.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut keeper = command.spawn()?;
         let mut line = String::new();
@@ -250,7 +252,7 @@ impl S3Server {
         let probe = Retry {
             first_wait: Duration::from_millis(20),
             longest_wait: Duration::from_millis(50),
-            give_up_after: Duration::from_millis(200),
+            give_up: GiveUp::After(Duration::from_millis(200)),
             attempt_timeout: Duration::from_secs(5),
         };
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -258,7 +260,7 @@ impl S3Server {
         let mut n = 0;
         loop {
             n += 1;
-            let name = format!("ready-{:x}-{n}", rand::random::<u64>());
+            let name = format!("ready-{:x}-{n}", Entropy::system().next()? as u64);
             let ready = bucket
                 .put_new(&name, &b"ready"[..])
                 .and_then(|_| bucket.delete(&name));
@@ -291,7 +293,7 @@ impl Drop for S3Server {
     }
 }
 
-/// Who may use the server: us.
+/// The server's only user: this process.
 fn identities() -> String {
     format!(
         r#"{{"identities":[{{"name":"test","credentials":[{{"accessKey":"{KEY}","secretKey":"{SECRET}"}}],"actions":["Admin","Read","Write","List","Tagging"]}}]}}"#

@@ -1,4 +1,4 @@
-//! What a bucket does, the same on every kind of store.
+//! The behavior of a bucket, the same on every kind of store.
 #![allow(clippy::unwrap_used)]
 
 use crate::common::{config, content, faulty, file_of};
@@ -24,7 +24,14 @@ fn folders_with_objects(bucket: &Bucket, within: &str) -> Vec<String> {
 }
 
 fn behaves(bucket: &Bucket, part: usize) {
-    // Creating.
+    creates(bucket);
+    reads(bucket);
+    uploads(bucket, part);
+    lists(bucket);
+    removes(bucket);
+}
+
+fn creates(bucket: &Bucket) {
     assert_eq!(
         bucket.put_new("b/one/x", &b"first"[..]).unwrap(),
         Created::Done
@@ -49,8 +56,9 @@ fn behaves(bucket: &Bucket, part: usize) {
         Created::Done
     );
     assert_eq!(bucket.get("b/one/empty").unwrap().len(), 0);
+}
 
-    // Reading.
+fn reads(bucket: &Bucket) {
     assert_eq!(bucket.size("b/one/x").unwrap(), 5);
     assert_eq!(&bucket.get_range("b/one/x", 1..4).unwrap()[..], b"irs");
     assert_eq!(&bucket.get_range("b/one/x", 0..5).unwrap()[..], b"first");
@@ -67,8 +75,10 @@ fn behaves(bucket: &Bucket, part: usize) {
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert!(error.to_string().contains("b/none"), "{error}");
     }
+}
 
-    // Uploading: in one request, in parts, and not over something.
+/// Uploads in one request, in parts, and never over something.
+fn uploads(bucket: &Bucket, part: usize) {
     for len in [0, 1, part - 1, part, part + 1, 3 * part + 17] {
         let bytes = content(len, len as u64);
         let name = format!("b/two/file-{len}");
@@ -90,8 +100,9 @@ fn behaves(bucket: &Bucket, part: usize) {
         bucket.get("b/two/half").unwrap_err().kind(),
         ErrorKind::NotFound
     );
+}
 
-    // Listing.
+fn lists(bucket: &Bucket) {
     bucket.put_new("b/one/deep/er", &b"123"[..]).unwrap();
     bucket.put_new("b/onemore", &b"12"[..]).unwrap();
     assert_eq!(
@@ -114,8 +125,9 @@ fn behaves(bucket: &Bucket, part: usize) {
     assert_eq!(bucket.list("b/none").unwrap(), []);
     assert_eq!(bucket.folders("none").unwrap(), [""; 0]);
     assert!(bucket.folders("").unwrap().contains(&"b".to_owned()));
+}
 
-    // Removing.
+fn removes(bucket: &Bucket) {
     bucket.delete("b/one/x").unwrap();
     bucket.delete("b/one/x").unwrap();
     bucket.delete("b/none").unwrap();
@@ -164,8 +176,8 @@ fn in_a_directory() {
     let bucket = Bucket::open(&url, config()).unwrap();
     behaves(&bucket, config().part_bytes);
     assert_eq!(bucket.url(), url);
-    // What is written is there for the next one, and what a killed upload
-    // leaves is not taken for a file, and goes with its folder.
+    // The next process finds written objects. The remains of a killed upload do
+    // not pass for a file, and go with their folder.
     bucket.put_new("f/x", &b"there"[..]).unwrap();
     std::fs::write(root.join("f/y#1"), b"cut off").unwrap();
     let bucket = Bucket::open(&url, config()).unwrap();
@@ -209,7 +221,7 @@ fn on_a_real_s3_server() {
 fn on_a_store_that_fails_all_the_time() {
     for seed in 0..6 {
         let (faulty, bucket) = faulty(seed);
-        // What is done late may come after the object was deleted.
+        // A late request may come after the object was deleted.
         faulty.rates(Rates {
             late: 0,
             ..Rates::some()
@@ -249,7 +261,7 @@ fn a_server_killed_while_objects_are_created_has_each_once() {
     let dir = tempfile::tempdir().unwrap();
     let server = S3Server::start(dir.path()).unwrap();
     let mut retry = quick();
-    retry.give_up_after = std::time::Duration::from_secs(60);
+    retry.give_up = xylem_objects::GiveUp::After(std::time::Duration::from_secs(60));
     retry.attempt_timeout = std::time::Duration::from_secs(5);
     let bucket = server.open(&server.url(), retry).unwrap();
     let (seen, killer) = std::sync::mpsc::sync_channel(1000);

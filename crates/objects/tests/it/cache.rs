@@ -100,7 +100,7 @@ fn what_is_missing_is_fetched_by_chunks_and_once() {
         (5000..5010, 1),
         (4096..8192, 0),
         (5000..5001, 0),
-        // Three neighbours in one.
+        // Three neighbors in one.
         (10_000..20_000, 1),
         (9_000..20_000, 0),
         // Around what is there: two. The second goes on where the last ended,
@@ -109,7 +109,7 @@ fn what_is_missing_is_fetched_by_chunks_and_once() {
         // The last one, which is short.
         (10 * CHUNK as usize..bytes.len(), 1),
         (bytes.len() - 1..bytes.len(), 0),
-        // What is left.
+        // The rest.
         (0..bytes.len(), 1),
         (0..bytes.len(), 0),
         (7..7, 0),
@@ -175,7 +175,8 @@ fn one_download_serves_all_who_want_the_chunk() {
         }
     });
     assert_eq!(cache.stats().fetches, 1);
-    // Those who wait for one that fails are told, and the next tries again.
+    // Readers that wait for a fetch that fails get its error, and the next
+    // reader tries again.
     faulty.script(Op::Get, "x", 0, 1, Fault::Refuse);
     assert!(read(&cache, "x", 3 * CHUNK, 10).is_err());
     assert!(read(&cache, "x", 3 * CHUNK, 10).is_ok());
@@ -401,7 +402,7 @@ fn a_directory_that_is_not_a_cache_is_left_alone() {
             .unwrap_err()
             .to_string()
     };
-    assert!(error(dir.path()).contains("not a cache"));
+    assert!(error(dir.path()).contains("holds other files"));
     assert!(dir.path().join("thesis.txt").exists());
     let dir = tempfile::tempdir().unwrap();
     let cache = open(dir.path(), 1 << 20, &bucket);
@@ -490,7 +491,7 @@ fn on_a_full_disk_reads_and_writes_go_on() {
     }
     let stats = cache.stats();
     assert!(stats.not_kept > 30, "{stats:?}");
-    // What was cached gave way, and the disk was no less full.
+    // Cached chunks gave way, and the disk was no less full.
     assert!(stats.disk_failures > 0 && stats.held_bytes <= 8 * CHUNK);
 
     let mut writer = cache.create("y");
@@ -618,6 +619,30 @@ fn warming_brings_all_of_it() {
     assert!((1024..2000).contains(&queued), "{queued}");
 }
 
+/// Opens a cache again and reads `known` objects: those whose files are whole
+/// without a request to the store.
+fn reads_whole_objects_alone(
+    dir: &Path,
+    faulty: &Faulty,
+    bucket: &Bucket,
+    known: &HashMap<u64, Vec<u8>>,
+) {
+    let name = |n: u64| format!("branch-{}/layer-{n}", n % 3);
+    let whole = files(dir);
+    let cache = open(dir, 60 * CHUNK, bucket);
+    faulty.away(true);
+    for (n, bytes) in known {
+        let file = format!("branch-{}%2Flayer-{n}@{}", n % 3, bytes.len());
+        if whole.contains(&file) && !bytes.is_empty() {
+            assert!(read(&cache, &name(*n), 0, bytes.len()).unwrap() == *bytes);
+        }
+    }
+    faulty.heal();
+    for (n, bytes) in known {
+        assert!(read(&cache, &name(*n), 0, bytes.len()).unwrap() == *bytes);
+    }
+}
+
 /// Readers, writers, removers, warmers and a limit far below the data, on a
 /// store that fails.
 #[test]
@@ -703,22 +728,8 @@ fn many_threads_on_little_room_read_what_was_written() {
         assert!(stats.evictions > 100 && stats.hits > 100, "{stats:?}");
         assert_disk(&cache, dir.path());
         assert!(stats.objects <= 60, "{stats:?}");
-        // What is whole is whole: nothing is asked of the store for it.
         drop(cache);
-        let whole = files(dir.path());
-        let cache = open(dir.path(), 60 * CHUNK, &bucket);
-        let known = known.into_inner();
-        faulty.away(true);
-        for (n, bytes) in &known {
-            let file = format!("branch-{}%2Flayer-{n}@{}", n % 3, bytes.len());
-            if whole.contains(&file) && !bytes.is_empty() {
-                assert!(read(&cache, &name(*n), 0, bytes.len()).unwrap() == *bytes);
-            }
-        }
-        faulty.heal();
-        for (n, bytes) in &known {
-            assert!(read(&cache, &name(*n), 0, bytes.len()).unwrap() == *bytes);
-        }
+        reads_whole_objects_alone(dir.path(), &faulty, &bucket, &known.into_inner());
     }
 }
 

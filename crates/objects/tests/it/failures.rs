@@ -1,4 +1,4 @@
-//! What a bucket makes of a store that fails.
+//! A bucket on a store that fails.
 #![allow(clippy::unwrap_used)]
 
 use crate::common::{bucket_of, config, content, faulty, file_of};
@@ -19,7 +19,7 @@ use xylem_objects::{Bucket, BucketConfig, Created, ObjectError, Reason, outcome_
 /// Gives up at once when the store is away.
 fn impatient(faulty: &Faulty) -> Bucket {
     let mut retry = quick();
-    retry.give_up_after = Duration::from_millis(100);
+    retry.give_up = xylem_objects::GiveUp::After(Duration::from_millis(100));
     let config = BucketConfig { retry, ..config() };
     Bucket::with_store(Arc::new(faulty.clone()), "test://", config).unwrap()
 }
@@ -104,7 +104,7 @@ fn a_store_that_is_away_is_waited_for_up_to_a_limit() {
     assert!(outcome_unknown(&errors[1]) && !outcome_unknown(&errors[0]));
     assert!(bucket.stats().failures >= 5);
 
-    // What was not settled is, when the same is done again.
+    // Doing the same again settles an unknown outcome.
     faulty.heal();
     assert_eq!(bucket.put_new("x", &b"1"[..]).unwrap(), Created::Done);
 
@@ -190,77 +190,80 @@ fn an_upload_in_parts_survives_and_appears_whole_or_not_at_all() {
     }
 }
 
+/// How a store breaks its contract.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Lie {
+    Replaces,
+    KeepsButSaysDone,
+    ForgetsToDelete,
+}
+/// A store that breaks its contract.
+#[derive(Debug)]
+struct Liar(InMemory, Lie);
+impl std::fmt::Display for Liar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Liar")
+    }
+}
+#[async_trait]
+impl ObjectStore for Liar {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        mut opts: PutOptions,
+    ) -> Result<PutResult> {
+        if self.1 == Lie::Replaces {
+            opts.mode = PutMode::Overwrite;
+        }
+        let put = self.0.put_opts(location, payload, opts).await;
+        if self.1 == Lie::KeepsButSaysDone && put.is_err() {
+            return Ok(PutResult {
+                e_tag: None,
+                version: None,
+                extensions: Default::default(),
+            });
+        }
+        put
+    }
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.0.put_multipart_opts(location, opts).await
+    }
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.0.get_opts(location, options).await
+    }
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        match self.1 {
+            Lie::ForgetsToDelete => locations,
+            _ => self.0.delete_stream(locations),
+        }
+    }
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.0.list(prefix)
+    }
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.0.list_with_delimiter(prefix).await
+    }
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.0.copy_opts(from, to, options).await
+    }
+}
+
 #[test]
 fn a_store_that_ignores_the_condition_is_refused() {
-    #[derive(Clone, Copy, Debug, PartialEq)]
-    enum Lie {
-        Replaces,
-        KeepsButSaysDone,
-        ForgetsToDelete,
-    }
-    #[derive(Debug)]
-    struct Liar(InMemory, Lie);
-    impl std::fmt::Display for Liar {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            write!(f, "Liar")
-        }
-    }
-    #[async_trait]
-    impl ObjectStore for Liar {
-        async fn put_opts(
-            &self,
-            location: &Path,
-            payload: PutPayload,
-            mut opts: PutOptions,
-        ) -> Result<PutResult> {
-            if self.1 == Lie::Replaces {
-                opts.mode = PutMode::Overwrite;
-            }
-            let put = self.0.put_opts(location, payload, opts).await;
-            if self.1 == Lie::KeepsButSaysDone && put.is_err() {
-                return Ok(PutResult {
-                    e_tag: None,
-                    version: None,
-                    extensions: Default::default(),
-                });
-            }
-            put
-        }
-        async fn put_multipart_opts(
-            &self,
-            location: &Path,
-            opts: PutMultipartOptions,
-        ) -> Result<Box<dyn MultipartUpload>> {
-            self.0.put_multipart_opts(location, opts).await
-        }
-        async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-            self.0.get_opts(location, options).await
-        }
-        fn delete_stream(
-            &self,
-            locations: BoxStream<'static, Result<Path>>,
-        ) -> BoxStream<'static, Result<Path>> {
-            match self.1 {
-                Lie::ForgetsToDelete => locations,
-                _ => self.0.delete_stream(locations),
-            }
-        }
-        fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-            self.0.list(prefix)
-        }
-        async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-            self.0.list_with_delimiter(prefix).await
-        }
-        async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-            self.0.copy_opts(from, to, options).await
-        }
-    }
     for lie in [Lie::Replaces, Lie::KeepsButSaysDone, Lie::ForgetsToDelete] {
         let bucket = bucket_of(Liar(InMemory::new(), lie));
         let error = bucket.check().unwrap_err().to_string();
         let said = match lie {
-            Lie::ForgetsToDelete => "an object that was deleted is still there",
-            _ => "does not honour create-if-absent",
+            Lie::ForgetsToDelete => "a deleted object can still be read",
+            _ => "does not honor create-if-absent",
         };
         assert!(error.contains(said), "{lie:?}: {error}");
         assert!(error.contains("test://"), "{error}");

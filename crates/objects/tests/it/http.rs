@@ -11,7 +11,7 @@ use std::time::Duration;
 use xylem_objects::testing::quick;
 use xylem_objects::{Bucket, BucketConfig, Created, ObjectError, Reason, outcome_unknown};
 
-/// What the server answers.
+/// The server's answers.
 enum Answer {
     /// A status, headers, a body.
     Say(u16, &'static str, &'static [u8]),
@@ -51,7 +51,7 @@ impl Server {
 
     fn bucket(&self) -> Bucket {
         let mut retry = quick();
-        retry.give_up_after = Duration::from_millis(300);
+        retry.give_up = xylem_objects::GiveUp::After(Duration::from_millis(300));
         retry.attempt_timeout = Duration::from_millis(200);
         let endpoint = format!("http://127.0.0.1:{}", self.port);
         let settings = [
@@ -240,7 +240,7 @@ fn a_range_beyond_the_end_is_not_tried_again() {
     let server = Server::new([Say(416, "", b"InvalidRange"), Say(200, ETAG, b"12345")]);
     let error = server.bucket().get_range("x", 5..9).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::UnexpectedEof, "{error}");
-    assert!(error.to_string().contains("it has 5"), "{error}");
+    assert!(error.to_string().contains("has 5 bytes"), "{error}");
     assert_eq!(
         server.asked(),
         ["GET /bucket/place/x", "HEAD /bucket/place/x"]
@@ -249,7 +249,7 @@ fn a_range_beyond_the_end_is_not_tried_again() {
 
 #[test]
 fn whether_a_create_may_have_happened_is_told() {
-    // Nobody listens: it surely did not.
+    // No server listens, so the request surely had no effect.
     let port = Server::new([]).port;
     let gone = Server {
         port: TcpListener::bind("127.0.0.1:0")

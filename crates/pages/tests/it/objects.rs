@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use xylem_objects::testing::{Faulty, Rates, S3Server, memory};
-use xylem_objects::{Bucket, DiskCache, Retry};
+use xylem_objects::{Bucket, DiskCache, GiveUp, Retry};
 use xylem_pages::place::{FileReader, FileWriter, Files, ObjectPlace, Place, Put};
 use xylem_pages::{Branch, Reach, ReadAt, Store, StoreConfig};
 use xylem_types::PageId;
@@ -350,7 +350,7 @@ fn a_store_that_is_away_pauses_flushes_and_loses_nothing() {
     let mut model = Model::new(StdRng::seed_from_u64(3), wal.clone());
     let faulty = Faulty::in_memory(3);
     let mut config = config();
-    config.retry.give_up_after = Duration::from_millis(50);
+    config.retry.give_up = GiveUp::After(Duration::from_millis(50));
     let bucket = Bucket::with_store(Arc::new(faulty.clone()), "test://", config).unwrap();
     let place = place(bucket, root.path(), 4 << 20);
     let branch = open(little_memory(), place, &wal);

@@ -23,8 +23,8 @@ use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use xylem_objects::Bucket;
 use xylem_objects::testing::{Faulty, memory};
+use xylem_objects::{Bucket, GiveUp, Retry};
 use xylem_pages::place::ObjectPlace;
 use xylem_pages::{Branch, Reach, ReadAt, Store, StoreError};
 use xylem_redo::SpaceFlags;
@@ -32,7 +32,7 @@ use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn, PageId};
 use xylem_wal::backup::{self, Backup, BackupConfig};
 use xylem_wal::local::{LocalLog, LocalLogConfig};
 use xylem_wal::object::{ObjectLog, ObjectLogConfig};
-use xylem_wal::{BoxFuture, CheckedFrame, Durable, Log, LogError, LogReader, Position, Retry};
+use xylem_wal::{BoxFuture, CheckedFrame, Durable, Log, LogError, LogReader, Position};
 
 /// Where WALs are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,8 @@ fn retry() -> Retry {
     Retry {
         first_wait: Duration::from_millis(1),
         longest_wait: Duration::from_millis(20),
-        attempt: Duration::from_millis(500),
+        give_up: GiveUp::Never,
+        attempt_timeout: Duration::from_millis(500),
     }
 }
 
@@ -224,20 +225,21 @@ impl Machine {
 }
 
 fn object_wal(runtime: &Handle, bucket: &Bucket) -> Arc<dyn Log> {
-    let objects = bucket.objects();
     let settings = ObjectLogConfig {
         retry: retry(),
         linger: Duration::ZERO,
         ..ObjectLogConfig::new(runtime.clone())
     };
-    let prefix = objects.path("logs/x");
-    let opening = ObjectLog::open(Arc::clone(objects.store()), prefix, settings);
-    Arc::new(runtime.block_on(opening).unwrap())
+    let folder = bucket.objects().folder("logs/x");
+    Arc::new(
+        runtime
+            .block_on(ObjectLog::open(&folder, settings))
+            .unwrap(),
+    )
 }
 
 /// The WAL of a disk that is empty: what the copies of others before it hold.
 fn restored(runtime: &Handle, bucket: &Bucket, dir: &Path, n: u64, floor: backup::Floor) -> Backed {
-    let objects = bucket.objects();
     let local = LocalLogConfig {
         segment_bytes: 1 << 20,
         max_frame_bytes: 128 << 10,
@@ -251,22 +253,13 @@ fn restored(runtime: &Handle, bucket: &Bucket, dir: &Path, n: u64, floor: backup
         retry: retry(),
         ..BackupConfig::new(runtime.clone())
     };
-    let prefix = || objects.path("backups/x");
-    let store = || Arc::clone(objects.store());
+    let folder = bucket.objects().folder("backups/x");
     let dir = dir.join("log");
     std::fs::create_dir_all(&dir).unwrap();
-    let restoring = backup::restore(
-        store(),
-        prefix(),
-        2 * n,
-        &dir,
-        floor,
-        local.clone(),
-        settings.clone(),
-    );
+    let restoring = backup::restore(&folder, 2 * n, &dir, floor, local.clone(), settings.clone());
     runtime.block_on(restoring).unwrap();
     let wal = LocalLog::open(&dir, local).unwrap();
-    let backup = Backup::start(&wal, store(), prefix(), 2 * n + 1, settings).unwrap();
+    let backup = Backup::start(&wal, &folder, 2 * n + 1, settings).unwrap();
     Backed {
         wal,
         backup: Arc::new(backup),

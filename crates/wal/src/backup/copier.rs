@@ -1,9 +1,9 @@
-//! The task that copies: what became durable since, in objects that are sent in
-//! order, a few at a time. One that arrives before another that comes before it
-//! counts when that has arrived, too; each says what had arrived when it was
-//! sent, so that after a crash a gap is told from a loss.
+//! The task that copies newly durable entries, in objects that are sent in
+//! order, a few at a time. An object that overtakes an earlier one counts once
+//! the earlier one has arrived too. Each object records which ones had arrived
+//! when it was sent, so that after a crash a gap can be told from a loss.
 
-use super::BackupConfig;
+use super::config::BackupConfig;
 use super::format::{Digest, Generation, HEADER_BYTES, Header, Kind, name};
 use super::line::{self, Fault, Line, Range};
 use crate::entry::EntryHeader;
@@ -25,12 +25,12 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-/// How often to look whether so much has come that it need not wait.
+/// How often to check whether a full object has accumulated.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Objects removed with one request.
 const REMOVED_AT_ONCE: usize = 1000;
 
-/// What callers and the task tell each other.
+/// State that callers and the task share.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     /// Everything before it is in the store; not known before the store has
@@ -38,31 +38,31 @@ pub(crate) struct State {
     pub position: Option<Position>,
     /// The time of the first entry behind that, if it was read.
     pub oldest_us: Option<u64>,
-    /// When it was first seen that there is something behind that, or may be:
-    /// the backup has begun, or ended.
+    /// When the copier first saw, or had to assume, entries behind that: also
+    /// when the backup began, or ended.
     pub behind_us: Option<u64>,
     pub stored_bytes: u64,
-    /// Somebody waits for this to be in the store.
+    /// A caller waits for entries up to here to be in the store.
     pub reach: Position,
     /// Everything before this is needed no more.
     pub trim: Position,
     /// Why it does not go on at this moment.
     pub trouble: Option<Failure>,
-    /// What is wrong with the objects of this backup in the store.
+    /// The damage that was found in this backup's objects in the store.
     pub damage: Option<String>,
     /// How the task has ended.
     pub ended: Option<Result<(), Fault>>,
 }
 
-/// One backup's common ground.
+/// The state of one backup that its callers and its task share.
 pub(crate) struct Shared {
     pub remote: Remote,
     pub config: BackupConfig,
     pub generation: Generation,
     pub state: Mutex<State>,
-    /// The task's call.
+    /// Wakes the task.
     pub work: Notify,
-    /// Everyone else's call.
+    /// Wakes everyone else.
     pub changed: Notify,
     pub closing: watch::Sender<bool>,
 }
@@ -73,7 +73,8 @@ pub(crate) struct Copier {
     writer: u128,
     /// Whether the generation's start is in the store.
     begun: bool,
-    /// Where the generation begins, and which one's line goes before.
+    /// The position where the generation begins, and the generation before it
+    /// in the line.
     start: Position,
     follows: Option<Generation>,
     /// Where the next object begins.
@@ -83,7 +84,7 @@ pub(crate) struct Copier {
     reader: Option<Reader>,
     /// Objects on their way, the oldest first.
     underway: VecDeque<Put>,
-    /// What becomes of them, in the same order.
+    /// Their outcomes, in the same order.
     arriving: FuturesOrdered<Arriving>,
     /// The end of the first object of the line, if that is known.
     lowest_end: Option<Position>,
@@ -108,7 +109,7 @@ impl Future for Arriving {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.0).poll(cx).map(|made| {
             made.unwrap_or_else(|e| {
-                let context = "send an object of a log's backup".to_owned();
+                let context = "send an object of a WAL's backup".to_owned();
                 Err(Fault::Failed(Failure::new(context, io::Error::other(e))))
             })
         })
@@ -121,7 +122,7 @@ impl Drop for Arriving {
     }
 }
 
-/// What was read for one object.
+/// The entries that were read for one object.
 struct Gathered {
     body: Vec<u8>,
     end: Position,
@@ -158,12 +159,12 @@ pub(crate) async fn run(ending: Ending, source: Source, writer: u128) {
         tracing::error!(
             backup = %shared.remote.place(""),
             error = %fault.error(),
-            "the backup of the log has ended"
+            "the backup of the WAL has ended"
         );
     }
     let mut state = shared.state.lock();
     if outcome.is_err() {
-        // What comes from now on is not copied.
+        // Entries that come from now on are not copied.
         state.behind_us.get_or_insert(shared.config.clock.now_us());
     }
     state.ended = Some(outcome);
@@ -208,7 +209,7 @@ pub(crate) fn trouble(shared: &Shared) -> Option<Failure> {
 impl Copier {
     async fn work(&mut self) -> Result<(), Fault> {
         let mut durable = self.source.durable();
-        // A log that nobody writes has nothing in the store.
+        // A WAL that was never written has nothing in the store.
         while durable.borrow_and_update().position() == Position(0) {
             if *self.shared.closing.borrow() {
                 return Ok(());
@@ -216,13 +217,14 @@ impl Copier {
             self.idle(&mut durable).await;
         }
         self.find_place().await?;
-        // When the first entry that was not sent became durable, at the latest.
+        // The latest time at which the first entry that was not sent can have
+        // become durable.
         let mut since = None;
-        let mut log_ended = false;
+        let mut wal_ended = false;
         loop {
             if self.shared.state.lock().trim > self.trimmed {
-                // What is removed is what a list does not show to be needed,
-                // and what is on its way is in none.
+                // Trimming removes objects that a list does not show to be
+                // needed, and a list does not show objects that are under way.
                 while let Some(arrived) = self.arriving.next().await {
                     self.arrived(arrived)?;
                 }
@@ -249,14 +251,15 @@ impl Copier {
                     self.next_us = self.next_time().await?;
                     self.publish();
                 }
-                // Half of the interval to wait, half to be sure that it is there.
+                // Half of the interval is for waiting, half for the object to
+                // arrive.
                 let due = seen + self.shared.config.interval / 2;
                 let hurry = closing
                     || self.shared.state.lock().reach > self.next
                     || end.0.saturating_sub(self.next.0) >= self.shared.config.object_bytes;
                 if self.underway.len() < self.shared.config.puts_max {
                     if hurry || due <= now {
-                        // What comes after this moment is what waits from then on.
+                        // The wait of later entries begins now.
                         since = None;
                         self.copy().await?;
                         self.publish();
@@ -274,9 +277,9 @@ impl Copier {
                 }
                 () = tokio::time::sleep_until(soon.unwrap_or_else(Instant::now)), if soon.is_some() => {}
                 () = self.shared.work.notified() => {}
-                // A log that has ended makes nothing more durable.
-                moved = durable.changed(), if soon.is_none() && !log_ended => {
-                    log_ended = moved.is_err();
+                // A WAL that has ended makes nothing more durable.
+                moved = durable.changed(), if soon.is_none() && !wal_ended => {
+                    wal_ended = moved.is_err();
                 }
             }
         }
@@ -301,7 +304,7 @@ impl Copier {
     async fn idle(&self, durable: &mut watch::Receiver<crate::Durable>) {
         tokio::select! {
             moved = durable.changed() => {
-                // A log that has ended makes nothing more durable.
+                // A WAL that has ended makes nothing more durable.
                 if moved.is_err() {
                     self.shared.work.notified().await;
                 }
@@ -324,7 +327,7 @@ impl Copier {
         self.shared.changed.notify_waiters();
     }
 
-    /// Finds out how much of the log is in the store already.
+    /// Finds out how much of the WAL is in the store already.
     async fn find_place(&mut self) -> Result<(), Fault> {
         loop {
             match self.look().await {
@@ -341,7 +344,7 @@ impl Copier {
                 self.check_newest().await?;
                 tracing::error!(
                     backup = %self.shared.remote.place(""),
-                    "the copy of the log in the store is damaged, and the whole log is copied anew: {why}"
+                    "the copy of the WAL in the store is damaged, and the whole WAL is copied anew: {why}"
                 );
                 None
             }
@@ -350,7 +353,7 @@ impl Copier {
         self.start = self.source.first();
         self.follows = None;
         if let Some(line) = line {
-            // Also our own number: somebody has used it.
+            // Equal is refused too: another server has used our number.
             if line.newest >= self.shared.generation {
                 return Err(self.superseded(line.newest));
             }
@@ -371,7 +374,7 @@ impl Copier {
         Ok(())
     }
 
-    /// That no newer server has begun, where headers cannot be read.
+    /// Checks that no newer server has begun, without reading headers.
     async fn check_newest(&self) -> Result<(), Fault> {
         let listed = line::listed(&self.shared.remote).await?;
         match listed.map(|(newest, _)| newest) {
@@ -380,7 +383,7 @@ impl Copier {
         }
     }
 
-    /// Whether a range holds what the log holds there.
+    /// Whether a range holds what the WAL holds there.
     async fn is_ours(&self, range: &Range) -> Result<bool, Fault> {
         if range.end != range.object_end || range.end > self.source.durable().borrow().position() {
             return Ok(false);
@@ -445,16 +448,17 @@ impl Copier {
         }
     }
 
-    /// What to do when the log cannot be read where the backup stands.
+    /// Handles a WAL that cannot be read where the backup stands.
     async fn lost(&mut self, error: LogError) -> Result<(), Fault> {
         match error {
             LogError::NoSuchPosition(_) if self.source.first() > self.next => {
-                // The log was trimmed: nobody needs that any more.
+                // The WAL was trimmed: the skipped entries are no longer
+                // needed.
                 tracing::info!(
                     backup = %self.shared.remote.place(""),
                     from = self.next.0,
                     to = self.source.first().0,
-                    "the log was trimmed ahead of its backup"
+                    "the WAL was trimmed ahead of its backup"
                 );
                 (self.next, self.next_us) = (self.source.first(), None);
                 if !self.begun {
@@ -474,14 +478,14 @@ impl Copier {
 
     fn unreadable(&self, error: LogError) -> Fault {
         match error {
-            // Until it is trimmed, which the page store may still come to.
+            // It may pass: the page store can still trim the damaged part.
             LogError::Corrupt(why) => Fault::Failed(Failure::new(
-                "read the log".to_owned(),
+                "read the WAL".to_owned(),
                 io::Error::new(io::ErrorKind::InvalidData, why),
             )),
             LogError::Io { context, source } => Fault::Failed(Failure::new(context, source)),
             other => Fault::Failed(Failure::new(
-                format!("read the log at position {}", self.next.0),
+                format!("read the WAL at position {}", self.next.0),
                 io::Error::other(other.to_string()),
             )),
         }
@@ -562,7 +566,8 @@ impl Copier {
         self.lowest_end = line.ranges.first().map(|r| r.object_end);
     }
 
-    /// Removes what is needed no more, if somebody has said so since.
+    /// Removes objects that are no longer needed, if a caller has trimmed
+    /// since.
     async fn trim(&mut self) -> Result<(), Fault> {
         let to = self.shared.state.lock().trim;
         if to <= self.trimmed {
@@ -573,8 +578,8 @@ impl Copier {
             return Ok(());
         }
         self.begin().await?;
-        // A line with something missing at its beginning is to be told from
-        // one that was trimmed.
+        // The mark tells a line that was trimmed from one that has lost its
+        // beginning.
         let mark = self.header(Kind::Trimmed(to), to);
         let object = Bytes::copy_from_slice(&mark.encode());
         make(Arc::clone(&self.shared), Kind::Trimmed(to), object).await?;
@@ -584,16 +589,16 @@ impl Copier {
                 tracing::warn!(
                     backup = %self.shared.remote.place(""),
                     error = %failure.source,
-                    "what was trimmed cannot be removed: {}",
+                    "trimmed objects could not be removed, the next trim tries again: {}",
                     failure.context
                 );
                 Ok(())
             }
-            // It would not be restored, and the next server makes a new one.
+            // This copy would not be restored; the next server makes a new one.
             Err(Fault::Corrupt(why)) => {
                 tracing::error!(
                     backup = %self.shared.remote.place(""),
-                    "the copy of the log in the store is damaged; a restart of the server makes a new one: {why}"
+                    "the copy of the WAL in the store is damaged; a restart of the server makes a new one: {why}"
                 );
                 self.shared.state.lock().damage = Some(why);
                 Ok(())
@@ -658,12 +663,14 @@ impl Copier {
     }
 }
 
-/// After a failure that may pass.
+/// Waits a while after a failure that an operator, or a trim, may mend. This
+/// pause is constant: requests that may succeed sooner are retried below, by
+/// the client of the store.
 async fn pause(shared: &Shared, failure: Failure) {
     tracing::error!(
         backup = %shared.remote.place(""),
         error = %failure.source,
-        "the backup of the log does not go on, trying again: {}",
+        "the backup of the WAL is held up and tries again: {}",
         failure.context
     );
     shared.state.lock().trouble = Some(failure);
@@ -684,7 +691,7 @@ async fn make(shared: Arc<Shared>, kind: Kind, object: Bytes) -> Result<(), Faul
 
 fn superseded(shared: &Shared, generation: Generation) -> Fault {
     Fault::Superseded {
-        log: shared.remote.place(""),
+        wal: shared.remote.place(""),
         generation,
     }
 }
@@ -727,7 +734,7 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(e) => Err(LogError::Io {
-            context: "read the log for its backup".to_owned(),
+            context: "read the WAL for its backup".to_owned(),
             source: io::Error::other(e),
         }),
     }

@@ -37,7 +37,7 @@ impl fmt::Display for Generation {
     }
 }
 
-/// What an object of a generation is.
+/// The kinds of objects in a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Where the generation begins.
@@ -49,7 +49,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// What a listed object is, `None` for what is not the backup's.
+    /// The kind of a listed object; `None` when it is not the backup's.
     pub fn parse(name: &str) -> Option<Kind> {
         let position = |digits| u64::from_str_radix(digits, 16).ok().map(Position);
         let parsed = match name.strip_prefix("trimmed-") {
@@ -76,32 +76,34 @@ pub(crate) fn name(generation: Generation, kind: Kind) -> String {
     format!("{generation}/{kind}")
 }
 
-/// What stands at the beginning of every object.
+/// The header of every object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub generation: Generation,
     pub kind: Kind,
-    /// The random bytes of whoever wrote it.
+    /// The random bytes of its writer.
     pub writer: u128,
-    /// Of a start: where the generation begins. Else as in the name.
+    /// In a start, the position where the generation begins; otherwise the
+    /// position in the name.
     pub position: Position,
-    /// Nothing before this is needed any more.
+    /// No entry before this is needed any more.
     pub first: Position,
-    /// Of a start: the generation whose line goes before, up to `position`.
+    /// In a start, the generation whose line precedes this one, up to
+    /// `position`.
     pub follows: Option<Generation>,
-    /// Bytes of the entries that follow: the range ends so far behind
+    /// Bytes of the entries that follow; the range ends this far behind
     /// `position`.
     pub bytes: u64,
     /// See [`Digest`].
     pub digest: u32,
-    /// All that is needed before this was in the store when the object was
-    /// sent: what is missing there is lost, and what is missing behind it may
-    /// never have arrived.
+    /// Everything needed before this was in the store when the object was sent.
+    /// An object that is missing before it is lost; one that is missing behind
+    /// it may never have arrived.
     pub whole: Position,
 }
 
 impl Header {
-    /// What the checksums of its entries begin with.
+    /// The salt of its entries' checksums.
     pub fn salt(&self) -> u64 {
         self.writer as u64
     }
@@ -136,9 +138,10 @@ impl Header {
             return Err(format!("an object of {} bytes", bytes.len()));
         };
         if bytes[0..8] != MAGIC {
-            return Err("not an object of a log's backup: wrong magic".to_owned());
+            return Err("not an object of a WAL's backup: wrong magic".to_owned());
         }
-        // The version before the checksum: another version may have another one.
+        // The version is checked first, because another version may have
+        // another checksum.
         let version = u32_at(bytes, 8);
         if version != VERSION {
             return Err(format!(
@@ -184,13 +187,14 @@ impl Header {
     }
 }
 
-/// A checksum of entries that is the same wherever they stand: of their headers
-/// with 0 for salt and *behind*. The headers hold the payloads' checksums.
+/// A checksum of entries that does not depend on where they stand. It covers
+/// their headers, with 0 for salt and *behind*; the headers hold the payloads'
+/// checksums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Digest(pub u32);
 
 impl Digest {
-    /// Goes over one more entry.
+    /// Adds one more entry.
     pub fn add(&mut self, header: &EntryHeader) {
         let plain = EntryHeader {
             behind: 0,
@@ -200,9 +204,9 @@ impl Digest {
     }
 }
 
-/// Goes through a range's entries, checks every byte, and gives each to
-/// `take`. Fails with the byte of the object and what is wrong there, or with
-/// what `take` says.
+/// Walks a range's entries, checks every byte, and passes each entry to `take`.
+/// Fails with the byte of the object and the damage there, or with the error of
+/// `take`.
 pub(crate) fn walk<E: From<(u64, String)>>(
     header: &Header,
     object: &[u8],

@@ -1,5 +1,6 @@
-//! Finds which of a backup's objects make its line: that of the highest
-//! generation, and before where that begins the line of the one it follows.
+//! Finds the objects that make a backup's line: those of the highest
+//! generation, and before its beginning the line of the generation that it
+//! follows.
 
 use super::format::{Generation, HEADER_BYTES, Header, Kind, name};
 use crate::failure::Failure;
@@ -14,7 +15,7 @@ pub(crate) enum Fault {
     /// An object is not what was written, or is missing.
     Corrupt(String),
     /// A newer server writes the backup.
-    Superseded { log: String, generation: Generation },
+    Superseded { wal: String, generation: Generation },
 }
 
 impl Fault {
@@ -23,8 +24,8 @@ impl Fault {
         match self {
             Fault::Failed(failure) => failure.error(),
             Fault::Corrupt(why) => LogError::Corrupt(why.clone()),
-            Fault::Superseded { log, generation } => LogError::Superseded {
-                log: log.clone(),
+            Fault::Superseded { wal, generation } => LogError::Superseded {
+                wal: wal.clone(),
                 generation: generation.0,
             },
         }
@@ -62,12 +63,13 @@ pub(crate) struct Line {
     pub newest: Generation,
     /// Where it begins.
     pub start: Position,
-    /// It and those that it follows, as far as they are needed.
+    /// The newest generation and those that it follows, as far as they are
+    /// needed.
     pub chain: Vec<Generation>,
-    /// Entries, in order. Where one does not begin where the one before ends
-    /// something is missing.
+    /// Ranges of entries, in order. A gap between two ranges means that entries
+    /// are missing.
     pub ranges: Vec<Range>,
-    /// Nothing before this is needed.
+    /// No entry before this is needed.
     pub first: Position,
 }
 
@@ -97,7 +99,7 @@ pub(crate) async fn generations(remote: &Remote) -> Result<Vec<Generation>, Faul
     Ok(generations)
 }
 
-/// What a generation's folder holds.
+/// The objects in a generation's folder.
 pub(crate) struct Folder {
     /// Its ranges, by position.
     pub ranges: Vec<Range>,
@@ -135,8 +137,8 @@ pub(crate) async fn folder(remote: &Remote, generation: Generation) -> Result<Fo
     Ok(folder)
 }
 
-/// The newest generation that has begun, and the end of its last object, of
-/// which nothing is known but names and lengths.
+/// The newest generation that has begun, and the end of its last object, by
+/// names and lengths of objects alone.
 pub(crate) async fn listed(remote: &Remote) -> Result<Option<(Generation, Position)>, Fault> {
     for generation in generations(remote).await? {
         let found = folder(remote, generation).await?;
@@ -153,7 +155,7 @@ pub(crate) async fn find(remote: &Remote) -> Result<Option<Line>, Fault> {
     let all = generations(remote).await?;
     let mut newest = None;
     for generation in &all {
-        // One that has not begun has nothing in the line.
+        // A generation that has not begun has no object in the line.
         newest = header(remote, *generation, Kind::Start).await?;
         if newest.is_some() {
             break;
@@ -169,16 +171,16 @@ pub(crate) async fn find(remote: &Remote) -> Result<Option<Line>, Fault> {
         ranges: Vec::new(),
         first: newest.first,
     };
-    // The generation whose line is next, and where that of the one after it
-    // begins.
+    // The start of the generation that is next in the line, and the position
+    // where the one after it begins.
     let mut start = newest;
     let mut until = Position(u64::MAX);
-    // What the newest generation says is there.
+    // The newest generation claims that everything before this is there.
     let mut whole = newest.position;
     for generation in all.into_iter().filter(|g| *g <= newest.generation) {
         let found = folder(remote, generation).await?;
-        // Also where the generation is not in the line: one that was replaced
-        // may have trimmed for a while.
+        // Marks of a generation outside of the line count too: a server that
+        // was replaced may have trimmed for a while.
         for mark in found.trimmed {
             line.first = line.first.max(mark.min(until));
         }
@@ -220,10 +222,10 @@ pub(crate) async fn find(remote: &Remote) -> Result<Option<Line>, Fault> {
 }
 
 impl Line {
-    /// Cuts the line where an object is missing of those that were on their
-    /// way together when the newest generation's writer died: at or behind
-    /// `whole`, before which all have arrived. What is behind the gap was never
-    /// said to be in the store.
+    /// Cuts the line at the first gap at or behind `whole`, before which all
+    /// objects have arrived. The gap is an object that was under way, together
+    /// with later ones, when the newest generation's writer died. No caller was
+    /// told that entries behind the gap were in the store.
     fn cut(&mut self, whole: Position) {
         let mut end = self.first.max(self.start);
         let behind = self.ranges.partition_point(|r| r.end <= end);
@@ -238,8 +240,7 @@ impl Line {
         }
     }
 
-    /// The ranges that are needed, each of which begins where the one before
-    /// ends; what is missing otherwise.
+    /// The needed ranges, each of which begins where the one before ends.
     pub fn whole(&self, remote: &Remote) -> Result<&[Range], Fault> {
         let needed = self.ranges.partition_point(|r| r.end <= self.first);
         let needed = self.ranges.get(needed..).unwrap_or_default();

@@ -1,8 +1,8 @@
-//! Makes a local log's directory of its backup.
+//! Makes a local WAL's directory of its backup.
 
+use super::config::BackupConfig;
 use super::format::{Generation, Header, Kind, name, walk};
 use super::line::{self, Fault, Range};
-use super::{BackupConfig, Floor, Restored, first_epoch};
 use crate::disk::Disk;
 use crate::entry::{EntryHeader, follow, payload};
 use crate::line::Line;
@@ -14,14 +14,56 @@ use bytes::Bytes;
 use futures::StreamExt;
 use std::io;
 use std::sync::Arc;
-use xylem_types::FrameSeq;
+use xylem_types::{Epoch, FrameSeq, Lsn};
 
 /// How often to look again when objects vanish because a backup trims.
 const TRIES_MAX: usize = 10;
 /// Objects that are asked for at a time.
 const AHEAD: usize = 4;
 
-/// What goes wrong while an object is walked.
+/// How much of a lost WAL the page store has. A restored WAL continues there or
+/// later, so that no position stands for two entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Floor {
+    /// Entries before this place are in layers.
+    pub position: Position,
+    /// Redo before this is in layers too.
+    pub lsn: Lsn,
+}
+
+/// The result of [`super::restore`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// The first position of the WAL.
+    pub first: Position,
+    /// The place after its last entry, which is a seal.
+    pub end: Position,
+    /// The epoch of that seal: greater than any that was given out before.
+    pub epoch: Epoch,
+    /// The end of the redo.
+    pub lsn: Lsn,
+    /// The time of the last entry in the backup; 0 when the backup had no entry
+    /// that was needed. Later entries that are in no layer are lost.
+    pub time_us: u64,
+    /// How many entries came from the backup.
+    pub entries: u64,
+}
+
+/// Bits of the number of epochs between two restores of a WAL. Seals of the
+/// lost WAL may have given out epochs that its backup does not know, but fewer
+/// than this number, since each took an fsync and a compute's start.
+const EPOCHS_APART: u32 = 20;
+
+/// The first epoch after a restore under `generation`.
+fn first_epoch(generation: Generation, known: Epoch) -> Epoch {
+    let apart = generation
+        .0
+        .saturating_add(1)
+        .saturating_mul(1 << EPOCHS_APART);
+    Epoch(apart.max(known.0.saturating_add(1)))
+}
+
+/// An error while an object is walked.
 enum Wrong {
     /// With the object: the byte, and what.
     Object(u64, String),
@@ -48,19 +90,19 @@ pub(crate) async fn restore(
     generation: Generation,
     disk: Arc<dyn Disk>,
     floor: Floor,
-    log: LocalLogConfig,
+    wal: LocalLogConfig,
     config: &BackupConfig,
 ) -> Result<Restored, LogError> {
     for _ in 0..TRIES_MAX {
         let Some(line) = line::find(remote).await.map_err(|f| f.error())? else {
-            let empty = begin(&disk, floor, &log, config).await?;
+            let empty = begin(&disk, floor, &wal, config).await?;
             let end = floor.position;
             close(remote, generation, end, end, None, config).await?;
             return finish(empty, generation, config).await;
         };
         if line.newest >= generation {
             let fault = Fault::Superseded {
-                log: remote.place(""),
+                wal: remote.place(""),
                 generation: line.newest,
             };
             return Err(fault.error());
@@ -69,31 +111,31 @@ pub(crate) async fn restore(
         let end = ranges.last().map_or(line.first, |r| r.end);
         let made = match ranges.first() {
             Some(first) if end >= floor.position => {
-                make(remote, ranges, first.position, &disk, &log, config).await?
+                make(remote, ranges, first.position, &disk, &wal, config).await?
             }
-            _ => Some(begin(&disk, floor, &log, config).await?),
+            _ => Some(begin(&disk, floor, &wal, config).await?),
         };
-        // Some of it was trimmed meanwhile: less is needed now.
+        // Some objects were trimmed meanwhile: fewer are needed now.
         let Some(made) = made else { continue };
         let follows = Some(line.newest);
         close(remote, generation, end, line.first, follows, config).await?;
         return finish(made, generation, config).await;
     }
     Err(LogError::Corrupt(format!(
-        "{}: objects of the backup vanish while it is restored; something other than a backup removes them",
+        "{}: objects of the backup keep vanishing during the restore: something other than a backup removes them",
         remote.place("")
     )))
 }
 
-/// A log that begins at `floor`, but for its seal.
+/// A WAL that begins at `floor`, without its seal.
 async fn begin(
     disk: &Arc<dyn Disk>,
     floor: Floor,
-    log: &LocalLogConfig,
+    wal: &LocalLogConfig,
     config: &BackupConfig,
 ) -> Result<Progress, LogError> {
-    let (disk, log) = (Arc::clone(disk), log.clone());
-    let maker = blocking(config, move || Maker::begin(disk, log, floor.position)).await?;
+    let (disk, wal) = (Arc::clone(disk), wal.clone());
+    let maker = blocking(config, move || Maker::begin(disk, wal, floor.position)).await?;
     Ok(Progress {
         maker,
         line: None,
@@ -105,7 +147,7 @@ async fn begin(
     })
 }
 
-/// Adds the seal, and makes the log one that opens.
+/// Adds the seal, and makes the WAL one that opens.
 async fn finish(
     progress: Progress,
     generation: Generation,
@@ -140,18 +182,18 @@ async fn finish(
     Ok(restored)
 }
 
-/// Fetches the ranges and makes a log of them, but for the seal. `None` when
-/// one of them has gone.
+/// Fetches the ranges and makes a WAL of them, without the seal. `None` when an
+/// object has gone.
 async fn make(
     remote: &Remote,
     ranges: &[Range],
     first: Position,
     disk: &Arc<dyn Disk>,
-    log: &LocalLogConfig,
+    wal: &LocalLogConfig,
     config: &BackupConfig,
 ) -> Result<Option<Progress>, LogError> {
-    let (disk, log) = (Arc::clone(disk), log.clone());
-    let maker = blocking(config, move || Maker::begin(disk, log, first)).await?;
+    let (disk, wal) = (Arc::clone(disk), wal.clone());
+    let maker = blocking(config, move || Maker::begin(disk, wal, first)).await?;
     let mut progress = Progress {
         maker,
         line: None,
@@ -182,8 +224,8 @@ async fn make(
     Ok(Some(progress))
 }
 
-/// Begins `generation` at the end of what was restored: what a server that was
-/// replaced adds from now on is void.
+/// Begins `generation` at the end of the restored entries, so that objects
+/// which a replaced server adds later are void.
 async fn close(
     remote: &Remote,
     generation: Generation,
@@ -212,7 +254,7 @@ async fn close(
     match remote.make(&key, &object).await {
         Ok(Made::Ours) => Ok(()),
         Ok(Made::Taken(_)) => Err(LogError::Superseded {
-            log: remote.place(""),
+            wal: remote.place(""),
             generation: generation.0,
         }),
         Err(failure) => Err(failure.error()),
@@ -277,7 +319,7 @@ async fn blocking<T: Send + 'static>(
     match config.runtime.spawn_blocking(work).await {
         Ok(done) => done,
         Err(e) => Err(LogError::Io {
-            context: "restore a log".to_owned(),
+            context: "restore a WAL".to_owned(),
             source: io::Error::other(e),
         }),
     }

@@ -1,11 +1,11 @@
-//! A random life of a log, with crashes, against a list of what it was told.
+//! A random life of a WAL, with crashes, against a list of what it was told.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a test panics where it fails"
 )]
 
-use super::Store;
+use super::store::Store;
 use super::tools::{Compute, Random, assert_one_line, block_on, durable, open, read};
 use crate::{Durable, Entry, Log, Position, Record};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub fn history(store: &dyn Store, seed: u64, steps: usize) {
     block_on(async {
         let mut life = Life {
             store,
-            log: Some(open(store).await),
+            wal: Some(open(store).await),
             random: Random(seed),
             told: Vec::new(),
             ends: Vec::new(),
@@ -40,23 +40,23 @@ pub fn history(store: &dyn Store, seed: u64, steps: usize) {
 struct Life<'a> {
     store: &'a dyn Store,
     /// None while it is opened again.
-    log: Option<Arc<dyn Log>>,
+    wal: Option<Arc<dyn Log>>,
     random: Random,
     /// Everything accepted that is not known to be lost.
     told: Vec<(Epoch, Record)>,
-    /// The places after the entries that were read, from the log's beginning.
+    /// The places after the entries that were read, from the WAL's beginning.
     ends: Vec<Position>,
     /// Their times.
     times: Vec<u64>,
-    /// The newest word of the log.
+    /// The newest word of the WAL.
     durable: Durable,
     compute: Option<Compute>,
     time_us: u64,
 }
 
 impl Life<'_> {
-    fn log(&self) -> Arc<dyn Log> {
-        Arc::clone(self.log.as_ref().expect("open"))
+    fn wal(&self) -> Arc<dyn Log> {
+        Arc::clone(self.wal.as_ref().expect("open"))
     }
 
     async fn step(&mut self) {
@@ -68,7 +68,7 @@ impl Life<'_> {
             0 => self.attach().await,
             1 => {
                 // Sealed, and nothing more comes of it.
-                let sealed = self.log().seal().await.unwrap();
+                let sealed = self.wal().seal().await.unwrap();
                 self.told.push((sealed.epoch(), Record::Seal));
                 self.heard(sealed);
                 self.compute = None;
@@ -78,7 +78,7 @@ impl Life<'_> {
             5 => self.trim(),
             6..=8 => {
                 if let Some(compute) = &self.compute {
-                    let now = durable(&*self.log(), compute.epoch, compute.seq).await;
+                    let now = durable(&*self.wal(), compute.epoch, compute.seq).await;
                     self.heard(now);
                 }
             }
@@ -87,10 +87,10 @@ impl Life<'_> {
                     self.attach().await;
                 }
                 let count = 1 + self.random.below(12) as usize;
-                let log = self.log();
+                let wal = self.wal();
                 if let Some(compute) = &mut self.compute {
                     let frames = compute.frames(count);
-                    log.append(compute.epoch, frames.clone()).await.unwrap();
+                    wal.append(compute.epoch, frames.clone()).await.unwrap();
                     self.told.extend(
                         frames
                             .into_iter()
@@ -99,7 +99,7 @@ impl Life<'_> {
                 }
             }
         }
-        let now = *self.log().durable().borrow();
+        let now = *self.wal().durable().borrow();
         self.heard(now);
     }
 
@@ -114,7 +114,7 @@ impl Life<'_> {
             .compute
             .as_ref()
             .map_or(self.durable.lsn().0, |c| c.lsn);
-        let compute = Compute::attach(self.store, &*self.log(), lsn).await;
+        let compute = Compute::attach(self.store, &*self.wal(), lsn).await;
         self.told.push((compute.epoch, Record::Seal));
         self.told
             .push((compute.epoch, Record::Begin { start: Lsn(lsn) }));
@@ -129,15 +129,15 @@ impl Life<'_> {
         else {
             return;
         };
-        let first = self.log().first();
-        self.log().trim(*before).unwrap();
-        assert!(self.log().first() <= first.max(*before));
+        let first = self.wal().first();
+        self.wal().trim(*before).unwrap();
+        assert!(self.wal().first() <= first.max(*before));
     }
 
     /// Reads on from the last known place.
     fn learn(&mut self) {
         let from = self.ends.last().copied().unwrap_or_default();
-        let entries = read(&*self.log(), from);
+        let entries = read(&*self.wal(), from);
         self.compare(self.ends.len(), &entries);
         self.ends.extend(entries.iter().map(|e| e.next));
         self.times.extend(entries.iter().map(|e| e.time_us));
@@ -166,25 +166,25 @@ impl Life<'_> {
 
     async fn reopen(&mut self) {
         self.learn();
-        self.log().close().await.unwrap();
-        let now = *self.log().durable().borrow();
+        self.wal().close().await.unwrap();
+        let now = *self.wal().durable().borrow();
         self.heard(now);
         self.open_again().await;
-        assert_eq!(*self.log().durable().borrow(), now);
+        assert_eq!(*self.wal().durable().borrow(), now);
         assert_eq!(self.ends.len(), self.told.len(), "closing drains");
     }
 
     async fn open_again(&mut self) {
-        // Nobody may have it open still.
-        self.log = None;
-        self.log = Some(open(self.store).await);
-        let now = *self.log().durable().borrow();
+        // The last owner must have closed it.
+        self.wal = None;
+        self.wal = Some(open(self.store).await);
+        let now = *self.wal().durable().borrow();
         assert!(
             now.position() >= self.durable.position(),
             "something durable is lost"
         );
-        // What was trimmed may be back; everything after it is as it was.
-        let first = self.log().first();
+        // Trimmed entries may be back; the entries after them are unchanged.
+        let first = self.wal().first();
         let at = match first {
             Position(0) => 0,
             _ => {
@@ -195,7 +195,7 @@ impl Life<'_> {
                     .expect("a place between entries")
             }
         };
-        let entries = read(&*self.log(), first);
+        let entries = read(&*self.wal(), first);
         self.compare(at, &entries);
         self.ends.truncate(at);
         self.ends.extend(entries.iter().map(|e| e.next));
@@ -212,14 +212,14 @@ impl Life<'_> {
         self.resume(now);
     }
 
-    /// The compute goes on where the log has been told it is, if it is its own
+    /// The compute goes on where the WAL has been told it is, if it is its own
     /// still.
     fn resume(&mut self, now: Durable) {
         let begun = self
             .told
             .iter()
             .any(|t| t.0 == now.epoch() && t.1 != Record::Seal);
-        let log = self.log();
+        let wal = self.wal();
         let Some(compute) = &mut self.compute else {
             return;
         };
@@ -227,7 +227,7 @@ impl Life<'_> {
             self.compute = None;
             return;
         }
-        let (seq, lsn) = log.accepted(compute.epoch).unwrap();
+        let (seq, lsn) = wal.accepted(compute.epoch).unwrap();
         assert_eq!((seq, lsn), (now.seq(), now.lsn()));
         assert_ne!(seq, FrameSeq(u64::MAX));
         (compute.seq, compute.lsn) = (seq.0, lsn.0);

@@ -5,66 +5,66 @@
     reason = "a test panics where it fails"
 )]
 
-use super::Store;
+use super::store::Store;
 use super::tools::{Compute, frames_of, open, read, read_all, soon, under};
 use crate::{LogError, Position, Record};
 
 pub(super) async fn order(store: &dyn Store) {
-    let log = open(store).await;
-    let mut first = Compute::attach(store, &*log, 12288).await;
+    let wal = open(store).await;
+    let mut first = Compute::attach(store, &*wal, 12288).await;
     let mut all = Vec::new();
     for group in [1, 2, 30, 1, 100] {
-        all.extend(under(first.epoch, &first.write(&*log, group).await));
+        all.extend(under(first.epoch, &first.write(&*wal, group).await));
     }
-    let mut second = Compute::attach(store, &*log, first.lsn).await;
-    all.extend(under(second.epoch, &second.write(&*log, 50).await));
-    let entries = read_all(&*log);
+    let mut second = Compute::attach(store, &*wal, first.lsn).await;
+    all.extend(under(second.epoch, &second.write(&*wal, 50).await));
+    let entries = read_all(&*wal);
     assert_eq!(frames_of(&entries), all);
     assert_eq!(entries.len(), all.len() + 4);
 }
 
 pub(super) async fn from_every_position(store: &dyn Store) {
-    let log = open(store).await;
-    let mut compute = Compute::attach(store, &*log, 12288).await;
-    compute.write(&*log, 60).await;
-    let entries = read_all(&*log);
-    let starts = std::iter::once(log.first()).chain(entries.iter().map(|e| e.next));
+    let wal = open(store).await;
+    let mut compute = Compute::attach(store, &*wal, 12288).await;
+    compute.write(&*wal, 60).await;
+    let entries = read_all(&*wal);
+    let starts = std::iter::once(wal.first()).chain(entries.iter().map(|e| e.next));
     for (at, start) in starts.enumerate() {
-        assert_eq!(read(&*log, start), entries[at..], "from {start:?}");
+        assert_eq!(read(&*wal, start), entries[at..], "from {start:?}");
     }
-    log.close().await.unwrap();
-    drop(log);
-    let log = open(store).await;
-    assert_eq!(read_all(&*log), entries, "positions stay");
+    wal.close().await.unwrap();
+    drop(wal);
+    let wal = open(store).await;
+    assert_eq!(read_all(&*wal), entries, "positions stay");
 }
 
 pub(super) async fn no_such_position(store: &dyn Store) {
-    let log = open(store).await;
-    let mut compute = Compute::attach(store, &*log, 12288).await;
-    compute.write(&*log, 5).await;
-    let end = log.durable().borrow().position();
+    let wal = open(store).await;
+    let mut compute = Compute::attach(store, &*wal, 12288).await;
+    compute.write(&*wal, 5).await;
+    let end = wal.durable().borrow().position();
     for position in [Position(end.0 + 1), Position(u64::MAX)] {
         assert!(
-            matches!(log.read_from(position), Err(LogError::NoSuchPosition(p)) if p == position)
+            matches!(wal.read_from(position), Err(LogError::NoSuchPosition(p)) if p == position)
         );
-        assert!(log.trim(position).is_err());
+        assert!(wal.trim(position).is_err());
     }
-    let known: Vec<Position> = read_all(&*log).iter().map(|e| e.next).collect();
-    for position in (log.first().0 + 1..end.0)
+    let known: Vec<Position> = read_all(&*wal).iter().map(|e| e.next).collect();
+    for position in (wal.first().0 + 1..end.0)
         .map(Position)
         .filter(|p| !known.contains(p))
         .step_by(7)
     {
         assert!(
-            matches!(log.read_from(position), Err(LogError::NoSuchPosition(p)) if p == position)
+            matches!(wal.read_from(position), Err(LogError::NoSuchPosition(p)) if p == position)
         );
     }
 }
 
 pub(super) async fn follow(store: &dyn Store) {
-    let log = open(store).await;
-    let mut reader = log.read_from(log.first()).unwrap();
-    let mut watch = log.durable();
+    let wal = open(store).await;
+    let mut reader = wal.read_from(wal.first()).unwrap();
+    let mut watch = wal.durable();
     let follower = tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Handle::current();
         let mut seen = Vec::new();
@@ -74,7 +74,7 @@ pub(super) async fn follow(store: &dyn Store) {
                 seen.push(entry);
             }
             if runtime.block_on(watch.changed()).is_err() {
-                // What came with the last word.
+                // Entries that came with the last change.
                 while let Some(entry) = reader.next().unwrap() {
                     seen.push(entry);
                 }
@@ -82,38 +82,38 @@ pub(super) async fn follow(store: &dyn Store) {
             }
         }
     });
-    let mut compute = Compute::attach(store, &*log, 12288).await;
+    let mut compute = Compute::attach(store, &*wal, 12288).await;
     let mut all = Vec::new();
     for group in 1..40 {
-        all.extend(compute.write(&*log, group % 7).await);
+        all.extend(compute.write(&*wal, group % 7).await);
     }
-    let entries = read_all(&*log);
-    log.close().await.unwrap();
+    let entries = read_all(&*wal);
+    wal.close().await.unwrap();
     let seen = follower.await.unwrap();
     assert_eq!(seen, entries);
     assert_eq!(frames_of(&seen), under(compute.epoch, &all));
 }
 
 pub(super) async fn only_durable(store: &dyn Store) {
-    let log = open(store).await;
-    let mut compute = Compute::attach(store, &*log, 12288).await;
-    compute.write(&*log, 3).await;
-    let before = read_all(&*log);
-    let durable = *log.durable().borrow();
-    let mut reader = log.read_from(durable.position()).unwrap();
+    let wal = open(store).await;
+    let mut compute = Compute::attach(store, &*wal, 12288).await;
+    compute.write(&*wal, 3).await;
+    let before = read_all(&*wal);
+    let durable = *wal.durable().borrow();
+    let mut reader = wal.read_from(durable.position()).unwrap();
     if !store.hold(true) {
         return;
     }
     let frames: Vec<_> = (0..3).map(|_| compute.redo(1)).collect();
-    log.append(compute.epoch, frames.clone()).await.unwrap();
+    wal.append(compute.epoch, frames.clone()).await.unwrap();
     for _ in 0..20 {
         tokio::task::yield_now().await;
         assert_eq!(reader.next().unwrap(), None);
     }
-    assert_eq!(*log.durable().borrow(), durable);
-    assert_eq!(read_all(&*log), before);
+    assert_eq!(*wal.durable().borrow(), durable);
+    assert_eq!(read_all(&*wal), before);
     store.hold(false);
-    super::tools::durable(&*log, compute.epoch, compute.seq).await;
+    super::tools::durable(&*wal, compute.epoch, compute.seq).await;
     for frame in frames {
         assert_eq!(reader.next().unwrap().unwrap().record, Record::Frame(frame));
     }
@@ -121,55 +121,55 @@ pub(super) async fn only_durable(store: &dyn Store) {
 }
 
 pub(super) async fn trim(store: &dyn Store) {
-    let log = open(store).await;
-    let mut compute = Compute::attach(store, &*log, 12288).await;
+    let wal = open(store).await;
+    let mut compute = Compute::attach(store, &*wal, 12288).await;
     let mut most = 0;
-    let mut starts = vec![log.first()];
+    let mut starts = vec![wal.first()];
     let mut entries = Vec::new();
     for round in 0..30 {
-        compute.write(&*log, 25).await;
-        let news = read(&*log, starts.last().copied().unwrap_or_default());
+        compute.write(&*wal, 25).await;
+        let news = read(&*wal, starts.last().copied().unwrap_or_default());
         starts.extend(news.iter().map(|e| e.next));
         entries.extend(news);
         // Keep what the last 50 entries take.
         let before = starts[starts.len().saturating_sub(51)];
-        let stored = log.stored_bytes();
-        log.trim(before).unwrap();
-        assert!(log.stored_bytes() <= stored);
-        let first = log.first();
+        let stored = wal.stored_bytes();
+        wal.trim(before).unwrap();
+        assert!(wal.stored_bytes() <= stored);
+        let first = wal.first();
         assert!(first <= before, "nothing after it is let go of");
         if round == 10 {
-            most = log.stored_bytes();
+            most = wal.stored_bytes();
         }
         let at = starts
             .iter()
             .position(|s| *s == first)
             .expect("a place between entries");
-        assert_eq!(read(&*log, first), entries[at..]);
+        assert_eq!(read(&*wal, first), entries[at..]);
         if at > 0 {
             let gone = starts[at - 1];
-            assert!(matches!(log.read_from(gone), Err(LogError::NoSuchPosition(p)) if p == gone));
+            assert!(matches!(wal.read_from(gone), Err(LogError::NoSuchPosition(p)) if p == gone));
         }
     }
-    assert!(log.first() > Position(0), "something is let go of");
+    assert!(wal.first() > Position(0), "something is let go of");
     // A backend may say at once what is gone, and remove it a while later.
     soon(
-        || log.stored_bytes() <= most * 4,
-        || format!("{} bytes of a log that keeps little", log.stored_bytes()),
+        || wal.stored_bytes() <= most * 4,
+        || format!("{} bytes of a WAL that keeps little", wal.stored_bytes()),
     )
     .await;
-    // A reader that was left behind is told so.
-    let mut slow = log.read_from(log.first()).unwrap();
+    // A reader behind the first position gets an error.
+    let mut slow = wal.read_from(wal.first()).unwrap();
     for _ in 0..20 {
-        compute.write(&*log, 25).await;
+        compute.write(&*wal, 25).await;
     }
-    log.trim(log.durable().borrow().position()).unwrap();
+    wal.trim(wal.durable().borrow().position()).unwrap();
     assert!(matches!(slow.next(), Err(LogError::NoSuchPosition(_))));
-    let (first, rest) = (log.first(), read_all(&*log));
+    let (first, rest) = (wal.first(), read_all(&*wal));
     store.crash(3);
-    drop(log);
-    let log = open(store).await;
-    // A crash may bring back what was let go of, and takes nothing else.
-    assert!(log.first() <= first);
-    assert_eq!(read(&*log, first), rest);
+    drop(wal);
+    let wal = open(store).await;
+    // A crash may bring back trimmed entries, and removes no others.
+    assert!(wal.first() <= first);
+    assert_eq!(read(&*wal, first), rest);
 }

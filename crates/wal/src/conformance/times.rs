@@ -5,147 +5,113 @@
     reason = "a test panics where it fails"
 )]
 
-use super::Store;
+use super::store::Store;
 use super::tools::{Compute, open, read, read_all};
 use crate::Log;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use xylem_ambient::Clock;
-
-/// A clock that stands where it was set.
-#[derive(Debug, Default)]
-pub struct HandClock {
-    wall: Arc<AtomicU64>,
-    steady: Arc<AtomicU64>,
-}
-
-impl HandClock {
-    /// Time passes, or the clock goes back, until it says this: microseconds
-    /// since 1970.
-    pub fn set(&self, time_us: u64) {
-        let before = self.wall.swap(time_us, Ordering::SeqCst);
-        let passed = time_us.saturating_sub(before);
-        self.steady.fetch_add(passed, Ordering::SeqCst);
-    }
-
-    /// Somebody sets it to this; no time passes.
-    pub fn step(&self, time_us: u64) {
-        self.wall.store(time_us, Ordering::SeqCst);
-    }
-
-    /// The clock to give to a log.
-    pub fn clock(&self) -> Clock {
-        let (wall, steady) = (Arc::clone(&self.wall), Arc::clone(&self.steady));
-        Clock::with_steady(
-            move || wall.load(Ordering::SeqCst),
-            move || steady.load(Ordering::SeqCst),
-        )
-    }
-}
 
 /// Writes a few frames, and says which times they have.
-async fn times_of_more(compute: &mut Compute, log: &dyn Log) -> Vec<u64> {
-    let before = log.durable().borrow().position();
-    compute.write(log, 5).await;
-    let entries = read(log, before);
+async fn times_of_more(compute: &mut Compute, wal: &dyn Log) -> Vec<u64> {
+    let before = wal.durable().borrow().position();
+    compute.write(wal, 5).await;
+    let entries = read(wal, before);
     assert_eq!(entries.len(), 5);
     entries.iter().map(|e| e.time_us).collect()
 }
 
 pub(super) async fn of_the_clock(store: &dyn Store) {
-    let log = open(store).await;
+    let wal = open(store).await;
     store.clock().set(5_000_000);
-    let mut compute = Compute::attach(store, &*log, 12288).await;
-    let marks: Vec<u64> = read_all(&*log).iter().map(|e| e.time_us).collect();
+    let mut compute = Compute::attach(store, &*wal, 12288).await;
+    let marks: Vec<u64> = read_all(&*wal).iter().map(|e| e.time_us).collect();
     assert_eq!(marks, [5_000_000; 2], "a seal and a begin have theirs");
     for time in [5_000_000, 5_000_001, 1_700_000_000_123_456, u64::MAX] {
         store.clock().set(time);
-        assert_eq!(times_of_more(&mut compute, &*log).await, [time; 5]);
+        assert_eq!(times_of_more(&mut compute, &*wal).await, [time; 5]);
     }
 }
 
 pub(super) async fn never_back(store: &dyn Store) {
-    let mut log = open(store).await;
+    let mut wal = open(store).await;
     store.clock().set(5_000_000);
-    let mut compute = Compute::attach(store, &*log, 12288).await;
+    let mut compute = Compute::attach(store, &*wal, 12288).await;
     store.clock().set(4_999_999);
-    assert_eq!(times_of_more(&mut compute, &*log).await, [5_000_000; 5]);
+    assert_eq!(times_of_more(&mut compute, &*wal).await, [5_000_000; 5]);
     for round in 0..6 {
         let newest = 6_000_000 + round;
         store.clock().set(newest);
-        assert_eq!(times_of_more(&mut compute, &*log).await, [newest; 5]);
-        // What is left of the log still says how late it was.
+        assert_eq!(times_of_more(&mut compute, &*wal).await, [newest; 5]);
+        // The rest of the WAL still has the last time.
         if round >= 3 {
-            log.trim(log.durable().borrow().position()).unwrap();
+            wal.trim(wal.durable().borrow().position()).unwrap();
         }
         if round % 2 == 0 {
-            log.close().await.unwrap();
+            wal.close().await.unwrap();
         }
         store.crash(round);
-        drop(log);
+        drop(wal);
         store.clock().set(round);
-        log = open(store).await;
-        assert_eq!(times_of_more(&mut compute, &*log).await, [newest; 5]);
+        wal = open(store).await;
+        assert_eq!(times_of_more(&mut compute, &*wal).await, [newest; 5]);
     }
-    read_all(&*log);
+    read_all(&*wal);
 }
 
-/// What the times of more entries are, and whether the first is `stepped`; the
-/// others never are.
-async fn steps_of_more(compute: &mut Compute, log: &dyn Log) -> (u64, bool) {
-    let before = log.durable().borrow().position();
-    compute.write(log, 5).await;
-    let entries = read(log, before);
+/// Writes more entries and returns their time, and whether the first is
+/// `stepped`; the others never are.
+async fn steps_of_more(compute: &mut Compute, wal: &dyn Log) -> (u64, bool) {
+    let before = wal.durable().borrow().position();
+    compute.write(wal, 5).await;
+    let entries = read(wal, before);
     let stepped = entries.iter().map(|e| e.stepped);
     assert!(!stepped.skip(1).any(|stepped| stepped));
     assert!(entries.iter().all(|e| e.time_us == entries[0].time_us));
     (entries[0].time_us, entries[0].stepped)
 }
 
-/// A clock that is set is followed, back and forth, and the log says so.
+/// A clock that is set is followed, back and forth, and the WAL says so.
 pub(super) async fn steps(store: &dyn Store) {
     const HOUR: u64 = 3_600_000_000;
     let clock = store.clock();
     let mut now = 1_700_000_000_000_000;
     clock.set(now);
-    let mut log = open(store).await;
-    let mut compute = Compute::attach(store, &*log, 12288).await;
-    assert!(read_all(&*log).iter().all(|e| !e.stepped));
-    let mut more = async |log: &dyn Log| steps_of_more(&mut compute, log).await;
+    let mut wal = open(store).await;
+    let mut compute = Compute::attach(store, &*wal, 12288).await;
+    assert!(read_all(&*wal).iter().all(|e| !e.stepped));
+    let mut more = async |wal: &dyn Log| steps_of_more(&mut compute, wal).await;
     // However much time passes, the steady clock has seen it.
     now += 1000 * HOUR;
     clock.set(now);
-    assert_eq!(more(&*log).await, (now, false));
+    assert_eq!(more(&*wal).await, (now, false));
     // A little forth and back is no step, and times do not go back.
     clock.step(now + 4_000_000);
-    assert_eq!(more(&*log).await, (now + 4_000_000, false));
+    assert_eq!(more(&*wal).await, (now + 4_000_000, false));
     clock.step(now);
-    assert_eq!(more(&*log).await, (now + 4_000_000, false));
+    assert_eq!(more(&*wal).await, (now + 4_000_000, false));
     for by in [HOUR as i64, -2 * HOUR as i64, 60_000_000, -60_000_000] {
         now = now.saturating_add_signed(by);
         clock.step(now);
-        assert_eq!(more(&*log).await, (now, true), "by {by} \u{b5}s");
+        assert_eq!(more(&*wal).await, (now, true), "by {by} \u{b5}s");
         now += 5_000_000;
         clock.set(now);
-        assert_eq!(more(&*log).await, (now, false));
+        assert_eq!(more(&*wal).await, (now, false));
     }
-    // No clock tells what happened between a log's end and its opening.
+    // No clock tells what happened between a WAL's end and its opening.
     for (by, stepped) in [
         (5_000_000, false),
         (HOUR as i64, true),
         (-2 * HOUR as i64, true),
     ] {
-        log.close().await.unwrap();
-        drop(log);
+        wal.close().await.unwrap();
+        drop(wal);
         now = now.saturating_add_signed(by);
         clock.step(now);
-        log = open(store).await;
-        assert_eq!(more(&*log).await, (now, stepped), "by {by} \u{b5}s");
-        assert_eq!(more(&*log).await, (now, false));
+        wal = open(store).await;
+        assert_eq!(more(&*wal).await, (now, stepped), "by {by} \u{b5}s");
+        assert_eq!(more(&*wal).await, (now, false));
     }
     store.crash(1);
-    drop(log);
-    log = open(store).await;
-    let entries = read_all(&*log);
+    drop(wal);
+    wal = open(store).await;
+    let entries = read_all(&*wal);
     assert_eq!(entries.iter().filter(|e| e.stepped).count(), 6);
 }

@@ -1,12 +1,12 @@
-//! What the tests have in common: a compute that numbers its frames, and
-//! readers that collect.
+//! Tools of the tests: a compute that numbers its frames, and readers that
+//! collect.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a test panics where it fails"
 )]
 
-use super::Store;
+use super::store::Store;
 use crate::{Durable, Entry, Log, LogError, Position, Record};
 use std::future::Future;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 pub(super) async fn open(store: &dyn Store) -> Arc<dyn Log> {
-    store.open().await.expect("the log opens")
+    store.open().await.expect("the WAL opens")
 }
 
 /// Whether `future` is still waiting after a while in which it could run.
@@ -92,9 +92,9 @@ pub(super) struct Compute {
 
 impl Compute {
     /// Seals an epoch and begins it at `start`.
-    pub async fn attach(store: &dyn Store, log: &dyn Log, start: u64) -> Compute {
-        let sealed = log.seal().await.expect("sealed");
-        let begun = log.begin(sealed.epoch(), Lsn(start)).await.expect("begun");
+    pub async fn attach(store: &dyn Store, wal: &dyn Log, start: u64) -> Compute {
+        let sealed = wal.seal().await.expect("sealed");
+        let begun = wal.begin(sealed.epoch(), Lsn(start)).await.expect("begun");
         assert_eq!(
             (begun.epoch(), begun.seq(), begun.lsn()),
             (sealed.epoch(), FrameSeq(0), Lsn(start))
@@ -147,12 +147,12 @@ impl Compute {
     }
 
     /// Appends frames and waits until they are durable.
-    pub async fn write(&mut self, log: &dyn Log, count: usize) -> Vec<Frame> {
+    pub async fn write(&mut self, wal: &dyn Log, count: usize) -> Vec<Frame> {
         let frames = self.frames(count);
-        log.append(self.epoch, frames.clone())
+        wal.append(self.epoch, frames.clone())
             .await
             .expect("appended");
-        durable(log, self.epoch, self.seq).await;
+        durable(wal, self.epoch, self.seq).await;
         frames
     }
 }
@@ -197,19 +197,19 @@ fn file_op(random: &mut Random, bytes_max: u64) -> FileOp {
     }
 }
 
-/// Waits until a frame is durable, and says how far the log is then.
-pub(super) async fn durable(log: &dyn Log, epoch: Epoch, seq: u64) -> Durable {
-    let mut watch = log.durable();
+/// Waits until a frame is durable, and says how far the WAL is then.
+pub(super) async fn durable(wal: &dyn Log, epoch: Epoch, seq: u64) -> Durable {
+    let mut watch = wal.durable();
     let reached =
         watch.wait_for(|d| d.epoch() > epoch || (d.epoch() == epoch && d.seq() >= FrameSeq(seq)));
-    *reached.await.expect("the log goes on")
+    *reached.await.expect("the WAL goes on")
 }
 
 /// Everything from `position` to the durable end; checks that positions rise
 /// and times do not fall.
-pub(super) fn read(log: &dyn Log, position: Position) -> Vec<Entry> {
-    let mut reader = log.read_from(position).expect("a reader");
-    let least = log.durable().borrow().position().max(position);
+pub(super) fn read(wal: &dyn Log, position: Position) -> Vec<Entry> {
+    let mut reader = wal.read_from(position).expect("a reader");
+    let least = wal.durable().borrow().position().max(position);
     let mut entries = Vec::new();
     let mut before = position;
     let mut time_us = 0;
@@ -224,16 +224,16 @@ pub(super) fn read(log: &dyn Log, position: Position) -> Vec<Entry> {
         entries.push(entry);
     }
     // It may have grown meanwhile.
-    let most = log.durable().borrow().position().max(position);
+    let most = wal.durable().borrow().position().max(position);
     assert!(
         least <= before && before <= most,
-        "the reader ends at {before:?}, the log between {least:?} and {most:?}"
+        "the reader ends at {before:?}, the WAL between {least:?} and {most:?}"
     );
     entries
 }
 
-pub(super) fn read_all(log: &dyn Log) -> Vec<Entry> {
-    read(log, log.first())
+pub(super) fn read_all(wal: &dyn Log) -> Vec<Entry> {
+    read(wal, wal.first())
 }
 
 /// The frames among the entries.

@@ -5,7 +5,7 @@
     reason = "a test panics where it fails"
 )]
 
-use super::Store;
+use super::store::Store;
 use super::tools::{
     Compute, Random, assert_fenced, assert_one_line, durable, frames_of, open, read_all, under,
     waits,
@@ -16,19 +16,19 @@ use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
 
 /// Computes that do not know of each other take the branch from each other.
 pub(super) async fn takeovers(store: &dyn Store) {
-    let log = open(store).await;
+    let wal = open(store).await;
     let frame_bytes_max = store.frame_bytes_max();
     let computes: Vec<_> = (0..6u64)
         .map(|who| {
-            let log = Arc::clone(&log);
-            tokio::spawn(async move { compete(&*log, who, frame_bytes_max).await })
+            let wal = Arc::clone(&wal);
+            tokio::spawn(async move { compete(&*wal, who, frame_bytes_max).await })
         })
         .collect();
     let mut acknowledged = Vec::new();
     for compute in computes {
         acknowledged.extend(compute.await.unwrap());
     }
-    let entries = read_all(&*log);
+    let entries = read_all(&*wal);
     assert_one_line(&entries);
     let found = frames_of(&entries);
     for (epoch, frame) in acknowledged {
@@ -40,14 +40,14 @@ pub(super) async fn takeovers(store: &dyn Store) {
 }
 
 /// Attaches and writes until fenced, a few times. Returns what was durable.
-async fn compete(log: &dyn Log, who: u64, frame_bytes_max: u64) -> Vec<(Epoch, Frame)> {
+async fn compete(wal: &dyn Log, who: u64, frame_bytes_max: u64) -> Vec<(Epoch, Frame)> {
     let mut acknowledged = Vec::new();
     for round in 0..5 {
-        let Ok(sealed) = log.seal().await else {
+        let Ok(sealed) = wal.seal().await else {
             continue;
         };
         let (epoch, lsn) = (sealed.epoch(), sealed.lsn().0);
-        if log.begin(epoch, Lsn(lsn)).await.is_err() {
+        if wal.begin(epoch, Lsn(lsn)).await.is_err() {
             continue;
         }
         let mut compute = Compute {
@@ -59,12 +59,12 @@ async fn compete(log: &dyn Log, who: u64, frame_bytes_max: u64) -> Vec<(Epoch, F
         };
         for _ in 0..10 {
             let frames = compute.frames(3);
-            match log.append(epoch, frames.clone()).await {
+            match wal.append(epoch, frames.clone()).await {
                 Ok(()) => {}
                 Err(LogError::Fenced { .. }) => break,
                 Err(e) => panic!("{e}"),
             }
-            let now = durable(log, epoch, compute.seq).await;
+            let now = durable(wal, epoch, compute.seq).await;
             if now.epoch() == epoch {
                 acknowledged.extend(under(epoch, &frames));
             }
@@ -75,23 +75,23 @@ async fn compete(log: &dyn Log, who: u64, frame_bytes_max: u64) -> Vec<(Epoch, F
 
 /// The same frames from many tasks, as after reconnects.
 pub(super) async fn concurrent(store: &dyn Store) {
-    let log = open(store).await;
-    let mut compute = Compute::attach(store, &*log, 12288).await;
+    let wal = open(store).await;
+    let mut compute = Compute::attach(store, &*wal, 12288).await;
     let frames = Arc::new(compute.frames(200));
     let epoch = compute.epoch;
     let tasks: Vec<_> = (0..8u64)
         .map(|who| {
-            let (log, frames) = (Arc::clone(&log), Arc::clone(&frames));
+            let (wal, frames) = (Arc::clone(&wal), Arc::clone(&frames));
             tokio::spawn(async move {
                 let mut random = Random(who);
                 loop {
-                    let from = log.accepted(epoch).unwrap().0.0 as usize;
+                    let from = wal.accepted(epoch).unwrap().0.0 as usize;
                     if from == frames.len() {
                         return;
                     }
                     let from = from.saturating_sub(random.below(5) as usize);
                     let to = (from + 1 + random.below(20) as usize).min(frames.len());
-                    log.append(epoch, frames[from..to].to_vec()).await.unwrap();
+                    wal.append(epoch, frames[from..to].to_vec()).await.unwrap();
                     tokio::task::yield_now().await;
                 }
             })
@@ -100,8 +100,8 @@ pub(super) async fn concurrent(store: &dyn Store) {
     for task in tasks {
         task.await.unwrap();
     }
-    durable(&*log, epoch, compute.seq).await;
-    assert_eq!(frames_of(&read_all(&*log)), under(epoch, &frames));
+    durable(&*wal, epoch, compute.seq).await;
+    assert_eq!(frames_of(&read_all(&*wal)), under(epoch, &frames));
 }
 
 /// Frames of a quarter of the queue each.
@@ -119,8 +119,8 @@ fn bound(store: &dyn Store) -> u64 {
 }
 
 pub(super) async fn back_pressure(store: &dyn Store) {
-    let log = open(store).await;
-    let mut compute = Compute::attach(store, &*log, 12288).await;
+    let wal = open(store).await;
+    let mut compute = Compute::attach(store, &*wal, 12288).await;
     if !store.hold(true) {
         return;
     }
@@ -128,7 +128,7 @@ pub(super) async fn back_pressure(store: &dyn Store) {
     let frames = quarters(store, &mut compute, count);
     let mut sent = 0;
     let waiting = loop {
-        let mut append = log.append(compute.epoch, vec![frames[sent].clone()]);
+        let mut append = wal.append(compute.epoch, vec![frames[sent].clone()]);
         if waits(&mut append).await {
             break append;
         }
@@ -140,46 +140,46 @@ pub(super) async fn back_pressure(store: &dyn Store) {
     };
     assert!(sent > 0);
     assert_eq!(
-        log.accepted(compute.epoch).unwrap().0,
+        wal.accepted(compute.epoch).unwrap().0,
         FrameSeq(sent as u64)
     );
     store.hold(false);
     waiting.await.unwrap();
-    log.append(compute.epoch, frames[sent + 1..].to_vec())
+    wal.append(compute.epoch, frames[sent + 1..].to_vec())
         .await
         .unwrap();
-    durable(&*log, compute.epoch, compute.seq).await;
-    assert_eq!(frames_of(&read_all(&*log)), under(compute.epoch, &frames));
+    durable(&*wal, compute.epoch, compute.seq).await;
+    assert_eq!(frames_of(&read_all(&*wal)), under(compute.epoch, &frames));
 }
 
 pub(super) async fn large_group(store: &dyn Store) {
-    let log = open(store).await;
-    let mut compute = Compute::attach(store, &*log, 12288).await;
+    let wal = open(store).await;
+    let mut compute = Compute::attach(store, &*wal, 12288).await;
     let count = 5 * bound(store) as usize;
     let frames = quarters(store, &mut compute, count);
-    log.append(compute.epoch, frames.clone()).await.unwrap();
-    durable(&*log, compute.epoch, compute.seq).await;
-    assert_eq!(frames_of(&read_all(&*log)), under(compute.epoch, &frames));
+    wal.append(compute.epoch, frames.clone()).await.unwrap();
+    durable(&*wal, compute.epoch, compute.seq).await;
+    assert_eq!(frames_of(&read_all(&*wal)), under(compute.epoch, &frames));
 }
 
 pub(super) async fn fenced_while_waiting(store: &dyn Store) {
-    let log = open(store).await;
-    let mut old = Compute::attach(store, &*log, 12288).await;
+    let wal = open(store).await;
+    let mut old = Compute::attach(store, &*wal, 12288).await;
     if !store.hold(true) {
         return;
     }
     let frames = quarters(store, &mut old, 3 * bound(store) as usize);
-    let mut append = log.append(old.epoch, frames.clone());
+    let mut append = wal.append(old.epoch, frames.clone());
     assert!(waits(&mut append).await);
-    let mut seal = log.seal();
+    let mut seal = wal.seal();
     assert!(waits(&mut seal).await);
-    // While nothing is durable: the old one is told at once, not when there
-    // is room.
+    // No entry becomes durable meanwhile: the old epoch is refused at once, and
+    // not when there is room.
     let current = Epoch(old.epoch.0 + 1);
     assert_fenced(append.await, old.epoch, current);
     store.hold(false);
     let sealed = seal.await.unwrap();
-    let entries = read_all(&*log);
+    let entries = read_all(&*wal);
     assert_one_line(&entries);
     let found = frames_of(&entries);
     assert_eq!(found, under(old.epoch, &frames[..found.len()]));
@@ -187,23 +187,23 @@ pub(super) async fn fenced_while_waiting(store: &dyn Store) {
 }
 
 pub(super) async fn cancelled(store: &dyn Store) {
-    let log = open(store).await;
-    let mut compute = Compute::attach(store, &*log, 12288).await;
+    let wal = open(store).await;
+    let mut compute = Compute::attach(store, &*wal, 12288).await;
     if !store.hold(true) {
         return;
     }
     let frames = quarters(store, &mut compute, 3 * bound(store) as usize);
-    let mut append = log.append(compute.epoch, frames.clone());
+    let mut append = wal.append(compute.epoch, frames.clone());
     assert!(waits(&mut append).await);
     drop(append);
-    let (seq, lsn) = log.accepted(compute.epoch).unwrap();
+    let (seq, lsn) = wal.accepted(compute.epoch).unwrap();
     let last = &frames[seq.0 as usize - 1];
     assert_eq!((seq, lsn), (last.seq, last.end()));
-    // Nobody else waits for the one that has gone.
-    let mut append = log.append(compute.epoch, frames[seq.0 as usize..].to_vec());
+    // No later append waits for the one that was dropped.
+    let mut append = wal.append(compute.epoch, frames[seq.0 as usize..].to_vec());
     assert!(waits(&mut append).await);
     store.hold(false);
     append.await.unwrap();
-    durable(&*log, compute.epoch, compute.seq).await;
-    assert_eq!(frames_of(&read_all(&*log)), under(compute.epoch, &frames));
+    durable(&*wal, compute.epoch, compute.seq).await;
+    assert_eq!(frames_of(&read_all(&*wal)), under(compute.epoch, &frames));
 }

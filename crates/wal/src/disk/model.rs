@@ -1,9 +1,9 @@
-//! A disk in memory that does what disks do when the power fails: of what was
-//! not synced, any part may be there afterwards, sector by sector. It also
-//! fails on request, and holds syncs back.
+//! A disk in memory that behaves as disks do when the power fails: afterwards
+//! it may have any part of the bytes that were not synced, sector by sector. It
+//! also fails on request, and holds syncs back.
 //!
-//! What it takes for granted: a sector of 512 bytes is written whole or not at
-//! all, and directory operations survive in their order, as on any file system
+//! The model assumes that a sector of 512 bytes is written whole or not at all,
+//! and that directory operations survive in their order, as on any file system
 //! with a journal.
 
 use super::{Disk, DiskFile};
@@ -43,7 +43,7 @@ pub struct ModelDisk {
 
 struct Shared {
     model: Mutex<Model>,
-    /// Syncs are let go, or the machine has died.
+    /// Syncs are released, or the machine has died.
     released: Condvar,
 }
 
@@ -54,7 +54,7 @@ struct Model {
     names: BTreeMap<String, u64>,
     /// The names after the last sync of the directory.
     durable_names: BTreeMap<String, u64>,
-    /// What was done to the names since.
+    /// The changes of names since the last sync of the directory.
     pending: Vec<(String, Option<u64>)>,
     /// How many of `pending` belong to one operation, in order.
     pending_groups: Vec<usize>,
@@ -80,7 +80,7 @@ struct Fault {
 struct Inode {
     current: Vec<u8>,
     durable: Vec<u8>,
-    /// What each sector was written as since the last sync.
+    /// The versions of each sector written since the last sync.
     dirty: BTreeMap<usize, Vec<Vec<u8>>>,
 }
 
@@ -104,9 +104,9 @@ impl ModelDisk {
         }
     }
 
-    /// The power fails and comes back: of what was not synced, what `seed`
-    /// chooses is lost. This and all other handles and files are dead; the
-    /// one returned is not.
+    /// The power fails and comes back: `seed` chooses which unsynced bytes are
+    /// lost. This and all other handles and files are dead; the returned handle
+    /// is not.
     pub fn crash(&self, seed: u64) -> ModelDisk {
         let mut model = self.shared.model.lock();
         model.random = seed;
@@ -134,9 +134,9 @@ impl ModelDisk {
         self.next_life(model)
     }
 
-    /// The process dies, the machine lives: everything written is there, if
-    /// not synced. This and all other handles and files are dead; the one
-    /// returned is not.
+    /// The process dies and the machine lives: everything written is there,
+    /// synced or not. This and all other handles and files are dead; the
+    /// returned handle is not.
     pub fn kill(&self) -> ModelDisk {
         self.next_life(self.shared.model.lock())
     }
@@ -156,7 +156,7 @@ impl ModelDisk {
         }
     }
 
-    /// An independent copy of the directory as it is now, with nobody in it.
+    /// An independent copy of the directory as it is now, without an owner.
     pub fn copy(&self) -> ModelDisk {
         let model = self.shared.model.lock();
         let copy = Model {
@@ -316,7 +316,7 @@ impl Model {
 }
 
 impl Inode {
-    /// Keeps of what was not synced what chance keeps.
+    /// Keeps a random part of the bytes that were not synced.
     fn lose(&mut self, model: &mut Model) {
         let longer = self.current.len() > self.durable.len();
         if longer && model.draw().is_multiple_of(2) {

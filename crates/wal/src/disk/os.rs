@@ -7,6 +7,7 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use xylem_ambient::Entropy;
 
 /// The file whose lock owns the directory.
 const LOCK: &str = "LOCK";
@@ -18,15 +19,25 @@ const SLICES_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct OsDisk {
     dir: PathBuf,
+    entropy: Entropy,
 }
 
 impl OsDisk {
-    /// The directory `dir`, which need not be there yet.
-    pub fn new(dir: &Path) -> OsDisk {
+    /// The directory `dir`, which need not be there yet. Salts come from
+    /// `entropy`.
+    pub fn new(dir: &Path, entropy: Entropy) -> OsDisk {
         OsDisk {
             dir: dir.to_owned(),
+            entropy,
         }
     }
+}
+
+/// The names in `dir`, in no order; those that are not UTF-8 are none of ours.
+pub(crate) fn names(dir: &Path) -> io::Result<Vec<String>> {
+    std::fs::read_dir(dir)?
+        .filter_map(|entry| entry.map(|e| e.file_name().into_string().ok()).transpose())
+        .collect()
 }
 
 impl Disk for OsDisk {
@@ -50,17 +61,11 @@ impl Disk for OsDisk {
     }
 
     fn salt(&self) -> io::Result<u64> {
-        let mut bytes = [0; 8];
-        // Requests of up to 256 bytes are answered whole or not at all.
-        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-        Ok(u64::from_le_bytes(bytes))
+        Ok(self.entropy.next()? as u64)
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        // A name that is not UTF-8 is none of ours.
-        std::fs::read_dir(&self.dir)?
-            .filter_map(|entry| entry.map(|e| e.file_name().into_string().ok()).transpose())
-            .collect()
+        names(&self.dir)
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
@@ -140,7 +145,7 @@ impl DiskFile for OsFile {
 }
 
 /// Makes `dir` and what is missing above it, and makes their names durable:
-/// a log in a directory that a crash takes away is lost with it.
+/// a WAL in a directory that a crash takes away is lost with it.
 fn create_dir_durably(dir: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = dir
         .ancestors()

@@ -20,9 +20,9 @@ const RMDIR: u8 = 22;
 /// A payload on its way to the disk. The large part is shared, not copied.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Payload {
-    /// What comes first.
+    /// The beginning of the payload.
     pub head: Vec<u8>,
-    /// What follows it.
+    /// The rest, if there is one.
     pub body: Option<Arc<[u8]>>,
 }
 
@@ -96,16 +96,16 @@ pub(crate) fn encode(body: &FrameBody) -> (u8, Payload) {
     (kind, Payload { head, body })
 }
 
-/// A length that does not fit is that of a path of 4 GiB: the frame is larger
-/// than any log takes, and refused for that before its bytes are used.
+/// A length that does not fit belongs to a path of 4 GiB. Such a frame is
+/// larger than any WAL takes, and is refused before its bytes are used.
 fn put_string(out: &mut Vec<u8>, text: &str) {
     out.extend(u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
     out.extend(text.as_bytes());
 }
 
-/// Whether a header is of a kind that is written, and as it is written: marks
-/// have neither a number nor a payload, frames have a number.
-pub(crate) fn is_of_log(header: &EntryHeader) -> bool {
+/// Whether a header is one that a WAL writes: marks have neither a number nor a
+/// payload, frames have a number.
+pub(crate) fn is_of_wal(header: &EntryHeader) -> bool {
     match header.kind {
         SEAL | BEGIN => header.seq.0 == 0 && header.length == 0,
         REDO | CREATE | WRITE | TRUNCATE | RENAME | UNLINK | MKDIR | RMDIR => header.seq.0 > 0,
@@ -113,8 +113,8 @@ pub(crate) fn is_of_log(header: &EntryHeader) -> bool {
     }
 }
 
-/// What the entry says, or what is wrong with it. The checksum was good, so
-/// whatever is wrong here was written so.
+/// Decodes an entry's record, or says what is wrong with it. The checksum was
+/// good, so a wrong payload was written that way.
 pub(crate) fn decode(header: &EntryHeader, payload: &[u8]) -> Result<Record, String> {
     let mut input = Input { rest: payload };
     let op = match header.kind {

@@ -1,10 +1,10 @@
-//! Makes the directory of a log that begins with entries from elsewhere: a
-//! backup, or nothing but the place where another log has ended.
+//! Makes the directory of a WAL that begins with the entries of a backup, or at
+//! the position where another WAL has ended.
 //!
-//! While it is made a file says so, which goes last: a log that is half made
-//! does not open.
+//! A marker file exists until the directory is complete, so a WAL that is half
+//! made does not open.
 
-use super::LocalLogConfig;
+use super::config::LocalLogConfig;
 use super::format::SEGMENT_HEADER_BYTES;
 use super::prepare::{self, PrepareError};
 use super::segments::{Name, Segment, UNFINISHED};
@@ -15,13 +15,13 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-/// The furthest that a log can be made to begin: one that could still go on for
-/// ever.
+/// The highest position at which a WAL can be made to begin; behind it there is
+/// room for ever.
 const POSITION_MAX: u64 = 1 << 62;
 /// Bytes that are written at once.
 const WRITE_BYTES: usize = 1 << 20;
 
-/// A log that is being made.
+/// A WAL that is being made.
 pub(crate) struct Maker {
     disk: Arc<dyn Disk>,
     config: LocalLogConfig,
@@ -37,8 +37,8 @@ pub(crate) struct Maker {
 }
 
 impl Maker {
-    /// Begins a log whose first entry is at `first`, in a directory that has
-    /// no log, or one that was half made.
+    /// Begins a WAL whose first entry is at `first`, in a directory that has
+    /// no WAL, or one that was half made.
     pub fn begin(
         disk: Arc<dyn Disk>,
         config: LocalLogConfig,
@@ -47,10 +47,13 @@ impl Maker {
         config.check()?;
         if first.0 > POSITION_MAX {
             return Err(LogError::Io {
-                context: format!("make a log in {}", disk.path().display()),
+                context: format!("make a WAL in {}", disk.path().display()),
                 source: io::Error::new(
                     io::ErrorKind::InvalidInput,
-                    format!("no log has got as far as position {}", first.0),
+                    format!(
+                        "position {} is higher than {POSITION_MAX}, the highest at which a WAL can begin",
+                        first.0
+                    ),
                 ),
             });
         }
@@ -65,21 +68,21 @@ impl Maker {
         if !half_made && old.iter().any(|name| matches!(name, Name::Segment(_))) {
             let there = io::Error::new(
                 io::ErrorKind::AlreadyExists,
-                "there is a log; move it away first",
+                "there is a WAL; move it away first",
             );
-            return Err(failed("make a log in", there));
+            return Err(failed("make a WAL in", there));
         }
-        // In this order, each durable before the next: there is never a
-        // segment of this log without that file.
+        // Each step is durable before the next, so that no segment of this WAL
+        // exists without the marker.
         disk.create(UNFINISHED)
             .and_then(|_| disk.sync_dir())
-            .map_err(|e| failed("begin a log in", e))?;
+            .map_err(|e| failed("begin a WAL in", e))?;
         for name in old {
             disk.remove(&name.to_string())
-                .map_err(|e| failed("remove what a half made log has left in", e))?;
+                .map_err(|e| failed("remove the remains of a half made WAL from", e))?;
         }
-        // Segment 1 without a first entry is a log without one. Of this log
-        // that would be damage, unless it begins like any other.
+        // A segment 1 without a first entry is a WAL without entries. In a
+        // restored WAL that would be damage, unless it begins at position 0.
         let number = if first == Position(0) { 1 } else { 2 };
         Ok(Maker {
             disk,
@@ -109,7 +112,7 @@ impl Maker {
             return Ok(());
         };
         let header = EntryHeader {
-            // All of the log is durable before any of it is there.
+            // The whole WAL is made durable before it can be opened.
             behind: 0,
             position: self.end,
             ..*header
@@ -123,14 +126,14 @@ impl Maker {
         Ok(())
     }
 
-    /// Makes everything durable and takes the sign of incompleteness away.
+    /// Makes everything durable and removes the marker.
     pub fn finish(mut self) -> Result<(), LogError> {
         self.write()?;
         self.sync()?;
         self.disk
             .remove(UNFINISHED)
             .and_then(|()| self.disk.sync_dir())
-            .map_err(|e| self.failed("finish the log in", e))
+            .map_err(|e| self.failed("finish the WAL in", e))
     }
 
     fn next_segment(&mut self, entry_bytes: u64) -> Result<(), LogError> {
@@ -157,14 +160,14 @@ impl Maker {
         };
         let from = Position(self.end.0 - self.buffer.len() as u64);
         let written = file.write_at(&mut [IoSlice::new(&self.buffer)], segment.offset(from));
-        written.map_err(|e| self.failed("write the log in", e))?;
+        written.map_err(|e| self.failed("write the WAL in", e))?;
         self.buffer.clear();
         Ok(())
     }
 
     fn sync(&self) -> Result<(), LogError> {
         match &self.active {
-            Some((_, file)) => file.sync().map_err(|e| self.failed("sync the log in", e)),
+            Some((_, file)) => file.sync().map_err(|e| self.failed("sync the WAL in", e)),
             None => Ok(()),
         }
     }

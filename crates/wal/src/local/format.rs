@@ -5,13 +5,13 @@ use crate::entry::{u32_at, u64_at};
 /// Bytes before a segment's first entry: one page, so that no write of an
 /// entry touches the header's.
 pub(crate) const SEGMENT_HEADER_BYTES: u64 = 4096;
-/// Bytes of the segment header that mean something.
+/// Bytes of the segment header that hold fields.
 pub(crate) const SEGMENT_FIELDS_BYTES: usize = 44;
 
 const MAGIC: [u8; 8] = *b"XYLEMWAL";
 const VERSION: u32 = 2;
 
-/// What a segment file says about itself.
+/// The header of a segment file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
     /// Its number; the file's name says the same.
@@ -19,8 +19,8 @@ pub(crate) struct SegmentHeader {
     /// The file's length.
     pub bytes: u64,
     /// A random number, new each time the file is put to use. The checksums of
-    /// entries begin with it: what an earlier use has left, and what a frame's
-    /// payload may imitate, fails.
+    /// entries begin with it, so that entries of an earlier use, and payloads
+    /// that imitate entries, fail their checks.
     pub salt: u64,
 }
 
@@ -42,13 +42,14 @@ impl SegmentHeader {
     /// Reads a header, or says what is wrong with it.
     pub fn decode(bytes: &[u8; SEGMENT_FIELDS_BYTES]) -> Result<SegmentHeader, String> {
         if bytes[0..8] != MAGIC {
-            return Err("not a segment of a log: wrong magic".to_owned());
+            return Err("not a segment of a WAL: wrong magic".to_owned());
         }
-        // The version before the checksum: another version may have another one.
+        // The version is checked first, because another version may have
+        // another checksum.
         let version = u32_at(bytes, 8);
         if version != VERSION {
             return Err(format!(
-                "format version {version}, this program reads {VERSION}: open the log with the program that wrote it"
+                "format version {version}, this program reads {VERSION}: open the WAL with the program that wrote it"
             ));
         }
         if crc32c::crc32c(&bytes[..40]) != u32_at(bytes, 40) {

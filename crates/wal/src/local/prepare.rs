@@ -6,8 +6,8 @@
 //! first one when the first seal is queued. Recovery relies on this.
 
 use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
-use super::segments::Name;
-use super::shared::{Closing, Health, Next, NextSegment, Shared};
+use super::segments::{Name, NextSegment};
+use super::shared::{Closing, Health, Next, Shared};
 use crate::disk::{Disk, DiskFile};
 use crate::failure::Failure;
 use std::io::{self, IoSlice};
@@ -16,22 +16,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Zeros written at once.
 const CHUNK_BYTES: usize = 1 << 20;
-/// Zeros written before a sync: what an fdatasync of the writer may have to
-/// wait behind.
+/// Chunks of zeros between two syncs. An fdatasync of the writer may have to
+/// wait for this much.
 const CHUNKS_PER_SYNC: u64 = 4;
 
 /// Why a segment was not made.
 pub(crate) enum PrepareError {
-    /// No room, or the like: another try may do, for it begins afresh.
+    /// There is no room, or the like. Another try may succeed, since it begins
+    /// afresh.
     Again(Failure),
     /// The directory's state on disk is unknown.
     Fatal(Failure),
-    /// The log ends.
+    /// The WAL ends.
     Stopped,
 }
 
 /// Makes segment `number`, however long it takes, and puts it into
-/// `state.next`; ends early when the log does.
+/// `state.next`; ends early when the WAL does.
 pub(crate) fn run(shared: &Shared, number: u64, bytes: u64) {
     loop {
         let stop = || {
@@ -46,7 +47,7 @@ pub(crate) fn run(shared: &Shared, number: u64, bytes: u64) {
                 state.next = Next::Ready(segment);
                 state.next_failure = None;
                 if matches!(state.health, Health::Stalled(_)) {
-                    tracing::info!(dir = %shared.disk.path().display(), "the log goes on: there is room again");
+                    tracing::info!(dir = %shared.disk.path().display(), "the WAL goes on: there is room again");
                     state.health = Health::Running;
                 }
                 drop(state);
@@ -70,7 +71,7 @@ pub(crate) fn run(shared: &Shared, number: u64, bytes: u64) {
                 tracing::warn!(
                     dir = %shared.disk.path().display(),
                     error = %failure.source,
-                    "the log's next segment could not be made, trying again: {}",
+                    "the WAL's next segment could not be made, trying again: {}",
                     failure.context
                 );
                 state.next_failure = Some(failure);
@@ -81,27 +82,15 @@ pub(crate) fn run(shared: &Shared, number: u64, bytes: u64) {
                     state.next = Next::None;
                     return;
                 }
+                // No backoff: the wait ends early when a trim makes room.
                 shared.retry.wait_for(&mut state, shared.config.retry);
             }
         }
     }
 }
 
-impl super::shared::State {
-    /// The writer wants a segment and there is none to be had: everyone who
-    /// waits is told.
-    pub fn stall(&mut self) {
-        if self.next_wanted
-            && let Some(failure) = &self.next_failure
-            && matches!(self.health, Health::Running)
-        {
-            self.health = Health::Stalled(failure.clone());
-        }
-    }
-}
-
-/// Whether to give up making a segment. One that the writer wants so as to
-/// drain the queue is still made.
+/// Whether to stop making a segment. A segment that the writer needs to drain
+/// the queue is still made.
 fn stopped(closing: Closing, wanted: bool, health: &Health) -> bool {
     match closing {
         Closing::No => matches!(health, Health::Failed(_) | Health::Closed),
@@ -110,8 +99,8 @@ fn stopped(closing: Closing, wanted: bool, health: &Health) -> bool {
     }
 }
 
-/// Makes the file of segment `number`, `bytes` long, durable with its name:
-/// of `old`, a spare of that size, if there is one.
+/// Makes the file of segment `number`, of `bytes` bytes, durable with its name.
+/// It reuses `old`, a spare of that size, if there is one.
 pub(crate) fn make(
     disk: &dyn Disk,
     old: Option<Name>,
@@ -134,7 +123,8 @@ pub(crate) fn make(
     let (header, file) = match named {
         Ok(made) => made,
         Err(source) => {
-            // Best effort: what stays is taken up or removed at the next open.
+            // This is best effort: a file that stays is reused or removed at
+            // the next open.
             if disk.remove(&from.to_string()).is_ok() || old.is_none() {
                 stored.fetch_sub(bytes, Ordering::Relaxed);
             }

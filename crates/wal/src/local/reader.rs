@@ -8,16 +8,16 @@ use crate::{Entry, LogError, LogReader, Position};
 use std::io;
 use std::sync::Arc;
 
-/// What a reader that waits at the end keeps of its buffer.
+/// The most of its buffer that a reader keeps while it waits at the end.
 const IDLE_BYTES: usize = 64 << 10;
 
-/// A place in the log, and what was read from there on.
+/// A place in the WAL, and what was read from there on.
 pub(crate) struct Reader {
     shared: Arc<Shared>,
     /// The place after the last entry given.
     position: Position,
     open: Option<Open>,
-    /// The bytes of the log from `buffer_at` on; all of one segment.
+    /// The bytes of the WAL from `buffer_at` on; all of one segment.
     buffer: Vec<u8>,
     buffer_at: Position,
 }
@@ -56,8 +56,8 @@ impl Reader {
         }
     }
 
-    /// Whether `position` is inside an entry, rather than that entry damaged:
-    /// goes through the segment up to there.
+    /// Whether `position` is inside of an entry, and not at an entry that is
+    /// damaged. Walks the segment up to there.
     fn in_between(&self, position: Position) -> Option<LogError> {
         let (segment, _) = self.shared.segments.read().find(position)?;
         let mut walker = Reader {
@@ -111,7 +111,7 @@ impl Reader {
         if self.position < self.buffer_at || self.position.0 + count > have {
             let want = count.max(self.shared.config.read_ahead_bytes.min(left));
             let want = usize::try_from(want).map_err(|e| LogError::Io {
-                context: "read the log".to_owned(),
+                context: "read the WAL".to_owned(),
                 source: io::Error::other(e),
             })?;
             self.buffer.resize(want, 0);
@@ -132,11 +132,10 @@ impl Reader {
         })
     }
 
-    /// Opens the segment of `position`, or looks how far the open one goes
-    /// now.
+    /// Opens the segment of `position`, or finds the new end of the open one.
     fn find(&mut self, old: Option<Open>) -> Result<Open, LogError> {
-        // In this order: what is durable may grow in between, the end of a
-        // segment that was ended before does not.
+        // The order matters: the durable end may grow in between, but the end
+        // of a finished segment does not.
         let durable = self.shared.durable.borrow().position;
         let Some((segment, end)) = self.shared.segments.read().find(self.position) else {
             return Err(LogError::NoSuchPosition(self.position));
@@ -173,7 +172,8 @@ impl Reader {
             .unwrap_or_else(|| LogError::Corrupt(format!("{}: {why}", self.place())))
     }
 
-    /// Why what is read may be another's by now: a trimmed file is used again.
+    /// The bytes read may belong to another segment by now, because trimmed
+    /// files are reused.
     fn gone(&self) -> Option<LogError> {
         if self.position < self.shared.segments.read().first() {
             return Some(LogError::NoSuchPosition(self.position));
@@ -220,7 +220,7 @@ impl Reader {
         self.position
     }
 
-    /// The header of the next durable entry, which stays the next.
+    /// The header of the next durable entry, without moving behind it.
     pub fn peek(&mut self) -> Result<Option<EntryHeader>, LogError> {
         if !self.is_ready()? {
             return Ok(None);
@@ -228,9 +228,9 @@ impl Reader {
         Ok(Some(self.entry()?.0))
     }
 
-    /// Gives the header and payload of the next durable entry to `take`, which
-    /// says whether it took it. True when it did; false also when there is
-    /// none.
+    /// Passes the header and payload of the next durable entry to `take`, which
+    /// returns whether it took the entry. Returns false also when there is no
+    /// entry.
     pub fn pass(
         &mut self,
         take: impl FnOnce(&EntryHeader, &[u8]) -> bool,

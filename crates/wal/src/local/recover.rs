@@ -1,21 +1,19 @@
-//! Opens a log's directory: finds where the entries end, cuts off what a crash
-//! has left beyond, makes everything it found durable.
+//! Opens a WAL's directory: finds where the entries end, cuts off the remains
+//! of a crash behind them, and makes everything it found durable.
 //!
-//! What is told apart, and how, is in `docs/formats/wal.md`.
+//! `docs/formats/wal.md` says how recovery tells a torn write from damage.
 
-use super::LocalLogConfig;
+use super::config::LocalLogConfig;
 use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::scan::{self, Expected, Remains, Remnant, ScanError};
-use super::segments::{Name, Segment, UNFINISHED};
-use super::shared::NextSegment;
-use super::writer::Active;
+use super::segments::{Active, Name, NextSegment, Segment, UNFINISHED};
 use crate::disk::{Disk, DiskFile};
 use crate::line::Line;
 use crate::{Durable, LogError, Position};
 use std::io;
 use std::sync::Arc;
 
-/// What the directory holds.
+/// The contents of the directory.
 pub(crate) struct Recovered {
     /// Owns the directory.
     pub lock: Box<dyn Send>,
@@ -54,23 +52,23 @@ impl Found {
     }
 }
 
+/// The last segments: the one that is written, and the one after it.
+#[derive(Default)]
+struct Tail {
+    /// The segment before the active one, if it was looked at.
+    sealed: Option<Segment>,
+    active: Option<Active>,
+    next: Option<NextSegment>,
+    end: End,
+}
+
 /// Opens the directory.
 pub(crate) fn recover(disk: &dyn Disk, config: &LocalLogConfig) -> Result<Recovered, LogError> {
-    let lock = disk.lock().map_err(|source| {
-        let what = if source.kind() == io::ErrorKind::WouldBlock {
-            "another process, or another part of this one, has this log open"
-        } else {
-            "lock the log's directory"
-        };
-        LogError::Io {
-            context: format!("{}: {what}", disk.path().display()),
-            source,
-        }
-    })?;
+    let lock = lock(disk)?;
     let names = disk.list().map_err(|e| io_error(disk, "list", None, e))?;
     if names.iter().any(|name| name == UNFINISHED) {
         return Err(LogError::Corrupt(format!(
-            "{}: the log was being restored or made anew when something stopped that; do it again",
+            "{}: restoring this WAL was interrupted; restore it again",
             disk.path().display()
         )));
     }
@@ -82,85 +80,116 @@ pub(crate) fn recover(disk: &dyn Disk, config: &LocalLogConfig) -> Result<Recove
     for number in &numbers[..older] {
         segments.push(sealed(disk, &open_segment(disk, *number)?)?);
     }
-    let tail = numbers[older..]
-        .iter()
-        .map(|number| open_segment(disk, *number))
-        .collect::<Result<Vec<_>, _>>()?;
-    let (active, mut next, end) = match <[Found; 2]>::try_from(tail) {
-        Ok([last, unused]) => match begins(disk, &unused)? {
-            Some(segment) => {
-                segments.push(sealed(disk, &last)?);
-                let end = cut(disk, &unused, segment, None)?;
-                (
-                    Some(Active {
-                        segment,
-                        file: unused.file,
-                    }),
-                    None,
-                    end,
-                )
-            }
-            None => {
-                // A segment is made only after one with durable entries.
-                let Some(segment) = begins(disk, &last)? else {
-                    return Err(corrupt(
-                        disk,
-                        last.name(),
-                        SEGMENT_HEADER_BYTES,
-                        "the first entry is damaged",
-                    ));
-                };
-                let end = cut(disk, &last, segment, Some(&unused))?;
-                let next = NextSegment {
-                    header: unused.header,
-                    file: unused.file,
-                };
-                (
-                    Some(Active {
-                        segment,
-                        file: last.file,
-                    }),
-                    Some(next),
-                    end,
-                )
-            }
-        },
-        Err(tail) => {
-            let (active, end) = only(disk, tail.into_iter().next())?;
-            (active, None, end)
-        }
-    };
-    segments.extend(active.as_ref().map(|a| a.segment));
+    let mut tail = tail(disk, &numbers[older..])?;
+    segments.extend(tail.sealed);
+    segments.extend(tail.active.as_ref().map(|active| active.segment));
     check_order(disk, &segments)?;
-    // One made under a configuration with smaller frames.
-    if let Some(small) = next.take_if(|n| n.header.bytes < config.segment_bytes_min()) {
+    // A next segment from a configuration with smaller frames is too short.
+    let small = |next: &mut NextSegment| next.header.bytes < config.segment_bytes_min();
+    if let Some(small) = tail.next.take_if(small) {
         let name = Name::Segment(small.header.number);
         disk.remove(&name.to_string())
             .map_err(|e| io_error(disk, "remove", Some(name), e))?;
     }
-    // Names, too: a file that a crash takes away again is worth nothing.
+    // Names must be durable too: entries in a file that a crash removes would
+    // be lost.
     disk.sync_dir()
         .map_err(|e| io_error(disk, "sync", None, e))?;
 
     let stored = segments.iter().map(|s| s.bytes).sum::<u64>()
-        + next.as_ref().map_or(0, |n| n.header.bytes)
+        + tail.next.as_ref().map_or(0, |n| n.header.bytes)
         + spares.iter().map(|(_, bytes)| bytes).sum::<u64>();
-    let durable = Durable {
-        epoch: end.line.epoch,
-        seq: end.line.seq,
-        lsn: end.line.lsn,
-        position: end.position,
-    };
+    let end = tail.end;
     Ok(Recovered {
         lock,
         segments,
-        active,
-        next,
+        active: tail.active,
+        next: tail.next,
         spares,
         stored,
         line: end.line,
-        durable,
+        durable: Durable {
+            epoch: end.line.epoch,
+            seq: end.line.seq,
+            lsn: end.line.lsn,
+            position: end.position,
+        },
         time_us: end.time_us,
+    })
+}
+
+/// Takes the directory for this owner.
+fn lock(disk: &dyn Disk) -> Result<Box<dyn Send>, LogError> {
+    disk.lock().map_err(|source| {
+        let what = if source.kind() == io::ErrorKind::WouldBlock {
+            "another process, or another part of this one, has this WAL open"
+        } else {
+            "lock the WAL's directory"
+        };
+        LogError::Io {
+            context: format!("{}: {what}", disk.path().display()),
+            source,
+        }
+    })
+}
+
+/// Recovers the last segments, which have these numbers: two at most.
+fn tail(disk: &dyn Disk, numbers: &[u64]) -> Result<Tail, LogError> {
+    let found = numbers
+        .iter()
+        .map(|number| open_segment(disk, *number))
+        .collect::<Result<Vec<_>, _>>()?;
+    match <[Found; 2]>::try_from(found) {
+        Ok([last, unused]) => match begins(disk, &unused)? {
+            Some(segment) => {
+                let before = sealed(disk, &last)?;
+                let end = cut(disk, &unused, segment, None)?;
+                Ok(Tail {
+                    sealed: Some(before),
+                    active: Some(Active {
+                        segment,
+                        file: unused.file,
+                    }),
+                    next: None,
+                    end,
+                })
+            }
+            None => last_of_two(disk, last, unused),
+        },
+        Err(found) => {
+            let (active, end) = only(disk, found.into_iter().next())?;
+            Ok(Tail {
+                active,
+                end,
+                ..Tail::default()
+            })
+        }
+    }
+}
+
+/// The entries end in `last`; `unused` is the segment after it.
+fn last_of_two(disk: &dyn Disk, last: Found, unused: Found) -> Result<Tail, LogError> {
+    // A segment is made only after one with durable entries.
+    let Some(segment) = begins(disk, &last)? else {
+        return Err(corrupt(
+            disk,
+            last.name(),
+            SEGMENT_HEADER_BYTES,
+            "the first entry is damaged",
+        ));
+    };
+    let end = cut(disk, &last, segment, Some(&unused))?;
+    Ok(Tail {
+        sealed: None,
+        active: Some(Active {
+            segment,
+            file: last.file,
+        }),
+        next: Some(NextSegment {
+            header: unused.header,
+            file: unused.file,
+        }),
+        end,
     })
 }
 
@@ -170,7 +199,7 @@ fn spares(
     config: &LocalLogConfig,
     names: &[Name],
 ) -> Result<Vec<(Name, u64)>, LogError> {
-    // One without a segment has none to spare either.
+    // A WAL without a segment keeps no spares.
     let most = if names.iter().any(|n| matches!(n, Name::Segment(_))) {
         config.spare_segments
     } else {
@@ -188,8 +217,8 @@ fn spares(
         let bytes = file
             .size()
             .map_err(|e| io_error(disk, "measure", Some(name), e))?;
-        // One that was never filled is as long as one that was. Its first use
-        // is slower then, and nothing else.
+        // A spare that was never filled has the same length. Its first use is
+        // slower; that is all.
         if bytes == config.segment_bytes && kept.len() < most {
             kept.push((name, bytes));
         } else {
@@ -200,7 +229,7 @@ fn spares(
     Ok(kept)
 }
 
-/// The numbers of the segments, which leave none out.
+/// The numbers of the segments, which must be consecutive.
 fn segment_numbers(disk: &dyn Disk, names: &[Name]) -> Result<Vec<u64>, LogError> {
     let number = |n: &Name| {
         if let Name::Segment(number) = n {
@@ -226,8 +255,8 @@ fn segment_numbers(disk: &dyn Disk, names: &[Name]) -> Result<Vec<u64>, LogError
     Ok(numbers)
 }
 
-/// Opens a segment and checks its header. That was durable before the file had
-/// its name, so no crash explains one that is wrong.
+/// Opens a segment and checks its header. The header was durable before the
+/// file had its name, so no crash explains a bad one.
 fn open_segment(disk: &dyn Disk, number: u64) -> Result<Found, LogError> {
     let name = Name::Segment(number);
     let file = disk
@@ -237,7 +266,8 @@ fn open_segment(disk: &dyn Disk, number: u64) -> Result<Found, LogError> {
     Ok(Found { header, file })
 }
 
-/// A segment that another one with entries follows: all of it is durable.
+/// The row of a segment that is followed by one with entries, so that all of it
+/// is durable.
 fn sealed(disk: &dyn Disk, found: &Found) -> Result<Segment, LogError> {
     let first = scan::first_position(&*found.file, found.header)
         .map_err(|e| scan_error(disk, found.name(), e))?;
@@ -251,7 +281,7 @@ fn begins(disk: &dyn Disk, found: &Found) -> Result<Option<Segment>, LogError> {
     Ok(entry.map(|entry| Segment::begin(found.header, entry.position)))
 }
 
-/// A log of one segment, or of none yet.
+/// A WAL of one segment, or of none yet.
 fn only(disk: &dyn Disk, found: Option<Found>) -> Result<(Option<Active>, End), LogError> {
     let Some(found) = found else {
         return Ok((None, End::default()));
@@ -264,8 +294,8 @@ fn only(disk: &dyn Disk, found: Option<Found>) -> Result<(Option<Active>, End), 
         };
         return Ok((Some(active), end));
     }
-    // One that is not the first has followed one with durable entries, which
-    // went only when this one had some, too.
+    // A segment that is not the first followed one with durable entries, and
+    // that one was removed only when this one had durable entries too.
     if found.header.number != 1 {
         return Err(corrupt(
             disk,
@@ -274,8 +304,8 @@ fn only(disk: &dyn Disk, found: Option<Found>) -> Result<(Option<Active>, End), 
             "the first entry is damaged",
         ));
     }
-    // The first seal was on its way and nobody was told of it. A log without
-    // an entry has no segment, so that it takes no room.
+    // The first seal was under way and no caller was told of it. A WAL without
+    // entries has no segment, so that it takes no room.
     unacknowledged(disk, &found, &Expected::begin(), Position(0), None)?;
     disk.remove(&found.name().to_string())
         .map_err(|e| io_error(disk, "remove", Some(found.name()), e))?;
@@ -303,8 +333,8 @@ fn check_order(disk: &dyn Disk, segments: &[Segment]) -> Result<(), LogError> {
     Ok(())
 }
 
-/// Cuts after the last good entry of the last segment in use, and makes what
-/// is before the cut durable.
+/// Cuts the last segment in use behind its last good entry, and makes
+/// everything before the cut durable.
 fn cut(
     disk: &dyn Disk,
     found: &Found,
@@ -344,9 +374,9 @@ fn cut(
     })
 }
 
-/// What stands in a segment that holds no first entry, which must be less than
-/// anything durable. The entries before it end at `end`, which is at `before`
-/// in the segment before.
+/// Finds remains in a segment that holds no first entry; none of them may prove
+/// a durable entry. The entries before the segment end at `end`, which is at
+/// `before` in the segment before.
 fn unacknowledged(
     disk: &dyn Disk,
     found: &Found,
@@ -356,8 +386,8 @@ fn unacknowledged(
 ) -> Result<Remains, LogError> {
     let remains = scan::remains(&*found.file, found.header, expected, SEGMENT_HEADER_BYTES)
         .map_err(|e| io_error(disk, "read", Some(found.name()), e))?;
-    // The first write here began when everything before this segment was
-    // durable; a later one, when this segment's first entry was.
+    // The first write to this segment began when everything before the segment
+    // was durable, and later writes began when its first entry was durable.
     if let Some(remnant) = &remains.newest
         && remnant.entry.synced() > end
     {

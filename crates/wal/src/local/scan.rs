@@ -1,5 +1,5 @@
 //! Reads a segment file that a crash may have left in any state: walks its
-//! entries, looks for what stands beyond the last good one, wipes that.
+//! entries, finds remains behind the last good one, and wipes them.
 
 use super::format::{SEGMENT_FIELDS_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::segments::Segment;
@@ -13,14 +13,14 @@ use xylem_types::Epoch;
 
 /// Bytes read at once.
 const WINDOW_BYTES: u64 = 1 << 20;
-/// The unit in which zeros are recognised and written.
+/// The unit in which zeros are recognized and written.
 const BLOCK_BYTES: usize = 4096;
 
 /// Why a segment cannot be read.
 #[derive(Debug)]
 pub(crate) enum ScanError {
     Io(io::Error),
-    /// What is wrong, and at which byte of the file.
+    /// Damage, and the byte of the file where it is.
     Corrupt(u64, String),
 }
 
@@ -57,7 +57,7 @@ pub(crate) fn segment_header(file: &dyn DiskFile, number: u64) -> Result<Segment
     Ok(header)
 }
 
-/// Where the first entry of a segment begins that has one for sure; its
+/// The position of the first entry, of a segment that must have one. Its
 /// payload is left for the readers to check.
 pub(crate) fn first_position(
     file: &dyn DiskFile,
@@ -91,8 +91,8 @@ pub(crate) fn first_entry(
 pub(crate) struct Walked {
     /// The end of the last good entry, as an offset in the file.
     pub end: u64,
-    /// Where the write began that the last entry was part of, as an offset:
-    /// what stands from there on may not be on the disk yet.
+    /// The offset at which the last entry's write began. Bytes from there on
+    /// may not be on the disk yet.
     pub unsynced: u64,
     /// The line after the last good entry.
     pub line: Line,
@@ -113,7 +113,7 @@ pub(crate) fn walk(file: &dyn DiskFile, segment: Segment) -> Result<Walked, Scan
         let offset = walked.end;
         let entry = match window.entry(segment.salt, offset)? {
             Found::Good(entry) if entry.position == segment.position(offset) => entry,
-            // With a good checksum it can only be a program's fault.
+            // The checksum is good, so only a program can have written this.
             Found::Good(_) => {
                 return Err(ScanError::Corrupt(
                     offset,
@@ -147,15 +147,16 @@ pub(crate) fn walk(file: &dyn DiskFile, segment: Segment) -> Result<Walked, Scan
     }
 }
 
-/// What is known of an entry before it is read: how what a crash has left is
-/// told from bytes that happen to have the right checksum. That alone decides
-/// once in four billion offsets, and a segment has 64 million of them, which
-/// may hold anything that an earlier use of the file has left.
+/// What an entry must look like before it is read. These limits tell the
+/// remains of a crash from bytes that happen to have the right checksum: a
+/// checksum alone is wrong once in four billion offsets, and a segment has 64
+/// million offsets, which may hold anything from an earlier use of the file.
 #[derive(Clone, Debug)]
 pub(crate) struct Expected {
     /// Where the segment's first entry may begin.
     pub first: RangeInclusive<u64>,
-    /// Of the last entry known before it: later ones have no smaller epoch,
+    /// The epoch of the last entry known before it: later ones have no smaller
+    /// epoch,
     pub epoch: Epoch,
     /// and no earlier time.
     pub time_us: u64,
@@ -171,8 +172,8 @@ impl Expected {
         }
     }
 
-    /// In the segment behind `segment`, the good entries of which are `walked`.
-    /// What follows those may have been good, too.
+    /// The limits in the segment behind `segment`, whose good entries are
+    /// `walked`. Entries behind those may have been good too.
     pub fn next(segment: Segment, walked: &Walked) -> Expected {
         let full = segment.position(segment.bytes);
         Expected {
@@ -181,7 +182,7 @@ impl Expected {
         }
     }
 
-    /// In the first segment of a log without entries.
+    /// In the first segment of a WAL without entries.
     pub fn begin() -> Expected {
         Expected {
             first: 0..=0,
@@ -196,17 +197,17 @@ impl Expected {
 pub(crate) struct Remnant {
     /// Where, as an offset in the file.
     pub offset: u64,
-    /// What it says.
+    /// The entry's header.
     pub entry: EntryHeader,
 }
 
-/// What stands in a segment beyond its entries.
+/// The remains in a segment behind its entries.
 #[derive(Debug, Default)]
 pub(crate) struct Remains {
-    /// Of the good headers there, wherever they stand, the one that says that
-    /// most was durable before it.
+    /// The good header among the remains, at any offset, that proves the most
+    /// entries durable before it.
     pub newest: Option<Remnant>,
-    /// What is not zeros: offset and length of blocks.
+    /// Blocks that are not zeros: offset and length.
     pub dirty: Vec<(u64, u64)>,
 }
 
@@ -245,7 +246,8 @@ pub(crate) fn remains(
     Ok(out)
 }
 
-/// The header of an entry of this use of the file that stands where it says.
+/// The header of an entry that belongs to this use of the file and to this
+/// place.
 fn remnant(
     header: SegmentHeader,
     expected: &Expected,
@@ -262,7 +264,7 @@ fn remnant(
     // Neither an entry nor a write crosses segments.
     let fits = entry.total() <= header.bytes - offset && u64::from(entry.behind) <= before;
     let later = entry.epoch >= expected.epoch && entry.time_us >= expected.time_us;
-    (fits && later && payload::is_of_log(&entry)).then_some(entry)
+    (fits && later && payload::is_of_wal(&entry)).then_some(entry)
 }
 
 /// Writes zeros over the dirty blocks. Durable after the next sync.
@@ -281,8 +283,8 @@ pub(crate) fn wipe(file: &dyn DiskFile, remains: &Remains) -> io::Result<()> {
 }
 
 /// Writes the bytes from `from` to `to` over themselves, so that the next sync
-/// is sure to write them. The system may have failed to and forgotten: what
-/// reads show is then not what the disk holds.
+/// is sure to write them. The system may have failed to write them and
+/// forgotten about it, so that reads show bytes that the disk does not hold.
 pub(crate) fn rewrite(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<()> {
     let mut window = Window::new(file, to);
     let mut at = from;
@@ -295,10 +297,10 @@ pub(crate) fn rewrite(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<()>
     Ok(())
 }
 
-/// What stands where an entry is expected.
+/// The content of the place where an entry is expected.
 enum Found {
     Good(EntryHeader),
-    /// Nothing, or less than an entry.
+    /// No entry, or part of one.
     Bad,
 }
 
@@ -328,7 +330,7 @@ impl<'a> Window<'a> {
             let count = length.max(WINDOW_BYTES.min(self.size.saturating_sub(offset)));
             self.bytes
                 .resize(usize::try_from(count).map_err(io::Error::other)?, 0);
-            // Nothing half read may be taken for what is there.
+            // A failed read must not pass for the file's content.
             self.at = u64::MAX - count;
             self.file.read_at(&mut self.bytes, offset)?;
             self.at = offset;

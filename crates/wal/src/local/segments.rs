@@ -1,7 +1,9 @@
-//! The log's segment files: their names, and which positions each holds.
+//! The WAL's segment files: their names, and which positions each holds.
 
 use crate::Position;
+use crate::disk::DiskFile;
 use crate::local::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use std::sync::Arc;
 
 /// A segment that holds entries, or will hold the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,14 +45,34 @@ impl Segment {
     }
 }
 
-/// The segments with entries, oldest first; none in a log that never had one.
+/// The segment that is written.
+#[derive(Clone)]
+pub(crate) struct Active {
+    pub segment: Segment,
+    pub file: Arc<dyn DiskFile>,
+}
+
+/// A segment file with a durable header and nothing else.
+#[derive(Clone)]
+pub(crate) struct NextSegment {
+    pub header: SegmentHeader,
+    pub file: Arc<dyn DiskFile>,
+}
+
+impl std::fmt::Debug for NextSegment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.header.fmt(f)
+    }
+}
+
+/// The segments with entries, oldest first; empty in a WAL without entries.
 #[derive(Debug)]
 pub(crate) struct Segments {
     pub rows: Vec<Segment>,
 }
 
 impl Segments {
-    /// The first position of the log.
+    /// The first position of the WAL.
     pub fn first(&self) -> Position {
         self.rows.first().map_or(Position(0), |s| s.first)
     }
@@ -64,10 +86,10 @@ impl Segments {
     }
 }
 
-/// The file that is there while a log is made of entries from elsewhere.
+/// The marker file that exists while a WAL is made from a backup.
 pub(crate) const UNFINISHED: &str = "UNFINISHED";
 
-/// What a file's name says it is.
+/// A file's kind, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Name {
     /// A segment, by number.
@@ -77,13 +99,14 @@ pub(crate) enum Name {
 }
 
 impl Name {
-    /// The name of a file, `None` for what is not the log's.
+    /// The name of a file, `None` for what is not the WAL's.
     pub fn parse(name: &str) -> Option<Name> {
         let parsed = match name.strip_suffix(".wal") {
             Some(digits) => Name::Segment(digits.parse().ok()?),
             None => Name::Spare(name.strip_prefix("spare-")?.parse().ok()?),
         };
-        // One name for one number: no sign, no other number of zeros.
+        // Each number has one name: without a sign, and with a fixed number of
+        // zeros.
         (parsed.to_string() == name).then_some(parsed)
     }
 }

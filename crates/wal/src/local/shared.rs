@@ -1,11 +1,10 @@
-//! What the callers, the writer, the preparer and the readers of one log
+//! State that the callers, the writer, the preparer and the readers of one WAL
 //! share.
 
-use super::LocalLogConfig;
-use super::format::SegmentHeader;
+use super::config::LocalLogConfig;
 use super::recover::Recovered;
-use super::segments::{Name, Segment, Segments};
-use crate::disk::{Disk, DiskFile};
+use super::segments::{Name, NextSegment, Segment, Segments};
+use crate::disk::Disk;
 use crate::failure::Failure;
 use crate::queue::Queue;
 use crate::{Durable, LogError, Position};
@@ -14,21 +13,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Notify, watch};
 
-/// Whether the log goes on.
+/// Whether the WAL accepts entries.
 #[derive(Clone, Debug)]
 pub(crate) enum Health {
     /// It does.
     Running,
-    /// Not before there is room for the next segment. Nothing is lost.
+    /// It waits for room for the next segment. Nothing is lost.
     Stalled(Failure),
-    /// Not before it is opened again.
+    /// It has failed until it is opened again.
     Failed(Failure),
     /// It has ended.
     Closed,
 }
 
 impl Health {
-    /// The error of a log that does not go on now.
+    /// The error of a WAL that does not go on now.
     pub fn check(&self) -> Result<(), LogError> {
         match self {
             Health::Running => Ok(()),
@@ -38,20 +37,20 @@ impl Health {
     }
 }
 
-/// Whether the log is to end.
+/// Whether the WAL is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closing {
     No,
     /// After what is queued.
     Drain,
-    /// Now.
+    /// At once.
     Abandon,
 }
 
 /// The next segment.
 #[derive(Debug)]
 pub(crate) enum Next {
-    /// Nobody has begun to make it.
+    /// It is not being made.
     None,
     /// A thread is at it.
     Coming,
@@ -59,25 +58,12 @@ pub(crate) enum Next {
     Ready(NextSegment),
 }
 
-/// A segment file with a durable header and nothing else.
-#[derive(Clone)]
-pub(crate) struct NextSegment {
-    pub header: SegmentHeader,
-    pub file: Arc<dyn DiskFile>,
-}
-
-impl std::fmt::Debug for NextSegment {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.header.fmt(f)
-    }
-}
-
-/// What changes with every append and every write.
+/// State that changes with every append and every write.
 #[derive(Debug)]
 pub(crate) struct State {
-    /// What is accepted; `accepted` is the place after it.
+    /// Entries that are accepted; `accepted` is the place after them.
     pub queue: Queue,
-    /// How far the log is durable.
+    /// How far the WAL is durable.
     pub durable: Durable,
     pub health: Health,
     pub closing: Closing,
@@ -91,13 +77,24 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Refuses when the log does not go on.
+    /// Refuses when the WAL does not go on.
     pub fn check_open(&self) -> Result<(), LogError> {
         self.health.check()?;
         if self.closing == Closing::No {
             Ok(())
         } else {
             Err(LogError::Closed)
+        }
+    }
+
+    /// The writer needs a segment and none can be made: callers that wait are
+    /// told.
+    pub fn stall(&mut self) {
+        if self.next_wanted
+            && let Some(failure) = &self.next_failure
+            && matches!(self.health, Health::Running)
+        {
+            self.health = Health::Stalled(failure.clone());
         }
     }
 }
@@ -116,18 +113,18 @@ impl Spares {
     }
 }
 
-/// One log's common ground.
+/// The shared state of one WAL.
 pub(crate) struct Shared {
     pub disk: Arc<dyn Disk>,
     pub config: LocalLogConfig,
     pub state: Mutex<State>,
-    /// The writer's call: something is queued, the next segment is there, or
-    /// it is time to end.
+    /// Wakes the writer: an entry is queued, the next segment is ready, or it
+    /// is time to end.
     pub work: Condvar,
-    /// The preparer's call: room may have come, or it is time to end.
+    /// Wakes the preparer: there may be room, or it is time to end.
     pub retry: Condvar,
-    /// Everyone else's call: durable further, room in the queue, fenced,
-    /// stalled, failed, closed.
+    /// Wakes everyone else: more is durable, the queue has room, or the WAL is
+    /// fenced, stalled, failed or closed.
     pub changed: Notify,
     /// Appends take turns.
     pub turn: tokio::sync::Mutex<()>,
@@ -175,7 +172,8 @@ impl Shared {
         }
     }
 
-    /// Tells writer and preparer to end. The stronger wish wins.
+    /// Tells writer and preparer to end. [`Closing::Abandon`] wins over
+    /// [`Closing::Drain`].
     pub fn stop(&self, how: Closing) {
         let mut state = self.state.lock();
         if state.closing != Closing::Abandon {
@@ -187,14 +185,14 @@ impl Shared {
         self.changed.notify_waiters();
     }
 
-    /// Nothing more is written until the log is opened again.
+    /// Ends all writing until the WAL is opened again.
     pub fn fail(&self, failure: Failure) {
         let mut state = self.state.lock();
         if !matches!(state.health, Health::Failed(_) | Health::Closed) {
             tracing::error!(
                 dir = %self.disk.path().display(),
                 error = %failure.source,
-                "the log has failed: {}; nothing more is taken until it is opened again",
+                "the WAL has failed and accepts nothing until it is opened again: {}",
                 failure.context
             );
             state.health = Health::Failed(failure);
@@ -216,14 +214,15 @@ impl Shared {
 
     /// See [`crate::Log::trim`].
     pub fn trim(&self, before: Position) -> Result<(), LogError> {
-        // Holding this keeps the writer from ending, and so the directory ours.
+        // Holding this lock keeps the writer from ending, so the directory
+        // stays ours.
         let mut spares = self.spares.lock();
         match &self.state.lock().health {
             // A full disk is the best reason to trim.
             Health::Running | Health::Stalled(_) => {}
             ended => return ended.check(),
         }
-        // What callers are told, who may know it a moment before `state` does.
+        // The value that callers see, which may be a moment ahead of `state`.
         let durable = self.durable.borrow().position;
         if before > durable {
             return Err(LogError::NoSuchPosition(before));
@@ -241,8 +240,8 @@ impl Shared {
     }
 
     /// Takes the oldest segment off the table if all of it is before `before`
-    /// and the one after it holds a durable entry: one must remain, it says
-    /// what the newest epoch is.
+    /// and the one after it holds a durable entry: one segment must remain,
+    /// because it records the newest epoch.
     fn take_oldest(&self, before: Position, durable: Position) -> Option<Segment> {
         let mut segments = self.segments.write();
         match segments.rows.as_slice() {
@@ -267,7 +266,7 @@ impl Shared {
             self.disk.remove(&name.to_string())
         };
         if let Err(source) = done {
-            // It is there still.
+            // The file is still there.
             self.segments.write().rows.insert(0, segment);
             return Err(LogError::Io {
                 context: format!("trim {}", self.path(name)),

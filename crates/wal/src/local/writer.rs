@@ -1,11 +1,11 @@
-//! The thread that writes: takes what is queued, writes it at once, syncs
-//! once, and says how far the log is durable. Nothing else makes it so.
+//! The thread that writes: it takes all queued entries, writes them with one
+//! call, syncs once, and publishes how far the WAL is durable. No other code
+//! makes entries durable.
 
 use super::format::SEGMENT_HEADER_BYTES;
 use super::prepare;
-use super::segments::{Name, Segment};
-use super::shared::{Closing, Health, Next, NextSegment, Shared};
-use crate::disk::DiskFile;
+use super::segments::{Active, Name, NextSegment, Segment};
+use super::shared::{Closing, Health, Next, Shared};
 use crate::entry::{ENTRY_HEADER_BYTES, EntryHeader};
 use crate::failure::Failure;
 use crate::queue::Queued;
@@ -22,17 +22,10 @@ use tokio::sync::watch;
 /// cheaper than one more slice for the system to walk.
 const COPY_BYTES_MAX: usize = 4096;
 
-/// What is kept of the arena between two batches.
+/// The most memory that the arena keeps between two batches.
 const ARENA_KEPT: usize = 64 << 10;
 
-/// The segment that is written.
-#[derive(Clone)]
-pub(crate) struct Active {
-    pub segment: Segment,
-    pub file: Arc<dyn DiskFile>,
-}
-
-/// What to do next.
+/// The writer's next step.
 enum Work {
     Write(Vec<Queued>),
     /// The next entry takes this many bytes, more than the segment has left, or
@@ -56,8 +49,8 @@ struct Writer<'a> {
     arena: Vec<u8>,
 }
 
-/// Writes until the log ends or fails. Drops `lock` last: the directory is
-/// someone else's from there on.
+/// Writes until the WAL ends or fails. Drops `lock` last: from then on another
+/// owner may take the directory.
 pub(crate) fn run(
     shared: &Arc<Shared>,
     sender: watch::Sender<Durable>,
@@ -84,7 +77,7 @@ pub(crate) fn run(
     if let Some(preparer) = writer.preparer.take()
         && preparer.join().is_err()
     {
-        tracing::error!(dir = %shared.disk.path().display(), "the log's preparer panicked");
+        tracing::error!(dir = %shared.disk.path().display(), "the WAL's preparer panicked");
     }
     // No trim is under way while this is held, and none begins after.
     let files = shared.spares.lock();
@@ -98,7 +91,7 @@ pub(crate) fn run(
     }
     drop(files);
     drop(lock);
-    // The receivers of `durable` are told by the sender's end.
+    // Dropping the sender tells the receivers of `durable`.
     drop(writer);
     shared.state.lock().ended = true;
     shared.changed.notify_waiters();
@@ -162,7 +155,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Makes a batch durable. False when the log is to end first.
+    /// Makes a batch durable. False when the WAL is to end first.
     fn write(&mut self, batch: &[Queued]) -> Result<bool, Failure> {
         let Some(Active { segment, file }) = self.active.clone() else {
             let bug = io::Error::other("there is no segment to write to");
@@ -181,9 +174,9 @@ impl Writer<'_> {
             let written = file.write_at(&mut slices, offset);
             match written {
                 Ok(()) => break,
-                // The blocks are there, but a file system that copies on write
-                // wants new ones. The same bytes are written again, so nothing
-                // is taken for durable that is not.
+                // The file has its blocks, but a file system that copies on
+                // write needs new ones. The same bytes are written again, so no
+                // entry passes for durable too early.
                 Err(e) if is_full(&e) => {
                     if !self.wait_for_room(self.failure("write to", e)) {
                         return Ok(false);
@@ -192,8 +185,8 @@ impl Writer<'_> {
                 Err(e) => return Err(self.failure("write to", e)),
             }
         }
-        // Never tried again: the system may have dropped what it could not
-        // write, and would report success.
+        // A failed sync is never tried again: the system may have dropped bytes
+        // that it could not write, and would report success.
         file.sync().map_err(|e| self.failure("sync", e))?;
         self.end = end;
         self.arena.clear();
@@ -239,7 +232,7 @@ impl Writer<'_> {
         (pieces, position)
     }
 
-    /// Tells everyone that `batch` is durable.
+    /// Publishes that `batch` is durable.
     fn publish(&self, batch: &[Queued]) {
         let Some(last) = batch.last() else { return };
         let durable = Durable {
@@ -249,17 +242,19 @@ impl Writer<'_> {
             position: self.end,
         };
         {
-            // Before the word goes out: who hears it may append at once.
+            // Room is made before the news goes out, because a caller that
+            // hears it may append at once.
             let mut state = self.shared.state.lock();
             state.queue.written(batch.iter().map(Queued::bytes).sum());
             if matches!(state.health, Health::Stalled(_)) {
                 state.health = Health::Running;
             }
         }
-        // Not under the lock: a caller may hold the watch's value and ask for
-        // something that needs the lock.
+        // This is not done under the lock: a caller may hold the watch's value
+        // and ask for something that needs the lock.
         self.sender.send_replace(durable);
-        // After the word went out: who waits for this may look at the watch.
+        // This comes after the news: a caller that waits for it may look at the
+        // watch.
         self.shared.state.lock().durable = durable;
         self.shared.changed.notify_waiters();
     }
@@ -288,18 +283,18 @@ impl Writer<'_> {
             .stack_size(256 << 10)
             .spawn(move || prepare::run(&shared, number, bytes));
         match spawned {
-            // The one before has long ended: there is one at a time.
+            // The preparer before has long ended: only one runs at a time.
             Ok(handle) => self.preparer = Some(handle),
             Err(e) => {
                 // Then the writer makes it when it needs it.
-                tracing::warn!(error = %e, "the log's preparer could not be started");
+                tracing::warn!(error = %e, "the WAL's preparer could not be started");
                 self.shared.state.lock().next = Next::None;
             }
         }
     }
 
     /// Goes on in the next segment, which must take an entry of `entry_bytes`.
-    /// False when the log is to end first.
+    /// False when the WAL is to end first.
     fn switch(&mut self, entry_bytes: u64) -> Result<bool, Failure> {
         let next = match self.next_segment(entry_bytes) {
             Ok(Some(next)) => next,
@@ -343,8 +338,8 @@ impl Writer<'_> {
                     self.shared.changed.notify_waiters();
                     self.shared.work.wait(&mut state);
                 }
-                // None, or one made under a configuration with smaller frames:
-                // made here, in its place.
+                // There is no segment, or one that is too short for the entry:
+                // make one here.
                 unfit @ (Next::Ready(_) | Next::None) => {
                     if let Next::Ready(small) = unfit {
                         self.shared
@@ -366,7 +361,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Stalls for a while, or until something is trimmed. False when the log
+    /// Stalls for a while, or until something is trimmed. False when the WAL
     /// is to end.
     fn wait_for_room(&self, failure: Failure) -> bool {
         let mut state = self.shared.state.lock();

@@ -1,30 +1,30 @@
-//! Takes a line over: ends the generation of whoever wrote it, so that nothing
-//! of theirs can follow, and begins the next. Why this holds is in
-//! `docs/formats/wal-objects.md`.
+//! Takes a line over: ends the generation of the last writer, so that none of
+//! its objects can follow, and begins the next. `docs/formats/wal-objects.md`
+//! says why this holds.
 
 use super::end::{End, Sure, find};
 use super::format::{Header, Name, WriterId};
 use super::objects::{Fault, Object, Objects};
 use bytes::Bytes;
 
-/// How far before a writer that is faster than we a claim is put first.
+/// The first distance ahead of a faster writer at which a claim is put.
 const AHEAD_MIN: u64 = 8;
 
-/// Takes the line over that seemed to end at `end` a moment ago. What it
-/// returns ends in a generation that nobody but `writer` writes.
+/// Takes over the line that seemed to end at `end` a moment ago. The returned
+/// end is in a generation that only `writer` writes.
 pub(crate) async fn claim(objects: &Objects, writer: WriterId, mut end: End) -> Result<End, Fault> {
     loop {
         close(objects, writer, &mut end).await?;
-        // Was that the end? A name is free again when its object was trimmed:
-        // who was held up for long may have claimed a place that the line has
-        // left behind.
+        // Check that this was the end. A name is free again when its object was
+        // trimmed, so a server that was held up for long may have claimed a
+        // place that the line has left behind.
         let seen = find(objects, Sure::Quite).await?;
         if (seen.next, seen.generation) == (end.next, end.generation) {
             return Ok(end);
         }
         if seen.generation > end.generation {
             return Err(Fault::Superseded {
-                log: objects.remote.place(""),
+                wal: objects.remote.place(""),
                 generation: seen.generation,
             });
         }
@@ -50,8 +50,8 @@ async fn close(objects: &Objects, writer: WriterId, end: &mut End) -> Result<(),
             Some(Object::Entries(block)) => {
                 end.adopt(objects, &block)?;
                 // The owner is at work, and with several requests on their way
-                // it may reach each number before us. It does not get past a
-                // claim further on.
+                // it may reach each number before us. A claim further on stops
+                // it.
                 if !barred {
                     ahead = (ahead * 2).max(AHEAD_MIN);
                     let far = put(objects, writer, end, end.next + ahead).await?;

@@ -1,7 +1,7 @@
 //! Finds where a line of objects ends, and where it begins, without reading
 //! it: the rules are in `docs/formats/wal-objects.md`.
 
-use super::format::{Block, Folder, Name, position};
+use super::format::{Block, Folder, Header, Name, position};
 use super::objects::{Fault, Object, Objects, Row, located};
 use crate::Durable;
 use crate::entry::follow;
@@ -17,17 +17,18 @@ const LOOKS_MAX: usize = 20;
 pub(crate) struct End {
     /// The number of the next object of entries.
     pub next: u64,
-    /// The generation in which it would be written; 0 when nobody ever claimed
-    /// the line.
+    /// The generation in which it would be written; 0 when the line was never
+    /// claimed.
     pub generation: u32,
     /// The line after the last entry, and that one's time.
     pub line: Line,
     pub time_us: u64,
     /// Bytes of all objects of entries so far, trimmed ones too.
     pub bytes: u64,
-    /// Nothing from this number on was ever trimmed.
+    /// No object from this number on was ever trimmed.
     pub known: u64,
-    /// Nothing before this number is left, other than what should not be.
+    /// Objects before this number are trimmed, apart from late ones that are
+    /// void.
     pub first: u64,
 }
 
@@ -72,7 +73,7 @@ impl End {
         })
     }
 
-    /// Goes over one more object of the line.
+    /// Moves the end behind one more object of the line.
     pub fn adopt(&mut self, objects: &Objects, block: &Block) -> Result<(), Fault> {
         let before = Some((self.line, self.time_us));
         *self = End::after(objects, block, self.generation, before)?;
@@ -93,8 +94,7 @@ impl End {
 /// How sure to be of an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sure {
-    /// The line may have gone on while it was looked at: what is done next
-    /// will show that.
+    /// The line may have grown during the look; the next step will notice.
     Nearly,
     /// It ended there at some moment of the call.
     Quite,
@@ -108,7 +108,7 @@ pub(crate) async fn find(objects: &Objects, sure: Sure) -> Result<End, Fault> {
         }
     }
     Err(Fault::Corrupt(format!(
-        "{}: objects at the end of the log vanish while they are looked at; something other than the log's owner removes them",
+        "{}: objects at the end of the WAL keep vanishing: something other than the WAL's owner removes them",
         objects.remote.place("")
     )))
 }
@@ -116,9 +116,9 @@ pub(crate) async fn find(objects: &Objects, sure: Sure) -> Result<End, Fault> {
 /// Objects by number and generation.
 type Rows = BTreeMap<Name, Row>;
 
-/// The object of entries of the highest number of the highest generation:
-/// nobody knew more of what is in the line than whoever wrote that. (Not so a
-/// claim: it may have been on its way for long.)
+/// The object of entries with the highest number in the highest generation: its
+/// writer knew more of the line than any other. A claim does not count, because
+/// it may have been under way for long.
 fn newest(rows: &Rows) -> Option<Row> {
     let entries = rows.values().filter(|r| !r.is_claim());
     entries
@@ -126,22 +126,60 @@ fn newest(rows: &Rows) -> Option<Row> {
         .copied()
 }
 
+/// The objects that a look at the end of the line has listed.
+struct Listed {
+    folders: Vec<Folder>,
+    rows: Rows,
+    /// All numbers from here on are listed.
+    from: u64,
+    /// The header of the newest object of entries; `None` where there is none.
+    known: Option<Header>,
+}
+
 /// One look; `None` when something changed under it.
 async fn look(objects: &Objects, sure: Sure) -> Result<Option<End>, Fault> {
+    let Some(mut listed) = list_down(objects).await? else {
+        return Ok(None);
+    };
+    if sure == Sure::Quite && !list_up(objects, &mut listed).await? {
+        return Ok(None);
+    }
+    let name = walk(objects, &listed)?;
+    let Some(last) = name.number.checked_sub(1) else {
+        return Ok(Some(End {
+            generation: name.generation,
+            ..End::default()
+        }));
+    };
+    let rows: Vec<Row> = listed.rows.into_values().collect();
+    let Some(last) = located(&rows, last) else {
+        return Ok(None);
+    };
+    match objects.get(last.name).await? {
+        Some(Object::Entries(block)) => {
+            End::after(objects, &block, name.generation, None).map(Some)
+        }
+        // The object was trimmed since the list was made; a late claim may have
+        // its name.
+        Some(Object::Claim(_)) | None => Ok(None),
+    }
+}
+
+/// Lists folders downwards, until the list has every object that the newest
+/// object's writer did not know to be in the line, and the one before those.
+/// `None` when the newest object has gone.
+async fn list_down(objects: &Objects) -> Result<Option<Listed>, Fault> {
     let folders = objects.folders().await?;
     let mut rows = Rows::new();
     let mut lower = folders.iter().rev().copied().peekable();
-    // All numbers from here on are listed.
-    let mut listed_from = u64::MAX;
-    // Downwards, until everything is listed that whoever wrote the newest
-    // object did not know to be in the line, and the one before.
-    let mut known = loop {
+    let mut from = u64::MAX;
+    let known = loop {
         let to = match (newest(&rows), lower.peek()) {
             (Some(row), _) => {
                 let Some(header) = objects.header(row).await? else {
                     return Ok(None);
                 };
-                if listed_from <= header.known.saturating_sub(1) {
+                if from <= header.known.saturating_sub(1) {
                     break Some(header);
                 }
                 Folder::of(header.known.saturating_sub(1))
@@ -152,34 +190,47 @@ async fn look(objects: &Objects, sure: Sure) -> Result<Option<End>, Fault> {
         while let Some(folder) = lower.next_if(|folder| *folder >= to) {
             rows.extend(objects.list(folder).await?.iter().map(|r| (r.name, *r)));
         }
-        listed_from = to.numbers().start;
+        from = to.numbers().start;
     };
-    if sure == Sure::Quite {
-        // An owner at work may have gone from a folder that was still to be
-        // listed to one that had been. It cannot do so upwards.
-        let from = known.map_or(Folder(0), |_| Folder::of(listed_from));
-        let same: Vec<Folder> = folders.into_iter().filter(|f| *f >= from).collect();
-        rows.clear();
-        for folder in &same {
-            rows.extend(objects.list(*folder).await?.iter().map(|r| (r.name, *r)));
-        }
-        let mut now = objects.folders().await?;
-        now.retain(|f| *f >= from);
-        if now.iter().any(|f| !same.contains(f)) {
-            return Ok(None);
-        }
-        known = match newest(&rows) {
-            Some(row) => match objects.header(row).await? {
-                Some(header) => Some(header),
-                None => return Ok(None),
-            },
-            None => None,
-        };
-        if known.is_some_and(|header| header.known.saturating_sub(1) < from.numbers().start) {
-            return Ok(None);
-        }
+    Ok(Some(Listed {
+        folders,
+        rows,
+        from,
+        known,
+    }))
+}
+
+/// Lists the same folders again, upwards: an owner at work may have gone from
+/// a folder that was still to be listed to one that had been, and cannot do so
+/// upwards. False when the line has left what is listed.
+async fn list_up(objects: &Objects, listed: &mut Listed) -> Result<bool, Fault> {
+    let from = listed.known.map_or(Folder(0), |_| Folder::of(listed.from));
+    listed.folders.retain(|folder| *folder >= from);
+    listed.rows.clear();
+    for folder in &listed.folders {
+        let rows = objects.list(*folder).await?;
+        listed.rows.extend(rows.iter().map(|r| (r.name, *r)));
     }
-    let mut name = known.map_or(
+    let mut now = objects.folders().await?;
+    now.retain(|folder| *folder >= from);
+    if now.iter().any(|folder| !listed.folders.contains(folder)) {
+        return Ok(false);
+    }
+    listed.known = match newest(&listed.rows) {
+        Some(row) => match objects.header(row).await? {
+            Some(header) => Some(header),
+            None => return Ok(false),
+        },
+        None => None,
+    };
+    let before = |header: Header| header.known.saturating_sub(1) < from.numbers().start;
+    Ok(!listed.known.is_some_and(before))
+}
+
+/// The first name that is free in the line, from the newest object's `known`
+/// on.
+fn walk(objects: &Objects, listed: &Listed) -> Result<Name, Fault> {
+    let mut name = listed.known.map_or(
         Name {
             number: 0,
             generation: 0,
@@ -189,7 +240,7 @@ async fn look(objects: &Objects, sure: Sure) -> Result<Option<End>, Fault> {
             generation: header.name.generation,
         },
     );
-    while let Some(row) = rows.get(&name) {
+    while let Some(row) = listed.rows.get(&name) {
         if row.is_claim() {
             let next = name.generation.checked_add(1);
             name.generation =
@@ -198,24 +249,7 @@ async fn look(objects: &Objects, sure: Sure) -> Result<Option<End>, Fault> {
             name.number += 1;
         }
     }
-    let Some(last) = name.number.checked_sub(1) else {
-        return Ok(Some(End {
-            generation: name.generation,
-            ..End::default()
-        }));
-    };
-    let rows: Vec<Row> = rows.into_values().collect();
-    let Some(last) = located(&rows, last) else {
-        return Ok(None);
-    };
-    match objects.get(last.name).await? {
-        Some(Object::Entries(block)) => {
-            End::after(objects, &block, name.generation, None).map(Some)
-        }
-        // Trimmed since the list was made; a claim that comes late may have
-        // the name.
-        Some(Object::Claim(_)) | None => Ok(None),
-    }
+    Ok(name)
 }
 
 /// Finds the first object that is left of the line that ends at `end`, and how
@@ -230,8 +264,8 @@ pub(crate) async fn find_first(objects: &Objects, end: &End) -> Result<(u64, u64
             continue;
         }
         let rows = objects.list(folder).await?;
-        // What stands before a gap is a late request's: all before the line's
-        // beginning was removed.
+        // An object before a gap came from a late request: all objects before
+        // the line's beginning were removed.
         let start = folder.numbers().start.max(end.first);
         let end = folder.numbers().end.min(end.next);
         let run = (start..end).rev().map_while(|n| located(&rows, n));
@@ -244,7 +278,8 @@ pub(crate) async fn find_first(objects: &Objects, end: &End) -> Result<(u64, u64
         Some(row) => objects.header(row).await?,
         None => None,
     };
-    // Trimmed meanwhile, by another: then as good as the last one.
+    // If another server has trimmed it meanwhile, the last object serves as
+    // well.
     Ok(first.map_or((last, 0), |first| {
         (
             first.name.number,

@@ -1,4 +1,4 @@
-//! The bytes of a log's objects, and their names. Drawn in
+//! The bytes of a WAL's objects, and their names. Drawn in
 //! `docs/formats/wal-objects.md`. Everything is little-endian.
 
 use crate::Position;
@@ -10,18 +10,18 @@ use bytes::Bytes;
 use std::fmt;
 use std::ops::Range;
 
-/// Bytes before an object's entries. One of just as many is a claim: no object
-/// of entries is so short.
+/// Bytes before an object's entries. An object of exactly this length is a
+/// claim: no object of entries is so short.
 pub(crate) const HEADER_BYTES: usize = 96;
-/// Entries of one object at most: what a position has room for.
+/// The most entries in one object, limited by the bits of a position.
 pub(crate) const ENTRIES_MAX: usize = 1 << INDEX_BITS;
 
 /// Bits of a position that count entries within an object.
 const INDEX_BITS: u32 = 16;
-/// Bits of a number that count objects within a folder: so many that stores
-/// list it with one request.
+/// Bits of a number that count objects within a folder. A store lists this many
+/// objects with one request.
 const FOLDER_BITS: u32 = 9;
-/// Where numbers end: the bits that a position has left for them.
+/// The end of object numbers, limited by the remaining bits of a position.
 const NUMBER_END: u64 = 1 << (64 - INDEX_BITS);
 
 const MAGIC: [u8; 8] = *b"XYLEMOBJ";
@@ -69,7 +69,7 @@ impl Name {
         Folder::of(self.number)
     }
 
-    /// The name of a listed object, `None` for what is not the log's.
+    /// The name of a listed object, `None` for what is not the WAL's.
     pub fn parse(folder: Folder, name: &str) -> Option<Name> {
         let (number, generation) = name.split_once('-')?;
         let parsed = Name {
@@ -103,7 +103,7 @@ impl Folder {
         self.0 << FOLDER_BITS..(self.0 + 1) << FOLDER_BITS
     }
 
-    /// The folder of that name, `None` for what is not the log's.
+    /// The folder of that name, `None` for what is not the WAL's.
     pub fn parse(name: &str) -> Option<Folder> {
         let parsed = Folder(u64::from_str_radix(name, 16).ok()?);
         (parsed.to_string() == name && parsed.0 < NUMBER_END >> FOLDER_BITS).then_some(parsed)
@@ -116,31 +116,32 @@ impl fmt::Display for Folder {
     }
 }
 
-/// The random bytes of whoever wrote an object.
+/// The random bytes of an object's writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WriterId(pub u128);
 
 impl WriterId {
-    /// What the checksums of its entries begin with: what a frame's payload
-    /// may imitate is no entry.
+    /// The salt of the entries' checksums, so that a frame's payload cannot
+    /// imitate an entry.
     fn salt(self) -> u64 {
         self.0 as u64
     }
 }
 
-/// What stands before an object's entries.
+/// The header before an object's entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     /// Its name says the same.
     pub name: Name,
-    /// Whether it ends its generation and begins the next, in which its writer
-    /// writes; it holds no entries then.
+    /// Whether it is a claim, which ends its generation and begins that of its
+    /// writer. A claim holds no entries.
     pub claim: bool,
     pub writer: WriterId,
     /// All objects of entries before this number were in the line when this
     /// one was made.
     pub known: u64,
-    /// All of those before this number had been trimmed, or were about to be.
+    /// All objects of entries before this number had been trimmed, or were
+    /// about to be.
     pub first: u64,
     /// Bytes of all objects of entries before this one, trimmed ones too.
     pub bytes_before: u64,
@@ -176,13 +177,14 @@ impl Header {
             return Err(format!("an object of {} bytes", bytes.len()));
         };
         if bytes[0..8] != MAGIC {
-            return Err("not an object of a log: wrong magic".to_owned());
+            return Err("not an object of a WAL: wrong magic".to_owned());
         }
-        // The version before the checksum: another version may have another one.
+        // The version is checked first, because another version may have
+        // another checksum.
         let version = u32_at(bytes, 8);
         if version != VERSION {
             return Err(format!(
-                "format version {version}, this program reads {VERSION}: open the log with the program that wrote it"
+                "format version {version}, this program reads {VERSION}: open the WAL with the program that wrote it"
             ));
         }
         if crc32c::crc32c(&bytes[..COVERED_BYTES]) != u32_at(bytes, COVERED_BYTES) {
@@ -234,8 +236,8 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// Makes the object that holds `entries`. `header.count` and
-    /// `header.body_bytes` are those of the entries, whatever they were.
+    /// Makes the object that holds `entries`. Sets `header.count` and
+    /// `header.body_bytes`.
     pub fn encode(mut header: Header, stamp: Stamp, entries: &[Queued]) -> Block {
         let body: u64 = entries.iter().map(Queued::bytes).sum();
         header.count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
@@ -271,8 +273,7 @@ impl Block {
         }
     }
 
-    /// Reads the object `header` is of, or says what is wrong with it and at
-    /// which byte.
+    /// Reads the object of `header`, or returns the damage and its byte.
     pub fn decode(header: Header, bytes: Bytes) -> Result<Block, (u64, String)> {
         if bytes.len() as u64 != header.total() {
             let why = format!(
@@ -326,8 +327,7 @@ impl Block {
         self.offsets.len()
     }
 
-    /// The entry `index`, or what is wrong with it; `None` when there are not
-    /// so many.
+    /// The entry `index`, or its damage; `None` behind the last entry.
     pub fn entry(&self, index: usize) -> Option<Result<(EntryHeader, Record), String>> {
         let at = *self.offsets.get(index)? as usize;
         let bytes = self.bytes.get(at..)?;

@@ -1,4 +1,4 @@
-//! A log's objects in their store: made, read and checked, listed.
+//! A WAL's objects in their store: made, read and checked, listed.
 
 use super::format::{Block, Folder, HEADER_BYTES, Header, Name};
 use crate::LogError;
@@ -6,8 +6,8 @@ use crate::failure::Failure;
 use crate::remote::{Listed, Made, Remote};
 use bytes::Bytes;
 
-/// Why a log in an object store does not go on; kept, because it is told to
-/// everyone who asks.
+/// Why a WAL in an object store does not go on. It is kept, because every later
+/// caller is told.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
     /// The store refuses, or does not answer.
@@ -15,7 +15,7 @@ pub(crate) enum Fault {
     /// An object is not what was written.
     Corrupt(String),
     /// Another writer has taken the line over.
-    Superseded { log: String, generation: u32 },
+    Superseded { wal: String, generation: u32 },
 }
 
 impl Fault {
@@ -24,8 +24,8 @@ impl Fault {
         match self {
             Fault::Failed(failure) => failure.error(),
             Fault::Corrupt(why) => LogError::Corrupt(why.clone()),
-            Fault::Superseded { log, generation } => LogError::Superseded {
-                log: log.clone(),
+            Fault::Superseded { wal, generation } => LogError::Superseded {
+                wal: wal.clone(),
                 generation: u64::from(*generation),
             },
         }
@@ -59,14 +59,15 @@ impl Row {
     }
 }
 
-/// The objects of one log.
+/// The objects of one WAL.
 #[derive(Debug)]
 pub(crate) struct Objects {
     pub remote: Remote,
 }
 
 impl Objects {
-    /// Makes an object, unless one of that name is there: that one then.
+    /// Makes an object. Returns the one that has the name already, if there is
+    /// one.
     pub async fn make(&self, name: Name, bytes: &Bytes) -> Result<Option<Object>, Fault> {
         match self.remote.make(&name.to_string(), bytes).await? {
             Made::Ours => Ok(None),
@@ -94,9 +95,8 @@ impl Objects {
         }
     }
 
-    /// The header of an object, `None` when it is not there: also when a claim
-    /// that comes late has the name of one that was trimmed since the list was
-    /// made.
+    /// The header of an object; `None` when it is not there, or when it was
+    /// trimmed since the list was made and a late claim has its name.
     pub async fn header(&self, row: Row) -> Result<Option<Header>, Fault> {
         if row.bytes < HEADER_BYTES as u64 {
             return Err(self.corrupt(row.name, 0, &format!("an object of {} bytes", row.bytes)));
@@ -134,8 +134,8 @@ impl Objects {
         Ok(rows)
     }
 
-    /// Where the object `number` is, which is in the line: of those of that
-    /// number the one of the highest generation.
+    /// Finds the object `number`, which is in the line: the one of the highest
+    /// generation among objects of that number.
     pub async fn locate(&self, number: u64) -> Result<Option<Row>, Fault> {
         let rows = self.list(Folder::of(number)).await?;
         Ok(located(&rows, number))

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, sync_channel};
 use tokio::task::AbortHandle;
 
-/// A place in the log, and what was fetched from there on.
+/// A place in the WAL, and what was fetched from there on.
 pub(crate) struct Reader {
     shared: Arc<Shared>,
     /// The place after the last entry given.
@@ -134,7 +134,7 @@ impl Reader {
         let shared = Arc::clone(&self.shared);
         let (sender, object) = sync_channel(1);
         let task = self.shared.config.runtime.spawn(async move {
-            // Nobody waits for it any more, maybe.
+            // The reader may have gone.
             let _ = sender.send(shared.objects.get(name).await);
         });
         Coming {
@@ -179,12 +179,12 @@ impl Reader {
         }
         let place = self.shared.objects.remote.place(&name.to_string());
         LogError::Corrupt(format!(
-            "{place}: object {} of the log is missing",
+            "{place}: object {} of the WAL is missing",
             name.number
         ))
     }
 
-    /// Sends for what comes after `block`, as far as it is durable.
+    /// Fetches the durable objects after `block` ahead of need.
     fn look_ahead(&mut self, block: &Block) {
         let config = &self.shared.config;
         let each = block.header.total().max(1);

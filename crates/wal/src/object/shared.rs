@@ -1,6 +1,7 @@
-//! What the callers, the writer, the trimmer and the readers of one log share.
+//! State that the callers, the writer, the trimmer and the readers of one WAL
+//! share.
 
-use super::ObjectLogConfig;
+use super::config::ObjectLogConfig;
 use super::end::End;
 use super::format::Block;
 use super::objects::{Fault, Objects};
@@ -14,19 +15,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
-/// Whether the log goes on.
+/// Whether the WAL accepts entries.
 #[derive(Clone, Debug)]
 pub(crate) enum Health {
     /// It does.
     Running,
-    /// Not before it is opened again.
+    /// It has failed until it is opened again.
     Failed(Fault),
     /// It has ended.
     Closed,
 }
 
 impl Health {
-    /// The error of a log that does not go on.
+    /// The error of a WAL that does not go on.
     pub fn check(&self) -> Result<(), LogError> {
         match self {
             Health::Running => Ok(()),
@@ -36,36 +37,36 @@ impl Health {
     }
 }
 
-/// Whether the log is to end.
+/// Whether the WAL is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closing {
     No,
     /// After what is queued.
     Drain,
-    /// Now.
+    /// At once.
     Abandon,
 }
 
 /// Whether the line is ours to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
-    /// Nobody needs it to be: it has no entry yet.
+    /// Not yet, and no caller needs it: the line has no entry.
     No,
-    /// Somebody waits for it.
+    /// A caller waits for it.
     Wanted,
     Yes,
 }
 
-/// Someone who waits for a seal or begin.
+/// A caller that waits for a seal or begin.
 #[derive(Debug)]
 pub(crate) struct Mark {
-    /// Which of all accepted entries it is.
+    /// The entry's number among all accepted ones.
     pub nth: u64,
-    /// Takes the place after it.
+    /// Receives the place after it.
     pub told: oneshot::Sender<Position>,
 }
 
-/// What changes with every append and every object.
+/// State that changes with every append and every object.
 #[derive(Debug)]
 pub(crate) struct State {
     pub queue: Queue,
@@ -78,7 +79,7 @@ pub(crate) struct State {
     /// The place after the newest begin.
     pub begun: Position,
     pub owner: Owner,
-    /// Nothing from this number on may be trimmed.
+    /// Objects from this number on may not be trimmed.
     pub known: u64,
     pub health: Health,
     /// The writer has ended.
@@ -103,7 +104,7 @@ impl State {
     }
 }
 
-/// The newest objects, so that those who follow need not fetch them.
+/// The newest objects, so that readers near the end need not fetch them.
 #[derive(Debug)]
 pub(crate) struct Cache {
     blocks: BTreeMap<u64, Arc<Block>>,
@@ -124,7 +125,8 @@ impl Cache {
         self.bytes += block.header.total();
         self.blocks.insert(block.header.name.number, block);
         self.part.set(self.bytes);
-        // The newest one stays, whatever others hold: it is read next.
+        // The newest object stays however full the budget is, because it is
+        // read next.
         while (self.bytes > limit || !self.part.has_room(0) && self.blocks.len() > 1)
             && let Some((_, oldest)) = self.blocks.pop_first()
         {
@@ -133,7 +135,7 @@ impl Cache {
         }
     }
 
-    /// Nobody reads what is before object `number` any more.
+    /// Drops objects before `number`, which are not read any more.
     pub fn forget_before(&mut self, number: u64) {
         let kept = self.blocks.split_off(&number);
         let gone = std::mem::replace(&mut self.blocks, kept);
@@ -146,23 +148,23 @@ impl Cache {
     }
 }
 
-/// One log's common ground.
+/// The shared state of one WAL.
 pub(crate) struct Shared {
     pub objects: Objects,
     pub config: ObjectLogConfig,
     pub state: Mutex<State>,
-    /// The writer's call.
+    /// Wakes the writer.
     pub work: Notify,
-    /// Everyone else's call: durable further, room in the queue, fenced,
-    /// claimed, failed, closed.
+    /// Wakes everyone else: more is durable, the queue has room, or the WAL is
+    /// fenced, claimed, failed or closed.
     pub changed: Notify,
-    /// The trimmer's call.
+    /// Wakes the trimmer.
     pub trim: Notify,
     /// Appends take turns.
     pub turn: tokio::sync::Mutex<()>,
     pub closing: watch::Sender<Closing>,
     pub durable: watch::Receiver<Durable>,
-    /// Its position: never behind what callers were told.
+    /// The position of `durable`, never behind the one that callers have seen.
     position: AtomicU64,
     pub cache: Mutex<Cache>,
     /// The number of the first object that can be read.
@@ -226,7 +228,7 @@ impl Shared {
         self.start.store(end.next, Ordering::SeqCst);
     }
 
-    /// Refuses when the log does not go on.
+    /// Refuses when the WAL does not go on.
     pub fn check_open(&self, state: &State) -> Result<(), LogError> {
         state.health.check()?;
         if *self.closing.borrow() == Closing::No {
@@ -236,7 +238,8 @@ impl Shared {
         }
     }
 
-    /// Tells the writer to end. The stronger wish wins.
+    /// Tells the writer to end. [`Closing::Abandon`] wins over
+    /// [`Closing::Drain`].
     pub fn stop(&self, how: Closing) {
         self.closing.send_modify(|closing| {
             if *closing != Closing::Abandon {
@@ -247,7 +250,7 @@ impl Shared {
         self.changed.notify_waiters();
     }
 
-    /// Tells everyone how far the log is durable.
+    /// Publishes how far the WAL is durable.
     pub fn tell(&self, sender: Option<&watch::Sender<Durable>>, durable: Durable) {
         self.position.store(durable.position.0, Ordering::SeqCst);
         if let Some(sender) = sender {

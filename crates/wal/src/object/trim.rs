@@ -1,6 +1,6 @@
-//! The task that removes what was trimmed, and what should not be there. It
-//! never removes a claim: the claim's name is what a writer that has lost the
-//! line would have to take next.
+//! The task that removes trimmed objects, and void ones before them. It never
+//! removes a claim: a writer that has lost the line would have to take the
+//! claim's name next.
 
 use super::format::Folder;
 use super::objects::{Fault, located};
@@ -15,8 +15,8 @@ const REMOVED_AT_ONCE: usize = 1000;
 pub(crate) async fn run(shared: Arc<Shared>) {
     // Objects from here on are counted in `stored`.
     let mut counted = shared.first();
-    // The first time everything is looked at: late requests of those who wrote
-    // the line before may have left something.
+    // The first round looks at all folders: late requests of earlier writers
+    // may have left objects.
     let mut from = Folder(0);
     loop {
         shared.trim.notified().await;
@@ -28,9 +28,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             }
             // Tried again with the next trim.
             Err(fault) => tracing::warn!(
-                log = %shared.objects.remote.place(""),
+                wal = %shared.objects.remote.place(""),
                 error = %fault.error(),
-                "what was trimmed cannot be removed"
+                "trimmed objects could not be removed; the next trim tries again"
             ),
         }
     }
@@ -54,7 +54,7 @@ async fn remove(shared: &Shared, from: Folder, counted: u64, to: u64) -> Result<
         for rows_at_once in removed.chunks(REMOVED_AT_ONCE) {
             let names: Vec<String> = rows_at_once.iter().map(|r| r.name.to_string()).collect();
             shared.objects.remote.remove(&names).await?;
-            // What was not of the line was not counted.
+            // Void objects were not counted.
             let of_the_line = |number| number >= counted && number < to;
             let bytes = rows_at_once
                 .iter()

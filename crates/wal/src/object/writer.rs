@@ -1,6 +1,6 @@
-//! The task that writes: gathers what is queued into objects, has several of
-//! them made at a time, and says how far the log is durable, in the order of
-//! their numbers. Nothing else makes it so.
+//! The task that writes: it gathers queued entries into objects, makes several
+//! objects at a time, and publishes how far the WAL is durable, in the order of
+//! their numbers. No other code makes entries durable.
 
 use super::claim::claim;
 use super::end::{End, Sure, find};
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// What to do next.
+/// The writer's next step.
 enum Step {
     Claim,
     Send(Vec<Queued>),
@@ -32,7 +32,7 @@ enum Step {
 /// An object on its way, or that waits for those before it.
 struct Flying {
     block: Arc<Block>,
-    /// What is durable when it is.
+    /// How far the WAL is durable once this object is.
     durable: Durable,
     /// The last begin in it.
     begun: Option<Position>,
@@ -53,20 +53,21 @@ struct Writer {
     puts: JoinSet<Result<Landed, Fault>>,
 }
 
-/// How the making of an object ended: its number, and what had its name.
+/// The outcome of making an object: its number, and the object that had its
+/// name, if any.
 struct Landed {
     number: u64,
     there: Option<Object>,
 }
 
-/// Writes until the log ends or fails.
+/// Writes until the WAL ends or fails.
 pub(crate) async fn run(
     shared: Arc<Shared>,
     sender: watch::Sender<Durable>,
     id: WriterId,
     end: End,
 ) {
-    // Also when this task is dropped where it stands.
+    // This ends the WAL also when the task is dropped.
     let ending = Ending {
         shared: Arc::clone(&shared),
         sender: Some(sender),
@@ -86,9 +87,9 @@ pub(crate) async fn run(
     };
     if let Err(fault) = outcome {
         tracing::error!(
-            log = %shared.objects.remote.place(""),
+            wal = %shared.objects.remote.place(""),
             error = %fault.error(),
-            "the log has ended; nothing more is taken until it is opened again"
+            "the WAL has ended and accepts nothing until it is opened again"
         );
         shared.state.lock().health = Health::Failed(fault);
     }
@@ -109,7 +110,7 @@ async fn too_late(shared: &Shared) -> Fault {
     Fault::Failed(shared.objects.remote.trouble().unwrap_or_else(silent))
 }
 
-/// Ends the log, however the writer ends.
+/// Ends the WAL, however the writer ends.
 struct Ending {
     shared: Arc<Shared>,
     sender: Option<watch::Sender<Durable>>,
@@ -123,10 +124,10 @@ impl Drop for Ending {
                 state.health = Health::Closed;
             }
             state.queue.clear();
-            // Those who wait find that nobody will tell them.
+            // Callers that wait find the sender gone.
             state.marks.clear();
         }
-        // The receivers of `durable` are told by the sender's end.
+        // Dropping the sender tells the receivers of `durable`.
         self.sender = None;
         self.shared.state.lock().ended = true;
         self.shared.changed.notify_waiters();
@@ -197,12 +198,12 @@ impl Writer {
             }
             entries.extend(state.queue.entries.pop_front());
         }
-        // What is left has not waited yet.
+        // The wait of the remaining entries begins now.
         state.since = (!state.queue.entries.is_empty()).then(Instant::now);
         Step::Send(entries)
     }
 
-    /// Takes the line over, for those who wait for that.
+    /// Takes the line over, for callers that wait for it.
     async fn claim(&mut self, ending: &Ending) -> Result<(), Fault> {
         let end = find(&self.shared.objects, Sure::Nearly).await?;
         self.end = claim(&self.shared.objects, self.id, end).await?;
@@ -273,7 +274,7 @@ impl Writer {
         Ok(())
     }
 
-    /// An object is there, or is not to be.
+    /// Handles the outcome of making an object.
     fn landed(
         &mut self,
         landed: Result<Result<Landed, Fault>, tokio::task::JoinError>,
@@ -287,7 +288,7 @@ impl Writer {
             None => {}
             Some(Object::Claim(claim)) => {
                 return Err(Fault::Superseded {
-                    log: self.place(),
+                    wal: self.place(),
                     generation: claim.name.generation.saturating_add(1),
                 });
             }
@@ -309,18 +310,20 @@ impl Writer {
         Ok(())
     }
 
-    /// Tells everyone that an object is durable, and all before it.
+    /// Publishes that an object and all before it are durable.
     fn publish(&mut self, flying: &Flying, ending: &Ending) {
         self.flying_bytes -= flying.bytes;
         self.shared
             .stored
             .fetch_add(flying.block.header.total(), Ordering::Relaxed);
-        // Before the word goes out: who hears it may append at once.
+        // Room is made before the news goes out, because a caller that hears it
+        // may append at once.
         self.shared.state.lock().queue.written(flying.bytes);
-        // Not under the lock: a caller may hold the watch's value and ask for
-        // something that needs the lock.
+        // This is not done under the lock: a caller may hold the watch's value
+        // and ask for something that needs the lock.
         self.shared.tell(ending.sender.as_ref(), flying.durable);
-        // After the word went out: who waits for this may look at the watch.
+        // This comes after the news: a caller that waits for it may look at the
+        // watch.
         {
             let mut state = self.shared.state.lock();
             let from = state.durable;
@@ -332,7 +335,7 @@ impl Writer {
             while state.marks.front().is_some_and(|m| m.nth < state.durable)
                 && let Some(mark) = state.marks.pop_front()
             {
-                // Who no longer waits need not be told.
+                // A caller that no longer waits need not be told.
                 let index = mark.nth.saturating_sub(from) as usize;
                 let _ = mark.told.send(flying.block.after(index));
             }

@@ -9,7 +9,7 @@
 )]
 
 use crate::common::golden::{STEP_US, TIME_US, compare, entropy, groups, objects, record_groups};
-use crate::common::objects::{block_on, runtime};
+use crate::common::objects::{block_on, place, runtime};
 use crate::common::{read_all, small};
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -53,36 +53,37 @@ async fn write() -> Arc<dyn ObjectStore> {
         };
         LocalLog::open_on(Arc::new(disk.clone()), config).unwrap()
     };
-    let begin = |log: &LocalLog, generation| {
+    let begin = |wal: &LocalLog, generation| {
         let config = config(&clock, generation << 8);
-        Backup::start(log, Arc::clone(&store), prefix(), generation, config).unwrap()
+        let place = place(Arc::clone(&store), &prefix());
+        Backup::start(wal, &place, generation, config).unwrap()
     };
-    let log = open();
-    let backup = begin(&log, 3);
-    let all = || log.durable().borrow().position();
+    let wal = open();
+    let backup = begin(&wal, 3);
+    let all = || wal.durable().borrow().position();
     tick();
-    let epoch = log.seal().await.unwrap().epoch();
+    let epoch = wal.seal().await.unwrap().epoch();
     backup.reach(all()).await.unwrap();
     tick();
-    log.begin(epoch, Lsn::FIRST).await.unwrap();
+    wal.begin(epoch, Lsn::FIRST).await.unwrap();
     backup.reach(all()).await.unwrap();
     for group in groups() {
         tick();
         let last = group.last().unwrap().seq;
-        log.append(epoch, group).await.unwrap();
-        log.durable().wait_for(|d| d.seq() >= last).await.unwrap();
+        wal.append(epoch, group).await.unwrap();
+        wal.durable().wait_for(|d| d.seq() >= last).await.unwrap();
         backup.reach(all()).await.unwrap();
     }
-    log.close().await.unwrap();
+    wal.close().await.unwrap();
     backup.close().await.unwrap();
-    drop(log);
-    let log = open();
-    let backup = begin(&log, 5);
+    drop(wal);
+    let wal = open();
+    let backup = begin(&wal, 5);
     tick();
-    log.seal().await.unwrap();
-    let sealed = log.durable().borrow().position();
+    wal.seal().await.unwrap();
+    let sealed = wal.durable().borrow().position();
     backup.reach(sealed).await.unwrap();
-    log.close().await.unwrap();
+    wal.close().await.unwrap();
     backup.close().await.unwrap();
     store
 }
@@ -116,7 +117,7 @@ fn the_golden_objects_are_restored() {
         let clock = HandClock::default();
         let (config, floor) = (config(&clock, 0), Floor::default());
         let at = Arc::new(disk.clone());
-        let restored = restore_on(store, prefix(), 8, at, floor, small(), config)
+        let restored = restore_on(&place(store, &prefix()), 8, at, floor, small(), config)
             .await
             .unwrap();
         assert_eq!(
@@ -124,9 +125,9 @@ fn the_golden_objects_are_restored() {
             (Position(0), Epoch(9 << 20))
         );
         assert_eq!(restored.lsn, groups().concat().last().unwrap().end());
-        let log = LocalLog::open_on(Arc::new(disk), small()).unwrap();
-        assert_eq!(log.durable().borrow().seq(), FrameSeq(0));
-        let mut entries = read_all(&log).unwrap().into_iter();
+        let wal = LocalLog::open_on(Arc::new(disk), small()).unwrap();
+        assert_eq!(wal.durable().borrow().seq(), FrameSeq(0));
+        let mut entries = read_all(&wal).unwrap().into_iter();
         for ((epoch, records), nth) in record_groups().into_iter().zip(0..) {
             for record in records {
                 let entry = entries.next().unwrap();

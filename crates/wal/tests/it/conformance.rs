@@ -9,7 +9,7 @@ use std::sync::Arc;
 use xylem_wal::conformance::{self, HandClock, Store};
 use xylem_wal::{BoxFuture, LocalLog, LocalLogConfig, Log, LogError};
 
-/// A log in a real directory; a crash is the end of whoever had it open.
+/// A WAL in a real directory; a crash ends the process that had it open.
 struct DirStore {
     dir: tempfile::TempDir,
     clock: HandClock,
@@ -18,7 +18,7 @@ struct DirStore {
 impl DirStore {
     fn path(&self) -> PathBuf {
         // A directory below that is not there yet.
-        self.dir.path().join("some").join("log")
+        self.dir.path().join("some").join("WAL")
     }
 }
 
@@ -37,14 +37,14 @@ impl Store for DirStore {
                     {
                         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
                     }
-                    other => return other.map(|log| Arc::new(log) as Arc<dyn Log>),
+                    other => return other.map(|wal| Arc::new(wal) as Arc<dyn Log>),
                 }
             }
             Err(LogError::Closed)
         })
     }
 
-    // There is no way to kill a thread; the test drops its log, which ends
+    // There is no way to kill a thread; the test drops its WAL, which ends
     // without waiting for what is queued.
     fn crash(&self, _seed: u64) {}
 

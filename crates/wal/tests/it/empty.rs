@@ -1,5 +1,5 @@
-//! A log that nobody has written takes next to no room, whatever happens
-//! around its first entry.
+//! A WAL that was never written takes next to no room, whatever happens around
+//! its first entry.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use xylem_wal::disk::model::ModelDisk;
 use xylem_wal::{Durable, LocalLog, LocalLogConfig, Log, Position};
 
-/// What the file system gives to a directory and what is in it.
+/// The disk space of a directory and its files.
 fn bytes_on_disk(dir: &std::path::Path) -> u64 {
     let files = std::fs::read_dir(dir).unwrap();
     let blocks: u64 = files.map(|f| f.unwrap().metadata().unwrap().blocks()).sum();
@@ -19,28 +19,28 @@ fn bytes_on_disk(dir: &std::path::Path) -> u64 {
 }
 
 #[test]
-fn a_log_without_an_entry_takes_no_room() {
+fn a_wal_without_an_entry_takes_no_room() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("log");
+    let path = dir.path().join("WAL");
     block_on(async {
         for round in 0..3 {
-            let log = LocalLog::open(&path, LocalLogConfig::default()).unwrap();
-            assert_eq!(*log.durable().borrow(), Durable::default());
-            assert_eq!((log.first(), log.stored_bytes()), (Position(0), 0));
-            assert!(read_all(&log).unwrap().is_empty());
-            log.trim(Position(0)).unwrap();
+            let wal = LocalLog::open(&path, LocalLogConfig::default()).unwrap();
+            assert_eq!(*wal.durable().borrow(), Durable::default());
+            assert_eq!((wal.first(), wal.stored_bytes()), (Position(0), 0));
+            assert!(read_all(&wal).unwrap().is_empty());
+            wal.trim(Position(0)).unwrap();
             if round == 1 {
-                log.close().await.unwrap();
+                wal.close().await.unwrap();
             }
-            drop(log);
+            drop(wal);
             let bytes = bytes_on_disk(&path);
             assert!(bytes <= 8 << 10, "{bytes} bytes");
         }
-        let log = LocalLog::open(&path, LocalLogConfig::default()).unwrap();
-        let mut reader = log.read_from(Position(0)).unwrap();
-        Writer::attach(&log).await.unwrap();
+        let wal = LocalLog::open(&path, LocalLogConfig::default()).unwrap();
+        let mut reader = wal.read_from(Position(0)).unwrap();
+        Writer::attach(&wal).await.unwrap();
         assert!(reader.next().unwrap().is_some());
-        assert!(log.stored_bytes() > LocalLogConfig::default().max_frame_bytes);
+        assert!(wal.stored_bytes() > LocalLogConfig::default().max_frame_bytes);
     });
 }
 
@@ -50,19 +50,19 @@ fn a_crash_around_the_first_seal_leaves_that_or_nothing() {
     for seed in 0..60 {
         let disk = ModelDisk::new();
         let crashed = block_on(async {
-            let log = open(&disk).unwrap();
+            let wal = open(&disk).unwrap();
             disk.hold(seed % 3 == 0);
             // The seal is queued when it is first polled.
-            let seal = tokio::time::timeout(std::time::Duration::ZERO, log.seal());
+            let seal = tokio::time::timeout(std::time::Duration::ZERO, wal.seal());
             let _ = seal.await;
             for _ in 0..seed * 5 {
                 std::thread::yield_now();
             }
             disk.crash(seed)
         });
-        let log = open(&crashed).unwrap();
-        let entries = read_all(&log).unwrap();
-        assert_eq!(log.stored_bytes(), crashed.used());
+        let wal = open(&crashed).unwrap();
+        let entries = read_all(&wal).unwrap();
+        assert_eq!(wal.stored_bytes(), crashed.used());
         if entries.is_empty() {
             lost += 1;
             assert_eq!(crashed.used(), 0, "a segment without an entry is left");
@@ -71,8 +71,8 @@ fn a_crash_around_the_first_seal_leaves_that_or_nothing() {
             kept += 1;
             assert_eq!(entries.len(), 1);
         }
-        // And it can be written either way.
-        let epoch = block_on(async { Writer::attach(&log).await.unwrap().epoch });
+        // The WAL can be written either way.
+        let epoch = block_on(async { Writer::attach(&wal).await.unwrap().epoch });
         assert_eq!(epoch.0, 1 + entries.len() as u64);
     }
     println!("the seal was there {kept} times, and not {lost} times");
@@ -82,9 +82,9 @@ fn a_crash_around_the_first_seal_leaves_that_or_nothing() {
 fn a_first_write_that_was_torn_is_forgotten() {
     let disk = ModelDisk::new();
     block_on(async {
-        let log = open(&disk).unwrap();
-        log.seal().await.unwrap();
-        log.close().await.unwrap();
+        let wal = open(&disk).unwrap();
+        wal.seal().await.unwrap();
+        wal.close().await.unwrap();
     });
     for cut in 0..60 {
         let torn = disk.copy();
@@ -92,12 +92,12 @@ fn a_first_write_that_was_torn_is_forgotten() {
         if torn.contents(&segment(1)) == disk.contents(&segment(1)) {
             continue;
         }
-        let log = open(&torn).unwrap();
+        let wal = open(&torn).unwrap();
         assert_eq!(torn.used(), 0);
-        assert_eq!(*log.durable().borrow(), Durable::default());
+        assert_eq!(*wal.durable().borrow(), Durable::default());
         block_on(async {
-            Writer::attach(&log).await.unwrap();
-            assert_eq!(read_all(&log).unwrap().len(), 2);
+            Writer::attach(&wal).await.unwrap();
+            assert_eq!(read_all(&wal).unwrap().len(), 2);
         });
     }
 }

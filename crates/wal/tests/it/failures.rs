@@ -1,4 +1,4 @@
-//! What the log makes of a disk that fails or is full.
+//! The WAL on a disk that fails or is full.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,7 +12,8 @@ use xylem_types::{Frame, FrameSeq};
 use xylem_wal::disk::model::{ModelDisk, Op};
 use xylem_wal::{LocalLog, Log, LogError};
 
-/// What a life of the log was told, and what it was promised.
+/// The frames that a life of the WAL was given, and those that it reported
+/// durable.
 #[derive(Default)]
 struct Told {
     sent: Vec<Frame>,
@@ -25,11 +26,11 @@ struct Told {
 async fn live(disk: &ModelDisk, told: &mut Told) -> Result<(), LogError> {
     let mut writer: Option<Writer> = None;
     for _ in 0..3 {
-        let log = open(disk)?;
+        let wal = open(disk)?;
         let mut compute = match writer.take() {
             Some(w) => w,
             None => {
-                let w = Writer::attach(&log).await?;
+                let w = Writer::attach(&wal).await?;
                 told.epochs = w.epoch.0;
                 w
             }
@@ -40,26 +41,26 @@ async fn live(disk: &ModelDisk, told: &mut Told) -> Result<(), LogError> {
                 .map(|bytes| compute.redo(*bytes))
                 .collect();
             told.sent.extend(group.iter().cloned());
-            log.append(compute.epoch, group).await?;
-            compute.durable(&log).await?;
+            wal.append(compute.epoch, group).await?;
+            compute.durable(&wal).await?;
             told.durable = told.sent.len();
             if round % 4 == 3 {
-                log.trim(log.durable().borrow().position())?;
+                wal.trim(wal.durable().borrow().position())?;
             }
         }
-        read_all(&log)?;
-        log.close().await?;
+        read_all(&wal)?;
+        wal.close().await?;
         writer = Some(compute);
     }
     Ok(())
 }
 
-/// What is there is what was sent, up to some frame at or after the last one
-/// that was said to be durable.
+/// The WAL holds the sent frames up to some frame at or after the last one that
+/// was reported durable.
 fn check(disk: &ModelDisk, told: &Told, what: &str) {
-    let log = open(disk).unwrap_or_else(|e| panic!("{what}: {e}"));
-    let found = frames(&read_all(&log).unwrap_or_else(|e| panic!("{what}: {e}")));
-    let durable = *log.durable().borrow();
+    let wal = open(disk).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let found = frames(&read_all(&wal).unwrap_or_else(|e| panic!("{what}: {e}")));
+    let durable = *wal.durable().borrow();
     assert!(
         durable.epoch().0 >= told.epochs,
         "{what}: an epoch is forgotten"
@@ -124,69 +125,69 @@ fn assert_io(result: Result<impl std::fmt::Debug, LogError>, kind: ErrorKind, wh
 }
 
 #[test]
-fn a_failed_sync_ends_the_log_and_is_never_tried_again() {
+fn a_failed_sync_ends_the_wal_and_is_never_tried_again() {
     for seed in 0..40 {
         let disk = ModelDisk::new();
         let expected = block_on(async {
-            let log = open_roomy(&disk).unwrap();
-            let mut writer = Writer::attach(&log).await.unwrap();
-            writer.write(&log, &[100, 200]).await.unwrap();
-            let durable = *log.durable().borrow();
-            let mut watch = log.durable();
+            let wal = open_roomy(&disk).unwrap();
+            let mut writer = Writer::attach(&wal).await.unwrap();
+            writer.write(&wal, &[100, 200]).await.unwrap();
+            let durable = *wal.durable().borrow();
+            let mut watch = wal.durable();
             watch.mark_unchanged();
             disk.fail(Op::Sync, 0, 1, ErrorKind::Other);
             let lost = [writer.redo(900), writer.redo(900)];
-            log.append(writer.epoch, lost.to_vec()).await.unwrap();
+            wal.append(writer.epoch, lost.to_vec()).await.unwrap();
             assert!(watch.changed().await.is_err(), "the sender is dropped");
             assert_eq!(*watch.borrow(), durable);
             let syncs = disk.syncs();
             let more = writer.redo(10);
             assert_io(
-                log.append(writer.epoch, vec![more]).await,
+                wal.append(writer.epoch, vec![more]).await,
                 ErrorKind::Other,
                 "000000000001.wal",
             );
-            assert_io(log.seal().await, ErrorKind::Other, "sync");
-            assert_io(log.trim(durable.position()), ErrorKind::Other, "sync");
+            assert_io(wal.seal().await, ErrorKind::Other, "sync");
+            assert_io(wal.trim(durable.position()), ErrorKind::Other, "sync");
             assert_eq!(
-                frames(&read_all(&log).unwrap()).len(),
+                frames(&read_all(&wal).unwrap()).len(),
                 2,
                 "what is durable can be read"
             );
-            assert_io(log.close().await, ErrorKind::Other, "sync");
+            assert_io(wal.close().await, ErrorKind::Other, "sync");
             assert_eq!(disk.syncs(), syncs);
-            drop(log);
+            drop(wal);
             // The process is opened again on the same machine: reads show what
             // the disk does not hold. Whatever is now said to be durable must
             // be so.
-            let log = open_roomy(&disk).unwrap();
-            read_all(&log).unwrap()
+            let wal = open_roomy(&disk).unwrap();
+            read_all(&wal).unwrap()
         });
-        let log = open_roomy(&disk.crash(seed)).unwrap();
-        assert_eq!(read_all(&log).unwrap(), expected);
+        let wal = open_roomy(&disk.crash(seed)).unwrap();
+        assert_eq!(read_all(&wal).unwrap(), expected);
     }
 }
 
 #[test]
-fn a_failed_write_ends_the_log() {
+fn a_failed_write_ends_the_wal() {
     let disk = ModelDisk::new();
     block_on(async {
-        let log = open_roomy(&disk).unwrap();
-        let mut writer = Writer::attach(&log).await.unwrap();
-        writer.write(&log, &[100]).await.unwrap();
+        let wal = open_roomy(&disk).unwrap();
+        let mut writer = Writer::attach(&wal).await.unwrap();
+        writer.write(&wal, &[100]).await.unwrap();
         disk.fail(Op::Write, 0, 1, ErrorKind::PermissionDenied);
         let frame = writer.redo(900);
-        log.append(writer.epoch, vec![frame]).await.unwrap();
-        assert!(writer.durable(&log).await.is_err());
+        wal.append(writer.epoch, vec![frame]).await.unwrap();
+        assert!(writer.durable(&wal).await.is_err());
         assert_io(
-            log.close().await,
+            wal.close().await,
             ErrorKind::PermissionDenied,
             "write to model/000000000001.wal at byte",
         );
-        drop(log);
-        let log = open_roomy(&disk).unwrap();
+        drop(wal);
+        let wal = open_roomy(&disk).unwrap();
         assert_eq!(
-            frames(&read_all(&log).unwrap()).len(),
+            frames(&read_all(&wal).unwrap()).len(),
             1,
             "half a frame is none"
         );
@@ -194,15 +195,15 @@ fn a_failed_write_ends_the_log() {
 }
 
 /// Appends until the disk is full. Returns what was accepted.
-async fn fill(log: &LocalLog, writer: &mut Writer) -> Vec<Frame> {
+async fn fill(wal: &LocalLog, writer: &mut Writer) -> Vec<Frame> {
     let mut accepted = Vec::new();
     loop {
         let frame = writer.redo(1000);
-        match log.append(writer.epoch, vec![frame.clone()]).await {
+        match wal.append(writer.epoch, vec![frame.clone()]).await {
             Ok(()) => accepted.push(frame),
             Err(LogError::Io { source, .. }) => {
                 assert_eq!(source.kind(), ErrorKind::StorageFull);
-                let (seq, lsn) = log.accepted(writer.epoch).unwrap();
+                let (seq, lsn) = wal.accepted(writer.epoch).unwrap();
                 assert_eq!(accepted.last().map(|f| (f.seq, f.end())), Some((seq, lsn)));
                 (writer.seq, writer.lsn) = (seq.0, lsn.0);
                 return accepted;
@@ -214,9 +215,9 @@ async fn fill(log: &LocalLog, writer: &mut Writer) -> Vec<Frame> {
 }
 
 /// Appends when there is room again.
-async fn append_soon(log: &LocalLog, writer: &mut Writer, frames: &mut Vec<Frame>) {
+async fn append_soon(wal: &LocalLog, writer: &mut Writer, frames: &mut Vec<Frame>) {
     let frame = writer.redo(1000);
-    while let Err(e) = log.append(writer.epoch, vec![frame.clone()]).await {
+    while let Err(e) = wal.append(writer.epoch, vec![frame.clone()]).await {
         assert_io(Err::<(), _>(e), ErrorKind::StorageFull, "prepare");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -224,53 +225,53 @@ async fn append_soon(log: &LocalLog, writer: &mut Writer, frames: &mut Vec<Frame
 }
 
 #[test]
-fn a_full_disk_stops_the_log_until_there_is_room() {
+fn a_full_disk_stops_the_wal_until_there_is_room() {
     for by_trim in [false, true] {
         let disk = ModelDisk::new();
         disk.set_room(Some(100_000));
         let sent = block_on(async {
-            let log = open(&disk).unwrap();
-            let mut writer = Writer::attach(&log).await.unwrap();
-            let mut sent = fill(&log, &mut writer).await;
-            assert_io(log.seal().await, ErrorKind::StorageFull, "prepare");
+            let wal = open(&disk).unwrap();
+            let mut writer = Writer::attach(&wal).await.unwrap();
+            let mut sent = fill(&wal, &mut writer).await;
+            assert_io(wal.seal().await, ErrorKind::StorageFull, "prepare");
             assert!(disk.used() <= 100_000);
-            assert_eq!(log.stored_bytes(), disk.used());
+            assert_eq!(wal.stored_bytes(), disk.used());
             if by_trim {
-                log.trim(log.durable().borrow().position()).unwrap();
+                wal.trim(wal.durable().borrow().position()).unwrap();
             } else {
                 disk.set_room(None);
             }
             for _ in 0..10 {
-                append_soon(&log, &mut writer, &mut sent).await;
+                append_soon(&wal, &mut writer, &mut sent).await;
             }
-            writer.durable(&log).await.unwrap();
-            log.close().await.unwrap();
+            writer.durable(&wal).await.unwrap();
+            wal.close().await.unwrap();
             sent
         });
-        let log = open(&disk.crash(9)).unwrap();
-        let found = frames(&read_all(&log).unwrap());
+        let wal = open(&disk.crash(9)).unwrap();
+        let found = frames(&read_all(&wal).unwrap());
         assert!(!found.is_empty() && (by_trim || found.len() == sent.len()));
         assert_eq!(found, sent[sent.len() - found.len()..]);
     }
 }
 
 #[test]
-fn a_full_disk_does_not_keep_the_log_from_ending() {
+fn a_full_disk_does_not_keep_the_wal_from_ending() {
     for close in [false, true] {
         let disk = ModelDisk::new();
         disk.set_room(Some(60_000));
         let durable = block_on(async {
-            let log = open(&disk).unwrap();
-            let mut writer = Writer::attach(&log).await.unwrap();
-            fill(&log, &mut writer).await;
-            let durable = *log.durable().borrow();
+            let wal = open(&disk).unwrap();
+            let mut writer = Writer::attach(&wal).await.unwrap();
+            fill(&wal, &mut writer).await;
+            let durable = *wal.durable().borrow();
             if close {
-                assert_io(log.close().await, ErrorKind::StorageFull, "prepare");
+                assert_io(wal.close().await, ErrorKind::StorageFull, "prepare");
             }
             durable
         });
-        let log = open(&disk).unwrap();
-        assert_eq!(*log.durable().borrow(), durable);
+        let wal = open(&disk).unwrap();
+        assert_eq!(*wal.durable().borrow(), durable);
     }
 }
 
@@ -278,15 +279,15 @@ fn a_full_disk_does_not_keep_the_log_from_ending() {
 fn a_write_that_finds_no_room_is_written_again() {
     let disk = ModelDisk::new();
     let sent = block_on(async {
-        let log = open_roomy(&disk).unwrap();
-        let mut writer = Writer::attach(&log).await.unwrap();
-        writer.write(&log, &[100]).await.unwrap();
+        let wal = open_roomy(&disk).unwrap();
+        let mut writer = Writer::attach(&wal).await.unwrap();
+        writer.write(&wal, &[100]).await.unwrap();
         disk.fail(Op::Write, 0, 3, ErrorKind::StorageFull);
         let frame = writer.redo(900);
-        log.append(writer.epoch, vec![frame]).await.unwrap();
-        writer.durable(&log).await.unwrap();
-        writer.write(&log, &[7]).await.unwrap();
-        frames(&read_all(&log).unwrap())
+        wal.append(writer.epoch, vec![frame]).await.unwrap();
+        writer.durable(&wal).await.unwrap();
+        writer.write(&wal, &[7]).await.unwrap();
+        frames(&read_all(&wal).unwrap())
     });
     assert_eq!(sent.len(), 3);
     assert_eq!(
@@ -299,13 +300,13 @@ fn a_write_that_finds_no_room_is_written_again() {
 fn a_seal_during_a_failure_is_told() {
     let disk = ModelDisk::new();
     block_on(async {
-        let log = open_roomy(&disk).unwrap();
-        Writer::attach(&log).await.unwrap();
+        let wal = open_roomy(&disk).unwrap();
+        Writer::attach(&wal).await.unwrap();
         disk.fail(Op::Sync, 0, 1, ErrorKind::Other);
-        assert_io(log.seal().await, ErrorKind::Other, "sync");
-        drop(log);
-        let log = open_roomy(&disk).unwrap();
-        let sealed = log.seal().await.unwrap();
+        assert_io(wal.seal().await, ErrorKind::Other, "sync");
+        drop(wal);
+        let wal = open_roomy(&disk).unwrap();
+        let sealed = wal.seal().await.unwrap();
         assert!(sealed.epoch().0 >= 2);
     });
 }
@@ -315,44 +316,44 @@ fn the_first_seal_waits_for_room() {
     let disk = ModelDisk::new();
     disk.set_room(Some(100));
     block_on(async {
-        let log = open(&disk).unwrap();
+        let wal = open(&disk).unwrap();
         assert_io(
-            log.seal().await,
+            wal.seal().await,
             ErrorKind::StorageFull,
             "prepare model/spare-000000000001",
         );
-        assert_eq!((log.stored_bytes(), disk.used()), (0, 0));
+        assert_eq!((wal.stored_bytes(), disk.used()), (0, 0));
         disk.set_room(None);
         // The one that was told of the failure is still queued.
-        let mut watch = log.durable();
+        let mut watch = wal.durable();
         let sealed = watch.wait_for(|d| d.epoch().0 == 1).await.map(|d| *d);
-        assert_eq!(sealed.unwrap(), *log.durable().borrow());
-        assert_eq!(log.seal().await.unwrap().epoch().0, 2);
-        assert_eq!(log.stored_bytes(), disk.used());
+        assert_eq!(sealed.unwrap(), *wal.durable().borrow());
+        assert_eq!(wal.seal().await.unwrap().epoch().0, 2);
+        assert_eq!(wal.stored_bytes(), disk.used());
     });
 }
 
-/// Somebody has made room or put the disk right: the log goes on in its place
-/// without the process.
+/// An operator has made room or mended the disk: the WAL is opened again in its
+/// place, in the same process.
 #[test]
-fn a_log_that_has_failed_is_opened_again_in_its_place() {
+fn a_wal_that_has_failed_is_opened_again_in_its_place() {
     block_on(async {
         for op in [Op::Write, Op::Sync] {
             let disk = ModelDisk::new();
-            let log = open_roomy(&disk).unwrap();
-            let mut writer = Writer::attach(&log).await.unwrap();
-            writer.write(&log, &[100, 50]).await.unwrap();
-            assert!(log.failed().is_none());
-            let durable = *log.durable().borrow();
+            let wal = open_roomy(&disk).unwrap();
+            let mut writer = Writer::attach(&wal).await.unwrap();
+            writer.write(&wal, &[100, 50]).await.unwrap();
+            assert!(wal.failed().is_none());
+            let durable = *wal.durable().borrow();
             disk.fail(op, 0, 1, ErrorKind::Other);
             let lost = writer.redo(10);
-            log.append(writer.epoch, vec![lost]).await.unwrap();
-            let mut watch = log.durable();
+            wal.append(writer.epoch, vec![lost]).await.unwrap();
+            let mut watch = wal.durable();
             while watch.changed().await.is_ok() {}
             assert_eq!(*watch.borrow(), durable);
-            let error = log.failed().unwrap();
+            let error = wal.failed().unwrap();
             assert!(error.is_mended_by_opening(), "{error}");
-            log.close().await.unwrap_err();
+            wal.close().await.unwrap_err();
             // It is still held, by readers say.
             let again = open_roomy(&disk).unwrap();
             assert_eq!(again.durable().borrow().epoch(), durable.epoch());
@@ -362,7 +363,7 @@ fn a_log_that_has_failed_is_opened_again_in_its_place() {
             let entries = read_all(&again).unwrap();
             again.close().await.unwrap();
             assert!(matches!(again.failed(), Some(LogError::Closed)));
-            drop(log);
+            drop(wal);
             assert_eq!(read_all(&open_roomy(&disk).unwrap()).unwrap(), entries);
         }
     });

@@ -1,7 +1,7 @@
 //! The format as it was written once is still written so, and still read:
 //! `tests/golden/wal-2`. `UPDATE_GOLDEN=1` writes the files anew, which is
-//! right only for a new version of the format, in a directory of its own. Of
-//! version 1, which had no times, one file is left: it is refused.
+//! right only for a new version of the format, in a directory of its own. One
+//! file of version 1, which had no times, is left: it is refused.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -39,20 +39,20 @@ fn write() -> ModelDisk {
     let mut times = (0..).map(|nth| TIME_US + nth * STEP_US);
     let mut tick = || clock.set(times.next().unwrap());
     block_on(async {
-        let log = LocalLog::open_on(Arc::new(disk.clone()), config(&clock)).unwrap();
+        let wal = LocalLog::open_on(Arc::new(disk.clone()), config(&clock)).unwrap();
         tick();
-        let epoch = log.seal().await.unwrap().epoch();
+        let epoch = wal.seal().await.unwrap().epoch();
         tick();
-        log.begin(epoch, Lsn::FIRST).await.unwrap();
+        wal.begin(epoch, Lsn::FIRST).await.unwrap();
         for group in groups() {
             tick();
             let last = group.last().unwrap().seq;
-            log.append(epoch, group).await.unwrap();
-            log.durable().wait_for(|d| d.seq() >= last).await.unwrap();
+            wal.append(epoch, group).await.unwrap();
+            wal.durable().wait_for(|d| d.seq() >= last).await.unwrap();
         }
         tick();
-        log.seal().await.unwrap();
-        log.close().await.unwrap();
+        wal.seal().await.unwrap();
+        wal.close().await.unwrap();
     });
     disk
 }
@@ -84,11 +84,11 @@ fn the_golden_files_are_read() {
         )
         .unwrap();
     }
-    let log = LocalLog::open(dir.path(), config(&HandClock::default())).unwrap();
-    let durable = *log.durable().borrow();
+    let wal = LocalLog::open(dir.path(), config(&HandClock::default())).unwrap();
+    let durable = *wal.durable().borrow();
     assert_eq!((durable.epoch(), durable.seq()), (Epoch(2), FrameSeq(0)));
     assert_eq!(durable.lsn(), groups().concat().last().unwrap().end());
-    let mut reader = log.read_from(Position(0)).unwrap();
+    let mut reader = wal.read_from(Position(0)).unwrap();
     for ((epoch, records), nth) in record_groups().into_iter().zip(0..) {
         for record in records {
             let entry = reader.next().unwrap().unwrap();

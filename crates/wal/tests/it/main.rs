@@ -1,5 +1,9 @@
 //! All tests of the crate in one program: each program that is linked costs
 //! seconds and megabytes.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests wait for real time, and end when it is over"
+)]
 
 mod backup;
 mod backup_golden;

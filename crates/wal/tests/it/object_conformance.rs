@@ -1,4 +1,4 @@
-//! The log in an object store passes the suite: in memory, in a directory,
+//! The WAL in an object store passes the suite: in memory, in a directory,
 //! over a wire that delays and loses requests, and in a real store when
 //! `XYLEM_TEST_S3` holds its URL.
 #![allow(
@@ -53,7 +53,7 @@ proptest! {
     #[test]
     fn any_history(seed in any::<u64>(), steps in 1usize..120, storm in any::<bool>()) {
         let weather = if storm { Weather::storm() } else { Weather::wind() };
-        let logs = ObjectLogs::new(memory(), fresh_prefix("history"), weather);
-        conformance::history(&logs, seed, steps);
+        let wals = ObjectLogs::new(memory(), fresh_prefix("history"), weather);
+        conformance::history(&wals, seed, steps);
     }
 }

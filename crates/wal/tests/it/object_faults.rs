@@ -1,6 +1,6 @@
-//! Several servers that each think a log in an object store is theirs, over
-//! wires that lose, delay and repeat: what any of them acknowledged is there,
-//! once and in order, and nothing that was refused.
+//! Several servers that each think a WAL in an object store is theirs, over
+//! wires that lose, delay and repeat: every acknowledged frame is there, once
+//! and in order, and no refused one.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,7 +9,7 @@
 
 use crate::common::line::Objects;
 use crate::common::net::{Net, Weather, Wire};
-use crate::common::objects::{block_on, fresh_prefix, real_store, seeds, small};
+use crate::common::objects::{block_on, fresh_prefix, place, real_store, seeds, small};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -20,14 +20,14 @@ use std::time::Duration;
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::{Log, LogError, Memory, ObjectLog, ObjectLogConfig, Record};
 
-/// What all servers were told, in one order.
+/// The answers to all servers, in one order.
 #[derive(Default)]
 struct Told {
     /// The newest epoch that a seal has returned.
     newest: u64,
     /// Every epoch that a seal has returned.
     sealed: BTreeSet<u64>,
-    /// What was sent, by its payload, which is never sent twice.
+    /// Sent frames by payload; no payload is sent twice.
     sent: BTreeMap<Vec<u8>, (u64, u64)>,
     acknowledged: BTreeSet<Vec<u8>>,
     refused: BTreeSet<Vec<u8>>,
@@ -54,7 +54,7 @@ impl Server {
         (self.random >> 33) % limit
     }
 
-    /// Opens the log, writes under one epoch or two, and dies or is superseded.
+    /// Opens the WAL, writes under one epoch or two, and dies or is superseded.
     async fn live(&mut self) {
         let wire = self.net.wire();
         let config = ObjectLogConfig {
@@ -63,16 +63,16 @@ impl Server {
             ..small()
         };
         self.told.lock().lives += 1;
-        let store: Arc<dyn ObjectStore> = Arc::clone(&wire) as _;
-        match ObjectLog::open(store, self.prefix.clone(), config).await {
-            Ok(log) => {
-                let outcome = self.write(&log).await;
+        let place = place(Arc::clone(&wire) as _, &self.prefix);
+        match ObjectLog::open(&place, config).await {
+            Ok(wal) => {
+                let outcome = self.write(&wal).await;
                 if let Err(LogError::Superseded { .. }) = outcome {
                     self.told.lock().superseded += 1;
                 }
                 match self.below(3) {
                     0 => {
-                        let _ = log.close().await;
+                        let _ = wal.close().await;
                     }
                     1 => self.net.kill(&wire).await,
                     _ => {}
@@ -83,9 +83,9 @@ impl Server {
         }
     }
 
-    async fn write(&mut self, log: &ObjectLog) -> Result<(), LogError> {
+    async fn write(&mut self, wal: &ObjectLog) -> Result<(), LogError> {
         for _ in 0..1 + self.below(2) {
-            let sealed = log.seal().await?;
+            let sealed = wal.seal().await?;
             {
                 let mut told = self.told.lock();
                 assert!(
@@ -96,7 +96,7 @@ impl Server {
                 told.newest = told.newest.max(sealed.epoch().0);
             }
             let mut lsn = sealed.lsn().0.max(100);
-            match log.begin(sealed.epoch(), Lsn(lsn)).await {
+            match wal.begin(sealed.epoch(), Lsn(lsn)).await {
                 Ok(_) => {}
                 Err(LogError::Fenced { .. }) => continue,
                 Err(e) => return Err(e),
@@ -111,46 +111,46 @@ impl Server {
                     body: FrameBody::Redo(payload.clone().into()),
                 };
                 lsn += payload.len() as u64;
-                // Somebody newer is told of its seal before this is sent.
+                // A newer server gets its seal before this frame is sent.
                 let late = {
                     let mut told = self.told.lock();
                     told.sent.insert(payload.clone(), (sealed.epoch().0, seq));
                     told.newest > sealed.epoch().0
                 };
                 // A single frame is taken whole or not at all.
-                if let Err(e) = log.append(sealed.epoch(), vec![frame]).await {
+                if let Err(e) = wal.append(sealed.epoch(), vec![frame]).await {
                     self.told.lock().refused.insert(payload);
-                    self.acknowledged(log, sealed.epoch(), &waiting);
+                    self.acknowledged(wal, sealed.epoch(), &waiting);
                     return Err(e);
                 }
                 waiting.push((seq, payload, late));
                 if self.below(4) == 0 {
-                    let mut watch = log.durable();
+                    let mut watch = wal.durable();
                     let reached = watch.wait_for(|d| {
                         d.epoch() > sealed.epoch()
                             || (d.epoch() == sealed.epoch() && d.seq().0 >= seq)
                     });
                     if reached.await.is_err() {
-                        self.acknowledged(log, sealed.epoch(), &waiting);
-                        return Err(log.seal().await.unwrap_err());
+                        self.acknowledged(wal, sealed.epoch(), &waiting);
+                        return Err(wal.seal().await.unwrap_err());
                     }
                 }
                 if self.below(10) == 0 {
                     tokio::time::sleep(Duration::from_micros(self.below(3000))).await;
                 }
             }
-            self.acknowledged(log, sealed.epoch(), &waiting);
+            self.acknowledged(wal, sealed.epoch(), &waiting);
             if self.trims && self.below(2) == 0 {
-                let before = log.durable().borrow().position();
-                log.trim(before)?;
+                let before = wal.durable().borrow().position();
+                wal.trim(before)?;
             }
         }
         Ok(())
     }
 
-    /// Notes what the log says is durable.
-    fn acknowledged(&self, log: &ObjectLog, epoch: Epoch, waiting: &[(u64, Vec<u8>, bool)]) {
-        let durable = *log.durable().borrow();
+    /// Notes what the WAL says is durable.
+    fn acknowledged(&self, wal: &ObjectLog, epoch: Epoch, waiting: &[(u64, Vec<u8>, bool)]) {
+        let durable = *wal.durable().borrow();
         if durable.epoch() != epoch {
             return;
         }
@@ -198,7 +198,7 @@ async fn race(
     }
     net.set_weather(Weather::calm());
     let before = read(&net.wire(), &prefix).await;
-    // What was late is done now, and changes nothing.
+    // Late requests are done now, and change nothing.
     net.deliver().await;
     let objects = Objects::read(&store, &prefix).await;
     let entries = read(&net.wire(), &prefix).await;
@@ -228,17 +228,15 @@ async fn race(
 
 /// All entries: epoch, number and payload of frames.
 async fn read(wire: &Arc<Wire>, prefix: &Path) -> Vec<(u64, Record, Option<Vec<u8>>)> {
-    let store: Arc<dyn ObjectStore> = Arc::clone(wire) as _;
-    let log = ObjectLog::open(store, prefix.clone(), small())
-        .await
-        .unwrap();
+    let place = place(Arc::clone(wire) as _, prefix);
+    let wal = ObjectLog::open(&place, small()).await.unwrap();
     // Readers block.
-    let reading = tokio::task::spawn_blocking(move || read_all(&log));
+    let reading = tokio::task::spawn_blocking(move || read_all(&wal));
     reading.await.unwrap()
 }
 
-fn read_all(log: &ObjectLog) -> Vec<(u64, Record, Option<Vec<u8>>)> {
-    let mut reader = log.read_from(log.first()).unwrap();
+fn read_all(wal: &ObjectLog) -> Vec<(u64, Record, Option<Vec<u8>>)> {
+    let mut reader = wal.read_from(wal.first()).unwrap();
     let mut out = Vec::new();
     while let Some(entry) = reader.next().unwrap() {
         let payload = match &entry.record {
@@ -255,7 +253,7 @@ fn read_all(log: &ObjectLog) -> Vec<(u64, Record, Option<Vec<u8>>)> {
 
 fn check(told: &Told, entries: &[(u64, Record, Option<Vec<u8>>)]) {
     let mut found = BTreeSet::new();
-    // Of a log that was trimmed the first entry may be any.
+    // A trimmed WAL may begin with any entry.
     let (mut epoch, mut next) = match entries.first() {
         Some((of, Record::Seal, _)) => (of - 1, None),
         Some((of, Record::Begin { .. }, _)) => (*of, None),
@@ -333,12 +331,12 @@ fn in_a_real_store() {
     }
 }
 
-/// Many logs that are each written a little more than their share of the
-/// memory: together they hold what they may, and what nobody needs any more
-/// they hold no longer.
+/// Many WALs that are each written a little more than their share of the
+/// memory: together they stay within the budget, and release objects that are
+/// no longer needed.
 #[test]
-fn all_logs_together_hold_what_they_may() {
-    const LOGS: u64 = 20;
+fn all_wals_together_hold_what_they_may() {
+    const WALS: u64 = 20;
     const LIMIT: u64 = 64 << 10;
     let memory = Memory::new(LIMIT);
     let config = || ObjectLogConfig {
@@ -348,13 +346,13 @@ fn all_logs_together_hold_what_they_may() {
     };
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     block_on(async {
-        let mut logs = Vec::new();
-        for n in 0..LOGS {
+        let mut wals = Vec::new();
+        for n in 0..WALS {
             let prefix = Path::from(format!("log-{n}"));
-            let opened = ObjectLog::open(Arc::clone(&store), prefix, config()).await;
-            let log = opened.unwrap();
-            let epoch = log.seal().await.unwrap().epoch();
-            log.begin(epoch, Lsn(100)).await.unwrap();
+            let place = place(Arc::clone(&store), &prefix);
+            let wal = ObjectLog::open(&place, config()).await.unwrap();
+            let epoch = wal.seal().await.unwrap().epoch();
+            wal.begin(epoch, Lsn(100)).await.unwrap();
             let mut start = Lsn(100);
             for seq in 1..=50 {
                 let frame = Frame {
@@ -363,26 +361,26 @@ fn all_logs_together_hold_what_they_may() {
                     body: FrameBody::Redo(vec![n as u8; 1000].into()),
                 };
                 start = frame.end();
-                log.append(epoch, vec![frame]).await.unwrap();
+                wal.append(epoch, vec![frame]).await.unwrap();
             }
-            let mut durable = log.durable();
+            let mut durable = wal.durable();
             durable.wait_for(|d| d.seq() == FrameSeq(50)).await.unwrap();
-            logs.push(log);
+            wals.push(wal);
         }
         let each = config().object_bytes + 200;
         let used = memory.used();
-        println!("{used} bytes in {LOGS} logs");
+        println!("{used} bytes in {WALS} WALs");
         assert!(used > LIMIT / 2, "{used}");
-        assert!(used <= LIMIT + LOGS * each, "{used}");
-        for log in &logs {
-            log.trim(log.durable().borrow().position()).unwrap();
+        assert!(used <= LIMIT + WALS * each, "{used}");
+        for wal in &wals {
+            wal.trim(wal.durable().borrow().position()).unwrap();
         }
-        assert!(memory.used() <= LOGS * each, "{}", memory.used());
-        for log in logs {
-            log.close().await.unwrap();
+        assert!(memory.used() <= WALS * each, "{}", memory.used());
+        for wal in wals {
+            wal.close().await.unwrap();
         }
     });
-    // What waited for the last request goes with it.
+    // Memory that waited for the last request is released with it.
     let until = std::time::Instant::now() + Duration::from_secs(60);
     while memory.used() > 0 {
         assert!(std::time::Instant::now() < until, "{}", memory.used());

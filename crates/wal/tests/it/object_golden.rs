@@ -8,7 +8,7 @@
 )]
 
 use crate::common::golden::{STEP_US, TIME_US, compare, entropy, groups, objects, record_groups};
-use crate::common::objects::{block_on, read_from, runtime};
+use crate::common::objects::{block_on, place, read_from, runtime};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -36,29 +36,30 @@ fn config(clock: &HandClock, owner: u64) -> ObjectLogConfig {
     }
 }
 
-/// Writes it all: two owners, the second of whom only seals.
+/// Writes everything, as two owners; the second one only seals.
 async fn write() -> Arc<dyn ObjectStore> {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let clock = HandClock::default();
     let mut times = (0..).map(|nth| TIME_US + nth * STEP_US);
     let mut tick = || clock.set(times.next().unwrap());
-    let open = |owner| ObjectLog::open(Arc::clone(&store), prefix(), config(&clock, owner));
-    let log = open(0).await.unwrap();
+    let place = place(Arc::clone(&store), &prefix());
+    let open = |owner| ObjectLog::open(&place, config(&clock, owner));
+    let wal = open(0).await.unwrap();
     tick();
-    let epoch = log.seal().await.unwrap().epoch();
+    let epoch = wal.seal().await.unwrap().epoch();
     tick();
-    log.begin(epoch, Lsn::FIRST).await.unwrap();
+    wal.begin(epoch, Lsn::FIRST).await.unwrap();
     for group in groups() {
         tick();
         let last = group.last().unwrap().seq;
-        log.append(epoch, group).await.unwrap();
-        log.durable().wait_for(|d| d.seq() >= last).await.unwrap();
+        wal.append(epoch, group).await.unwrap();
+        wal.durable().wait_for(|d| d.seq() >= last).await.unwrap();
     }
-    log.close().await.unwrap();
-    let log = open(0x80).await.unwrap();
+    wal.close().await.unwrap();
+    let wal = open(0x80).await.unwrap();
     tick();
-    log.seal().await.unwrap();
-    log.close().await.unwrap();
+    wal.seal().await.unwrap();
+    wal.close().await.unwrap();
     store
 }
 
@@ -86,12 +87,13 @@ fn the_golden_objects_are_read() {
             let path = Path::from(format!("logs/golden/0000000000/{name}"));
             store.put(&path, bytes.into()).await.unwrap();
         }
-        let log = ObjectLog::open(store, prefix(), config(&HandClock::default(), 0));
-        let log = log.await.unwrap();
-        let durable = *log.durable().borrow();
+        let place = place(store, &prefix());
+        let wal = ObjectLog::open(&place, config(&HandClock::default(), 0));
+        let wal = wal.await.unwrap();
+        let durable = *wal.durable().borrow();
         assert_eq!((durable.epoch(), durable.seq()), (Epoch(2), FrameSeq(0)));
         assert_eq!(durable.lsn(), groups().concat().last().unwrap().end());
-        let mut entries = read_from(log, Position(0)).await.into_iter();
+        let mut entries = read_from(wal, Position(0)).await.into_iter();
         for ((epoch, records), nth) in record_groups().into_iter().zip(0..) {
             for record in records {
                 let entry = entries.next().unwrap();

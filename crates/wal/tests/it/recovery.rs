@@ -1,4 +1,4 @@
-//! What opening makes of a log that a crash has torn or a disk has damaged.
+//! Opening a WAL that a crash has torn or a disk has damaged.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,36 +14,36 @@ use xylem_wal::{Entry, LocalLog, LocalLogConfig, Log, LogError, Position};
 const HEADER: usize = 4096;
 const ENTRY: usize = 60;
 
-/// A closed log with these groups, each durable before the next, and where in
+/// A closed WAL with these groups, each durable before the next, and where in
 /// segment 1 each entry ends.
 fn written(groups: &[&[usize]]) -> (ModelDisk, Vec<Entry>, Writer) {
     let disk = ModelDisk::new();
     let (entries, writer) = block_on(async {
-        let log = open(&disk).unwrap();
-        let mut writer = Writer::attach(&log).await.unwrap();
+        let wal = open(&disk).unwrap();
+        let mut writer = Writer::attach(&wal).await.unwrap();
         for sizes in groups {
-            writer.write(&log, sizes).await.unwrap();
+            writer.write(&wal, sizes).await.unwrap();
         }
-        let entries = read_all(&log).unwrap();
-        log.close().await.unwrap();
+        let entries = read_all(&wal).unwrap();
+        wal.close().await.unwrap();
         (entries, writer)
     });
     (disk, entries, writer)
 }
 
-/// Checks that the log on `disk` holds `expected`, takes more, and still holds
+/// Checks that the WAL on `disk` holds `expected`, takes more, and still holds
 /// the right thing when opened again.
 fn assert_goes_on(disk: &ModelDisk, expected: &[Entry]) {
     let more = block_on(async {
-        let log = open(disk).unwrap();
-        assert_eq!(read_all(&log).unwrap(), expected);
+        let wal = open(disk).unwrap();
+        assert_eq!(read_all(&wal).unwrap(), expected);
         assert_eq!(
-            log.durable().borrow().position(),
+            wal.durable().borrow().position(),
             expected.last().map_or(Position(0), |e| e.next)
         );
-        let mut writer = Writer::attach(&log).await.unwrap();
-        writer.write(&log, &[10]).await.unwrap();
-        read_all(&log).unwrap()
+        let mut writer = Writer::attach(&wal).await.unwrap();
+        writer.write(&wal, &[10]).await.unwrap();
+        read_all(&wal).unwrap()
     });
     assert_eq!(more.len(), expected.len() + 3);
     assert_eq!(read_all(&open(&disk.crash(1)).unwrap()).unwrap(), more);
@@ -100,11 +100,11 @@ fn what_was_cut_off_stays_off() {
     // two stayed, they would follow it as if they belonged.
     disk.poke(&segment(1), start, &[0; 20]);
     let expected = block_on(async {
-        let log = open(&disk).unwrap();
-        assert_eq!(read_all(&log).unwrap(), entries[..count - 3]);
+        let wal = open(&disk).unwrap();
+        assert_eq!(read_all(&wal).unwrap(), entries[..count - 3]);
         (writer.seq, writer.lsn) = (1, writer.lsn - 150);
-        writer.write(&log, &[50]).await.unwrap();
-        read_all(&log).unwrap()
+        writer.write(&wal, &[50]).await.unwrap();
+        read_all(&wal).unwrap()
     });
     let said = |e: &Entry| (e.next, e.epoch, e.record.clone());
     let before: Vec<_> = entries[..count - 2].iter().map(said).collect();
@@ -161,7 +161,7 @@ fn segment_headers_are_checked() {
     }
 }
 
-/// A log of several segments, and the segment of each entry.
+/// A WAL of several segments, and the segment of each entry.
 fn several_segments() -> (ModelDisk, Vec<Entry>, Vec<u64>) {
     // No segment ends within a group.
     let groups: Vec<&[usize]> = vec![&[1501, 100]; 20];
@@ -194,9 +194,9 @@ fn a_missing_segment_is_told() {
     // The oldest may be gone: it may have been trimmed.
     let trimmed = disk.copy();
     trimmed.remove(&segment(1)).unwrap();
-    let log = open(&trimmed).unwrap();
-    assert_eq!(log.first(), Position(firsts[1]));
-    read_all(&log).unwrap();
+    let wal = open(&trimmed).unwrap();
+    assert_eq!(wal.first(), Position(firsts[1]));
+    read_all(&wal).unwrap();
 }
 
 #[test]
@@ -207,8 +207,8 @@ fn damage_in_an_older_segment_is_told_when_read() {
     for at in [second, second + 16, second + 48, second + 56] {
         let damaged = disk.copy();
         damaged.poke(&segment(1), at, &[whole[at] ^ 1]);
-        let log = open(&damaged).unwrap();
-        let mut reader = log.read_from(Position(0)).unwrap();
+        let wal = open(&damaged).unwrap();
+        let mut reader = wal.read_from(Position(0)).unwrap();
         assert_eq!(reader.next().unwrap().as_ref(), Some(&entries[0]));
         for _ in 0..2 {
             match reader.next() {
@@ -221,8 +221,8 @@ fn damage_in_an_older_segment_is_told_when_read() {
                 other => panic!("not corrupt: {other:?}"),
             }
         }
-        // What is behind it can still be read.
-        let mut rest = log.read_from(Position(firsts[1])).unwrap();
+        // Entries behind it can still be read.
+        let mut rest = wal.read_from(Position(firsts[1])).unwrap();
         while rest.next().unwrap().is_some() {}
     }
     // Without its first entry's header a segment has no place.
@@ -243,7 +243,7 @@ fn a_torn_first_write_of_a_segment_is_cut_off() {
         .cloned()
         .collect();
     let later = entries[kept.len()..].to_vec();
-    // Of the last segment only its first write, and of that not all.
+    // The last segment has only its first write, and that one in part.
     let group = 2 * ENTRY + 1601;
     for lost in [0..30, 0..ENTRY, 30..200, 0..group] {
         let torn = disk.copy();
@@ -279,7 +279,7 @@ fn a_torn_first_write_of_a_segment_is_cut_off() {
 }
 
 #[test]
-fn other_configurations_open_the_same_log() {
+fn other_configurations_open_the_same_wal() {
     let (disk, mut entries, _) = written(&[&[1500, 100], &[2000], &[1]]);
     let large = LocalLogConfig {
         segment_bytes: 200 << 10,
@@ -288,14 +288,14 @@ fn other_configurations_open_the_same_log() {
     };
     for (config, bytes) in [(large.clone(), 40 << 10), (small(), 2000), (large, 33_000)] {
         block_on(async {
-            let log = LocalLog::open_on(Arc::new(disk.clone()), config).unwrap();
-            assert_eq!(read_all(&log).unwrap(), entries);
-            let mut writer = Writer::attach(&log).await.unwrap();
+            let wal = LocalLog::open_on(Arc::new(disk.clone()), config).unwrap();
+            assert_eq!(read_all(&wal).unwrap(), entries);
+            let mut writer = Writer::attach(&wal).await.unwrap();
             for _ in 0..10 {
-                writer.write(&log, &[bytes, 5]).await.unwrap();
+                writer.write(&wal, &[bytes, 5]).await.unwrap();
             }
-            entries = read_all(&log).unwrap();
-            log.close().await.unwrap();
+            entries = read_all(&wal).unwrap();
+            wal.close().await.unwrap();
         });
     }
 }
@@ -337,17 +337,17 @@ fn files_of_others_are_left_alone_and_half_made_ones_removed() {
         disk.create(name).unwrap();
     }
     disk.create("spare-000000000002").unwrap();
-    let log = open(&disk).unwrap();
-    assert_eq!(read_all(&log).unwrap(), entries);
+    let wal = open(&disk).unwrap();
+    assert_eq!(read_all(&wal).unwrap(), entries);
     assert!(disk.contents("notes.txt").is_some() && disk.contents("1.wal").is_some());
     assert!(disk.contents("spare-000000000002").is_none());
-    assert_eq!(log.stored_bytes(), disk.used());
+    assert_eq!(wal.stored_bytes(), disk.used());
 }
 
 #[test]
 fn the_error_of_a_second_opener_says_what_to_look_for() {
     let disk = ModelDisk::new();
-    let _log = open(&disk).unwrap();
+    let _wal = open(&disk).unwrap();
     let error = open(&disk).unwrap_err().to_string();
     assert!(
         error.contains("model") && error.contains("another process"),
@@ -360,14 +360,14 @@ fn a_follower_does_not_open_files() {
     use xylem_wal::disk::model::Op;
     let disk = ModelDisk::new();
     block_on(async {
-        let log = open(&disk).unwrap();
-        let mut writer = Writer::attach(&log).await.unwrap();
-        let mut reader = log.read_from(log.first()).unwrap();
+        let wal = open(&disk).unwrap();
+        let mut writer = Writer::attach(&wal).await.unwrap();
+        let mut reader = wal.read_from(wal.first()).unwrap();
         while reader.next().unwrap().is_some() {}
         disk.fail(Op::Open, 0, u32::MAX, std::io::ErrorKind::PermissionDenied);
         for _ in 0..10 {
             assert!(reader.next().unwrap().is_none());
-            writer.write(&log, &[10]).await.unwrap();
+            writer.write(&wal, &[10]).await.unwrap();
             assert_eq!(
                 frames(&[reader.next().unwrap().unwrap()])[0].seq.0,
                 writer.seq
@@ -381,9 +381,9 @@ fn the_last_durable_entry_is_never_trimmed() {
     for seed in 0..16 {
         let disk = ModelDisk::new();
         let (durable, crashed) = block_on(async {
-            let log = open(&disk).unwrap();
-            let mut writer = Writer::attach(&log).await.unwrap();
-            let durable = writer.write(&log, &[1500]).await.unwrap();
+            let wal = open(&disk).unwrap();
+            let mut writer = Writer::attach(&wal).await.unwrap();
+            let durable = writer.write(&wal, &[1500]).await.unwrap();
             // The next segment is there, and its first write under way.
             while disk.contents(&segment(2)).is_none() {
                 tokio::task::yield_now().await;
@@ -391,26 +391,27 @@ fn the_last_durable_entry_is_never_trimmed() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
             disk.hold(true);
             let frame = writer.redo(1000);
-            log.append(writer.epoch, vec![frame]).await.unwrap();
+            wal.append(writer.epoch, vec![frame]).await.unwrap();
             while disk.contents(&segment(2)).unwrap()[HEADER..]
                 .iter()
                 .all(|b| *b == 0)
             {
                 tokio::task::yield_now().await;
             }
-            log.trim(durable.position()).unwrap();
+            wal.trim(durable.position()).unwrap();
             (durable, disk.crash(seed))
         });
-        let log = open(&crashed).unwrap();
-        assert!(log.durable().borrow().position() >= durable.position());
-        assert_eq!(log.durable().borrow().epoch(), durable.epoch());
-        assert!(!read_all(&log).unwrap().is_empty());
+        let wal = open(&crashed).unwrap();
+        assert!(wal.durable().borrow().position() >= durable.position());
+        assert_eq!(wal.durable().borrow().epoch(), durable.epoch());
+        assert!(!read_all(&wal).unwrap().is_empty());
     }
 }
 
 /// A segment of real size that was used before holds 64 million places where a
 /// header could begin: one time in fifty, one of them has the right checksum by
-/// chance. What it is taken for decides whether a healthy log opens.
+/// chance. Whether a healthy WAL opens depends on how recovery reads that
+/// header.
 #[test]
 fn chance_does_not_bear_witness_in_a_recycled_segment_of_real_size() {
     use std::os::unix::fs::FileExt;
@@ -425,25 +426,25 @@ fn chance_does_not_bear_witness_in_a_recycled_segment_of_real_size() {
     let open = || LocalLog::open(dir.path(), config());
     let path = |number| dir.path().join(segment(number));
     let epoch = block_on(async {
-        let log = open().unwrap();
-        let first = Writer::attach(&log).await.unwrap();
+        let wal = open().unwrap();
+        let first = Writer::attach(&wal).await.unwrap();
         assert_eq!(first.epoch.0, 1);
-        let mut writer = Writer::attach(&log).await.unwrap();
+        let mut writer = Writer::attach(&wal).await.unwrap();
         // Segment 1 full, and 2 begun; 1 goes; 2 more than half full: 3 is made.
         for _ in 0..17 {
-            writer.write(&log, &[4 << 20]).await.unwrap();
+            writer.write(&wal, &[4 << 20]).await.unwrap();
         }
-        log.trim(log.durable().borrow().position()).unwrap();
+        wal.trim(wal.durable().borrow().position()).unwrap();
         while !path(3).exists() {
-            writer.write(&log, &[4 << 20]).await.unwrap();
+            writer.write(&wal, &[4 << 20]).await.unwrap();
         }
-        log.close().await.unwrap();
+        wal.close().await.unwrap();
         writer.epoch.0
     });
     let (entries, end, now) = {
-        let log = open().unwrap();
-        let entries = read_all(&log).unwrap();
-        let end = log.durable().borrow().position().0;
+        let wal = open().unwrap();
+        let entries = read_all(&wal).unwrap();
+        let end = wal.durable().borrow().position().0;
         let now = entries.last().unwrap().time_us;
         (entries.len(), end, now)
     };
@@ -498,8 +499,8 @@ fn chance_does_not_bear_witness_in_a_recycled_segment_of_real_size() {
     ];
     for (what, header) in chance {
         write(header);
-        let log = open().unwrap_or_else(|error| panic!("{what}: {error}"));
-        assert_eq!(log.durable().borrow().position().0, end, "{what}");
+        let wal = open().unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(wal.durable().borrow().position().0, end, "{what}");
     }
     assert_eq!(read_all(&open().unwrap()).unwrap().len(), entries);
     // One that is none of these does bear witness.

@@ -3,36 +3,37 @@
 
 use super::{Site, copied, from_backup, small, until};
 use crate::common::net::{Refusal, Wire};
-use crate::common::objects::block_on;
+use crate::common::objects::{block_on, place};
 use crate::common::{self, Writer, read_all, segment};
 use object_store::ObjectStore;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use xylem_ambient::Clock;
+use xylem_objects::Retry;
 use xylem_wal::backup::end;
 use xylem_wal::disk::model::ModelDisk;
-use xylem_wal::{Backup, BackupConfig, LocalLog, LocalLogConfig, Log, LogError, Position, Retry};
+use xylem_wal::{Backup, BackupConfig, LocalLog, LocalLogConfig, Log, LogError, Position};
 
 /// Requests are not called back: a test holds them.
 fn patient() -> BackupConfig {
     BackupConfig {
         object_bytes: 1 << 10,
         retry: Retry {
-            attempt: Duration::from_secs(100),
+            attempt_timeout: Duration::from_secs(100),
             ..small().retry
         },
         ..small()
     }
 }
 
-fn start_on(site: &Site, wire: &Arc<Wire>, log: &LocalLog, generation: u64) -> Backup {
-    let store = Arc::clone(wire) as Arc<dyn ObjectStore>;
-    Backup::start(log, store, site.prefix.clone(), generation, patient()).unwrap()
+fn start_on(site: &Site, wire: &Arc<Wire>, wal: &LocalLog, generation: u64) -> Backup {
+    let place = place(Arc::clone(wire) as Arc<dyn ObjectStore>, &site.prefix);
+    Backup::start(wal, &place, generation, patient()).unwrap()
 }
 
-fn end_of(log: &LocalLog) -> Position {
-    log.durable().borrow().position()
+fn end_of(wal: &LocalLog) -> Position {
+    wal.durable().borrow().position()
 }
 
 /// Waits until generation 1 has so many objects of entries.
@@ -51,24 +52,24 @@ async fn until_ranges(site: &Site, count: usize) {
 ///   sent      A  B  C  D        each says: before A all has arrived
 ///   arrived      B  C  D        the machine dies; A arrives later, or never
 ///
-/// What counts then ends before A: nobody was told of more. A server that goes
+/// The line then ends before A: no caller was told of more. A server that goes
 /// on with the same disk begins there, and a late A changes nothing.
 #[test]
 fn objects_travel_together_and_a_crash_leaves_no_damage() {
     block_on(async {
         let site = Site::new();
         let disk = ModelDisk::new();
-        let log = common::open(&disk).unwrap();
+        let wal = common::open(&disk).unwrap();
         let wire = site.net.wire();
-        let backup = start_on(&site, &wire, &log, 1);
-        let mut writer = Writer::attach(&log).await.unwrap();
-        copied(&backup, &log).await;
-        let before = end_of(&log);
+        let backup = start_on(&site, &wire, &wal, 1);
+        let mut writer = Writer::attach(&wal).await.unwrap();
+        copied(&backup, &wal).await;
+        let before = end_of(&wal);
         let count = site.ranges(1).await.len();
         let held = format!("{:016x}/{:016x}", 1, before.0);
         site.net.hold_name(Some((&wire, &held)));
         for _ in 0..12 {
-            writer.write(&log, &[900]).await.unwrap();
+            writer.write(&wal, &[900]).await.unwrap();
         }
         until_ranges(&site, count + 3).await;
         // No more than the configuration allows are on their way, and none
@@ -77,7 +78,7 @@ fn objects_travel_together_and_a_crash_leaves_no_damage() {
         assert_eq!(status.position, Some(before));
         assert!(status.age.is_some() && !status.failed);
         assert_eq!(site.ranges(1).await.len(), count + 3);
-        let entries = read_all(&log).unwrap();
+        let entries = read_all(&wal).unwrap();
         let whole = entries.iter().take_while(|e| e.next <= before).count();
         assert_eq!(from_backup(&site.restored().await.0), entries[..whole]);
         // Nothing is removed of what is on its way, or ahead of it.
@@ -85,49 +86,49 @@ fn objects_travel_together_and_a_crash_leaves_no_damage() {
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert_eq!(site.ranges(1).await.len(), count + 3);
         // The machine dies, as far as anyone can see.
-        let dead = (backup, log);
-        let log = common::open(&disk.kill()).unwrap();
-        let again = site.start(&log, 2);
-        copied(&again, &log).await;
+        let dead = (backup, wal);
+        let wal = common::open(&disk.kill()).unwrap();
+        let again = site.start(&wal, 2);
+        copied(&again, &wal).await;
         assert_eq!(site.ranges(2).await[0].0, before.0);
-        let entries = read_all(&log).unwrap();
+        let entries = read_all(&wal).unwrap();
         let all = from_backup(&site.restored().await.0);
         assert!(entries.ends_with(&all) && all.len() > whole);
-        // What it had sent arrives.
+        // The objects that it had sent arrive.
         site.net.hold_name(None);
         until_ranges(&site, count + 4).await;
         assert_eq!(from_backup(&site.restored().await.0), all);
         until(|| site.net.flying() == 0).await;
         drop(dead);
-        // And goes with what is trimmed.
+        // Trimming removes them.
         let deadline = Instant::now() + Duration::from_secs(20);
         while !site.ranges(1).await.is_empty() {
             assert!(Instant::now() < deadline);
             site.net.deliver().await;
-            again.trim(end_of(&log));
-            writer.write(&log, &[900]).await.unwrap();
-            copied(&again, &log).await;
+            again.trim(end_of(&wal));
+            writer.write(&wal, &[900]).await.unwrap();
+            copied(&again, &wal).await;
         }
     });
 }
 
-/// One that is lost is told from one that never arrived: objects that were sent
+/// A lost object differs from one that never arrived: objects that were sent
 /// after its arrival say that it was there.
 #[test]
 fn what_was_there_and_is_gone_is_damage() {
     block_on(async {
         let site = Site::new();
-        let log = common::open(&ModelDisk::new()).unwrap();
-        let backup = start_on(&site, &site.net.wire(), &log, 1);
-        let mut writer = Writer::attach(&log).await.unwrap();
+        let wal = common::open(&ModelDisk::new()).unwrap();
+        let backup = start_on(&site, &site.net.wire(), &wal, 1);
+        let mut writer = Writer::attach(&wal).await.unwrap();
         for _ in 0..12 {
-            writer.write(&log, &[900]).await.unwrap();
+            writer.write(&wal, &[900]).await.unwrap();
         }
-        copied(&backup, &log).await;
+        copied(&backup, &wal).await;
         let told = site.ranges(1).await;
         assert!(told.len() > 8);
-        writer.write(&log, &[9]).await.unwrap();
-        copied(&backup, &log).await;
+        writer.write(&wal, &[9]).await.unwrap();
+        copied(&backup, &wal).await;
         for (position, _) in told {
             let name = format!("{:016x}/{position:016x}", 1);
             let bytes = site.get(&name).await;
@@ -145,15 +146,15 @@ fn what_was_there_and_is_gone_is_damage() {
 }
 
 #[test]
-fn a_damaged_copy_is_made_anew_of_a_log_that_is_whole() {
+fn a_damaged_copy_is_made_anew_of_a_wal_that_is_whole() {
     block_on(async {
         let site = Site::new();
-        let log = common::open(&ModelDisk::new()).unwrap();
-        let backup = site.start(&log, 1);
-        let mut writer = Writer::attach(&log).await.unwrap();
+        let wal = common::open(&ModelDisk::new()).unwrap();
+        let backup = site.start(&wal, 1);
+        let mut writer = Writer::attach(&wal).await.unwrap();
         for _ in 0..4 {
-            writer.write(&log, &[700]).await.unwrap();
-            copied(&backup, &log).await;
+            writer.write(&wal, &[700]).await.unwrap();
+            copied(&backup, &wal).await;
         }
         backup.close().await.unwrap();
         for (generation, its_start) in [(1, true), (3, false)] {
@@ -165,23 +166,22 @@ fn a_damaged_copy_is_made_anew_of_a_log_that_is_whole() {
             let mut damaged = site.get(&name).await;
             damaged[50] ^= 1;
             site.put(&name, damaged).await;
-            // Whoever looks is told how far it went, and what is wrong.
-            let (store, prefix) = (Arc::clone(&site.store), site.prefix.clone());
-            let found = end(store, prefix, small()).await.unwrap();
-            assert_eq!(found.position, end_of(&log), "{name}");
+            // [`end`] says how far the copy went, and what is wrong with it.
+            let found = end(&site.place(), small()).await.unwrap();
+            assert_eq!(found.position, end_of(&wal), "{name}");
             let damage = found.damage.expect("the damage is told");
             assert!(damage.contains(&name), "{damage}");
             assert!(site.would_restore(&ModelDisk::new()).await.is_err());
             // One whose right is not newer does not touch it.
-            let late = site.start(&log, generation);
+            let late = site.start(&wal, generation);
             let error = late.reach(Position(u64::MAX)).await.unwrap_err();
             assert!(matches!(error, LogError::Superseded { .. }), "{error}");
             // The next one copies what there is.
-            let again = site.start(&log, generation + 2);
-            writer.write(&log, &[700]).await.unwrap();
-            copied(&again, &log).await;
+            let again = site.start(&wal, generation + 2);
+            writer.write(&wal, &[700]).await.unwrap();
+            copied(&again, &wal).await;
             again.close().await.unwrap();
-            let entries = read_all(&log).unwrap();
+            let entries = read_all(&wal).unwrap();
             assert_eq!(from_backup(&site.restored().await.0), entries, "{name}");
         }
     });
@@ -203,7 +203,7 @@ impl Hand {
         self.0.fetch_add(by.as_micros() as u64, Ordering::SeqCst);
     }
 
-    fn log(&self, disk: &ModelDisk) -> LocalLog {
+    fn wal(&self, disk: &ModelDisk) -> LocalLog {
         let config = LocalLogConfig {
             clock: self.clock(),
             ..common::small()
@@ -221,31 +221,31 @@ impl Hand {
 
 const A_WHILE: Duration = Duration::from_secs(70);
 
-/// What is said to be the loss must not be nothing because nobody could look.
+/// The reported loss must not be nothing because the store could not be read.
 #[test]
 fn a_backup_that_does_not_go_on_is_not_young() {
     block_on(async {
         let site = Site::new();
         let hand = Hand::new();
-        let log = hand.log(&ModelDisk::new());
-        let mut writer = Writer::attach(&log).await.unwrap();
+        let wal = hand.wal(&ModelDisk::new());
+        let mut writer = Writer::attach(&wal).await.unwrap();
         // It never reaches its store.
         site.net.refuse(Some(Refusal::Down));
-        let first = site.start_with(&log, 1, hand.backup());
+        let first = site.start_with(&wal, 1, hand.backup());
         until(|| first.status().trouble.is_some()).await;
         hand.on(A_WHILE);
         assert!(first.status().age.unwrap() >= A_WHILE);
         assert!(!first.status().failed);
         site.net.refuse(None);
-        copied(&first, &log).await;
+        copied(&first, &wal).await;
         until(|| first.status().age.is_none()).await;
-        // It has ended, with everything copied, and the log goes on.
-        let second = site.start_with(&log, 2, hand.backup());
-        writer.write(&log, &[10]).await.unwrap();
-        copied(&second, &log).await;
-        first.trim(end_of(&log));
+        // It has ended, with everything copied, and the WAL goes on.
+        let second = site.start_with(&wal, 2, hand.backup());
+        writer.write(&wal, &[10]).await.unwrap();
+        copied(&second, &wal).await;
+        first.trim(end_of(&wal));
         until(|| first.status().failed).await;
-        writer.write(&log, &[10]).await.unwrap();
+        writer.write(&wal, &[10]).await.unwrap();
         hand.on(A_WHILE);
         let status = first.status();
         assert!(status.age.unwrap() >= A_WHILE, "{status:?}");
@@ -254,39 +254,39 @@ fn a_backup_that_does_not_go_on_is_not_young() {
     });
 }
 
-/// The log is damaged where it was not copied yet. The copier waits there, and
+/// The WAL is damaged where it was not copied yet. The copier waits there, and
 /// says so, until the page store needs that no more.
 #[test]
-fn a_log_that_cannot_be_read_is_told_and_passed_once_it_is_trimmed() {
+fn a_wal_that_cannot_be_read_is_told_and_passed_once_it_is_trimmed() {
     block_on(async {
         let site = Site::new();
         let hand = Hand::new();
         let disk = ModelDisk::new();
-        let log = hand.log(&disk);
-        let mut writer = Writer::attach(&log).await.unwrap();
+        let wal = hand.wal(&disk);
+        let mut writer = Writer::attach(&wal).await.unwrap();
         site.net.refuse(Some(Refusal::Down));
-        let backup = site.start_with(&log, 1, hand.backup());
-        writer.write(&log, &[300]).await.unwrap();
-        disk.poke(&segment(1), 4096 + end_of(&log).0 as usize - 100, &[0; 50]);
+        let backup = site.start_with(&wal, 1, hand.backup());
+        writer.write(&wal, &[300]).await.unwrap();
+        disk.poke(&segment(1), 4096 + end_of(&wal).0 as usize - 100, &[0; 50]);
         for _ in 0..60 {
-            writer.write(&log, &[1500]).await.unwrap();
+            writer.write(&wal, &[1500]).await.unwrap();
         }
         site.net.refuse(None);
         until(|| {
             let trouble = backup.status().trouble.map(|e| e.to_string());
-            trouble.is_some_and(|said| said.contains("read the log") && said.contains(&segment(1)))
+            trouble.is_some_and(|said| said.contains("read the WAL") && said.contains(&segment(1)))
         })
         .await;
         hand.on(A_WHILE);
         let status = backup.status();
         assert!(status.age.unwrap() >= A_WHILE && !status.failed);
-        log.trim(end_of(&log)).unwrap();
-        assert!(log.first() > Position(400));
-        backup.trim(end_of(&log));
-        writer.write(&log, &[1]).await.unwrap();
-        copied(&backup, &log).await;
+        wal.trim(end_of(&wal)).unwrap();
+        assert!(wal.first() > Position(400));
+        backup.trim(end_of(&wal));
+        writer.write(&wal, &[1]).await.unwrap();
+        copied(&backup, &wal).await;
         until(|| backup.status().trouble.is_none() && backup.status().age.is_none()).await;
-        let entries = read_all(&log).unwrap();
+        let entries = read_all(&wal).unwrap();
         assert!(entries.ends_with(&from_backup(&site.restored().await.0)));
     });
 }

@@ -1,4 +1,4 @@
-//! What the golden files hold.
+//! The content of the golden files.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -110,7 +110,8 @@ pub fn groups() -> Vec<Vec<Frame>> {
         .collect()
 }
 
-/// What is written at a time: a seal, a begin, the groups, another seal.
+/// The groups that are written at once: a seal, a begin, the groups of frames,
+/// another seal.
 pub fn record_groups() -> Vec<(Epoch, Vec<Record>)> {
     let one = |record| (Epoch(1), vec![record]);
     let mut writes = vec![one(Record::Seal), one(Record::Begin { start: Lsn::FIRST })];

@@ -1,4 +1,4 @@
-//! The line of a log's objects, read by the letter of
+//! The line of a WAL's objects, read by the letter of
 //! `docs/formats/wal-objects.md` and by nothing of the crate: what is in the
 //! line, what is void, what is a claim.
 #![allow(
@@ -21,7 +21,7 @@ const ENTRY: usize = 60;
 /// An entry: epoch, kind, number, LSN, payload.
 pub type Told = (u64, u8, u64, u64, Vec<u8>);
 
-/// All objects of a log, by number and generation.
+/// All objects of a WAL, by number and generation.
 pub struct Objects {
     pub all: BTreeMap<(u64, u64), Vec<u8>>,
 }
@@ -100,7 +100,7 @@ impl Objects {
         self.all.values().filter(|b| Objects::is_claim(b)).count()
     }
 
-    /// The entries of the line of a log that was never trimmed.
+    /// The entries of the line of a WAL that was never trimmed.
     pub fn entries(&self) -> Vec<Told> {
         let mut out = Vec::new();
         let mut time = 0;

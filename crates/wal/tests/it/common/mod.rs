@@ -1,4 +1,5 @@
-//! What the tests share: a small configuration and a store on a model disk.
+//! Helpers that the tests share: a small configuration and a store on a model
+//! disk.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,7 +14,7 @@ pub mod objects;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
-use xylem_ambient::Clock;
+use xylem_ambient::{Clock, Entropy};
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::conformance::{HandClock, Store};
 use xylem_wal::disk::model::ModelDisk;
@@ -33,6 +34,7 @@ pub fn small() -> LocalLogConfig {
         retry: Duration::from_millis(2),
         memory: Memory::default(),
         clock: Clock::system(),
+        entropy: Entropy::system(),
     }
 }
 
@@ -46,7 +48,7 @@ pub fn roomy() -> LocalLogConfig {
     }
 }
 
-/// A log on a model disk.
+/// A WAL on a model disk.
 pub struct ModelStore {
     disk: Mutex<ModelDisk>,
     clock: HandClock,
@@ -75,7 +77,7 @@ impl Store for ModelStore {
 
     fn crash(&self, seed: u64) {
         let mut disk = self.disk.lock();
-        // Now and then it is the process that dies, and not the machine.
+        // Now and then the process dies, and not the machine.
         *disk = if seed % 5 == 4 {
             disk.kill()
         } else {
@@ -101,7 +103,7 @@ impl Store for ModelStore {
     }
 }
 
-/// Opens the log on a model disk.
+/// Opens the WAL on a model disk.
 pub fn open(disk: &ModelDisk) -> Result<LocalLog, LogError> {
     LocalLog::open_on(Arc::new(disk.clone()), small())
 }
@@ -119,10 +121,10 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub async fn attach(log: &LocalLog) -> Result<Writer, LogError> {
-        let sealed = log.seal().await?;
+    pub async fn attach(wal: &LocalLog) -> Result<Writer, LogError> {
+        let sealed = wal.seal().await?;
         let lsn = sealed.lsn().0.max(Lsn::FIRST.0);
-        log.begin(sealed.epoch(), Lsn(lsn)).await?;
+        wal.begin(sealed.epoch(), Lsn(lsn)).await?;
         Ok(Writer {
             epoch: sealed.epoch(),
             seq: 0,
@@ -146,14 +148,14 @@ impl Writer {
     }
 
     /// Appends one group of these sizes and waits until it is durable.
-    pub async fn write(&mut self, log: &LocalLog, sizes: &[usize]) -> Result<Durable, LogError> {
+    pub async fn write(&mut self, wal: &LocalLog, sizes: &[usize]) -> Result<Durable, LogError> {
         let frames = sizes.iter().map(|bytes| self.redo(*bytes)).collect();
-        log.append(self.epoch, frames).await?;
-        self.durable(log).await
+        wal.append(self.epoch, frames).await?;
+        self.durable(wal).await
     }
 
-    pub async fn durable(&self, log: &LocalLog) -> Result<Durable, LogError> {
-        let mut watch = log.durable();
+    pub async fn durable(&self, wal: &LocalLog) -> Result<Durable, LogError> {
+        let mut watch = wal.durable();
         let (epoch, seq) = (self.epoch, FrameSeq(self.seq));
         let reached =
             watch.wait_for(|d| d.epoch() > epoch || (d.epoch() == epoch && d.seq() >= seq));
@@ -164,8 +166,8 @@ impl Writer {
     }
 }
 
-pub fn read_all(log: &LocalLog) -> Result<Vec<Entry>, LogError> {
-    let mut reader = log.read_from(log.first())?;
+pub fn read_all(wal: &LocalLog) -> Result<Vec<Entry>, LogError> {
+    let mut reader = wal.read_from(wal.first())?;
     let mut entries = Vec::new();
     while let Some(entry) = reader.next()? {
         entries.push(entry);

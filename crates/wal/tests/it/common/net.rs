@@ -1,6 +1,10 @@
-//! An object store at the end of a bad wire: requests are held back, delayed,
-//! lost before or after they did something, and done long after their sender
-//! has died.
+//! A simulated network between servers and one object store: requests are held
+//! back, delayed, lost before or after they did something, and done long after
+//! their sender has died.
+//!
+//! Apart from `xylem_objects::testing::Faulty`, which injects errors into one
+//! client's requests by script: here several clients have wires of their own
+//! that die one by one, and puts that are under way arrive in any order.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -22,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// What the wire does, in thousandths of all requests.
+/// The faults of the wire, in thousandths of all requests.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Weather {
     /// Fails before it reaches the store.
@@ -84,7 +88,7 @@ pub enum Refusal {
     Unable,
 }
 
-/// The store, and everyone's wires to it.
+/// The store, and the wires of all processes to it.
 #[derive(Debug)]
 pub struct Net {
     inner: Arc<dyn ObjectStore>,
@@ -101,7 +105,7 @@ struct State {
     held: bool,
     /// Objects of these lives whose names contain these are held back.
     held_names: Vec<(u64, String)>,
-    /// And those of these lives.
+    /// All objects of these lives are held back.
     held_lives: Vec<u64>,
     /// This life's reads of objects whose names contain this are held back,
     /// after so many.
@@ -271,7 +275,7 @@ impl Net {
         }
     }
 
-    /// Now and then something that is late is done.
+    /// Delivers a late request now and then.
     async fn deliver_some(&self) {
         let late = {
             let mut state = self.state.lock();
@@ -314,7 +318,7 @@ fn broken(what: &str) -> Error {
 }
 
 impl Wire {
-    /// What becomes of a request, after the wait it is given.
+    /// The fate of a request, after its delay.
     async fn fate(&self) -> Fate {
         let (fate, delay) = {
             let mut state = self.net.state.lock();

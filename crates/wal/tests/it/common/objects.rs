@@ -1,4 +1,4 @@
-//! Logs in object stores, for the tests.
+//! WALs in object stores, for the tests.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -16,8 +16,9 @@ use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 use xylem_ambient::Entropy;
 use xylem_objects::testing::S3Server;
+use xylem_objects::{BucketConfig, GiveUp, Objects, Retry};
 use xylem_wal::conformance::{self, HandClock, Store};
-use xylem_wal::{BoxFuture, Entry, Log, LogError, ObjectLog, ObjectLogConfig, Position, Retry};
+use xylem_wal::{BoxFuture, Entry, Log, LogError, ObjectLog, ObjectLogConfig, Position};
 
 /// Where requests run.
 pub fn runtime() -> Handle {
@@ -46,7 +47,8 @@ pub fn small() -> ObjectLogConfig {
         retry: Retry {
             first_wait: Duration::from_millis(1),
             longest_wait: Duration::from_millis(5),
-            attempt: Duration::from_millis(100),
+            give_up: GiveUp::Never,
+            attempt_timeout: Duration::from_millis(100),
         },
         patience: Duration::from_secs(20),
         drain: Duration::from_secs(20),
@@ -54,7 +56,13 @@ pub fn small() -> ObjectLogConfig {
     }
 }
 
-/// A log under a prefix of its own.
+/// The folder `prefix` of a store.
+pub fn place(store: Arc<dyn ObjectStore>, prefix: &Path) -> Objects {
+    let whole = Objects::on(runtime(), store, "test://", BucketConfig::default());
+    whole.folder(prefix.as_ref())
+}
+
+/// A WAL under a prefix of its own.
 pub struct ObjectLogs {
     net: Arc<Net>,
     prefix: Path,
@@ -83,9 +91,9 @@ impl Store for ObjectLogs {
                 clock: self.clock.clock(),
                 ..small()
             };
-            let wire: Arc<dyn ObjectStore> = Arc::clone(&*self.wire.lock()) as _;
-            let log = ObjectLog::open(wire, self.prefix.clone(), config).await?;
-            Ok(Arc::new(log) as Arc<dyn Log>)
+            let wire = Arc::clone(&*self.wire.lock());
+            let wal = ObjectLog::open(&place(wire, &self.prefix), config).await?;
+            Ok(Arc::new(wal) as Arc<dyn Log>)
         })
     }
 
@@ -144,7 +152,7 @@ pub fn real_store() -> Arc<dyn ObjectStore> {
     Arc::new(PrefixStore::new(store, prefix))
 }
 
-/// A prefix that nobody has used.
+/// A prefix that was never used.
 pub fn fresh_prefix(what: &str) -> Path {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let nth = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -165,10 +173,10 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     done.expect("the test hangs")
 }
 
-/// All entries from `position` on. The log is dropped.
-pub async fn read_from(log: ObjectLog, position: Position) -> Vec<Entry> {
+/// All entries from `position` on. The WAL is dropped.
+pub async fn read_from(wal: ObjectLog, position: Position) -> Vec<Entry> {
     let reading = tokio::task::spawn_blocking(move || {
-        let mut reader = log.read_from(position).unwrap();
+        let mut reader = wal.read_from(position).unwrap();
         std::iter::from_fn(move || reader.next().unwrap()).collect()
     });
     reading.await.unwrap()

@@ -1,0 +1,133 @@
+//! Trimming: the objects that it removes, and those that it leaves alone.
+
+use super::{Compute, Site, one_each, until, until_removed, with_a_gap};
+use crate::common::line::{HEADER, Objects};
+use crate::common::objects::{block_on, read_from};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+use std::time::Duration;
+use xylem_types::FrameSeq;
+use xylem_wal::{Log, Position};
+
+#[test]
+fn requests_that_are_done_again_after_trimming_change_nothing() {
+    block_on(async {
+        for seed in 0..30u64 {
+            let site = Site::new();
+            let wal = site.open_on(&site.net.wire(), one_each()).await.unwrap();
+            let mut compute = Compute::attach(&wal).await;
+            compute.write(&wal, 12).await;
+            wal.close().await.unwrap();
+            // A second generation, and objects of both are trimmed.
+            let wal = site.open_on(&site.net.wire(), one_each()).await.unwrap();
+            let durable = compute.write(&wal, 9 + seed as usize % 5).await;
+            let before = site.objects().await;
+            wal.trim(durable.position()).unwrap();
+            let first = wal.first();
+            let gone = |objects: &Objects| {
+                let mut missing = before.all.clone();
+                missing.retain(|name, _| !objects.all.contains_key(name));
+                missing
+            };
+            while gone(&site.objects().await).len() < (first.0 >> 16) as usize {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let entries = read_from(wal, first).await;
+            let trimmed = gone(&site.objects().await);
+            for (nth, ((number, generation), bytes)) in trimmed.into_iter().enumerate() {
+                if (seed * 7 + nth as u64 * 13) % 5 < 2 {
+                    site.put(number, generation, bytes).await;
+                }
+            }
+            let wal = site.open().await;
+            assert_eq!(*wal.durable().borrow(), durable);
+            assert!(wal.first() <= first, "seed {seed}");
+            let read = read_from(wal, first).await;
+            assert_eq!(read, entries);
+            // The first trim of the next owner removes them.
+            let wal = site.open().await;
+            let from = wal.first();
+            read_from(site.open().await, from).await;
+            let wal = site.open().await;
+            Compute::attach(&wal).await;
+            wal.trim(wal.durable().borrow().position()).unwrap();
+            let first = wal.first().0 >> 16;
+            until_removed(&site, first).await;
+        }
+    });
+}
+
+#[test]
+fn void_objects_are_skipped_and_trimmed() {
+    block_on(async {
+        let site = Site::new();
+        let (old, _, _) = with_a_gap(&site).await;
+        let new = site.open_on(&site.net.wire(), one_each()).await.unwrap();
+        site.net.hold_name(None);
+        drop(old);
+        let mut compute = Compute::attach(&new).await;
+        let durable = compute.write(&new, 10).await;
+        assert_eq!(site.objects().await.void(), [(5, 1), (6, 1)]);
+        let stored = new.stored_bytes();
+        let line = site.objects().await;
+        let bytes: usize = line
+            .line(0, 0)
+            .iter()
+            .map(|name| line.all[name].len())
+            .sum();
+        assert_eq!(stored, bytes as u64);
+        new.trim(durable.position()).unwrap();
+        let first = new.first().0 >> 16;
+        assert!(first > 7);
+        until_removed(&site, first).await;
+        let left = site.objects().await;
+        let left: usize = left
+            .all
+            .values()
+            .map(Vec::len)
+            .filter(|l| *l > HEADER)
+            .sum();
+        until(|| new.stored_bytes() == left as u64).await;
+        new.close().await.unwrap();
+        let again = site.open().await;
+        assert_eq!(again.stored_bytes(), left as u64);
+        assert_eq!(again.first().0 >> 16, first);
+    });
+}
+
+#[test]
+fn names_of_others_are_left_alone() {
+    block_on(async {
+        let site = Site::new();
+        let wal = site.open().await;
+        let mut compute = Compute::attach(&wal).await;
+        compute.write(&wal, 4).await;
+        wal.close().await.unwrap();
+        let strange = [
+            "notes.txt",
+            "0000000000/notes.txt",
+            "0000000000/000000000001-1",
+            "0000000000/000000000001-0000000A",
+            "0000000000/000000000500-00000001",
+            "0000000001/000000000001-00000001",
+            "00000000zz/000000000001-00000001",
+            "0000000000/000000000001-00000001/more",
+            "9/000000000001-00000001",
+        ];
+        for name in strange {
+            let path = Path::from(format!("{}/{name}", site.prefix));
+            site.store.put(&path, b"x".to_vec().into()).await.unwrap();
+        }
+        let wal = site.open().await;
+        let first = wal.first();
+        let durable = *wal.durable().borrow();
+        assert_eq!((first, durable.seq()), (Position(0), FrameSeq(4)));
+        wal.trim(durable.position()).unwrap();
+        assert!(wal.first() > first);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        for name in strange {
+            let path = Path::from(format!("{}/{name}", site.prefix));
+            site.store.get(&path).await.unwrap();
+        }
+    });
+}
