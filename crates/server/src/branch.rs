@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use xylem_pages::{Branch, ReadAt, ReadError};
 use xylem_types::{BranchId, Epoch, Frame, FrameBody, FrameSeq, Lsn};
-use xylem_wal::{Durable, Log, LogError};
+use xylem_wal::{Durable, Wal, WalError};
 
 /// How long an attach waits for others that attach.
 const ATTACH_TURN: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ pub struct OpenBranch {
     /// As the project knows it.
     pub meta: BranchMeta,
     /// What its computes wrote.
-    pub log: Arc<dyn Log>,
+    pub log: Arc<dyn Wal>,
     /// The same, if it is copied to the object store.
     pub backed: Option<Arc<BackedLog>>,
     /// What that made of its pages.
@@ -129,7 +129,7 @@ pub struct Attached {
 pub enum AttachError {
     /// The log refused or failed.
     #[error(transparent)]
-    Log(#[from] LogError),
+    Log(#[from] WalError),
     /// Ingest did not get there.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -455,7 +455,7 @@ impl OpenBranch {
     ///
     /// # Errors
     /// When the log refuses or fails.
-    pub async fn fence(&self) -> Result<MutexGuard<'_, ()>, LogError> {
+    pub async fn fence(&self) -> Result<MutexGuard<'_, ()>, WalError> {
         let guard = self.attach.lock().await;
         // Without an epoch there is nobody to take it from.
         if self.epoch() > Epoch(0) {
@@ -501,7 +501,7 @@ impl OpenBranch {
             .await
             .map(|now| now.map(|now| *now));
         match waited {
-            Ok(Ok(now)) if now.epoch() > epoch => Err(LogError::Fenced {
+            Ok(Ok(now)) if now.epoch() > epoch => Err(WalError::Fenced {
                 given: epoch,
                 current: now.epoch(),
             }
@@ -511,7 +511,7 @@ impl OpenBranch {
                 .log
                 .accepted(epoch)
                 .err()
-                .unwrap_or(LogError::Closed)
+                .unwrap_or(WalError::Closed)
                 .into()),
             Err(_) => Err(AttachError::NotDurable {
                 wanted,

@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use xylem_redo::{MtrCheck, RedoError};
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
-use xylem_wal::{CheckedFrame, Log, LogError, Position, Record};
+use xylem_wal::{CheckedFrame, Position, Record, Wal, WalError};
 
 /// How often to look again for the log's end when it is trimmed meanwhile.
 const TRIES_MAX: usize = 10;
@@ -25,7 +25,7 @@ const TRIES_MAX: usize = 10;
 pub enum AppendError {
     /// The log refused or failed.
     #[error(transparent)]
-    Log(#[from] LogError),
+    Log(#[from] WalError),
     /// A frame's redo is not redo. The frames before it were appended.
     #[error(
         "{source}; frame {seq}, which carries it, was not taken. Its own checksum is right, so InnoDB wrote it so: check this compute's memory (a hardware fault is the likely cause), then start it again; it goes on after the last whole mini-transaction, at LSN {whole}"
@@ -126,7 +126,7 @@ async fn find(branch: &OpenBranch, epoch: Epoch) -> Result<MtrCheck, AppendError
         let reached = durable.wait_for(|now| now.epoch() > epoch || now.seq() >= seq);
         if reached.await.is_err() {
             branch.log.accepted(epoch)?;
-            return Err(LogError::Closed.into());
+            return Err(WalError::Closed.into());
         }
         let (from, whole) = branch.pages.unfinished();
         let ended = CancellationToken::new();
@@ -136,10 +136,10 @@ async fn find(branch: &OpenBranch, epoch: Epoch) -> Result<MtrCheck, AppendError
         let check = match reading.await {
             Ok(Ok(check)) => check,
             // Ingest went on and the log was trimmed.
-            Ok(Err(AppendError::Log(LogError::NoSuchPosition(_)))) => continue,
+            Ok(Err(AppendError::Log(WalError::NoSuchPosition(_)))) => continue,
             Ok(Err(error)) => return Err(error),
             Err(error) => {
-                return Err(AppendError::Log(LogError::Io {
+                return Err(AppendError::Log(WalError::Io {
                     context: "read the end of the log".to_owned(),
                     source: std::io::Error::other(error),
                 }));
@@ -150,12 +150,12 @@ async fn find(branch: &OpenBranch, epoch: Epoch) -> Result<MtrCheck, AppendError
         }
         if branch.log.accepted(epoch)? == (seq, lsn) {
             let found = check.map_or(Lsn(0), |check| check.lsn());
-            return Err(AppendError::Log(LogError::Corrupt(format!(
+            return Err(AppendError::Log(WalError::Corrupt(format!(
                 "its redo ends at LSN {lsn}, but what can be read of it ends at LSN {found}"
             ))));
         }
     }
-    Err(AppendError::Log(LogError::Corrupt(
+    Err(AppendError::Log(WalError::Corrupt(
         "its entries vanish while they are read".to_owned(),
     )))
 }
@@ -163,7 +163,7 @@ async fn find(branch: &OpenBranch, epoch: Epoch) -> Result<MtrCheck, AppendError
 /// Reads the log from `from` to its end; `whole` is where the first
 /// mini-transaction begins that is to be checked, if an epoch had begun there.
 fn read(
-    log: &dyn Log,
+    log: &dyn Wal,
     from: Position,
     whole: Option<Lsn>,
     ended: &CancellationToken,
@@ -172,7 +172,7 @@ fn read(
     let mut reader = log.read_from(from)?;
     while let Some(entry) = reader.next()? {
         if ended.is_cancelled() {
-            return Err(LogError::Closed.into());
+            return Err(WalError::Closed.into());
         }
         match (entry.record, &mut check) {
             (Record::Begin { start }, check) => *check = Some(MtrCheck::new(start)),

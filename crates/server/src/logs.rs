@@ -17,9 +17,9 @@ use tokio::runtime::Handle;
 use xylem_objects::{Bucket, BucketConfig};
 use xylem_types::BranchId;
 use xylem_wal::backup::{self, Backup, BackupConfig, Floor};
-use xylem_wal::local::{LocalLog, LocalLogConfig};
-use xylem_wal::object::{ObjectLog, ObjectLogConfig};
-use xylem_wal::{Log, LogError, Memory, Position};
+use xylem_wal::local::{LocalWal, LocalWalConfig};
+use xylem_wal::object::{ObjectWal, ObjectWalConfig};
+use xylem_wal::{Memory, Position, Wal, WalError};
 
 /// One part in so many of the server's memory is for logs, the others are for
 /// pages.
@@ -60,7 +60,7 @@ enum LogHome {
 /// Logs on this server's disk.
 struct LocalLogs {
     data_dir: PathBuf,
-    settings: LocalLogConfig,
+    settings: LocalWalConfig,
     /// Where they are copied to, or were.
     copies: Option<Bucket>,
     /// How they are copied; an interval of zero: they are not.
@@ -72,7 +72,7 @@ struct LocalLogs {
 /// A log that was opened.
 pub struct OpenedLog {
     /// The log.
-    pub log: Arc<dyn Log>,
+    pub log: Arc<dyn Wal>,
     /// The same, if it is copied to the object store.
     pub backed: Option<Arc<BackedLog>>,
 }
@@ -106,10 +106,10 @@ impl Logs {
                 };
                 LogHome::Local(Box::new(LocalLogs {
                     data_dir: config.data_dir.clone(),
-                    settings: LocalLogConfig {
+                    settings: LocalWalConfig {
                         segment_bytes: config.log_segment_size.0,
                         memory: memory.clone(),
-                        ..LocalLogConfig::default()
+                        ..LocalWalConfig::default()
                     },
                     copies,
                     backup: BackupConfig {
@@ -155,16 +155,16 @@ impl Logs {
         id: BranchId,
         floor: Floor,
         right: Option<u64>,
-    ) -> Result<OpenedLog, LogError> {
+    ) -> Result<OpenedLog, WalError> {
         match &self.home {
             LogHome::Object(bucket) => {
                 let objects = bucket.objects();
-                let settings = ObjectLogConfig {
+                let settings = ObjectWalConfig {
                     memory: self.memory.clone(),
-                    ..ObjectLogConfig::new(objects.handle().clone())
+                    ..ObjectWalConfig::new(objects.handle().clone())
                 };
                 let folder = objects.folder(&format!("{LOGS}/{id}"));
-                let opening = ObjectLog::open(&folder, settings);
+                let opening = ObjectWal::open(&folder, settings);
                 Ok(OpenedLog {
                     log: Arc::new(Handle::current().block_on(opening)?),
                     backed: None,
@@ -257,11 +257,11 @@ impl Logs {
 
 impl LocalLogs {
     /// A right to write the backup of a log that is opened.
-    fn right(&self, id: BranchId, claim: u64) -> Result<u64, LogError> {
+    fn right(&self, id: BranchId, claim: u64) -> Result<u64, WalError> {
         let mut opened = self.opened.lock();
         let count = opened.entry(id).or_insert(0);
         if *count + 1 >= RIGHTS {
-            return Err(LogError::Io {
+            return Err(WalError::Io {
                 context: format!("open the log of branch {id}"),
                 source: io::Error::other(format!(
                     "it was opened {count} times by this server: restart the server"
@@ -278,14 +278,14 @@ impl LocalLogs {
         floor: Floor,
         claim: u64,
         stage: Stage,
-    ) -> Result<OpenedLog, LogError> {
+    ) -> Result<OpenedLog, WalError> {
         let dir = project::log_dir(&self.data_dir, id);
-        let io = |source| LogError::Io {
+        let io = |source| WalError::Io {
             context: format!("open {}", dir.display()),
             source,
         };
         create_dir(&dir).map_err(io)?;
-        if !LocalLog::is_in(&dir).map_err(io)? {
+        if !LocalWal::is_in(&dir).map_err(io)? {
             if stage == Stage::Restoring {
                 self.restore(id, &dir, floor, claim)?;
             } else if floor.position > Position(0) {
@@ -295,7 +295,7 @@ impl LocalLogs {
                 )));
             }
         }
-        let log = LocalLog::open(&dir, self.settings.clone())?;
+        let log = LocalWal::open(&dir, self.settings.clone())?;
         if stage != Stage::New {
             self.compare(&log, id, &dir)?;
         }
@@ -324,7 +324,7 @@ impl LocalLogs {
 
     /// Refuses a log that ends before its copy does: what it lacks was
     /// acknowledged, and would be lost with the copy, which follows the log.
-    fn compare(&self, log: &LocalLog, id: BranchId, dir: &Path) -> Result<(), LogError> {
+    fn compare(&self, log: &LocalWal, id: BranchId, dir: &Path) -> Result<(), WalError> {
         let Some(bucket) = &self.copies else {
             return Ok(());
         };
@@ -342,7 +342,7 @@ impl LocalLogs {
         if copied <= end {
             return Ok(());
         }
-        Err(LogError::Io {
+        Err(WalError::Io {
             context: format!("open {}", dir.display()),
             source: io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -355,9 +355,9 @@ impl LocalLogs {
     }
 
     /// Makes a log that was lost with its disk, of its backup if it has one.
-    fn restore(&self, id: BranchId, dir: &Path, floor: Floor, claim: u64) -> Result<(), LogError> {
+    fn restore(&self, id: BranchId, dir: &Path, floor: Floor, claim: u64) -> Result<(), WalError> {
         let Some(bucket) = &self.copies else {
-            return Err(LogError::Io {
+            return Err(WalError::Io {
                 context: format!("restore the log in {}", dir.display()),
                 source: io::Error::new(io::ErrorKind::Unsupported, "its store is not open"),
             });

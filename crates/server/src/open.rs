@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use xylem_pages::files::Place;
 use xylem_pages::{Branch, Store, StoreConfig, StoreError};
 use xylem_types::{BranchId, Lsn};
-use xylem_wal::LogError;
+use xylem_wal::WalError;
 
 /// The folder of the store with one for each branch.
 const BRANCHES: &str = "branches";
@@ -281,7 +281,7 @@ pub(crate) fn set_closed(branches: &Branches, name: &str, meta: &BranchMeta, err
 
 /// Why a branch's parts cannot be opened.
 enum OpenError {
-    Log(LogError),
+    Log(WalError),
     Store(StoreError),
 }
 

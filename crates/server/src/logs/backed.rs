@@ -6,11 +6,11 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use xylem_types::{BranchId, Epoch, FrameSeq, Lsn};
 use xylem_wal::backup::{Backup, BackupStatus};
-use xylem_wal::{BoxFuture, CheckedFrame, Durable, LocalLog, Log, LogError, LogReader, Position};
+use xylem_wal::{BoxFuture, CheckedFrame, Durable, LocalWal, Position, Wal, WalError, WalReader};
 
 /// A log on this server's disk, and its backup.
 pub struct BackedLog {
-    log: LocalLog,
+    log: LocalWal,
     backup: Backup,
     interval: Duration,
     id: BranchId,
@@ -18,7 +18,7 @@ pub struct BackedLog {
 
 impl BackedLog {
     pub(super) fn new(
-        log: LocalLog,
+        log: LocalWal,
         backup: Backup,
         interval: Duration,
         id: BranchId,
@@ -45,7 +45,7 @@ impl BackedLog {
     ///
     /// # Errors
     /// Why the backup has ended.
-    pub async fn reach_now(&self) -> Result<(), LogError> {
+    pub async fn reach_now(&self) -> Result<(), WalError> {
         let end = self.log.durable().borrow().position();
         self.backup.reach(end).await
     }
@@ -57,7 +57,7 @@ impl BackedLog {
         let log = Arc::downgrade(self);
         let ended = self.backup.ended();
         runtime.spawn(async move {
-            if let Err(error @ LogError::Superseded { .. }) = ended.await
+            if let Err(error @ WalError::Superseded { .. }) = ended.await
                 && let Some(log) = log.upgrade()
             {
                 tracing::error!(branch = %log.id, %error, "the log ends");
@@ -67,23 +67,23 @@ impl BackedLog {
     }
 
     /// That another server has the log by now, if so.
-    fn replaced(&self) -> Result<(), LogError> {
+    fn replaced(&self) -> Result<(), WalError> {
         match self.backup.status().trouble {
-            Some(error @ LogError::Superseded { .. }) => Err(error),
+            Some(error @ WalError::Superseded { .. }) => Err(error),
             _ => Ok(()),
         }
     }
 }
 
-impl Log for BackedLog {
-    fn seal(&self) -> BoxFuture<'_, Result<Durable, LogError>> {
+impl Wal for BackedLog {
+    fn seal(&self) -> BoxFuture<'_, Result<Durable, WalError>> {
         Box::pin(async move {
             self.replaced()?;
             self.log.seal().await
         })
     }
 
-    fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, LogError>> {
+    fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, WalError>> {
         Box::pin(async move {
             self.replaced()?;
             self.log.begin(epoch, start).await
@@ -94,13 +94,13 @@ impl Log for BackedLog {
         &self,
         epoch: Epoch,
         frames: Vec<CheckedFrame>,
-    ) -> BoxFuture<'_, Result<(), LogError>> {
+    ) -> BoxFuture<'_, Result<(), WalError>> {
         self.log.append_checked(epoch, frames)
     }
 
-    fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), LogError> {
+    fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), WalError> {
         match self.log.accepted(epoch) {
-            Err(LogError::Closed) => Err(self.replaced().err().unwrap_or(LogError::Closed)),
+            Err(WalError::Closed) => Err(self.replaced().err().unwrap_or(WalError::Closed)),
             accepted => accepted,
         }
     }
@@ -109,11 +109,11 @@ impl Log for BackedLog {
         self.log.durable()
     }
 
-    fn read_from(&self, position: Position) -> Result<Box<dyn LogReader>, LogError> {
+    fn read_from(&self, position: Position) -> Result<Box<dyn WalReader>, WalError> {
         self.log.read_from(position)
     }
 
-    fn trim(&self, before: Position) -> Result<(), LogError> {
+    fn trim(&self, before: Position) -> Result<(), WalError> {
         self.log.trim(before)?;
         self.backup.trim(before);
         Ok(())
@@ -127,20 +127,20 @@ impl Log for BackedLog {
         self.log.stored_bytes()
     }
 
-    fn failed(&self) -> Option<LogError> {
+    fn failed(&self) -> Option<WalError> {
         match self.log.failed()? {
             // It was closed because it is another server's by now.
-            LogError::Closed => Some(self.replaced().err().unwrap_or(LogError::Closed)),
+            WalError::Closed => Some(self.replaced().err().unwrap_or(WalError::Closed)),
             error => Some(error),
         }
     }
 
-    fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
+    fn close(&self) -> BoxFuture<'_, Result<(), WalError>> {
         Box::pin(async move {
             let closed = self.log.close().await;
             match self.backup.close().await {
                 // Or it is not this server's any more.
-                Ok(()) | Err(LogError::Superseded { .. }) => {}
+                Ok(()) | Err(WalError::Superseded { .. }) => {}
                 // The log is there, and the next start goes on.
                 Err(error) => {
                     tracing::error!(branch = %self.id, %error, "the end of the log is not in its backup");

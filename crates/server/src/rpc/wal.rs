@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 use xylem_proto::pageserver::{WalAck, WalFrame};
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
-use xylem_wal::{CheckedFrame, Durable, LogError};
+use xylem_wal::{CheckedFrame, Durable, WalError};
 
 /// Frames that go to the log together, when they are there already.
 const GROUP_FRAMES: usize = 256;
@@ -384,7 +384,7 @@ impl Acks {
     }
 
     fn log_ended(&self) -> Status {
-        let error = self.branch.log.failed().unwrap_or(LogError::Closed);
+        let error = self.branch.log.failed().unwrap_or(WalError::Closed);
         status::of_log(&error, &self.branch.name())
     }
 }
