@@ -32,7 +32,7 @@ pub enum StoreError {
     },
     /// The WAL failed.
     #[error("WAL: {0}")]
-    Wal(#[from] xylem_wal::LogError),
+    Wal(#[from] xylem_wal::WalError),
     /// Redo that is not understood. Ingest of the branch stops here.
     #[error("redo at LSN {lsn}: {message}")]
     Redo {

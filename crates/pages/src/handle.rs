@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use xylem_types::{BranchId, Lsn, PageId, SpaceId};
 use xylem_wal::backup::Floor;
-use xylem_wal::{Log, LogReader, Position};
+use xylem_wal::{Position, Wal, WalReader};
 
 /// One branch: ingests its WAL and answers reads.
 pub struct Branch {
@@ -47,7 +47,7 @@ impl Branch {
     pub fn open(
         store: Arc<Store>,
         id: BranchId,
-        wal: Arc<dyn Log>,
+        wal: Arc<dyn Wal>,
         parent: Option<Arc<Branch>>,
     ) -> Result<Arc<Branch>, StoreError> {
         Branch::open_with(store, id, parent, |_| Ok::<_, StoreError>(wal))
@@ -62,7 +62,7 @@ impl Branch {
         store: Arc<Store>,
         id: BranchId,
         parent: Option<Arc<Branch>>,
-        open_wal: impl FnOnce(Floor) -> Result<Arc<dyn Log>, E>,
+        open_wal: impl FnOnce(Floor) -> Result<Arc<dyn Wal>, E>,
     ) -> Result<Arc<Branch>, E> {
         let resources = &store.resources;
         let folder = store.place().folder(&branch_folder(id));
@@ -106,7 +106,7 @@ impl Branch {
     }
 
     /// Starts the branch's threads.
-    fn start(&self, resume: Resume, reader: Box<dyn LogReader>) -> Result<(), StoreError> {
+    fn start(&self, resume: Resume, reader: Box<dyn WalReader>) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
         self.spawn("pages-flush", move || flush::run(&shared))?;
         let (shared, store) = (Arc::clone(&self.shared), Arc::clone(&self.store));

@@ -21,7 +21,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::watch;
 use xylem_redo::MtrReader;
 use xylem_types::{FileOp, Frame, FrameBody, Lsn};
-use xylem_wal::{Durable, Entry, LogError, LogReader, Position, Record};
+use xylem_wal::{Durable, Entry, Position, Record, WalError, WalReader};
 
 /// Bytes of records that become visible together, at most about.
 const BATCH_BYTES: usize = 64 << 10;
@@ -33,7 +33,7 @@ pub(crate) fn run(
     store: Arc<Store>,
     shared: &Arc<Shared>,
     resume: Resume,
-    reader: Box<dyn LogReader>,
+    reader: Box<dyn WalReader>,
 ) {
     let durable = shared.wal.durable();
     let runtime = match tokio::runtime::Builder::new_current_thread()
@@ -71,7 +71,7 @@ pub(crate) fn run(
 impl Ingest {
     fn follow(
         &mut self,
-        mut wal: Box<dyn LogReader>,
+        mut wal: Box<dyn WalReader>,
         mut durable: watch::Receiver<Durable>,
         runtime: &tokio::runtime::Runtime,
     ) -> Step<()> {
@@ -106,7 +106,7 @@ impl Ingest {
                         }
                     });
                 }
-                Err(e @ LogError::Io { .. }) => {
+                Err(e @ WalError::Io { .. }) => {
                     if !complained {
                         tracing::error!(branch = %self.shared.id, error = %e, "reading the WAL fails; trying again");
                         complained = true;
@@ -116,7 +116,7 @@ impl Ingest {
                         let _ = tokio::time::timeout(RETRY, stop.changed()).await;
                     });
                 }
-                Err(LogError::Closed) => {
+                Err(WalError::Closed) => {
                     self.publish()?;
                     return Ok(());
                 }

@@ -24,7 +24,7 @@ use xylem_ambient::Clock;
 use xylem_pages::{Branch, Reach, ReadAt, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{Lsn, PageId};
-use xylem_wal::Log;
+use xylem_wal::Wal;
 
 const BUDGET: u64 = 16 << 20;
 /// 64 MiB of pages, half of each random.
@@ -145,7 +145,7 @@ fn space_and_memory_stay_bounded() {
     store.start_upkeep().unwrap();
     let wal = MemWal::with_clock(Arc::clone(&clock));
     let mut writer = Writer::with(Arc::clone(&wal));
-    let open = Arc::clone(&wal) as Arc<dyn Log>;
+    let open = Arc::clone(&wal) as Arc<dyn Wal>;
     let branch = Branch::open(Arc::clone(&store), BRANCH, open, None).unwrap();
     let mut rng = StdRng::seed_from_u64(3);
     fill(&mut writer, &branch, &mut rng);

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use xylem_objects::testing::S3Server;
 use xylem_objects::{BucketConfig, Objects};
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
-use xylem_wal::{LocalLog, LocalLogConfig, Log, LogError, ObjectLog, ObjectLogConfig};
+use xylem_wal::{LocalWal, LocalWalConfig, ObjectWal, ObjectWalConfig, Wal, WalError};
 
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -41,24 +41,24 @@ fn main() -> Outcome {
         println!("{COMMIT_BYTES} bytes a commit; {what}");
         for committers in [1, 64] {
             let name = format!("local-{committers}");
-            let wal = LocalLog::open(&dir.join(name), LocalLogConfig::default())?;
+            let wal = LocalWal::open(&dir.join(name), LocalWalConfig::default())?;
             let local = measure("local WAL", Arc::new(wal), committers).await?;
             for (what, linger, puts_max) in [
                 ("object WAL", 0, 4),
                 ("object WAL that lingers for 1 ms", 1, 4),
                 ("object WAL, one put at a time", 0, 1),
             ] {
-                let config = ObjectLogConfig {
+                let config = ObjectWalConfig {
                     linger: Duration::from_millis(linger),
                     puts_max,
-                    ..ObjectLogConfig::new(tokio::runtime::Handle::current())
+                    ..ObjectWalConfig::new(tokio::runtime::Handle::current())
                 };
                 let run = std::process::id();
                 let folder = format!("bench-{run}/{committers}-{linger}-{puts_max}");
                 let runtime = tokio::runtime::Handle::current();
                 let store = Arc::clone(&store);
                 let all = Objects::on(runtime, store, "bench://", BucketConfig::default());
-                let wal = ObjectLog::open(&all.folder(&folder), config).await?;
+                let wal = ObjectWal::open(&all.folder(&folder), config).await?;
                 let object = measure(what, Arc::new(wal), committers).await?;
                 println!(
                     "    beside the local WAL: {:.2} of the commits, {:.1} times the latency",
@@ -113,7 +113,7 @@ struct Compute {
 
 impl Compute {
     /// One commit: its redo is appended and waited for.
-    async fn commit(&self, wal: &dyn Log) -> Outcome {
+    async fn commit(&self, wal: &dyn Wal) -> Outcome {
         let seq = {
             let mut next = self.next.lock().await;
             let frame = Frame {
@@ -131,7 +131,7 @@ impl Compute {
     }
 }
 
-async fn measure(what: &str, wal: Arc<dyn Log>, committers: usize) -> Outcome<Measured> {
+async fn measure(what: &str, wal: Arc<dyn Wal>, committers: usize) -> Outcome<Measured> {
     let epoch = wal.seal().await?.epoch();
     wal.begin(epoch, Lsn::FIRST).await?;
     let compute = Arc::new(Compute {
@@ -173,7 +173,7 @@ async fn measure(what: &str, wal: Arc<dyn Log>, committers: usize) -> Outcome<Me
         at(999).as_micros()
     );
     match wal.close().await {
-        Ok(()) | Err(LogError::Closed) => Ok(measured),
+        Ok(()) | Err(WalError::Closed) => Ok(measured),
         Err(e) => Err(e.into()),
     }
 }

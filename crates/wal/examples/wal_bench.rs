@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
-use xylem_wal::{LocalLog, LocalLogConfig, Log, LogError};
+use xylem_wal::{LocalWal, LocalWalConfig, Wal, WalError};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -34,15 +34,15 @@ fn main() -> Outcome {
 
 /// A line of redo frames.
 struct Source {
-    wal: LocalLog,
+    wal: LocalWal,
     epoch: Epoch,
     seq: u64,
     lsn: u64,
 }
 
 impl Source {
-    async fn new(dir: &std::path::Path) -> Result<Source, LogError> {
-        let wal = LocalLog::open(dir, LocalLogConfig::default())?;
+    async fn new(dir: &std::path::Path) -> Result<Source, WalError> {
+        let wal = LocalWal::open(dir, LocalWalConfig::default())?;
         let epoch = wal.seal().await?.epoch();
         wal.begin(epoch, Lsn::FIRST).await?;
         Ok(Source {
@@ -53,7 +53,7 @@ impl Source {
         })
     }
 
-    async fn append(&mut self, payload: &Arc<[u8]>, count: usize) -> Result<(), LogError> {
+    async fn append(&mut self, payload: &Arc<[u8]>, count: usize) -> Result<(), WalError> {
         let mut frames = Vec::with_capacity(count);
         for _ in 0..count {
             self.seq += 1;
@@ -122,7 +122,7 @@ async fn throughput(dir: &std::path::Path, bytes: usize, total: usize) -> Outcom
 
 fn read(dir: &std::path::Path) -> Outcome {
     let start = Instant::now();
-    let wal = LocalLog::open(dir, LocalLogConfig::default())?;
+    let wal = LocalWal::open(dir, LocalWalConfig::default())?;
     let opened = start.elapsed();
     let mut reader = wal.read_from(wal.first())?;
     let start = Instant::now();

@@ -14,7 +14,7 @@ mod restore;
 use crate::disk::{Disk, os::OsDisk};
 use crate::failure::Failure;
 use crate::remote::Remote;
-use crate::{LocalLog, LocalLogConfig, LogError, Position};
+use crate::{LocalWal, LocalWalConfig, Position, WalError};
 pub use config::BackupConfig;
 use copier::{Shared, State};
 use format::Generation;
@@ -42,7 +42,7 @@ pub struct BackupStatus {
     pub stored_bytes: u64,
     /// Why copying does not go on: for a while, or, after the backup has ended,
     /// for good. Also set when objects in the store are damaged.
-    pub trouble: Option<LogError>,
+    pub trouble: Option<WalError>,
     /// It has ended with an error: nothing more is copied.
     pub failed: bool,
 }
@@ -67,15 +67,15 @@ impl Backup {
     /// greater one, and can do that one no harm before.
     ///
     /// # Errors
-    /// [`LogError::Io`] when the configuration is wrong.
+    /// [`WalError::Io`] when the configuration is wrong.
     pub fn start(
-        wal: &LocalLog,
+        wal: &LocalWal,
         objects: &Objects,
         generation: u64,
         config: BackupConfig,
-    ) -> Result<Backup, LogError> {
+    ) -> Result<Backup, WalError> {
         config.check()?;
-        let writer = config.entropy.next().map_err(|source| LogError::Io {
+        let writer = config.entropy.next().map_err(|source| WalError::Io {
             context: "draw the random bytes of a backup's writer".to_owned(),
             source,
         })?;
@@ -113,7 +113,7 @@ impl Backup {
         let now = self.shared.config.clock.now_us();
         let behind = state.position.unwrap_or_default() < end;
         let since = state.oldest_us.or(state.behind_us).unwrap_or(now);
-        let damage = state.damage.clone().map(LogError::Corrupt);
+        let damage = state.damage.clone().map(WalError::Corrupt);
         BackupStatus {
             position: state.position,
             age: behind.then(|| Duration::from_micros(now.saturating_sub(since))),
@@ -133,7 +133,7 @@ impl Backup {
     ///
     /// # Errors
     /// Why the backup has ended.
-    pub async fn reach(&self, position: Position) -> Result<(), LogError> {
+    pub async fn reach(&self, position: Position) -> Result<(), WalError> {
         loop {
             let changed = self.shared.changed.notified();
             tokio::pin!(changed);
@@ -147,7 +147,7 @@ impl Backup {
                 if let Some(ended) = &state.ended {
                     return Err(match ended {
                         Err(fault) => fault.error(),
-                        Ok(()) => LogError::Closed,
+                        Ok(()) => WalError::Closed,
                     });
                 }
                 state.reach = state.reach.max(position);
@@ -158,7 +158,7 @@ impl Backup {
     }
 
     /// Waits until the backup ends, and says how.
-    pub fn ended(&self) -> impl Future<Output = Result<(), LogError>> + Send + 'static {
+    pub fn ended(&self) -> impl Future<Output = Result<(), WalError>> + Send + 'static {
         let shared = Arc::clone(&self.shared);
         async move { ended(&shared).await }
     }
@@ -176,14 +176,14 @@ impl Backup {
     ///
     /// # Errors
     /// Why the backup has ended before that.
-    pub async fn close(&self) -> Result<(), LogError> {
+    pub async fn close(&self) -> Result<(), WalError> {
         self.shared.closing.send_replace(true);
         self.shared.work.notify_one();
         ended(&self.shared).await
     }
 }
 
-async fn ended(shared: &Shared) -> Result<(), LogError> {
+async fn ended(shared: &Shared) -> Result<(), WalError> {
     loop {
         let changed = shared.changed.notified();
         tokio::pin!(changed);
@@ -209,9 +209,9 @@ pub struct End {
 /// Finds the end of the entries in the folder `objects`.
 ///
 /// # Errors
-/// [`LogError::Io`] when the store refuses, or is silent for as long as the
+/// [`WalError::Io`] when the store refuses, or is silent for as long as the
 /// configuration has patience.
-pub async fn end(objects: &Objects, config: BackupConfig) -> Result<End, LogError> {
+pub async fn end(objects: &Objects, config: BackupConfig) -> Result<End, WalError> {
     config.check()?;
     let looking = |remote: Arc<Remote>, _| -> crate::BoxFuture<'static, _> {
         Box::pin(async move {
@@ -243,8 +243,8 @@ async fn patiently<T: Send + 'static>(
     objects: &Objects,
     config: BackupConfig,
     what: &'static str,
-    work: impl FnOnce(Arc<Remote>, BackupConfig) -> crate::BoxFuture<'static, Result<T, LogError>>,
-) -> Result<T, LogError> {
+    work: impl FnOnce(Arc<Remote>, BackupConfig) -> crate::BoxFuture<'static, Result<T, WalError>>,
+) -> Result<T, WalError> {
     let remote = Remote::new(objects, config.retry);
     let remote = Arc::new(remote);
     let (runtime, patience) = (config.runtime.clone(), config.patience);
@@ -278,7 +278,7 @@ impl std::fmt::Debug for Backup {
 }
 
 /// Restores the WAL that was backed up in the folder `objects` to the directory
-/// `dir`, which must hold no WAL. [`LocalLog::open`] then finds the same
+/// `dir`, which must hold no WAL. [`LocalWal::open`] then finds the same
 /// entries at the same positions and a seal behind them, so that no compute of
 /// the lost WAL continues and no epoch is given out twice. If the backup ends
 /// before `floor`, or there is none, the WAL has that seal alone, at `floor`.
@@ -292,18 +292,18 @@ impl std::fmt::Debug for Backup {
 /// their disk.
 ///
 /// # Errors
-/// [`LogError::Corrupt`] with the object that is missing or damaged; the
+/// [`WalError::Corrupt`] with the object that is missing or damaged; the
 /// directory then does not open as a WAL, and can be restored again.
-/// [`LogError::Superseded`] when a generation as great has begun.
-/// [`LogError::Io`], of kind `AlreadyExists` when `dir` holds a WAL.
+/// [`WalError::Superseded`] when a generation as great has begun.
+/// [`WalError::Io`], of kind `AlreadyExists` when `dir` holds a WAL.
 pub async fn restore(
     objects: &Objects,
     generation: u64,
     dir: &std::path::Path,
     floor: Floor,
-    wal: LocalLogConfig,
+    wal: LocalWalConfig,
     config: BackupConfig,
-) -> Result<Restored, LogError> {
+) -> Result<Restored, WalError> {
     let disk = Arc::new(OsDisk::new(dir, config.entropy.clone()));
     restore_on(objects, generation, disk, floor, wal, config).await
 }
@@ -317,9 +317,9 @@ pub async fn restore_on(
     generation: u64,
     disk: Arc<dyn Disk>,
     floor: Floor,
-    wal: LocalLogConfig,
+    wal: LocalWalConfig,
     config: BackupConfig,
-) -> Result<Restored, LogError> {
+) -> Result<Restored, WalError> {
     config.check()?;
     let generation = Generation(generation);
     let restoring = move |remote: Arc<Remote>, config| -> crate::BoxFuture<'static, _> {

@@ -1,4 +1,4 @@
-//! The suite that every backend of [`Log`] passes: each guarantee of the
+//! The suite that every backend of [`Wal`] passes: each guarantee of the
 //! contract, as a test that panics where it is broken.
 //!
 //! A backend describes itself as a [`Store`] and calls [`run`] from a test;

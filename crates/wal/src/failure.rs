@@ -1,6 +1,6 @@
 //! A failure that every caller is told.
 
-use crate::LogError;
+use crate::WalError;
 use std::io;
 use std::sync::Arc;
 
@@ -20,12 +20,12 @@ impl Failure {
     }
 
     /// A new error that says the same, for one more caller.
-    pub fn error(&self) -> LogError {
+    pub fn error(&self) -> WalError {
         let source = match self.source.raw_os_error() {
             Some(code) => io::Error::from_raw_os_error(code),
             None => io::Error::new(self.source.kind(), self.source.to_string()),
         };
-        LogError::Io {
+        WalError::Io {
             context: self.context.clone(),
             source,
         }

@@ -1,6 +1,6 @@
 //! The durable log (WAL) of a branch, which a commit waits for.
 //!
-//! [`Log`] is the contract. `local` is the backend on this machine's disk,
+//! [`Wal`] is the contract. `local` is the backend on this machine's disk,
 //! `object` the one in an object store. `backup` copies a local WAL to an
 //! object store. `conformance` is the suite that every backend passes.
 
@@ -21,9 +21,9 @@ mod stamp;
 
 pub use backup::{Backup, BackupConfig, BackupStatus};
 pub use checked::{CheckedFrame, Damaged, FrameSums};
-pub use local::{LocalLog, LocalLogConfig};
+pub use local::{LocalWal, LocalWalConfig};
 pub use memory::Memory;
-pub use object::{ObjectLog, ObjectLogConfig};
+pub use object::{ObjectWal, ObjectWalConfig};
 
 use std::future::Future;
 use std::pin::Pin;
@@ -103,7 +103,7 @@ pub enum Record {
 
 /// A call that the WAL refused, or a failure of the WAL.
 #[derive(Debug, thiserror::Error)]
-pub enum LogError {
+pub enum WalError {
     /// A newer epoch owns the branch.
     #[error("epoch {given} is refused: epoch {current} owns the branch")]
     Fenced {
@@ -172,12 +172,12 @@ pub enum LogError {
     Closed,
 }
 
-impl LogError {
+impl WalError {
     /// Whether a WAL that failed with this error can be opened again once the
     /// cause that the error names is mended. If not, durable entries are
     /// damaged, or the WAL is another server's.
     pub fn is_mended_by_opening(&self) -> bool {
-        matches!(self, LogError::Io { .. } | LogError::Closed)
+        matches!(self, WalError::Io { .. } | WalError::Closed)
     }
 }
 
@@ -202,34 +202,34 @@ impl LogError {
 ///    the clock has gone 10 s further than a steady clock, or back, the entry
 ///    is `stepped`; so is the first after the WAL was opened, unless its time
 ///    is that of the entry before it to 10 s.
-pub trait Log: Send + Sync + 'static {
+pub trait Wal: Send + Sync + 'static {
     /// Makes a new epoch, one more than any before. It is durable on return,
     /// and older epochs are refused from here on. The returned `Durable` stands
     /// after everything that older epochs wrote.
-    fn seal(&self) -> BoxFuture<'_, Result<Durable, LogError>>;
+    fn seal(&self) -> BoxFuture<'_, Result<Durable, WalError>>;
 
     /// Begins the sealed `epoch`'s line at `start`. Durable on return. Frames
     /// of `epoch` are refused before.
-    fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, LogError>>;
+    fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, WalError>>;
 
     /// Queues frames. Returns when all of them are accepted, in order; waits
-    /// while the queue is full. [`Log::durable`] tells when they are durable. A
+    /// while the queue is full. [`Wal::durable`] tells when they are durable. A
     /// call that is dropped while it waits may have accepted the first of the
     /// frames.
     fn append_checked(
         &self,
         epoch: Epoch,
         frames: Vec<CheckedFrame>,
-    ) -> BoxFuture<'_, Result<(), LogError>>;
+    ) -> BoxFuture<'_, Result<(), WalError>>;
 
-    /// [`Log::append_checked`] of frames that were made here.
-    fn append(&self, epoch: Epoch, frames: Vec<Frame>) -> BoxFuture<'_, Result<(), LogError>> {
+    /// [`Wal::append_checked`] of frames that were made here.
+    fn append(&self, epoch: Epoch, frames: Vec<Frame>) -> BoxFuture<'_, Result<(), WalError>> {
         self.append_checked(epoch, frames.into_iter().map(CheckedFrame::of).collect())
     }
 
     /// The last frame accepted in `epoch`, durable or not, and the LSN after
     /// the last accepted redo: where a compute that reconnects resumes.
-    fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), LogError>;
+    fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), WalError>;
 
     /// Watches how far the WAL is durable. When the WAL has failed or closed,
     /// the sender is dropped.
@@ -237,11 +237,11 @@ pub trait Log: Send + Sync + 'static {
 
     /// Reads durable entries from `position` on. At the durable end the reader
     /// returns `None`; called again later, it continues.
-    fn read_from(&self, position: Position) -> Result<Box<dyn LogReader>, LogError>;
+    fn read_from(&self, position: Position) -> Result<Box<dyn WalReader>, WalError>;
 
     /// Removes entries before `before`, as far as the backend can remove them
     /// in whole segments or objects.
-    fn trim(&self, before: Position) -> Result<(), LogError>;
+    fn trim(&self, before: Position) -> Result<(), WalError>;
 
     /// The first position that can still be read.
     fn first(&self) -> Position;
@@ -250,22 +250,22 @@ pub trait Log: Send + Sync + 'static {
     fn stored_bytes(&self) -> u64;
 
     /// Why the WAL accepts nothing more until it is opened again; `None` while
-    /// it works, or waits for something that passes. [`LogError::Closed`] after
+    /// it works, or waits for something that passes. [`WalError::Closed`] after
     /// it was closed.
-    fn failed(&self) -> Option<LogError>;
+    fn failed(&self) -> Option<WalError>;
 
     /// Waits until queued entries are durable, then ends. Appends are refused
     /// from here on. On return, even with the error of a WAL that has failed,
     /// the WAL can be opened again in the same place while this value and its
     /// readers are still held; what they report is then out of date.
-    fn close(&self) -> BoxFuture<'_, Result<(), LogError>>;
+    fn close(&self) -> BoxFuture<'_, Result<(), WalError>>;
 }
 
 /// Reads a WAL's entries in order. Blocking: for a thread of its own.
-pub trait LogReader: Send {
+pub trait WalReader: Send {
     /// The next durable entry, `None` when there is no further one now.
     ///
     /// # Errors
-    /// [`LogError::Corrupt`] when a block fails its checksum, [`LogError::Io`].
-    fn next(&mut self) -> Result<Option<Entry>, LogError>;
+    /// [`WalError::Corrupt`] when a block fails its checksum, [`WalError::Io`].
+    fn next(&mut self) -> Result<Option<Entry>, WalError>;
 }

@@ -1,8 +1,8 @@
-//! The rules of epochs and numbering (guarantees 3 and 4 of [`crate::Log`]):
+//! The rules of epochs and numbering (guarantees 3 and 4 of [`crate::Wal`]):
 //! which epoch may write, and which frame must come next. They are the same for
 //! every backend.
 
-use crate::LogError;
+use crate::WalError;
 use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
 
 /// Where a WAL's line of frames stands.
@@ -42,10 +42,10 @@ impl Line {
 
     /// Begins `epoch` at `start`. A second begin at the same LSN, with no frame
     /// written since, is a resend.
-    pub fn begin(&mut self, epoch: Epoch, start: Lsn) -> Result<Taken, LogError> {
+    pub fn begin(&mut self, epoch: Epoch, start: Lsn) -> Result<Taken, WalError> {
         self.owns(epoch)?;
         if epoch == Epoch(0) {
-            return Err(LogError::NotBegun { epoch });
+            return Err(WalError::NotBegun { epoch });
         }
         if !self.begun {
             *self = Line {
@@ -63,10 +63,10 @@ impl Line {
     }
 
     /// Takes a frame, or refuses it and leaves the line unchanged.
-    pub fn frame(&mut self, epoch: Epoch, frame: &Frame) -> Result<Taken, LogError> {
+    pub fn frame(&mut self, epoch: Epoch, frame: &Frame) -> Result<Taken, WalError> {
         self.owns(epoch)?;
         if !self.begun {
-            return Err(LogError::NotBegun { epoch });
+            return Err(WalError::NotBegun { epoch });
         }
         if frame.seq <= self.seq {
             return Ok(Taken::Resend);
@@ -82,19 +82,19 @@ impl Line {
     }
 
     /// Refuses every epoch but the newest.
-    pub fn owns(&self, epoch: Epoch) -> Result<(), LogError> {
+    pub fn owns(&self, epoch: Epoch) -> Result<(), WalError> {
         if epoch == self.epoch {
             Ok(())
         } else {
-            Err(LogError::Fenced {
+            Err(WalError::Fenced {
                 given: epoch,
                 current: self.epoch,
             })
         }
     }
 
-    fn out_of_order(&self, seq: FrameSeq, start: Lsn) -> LogError {
-        LogError::OutOfOrder {
+    fn out_of_order(&self, seq: FrameSeq, start: Lsn) -> WalError {
+        WalError::OutOfOrder {
             seq,
             start,
             expected_seq: FrameSeq(self.seq.0.saturating_add(1)),

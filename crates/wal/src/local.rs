@@ -20,8 +20,8 @@ use crate::disk::{Disk, os, os::OsDisk};
 use crate::entry::payload;
 use crate::line::Taken;
 use crate::queue::{self, Queued};
-use crate::{BoxFuture, CheckedFrame, Durable, Log, LogError, LogReader, Position};
-pub use config::LocalLogConfig;
+use crate::{BoxFuture, CheckedFrame, Durable, Position, Wal, WalError, WalReader};
+pub use config::LocalWalConfig;
 pub(crate) use create::Maker;
 pub(crate) use reader::Reader;
 use segments::Name;
@@ -33,14 +33,14 @@ use xylem_types::{Epoch, FrameSeq, Lsn};
 
 /// A branch's WAL in a directory of this machine.
 ///
-/// Dropped without [`Log::close`] it ends as in a crash: entries that were not
+/// Dropped without [`Wal::close`] it ends as in a crash: entries that were not
 /// durable may be lost. Both wait for the write that is under way.
-pub struct LocalLog {
+pub struct LocalWal {
     shared: Arc<Shared>,
     writer: Option<std::thread::JoinHandle<()>>,
 }
 
-impl LocalLog {
+impl LocalWal {
     /// Whether `dir` holds a WAL, or parts of one. False also for a WAL whose
     /// restore was interrupted.
     ///
@@ -60,17 +60,17 @@ impl LocalLog {
     /// recovers it after a crash. Blocking.
     ///
     /// # Errors
-    /// [`LogError::Corrupt`] when something durable is damaged;
-    /// [`LogError::Io`], of kind `WouldBlock` when another owner has it open.
-    pub fn open(dir: &Path, config: LocalLogConfig) -> Result<LocalLog, LogError> {
-        LocalLog::open_on(Arc::new(OsDisk::new(dir, config.entropy.clone())), config)
+    /// [`WalError::Corrupt`] when something durable is damaged;
+    /// [`WalError::Io`], of kind `WouldBlock` when another owner has it open.
+    pub fn open(dir: &Path, config: LocalWalConfig) -> Result<LocalWal, WalError> {
+        LocalWal::open_on(Arc::new(OsDisk::new(dir, config.entropy.clone())), config)
     }
 
-    /// As [`LocalLog::open`], on any [`Disk`].
+    /// As [`LocalWal::open`], on any [`Disk`].
     ///
     /// # Errors
-    /// As [`LocalLog::open`].
-    pub fn open_on(disk: Arc<dyn Disk>, config: LocalLogConfig) -> Result<LocalLog, LogError> {
+    /// As [`LocalWal::open`].
+    pub fn open_on(disk: Arc<dyn Disk>, config: LocalWalConfig) -> Result<LocalWal, WalError> {
         config.check()?;
         let recovered = recover::recover(&*disk, &config)?;
         let (sender, durable) = watch::channel(recovered.durable);
@@ -89,12 +89,12 @@ impl LocalLog {
                         recovered.lock,
                     );
                 })
-                .map_err(|source| LogError::Io {
+                .map_err(|source| WalError::Io {
                     context: "start the WAL's writer thread".to_owned(),
                     source,
                 })?
         };
-        Ok(LocalLog {
+        Ok(LocalWal {
             shared,
             writer: Some(writer),
         })
@@ -108,7 +108,7 @@ impl LocalLog {
     }
 
     /// Waits until everything before `end` is durable.
-    async fn wait(&self, end: Position) -> Result<(), LogError> {
+    async fn wait(&self, end: Position) -> Result<(), WalError> {
         loop {
             let changed = self.shared.changed.notified();
             tokio::pin!(changed);
@@ -124,12 +124,12 @@ impl LocalLog {
         }
     }
 
-    async fn seal_now(&self) -> Result<Durable, LogError> {
+    async fn seal_now(&self) -> Result<Durable, WalError> {
         let durable = {
             let mut state = self.shared.state.lock();
             state.check_open()?;
             let Some(epoch) = state.queue.line.seal() else {
-                return Err(LogError::Corrupt(
+                return Err(WalError::Corrupt(
                     "there is no further epoch number".to_owned(),
                 ));
             };
@@ -149,7 +149,7 @@ impl LocalLog {
         Ok(durable)
     }
 
-    async fn begin_now(&self, epoch: Epoch, start: Lsn) -> Result<Durable, LogError> {
+    async fn begin_now(&self, epoch: Epoch, start: Lsn) -> Result<Durable, WalError> {
         let durable = {
             let mut state = self.shared.state.lock();
             state.check_open()?;
@@ -168,7 +168,7 @@ impl LocalLog {
         Ok(durable)
     }
 
-    async fn append_now(&self, epoch: Epoch, frames: Vec<CheckedFrame>) -> Result<(), LogError> {
+    async fn append_now(&self, epoch: Epoch, frames: Vec<CheckedFrame>) -> Result<(), WalError> {
         // Appends run in the order of their calls, so that one that waits for
         // room is not overtaken by the next.
         let _turn = self.shared.turn.lock().await;
@@ -196,7 +196,7 @@ impl LocalLog {
         }
     }
 
-    async fn close_now(&self) -> Result<(), LogError> {
+    async fn close_now(&self) -> Result<(), WalError> {
         self.shared.stop(Closing::Drain);
         loop {
             let changed = self.shared.changed.notified();
@@ -223,23 +223,23 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// See [`Log::durable`].
+    /// See [`Wal::durable`].
     pub fn durable(&self) -> watch::Receiver<Durable> {
         self.shared.durable.clone()
     }
 
-    /// See [`Log::first`].
+    /// See [`Wal::first`].
     pub fn first(&self) -> Position {
         self.shared.segments.read().first()
     }
 
-    /// See [`Log::read_from`].
-    pub fn reader(&self, position: Position) -> Result<Reader, LogError> {
+    /// See [`Wal::read_from`].
+    pub fn reader(&self, position: Position) -> Result<Reader, WalError> {
         Reader::open(Arc::clone(&self.shared), position)
     }
 }
 
-impl Drop for LocalLog {
+impl Drop for LocalWal {
     fn drop(&mut self) {
         self.shared.stop(Closing::Abandon);
         if let Some(writer) = self.writer.take()
@@ -250,20 +250,20 @@ impl Drop for LocalLog {
     }
 }
 
-impl std::fmt::Debug for LocalLog {
+impl std::fmt::Debug for LocalWal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LocalLog")
+        f.debug_struct("LocalWal")
             .field("dir", &self.shared.disk.path())
             .finish_non_exhaustive()
     }
 }
 
-impl Log for LocalLog {
-    fn seal(&self) -> BoxFuture<'_, Result<Durable, LogError>> {
+impl Wal for LocalWal {
+    fn seal(&self) -> BoxFuture<'_, Result<Durable, WalError>> {
         Box::pin(self.seal_now())
     }
 
-    fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, LogError>> {
+    fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, WalError>> {
         Box::pin(self.begin_now(epoch, start))
     }
 
@@ -271,11 +271,11 @@ impl Log for LocalLog {
         &self,
         epoch: Epoch,
         frames: Vec<CheckedFrame>,
-    ) -> BoxFuture<'_, Result<(), LogError>> {
+    ) -> BoxFuture<'_, Result<(), WalError>> {
         Box::pin(self.append_now(epoch, frames))
     }
 
-    fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), LogError> {
+    fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), WalError> {
         let state = self.shared.state.lock();
         state.queue.line.owns(epoch)?;
         Ok((state.queue.line.seq, state.queue.line.lsn))
@@ -285,7 +285,7 @@ impl Log for LocalLog {
         self.shared.durable.clone()
     }
 
-    fn read_from(&self, position: Position) -> Result<Box<dyn LogReader>, LogError> {
+    fn read_from(&self, position: Position) -> Result<Box<dyn WalReader>, WalError> {
         Ok(Box::new(reader::Reader::open(
             Arc::clone(&self.shared),
             position,
@@ -293,7 +293,7 @@ impl Log for LocalLog {
     }
 
     /// Removes files and syncs the directory: blocking.
-    fn trim(&self, before: Position) -> Result<(), LogError> {
+    fn trim(&self, before: Position) -> Result<(), WalError> {
         self.shared.trim(before)
     }
 
@@ -307,15 +307,15 @@ impl Log for LocalLog {
             .load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    fn failed(&self) -> Option<LogError> {
+    fn failed(&self) -> Option<WalError> {
         match &self.shared.state.lock().health {
             Health::Failed(failure) => Some(failure.error()),
-            Health::Closed => Some(LogError::Closed),
+            Health::Closed => Some(WalError::Closed),
             Health::Running | Health::Stalled(_) => None,
         }
     }
 
-    fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
+    fn close(&self) -> BoxFuture<'_, Result<(), WalError>> {
         Box::pin(self.close_now())
     }
 }

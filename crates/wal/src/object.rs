@@ -21,8 +21,8 @@ use crate::failure::Failure;
 use crate::line::Taken;
 use crate::queue::{self, Queued};
 use crate::remote::Remote;
-use crate::{BoxFuture, CheckedFrame, Durable, Log, LogError, LogReader, Position};
-pub use config::ObjectLogConfig;
+use crate::{BoxFuture, CheckedFrame, Durable, Position, Wal, WalError, WalReader};
+pub use config::ObjectWalConfig;
 use format::WriterId;
 use objects::{Fault, Objects};
 use shared::{Closing, Mark, Owner, Shared, State};
@@ -37,34 +37,34 @@ use xylem_types::{Epoch, FrameSeq, Lsn};
 ///
 /// Opening a WAL that has entries takes it over. The server that had it open
 /// learns so with the next object that it tries to make, and its WAL ends with
-/// [`LogError::Superseded`]. An empty WAL is taken over by the first seal.
+/// [`WalError::Superseded`]. An empty WAL is taken over by the first seal.
 ///
-/// Dropped without [`Log::close`] it ends as in a crash: entries that were not
+/// Dropped without [`Wal::close`] it ends as in a crash: entries that were not
 /// durable may be lost.
-pub struct ObjectLog {
+pub struct ObjectWal {
     shared: Arc<Shared>,
     tasks: [AbortHandle; 2],
 }
 
-impl ObjectLog {
+impl ObjectWal {
     /// Opens the WAL in the folder `objects`, where nothing else may be.
     /// Reads its end only.
     ///
     /// # Errors
-    /// [`LogError::Io`] when the store refuses, or has not answered for as
-    /// long as `patience` allows; [`LogError::Corrupt`];
-    /// [`LogError::Superseded`] when another server takes it over meanwhile.
+    /// [`WalError::Io`] when the store refuses, or has not answered for as
+    /// long as `patience` allows; [`WalError::Corrupt`];
+    /// [`WalError::Superseded`] when another server takes it over meanwhile.
     pub async fn open(
         objects: &xylem_objects::Objects,
-        config: ObjectLogConfig,
-    ) -> Result<ObjectLog, LogError> {
+        config: ObjectWalConfig,
+    ) -> Result<ObjectWal, WalError> {
         config.check()?;
         let remote = Remote::new(objects, config.retry);
         let place = remote.place("");
         let runtime = config.runtime.clone();
         let opening = runtime.spawn(open(Objects { remote }, config));
         opening.await.unwrap_or_else(|e| {
-            Err(LogError::Io {
+            Err(WalError::Io {
                 context: format!("open {place}"),
                 source: io::Error::other(e),
             })
@@ -72,7 +72,7 @@ impl ObjectLog {
     }
 
     /// Why the store does not answer, while requests are tried again.
-    pub fn trouble(&self) -> Option<LogError> {
+    pub fn trouble(&self) -> Option<WalError> {
         let failure = self.shared.objects.remote.trouble();
         failure.map(|failure| failure.error())
     }
@@ -80,8 +80,8 @@ impl ObjectLog {
     /// Waits until `ready` returns a value.
     async fn until<T>(
         &self,
-        mut ready: impl FnMut(&mut State) -> Result<Option<T>, LogError>,
-    ) -> Result<T, LogError> {
+        mut ready: impl FnMut(&mut State) -> Result<Option<T>, WalError>,
+    ) -> Result<T, WalError> {
         loop {
             let changed = self.shared.changed.notified();
             tokio::pin!(changed);
@@ -94,7 +94,7 @@ impl ObjectLog {
     }
 
     /// Waits until the line is ours.
-    async fn own(&self) -> Result<(), LogError> {
+    async fn own(&self) -> Result<(), WalError> {
         self.until(|state| {
             self.shared.check_open(state)?;
             if state.owner == Owner::No {
@@ -117,23 +117,23 @@ impl ObjectLog {
     }
 
     /// The place after a seal or begin, when it is durable.
-    async fn marked(&self, place: oneshot::Receiver<Position>) -> Result<Position, LogError> {
+    async fn marked(&self, place: oneshot::Receiver<Position>) -> Result<Position, WalError> {
         match place.await {
             Ok(position) => Ok(position),
             Err(_) => {
                 self.shared.state.lock().health.check()?;
-                Err(LogError::Closed)
+                Err(WalError::Closed)
             }
         }
     }
 
-    async fn seal_now(&self) -> Result<Durable, LogError> {
+    async fn seal_now(&self) -> Result<Durable, WalError> {
         self.own().await?;
         let (epoch, lsn, place) = {
             let mut state = self.shared.state.lock();
             self.shared.check_open(&state)?;
             let Some(epoch) = state.queue.line.seal() else {
-                return Err(LogError::Corrupt(
+                return Err(WalError::Corrupt(
                     "there is no further epoch number".to_owned(),
                 ));
             };
@@ -151,11 +151,11 @@ impl ObjectLog {
         })
     }
 
-    async fn begin_now(&self, epoch: Epoch, start: Lsn) -> Result<Durable, LogError> {
+    async fn begin_now(&self, epoch: Epoch, start: Lsn) -> Result<Durable, WalError> {
         // A fenced caller need not make the line ours.
         self.shared.state.lock().queue.line.owns(epoch)?;
         let place = if epoch == Epoch(0) {
-            return Err(LogError::NotBegun { epoch });
+            return Err(WalError::NotBegun { epoch });
         } else {
             self.own().await?;
             let mut state = self.shared.state.lock();
@@ -189,7 +189,7 @@ impl ObjectLog {
         })
     }
 
-    async fn append_now(&self, epoch: Epoch, frames: Vec<CheckedFrame>) -> Result<(), LogError> {
+    async fn append_now(&self, epoch: Epoch, frames: Vec<CheckedFrame>) -> Result<(), WalError> {
         // Appends run in the order of their calls, so that one that waits for
         // room is not overtaken by the next.
         let _turn = self.shared.turn.lock().await;
@@ -211,14 +211,14 @@ impl ObjectLog {
         .await
     }
 
-    async fn close_now(&self) -> Result<(), LogError> {
+    async fn close_now(&self) -> Result<(), WalError> {
         self.shared.stop(Closing::Drain);
         self.until(|state| {
             if !state.ended {
                 return Ok(None);
             }
             match state.health.check() {
-                Err(LogError::Closed) => Ok(Some(())),
+                Err(WalError::Closed) => Ok(Some(())),
                 other => other.map(Some),
             }
         })
@@ -227,8 +227,8 @@ impl ObjectLog {
 }
 
 /// Opens a WAL, on the runtime that it is to use.
-async fn open(objects: Objects, config: ObjectLogConfig) -> Result<ObjectLog, LogError> {
-    let id = config.entropy.next().map_err(|source| LogError::Io {
+async fn open(objects: Objects, config: ObjectWalConfig) -> Result<ObjectWal, WalError> {
+    let id = config.entropy.next().map_err(|source| WalError::Io {
         context: "draw the random bytes of a WAL's writer".to_owned(),
         source,
     })?;
@@ -261,10 +261,10 @@ async fn open(objects: Objects, config: ObjectLogConfig) -> Result<ObjectLog, Lo
     let writer = runtime.spawn(writer::run(Arc::clone(&shared), sender, id, end));
     let trimmer = runtime.spawn(trim::run(Arc::clone(&shared)));
     let tasks = [writer.abort_handle(), trimmer.abort_handle()];
-    Ok(ObjectLog { shared, tasks })
+    Ok(ObjectWal { shared, tasks })
 }
 
-impl Drop for ObjectLog {
+impl Drop for ObjectWal {
     fn drop(&mut self) {
         self.shared.stop(Closing::Abandon);
         for task in &self.tasks {
@@ -273,20 +273,20 @@ impl Drop for ObjectLog {
     }
 }
 
-impl std::fmt::Debug for ObjectLog {
+impl std::fmt::Debug for ObjectWal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ObjectLog")
+        f.debug_struct("ObjectWal")
             .field("place", &self.shared.objects.remote.place(""))
             .finish_non_exhaustive()
     }
 }
 
-impl Log for ObjectLog {
-    fn seal(&self) -> BoxFuture<'_, Result<Durable, LogError>> {
+impl Wal for ObjectWal {
+    fn seal(&self) -> BoxFuture<'_, Result<Durable, WalError>> {
         Box::pin(self.seal_now())
     }
 
-    fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, LogError>> {
+    fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, WalError>> {
         Box::pin(self.begin_now(epoch, start))
     }
 
@@ -294,11 +294,11 @@ impl Log for ObjectLog {
         &self,
         epoch: Epoch,
         frames: Vec<CheckedFrame>,
-    ) -> BoxFuture<'_, Result<(), LogError>> {
+    ) -> BoxFuture<'_, Result<(), WalError>> {
         Box::pin(self.append_now(epoch, frames))
     }
 
-    fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), LogError> {
+    fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), WalError> {
         let state = self.shared.state.lock();
         state.queue.line.owns(epoch)?;
         Ok((state.queue.line.seq, state.queue.line.lsn))
@@ -310,7 +310,7 @@ impl Log for ObjectLog {
 
     /// Waits for the store where `position` is not among the newest entries:
     /// blocking.
-    fn read_from(&self, position: Position) -> Result<Box<dyn LogReader>, LogError> {
+    fn read_from(&self, position: Position) -> Result<Box<dyn WalReader>, WalError> {
         Ok(Box::new(reader::Reader::open(
             Arc::clone(&self.shared),
             position,
@@ -318,11 +318,11 @@ impl Log for ObjectLog {
     }
 
     /// Returns at once; the objects are removed a while later.
-    fn trim(&self, before: Position) -> Result<(), LogError> {
+    fn trim(&self, before: Position) -> Result<(), WalError> {
         let state = self.shared.state.lock();
         state.health.check()?;
         if before > self.shared.durable_now() {
-            return Err(LogError::NoSuchPosition(before));
+            return Err(WalError::NoSuchPosition(before));
         }
         let number = format::number_and_index(before).0.min(state.known);
         if self.shared.first.fetch_max(number, Ordering::SeqCst) < number {
@@ -340,11 +340,11 @@ impl Log for ObjectLog {
         self.shared.stored.load(Ordering::Relaxed)
     }
 
-    fn failed(&self) -> Option<LogError> {
+    fn failed(&self) -> Option<WalError> {
         self.shared.state.lock().health.check().err()
     }
 
-    fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
+    fn close(&self) -> BoxFuture<'_, Result<(), WalError>> {
         Box::pin(self.close_now())
     }
 }

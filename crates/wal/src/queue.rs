@@ -5,7 +5,7 @@ use crate::entry::ENTRY_HEADER_BYTES;
 use crate::entry::payload::Payload;
 use crate::line::{Line, Taken};
 use crate::memory::{Memory, Part};
-use crate::{CheckedFrame, LogError};
+use crate::{CheckedFrame, WalError};
 use std::collections::VecDeque;
 use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
 
@@ -73,12 +73,12 @@ pub(crate) fn encode(
     epoch: Epoch,
     frames: Vec<CheckedFrame>,
     limit: u64,
-) -> Result<Encoded, LogError> {
+) -> Result<Encoded, WalError> {
     let mut out = VecDeque::with_capacity(frames.len());
     for checked in frames {
         let bytes = checked.payload_bytes();
         if bytes > limit {
-            return Err(LogError::TooLarge {
+            return Err(WalError::TooLarge {
                 seq: checked.frame.seq,
                 bytes,
                 limit,
@@ -132,7 +132,7 @@ impl Queue {
     }
 
     /// Whether all of `frames` would be accepted if there were room.
-    pub fn check(&self, epoch: Epoch, frames: &Encoded) -> Result<(), LogError> {
+    pub fn check(&self, epoch: Epoch, frames: &Encoded) -> Result<(), WalError> {
         // A group is accepted as a whole: a wrong frame late in it changes
         // nothing.
         let mut line = self.line;
@@ -149,7 +149,7 @@ impl Queue {
         limit: u64,
         epoch: Epoch,
         frames: &mut Encoded,
-    ) -> Result<bool, LogError> {
+    ) -> Result<bool, WalError> {
         self.line.owns(epoch)?;
         while let Some((frame, queued)) = frames.pop_front() {
             // A single entry is always taken, so that no WAL waits for another.

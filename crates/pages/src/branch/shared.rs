@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
 use xylem_types::{BranchId, Lsn};
-use xylem_wal::{Log, Position};
+use xylem_wal::{Position, Wal};
 
 /// Where ingest stands; held while a batch becomes visible.
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,7 +55,7 @@ impl Parent {
 pub(crate) struct Shared {
     pub(crate) id: BranchId,
     pub(crate) resources: Arc<Resources>,
-    pub(crate) wal: Arc<dyn Log>,
+    pub(crate) wal: Arc<dyn Wal>,
     pub(crate) files: Arc<dyn Files>,
     /// For the caches' keys.
     pub(crate) cache_id: u64,
@@ -111,7 +111,7 @@ pub(crate) struct Opened {
     pub(crate) id: BranchId,
     pub(crate) files: Arc<dyn Files>,
     pub(crate) manifest: Manifest,
-    pub(crate) wal: Arc<dyn Log>,
+    pub(crate) wal: Arc<dyn Wal>,
     /// Where ingest goes on.
     pub(crate) resume: Resume,
     pub(crate) parent: Option<Parent>,

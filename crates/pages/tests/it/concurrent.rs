@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use xylem_pages::{Branch, Reach, ReadAt, ReadError, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{Lsn, PageId};
-use xylem_wal::Log;
+use xylem_wal::Wal;
 
 const PAGES: u32 = 40;
 
@@ -160,7 +160,7 @@ fn a_page_that_changes_all_the_time_is_short_to_read() {
     let wal = MemWal::new();
     let store = Store::open(StoreConfig::default(), place(dir.path())).unwrap();
     store.start_ingest();
-    let as_wal = Arc::clone(&wal) as Arc<dyn Log>;
+    let as_wal = Arc::clone(&wal) as Arc<dyn Wal>;
     let branch = Branch::open(Arc::clone(&store), BRANCH, as_wal, None).unwrap();
     let (hot, quiet) = (PageId::new(7, 1), PageId::new(7, 2));
     let mut lsn = Lsn::FIRST;

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use xylem_pages::place::{Hook, Step};
 use xylem_pages::{Branch, ReadAt, Store};
-use xylem_wal::Log;
+use xylem_wal::Wal;
 
 fn seeded(wal: &Arc<MemWal>, seed: u64) -> Model {
     Model::new(rand::rngs::StdRng::seed_from_u64(seed), wal.clone())
@@ -38,7 +38,7 @@ fn live_and_die(dir: &std::path::Path, n: u64) -> bool {
     let place = hooked(dir, die_at(n, Arc::clone(&steps)));
     let store = Store::open(small(), place).unwrap();
     store.start_ingest();
-    let opened = Branch::open(store, BRANCH, wal.clone() as Arc<dyn Log>, None);
+    let opened = Branch::open(store, BRANCH, wal.clone() as Arc<dyn Wal>, None);
     for _ in 0..3 {
         for _ in 0..60 {
             model.step();
@@ -106,7 +106,7 @@ fn one_failure_at_any_step_is_tried_again() {
         });
         let store = Store::open(small(), hooked(dir.path(), hook)).unwrap();
         store.start_ingest();
-        let branch = Branch::open(store, BRANCH, wal.clone() as Arc<dyn Log>, None).unwrap();
+        let branch = Branch::open(store, BRANCH, wal.clone() as Arc<dyn Wal>, None).unwrap();
         for _ in 0..3 {
             for _ in 0..40 {
                 model.step();
@@ -142,7 +142,7 @@ fn a_full_disk_pauses_ingest_and_loses_nothing() {
     let branch = Branch::open(
         Arc::clone(&store),
         BRANCH,
-        wal.clone() as Arc<dyn Log>,
+        wal.clone() as Arc<dyn Wal>,
         None,
     )
     .unwrap();

@@ -15,7 +15,7 @@ use xylem_pages::place::{Files, LocalFiles, Place};
 use xylem_pages::{Branch, ForkError, Reach, ReadAt, ReadError, Store, StoreError};
 use xylem_redo::SpaceFlags;
 use xylem_types::{BranchId, FileOp, Lsn, PageId};
-use xylem_wal::Log;
+use xylem_wal::Wal;
 
 /// A directory that several may have open, as an object store.
 struct Shared(PathBuf);
@@ -49,7 +49,7 @@ fn store(dir: &tempfile::TempDir) -> Arc<Store> {
 }
 
 fn open(store: &Arc<Store>, id: u128, wal: &Arc<MemWal>, of: Option<&Arc<Branch>>) -> Arc<Branch> {
-    let wal = Arc::clone(wal) as Arc<dyn Log>;
+    let wal = Arc::clone(wal) as Arc<dyn Wal>;
     Branch::open(Arc::clone(store), BranchId(id), wal, of.cloned()).unwrap()
 }
 
@@ -285,7 +285,7 @@ fn the_past_of_a_fork_is_its_parents() {
     let wrong = Branch::open(
         Arc::clone(&one.store),
         BranchId(3),
-        MemWal::new() as Arc<dyn Log>,
+        MemWal::new() as Arc<dyn Wal>,
         Some(Arc::clone(&fork)),
     );
     let wrong = wrong.err().unwrap().to_string();

@@ -30,9 +30,9 @@ use xylem_pages::{Branch, Reach, ReadAt, Store, StoreError};
 use xylem_redo::SpaceFlags;
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn, PageId};
 use xylem_wal::backup::{self, Backup, BackupConfig};
-use xylem_wal::local::{LocalLog, LocalLogConfig};
-use xylem_wal::object::{ObjectLog, ObjectLogConfig};
-use xylem_wal::{BoxFuture, CheckedFrame, Durable, Log, LogError, LogReader, Position};
+use xylem_wal::local::{LocalWal, LocalWalConfig};
+use xylem_wal::object::{ObjectWal, ObjectWalConfig};
+use xylem_wal::{BoxFuture, CheckedFrame, Durable, Position, Wal, WalError, WalReader};
 
 /// Where WALs are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,34 +54,34 @@ fn retry() -> Retry {
 
 /// A local WAL and its copy, trimmed together.
 struct Backed {
-    wal: LocalLog,
+    wal: LocalWal,
     backup: Arc<Backup>,
 }
 
-impl Log for Backed {
-    fn seal(&self) -> BoxFuture<'_, Result<Durable, LogError>> {
+impl Wal for Backed {
+    fn seal(&self) -> BoxFuture<'_, Result<Durable, WalError>> {
         self.wal.seal()
     }
-    fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, LogError>> {
+    fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, WalError>> {
         self.wal.begin(epoch, start)
     }
     fn append_checked(
         &self,
         epoch: Epoch,
         frames: Vec<CheckedFrame>,
-    ) -> BoxFuture<'_, Result<(), LogError>> {
+    ) -> BoxFuture<'_, Result<(), WalError>> {
         self.wal.append_checked(epoch, frames)
     }
-    fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), LogError> {
+    fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), WalError> {
         self.wal.accepted(epoch)
     }
     fn durable(&self) -> watch::Receiver<Durable> {
         self.wal.durable()
     }
-    fn read_from(&self, position: Position) -> Result<Box<dyn LogReader>, LogError> {
+    fn read_from(&self, position: Position) -> Result<Box<dyn WalReader>, WalError> {
         self.wal.read_from(position)
     }
-    fn trim(&self, before: Position) -> Result<(), LogError> {
+    fn trim(&self, before: Position) -> Result<(), WalError> {
         self.wal.trim(before)?;
         self.backup.trim(before);
         Ok(())
@@ -92,10 +92,10 @@ impl Log for Backed {
     fn stored_bytes(&self) -> u64 {
         self.wal.stored_bytes()
     }
-    fn failed(&self) -> Option<LogError> {
+    fn failed(&self) -> Option<WalError> {
         self.wal.failed()
     }
-    fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
+    fn close(&self) -> BoxFuture<'_, Result<(), WalError>> {
         self.wal.close()
     }
 }
@@ -105,7 +105,7 @@ struct Machine {
     runtime: Handle,
     net: Faulty,
     branch: Arc<Branch>,
-    wal: Arc<dyn Log>,
+    wal: Arc<dyn Wal>,
     backup: Option<Arc<Backup>>,
     epoch: Epoch,
     seq: u64,
@@ -135,7 +135,7 @@ impl Machine {
                 Home::Disk => {
                     let backed = restored(&runtime, &bucket, dir.path(), n, floor);
                     let backup = Some(Arc::clone(&backed.backup));
-                    (Arc::new(backed) as Arc<dyn Log>, backup)
+                    (Arc::new(backed) as Arc<dyn Wal>, backup)
                 }
             };
             made = Some((Arc::clone(&wal), backup));
@@ -224,27 +224,27 @@ impl Machine {
     }
 }
 
-fn object_wal(runtime: &Handle, bucket: &Bucket) -> Arc<dyn Log> {
-    let settings = ObjectLogConfig {
+fn object_wal(runtime: &Handle, bucket: &Bucket) -> Arc<dyn Wal> {
+    let settings = ObjectWalConfig {
         retry: retry(),
         linger: Duration::ZERO,
-        ..ObjectLogConfig::new(runtime.clone())
+        ..ObjectWalConfig::new(runtime.clone())
     };
     let folder = bucket.objects().folder("logs/x");
     Arc::new(
         runtime
-            .block_on(ObjectLog::open(&folder, settings))
+            .block_on(ObjectWal::open(&folder, settings))
             .unwrap(),
     )
 }
 
 /// The WAL of a disk that is empty: what the copies of others before it hold.
 fn restored(runtime: &Handle, bucket: &Bucket, dir: &Path, n: u64, floor: backup::Floor) -> Backed {
-    let local = LocalLogConfig {
+    let local = LocalWalConfig {
         segment_bytes: 1 << 20,
         max_frame_bytes: 128 << 10,
         spare_segments: 0,
-        ..LocalLogConfig::default()
+        ..LocalWalConfig::default()
     };
     let settings = BackupConfig {
         interval: Duration::from_millis(4),
@@ -258,7 +258,7 @@ fn restored(runtime: &Handle, bucket: &Bucket, dir: &Path, n: u64, floor: backup
     std::fs::create_dir_all(&dir).unwrap();
     let restoring = backup::restore(&folder, 2 * n, &dir, floor, local.clone(), settings.clone());
     runtime.block_on(restoring).unwrap();
-    let wal = LocalLog::open(&dir, local).unwrap();
+    let wal = LocalWal::open(&dir, local).unwrap();
     let backup = Backup::start(&wal, &folder, 2 * n + 1, settings).unwrap();
     Backed {
         wal,

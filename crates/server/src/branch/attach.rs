@@ -8,7 +8,7 @@ use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 use xylem_pages::ReadError;
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
-use xylem_wal::{Durable, LogError};
+use xylem_wal::{Durable, WalError};
 
 /// How long an attach waits for others that attach.
 const ATTACH_TURN: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ pub struct Attached {
 pub enum AttachError {
     /// The WAL refused or failed.
     #[error(transparent)]
-    Log(#[from] LogError),
+    Log(#[from] WalError),
     /// Ingest did not get there.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -180,7 +180,7 @@ impl OpenBranch {
     ///
     /// # Errors
     /// When the WAL refuses or fails.
-    pub async fn fence(&self) -> Result<MutexGuard<'_, ()>, LogError> {
+    pub async fn fence(&self) -> Result<MutexGuard<'_, ()>, WalError> {
         let guard = self.attach_turn.lock().await;
         // Without an epoch there is nobody to take it from.
         if self.epoch() > Epoch(0) {
@@ -203,7 +203,7 @@ impl OpenBranch {
             .await
             .map(|now| now.map(|now| *now));
         match waited {
-            Ok(Ok(now)) if now.epoch() > epoch => Err(LogError::Fenced {
+            Ok(Ok(now)) if now.epoch() > epoch => Err(WalError::Fenced {
                 given: epoch,
                 current: now.epoch(),
             }
@@ -213,7 +213,7 @@ impl OpenBranch {
                 .wal
                 .accepted(epoch)
                 .err()
-                .unwrap_or(LogError::Closed)
+                .unwrap_or(WalError::Closed)
                 .into()),
             Err(_) => Err(AttachError::NotDurable {
                 wanted,

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use xylem_pages::Branch;
 use xylem_redo::{MtrCheck, RedoError};
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
-use xylem_wal::{CheckedFrame, Log, LogError, Position, Record};
+use xylem_wal::{CheckedFrame, Position, Record, Wal, WalError};
 
 /// How often to look again for the WAL's end when it is trimmed meanwhile.
 const TRIES_MAX: usize = 10;
@@ -25,7 +25,7 @@ const TRIES_MAX: usize = 10;
 pub enum AppendError {
     /// The WAL refused or failed.
     #[error(transparent)]
-    Log(#[from] LogError),
+    Log(#[from] WalError),
     /// A frame's redo is not redo. The frames before it were appended.
     #[error(
         "{source}; frame {seq}, which carries it, was not taken. Its own checksum is right, so InnoDB wrote it so: check this compute's memory (a hardware fault is the likely cause), then start it again; it goes on after the last whole mini-transaction, at LSN {whole}"
@@ -45,7 +45,7 @@ pub enum AppendError {
 
 /// What is known of the redo that a branch's WAL has accepted.
 pub struct Framing {
-    wal: Arc<dyn Log>,
+    wal: Arc<dyn Wal>,
     pages: Arc<Branch>,
     /// One append at a time: the check goes through the bytes in their order.
     known: Mutex<Option<Known>>,
@@ -59,7 +59,7 @@ struct Known {
 
 impl Framing {
     /// The check of what goes into `wal`, which `pages` ingests.
-    pub fn new(wal: Arc<dyn Log>, pages: Arc<Branch>) -> Framing {
+    pub fn new(wal: Arc<dyn Wal>, pages: Arc<Branch>) -> Framing {
         Framing {
             wal,
             pages,
@@ -134,7 +134,7 @@ impl Framing {
             let reached = durable.wait_for(|now| now.epoch() > epoch || now.seq() >= seq);
             if reached.await.is_err() {
                 self.wal.accepted(epoch)?;
-                return Err(LogError::Closed.into());
+                return Err(WalError::Closed.into());
             }
             let (from, whole) = self.pages.unfinished();
             let ended = CancellationToken::new();
@@ -144,10 +144,10 @@ impl Framing {
             let check = match reading.await {
                 Ok(Ok(check)) => check,
                 // Ingest went on and the WAL was trimmed.
-                Ok(Err(AppendError::Log(LogError::NoSuchPosition(_)))) => continue,
+                Ok(Err(AppendError::Log(WalError::NoSuchPosition(_)))) => continue,
                 Ok(Err(error)) => return Err(error),
                 Err(error) => {
-                    return Err(AppendError::Log(LogError::Io {
+                    return Err(AppendError::Log(WalError::Io {
                         context: "read the end of the WAL".to_owned(),
                         source: std::io::Error::other(error),
                     }));
@@ -158,12 +158,12 @@ impl Framing {
             }
             if self.wal.accepted(epoch)? == (seq, lsn) {
                 let found = check.map_or(Lsn(0), |check| check.lsn());
-                return Err(AppendError::Log(LogError::Corrupt(format!(
+                return Err(AppendError::Log(WalError::Corrupt(format!(
                     "its redo ends at LSN {lsn}, but what can be read of it ends at LSN {found}"
                 ))));
             }
         }
-        Err(AppendError::Log(LogError::Corrupt(
+        Err(AppendError::Log(WalError::Corrupt(
             "its entries vanish while they are read".to_owned(),
         )))
     }
@@ -172,7 +172,7 @@ impl Framing {
 /// Reads the WAL from `from` to its end; `whole` is where the first
 /// mini-transaction begins that is to be checked, if an epoch had begun there.
 fn read(
-    wal: &dyn Log,
+    wal: &dyn Wal,
     from: Position,
     whole: Option<Lsn>,
     ended: &CancellationToken,
@@ -181,7 +181,7 @@ fn read(
     let mut reader = wal.read_from(from)?;
     while let Some(entry) = reader.next()? {
         if ended.is_cancelled() {
-            return Err(LogError::Closed.into());
+            return Err(WalError::Closed.into());
         }
         match (entry.record, &mut check) {
             (Record::Begin { start }, check) => *check = Some(MtrCheck::new(start)),

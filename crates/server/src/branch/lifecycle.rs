@@ -99,7 +99,7 @@ pub enum ManageError {
         /// Which branch.
         branch: String,
         /// What the WAL said.
-        source: xylem_wal::LogError,
+        source: xylem_wal::WalError,
     },
     /// There are as many leases as there may be.
     #[error(

@@ -16,14 +16,14 @@ use tokio_util::sync::CancellationToken;
 use xylem_ambient::Clock;
 use xylem_pages::{Branch, ReadAt, ReadError};
 use xylem_types::{BranchId, Epoch, Lsn};
-use xylem_wal::{Durable, Log};
+use xylem_wal::{Durable, Wal};
 
 /// A branch that serves.
 pub struct OpenBranch {
     /// As the project knows it.
     pub meta: BranchMeta,
     /// What its computes wrote.
-    pub wal: Arc<dyn Log>,
+    pub wal: Arc<dyn Wal>,
     /// The same, if it is copied to the object store.
     pub backed: Option<Arc<BackedWal>>,
     /// What that made of its pages.

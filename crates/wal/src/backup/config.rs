@@ -1,6 +1,6 @@
 //! How a backup is set up.
 
-use crate::LogError;
+use crate::WalError;
 use std::io;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -50,11 +50,11 @@ impl BackupConfig {
         }
     }
 
-    pub(crate) fn check(&self) -> Result<(), LogError> {
+    pub(crate) fn check(&self) -> Result<(), WalError> {
         if self.object_bytes <= 1 << 30 && self.puts_max > 0 {
             return Ok(());
         }
-        Err(LogError::Io {
+        Err(WalError::Io {
             context: "configuration of the WAL's backup".to_owned(),
             source: io::Error::new(
                 io::ErrorKind::InvalidInput,

@@ -10,7 +10,7 @@ use crate::entry::EntryHeader;
 use crate::failure::Failure;
 use crate::local::{Reader, Source};
 use crate::remote::{Made, Remote};
-use crate::{LogError, Position};
+use crate::{Position, WalError};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
@@ -399,7 +399,7 @@ impl Copier {
         let digest = blocking(move || {
             let mut reader = match source.reader(position) {
                 Ok(reader) => reader,
-                Err(LogError::NoSuchPosition(_)) => return Ok(None),
+                Err(WalError::NoSuchPosition(_)) => return Ok(None),
                 Err(e) => return Err(e),
             };
             let mut digest = Digest::default();
@@ -449,9 +449,9 @@ impl Copier {
     }
 
     /// Handles a WAL that cannot be read where the backup stands.
-    async fn lost(&mut self, error: LogError) -> Result<(), Fault> {
+    async fn lost(&mut self, error: WalError) -> Result<(), Fault> {
         match error {
-            LogError::NoSuchPosition(_) if self.source.first() > self.next => {
+            WalError::NoSuchPosition(_) if self.source.first() > self.next => {
                 // The WAL was trimmed: the skipped entries are no longer
                 // needed.
                 tracing::info!(
@@ -476,14 +476,14 @@ impl Copier {
         }
     }
 
-    fn unreadable(&self, error: LogError) -> Fault {
+    fn unreadable(&self, error: WalError) -> Fault {
         match error {
             // It may pass: the page store can still trim the damaged part.
-            LogError::Corrupt(why) => Fault::Failed(Failure::new(
+            WalError::Corrupt(why) => Fault::Failed(Failure::new(
                 "read the WAL".to_owned(),
                 io::Error::new(io::ErrorKind::InvalidData, why),
             )),
-            LogError::Io { context, source } => Fault::Failed(Failure::new(context, source)),
+            WalError::Io { context, source } => Fault::Failed(Failure::new(context, source)),
             other => Fault::Failed(Failure::new(
                 format!("read the WAL at position {}", self.next.0),
                 io::Error::other(other.to_string()),
@@ -697,7 +697,7 @@ fn superseded(shared: &Shared, generation: Generation) -> Fault {
 }
 
 /// Reads up to `limit` bytes of entries (or one entry).
-fn gather(mut reader: Reader, salt: u64, limit: u64) -> Result<(Reader, Gathered), LogError> {
+fn gather(mut reader: Reader, salt: u64, limit: u64) -> Result<(Reader, Gathered), WalError> {
     let mut body = Vec::new();
     let mut digest = Digest::default();
     let mut first_us = None;
@@ -729,11 +729,11 @@ fn gather(mut reader: Reader, salt: u64, limit: u64) -> Result<(Reader, Gathered
 
 /// Runs what reads files where it may block.
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
-) -> Result<T, LogError> {
+    work: impl FnOnce() -> Result<T, WalError> + Send + 'static,
+) -> Result<T, WalError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
-        Err(e) => Err(LogError::Io {
+        Err(e) => Err(WalError::Io {
             context: "read the WAL for its backup".to_owned(),
             source: io::Error::other(e),
         }),

@@ -5,7 +5,7 @@
 use super::format::{Generation, HEADER_BYTES, Header, Kind, name};
 use crate::failure::Failure;
 use crate::remote::{Listed, Remote};
-use crate::{LogError, Position};
+use crate::{Position, WalError};
 
 /// Why a backup cannot be read or written.
 #[derive(Clone, Debug)]
@@ -20,11 +20,11 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// The error for one more caller.
-    pub fn error(&self) -> LogError {
+    pub fn error(&self) -> WalError {
         match self {
             Fault::Failed(failure) => failure.error(),
-            Fault::Corrupt(why) => LogError::Corrupt(why.clone()),
-            Fault::Superseded { wal, generation } => LogError::Superseded {
+            Fault::Corrupt(why) => WalError::Corrupt(why.clone()),
+            Fault::Superseded { wal, generation } => WalError::Superseded {
                 wal: wal.clone(),
                 generation: generation.0,
             },

@@ -9,7 +9,7 @@ use crate::line::Line;
 use crate::local::Maker;
 use crate::queue::Queued;
 use crate::remote::{Made, Remote};
-use crate::{LocalLogConfig, LogError, Position};
+use crate::{LocalWalConfig, Position, WalError};
 use bytes::Bytes;
 use futures::StreamExt;
 use std::io;
@@ -68,7 +68,7 @@ enum Wrong {
     /// With the object: the byte, and what.
     Object(u64, String),
     /// With the directory.
-    Local(LogError),
+    Local(WalError),
 }
 
 impl From<(u64, String)> for Wrong {
@@ -90,9 +90,9 @@ pub(crate) async fn restore(
     generation: Generation,
     disk: Arc<dyn Disk>,
     floor: Floor,
-    wal: LocalLogConfig,
+    wal: LocalWalConfig,
     config: &BackupConfig,
-) -> Result<Restored, LogError> {
+) -> Result<Restored, WalError> {
     for _ in 0..TRIES_MAX {
         let Some(line) = line::find(remote).await.map_err(|f| f.error())? else {
             let empty = begin(&disk, floor, &wal, config).await?;
@@ -121,7 +121,7 @@ pub(crate) async fn restore(
         close(remote, generation, end, line.first, follows, config).await?;
         return finish(made, generation, config).await;
     }
-    Err(LogError::Corrupt(format!(
+    Err(WalError::Corrupt(format!(
         "{}: objects of the backup keep vanishing during the restore: something other than a backup removes them",
         remote.place("")
     )))
@@ -131,9 +131,9 @@ pub(crate) async fn restore(
 async fn begin(
     disk: &Arc<dyn Disk>,
     floor: Floor,
-    wal: &LocalLogConfig,
+    wal: &LocalWalConfig,
     config: &BackupConfig,
-) -> Result<Progress, LogError> {
+) -> Result<Progress, WalError> {
     let (disk, wal) = (Arc::clone(disk), wal.clone());
     let maker = blocking(config, move || Maker::begin(disk, wal, floor.position)).await?;
     Ok(Progress {
@@ -152,7 +152,7 @@ async fn finish(
     progress: Progress,
     generation: Generation,
     config: &BackupConfig,
-) -> Result<Restored, LogError> {
+) -> Result<Restored, WalError> {
     let Progress {
         mut maker,
         mut restored,
@@ -189,9 +189,9 @@ async fn make(
     ranges: &[Range],
     first: Position,
     disk: &Arc<dyn Disk>,
-    wal: &LocalLogConfig,
+    wal: &LocalWalConfig,
     config: &BackupConfig,
-) -> Result<Option<Progress>, LogError> {
+) -> Result<Option<Progress>, WalError> {
     let (disk, wal) = (Arc::clone(disk), wal.clone());
     let maker = blocking(config, move || Maker::begin(disk, wal, first)).await?;
     let mut progress = Progress {
@@ -215,7 +215,7 @@ async fn make(
         let place = remote.place(&range.name());
         progress = blocking(config, move || {
             add(progress, range, object).map_err(|wrong| match wrong {
-                Wrong::Object(at, why) => LogError::Corrupt(format!("{place} at byte {at}: {why}")),
+                Wrong::Object(at, why) => WalError::Corrupt(format!("{place} at byte {at}: {why}")),
                 Wrong::Local(e) => e,
             })
         })
@@ -233,8 +233,8 @@ async fn close(
     first: Position,
     follows: Option<Generation>,
     config: &BackupConfig,
-) -> Result<(), LogError> {
-    let writer = config.entropy.next().map_err(|source| LogError::Io {
+) -> Result<(), WalError> {
+    let writer = config.entropy.next().map_err(|source| WalError::Io {
         context: "draw the random bytes of a backup's writer".to_owned(),
         source,
     })?;
@@ -253,7 +253,7 @@ async fn close(
     let key = name(generation, Kind::Start);
     match remote.make(&key, &object).await {
         Ok(Made::Ours) => Ok(()),
-        Ok(Made::Taken(_)) => Err(LogError::Superseded {
+        Ok(Made::Taken(_)) => Err(WalError::Superseded {
             wal: remote.place(""),
             generation: generation.0,
         }),
@@ -314,11 +314,11 @@ fn next(
 /// Runs what writes files where it may block.
 async fn blocking<T: Send + 'static>(
     config: &BackupConfig,
-    work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
-) -> Result<T, LogError> {
+    work: impl FnOnce() -> Result<T, WalError> + Send + 'static,
+) -> Result<T, WalError> {
     match config.runtime.spawn_blocking(work).await {
         Ok(done) => done,
-        Err(e) => Err(LogError::Io {
+        Err(e) => Err(WalError::Io {
             context: "restore a WAL".to_owned(),
             source: io::Error::other(e),
         }),

@@ -7,7 +7,7 @@
 
 use super::store::Store;
 use super::tools::{Compute, Random, assert_one_line, block_on, durable, open, read};
-use crate::{Durable, Entry, Log, Position, Record};
+use crate::{Durable, Entry, Position, Record, Wal};
 use std::sync::Arc;
 use xylem_types::{Epoch, FrameSeq, Lsn};
 
@@ -40,7 +40,7 @@ pub fn history(store: &dyn Store, seed: u64, steps: usize) {
 struct Life<'a> {
     store: &'a dyn Store,
     /// None while it is opened again.
-    wal: Option<Arc<dyn Log>>,
+    wal: Option<Arc<dyn Wal>>,
     random: Random,
     /// Everything accepted that is not known to be lost.
     told: Vec<(Epoch, Record)>,
@@ -55,7 +55,7 @@ struct Life<'a> {
 }
 
 impl Life<'_> {
-    fn wal(&self) -> Arc<dyn Log> {
+    fn wal(&self) -> Arc<dyn Wal> {
         Arc::clone(self.wal.as_ref().expect("open"))
     }
 

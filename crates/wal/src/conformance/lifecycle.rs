@@ -9,7 +9,7 @@ use super::store::Store;
 use super::tools::{
     Compute, assert_fenced, assert_one_line, frames_of, open, read_all, under, waits,
 };
-use crate::{Durable, LogError, Position, Record};
+use crate::{Durable, Position, Record, WalError};
 use xylem_types::{Epoch, FrameSeq, Lsn};
 
 pub(super) async fn new_wal_is_empty(store: &dyn Store) {
@@ -112,12 +112,12 @@ pub(super) async fn closed_refuses(store: &dyn Store) {
     let frames = compute.frames(1);
     assert!(matches!(
         wal.append(compute.epoch, frames).await,
-        Err(LogError::Closed)
+        Err(WalError::Closed)
     ));
-    assert!(matches!(wal.seal().await, Err(LogError::Closed)));
+    assert!(matches!(wal.seal().await, Err(WalError::Closed)));
     assert!(matches!(
         wal.begin(compute.epoch, Lsn(1)).await,
-        Err(LogError::Closed)
+        Err(WalError::Closed)
     ));
     wal.close().await.expect("closing twice is closing once");
 }

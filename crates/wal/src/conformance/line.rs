@@ -9,12 +9,12 @@ use super::store::Store;
 use super::tools::{
     Compute, assert_fenced, assert_one_line, frames_of, open, read_all, under, waits,
 };
-use crate::{LogError, Record};
+use crate::{Record, WalError};
 use xylem_types::{Epoch, FileOp, Frame, FrameBody, FrameSeq, Lsn};
 
-fn assert_out_of_order(result: Result<(), LogError>, next: (u64, u64)) {
+fn assert_out_of_order(result: Result<(), WalError>, next: (u64, u64)) {
     match result {
-        Err(LogError::OutOfOrder {
+        Err(WalError::OutOfOrder {
             expected_seq,
             expected_start,
             ..
@@ -136,7 +136,7 @@ pub(super) async fn too_large(store: &dyn Store) {
     let (seq, lsn) = (compute.seq, compute.lsn);
     let large = compute.redo(limit + 1);
     match wal.append(compute.epoch, vec![large]).await {
-        Err(LogError::TooLarge {
+        Err(WalError::TooLarge {
             seq: s,
             bytes,
             limit: l,
@@ -164,7 +164,7 @@ pub(super) async fn begin_rules(store: &dyn Store) {
     };
     let early = wal.append(one, vec![frame.clone()]).await;
     assert!(
-        matches!(early, Err(LogError::NotBegun { epoch }) if epoch == one),
+        matches!(early, Err(WalError::NotBegun { epoch }) if epoch == one),
         "{early:?}"
     );
     let begun = wal.begin(one, Lsn(100)).await.unwrap();
@@ -172,12 +172,12 @@ pub(super) async fn begin_rules(store: &dyn Store) {
     assert_eq!(wal.begin(one, Lsn(100)).await.unwrap(), begun);
     assert!(matches!(
         wal.begin(one, Lsn(101)).await,
-        Err(LogError::OutOfOrder { .. })
+        Err(WalError::OutOfOrder { .. })
     ));
     wal.append(one, vec![frame]).await.unwrap();
     assert!(matches!(
         wal.begin(one, Lsn(100)).await,
-        Err(LogError::OutOfOrder { .. })
+        Err(WalError::OutOfOrder { .. })
     ));
     let two = wal.seal().await.unwrap();
     assert_eq!(

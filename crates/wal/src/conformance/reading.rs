@@ -7,7 +7,7 @@
 
 use super::store::Store;
 use super::tools::{Compute, frames_of, open, read, read_all, soon, under};
-use crate::{LogError, Position, Record};
+use crate::{Position, Record, WalError};
 
 pub(super) async fn order(store: &dyn Store) {
     let wal = open(store).await;
@@ -45,7 +45,7 @@ pub(super) async fn no_such_position(store: &dyn Store) {
     let end = wal.durable().borrow().position();
     for position in [Position(end.0 + 1), Position(u64::MAX)] {
         assert!(
-            matches!(wal.read_from(position), Err(LogError::NoSuchPosition(p)) if p == position)
+            matches!(wal.read_from(position), Err(WalError::NoSuchPosition(p)) if p == position)
         );
         assert!(wal.trim(position).is_err());
     }
@@ -56,7 +56,7 @@ pub(super) async fn no_such_position(store: &dyn Store) {
         .step_by(7)
     {
         assert!(
-            matches!(wal.read_from(position), Err(LogError::NoSuchPosition(p)) if p == position)
+            matches!(wal.read_from(position), Err(WalError::NoSuchPosition(p)) if p == position)
         );
     }
 }
@@ -148,7 +148,7 @@ pub(super) async fn trim(store: &dyn Store) {
         assert_eq!(read(&*wal, first), entries[at..]);
         if at > 0 {
             let gone = starts[at - 1];
-            assert!(matches!(wal.read_from(gone), Err(LogError::NoSuchPosition(p)) if p == gone));
+            assert!(matches!(wal.read_from(gone), Err(WalError::NoSuchPosition(p)) if p == gone));
         }
     }
     assert!(wal.first() > Position(0), "something is let go of");
@@ -164,7 +164,7 @@ pub(super) async fn trim(store: &dyn Store) {
         compute.write(&*wal, 25).await;
     }
     wal.trim(wal.durable().borrow().position()).unwrap();
-    assert!(matches!(slow.next(), Err(LogError::NoSuchPosition(_))));
+    assert!(matches!(slow.next(), Err(WalError::NoSuchPosition(_))));
     let (first, rest) = (wal.first(), read_all(&*wal));
     store.crash(3);
     drop(wal);

@@ -1,6 +1,6 @@
 //! The description of a backend for the suite.
 
-use crate::{BoxFuture, Log, LogError};
+use crate::{BoxFuture, Wal, WalError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use xylem_ambient::Clock;
@@ -39,7 +39,7 @@ impl HandClock {
 /// The store of one WAL, which outlives the processes that use it.
 pub trait Store: Send + Sync {
     /// Opens the WAL that is here.
-    fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Log>, LogError>>;
+    fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Wal>, WalError>>;
 
     /// The process that has the WAL open dies at once. Of the entries that were
     /// not reported durable, `seed` chooses the lost ones.

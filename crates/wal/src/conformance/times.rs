@@ -7,10 +7,10 @@
 
 use super::store::Store;
 use super::tools::{Compute, open, read, read_all};
-use crate::Log;
+use crate::Wal;
 
 /// Writes a few frames, and says which times they have.
-async fn times_of_more(compute: &mut Compute, wal: &dyn Log) -> Vec<u64> {
+async fn times_of_more(compute: &mut Compute, wal: &dyn Wal) -> Vec<u64> {
     let before = wal.durable().borrow().position();
     compute.write(wal, 5).await;
     let entries = read(wal, before);
@@ -58,7 +58,7 @@ pub(super) async fn never_back(store: &dyn Store) {
 
 /// Writes more entries and returns their time, and whether the first is
 /// `stepped`; the others never are.
-async fn steps_of_more(compute: &mut Compute, wal: &dyn Log) -> (u64, bool) {
+async fn steps_of_more(compute: &mut Compute, wal: &dyn Wal) -> (u64, bool) {
     let before = wal.durable().borrow().position();
     compute.write(wal, 5).await;
     let entries = read(wal, before);
@@ -77,7 +77,7 @@ pub(super) async fn steps(store: &dyn Store) {
     let mut wal = open(store).await;
     let mut compute = Compute::attach(store, &*wal, 12288).await;
     assert!(read_all(&*wal).iter().all(|e| !e.stepped));
-    let mut more = async |wal: &dyn Log| steps_of_more(&mut compute, wal).await;
+    let mut more = async |wal: &dyn Wal| steps_of_more(&mut compute, wal).await;
     // However much time passes, the steady clock has seen it.
     now += 1000 * HOUR;
     clock.set(now);

@@ -7,7 +7,7 @@
 )]
 
 use super::store::Store;
-use crate::{Durable, Entry, Log, LogError, Position, Record};
+use crate::{Durable, Entry, Position, Record, Wal, WalError};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
     })
 }
 
-pub(super) async fn open(store: &dyn Store) -> Arc<dyn Log> {
+pub(super) async fn open(store: &dyn Store) -> Arc<dyn Wal> {
     store.open().await.expect("the WAL opens")
 }
 
@@ -92,7 +92,7 @@ pub(super) struct Compute {
 
 impl Compute {
     /// Seals an epoch and begins it at `start`.
-    pub async fn attach(store: &dyn Store, wal: &dyn Log, start: u64) -> Compute {
+    pub async fn attach(store: &dyn Store, wal: &dyn Wal, start: u64) -> Compute {
         let sealed = wal.seal().await.expect("sealed");
         let begun = wal.begin(sealed.epoch(), Lsn(start)).await.expect("begun");
         assert_eq!(
@@ -147,7 +147,7 @@ impl Compute {
     }
 
     /// Appends frames and waits until they are durable.
-    pub async fn write(&mut self, wal: &dyn Log, count: usize) -> Vec<Frame> {
+    pub async fn write(&mut self, wal: &dyn Wal, count: usize) -> Vec<Frame> {
         let frames = self.frames(count);
         wal.append(self.epoch, frames.clone())
             .await
@@ -198,7 +198,7 @@ fn file_op(random: &mut Random, bytes_max: u64) -> FileOp {
 }
 
 /// Waits until a frame is durable, and says how far the WAL is then.
-pub(super) async fn durable(wal: &dyn Log, epoch: Epoch, seq: u64) -> Durable {
+pub(super) async fn durable(wal: &dyn Wal, epoch: Epoch, seq: u64) -> Durable {
     let mut watch = wal.durable();
     let reached =
         watch.wait_for(|d| d.epoch() > epoch || (d.epoch() == epoch && d.seq() >= FrameSeq(seq)));
@@ -207,7 +207,7 @@ pub(super) async fn durable(wal: &dyn Log, epoch: Epoch, seq: u64) -> Durable {
 
 /// Everything from `position` to the durable end; checks that positions rise
 /// and times do not fall.
-pub(super) fn read(wal: &dyn Log, position: Position) -> Vec<Entry> {
+pub(super) fn read(wal: &dyn Wal, position: Position) -> Vec<Entry> {
     let mut reader = wal.read_from(position).expect("a reader");
     let least = wal.durable().borrow().position().max(position);
     let mut entries = Vec::new();
@@ -232,7 +232,7 @@ pub(super) fn read(wal: &dyn Log, position: Position) -> Vec<Entry> {
     entries
 }
 
-pub(super) fn read_all(wal: &dyn Log) -> Vec<Entry> {
+pub(super) fn read_all(wal: &dyn Wal) -> Vec<Entry> {
     read(wal, wal.first())
 }
 
@@ -250,12 +250,12 @@ pub(super) fn under(epoch: Epoch, frames: &[Frame]) -> Vec<(Epoch, Frame)> {
 }
 
 pub(super) fn assert_fenced<T: std::fmt::Debug>(
-    result: Result<T, LogError>,
+    result: Result<T, WalError>,
     given: Epoch,
     current: Epoch,
 ) {
     match result {
-        Err(LogError::Fenced {
+        Err(WalError::Fenced {
             given: g,
             current: c,
         }) => assert_eq!((g, c), (given, current)),

@@ -10,7 +10,7 @@ use super::tools::{
     Compute, Random, assert_fenced, assert_one_line, durable, frames_of, open, read_all, under,
     waits,
 };
-use crate::{Log, LogError};
+use crate::{Wal, WalError};
 use std::sync::Arc;
 use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
 
@@ -40,7 +40,7 @@ pub(super) async fn takeovers(store: &dyn Store) {
 }
 
 /// Attaches and writes until fenced, a few times. Returns what was durable.
-async fn compete(wal: &dyn Log, who: u64, frame_bytes_max: u64) -> Vec<(Epoch, Frame)> {
+async fn compete(wal: &dyn Wal, who: u64, frame_bytes_max: u64) -> Vec<(Epoch, Frame)> {
     let mut acknowledged = Vec::new();
     for round in 0..5 {
         let Ok(sealed) = wal.seal().await else {
@@ -61,7 +61,7 @@ async fn compete(wal: &dyn Log, who: u64, frame_bytes_max: u64) -> Vec<(Epoch, F
             let frames = compute.frames(3);
             match wal.append(epoch, frames.clone()).await {
                 Ok(()) => {}
-                Err(LogError::Fenced { .. }) => break,
+                Err(WalError::Fenced { .. }) => break,
                 Err(e) => panic!("{e}"),
             }
             let now = durable(wal, epoch, compute.seq).await;

@@ -2,13 +2,13 @@
 
 use super::format::SEGMENT_HEADER_BYTES;
 use crate::entry::ENTRY_HEADER_BYTES;
-use crate::{LogError, Memory};
+use crate::{Memory, WalError};
 use std::time::Duration;
 use xylem_ambient::{Clock, Entropy};
 
-/// How a [`crate::LocalLog`] uses its directory and memory.
+/// How a [`crate::LocalWal`] uses its directory and memory.
 #[derive(Clone, Debug)]
-pub struct LocalLogConfig {
+pub struct LocalWalConfig {
     /// Bytes of a segment file, the unit of trimming. A WAL that was never
     /// sealed has no segment, and the first few segments are smaller, so that
     /// an idle branch takes little room.
@@ -35,9 +35,9 @@ pub struct LocalLogConfig {
     pub entropy: Entropy,
 }
 
-impl Default for LocalLogConfig {
-    fn default() -> LocalLogConfig {
-        LocalLogConfig {
+impl Default for LocalWalConfig {
+    fn default() -> LocalWalConfig {
+        LocalWalConfig {
             segment_bytes: 64 << 20,
             queue_bytes: 32 << 20,
             max_frame_bytes: 8 << 20,
@@ -52,7 +52,7 @@ impl Default for LocalLogConfig {
     }
 }
 
-impl LocalLogConfig {
+impl LocalWalConfig {
     /// Bytes of the smallest segment that takes any frame.
     pub(crate) fn segment_bytes_min(&self) -> u64 {
         SEGMENT_HEADER_BYTES
@@ -69,7 +69,7 @@ impl LocalLogConfig {
         grown.min(self.segment_bytes)
     }
 
-    pub(crate) fn check(&self) -> Result<(), LogError> {
+    pub(crate) fn check(&self) -> Result<(), WalError> {
         let wrong = if self.segment_bytes < self.segment_bytes_min() {
             format!(
                 "segment_bytes is {}, less than the {} that the largest frame takes",
@@ -85,7 +85,7 @@ impl LocalLogConfig {
         } else {
             return Ok(());
         };
-        Err(LogError::Io {
+        Err(WalError::Io {
             context: "configuration of the local WAL".to_owned(),
             source: std::io::Error::new(std::io::ErrorKind::InvalidInput, wrong),
         })

@@ -4,13 +4,13 @@
 //! A marker file exists until the directory is complete, so a WAL that is half
 //! made does not open.
 
-use super::config::LocalLogConfig;
+use super::config::LocalWalConfig;
 use super::format::SEGMENT_HEADER_BYTES;
 use super::prepare::{self, PrepareError};
 use super::segments::{Name, Segment, UNFINISHED};
 use crate::disk::{Disk, DiskFile};
 use crate::entry::EntryHeader;
-use crate::{LogError, Position};
+use crate::{Position, WalError};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -24,7 +24,7 @@ const WRITE_BYTES: usize = 1 << 20;
 /// A WAL that is being made.
 pub(crate) struct Maker {
     disk: Arc<dyn Disk>,
-    config: LocalLogConfig,
+    config: LocalWalConfig,
     /// The segment that is written.
     active: Option<(Segment, Arc<dyn DiskFile>)>,
     /// The number of the next one.
@@ -41,12 +41,12 @@ impl Maker {
     /// no WAL, or one that was half made.
     pub fn begin(
         disk: Arc<dyn Disk>,
-        config: LocalLogConfig,
+        config: LocalWalConfig,
         first: Position,
-    ) -> Result<Maker, LogError> {
+    ) -> Result<Maker, WalError> {
         config.check()?;
         if first.0 > POSITION_MAX {
-            return Err(LogError::Io {
+            return Err(WalError::Io {
                 context: format!("make a WAL in {}", disk.path().display()),
                 source: io::Error::new(
                     io::ErrorKind::InvalidInput,
@@ -57,7 +57,7 @@ impl Maker {
                 ),
             });
         }
-        let failed = |what: &str, source| LogError::Io {
+        let failed = |what: &str, source| WalError::Io {
             context: format!("{what} {}", disk.path().display()),
             source,
         };
@@ -101,7 +101,7 @@ impl Maker {
     }
 
     /// Adds an entry, which is at `end`.
-    pub fn push(&mut self, header: &EntryHeader, payload: &[u8]) -> Result<(), LogError> {
+    pub fn push(&mut self, header: &EntryHeader, payload: &[u8]) -> Result<(), WalError> {
         let room = self.active.as_ref().map_or(0, |(segment, _)| {
             segment.bytes - segment.offset(self.end).min(segment.bytes)
         });
@@ -127,7 +127,7 @@ impl Maker {
     }
 
     /// Makes everything durable and removes the marker.
-    pub fn finish(mut self) -> Result<(), LogError> {
+    pub fn finish(mut self) -> Result<(), WalError> {
         self.write()?;
         self.sync()?;
         self.disk
@@ -136,7 +136,7 @@ impl Maker {
             .map_err(|e| self.failed("finish the WAL in", e))
     }
 
-    fn next_segment(&mut self, entry_bytes: u64) -> Result<(), LogError> {
+    fn next_segment(&mut self, entry_bytes: u64) -> Result<(), WalError> {
         self.write()?;
         self.sync()?;
         let bytes = self
@@ -147,14 +147,14 @@ impl Maker {
         let made = prepare::make(&*self.disk, None, &stored, self.number, bytes, &|| false);
         let made = made.map_err(|e| match e {
             PrepareError::Again(f) | PrepareError::Fatal(f) => f.error(),
-            PrepareError::Stopped => LogError::Closed,
+            PrepareError::Stopped => WalError::Closed,
         })?;
         self.number += 1;
         self.active = Some((Segment::begin(made.header, self.end), made.file));
         Ok(())
     }
 
-    fn write(&mut self) -> Result<(), LogError> {
+    fn write(&mut self) -> Result<(), WalError> {
         let Some((segment, file)) = &self.active else {
             return Ok(());
         };
@@ -165,15 +165,15 @@ impl Maker {
         Ok(())
     }
 
-    fn sync(&self) -> Result<(), LogError> {
+    fn sync(&self) -> Result<(), WalError> {
         match &self.active {
             Some((_, file)) => file.sync().map_err(|e| self.failed("sync the WAL in", e)),
             None => Ok(()),
         }
     }
 
-    fn failed(&self, what: &str, source: io::Error) -> LogError {
-        LogError::Io {
+    fn failed(&self, what: &str, source: io::Error) -> WalError {
+        WalError::Io {
             context: format!("{what} {}", self.disk.path().display()),
             source,
         }

@@ -4,7 +4,7 @@ use super::segments::{Name, Segment};
 use super::shared::{Health, Shared};
 use crate::disk::DiskFile;
 use crate::entry::{ENTRY_HEADER_BYTES, EntryHeader, payload};
-use crate::{Entry, LogError, LogReader, Position};
+use crate::{Entry, Position, WalError, WalReader};
 use std::io;
 use std::sync::Arc;
 
@@ -32,10 +32,10 @@ struct Open {
 
 impl Reader {
     /// A reader at `position`, which must be between two entries.
-    pub fn open(shared: Arc<Shared>, position: Position) -> Result<Reader, LogError> {
+    pub fn open(shared: Arc<Shared>, position: Position) -> Result<Reader, WalError> {
         let durable = shared.durable.borrow().position;
         if position > durable || position < shared.segments.read().first() {
-            return Err(LogError::NoSuchPosition(position));
+            return Err(WalError::NoSuchPosition(position));
         }
         let mut reader = Reader {
             shared,
@@ -49,16 +49,16 @@ impl Reader {
         }
         match reader.entry() {
             Ok(_) => Ok(reader),
-            Err(LogError::Corrupt(why)) => Err(reader
+            Err(WalError::Corrupt(why)) => Err(reader
                 .in_between(position)
-                .unwrap_or(LogError::Corrupt(why))),
+                .unwrap_or(WalError::Corrupt(why))),
             Err(e) => Err(e),
         }
     }
 
     /// Whether `position` is inside of an entry, and not at an entry that is
     /// damaged. Walks the segment up to there.
-    fn in_between(&self, position: Position) -> Option<LogError> {
+    fn in_between(&self, position: Position) -> Option<WalError> {
         let (segment, _) = self.shared.segments.read().find(position)?;
         let mut walker = Reader {
             shared: Arc::clone(&self.shared),
@@ -71,11 +71,11 @@ impl Reader {
             let (header, _) = walker.entry().ok()?;
             walker.position.0 += header.total();
         }
-        (walker.position > position).then_some(LogError::NoSuchPosition(position))
+        (walker.position > position).then_some(WalError::NoSuchPosition(position))
     }
 
     /// The header and payload of the entry at `position`, which is durable.
-    fn entry(&mut self) -> Result<(EntryHeader, &[u8]), LogError> {
+    fn entry(&mut self) -> Result<(EntryHeader, &[u8]), WalError> {
         let head = self.bytes(ENTRY_HEADER_BYTES as u64)?;
         let salt = head.salt;
         let Some(header) = EntryHeader::decode_prefix(salt, head.bytes) else {
@@ -97,7 +97,7 @@ impl Reader {
     }
 
     /// The next `count` bytes of the segment.
-    fn bytes(&mut self, count: u64) -> Result<Head<'_>, LogError> {
+    fn bytes(&mut self, count: u64) -> Result<Head<'_>, WalError> {
         let open = match self.open.take() {
             Some(open) if self.position < open.known => open,
             other => self.find(other)?,
@@ -110,7 +110,7 @@ impl Reader {
         let have = self.buffer_at.0 + self.buffer.len() as u64;
         if self.position < self.buffer_at || self.position.0 + count > have {
             let want = count.max(self.shared.config.read_ahead_bytes.min(left));
-            let want = usize::try_from(want).map_err(|e| LogError::Io {
+            let want = usize::try_from(want).map_err(|e| WalError::Io {
                 context: "read the WAL".to_owned(),
                 source: io::Error::other(e),
             })?;
@@ -133,12 +133,12 @@ impl Reader {
     }
 
     /// Opens the segment of `position`, or finds the new end of the open one.
-    fn find(&mut self, old: Option<Open>) -> Result<Open, LogError> {
+    fn find(&mut self, old: Option<Open>) -> Result<Open, WalError> {
         // The order matters: the durable end may grow in between, but the end
         // of a finished segment does not.
         let durable = self.shared.durable.borrow().position;
         let Some((segment, end)) = self.shared.segments.read().find(self.position) else {
-            return Err(LogError::NoSuchPosition(self.position));
+            return Err(WalError::NoSuchPosition(self.position));
         };
         let known = end.map_or(durable, |end| end.min(durable));
         match old {
@@ -160,30 +160,30 @@ impl Reader {
         }
     }
 
-    fn unreadable(&self, source: io::Error) -> LogError {
-        self.gone().unwrap_or_else(|| LogError::Io {
+    fn unreadable(&self, source: io::Error) -> WalError {
+        self.gone().unwrap_or_else(|| WalError::Io {
             context: format!("read {}", self.place()),
             source,
         })
     }
 
-    fn broken(&self, why: &str) -> LogError {
+    fn broken(&self, why: &str) -> WalError {
         self.gone()
-            .unwrap_or_else(|| LogError::Corrupt(format!("{}: {why}", self.place())))
+            .unwrap_or_else(|| WalError::Corrupt(format!("{}: {why}", self.place())))
     }
 
     /// The bytes read may belong to another segment by now, because trimmed
     /// files are reused.
-    fn gone(&self) -> Option<LogError> {
+    fn gone(&self) -> Option<WalError> {
         if self.position < self.shared.segments.read().first() {
-            return Some(LogError::NoSuchPosition(self.position));
+            return Some(WalError::NoSuchPosition(self.position));
         }
         let state = self.shared.state.lock();
         match &state.health {
             Health::Running | Health::Stalled(_) => None,
             // The directory may be another owner's.
             Health::Failed(failure) => Some(failure.error()),
-            Health::Closed => Some(LogError::Closed),
+            Health::Closed => Some(WalError::Closed),
         }
     }
 
@@ -202,9 +202,9 @@ impl Reader {
     }
 
     /// Whether there is a durable entry here.
-    fn is_ready(&mut self) -> Result<bool, LogError> {
+    fn is_ready(&mut self) -> Result<bool, WalError> {
         if self.position < self.shared.segments.read().first() {
-            return Err(LogError::NoSuchPosition(self.position));
+            return Err(WalError::NoSuchPosition(self.position));
         }
         if self.position >= self.shared.durable.borrow().position {
             if self.buffer.capacity() > IDLE_BYTES {
@@ -221,7 +221,7 @@ impl Reader {
     }
 
     /// The header of the next durable entry, without moving behind it.
-    pub fn peek(&mut self) -> Result<Option<EntryHeader>, LogError> {
+    pub fn peek(&mut self) -> Result<Option<EntryHeader>, WalError> {
         if !self.is_ready()? {
             return Ok(None);
         }
@@ -234,7 +234,7 @@ impl Reader {
     pub fn pass(
         &mut self,
         take: impl FnOnce(&EntryHeader, &[u8]) -> bool,
-    ) -> Result<bool, LogError> {
+    ) -> Result<bool, WalError> {
         if !self.is_ready()? {
             return Ok(false);
         }
@@ -253,8 +253,8 @@ struct Head<'a> {
     bytes: &'a [u8],
 }
 
-impl LogReader for Reader {
-    fn next(&mut self) -> Result<Option<Entry>, LogError> {
+impl WalReader for Reader {
+    fn next(&mut self) -> Result<Option<Entry>, WalError> {
         if !self.is_ready()? {
             return Ok(None);
         }

@@ -3,13 +3,13 @@
 //!
 //! `docs/formats/wal.md` says how recovery tells a torn write from damage.
 
-use super::config::LocalLogConfig;
+use super::config::LocalWalConfig;
 use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::scan::{self, Expected, Remains, Remnant, ScanError};
 use super::segments::{Active, Name, NextSegment, Segment, UNFINISHED};
 use crate::disk::{Disk, DiskFile};
 use crate::line::Line;
-use crate::{Durable, LogError, Position};
+use crate::{Durable, Position, WalError};
 use std::io;
 use std::sync::Arc;
 
@@ -63,11 +63,11 @@ struct Tail {
 }
 
 /// Opens the directory.
-pub(crate) fn recover(disk: &dyn Disk, config: &LocalLogConfig) -> Result<Recovered, LogError> {
+pub(crate) fn recover(disk: &dyn Disk, config: &LocalWalConfig) -> Result<Recovered, WalError> {
     let lock = lock(disk)?;
     let names = disk.list().map_err(|e| io_error(disk, "list", None, e))?;
     if names.iter().any(|name| name == UNFINISHED) {
-        return Err(LogError::Corrupt(format!(
+        return Err(WalError::Corrupt(format!(
             "{}: restoring this WAL was interrupted; restore it again",
             disk.path().display()
         )));
@@ -119,14 +119,14 @@ pub(crate) fn recover(disk: &dyn Disk, config: &LocalLogConfig) -> Result<Recove
 }
 
 /// Takes the directory for this owner.
-fn lock(disk: &dyn Disk) -> Result<Box<dyn Send>, LogError> {
+fn lock(disk: &dyn Disk) -> Result<Box<dyn Send>, WalError> {
     disk.lock().map_err(|source| {
         let what = if source.kind() == io::ErrorKind::WouldBlock {
             "another process, or another part of this one, has this WAL open"
         } else {
             "lock the WAL's directory"
         };
-        LogError::Io {
+        WalError::Io {
             context: format!("{}: {what}", disk.path().display()),
             source,
         }
@@ -134,7 +134,7 @@ fn lock(disk: &dyn Disk) -> Result<Box<dyn Send>, LogError> {
 }
 
 /// Recovers the last segments, which have these numbers: two at most.
-fn tail(disk: &dyn Disk, numbers: &[u64]) -> Result<Tail, LogError> {
+fn tail(disk: &dyn Disk, numbers: &[u64]) -> Result<Tail, WalError> {
     let found = numbers
         .iter()
         .map(|number| open_segment(disk, *number))
@@ -168,7 +168,7 @@ fn tail(disk: &dyn Disk, numbers: &[u64]) -> Result<Tail, LogError> {
 }
 
 /// The entries end in `last`; `unused` is the segment after it.
-fn last_of_two(disk: &dyn Disk, last: Found, unused: Found) -> Result<Tail, LogError> {
+fn last_of_two(disk: &dyn Disk, last: Found, unused: Found) -> Result<Tail, WalError> {
     // A segment is made only after one with durable entries.
     let Some(segment) = begins(disk, &last)? else {
         return Err(corrupt(
@@ -196,9 +196,9 @@ fn last_of_two(disk: &dyn Disk, last: Found, unused: Found) -> Result<Tail, LogE
 /// Keeps the spare files that can be used, removes the rest.
 fn spares(
     disk: &dyn Disk,
-    config: &LocalLogConfig,
+    config: &LocalWalConfig,
     names: &[Name],
-) -> Result<Vec<(Name, u64)>, LogError> {
+) -> Result<Vec<(Name, u64)>, WalError> {
     // A WAL without a segment keeps no spares.
     let most = if names.iter().any(|n| matches!(n, Name::Segment(_))) {
         config.spare_segments
@@ -230,7 +230,7 @@ fn spares(
 }
 
 /// The numbers of the segments, which must be consecutive.
-fn segment_numbers(disk: &dyn Disk, names: &[Name]) -> Result<Vec<u64>, LogError> {
+fn segment_numbers(disk: &dyn Disk, names: &[Name]) -> Result<Vec<u64>, WalError> {
     let number = |n: &Name| {
         if let Name::Segment(number) = n {
             Some(*number)
@@ -257,7 +257,7 @@ fn segment_numbers(disk: &dyn Disk, names: &[Name]) -> Result<Vec<u64>, LogError
 
 /// Opens a segment and checks its header. The header was durable before the
 /// file had its name, so no crash explains a bad one.
-fn open_segment(disk: &dyn Disk, number: u64) -> Result<Found, LogError> {
+fn open_segment(disk: &dyn Disk, number: u64) -> Result<Found, WalError> {
     let name = Name::Segment(number);
     let file = disk
         .open(&name.to_string())
@@ -268,21 +268,21 @@ fn open_segment(disk: &dyn Disk, number: u64) -> Result<Found, LogError> {
 
 /// The row of a segment that is followed by one with entries, so that all of it
 /// is durable.
-fn sealed(disk: &dyn Disk, found: &Found) -> Result<Segment, LogError> {
+fn sealed(disk: &dyn Disk, found: &Found) -> Result<Segment, WalError> {
     let first = scan::first_position(&*found.file, found.header)
         .map_err(|e| scan_error(disk, found.name(), e))?;
     Ok(Segment::begin(found.header, first))
 }
 
 /// A segment, if it has a good first entry.
-fn begins(disk: &dyn Disk, found: &Found) -> Result<Option<Segment>, LogError> {
+fn begins(disk: &dyn Disk, found: &Found) -> Result<Option<Segment>, WalError> {
     let entry = scan::first_entry(&*found.file, found.header)
         .map_err(|e| io_error(disk, "read", Some(found.name()), e))?;
     Ok(entry.map(|entry| Segment::begin(found.header, entry.position)))
 }
 
 /// A WAL of one segment, or of none yet.
-fn only(disk: &dyn Disk, found: Option<Found>) -> Result<(Option<Active>, End), LogError> {
+fn only(disk: &dyn Disk, found: Option<Found>) -> Result<(Option<Active>, End), WalError> {
     let Some(found) = found else {
         return Ok((None, End::default()));
     };
@@ -313,7 +313,7 @@ fn only(disk: &dyn Disk, found: Option<Found>) -> Result<(Option<Active>, End), 
 }
 
 /// The entries of a segment must fit into it.
-fn check_order(disk: &dyn Disk, segments: &[Segment]) -> Result<(), LogError> {
+fn check_order(disk: &dyn Disk, segments: &[Segment]) -> Result<(), WalError> {
     for pair in segments.windows(2) {
         let [a, b] = pair else { continue };
         let fits = b.first > a.first && b.first.0 - a.first.0 <= a.bytes - SEGMENT_HEADER_BYTES;
@@ -340,7 +340,7 @@ fn cut(
     found: &Found,
     segment: Segment,
     unused: Option<&Found>,
-) -> Result<End, LogError> {
+) -> Result<End, WalError> {
     let name = found.name();
     let io = |what: &str, e| io_error(disk, what, Some(name), e);
     let walked = scan::walk(&*found.file, segment).map_err(|e| scan_error(disk, name, e))?;
@@ -383,7 +383,7 @@ fn unacknowledged(
     expected: &Expected,
     end: Position,
     before: Option<(Name, u64)>,
-) -> Result<Remains, LogError> {
+) -> Result<Remains, WalError> {
     let remains = scan::remains(&*found.file, found.header, expected, SEGMENT_HEADER_BYTES)
         .map_err(|e| io_error(disk, "read", Some(found.name()), e))?;
     // The first write to this segment began when everything before the segment
@@ -412,7 +412,7 @@ fn wipe_unused(
     expected: &Expected,
     end: Position,
     before: (Name, u64),
-) -> Result<(), LogError> {
+) -> Result<(), WalError> {
     let io = |what: &str, e| io_error(disk, what, Some(found.name()), e);
     let remains = unacknowledged(disk, found, expected, end, Some(before))?;
     if remains.dirty.is_empty() {
@@ -424,7 +424,7 @@ fn wipe_unused(
 
 /// The entry at `offset` of `name` must have been durable, because `remnant`
 /// of `witness` says so.
-fn damaged(disk: &dyn Disk, name: Name, offset: u64, witness: Name, remnant: &Remnant) -> LogError {
+fn damaged(disk: &dyn Disk, name: Name, offset: u64, witness: Name, remnant: &Remnant) -> WalError {
     let why = format!(
         "a durable entry is damaged: byte {} of {witness} was written when everything before position {} was durable",
         remnant.offset,
@@ -433,25 +433,25 @@ fn damaged(disk: &dyn Disk, name: Name, offset: u64, witness: Name, remnant: &Re
     corrupt(disk, name, offset, &why)
 }
 
-fn io_error(disk: &dyn Disk, what: &str, name: Option<Name>, source: io::Error) -> LogError {
+fn io_error(disk: &dyn Disk, what: &str, name: Option<Name>, source: io::Error) -> WalError {
     let path = match name {
         Some(name) => disk.path().join(name.to_string()),
         None => disk.path().to_owned(),
     };
-    LogError::Io {
+    WalError::Io {
         context: format!("{what} {}", path.display()),
         source,
     }
 }
 
-fn corrupt(disk: &dyn Disk, name: Name, offset: u64, why: &str) -> LogError {
-    LogError::Corrupt(format!(
+fn corrupt(disk: &dyn Disk, name: Name, offset: u64, why: &str) -> WalError {
+    WalError::Corrupt(format!(
         "{} at byte {offset}: {why}",
         disk.path().join(name.to_string()).display()
     ))
 }
 
-fn scan_error(disk: &dyn Disk, name: Name, error: ScanError) -> LogError {
+fn scan_error(disk: &dyn Disk, name: Name, error: ScanError) -> WalError {
     match error {
         ScanError::Io(e) => io_error(disk, "read", Some(name), e),
         ScanError::Corrupt(offset, why) => corrupt(disk, name, offset, &why),

@@ -1,13 +1,13 @@
 //! State that the callers, the writer, the preparer and the readers of one WAL
 //! share.
 
-use super::config::LocalLogConfig;
+use super::config::LocalWalConfig;
 use super::recover::Recovered;
 use super::segments::{Name, NextSegment, Segment, Segments};
 use crate::disk::Disk;
 use crate::failure::Failure;
 use crate::queue::Queue;
-use crate::{Durable, LogError, Position};
+use crate::{Durable, Position, WalError};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,11 +28,11 @@ pub(crate) enum Health {
 
 impl Health {
     /// The error of a WAL that does not go on now.
-    pub fn check(&self) -> Result<(), LogError> {
+    pub fn check(&self) -> Result<(), WalError> {
         match self {
             Health::Running => Ok(()),
             Health::Stalled(f) | Health::Failed(f) => Err(f.error()),
-            Health::Closed => Err(LogError::Closed),
+            Health::Closed => Err(WalError::Closed),
         }
     }
 }
@@ -78,12 +78,12 @@ pub(crate) struct State {
 
 impl State {
     /// Refuses when the WAL does not go on.
-    pub fn check_open(&self) -> Result<(), LogError> {
+    pub fn check_open(&self) -> Result<(), WalError> {
         self.health.check()?;
         if self.closing == Closing::No {
             Ok(())
         } else {
-            Err(LogError::Closed)
+            Err(WalError::Closed)
         }
     }
 
@@ -116,7 +116,7 @@ impl Spares {
 /// The shared state of one WAL.
 pub(crate) struct Shared {
     pub disk: Arc<dyn Disk>,
-    pub config: LocalLogConfig,
+    pub config: LocalWalConfig,
     pub state: Mutex<State>,
     /// Wakes the writer: an entry is queued, the next segment is ready, or it
     /// is time to end.
@@ -139,7 +139,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub fn new(
         disk: Arc<dyn Disk>,
-        config: LocalLogConfig,
+        config: LocalWalConfig,
         recovered: &Recovered,
         durable: watch::Receiver<Durable>,
     ) -> Shared {
@@ -212,8 +212,8 @@ impl Shared {
             .to_string()
     }
 
-    /// See [`crate::Log::trim`].
-    pub fn trim(&self, before: Position) -> Result<(), LogError> {
+    /// See [`crate::Wal::trim`].
+    pub fn trim(&self, before: Position) -> Result<(), WalError> {
         // Holding this lock keeps the writer from ending, so the directory
         // stays ours.
         let mut spares = self.spares.lock();
@@ -225,7 +225,7 @@ impl Shared {
         // The value that callers see, which may be a moment ahead of `state`.
         let durable = self.durable.borrow().position;
         if before > durable {
-            return Err(LogError::NoSuchPosition(before));
+            return Err(WalError::NoSuchPosition(before));
         }
         let mut trimmed = false;
         while let Some(segment) = self.take_oldest(before, durable) {
@@ -255,7 +255,7 @@ impl Shared {
     /// Removes a segment's file, or keeps it as a spare. Durable on return:
     /// were two removals durable in the wrong order, a crash between them
     /// would look like a lost segment.
-    fn let_go(&self, spares: &mut Spares, segment: Segment) -> Result<(), LogError> {
+    fn let_go(&self, spares: &mut Spares, segment: Segment) -> Result<(), WalError> {
         let name = Name::Segment(segment.number);
         let spare = Name::Spare(segment.number);
         let keep = segment.bytes == self.config.segment_bytes
@@ -268,7 +268,7 @@ impl Shared {
         if let Err(source) = done {
             // The file is still there.
             self.segments.write().rows.insert(0, segment);
-            return Err(LogError::Io {
+            return Err(WalError::Io {
                 context: format!("trim {}", self.path(name)),
                 source,
             });

@@ -1,15 +1,15 @@
 //! How the backend in an object store is set up.
 
-use crate::{LogError, Memory};
+use crate::{Memory, WalError};
 use std::io;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use xylem_ambient::{Clock, Entropy};
 use xylem_objects::Retry;
 
-/// How an [`crate::ObjectLog`] uses its store and memory.
+/// How an [`crate::ObjectWal`] uses its store and memory.
 #[derive(Clone, Debug)]
-pub struct ObjectLogConfig {
+pub struct ObjectWalConfig {
     /// Where requests run. It must have a thread to spare for them while a
     /// reader waits for one: a runtime of several threads, with timers.
     pub runtime: Handle,
@@ -49,10 +49,10 @@ pub struct ObjectLogConfig {
     pub entropy: Entropy,
 }
 
-impl ObjectLogConfig {
+impl ObjectWalConfig {
     /// The defaults, with requests that run on `runtime`.
-    pub fn new(runtime: Handle) -> ObjectLogConfig {
-        ObjectLogConfig {
+    pub fn new(runtime: Handle) -> ObjectWalConfig {
+        ObjectWalConfig {
             runtime,
             object_bytes: 4 << 20,
             queue_bytes: 32 << 20,
@@ -71,7 +71,7 @@ impl ObjectLogConfig {
         }
     }
 
-    pub(crate) fn check(&self) -> Result<(), LogError> {
+    pub(crate) fn check(&self) -> Result<(), WalError> {
         let wrong = if self.max_frame_bytes > 1 << 30 || self.object_bytes > 1 << 30 {
             // Lengths and offsets in an object are 32 bits wide.
             "object_bytes and max_frame_bytes may be 1 GiB at most"
@@ -80,7 +80,7 @@ impl ObjectLogConfig {
         } else {
             return Ok(());
         };
-        Err(LogError::Io {
+        Err(WalError::Io {
             context: "configuration of the object-store WAL".to_owned(),
             source: io::Error::new(io::ErrorKind::InvalidInput, wrong),
         })

@@ -5,7 +5,7 @@ use crate::Position;
 use crate::entry::{ENTRY_HEADER_BYTES, EntryHeader, payload, u32_at, u64_at};
 use crate::queue::Queued;
 use crate::stamp::Stamp;
-use crate::{LogError, Record};
+use crate::{Record, WalError};
 use bytes::Bytes;
 use std::fmt;
 use std::ops::Range;
@@ -55,9 +55,9 @@ pub(crate) struct Name {
 
 impl Name {
     /// The name for an object that is to be made.
-    pub fn new(number: u64, generation: u32) -> Result<Name, LogError> {
+    pub fn new(number: u64, generation: u32) -> Result<Name, WalError> {
         if number >= NUMBER_END {
-            return Err(LogError::Corrupt(
+            return Err(WalError::Corrupt(
                 "there is no further object number".to_owned(),
             ));
         }

@@ -1,7 +1,7 @@
 //! A WAL's objects in their store: made, read and checked, listed.
 
 use super::format::{Block, Folder, HEADER_BYTES, Header, Name};
-use crate::LogError;
+use crate::WalError;
 use crate::failure::Failure;
 use crate::remote::{Listed, Made, Remote};
 use bytes::Bytes;
@@ -20,11 +20,11 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// The error for one more caller.
-    pub fn error(&self) -> LogError {
+    pub fn error(&self) -> WalError {
         match self {
             Fault::Failed(failure) => failure.error(),
-            Fault::Corrupt(why) => LogError::Corrupt(why.clone()),
-            Fault::Superseded { wal, generation } => LogError::Superseded {
+            Fault::Corrupt(why) => WalError::Corrupt(why.clone()),
+            Fault::Superseded { wal, generation } => WalError::Superseded {
                 wal: wal.clone(),
                 generation: u64::from(*generation),
             },

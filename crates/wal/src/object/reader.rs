@@ -4,7 +4,7 @@ use super::format::{Block, Name, number_and_index, position};
 use super::objects::{Fault, Object};
 use super::shared::{Health, Shared};
 use crate::failure::Failure;
-use crate::{Entry, LogError, LogReader, Position};
+use crate::{Entry, Position, WalError, WalReader};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ impl Drop for Coming {
 
 impl Reader {
     /// A reader at `position`, which must be between two entries.
-    pub fn open(shared: Arc<Shared>, position: Position) -> Result<Reader, LogError> {
+    pub fn open(shared: Arc<Shared>, position: Position) -> Result<Reader, WalError> {
         let durable = shared.durable_now();
         let mut reader = Reader {
             shared,
@@ -49,12 +49,12 @@ impl Reader {
             ahead: BTreeMap::new(),
         };
         if position > durable || reader.is_trimmed() {
-            return Err(LogError::NoSuchPosition(position));
+            return Err(WalError::NoSuchPosition(position));
         }
         if position < durable {
             let (number, index) = number_and_index(position);
             if reader.block(number)?.count() <= index {
-                return Err(LogError::NoSuchPosition(position));
+                return Err(WalError::NoSuchPosition(position));
             }
         }
         Ok(reader)
@@ -65,7 +65,7 @@ impl Reader {
     }
 
     /// The object `number`, which is durable.
-    fn block(&mut self, number: u64) -> Result<Arc<Block>, LogError> {
+    fn block(&mut self, number: u64) -> Result<Arc<Block>, WalError> {
         if let Some(block) = &self.block
             && block.header.name.number == number
         {
@@ -83,7 +83,7 @@ impl Reader {
         Ok(block)
     }
 
-    fn fetch(&mut self, number: u64) -> Result<Arc<Block>, LogError> {
+    fn fetch(&mut self, number: u64) -> Result<Arc<Block>, WalError> {
         let mut known = self.known_generation(number);
         loop {
             let generation = match known.take() {
@@ -114,7 +114,7 @@ impl Reader {
         self.generation
     }
 
-    fn locate(&self, number: u64) -> Result<u32, LogError> {
+    fn locate(&self, number: u64) -> Result<u32, WalError> {
         let shared = Arc::clone(&self.shared);
         let (sender, receiver) = sync_channel(1);
         let task = self.shared.config.runtime.spawn(async move {
@@ -143,7 +143,7 @@ impl Reader {
         }
     }
 
-    fn receive(&self, coming: &Coming) -> Result<Option<Object>, LogError> {
+    fn receive(&self, coming: &Coming) -> Result<Option<Object>, WalError> {
         self.wait(&coming.object, &coming.task)
     }
 
@@ -152,11 +152,11 @@ impl Reader {
         &self,
         answer: &Receiver<Result<T, Fault>>,
         task: &AbortHandle,
-    ) -> Result<T, LogError> {
+    ) -> Result<T, WalError> {
         use std::sync::mpsc::RecvTimeoutError;
         match answer.recv_timeout(self.shared.config.patience) {
             Ok(answer) => answer.map_err(|fault| fault.error()),
-            Err(RecvTimeoutError::Disconnected) => Err(LogError::Closed),
+            Err(RecvTimeoutError::Disconnected) => Err(WalError::Closed),
             Err(RecvTimeoutError::Timeout) => {
                 task.abort();
                 let silent = || {
@@ -170,15 +170,15 @@ impl Reader {
     }
 
     /// Why an object is not there.
-    fn missing(&self, name: Name) -> LogError {
+    fn missing(&self, name: Name) -> WalError {
         if self.is_trimmed() {
-            return LogError::NoSuchPosition(self.position);
+            return WalError::NoSuchPosition(self.position);
         }
         if let Health::Failed(fault @ Fault::Superseded { .. }) = &self.shared.state.lock().health {
             return fault.error();
         }
         let place = self.shared.objects.remote.place(&name.to_string());
-        LogError::Corrupt(format!(
+        WalError::Corrupt(format!(
             "{place}: object {} of the WAL is missing",
             name.number
         ))
@@ -207,10 +207,10 @@ impl Reader {
     }
 }
 
-impl LogReader for Reader {
-    fn next(&mut self) -> Result<Option<Entry>, LogError> {
+impl WalReader for Reader {
+    fn next(&mut self) -> Result<Option<Entry>, WalError> {
         if self.is_trimmed() {
-            return Err(LogError::NoSuchPosition(self.position));
+            return Err(WalError::NoSuchPosition(self.position));
         }
         if self.position >= self.shared.durable_now() {
             self.block = None;
@@ -225,7 +225,7 @@ impl LogReader for Reader {
         };
         let (header, record) = match block.entry(index) {
             Some(entry) => entry.map_err(|why| corrupt(&why))?,
-            None => return Err(LogError::NoSuchPosition(self.position)),
+            None => return Err(WalError::NoSuchPosition(self.position)),
         };
         self.position = block.after(index);
         Ok(Some(Entry {

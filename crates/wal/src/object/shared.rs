@@ -1,13 +1,13 @@
 //! State that the callers, the writer, the trimmer and the readers of one WAL
 //! share.
 
-use super::config::ObjectLogConfig;
+use super::config::ObjectWalConfig;
 use super::end::End;
 use super::format::Block;
 use super::objects::{Fault, Objects};
 use crate::memory::{Memory, Part};
 use crate::queue::{Queue, Queued};
-use crate::{Durable, LogError, Position};
+use crate::{Durable, Position, WalError};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -28,11 +28,11 @@ pub(crate) enum Health {
 
 impl Health {
     /// The error of a WAL that does not go on.
-    pub fn check(&self) -> Result<(), LogError> {
+    pub fn check(&self) -> Result<(), WalError> {
         match self {
             Health::Running => Ok(()),
             Health::Failed(fault) => Err(fault.error()),
-            Health::Closed => Err(LogError::Closed),
+            Health::Closed => Err(WalError::Closed),
         }
     }
 }
@@ -151,7 +151,7 @@ impl Cache {
 /// The shared state of one WAL.
 pub(crate) struct Shared {
     pub objects: Objects,
-    pub config: ObjectLogConfig,
+    pub config: ObjectWalConfig,
     pub state: Mutex<State>,
     /// Wakes the writer.
     pub work: Notify,
@@ -179,7 +179,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub fn new(
         objects: Objects,
-        config: ObjectLogConfig,
+        config: ObjectWalConfig,
         end: &End,
         owner: Owner,
         durable: watch::Receiver<Durable>,
@@ -229,12 +229,12 @@ impl Shared {
     }
 
     /// Refuses when the WAL does not go on.
-    pub fn check_open(&self, state: &State) -> Result<(), LogError> {
+    pub fn check_open(&self, state: &State) -> Result<(), WalError> {
         state.health.check()?;
         if *self.closing.borrow() == Closing::No {
             Ok(())
         } else {
-            Err(LogError::Closed)
+            Err(WalError::Closed)
         }
     }
 

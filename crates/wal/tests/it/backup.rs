@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use xylem_objects::{GiveUp, Objects, Retry};
 use xylem_wal::backup::{Floor, Restored, restore_on};
 use xylem_wal::disk::model::ModelDisk;
-use xylem_wal::{Backup, BackupConfig, Entry, LocalLog, Log, LogError};
+use xylem_wal::{Backup, BackupConfig, Entry, LocalWal, Wal, WalError};
 
 /// A store, and a backup's place in it.
 struct Site {
@@ -65,16 +65,16 @@ impl Site {
         Site::on(Arc::new(InMemory::new()), 1)
     }
 
-    fn start_with(&self, wal: &LocalLog, generation: u64, config: BackupConfig) -> Backup {
+    fn start_with(&self, wal: &LocalWal, generation: u64, config: BackupConfig) -> Backup {
         let place = place(self.net.wire(), &self.prefix);
         Backup::start(wal, &place, generation, config).unwrap()
     }
 
-    fn start(&self, wal: &LocalLog, generation: u64) -> Backup {
+    fn start(&self, wal: &LocalWal, generation: u64) -> Backup {
         self.start_with(wal, generation, small())
     }
 
-    async fn restore(&self, disk: &ModelDisk, generation: u64) -> Result<Restored, LogError> {
+    async fn restore(&self, disk: &ModelDisk, generation: u64) -> Result<Restored, WalError> {
         self.restore_behind(disk, generation, Floor::default())
             .await
     }
@@ -84,14 +84,14 @@ impl Site {
         disk: &ModelDisk,
         generation: u64,
         floor: Floor,
-    ) -> Result<Restored, LogError> {
+    ) -> Result<Restored, WalError> {
         let disk = Arc::new(disk.clone());
         let wal = common::small();
         restore_on(&self.place(), generation, disk, floor, wal, small()).await
     }
 
     /// Restores from a copy of the store.
-    async fn would_restore(&self, disk: &ModelDisk) -> Result<Restored, LogError> {
+    async fn would_restore(&self, disk: &ModelDisk) -> Result<Restored, WalError> {
         let copy = Site::new();
         for (name, _) in self.names().await {
             copy.put(&name, self.get(&name).await).await;
@@ -99,16 +99,16 @@ impl Site {
         let found = copy.restore(disk, 1000).await;
         // It is named after where it was.
         found.map_err(|e| match e {
-            LogError::Corrupt(what) => {
+            WalError::Corrupt(what) => {
                 let (there, here) = (copy.prefix.to_string(), self.prefix.to_string());
-                LogError::Corrupt(what.replace(&there, &here))
+                WalError::Corrupt(what.replace(&there, &here))
             }
             other => other,
         })
     }
 
     /// The WAL that would be restored, and what is said of it.
-    async fn restored(&self) -> (LocalLog, Restored) {
+    async fn restored(&self) -> (LocalWal, Restored) {
         let disk = ModelDisk::new();
         let restored = self.would_restore(&disk).await.unwrap();
         let wal = common::open(&disk).unwrap();
@@ -175,7 +175,7 @@ impl Site {
     }
 }
 
-async fn copied(backup: &Backup, wal: &LocalLog) {
+async fn copied(backup: &Backup, wal: &LocalWal) {
     let end = wal.durable().borrow().position();
     backup.reach(end).await.unwrap();
 }
@@ -189,7 +189,7 @@ async fn until(mut so: impl FnMut() -> bool) {
 }
 
 /// The entries of a restored WAL that came from the backup.
-fn from_backup(wal: &LocalLog) -> Vec<Entry> {
+fn from_backup(wal: &LocalWal) -> Vec<Entry> {
     let mut entries = read_all(wal).unwrap();
     let seal = entries.pop().expect("a seal");
     assert!(matches!(seal.record, xylem_wal::Record::Seal));
@@ -197,9 +197,9 @@ fn from_backup(wal: &LocalLog) -> Vec<Entry> {
     entries
 }
 
-fn corrupt(result: Result<Restored, LogError>) -> String {
+fn corrupt(result: Result<Restored, WalError>) -> String {
     match result {
-        Err(LogError::Corrupt(what)) => what,
+        Err(WalError::Corrupt(what)) => what,
         other => panic!("not refused: {other:?}"),
     }
 }

@@ -20,7 +20,7 @@ use xylem_types::{Epoch, FrameSeq, Lsn};
 use xylem_wal::backup::{Floor, restore_on};
 use xylem_wal::conformance::HandClock;
 use xylem_wal::disk::model::ModelDisk;
-use xylem_wal::{Backup, BackupConfig, LocalLog, LocalLogConfig, Log, Position, Record};
+use xylem_wal::{Backup, BackupConfig, LocalWal, LocalWalConfig, Position, Record, Wal};
 
 fn golden() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/backup-2")
@@ -47,13 +47,13 @@ async fn write() -> Arc<dyn ObjectStore> {
     let mut tick = || clock.set(times.next().unwrap());
     let disk = ModelDisk::new();
     let open = || {
-        let config = LocalLogConfig {
+        let config = LocalWalConfig {
             clock: clock.clock(),
             ..small()
         };
-        LocalLog::open_on(Arc::new(disk.clone()), config).unwrap()
+        LocalWal::open_on(Arc::new(disk.clone()), config).unwrap()
     };
-    let begin = |wal: &LocalLog, generation| {
+    let begin = |wal: &LocalWal, generation| {
         let config = config(&clock, generation << 8);
         let place = place(Arc::clone(&store), &prefix());
         Backup::start(wal, &place, generation, config).unwrap()
@@ -125,7 +125,7 @@ fn the_golden_objects_are_restored() {
             (Position(0), Epoch(9 << 20))
         );
         assert_eq!(restored.lsn, groups().concat().last().unwrap().end());
-        let wal = LocalLog::open_on(Arc::new(disk), small()).unwrap();
+        let wal = LocalWal::open_on(Arc::new(disk), small()).unwrap();
         assert_eq!(wal.durable().borrow().seq(), FrameSeq(0));
         let mut entries = read_all(&wal).unwrap().into_iter();
         for ((epoch, records), nth) in record_groups().into_iter().zip(0..) {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use std::path::PathBuf;
 use std::sync::Arc;
 use xylem_wal::conformance::{self, HandClock, Store};
-use xylem_wal::{BoxFuture, LocalLog, LocalLogConfig, Log, LogError};
+use xylem_wal::{BoxFuture, LocalWal, LocalWalConfig, Wal, WalError};
 
 /// A WAL in a real directory; a crash ends the process that had it open.
 struct DirStore {
@@ -23,24 +23,24 @@ impl DirStore {
 }
 
 impl Store for DirStore {
-    fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Log>, LogError>> {
+    fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Wal>, WalError>> {
         Box::pin(async {
             // The last owner may be about to go.
             for _ in 0..100 {
-                let config = LocalLogConfig {
+                let config = LocalWalConfig {
                     clock: self.clock.clock(),
                     ..small()
                 };
-                match LocalLog::open(&self.path(), config) {
-                    Err(LogError::Io { source, .. })
+                match LocalWal::open(&self.path(), config) {
+                    Err(WalError::Io { source, .. })
                         if source.kind() == std::io::ErrorKind::WouldBlock =>
                     {
                         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
                     }
-                    other => return other.map(|wal| Arc::new(wal) as Arc<dyn Log>),
+                    other => return other.map(|wal| Arc::new(wal) as Arc<dyn Wal>),
                 }
             }
-            Err(LogError::Closed)
+            Err(WalError::Closed)
         })
     }
 

@@ -9,7 +9,7 @@
 use crate::common::{Writer, block_on, open, read_all, segment};
 use std::os::unix::fs::MetadataExt;
 use xylem_wal::disk::model::ModelDisk;
-use xylem_wal::{Durable, LocalLog, LocalLogConfig, Log, Position};
+use xylem_wal::{Durable, LocalWal, LocalWalConfig, Position, Wal};
 
 /// The disk space of a directory and its files.
 fn bytes_on_disk(dir: &std::path::Path) -> u64 {
@@ -24,7 +24,7 @@ fn a_wal_without_an_entry_takes_no_room() {
     let path = dir.path().join("WAL");
     block_on(async {
         for round in 0..3 {
-            let wal = LocalLog::open(&path, LocalLogConfig::default()).unwrap();
+            let wal = LocalWal::open(&path, LocalWalConfig::default()).unwrap();
             assert_eq!(*wal.durable().borrow(), Durable::default());
             assert_eq!((wal.first(), wal.stored_bytes()), (Position(0), 0));
             assert!(read_all(&wal).unwrap().is_empty());
@@ -36,11 +36,11 @@ fn a_wal_without_an_entry_takes_no_room() {
             let bytes = bytes_on_disk(&path);
             assert!(bytes <= 8 << 10, "{bytes} bytes");
         }
-        let wal = LocalLog::open(&path, LocalLogConfig::default()).unwrap();
+        let wal = LocalWal::open(&path, LocalWalConfig::default()).unwrap();
         let mut reader = wal.read_from(Position(0)).unwrap();
         Writer::attach(&wal).await.unwrap();
         assert!(reader.next().unwrap().is_some());
-        assert!(wal.stored_bytes() > LocalLogConfig::default().max_frame_bytes);
+        assert!(wal.stored_bytes() > LocalWalConfig::default().max_frame_bytes);
     });
 }
 

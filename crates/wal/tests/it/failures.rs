@@ -10,7 +10,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 use xylem_types::{Frame, FrameSeq};
 use xylem_wal::disk::model::{ModelDisk, Op};
-use xylem_wal::{LocalLog, Log, LogError};
+use xylem_wal::{LocalWal, Wal, WalError};
 
 /// The frames that a life of the WAL was given, and those that it reported
 /// durable.
@@ -23,7 +23,7 @@ struct Told {
 
 /// Lives until something fails: attaches, writes through several segments,
 /// trims, closes, opens, goes on.
-async fn live(disk: &ModelDisk, told: &mut Told) -> Result<(), LogError> {
+async fn live(disk: &ModelDisk, told: &mut Told) -> Result<(), WalError> {
     let mut writer: Option<Writer> = None;
     for _ in 0..3 {
         let wal = open(disk)?;
@@ -114,9 +114,9 @@ fn every_call_fails_once() {
     }
 }
 
-fn assert_io(result: Result<impl std::fmt::Debug, LogError>, kind: ErrorKind, what: &str) {
+fn assert_io(result: Result<impl std::fmt::Debug, WalError>, kind: ErrorKind, what: &str) {
     match result {
-        Err(LogError::Io { context, source }) => {
+        Err(WalError::Io { context, source }) => {
             assert_eq!(source.kind(), kind);
             assert!(context.contains(what), "{context}");
         }
@@ -195,13 +195,13 @@ fn a_failed_write_ends_the_wal() {
 }
 
 /// Appends until the disk is full. Returns what was accepted.
-async fn fill(wal: &LocalLog, writer: &mut Writer) -> Vec<Frame> {
+async fn fill(wal: &LocalWal, writer: &mut Writer) -> Vec<Frame> {
     let mut accepted = Vec::new();
     loop {
         let frame = writer.redo(1000);
         match wal.append(writer.epoch, vec![frame.clone()]).await {
             Ok(()) => accepted.push(frame),
-            Err(LogError::Io { source, .. }) => {
+            Err(WalError::Io { source, .. }) => {
                 assert_eq!(source.kind(), ErrorKind::StorageFull);
                 let (seq, lsn) = wal.accepted(writer.epoch).unwrap();
                 assert_eq!(accepted.last().map(|f| (f.seq, f.end())), Some((seq, lsn)));
@@ -215,7 +215,7 @@ async fn fill(wal: &LocalLog, writer: &mut Writer) -> Vec<Frame> {
 }
 
 /// Appends when there is room again.
-async fn append_soon(wal: &LocalLog, writer: &mut Writer, frames: &mut Vec<Frame>) {
+async fn append_soon(wal: &LocalWal, writer: &mut Writer, frames: &mut Vec<Frame>) {
     let frame = writer.redo(1000);
     while let Err(e) = wal.append(writer.epoch, vec![frame.clone()]).await {
         assert_io(Err::<(), _>(e), ErrorKind::StorageFull, "prepare");
@@ -362,7 +362,7 @@ fn a_wal_that_has_failed_is_opened_again_in_its_place() {
             writer.write(&again, &[20]).await.unwrap();
             let entries = read_all(&again).unwrap();
             again.close().await.unwrap();
-            assert!(matches!(again.failed(), Some(LogError::Closed)));
+            assert!(matches!(again.failed(), Some(WalError::Closed)));
             drop(wal);
             assert_eq!(read_all(&open_roomy(&disk).unwrap()).unwrap(), entries);
         }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use xylem_types::{Epoch, FrameSeq, Lsn};
 use xylem_wal::conformance::HandClock;
 use xylem_wal::disk::model::ModelDisk;
-use xylem_wal::{LocalLog, LocalLogConfig, Log, LogError, Position};
+use xylem_wal::{LocalWal, LocalWalConfig, Position, Wal, WalError};
 
 const SEGMENTS: u64 = 3;
 
@@ -23,12 +23,12 @@ fn golden(version: u32) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/wal-{version}"))
 }
 
-fn config(clock: &HandClock) -> LocalLogConfig {
-    LocalLogConfig {
+fn config(clock: &HandClock) -> LocalWalConfig {
+    LocalWalConfig {
         max_frame_bytes: 256,
         segment_bytes: 4096 + 600,
         clock: clock.clock(),
-        ..LocalLogConfig::default()
+        ..LocalWalConfig::default()
     }
 }
 
@@ -39,7 +39,7 @@ fn write() -> ModelDisk {
     let mut times = (0..).map(|nth| TIME_US + nth * STEP_US);
     let mut tick = || clock.set(times.next().unwrap());
     block_on(async {
-        let wal = LocalLog::open_on(Arc::new(disk.clone()), config(&clock)).unwrap();
+        let wal = LocalWal::open_on(Arc::new(disk.clone()), config(&clock)).unwrap();
         tick();
         let epoch = wal.seal().await.unwrap().epoch();
         tick();
@@ -84,7 +84,7 @@ fn the_golden_files_are_read() {
         )
         .unwrap();
     }
-    let wal = LocalLog::open(dir.path(), config(&HandClock::default())).unwrap();
+    let wal = LocalWal::open(dir.path(), config(&HandClock::default())).unwrap();
     let durable = *wal.durable().borrow();
     assert_eq!((durable.epoch(), durable.seq()), (Epoch(2), FrameSeq(0)));
     assert_eq!(durable.lsn(), groups().concat().last().unwrap().end());
@@ -104,8 +104,8 @@ fn version_1_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let name = segment(1);
     std::fs::copy(golden(1).join(&name), dir.path().join(&name)).unwrap();
-    match LocalLog::open(dir.path(), config(&HandClock::default())) {
-        Err(LogError::Corrupt(what)) => {
+    match LocalWal::open(dir.path(), config(&HandClock::default())) {
+        Err(WalError::Corrupt(what)) => {
             assert!(what.contains(&name), "{what}");
             assert!(
                 what.contains("format version 1, this program reads 2"),

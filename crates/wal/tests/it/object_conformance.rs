@@ -8,7 +8,7 @@
 )]
 
 use crate::common::net::Weather;
-use crate::common::objects::{ObjectLogs, conforms, fresh_prefix, real_store};
+use crate::common::objects::{ObjectWals, conforms, fresh_prefix, real_store};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
@@ -53,7 +53,7 @@ proptest! {
     #[test]
     fn any_history(seed in any::<u64>(), steps in 1usize..120, storm in any::<bool>()) {
         let weather = if storm { Weather::storm() } else { Weather::wind() };
-        let wals = ObjectLogs::new(memory(), fresh_prefix("history"), weather);
+        let wals = ObjectWals::new(memory(), fresh_prefix("history"), weather);
         conformance::history(&wals, seed, steps);
     }
 }

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
-use xylem_wal::{Log, LogError, Memory, ObjectLog, ObjectLogConfig, Record};
+use xylem_wal::{Memory, ObjectWal, ObjectWalConfig, Record, Wal, WalError};
 
 /// The answers to all servers, in one order.
 #[derive(Default)]
@@ -57,17 +57,17 @@ impl Server {
     /// Opens the WAL, writes under one epoch or two, and dies or is superseded.
     async fn live(&mut self) {
         let wire = self.net.wire();
-        let config = ObjectLogConfig {
+        let config = ObjectWalConfig {
             puts_max: 1 + self.below(5) as usize,
             object_bytes: 100 + self.below(2000),
             ..small()
         };
         self.told.lock().lives += 1;
         let place = place(Arc::clone(&wire) as _, &self.prefix);
-        match ObjectLog::open(&place, config).await {
+        match ObjectWal::open(&place, config).await {
             Ok(wal) => {
                 let outcome = self.write(&wal).await;
-                if let Err(LogError::Superseded { .. }) = outcome {
+                if let Err(WalError::Superseded { .. }) = outcome {
                     self.told.lock().superseded += 1;
                 }
                 match self.below(3) {
@@ -78,12 +78,12 @@ impl Server {
                     _ => {}
                 }
             }
-            Err(LogError::Superseded { .. }) => self.told.lock().superseded += 1,
+            Err(WalError::Superseded { .. }) => self.told.lock().superseded += 1,
             Err(e) => panic!("opening: {e}"),
         }
     }
 
-    async fn write(&mut self, wal: &ObjectLog) -> Result<(), LogError> {
+    async fn write(&mut self, wal: &ObjectWal) -> Result<(), WalError> {
         for _ in 0..1 + self.below(2) {
             let sealed = wal.seal().await?;
             {
@@ -98,7 +98,7 @@ impl Server {
             let mut lsn = sealed.lsn().0.max(100);
             match wal.begin(sealed.epoch(), Lsn(lsn)).await {
                 Ok(_) => {}
-                Err(LogError::Fenced { .. }) => continue,
+                Err(WalError::Fenced { .. }) => continue,
                 Err(e) => return Err(e),
             }
             let mut waiting: Vec<(u64, Vec<u8>, bool)> = Vec::new();
@@ -149,7 +149,7 @@ impl Server {
     }
 
     /// Notes what the WAL says is durable.
-    fn acknowledged(&self, wal: &ObjectLog, epoch: Epoch, waiting: &[(u64, Vec<u8>, bool)]) {
+    fn acknowledged(&self, wal: &ObjectWal, epoch: Epoch, waiting: &[(u64, Vec<u8>, bool)]) {
         let durable = *wal.durable().borrow();
         if durable.epoch() != epoch {
             return;
@@ -229,13 +229,13 @@ async fn race(
 /// All entries: epoch, number and payload of frames.
 async fn read(wire: &Arc<Wire>, prefix: &Path) -> Vec<(u64, Record, Option<Vec<u8>>)> {
     let place = place(Arc::clone(wire) as _, prefix);
-    let wal = ObjectLog::open(&place, small()).await.unwrap();
+    let wal = ObjectWal::open(&place, small()).await.unwrap();
     // Readers block.
     let reading = tokio::task::spawn_blocking(move || read_all(&wal));
     reading.await.unwrap()
 }
 
-fn read_all(wal: &ObjectLog) -> Vec<(u64, Record, Option<Vec<u8>>)> {
+fn read_all(wal: &ObjectWal) -> Vec<(u64, Record, Option<Vec<u8>>)> {
     let mut reader = wal.read_from(wal.first()).unwrap();
     let mut out = Vec::new();
     while let Some(entry) = reader.next().unwrap() {
@@ -339,7 +339,7 @@ fn all_wals_together_hold_what_they_may() {
     const WALS: u64 = 20;
     const LIMIT: u64 = 64 << 10;
     let memory = Memory::new(LIMIT);
-    let config = || ObjectLogConfig {
+    let config = || ObjectWalConfig {
         cache_bytes: 1 << 20,
         memory: memory.clone(),
         ..small()
@@ -350,7 +350,7 @@ fn all_wals_together_hold_what_they_may() {
         for n in 0..WALS {
             let prefix = Path::from(format!("log-{n}"));
             let place = place(Arc::clone(&store), &prefix);
-            let wal = ObjectLog::open(&place, config()).await.unwrap();
+            let wal = ObjectWal::open(&place, config()).await.unwrap();
             let epoch = wal.seal().await.unwrap().epoch();
             wal.begin(epoch, Lsn(100)).await.unwrap();
             let mut start = Lsn(100);

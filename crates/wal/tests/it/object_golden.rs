@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use xylem_types::{Epoch, FrameSeq, Lsn};
 use xylem_wal::conformance::HandClock;
-use xylem_wal::{Log, ObjectLog, ObjectLogConfig, Position};
+use xylem_wal::{ObjectWal, ObjectWalConfig, Position, Wal};
 
 fn golden() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/object-1")
@@ -27,12 +27,12 @@ fn prefix() -> Path {
     Path::from("logs/golden")
 }
 
-fn config(clock: &HandClock, owner: u64) -> ObjectLogConfig {
-    ObjectLogConfig {
+fn config(clock: &HandClock, owner: u64) -> ObjectWalConfig {
+    ObjectWalConfig {
         linger: Duration::ZERO,
         clock: clock.clock(),
         entropy: entropy(owner),
-        ..ObjectLogConfig::new(runtime())
+        ..ObjectWalConfig::new(runtime())
     }
 }
 
@@ -43,7 +43,7 @@ async fn write() -> Arc<dyn ObjectStore> {
     let mut times = (0..).map(|nth| TIME_US + nth * STEP_US);
     let mut tick = || clock.set(times.next().unwrap());
     let place = place(Arc::clone(&store), &prefix());
-    let open = |owner| ObjectLog::open(&place, config(&clock, owner));
+    let open = |owner| ObjectWal::open(&place, config(&clock, owner));
     let wal = open(0).await.unwrap();
     tick();
     let epoch = wal.seal().await.unwrap().epoch();
@@ -88,7 +88,7 @@ fn the_golden_objects_are_read() {
             store.put(&path, bytes.into()).await.unwrap();
         }
         let place = place(store, &prefix());
-        let wal = ObjectLog::open(&place, config(&HandClock::default(), 0));
+        let wal = ObjectWal::open(&place, config(&HandClock::default(), 0));
         let wal = wal.await.unwrap();
         let durable = *wal.durable().borrow();
         assert_eq!((durable.epoch(), durable.seq()), (Epoch(2), FrameSeq(0)));

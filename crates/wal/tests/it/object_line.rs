@@ -23,7 +23,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
-use xylem_wal::{Durable, Entry, Log, LogError, ObjectLog, ObjectLogConfig, Record};
+use xylem_wal::{Durable, Entry, ObjectWal, ObjectWalConfig, Record, Wal, WalError};
 
 /// A store, and a WAL's place in it.
 struct Site {
@@ -45,12 +45,12 @@ impl Site {
     async fn open_on(
         &self,
         wire: &Arc<Wire>,
-        config: ObjectLogConfig,
-    ) -> Result<ObjectLog, LogError> {
-        ObjectLog::open(&place(Arc::clone(wire) as _, &self.prefix), config).await
+        config: ObjectWalConfig,
+    ) -> Result<ObjectWal, WalError> {
+        ObjectWal::open(&place(Arc::clone(wire) as _, &self.prefix), config).await
     }
 
-    async fn open(&self) -> ObjectLog {
+    async fn open(&self) -> ObjectWal {
         self.open_on(&self.net.wire(), small()).await.unwrap()
     }
 
@@ -85,8 +85,8 @@ struct Compute {
     lsn: u64,
 }
 
-fn one_each() -> ObjectLogConfig {
-    ObjectLogConfig {
+fn one_each() -> ObjectWalConfig {
+    ObjectWalConfig {
         object_bytes: 1,
         queue_bytes: 1 << 20,
         puts_max: 4,
@@ -95,7 +95,7 @@ fn one_each() -> ObjectLogConfig {
 }
 
 impl Compute {
-    async fn attach(wal: &ObjectLog) -> Compute {
+    async fn attach(wal: &ObjectWal) -> Compute {
         let sealed = wal.seal().await.unwrap();
         let lsn = sealed.lsn().0.max(100);
         wal.begin(sealed.epoch(), Lsn(lsn)).await.unwrap();
@@ -117,21 +117,21 @@ impl Compute {
         frame
     }
 
-    async fn append(&mut self, wal: &ObjectLog, count: usize) {
+    async fn append(&mut self, wal: &ObjectWal, count: usize) {
         for _ in 0..count {
             let frame = self.frame();
             wal.append(self.epoch, vec![frame]).await.unwrap();
         }
     }
 
-    async fn durable(&self, wal: &ObjectLog) -> Durable {
+    async fn durable(&self, wal: &ObjectWal) -> Durable {
         let (epoch, seq) = (self.epoch, self.seq);
         let mut watch = wal.durable();
         let reached = watch.wait_for(|d| d.epoch() == epoch && d.seq().0 >= seq);
         *reached.await.unwrap()
     }
 
-    async fn write(&mut self, wal: &ObjectLog, count: usize) -> Durable {
+    async fn write(&mut self, wal: &ObjectWal, count: usize) -> Durable {
         self.append(wal, count).await;
         self.durable(wal).await
     }
@@ -155,7 +155,7 @@ fn frames(entries: &[Entry]) -> Vec<(u64, u64)> {
 
 /// A WAL whose object 4 is still on its way while 5 and 6 are there: 0 to 3
 /// hold a seal, a begin and two frames. The writer's wire, too.
-async fn with_a_gap(site: &Site) -> (ObjectLog, Arc<Wire>, Compute) {
+async fn with_a_gap(site: &Site) -> (ObjectWal, Arc<Wire>, Compute) {
     let wire = site.net.wire();
     let wal = site.open_on(&wire, one_each()).await.unwrap();
     let mut compute = Compute::attach(&wal).await;

@@ -8,7 +8,7 @@
 use crate::common::{Writer, block_on, frames, open, read_all, segment, small};
 use std::sync::Arc;
 use xylem_wal::disk::model::ModelDisk;
-use xylem_wal::{Entry, LocalLog, LocalLogConfig, Log, LogError, Position};
+use xylem_wal::{Entry, LocalWal, LocalWalConfig, Position, Wal, WalError};
 
 /// Where the entries of a segment begin.
 const HEADER: usize = 4096;
@@ -51,7 +51,7 @@ fn assert_goes_on(disk: &ModelDisk, expected: &[Entry]) {
 
 fn corrupt(disk: &ModelDisk) -> String {
     match open(disk) {
-        Err(LogError::Corrupt(what)) => what,
+        Err(WalError::Corrupt(what)) => what,
         other => panic!("not corrupt: {other:?}"),
     }
 }
@@ -212,7 +212,7 @@ fn damage_in_an_older_segment_is_told_when_read() {
         assert_eq!(reader.next().unwrap().as_ref(), Some(&entries[0]));
         for _ in 0..2 {
             match reader.next() {
-                Err(LogError::Corrupt(what)) => {
+                Err(WalError::Corrupt(what)) => {
                     assert!(
                         what.contains(&segment(1)) && what.contains(&format!("at byte {second}")),
                         "{what}"
@@ -281,14 +281,14 @@ fn a_torn_first_write_of_a_segment_is_cut_off() {
 #[test]
 fn other_configurations_open_the_same_wal() {
     let (disk, mut entries, _) = written(&[&[1500, 100], &[2000], &[1]]);
-    let large = LocalLogConfig {
+    let large = LocalWalConfig {
         segment_bytes: 200 << 10,
         max_frame_bytes: 40 << 10,
         ..small()
     };
     for (config, bytes) in [(large.clone(), 40 << 10), (small(), 2000), (large, 33_000)] {
         block_on(async {
-            let wal = LocalLog::open_on(Arc::new(disk.clone()), config).unwrap();
+            let wal = LocalWal::open_on(Arc::new(disk.clone()), config).unwrap();
             assert_eq!(read_all(&wal).unwrap(), entries);
             let mut writer = Writer::attach(&wal).await.unwrap();
             for _ in 0..10 {
@@ -303,22 +303,22 @@ fn other_configurations_open_the_same_wal() {
 #[test]
 fn wrong_configurations_are_refused() {
     for config in [
-        LocalLogConfig {
+        LocalWalConfig {
             segment_bytes: 4 << 10,
             ..small()
         },
-        LocalLogConfig {
+        LocalWalConfig {
             batch_bytes: 2 << 30,
             ..small()
         },
-        LocalLogConfig {
+        LocalWalConfig {
             max_frame_bytes: u64::MAX,
             ..small()
         },
     ] {
-        let refused = LocalLog::open_on(Arc::new(ModelDisk::new()), config);
+        let refused = LocalWal::open_on(Arc::new(ModelDisk::new()), config);
         assert!(
-            matches!(refused, Err(LogError::Io { source, .. }) if source.kind() == std::io::ErrorKind::InvalidInput)
+            matches!(refused, Err(WalError::Io { source, .. }) if source.kind() == std::io::ErrorKind::InvalidInput)
         );
     }
 }
@@ -417,13 +417,13 @@ fn chance_does_not_bear_witness_in_a_recycled_segment_of_real_size() {
     use std::os::unix::fs::FileExt;
     const SEGMENT: u64 = 64 << 20;
     let dir = tempfile::tempdir().unwrap();
-    let config = || LocalLogConfig {
+    let config = || LocalWalConfig {
         segment_bytes: SEGMENT,
         // All segments have one size, so that the first is used again.
         max_frame_bytes: SEGMENT - (HEADER + ENTRY) as u64,
-        ..LocalLogConfig::default()
+        ..LocalWalConfig::default()
     };
-    let open = || LocalLog::open(dir.path(), config());
+    let open = || LocalWal::open(dir.path(), config());
     let path = |number| dir.path().join(segment(number));
     let epoch = block_on(async {
         let wal = open().unwrap();
@@ -505,7 +505,7 @@ fn chance_does_not_bear_witness_in_a_recycled_segment_of_real_size() {
     assert_eq!(read_all(&open().unwrap()).unwrap().len(), entries);
     // One that is none of these does bear witness.
     write(whole());
-    let Err(LogError::Corrupt(why)) = open() else {
+    let Err(WalError::Corrupt(why)) = open() else {
         panic!("what was durable has gone and nobody says so")
     };
     assert!(why.contains("a durable entry is damaged"), "{why}");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use xylem_ambient::Clock;
 use xylem_types::Epoch;
 use xylem_wal::disk::model::ModelDisk;
-use xylem_wal::{BackupConfig, LocalLog, LocalLogConfig, Log, Position};
+use xylem_wal::{BackupConfig, LocalWal, LocalWalConfig, Position, Wal};
 
 #[test]
 fn a_wal_that_nobody_writes_costs_nothing() {
@@ -128,11 +128,11 @@ fn the_status_says_how_far_it_is() {
             let time = Arc::clone(&time);
             Clock::new(move || time.load(std::sync::atomic::Ordering::SeqCst))
         };
-        let config = LocalLogConfig {
+        let config = LocalWalConfig {
             clock: clock.clone(),
             ..common::small()
         };
-        let wal = LocalLog::open_on(Arc::new(ModelDisk::new()), config).unwrap();
+        let wal = LocalWal::open_on(Arc::new(ModelDisk::new()), config).unwrap();
         let config = BackupConfig { clock, ..small() };
         let backup = site.start_with(&wal, 1, config);
         let mut writer = Writer::attach(&wal).await.unwrap();

@@ -6,7 +6,7 @@ use crate::common::objects::block_on;
 use crate::common::{Writer, read_all};
 use object_store::ObjectStoreExt;
 use xylem_wal::disk::model::ModelDisk;
-use xylem_wal::{Log, LogError};
+use xylem_wal::{Wal, WalError};
 
 #[test]
 fn what_is_missing_is_named() {
@@ -86,7 +86,7 @@ fn what_is_damaged_is_named() {
                 }
                 // The directory is no WAL at this point.
                 if disk.used() > 0 {
-                    assert!(matches!(common::open(&disk), Err(LogError::Corrupt(_))));
+                    assert!(matches!(common::open(&disk), Err(WalError::Corrupt(_))));
                 }
             }
             site.put(&name, whole[..whole.len() - 1].to_vec()).await;

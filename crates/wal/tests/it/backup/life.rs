@@ -11,7 +11,7 @@ use std::time::Duration;
 use xylem_types::{Epoch, Lsn};
 use xylem_wal::backup::Floor;
 use xylem_wal::disk::model::ModelDisk;
-use xylem_wal::{Backup, Entry, LocalLog, Log, Position};
+use xylem_wal::{Backup, Entry, LocalWal, Position, Wal};
 
 /// A life with crashes, lost disks, restarts and trims, against the list of
 /// what the WAL said.
@@ -19,7 +19,7 @@ struct Life {
     site: Site,
     random: u64,
     disk: ModelDisk,
-    wal: Option<LocalLog>,
+    wal: Option<LocalWal>,
     backup: Option<Backup>,
     generation: u64,
     writer: Option<Writer>,
@@ -45,7 +45,7 @@ impl Life {
         (self.random >> 33) % limit
     }
 
-    fn wal(&self) -> &LocalLog {
+    fn wal(&self) -> &LocalWal {
         self.wal.as_ref().unwrap()
     }
 

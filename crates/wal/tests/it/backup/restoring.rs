@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use xylem_types::{Epoch, Lsn};
 use xylem_wal::backup::{Floor, Restored, restore};
 use xylem_wal::disk::model::{ModelDisk, Op};
-use xylem_wal::{LocalLog, LocalLogConfig, Log, LogError, Position};
+use xylem_wal::{LocalWal, LocalWalConfig, Position, Wal, WalError};
 
 #[test]
 fn a_lost_disk_is_restored() {
@@ -46,7 +46,7 @@ fn a_lost_disk_is_restored() {
         // The compute of the lost WAL does not go on: another one may.
         let refused = second.write(&wal, &[55]).await;
         assert!(
-            matches!(refused, Err(LogError::Fenced { .. })),
+            matches!(refused, Err(WalError::Fenced { .. })),
             "{refused:?}"
         );
         let next = wal.seal().await.unwrap();
@@ -63,7 +63,7 @@ fn a_real_directory_is_restored() {
         let site = Site::new();
         let dir = tempfile::tempdir().unwrap();
         let (old, new) = (dir.path().join("old/log"), dir.path().join("new/log"));
-        let wal = LocalLog::open(&old, common::small()).unwrap();
+        let wal = LocalWal::open(&old, common::small()).unwrap();
         let backup = site.start(&wal, 1);
         let mut writer = Writer::attach(&wal).await.unwrap();
         for _ in 0..40 {
@@ -73,7 +73,7 @@ fn a_real_directory_is_restored() {
         backup.close().await.unwrap();
         assert!(matches!(
             backup.reach(Position(u64::MAX)).await,
-            Err(LogError::Closed)
+            Err(WalError::Closed)
         ));
         let entries = read_all(&wal).unwrap();
         let place = site.place();
@@ -81,31 +81,31 @@ fn a_real_directory_is_restored() {
         // Where there is a WAL nothing is restored.
         let refused = into(&old).await;
         assert!(
-            matches!(&refused, Err(LogError::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists || source.kind() == ErrorKind::WouldBlock),
+            matches!(&refused, Err(WalError::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists || source.kind() == ErrorKind::WouldBlock),
             "{refused:?}"
         );
         drop(wal);
         let refused = into(&old).await;
         assert!(
-            matches!(&refused, Err(LogError::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists),
+            matches!(&refused, Err(WalError::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists),
             "{refused:?}"
         );
         into(&new).await.unwrap();
-        let wal = LocalLog::open(&new, common::small()).unwrap();
+        let wal = LocalWal::open(&new, common::small()).unwrap();
         assert_eq!(from_backup(&wal), entries);
         drop(wal);
-        let wal = LocalLog::open(&old, common::small()).unwrap();
+        let wal = LocalWal::open(&old, common::small()).unwrap();
         assert_eq!(read_all(&wal).unwrap(), entries);
         // Under any configuration.
         std::fs::remove_dir_all(&new).unwrap();
-        let config = LocalLogConfig {
+        let config = LocalWalConfig {
             segment_bytes: 6300,
             ..common::small()
         };
         restore(&place, 8, &new, Floor::default(), config, small())
             .await
             .unwrap();
-        let wal = LocalLog::open(&new, common::small()).unwrap();
+        let wal = LocalWal::open(&new, common::small()).unwrap();
         assert_eq!(from_backup(&wal), entries);
     });
 }
@@ -156,7 +156,7 @@ fn any_call_to_the_disk_may_fail_while_restoring() {
                             let whole = !none && from_backup(&wal) == entries;
                             assert!(none || whole, "{what}: {} entries", found.len());
                         }
-                        Err(LogError::Corrupt(why)) => {
+                        Err(WalError::Corrupt(why)) => {
                             assert!(
                                 outcome.is_err() && why.contains("restore it again"),
                                 "{what}: {why}"
@@ -195,7 +195,7 @@ fn a_wal_goes_on_behind_what_the_page_store_has() {
         assert_eq!(wal.first(), floor.position);
         assert!(matches!(
             wal.read_from(Position(0)),
-            Err(LogError::NoSuchPosition(_))
+            Err(WalError::NoSuchPosition(_))
         ));
         // A compute goes on from there.
         let backup = site.start(&wal, 4);
@@ -247,7 +247,7 @@ fn a_damaged_first_entry_of_a_restored_wal_is_no_empty_wal() {
             .into_iter()
             .find(|n| disk.contents(n).is_some());
         disk.poke(&name.unwrap(), 4096 + 20, &[0xFF; 8]);
-        assert!(matches!(common::open(&disk), Err(LogError::Corrupt(_))));
+        assert!(matches!(common::open(&disk), Err(WalError::Corrupt(_))));
     });
 }
 
@@ -261,7 +261,7 @@ fn a_wal_cannot_begin_where_it_could_not_go_on() {
         };
         let refused = site.restore_behind(&ModelDisk::new(), 11, floor).await;
         assert!(
-            matches!(&refused, Err(LogError::Io { source, .. }) if source.kind() == ErrorKind::InvalidInput),
+            matches!(&refused, Err(WalError::Io { source, .. }) if source.kind() == ErrorKind::InvalidInput),
             "{refused:?}"
         );
     });

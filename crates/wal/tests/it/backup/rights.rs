@@ -6,11 +6,11 @@ use crate::common::objects::block_on;
 use crate::common::{Writer, read_all};
 use std::time::Duration;
 use xylem_wal::disk::model::ModelDisk;
-use xylem_wal::{Backup, BackupConfig, LocalLog, Log, LogError, Position};
+use xylem_wal::{Backup, BackupConfig, LocalWal, Position, Wal, WalError};
 
 /// A WAL that was restored on another machine while its old server lives on:
 /// both write, both copy. Returns the old one's WAL and backup, the new one's.
-async fn torn_apart(site: &Site) -> ((LocalLog, Backup, Writer), (LocalLog, Backup, Writer)) {
+async fn torn_apart(site: &Site) -> ((LocalWal, Backup, Writer), (LocalWal, Backup, Writer)) {
     let old = common::open(&ModelDisk::new()).unwrap();
     let zombie = site.start(&old, 5);
     let mut lost = Writer::attach(&old).await.unwrap();
@@ -72,11 +72,11 @@ fn a_right_that_is_older_or_used_is_refused() {
             let late = site.start(wal, generation);
             let error = late.reach(Position(u64::MAX)).await.unwrap_err();
             assert!(
-                matches!(error, LogError::Superseded { generation: 7, .. }),
+                matches!(error, WalError::Superseded { generation: 7, .. }),
                 "{generation}: {error}"
             );
             let trouble = late.status().trouble;
-            assert!(matches!(trouble, Some(LogError::Superseded { .. })));
+            assert!(matches!(trouble, Some(WalError::Superseded { .. })));
         }
         assert!(backup.status().trouble.is_none());
         let entries = read_all(&new).unwrap();

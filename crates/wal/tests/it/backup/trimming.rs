@@ -5,7 +5,7 @@ use crate::common;
 use crate::common::net::Refusal;
 use crate::common::objects::block_on;
 use crate::common::{Writer, read_all};
-use xylem_wal::Log;
+use xylem_wal::Wal;
 use xylem_wal::disk::model::ModelDisk;
 
 #[test]

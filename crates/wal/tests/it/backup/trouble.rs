@@ -13,7 +13,7 @@ use xylem_ambient::Clock;
 use xylem_objects::Retry;
 use xylem_wal::backup::end;
 use xylem_wal::disk::model::ModelDisk;
-use xylem_wal::{Backup, BackupConfig, LocalLog, LocalLogConfig, Log, LogError, Position};
+use xylem_wal::{Backup, BackupConfig, LocalWal, LocalWalConfig, Position, Wal, WalError};
 
 /// Requests are not called back: a test holds them.
 fn patient() -> BackupConfig {
@@ -27,12 +27,12 @@ fn patient() -> BackupConfig {
     }
 }
 
-fn start_on(site: &Site, wire: &Arc<Wire>, wal: &LocalLog, generation: u64) -> Backup {
+fn start_on(site: &Site, wire: &Arc<Wire>, wal: &LocalWal, generation: u64) -> Backup {
     let place = place(Arc::clone(wire) as Arc<dyn ObjectStore>, &site.prefix);
     Backup::start(wal, &place, generation, patient()).unwrap()
 }
 
-fn end_of(wal: &LocalLog) -> Position {
+fn end_of(wal: &LocalWal) -> Position {
     wal.durable().borrow().position()
 }
 
@@ -175,7 +175,7 @@ fn a_damaged_copy_is_made_anew_of_a_wal_that_is_whole() {
             // One whose right is not newer does not touch it.
             let late = site.start(&wal, generation);
             let error = late.reach(Position(u64::MAX)).await.unwrap_err();
-            assert!(matches!(error, LogError::Superseded { .. }), "{error}");
+            assert!(matches!(error, WalError::Superseded { .. }), "{error}");
             // The next one copies what there is.
             let again = site.start(&wal, generation + 2);
             writer.write(&wal, &[700]).await.unwrap();
@@ -203,12 +203,12 @@ impl Hand {
         self.0.fetch_add(by.as_micros() as u64, Ordering::SeqCst);
     }
 
-    fn wal(&self, disk: &ModelDisk) -> LocalLog {
-        let config = LocalLogConfig {
+    fn wal(&self, disk: &ModelDisk) -> LocalWal {
+        let config = LocalWalConfig {
             clock: self.clock(),
             ..common::small()
         };
-        LocalLog::open_on(Arc::new(disk.clone()), config).unwrap()
+        LocalWal::open_on(Arc::new(disk.clone()), config).unwrap()
     }
 
     fn backup(&self) -> BackupConfig {
@@ -249,7 +249,7 @@ fn a_backup_that_does_not_go_on_is_not_young() {
         hand.on(A_WHILE);
         let status = first.status();
         assert!(status.age.unwrap() >= A_WHILE, "{status:?}");
-        assert!(matches!(status.trouble, Some(LogError::Superseded { .. })));
+        assert!(matches!(status.trouble, Some(WalError::Superseded { .. })));
         assert!(!second.status().failed);
     });
 }

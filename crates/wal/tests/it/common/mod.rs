@@ -19,12 +19,12 @@ use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::conformance::{HandClock, Store};
 use xylem_wal::disk::model::ModelDisk;
 use xylem_wal::{
-    BoxFuture, Durable, Entry, LocalLog, LocalLogConfig, Log, LogError, Memory, Record,
+    BoxFuture, Durable, Entry, LocalWal, LocalWalConfig, Memory, Record, Wal, WalError,
 };
 
 /// Small enough that every test crosses segments.
-pub fn small() -> LocalLogConfig {
-    LocalLogConfig {
+pub fn small() -> LocalWalConfig {
+    LocalWalConfig {
         segment_bytes: 24 << 10,
         queue_bytes: 6 << 10,
         max_frame_bytes: 2 << 10,
@@ -40,8 +40,8 @@ pub fn small() -> LocalLogConfig {
 
 /// A first segment that is not soon half full: while it is not, the writer is
 /// the only one to touch the disk.
-pub fn roomy() -> LocalLogConfig {
-    LocalLogConfig {
+pub fn roomy() -> LocalWalConfig {
+    LocalWalConfig {
         segment_bytes: 100 << 10,
         max_frame_bytes: 64 << 10,
         ..small()
@@ -64,14 +64,14 @@ impl ModelStore {
 }
 
 impl Store for ModelStore {
-    fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Log>, LogError>> {
+    fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Wal>, WalError>> {
         Box::pin(async {
             let disk = self.disk.lock().clone();
-            let config = LocalLogConfig {
+            let config = LocalWalConfig {
                 clock: self.clock.clock(),
                 ..small()
             };
-            Ok(Arc::new(LocalLog::open_on(Arc::new(disk), config)?) as Arc<dyn Log>)
+            Ok(Arc::new(LocalWal::open_on(Arc::new(disk), config)?) as Arc<dyn Wal>)
         })
     }
 
@@ -104,13 +104,13 @@ impl Store for ModelStore {
 }
 
 /// Opens the WAL on a model disk.
-pub fn open(disk: &ModelDisk) -> Result<LocalLog, LogError> {
-    LocalLog::open_on(Arc::new(disk.clone()), small())
+pub fn open(disk: &ModelDisk) -> Result<LocalWal, WalError> {
+    LocalWal::open_on(Arc::new(disk.clone()), small())
 }
 
 /// Opens it with a roomy first segment.
-pub fn open_roomy(disk: &ModelDisk) -> Result<LocalLog, LogError> {
-    LocalLog::open_on(Arc::new(disk.clone()), roomy())
+pub fn open_roomy(disk: &ModelDisk) -> Result<LocalWal, WalError> {
+    LocalWal::open_on(Arc::new(disk.clone()), roomy())
 }
 
 /// A compute that writes redo of chosen sizes.
@@ -121,7 +121,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub async fn attach(wal: &LocalLog) -> Result<Writer, LogError> {
+    pub async fn attach(wal: &LocalWal) -> Result<Writer, WalError> {
         let sealed = wal.seal().await?;
         let lsn = sealed.lsn().0.max(Lsn::FIRST.0);
         wal.begin(sealed.epoch(), Lsn(lsn)).await?;
@@ -148,25 +148,25 @@ impl Writer {
     }
 
     /// Appends one group of these sizes and waits until it is durable.
-    pub async fn write(&mut self, wal: &LocalLog, sizes: &[usize]) -> Result<Durable, LogError> {
+    pub async fn write(&mut self, wal: &LocalWal, sizes: &[usize]) -> Result<Durable, WalError> {
         let frames = sizes.iter().map(|bytes| self.redo(*bytes)).collect();
         wal.append(self.epoch, frames).await?;
         self.durable(wal).await
     }
 
-    pub async fn durable(&self, wal: &LocalLog) -> Result<Durable, LogError> {
+    pub async fn durable(&self, wal: &LocalWal) -> Result<Durable, WalError> {
         let mut watch = wal.durable();
         let (epoch, seq) = (self.epoch, FrameSeq(self.seq));
         let reached =
             watch.wait_for(|d| d.epoch() > epoch || (d.epoch() == epoch && d.seq() >= seq));
         match reached.await {
             Ok(durable) => Ok(*durable),
-            Err(_) => Err(LogError::Closed),
+            Err(_) => Err(WalError::Closed),
         }
     }
 }
 
-pub fn read_all(wal: &LocalLog) -> Result<Vec<Entry>, LogError> {
+pub fn read_all(wal: &LocalWal) -> Result<Vec<Entry>, WalError> {
     let mut reader = wal.read_from(wal.first())?;
     let mut entries = Vec::new();
     while let Some(entry) = reader.next()? {

@@ -18,7 +18,7 @@ use xylem_ambient::Entropy;
 use xylem_objects::testing::S3Server;
 use xylem_objects::{BucketConfig, GiveUp, Objects, Retry};
 use xylem_wal::conformance::{self, HandClock, Store};
-use xylem_wal::{BoxFuture, Entry, Log, LogError, ObjectLog, ObjectLogConfig, Position};
+use xylem_wal::{BoxFuture, Entry, ObjectWal, ObjectWalConfig, Position, Wal, WalError};
 
 /// Where requests run.
 pub fn runtime() -> Handle {
@@ -34,8 +34,8 @@ pub fn runtime() -> Handle {
 }
 
 /// Small enough that every test crosses objects.
-pub fn small() -> ObjectLogConfig {
-    ObjectLogConfig {
+pub fn small() -> ObjectWalConfig {
+    ObjectWalConfig {
         object_bytes: 3 << 10,
         queue_bytes: 6 << 10,
         max_frame_bytes: 2 << 10,
@@ -52,7 +52,7 @@ pub fn small() -> ObjectLogConfig {
         },
         patience: Duration::from_secs(20),
         drain: Duration::from_secs(20),
-        ..ObjectLogConfig::new(runtime())
+        ..ObjectWalConfig::new(runtime())
     }
 }
 
@@ -63,19 +63,19 @@ pub fn place(store: Arc<dyn ObjectStore>, prefix: &Path) -> Objects {
 }
 
 /// A WAL under a prefix of its own.
-pub struct ObjectLogs {
+pub struct ObjectWals {
     net: Arc<Net>,
     prefix: Path,
     wire: Mutex<Arc<Wire>>,
     clock: HandClock,
 }
 
-impl ObjectLogs {
-    pub fn new(store: Arc<dyn ObjectStore>, prefix: Path, weather: Weather) -> ObjectLogs {
+impl ObjectWals {
+    pub fn new(store: Arc<dyn ObjectStore>, prefix: Path, weather: Weather) -> ObjectWals {
         let net = Net::new(store, 7);
         net.set_weather(weather);
         let wire = Mutex::new(net.wire());
-        ObjectLogs {
+        ObjectWals {
             net,
             prefix,
             wire,
@@ -84,16 +84,16 @@ impl ObjectLogs {
     }
 }
 
-impl Store for ObjectLogs {
-    fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Log>, LogError>> {
+impl Store for ObjectWals {
+    fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Wal>, WalError>> {
         Box::pin(async {
-            let config = ObjectLogConfig {
+            let config = ObjectWalConfig {
                 clock: self.clock.clock(),
                 ..small()
             };
             let wire = Arc::clone(&*self.wire.lock());
-            let wal = ObjectLog::open(&place(wire, &self.prefix), config).await?;
-            Ok(Arc::new(wal) as Arc<dyn Log>)
+            let wal = ObjectWal::open(&place(wire, &self.prefix), config).await?;
+            Ok(Arc::new(wal) as Arc<dyn Wal>)
         })
     }
 
@@ -163,7 +163,7 @@ pub fn fresh_prefix(what: &str) -> Path {
 /// Runs the conformance suite over any object store, each test under a prefix
 /// of its own. The entry point for a real one.
 pub fn conforms(store: &Arc<dyn ObjectStore>, weather: Weather) {
-    conformance::run(|| ObjectLogs::new(Arc::clone(store), fresh_prefix("conformance"), weather));
+    conformance::run(|| ObjectWals::new(Arc::clone(store), fresh_prefix("conformance"), weather));
 }
 
 /// Runs a test beside the threads that requests run on.
@@ -174,7 +174,7 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// All entries from `position` on. The WAL is dropped.
-pub async fn read_from(wal: ObjectLog, position: Position) -> Vec<Entry> {
+pub async fn read_from(wal: ObjectWal, position: Position) -> Vec<Entry> {
     let reading = tokio::task::spawn_blocking(move || {
         let mut reader = wal.read_from(position).unwrap();
         std::iter::from_fn(move || reader.next().unwrap()).collect()

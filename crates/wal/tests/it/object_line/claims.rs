@@ -6,7 +6,7 @@ use crate::common::objects::{block_on, place, read_from, small};
 use std::sync::Arc;
 use std::time::Duration;
 use xylem_types::FrameSeq;
-use xylem_wal::{Log, LogError, ObjectLog, ObjectLogConfig};
+use xylem_wal::{ObjectWal, ObjectWalConfig, Wal, WalError};
 
 #[test]
 fn a_claim_that_comes_when_its_place_was_trimmed_takes_nothing_over() {
@@ -21,14 +21,14 @@ fn a_claim_that_comes_when_its_place_was_trimmed_takes_nothing_over() {
         let opening = {
             let place = place(Arc::clone(&wire) as _, &site.prefix);
             tokio::spawn(async move {
-                let config = ObjectLogConfig {
+                let config = ObjectWalConfig {
                     retry: xylem_objects::Retry {
                         attempt_timeout: Duration::from_secs(20),
                         ..small().retry
                     },
                     ..small()
                 };
-                ObjectLog::open(&place, config).await
+                ObjectWal::open(&place, config).await
             })
         };
         until(|| site.net.flying() == 1).await;
@@ -57,7 +57,7 @@ fn a_claim_that_comes_when_its_place_was_trimmed_takes_nothing_over() {
         );
         assert!(late.durable().borrow().position() >= durable.position());
         compute.append(&wal, 1).await;
-        assert!(matches!(wal.seal().await, Err(LogError::Superseded { .. })));
+        assert!(matches!(wal.seal().await, Err(WalError::Superseded { .. })));
         let mut next = Compute::attach(&late).await;
         next.write(&late, 2).await;
         let from = late.first();
@@ -90,7 +90,7 @@ fn a_claim_in_the_place_of_what_was_listed_is_no_damage() {
             site.net.hold_reads(Some((&wire, &name, before)));
             let opening = {
                 let place = place(Arc::clone(&wire) as _, &site.prefix);
-                tokio::spawn(async move { ObjectLog::open(&place, small()).await })
+                tokio::spawn(async move { ObjectWal::open(&place, small()).await })
             };
             until(|| site.net.reads_waiting() == 1).await;
             let durable = compute.write(&wal, 20).await;
@@ -141,7 +141,7 @@ fn a_claim_further_on_stops_the_writer_there_and_misleads_nobody() {
                 compute.append(&wal, 10).await;
                 let seal = wal.seal().await;
                 assert!(
-                    matches!(seal, Err(LogError::Superseded { generation: 2, .. })),
+                    matches!(seal, Err(WalError::Superseded { generation: 2, .. })),
                     "{seal:?}"
                 );
                 // It may have stopped before all that it had on the way was

@@ -7,7 +7,7 @@ use crate::common::objects::{block_on, read_from, runtime, small};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use xylem_types::{FileOp, Frame, FrameBody};
-use xylem_wal::{Log, LogError, ObjectLog, ObjectLogConfig, Position};
+use xylem_wal::{ObjectWal, ObjectWalConfig, Position, Wal, WalError};
 
 #[test]
 fn opening_costs_the_same_however_long_the_line_is() {
@@ -15,7 +15,7 @@ fn opening_costs_the_same_however_long_the_line_is() {
         let mut costs = Vec::new();
         for count in [10, 1000, 5000] {
             let site = Site::new();
-            let config = ObjectLogConfig {
+            let config = ObjectWalConfig {
                 puts_max: 64,
                 ..one_each()
             };
@@ -58,7 +58,7 @@ fn opening_costs_the_same_however_long_the_line_is() {
 fn frames_share_objects_while_others_are_on_their_way() {
     block_on(async {
         let site = Site::new();
-        let config = ObjectLogConfig {
+        let config = ObjectWalConfig {
             object_bytes: 64 << 10,
             queue_bytes: 1 << 20,
             puts_max: 4,
@@ -92,7 +92,7 @@ fn frames_share_objects_while_others_are_on_their_way() {
 fn those_who_come_within_the_linger_share_an_object() {
     block_on(async {
         let site = Site::new();
-        let config = ObjectLogConfig {
+        let config = ObjectWalConfig {
             linger: Duration::from_millis(200),
             ..small()
         };
@@ -122,7 +122,7 @@ fn those_who_come_within_the_linger_share_an_object() {
 fn an_object_holds_as_many_entries_as_a_position_can_count() {
     block_on(async {
         let site = Site::new();
-        let config = ObjectLogConfig {
+        let config = ObjectWalConfig {
             object_bytes: 64 << 20,
             queue_bytes: 64 << 20,
             cache_bytes: 64 << 20,
@@ -163,22 +163,22 @@ fn wrong_configurations_are_refused() {
     block_on(async {
         let site = Site::new();
         for config in [
-            ObjectLogConfig {
+            ObjectWalConfig {
                 puts_max: 0,
                 ..small()
             },
-            ObjectLogConfig {
+            ObjectWalConfig {
                 object_bytes: 2 << 30,
                 ..small()
             },
-            ObjectLogConfig {
+            ObjectWalConfig {
                 max_frame_bytes: u64::MAX,
                 ..small()
             },
         ] {
             let refused = site.open_on(&site.net.wire(), config).await;
             assert!(
-                matches!(refused, Err(LogError::Io { source, .. }) if source.kind() == std::io::ErrorKind::InvalidInput)
+                matches!(refused, Err(WalError::Io { source, .. }) if source.kind() == std::io::ErrorKind::InvalidInput)
             );
         }
     });
@@ -197,7 +197,7 @@ fn readers_work_on_threads_of_any_kind() {
             Arc::new(site.open().await)
         }
     });
-    let read = |wal: &ObjectLog| {
+    let read = |wal: &ObjectWal| {
         let mut reader = wal.read_from(Position(0)).unwrap();
         std::iter::from_fn(move || reader.next().unwrap()).count()
     };

@@ -7,7 +7,7 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use std::sync::Arc;
 use std::time::Duration;
-use xylem_wal::{Log, ObjectLog, Position};
+use xylem_wal::{ObjectWal, Position, Wal};
 
 #[test]
 fn the_process_dies_at_any_object() {
@@ -36,7 +36,7 @@ async fn crash_at(dies_at: u64, seed: u64) {
         let (wire, prefix, told) = (Arc::clone(&wire), site.prefix.clone(), Arc::clone(&told));
         tokio::spawn(async move {
             let place = place(wire as _, &prefix);
-            let wal = ObjectLog::open(&place, one_each()).await.unwrap();
+            let wal = ObjectWal::open(&place, one_each()).await.unwrap();
             for _ in 0..2 {
                 let mut compute = Compute::attach(&wal).await;
                 for _ in 0..5 {

@@ -7,7 +7,7 @@ use object_store::ObjectStore;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use xylem_types::{Epoch, FrameSeq, Lsn};
-use xylem_wal::{Durable, Log, LogError, ObjectLogConfig, Position};
+use xylem_wal::{Durable, ObjectWalConfig, Position, Wal, WalError};
 
 #[test]
 fn what_stands_behind_a_gap_is_not_acknowledged_until_the_gap_is_filled() {
@@ -79,7 +79,7 @@ fn a_server_that_was_replaced_acknowledges_nothing_more() {
         assert!(watch.changed().await.is_err(), "the sender is dropped");
         assert_eq!(watch.borrow().seq(), FrameSeq(2));
         let frame = zombie.frame();
-        let superseded = |e: &LogError| matches!(e, LogError::Superseded { generation: 2, .. });
+        let superseded = |e: &WalError| matches!(e, WalError::Superseded { generation: 2, .. });
         let refused = [
             old.append(zombie.epoch, vec![frame]).await.unwrap_err(),
             old.seal().await.unwrap_err(),
@@ -114,7 +114,7 @@ fn an_idle_server_learns_with_its_next_object_that_it_was_replaced() {
         let frame = zombie.frame();
         old.append(zombie.epoch, vec![frame]).await.unwrap();
         let seal = old.seal().await;
-        assert!(matches!(seal, Err(LogError::Superseded { .. })), "{seal:?}");
+        assert!(matches!(seal, Err(WalError::Superseded { .. })), "{seal:?}");
         // The compute has moved to the new one, which is none the worse.
         let mut compute = Compute {
             seq: 2,
@@ -143,7 +143,7 @@ fn one_that_slept_for_long_learns_it_too() {
         let before = *old.durable().borrow();
         zombie.append(&old, 1).await;
         let seal = old.seal().await;
-        assert!(matches!(seal, Err(LogError::Superseded { .. })), "{seal:?}");
+        assert!(matches!(seal, Err(WalError::Superseded { .. })), "{seal:?}");
         assert_eq!(*old.durable().borrow(), before);
         compute.write(&new, 1).await;
     });
@@ -168,7 +168,7 @@ fn an_empty_wal_is_left_alone_until_it_is_sealed() {
         assert_eq!(frames(&entries), [(1, 1), (1, 2)]);
         let frame = old.frame();
         two.append(old.epoch, vec![frame]).await.unwrap();
-        assert!(matches!(two.seal().await, Err(LogError::Superseded { .. })));
+        assert!(matches!(two.seal().await, Err(WalError::Superseded { .. })));
     });
 }
 
@@ -183,7 +183,7 @@ fn a_busy_writer_cannot_keep_another_from_taking_over() {
                 delay_us: 6000,
                 ..Weather::calm()
             });
-            let config = ObjectLogConfig {
+            let config = ObjectWalConfig {
                 puts_max: 12,
                 ..one_each()
             };
@@ -207,7 +207,7 @@ fn a_busy_writer_cannot_keep_another_from_taking_over() {
             let new = site.open().await;
             let took = started.elapsed();
             let error = writing.await.unwrap();
-            assert!(matches!(error, LogError::Superseded { .. }), "{error}");
+            assert!(matches!(error, WalError::Superseded { .. }), "{error}");
             let last = acknowledged.borrow().seq();
             assert!(new.durable().borrow().seq() >= last && last > FrameSeq(0));
             println!(

@@ -7,7 +7,7 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use std::time::Duration;
 use xylem_types::FrameSeq;
-use xylem_wal::{Log, Position};
+use xylem_wal::{Position, Wal};
 
 #[test]
 fn requests_that_are_done_again_after_trimming_change_nothing() {

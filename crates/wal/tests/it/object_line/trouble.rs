@@ -7,13 +7,13 @@ use object_store::ObjectStoreExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use xylem_types::Lsn;
-use xylem_wal::{Log, LogError, ObjectLogConfig, Position};
+use xylem_wal::{ObjectWalConfig, Position, Wal, WalError};
 
 #[test]
 fn a_store_that_is_away_is_waited_for() {
     block_on(async {
         let site = Site::new();
-        let config = ObjectLogConfig {
+        let config = ObjectWalConfig {
             patience: Duration::from_millis(100),
             cache_bytes: 0,
             ..one_each()
@@ -46,12 +46,12 @@ fn a_store_that_is_away_is_waited_for() {
         let read = tokio::task::spawn_blocking(move || {
             let mut reader = reader.read_from(Position(0))?;
             while reader.next()?.is_some() {}
-            Ok::<_, LogError>(())
+            Ok::<_, WalError>(())
         });
         let error = read.await.unwrap().unwrap_err();
-        assert!(matches!(error, LogError::Io { .. }), "{error}");
+        assert!(matches!(error, WalError::Io { .. }), "{error}");
         let error = site.open_on(&site.net.wire(), config).await.unwrap_err();
-        assert!(matches!(error, LogError::Io { .. }), "{error}");
+        assert!(matches!(error, WalError::Io { .. }), "{error}");
         assert!(error.to_string().contains("refused"), "{error}");
         site.net.refuse(None);
         let sealed = seal.await.unwrap().unwrap();
@@ -64,7 +64,7 @@ fn a_store_that_is_away_is_waited_for() {
 fn closing_does_not_wait_for_ever() {
     block_on(async {
         let site = Site::new();
-        let config = ObjectLogConfig {
+        let config = ObjectWalConfig {
             drain: Duration::from_millis(150),
             ..small()
         };
@@ -104,7 +104,7 @@ fn a_store_that_refuses_for_a_while_is_waited_for() {
                 assert!(Instant::now() < deadline, "nobody says what is wrong");
                 tokio::time::sleep(Duration::from_millis(1)).await;
             };
-            let LogError::Io { context, source } = &error else {
+            let WalError::Io { context, source } = &error else {
                 panic!("{error}");
             };
             assert!(context.contains("create") && context.contains(site.prefix.as_ref()));
@@ -117,7 +117,7 @@ fn a_store_that_refuses_for_a_while_is_waited_for() {
             assert!(wal.failed().is_none());
             assert_eq!(*wal.durable().borrow(), durable);
             // Opening it waits, too, and not for ever.
-            let config = ObjectLogConfig {
+            let config = ObjectWalConfig {
                 patience: Duration::from_millis(100),
                 ..small()
             };
@@ -207,7 +207,7 @@ fn damage_is_told_with_its_place() {
             let (count, error) = read.await.unwrap();
             assert_eq!(count, 4, "byte {at}");
             let text = error.to_string();
-            assert!(matches!(error, LogError::Corrupt(_)), "byte {at}: {text}");
+            assert!(matches!(error, WalError::Corrupt(_)), "byte {at}: {text}");
             assert!(
                 text.contains("000000000004-00000001 at byte"),
                 "byte {at}: {text}"
@@ -230,7 +230,7 @@ fn the_end_of_the_line_must_be_good_for_the_wal_to_open() {
             site.put(9, 1, damaged).await;
             let error = site.open_on(&site.net.wire(), small()).await.unwrap_err();
             assert!(
-                matches!(&error, LogError::Corrupt(what) if what.contains("000000000009-00000001")),
+                matches!(&error, WalError::Corrupt(what) if what.contains("000000000009-00000001")),
                 "byte {at}: {error}"
             );
         }
@@ -264,6 +264,6 @@ fn a_removed_object_is_missed_by_the_owner_alone() {
         let wal = site.open().await;
         assert_eq!(wal.first(), Position(6 << 16));
         let gone = wal.read_from(Position(0));
-        assert!(matches!(gone, Err(LogError::NoSuchPosition(_))));
+        assert!(matches!(gone, Err(WalError::NoSuchPosition(_))));
     });
 }
