@@ -4,11 +4,15 @@
 //! As `mariadb-install-db` does it, without its test database and anonymous
 //! accounts. `root` gets a password that no one has; see [`accounts_sql`].
 
-use super::account::OWN_USER;
 use crate::home::Home;
 use crate::project::Accounts;
 use anyhow::{Context, Result};
 use std::fmt::Write;
+use xylem_datadir::own::OWN_USER;
+
+/// The first statement of an init file: Xylem's changes of accounts concern one
+/// compute. In the binary log they would change the accounts of stock replicas.
+pub const NOT_IN_BINARY_LOG: &str = "SET SESSION sql_log_bin = 0;\n";
 
 /// The scripts in order, and whether they make tables.
 const SCRIPTS: [(&str, bool); 6] = [

@@ -1,11 +1,12 @@
 //! `my.cnf`: all of a compute's options in one file.
 
 use anyhow::{Result, bail};
+use std::ffi::OsString;
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-/// What varies in a compute's options.
+/// The options of a compute that vary.
 #[derive(Clone, Debug)]
 pub struct Options<'a> {
     /// MariaDB's `usr` directory.
@@ -36,28 +37,28 @@ pub struct Options<'a> {
     pub buffer_pool: &'a str,
     /// `innodb_page_size` in bytes, if not the default.
     pub page_size: Option<u32>,
-    /// The undo tablespaces that there are: MariaDB would otherwise make them
-    /// as many as its default says.
+    /// How many undo tablespaces exist: MariaDB would otherwise make as many as its
+    /// default says.
     pub undo_tablespaces: Option<u32>,
     /// Size of `ib_logfile0` in bytes; `None` for a new database.
     pub log_file_bytes: Option<u64>,
-    /// Files with options of the project's people, in order.
+    /// Option files that people wrote, in order.
     pub includes: Vec<PathBuf>,
-    /// The branch's place.
+    /// The page server.
     pub page_server: PageServer<'a>,
     /// A new database is being made: engines are as the scripts say.
     pub bootstrap: bool,
-    /// It takes no writes.
+    /// It accepts no writes.
     pub read_only: bool,
-    /// The compute of a branch other than `main`: what replication was set up
-    /// on the branch that it left is not its own to go on with.
-    pub left_another: bool,
+    /// The compute of a branch other than `main`: replication that was set up on
+    /// the parent branch must not continue on it.
+    pub has_parent: bool,
 }
 
 /// The options that the storage engine finds its pages with.
 #[derive(Clone, Debug)]
 pub struct PageServer<'a> {
-    /// Where it is.
+    /// Its address.
     pub host: String,
     /// Its gRPC port.
     pub port: u16,
@@ -74,10 +75,19 @@ pub struct PageServer<'a> {
 /// The default of `innodb_buffer_pool_size`.
 pub const BUFFER_POOL: &str = "256M";
 
+/// The options of a read-only compute. Events and replication write
+/// whatever `read_only` says. The event scheduler is not `DISABLED`: that would
+/// also refuse to show events, as `mariadb-dump --events` asks.
+const READ_ONLY: [(&str, &str); 3] = [
+    ("read-only", "ON"),
+    ("event-scheduler", "OFF"),
+    ("innodb-stats-auto-recalc", "OFF"),
+];
+
 /// Writes the options down.
 ///
-/// What people may change comes first, then their files, and what a compute
-/// cannot be run without last, as the last setting of an option wins.
+/// Options that people may change come first, then their option files, and last
+/// the options that a compute needs, since the last setting of an option wins.
 ///
 /// # Errors
 /// When a path cannot be written in an option file.
@@ -100,7 +110,7 @@ pub fn render(options: &Options<'_>) -> Result<String> {
     for (name, value) in tunable {
         line(&mut out, name, value)?;
     }
-    // Without it whoever has the FILE privilege writes wherever mariadbd can.
+    // Without it everybody with the FILE privilege writes wherever mariadbd can.
     line(&mut out, "secure-file-priv", plain(&options.sql_files)?)?;
     if let Some(count) = options.undo_tablespaces {
         line(&mut out, "innodb-undo-tablespaces", &count.to_string())?;
@@ -161,13 +171,13 @@ pub fn render(options: &Options<'_>) -> Result<String> {
     // Relay logs stay behind with a compute's directory; what they held comes
     // again, from where the branch says that replication stands.
     out.push_str("relay-log-recovery\n");
-    if options.left_another || options.read_only {
+    if options.has_parent || options.read_only {
         let id = server_id(options.page_server.branch);
         line(&mut out, "server-id", &id.to_string())?;
         out.push_str("skip-slave-start\n");
     }
     if options.read_only {
-        for (name, value) in super::reader::OPTIONS {
+        for (name, value) in READ_ONLY {
             line(&mut out, name, value)?;
         }
     }
@@ -231,4 +241,11 @@ fn plain(path: &Path) -> Result<&str> {
         Some(text) if !text.contains(['\n', '\r']) => Ok(text),
         _ => bail!("{path:?} cannot be written in an option file: use a path of printable UTF-8"),
     }
+}
+
+/// The argument that has a program read `file` and no other options.
+pub fn defaults_file(file: &Path) -> OsString {
+    let mut option = OsString::from("--defaults-file=");
+    option.push(file);
+    option
 }
