@@ -5,14 +5,13 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
-/// Mode of files: nothing of a project is for others. Even logs tell of
-/// statements and addresses.
+/// The mode of files: nothing of a project is for other users. Even log files
+/// contain statements and addresses.
 pub const SECRET: u32 = 0o600;
 
-/// Writes `data` to `path` through a temporary neighbour, so that a reader
-/// sees the old content or the new one and never half. Not synced: nothing
-/// here outlives the machine's crash that could not be made again, but for
-/// [`write_durable`].
+/// Writes `data` to `path` through a temporary file beside it, so that a reader sees
+/// the old content or the new one. Not synced: for files that can be made again
+/// after a crash of the machine; for others see [`write_durable`].
 ///
 /// # Errors
 /// When the directory or the file cannot be written.
@@ -73,8 +72,8 @@ pub fn close(path: &Path) -> Result<()> {
         .with_context(|| format!("cannot close {} to others", path.display()))
 }
 
-/// `path` with symbolic links, `.` and `..` resolved, as far as it is there;
-/// what is not there yet follows as it stands, `..` taken by its name.
+/// `path` with symbolic links, `.` and `..` resolved as far as it exists; in the rest
+/// `..` removes the name before it.
 pub fn resolved(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for part in path.components() {

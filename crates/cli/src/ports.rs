@@ -21,7 +21,7 @@ pub fn is_free(address: IpAddr, port: u16) -> bool {
     TcpListener::bind(SocketAddr::new(address, port)).is_ok()
 }
 
-/// What is asked of a port.
+/// A port to be chosen.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
     /// Whose port it is, for errors.

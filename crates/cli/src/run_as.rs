@@ -3,7 +3,7 @@
 //! where root calls `xylem`, mariadbd runs as a system account of its own.
 //!
 //! The account may enter the directories of computes and nothing else of a
-//! project. It owns what mariadbd writes (`data`, `tmp`, `files`, `run`, its log)
+//! project. It owns what mariadbd writes (`data`, `tmp`, `files`, `run`, the error log)
 //! and not what tells mariadbd what to do (options, the SQL of a start).
 
 use crate::account::{self, User};

@@ -200,8 +200,8 @@ impl Asked {
         Ok(Chosen { grpc, http })
     }
 
-    /// Which of its ports a server found taken, as its log says, if another one
-    /// will do.
+    /// The port that a server found taken according to its log file, if it may use
+    /// another.
     pub fn lost(&self, log: &str, grpc: u16, http: u16) -> Option<u16> {
         let says = |port: u16| {
             let address = format!("cannot listen on {ADDRESS}:{port}:");

@@ -50,7 +50,7 @@ pub struct StoreSettings {
     pub wal_store: Option<String>,
 }
 
-/// What is fixed when the database is created.
+/// The database's format, which is fixed at its creation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
 pub struct FormatSettings {
     /// Page size of the database: 16k, 32k or 64k; cannot be changed later
@@ -80,7 +80,7 @@ pub struct ComputeSettings {
     /// Address that computes listen on [default: 127.0.0.1]
     #[arg(long, value_name = "ADDR")]
     pub bind: Option<IpAddr>,
-    /// Buffer pool of each compute, such as 256M
+    /// Buffer pool of each compute, such as 1G [default: 256M]
     #[arg(long, value_name = "SIZE")]
     pub buffer_pool: Option<String>,
     /// System account that mariadbd runs as if root calls this command, such as

@@ -120,8 +120,8 @@ impl Detached<'_> {
     /// between fork and exec would need unsafe code.)
     ///
     /// # Errors
-    /// When the log cannot be opened or the process not made. A program that
-    /// cannot be executed shows in the log, and as a process that is gone.
+    /// When the log file cannot be opened or the process cannot be created. If the
+    /// program cannot be executed the log file says so, and the process is gone.
     pub fn spawn(self) -> Result<Process> {
         let log = open_log(self.log, self.user)?;
         let errors = log

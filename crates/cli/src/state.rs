@@ -1,4 +1,4 @@
-//! The state directory: what lies where, and the lock on it.
+//! The state directory: the paths in it, and the lock on it.
 
 use crate::account::User;
 use crate::compute::name::ComputeName;
@@ -77,12 +77,12 @@ impl StateDir {
         Ok(())
     }
 
-    /// Whether a project was made here.
+    /// Whether there is a project here.
     pub fn has_project(&self) -> bool {
         self.project_file().exists()
     }
 
-    /// Checks that a project was made here.
+    /// Checks that there is a project here.
     ///
     /// # Errors
     /// When none was.
@@ -92,7 +92,9 @@ impl StateDir {
         }
         Err(Failure::new(
             format!("there is no project in {}", self.root.display()),
-            format!("make one with `xylem up`, or name another directory with --dir or {VARIABLE}"),
+            format!(
+                "create one with `xylem up`, or name another directory with --dir or {VARIABLE}"
+            ),
         ))
     }
 
@@ -112,11 +114,11 @@ impl StateDir {
     pub fn server_log(&self) -> PathBuf {
         self.root.join("server.log")
     }
-    /// What stock MariaDB said when an export failed on it.
+    /// The error log of stock MariaDB when an export failed.
     pub fn export_log(&self) -> PathBuf {
         self.root.join("export.log")
     }
-    /// What stock MariaDB said when an import failed on it.
+    /// The error log of stock MariaDB when an import failed.
     pub fn import_log(&self) -> PathBuf {
         self.root.join("import.log")
     }
@@ -124,7 +126,7 @@ impl StateDir {
     pub fn password_file(&self) -> PathBuf {
         self.root.join("root.password")
     }
-    /// The token that the server asks for; only if people put one there.
+    /// The token that the server asks for, if people put one there.
     pub fn token_file(&self) -> PathBuf {
         self.root.join("token")
     }
@@ -295,11 +297,11 @@ impl ComputeDir {
     pub fn root(&self) -> &Path {
         &self.root
     }
-    /// What is known of the compute.
+    /// The record of the compute.
     pub fn record_file(&self) -> PathBuf {
         self.root.join("compute.json")
     }
-    /// MariaDB's data directory: made anew at each start.
+    /// MariaDB's data directory, new at each start.
     pub fn data(&self) -> PathBuf {
         self.root.join("data")
     }
@@ -311,7 +313,7 @@ impl ComputeDir {
     pub fn sql_files(&self) -> PathBuf {
         self.root.join("files")
     }
-    /// What mariadbd makes while it runs: its socket and pid file.
+    /// The directory of mariadbd's socket and pid file.
     pub fn run(&self) -> PathBuf {
         self.root.join("run")
     }
@@ -353,9 +355,9 @@ impl ComputeDir {
         self.run().join("mariadbd.pid")
     }
 
-    /// Where the unix socket goes. Beside the rest if that path is short
-    /// enough for a socket, else in a private directory that is. `user` is who
-    /// will make it, if not the caller.
+    /// The path of the unix socket: in this directory if that is short enough for a
+    /// socket, else in a private directory. `user` is the account that creates the
+    /// socket, if not the caller's.
     ///
     /// # Errors
     /// When that directory cannot be made, or is somebody else's.
@@ -393,11 +395,11 @@ pub fn socket_path(dir: &Path, runtime: Option<&Path>, user: Option<&User>) -> R
     if !meta.is_dir() || meta.uid() != owner || meta.mode() & 0o077 != 0 {
         return Err(Failure::new(
             format!(
-                "{} is not a directory that only {} can enter",
+                "{} is not a private directory of {}",
                 private.display(),
-                user.map_or("you", |user| &user.name)
+                user.map_or("this user", |user| &user.name)
             ),
-            "remove it, or use a state directory with a shorter path, so that the socket can lie there",
+            "remove it, or use a state directory with a shorter path, so that the socket fits there",
         ));
     }
     Ok(private.join(name))

@@ -1,4 +1,4 @@
-//! Copies of data files, with holes where they have only zeros.
+//! Copies of data files, with holes in place of zeros.
 
 use crate::tablespace::Tablespace;
 use std::fs::File;
@@ -50,8 +50,7 @@ fn create(to: &Path) -> io::Result<File> {
         .open(to)
 }
 
-/// Writes what is not zero of the file `from` to `out` from byte `base` on;
-/// its length.
+/// Copies `from`, without its zeros, to byte `base` of `out`; returns its length.
 fn append(
     from: &Path,
     out: &File,

@@ -1,6 +1,5 @@
 //! `mysql.general_log` and `mysql.slow_log`: their rows, in CSV, are no part of a
-//! branch. Each compute's directory begins with them empty, and so does an
-//! exported one.
+//! branch. They are empty in each compute's directory and in exported ones.
 
 use crate::error::DatadirError;
 use std::os::unix::fs::OpenOptionsExt;

@@ -148,7 +148,7 @@ fn check<'a>(
     };
     match page_lsn(&page) {
         Some(lsn) if lsn > end => Err(format!(
-            "page has LSN {lsn}, behind the end of the log, {end}: it is not of this directory, or of a server that was not stopped cleanly"
+            "page has LSN {lsn}, after the end of the redo log, {end}: it belongs to another directory, or the server was not stopped cleanly"
         )),
         _ => Ok(page),
     }

@@ -1,4 +1,4 @@
-//! What goes to the server: tablespaces by id, side files by path.
+//! Everything to load into a branch: tablespaces by id, side files by path.
 
 use crate::classify::{self, Dir, InDatabase, Top};
 use crate::dictionary;
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use xylem_types::Lsn;
 
-/// What is loaded.
+/// Everything to load.
 #[derive(Debug)]
 pub struct Plan {
     /// The LSN that it is loaded at: no page is newer.
@@ -25,8 +25,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// What is in the copy after MariaDB's tables were converted, and, where
-    /// that does not have all, in the directory itself.
+    /// The files of the working copy `copy` after the conversion, and, unless it is
+    /// `whole`, the other files of the directory itself.
     ///
     /// # Errors
     /// When the copy is not what it should be.
@@ -88,7 +88,7 @@ impl Plan {
         system.ok_or_else(|| inconsistent("the copy has no system tablespace".to_owned()))
     }
 
-    /// Takes what is in the copy; the number of undo tablespaces.
+    /// Takes the files of the copy; returns the number of undo tablespaces.
     fn copied(&mut self, copy: &Path) -> Result<usize, DatadirError> {
         let mut undo = 0;
         for entry in walk::entries(copy)? {

@@ -1,7 +1,8 @@
-//! MariaDB's own tables go back to the engine that stock MariaDB gives them.
+//! Converts MariaDB's own tables back to Aria, the engine that stock MariaDB gives
+//! them.
 //!
-//! Stock MariaDB reads its grant tables from InnoDB as well, but looks a
-//! database's routines up in `mysql.proc` in a way that only Aria knows:
+//! Stock MariaDB reads its grant tables from InnoDB as well, but finds a
+//! database's routines in `mysql.proc` in a way that only Aria supports:
 //! information_schema.routines and mariadb-dump --routines would fail.
 
 use crate::classify::{self, Engine, SYSTEM_DATABASES};

@@ -1,4 +1,4 @@
-//! Whether a data directory's InnoDB was stopped cleanly, and where its log
+//! Whether a data directory's InnoDB was stopped cleanly, and where its redo log
 //! ends.
 //!
 //! A server that stops with `innodb_fast_shutdown` 0 or 1 writes all pages,
@@ -54,8 +54,8 @@ pub fn look(dir: &Path) -> Result<Stopped, Refusal> {
     let path = dir.join(LOG);
     let mut file = std::fs::File::open(&path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => refuse(
-            "InnoDB's log is not in the directory".into(),
-            "name the data directory of a stopped MariaDB 10.11; a log that innodb_log_group_home_dir puts elsewhere must be copied into it",
+            "InnoDB's redo log is missing from the directory".into(),
+            "name the data directory of a stopped MariaDB 10.11; a redo log that innodb_log_group_home_dir puts elsewhere must be copied into it",
         ),
         _ => refuse(format!("cannot be opened: {e}"), READABLE),
     })?;
@@ -102,7 +102,7 @@ fn prepared(dir: &Path) -> Result<(), Refusal> {
                 "apply it to its full backup: `mariadb-backup --prepare --target-dir=FULL --incremental-dir=THIS`, then import FULL",
             ),
             _ => refuse(
-                "this is a backup that was not prepared",
+                "this backup is not prepared",
                 "prepare it: `mariadb-backup --prepare --target-dir=DIR`",
             ),
         };
@@ -168,7 +168,7 @@ fn tail(file: &std::fs::File, header: &LogHeader, size: u64) -> std::io::Result<
 fn clean_end(header: &LogHeader, size: u64, tail: &[u8]) -> Result<Lsn, Refusal> {
     let dirty = |what: String| Refusal::new(LOG, what, STOP);
     let Some(ring) = LogGeometry::new(header.first_lsn, size) else {
-        return Err(dirty("the log has no room for redo".into()));
+        return Err(dirty("the file is too small for a redo log".into()));
     };
     let mut end = header.checkpoint_end_lsn;
     let mut at = 0;
@@ -185,7 +185,7 @@ fn clean_end(header: &LogHeader, size: u64, tail: &[u8]) -> Result<Lsn, Refusal>
                 Ok(MtrItem::File(FileEvent::Padding)) => {}
                 _ => {
                     return Err(dirty(format!(
-                        "the server was not stopped cleanly: the log goes on behind its last checkpoint, LSN {}",
+                        "the server was not stopped cleanly: the redo log continues after its last checkpoint, LSN {}",
                         header.checkpoint_lsn
                     )));
                 }
@@ -196,7 +196,7 @@ fn clean_end(header: &LogHeader, size: u64, tail: &[u8]) -> Result<Lsn, Refusal>
     }
     if checkpoints == 0 {
         return Err(dirty(format!(
-            "the log does not have the record of its last checkpoint, LSN {}",
+            "the redo log lacks the record of its last checkpoint, LSN {}",
             header.checkpoint_lsn
         )));
     }

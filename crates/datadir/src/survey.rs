@@ -1,5 +1,5 @@
-//! What a data directory holds, and all that stands in the way of importing
-//! it, but for the content of its pages.
+//! The files of a data directory, and everything that stands in the way of
+//! importing it, except the content of its pages.
 
 use crate::classify::{self, Dir, Engine, InDatabase, SYSTEM_DATABASES, Top};
 use crate::compressed;
@@ -22,7 +22,7 @@ mod tests;
 const BINARY_LOG: &[u8] = b"\xfebin";
 /// Names in one note.
 const NAMES_MAX: usize = 8;
-const MOVE_AWAY: &str = "move it out of the directory, or give --leave-out-unknown";
+const MOVE_AWAY: &str = "move it out of the directory, or leave it out with --leave-out-unknown";
 
 /// A side file or directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub struct SideFile {
     pub size: Option<u64>,
 }
 
-/// What was found.
+/// What a directory holds.
 #[derive(Debug, Default)]
 pub struct Survey {
     /// How its server was stopped.
@@ -53,11 +53,11 @@ pub struct Survey {
     /// Tables of MariaDB's own that must become InnoDB: database and table, as
     /// their files are named.
     pub convert: Vec<(String, String)>,
-    /// What is read, to see whether it changes meanwhile.
+    /// The files that are read, to detect changes meanwhile.
     pub entries: Vec<Entry>,
     /// Changes to indexes wait in the change buffer.
     pub buffered: bool,
-    /// What people should know.
+    /// Notes for people.
     pub notes: Vec<String>,
     /// What stands in the way.
     pub refusals: Vec<Refusal>,
@@ -154,7 +154,7 @@ impl Survey {
         if self.system.is_some() && !known(self, "mysql/global_priv.frm") {
             self.refuse(
                 "mysql/global_priv",
-                "the system tables of MariaDB 10.4 and later are not there".into(),
+                "the system tables of MariaDB 10.4 and later are missing".into(),
                 "start MariaDB 10.11 on the directory, run mariadb-upgrade, and stop it with SHUTDOWN",
             );
         }
@@ -166,7 +166,7 @@ impl Survey {
         if files.is_empty() {
             self.refuse(
                 "ibdata1",
-                "InnoDB's system tablespace is not in the directory".into(),
+                "InnoDB's system tablespace is missing from the directory".into(),
                 "name the data directory of a stopped MariaDB 10.11; files that innodb_data_home_dir or innodb_data_file_path put elsewhere must be copied into it, as ibdata1, ibdata2, …",
             );
             return;
@@ -176,7 +176,10 @@ impl Survey {
             let names: Vec<&str> = files.iter().map(|(_, e)| e.name.as_str()).collect();
             self.refuse(
                 "ibdata1",
-                format!("of the system tablespace there are {}", names.join(", ")),
+                format!(
+                    "the files of the system tablespace are {}",
+                    names.join(", ")
+                ),
                 "its files must be ibdata1, ibdata2, … in the order of innodb_data_file_path",
             );
             return;
@@ -296,7 +299,7 @@ impl Survey {
             Definition::Unknown => {
                 self.refuse(
                     &path,
-                    "the definition cannot be understood: it is damaged, or of an engine that is gone".into(),
+                    "the definition is malformed: it is damaged, or of an engine that no longer exists".into(),
                     "repair or drop the table on its server",
                 );
                 return Ok(Engine::Other);
@@ -321,7 +324,7 @@ impl Survey {
             }
             Engine::SystemTables | Engine::Other => self.refuse(
                 &table,
-                format!("its engine is {name}; only InnoDB's tables can be carried"),
+                format!("its engine is {name}; only InnoDB tables can be imported"),
                 "on its server: ALTER TABLE … ENGINE=InnoDB, or drop it; then stop the server again",
             ),
         }
@@ -342,7 +345,7 @@ impl Survey {
         if self.leave_out_unknown {
             self.left_out.push(path);
         } else {
-            self.refuse(&path, "it is not known what this is".into(), MOVE_AWAY);
+            self.refuse(&path, "unknown file".into(), MOVE_AWAY);
         }
     }
 
@@ -373,7 +376,7 @@ impl Survey {
                         "it is tablespace {}, and InnoDB's dictionary says {}: it is the file of another table",
                         space.id, table.space
                     ),
-                    "drop the table on its server, or bring its own file back",
+                    "drop the table on its server, or restore its own file",
                 ),
                 Some(Err(e)) => self.refuse(
                     &file,
@@ -384,7 +387,7 @@ impl Survey {
                 None if backup && table.name.contains("/#sql") => unfinished += 1,
                 None => self.refuse(
                     &file,
-                    "InnoDB's dictionary names it, and it is not there".into(),
+                    "InnoDB's dictionary names it, but the file is missing".into(),
                     "restore the file, or drop the table on its server (after DISCARD TABLESPACE: import or drop it)",
                 ),
             }
@@ -433,7 +436,7 @@ impl Survey {
                         "its pages are compressed with {}",
                         compressed::algorithm(algorithm)
                     ),
-                    "on its server: ALTER TABLE … PAGE_COMPRESSED=0 (zlib and lz4 can be carried)",
+                    "on its server: ALTER TABLE … PAGE_COMPRESSED=0 (zlib and lz4 can be imported)",
                 );
             }
         }
@@ -468,11 +471,11 @@ impl Survey {
         };
         note(
             &mut self.replication,
-            "binary logs and where replication stands are not carried",
+            "binary logs and the state of replication are not imported",
         );
         note(
             &mut self.definitions,
-            "only the definition is carried, these engines keep no rows here",
+            "imported without rows, which these engines do not keep",
         );
         note(&mut self.left_out, "left out");
         self.notes.extend(notes);

@@ -23,7 +23,7 @@ pub struct Entry {
     stamp: Stamp,
 }
 
-/// What changes when a file is written.
+/// Changes when the file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -43,7 +43,7 @@ impl Stamp {
     }
 }
 
-/// What is directly in `dir`, by name.
+/// The entries of `dir`, by name.
 ///
 /// # Errors
 /// When it cannot be read, or a name in it is not UTF-8.

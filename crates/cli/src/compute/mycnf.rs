@@ -93,6 +93,18 @@ const READ_ONLY: [(&str, &str); 3] = [
 /// When a path cannot be written in an option file.
 pub fn render(options: &Options<'_>) -> Result<String> {
     let mut out = String::new();
+    tunable(&mut out, options)?;
+    out.push_str("\n[mariadbd]\n");
+    place(&mut out, options)?;
+    engine(&mut out, options)?;
+    replication(&mut out, options)?;
+    out.push('\n');
+    page_server(&mut out, &options.page_server)?;
+    Ok(out)
+}
+
+/// Options that people may change, and their option files.
+fn tunable(out: &mut String, options: &Options<'_>) -> Result<()> {
     out.push_str(
         "# Written by xylem at each start of this compute: changes here are lost.\n\
          # Put your own options into custom.cnf beside this file, or into mariadb.cnf\n\
@@ -108,12 +120,12 @@ pub fn render(options: &Options<'_>) -> Result<String> {
         ("character-set-server", "utf8mb4"),
     ];
     for (name, value) in tunable {
-        line(&mut out, name, value)?;
+        line(out, name, value)?;
     }
     // Without it everybody with the FILE privilege writes wherever mariadbd can.
-    line(&mut out, "secure-file-priv", plain(&options.sql_files)?)?;
+    line(out, "secure-file-priv", plain(&options.sql_files)?)?;
     if let Some(count) = options.undo_tablespaces {
-        line(&mut out, "innodb-undo-tablespaces", &count.to_string())?;
+        line(out, "innodb-undo-tablespaces", &count.to_string())?;
     }
     if !options.includes.is_empty() {
         out.push('\n');
@@ -122,8 +134,11 @@ pub fn render(options: &Options<'_>) -> Result<String> {
         // The directive takes the rest of the line as it stands.
         writeln!(out, "!include {}", plain(include)?)?;
     }
+    Ok(())
+}
 
-    out.push_str("\n[mariadbd]\n");
+/// Where mariadbd has its files, and where it listens.
+fn place(out: &mut String, options: &Options<'_>) -> Result<()> {
     let paths = [
         ("basedir", &options.basedir),
         ("lc-messages-dir", &options.share),
@@ -135,29 +150,35 @@ pub fn render(options: &Options<'_>) -> Result<String> {
         ("log-error", &options.log_error),
     ];
     for (name, path) in paths {
-        line(&mut out, name, plain(path)?)?;
+        line(out, name, plain(path)?)?;
     }
     line(
-        &mut out,
+        out,
         "character-sets-dir",
         plain(&options.share.join("charsets"))?,
     )?;
-    line(&mut out, "bind-address", &options.bind.to_string())?;
-    line(&mut out, "port", &options.port.to_string())?;
+    line(out, "bind-address", &options.bind.to_string())?;
+    line(out, "port", &options.port.to_string())?;
     if options.as_root {
-        line(&mut out, "user", "root")?;
+        line(out, "user", "root")?;
     }
-    out.push_str("skip-name-resolve\nskip-log-bin\n\nignore-builtin-innodb\n");
-    line(&mut out, "plugin-load-add", "ha_innodb.so")?;
-    line(&mut out, "plugin-maturity", "unknown")?;
+    out.push_str("skip-name-resolve\n");
+    Ok(())
+}
+
+/// The storage engine, and what it has no use for.
+fn engine(out: &mut String, options: &Options<'_>) -> Result<()> {
+    out.push_str("skip-log-bin\n\nignore-builtin-innodb\n");
+    line(out, "plugin-load-add", "ha_innodb.so")?;
+    line(out, "plugin-maturity", "unknown")?;
     if !options.bootstrap {
-        line(&mut out, "enforce-storage-engine", "InnoDB")?;
+        line(out, "enforce-storage-engine", "InnoDB")?;
     }
     if let Some(bytes) = options.page_size {
-        line(&mut out, "innodb-page-size", &bytes.to_string())?;
+        line(out, "innodb-page-size", &bytes.to_string())?;
     }
     if let Some(bytes) = options.log_file_bytes {
-        line(&mut out, "innodb-log-file-size", &bytes.to_string())?;
+        line(out, "innodb-log-file-size", &bytes.to_string())?;
     }
     let fixed = [
         ("innodb-doublewrite", "OFF"),
@@ -166,41 +187,44 @@ pub fn render(options: &Options<'_>) -> Result<String> {
         ("innodb-buffer-pool-load-at-startup", "OFF"),
     ];
     for (name, value) in fixed {
-        line(&mut out, name, value)?;
+        line(out, name, value)?;
     }
-    // Relay logs stay behind with a compute's directory; what they held comes
-    // again, from where the branch says that replication stands.
+    Ok(())
+}
+
+/// Replication, and what a read-only compute may do.
+fn replication(out: &mut String, options: &Options<'_>) -> Result<()> {
+    // A compute's relay logs are lost with its directory. A replica fetches their
+    // events again, from the position that the branch has.
     out.push_str("relay-log-recovery\n");
     if options.has_parent || options.read_only {
         let id = server_id(options.page_server.branch);
-        line(&mut out, "server-id", &id.to_string())?;
+        line(out, "server-id", &id.to_string())?;
         out.push_str("skip-slave-start\n");
     }
     if options.read_only {
         for (name, value) in READ_ONLY {
-            line(&mut out, name, value)?;
+            line(out, name, value)?;
         }
     }
-    out.push('\n');
-    let page = &options.page_server;
-    line(&mut out, "innodb-page-server-enabled", "ON")?;
-    line(&mut out, "innodb-page-server-address", &page.host)?;
-    line(&mut out, "innodb-page-server-port", &page.port.to_string())?;
-    line(&mut out, "innodb-page-server-branch", page.branch)?;
+    Ok(())
+}
+
+fn page_server(out: &mut String, page: &PageServer<'_>) -> Result<()> {
+    line(out, "innodb-page-server-enabled", "ON")?;
+    line(out, "innodb-page-server-address", &page.host)?;
+    line(out, "innodb-page-server-port", &page.port.to_string())?;
+    line(out, "innodb-page-server-branch", page.branch)?;
+    line(out, "innodb-page-server-epoch", &page.epoch.to_string())?;
     line(
-        &mut out,
-        "innodb-page-server-epoch",
-        &page.epoch.to_string(),
-    )?;
-    line(
-        &mut out,
+        out,
         "innodb-page-server-start-lsn",
         &page.start_lsn.to_string(),
     )?;
     if let Some(file) = &page.token_file {
-        line(&mut out, "innodb-page-server-token-file", plain(file)?)?;
+        line(out, "innodb-page-server-token-file", plain(file)?)?;
     }
-    Ok(out)
+    Ok(())
 }
 
 /// A server's id that no other branch has, nor, but for a chance of one in four

@@ -1,9 +1,8 @@
 //! Read-only computes: mariadbd with `read_only`, from which nobody is exempt.
 //!
-//! InnoDB's own `innodb_read_only` will not do: it reads without views, and so
-//! shows what was not committed. A reader is a compute like any other, on a
-//! branch that is its own, where transactions that were open roll back; only
-//! its users may not write.
+//! InnoDB's own `innodb_read_only` reads without views, and so shows uncommitted
+//! rows. A read-only compute is a compute like any other, on a branch of its own,
+//! where open transactions roll back; only its users may not write.
 
 use super::mycnf::defaults_file;
 use crate::failure::Failure;
@@ -13,8 +12,7 @@ use anyhow::{Context, Result};
 use std::process::{Command, Stdio};
 
 /// SQL that takes the right to write in spite of `read_only` from every user
-/// and role. The init file is run by nobody in particular, who has all rights;
-/// each of its statements is one line.
+/// and role. mariadbd runs the init file with all rights, one statement a line.
 ///
 /// Accounts of hosts by name cannot be revoked from: with `skip_name_resolve`
 /// they are not there. Nobody can be one of them either, but the table says so

@@ -52,7 +52,7 @@ pub enum Converted {
     Bad(Vec<BadFile>),
 }
 
-/// What is loaded.
+/// Everything to load.
 #[derive(Debug)]
 pub struct Loadable {
     /// The files to send.

@@ -273,6 +273,12 @@ pub fn text(r: &LayerReport) -> String {
             }
         }
     }
+    list(r, &mut out);
+    out.trim_end().to_owned()
+}
+
+/// The versions that were asked for.
+fn list(r: &LayerReport, out: &mut String) {
     if !r.list.is_empty() {
         out.push('\n');
     }
@@ -295,5 +301,4 @@ pub fn text(r: &LayerReport) -> String {
     if r.list_cut {
         out.push_str("there are more versions: --limit 0 lists all\n");
     }
-    out.trim_end().to_owned()
 }

@@ -133,7 +133,7 @@ fn all_bad_pages_are_found() {
         (2, "checksum"),
         (3, "carries the id of page 8:3"),
         (4, "carries the id of page 9:3"),
-        (5, "behind the end of the log"),
+        (5, "after the end of the redo log"),
     ]) {
         assert_eq!(*page, want);
         assert!(problem.contains(says), "{problem}");

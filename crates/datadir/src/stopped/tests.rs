@@ -80,7 +80,7 @@ fn other_versions_and_no_log() {
     old[..4].copy_from_slice(&[0x80, 0, 0, 1]);
     assert!(refused(dir_with(&old).path()).contains("10.8"));
     assert!(refused(dir_with(b"").path()).contains("0 bytes"));
-    assert!(refused(tempfile::tempdir().unwrap().path()).contains("not in the directory"));
+    assert!(refused(tempfile::tempdir().unwrap().path()).contains("missing from the directory"));
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn below(
 }
 
 fn row(branch: &BranchReport, name: String) -> Vec<String> {
-    let (left, shares) = match branch.parent {
+    let (branch_point, shared) = match branch.parent {
         Some(_) => (
             branch.branch_point_lsn.to_string(),
             bytes(branch.ancestors_layer_bytes),
@@ -60,11 +60,11 @@ fn row(branch: &BranchReport, name: String) -> Vec<String> {
     };
     vec![
         name,
-        left,
+        branch_point,
         branch.last_lsn.to_string(),
         bytes(branch.own_bytes),
         bytes(branch.wal_bytes),
         bytes(branch.layer_bytes),
-        shares,
+        shared,
     ]
 }
