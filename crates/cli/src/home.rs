@@ -118,7 +118,7 @@ impl Home {
         let needed = [
             ("MariaDB's server", self.mariadbd()),
             ("MariaDB's client", self.client()),
-            ("MariaDB's messages and scripts", self.share()),
+            ("MariaDB's share directory", self.share()),
             ("the storage engine", self.plugin()),
             ("the client library", self.client_library()),
         ];

@@ -86,9 +86,9 @@ fn other_versions_and_no_log() {
 #[test]
 fn backups_that_are_not_prepared() {
     for (kind, says) in [
-        ("full-backuped", "was not prepared"),
+        ("full-backuped", "is not prepared"),
         ("incremental", "incremental"),
-        ("something", "was not prepared"),
+        ("something", "is not prepared"),
     ] {
         for name in ["xtrabackup_checkpoints", "mariadb_backup_checkpoints"] {
             let dir = dir_with(&log("Backup 10.11.18"));
