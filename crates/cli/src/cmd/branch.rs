@@ -43,10 +43,16 @@ pub async fn run(app: &App, command: &BranchCommand) -> Result<()> {
             return Ok(());
         }
     }
+    // As of when the command was typed, not of when the server was up.
+    let at = match command {
+        BranchCommand::Create(args) => app.moment(args.at)?,
+        BranchCommand::Restore(args) => app.moment(Some(args.at))?,
+        _ => None,
+    };
     let progress = app.progress();
     let mut up = Session::open(app, &progress).await?;
     match command {
-        BranchCommand::Create(args) => create(app, &up, args).await,
+        BranchCommand::Create(args) => create(app, &up, args, at).await,
         BranchCommand::Ls(args) => {
             let rows = fetch(&up, args.all).await?;
             if app.json {
@@ -58,7 +64,7 @@ pub async fn run(app: &App, command: &BranchCommand) -> Result<()> {
         BranchCommand::Rm(args) => remove(app, &up, &args.branch).await,
         BranchCommand::Reopen(args) => reopen(app, &up, &args.branch).await,
         BranchCommand::Rename(args) => rename(app, &mut up, &progress, args).await,
-        BranchCommand::Restore(args) => restore(app, &mut up, &progress, args).await,
+        BranchCommand::Restore(args) => restore(app, &mut up, &progress, args, at).await,
     }
 }
 
@@ -67,9 +73,13 @@ async fn fetch(up: &Session, leases: bool) -> Result<Vec<BranchReport>> {
     Ok(branch::reports(all))
 }
 
-async fn create(app: &App, up: &Session, args: &BranchCreateArgs) -> Result<()> {
+async fn create(
+    app: &App,
+    up: &Session,
+    args: &BranchCreateArgs,
+    at: Option<Moment>,
+) -> Result<()> {
     let timer = Timer::start(&app.clock);
-    let at = app.moment(args.at)?;
     history::check(up, &args.from, at).await?;
     let control = &up.running.control;
     let made = control.create_branch(&args.name, &args.from, at).await?;
@@ -345,9 +355,9 @@ async fn restore(
     up: &mut Session,
     progress: &Progress,
     args: &BranchRestoreArgs,
+    at: Option<Moment>,
 ) -> Result<()> {
     let timer = Timer::start(&app.clock);
-    let at = app.moment(Some(args.at))?;
     history::check(up, &args.branch, at).await?;
     let compute = ComputeName::from(args.branch.clone());
     let control = up.running.control.clone();
