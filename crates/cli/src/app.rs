@@ -1,30 +1,34 @@
-//! What commands have in common: state directory, installation, lock, and
-//! bringing things up.
+//! What every command works with: the state directory, how to print, the clock
+//! and the source of randomness.
 
 use crate::args::Global;
-use crate::compute::name::ComputeName;
-use crate::compute::start::{Started, Starter};
-use crate::home::Home;
+use crate::failure::Failure;
+use crate::moment::{Moment, When};
 use crate::progress::Progress;
-use crate::project::Project;
-use crate::server::{self, Running, WantedPorts};
-use crate::state::{Lock, StateDir};
-use anyhow::Result;
-use std::path::Path;
+use crate::state::StateDir;
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use xylem_ambient::{Clock, Entropy};
 
-/// How long a command waits for others that change things.
+/// How long a command waits for others that change the project.
 pub const LOCK_LIMIT: Duration = Duration::from_secs(120);
 
-/// What a command works with.
-#[derive(Debug)]
+/// The context of a command.
+#[derive(Clone, Debug)]
 pub struct App {
     /// The state directory.
     pub state: StateDir,
-    /// JSON was asked for.
+    /// Print JSON.
     pub json: bool,
-    /// The state directory as it was asked for.
-    asked: Option<std::path::PathBuf>,
+    /// The time.
+    pub clock: Clock,
+    /// Randomness.
+    pub entropy: Entropy,
+    /// The state directory as `--dir` named it.
+    asked: Option<PathBuf>,
 }
 
 impl App {
@@ -32,15 +36,48 @@ impl App {
     ///
     /// # Errors
     /// When the current directory cannot be told.
-    pub fn new(global: &Global) -> Result<App> {
+    pub fn new(global: &Global, clock: Clock, entropy: Entropy) -> Result<App> {
         Ok(App {
             state: StateDir::find(global.dir.as_deref())?,
             json: global.json,
+            clock,
+            entropy,
             asked: global.dir.clone(),
         })
     }
 
-    /// How a further command must be typed to mean this state directory.
+    /// A context for the state directory `dir`.
+    ///
+    /// # Errors
+    /// As for [`App::new`].
+    pub fn at(dir: &Path, clock: Clock, entropy: Entropy) -> Result<App> {
+        let global = Global {
+            dir: Some(dir.to_owned()),
+            json: false,
+        };
+        App::new(&global, clock, entropy)
+    }
+
+    /// The time of day.
+    ///
+    /// # Errors
+    /// When the clock is further away than a timestamp reaches.
+    pub fn now(&self) -> Result<Timestamp> {
+        let us = i64::try_from(self.clock.now_us()).context("the clock is out of range")?;
+        Timestamp::from_microsecond(us).context("the clock is out of range")
+    }
+
+    /// The moment that people mean by `when`, now and in this machine's time zone.
+    ///
+    /// # Errors
+    /// When it is a local time that the clocks skipped or showed twice.
+    pub fn moment(&self, when: Option<When>) -> Result<Option<Moment>> {
+        let Some(when) = when else { return Ok(None) };
+        let moment = when.resolve(self.now()?, &TimeZone::system());
+        moment.map(Some).map_err(|what| Failure::usage(what, ""))
+    }
+
+    /// A further command, as it must be typed to mean this state directory.
     pub fn command(&self, rest: &str) -> String {
         let by_env = std::env::var_os(crate::state::VARIABLE).is_some_and(|v| !v.is_empty());
         match &self.asked {
@@ -54,109 +91,10 @@ impl App {
         }
     }
 
-    /// Progress for this command.
+    /// A line on the terminal that shows progress.
     pub fn progress(&self) -> Progress {
         Progress::new(true)
     }
-
-    /// The server, started if it does not run, with what is needed to change
-    /// things.
-    ///
-    /// # Errors
-    /// When there is no project, or the server does not start.
-    pub async fn server(&self, progress: &Progress) -> Result<Up> {
-        self.state.require_project()?;
-        let lock = self.state.lock(LOCK_LIMIT).await?;
-        let home = Home::find()?;
-        let mut project = Project::load(&self.state)?;
-        let running = server::ensure(
-            &self.state,
-            &home,
-            &mut project,
-            WantedPorts::default(),
-            progress,
-        )
-        .await?;
-        Ok(Up {
-            home,
-            project,
-            running,
-            _lock: lock,
-        })
-    }
-
-    /// Starts the server and the compute `name` as far as they do not run.
-    ///
-    /// # Errors
-    /// When there is no project, or something does not start.
-    pub async fn start_compute(
-        &self,
-        name: &ComputeName,
-        port: Option<u16>,
-        progress: &Progress,
-    ) -> Result<Started> {
-        let mut up = self.server(progress).await?;
-        self.compute(&up.home, &mut up.project, &up.running, name, port, progress)
-            .await
-    }
-
-    /// Starts the compute `name` on a server that runs. The caller holds the
-    /// lock.
-    ///
-    /// # Errors
-    /// When it does not start.
-    pub async fn compute(
-        &self,
-        home: &Home,
-        project: &mut Project,
-        running: &Running,
-        name: &ComputeName,
-        port: Option<u16>,
-        progress: &Progress,
-    ) -> Result<Started> {
-        let started = self
-            .starter(home, project, running, progress)
-            .start(name, port)
-            .await?;
-        if let Some(taken) = started.instead_of {
-            progress.note(&format!(
-                "port {taken} is taken: {} uses {}",
-                name.described(),
-                started.record.port
-            ));
-        }
-        Ok(started)
-    }
-
-    /// What starts computes on a server that runs. The caller holds the lock.
-    pub fn starter<'a>(
-        &'a self,
-        home: &'a Home,
-        project: &'a mut Project,
-        running: &'a Running,
-        progress: &'a Progress,
-    ) -> Starter<'a> {
-        Starter {
-            state: &self.state,
-            home,
-            project,
-            server: &running.record,
-            control: &running.control,
-            progress,
-        }
-    }
-}
-
-/// A project whose server runs, with the sole right to change it.
-#[derive(Debug)]
-pub struct Up {
-    /// The installation.
-    pub home: Home,
-    /// The project's settings.
-    pub project: Project,
-    /// The server.
-    pub running: Running,
-    _lock: Lock,
 }
 
 /// `text` as one word of a shell command.

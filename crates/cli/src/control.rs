@@ -1,17 +1,21 @@
-//! Calls to the server's Control service, with errors that people understand.
+//! Calls to the server, with errors for people.
 
 mod import;
 mod inspect;
 pub mod pages;
 
+use crate::app::App;
 use crate::failure::Failure;
 use crate::moment::Moment;
+use crate::state::ServerRecord;
+use crate::timing::Timer;
 use anyhow::{Context, Result};
 use std::fmt::Display;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
+use xylem_ambient::Clock;
 use xylem_proto::control::control_client::ControlClient;
 use xylem_proto::control::{
     AttachRequest, AttachResponse, BaseBackupRequest, BaseItem, Branch, CreateBranchRequest,
@@ -24,22 +28,22 @@ use xylem_proto::inspect::inspect_client::InspectClient;
 /// Largest answer that is taken: a base backup's items are side files.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
-/// How long a server that says "retry" is asked again.
+/// How long a server that is not ready is asked again.
 const RETRY_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long a change of branches may take: it waits for what is acknowledged to
 /// become visible.
 const CHANGE_LIMIT: Duration = Duration::from_secs(120);
 
-/// How long an attach may take: longer than the server waits in it for others,
-/// for ingest, and for the log (10, 20 and 25 s), so that a compute that runs
-/// is not fenced for a start that nobody waits for any more.
+/// How long an attach may take: longer than the server waits in it for other
+/// calls, for ingest, and for the WAL (10, 20 and 25 s), so that a compute that
+/// runs is not fenced for a start that nobody waits for any more.
 const ATTACH_LIMIT: Duration = Duration::from_secs(70);
 
-/// How alike a name must be to be offered instead of one that is not there.
+/// How similar a name must be to be offered instead of a missing one.
 const LIKENESS: f64 = 0.75;
 
-/// What asking for the status is called in errors.
+/// The status call, in errors.
 const STATUS: &str = "ask for the status";
 
 /// A connection to a server.
@@ -49,21 +53,25 @@ pub struct Control {
     inspect: InspectClient<Channel>,
     address: String,
     token: Option<MetadataValue<Ascii>>,
+    clock: Clock,
 }
 
 impl Control {
-    /// Connects to `host:port`.
+    /// Connects to the server of the state directory.
     ///
     /// # Errors
-    /// When nobody answers there.
-    pub async fn connect(address: &str, token: Option<&str>) -> Result<Control> {
+    /// When it does not answer.
+    pub async fn of(app: &App, server: &ServerRecord) -> Result<Control> {
+        let address = server.grpc.as_str();
+        let token = app.state.token()?;
         let token = token
+            .as_deref()
             .map(MetadataValue::try_from)
             .transpose()
             .map_err(|_| {
                 Failure::new(
-                    "the token holds characters that cannot be sent",
-                    "use printable ASCII",
+                    "the server's token has characters that cannot be sent",
+                    "use printable ASCII in the file `token`",
                 )
             })?;
         let channel = Endpoint::from_shared(format!("http://{address}"))
@@ -89,6 +97,7 @@ impl Control {
             inspect,
             address: address.to_owned(),
             token,
+            clock: app.clock.clone(),
         })
     }
 
@@ -109,18 +118,20 @@ impl Control {
 
     fn explain(&self, doing: &str, status: &Status) -> anyhow::Error {
         let hint = match status.code() {
-            Code::NotFound => "`xylem branch ls` shows the branches there are",
+            Code::NotFound => "`xylem branch ls` lists the branches",
             Code::Unauthenticated => {
                 "put the server's token into the state directory's file `token`"
             }
-            Code::Unavailable => "it may be starting or stopping: try again, see `xylem status`",
-            Code::AlreadyExists => "choose another name; `xylem branch ls` shows those there are",
-            Code::OutOfRange => "name a moment in between, as LSN or as time",
+            Code::Unavailable => {
+                "the server may be starting or stopping: see `xylem status`, and try again"
+            }
+            Code::AlreadyExists => "choose another name; `xylem branch ls` lists those in use",
+            Code::OutOfRange => "use a moment within that history, an LSN or a time: `--at`",
             Code::FailedPrecondition => "",
-            Code::ResourceExhausted => "free disk space where the state directory lies",
+            Code::ResourceExhausted => "free disk space in the state directory",
             Code::DataLoss => "see server.log in the state directory, and `xylem doctor`",
             Code::Unimplemented => {
-                "the server is of another version: stop it with `xylem down`, then `xylem up`"
+                "the server has another version: restart it with `xylem down`, then `xylem up`"
             }
             _ => "see server.log in the state directory",
         };
@@ -136,7 +147,7 @@ impl Control {
         )
     }
 
-    /// How the server does.
+    /// The server's status.
     ///
     /// # Errors
     /// When it cannot be asked.
@@ -146,7 +157,7 @@ impl Control {
             .map_err(|s| self.explain(STATUS, &s))
     }
 
-    /// How the server does; inside, what it said when it is not up yet, and
+    /// The server's status; the inner error is for a server that is not up yet, when
     /// asking again makes sense.
     ///
     /// # Errors
@@ -195,7 +206,7 @@ impl Control {
     /// # Errors
     /// When the server cannot be asked.
     pub async fn find_branch(&self, name: &(dyn Display + Sync)) -> Result<Option<Branch>> {
-        let begin = Instant::now();
+        let timer = Timer::start(&self.clock);
         let message = ListBranchesRequest {
             name: name.to_string(),
             leases: true,
@@ -206,7 +217,7 @@ impl Control {
             match self.client.clone().list_branches(request).await {
                 Ok(answer) => return Ok(answer.into_inner().branches.pop()),
                 Err(s) if s.code() == Code::NotFound => return Ok(None),
-                Err(s) if is_passing(&s) && begin.elapsed() < RETRY_LIMIT => {
+                Err(s) if is_passing(&s) && timer.elapsed() < RETRY_LIMIT => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 Err(s) => return Err(self.explain(&format!("look up branch {name}"), &s)),
@@ -214,19 +225,19 @@ impl Control {
         }
     }
 
-    /// There is no branch `name`: an error that offers what is most like it.
+    /// The error that there is no branch `name`, which offers the most similar name.
     async fn no_branch(&self, name: &str) -> anyhow::Error {
         let all = self.branches(true).await.unwrap_or_default();
         let names = all.iter().map(|branch| branch.name.as_str());
         let hint = match near(name, names) {
-            Some(near) => format!("did you mean {near}? `xylem branch ls` shows all there are"),
-            None => "`xylem branch ls` shows the branches there are".to_owned(),
+            Some(near) => format!("did you mean {near}? `xylem branch ls` lists all branches"),
+            None => "`xylem branch ls` lists the branches".to_owned(),
         };
         Failure::new(format!("there is no branch {name}"), hint)
     }
 
-    /// Explains a refused change; a branch that is not there with what is most
-    /// like its name.
+    /// The result of a change. A missing branch is an error that offers the most
+    /// similar name.
     async fn changed<T>(
         &self,
         doing: String,
@@ -246,7 +257,8 @@ impl Control {
         Ok(request)
     }
 
-    /// Makes a branch that leaves `from` at `at`, or now.
+    /// Creates the branch `name` with the parent `from` and the branch point `at`, or
+    /// now.
     ///
     /// # Errors
     /// When the server refuses.
@@ -280,7 +292,7 @@ impl Control {
         self.changed(doing, name, answer).await.map(|_| ())
     }
 
-    /// Opens a branch again, and those that left it.
+    /// Reopens a branch, and its child branches.
     ///
     /// # Errors
     /// Why it does not open.
@@ -346,7 +358,7 @@ impl Control {
             at: at.map(wire),
         })?;
         let answer = self.client.clone().create_lease(request).await;
-        let doing = format!("look at branch {from} at that moment");
+        let doing = format!("show branch {from} at that moment");
         self.changed(doing, from, answer).await
     }
 
@@ -374,13 +386,13 @@ impl Control {
     /// # Errors
     /// When the server refuses, or there is no such branch.
     pub async fn attach(&self, branch: &(dyn Display + Sync)) -> Result<AttachResponse> {
-        let begin = Instant::now();
+        let timer = Timer::start(&self.clock);
         loop {
             let mut request = self.request(Some(branch), AttachRequest {})?;
             request.set_timeout(ATTACH_LIMIT);
             match self.client.clone().attach(request).await {
                 Ok(answer) => return Ok(answer.into_inner()),
-                Err(s) if is_passing(&s) && begin.elapsed() < RETRY_LIMIT => {
+                Err(s) if is_passing(&s) && timer.elapsed() < RETRY_LIMIT => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 Err(s) => return Err(self.explain(&format!("attach to branch {branch}"), &s)),
@@ -388,7 +400,7 @@ impl Control {
         }
     }
 
-    /// What a compute's directory needs, item by item, to `take`.
+    /// Gives `take` each item that a compute's data directory needs.
     ///
     /// # Errors
     /// When the server breaks off, or `take` fails.
@@ -426,7 +438,7 @@ fn wire(moment: Moment) -> WireMoment {
     }
 }
 
-/// The name most like `name`, if one is like it.
+/// The name most similar to `name`, if one is similar enough.
 pub fn near<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let likeness = |other: &str| strsim::jaro_winkler(name, other);
     names

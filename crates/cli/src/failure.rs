@@ -1,8 +1,8 @@
-//! Errors for people: what happened, what to do, and the exit status.
+//! Errors for people: what failed, a hint, and the exit status.
 
 use std::fmt;
 
-/// An error that says what to do about it.
+/// An error with a hint.
 #[derive(Debug)]
 pub struct Failure {
     what: String,
@@ -22,7 +22,7 @@ impl Failure {
         .into()
     }
 
-    /// The command line makes no sense: exit status 2.
+    /// Wrong usage: exit status 2.
     pub fn usage(what: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
         Failure {
             what: what.into(),
@@ -50,7 +50,7 @@ pub fn exit_status(error: &anyhow::Error) -> u8 {
     if usage { 2 } else { 1 }
 }
 
-/// `error` as it is shown: one line of causes, then what to do.
+/// `error` as it is printed: its causes, then the hints.
 pub fn describe(error: &anyhow::Error) -> String {
     let mut text = format!("error: {error:#}");
     let hints = error.chain().filter_map(|e| e.downcast_ref::<Failure>());
@@ -58,7 +58,7 @@ pub fn describe(error: &anyhow::Error) -> String {
         .map(|f| f.hint.as_str())
         .filter(|hint| !hint.is_empty())
     {
-        text.push_str("\n  to do: ");
+        text.push_str("\n  hint: ");
         text.push_str(hint);
     }
     text

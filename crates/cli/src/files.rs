@@ -1,19 +1,17 @@
-//! Small files: written whole or not at all, secrets for the owner only.
+//! Small files: written whole or not at all, readable by their owner only.
 
-use crate::user::User;
 use anyhow::{Context, Result};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
-/// Mode of files: nothing of a project is for others. Even logs tell of
-/// statements and addresses.
+/// The mode of files: nothing of a project is for other users. Even log files
+/// contain statements and addresses.
 pub const SECRET: u32 = 0o600;
 
-/// Writes `data` to `path` through a temporary neighbour, so that a reader
-/// sees the old content or the new one and never half. Not synced: nothing
-/// here outlives the machine's crash that could not be made again, but for
-/// [`write_durable`].
+/// Writes `data` to `path` through a temporary file beside it, so that a reader sees
+/// the old content or the new one. Not synced: for files that can be made again
+/// after a crash of the machine; for others see [`write_durable`].
 ///
 /// # Errors
 /// When the directory or the file cannot be written.
@@ -53,28 +51,6 @@ fn write(path: &Path, data: &[u8], mode: u32, sync: bool) -> std::io::Result<()>
     written
 }
 
-/// Opens the log at `path` for lines at its end, for its owner only: this user,
-/// or `user`, whose process will open it by its name as well.
-///
-/// # Errors
-/// When it cannot be opened, or given to `user`.
-pub fn open_log(path: &Path, user: Option<&User>) -> Result<std::fs::File> {
-    let log = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(SECRET)
-        .open(path)
-        .with_context(|| format!("cannot open {}", path.display()))?;
-    // One that an earlier version made, or this version for another user.
-    log.set_permissions(PermissionsExt::from_mode(SECRET))
-        .and_then(|()| match user {
-            Some(user) => std::os::unix::fs::fchown(&log, Some(user.uid), Some(user.gid)),
-            None => Ok(()),
-        })
-        .with_context(|| format!("cannot make {} private", path.display()))?;
-    Ok(log)
-}
-
 /// Makes a directory that only its owner may enter, and its parents.
 ///
 /// # Errors
@@ -96,8 +72,8 @@ pub fn close(path: &Path) -> Result<()> {
         .with_context(|| format!("cannot close {} to others", path.display()))
 }
 
-/// `path` with symbolic links, `.` and `..` resolved, as far as it is there;
-/// what is not there yet follows as it stands, `..` taken by its name.
+/// `path` with symbolic links, `.` and `..` resolved as far as it exists; in the rest
+/// `..` removes the name before it.
 pub fn resolved(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for part in path.components() {
@@ -139,75 +115,11 @@ pub fn length_of(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |m| m.len())
 }
 
-/// Most bytes of a log that are looked at.
-const TAIL_BYTES_MAX: u64 = 256 << 10;
-
-/// The end of a log file, from byte `from` on.
-pub fn read_log(path: &Path, from: u64) -> String {
-    let mut text = Vec::new();
-    let read = std::fs::File::open(path).and_then(|mut file| {
-        let length = file.metadata()?.len();
-        // A log that is shorter than it was has been replaced: all of it counts.
-        let from = if from > length { 0 } else { from };
-        file.seek(SeekFrom::Start(
-            from.max(length.saturating_sub(TAIL_BYTES_MAX)),
-        ))?;
-        file.take(TAIL_BYTES_MAX).read_to_end(&mut text)
+/// A short name for the path or text `bytes`: FNV-1a, 64 bits. The same in every
+/// version, since names on disk are made of it.
+pub fn short_name(bytes: &[u8]) -> String {
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
-    if read.is_err() {
-        return String::new();
-    }
-    String::from_utf8_lossy(&text).into_owned()
-}
-
-/// Most log lines that are shown.
-const LINES_MAX: usize = 12;
-
-/// The lines of a log (from byte `from` on) that most likely say why its
-/// writer did not start: the last errors if it wrote any, else its last lines.
-pub fn last_words(path: &Path, from: u64) -> String {
-    let text = read_log(path, from);
-    let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
-    let bad = errors(&lines);
-    quote(if bad.is_empty() { &lines } else { &bad })
-}
-
-/// The errors in a log (from byte `from` on) of something that ran and died.
-/// Without any it was probably ended from outside, which is then said.
-pub fn last_errors(path: &Path, from: u64) -> String {
-    let text = read_log(path, from);
-    let bad = errors(&text.lines().collect::<Vec<_>>());
-    if bad.is_empty() {
-        return format!("  (no error in {}: perhaps it was killed)", path.display());
-    }
-    quote(&bad)
-}
-
-fn errors<'a>(lines: &[&'a str]) -> Vec<&'a str> {
-    // What a panic says stands in the line after it.
-    let panic = |at: usize| at > 0 && lines[at - 1].contains("panicked at");
-    let all = lines.iter().enumerate();
-    all.filter(|(at, line)| is_error_line(line) || panic(*at))
-        .map(|(_, line)| *line)
-        .collect()
-}
-
-fn quote(lines: &[&str]) -> String {
-    let last = &lines[lines.len().saturating_sub(LINES_MAX)..];
-    let quoted: Vec<String> = last.iter().map(|line| format!("  | {line}")).collect();
-    quoted.join("\n")
-}
-
-/// Whether a log line of mariadbd or of the server reports an error.
-pub fn is_error_line(line: &str) -> bool {
-    const SIGNS: [&str; 7] = [
-        "[ERROR]",
-        " ERROR ",
-        "ERROR: ",
-        "\"level\":\"ERROR\"",
-        "panicked at",
-        "got signal ",
-        "Assertion ",
-    ];
-    line.starts_with("error:") || SIGNS.iter().any(|sign| line.contains(sign))
+    format!("{hash:016x}")
 }

@@ -27,7 +27,7 @@ impl Home {
     /// The one that `XYLEM_HOME` names, else the one that this program is in.
     ///
     /// # Errors
-    /// When neither can be told.
+    /// When this program's path is unknown.
     pub fn find() -> Result<Home> {
         let root = match std::env::var_os(VARIABLE).filter(|v| !v.is_empty()) {
             Some(root) => PathBuf::from(root),
@@ -83,7 +83,7 @@ impl Home {
         self.root.join("lib/libxylem_client.so")
     }
 
-    /// What of it a compute reads, relative to its directory.
+    /// The parts that a compute reads, relative to the installation's directory.
     pub fn parts(&self) -> Vec<PathBuf> {
         let whole = [
             "mariadb/usr/sbin/mariadbd",
@@ -100,7 +100,7 @@ impl Home {
         parts
     }
 
-    /// A server's data directory to make new projects from, if there is one.
+    /// The template for new projects, if there is one: a server's data directory.
     pub fn template(&self) -> Option<PathBuf> {
         let template = self.root.join("template");
         let usable = self.use_template && xylem_server::project::is_used(&template);
@@ -113,12 +113,12 @@ impl Home {
         self
     }
 
-    /// What a compute needs that is not there: what it is, and its path.
+    /// The missing files that a compute needs: descriptions and paths.
     pub fn missing(&self) -> Vec<(&'static str, PathBuf)> {
         let needed = [
             ("MariaDB's server", self.mariadbd()),
             ("MariaDB's client", self.client()),
-            ("MariaDB's messages and scripts", self.share()),
+            ("MariaDB's share directory", self.share()),
             ("the storage engine", self.plugin()),
             ("the client library", self.client_library()),
         ];
@@ -128,10 +128,10 @@ impl Home {
             .collect()
     }
 
-    /// Checks that everything a compute needs is there.
+    /// Checks that a compute finds everything that it needs.
     ///
     /// # Errors
-    /// Names what is missing.
+    /// Names the first missing file.
     pub fn check(&self) -> Result<()> {
         let missing = self.missing();
         let Some((what, path)) = missing.first() else {
@@ -143,9 +143,9 @@ impl Home {
             String::new()
         };
         Err(Failure::new(
-            format!("{what} is not at {}{more}", path.display()),
+            format!("{what} is missing: {}{more}", path.display()),
             format!(
-                "set {VARIABLE} to the directory Xylem is installed in; `xylem doctor` lists what is looked for"
+                "set {VARIABLE} to the installation's directory; `xylem doctor` lists all missing files"
             ),
         ))
     }

@@ -2,28 +2,38 @@
 //!
 //! The binary is only [`main`]; everything else is here, where tests reach it.
 
+pub mod account;
 pub mod app;
 pub mod args;
 pub mod cmd;
 pub mod compute;
 pub mod control;
-pub mod datadir;
 pub mod doctor;
+pub mod export;
 pub mod failure;
 pub mod files;
+pub mod history;
 pub mod home;
+pub mod import;
 pub mod inspect;
+pub mod log_file;
+pub mod meter;
 pub mod moment;
 pub mod output;
 pub mod ports;
-pub mod proc;
+pub mod process;
 pub mod programs;
 pub mod progress;
 pub mod project;
 pub mod report;
+pub mod run_as;
 pub mod server;
+pub mod session;
+pub mod settings;
+pub mod spawn;
 pub mod state;
-pub mod user;
+pub mod stock;
+pub mod timing;
 
 #[cfg(test)]
 mod tests;
@@ -32,10 +42,12 @@ use anyhow::{Context, Result};
 use args::{Cli, Command};
 use clap::Parser;
 use std::process::ExitCode;
+use xylem_ambient::{Clock, Entropy};
 
-/// Reads the command line, does what it says, tells how it went.
+/// Reads the command line, runs the command, and prints its errors. The one place
+/// that asks the system for its clock and randomness.
 pub fn main() -> ExitCode {
-    // Ends with status 2 itself when the command line makes no sense.
+    // Exits with status 2 itself on wrong usage.
     let cli = Cli::parse();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -47,13 +59,13 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<()> {
-    let app = app::App::new(&cli.global)?;
+    let app = app::App::new(&cli.global, Clock::system(), Entropy::system())?;
     match cli.command {
         Command::Daemon(args) => {
             let Some((program, rest)) = args.command.split_first() else {
                 return Ok(());
             };
-            proc::become_daemon(&args.env, args.user, args.group, program, rest)
+            spawn::become_daemon(&args, program, rest)
         }
         Command::Server(args) => cmd::serve::run(&args),
         command => {
@@ -79,7 +91,7 @@ async fn dispatch(app: app::App, command: Command) -> Result<()> {
         Command::Import(args) => cmd::import::run(app, &args).await,
         Command::Scrub(args) => cmd::scrub::run(&app, &args).await,
         Command::Inspect(command) => cmd::inspect::run(&app, &command).await,
-        Command::Template(args) => cmd::template::run(&args).await,
+        Command::Template(args) => cmd::template::run(&app, &args).await,
         // Done before there is a runtime.
         Command::Server(_) | Command::Daemon(_) => Ok(()),
     }

@@ -1,4 +1,4 @@
-//! Moments as people write them: an LSN, a time, so long ago.
+//! Moments as people write them: an LSN, a time, or how long ago.
 
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
@@ -13,18 +13,24 @@ pub enum Moment {
     Time(Timestamp),
 }
 
+/// A moment as it was written. What it means may depend on the present time and
+/// the time zone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum When {
+    /// An LSN.
+    Lsn(u64),
+    /// A time with its offset from UTC.
+    Time(Timestamp),
+    /// So long ago.
+    Ago(SignedDuration),
+    /// A local date and time.
+    Local(DateTime),
+    /// A local time of today.
+    Today(Time),
+}
+
 /// The forms that are understood, for errors.
 const FORMS: &str = "write an LSN (123456), a time as RFC 3339 has it (2026-11-22T14:05:00Z), a local time ('2026-11-22 14:05', '2026-11-22 14:05:07.5', 14:05 today), or how long ago ('5 minutes ago', '2 hours ago')";
-
-impl Moment {
-    /// Reads `text` as of now, in this machine's time zone.
-    ///
-    /// # Errors
-    /// Shows the forms that are understood.
-    pub fn parse(text: &str) -> Result<Moment, String> {
-        parse(text, Timestamp::now(), &TimeZone::system())
-    }
-}
 
 impl std::fmt::Display for Moment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -35,61 +41,75 @@ impl std::fmt::Display for Moment {
     }
 }
 
-/// Reads `text` as of `now`, where local times are those of `zone`.
-///
-/// # Errors
-/// As for [`Moment::parse`]; a local time that was there twice, or not at all.
-pub fn parse(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Moment, String> {
-    let text = text.trim();
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return match text.parse() {
-            Ok(lsn) => Ok(Moment::Lsn(lsn)),
-            Err(_) => Err(format!("{text} is larger than any LSN")),
+impl When {
+    /// Reads `text`.
+    ///
+    /// # Errors
+    /// Shows the forms that are understood.
+    pub fn parse(text: &str) -> Result<When, String> {
+        let text = text.trim();
+        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return match text.parse() {
+                Ok(lsn) => Ok(When::Lsn(lsn)),
+                Err(_) => Err(format!("{text} is larger than any LSN")),
+            };
+        }
+        let parsed = match text.strip_suffix("ago") {
+            Some(span) => so_long(span).map(When::Ago),
+            // With an offset from UTC, or `Z` for none.
+            None => match text.parse::<Timestamp>() {
+                Ok(time) => Some(When::Time(time)),
+                Err(_) => local(text),
+            },
         };
+        parsed.ok_or_else(|| format!("{text:?} is neither an LSN nor a time: {FORMS}"))
     }
-    if let Some(span) = text.strip_suffix("ago") {
-        let span = so_long(span).ok_or_else(|| not_understood(text))?;
-        // Nobody means it to the nanosecond.
-        let then = now
-            .checked_sub(span)
-            .and_then(|then| then.round(Unit::Millisecond));
-        return then
-            .map(Moment::Time)
-            .map_err(|_| format!("{text:?} is before time began"));
-    }
-    // With an offset from UTC, or `Z` for none.
-    if let Ok(time) = text.parse::<Timestamp>() {
-        return Ok(Moment::Time(time));
-    }
-    let today = || zone.to_datetime(now).date();
-    let local = local(text, today).ok_or_else(|| not_understood(text))?;
-    let there = zone.to_ambiguous_timestamp(local);
-    if there.is_ambiguous() {
-        let one = |time: Result<Timestamp, jiff::Error>| {
-            time.map_or_else(
-                |_| "a time out of range".to_owned(),
-                |time| time.to_string(),
-            )
+
+    /// What it means at `now`, where local times are those of `zone`.
+    ///
+    /// # Errors
+    /// When the clocks of `zone` skipped that local time or showed it twice.
+    pub fn resolve(self, now: Timestamp, zone: &TimeZone) -> Result<Moment, String> {
+        let local = match self {
+            When::Lsn(lsn) => return Ok(Moment::Lsn(lsn)),
+            When::Time(time) => return Ok(Moment::Time(time)),
+            When::Ago(span) => {
+                // Nobody means it to the nanosecond.
+                let then = now.checked_sub(span);
+                let then = then.and_then(|then| then.round(Unit::Millisecond));
+                return then
+                    .map(Moment::Time)
+                    .map_err(|_| "that long ago is before time began".to_owned());
+            }
+            When::Local(local) => local,
+            When::Today(time) => {
+                let today: Date = zone.to_datetime(now).date();
+                DateTime::from_parts(today, time)
+            }
         };
-        let (earlier, later) = (one(there.earlier()), one(there.later()));
-        return Err(format!(
-            "{text:?} is not one moment, as clocks were changed then: write {earlier} or {later}"
-        ));
+        let there = zone.to_ambiguous_timestamp(local);
+        if there.is_ambiguous() {
+            let one = |time: Result<Timestamp, jiff::Error>| {
+                time.map_or_else(
+                    |_| "a time out of range".to_owned(),
+                    |time| time.to_string(),
+                )
+            };
+            let (earlier, later) = (one(there.earlier()), one(there.later()));
+            return Err(format!(
+                "{local} is not one moment, since clocks were changed then: write {earlier} or {later}"
+            ));
+        }
+        let time = there.unambiguous().map_err(|error| error.to_string())?;
+        Ok(Moment::Time(time))
     }
-    let time = there.unambiguous().map_err(|error| error.to_string())?;
-    Ok(Moment::Time(time))
 }
 
-fn not_understood(text: &str) -> String {
-    format!("{text:?} is neither an LSN nor a time: {FORMS}")
-}
-
-/// `2026-11-22 14:05`, or `14:05` on the day that `today` says, with seconds
-/// and fractions of them or without.
-fn local(text: &str, today: impl Fn() -> Date) -> Option<DateTime> {
+/// `2026-11-22 14:05` or `14:05`, with seconds and fractions of them or without.
+fn local(text: &str) -> Option<When> {
     let (date, time) = match text.split_once([' ', 'T']) {
-        Some((date, time)) => (date.parse().ok()?, time.trim_start()),
-        None => (today(), text),
+        Some((date, time)) => (Some(date.parse::<Date>().ok()?), time.trim_start()),
+        None => (None, text),
     };
     // What jiff would also take: a time without minutes, a name of a zone.
     let plain = |byte: u8| byte.is_ascii_digit() || b":.".contains(&byte);
@@ -98,7 +118,10 @@ fn local(text: &str, today: impl Fn() -> Date) -> Option<DateTime> {
     }
     let padded = if time.find(':') == Some(1) { "0" } else { "" };
     let time: Time = format!("{padded}{time}").parse().ok()?;
-    Some(DateTime::from_parts(date, time))
+    Some(match date {
+        Some(date) => When::Local(DateTime::from_parts(date, time)),
+        None => When::Today(time),
+    })
 }
 
 /// `5 minutes`, `1h 30m`, `an hour`, `2.5 days`.

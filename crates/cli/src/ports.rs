@@ -1,4 +1,4 @@
-//! TCP ports: which are free, which to take, and who has one.
+//! TCP ports: which are free, which to use, and which process has one.
 
 use crate::failure::Failure;
 use anyhow::Result;
@@ -21,52 +21,69 @@ pub fn is_free(address: IpAddr, port: u16) -> bool {
     TcpListener::bind(SocketAddr::new(address, port)).is_ok()
 }
 
-/// A port for `what`. An `explicit` one must be free; else the first free one
-/// from `preferred` on is taken that is not in `avoid`.
-///
-/// # Errors
-/// When the explicit port is taken, or no free one is found.
-pub fn choose(
-    what: &str,
-    flag: &str,
-    address: IpAddr,
-    explicit: Option<u16>,
-    preferred: u16,
-    avoid: &[u16],
-) -> Result<Choice> {
-    if let Some(port) = explicit {
-        if is_free(address, port) {
-            return Ok(Choice {
-                port,
-                instead_of: None,
-            });
+/// A port to be chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Whose port it is, for errors.
+    pub what: &'a str,
+    /// The flag that sets it, for errors.
+    pub flag: &'a str,
+    /// The address to listen on.
+    pub address: IpAddr,
+    /// The port that people asked for, which must be free.
+    pub explicit: Option<u16>,
+    /// Otherwise the first port to try.
+    pub preferred: u16,
+}
+
+impl Wanted<'_> {
+    /// The explicit port, or the first free one from the preferred port on that is
+    /// not in `avoid`.
+    ///
+    /// # Errors
+    /// When the explicit port is taken, or no free one is found.
+    pub fn choose(&self, avoid: &[u16]) -> Result<Choice> {
+        let Wanted {
+            what,
+            flag,
+            address,
+            preferred,
+            ..
+        } = *self;
+        if let Some(port) = self.explicit {
+            if is_free(address, port) {
+                return Ok(Choice {
+                    port,
+                    instead_of: None,
+                });
+            }
+            let owner = owner(port).map_or_else(String::new, |owner| format!(" by {owner}"));
+            return Err(Failure::new(
+                format!("port {port}, given for {what}, is taken on {address}{owner}"),
+                format!(
+                    "give another port with {flag}, or stop the program that listens there (`ss -ltnp 'sport = :{port}'` shows it)"
+                ),
+            ));
         }
-        let owner = owner(port).map_or_else(String::new, |owner| format!(" by {owner}"));
-        return Err(Failure::new(
-            format!("port {port}, given for {what}, is taken on {address}{owner}"),
-            format!(
-                "give another one with {flag}, or stop what listens there (`ss -ltnp 'sport = :{port}'` shows it)"
-            ),
-        ));
-    }
-    let free = (preferred..=preferred.saturating_add(TRIES))
-        .find(|port| !avoid.contains(port) && is_free(address, *port));
-    match free {
-        Some(port) => Ok(Choice {
-            port,
-            instead_of: (port != preferred).then_some(preferred),
-        }),
-        None => Err(Failure::new(
-            format!(
-                "no free port for {what} on {address} from {preferred} to {}",
-                preferred.saturating_add(TRIES)
-            ),
-            format!("give one with {flag}, or check that {address} is an address of this machine"),
-        )),
+        let last = preferred.saturating_add(TRIES);
+        let free = (preferred..=last).find(|port| !avoid.contains(port) && is_free(address, *port));
+        match free {
+            Some(port) => Ok(Choice {
+                port,
+                instead_of: (port != preferred).then_some(preferred),
+            }),
+            None => Err(Failure::new(
+                format!("no free port for {what} on {address} from {preferred} to {last}"),
+                format!(
+                    "give a port with {flag}, or check that {address} is an address of this machine"
+                ),
+            )),
+        }
     }
 }
 
-/// Who listens on a port, as far as this user may know: `mariadbd (pid 17)`.
+/// The process that listens on a port, as far as this user may know:
+/// `mariadbd (pid 17)`.
 pub fn owner(port: u16) -> Option<String> {
     let mut inodes = Vec::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {

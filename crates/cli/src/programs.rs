@@ -1,10 +1,10 @@
 //! MariaDB's programs where another user can run them: as installed, or, where
 //! that user could not reach them (below `/root`, say), a copy.
 
+use crate::account::User;
 use crate::files;
 use crate::home::Home;
-use crate::state::fnv1a;
-use crate::user::{PLACE, User, make_public_dir};
+use crate::run_as::{PLACE, make_public_dir};
 use anyhow::{Context, Result};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ pub fn reachable(home: &Home, user: &User) -> Result<Home> {
         return Ok(home.clone());
     }
     let place = Path::new(PLACE).join("programs");
-    let copy = place.join(format!("{:016x}", stamp(home, &items)));
+    let copy = place.join(stamp(home, &items));
     if !copy.join(OF).exists() {
         make_public_dir(&place)?;
         make(home, &items, &copy).with_context(|| {
@@ -78,7 +78,7 @@ fn collect(root: &Path, part: &Path, items: &mut Vec<Item>) -> Result<()> {
 }
 
 /// Changes with every file that changes.
-fn stamp(home: &Home, items: &[Item]) -> u64 {
+fn stamp(home: &Home, items: &[Item]) -> String {
     let mut lines: Vec<String> = items
         .iter()
         .map(|item| {
@@ -94,7 +94,7 @@ fn stamp(home: &Home, items: &[Item]) -> u64 {
         })
         .collect();
     lines.sort();
-    fnv1a(format!("{}\n{}", home.root().display(), lines.concat()).as_bytes())
+    files::short_name(format!("{}\n{}", home.root().display(), lines.concat()).as_bytes())
 }
 
 fn make(home: &Home, items: &[Item], copy: &Path) -> Result<()> {

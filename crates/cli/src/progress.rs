@@ -1,17 +1,17 @@
-//! What is being done, on a terminal; nothing in a pipe.
+//! Progress, on a terminal only.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::Duration;
 
-/// A line on stderr that says what is being done.
+/// A line on stderr that shows the present work.
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
 }
 
 impl Progress {
-    /// Shows itself if stderr is a terminal and `wanted`.
+    /// Shows progress if stderr is a terminal and `wanted`.
     pub fn new(wanted: bool) -> Progress {
         let bar = ProgressBar::new_spinner();
         if !wanted || !std::io::stderr().is_terminal() {
@@ -25,12 +25,12 @@ impl Progress {
         Progress { bar }
     }
 
-    /// Says what is being done now.
+    /// Shows `what` as the present work.
     pub fn say(&self, what: String) {
         self.bar.set_message(what);
     }
 
-    /// Puts a line above that stays. On stderr, terminal or not.
+    /// Prints a line that stays, on stderr, terminal or not.
     pub fn note(&self, line: &str) {
         self.bar.suspend(|| eprintln!("{line}"));
     }

@@ -1,77 +1,45 @@
 //! `project.toml`: what was settled for a project, for later starts.
 
 use crate::files;
+use crate::settings::{Ports, Settings};
 use crate::state::StateDir;
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr};
 
-/// The ports that are tried first.
+/// The port of branch main's compute that is tried first.
 pub const MYSQL_PORT: u16 = 3306;
-/// The server's gRPC port.
+/// The server's gRPC port that is tried first.
 pub const GRPC_PORT: u16 = 8080;
-/// The server's HTTP port.
+/// The server's HTTP port that is tried first.
 pub const HTTP_PORT: u16 = 8081;
 
-/// InnoDB's default page size in bytes; that of the template.
-pub const PAGE_SIZE: u32 = 16_384;
-
-/// A project's settings.
+/// A project, as this machine knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Project {
-    /// When it was made, RFC 3339.
+    /// When it was created, RFC 3339.
     pub created: String,
-    /// The address computes listen on.
-    #[serde(default = "loopback")]
-    pub bind: IpAddr,
-    /// Where catalogue, layers and manifests go; absent: the server's data
-    /// directory.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub object_store: Option<String>,
-    /// Where logs go, if not to the server's disk: `object`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wal_store: Option<String>,
-    /// How old a commit may become before the copy of a local log has it, as
-    /// given to the server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wal_backup: Option<String>,
-    /// Local logs that are not here are lost: a server that is started now
-    /// restores them.
+    /// The settings that people gave it.
+    #[serde(flatten)]
+    pub settings: Settings,
+    /// Local WALs that are missing are rebuilt from their backups by a server that
+    /// is started now.
     #[serde(skip)]
     pub restore_wal: bool,
-    /// The server's memory budget, as given to it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory: Option<String>,
-    /// How far back every moment stays within reach, as given to the server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub history: Option<String>,
-    /// `innodb_buffer_pool_size` of computes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub buffer_pool: Option<String>,
-    /// `innodb_page_size` in bytes, if not the default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub page_size: Option<u32>,
-    /// System account that mariadbd runs as when root calls, if not the default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
-    /// Further arguments of mariadbd.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub mariadbd_args: Vec<String>,
-    /// Computes make no accounts: this becomes a template, which others are
-    /// made of.
+    /// Computes create no accounts: the project becomes a template for others.
     #[serde(skip)]
     pub without_accounts: bool,
     /// From where `root` can log in so far, on every branch.
     #[serde(default)]
     pub accounts: Accounts,
-    /// The same on the branch of that id. Accounts are in the database: one
-    /// that begins before they were made has none.
+    /// The same on the branch of that id. Accounts are in the database: a branch
+    /// whose branch point is before they were created has none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub accounts_of: BTreeMap<String, Accounts>,
-    /// The first branch is being filled. Left over after a crash it says that
-    /// the project is half made.
+    /// The first branch is being filled. Left over after a crash it says that the
+    /// project is incomplete.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub half_made: bool,
     /// The ports in use.
@@ -92,43 +60,14 @@ pub enum Accounts {
     Any,
 }
 
-/// The ports of a project. `None`: not chosen yet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ports {
-    /// The compute of `main`.
-    #[serde(default)]
-    pub mysql: Option<u16>,
-    /// The server's gRPC.
-    #[serde(default)]
-    pub grpc: Option<u16>,
-    /// The server's HTTP.
-    #[serde(default)]
-    pub http: Option<u16>,
-}
-
-fn loopback() -> IpAddr {
-    Ipv4Addr::LOCALHOST.into()
-}
-
 impl Project {
-    /// One made now.
-    pub fn new() -> Project {
+    /// A project that is created now.
+    pub fn new(now: Timestamp) -> Project {
         Project {
-            created: jiff::Timestamp::now()
-                .strftime("%Y-%m-%dT%H:%M:%SZ")
-                .to_string(),
-            bind: loopback(),
-            object_store: None,
-            wal_store: None,
-            wal_backup: None,
+            created: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            settings: Settings::default(),
             restore_wal: false,
-            memory: None,
-            history: None,
-            buffer_pool: None,
-            page_size: None,
-            user: None,
             without_accounts: false,
-            mariadbd_args: Vec::new(),
             accounts: Accounts::None,
             accounts_of: BTreeMap::new(),
             half_made: false,
@@ -136,19 +75,19 @@ impl Project {
         }
     }
 
-    /// Reads it.
+    /// Reads `project.toml` of `state`.
     ///
     /// # Errors
-    /// When the file is not there, cannot be read or says nonsense.
+    /// When the file is missing, cannot be read or is malformed.
     pub fn load(state: &StateDir) -> Result<Project> {
         state.require_project()?;
         let path = state.project_file();
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("cannot read {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("{} cannot be understood", path.display()))
+        toml::from_str(&text).with_context(|| format!("{} is malformed", path.display()))
     }
 
-    /// Writes it.
+    /// Writes `project.toml` of `state`; durable when it returns.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -157,11 +96,12 @@ impl Project {
         files::write_durable(&state.project_file(), text.as_bytes(), files::SECRET)
     }
 
-    /// The further arguments of a compute. A binary log is one compute's: two
-    /// that wrote the same files would ruin them. So is a server's id: two
-    /// replicas with the same one push each other out.
+    /// The further arguments of a compute; `main`: of branch main's. Only that one
+    /// gets a binary log, since two computes that wrote the same files would ruin
+    /// them, and a server's id, since two replicas with the same id push each
+    /// other out.
     pub fn mariadbd_args_of(&self, main: bool) -> impl Iterator<Item = OsString> {
-        let all = self.mariadbd_args.iter();
+        let all = self.settings.compute.mariadbd_args.iter();
         all.filter(move |arg| main || !(is_binary_log(arg) || is_server_id(arg)))
             .map(OsString::from)
     }
@@ -173,7 +113,7 @@ impl Project {
 
     /// What the accounts must be for the address that computes listen on.
     pub fn accounts_wanted(&self) -> Accounts {
-        if self.bind.is_loopback() {
+        if self.settings.bind().is_loopback() {
             Accounts::Local
         } else {
             Accounts::Any
@@ -195,10 +135,4 @@ pub fn is_binary_log(arg: &str) -> bool {
 fn is_server_id(arg: &str) -> bool {
     let name = arg.trim_start_matches("--loose-").trim_start_matches("--");
     name.replace('_', "-").starts_with("server-id=")
-}
-
-impl Default for Project {
-    fn default() -> Project {
-        Project::new()
-    }
 }

@@ -1,24 +1,27 @@
 //! The server process: starting, waiting, stopping.
 
-use crate::compute::ready::died;
+use crate::app::App;
 use crate::compute::record;
-use crate::compute::start::put_aside;
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::files;
 use crate::home::Home;
-use crate::ports;
-use crate::proc::{Detached, Inherits, Process};
+use crate::log_file;
+use crate::ports::{self, Wanted};
+use crate::process::Process;
 use crate::progress::Progress;
-use crate::project::{self, Ports, Project};
+use crate::project::{self, Project};
+use crate::settings::{Ports, ServerPorts};
+use crate::spawn::{Detached, Inherits, put_aside};
 use crate::state::{ServerRecord, StateDir};
+use crate::timing::Timer;
 use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// Where the server listens: computes on this machine reach it, others must
-/// not without a token. `xylem server` by itself can do otherwise.
+/// Where the server listens: computes on this machine reach it, other machines
+/// must not without a token. `xylem server` by itself can listen elsewhere.
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// How long the server may take to open its branches.
@@ -30,22 +33,13 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// How often other ports are tried when those chosen are taken meanwhile.
 const PORT_TRIES: usize = 20;
 
-/// What the system says of a port that is taken (`EADDRINUSE`).
+/// The system's error for a port that is taken (`EADDRINUSE`).
 const IN_USE: &str = "os error 98";
-
-/// Ports given on the command line.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct WantedPorts {
-    /// gRPC.
-    pub grpc: Option<u16>,
-    /// HTTP.
-    pub http: Option<u16>,
-}
 
 /// A server that is ready.
 #[derive(Debug)]
 pub struct Running {
-    /// Where it is.
+    /// Its process and addresses.
     pub record: ServerRecord,
     /// A connection to it.
     pub control: Control,
@@ -55,62 +49,27 @@ pub struct Running {
 /// holds the lock.
 ///
 /// # Errors
-/// When a given port is taken, or the server ends.
+/// When a wanted port is taken, or the server ends.
 pub async fn ensure(
-    state: &StateDir,
+    app: &App,
     home: &Home,
     project: &mut Project,
-    wanted: WantedPorts,
+    wanted: ServerPorts,
     progress: &Progress,
 ) -> Result<Running> {
+    let state = &app.state;
     if let Some(record) = state.server_record().filter(|r| r.process.is_alive()) {
         check_wanted(&record, wanted)?;
         let process = record.process;
-        match wait_ready(state, record, progress).await {
-            // It was dying already, of a kill from outside: that one is gone now.
+        match wait_ready(app, record, progress).await {
+            // It was dying already, killed from outside, and is gone now.
             Err(_) if !process.is_alive() => {}
             ready_or_not => return ready_or_not,
         }
     }
-    prepare(state, home, project, progress).await?;
-    let kept = project.ports;
-    // A compute that runs waits for its server where that was.
-    let expected = kept.grpc.filter(|_| {
-        record::list(state)
-            .iter()
-            .any(|(_, compute)| compute.process.is_alive())
-    });
-    if let (Some(expected), Some(wanted)) = (expected, wanted.grpc)
-        && expected != wanted
-    {
-        return Err(Failure::new(
-            format!("a compute runs and waits for its server on port {expected}, not {wanted}"),
-            "leave --grpc-port out, or stop the compute first: `xylem compute stop main`",
-        ));
-    }
-    let asked = Asked {
-        kept,
-        grpc: expected.or(wanted.grpc),
-        http: wanted.http,
-    };
-    let mut taken = Vec::new();
-    let (grpc, http, running) = loop {
-        let (grpc, http) = asked.choose(&taken)?;
-        progress.say("starting the server".to_owned());
-        let record = spawn(state, project, grpc.port, http.port)?;
-        let log_from = record.log_from;
-        let error = match wait_ready(state, record, progress).await {
-            Ok(running) => break (grpc, http, running),
-            Err(error) => error,
-        };
-        // Somebody took a port between the look and the server's own.
-        let log = files::read_log(&state.server_log(), log_from);
-        let lost = asked.lost(&log, grpc.port, http.port);
-        match lost.filter(|_| taken.len() < PORT_TRIES) {
-            Some(port) => taken.push(port),
-            None => return Err(error),
-        }
-    };
+    prepare(app, home, project, progress).await?;
+    let (choice, running) = start(app, project, wanted, progress).await?;
+    let Chosen { grpc, http } = choice;
     for (what, choice) in [("gRPC", grpc), ("HTTP", http)] {
         if let Some(taken) = choice.instead_of {
             progress.note(&format!(
@@ -119,15 +78,78 @@ pub async fn ensure(
             ));
         }
     }
-    if project.ports.grpc != Some(grpc.port) || project.ports.http != Some(http.port) {
-        project.ports.grpc = Some(grpc.port);
-        project.ports.http = Some(http.port);
+    let ports = ServerPorts {
+        grpc_port: Some(grpc.port),
+        http_port: Some(http.port),
+    };
+    if project.ports.server != ports {
+        project.ports.server = ports;
         project.save(state)?;
     }
     Ok(running)
 }
 
-/// The ports that a start asks for.
+/// Starts the server, on other ports if those chosen are taken meanwhile.
+async fn start(
+    app: &App,
+    project: &Project,
+    wanted: ServerPorts,
+    progress: &Progress,
+) -> Result<(Chosen, Running)> {
+    let state = &app.state;
+    let asked = Asked {
+        kept: project.ports,
+        grpc: expected_by_computes(state, project, wanted.grpc_port)?.or(wanted.grpc_port),
+        http: wanted.http_port,
+    };
+    let mut taken = Vec::new();
+    loop {
+        let chosen = asked.choose(&taken)?;
+        progress.say("starting the server".to_owned());
+        let record = spawn(state, project, chosen.grpc.port, chosen.http.port)?;
+        let log_from = record.log_from;
+        let error = match wait_ready(app, record, progress).await {
+            Ok(running) => return Ok((chosen, running)),
+            Err(error) => error,
+        };
+        // A port may have been taken after it was found free.
+        let log = log_file::read(&state.server_log(), log_from);
+        let lost = asked.lost(&log, chosen.grpc.port, chosen.http.port);
+        match lost.filter(|_| taken.len() < PORT_TRIES) {
+            Some(port) => taken.push(port),
+            None => return Err(error),
+        }
+    }
+}
+
+/// The gRPC port on which a compute that runs waits for its server.
+fn expected_by_computes(
+    state: &StateDir,
+    project: &Project,
+    wanted: Option<u16>,
+) -> Result<Option<u16>> {
+    let computes = record::list(state);
+    let runs = computes.iter().any(|(_, c)| c.process.is_alive());
+    let expected = project.ports.server.grpc_port.filter(|_| runs);
+    match (expected, wanted) {
+        (Some(expected), Some(wanted)) if expected != wanted => Err(Failure::new(
+            format!("a compute runs and waits for its server on port {expected}, not {wanted}"),
+            "leave --grpc-port out, or stop the compute first: `xylem compute stop main`",
+        )),
+        _ => Ok(expected),
+    }
+}
+
+/// The ports of one try to start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chosen {
+    /// That of gRPC.
+    pub grpc: ports::Choice,
+    /// That of HTTP.
+    pub http: ports::Choice,
+}
+
+/// The ports that a start must choose from.
 pub(crate) struct Asked {
     /// Those of last time.
     pub kept: Ports,
@@ -142,44 +164,44 @@ impl Asked {
     ///
     /// # Errors
     /// When one that was asked for is taken, or none is free.
-    pub fn choose(&self, taken: &[u16]) -> Result<(ports::Choice, ports::Choice)> {
+    pub fn choose(&self, taken: &[u16]) -> Result<Chosen> {
         let kept = self.kept;
         let avoid = |others: [Option<u16>; 4]| {
             let others = others.into_iter().flatten();
             others.chain(taken.iter().copied()).collect::<Vec<_>>()
         };
-        let grpc = ports::choose(
-            "the server's gRPC",
-            "--grpc-port",
-            ADDRESS,
-            self.grpc,
-            kept.grpc.unwrap_or(project::GRPC_PORT),
-            &avoid([
-                Some(project::HTTP_PORT).filter(|_| kept.grpc.is_none()),
-                kept.http,
-                kept.mysql,
-                self.http,
-            ]),
-        )?;
-        let http = ports::choose(
-            "the server's HTTP",
-            "--http-port",
-            ADDRESS,
+        let grpc = Wanted {
+            what: "the server's gRPC",
+            flag: "--grpc-port",
+            address: ADDRESS,
+            explicit: self.grpc,
+            preferred: kept.server.grpc_port.unwrap_or(project::GRPC_PORT),
+        }
+        .choose(&avoid([
+            Some(project::HTTP_PORT).filter(|_| kept.server.grpc_port.is_none()),
+            kept.server.http_port,
+            kept.mysql_port,
             self.http,
-            kept.http.unwrap_or(project::HTTP_PORT),
-            &avoid([Some(grpc.port), kept.mysql, None, None]),
-        )?;
+        ]))?;
+        let http = Wanted {
+            what: "the server's HTTP",
+            flag: "--http-port",
+            address: ADDRESS,
+            explicit: self.http,
+            preferred: kept.server.http_port.unwrap_or(project::HTTP_PORT),
+        }
+        .choose(&avoid([Some(grpc.port), kept.mysql_port, None, None]))?;
         if grpc.port == http.port {
             return Err(Failure::usage(
                 format!("gRPC and HTTP cannot both have port {}", grpc.port),
                 "give --grpc-port and --http-port different ports",
             ));
         }
-        Ok((grpc, http))
+        Ok(Chosen { grpc, http })
     }
 
-    /// Which of its ports a server found taken, as its log says, if another one
-    /// will do.
+    /// The port that a server found taken according to its log file, if it may use
+    /// another.
     pub fn lost(&self, log: &str, grpc: u16, http: u16) -> Option<u16> {
         let says = |port: u16| {
             let address = format!("cannot listen on {ADDRESS}:{port}:");
@@ -191,10 +213,10 @@ impl Asked {
     }
 }
 
-fn check_wanted(record: &ServerRecord, wanted: WantedPorts) -> Result<()> {
+fn check_wanted(record: &ServerRecord, wanted: ServerPorts) -> Result<()> {
     for (what, address, port) in [
-        ("gRPC", &record.grpc, wanted.grpc),
-        ("HTTP", &record.http, wanted.http),
+        ("gRPC", &record.grpc, wanted.grpc_port),
+        ("HTTP", &record.http, wanted.http_port),
     ] {
         if let Some(port) = port
             && !address.ends_with(&format!(":{port}"))
@@ -209,65 +231,60 @@ fn check_wanted(record: &ServerRecord, wanted: WantedPorts) -> Result<()> {
 }
 
 /// Puts the server's data directory into place before its first start.
-async fn prepare(
-    state: &StateDir,
-    home: &Home,
-    project: &mut Project,
-    progress: &Progress,
-) -> Result<()> {
-    let data = state.server_data();
+async fn prepare(app: &App, home: &Home, project: &mut Project, progress: &Progress) -> Result<()> {
+    let data = app.state.server_data();
     if project.half_made {
-        // A bootstrap was cut short: nobody has used this project yet.
-        progress
-            .note("an earlier start was cut short before the project was ready: making it anew");
-        if project.object_store.is_some() {
-            return Err(Failure::new(
-                "the project was only half made, and part of it is in the object store",
-                format!(
-                    "begin anew: remove {} and what is in the object store",
-                    state.root().display()
-                ),
-            ));
-        }
-        files::remove_tree(&data)?;
-        files::remove_tree(&state.computes())?;
-        project.half_made = false;
-        project.save(state)?;
+        remove_half_made(&app.state, project, progress)?;
     }
-    // A template's pages have the default size, and its log is a local one.
-    let fits = project.page_size.is_none() && project.wal_store.is_none();
+    // A template's pages have the default size, and its WAL is a local one.
+    let settings = &project.settings;
+    let fits = settings.format.page_size.is_none() && settings.store.wal_store.is_none();
     let Some(template) = home.template().filter(|_| fits) else {
         return Ok(());
     };
-    let url = match &project.object_store {
+    let url = match &settings.store.object_store {
         Some(url) => url.clone(),
         None => xylem_server::place::default_url(&data),
     };
     // With a store elsewhere there may be a project without there being
     // anything here.
-    progress.say("making the project from the template".to_owned());
-    let now = jiff::Timestamp::now();
+    progress.say("creating the project from the template".to_owned());
+    let now = app.now()?;
+    let entropy = app.entropy.clone();
     tokio::task::spawn_blocking(move || {
         use xylem_server::project::{create_from_template_in, exists};
         if exists(&data, &url)? {
             return Ok(());
         }
-        create_from_template_in(
-            &template,
-            &data,
-            &url,
-            now,
-            &xylem_ambient::Entropy::system(),
-        )
-        .map(|_| ())
+        create_from_template_in(&template, &data, &url, now, &entropy).map(|_| ())
     })
     .await
-    .context("making the project from the template")?
-    .context("cannot make the project from the template")
+    .context("creating the project from the template")?
+    .context("cannot create the project from the template")
+}
+
+/// Removes what an interrupted bootstrap left: nobody has used the project yet.
+fn remove_half_made(state: &StateDir, project: &mut Project, progress: &Progress) -> Result<()> {
+    progress.note(
+        "an earlier start was interrupted before the project was ready: creating the project anew",
+    );
+    if project.settings.store.object_store.is_some() {
+        return Err(Failure::new(
+            "the project is incomplete, and part of it is in the object store",
+            format!(
+                "begin anew: remove {} and what is in the object store",
+                state.root().display()
+            ),
+        ));
+    }
+    files::remove_tree(&state.server_data())?;
+    files::remove_tree(&state.computes())?;
+    project.half_made = false;
+    project.save(state)
 }
 
 fn spawn(state: &StateDir, project: &Project, grpc: u16, http: u16) -> Result<ServerRecord> {
-    // One made from a template has the template's mode.
+    // A data directory made from a template has the template's mode.
     files::make_private_dir(&state.server_data())?;
     files::close(&state.server_data())?;
     let me = std::env::current_exe().context("cannot find this program's own file")?;
@@ -278,24 +295,10 @@ fn spawn(state: &StateDir, project: &Project, grpc: u16, http: u16) -> Result<Se
     option("--data-dir", state.server_data().into());
     option("--grpc-listen", grpc.clone().into());
     option("--http-listen", http.clone().into());
-    if let Some(url) = &project.object_store {
-        option("--object-store", url.into());
-    }
-    if let Some(wal_store) = &project.wal_store {
-        option("--wal-store", wal_store.into());
-    }
-    if let Some(wal_backup) = &project.wal_backup {
-        option("--wal-backup", wal_backup.into());
-    }
-    if let Some(memory) = &project.memory {
-        option("--memory", memory.into());
-    }
-    if let Some(history) = &project.history {
-        option("--history", history.into());
-    }
     if state.token_file().exists() {
         option("--token-file", state.token_file().into());
     }
+    args.extend(project.settings.server_flags()?);
     if project.restore_wal {
         args.push("--restore-wal".into());
     }
@@ -324,15 +327,10 @@ fn spawn(state: &StateDir, project: &Project, grpc: u16, http: u16) -> Result<Se
 }
 
 /// Waits until the server says it is ready.
-async fn wait_ready(
-    state: &StateDir,
-    record: ServerRecord,
-    progress: &Progress,
-) -> Result<Running> {
-    let begin = Instant::now();
-    let token = state.token()?;
+async fn wait_ready(app: &App, record: ServerRecord, progress: &Progress) -> Result<Running> {
+    let timer = Timer::start(&app.clock);
     loop {
-        let trouble = match Control::connect(&record.grpc, token.as_deref()).await {
+        let trouble = match Control::of(app, &record).await {
             // It listens before it is ready, and answers then.
             Ok(control) => match control.status_if_up().await? {
                 Ok(status) if status.state == "ready" => return Ok(Running { record, control }),
@@ -342,19 +340,19 @@ async fn wait_ready(
             Err(error) => error,
         };
         if !record.process.is_alive() {
-            return Err(died(
+            return Err(log_file::died(
                 "the server ended before it was ready",
-                &state.server_log(),
+                &app.state.server_log(),
                 record.log_from,
             ));
         }
-        if begin.elapsed() > READY_LIMIT {
+        if timer.elapsed() > READY_LIMIT {
             return Err(trouble.context(format!(
                 "the server is not ready after {} s",
                 READY_LIMIT.as_secs()
             )));
         }
-        if begin.elapsed() > Duration::from_secs(2) {
+        if timer.elapsed() > Duration::from_secs(2) {
             progress.say("waiting for the server".to_owned());
         }
         tokio::time::sleep(Duration::from_millis(4)).await;
@@ -370,14 +368,14 @@ pub async fn stop(state: &StateDir) -> Result<bool> {
         return Ok(false);
     };
     let ran = record.process.is_alive();
-    // Before the signal, so that who watches does not take it for a crash.
+    // Before the signal, so that a command that watches does not see a crash.
     state.set_server_record(&ServerRecord {
         stopped: true,
         ..record.clone()
     })?;
     let escalated = || {
         eprintln!(
-            "the server (pid {}) did not end in {} s: ending it by force (its log is durable; the next start takes longer)",
+            "the server (pid {}) did not end in {} s: killing it (its WALs are durable; the next start takes longer)",
             record.process.pid,
             STOP_LIMIT.as_secs()
         );

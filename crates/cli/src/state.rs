@@ -1,17 +1,18 @@
-//! The state directory: what lies where, and the lock on it.
+//! The state directory: the paths in it, and the lock on it.
 
+use crate::account::User;
 use crate::compute::name::ComputeName;
 use crate::failure::Failure;
 use crate::files;
-use crate::proc::Process;
-use crate::user::User;
+use crate::process::Process;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use xylem_ambient::Entropy;
 
 /// Environment variable that names the state directory.
 pub const VARIABLE: &str = "XYLEM_DIR";
@@ -76,12 +77,12 @@ impl StateDir {
         Ok(())
     }
 
-    /// Whether a project was made here.
+    /// Whether there is a project here.
     pub fn has_project(&self) -> bool {
         self.project_file().exists()
     }
 
-    /// Checks that a project was made here.
+    /// Checks that there is a project here.
     ///
     /// # Errors
     /// When none was.
@@ -91,7 +92,9 @@ impl StateDir {
         }
         Err(Failure::new(
             format!("there is no project in {}", self.root.display()),
-            format!("make one with `xylem up`, or name another directory with --dir or {VARIABLE}"),
+            format!(
+                "create one with `xylem up`, or name another directory with --dir or {VARIABLE}"
+            ),
         ))
     }
 
@@ -111,11 +114,11 @@ impl StateDir {
     pub fn server_log(&self) -> PathBuf {
         self.root.join("server.log")
     }
-    /// What stock MariaDB said when an export failed on it.
+    /// The error log of stock MariaDB when an export failed.
     pub fn export_log(&self) -> PathBuf {
         self.root.join("export.log")
     }
-    /// What stock MariaDB said when an import failed on it.
+    /// The error log of stock MariaDB when an import failed.
     pub fn import_log(&self) -> PathBuf {
         self.root.join("import.log")
     }
@@ -123,7 +126,7 @@ impl StateDir {
     pub fn password_file(&self) -> PathBuf {
         self.root.join("root.password")
     }
-    /// The token that the server asks for; only if people put one there.
+    /// The token that the server asks for, if people put one there.
     pub fn token_file(&self) -> PathBuf {
         self.root.join("token")
     }
@@ -132,7 +135,7 @@ impl StateDir {
         self.root.join("mariadb.cnf")
     }
     /// All computes: beside the rest, or where a symbolic link there leads
-    /// ([`User::open_computes`]).
+    /// ([`crate::run_as::open_computes`]).
     pub fn computes(&self) -> PathBuf {
         let beside = self.root.join("computes");
         std::fs::read_link(&beside).unwrap_or(beside)
@@ -177,20 +180,15 @@ impl StateDir {
         read_secret(&self.password_file())
     }
 
-    /// The password of `root`; made now when there is none.
+    /// The password of `root`; created now if there is none.
     ///
     /// # Errors
-    /// When the file cannot be read or written.
-    pub fn make_password(&self) -> Result<String> {
+    /// When the file cannot be read or written, or no randomness is to be had.
+    pub fn make_password(&self, entropy: &Entropy) -> Result<String> {
         if let Some(password) = self.password()? {
             return Ok(password);
         }
-        use rand::Rng;
-        let password: String = rand::rng()
-            .sample_iter(rand::distr::Alphanumeric)
-            .take(32)
-            .map(char::from)
-            .collect();
+        let password = random_password(entropy).context("cannot make a password")?;
         files::write_durable(
             &self.password_file(),
             format!("{password}\n").as_bytes(),
@@ -213,38 +211,65 @@ impl StateDir {
             .mode(0o600)
             .open(&path)
             .with_context(|| format!("cannot open {}", path.display()))?;
-        let begin = Instant::now();
-        let mut told = false;
-        loop {
-            match file.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::Error(e)) => {
-                    return Err(e).with_context(|| format!("cannot lock {}", path.display()));
-                }
-                Err(TryLockError::WouldBlock) => {}
+        let holder = || {
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            text.trim().to_owned()
+        };
+        let silent = limit.min(QUIET);
+        let locked = match tokio::time::timeout(silent, take(&file)).await {
+            Err(_) if limit > silent => {
+                eprintln!("waiting for another xylem command ({})", holder());
+                tokio::time::timeout(limit - silent, take(&file)).await
             }
-            let holder = std::fs::read_to_string(&path).unwrap_or_default();
-            let holder = holder.trim();
-            if begin.elapsed() > limit {
+            other => other,
+        };
+        match locked {
+            Ok(taken) => taken.with_context(|| format!("cannot lock {}", path.display()))?,
+            Err(_) => {
                 return Err(Failure::new(
                     format!(
-                        "another xylem command ({holder}) is still changing things in {}",
+                        "another xylem command ({}) is still changing {}",
+                        holder(),
                         self.root.display()
                     ),
-                    "wait for it, or end it if it hangs",
+                    "wait for it to end, or end it if it hangs",
                 ));
             }
-            if begin.elapsed() > Duration::from_secs(1) && !told {
-                told = true;
-                eprintln!("waiting for another xylem command ({holder})");
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         file.set_len(0)
             .and_then(|()| writeln!(file, "pid {}", std::process::id()))
             .ok();
         Ok(Lock { _file: file })
     }
+}
+
+/// How long a command waits for another before it says so.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Tries to lock `file` until that succeeds.
+async fn take(file: &File) -> std::io::Result<()> {
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(e)) => return Err(e),
+            Err(TryLockError::WouldBlock) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+/// 32 letters and digits, more than 128 bits of randomness.
+fn random_password(entropy: &Entropy) -> std::io::Result<String> {
+    const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    let mut out = String::new();
+    for _ in 0..2 {
+        let mut number = entropy.next()?;
+        for _ in 0..16 {
+            let letter = ALPHABET.get((number % 62) as usize).copied();
+            out.push(char::from(letter.unwrap_or(b'x')));
+            number /= 62;
+        }
+    }
+    Ok(out)
 }
 
 /// The sole right to change things in a state directory, until dropped.
@@ -272,11 +297,11 @@ impl ComputeDir {
     pub fn root(&self) -> &Path {
         &self.root
     }
-    /// What is known of the compute.
+    /// The record of the compute.
     pub fn record_file(&self) -> PathBuf {
         self.root.join("compute.json")
     }
-    /// MariaDB's data directory: made anew at each start.
+    /// MariaDB's data directory, new at each start.
     pub fn data(&self) -> PathBuf {
         self.root.join("data")
     }
@@ -288,7 +313,7 @@ impl ComputeDir {
     pub fn sql_files(&self) -> PathBuf {
         self.root.join("files")
     }
-    /// What mariadbd makes while it runs: its socket and pid file.
+    /// The directory of mariadbd's socket and pid file.
     pub fn run(&self) -> PathBuf {
         self.root.join("run")
     }
@@ -330,9 +355,9 @@ impl ComputeDir {
         self.run().join("mariadbd.pid")
     }
 
-    /// Where the unix socket goes. Beside the rest if that path is short
-    /// enough for a socket, else in a private directory that is. `user` is who
-    /// will make it, if not the caller.
+    /// The path of the unix socket: in this directory if that is short enough for a
+    /// socket, else in a private directory. `user` is the account that creates the
+    /// socket, if not the caller's.
     ///
     /// # Errors
     /// When that directory cannot be made, or is somebody else's.
@@ -351,7 +376,7 @@ pub fn socket_path(dir: &Path, runtime: Option<&Path>, user: Option<&User>) -> R
     if fits(&beside) {
         return Ok(beside);
     }
-    let name = format!("{:016x}.sock", fnv1a(dir.as_os_str().as_encoded_bytes()));
+    let name = files::short_name(dir.as_os_str().as_encoded_bytes()) + ".sock";
     let me = rustix::process::geteuid().as_raw();
     let owner = user.map_or(me, |user| user.uid);
     let runtime = runtime.filter(|dir| user.is_none() && dir.is_absolute() && dir.is_dir());
@@ -370,11 +395,11 @@ pub fn socket_path(dir: &Path, runtime: Option<&Path>, user: Option<&User>) -> R
     if !meta.is_dir() || meta.uid() != owner || meta.mode() & 0o077 != 0 {
         return Err(Failure::new(
             format!(
-                "{} is not a directory that only {} can enter",
+                "{} is not a private directory of {}",
                 private.display(),
-                user.map_or("you", |user| &user.name)
+                user.map_or("this user", |user| &user.name)
             ),
-            "remove it, or use a state directory with a shorter path, so that the socket can lie there",
+            "remove it, or use a state directory with a shorter path, so that the socket fits there",
         ));
     }
     Ok(private.join(name))
@@ -382,11 +407,4 @@ pub fn socket_path(dir: &Path, runtime: Option<&Path>, user: Option<&User>) -> R
 
 fn fits(path: &Path) -> bool {
     path.as_os_str().len() <= SOCKET_PATH_MAX
-}
-
-/// FNV-1a, 64 bits: the same path gives the same name in every version.
-pub fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
 }

@@ -18,6 +18,8 @@ use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use xylem_ambient::{Clock, Entropy};
+use xylem_cli::app::App;
 use xylem_cli::compute::base::Materialise;
 use xylem_cli::compute::bootstrap;
 use xylem_cli::control::Control;
@@ -25,7 +27,8 @@ use xylem_cli::files;
 use xylem_cli::home::Home;
 use xylem_cli::progress::Progress;
 use xylem_cli::project::Project;
-use xylem_cli::server::{self, WantedPorts};
+use xylem_cli::server;
+use xylem_cli::settings::ServerPorts;
 use xylem_cli::state::{ServerRecord, StateDir};
 use xylem_types::BranchName;
 
@@ -86,7 +89,7 @@ fn run(args: Vec<OsString>) -> Result<ExitCode> {
 }
 
 fn variable(name: &str) -> Result<OsString> {
-    std::env::var_os(name).with_context(|| format!("{name} is not set: use cargo xtask mysqltest"))
+    std::env::var_os(name).with_context(|| format!("{name} is not set: use cargo xtask mtr"))
 }
 
 /// One call of the stand-in.
@@ -164,7 +167,9 @@ impl Start {
         let mut place = Place::of(&self.projects, &datadir)?;
         match place.stage(bootstrap)? {
             Stage::Bootstrap => place.begin(None).await?,
-            Stage::Copied(from) if from != place.state.root() => place.begin(Some(&from)).await?,
+            Stage::Copied(from) if from != place.app.state.root() => {
+                place.begin(Some(&from)).await?
+            }
             Stage::Copied(_) | Stage::Again => {}
         }
         let (record, control) = place.ensure_server(&self.home).await?;
@@ -206,8 +211,8 @@ impl Start {
         }
         let code = self.bootstrap(options, &envs)?;
         // Copies must find it as one that was stopped.
-        server::stop(&place.state).await?;
-        let path = place.state.root().as_os_str().as_encoded_bytes();
+        server::stop(&place.app.state).await?;
+        let path = place.app.state.root().as_os_str().as_encoded_bytes();
         std::fs::write(datadir.join(MARKER), path)?;
         Ok(code)
     }
@@ -265,7 +270,7 @@ enum Stage {
 /// A data directory and its project.
 struct Place {
     datadir: PathBuf,
-    state: StateDir,
+    app: App,
 }
 
 impl Place {
@@ -277,7 +282,11 @@ impl Place {
             .collect();
         Ok(Place {
             datadir: datadir.to_owned(),
-            state: StateDir::find(Some(&projects.join(name.trim_start_matches('-'))))?,
+            app: App::at(
+                &projects.join(name.trim_start_matches('-')),
+                Clock::system(),
+                Entropy::system(),
+            )?,
         })
     }
 
@@ -290,7 +299,7 @@ impl Place {
         let used = ["ibdata1", "ib_logfile0"]
             .iter()
             .any(|name| self.datadir.join(name).exists());
-        match (bootstrap, used, self.state.has_project()) {
+        match (bootstrap, used, self.app.state.has_project()) {
             (true, false, _) => Ok(Stage::Bootstrap),
             (_, _, true) => Ok(Stage::Again),
             _ => bail!(
@@ -302,19 +311,20 @@ impl Place {
 
     /// A new project, empty or as a copy of a stopped one.
     async fn begin(&mut self, from: Option<&Path>) -> Result<()> {
-        retire(&self.state).await?;
-        files::remove_tree(self.state.root())?;
-        self.state.create()?;
-        let mut project = Project::new();
-        project.memory = Some(SERVER_MEMORY.to_owned());
-        project.save(&self.state)?;
+        retire(&self.app.state).await?;
+        files::remove_tree(self.app.state.root())?;
+        self.app.state.create()?;
+        let now = self.app.now()?;
+        let mut project = Project::new(now);
+        project.settings.server.memory = Some(SERVER_MEMORY.to_owned());
+        project.save(&self.app.state)?;
         if let Some(from) = from {
             let from = StateDir::find(Some(from))?;
             xylem_server::project::create_from_template(
                 &from.server_data(),
-                &self.state.server_data(),
-                jiff::Timestamp::now(),
-                &xylem_ambient::Entropy::system(),
+                &self.app.state.server_data(),
+                now,
+                &self.app.entropy,
             )?;
         }
         Ok(())
@@ -322,12 +332,12 @@ impl Place {
 
     async fn ensure_server(&self, home: &Home) -> Result<(ServerRecord, Control)> {
         let home = Home::at(home.root()).without_template();
-        let mut project = Project::load(&self.state)?;
+        let mut project = Project::load(&self.app.state)?;
         let running = server::ensure(
-            &self.state,
+            &self.app,
             &home,
             &mut project,
-            WantedPorts::default(),
+            ServerPorts::default(),
             &Progress::new(false),
         )
         .await?;

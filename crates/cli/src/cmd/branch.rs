@@ -3,45 +3,56 @@
 mod tree;
 
 use super::status::seconds;
-use crate::app::{App, Up};
-use crate::args::{
+use crate::app::App;
+use crate::args::branch::{
     BranchCommand, BranchCreateArgs, BranchRenameArgs, BranchRestoreArgs, BranchShowArgs,
 };
 use crate::compute::name::ComputeName;
 use crate::compute::record::ComputeRecord;
-use crate::compute::start::Started;
+use crate::compute::starter::Started;
 use crate::compute::stop;
 use crate::failure::Failure;
 use crate::files;
+use crate::history;
 use crate::moment::Moment;
 use crate::output::{self, bytes};
 use crate::progress::Progress;
-use crate::report::{self, BranchReport, ComputeReport};
-use crate::user;
+use crate::report::branch::{self, BranchReport};
+use crate::report::{ComputeReport, seen};
+use crate::run_as;
+use crate::session::Session;
+use crate::timing::Timer;
 use anyhow::{Context, Result};
 use serde::Serialize;
+use std::fmt::Write;
 use std::io::IsTerminal;
-use std::time::Instant;
+use xylem_proto::inspect::{BranchHealth, DiagnoseResponse, Trouble};
 use xylem_types::BranchName;
 
 pub use tree::tree;
 
-/// Runs the command. The server is started if need be, since it alone knows.
+/// Runs the command. Starts the server if it does not run.
 ///
 /// # Errors
 /// When the server cannot be started or refuses.
 pub async fn run(app: &App, command: &BranchCommand) -> Result<()> {
     if let BranchCommand::Rm(args) = command {
         app.state.require_project()?;
-        // Before anything is locked: a person may take their time.
+        // Before anything is locked: the answer may take its time.
         if !args.yes && !confirmed(app, &args.branch)? {
             return Ok(());
         }
     }
+    // As of when the command was typed, not of when the server was up.
+    let at = match command {
+        BranchCommand::Create(args) => app.moment(args.at)?,
+        BranchCommand::Restore(args) => app.moment(Some(args.at))?,
+        _ => None,
+    };
     let progress = app.progress();
-    let mut up = app.server(&progress).await?;
+    let mut up = Session::open(app, &progress).await?;
     match command {
-        BranchCommand::Create(args) => create(app, &up, args).await,
+        BranchCommand::Create(args) => create(app, &up, args, at).await,
         BranchCommand::Ls(args) => {
             let rows = fetch(&up, args.all).await?;
             if app.json {
@@ -53,29 +64,33 @@ pub async fn run(app: &App, command: &BranchCommand) -> Result<()> {
         BranchCommand::Rm(args) => remove(app, &up, &args.branch).await,
         BranchCommand::Reopen(args) => reopen(app, &up, &args.branch).await,
         BranchCommand::Rename(args) => rename(app, &mut up, &progress, args).await,
-        BranchCommand::Restore(args) => restore(app, &mut up, &progress, args).await,
+        BranchCommand::Restore(args) => restore(app, &mut up, &progress, args, at).await,
     }
 }
 
-async fn fetch(up: &Up, leases: bool) -> Result<Vec<BranchReport>> {
+async fn fetch(up: &Session, leases: bool) -> Result<Vec<BranchReport>> {
     let all = up.running.control.branches(leases).await?;
-    Ok(all.into_iter().map(BranchReport::from).collect())
+    Ok(branch::reports(all))
 }
 
-async fn create(app: &App, up: &Up, args: &BranchCreateArgs) -> Result<()> {
-    let begin = Instant::now();
+async fn create(
+    app: &App,
+    up: &Session,
+    args: &BranchCreateArgs,
+    at: Option<Moment>,
+) -> Result<()> {
+    let timer = Timer::start(&app.clock);
+    history::check(up, &args.from, at).await?;
     let control = &up.running.control;
-    let made = control
-        .create_branch(&args.name, &args.from, args.at)
-        .await?;
-    let took = begin.elapsed();
+    let made = control.create_branch(&args.name, &args.from, at).await?;
+    let took = timer.elapsed();
     let made = BranchReport::from(made);
     if app.json {
         return output::json(&made);
     }
     let parent = made.parent.as_deref().unwrap_or("nothing");
     output::text_line(&format!(
-        "branch {0} leaves {parent} at LSN {1}{2} ({3} ms)\n\n\
+        "created branch {0} from {parent} at LSN {1}{2} ({3} ms)\n\n\
          \x20 connect   {4}\n\
          \x20 compute   {5}",
         made.name,
@@ -93,25 +108,79 @@ fn when(time: Option<&str>) -> String {
         .map_or_else(String::new, |time| format!(", {time}"))
 }
 
-async fn show(app: &App, up: &Up, args: &BranchShowArgs) -> Result<()> {
+async fn show(app: &App, up: &Session, args: &BranchShowArgs) -> Result<()> {
+    let all = fetch(up, true).await?;
     let Some(name) = &args.branch else {
-        let all = fetch(up, true).await?;
         if app.json {
             return output::json(&all);
         }
         return output::text_line(&tree(&all, None));
     };
-    let one = BranchReport::from(up.running.control.branch(name).await?);
+    // For the error that offers a similar name.
+    let id = up.running.control.branch(name).await?.id;
+    let one = all.iter().find(|b| b.id == id).cloned();
+    let one = one.with_context(|| format!("branch {name} was removed just now"))?;
+    let health = up.running.control.diagnose(false).await;
+    let health = health.unwrap_or_else(|error| {
+        eprintln!("troubles of branch {name} are not known: {error:#}");
+        DiagnoseResponse::default()
+    });
+    let mut health = health.branches.into_iter();
+    let shown = Shown::new(one, health.find(|h| h.branch_id == id));
     if app.json {
-        return output::json(&one);
+        return output::json(&shown);
     }
-    let all = fetch(up, true).await?;
-    let below = if one.children.is_empty() {
+    let one = &shown.branch;
+    let below = if one.child_branches.is_empty() {
         String::new()
     } else {
         format!("\n\n{}", tree(&all, Some(&one.name)))
     };
-    output::text_line(&format!("{}{below}", text(&one)))
+    output::text_line(&format!("{}{below}", shown.text()))
+}
+
+/// `xylem branch show`
+#[derive(Debug, Serialize)]
+pub struct Shown {
+    /// The branch.
+    #[serde(flatten)]
+    branch: BranchReport,
+    /// The newest failure to flush layers; none while flushes succeed.
+    flush_trouble: Option<String>,
+    /// The newest failure to merge layers; none while merges succeed.
+    merge_trouble: Option<String>,
+    /// Why the WAL's backup does not proceed; none while it does.
+    backup_trouble: Option<String>,
+}
+
+impl Shown {
+    /// The branch with what the server says of its health.
+    pub fn new(branch: BranchReport, health: Option<BranchHealth>) -> Shown {
+        let health = health.unwrap_or_default();
+        let said = |trouble: Trouble| format!("{} (at {})", trouble.message, trouble.time);
+        let backup = health.wal_backup.map(|backup| backup.trouble);
+        Shown {
+            branch,
+            flush_trouble: health.flush_trouble.map(said),
+            merge_trouble: health.merge_trouble.map(said),
+            backup_trouble: backup.filter(|trouble| !trouble.is_empty()),
+        }
+    }
+
+    /// The branch for people.
+    pub fn text(&self) -> String {
+        let mut out = text(&self.branch);
+        for (what, trouble) in [
+            ("flushes fail", &self.flush_trouble),
+            ("merges fail", &self.merge_trouble),
+            ("the WAL's backup fails", &self.backup_trouble),
+        ] {
+            if let Some(trouble) = trouble {
+                let _ = write!(out, "\ntrouble   {what}: {trouble}");
+            }
+        }
+        out
+    }
 }
 
 /// A branch for people.
@@ -122,7 +191,7 @@ pub fn text(branch: &BranchReport) -> String {
     };
     let shares = match &branch.parent {
         Some(_) => format!(
-            "\nshares    some of its ancestors' {}",
+            "\nshared    with its ancestors: some of their {}",
             bytes(branch.ancestors_layer_bytes)
         ),
         None => String::new(),
@@ -130,14 +199,19 @@ pub fn text(branch: &BranchReport) -> String {
     let history = match branch.oldest_lsn {
         Some(lsn) => format!(
             "LSN {lsn}{} to LSN {}{}",
-            when(branch.oldest_time.as_deref()),
+            when(
+                branch
+                    .history_from
+                    .as_deref()
+                    .or(branch.oldest_time.as_deref())
+            ),
             branch.applied_lsn,
             when(branch.newest_time.as_deref())
         ),
         None => "none yet".to_owned(),
     };
     format!(
-        "branch    {}\nstate     {}{}\nid        {}\nparent  {parent}\ncreated   {}\nLSN       {} (applied {}, {} behind)\nhistory   {history}\nepoch     {}\nown       {} (log {}, layers {}){shares}",
+        "branch    {}\nstate     {}{}\nid        {}\nparent    {parent}\ncreated   {}\nLSN       {} (applied {}, {} behind)\nhistory   {history}\nepoch     {}\nown       {} (WAL {}, layers {}){shares}",
         branch.name,
         branch.state,
         match &branch.trouble {
@@ -156,22 +230,22 @@ pub fn text(branch: &BranchReport) -> String {
     )
 }
 
-/// Asks on a terminal whether the branch may go with its history, which
-/// nothing brings back.
+/// Asks on a terminal whether to remove the branch and its history, which nothing
+/// brings back.
 ///
 /// # Errors
-/// When there is nobody to ask.
+/// When there is no terminal.
 fn confirmed(app: &App, name: &ComputeName) -> Result<bool> {
     let again = app.command(&format!("branch rm {name} --yes"));
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return Err(Failure::usage(
             format!(
-                "branch {name} would go for good, with all its history, and there is no terminal to ask on"
+                "removing branch {name} and all its history cannot be undone, and there is no terminal to confirm it on"
             ),
-            format!("if that is meant: `{again}`"),
+            format!("to remove it without being asked: `{again}`"),
         ));
     }
-    eprint!("Remove branch {name} with all its history, for good? [y/N] ");
+    eprint!("Remove branch {name} and all its history? This cannot be undone. [y/N] ");
     let mut answer = String::new();
     std::io::stdin()
         .read_line(&mut answer)
@@ -188,12 +262,12 @@ pub fn is_yes(answer: &str) -> bool {
     matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
 }
 
-async fn remove(app: &App, up: &Up, name: &ComputeName) -> Result<()> {
+async fn remove(app: &App, up: &Session, name: &ComputeName) -> Result<()> {
     let control = &up.running.control;
     let branch = BranchReport::from(control.branch(name).await?);
     let mut ran = false;
-    // If it will be refused, its compute goes on.
-    if branch.children.is_empty() {
+    // If the server will refuse, the compute must go on.
+    if branch.child_branches.is_empty() {
         ran = stop::stop(&app.state, name).await?;
     }
     control.remove_branch(name).await?;
@@ -201,27 +275,27 @@ async fn remove(app: &App, up: &Up, name: &ComputeName) -> Result<()> {
     if app.json {
         return output::json(&branch);
     }
-    let stopped = if ran { ", its compute was stopped" } else { "" };
+    let stopped = if ran { ", stopped its compute" } else { "" };
     output::text_line(&format!(
-        "branch {name} is removed{stopped}; {} of its own go",
+        "removed branch {name}{stopped}; freed {}",
         bytes(branch.own_bytes)
     ))
 }
 
-async fn reopen(app: &App, up: &Up, name: &ComputeName) -> Result<()> {
+async fn reopen(app: &App, up: &Session, name: &ComputeName) -> Result<()> {
     let branch = BranchReport::from(up.running.control.reopen_branch(name).await?);
     if app.json {
         return output::json(&branch);
     }
     output::text_line(&format!(
-        "branch {name} is {}, at LSN {}",
+        "reopened branch {name}: {}, at LSN {}",
         branch.state, branch.last_lsn
     ))
 }
 
 async fn rename(
     app: &App,
-    up: &mut Up,
+    up: &mut Session,
     progress: &Progress,
     args: &BranchRenameArgs,
 ) -> Result<()> {
@@ -229,7 +303,7 @@ async fn rename(
         ComputeName::from(args.old.clone()),
         ComputeName::from(args.new.clone()),
     );
-    // Its directory bears its name, so a compute is started anew.
+    // The compute's directory has the branch's name, so the compute is restarted.
     let running = is_running(app, &old);
     let control = &up.running.control;
     let branch = BranchReport::from(control.rename_branch(&args.old, &args.new).await?);
@@ -241,14 +315,19 @@ async fn rename(
     }
     let restarted = restarted(app, started.as_ref());
     output::text_line(&format!(
-        "branch {} is called {} now{restarted}",
+        "renamed branch {} to {}{restarted}",
         args.old, args.new
     ))
 }
 
-/// Gives a compute's directory the branch's new name. What an earlier branch of
-/// that name left goes.
-async fn take_directory(app: &App, up: &Up, old: &ComputeName, new: &ComputeName) -> Result<()> {
+/// Gives a compute's directory the branch's new name, and removes that of an earlier
+/// branch of that name.
+async fn take_directory(
+    app: &App,
+    up: &Session,
+    old: &ComputeName,
+    new: &ComputeName,
+) -> Result<()> {
     stop::stop(&app.state, new).await?;
     let (from, to) = (app.state.compute(old), app.state.compute(new));
     files::remove_tree(to.root())?;
@@ -264,7 +343,7 @@ async fn take_directory(app: &App, up: &Up, old: &ComputeName, new: &ComputeName
     })?;
     if let Some(mut record) = ComputeRecord::load(&to) {
         record.branch = new.branch().to_string();
-        let user = user::of(&up.project).await?;
+        let user = run_as::of(&up.project).await?;
         record.socket = to.socket(user.as_ref())?;
         record.save(&to)?;
     }
@@ -273,24 +352,26 @@ async fn take_directory(app: &App, up: &Up, old: &ComputeName, new: &ComputeName
 
 async fn restore(
     app: &App,
-    up: &mut Up,
+    up: &mut Session,
     progress: &Progress,
     args: &BranchRestoreArgs,
+    at: Option<Moment>,
 ) -> Result<()> {
-    let begin = Instant::now();
+    let timer = Timer::start(&app.clock);
+    history::check(up, &args.branch, at).await?;
     let compute = ComputeName::from(args.branch.clone());
     let control = up.running.control.clone();
     // Before anything is stopped: the moment may be out of reach.
-    let moment = control.resolve(&args.branch, Some(args.at)).await?;
+    let moment = control.resolve(&args.branch, at).await?;
     let running = is_running(app, &compute);
-    // What its clients are doing ends in an orderly way, and is kept.
+    // Its clients' transactions end in an orderly way, and are kept.
     stop::stop(&app.state, &compute).await?;
     let keep_as = args.keep_as.as_ref();
     let at = Moment::Lsn(moment.lsn);
     let restored = control
         .restore_branch(&args.branch, at, keep_as.map(|name: &BranchName| name as _))
         .await;
-    // Whatever came of it: what ran runs again.
+    // Whatever the outcome, a compute that ran runs again.
     let started = restart(app, up, progress, &compute, running).await;
     let restored = restored?;
     let started = started?;
@@ -305,12 +386,12 @@ async fn restore(
     }
     let restarted = restarted(app, started.as_ref());
     output::text_line(&format!(
-        "branch {} is back at LSN {}{} ({:.1} s)\n\
-         what it was until now is branch {}{restarted}",
+        "restored branch {} to LSN {}{} ({:.1} s)\n\
+         its previous state is branch {}{restarted}",
         new.name,
         new.branch_point_lsn,
         when(Some(&moment.time)),
-        begin.elapsed().as_secs_f64(),
+        timer.elapsed().as_secs_f64(),
         kept.name,
     ))
 }
@@ -321,7 +402,7 @@ struct Restored {
     /// The branch, as it is now.
     #[serde(flatten)]
     branch: BranchReport,
-    /// What it was until now.
+    /// The branch that keeps the previous state.
     kept: BranchReport,
     /// Its compute, if that was running.
     compute: Option<ComputeReport>,
@@ -329,7 +410,7 @@ struct Restored {
 
 async fn compute_report(app: &App, started: Option<&Started>) -> Option<ComputeReport> {
     let started = started?;
-    let seen = report::look(&app.state).await;
+    let seen = seen::look(app).await;
     Some(ComputeReport::new(
         &app.state,
         &started.name,
@@ -344,7 +425,7 @@ fn is_running(app: &App, name: &ComputeName) -> bool {
 
 async fn restart(
     app: &App,
-    up: &mut Up,
+    up: &mut Session,
     progress: &Progress,
     name: &ComputeName,
     running: bool,
@@ -352,9 +433,7 @@ async fn restart(
     if !running {
         return Ok(None);
     }
-    app.compute(&up.home, &mut up.project, &up.running, name, None, progress)
-        .await
-        .map(Some)
+    up.compute(app, name, None, progress).await.map(Some)
 }
 
 fn restarted(app: &App, started: Option<&Started>) -> String {

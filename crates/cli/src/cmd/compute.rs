@@ -1,15 +1,17 @@
 //! `xylem compute start|stop|kill|ls`.
 
 use crate::app::{App, LOCK_LIMIT};
-use crate::args::{ComputeCommand, ComputeStartArgs};
+use crate::args::compute::{ComputeCommand, ComputeStartArgs};
 use crate::compute::name::ComputeName;
 use crate::compute::record::ComputeRecord;
-use crate::compute::start::Started;
+use crate::compute::starter::Started;
 use crate::compute::stop;
 use crate::control::near;
 use crate::failure::Failure;
+use crate::history;
 use crate::output;
-use crate::report::{self, ComputeReport};
+use crate::report::{self, ComputeReport, seen};
+use crate::session::Session;
 use anyhow::Result;
 
 /// Runs the command.
@@ -40,7 +42,7 @@ async fn start(app: &App, args: &ComputeStartArgs) -> Result<()> {
         return Err(Failure::usage(
             format!("{} is a read-only compute already", args.compute),
             format!(
-                "for another one name the branch: `{}`",
+                "to start another, name the branch: `{}`",
                 app.command(&format!(
                     "compute start {} --read-only",
                     args.compute.branch()
@@ -49,15 +51,20 @@ async fn start(app: &App, args: &ComputeStartArgs) -> Result<()> {
         ));
     }
     let progress = app.progress();
+    app.state.require_project()?;
+    let at = app.moment(args.at)?;
+    let mut session = Session::open(app, &progress).await?;
     let started = if args.read_only {
-        let mut up = app.server(&progress).await?;
-        app.starter(&up.home, &mut up.project, &up.running, &progress)
-            .start_reader(args.compute.branch(), args.at, args.port)
-            .await?
+        let branch = args.compute.branch();
+        history::check(&session, branch, at).await?;
+        let mut starter = session.starter(app, &progress);
+        starter.start_reader(branch, at, args.port).await?
     } else {
-        app.start_compute(&args.compute, args.port, &progress)
+        session
+            .compute(app, &args.compute, args.port, &progress)
             .await?
     };
+    drop(session);
     drop(progress);
     if app.json {
         return one(app, &started.name).await;
@@ -65,7 +72,7 @@ async fn start(app: &App, args: &ComputeStartArgs) -> Result<()> {
     output::text_line(&said(app, &started))
 }
 
-/// How a start went, for people.
+/// The result of a start, for people.
 pub fn said(app: &App, started: &Started) -> String {
     let (name, record) = (&started.name, &started.record);
     let how = if started.already {
@@ -75,7 +82,7 @@ pub fn said(app: &App, started: &Started) -> String {
     };
     let shows = match record.at_lsn {
         Some(lsn) => format!(
-            "\nit shows branch {} at LSN {lsn}; connect with `{}`",
+            "\nit shows branch {} as of LSN {lsn}; connect with `{}`",
             record.branch,
             app.command(&format!("sql {name}"))
         ),
@@ -91,9 +98,9 @@ pub fn said(app: &App, started: &Started) -> String {
     )
 }
 
-/// The row of one compute as a document.
+/// Prints one compute as a document.
 async fn one(app: &App, name: &ComputeName) -> Result<()> {
-    let seen = report::look(&app.state).await;
+    let seen = seen::look(app).await;
     match ComputeRecord::load(&app.state.compute(name)) {
         Some(record) => output::json(&ComputeReport::new(
             &app.state,
@@ -109,11 +116,10 @@ async fn ended(app: &App, name: &ComputeName, ran: bool, how: &str) -> Result<()
     let Some(record) = ComputeRecord::load(&app.state.compute(name)) else {
         return Err(no_compute(app, name));
     };
-    let seen = report::look(&app.state).await;
+    let seen = seen::look(app).await;
     let report = ComputeReport::new(&app.state, name, &record, &seen.branches);
     if name.is_reader() {
-        // It was made for this one life.
-        stop::forget_reader(&app.state, name).await?;
+        stop::forget_reader(app, name).await?;
     }
     if app.json {
         return output::json(&report);
@@ -129,7 +135,7 @@ fn no_compute(app: &App, name: &ComputeName) -> anyhow::Error {
     let hint = match near(&name.to_string(), names.iter().map(String::as_str)) {
         Some(near) => format!("did you mean {near}?"),
         None if name.is_reader() => {
-            format!("`{}` shows those there are", app.command("compute ls"))
+            format!("`{}` lists the computes", app.command("compute ls"))
         }
         None => format!(
             "start one with `{}`",
@@ -146,7 +152,7 @@ fn no_compute(app: &App, name: &ComputeName) -> anyhow::Error {
 
 async fn ls(app: &App) -> Result<()> {
     app.state.require_project()?;
-    let seen = report::look(&app.state).await;
+    let seen = seen::look(app).await;
     let rows = report::computes(&app.state, &seen.branches);
     if app.json {
         return output::json(&rows);

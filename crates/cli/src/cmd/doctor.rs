@@ -1,4 +1,4 @@
-//! `xylem doctor`: what is wrong, and what to do about it.
+//! `xylem doctor`: diagnoses problems and suggests fixes.
 
 use crate::app::App;
 use crate::doctor::{self, Check, Verdict};
@@ -7,7 +7,7 @@ use crate::output;
 use anyhow::Result;
 use serde::Serialize;
 
-/// What `--json` prints.
+/// The document that `--json` prints.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
     /// The worst verdict.
@@ -20,7 +20,7 @@ struct Report<'a> {
 /// # Errors
 /// When a check fails.
 pub async fn run(app: &App) -> Result<()> {
-    let checks = doctor::all(&app.state).await;
+    let checks = doctor::all(app).await;
     let verdict = checks
         .iter()
         .map(|c| c.verdict)

@@ -20,11 +20,11 @@ pub async fn run(app: &App) -> Result<()> {
     progress.say("stopping".to_owned());
     let stopped = {
         let _lock = app.state.lock(LOCK_LIMIT).await?;
-        stop_all(&app.state).await?
+        stop_all(app).await?
     };
     drop(progress);
     if app.json {
-        return output::json(&StatusReport::gather(&app.state).await);
+        return output::json(&StatusReport::gather(app).await);
     }
     if stopped.is_empty() {
         return output::text_line("nothing was running");
@@ -32,20 +32,21 @@ pub async fn run(app: &App) -> Result<()> {
     output::text_line(&format!("stopped {}", stopped.join(", ")))
 }
 
-/// Stops all computes at once, then the server; says what ran.
+/// Stops all computes at once, then the server; returns what ran.
 ///
 /// # Errors
 /// When a process does not go.
-pub async fn stop_all(state: &StateDir) -> Result<Vec<String>> {
+pub async fn stop_all(app: &App) -> Result<Vec<String>> {
+    let state = &app.state;
     let mut stopped = Vec::new();
     let mut tasks = JoinSet::new();
     for (name, _) in record::list(state) {
-        let state = state.clone();
+        let app = app.clone();
         tasks.spawn(async move {
-            let stopped = stop::stop(&state, &name).await;
+            let stopped = stop::stop(&app.state, &name).await;
             if stopped.is_ok()
                 && name.is_reader()
-                && let Err(error) = stop::forget_reader(&state, &name).await
+                && let Err(error) = stop::forget_reader(&app, &name).await
             {
                 return (Err(error), name);
             }
@@ -71,7 +72,7 @@ pub async fn stop_all(state: &StateDir) -> Result<Vec<String>> {
     Ok(stopped)
 }
 
-/// Ends everything at once.
+/// Kills everything.
 ///
 /// # Errors
 /// When a process cannot be signalled.

@@ -1,9 +1,9 @@
-//! `xylem inspect …`: what stands in branches and files.
+//! `xylem inspect …`: the inside of branches and files.
 
 use crate::app::App;
 use crate::args::inspect::InspectCommand;
 use crate::failure::Failure;
-use crate::inspect::{layer, layers, log, manifest, page};
+use crate::inspect::{layer, layers, manifest, page, wal};
 use crate::output;
 use anyhow::Result;
 use serde::Serialize;
@@ -29,11 +29,11 @@ pub async fn run(app: &App, command: &InspectCommand) -> Result<()> {
                 true => Ok(()),
                 false => Err(Failure::new(
                     format!("{} is damaged", args.file.display()),
-                    "take the file from a backup of the store",
+                    "restore the file from a backup of the store",
                 )),
             }
         }
-        InspectCommand::Log(args) => show(app, &log::report(args)?, log::text),
+        InspectCommand::Wal(args) => show(app, &wal::report(app, args)?, wal::text),
     }
 }
 

@@ -7,7 +7,6 @@ pub mod down;
 pub mod export;
 pub mod import;
 pub mod inspect;
-pub mod revive;
 pub mod scrub;
 pub mod serve;
 pub mod sql;

@@ -3,9 +3,10 @@
 use crate::app::App;
 use crate::args::inspect::ScrubArgs;
 use crate::failure::Failure;
-use crate::inspect;
 use crate::output::{self, bytes};
 use crate::progress::Progress;
+use crate::report::finding::FindingRow;
+use crate::session;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::fmt::Write;
@@ -15,13 +16,13 @@ use std::sync::Arc;
 use xylem_pages::place::Place;
 use xylem_pages::place::ReadOnlyPlace;
 use xylem_pages::scrub::{self, ScrubEvent, ScrubOptions};
+use xylem_proto::inspect::ScrubProgress;
 use xylem_proto::inspect::scrub_update::Update;
-use xylem_proto::inspect::{Finding, ScrubProgress};
 
-/// What `--json` prints.
+/// The document that `--json` prints.
 #[derive(Debug, Default, Serialize)]
 pub struct ScrubReport {
-    /// Nothing is damaged, missing or unreadable.
+    /// No file is damaged, missing or unreadable.
     pub clean: bool,
     /// Branches that were scrubbed.
     pub branches: u64,
@@ -29,60 +30,14 @@ pub struct ScrubReport {
     pub layers: u64,
     /// Bytes read.
     pub bytes: u64,
-    /// Things that are damaged or missing.
+    /// Files that are damaged or missing.
     pub damage: u64,
-    /// Things that could not be looked at.
+    /// Files that could not be read.
     pub unreadable: u64,
-    /// Files that nothing names, which is no damage.
+    /// Files that no manifest names, which is no damage.
     pub orphans: u64,
-    /// All of them.
+    /// All findings.
     pub findings: Vec<FindingRow>,
-}
-
-/// Something that was found.
-#[derive(Clone, Debug, Serialize)]
-pub struct FindingRow {
-    /// The branch.
-    pub branch: String,
-    /// Its id.
-    pub branch_id: String,
-    /// The file in its directory.
-    pub file: Option<String>,
-    /// `damaged`, `missing`, `unreadable` or `orphan`.
-    pub kind: String,
-    /// In words.
-    pub message: String,
-}
-
-impl From<&Finding> for FindingRow {
-    fn from(f: &Finding) -> FindingRow {
-        FindingRow {
-            branch: f.branch.clone(),
-            branch_id: f.branch_id.clone(),
-            file: Some(f.file.clone()).filter(|file| !file.is_empty()),
-            kind: f.kind.clone(),
-            message: f.message.clone(),
-        }
-    }
-}
-
-impl FindingRow {
-    /// Whether something is lost or in doubt.
-    pub fn is_damage(&self) -> bool {
-        self.kind == "damaged" || self.kind == "missing"
-    }
-
-    /// A line for people.
-    pub fn text(&self) -> String {
-        let file = self.file.as_deref().map(|f| format!(", {f}"));
-        format!(
-            "{}: branch {}{}: {}",
-            self.kind,
-            self.branch,
-            file.unwrap_or_default(),
-            self.message
-        )
-    }
 }
 
 /// Runs the command.
@@ -95,7 +50,7 @@ pub async fn run(app: &App, args: &ScrubArgs) -> Result<()> {
     let report = match &args.store {
         Some(url) => at_rest(url, rate, &progress)?,
         None => {
-            let control = inspect::connect(app).await?;
+            let control = session::connect(app, &progress).await?;
             let mut report = ScrubReport::default();
             let done = control.scrub(args.branch.as_ref(), rate, |update| match update {
                 Update::Progress(p) => progress.say(words(p)),
@@ -124,20 +79,20 @@ pub async fn run(app: &App, args: &ScrubArgs) -> Result<()> {
     match report.clean {
         true => Ok(()),
         false => Err(Failure::new(
-            "the store is not whole",
-            "take what is damaged or missing from a backup of the store; what cannot be read, see that the store answers and scrub again",
+            "the store is damaged or cannot be read",
+            "restore damaged and missing files from a backup of the store; if files are unreadable, check the store and scrub again",
         )),
     }
 }
 
-/// The store of a URL, only to be looked at.
+/// Opens the store of a URL, read-only.
 fn open(url: &str) -> Result<Arc<dyn Place>> {
     let dir = url
         .strip_prefix("file://")
         .filter(|dir| dir.starts_with('/'));
     let Some(dir) = dir else {
         return Err(Failure::usage(
-            format!("{url:?} cannot be looked at without a server"),
+            format!("{url:?} cannot be scrubbed without a server"),
             "give the URL of a directory, such as file:///srv/xylem/store",
         ));
     };
@@ -150,7 +105,7 @@ fn open(url: &str) -> Result<Arc<dyn Place>> {
     {
         return Err(Failure::new(
             format!("there are no branches in the store {url}"),
-            "name the directory that has `branches` in it",
+            "name the directory that contains `branches`",
         ));
     }
     Ok(Arc::new(place))
@@ -232,13 +187,13 @@ pub fn text(report: &ScrubReport) -> String {
         plural(report.layers, "layer", "layers"),
         bytes(report.bytes),
         match (report.clean, report.orphans) {
-            (true, 0) => "all is well".to_owned(),
+            (true, 0) => "no damage".to_owned(),
             (true, n) => format!(
-                "all is well; {} that nothing names",
+                "no damage; {} that no manifest names",
                 plural(n, "file", "files")
             ),
             _ => format!(
-                "{} damaged or missing, {} unreadable, {} that nothing names",
+                "{} damaged or missing, {} unreadable, {} that no manifest names",
                 report.damage,
                 report.unreadable,
                 plural(report.orphans, "file", "files")

@@ -1,16 +1,17 @@
 //! `xylem sql`: MariaDB's client on a branch.
 
 use crate::app::App;
-use crate::args::SqlArgs;
-use crate::compute::account::OWN_USER;
+use crate::args::compute::SqlArgs;
 use crate::compute::name::ComputeName;
 use crate::compute::record::{ComputeRecord, ComputeState};
 use crate::failure::Failure;
 use crate::home::Home;
+use crate::session::Session;
 use anyhow::Result;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use xylem_datadir::own::OWN_USER;
 
 /// Becomes the client, so that its exit status is this command's. Returns only
 /// on failure.
@@ -20,8 +21,8 @@ use std::process::{Command, Stdio};
 pub async fn run(app: &App, args: &SqlArgs) -> Result<()> {
     if app.json {
         return Err(Failure::usage(
-            "sql prints what MariaDB's client prints, which has no JSON form",
-            "leave --json out; for a form that programs can read try `-- --batch` or `-- --xml`",
+            "sql prints the output of MariaDB's client, which has no JSON form",
+            "leave --json out; for machine-readable output use `-- --batch` or `-- --xml`",
         ));
     }
     app.state.require_project()?;
@@ -32,10 +33,11 @@ pub async fn run(app: &App, args: &SqlArgs) -> Result<()> {
         .server_record()
         .is_some_and(|r| r.process.is_alive());
     let compute = ComputeRecord::load(&dir).is_some_and(|r| r.state() == ComputeState::Running);
-    // When all is up nothing need be locked or asked.
+    // If everything runs nothing needs to be locked or asked.
     if !(server && compute && dir.client_cnf().exists()) {
-        app.start_compute(&args.compute, None, &app.progress())
-            .await?;
+        let progress = app.progress();
+        let mut session = Session::open(app, &progress).await?;
+        session.compute(app, &args.compute, None, &progress).await?;
     }
     let client = || {
         let mut option = OsString::from("--defaults-file=");
@@ -68,11 +70,11 @@ fn names_user(args: &[OsString]) -> bool {
         .any(|arg| arg.starts_with("-u") || arg.starts_with("--user"))
 }
 
-/// What MariaDB says to whom it does not let in.
+/// MariaDB's errors for a login that it refuses.
 const DENIED: [&str; 3] = ["ERROR 1045", "ERROR 1698", "ERROR 4151"];
 
-/// Tries to log in, so that a refusal comes with the way back in. Any other
-/// trouble is the client's to tell.
+/// Tries to log in, so that the error for a refusal has a hint. The client itself
+/// reports any other error.
 fn check_login(app: &App, compute: &ComputeName, mut client: Command) -> Result<()> {
     let tried = client
         .arg("--execute=DO 0")
@@ -86,12 +88,12 @@ fn check_login(app: &App, compute: &ComputeName, mut client: Command) -> Result<
     }
     Err(Failure::new(
         format!(
-            "the account {OWN_USER}, which xylem itself uses, cannot log in to {} any more ({}): its accounts were changed or replaced, as by a dump of all databases",
+            "xylem's own account {OWN_USER} cannot log in to {} any more ({}): accounts were changed or replaced, as a dump of all databases does",
             compute.described(),
             said.trim()
         ),
         format!(
-            "start it again, which makes that account anew and changes no other: `{}`, then `{}`",
+            "restart the compute, which creates that account anew and changes no other: `{}`, then `{}`",
             app.command(&format!("compute stop {compute}")),
             app.command(&format!("compute start {compute}"))
         ),

@@ -1,8 +1,9 @@
-//! `xylem status`: what runs, LSNs, lag, sizes.
+//! `xylem status`: the server, branches and computes.
 
 use crate::app::App;
 use crate::output::{self, bytes, table};
-use crate::report::{BranchReport, ComputeReport, StatusReport};
+use crate::report::branch::BranchReport;
+use crate::report::{ComputeReport, StatusReport};
 use anyhow::Result;
 use std::fmt::Write;
 
@@ -12,7 +13,7 @@ use std::fmt::Write;
 /// When there is no project.
 pub async fn run(app: &App) -> Result<()> {
     app.state.require_project()?;
-    let report = StatusReport::gather(&app.state).await;
+    let report = StatusReport::gather(app).await;
     if app.json {
         return output::json(&report);
     }
@@ -35,14 +36,14 @@ pub fn text(report: &StatusReport) -> String {
     if let (Some(used), Some(budget)) = (server.memory_bytes, server.memory_budget_bytes) {
         let _ = write!(out, ", memory {} of {}", bytes(used), bytes(budget));
     }
-    let _ = writeln!(out, "\nstate in  {}", report.dir.display());
+    let _ = writeln!(out, "\nstate     {}", report.dir.display());
     if let Some(store) = &report.object_store {
         let _ = writeln!(out, "store     {store}");
     }
     if !report.damage.is_empty() {
         let _ = writeln!(
             out,
-            "DAMAGE    the scrub found {} things wrong: see `xylem doctor`",
+            "DAMAGE    scrubs found {} problems in the store: see `xylem doctor`",
             report.damage.len()
         );
     }
@@ -58,7 +59,16 @@ pub fn text(report: &StatusReport) -> String {
 /// Branches as a table.
 pub fn branches(rows: &[BranchReport]) -> String {
     let head = [
-        "BRANCH", "STATE", "LSN", "LAG", "EPOCH", "LOG", "LAYERS", "ANCESTOR", "BACK TO", "CREATED",
+        "BRANCH",
+        "STATE",
+        "LSN",
+        "LAG",
+        "EPOCH",
+        "WAL",
+        "LAYERS",
+        "PARENT",
+        "HISTORY FROM",
+        "CREATED",
     ];
     let rows: Vec<Vec<String>> = rows
         .iter()
@@ -76,7 +86,7 @@ pub fn branches(rows: &[BranchReport]) -> String {
                 bytes(b.wal_bytes),
                 bytes(b.layer_bytes),
                 parent,
-                back_to(b),
+                history_from(b),
                 seconds(&b.created_at),
             ]
         })
@@ -84,9 +94,10 @@ pub fn branches(rows: &[BranchReport]) -> String {
     table(&head, &rows)
 }
 
-/// How far back one can go: a time if that is known.
-fn back_to(branch: &BranchReport) -> String {
-    match (&branch.oldest_time, branch.oldest_lsn) {
+/// How far back the history reaches: a time if that is known.
+fn history_from(branch: &BranchReport) -> String {
+    let time = branch.history_from.as_ref().or(branch.oldest_time.as_ref());
+    match (time, branch.oldest_lsn) {
         (Some(time), _) => seconds(time),
         (None, Some(lsn)) => format!("LSN {lsn}"),
         (None, None) => "-".to_owned(),

@@ -1,35 +1,36 @@
-//! `xylem template DIR`: a new project, bootstrapped once, to copy from.
+//! `xylem template DIR`: a new project that others are copied from.
 
-use crate::app::App;
-use crate::args::{Global, TemplateArgs};
+use crate::app::{App, LOCK_LIMIT};
+use crate::args::project::TemplateArgs;
 use crate::cmd::down;
 use crate::failure::Failure;
 use crate::files;
 use crate::home::Home;
 use crate::output;
-use crate::ports;
+use crate::ports::Wanted;
 use crate::project::Project;
-use crate::server::{self, WantedPorts};
+use crate::session::Prepared;
+use crate::settings::ServerPorts;
+use crate::timing::Timer;
 use anyhow::{Context, Result};
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::time::Instant;
 use xylem_types::BranchName;
 
-/// Where ports are looked for: away from those that people use.
+/// The first port that is tried: away from those that people use.
 const PORT_FROM: u16 = 23_300;
 
 /// Runs the command.
 ///
 /// # Errors
 /// When DIR is there already, or the bootstrap fails.
-pub async fn run(args: &TemplateArgs) -> Result<()> {
-    let begin = Instant::now();
+pub async fn run(app: &App, args: &TemplateArgs) -> Result<()> {
+    let timer = Timer::start(&app.clock);
     let target = std::path::absolute(&args.target).context("cannot tell the current directory")?;
     if target.exists() {
         return Err(Failure::new(
-            format!("{} is there already", target.display()),
-            "name a directory that is not, or remove it",
+            format!("{} exists already", target.display()),
+            "name a new directory, or remove that one",
         ));
     }
     let parent = target.parent().unwrap_or(Path::new("/"));
@@ -38,29 +39,25 @@ pub async fn run(args: &TemplateArgs) -> Result<()> {
     let work = tempfile::Builder::new()
         .prefix(".xylem-template-")
         .tempdir_in(parent)?;
-    let global = Global {
-        dir: Some(work.path().to_owned()),
-        json: false,
-    };
-    let app = App::new(&global)?;
+    let app = App::at(work.path(), app.clock.clone(), app.entropy.clone())?;
     let made = make(&app).await;
-    let stopped = down::stop_all(&app.state).await;
+    let stopped = down::stop_all(&app).await;
     if made.is_err() || stopped.is_err() {
         keep(work);
     } else {
-        // They may lie elsewhere.
+        // They may be elsewhere.
         files::remove_tree(&app.state.computes())?;
         std::fs::rename(app.state.server_data(), &target)
             .with_context(|| format!("cannot put the template at {}", target.display()))?;
     }
     made?;
     stopped?;
-    // The lock file names a server that is gone, and would be copied.
+    // The lock file names a server that is gone, and would be copied with the rest.
     let _ = std::fs::remove_file(target.join("lock"));
     output::text_line(&format!(
         "made {} ({:.1} s)",
         target.display(),
-        begin.elapsed().as_secs_f64()
+        timer.elapsed().as_secs_f64()
     ))
 }
 
@@ -70,51 +67,44 @@ async fn make(app: &App) -> Result<()> {
     let home = Home::find()?;
     home.check()?;
     let progress = app.progress();
-    let mut project = Project::new();
-    // A template must not come from a template.
-    let bare = Home::at(home.root()).without_template();
+    let mut project = Project::new(app.now()?);
     project.without_accounts = true;
     let free = |avoid: &[u16]| {
-        ports::choose(
-            "the template",
-            "",
-            Ipv4Addr::LOCALHOST.into(),
-            None,
-            PORT_FROM,
-            avoid,
-        )
+        Wanted {
+            what: "the template",
+            flag: "",
+            address: Ipv4Addr::LOCALHOST.into(),
+            explicit: None,
+            preferred: PORT_FROM,
+        }
+        .choose(avoid)
+        .map(|choice| choice.port)
     };
-    let grpc = free(&[])?.port;
-    let http = free(&[grpc])?.port;
-    project.ports.grpc = Some(grpc);
-    project.ports.http = Some(http);
-    project.ports.mysql = Some(free(&[grpc, http])?.port);
+    let grpc = free(&[])?;
+    let http = free(&[grpc])?;
+    project.ports.mysql_port = Some(free(&[grpc, http])?);
+    project.ports.server = ServerPorts {
+        grpc_port: Some(grpc),
+        http_port: Some(http),
+    };
     project.save(&app.state)?;
-    let _lock = app.state.lock(crate::app::LOCK_LIMIT).await?;
-    let running = server::ensure(
-        &app.state,
-        &bare,
-        &mut project,
-        WantedPorts::default(),
-        &progress,
-    )
-    .await?;
-    app.compute(
-        &bare,
-        &mut project,
-        &running,
-        &BranchName::main().into(),
-        None,
-        &progress,
-    )
-    .await?;
+    let prepared = Prepared {
+        // A template must not come from a template.
+        home: home.without_template(),
+        project,
+        ports: ServerPorts::default(),
+        lock: app.state.lock(LOCK_LIMIT).await?,
+    };
+    let mut session = prepared.start(app, &progress).await?;
+    let main = BranchName::main().into();
+    session.compute(app, &main, None, &progress).await?;
     Ok(())
 }
 
-/// After a failure what the logs say is wanted, so the directory stays.
+/// Keeps the directory after a failure, for its log files.
 fn keep(work: tempfile::TempDir) {
     eprintln!(
-        "what was made so far, with the logs, is in {}",
+        "what was made so far, with its log files, is in {}",
         work.keep().display()
     );
 }

@@ -69,7 +69,7 @@ impl<'a> Materialise<'a> {
             }
             // A newer server's: what it is for cannot be guessed.
             None => bail!(
-                "the server sent an item that this version does not know: use the same version of both"
+                "the server sent an item that this version does not know: restart the server with this version"
             ),
         }
     }

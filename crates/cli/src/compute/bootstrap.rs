@@ -1,16 +1,20 @@
-//! Filling an empty branch: MariaDB's own scripts, with every system table in
-//! InnoDB, where alone it is durable.
+//! The SQL that fills an empty branch: MariaDB's own scripts, with every system
+//! table in InnoDB, since only InnoDB tables are durable here.
 //!
-//! As `mariadb-install-db` does it, without its test database and anonymous
-//! accounts. `root` gets a password that no one has; see [`accounts_sql`].
+//! As `mariadb-install-db`, without its test database and anonymous accounts.
+//! `root` gets an unusable password; see [`accounts_sql`].
 
-use super::account::OWN_USER;
 use crate::home::Home;
 use crate::project::Accounts;
 use anyhow::{Context, Result};
 use std::fmt::Write;
+use xylem_datadir::own::OWN_USER;
 
-/// The scripts in order, and whether they make tables.
+/// The first statement of an init file: Xylem's changes of accounts concern one
+/// compute. In the binary log they would change the accounts of stock replicas.
+pub const NOT_IN_BINARY_LOG: &str = "SET SESSION sql_log_bin = 0;\n";
+
+/// The scripts in order, and whether they create tables.
 const SCRIPTS: [(&str, bool); 6] = [
     ("mysql_system_tables.sql", true),
     ("mysql_performance_tables.sql", false),
@@ -20,14 +24,14 @@ const SCRIPTS: [(&str, bool); 6] = [
     ("mysql_sys_schema.sql", true),
 ];
 
-/// What stands for a password that nobody has.
+/// The hash of no password.
 const NO_PASSWORD: &str = "invalid";
 
 /// `SUPER_ACL` in `sql/privilege.h`.
 const SUPER: u64 = 1 << 15;
 
-/// Only `root@localhost`, and that without a usable password: whoever has the
-/// project's password sets it at the first start.
+/// Keeps only `root@localhost`, without a usable password: the first start of a
+/// compute sets the project's password.
 const ACCOUNTS: &str = "\
 use mysql;
 DELETE FROM mysql.global_priv WHERE User='' OR (User='root' AND Host<>'localhost');
@@ -60,8 +64,8 @@ pub fn sql(home: &Home) -> Result<String> {
     Ok(out)
 }
 
-/// Foreign keys of the help tables: Aria takes no notice of them, for
-/// InnoDB they are wrong (the tables they name are made later).
+/// Foreign keys of the help tables: Aria ignores them, and InnoDB refuses them,
+/// since the tables they name are created later.
 const FALSE_REFERENCES: [&str; 2] = [" references help_topic", " references help_keyword"];
 
 /// `script` with `engine=Aria` as `engine=InnoDB` and without Aria's
@@ -96,8 +100,8 @@ pub fn in_innodb(script: &str) -> String {
     out
 }
 
-/// The next `engine = word` or `transactional = word`: what is before, the
-/// name, the value, and what is after.
+/// The next `engine = word` or `transactional = word`: the text before it, its
+/// name, its value, and the text after it.
 fn next_option(text: &str) -> Option<(&str, &str, &str, &str)> {
     let mut from = 0;
     loop {
@@ -142,7 +146,7 @@ fn has_password(user: &str, host: &str, password: &str) -> String {
     )
 }
 
-/// Statements that make `user`@`host` with all rights.
+/// Statements that create `user`@`host` with all rights.
 fn make_account(user: &str, host: &str, password: &str) -> String {
     let who = format!("'{user}'@'{host}'");
     // Not GRANT PROXY: that is not granted to the user the init file runs as.
@@ -154,7 +158,7 @@ fn make_account(user: &str, host: &str, password: &str) -> String {
     )
 }
 
-/// `then`, where `condition` holds: one line, as the init file is read so.
+/// `then` if `condition` holds, in one line, as an init file needs it.
 fn only_if(condition: &str, then: &str) -> String {
     format!("BEGIN NOT ATOMIC IF {condition} THEN {then} END IF; END;\n")
 }
@@ -163,12 +167,12 @@ fn quoted(text: &str) -> String {
     text.replace('\\', "\\\\").replace('\'', "\\'")
 }
 
-/// SQL of every start, before anybody can connect: the account that xylem's own
-/// client uses over the unix socket is there, with `password` and all rights.
-/// When it is, which is nearly always, this reads and writes nothing.
+/// SQL of every start, before anybody can connect: creates the account of xylem's
+/// own client with `password` and all rights, unless it exists. It nearly always
+/// does; then nothing is written.
 ///
-/// Whoever loads a dump of all databases replaces all accounts, and whoever
-/// changes a password in SQL does not tell us.
+/// It may be missing because a dump of all databases replaces all accounts, and
+/// different because SQL can change any password.
 pub fn own_account_sql(password: &str) -> String {
     let password = quoted(password);
     let ready = format!(
@@ -185,13 +189,13 @@ pub fn own_account_sql(password: &str) -> String {
     )
 }
 
-/// SQL for a branch where it is not settled yet from where people can log in as
-/// `user` with `password`.
+/// SQL that lets people log in as `user` with `password` from the hosts that
+/// `accounts` says.
 ///
-/// `root` gets its password when it has none, as in a project that was just
-/// made; what people have set in SQL stays. From other machines the account is
-/// there as long as computes listen to them, and goes again when they do not,
-/// unless somebody has given it another password: then it is theirs.
+/// `root` gets its password if it has none, as in a new project; a password that
+/// people have set in SQL stays. The account for other machines exists as long as
+/// computes listen to them, and is removed when they do not, unless it has another
+/// password: then people have made it.
 pub fn accounts_sql(user: &str, password: &str, accounts: Accounts) -> String {
     let password = quoted(password);
     let local: Vec<String> = ["localhost", "127.0.0.1", "::1"]

@@ -1,12 +1,11 @@
-//! What a running compute's `ib_logfile0` says to others: that there is no
-//! database in these files.
+//! Marks the `ib_logfile0` of a running compute: its directory holds no database.
 //!
-//! `mariadb-backup` asks the server where its files are, reads the header of
-//! this one and then copies data files. On a compute those are empty shells, so
-//! that the backup would end well and hold nothing. InnoDB here reads the header
-//! once, when it starts, and writes nothing into the file; so after that it
-//! becomes one of an unknown format. Whatever reads it, a stock server on a copy
-//! of the directory as well, ends at once and shows who made it:
+//! `mariadb-backup` asks the server where its files are, reads the header of this
+//! one and then copies data files. On a compute data files are empty shells, so
+//! that the backup would succeed and hold nothing. InnoDB here reads the header
+//! once, at its start, and writes nothing into the file; after that the header
+//! becomes one of an unknown format. Every reader, also a stock server on a copy of
+//! the directory, then ends at once and shows its creator:
 //!
 //! ```text
 //! InnoDB: Unsupported redo log format. The redo log was created with

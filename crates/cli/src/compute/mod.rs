@@ -1,15 +1,20 @@
 //! Computes: a mariadbd process on a branch, and its directory.
 
-pub mod account;
 pub mod base;
 pub mod bootstrap;
 pub mod decoy;
+mod fill;
+mod host;
 pub mod mycnf;
 pub mod name;
+mod options;
+mod port;
 pub mod reader;
 pub mod ready;
 pub mod record;
-pub mod start;
+mod run;
+mod start;
+pub mod starter;
 pub mod stop;
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! `my.cnf`: all of a compute's options in one file.
 
 use anyhow::{Result, bail};
+use std::ffi::OsString;
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-/// What varies in a compute's options.
+/// The options of a compute that vary.
 #[derive(Clone, Debug)]
 pub struct Options<'a> {
     /// MariaDB's `usr` directory.
@@ -36,28 +37,28 @@ pub struct Options<'a> {
     pub buffer_pool: &'a str,
     /// `innodb_page_size` in bytes, if not the default.
     pub page_size: Option<u32>,
-    /// The undo tablespaces that there are: MariaDB would otherwise make them
-    /// as many as its default says.
+    /// How many undo tablespaces exist: MariaDB would otherwise make as many as its
+    /// default says.
     pub undo_tablespaces: Option<u32>,
     /// Size of `ib_logfile0` in bytes; `None` for a new database.
     pub log_file_bytes: Option<u64>,
-    /// Files with options of the project's people, in order.
+    /// Option files that people wrote, in order.
     pub includes: Vec<PathBuf>,
-    /// The branch's place.
+    /// The page server.
     pub page_server: PageServer<'a>,
     /// A new database is being made: engines are as the scripts say.
     pub bootstrap: bool,
-    /// It takes no writes.
+    /// It accepts no writes.
     pub read_only: bool,
-    /// The compute of a branch other than `main`: what replication was set up
-    /// on the branch that it left is not its own to go on with.
-    pub left_another: bool,
+    /// The compute of a branch other than `main`: replication that was set up on
+    /// the parent branch must not continue on it.
+    pub has_parent: bool,
 }
 
 /// The options that the storage engine finds its pages with.
 #[derive(Clone, Debug)]
 pub struct PageServer<'a> {
-    /// Where it is.
+    /// Its address.
     pub host: String,
     /// Its gRPC port.
     pub port: u16,
@@ -74,15 +75,36 @@ pub struct PageServer<'a> {
 /// The default of `innodb_buffer_pool_size`.
 pub const BUFFER_POOL: &str = "256M";
 
+/// The options of a read-only compute. Events and replication write
+/// whatever `read_only` says. The event scheduler is not `DISABLED`: that would
+/// also refuse to show events, as `mariadb-dump --events` asks.
+const READ_ONLY: [(&str, &str); 3] = [
+    ("read-only", "ON"),
+    ("event-scheduler", "OFF"),
+    ("innodb-stats-auto-recalc", "OFF"),
+];
+
 /// Writes the options down.
 ///
-/// What people may change comes first, then their files, and what a compute
-/// cannot be run without last, as the last setting of an option wins.
+/// Options that people may change come first, then their option files, and last
+/// the options that a compute needs, since the last setting of an option wins.
 ///
 /// # Errors
 /// When a path cannot be written in an option file.
 pub fn render(options: &Options<'_>) -> Result<String> {
     let mut out = String::new();
+    tunable(&mut out, options)?;
+    out.push_str("\n[mariadbd]\n");
+    place(&mut out, options)?;
+    engine(&mut out, options)?;
+    replication(&mut out, options)?;
+    out.push('\n');
+    page_server(&mut out, &options.page_server)?;
+    Ok(out)
+}
+
+/// Options that people may change, and their option files.
+fn tunable(out: &mut String, options: &Options<'_>) -> Result<()> {
     out.push_str(
         "# Written by xylem at each start of this compute: changes here are lost.\n\
          # Put your own options into custom.cnf beside this file, or into mariadb.cnf\n\
@@ -98,12 +120,12 @@ pub fn render(options: &Options<'_>) -> Result<String> {
         ("character-set-server", "utf8mb4"),
     ];
     for (name, value) in tunable {
-        line(&mut out, name, value)?;
+        line(out, name, value)?;
     }
-    // Without it whoever has the FILE privilege writes wherever mariadbd can.
-    line(&mut out, "secure-file-priv", plain(&options.sql_files)?)?;
+    // Without it everybody with the FILE privilege writes wherever mariadbd can.
+    line(out, "secure-file-priv", plain(&options.sql_files)?)?;
     if let Some(count) = options.undo_tablespaces {
-        line(&mut out, "innodb-undo-tablespaces", &count.to_string())?;
+        line(out, "innodb-undo-tablespaces", &count.to_string())?;
     }
     if !options.includes.is_empty() {
         out.push('\n');
@@ -112,8 +134,11 @@ pub fn render(options: &Options<'_>) -> Result<String> {
         // The directive takes the rest of the line as it stands.
         writeln!(out, "!include {}", plain(include)?)?;
     }
+    Ok(())
+}
 
-    out.push_str("\n[mariadbd]\n");
+/// Where mariadbd has its files, and where it listens.
+fn place(out: &mut String, options: &Options<'_>) -> Result<()> {
     let paths = [
         ("basedir", &options.basedir),
         ("lc-messages-dir", &options.share),
@@ -125,29 +150,35 @@ pub fn render(options: &Options<'_>) -> Result<String> {
         ("log-error", &options.log_error),
     ];
     for (name, path) in paths {
-        line(&mut out, name, plain(path)?)?;
+        line(out, name, plain(path)?)?;
     }
     line(
-        &mut out,
+        out,
         "character-sets-dir",
         plain(&options.share.join("charsets"))?,
     )?;
-    line(&mut out, "bind-address", &options.bind.to_string())?;
-    line(&mut out, "port", &options.port.to_string())?;
+    line(out, "bind-address", &options.bind.to_string())?;
+    line(out, "port", &options.port.to_string())?;
     if options.as_root {
-        line(&mut out, "user", "root")?;
+        line(out, "user", "root")?;
     }
-    out.push_str("skip-name-resolve\nskip-log-bin\n\nignore-builtin-innodb\n");
-    line(&mut out, "plugin-load-add", "ha_innodb.so")?;
-    line(&mut out, "plugin-maturity", "unknown")?;
+    out.push_str("skip-name-resolve\n");
+    Ok(())
+}
+
+/// The storage engine, and what it has no use for.
+fn engine(out: &mut String, options: &Options<'_>) -> Result<()> {
+    out.push_str("skip-log-bin\n\nignore-builtin-innodb\n");
+    line(out, "plugin-load-add", "ha_innodb.so")?;
+    line(out, "plugin-maturity", "unknown")?;
     if !options.bootstrap {
-        line(&mut out, "enforce-storage-engine", "InnoDB")?;
+        line(out, "enforce-storage-engine", "InnoDB")?;
     }
     if let Some(bytes) = options.page_size {
-        line(&mut out, "innodb-page-size", &bytes.to_string())?;
+        line(out, "innodb-page-size", &bytes.to_string())?;
     }
     if let Some(bytes) = options.log_file_bytes {
-        line(&mut out, "innodb-log-file-size", &bytes.to_string())?;
+        line(out, "innodb-log-file-size", &bytes.to_string())?;
     }
     let fixed = [
         ("innodb-doublewrite", "OFF"),
@@ -156,41 +187,44 @@ pub fn render(options: &Options<'_>) -> Result<String> {
         ("innodb-buffer-pool-load-at-startup", "OFF"),
     ];
     for (name, value) in fixed {
-        line(&mut out, name, value)?;
+        line(out, name, value)?;
     }
-    // Relay logs stay behind with a compute's directory; what they held comes
-    // again, from where the branch says that replication stands.
+    Ok(())
+}
+
+/// Replication, and what a read-only compute may do.
+fn replication(out: &mut String, options: &Options<'_>) -> Result<()> {
+    // A compute's relay logs are lost with its directory. A replica fetches their
+    // events again, from the position that the branch has.
     out.push_str("relay-log-recovery\n");
-    if options.left_another || options.read_only {
+    if options.has_parent || options.read_only {
         let id = server_id(options.page_server.branch);
-        line(&mut out, "server-id", &id.to_string())?;
+        line(out, "server-id", &id.to_string())?;
         out.push_str("skip-slave-start\n");
     }
     if options.read_only {
-        for (name, value) in super::reader::OPTIONS {
-            line(&mut out, name, value)?;
+        for (name, value) in READ_ONLY {
+            line(out, name, value)?;
         }
     }
-    out.push('\n');
-    let page = &options.page_server;
-    line(&mut out, "innodb-page-server-enabled", "ON")?;
-    line(&mut out, "innodb-page-server-address", &page.host)?;
-    line(&mut out, "innodb-page-server-port", &page.port.to_string())?;
-    line(&mut out, "innodb-page-server-branch", page.branch)?;
+    Ok(())
+}
+
+fn page_server(out: &mut String, page: &PageServer<'_>) -> Result<()> {
+    line(out, "innodb-page-server-enabled", "ON")?;
+    line(out, "innodb-page-server-address", &page.host)?;
+    line(out, "innodb-page-server-port", &page.port.to_string())?;
+    line(out, "innodb-page-server-branch", page.branch)?;
+    line(out, "innodb-page-server-epoch", &page.epoch.to_string())?;
     line(
-        &mut out,
-        "innodb-page-server-epoch",
-        &page.epoch.to_string(),
-    )?;
-    line(
-        &mut out,
+        out,
         "innodb-page-server-start-lsn",
         &page.start_lsn.to_string(),
     )?;
     if let Some(file) = &page.token_file {
-        line(&mut out, "innodb-page-server-token-file", plain(file)?)?;
+        line(out, "innodb-page-server-token-file", plain(file)?)?;
     }
-    Ok(out)
+    Ok(())
 }
 
 /// A server's id that no other branch has, nor, but for a chance of one in four
@@ -231,4 +265,11 @@ fn plain(path: &Path) -> Result<&str> {
         Some(text) if !text.contains(['\n', '\r']) => Ok(text),
         _ => bail!("{path:?} cannot be written in an option file: use a path of printable UTF-8"),
     }
+}
+
+/// The argument that has a program read `file` and no other options.
+pub fn defaults_file(file: &Path) -> OsString {
+    let mut option = OsString::from("--defaults-file=");
+    option.push(file);
+    option
 }

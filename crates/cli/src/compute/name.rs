@@ -1,5 +1,5 @@
-//! What computes are called: as the branch they write, or `main@1`, `main@2`
-//! for those that only read it.
+//! Names of computes: that of the branch that they write, or `main@1`, `main@2`
+//! for read-only ones.
 
 use std::fmt;
 use xylem_types::BranchName;
@@ -8,7 +8,7 @@ use xylem_types::BranchName;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ComputeName {
     branch: BranchName,
-    /// Which of those that only read.
+    /// The number of a read-only compute.
     reader: Option<u64>,
 }
 
@@ -54,17 +54,22 @@ impl ComputeName {
         ComputeName::parse(&format!("{branch}{number}")).ok()
     }
 
-    /// The branch that it writes, or that it was started to read.
+    /// The branch that it writes, or shows.
     pub fn branch(&self) -> &BranchName {
         &self.branch
     }
 
-    /// Whether it only reads.
+    /// Whether it is the compute of branch `main`, which has a port of its own.
+    pub fn is_main(&self) -> bool {
+        self.reader.is_none() && self.branch == BranchName::main()
+    }
+
+    /// Whether it is read-only.
     pub fn is_reader(&self) -> bool {
         self.reader.is_some()
     }
 
-    /// What to call it in a sentence.
+    /// Its description in a sentence.
     pub fn described(&self) -> String {
         if self.is_reader() {
             format!("the read-only compute {self}")

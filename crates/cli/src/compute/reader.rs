@@ -1,30 +1,18 @@
-//! Computes that only read: mariadbd with `read_only`, from which nobody is
-//! exempt.
+//! Read-only computes: mariadbd with `read_only`, from which nobody is exempt.
 //!
-//! InnoDB's own `innodb_read_only` will not do: it reads without views, and so
-//! shows what was not committed. A reader is a compute like any other, on a
-//! branch that is its own, where transactions that were open roll back; only
-//! its users may not write.
+//! InnoDB's own `innodb_read_only` reads without views, and so shows uncommitted
+//! rows. A read-only compute is a compute like any other, on a branch of its own,
+//! where open transactions roll back; only its users may not write.
 
+use super::mycnf::defaults_file;
 use crate::failure::Failure;
 use crate::home::Home;
 use crate::state::ComputeDir;
 use anyhow::{Context, Result};
-use std::ffi::OsString;
 use std::process::{Command, Stdio};
 
-/// Options that a reader cannot be run without. Events and replication write
-/// whatever `read_only` says. The event scheduler is not `DISABLED`: that would
-/// also refuse to show events, as `mariadb-dump --events` asks.
-pub const OPTIONS: [(&str, &str); 3] = [
-    ("read-only", "ON"),
-    ("event-scheduler", "OFF"),
-    ("innodb-stats-auto-recalc", "OFF"),
-];
-
 /// SQL that takes the right to write in spite of `read_only` from every user
-/// and role. The init file is run by nobody in particular, who has all rights;
-/// each of its statements is one line.
+/// and role. mariadbd runs the init file with all rights, one statement a line.
 ///
 /// Accounts of hosts by name cannot be revoked from: with `skip_name_resolve`
 /// they are not there. Nobody can be one of them either, but the table says so
@@ -38,20 +26,18 @@ UPDATE mysql.global_priv SET Priv = JSON_SET(Priv, '$.access', \
 CAST(JSON_VALUE(Priv, '$.access') AS UNSIGNED) & ~8589934592, '$.version_id', 101100) \
 WHERE JSON_VALUE(Priv, '$.access') & 8589934592 OR JSON_VALUE(Priv, '$.version_id') IS NULL;\n";
 
-/// Who can write: nobody must. `READ_ONLY_ADMIN_ACL` in `sql/privilege.h` is
+/// Counts accounts that can write: there must be none. `READ_ONLY_ADMIN_ACL` in `sql/privilege.h` is
 /// `1 << 33`; accounts of former versions have it with SUPER, and no version.
 const WHO_WRITES: &str = "SELECT CONCAT(@@read_only + 0, ' ', COUNT(*)) FROM mysql.global_priv \
 WHERE JSON_VALUE(Priv, '$.access') & 8589934592 OR JSON_VALUE(Priv, '$.version_id') IS NULL";
 
-/// Checks that the reader that was started takes no writes.
+/// Checks that the read-only compute that was started accepts no writes.
 ///
 /// # Errors
 /// When somebody could write.
 pub fn check(home: &Home, dir: &ComputeDir) -> Result<()> {
-    let mut option = OsString::from("--defaults-file=");
-    option.push(dir.client_cnf());
     let output = Command::new(home.client())
-        .arg(option)
+        .arg(defaults_file(&dir.client_cnf()))
         .args(["--batch", "--skip-column-names"])
         .arg(format!("--execute={WHO_WRITES}"))
         .env("LD_LIBRARY_PATH", home.library_path())
@@ -64,7 +50,7 @@ pub fn check(home: &Home, dir: &ComputeDir) -> Result<()> {
     }
     Err(Failure::new(
         format!(
-            "the read-only compute would take writes ({} {})",
+            "the read-only compute would accept writes ({} {})",
             said.trim(),
             String::from_utf8_lossy(&output.stderr).trim()
         ),

@@ -4,13 +4,13 @@
 //! being able to connect says nothing; the greeting packet does.
 
 use crate::failure::Failure;
-use crate::files;
-use crate::proc::Process;
+use crate::log_file::died;
+use crate::process::Process;
 use anyhow::Result;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::AsyncReadExt;
 
 /// How often a socket that is not there yet is tried.
@@ -30,34 +30,36 @@ fn is_greeting(head: &[u8; 5]) -> bool {
 /// Waits until `process` accepts connections on `socket`.
 ///
 /// # Errors
-/// When it ends before, with what its log (from byte `log_from` on) says; when
-/// it is not ready in time.
+/// When it ends before, with the last words of its error log from byte `log_from`
+/// on; when it is not ready in time.
 pub async fn wait(process: Process, socket: &Path, log: &Path, log_from: u64) -> Result<()> {
-    let begin = Instant::now();
-    loop {
-        // Bounded, since a process that dies may leave the read hanging for
-        // as long as another holds its socket.
-        let attempt = tokio::time::timeout(Duration::from_millis(250), greeted(socket)).await;
-        if matches!(attempt, Ok(true)) {
-            return Ok(());
+    let ready = async {
+        loop {
+            // Bounded, since a process that dies may leave the read hanging for
+            // as long as another holds its socket.
+            let attempt = tokio::time::timeout(Duration::from_millis(250), greeted(socket)).await;
+            if matches!(attempt, Ok(true)) {
+                return Ok(());
+            }
+            if !process.is_alive() {
+                return Err(died("mariadbd ended before it was ready", log, log_from));
+            }
+            tokio::time::sleep(POLL).await;
         }
-        if !process.is_alive() {
-            return Err(died("mariadbd ended before it was ready", log, log_from));
-        }
-        if begin.elapsed() > LIMIT {
-            return Err(Failure::new(
-                format!(
-                    "mariadbd (pid {}) is still not ready after {} s",
-                    process.pid,
-                    LIMIT.as_secs()
-                ),
-                format!(
-                    "it goes on starting: watch {}, or end it with `xylem compute kill`",
-                    log.display()
-                ),
-            ));
-        }
-        tokio::time::sleep(POLL).await;
+    };
+    match tokio::time::timeout(LIMIT, ready).await {
+        Ok(ready) => ready,
+        Err(_) => Err(Failure::new(
+            format!(
+                "mariadbd (pid {}) is still not ready after {} s",
+                process.pid,
+                LIMIT.as_secs()
+            ),
+            format!(
+                "mariadbd goes on starting: watch {}, or end it with `xylem compute kill`",
+                log.display()
+            ),
+        )),
     }
 }
 
@@ -80,18 +82,4 @@ pub fn probe(socket: &Path) -> bool {
         .is_ok()
         && stream.read_exact(&mut head).is_ok()
         && is_greeting(&head)
-}
-
-/// `what`, with the last words of the log.
-pub fn died(what: &str, log: &Path, log_from: u64) -> anyhow::Error {
-    let words = files::last_words(log, log_from);
-    let words = if words.is_empty() {
-        "  (its log is empty)".to_owned()
-    } else {
-        words
-    };
-    Failure::new(
-        format!("{what}; its log says:\n{words}"),
-        format!("the whole log is {}", log.display()),
-    )
 }

@@ -1,8 +1,8 @@
-//! `compute.json`: what is known of a compute, and the state that follows.
+//! `compute.json`: the record of a compute, and the state that follows from it.
 
 use super::name::ComputeName;
 use crate::files;
-use crate::proc::Process;
+use crate::process::Process;
 use crate::state::{ComputeDir, StateDir};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -11,16 +11,15 @@ use std::path::PathBuf;
 /// A compute as last started here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ComputeRecord {
-    /// The branch that it writes, or was started to read.
+    /// The branch that it writes, or shows.
     pub branch: String,
-    /// The identity of the branch that it works on, whatever that is called: a
-    /// read-only compute has one of its own.
+    /// The id of the branch that it works on: that of a lease if it is read-only.
     #[serde(default)]
     pub branch_id: String,
     /// The mariadbd process.
     #[serde(flatten)]
     pub process: Process,
-    /// How far it came.
+    /// Its phase.
     pub phase: Phase,
     /// The address it listens on.
     pub bind: std::net::IpAddr,
@@ -31,22 +30,22 @@ pub struct ComputeRecord {
     /// Its unix socket.
     pub socket: PathBuf,
     /// The account that xylem's client uses.
-    #[serde(default = "super::account::root")]
+    #[serde(default = "xylem_datadir::own::root")]
     pub user: String,
-    /// It takes no writes.
+    /// It accepts no writes.
     pub read_only: bool,
     /// The LSN that it shows, if it is read-only.
     #[serde(default)]
     pub at_lsn: Option<u64>,
-    /// Its right to write the branch.
+    /// The epoch of its right to write the branch.
     pub epoch: u64,
-    /// Where its redo began.
+    /// The LSN at which its redo began.
     pub start_lsn: u64,
     /// Where this run's lines begin in `mariadbd.log`, in bytes.
     pub log_from: u64,
 }
 
-/// How far a compute came, as the commands that handled it know.
+/// The phase of a compute's life, as the commands that handled it know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
@@ -58,7 +57,7 @@ pub enum Phase {
     Stopped,
 }
 
-/// What a compute does now.
+/// The state of a compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ComputeState {
@@ -102,11 +101,11 @@ impl ComputeRecord {
         )
     }
 
-    /// What it does now.
+    /// Its present state.
     pub fn state(&self) -> ComputeState {
         match (self.process.is_alive(), self.phase) {
             (true, Phase::Starting) => {
-                // Whoever started it may have been ended while it waited.
+                // The command that started it may have been killed while it waited.
                 if super::ready::probe(&self.socket) {
                     ComputeState::Running
                 } else {

@@ -2,21 +2,22 @@
 
 use super::name::ComputeName;
 use super::record::{ComputeRecord, Phase};
+use crate::app::App;
 use crate::control::Control;
 use crate::files;
 use crate::state::StateDir;
 use anyhow::{Context, Result};
 use std::time::Duration;
 
-/// How long a compute may take to end by itself. Nothing is lost when it is
-/// ended by force: what it acknowledged is durable elsewhere.
+/// How long a compute may take to end by itself. Nothing is lost when it is killed:
+/// what it acknowledged is durable elsewhere.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// How long the server may take to forget a reader's branch.
+/// How long the server may take to remove a lease.
 const FORGET_LIMIT: Duration = Duration::from_secs(5);
 
-/// Asks the compute to end, waits, and insists after [`LIMIT`]. False when it
-/// did not run.
+/// Asks the compute to end, waits, and kills it after [`LIMIT`]. False when it did
+/// not run.
 ///
 /// # Errors
 /// When it cannot be signalled, or does not go.
@@ -32,7 +33,7 @@ pub async fn stop(state: &StateDir, name: &ComputeName) -> Result<bool> {
             .process
             .stop(LIMIT, || {
                 eprintln!(
-                    "{} (pid {}) did not end in {} s: ending it by force (nothing acknowledged is lost)",
+                    "{} (pid {}) did not end in {} s: killing it (nothing acknowledged is lost)",
                     name.described(),
                     record.process.pid,
                     LIMIT.as_secs()
@@ -73,19 +74,20 @@ pub async fn kill(state: &StateDir, name: &ComputeName) -> Result<bool> {
     Ok(ran)
 }
 
-/// Forgets a compute that only read and is ended: its branch on the server, its
-/// directory here. The server forgets the branch by itself, only later; so it
-/// is no error when it does not answer.
+/// Removes a read-only compute that has ended: its lease on the server, its
+/// directory here. The server removes the lease by itself later, so it is no
+/// error if the server does not answer.
 ///
 /// # Errors
 /// When the directory cannot be removed.
-pub async fn forget_reader(state: &StateDir, name: &ComputeName) -> Result<()> {
+pub async fn forget_reader(app: &App, name: &ComputeName) -> Result<()> {
+    let state = &app.state;
     let dir = state.compute(name);
     let lease = ComputeRecord::load(&dir).map(|record| format!("id:{}", record.branch_id));
     let server = state.server_record().filter(|r| r.process.is_alive());
     if let (Some(lease), Some(server)) = (lease, server) {
         let asked = async {
-            let control = Control::connect(&server.grpc, state.token()?.as_deref()).await?;
+            let control = Control::of(app, &server).await?;
             control.remove_branch(&lease).await
         };
         // A server that hangs must not keep a compute from being stopped.

@@ -4,7 +4,8 @@ use super::base::Materialise;
 use super::bootstrap::{accounts_sql, in_innodb, own_account_sql};
 use super::mycnf::{Options, PageServer, render, render_client};
 use super::{decoy, reader, ready};
-use crate::project::{Accounts, Project};
+use crate::project::Accounts;
+use crate::tests::kit::{me, project};
 use std::io::Write;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -40,7 +41,7 @@ fn options() -> Options<'static> {
         },
         bootstrap: false,
         read_only: false,
-        left_another: false,
+        has_parent: false,
     }
 }
 
@@ -113,7 +114,7 @@ fn options_that_vary() {
 #[test]
 fn a_branch_does_not_go_on_with_the_replication_of_another() {
     let mut options = options();
-    options.left_another = true;
+    options.has_parent = true;
     let id_of = |options: &Options<'_>| {
         let text = render(options).unwrap();
         assert!(has(&text, "skip-slave-start"));
@@ -286,17 +287,15 @@ fn a_reader_s_init_file_has_one_statement_a_line() {
 
 #[test]
 fn a_binary_log_and_a_server_s_id_are_one_compute_s() {
-    let project = Project {
-        mariadbd_args: [
-            "--max-connections=9",
-            "--log-bin=/b/n",
-            "--log_bin_index=/b/i",
-            "--server_id=7",
-        ]
-        .map(str::to_owned)
-        .to_vec(),
-        ..Project::new()
-    };
+    let mut project = project();
+    project.settings.compute.mariadbd_args = [
+        "--max-connections=9",
+        "--log-bin=/b/n",
+        "--log_bin_index=/b/i",
+        "--server_id=7",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     assert_eq!(project.mariadbd_args_of(true).count(), 4);
     let others: Vec<_> = project.mariadbd_args_of(false).collect();
     assert_eq!(others, ["--max-connections=9"]);
@@ -304,7 +303,7 @@ fn a_binary_log_and_a_server_s_id_are_one_compute_s() {
 
 #[test]
 fn accounts_are_made_on_each_branch() {
-    let mut project = Project::new();
+    let mut project = project();
     assert_eq!(project.accounts_on("a"), Accounts::None);
     project.accounts_of.insert("a".to_owned(), Accounts::Local);
     assert_eq!(project.accounts_on("a"), Accounts::Local);
@@ -441,7 +440,7 @@ async fn a_process_that_dies_is_noticed_with_its_last_words() {
     let log = dir.path().join("log");
     std::fs::write(&log, "[Note] begins\n[ERROR] no such option\n").unwrap();
     let mut child = std::process::Command::new("true").spawn().unwrap();
-    let process = crate::proc::Process::find(child.id()).unwrap();
+    let process = crate::process::Process::find(child.id()).unwrap();
     child.wait().unwrap();
     let error = ready::wait(process, &dir.path().join("s"), &log, 0)
         .await
@@ -455,8 +454,7 @@ async fn a_process_that_dies_is_noticed_with_its_last_words() {
 #[tokio::test]
 async fn waiting_ends_with_the_greeting() {
     let (_dir, socket) = greeter(b"\x5a\x00\x00\x00\x0a10.11.18-MariaDB");
-    let me = crate::proc::Process::find(std::process::id()).unwrap();
-    ready::wait(me, &socket, Path::new("/nowhere"), 0)
+    ready::wait(me(), &socket, Path::new("/nowhere"), 0)
         .await
         .unwrap();
 }

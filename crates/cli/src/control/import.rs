@@ -10,7 +10,7 @@ use xylem_proto::control::{ImportItem, ImportResponse};
 use xylem_types::BranchName;
 
 impl Control {
-    /// Sends what comes on `items`, to the end.
+    /// Fills the new branch `branch` with `items`.
     ///
     /// # Errors
     /// When the server refuses or fails, or there was no end.
@@ -24,7 +24,7 @@ impl Control {
             Ok(answer) => Ok(answer.into_inner()),
             Err(status) if status.code() == Code::AlreadyExists => Err(Failure::new(
                 status.message().to_owned(),
-                "name a branch that is not there, with --branch",
+                "name a new branch with --branch",
             )),
             Err(status) if status.code() == Code::FailedPrecondition => {
                 Err(Failure::new(status.message().to_owned(), ""))

@@ -12,7 +12,7 @@ use xylem_proto::inspect::{
 };
 use xylem_types::BranchName;
 
-/// How long a server may take to look at its branches.
+/// How long a server may take to diagnose its branches.
 const DIAGNOSE_LIMIT: Duration = Duration::from_secs(60);
 
 impl Control {
@@ -46,7 +46,7 @@ impl Control {
             .map_err(|s| self.explain(&doing, &s))
     }
 
-    /// Scrubs a branch, or all; `take` gets what there is to tell.
+    /// Scrubs a branch, or all; `take` gets progress and findings.
     ///
     /// # Errors
     /// When the server breaks off.
@@ -75,10 +75,10 @@ impl Control {
                 None => {}
             }
         }
-        anyhow::bail!("the server ended the scrub before it was done")
+        anyhow::bail!("the server ended the scrub too early")
     }
 
-    /// What the newest scrubs found.
+    /// The results of the newest scrubs.
     ///
     /// # Errors
     /// When the server cannot be asked.
@@ -88,20 +88,21 @@ impl Control {
         let answer = self.inspect.clone().last_scrubs(request).await;
         answer
             .map(|a| a.into_inner())
-            .map_err(|s| self.explain("ask for the last scrubs", &s))
+            .map_err(|s| self.explain("ask for the newest scrubs", &s))
     }
 
-    /// How the store, the disks and the branches do.
+    /// The health of the store, the disks and the branches. With `probe_store` the
+    /// server also writes, reads and removes a file in the store.
     ///
     /// # Errors
     /// When the server cannot be asked.
-    pub async fn diagnose(&self) -> Result<DiagnoseResponse> {
-        let message = DiagnoseRequest { probe_store: true };
+    pub async fn diagnose(&self, probe_store: bool) -> Result<DiagnoseResponse> {
+        let message = DiagnoseRequest { probe_store };
         let mut request = self.request(None, message)?;
         request.set_timeout(DIAGNOSE_LIMIT);
         let answer = self.inspect.clone().diagnose(request).await;
         answer
             .map(|a| a.into_inner())
-            .map_err(|s| self.explain("ask how all does", &s))
+            .map_err(|s| self.explain("diagnose the server", &s))
     }
 }

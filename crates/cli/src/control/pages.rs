@@ -2,8 +2,9 @@
 
 use super::{Control, RETRY_LIMIT, is_passing};
 use crate::failure::Failure;
+use crate::timing::Timer;
 use anyhow::{Context, Result};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 use xylem_proto::control::base_item::Item;
 use xylem_proto::control::{BaseBackupRequest, BaseItem};
@@ -45,8 +46,7 @@ impl Control {
         })
     }
 
-    /// All directories, side files and tablespaces of `branch` at `lsn`, item
-    /// by item, to `take`.
+    /// Gives `take` each directory, side file and tablespace of `branch` at `lsn`.
     ///
     /// # Errors
     /// When the server breaks off, or `take` fails.
@@ -72,7 +72,7 @@ impl Control {
             take(item.ok_or_else(|| {
                 Failure::new(
                     "the server sent an item that this version does not know",
-                    "use the same version of both",
+                    "restart the server with this version: `xylem down`, then `xylem up`",
                 )
             })?)?;
         }
@@ -87,7 +87,7 @@ impl Pages {
     /// # Errors
     /// When the server refuses or fails.
     pub async fn get(&self, space: u32, first: u32, count: u32) -> Result<Vec<GetPageResponse>> {
-        let begin = Instant::now();
+        let timer = Timer::start(&self.control.clock);
         loop {
             let message = GetPagesRequest {
                 pages: (first..first.saturating_add(count))
@@ -102,7 +102,7 @@ impl Pages {
             let request = self.control.request(Some(&self.branch), message)?;
             match self.client.clone().get_pages(request).await {
                 Ok(answer) => return Ok(answer.into_inner().pages),
-                Err(s) if is_passing(&s) && begin.elapsed() < RETRY_LIMIT => {
+                Err(s) if is_passing(&s) && timer.elapsed() < RETRY_LIMIT => {
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
                 Err(s) => {

@@ -1,51 +1,52 @@
-//! How the store and the branches do, as the server says.
+//! The health of the store and the branches, as the server reports it.
 
 use super::Check;
-use crate::cmd::scrub::FindingRow;
+use crate::app::App;
 use crate::control::Control;
 use crate::output::bytes;
-use crate::report::Seen;
-use crate::state::StateDir;
+use crate::report::finding::FindingRow;
+use crate::report::seen::Seen;
 use jiff::Timestamp;
 use xylem_proto::inspect::{
     BranchHealth, DiagnoseResponse, Disk, LastScrub, LastScrubsResponse, Store, Trouble,
 };
 
-/// Below this little works for long.
+/// With less than this free, commits will soon fail.
 const DISK_FAIL_BYTES: u64 = 512 << 20;
-/// Below this a load of some length may fill the disk.
+/// With less than this free, a long load may fill the disk.
 const DISK_WARN_BYTES: u64 = 4 << 30;
-/// So many runs are merged however large they are; more means that merges do
-/// not keep up.
+/// More runs than this mean that merges do not keep up: this many are merged
+/// whatever their size.
 const RUNS_WARN: u64 = 32;
 /// Clocks that differ by this are wrong.
 const SKEW_WARN_S: i64 = 5;
 /// Findings that are shown.
 const FINDINGS_MAX: usize = 5;
-/// Branches that hold history which are shown.
+/// Child branches that are shown.
 const HOLDS_MAX: usize = 5;
 
 /// Asks the server, if it answers.
-pub(super) async fn check(state: &StateDir, seen: &Seen, checks: &mut Vec<Check>) {
+pub(super) async fn check(app: &App, seen: &Seen, checks: &mut Vec<Check>) {
     let ready = seen.status.as_ref().is_some_and(|s| s.state == "ready");
     let Some(record) = seen.record.as_ref().filter(|_| ready) else {
         return;
     };
     let asked = async {
-        let control = Control::connect(&record.grpc, state.token()?.as_deref()).await?;
-        anyhow::Ok((control.diagnose().await?, control.last_scrubs().await?))
+        let control = Control::of(app, record).await?;
+        let health = control.diagnose(true).await?;
+        anyhow::Ok((health, control.last_scrubs().await?, app.now()?))
     };
     match asked.await {
-        Ok((health, scrubs)) => tell(&health, &scrubs, Timestamp::now(), checks),
+        Ok((health, scrubs, now)) => tell(&health, &scrubs, now, checks),
         Err(error) => checks.push(Check::fail(
             "store",
-            format!("the server does not say how it does: {error:#}"),
+            format!("cannot diagnose the server: {error:#}"),
             "see server.log in the state directory",
         )),
     }
 }
 
-/// What there is to say of the answers, at `now` by this machine's clock.
+/// The checks of the server's answers, at `now` by this machine's clock.
 pub(crate) fn tell(
     health: &DiagnoseResponse,
     scrubs: &LastScrubsResponse,
@@ -59,7 +60,7 @@ pub(crate) fn tell(
     checks.extend(health.strange.iter().map(|path| {
         Check::warn(
             "store",
-            format!("{path} is no branch's"),
+            format!("{path} belongs to no branch"),
             "the server leaves it alone: move it elsewhere, or remove it",
         )
     }));
@@ -67,14 +68,14 @@ pub(crate) fn tell(
         checks.push(Check::fail(
             "project",
             health.waiting.clone(),
-            "see that the object store answers: the server goes on by itself when it does",
+            "check the object store: the server continues by itself when the store answers",
         ));
     }
     clock(health, now, checks);
     for branch in &health.branches {
-        checks.push(log(branch));
+        checks.push(wal(branch));
         if branch.applied_lsn == 0 && !branch.stopped.is_empty() {
-            // It is not open: there is nothing more to say of it.
+            // It is not open: nothing more is known of it.
             continue;
         }
         checks.push(layers(branch));
@@ -90,18 +91,18 @@ fn store(s: &Store) -> Check {
         return Check::fail(
             "store",
             format!("{} cannot be listed: {}", s.url, s.error),
-            "see that the store is there, that the server may use it, and that the network works",
+            "check that the store exists, that the server may use it, and that the network works",
         );
     }
     if !s.probe_error.is_empty() {
         return Check::fail(
             "store",
             format!("{}: {}", s.url, s.probe_error),
-            "free space and allow the server to write; a store that lets a name be taken twice cannot be used",
+            "free space, and allow the server to write; a store without create-if-absent cannot be used",
         );
     }
     let probed = match s.probed {
-        true => "can be written, and takes a name once",
+        true => "can be written, and creates files only if absent",
         false => "answers",
     };
     Check::ok("store", format!("{} {probed}", s.url))
@@ -115,28 +116,28 @@ fn disk(d: &Disk) -> Check {
         d.what,
         d.path
     );
-    const TO_DO: &str = "free space: a full disk stops commits";
+    const HINT: &str = "free space: a full disk stops commits";
     match d.free_bytes {
-        n if n < DISK_FAIL_BYTES => Check::fail("disk", found, TO_DO),
-        n if n < DISK_WARN_BYTES => Check::warn("disk", found, TO_DO),
+        n if n < DISK_FAIL_BYTES => Check::fail("disk", found, HINT),
+        n if n < DISK_WARN_BYTES => Check::warn("disk", found, HINT),
         _ => Check::ok("disk", found),
     }
 }
 
-/// This machine's clock, the server's, and the times in logs.
+/// This machine's clock, the server's, and the times in WALs.
 fn clock(health: &DiagnoseResponse, now: Timestamp, checks: &mut Vec<Check>) {
-    const TO_DO: &str =
-        "set the clocks (`timedatectl set-ntp true`): restores to a time go by them";
+    const HINT: &str =
+        "set the clocks (`timedatectl set-ntp true`): restores to a time depend on them";
     let Ok(server) = health.now.parse::<Timestamp>() else {
         return;
     };
     let skew = now.as_second() - server.as_second();
     if skew.abs() > SKEW_WARN_S {
         let found = format!(
-            "the server's says {server}, {} s off this machine's",
+            "the server's clock says {server}, {} s off this machine's",
             skew.abs()
         );
-        checks.push(Check::warn("clock", found, TO_DO));
+        checks.push(Check::warn("clock", found, HINT));
     }
     for branch in &health.branches {
         let Ok(newest) = branch.newest_time.parse::<Timestamp>() else {
@@ -145,11 +146,11 @@ fn clock(health: &DiagnoseResponse, now: Timestamp, checks: &mut Vec<Check>) {
         let ahead = newest.as_second() - server.as_second();
         if ahead > SKEW_WARN_S {
             let found = format!(
-                "branch {}: its log says {newest}, which the server's clock reaches in {ahead} s; \
-                 until then all that is written has that time",
+                "branch {}: its WAL has the time {newest}, which the server's clock reaches in {ahead} s; \
+                 until then everything written gets that time",
                 branch.branch
             );
-            checks.push(Check::warn("clock", found, TO_DO));
+            checks.push(Check::warn("clock", found, HINT));
         }
     }
 }
@@ -158,79 +159,80 @@ fn said(trouble: &Trouble) -> String {
     format!("{} (at {})", trouble.message, trouble.time)
 }
 
-/// The copy of a log is late when it is so many intervals behind.
+/// The backup of a WAL is late when it is so many intervals behind.
 const BACKUP_LATE: u64 = 3;
 
-/// Whether the log has what the layers lack, and its copy what it has.
-fn log(b: &BranchHealth) -> Check {
+/// Whether the WAL and the layers together hold everything, and the WAL's backup
+/// keeps up.
+fn wal(b: &BranchHealth) -> Check {
     let name = &b.branch;
     if !b.stopped.is_empty() {
         return Check::fail(
-            "log",
+            "wal",
             format!("branch {name} has stopped: {}", b.stopped),
-            "see server.log; what was acknowledged before is safe. When the cause is mended, `xylem branch reopen` opens it again",
+            "see server.log; everything acknowledged is safe. When the cause is gone: `xylem branch reopen`",
         );
     }
     if b.busy {
         return Check::warn(
-            "log",
-            format!("branch {name}: a manifest is being published and does not come to its end"),
-            "see that the store can be written",
+            "wal",
+            format!("branch {name}: publishing a manifest does not end"),
+            "check that the store can be written",
         );
     }
     if b.resume_position < b.wal_first_position {
         return Check::fail(
-            "log",
+            "wal",
             format!(
-                "branch {name}: its layers end at LSN {}, log position {}, and the log begins at position {}: what is in between is in neither",
+                "branch {name}: its layers end at LSN {}, WAL position {}, and its WAL begins at position {}: redo in between is in neither",
                 b.resume_lsn, b.resume_position, b.wal_first_position
             ),
-            "put the log's directory back from a backup; do not stop the server before",
+            "restore the WAL's directory from a backup; do not stop the server before",
         );
     }
     if b.resume_position > b.wal_end_position || b.resume_lsn > b.durable_lsn {
         return Check::fail(
-            "log",
+            "wal",
             format!(
-                "branch {name}: its layers reach LSN {} at log position {}, and the log ends at LSN {}, position {}: it is another log, or has lost its end",
+                "branch {name}: its layers reach LSN {} at WAL position {}, and its WAL ends at LSN {}, position {}: it is another WAL, or has lost its end",
                 b.resume_lsn, b.resume_position, b.durable_lsn, b.wal_end_position
             ),
-            "put the log's directory back from a backup",
+            "restore the WAL's directory from a backup",
         );
     }
     let found = format!(
-        "branch {name}: layers to LSN {}, log to {}",
+        "branch {name}: layers to LSN {}, WAL to LSN {}",
         b.resume_lsn, b.durable_lsn
     );
-    if let Some(copy) = &b.wal_backup {
-        if !copy.trouble.is_empty() {
+    if let Some(backup) = &b.wal_backup {
+        if !backup.trouble.is_empty() {
             return Check::fail(
-                "log",
+                "wal",
                 format!(
-                    "{found}; its copy in the object store does not go on, for {} s: {}",
-                    copy.age_ms / 1000,
-                    copy.trouble
+                    "{found}; its backup in the object store has failed for {} s: {}",
+                    backup.age_ms / 1000,
+                    backup.trouble
                 ),
-                "see that the object store can be written: what the copy lacks is lost with this server's disk",
+                "check that the object store can be written: redo that the backup lacks is lost with this server's disk",
             );
         }
-        if copy.age_ms > BACKUP_LATE * copy.interval_ms {
+        if backup.age_ms > BACKUP_LATE * backup.interval_ms {
             return Check::warn(
-                "log",
+                "wal",
                 format!(
-                    "{found}; its copy in the object store is {} ms behind, and should be {} at most",
-                    copy.age_ms, copy.interval_ms
+                    "{found}; its backup in the object store is {} ms behind, and should be at most {} ms behind",
+                    backup.age_ms, backup.interval_ms
                 ),
-                "is the store slow, or the load very high? What the copy lacks is lost with this server's disk",
+                "check the speed of the store, and the load: redo that the backup lacks is lost with this server's disk",
             );
         }
     }
     match b.trim_failures {
-        0 => Check::ok("log", found),
+        0 => Check::ok("wal", found),
         n => Check::warn(
-            "log",
-            format!("{found}; it could not be trimmed {n} times"),
-            "see server.log: the log grows meanwhile",
+            "wal",
+            format!("{found}; trimming the WAL failed {n} times"),
+            "see server.log: the WAL grows meanwhile",
         ),
     }
 }
@@ -248,10 +250,11 @@ fn layers(b: &BranchHealth) -> Check {
         bytes(b.merge_debt_bytes),
         if b.merge_folds { "folded" } else { "merged" },
     );
-    const SPACE: &str = "see that the store has room and can be written; nothing is lost meanwhile";
+    const SPACE: &str =
+        "check that the store has room and can be written; nothing is lost meanwhile";
     if let Some(trouble) = &b.flush_trouble {
         let what = format!(
-            "{found}\n{} layers wait to be flushed: {}",
+            "{found}\nflushes fail, and {} layers wait: {}",
             b.frozen_layers,
             said(trouble)
         );
@@ -262,7 +265,7 @@ fn layers(b: &BranchHealth) -> Check {
         return Check::fail(
             "layers",
             what,
-            "`xylem scrub` tells whether a layer is damaged; else see that the store has room",
+            "`xylem scrub` finds damaged layers; otherwise check that the store has room",
         );
     }
     if b.unfoldable_keys > 0 {
@@ -275,20 +278,20 @@ fn layers(b: &BranchHealth) -> Check {
         return Check::warn(
             "layers",
             what,
-            "`xylem inspect page` shows what stands there; report it as a bug",
+            "`xylem inspect page` shows the records; report this as a bug",
         );
     }
     match b.runs > RUNS_WARN {
         true => Check::warn(
             "layers",
             found,
-            "merges do not keep up: reads get slower; is the store slow, or the load very high?",
+            "merges do not keep up, and reads get slower: check the speed of the store, and the load",
         ),
         false => Check::ok("layers", found),
     }
 }
 
-/// How far back a branch reaches, and what it keeps beyond that.
+/// How far back the history of a branch reaches, and what it keeps beyond that.
 fn history(b: &BranchHealth) -> Check {
     let from = match (b.oldest_lsn, b.oldest_time.as_str()) {
         (0, _) => return Check::ok("history", format!("branch {}: none yet", b.branch)),
@@ -298,7 +301,7 @@ fn history(b: &BranchHealth) -> Check {
     let mut found = format!("branch {}: from {from} on", b.branch);
     if b.horizon_lsn > b.oldest_lsn {
         found.push_str(&format!(
-            "; what is before LSN {} goes with the next fold",
+            "; history before LSN {} is removed by the next fold",
             b.horizon_lsn
         ));
     }
@@ -315,7 +318,7 @@ fn history(b: &BranchHealth) -> Check {
             n => format!(" and {n} more"),
         };
         found.push_str(&format!(
-            "\nwhat it was before is kept for the branches that left it: {}{more}",
+            "\nearlier states are kept for child branches: {}{more}",
             shown.join(", ")
         ));
     }
@@ -333,7 +336,7 @@ fn scrub(last: &LastScrub, rate: u64) -> Check {
             .take(FINDINGS_MAX);
         let lines: Vec<String> = shown.map(FindingRow::text).collect();
         let found = format!(
-            "branch {name}: {bad} found at {}:\n{}",
+            "branch {name}: {bad} problems found at {}:\n{}",
             last.ended_at,
             lines.join("\n")
         );
@@ -342,30 +345,26 @@ fn scrub(last: &LastScrub, rate: u64) -> Check {
             true => Check::fail(
                 "scrub",
                 found,
-                "take what is damaged or missing from a backup of the store; `xylem scrub` shows all of it",
+                "restore damaged and missing files from a backup of the store; `xylem scrub` lists them all",
             ),
-            false => Check::warn(
-                "scrub",
-                found,
-                "see that the store answers, then `xylem scrub`",
-            ),
+            false => Check::warn("scrub", found, "check the store, then run `xylem scrub`"),
         };
     }
     if last.ended_at.is_empty() {
-        let found = format!("branch {name}: not since the server started");
+        let found = format!("branch {name}: not scrubbed since the server started");
         return match rate {
             0 => Check::warn(
                 "scrub",
                 found,
-                "`xylem scrub` now and then, or set scrub_bytes_per_second",
+                "run `xylem scrub` now and then, or set scrub_bytes_per_second",
             ),
-            _ => Check::ok("scrub", format!("{found}; it goes on in the background")),
+            _ => Check::ok("scrub", format!("{found}; a scrub runs in the background")),
         };
     }
     Check::ok(
         "scrub",
         format!(
-            "branch {name}: all was well at {} ({} layers, {})",
+            "branch {name}: no damage at {} ({} layers, {})",
             last.ended_at,
             last.layers,
             bytes(last.bytes)

@@ -1,4 +1,4 @@
-//! Is everything there, and does it fit together?
+//! Checks that the installation is complete and fits together.
 
 use super::Check;
 use crate::home::{Home, VARIABLE};
@@ -11,12 +11,12 @@ pub(super) fn check(home: &Home, checks: &mut Vec<Check>) {
     } else {
         let list: Vec<String> = missing
             .iter()
-            .map(|(what, path)| format!("{what} is not at {}", path.display()))
+            .map(|(what, path)| format!("{what} is missing: {}", path.display()))
             .collect();
         checks.push(Check::fail(
             "home",
             list.join("\n"),
-            format!("set {VARIABLE} to the directory Xylem is installed in, or install it again"),
+            format!("set {VARIABLE} to the installation's directory, or reinstall Xylem"),
         ));
     }
     let version = libraries(home, checks);
@@ -27,7 +27,7 @@ pub(super) fn check(home: &Home, checks: &mut Vec<Check>) {
         Some(path) => Check::ok("template", path.display().to_string()),
         None => Check::ok(
             "template",
-            "none: new projects make their system tables themselves (some seconds)",
+            "none: new projects create their system tables themselves, which takes some seconds",
         ),
     });
 }
@@ -47,7 +47,7 @@ fn execute(home: &Home, program: &std::path::Path, preload: bool) -> std::io::Re
 /// Runs the programs; returns mariadbd's version, such as `10.11.18`.
 fn libraries(home: &Home, checks: &mut Vec<Check>) -> Option<String> {
     const REINSTALL: &str =
-        "install what is missing with the system's package manager, or install Xylem again";
+        "install missing libraries with the system's package manager, or reinstall Xylem";
     let mut version = None;
     let mut found = Vec::new();
     for (what, program, preload) in [
@@ -122,7 +122,7 @@ fn plugin(home: &Home, version: &str, checks: &mut Vec<Check>) {
         Ok(code) if !contains(&code, version.as_bytes()) => Check::fail(
             "plugin",
             format!("{} was not built for mariadbd {version}", path.display()),
-            "install the two of one Xylem release together",
+            "install mariadbd and the plugin from the same Xylem release",
         ),
         Ok(code) if !contains(&code, b"page_server_enabled") => Check::fail(
             "plugin",

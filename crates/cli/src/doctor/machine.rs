@@ -1,24 +1,29 @@
 //! Disk space, limits, clock.
 
 use super::Check;
+use crate::app::App;
 use crate::output::bytes;
-use crate::state::StateDir;
+use crate::project::Project;
 use rustix::process::{Resource, getrlimit};
 use std::path::Path;
 
-/// Below this little works for long.
+/// With less than this free, commits will soon fail.
 const DISK_FAIL_BYTES: u64 = 512 << 20;
-/// Below this a load of some length may fill the disk.
+/// With less than this free, a long load may fill the disk.
 const DISK_WARN_BYTES: u64 = 4 << 30;
 /// mariadbd wants one per connection and table, the server one per layer.
 const FILES_MIN: u64 = 4096;
 /// 2025-01-01: a clock before this was never set.
 const CLOCK_MIN_S: i64 = 1_735_689_600;
 
-pub(super) fn check(state: &StateDir, checks: &mut Vec<Check>) {
-    disk(state.root(), checks);
+/// The hint for a wrong clock.
+const SET_CLOCK: &str =
+    "set the clock (`timedatectl set-ntp true`): restores to a time depend on it";
+
+pub(super) fn check(app: &App, checks: &mut Vec<Check>) {
+    disk(app.state.root(), checks);
     files(checks);
-    clock(state, checks);
+    clock(app, checks);
 }
 
 fn disk(root: &Path, checks: &mut Vec<Check>) {
@@ -28,18 +33,18 @@ fn disk(root: &Path, checks: &mut Vec<Check>) {
     let Ok(stat) = rustix::fs::statvfs(existing) else {
         checks.push(Check::warn(
             "disk",
-            format!("cannot ask for the free space of {}", existing.display()),
+            format!("cannot read the free space of {}", existing.display()),
             "check it with `df`",
         ));
         return;
     };
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     let found = format!("{} free in {}", bytes(free), existing.display());
-    const TO_DO: &str = "free space, or move the state directory: a full disk stops commits";
+    const HINT: &str = "free space, or move the state directory: a full disk stops commits";
     checks.push(if free < DISK_FAIL_BYTES {
-        Check::fail("disk", found, TO_DO)
+        Check::fail("disk", found, HINT)
     } else if free < DISK_WARN_BYTES {
-        Check::warn("disk", found, TO_DO)
+        Check::warn("disk", found, HINT)
     } else {
         Check::ok("disk", found)
     });
@@ -47,7 +52,7 @@ fn disk(root: &Path, checks: &mut Vec<Check>) {
         checks.push(Check::warn(
             "disk",
             format!("{} inodes free in {}", stat.f_favail, existing.display()),
-            TO_DO,
+            HINT,
         ));
     }
 }
@@ -78,24 +83,26 @@ fn files(checks: &mut Vec<Check>) {
     });
 }
 
-fn clock(state: &StateDir, checks: &mut Vec<Check>) {
-    let now = jiff::Timestamp::now();
-    let created = crate::project::Project::load(state)
+fn clock(app: &App, checks: &mut Vec<Check>) {
+    let Ok(now) = app.now() else {
+        checks.push(Check::fail("clock", "it is out of range", SET_CLOCK));
+        return;
+    };
+    let created = Project::load(&app.state)
         .ok()
         .and_then(|p| p.created.parse::<jiff::Timestamp>().ok());
     let shown = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    const TO_DO: &str = "set the clock (`timedatectl set-ntp true`): restores to a time go by it";
     checks.push(if now.as_second() < CLOCK_MIN_S {
         Check::fail(
             "clock",
             format!("it says {shown}, which has long passed"),
-            TO_DO,
+            SET_CLOCK,
         )
     } else if let Some(created) = created.filter(|created| *created > now) {
         Check::warn(
             "clock",
-            format!("it says {shown}, before the project was made ({created})"),
-            TO_DO,
+            format!("it says {shown}, before the project was created ({created})"),
+            SET_CLOCK,
         )
     } else {
         Check::ok("clock", shown)

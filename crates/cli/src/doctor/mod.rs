@@ -5,18 +5,18 @@ mod installation;
 mod machine;
 mod project;
 
+use crate::app::App;
 use crate::home::Home;
-use crate::report;
-use crate::state::StateDir;
+use crate::report::seen;
 use serde::Serialize;
 
-/// How a check came out.
+/// The outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// As it should be.
+    /// All is well.
     Ok,
-    /// It works, and may not for long.
+    /// It works, but may fail soon.
     Warn,
     /// It does not work.
     Fail,
@@ -25,14 +25,14 @@ pub enum Verdict {
 /// A check's result.
 #[derive(Debug, Serialize)]
 pub struct Check {
-    /// What was looked at.
+    /// The subject.
     pub name: &'static str,
-    /// How it came out.
+    /// The verdict.
     pub verdict: Verdict,
     /// What was found.
     pub found: String,
-    /// What to do about it.
-    pub to_do: Option<String>,
+    /// What helps.
+    pub hint: Option<String>,
 }
 
 impl Check {
@@ -42,31 +42,31 @@ impl Check {
             name,
             verdict: Verdict::Ok,
             found: found.into(),
-            to_do: None,
+            hint: None,
         }
     }
 
     /// Something should be done.
-    pub fn warn(name: &'static str, found: impl Into<String>, to_do: impl Into<String>) -> Check {
+    pub fn warn(name: &'static str, found: impl Into<String>, hint: impl Into<String>) -> Check {
         Check {
             name,
             verdict: Verdict::Warn,
             found: found.into(),
-            to_do: Some(to_do.into()),
+            hint: Some(hint.into()),
         }
     }
 
     /// Something must be done.
-    pub fn fail(name: &'static str, found: impl Into<String>, to_do: impl Into<String>) -> Check {
+    pub fn fail(name: &'static str, found: impl Into<String>, hint: impl Into<String>) -> Check {
         Check {
             name,
             verdict: Verdict::Fail,
             found: found.into(),
-            to_do: Some(to_do.into()),
+            hint: Some(hint.into()),
         }
     }
 
-    /// A line for people; a second one when there is something to do.
+    /// A line for people; a second one for the hint.
     pub fn text(&self) -> String {
         let verdict = match self.verdict {
             Verdict::Ok => "ok  ",
@@ -78,38 +78,39 @@ impl Check {
             self.name,
             self.found.replace('\n', "\n                    ")
         );
-        if let Some(to_do) = &self.to_do {
-            text.push_str("\n                    to do: ");
-            text.push_str(to_do);
+        if let Some(hint) = &self.hint {
+            text.push_str("\n                    hint: ");
+            text.push_str(hint);
         }
         text
     }
 }
 
 /// All checks. Those of the project only if there is one.
-pub async fn all(state: &StateDir) -> Vec<Check> {
+pub async fn all(app: &App) -> Vec<Check> {
+    let state = &app.state;
     let mut checks = Vec::new();
     match Home::find() {
         Ok(home) => installation::check(&home, &mut checks),
         Err(error) => checks.push(Check::fail(
             "home",
-            format!("the installation cannot be found: {error:#}"),
+            format!("cannot find the installation: {error:#}"),
             format!(
-                "set {} to the directory Xylem is installed in",
+                "set {} to the installation's directory",
                 crate::home::VARIABLE
             ),
         )),
     }
-    machine::check(state, &mut checks);
+    machine::check(app, &mut checks);
     if state.has_project() {
-        let seen = report::look(state).await;
+        let seen = seen::look(app).await;
         project::check(state, &seen, &mut checks);
-        care::check(state, &seen, &mut checks).await;
+        care::check(app, &seen, &mut checks).await;
     } else {
         checks.push(Check::warn(
             "project",
-            format!("there is none in {}", state.root().display()),
-            "make one with `xylem up`, or name another directory with --dir",
+            format!("there is no project in {}", state.root().display()),
+            "create one with `xylem up`, or name another directory with --dir",
         ));
     }
     checks

@@ -4,18 +4,19 @@ use super::Check;
 use crate::compute::name::ComputeName;
 use crate::compute::record::{self, ComputeRecord, ComputeState};
 use crate::files;
+use crate::log_file;
 use crate::output::bytes;
 use crate::ports;
 use crate::project::Project;
-use crate::report::Seen;
+use crate::report::seen::Seen;
 use crate::state::StateDir;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
-/// Ingest this far behind the log makes reads wait.
+/// Ingest this far behind the WAL makes reads wait.
 const LAG_WARN_BYTES: u64 = 64 << 20;
 
-/// Most log lines that are shown.
+/// The most lines of a log file that are shown.
 const LINES_MAX: usize = 5;
 
 pub(super) fn check(state: &StateDir, seen: &Seen, checks: &mut Vec<Check>) {
@@ -28,8 +29,8 @@ pub(super) fn check(state: &StateDir, seen: &Seen, checks: &mut Vec<Check>) {
     if computes.is_empty() {
         checks.push(Check::warn(
             "compute",
-            "none was ever started here",
-            "`xylem up` starts the one of branch main",
+            "none has been started yet",
+            "`xylem up` starts the compute of branch main",
         ));
     }
     for (name, record) in &computes {
@@ -42,34 +43,34 @@ fn settings(state: &StateDir, checks: &mut Vec<Check>) {
         Err(error) => checks.push(Check::fail(
             "project",
             format!("{error:#}"),
-            "mend project.toml, or take it from a backup",
+            "repair project.toml, or restore it from a backup",
         )),
         Ok(project) => {
             checks.push(if project.half_made {
                 Check::warn(
                     "project",
-                    "it was only half made",
-                    "`xylem up` makes it anew",
+                    "it is incomplete: its first start was interrupted",
+                    "`xylem up` creates it anew",
                 )
             } else {
                 Check::ok("project", state.root().display().to_string())
             });
-            if project.user.as_deref() == Some("root") {
+            if project.settings.compute.user.as_deref() == Some("root") {
                 checks.push(Check::warn(
                     "user",
-                    "mariadbd runs as the system's root: whoever has the FILE privilege writes as root where secure_file_priv allows it",
-                    "`up --unset user` has it run as a system account from the next start on",
+                    "mariadbd runs as the system's root: everybody with the FILE privilege writes files as root where secure_file_priv allows it",
+                    "run mariadbd as a system account from the next start on: `xylem up --unset user`",
                 ));
             }
-            if !project.bind.is_loopback() {
+            if !project.settings.bind().is_loopback() {
                 let found = format!(
                     "computes listen on {}, reachable from other machines",
-                    project.bind
+                    project.settings.bind()
                 );
                 checks.push(Check::warn(
                     "bind",
                     found,
-                    "see that a firewall lets in only who should; `up --bind 127.0.0.1` undoes it",
+                    "protect them with a firewall, or listen locally only: `xylem up --bind 127.0.0.1`",
                 ));
             }
         }
@@ -87,13 +88,13 @@ fn password(state: &StateDir, checks: &mut Vec<Check>) {
             None if name == "token" => {}
             None => checks.push(Check::fail(
                 name,
-                format!("{} is not there", path.display()),
-                "put root's password into it; `xylem sql` needs it",
+                format!("{} is missing", path.display()),
+                "write root's password into it; `xylem sql` needs it",
             )),
             Some(mode) if mode & 0o077 != 0 => {
                 checks.push(Check::fail(
                     name,
-                    format!("others may read {} (mode {mode:o})", path.display()),
+                    format!("other users may read {} (mode {mode:o})", path.display()),
                     chmod,
                 ));
             }
@@ -135,11 +136,14 @@ fn private(state: &StateDir, checks: &mut Vec<Check>) {
         .map(|path| path.display().to_string())
         .collect();
     checks.push(if open.is_empty() {
-        Check::ok("private", "others may read neither logs nor settings")
+        Check::ok(
+            "private",
+            "other users may read neither log files nor settings",
+        )
     } else {
         Check::warn(
             "private",
-            format!("others may read {}", open.join(", ")),
+            format!("other users may read {}", open.join(", ")),
             format!("`chmod o-rwx {}`", open.join(" ")),
         )
     });
@@ -148,7 +152,11 @@ fn private(state: &StateDir, checks: &mut Vec<Check>) {
 fn server(state: &StateDir, seen: &Seen, checks: &mut Vec<Check>) {
     let log = state.server_log();
     let Some(record) = &seen.record else {
-        checks.push(Check::warn("server", "it was never started", "`xylem up`"));
+        checks.push(Check::warn(
+            "server",
+            "it has not been started yet",
+            "start it with `xylem up`",
+        ));
         return;
     };
     let alive = record.process.is_alive();
@@ -169,18 +177,18 @@ fn server(state: &StateDir, seen: &Seen, checks: &mut Vec<Check>) {
                         status.version,
                         env!("CARGO_PKG_VERSION")
                     ),
-                    "`xylem down`, then `xylem up`",
+                    "restart the server: `xylem down`, then `xylem up`",
                 ));
             }
         }
         (None, Some(trouble)) => checks.push(Check::fail(
             "server",
             format!(
-                "process {} runs and does not answer: {trouble:#}",
+                "process {} runs but does not answer: {trouble:#}",
                 record.process.pid
             ),
             format!(
-                "see {}; `xylem down` and `xylem up` start it again",
+                "see {}; restart the server with `xylem down` and `xylem up`",
                 log.display()
             ),
         )),
@@ -190,13 +198,13 @@ fn server(state: &StateDir, seen: &Seen, checks: &mut Vec<Check>) {
             format!(
                 "it died (pid {})\n{}",
                 record.process.pid,
-                files::last_errors(&log, record.log_from)
+                log_file::last_errors(&log, record.log_from)
             ),
             "`xylem up` starts it again",
         )),
     }
     if alive {
-        log_errors("server log", &log, record.log_from, checks);
+        log_errors("server.log", &log, record.log_from, checks);
     } else {
         for address in [&record.grpc, &record.http] {
             port(
@@ -221,20 +229,20 @@ fn port(name: &'static str, address: IpAddr, port: &str, checks: &mut Vec<Check>
     checks.push(Check::warn(
         name,
         format!("port {port} is taken by {by}"),
-        "the next start takes another port, unless you free this one",
+        "free the port, or the next start takes another one",
     ));
 }
 
 fn lag(seen: &Seen, checks: &mut Vec<Check>) {
     for branch in &seen.branches {
         let found = format!(
-            "branch {}: {} behind its log (LSN {})",
+            "branch {}: {} behind its WAL (LSN {})",
             branch.name,
             bytes(branch.lag_bytes),
             branch.last_lsn
         );
         checks.push(if branch.lag_bytes > LAG_WARN_BYTES {
-            Check::warn("lag", found, "if it does not shrink: is the disk slow, or does server.log say that ingest stopped?")
+            Check::warn("lag", found, "if the lag does not shrink, check the disk's speed, and server.log for a stopped ingest")
         } else {
             Check::ok("lag", found)
         });
@@ -267,7 +275,7 @@ fn compute(state: &StateDir, name: &ComputeName, record: &ComputeRecord, checks:
             "compute",
             format!(
                 "{name}: it died (pid {pid})\n{}",
-                files::last_errors(&dir.log(), record.log_from)
+                log_file::last_errors(&dir.log(), record.log_from)
             ),
             again,
         ),
@@ -278,7 +286,7 @@ fn compute(state: &StateDir, name: &ComputeName, record: &ComputeRecord, checks:
                 checks.push(Check::fail(
                     "socket",
                     format!(
-                        "{name}: process {pid} runs and does not greet on {}",
+                        "{name}: process {pid} runs but does not answer on {}",
                         record.socket.display()
                     ),
                     format!(
@@ -287,7 +295,7 @@ fn compute(state: &StateDir, name: &ComputeName, record: &ComputeRecord, checks:
                     ),
                 ));
             }
-            log_errors("compute log", &dir.log(), record.log_from, checks);
+            log_errors("error log", &dir.log(), record.log_from, checks);
         }
         ComputeState::Starting => {}
         ComputeState::Stopped | ComputeState::Crashed => {
@@ -295,8 +303,8 @@ fn compute(state: &StateDir, name: &ComputeName, record: &ComputeRecord, checks:
                 if stale.exists() {
                     checks.push(Check::warn(
                         "leftover",
-                        format!("{} is of a process that is gone", stale.display()),
-                        "harmless: the next start replaces it",
+                        format!("{} belongs to a process that has ended", stale.display()),
+                        "no action is needed: the next start replaces it",
                     ));
                 }
             }
@@ -306,10 +314,10 @@ fn compute(state: &StateDir, name: &ComputeName, record: &ComputeRecord, checks:
 }
 
 fn log_errors(name: &'static str, log: &Path, from: u64, checks: &mut Vec<Check>) {
-    let text = files::read_log(log, from);
+    let text = log_file::read(log, from);
     let errors: Vec<&str> = text
         .lines()
-        .filter(|line| files::is_error_line(line))
+        .filter(|line| log_file::is_error_line(line))
         .collect();
     if errors.is_empty() {
         checks.push(Check::ok(

@@ -1,4 +1,4 @@
-//! `xylem inspect layer`: what stands in a layer file.
+//! `xylem inspect layer`: a layer file.
 
 use super::{RecordLine, hexdump, indent, records};
 use crate::args::inspect::LayerArgs;
@@ -19,7 +19,7 @@ const VERSION_KINDS: [&str; 3] = ["delta", "fresh", "image"];
 /// Kinds of blocks.
 const BLOCK_KINDS: [&str; 4] = ["data", "index", "filter", "root"];
 
-/// What `--json` prints.
+/// The document that `--json` prints.
 #[derive(Debug, Serialize)]
 pub struct LayerReport {
     /// The branch's id.
@@ -141,7 +141,7 @@ pub fn report(args: &LayerArgs) -> Result<LayerReport> {
     let info = info.map_err(|why| {
         Failure::new(
             format!("{}: {why}", file.display()),
-            "layers are called *.layer; `xylem scrub` checks all of a store",
+            "names of layers end with .layer; `xylem scrub` checks a whole store",
         )
     })?;
     Ok(of(&info, list, cut))
@@ -265,7 +265,7 @@ pub fn text(r: &LayerReport) -> String {
     let head = ["BLOCKS", "COUNT", "STORED", "EXPANDED", "LZ4", "ZSTD"];
     let _ = writeln!(out, "\n{}", table(&head, &rows));
     match r.faults.is_empty() {
-        true => out.push_str("\nit is whole\n"),
+        true => out.push_str("\nthe file is sound\n"),
         false => {
             out.push('\n');
             for fault in &r.faults {
@@ -273,6 +273,12 @@ pub fn text(r: &LayerReport) -> String {
             }
         }
     }
+    list(r, &mut out);
+    out.trim_end().to_owned()
+}
+
+/// The versions that were asked for.
+fn list(r: &LayerReport, out: &mut String) {
     if !r.list.is_empty() {
         out.push('\n');
     }
@@ -293,7 +299,6 @@ pub fn text(r: &LayerReport) -> String {
         }
     }
     if r.list_cut {
-        out.push_str("there are more: --limit 0 lists all\n");
+        out.push_str("there are more versions: --limit 0 lists all\n");
     }
-    out.trim_end().to_owned()
 }

@@ -4,23 +4,24 @@ use super::manifest::{LayerRow, layer_table};
 use crate::app::App;
 use crate::compute::name::ComputeName;
 use crate::output::{bytes, table};
+use crate::session;
 use anyhow::Result;
 use serde::Serialize;
 use std::fmt::Write;
 use xylem_proto::inspect::LayersResponse;
 
-/// What `--json` prints.
+/// The document that `--json` prints.
 #[derive(Debug, Serialize)]
 pub struct LayersReport {
     /// The branch.
     pub branch: String,
     /// Its id.
     pub branch_id: String,
-    /// The id of the branch that it left.
+    /// The id of its parent branch.
     pub parent_id: Option<String>,
-    /// Where it left it; 0 without one.
+    /// Its branch point in the parent; 0 without one.
     pub branch_point_lsn: u64,
-    /// What page reads can see.
+    /// The LSN up to which pages can be read.
     pub applied_lsn: u64,
     /// Where the history kept begins.
     pub oldest_lsn: Option<u64>,
@@ -50,7 +51,7 @@ pub struct MemoryRow {
 /// # Errors
 /// When it cannot be asked, or there is no such branch.
 pub async fn report(app: &App, branch: &ComputeName) -> Result<LayersReport> {
-    let control = super::connect(app).await?;
+    let control = session::connect(app, &app.progress()).await?;
     Ok(LayersReport::from(control.layers(branch).await?))
 }
 
@@ -104,7 +105,7 @@ pub fn text(r: &LayersReport) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "branch    {} ({})", r.branch, r.branch_id);
     if let Some(id) = &r.parent_id {
-        let _ = writeln!(out, "parent  {id} at LSN {}", r.branch_point_lsn);
+        let _ = writeln!(out, "parent    {id} at LSN {}", r.branch_point_lsn);
     }
     let oldest = r.oldest_lsn.map_or("-".to_owned(), |l| l.to_string());
     let _ = writeln!(out, "LSN       {oldest}..{}", r.applied_lsn);

@@ -1,4 +1,4 @@
-//! `xylem inspect manifest`: what stands in manifest files.
+//! `xylem inspect manifest`: manifest files.
 
 use crate::failure::Failure;
 use crate::output::{bytes, table};
@@ -8,12 +8,12 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use xylem_pages::inspect::{self, LayerInfo, ManifestInfo};
 
-/// What `--json` prints.
+/// The document that `--json` prints.
 #[derive(Debug, Serialize)]
 pub struct ManifestsReport {
     /// The files, by number.
     pub manifests: Vec<ManifestReport>,
-    /// The layers they come to, if they follow one another from a snapshot on.
+    /// The layers they add up to, if they follow one another from a snapshot on.
     pub layers: Option<Vec<LayerRow>>,
     /// Why they do not.
     pub why_no_layers: Option<String>,
@@ -32,11 +32,11 @@ pub struct ManifestReport {
     pub kind: &'static str,
     /// A random number of the process that wrote it.
     pub writer: String,
-    /// The branch that was left, where, and the position in its log.
-    pub parent: Option<AncestorReport>,
+    /// The parent branch and the branch point.
+    pub parent: Option<ParentReport>,
     /// Where the history kept begins.
     pub oldest_lsn: Option<u64>,
-    /// From where the log is read again.
+    /// From where the WAL is replayed.
     pub resume: ResumeReport,
     /// The next layer's number.
     pub next_layer: u64,
@@ -50,25 +50,25 @@ pub struct ManifestReport {
     pub merging: Vec<u64>,
 }
 
-/// Where a branch left another.
+/// The branch point of a branch.
 #[derive(Debug, Serialize)]
-pub struct AncestorReport {
-    /// The other's id.
+pub struct ParentReport {
+    /// The parent branch's id.
     pub branch_id: String,
     /// The last LSN they share.
     pub lsn: u64,
-    /// Side-file operations before this place in its log are shared.
+    /// Side-file operations before this position in the parent's WAL are shared.
     pub position: u64,
 }
 
-/// From where the log is read again.
+/// From where the WAL is replayed.
 #[derive(Debug, Serialize)]
 pub struct ResumeReport {
-    /// The place.
+    /// The position in the WAL.
     pub position: u64,
     /// Redo before this is in layers.
     pub lsn: u64,
-    /// Side-file operations before this place are in layers.
+    /// Side-file operations before this position are in layers.
     pub operations: u64,
     /// An epoch has begun.
     pub begun: bool,
@@ -148,7 +148,7 @@ pub fn layer_table(rows: &[LayerRow]) -> String {
     table(&head, &rows)
 }
 
-/// Manifest files that were named, or that are in a directory that was.
+/// The manifest files among `paths`, and in directories among them.
 fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut out = Vec::new();
     for path in paths {
@@ -207,7 +207,7 @@ pub fn report(paths: &[PathBuf]) -> Result<ManifestsReport> {
 fn not_one(file: &Path, why: &str) -> anyhow::Error {
     Failure::new(
         format!("{}: {why}", file.display()),
-        "manifests are called manifest- and 16 hexadecimal digits; `xylem scrub` checks all of a store",
+        "names of manifests are manifest- and 16 hexadecimal digits; `xylem scrub` checks a whole store",
     )
 }
 
@@ -218,7 +218,7 @@ fn one(m: &ManifestInfo, file: &Path) -> ManifestReport {
         number: m.number,
         kind: if m.snapshot { "snapshot" } else { "edit" },
         writer: format!("{:032x}", m.writer),
-        parent: m.branch_point.map(|p| AncestorReport {
+        parent: m.branch_point.map(|p| ParentReport {
             branch_id: p.parent.to_string(),
             lsn: p.lsn.0,
             position: p.position.0,
@@ -250,7 +250,7 @@ pub fn text(report: &ManifestsReport) -> String {
         if let Some(a) = &m.parent {
             let _ = writeln!(
                 out,
-                "  left branch {} at LSN {}, position {}",
+                "  parent branch {}, branch point LSN {}, position {}",
                 a.branch_id, a.lsn, a.position
             );
         }
@@ -258,12 +258,10 @@ pub fn text(report: &ManifestsReport) -> String {
         let begun = if r.begun { "" } else { ", no epoch has begun" };
         let _ = writeln!(
             out,
-            "  layers hold all before LSN {}; log from position {}, operations from {}{begun}",
+            "  layers hold everything before LSN {}; WAL from position {}, operations from {}{begun}",
             r.lsn, r.position, r.operations
         );
-        let oldest = m
-            .oldest_lsn
-            .map_or("not known".to_owned(), |l| l.to_string());
+        let oldest = m.oldest_lsn.map_or("unknown".to_owned(), |l| l.to_string());
         let _ = writeln!(
             out,
             "  history from LSN {oldest}; next layer {}",
@@ -294,7 +292,7 @@ pub fn text(report: &ManifestsReport) -> String {
         }
         (None, why) => {
             let why = why.as_deref().unwrap_or_default();
-            let _ = writeln!(out, "what they come to together cannot be told: {why}");
+            let _ = writeln!(out, "the layers that they add up to are unknown: {why}");
         }
     }
     out.trim_end().to_owned()

@@ -1,18 +1,12 @@
-//! Looking into branches and files: `xylem inspect`.
+//! The reports of `xylem inspect`.
 
 pub mod layer;
 pub mod layers;
-pub mod log;
 pub mod manifest;
 mod overlay;
 pub mod page;
+pub mod wal;
 
-use crate::app::{App, LOCK_LIMIT};
-use crate::control::Control;
-use crate::home::Home;
-use crate::project::Project;
-use crate::server::{self, WantedPorts};
-use anyhow::Result;
 use serde::Serialize;
 use std::fmt::Write;
 use xylem_redo::Records;
@@ -26,7 +20,7 @@ pub struct RecordLine {
     pub page: Option<String>,
     /// As InnoDB calls it.
     pub kind: String,
-    /// Its bytes in the log.
+    /// Its bytes in the WAL.
     pub bytes: u64,
     /// The first byte of the page that it writes, where it says so.
     pub offset: Option<u32>,
@@ -59,7 +53,7 @@ impl RecordLine {
     }
 }
 
-/// The records of a run; what is wrong with the rest of it stands at the end.
+/// The records of a run, and why the rest of it cannot be read.
 fn records(run: &[u8], lsn: Lsn) -> (Vec<RecordLine>, Option<String>) {
     let mut out = Vec::new();
     for record in Records::of_run(run, lsn) {
@@ -71,20 +65,8 @@ fn records(run: &[u8], lsn: Lsn) -> (Vec<RecordLine>, Option<String>) {
     (out, None)
 }
 
-/// A connection to the project's server, which is started if need be.
-pub(crate) async fn connect(app: &App) -> Result<Control> {
-    app.state.require_project()?;
-    let progress = app.progress();
-    let _lock = app.state.lock(LOCK_LIMIT).await?;
-    let mut project = Project::load(&app.state)?;
-    let home = Home::find()?;
-    let wanted = WantedPorts::default();
-    let running = server::ensure(&app.state, &home, &mut project, wanted, &progress).await?;
-    Ok(running.control)
-}
-
-/// `bytes` as people read them: offset, 16 bytes, what of it is text. Lines of
-/// zeros after one are left out, and a `*` stands for them.
+/// `bytes` in lines of an offset, 16 bytes, and their text. A `*` stands for further
+/// lines of zeros.
 pub fn hexdump(bytes: &[u8]) -> String {
     let mut out = String::new();
     let mut left_out = false;
@@ -121,7 +103,7 @@ pub fn hexdump(bytes: &[u8]) -> String {
     out
 }
 
-/// `text` with every line moved to the right.
+/// `text` with every line indented.
 fn indent(text: &str, by: usize) -> String {
     let pad = " ".repeat(by);
     let lines = text.lines().map(|line| format!("{pad}{line}\n"));

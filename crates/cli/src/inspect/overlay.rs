@@ -1,5 +1,5 @@
-//! A log's directory that is only looked at: what a log does to it when it is
-//! opened stays in memory, and whoever owns it does not notice.
+//! The directory of a WAL that is only read: changes that opening the WAL makes
+//! stay in memory, so that the server that uses it does not notice.
 
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -8,9 +8,10 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use xylem_ambient::Entropy;
 use xylem_wal::disk::{Disk, DiskFile};
 
-/// What is written is kept in pieces of this size.
+/// Changes are kept in pieces of this size.
 const PIECE: u64 = 64 << 10;
 
 /// The directory as it was, with changes on top.
@@ -18,13 +19,15 @@ pub(super) struct Overlay {
     dir: PathBuf,
     /// Files that were made, renamed or removed since, by name.
     changed: Mutex<BTreeMap<String, Option<Arc<OverlayFile>>>>,
+    entropy: Entropy,
 }
 
 impl Overlay {
-    pub(super) fn new(dir: &Path) -> Overlay {
+    pub(super) fn new(dir: &Path, entropy: &Entropy) -> Overlay {
         Overlay {
             dir: dir.to_owned(),
             changed: Mutex::default(),
+            entropy: entropy.clone(),
         }
     }
 
@@ -49,7 +52,7 @@ impl Disk for Overlay {
     }
 
     fn salt(&self) -> io::Result<u64> {
-        Ok(rand::random())
+        Ok(self.entropy.next()? as u64)
     }
 
     fn list(&self) -> io::Result<Vec<String>> {

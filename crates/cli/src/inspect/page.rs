@@ -2,8 +2,10 @@
 
 use super::{RecordLine, hexdump};
 use crate::app::App;
-use crate::args::inspect::{PageArgs, PagePlace};
+use crate::args::inspect::PageArgs;
+use crate::args::parse::PagePlace;
 use crate::control::Control;
+use crate::session;
 use anyhow::Result;
 use serde::Serialize;
 use std::fmt::Write;
@@ -12,7 +14,7 @@ use xylem_proto::inspect::{Page, PageHistoryRequest, PageHistoryResponse, Versio
 /// Versions that are asked for at once.
 const PART: u32 = 200;
 
-/// What `--json` prints.
+/// The document that `--json` prints.
 #[derive(Debug, Serialize)]
 pub struct PageReport {
     /// The branch.
@@ -63,7 +65,7 @@ pub struct VersionReport {
     pub branch: String,
     /// That branch's id.
     pub branch_id: String,
-    /// Its tablespace was made or cut since: nothing of it is seen.
+    /// Its tablespace was created or truncated since: it is not visible.
     pub void: bool,
     /// What it does.
     pub records: Vec<RecordLine>,
@@ -170,7 +172,7 @@ fn request(args: &PageArgs) -> PageHistoryRequest {
 /// # Errors
 /// When it cannot be asked, or there is no such branch or table.
 pub async fn report(app: &App, args: &PageArgs) -> Result<PageReport> {
-    let control = super::connect(app).await?;
+    let control = session::connect(app, &app.progress()).await?;
     let mut out = history(&control, args).await?;
     if args.hex {
         let newest = PageHistoryRequest {
@@ -233,7 +235,7 @@ fn begin(args: &PageArgs, r: PageHistoryResponse) -> PageReport {
 
 fn page_text(p: &PageRow) -> String {
     if let Some(error) = &p.error {
-        return format!("cannot be had: {error}");
+        return format!("cannot be read: {error}");
     }
     if p.zeros {
         return "all zeros".to_owned();
@@ -263,13 +265,13 @@ pub fn text(r: &PageReport) -> String {
                 ", in {path} ({pages} pages of {bytes} bytes, flags {flags:#x})"
             );
             if r.page_no >= pages {
-                let _ = writeln!(out, "it is beyond the tablespace's end");
+                let _ = writeln!(out, "the page is beyond the tablespace's end");
             }
         }
-        _ => out.push_str(", whose tablespace does not exist then\n"),
+        _ => out.push_str(", where its tablespace does not exist\n"),
     }
     if r.versions.is_empty() {
-        out.push_str("there are no versions of it\n");
+        out.push_str("the page has no versions\n");
     }
     for v in &r.versions {
         let _ = write!(out, "\nLSN {}", v.lsn);
@@ -286,7 +288,7 @@ pub fn text(r: &PageReport) -> String {
         }
         out.push('\n');
         if v.void {
-            out.push_str("    void: its tablespace was made or cut after it\n");
+            out.push_str("    void: the tablespace was created or truncated after this version\n");
         }
         if let Some(image) = &v.image {
             let _ = writeln!(out, "    image: {}", page_text(image));
@@ -305,7 +307,7 @@ pub fn text(r: &PageReport) -> String {
         }
     }
     if r.cut {
-        let _ = writeln!(out, "\nthere are older ones: --limit 0 shows all");
+        let _ = writeln!(out, "\nthere are older versions: --limit 0 shows all");
     }
     if let Some(built) = &r.built {
         let _ = write!(out, "\n{}\n{}", page_text(built), hexdump(&built.data));

@@ -1,8 +1,13 @@
 //! The command line's forms, and what is refused.
 
-use crate::args::{BranchCommand, Cli, Command, ComputeCommand};
-use crate::moment::Moment;
+use crate::args::branch::BranchCommand;
+use crate::args::compute::ComputeCommand;
+use crate::args::inspect::InspectCommand;
+use crate::args::parse::{PagePlace, place};
+use crate::args::{Cli, Command};
+use crate::moment::When;
 use clap::{CommandFactory, Parser};
+use xylem_types::PageId;
 
 fn parse(words: &[&str]) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(std::iter::once("xylem").chain(words.iter().copied()))
@@ -38,9 +43,10 @@ fn up_takes_what_it_says() {
         panic!("not up")
     };
     assert!(up.detach);
-    assert_eq!(up.mysql_port, Some(3307));
-    assert_eq!(up.bind, Some("0.0.0.0".parse().unwrap()));
-    assert_eq!(up.mariadbd_args, ["--max-connections=10", "--skip-grant"]);
+    assert_eq!(up.ports.mysql_port, Some(3307));
+    assert_eq!(up.settings.compute.bind, "0.0.0.0".parse().ok());
+    let args = up.settings.compute.mariadbd_args;
+    assert_eq!(args, ["--max-connections=10", "--skip-grant"]);
 }
 
 #[test]
@@ -77,7 +83,7 @@ fn compute_start_takes_its_options() {
     };
     assert_eq!(
         (start.port, start.read_only, start.at),
-        (Some(4000), true, Some(Moment::Lsn(123_456)))
+        (Some(4000), true, Some(When::Lsn(123_456)))
     );
     for name in ["dev", "main@12", "feature/login", "feature/login@3"] {
         let cli = parse(&["compute", "stop", name]).unwrap();
@@ -104,7 +110,7 @@ fn branches_take_their_options() {
         panic!()
     };
     assert_eq!(create.from.as_str(), "dev");
-    assert!(matches!(create.at, Some(Moment::Time(_))));
+    assert!(matches!(create.at, Some(When::Today(_))));
     let words = [
         "branch",
         "restore",
@@ -117,7 +123,7 @@ fn branches_take_their_options() {
     let BranchCommand::Restore(restore) = branch(&words) else {
         panic!()
     };
-    assert_eq!(restore.at, Moment::Lsn(77));
+    assert_eq!(restore.at, When::Lsn(77));
     assert_eq!(restore.keep_as.unwrap().as_str(), "bad-day");
     let BranchCommand::Rename(rename) = branch(&["branch", "rename", "a", "b"]) else {
         panic!()
@@ -182,7 +188,7 @@ fn a_page_size_that_cannot_work_is_refused_with_its_reason() {
         let Command::Up(up) = parse(&["up", "--page-size", text]).unwrap().command else {
             panic!("not up")
         };
-        assert_eq!(up.page_size, Some(bytes));
+        assert_eq!(up.settings.format.page_size, Some(bytes));
     }
     for (text, why) in [
         ("4k", "keys too long"),
@@ -200,9 +206,7 @@ fn settings_can_be_forgotten() {
     let Command::Up(up) = parse(&words).unwrap().command else {
         panic!("not up")
     };
-    use crate::args::Setting;
-    let all = [Setting::Memory, Setting::MariadbdArgs, Setting::Bind];
-    assert_eq!(up.unset, all);
+    assert_eq!(up.unset, ["memory", "mariadbd-args", "bind"]);
     // What cannot be changed later cannot be forgotten either.
     for setting in ["object-store", "wal-store", "page-size", ""] {
         let error = parse(&["up", "--unset", setting]).unwrap_err();
@@ -219,4 +223,25 @@ fn only_a_yes_is_a_yes() {
     for answer in ["", "\n", "n", "no", "yea", "ja", "dev", "y y"] {
         assert!(!is_yes(answer), "{answer}");
     }
+}
+
+#[test]
+fn pages_as_people_write_them() {
+    assert_eq!(place("5:3"), Ok(PagePlace::Id(PageId::new(5, 3))));
+    let named = |name: &str, page| Ok(PagePlace::Named(name.to_owned(), page));
+    assert_eq!(place("db/table:0"), named("db/table", 0));
+    assert_eq!(place("db/t#P#p0:12"), named("db/t#P#p0", 12));
+    assert_eq!(place("undo001:7"), named("undo001", 7));
+    for wrong in ["", "5", ":3", "5:", "5:-1", "db/table", "5:4294967296"] {
+        assert!(place(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn wals_are_inspected_by_that_name() {
+    let words = ["inspect", "wal", "/s/server/wal/main", "--mtrs"];
+    let Command::Inspect(InspectCommand::Wal(args)) = parse(&words).unwrap().command else {
+        panic!("not inspect wal")
+    };
+    assert!(args.mtrs && args.dir == std::path::Path::new("/s/server/wal/main"));
 }

@@ -1,7 +1,5 @@
-//! What the doctor makes of what the server says; pages as people write them;
-//! bytes as people read them.
+//! What the doctor makes of what the server says; bytes as people read them.
 
-use crate::args::inspect::{PagePlace, place};
 use crate::doctor::{Check, Verdict, care};
 use crate::inspect::hexdump;
 use jiff::Timestamp;
@@ -9,7 +7,6 @@ use xylem_proto::inspect::{
     BranchHealth, DiagnoseResponse, Disk, Finding, Hold, LastScrub, LastScrubsResponse, Store,
     Trouble,
 };
-use xylem_types::PageId;
 
 const NOW: &str = "2026-11-22T14:05:00Z";
 
@@ -85,7 +82,7 @@ fn after(change: impl Fn(&mut DiagnoseResponse)) -> (&'static str, Verdict, Stri
         .collect();
     assert_eq!(bad.len(), 1, "{bad:?}");
     let check = bad.remove(0);
-    assert!(check.to_do.is_some_and(|to_do| !to_do.is_empty()));
+    assert!(check.hint.is_some_and(|hint| !hint.is_empty()));
     (check.name, check.verdict, check.found)
 }
 
@@ -103,7 +100,7 @@ fn what_is_well_is_ok() {
     let names: Vec<&str> = all.iter().map(|c| c.name).collect();
     assert_eq!(
         names,
-        ["store", "disk", "log", "layers", "history", "scrub"]
+        ["store", "disk", "wal", "layers", "history", "scrub"]
     );
 }
 
@@ -134,7 +131,7 @@ fn clocks() {
     let (name, _, found) = after(|h| h.now = "2026-11-22T14:04:40Z".to_owned());
     assert_eq!(name, "clock");
     assert!(found.contains("20 s off"), "{found}");
-    // The clock was put back: times in the log stand still.
+    // The clock was put back: times in the WAL stand still.
     let (name, verdict, found) =
         after(|h| h.branches[0].newest_time = "2026-11-22T14:06:00Z".to_owned());
     assert_eq!((name, verdict), ("clock", Verdict::Warn));
@@ -142,22 +139,22 @@ fn clocks() {
 }
 
 #[test]
-fn stores_and_logs_that_do_not_agree() {
-    let log = |change: fn(&mut BranchHealth)| {
+fn stores_and_wals_that_do_not_agree() {
+    let wal = |change: fn(&mut BranchHealth)| {
         let (name, verdict, found) = after(|h| change(&mut h.branches[0]));
-        assert_eq!(name, "log");
+        assert_eq!(name, "wal");
         (verdict, found)
     };
-    let (verdict, found) = log(|b| b.wal_first_position = 400);
+    let (verdict, found) = wal(|b| b.wal_first_position = 400);
     assert_eq!(verdict, Verdict::Fail);
     assert!(found.contains("in neither"), "{found}");
-    let (verdict, found) = log(|b| b.wal_end_position = 250);
+    let (verdict, found) = wal(|b| b.wal_end_position = 250);
     assert_eq!(verdict, Verdict::Fail);
-    assert!(found.contains("another log"), "{found}");
-    assert_eq!(log(|b| b.durable_lsn = 3000).0, Verdict::Fail);
-    assert_eq!(log(|b| b.stopped = "bad redo".to_owned()).0, Verdict::Fail);
-    assert_eq!(log(|b| b.busy = true).0, Verdict::Warn);
-    assert_eq!(log(|b| b.trim_failures = 2).0, Verdict::Warn);
+    assert!(found.contains("another WAL"), "{found}");
+    assert_eq!(wal(|b| b.durable_lsn = 3000).0, Verdict::Fail);
+    assert_eq!(wal(|b| b.stopped = "bad redo".to_owned()).0, Verdict::Fail);
+    assert_eq!(wal(|b| b.busy = true).0, Verdict::Warn);
+    assert_eq!(wal(|b| b.trim_failures = 2).0, Verdict::Warn);
 }
 
 #[test]
@@ -195,7 +192,7 @@ fn what_holds_history_is_told() {
     let history = all.iter().find(|c| c.name == "history").unwrap();
     let found = &history.found;
     assert!(found.contains("from LSN 1000 (2026-11-20"), "{found}");
-    assert!(found.contains("before LSN 2000 goes"), "{found}");
+    assert!(found.contains("before LSN 2000 is removed"), "{found}");
     // Those at or after the horizon hold nothing that its age does not.
     assert!(
         found.contains("b1 (LSN 100)") && found.contains("and 14 more"),
@@ -221,7 +218,7 @@ fn findings_of_scrubs() {
     assert_eq!(verdict(&["unreadable"]).verdict, Verdict::Warn);
     let check = verdict(&["orphan", "damaged", "missing"]);
     assert_eq!(check.verdict, Verdict::Fail);
-    assert!(check.found.contains("2 found") && check.found.contains("x.layer"));
+    assert!(check.found.contains("2 problems found") && check.found.contains("x.layer"));
     let never = |rate| {
         let mut scrubs = scrubs(Vec::new());
         scrubs.bytes_per_second = rate;
@@ -230,18 +227,6 @@ fn findings_of_scrubs() {
         all.into_iter().find(|c| c.name == "scrub").unwrap().verdict
     };
     assert_eq!((never(0), never(1)), (Verdict::Warn, Verdict::Ok));
-}
-
-#[test]
-fn pages_as_people_write_them() {
-    assert_eq!(place("5:3"), Ok(PagePlace::Id(PageId::new(5, 3))));
-    let named = |name: &str, page| Ok(PagePlace::Named(name.to_owned(), page));
-    assert_eq!(place("db/table:0"), named("db/table", 0));
-    assert_eq!(place("db/t#P#p0:12"), named("db/t#P#p0", 12));
-    assert_eq!(place("undo001:7"), named("undo001", 7));
-    for wrong in ["", "5", ":3", "5:", "5:-1", "db/table", "5:4294967296"] {
-        assert!(place(wrong).is_err(), "{wrong}");
-    }
 }
 
 #[test]

@@ -3,10 +3,13 @@
 mod args;
 mod care;
 mod files;
+pub(crate) mod kit;
+mod log_file;
 mod moment;
 mod output;
 mod ports;
-mod proc;
+mod processes;
 mod report;
+mod run_as;
+mod settings;
 mod state;
-mod user;

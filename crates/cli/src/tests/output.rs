@@ -30,11 +30,11 @@ fn sizes_read_well() {
 fn errors_say_what_and_what_to_do() {
     let error = Failure::new("it broke", "mend it");
     assert_eq!(exit_status(&error), 1);
-    assert_eq!(describe(&error), "error: it broke\n  to do: mend it");
+    assert_eq!(describe(&error), "error: it broke\n  hint: mend it");
     let error = Err::<(), _>(error).context("while working").unwrap_err();
     assert_eq!(
         describe(&error),
-        "error: while working: it broke\n  to do: mend it"
+        "error: while working: it broke\n  hint: mend it"
     );
 }
 

@@ -1,12 +1,23 @@
 //! Choosing ports.
 
 use crate::failure::describe;
-use crate::ports::{choose, is_free, listening_inodes, owner, reachable};
-use crate::project::Ports;
+use crate::ports::{Choice, Wanted, is_free, listening_inodes, owner, reachable};
 use crate::server::Asked;
+use crate::settings::{Ports, ServerPorts};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+fn choose(explicit: Option<u16>, preferred: u16, avoid: &[u16]) -> anyhow::Result<Choice> {
+    Wanted {
+        what: "the thing",
+        flag: "--port",
+        address: LOCAL,
+        explicit,
+        preferred,
+    }
+    .choose(avoid)
+}
 
 fn taken() -> (TcpListener, u16) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -18,7 +29,7 @@ fn taken() -> (TcpListener, u16) {
 fn a_default_that_is_taken_moves_on() {
     let (_listener, port) = taken();
     assert!(!is_free(LOCAL, port));
-    let choice = choose("x", "--port", LOCAL, None, port, &[]).unwrap();
+    let choice = choose(None, port, &[]).unwrap();
     assert!(choice.port > port);
     assert_eq!(choice.instead_of, Some(port));
 }
@@ -29,20 +40,20 @@ fn a_default_that_is_free_is_taken_unless_to_be_avoided() {
     let found = (0..5).any(|_| {
         let (listener, port) = taken();
         drop(listener);
-        let choice = choose("x", "--port", LOCAL, None, port, &[]).unwrap();
+        let choice = choose(None, port, &[]).unwrap();
         (choice.port, choice.instead_of) == (port, None)
     });
     assert!(found);
     let (listener, port) = taken();
     drop(listener);
-    let choice = choose("x", "--port", LOCAL, None, port, &[port]).unwrap();
+    let choice = choose(None, port, &[port]).unwrap();
     assert_ne!(choice.port, port);
 }
 
 #[test]
 fn an_explicit_port_that_is_taken_is_an_error_with_its_owner() {
     let (_listener, port) = taken();
-    let error = choose("the thing", "--port", LOCAL, Some(port), 1, &[]).unwrap_err();
+    let error = choose(Some(port), 1, &[]).unwrap_err();
     let text = describe(&error);
     assert!(
         text.contains(&format!("port {port}")) && text.contains("the thing"),
@@ -100,9 +111,11 @@ fn a_server_port_that_somebody_took_meanwhile_is_passed_over() {
     let other = port.wrapping_add(1);
     let asked = |grpc, http| Asked {
         kept: Ports {
-            mysql: None,
-            grpc: Some(port),
-            http: Some(other),
+            mysql_port: None,
+            server: ServerPorts {
+                grpc_port: Some(port),
+                http_port: Some(other),
+            },
         },
         grpc,
         http,
@@ -113,7 +126,8 @@ fn a_server_port_that_somebody_took_meanwhile_is_passed_over() {
     assert_eq!(asked(Some(port), None).lost(&log, port, other), None);
     assert_eq!(asked(None, Some(port)).lost(&log, other, port), None);
     assert_eq!(asked(None, None).lost("it died", port, other), None);
-    let (grpc, http) = asked(None, None).choose(&[port]).unwrap();
+    let chosen = asked(None, None).choose(&[port]).unwrap();
+    let (grpc, http) = (chosen.grpc, chosen.http);
     assert_ne!(grpc.port, port);
     assert_eq!(grpc.instead_of, Some(port));
     assert!(http.port != port && http.port != grpc.port);

@@ -1,12 +1,18 @@
 //! The documents that scripts rely on.
 
+use super::kit::me;
+use crate::cmd::branch::Shown;
 use crate::compute::name::ComputeName;
 use crate::compute::record::{ComputeRecord, Phase};
-use crate::proc::Process;
-use crate::report::{BranchReport, ComputeReport, Seen, ServerReport, StatusReport};
+use crate::process::Process;
+use crate::report::branch::{BranchReport, reports};
+use crate::report::finding::FindingRow;
+use crate::report::seen::Seen;
+use crate::report::{ComputeReport, ServerReport, StatusReport};
 use crate::state::{ServerRecord, StateDir};
 use serde_json::{Value, json};
 use xylem_proto::control::{Branch, StatusResponse};
+use xylem_proto::inspect::{BranchHealth, Trouble};
 use xylem_types::BranchName;
 
 fn record(process: Process, phase: Phase) -> ComputeRecord {
@@ -26,10 +32,6 @@ fn record(process: Process, phase: Phase) -> ComputeRecord {
         start_lsn: 12288,
         log_from: 0,
     }
-}
-
-fn me() -> Process {
-    Process::find(std::process::id()).unwrap()
 }
 
 const GONE: Process = Process {
@@ -130,10 +132,10 @@ fn a_branch_has_its_fields() {
     assert_eq!(row["last_lsn"], 100);
     assert_eq!(row["created_at"], "2026-01-01T00:00:00Z");
     assert_eq!(row["lag_bytes"], 30);
-    for unknown in ["oldest_lsn", "oldest_time", "newest_time"] {
+    for unknown in ["oldest_lsn", "oldest_time", "newest_time", "history_from"] {
         assert_eq!(row[unknown], Value::Null, "{unknown}");
     }
-    assert_eq!(row["children"], json!([]));
+    assert_eq!(row["child_branches"], json!([]));
     assert_eq!(row["lease"], false);
 }
 
@@ -182,7 +184,7 @@ fn a_branch_reads_well() {
         "dev",
         "main at LSN 300",
         "LSN 12, 2026-01-01T00:00:00.5Z",
-        "own       3.0 KiB (log 1.0 KiB, layers 2.0 KiB)",
+        "own       3.0 KiB (WAL 1.0 KiB, layers 2.0 KiB)",
     ] {
         assert!(text.contains(part), "no {part} in\n{text}");
     }
@@ -191,6 +193,57 @@ fn a_branch_reads_well() {
         table.contains("main at 300") && table.contains("2026-01-01T00:00:00Z"),
         "{table}"
     );
+}
+
+#[test]
+fn a_project_from_a_template_has_no_history_before_its_beginning() {
+    let branch = |name: &str, parent: &str, created_at: &str, oldest_time: &str| Branch {
+        name: name.to_owned(),
+        parent: parent.to_owned(),
+        created_at: created_at.to_owned(),
+        oldest_lsn: 12,
+        oldest_time: oldest_time.to_owned(),
+        ..Branch::default()
+    };
+    let template = "2026-01-01T00:00:00Z";
+    let all = reports(vec![
+        branch("dev", "main", "2026-03-03T00:00:00Z", template),
+        branch(
+            "late",
+            "dev",
+            "2026-03-04T00:00:00Z",
+            "2026-02-05T00:00:00Z",
+        ),
+        branch("main", "", "2026-02-02T00:00:00.5Z", template),
+        branch("empty", "", "2026-02-02T00:00:00Z", ""),
+    ]);
+    let from: Vec<Option<&str>> = all.iter().map(|b| b.history_from.as_deref()).collect();
+    let began = Some("2026-02-02T00:00:00.5Z");
+    assert_eq!(from, [began, Some("2026-02-05T00:00:00Z"), began, None]);
+    let table = crate::cmd::status::branches(&all);
+    assert!(table.contains("HISTORY FROM") && table.contains("2026-02-02T00:00:00Z"));
+    assert!(!table.contains(template), "{table}");
+}
+
+#[test]
+fn a_branch_is_shown_with_its_troubles() {
+    let sound = Shown::new(branch(), None);
+    assert!(!sound.text().contains("trouble"), "{}", sound.text());
+    let trouble = Trouble {
+        time: "2026-11-22T14:05:00Z".to_owned(),
+        message: "no space".to_owned(),
+    };
+    let health = BranchHealth {
+        flush_trouble: Some(trouble),
+        ..BranchHealth::default()
+    };
+    let shown = Shown::new(branch(), Some(health));
+    let says = "trouble   flushes fail: no space (at 2026-11-22T14:05:00Z)";
+    assert!(shown.text().contains(says), "{}", shown.text());
+    let row = serde_json::to_value(shown).unwrap();
+    assert_eq!(row["flush_trouble"], "no space (at 2026-11-22T14:05:00Z)");
+    assert_eq!(row["merge_trouble"], Value::Null);
+    assert_eq!(row["name"], "main");
 }
 
 fn server(process: Process, stopped: bool) -> ServerRecord {
@@ -265,7 +318,7 @@ fn damage_is_told_with_the_status() {
         branches: Vec::new(),
         computes: Vec::new(),
         object_store: None,
-        damage: vec![crate::cmd::scrub::FindingRow::from(&finding)],
+        damage: vec![FindingRow::from(&finding)],
     };
     let text = crate::cmd::status::text(&report);
     assert!(text.contains("DAMAGE") && text.contains("doctor"), "{text}");

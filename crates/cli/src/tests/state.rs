@@ -1,19 +1,13 @@
 //! The state directory: names, secrets, lock, settings.
 
+use super::kit::{entropy, project, state};
 use crate::files;
-use crate::proc::Process;
+use crate::process::Process;
 use crate::project::{Accounts, Project};
-use crate::state::{SOCKET_PATH_MAX, ServerRecord, StateDir, socket_path};
+use crate::state::{SOCKET_PATH_MAX, ServerRecord, socket_path};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 use xylem_types::BranchName;
-
-fn state() -> (tempfile::TempDir, StateDir) {
-    let dir = tempfile::tempdir().unwrap();
-    let mut state = StateDir::find(Some(&dir.path().join("s"))).unwrap();
-    state.create().unwrap();
-    (dir, state)
-}
 
 #[test]
 fn only_the_owner_enters() {
@@ -36,22 +30,22 @@ fn without_a_project_commands_say_what_to_do() {
 fn the_password_is_made_once_and_secret() {
     let (_dir, state) = state();
     assert_eq!(state.password().unwrap(), None);
-    let password = state.make_password().unwrap();
+    let password = state.make_password(&entropy()).unwrap();
     assert_eq!(password.len(), 32);
     assert!(password.bytes().all(|b| b.is_ascii_alphanumeric()));
-    assert_eq!(state.make_password().unwrap(), password);
+    assert_eq!(state.make_password(&entropy()).unwrap(), password);
     assert_eq!(files::mode_of(&state.password_file()), Some(0o600));
 }
 
 #[test]
 fn settings_come_back() {
     let (_dir, state) = state();
-    let mut project = Project::new();
+    let mut project = project();
     project.save(&state).unwrap();
     assert_eq!(Project::load(&state).unwrap(), project);
-    project.bind = "0.0.0.0".parse().unwrap();
-    project.ports.mysql = Some(3310);
-    project.mariadbd_args = vec!["--a=\"b\"".to_owned()];
+    project.settings.compute.bind = "0.0.0.0".parse().ok();
+    project.ports.mysql_port = Some(3310);
+    project.settings.compute.mariadbd_args = vec!["--a=\"b\"".to_owned()];
     project.accounts = Accounts::Local;
     project.accounts_of.insert("0a".to_owned(), Accounts::Any);
     project.half_made = true;

@@ -1,21 +1,6 @@
 //! The program as people run it: exit statuses, and what goes where.
 
-use std::path::Path;
-use std::process::{Command, Output};
-
-#[allow(clippy::expect_used)] // a helper of tests, which the lint does not see
-fn xylem(dir: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_xylem"))
-        .args(args)
-        .env("XYLEM_DIR", dir)
-        .env("XYLEM_HOME", dir.join("no-home"))
-        .output()
-        .expect("xylem runs")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
+use super::kit::{text, xylem_in as xylem};
 
 #[test]
 fn help_and_version_succeed() {
@@ -84,7 +69,7 @@ fn failures_are_1_and_say_what_to_do() {
         assert_eq!(out.status.code(), Some(1), "{args:?}: {said}");
         assert!(out.stdout.is_empty(), "{args:?}");
         assert!(
-            said.starts_with("error: ") && said.contains("to do: "),
+            said.starts_with("error: ") && said.contains("hint: "),
             "{args:?}: {said}"
         );
     }
@@ -120,7 +105,7 @@ fn the_doctor_finds_the_missing_home() {
         .expect("home is checked");
     assert_eq!(home["verdict"], "fail");
     assert!(
-        home["to_do"]
+        home["hint"]
             .as_str()
             .is_some_and(|s| s.contains("XYLEM_HOME"))
     );

@@ -4,9 +4,9 @@
 //! texts anew.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use super::kit::{golden, json, says, text, xylem};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 use xylem_types::{Epoch, FileOp, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::{LocalWal, LocalWalConfig, Position, Wal};
 
@@ -36,43 +36,6 @@ fn layer(number: u64) -> PathBuf {
     let mut paths = entries.map(|e| e.unwrap().path());
     let is_it = |p: &PathBuf| p.file_name().unwrap().to_str().unwrap().starts_with(&name);
     paths.find(is_it).unwrap()
-}
-
-fn xylem(args: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
-    let dir = std::env::temp_dir().join("xylem-none");
-    Command::new(env!("CARGO_BIN_EXE_xylem"))
-        .args(args.iter().map(|a| a.as_ref()))
-        .env("XYLEM_DIR", dir)
-        .output()
-        .expect("xylem runs")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// What a command that succeeds prints.
-fn says(args: &[&dyn AsRef<std::ffi::OsStr>]) -> String {
-    let out = xylem(args);
-    assert!(out.status.success(), "{}", text(&out.stderr));
-    text(&out.stdout)
-}
-
-fn json(args: &[&dyn AsRef<std::ffi::OsStr>]) -> serde_json::Value {
-    serde_json::from_str(&says(args)).unwrap()
-}
-
-/// Compares with `tests/golden/NAME`.
-fn golden(name: &str, found: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(name);
-    if std::env::var_os("XYLEM_WRITE_GOLDEN").is_some() {
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, found).unwrap();
-    }
-    let wanted = std::fs::read_to_string(&path).unwrap();
-    assert!(found == wanted, "{name} differs:\n{found}");
 }
 
 #[test]
@@ -125,7 +88,7 @@ fn a_damaged_layer_is_told_and_is_a_failure() {
     assert!(text(&out.stdout).contains("DAMAGED: block at byte 64: CRC-32C"));
     // Not a layer at all.
     std::fs::write(&path, b"not this").unwrap();
-    for kind in ["layer", "manifest", "log"] {
+    for kind in ["layer", "manifest", "wal"] {
         let out = xylem(&[&"inspect", &kind, &path]);
         assert_eq!(out.status.code(), Some(1));
         let said = text(&out.stderr);
@@ -135,14 +98,14 @@ fn a_damaged_layer_is_told_and_is_a_failure() {
         );
     }
     let none = dir.path().join("none");
-    for kind in ["layer", "manifest", "log"] {
+    for kind in ["layer", "manifest", "wal"] {
         let out = xylem(&[&"inspect", &kind, &none]);
         assert_eq!(out.status.code(), Some(1));
     }
     // A directory without.
-    for kind in ["manifest", "log"] {
+    for kind in ["manifest", "wal"] {
         let out = xylem(&[&"inspect", &kind, &dir.path()]);
-        assert!(text(&out.stderr).contains("to do: "));
+        assert!(text(&out.stderr).contains("hint: "));
     }
 }
 
@@ -152,7 +115,7 @@ fn a_store_is_scrubbed_without_a_server() {
     let branch = copy_of_store(dir.path());
     let url = format!("file://{}", dir.path().display());
     let said = says(&[&"scrub", &"--store", &url]);
-    assert_eq!(said, "1 branch, 4 layers, 34.6 KiB read: all is well\n");
+    assert_eq!(said, "1 branch, 4 layers, 34.6 KiB read: no damage\n");
     let path = branch.join(layer(1).file_name().unwrap());
     let bytes = std::fs::read(&path).unwrap();
     let mut bad = bytes.clone();
@@ -170,7 +133,7 @@ fn a_store_is_scrubbed_without_a_server() {
         said.contains("orphan: branch 0123") && said.contains("x.tmp"),
         "{said}"
     );
-    assert!(said.ends_with("1 damaged or missing, 0 unreadable, 1 file that nothing names\n"));
+    assert!(said.ends_with("1 damaged or missing, 0 unreadable, 1 file that no manifest names\n"));
     assert!(text(&out.stderr).contains("backup"));
     let out = xylem(&[&"scrub", &"--store", &url, &"--json", &"--rate", &"100MiB"]);
     assert_eq!(out.status.code(), Some(1));
@@ -180,11 +143,11 @@ fn a_store_is_scrubbed_without_a_server() {
         (&false.into(), &1.into())
     );
     assert_eq!(report["findings"][0]["kind"], "damaged");
-    // What nothing names is no failure.
+    // A file that no manifest names is no failure.
     std::fs::write(&path, &bytes).unwrap();
     let said = says(&[&"scrub", &"--store", &url]);
     assert!(
-        said.contains("all is well; 1 file that nothing names"),
+        said.contains("no damage; 1 file that no manifest names"),
         "{said}"
     );
 }
@@ -209,7 +172,7 @@ fn what_cannot_be_scrubbed_is_refused() {
         &["inspect", "page", "main", ":3"],
         &["inspect", "page", "main", "db/t:x"],
         &["inspect", "layer", "f", "--page", "db/t:3"],
-        &["inspect", "log", "d", "--lsn", "now"],
+        &["inspect", "wal", "d", "--lsn", "now"],
         &["scrub", "main", "--store", "file:///x"],
         &["inspect"],
     ] {
@@ -250,18 +213,18 @@ fn mtr(data: &[u8]) -> Vec<u8> {
 }
 
 struct Written {
-    log: LocalWal,
+    wal: LocalWal,
     epoch: Epoch,
     seq: u64,
     lsn: Lsn,
 }
 
 async fn begin(dir: &Path, config: LocalWalConfig) -> Written {
-    let log = LocalWal::open(dir, config).unwrap();
-    let epoch = log.seal().await.unwrap().epoch();
-    log.begin(epoch, Lsn::FIRST).await.unwrap();
+    let wal = LocalWal::open(dir, config).unwrap();
+    let epoch = wal.seal().await.unwrap().epoch();
+    wal.begin(epoch, Lsn::FIRST).await.unwrap();
     Written {
-        log,
+        wal,
         epoch,
         seq: 0,
         lsn: Lsn::FIRST,
@@ -277,7 +240,7 @@ impl Written {
             body,
         };
         self.lsn = frame.end();
-        self.log.append(self.epoch, vec![frame]).await.unwrap();
+        self.wal.append(self.epoch, vec![frame]).await.unwrap();
     }
 
     async fn redo(&mut self, bytes: &[u8]) {
@@ -285,7 +248,7 @@ impl Written {
     }
 
     async fn durable(&self) {
-        let mut durable = self.log.durable();
+        let mut durable = self.wal.durable();
         let seq = FrameSeq(self.seq);
         durable.wait_for(|d| d.seq() >= seq).await.unwrap();
     }
@@ -304,7 +267,7 @@ fn content(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[tokio::test]
-async fn a_log_is_told_while_it_is_in_use() {
+async fn a_wal_is_told_while_it_is_in_use() {
     let dir = tempfile::tempdir().unwrap();
     let mut w = begin(dir.path(), LocalWalConfig::default()).await;
     let (one, two) = (mtr(&[1, 2, 3]), mtr(&[4]));
@@ -319,8 +282,8 @@ async fn a_log_is_told_while_it_is_in_use() {
     w.redo(&two[5..]).await;
     w.durable().await;
     let before = content(dir.path());
-    let report = json(&[&"inspect", &"log", &dir.path(), &"--records", &"--json"]);
-    assert_eq!(content(dir.path()), before, "the log was changed");
+    let report = json(&[&"inspect", &"wal", &dir.path(), &"--records", &"--json"]);
+    assert_eq!(content(dir.path()), before, "the WAL was changed");
     assert_eq!(
         (&report["epoch"], &report["lsn"]),
         (&1.into(), &w.lsn.0.into())
@@ -342,36 +305,36 @@ async fn a_log_is_told_while_it_is_in_use() {
     assert_eq!(entries[5]["mtrs"][0]["end_lsn"], w.lsn.0);
     assert_eq!(report["next"], serde_json::Value::Null);
 
-    let said = says(&[&"inspect", &"log", &dir.path(), &"--mtrs"]);
+    let said = says(&[&"inspect", &"wal", &dir.path(), &"--mtrs"]);
     assert!(said.contains("create db/t.frm, mode 660"), "{said}");
     assert!(said.contains(&format!("mtr 12288..{}, 2 records", 12288 + one.len())));
     // In parts, from an LSN, of a page.
-    let part = json(&[&"inspect", &"log", &dir.path(), &"--limit", &"2", &"--json"]);
+    let part = json(&[&"inspect", &"wal", &dir.path(), &"--limit", &"2", &"--json"]);
     assert_eq!(part["entries"].as_array().unwrap().len(), 2);
     let next = part["next"].as_u64().unwrap();
     assert_eq!(next, entries[2]["position"].as_u64().unwrap());
     let from = next.to_string();
-    let rest = json(&[&"inspect", &"log", &dir.path(), &"--from", &from, &"--json"]);
+    let rest = json(&[&"inspect", &"wal", &dir.path(), &"--from", &from, &"--json"]);
     assert_eq!(rest["entries"].as_array().unwrap().len(), 4);
     let lsn = (12288 + one.len()).to_string();
-    let late = json(&[&"inspect", &"log", &dir.path(), &"--lsn", &lsn, &"--json"]);
+    let late = json(&[&"inspect", &"wal", &dir.path(), &"--lsn", &lsn, &"--json"]);
     assert_eq!(late["entries"][0]["end_lsn"], 12288 + one.len() + 5);
     for (page, count) in [("5:3", 2), ("5:4", 0)] {
-        let of = json(&[&"inspect", &"log", &dir.path(), &"--page", &page, &"--json"]);
+        let of = json(&[&"inspect", &"wal", &dir.path(), &"--page", &page, &"--json"]);
         assert_eq!(of["entries"].as_array().unwrap().len(), count, "{page}");
     }
-    let out = xylem(&[&"inspect", &"log", &dir.path(), &"--from", &"7"]);
+    let out = xylem(&[&"inspect", &"wal", &dir.path(), &"--from", &"7"]);
     assert_eq!(out.status.code(), Some(1));
     assert!(text(&out.stderr).contains("positions go from 0 to"));
-    w.log.close().await.unwrap();
+    w.wal.close().await.unwrap();
     assert_eq!(
-        json(&[&"inspect", &"log", &dir.path(), &"--json"])["epoch"],
+        json(&[&"inspect", &"wal", &dir.path(), &"--json"])["epoch"],
         1
     );
 }
 
 #[tokio::test]
-async fn a_log_that_begins_in_the_middle_of_an_mtr_is_told() {
+async fn a_wal_that_begins_in_the_middle_of_an_mtr_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let config = LocalWalConfig {
         segment_bytes: 16 << 10,
@@ -388,13 +351,13 @@ async fn a_log_that_begins_in_the_middle_of_an_mtr_is_told() {
         w.redo(piece).await;
     }
     w.durable().await;
-    let middle = Position(w.log.durable().borrow().position().0 / 2);
-    w.log.trim(middle).unwrap();
-    let first = w.log.first();
+    let middle = Position(w.wal.durable().borrow().position().0 / 2);
+    w.wal.trim(middle).unwrap();
+    let first = w.wal.first();
     assert!(first > Position(0));
     let report = json(&[
         &"inspect",
-        &"log",
+        &"wal",
         &dir.path(),
         &"--mtrs",
         &"--limit",
@@ -420,7 +383,7 @@ async fn a_log_that_begins_in_the_middle_of_an_mtr_is_told() {
 }
 
 #[tokio::test]
-async fn a_damaged_log_is_told_as_far_as_it_goes() {
+async fn a_damaged_wal_is_told_as_far_as_it_goes() {
     let dir = tempfile::tempdir().unwrap();
     let config = LocalWalConfig {
         segment_bytes: 16 << 10,
@@ -432,12 +395,12 @@ async fn a_damaged_log_is_told_as_far_as_it_goes() {
         w.redo(&mtr(&n.to_be_bytes()).repeat(60)).await;
         w.durable().await;
     }
-    w.log.close().await.unwrap();
+    w.wal.close().await.unwrap();
     let path = dir.path().join("000000000002.wal");
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[9000] ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    let report = json(&[&"inspect", &"log", &dir.path(), &"--json"]);
+    let report = json(&[&"inspect", &"wal", &dir.path(), &"--json"]);
     let fault = report["fault"].as_str().unwrap();
     assert!(fault.contains("000000000002.wal"), "{fault}");
     assert!(report["entries"].as_array().unwrap().len() > 10);

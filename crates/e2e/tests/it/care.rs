@@ -106,15 +106,15 @@ fn what_happened_to_a_page_is_told() -> Result<()> {
     };
     let uno = "756e6f";
     ensure!(hex(newest)?.contains(uno) && !hex(newest - 1)?.contains(uno));
-    // The log of a branch that is written says the same, of what layers lack.
+    // The WAL of a branch that is written says the same, of what layers lack.
     project.sql("UPDATE d.t SET b = 'due' WHERE a = 2")?;
     let page = project.json(&["inspect", "page", "main", "d/t:3", "--limit", "1"])?;
     let newest = page["versions"][0]["lsn"].as_u64().context("lsn")?;
-    let log = find(project.dir(), &|name| name.ends_with(".wal")).context("a log")?;
+    let log = find(project.dir(), &|name| name.ends_with(".wal")).context("a WAL")?;
     let dir = log.parent().context("its directory")?.display().to_string();
     let space = page["space"].to_string();
     let of = format!("{space}:3");
-    let entries = project.json(&["inspect", "log", &dir, "--page", &of, "--limit", "0"])?;
+    let entries = project.json(&["inspect", "wal", &dir, "--page", &of, "--limit", "0"])?;
     let ends: Vec<u64> = entries["entries"]
         .as_array()
         .context("entries")?
@@ -135,7 +135,7 @@ fn damage_is_found_and_told() -> Result<()> {
     assert_eq!(report["clean"], true, "{report}");
     ensure!(report["layers"].as_u64() > Some(2), "{report}");
     let all = checks(&project)?;
-    for name in ["store", "log", "layers", "history", "scrub", "clock"] {
+    for name in ["store", "wal", "layers", "history", "scrub", "clock"] {
         assert_eq!(verdict(&all, name), "ok", "{name}: {all:?}");
     }
     assert_eq!(project.json(&["status"])?["damage"], serde_json::json!([]));

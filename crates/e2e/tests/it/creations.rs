@@ -46,11 +46,11 @@ fn find(dir: &Path, end: &str) -> Option<PathBuf> {
     here.or_else(|| entries.iter().find_map(|path| find(path, end)))
 }
 
-/// LSNs at which the branch's log says so, in the words of `xylem inspect`.
+/// LSNs at which the branch's WAL says so, in the words of `xylem inspect`.
 fn logged(project: &Project, text: &str) -> Result<Vec<u64>> {
-    let log = find(&project.dir().join("server"), ".wal").context("no log")?;
+    let log = find(&project.dir().join("server"), ".wal").context("no WAL")?;
     let log = log.parent().context("no directory")?.to_string_lossy();
-    let log = project.json(&["inspect", "log", &log, "--records", "--limit", "0"])?;
+    let log = project.json(&["inspect", "wal", &log, "--records", "--limit", "0"])?;
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let mtrs = list(&log["entries"])
         .into_iter()

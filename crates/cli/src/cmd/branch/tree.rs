@@ -1,10 +1,9 @@
 //! The tree of branches, drawn.
 
 use crate::output::{bytes, table};
-use crate::report::BranchReport;
+use crate::report::branch::BranchReport;
 
-/// All branches, or those from `root` on, each below the one it left: where
-/// that was, what is its own, and how large the layers are in which it shares.
+/// All branches, or `root` and those below it, each below its parent.
 pub fn tree(branches: &[BranchReport], root: Option<&str>) -> String {
     let mut rows = Vec::new();
     let tops = branches.iter().filter(|branch| match root {
@@ -17,29 +16,30 @@ pub fn tree(branches: &[BranchReport], root: Option<&str>) -> String {
     }
     let head = [
         "BRANCH",
-        "LEFT AT",
+        "BRANCH POINT",
         "LSN",
         "OWN",
-        "LOG",
+        "WAL",
         "LAYERS",
-        "SHARES IN",
+        "SHARED",
     ];
     table(&head, &rows)
 }
 
+/// The child branches of `parent`, and theirs.
 fn below(
     branches: &[BranchReport],
     parent: &BranchReport,
     indent: &str,
     rows: &mut Vec<Vec<String>>,
 ) {
-    let mut children: Vec<&BranchReport> = branches
+    let mut child_branches: Vec<&BranchReport> = branches
         .iter()
         .filter(|branch| branch.parent.as_deref() == Some(parent.name.as_str()))
         .collect();
-    children.sort_by_key(|branch| (branch.branch_point_lsn, branch.name.clone()));
-    for (at, child) in children.iter().enumerate() {
-        let last = at + 1 == children.len();
+    child_branches.sort_by_key(|branch| (branch.branch_point_lsn, branch.name.clone()));
+    for (at, child) in child_branches.iter().enumerate() {
+        let last = at + 1 == child_branches.len();
         let (twig, next) = if last {
             ("└─ ", "   ")
         } else {
@@ -51,7 +51,7 @@ fn below(
 }
 
 fn row(branch: &BranchReport, name: String) -> Vec<String> {
-    let (left, shares) = match branch.parent {
+    let (branch_point, shared) = match branch.parent {
         Some(_) => (
             branch.branch_point_lsn.to_string(),
             bytes(branch.ancestors_layer_bytes),
@@ -60,11 +60,11 @@ fn row(branch: &BranchReport, name: String) -> Vec<String> {
     };
     vec![
         name,
-        left,
+        branch_point,
         branch.last_lsn.to_string(),
         bytes(branch.own_bytes),
         bytes(branch.wal_bytes),
         bytes(branch.layer_bytes),
-        shares,
+        shared,
     ]
 }

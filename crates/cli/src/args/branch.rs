@@ -1,0 +1,100 @@
+//! Arguments of `xylem branch`.
+
+use super::parse::{branch, compute};
+use crate::compute::name::ComputeName;
+use crate::moment::When;
+use clap::{Args, Subcommand};
+use xylem_types::BranchName;
+
+/// `xylem branch …`
+#[derive(Debug, Subcommand)]
+pub enum BranchCommand {
+    /// Create a branch from another, as of now or of a moment in the past
+    Create(BranchCreateArgs),
+    /// List the branches
+    Ls(BranchLsArgs),
+    /// Show the tree of branches, or one branch in detail
+    Show(BranchShowArgs),
+    /// Remove a branch without child branches, and all its history
+    Rm(BranchRmArgs),
+    /// Reopen a branch that has stopped or did not open, and its child branches
+    Reopen(OneBranch),
+    /// Rename a branch
+    Rename(BranchRenameArgs),
+    /// Restore a branch to a moment; its present state is kept as another branch
+    Restore(BranchRestoreArgs),
+}
+
+/// `xylem branch create`
+#[derive(Debug, Args)]
+pub struct BranchCreateArgs {
+    /// Name of the branch
+    #[arg(value_parser = branch)]
+    pub name: BranchName,
+    /// Parent branch
+    #[arg(long, value_name = "B", value_parser = branch, default_value = "main")]
+    pub from: BranchName,
+    /// Branch point: an LSN or a time [default: now]
+    #[arg(long, value_name = "LSN|TIME", value_parser = When::parse)]
+    pub at: Option<When>,
+}
+
+/// `xylem branch ls`
+#[derive(Debug, Args)]
+pub struct BranchLsArgs {
+    /// List the hidden branches of read-only computes, too
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// `xylem branch show`
+#[derive(Debug, Args)]
+pub struct BranchShowArgs {
+    /// Branch [default: all]
+    #[arg(value_parser = compute, value_name = "BRANCH")]
+    pub branch: Option<ComputeName>,
+}
+
+/// A command on one branch.
+#[derive(Debug, Args)]
+pub struct OneBranch {
+    /// Branch
+    #[arg(value_parser = compute, value_name = "BRANCH")]
+    pub branch: ComputeName,
+}
+
+/// `xylem branch rm`
+#[derive(Debug, Args)]
+pub struct BranchRmArgs {
+    /// Branch
+    #[arg(value_parser = compute, value_name = "BRANCH")]
+    pub branch: ComputeName,
+    /// Do not ask for confirmation; required without a terminal
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// `xylem branch rename`
+#[derive(Debug, Args)]
+pub struct BranchRenameArgs {
+    /// Present name
+    #[arg(value_parser = branch)]
+    pub old: BranchName,
+    /// New name
+    #[arg(value_parser = branch)]
+    pub new: BranchName,
+}
+
+/// `xylem branch restore`
+#[derive(Debug, Args)]
+pub struct BranchRestoreArgs {
+    /// Branch
+    #[arg(value_parser = branch)]
+    pub branch: BranchName,
+    /// Moment to restore: an LSN or a time
+    #[arg(long, value_name = "LSN|TIME", value_parser = When::parse, required = true)]
+    pub at: When,
+    /// Name of the branch that keeps the present state [default: BRANCH-before-NOW]
+    #[arg(long, value_name = "NAME", value_parser = branch)]
+    pub keep_as: Option<BranchName>,
+}

@@ -1,0 +1,118 @@
+//! The settings that a start goes by: those kept, with those given now.
+
+use crate::app::App;
+use crate::args::project::UpArgs;
+use crate::compute::record;
+use crate::failure::Failure;
+use crate::files;
+use crate::project::{self, Project};
+use crate::settings::{self, PAGE_SIZE, Settings, WAL_STORE};
+use crate::state::StateDir;
+use anyhow::Result;
+use std::path::Path;
+
+/// The project with the settings given now; true when they changed.
+pub(super) fn settle(app: &App, args: &UpArgs) -> Result<(Project, bool)> {
+    let old = if app.state.has_project() {
+        Some(Project::load(&app.state)?)
+    } else {
+        None
+    };
+    let mut project = match &old {
+        Some(old) => old.clone(),
+        None => Project::new(app.now()?),
+    };
+    for name in &args.unset {
+        unset(app, &mut project, name)?;
+    }
+    let given = &args.settings;
+    if old.is_some() {
+        check_fixed(app, &project.settings, given)?;
+    }
+    check_binary_log(&given.compute.mariadbd_args, &app.state)?;
+    project.settings = project.settings.with(given)?;
+    // Defaults need no mention.
+    let store = &mut project.settings.store.wal_store;
+    *store = store.take().filter(|wanted| wanted != WAL_STORE);
+    let format = &mut project.settings.format.page_size;
+    *format = format.filter(|size| *size != PAGE_SIZE);
+    let changed = old.as_ref() != Some(&project);
+    project.restore_wal = args.restore_wal;
+    Ok((project, changed))
+}
+
+/// Refuses to change what is fixed when a project is created.
+fn check_fixed(app: &App, kept: &Settings, given: &Settings) -> Result<()> {
+    let fixed = |what: &str, kept: &str, wanted: &str, flag: &str| {
+        Failure::new(
+            format!("the {what} of this project is {kept}, which cannot be changed to {wanted}"),
+            format!("leave {flag} out, or create another project with --dir"),
+        )
+    };
+    if let Some(wanted) = &given.store.object_store
+        && kept.store.object_store.as_ref() != Some(wanted)
+    {
+        let default = || xylem_server::place::default_url(&app.state.server_data());
+        let kept = kept.store.object_store.clone().unwrap_or_else(default);
+        return Err(fixed("object store", &kept, wanted, "--object-store"));
+    }
+    if let Some(wanted) = &given.store.wal_store
+        && kept.wal_store() != wanted
+    {
+        return Err(fixed("WAL store", kept.wal_store(), wanted, "--wal-store"));
+    }
+    if let Some(wanted) = given.format.page_size
+        && kept.page_size() != wanted
+    {
+        let (kept, wanted) = (kept.page_size().to_string(), wanted.to_string());
+        return Err(fixed("page size", &kept, &wanted, "--page-size"));
+    }
+    Ok(())
+}
+
+/// Gives the setting `name` its default again.
+fn unset(app: &App, project: &mut Project, name: &str) -> Result<()> {
+    if name == settings::GRPC_PORT {
+        let computes = record::list(&app.state);
+        if let Some((name, _)) = computes.iter().find(|(_, r)| r.process.is_alive()) {
+            return Err(Failure::new(
+                format!(
+                    "{} runs and waits for its server on its port",
+                    name.described()
+                ),
+                format!("stop it first: `{}`", app.command("down")),
+            ));
+        }
+    }
+    let settings = &mut project.settings;
+    settings.server = settings::without(&settings.server, name)?;
+    settings.compute = settings::without(&settings.compute, name)?;
+    project.ports = settings::without(&project.ports, name)?;
+    Ok(())
+}
+
+/// Refuses a binary log in a compute's directory: it would be removed with the
+/// directory. Commits that are only in the binary log yet would be lost, and
+/// MariaDB, which finds them prepared, would not start.
+///
+/// # Errors
+/// When an argument puts it there.
+pub fn check_binary_log(args: &[String], state: &StateDir) -> Result<()> {
+    let computes = files::resolved(&state.computes());
+    let inside = args.iter().find(|arg| {
+        let place = arg.split_once('=').map(|(_, place)| Path::new(place));
+        project::is_binary_log(arg)
+            && !place.is_some_and(|place| {
+                place.is_absolute() && !files::resolved(place).starts_with(&computes)
+            })
+    });
+    match inside {
+        None => Ok(()),
+        Some(arg) => Err(Failure::usage(
+            format!(
+                "{arg} puts the binary log into the compute's directory, which is not durable: commits would be lost"
+            ),
+            "put it on a disk of its own, which outlives the compute: --log-bin=/path/name",
+        )),
+    }
+}

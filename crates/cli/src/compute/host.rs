@@ -1,0 +1,94 @@
+//! The account that runs mariadbd, and files that this account can use.
+
+use super::name::ComputeName;
+use crate::account::User;
+use crate::files;
+use crate::home::Home;
+use crate::programs;
+use crate::project::Project;
+use crate::run_as;
+use crate::state::{ComputeDir, StateDir};
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+
+/// The account that mariadbd runs as, and programs that this account can run.
+#[derive(Debug)]
+pub(super) struct Host {
+    /// `None` for the caller's.
+    pub user: Option<User>,
+    /// The installation, or a copy of it.
+    pub home: Home,
+}
+
+impl Host {
+    /// Prepares the directory of the compute `name`, in a place that mariadbd's
+    /// account can reach.
+    pub async fn prepare(
+        state: &StateDir,
+        home: &Home,
+        project: &Project,
+        name: &ComputeName,
+    ) -> Result<Host> {
+        let user = run_as::of(project).await?;
+        let home = match &user {
+            Some(user) => {
+                run_as::open_computes(user, state)?;
+                programs::reachable(home, user)?
+            }
+            None => home.clone(),
+        };
+        let dir = state.compute(name);
+        files::make_private_dir(dir.root())?;
+        if let Some(user) = &user {
+            user.let_pass(dir.root())?;
+        }
+        Ok(Host { user, home })
+    }
+
+    /// Writes a file that mariadbd reads and may not change.
+    pub fn write_for(&self, path: &Path, data: &[u8]) -> Result<()> {
+        files::write_atomic(path, data, files::SECRET)?;
+        match &self.user {
+            Some(user) => user.let_read(path),
+            None => Ok(()),
+        }
+    }
+
+    /// A path at which mariadbd can read the file `from`: itself, or a copy at `to`.
+    pub fn readable(&self, from: PathBuf, to: PathBuf) -> Result<PathBuf> {
+        if self.user.is_none() {
+            return Ok(from);
+        }
+        let data =
+            std::fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
+        self.write_for(&to, &data)?;
+        Ok(to)
+    }
+
+    /// Empties the data and temporary directories, which hold nothing of value; files
+    /// that SQL has written stay. The data directory is not mariadbd's yet: see
+    /// [`Host::give`].
+    pub fn fresh(&self, dir: &ComputeDir) -> Result<()> {
+        for path in [dir.data(), dir.tmp()] {
+            files::remove_tree(&path)?;
+            files::make_private_dir(&path)?;
+        }
+        for path in [dir.run(), dir.sql_files()] {
+            files::make_private_dir(&path)?;
+        }
+        let Some(user) = &self.user else {
+            return Ok(());
+        };
+        [dir.tmp(), dir.run(), dir.sql_files()]
+            .iter()
+            .try_for_each(|path| user.give(path))
+    }
+
+    /// Gives the data directory to mariadbd's account.
+    pub fn give(&self, data: &Path) -> Result<()> {
+        match &self.user {
+            Some(user) => user.give_all(data),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The options and the environment of the mariadbd that is started.
+
+use super::mycnf::{self, Options, PageServer};
+use super::starter::{Start, Starter};
+use anyhow::{Context, Result};
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use xylem_datadir::walk;
+
+impl Starter<'_> {
+    /// The environment variables of mariadbd.
+    pub(super) fn environment(&self, start: &Start<'_>) -> Vec<(String, OsString)> {
+        let home = &start.host.home;
+        vec![
+            ("LD_LIBRARY_PATH".to_owned(), home.library_path()),
+            ("LD_PRELOAD".to_owned(), home.client_library().into()),
+            ("XYLEM_DATADIR".to_owned(), start.dir.data().into()),
+        ]
+    }
+
+    /// Writes `my.cnf`, and returns the path of the socket.
+    ///
+    /// # Errors
+    /// When a file cannot be written, or a path cannot stand in an option file.
+    pub(super) fn write_options(
+        &self,
+        start: &Start<'_>,
+        log_file_bytes: Option<u64>,
+        bootstrap: bool,
+    ) -> Result<PathBuf> {
+        let dir = &start.dir;
+        let (host, home) = (start.host, &start.host.home);
+        let socket = dir.socket(host.user.as_ref())?;
+        let server: SocketAddr =
+            self.server.grpc.parse().with_context(|| {
+                format!("{:?} in server.json is not an address", self.server.grpc)
+            })?;
+        let token_file = self.app.state.token_file();
+        let token_file = if token_file.exists() {
+            Some(host.readable(token_file, dir.token_file())?)
+        } else {
+            None
+        };
+        let settings = &self.project.settings;
+        let buffer_pool = settings.compute.buffer_pool.as_deref();
+        let options = Options {
+            basedir: home.basedir(),
+            share: home.share(),
+            plugin_dir: home.plugin_dir(),
+            datadir: dir.data(),
+            tmpdir: dir.tmp(),
+            sql_files: dir.sql_files(),
+            socket: socket.clone(),
+            pid_file: dir.pid_file(),
+            log_error: dir.log(),
+            bind: settings.bind(),
+            port: start.port,
+            as_root: host.user.is_none() && rustix::process::geteuid().is_root(),
+            buffer_pool: buffer_pool.unwrap_or(mycnf::BUFFER_POOL),
+            page_size: settings.format.page_size,
+            undo_tablespaces: walk::undo_tablespaces(&dir.data()),
+            log_file_bytes,
+            includes: self.includes(start)?,
+            page_server: PageServer {
+                host: server.ip().to_string(),
+                port: server.port(),
+                branch: &start.branch,
+                epoch: start.attached.epoch,
+                start_lsn: start.attached.start_lsn,
+                token_file,
+            },
+            bootstrap,
+            read_only: start.at_lsn.is_some(),
+            has_parent: !start.name.is_main(),
+        };
+        let text = mycnf::render(&options)?;
+        host.write_for(&dir.my_cnf(), text.as_bytes())?;
+        Ok(socket)
+    }
+
+    /// Option files that people wrote, where mariadbd can read them.
+    fn includes(&self, start: &Start<'_>) -> Result<Vec<PathBuf>> {
+        let dir = &start.dir;
+        let mut includes = Vec::new();
+        for (nth, file) in [self.app.state.custom_cnf(), dir.custom_cnf()]
+            .into_iter()
+            .enumerate()
+        {
+            if file.exists() {
+                includes.push(start.host.readable(file, dir.included_cnf(nth))?);
+            }
+        }
+        Ok(includes)
+    }
+}

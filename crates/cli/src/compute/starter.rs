@@ -1,0 +1,63 @@
+//! What a start works with, and what comes of it.
+
+use super::host::Host;
+use super::name::ComputeName;
+use super::record::ComputeRecord;
+use crate::app::App;
+use crate::control::Control;
+use crate::home::Home;
+use crate::progress::Progress;
+use crate::project::Project;
+use crate::state::{ComputeDir, ServerRecord};
+use std::time::Duration;
+use xylem_proto::control::AttachResponse;
+
+/// Starts computes of a project.
+#[derive(Debug)]
+pub struct Starter<'a> {
+    /// The command's context; the caller holds the state directory's lock.
+    pub app: &'a App,
+    /// The installation.
+    pub home: &'a Home,
+    /// The project's settings; saved when they change.
+    pub project: &'a mut Project,
+    /// The server that runs.
+    pub server: &'a ServerRecord,
+    /// A connection to it.
+    pub control: &'a Control,
+    /// Where progress is shown.
+    pub progress: &'a Progress,
+}
+
+/// A compute that accepts connections.
+#[derive(Debug)]
+pub struct Started {
+    /// Its name.
+    pub name: ComputeName,
+    /// Its record.
+    pub record: ComputeRecord,
+    /// It ran before.
+    pub already: bool,
+    /// The port it would have had, had it been free.
+    pub instead_of: Option<u16>,
+    /// How long the start took.
+    pub took: Duration,
+}
+
+/// A compute that is being started.
+pub(super) struct Start<'a> {
+    /// Its name.
+    pub name: &'a ComputeName,
+    /// Its directory.
+    pub dir: ComputeDir,
+    /// The branch that it works on, as `id:…`.
+    pub branch: String,
+    /// Its port.
+    pub port: u16,
+    /// The server's answer to the attach.
+    pub attached: AttachResponse,
+    /// The LSN that it shows, if it is read-only.
+    pub at_lsn: Option<u64>,
+    /// The account that mariadbd runs as.
+    pub host: &'a Host,
+}

@@ -1,0 +1,122 @@
+//! A project whose server runs, with the sole right to change it.
+
+use crate::app::{App, LOCK_LIMIT};
+use crate::compute::name::ComputeName;
+use crate::compute::starter::{Started, Starter};
+use crate::control::Control;
+use crate::home::Home;
+use crate::progress::Progress;
+use crate::project::Project;
+use crate::server::{self, Running};
+use crate::settings::ServerPorts;
+use crate::state::Lock;
+use anyhow::Result;
+
+/// A project at work.
+#[derive(Debug)]
+pub struct Session {
+    /// The installation.
+    pub home: Home,
+    /// The project's settings.
+    pub project: Project,
+    /// The server.
+    pub running: Running,
+    _lock: Lock,
+}
+
+/// A project whose server is to be started.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The installation.
+    pub home: Home,
+    /// The project's settings.
+    pub project: Project,
+    /// The ports that the server must have.
+    pub ports: ServerPorts,
+    /// The lock on the state directory.
+    pub lock: Lock,
+}
+
+impl Prepared {
+    /// The project of the state directory, locked.
+    ///
+    /// # Errors
+    /// When there is none, or another command keeps it locked.
+    pub async fn load(app: &App) -> Result<Prepared> {
+        app.state.require_project()?;
+        Ok(Prepared {
+            lock: app.state.lock(LOCK_LIMIT).await?,
+            home: Home::find()?,
+            project: Project::load(&app.state)?,
+            ports: ServerPorts::default(),
+        })
+    }
+
+    /// Starts the server unless it runs.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start(mut self, app: &App, progress: &Progress) -> Result<Session> {
+        let project = &mut self.project;
+        let running = server::ensure(app, &self.home, project, self.ports, progress).await?;
+        Ok(Session {
+            home: self.home,
+            project: self.project,
+            running,
+            _lock: self.lock,
+        })
+    }
+}
+
+impl Session {
+    /// Starts the server of the state directory's project unless it runs.
+    ///
+    /// # Errors
+    /// When there is no project, or the server does not start.
+    pub async fn open(app: &App, progress: &Progress) -> Result<Session> {
+        Prepared::load(app).await?.start(app, progress).await
+    }
+
+    /// Starts the compute `name` unless it runs.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn compute(
+        &mut self,
+        app: &App,
+        name: &ComputeName,
+        port: Option<u16>,
+        progress: &Progress,
+    ) -> Result<Started> {
+        let started = self.starter(app, progress).start(name, port).await?;
+        if let Some(taken) = started.instead_of {
+            progress.note(&format!(
+                "port {taken} is taken: {} uses {}",
+                name.described(),
+                started.record.port
+            ));
+        }
+        Ok(started)
+    }
+
+    /// What starts computes.
+    pub fn starter<'a>(&'a mut self, app: &'a App, progress: &'a Progress) -> Starter<'a> {
+        Starter {
+            app,
+            home: &self.home,
+            project: &mut self.project,
+            server: &self.running.record,
+            control: &self.running.control,
+            progress,
+        }
+    }
+}
+
+/// A connection to the project's server, which is started unless it runs. The
+/// lock is not held when this returns.
+///
+/// # Errors
+/// As for [`Session::open`].
+pub async fn connect(app: &App, progress: &Progress) -> Result<Control> {
+    Ok(Session::open(app, progress).await?.running.control)
+}

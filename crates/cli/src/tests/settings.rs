@@ -1,0 +1,109 @@
+//! Settings: each is declared once, and has its flag, its place in the project
+//! file and its way back to the default.
+
+use super::kit::{project, state};
+use crate::args::project::UpArgs;
+use crate::args::{Cli, Command};
+use crate::project::Project;
+use crate::settings::{self, Ports, Settings};
+use clap::{Args, CommandFactory, Parser};
+use xylem_server::config::ServerArgs;
+
+/// A value of the argument `id`.
+fn sample(id: &str) -> &'static str {
+    match id {
+        "object_store" => "file:///s",
+        "wal_store" => "object",
+        "page_size" => "32k",
+        "wal_backup" | "history" => "36h",
+        "bind" => "0.0.0.0",
+        "memory" | "buffer_pool" => "512M",
+        "user" => "mysql",
+        "mariadbd_args" => "--max-connections=10",
+        port if port.ends_with("_port") => "3307",
+        other => panic!("give a sample of the new setting {other}"),
+    }
+}
+
+/// The ids of all arguments of `T`.
+fn ids<T: Args>() -> Vec<String> {
+    let command = T::augment_args(clap::Command::new("x"));
+    command
+        .get_arguments()
+        .map(|arg| arg.get_id().to_string())
+        .collect()
+}
+
+/// `up` with a sample of each argument of `T`.
+fn up<T: Args>() -> Box<UpArgs> {
+    let (mut words, mut last) = (vec!["xylem".to_owned(), "up".to_owned()], Vec::new());
+    for id in ids::<T>() {
+        let value = sample(&id).to_owned();
+        if id == "mariadbd_args" {
+            last.extend(["--".to_owned(), value]);
+        } else {
+            words.push(format!("--{}={value}", id.replace('_', "-")));
+        }
+    }
+    let Command::Up(up) = Cli::try_parse_from(words.into_iter().chain(last))
+        .unwrap()
+        .command
+    else {
+        panic!("not up")
+    };
+    up
+}
+
+fn count<T: serde::Serialize>(settings: &T) -> usize {
+    toml::Table::try_from(settings).unwrap().len()
+}
+
+#[test]
+fn every_setting_is_kept_and_comes_back() {
+    assert_eq!(count(&Settings::default()), 0);
+    let (_dir, state) = state();
+    let mut project = project();
+    let given = up::<Settings>().settings;
+    assert_eq!(count(&given), ids::<Settings>().len());
+    project.settings = project.settings.with(&given).unwrap();
+    assert_eq!(project.settings, given);
+    project.ports = up::<Ports>().ports;
+    project.save(&state).unwrap();
+    assert_eq!(Project::load(&state).unwrap(), project);
+    // What is not given now stays.
+    let kept = given.with(&Settings::default()).unwrap();
+    assert_eq!(kept, given);
+}
+
+#[test]
+fn every_setting_that_can_change_can_be_unset() {
+    let (settings, ports) = (up::<Settings>().settings, up::<Ports>().ports);
+    let (mut server, mut compute, mut ports) = (settings.server, settings.compute, ports);
+    let count_all = |a: &_, b: &_, c: &_| {
+        count::<settings::ServerSettings>(a)
+            + count::<settings::ComputeSettings>(b)
+            + count::<Ports>(c)
+    };
+    let mut left = count_all(&server, &compute, &ports);
+    assert_eq!(left, settings::names().len());
+    for name in settings::names() {
+        server = settings::without(&server, &name).unwrap();
+        compute = settings::without(&compute, &name).unwrap();
+        ports = settings::without(&ports, &name).unwrap();
+        left -= 1;
+        assert_eq!(count_all(&server, &compute, &ports), left, "{name}");
+    }
+    assert!(settings::names().contains(&settings::GRPC_PORT.to_owned()));
+}
+
+#[test]
+fn the_server_knows_the_flags_that_it_is_given() {
+    let flags = up::<Settings>().settings.server_flags().unwrap();
+    let stored = ids::<settings::StoreSettings>().len() + ids::<settings::ServerSettings>().len();
+    assert_eq!(flags.len(), 2 * stored);
+    let server = ServerArgs::augment_args(clap::Command::new("server"));
+    server
+        .try_get_matches_from(std::iter::once("server".into()).chain(flags))
+        .unwrap();
+    Cli::command().debug_assert();
+}
