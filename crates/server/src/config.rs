@@ -157,7 +157,9 @@ impl Token {
             return Err("the token is empty".to_owned());
         }
         if !text.bytes().all(|b| (0x21..0x7f).contains(&b)) {
-            return Err("the token may contain only visible ASCII characters and no spaces".to_owned());
+            return Err(
+                "the token may contain only visible ASCII characters and no spaces".to_owned(),
+            );
         }
         Ok(Token(text.to_owned()))
     }

@@ -146,7 +146,10 @@ fn sweep(wals: &Wals, place: &dyn Place, catalog: &Catalog) -> Result<Vec<String
         match project::branch_of_folder(&name) {
             Some(id) if known(id) => {}
             Some(_) => {
-                tracing::info!(branch_id = name, "removing the folder of a branch that does not exist");
+                tracing::info!(
+                    branch_id = name,
+                    "removing the folder of a branch that does not exist"
+                );
                 if let Err(error) = place.remove_folder(&folder) {
                     tracing::warn!(branch_id = name, %error, "cannot remove a leftover folder");
                 }

@@ -39,7 +39,9 @@ pub enum AppendError {
         source: RedoError,
     },
     /// Redo that is already in the WAL is invalid.
-    #[error("the WAL holds redo that cannot be read: {0}; restore the branch to an LSN before that")]
+    #[error(
+        "the WAL holds redo that cannot be read: {0}; restore the branch to an LSN before that"
+    )]
     Stored(RedoError),
 }
 

@@ -78,8 +78,8 @@ impl<'a> Opener<'a> {
                 OpenError::Store(source) => ServerError::Store { branch, source },
             }
         })?;
-        let wal =
-            wal.ok_or_else(|| ServerError::Serve("a branch was opened without its WAL".to_owned()))?;
+        let wal = wal
+            .ok_or_else(|| ServerError::Serve("a branch was opened without its WAL".to_owned()))?;
         if let Some(of) = &parent {
             let end = of.durable();
             pages.check_ancestor(end.lsn(), end.position());

@@ -31,9 +31,7 @@ impl std::str::FromStr for WalStore {
         match text {
             "local" => Ok(WalStore::Local),
             "object" => Ok(WalStore::Object),
-            _ => Err(format!(
-                "{text:?} is not a WAL store: use local or object"
-            )),
+            _ => Err(format!("{text:?} is not a WAL store: use local or object")),
         }
     }
 }

@@ -133,9 +133,7 @@ fn begin(data_dir: &Path, place: &dyn Place, url: &str) -> Result<(), ServerErro
     let ours = std::fs::read_to_string(&marker).is_ok_and(|text| text.trim() == url);
     let occupied = |where_: String| ServerError::Project {
         path: data_dir.to_owned(),
-        message: format!(
-            "there is no project, but {where_} exists: not a place for a new project"
-        ),
+        message: format!("there is no project, but {where_} exists: not a place for a new project"),
     };
     let in_store = |source| ServerError::io(format!("cannot make room in the store {url}"), source);
     let wals = wals(data_dir);

@@ -94,8 +94,7 @@ async fn close(opened: &Opened, name: &str, meta: &BranchMeta) -> Result<(), Man
     let which = BranchRef::Id(meta.id);
     let closed = match (opened.branches.get(&which), opened.branches.closed(&which)) {
         (Some(branch), _) => {
-            let closed =
-                ClosedBranch::new(meta.clone(), "it is being reopened; retry".to_owned());
+            let closed = ClosedBranch::new(meta.clone(), "it is being reopened; retry".to_owned());
             opened.branches.insert_closed(&closed, name);
             // The branch's computes reconnect when it is open.
             branch.end_because(format!("branch {name} is being reopened"));

@@ -1,4 +1,4 @@
-//! How the store, the disks and the branches do.
+//! Diagnose: the health of the store, the disks and the branches.
 
 use super::{Names, time};
 use crate::branch::live::OpenBranch;
@@ -49,7 +49,7 @@ fn store(place: &dyn Place, wanted: bool) -> Store {
         error: error(listed.map(|_| ())),
         probed,
         probe_error: match probed {
-            // Whether the store does what everything else relies on.
+            // Checks the guarantees of the store that everything else relies on.
             true => error(probe::probe(place)),
             false => String::new(),
         },
