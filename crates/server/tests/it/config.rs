@@ -49,7 +49,7 @@ fn what_cannot_be_used_is_refused_with_its_place() {
         ("grpc_port = 1", "did you mean \"grpc_listen\"?"),
         ("memory = 'lots'", "key memory: \"lots\""),
         ("memory = '1KiB'", "is not between"),
-        ("memory = 1.5", "this is a float"),
+        ("memory = 1.5", "found a float"),
         ("grpc_listen = 'localhost'", "key grpc_listen"),
         ("log_format = 'xml'", "use text or json"),
         (

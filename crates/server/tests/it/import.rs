@@ -266,7 +266,7 @@ async fn what_is_not_right_is_refused_and_nothing_is_left() {
         (
             one(image(5, 7, 64, LSN + 1)),
             Code::InvalidArgument,
-            "has LSN 4000001",
+            "LSN is 4000001",
         ),
         (
             with_item(4, pages(vec![(0, header)])),

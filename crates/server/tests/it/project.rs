@@ -78,8 +78,8 @@ fn a_catalogue_is_read_back_and_damage_is_found() {
     let cases = [
         (text.replace("16384", "16385"), "checksum"),
         (
-            text.replace("\"format\": 3", "\"format\": 4"),
-            "format 4 is not known",
+            text.replace("\"format\": 4", "\"format\": 5"),
+            "unknown format 5",
         ),
         (text.replace("undo_tablespaces", "undo"), "undo"),
         (text[..text.len() / 2].to_owned(), "EOF"),
@@ -101,7 +101,7 @@ fn a_catalogue_is_read_back_and_damage_is_found() {
         .err()
         .unwrap()
         .to_string();
-    assert!(error.contains("number 2 inside"), "{error}");
+    assert!(error.contains("contains the number 2"), "{error}");
 }
 
 #[test]

@@ -290,7 +290,7 @@ async fn a_branch_that_does_not_open_keeps_no_other_down() {
     let status = reopen(&server, "dev").await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     let status = reopen(&server, "leaf").await.unwrap_err();
-    assert!(status.message().contains("left branch dev"), "{status:?}");
+    assert!(status.message().contains("reopen dev"), "{status:?}");
     mend();
     let dev = reopen(&server, "dev").await.unwrap();
     assert_eq!((dev.state.as_str(), dev.trouble.as_str()), ("open", ""));

@@ -373,7 +373,7 @@ async fn a_branch_whose_removal_is_not_known_does_not_serve_on() {
         away.store(true, Ordering::SeqCst);
         let status = remove(&server, "dev").await.unwrap_err();
         assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-        assert!(status.message().contains("not known"), "{status:?}");
+        assert!(status.message().contains("is unknown"), "{status:?}");
         dev.redo(mark(5, 3, 2)).await;
         stays_silent(&mut dev).await;
         let status = server.attach_to("dev").await.unwrap_err();
@@ -382,7 +382,7 @@ async fn a_branch_whose_removal_is_not_known_does_not_serve_on() {
         let status = rename(&server, "other", "third").await.unwrap_err();
         assert!(status.message().contains("not settled"), "{status:?}");
         let (code, text) = http_get(server.addrs.http, "/readyz").await;
-        assert!(code == 503 && text.contains("not known"), "{text}");
+        assert!(code == 503 && text.contains("is unknown"), "{text}");
         // The others are served.
         server.attach_to("other").await.unwrap();
 
@@ -427,7 +427,7 @@ async fn a_line_whose_restore_is_not_known_does_not_serve_on() {
     );
     away.store(true, Ordering::SeqCst);
     let status = restore(&server, "main", good, "old").await.err().unwrap();
-    assert!(status.message().contains("not known"), "{status:?}");
+    assert!(status.message().contains("is unknown"), "{status:?}");
     let status = server.attach_to("main").await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert_eq!(names(&server).await, ["main"]);
