@@ -160,7 +160,7 @@ impl OpenBranch {
             reached = now;
             if Instant::now() >= until {
                 return Err(behind(format!(
-                    "was not there after {} s",
+                    "had not caught up after {} s",
                     ATTACH_BEFORE.as_secs()
                 )));
             }

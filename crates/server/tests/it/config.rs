@@ -1,4 +1,4 @@
-//! Settings: where they come from, and what is refused.
+//! Settings: their sources, and invalid values.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::PathBuf;

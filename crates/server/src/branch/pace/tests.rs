@@ -1,4 +1,4 @@
-//! Writers against ingest of many speeds, on a clock of their own.
+//! Simulated writers against ingest of several speeds.
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn run(ingest: impl Fn(f64) -> f64, group: u64, seconds: f64) -> Run {
     let mut pace = Pace::default();
     let (mut now, mut sent, mut applied) = (0.0, 0.0_f64, 0.0_f64);
     let (mut lag_max, mut wait_max) = (0.0_f64, Duration::ZERO);
-    // The WAL takes no more than this in a second.
+    // The limit of the WAL, in bytes per second.
     let wal = 200.0 * MIB;
     while now < seconds {
         let mut took = group as f64 / wal;
