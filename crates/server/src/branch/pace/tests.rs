@@ -5,8 +5,8 @@ use super::*;
 const MIB: f64 = 1024.0 * 1024.0;
 const SOFT: u64 = 256 << 20;
 
-/// What became of a writer that sends groups of `group` bytes as fast as it may
-/// for `seconds`, with ingest that achieves `ingest` bytes a second.
+/// Simulates a writer that sends groups of `group` bytes as fast as pacing allows for
+/// `seconds`, with ingest at `ingest` bytes per second.
 struct Run {
     lag_max: f64,
     sent: f64,
@@ -68,7 +68,7 @@ fn the_lag_has_a_bound_however_slow_ingest_is() {
             "ingest of {rate} MiB/s: a lag of {} MiB",
             run.lag_max / MIB
         );
-        // And the writer is not slowed below what ingest achieves.
+        // The writer is not slowed below the rate of ingest.
         let ingested = rate * MIB * 600.0;
         assert!(
             run.sent > 0.9 * ingested,

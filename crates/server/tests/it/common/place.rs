@@ -7,7 +7,7 @@ use xylem_pages::files::{FileReader, FileWriter, Files, Place, Put};
 
 type Objects = Arc<Mutex<BTreeMap<String, Arc<Vec<u8>>>>>;
 
-/// Called with each change before and after it is made; decides its outcome.
+/// Called before each step; decides its outcome.
 pub type Hook = Arc<dyn Fn(&Step) -> Fate + Send + Sync>;
 
 /// Whether the object with this name can be read or listed now.

@@ -84,7 +84,7 @@ pub fn tablespace(space: u32, name: &str, pages: u32) -> Vec<u8> {
     .concat()
 }
 
-/// Redo that writes `mark` at byte 100 of a page.
+/// Redo that initializes a page and writes `mark` at byte 100.
 pub fn mark(space: u32, page: u32, mark: u32) -> Vec<u8> {
     mtr(&[
         record(INIT_PAGE, space, page, &[]),
