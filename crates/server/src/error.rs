@@ -10,7 +10,7 @@ pub enum ServerError {
     /// Another server holds the data directory.
     #[error("data directory {} is in use by another server (pid {pid}); stop that server, or start this one with another --data-dir", dir.display())]
     InUse {
-        /// Which directory.
+        /// The data directory.
         dir: PathBuf,
         /// The other server's process id, as that server wrote it.
         pid: String,
@@ -47,7 +47,7 @@ pub enum ServerError {
     /// A branch's WAL cannot be opened or closed.
     #[error("branch {branch}: WAL: {source}")]
     Log {
-        /// Which branch.
+        /// The branch.
         branch: String,
         /// The WAL's error.
         source: xylem_wal::LogError,

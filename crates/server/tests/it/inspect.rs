@@ -192,7 +192,7 @@ async fn layers_and_versions_are_told() {
     assert_eq!((part.versions.len(), part.versions[0].lsn), (1, first));
     assert_eq!(part.next_lsn, 0);
 
-    // Pages and tables that do not exist.
+    // A page and a table that do not exist.
     let none = PageHistoryRequest {
         table: "test/none".to_owned(),
         ..page.clone()
