@@ -12,8 +12,8 @@ use xylem_oracle::server::Install;
 use xylem_pages::files::LocalPlace;
 use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
 use xylem_types::{BranchId, Epoch, Frame, FrameBody, FrameSeq, Lsn, PageId, PageNo};
-use xylem_wal::Log as _;
-use xylem_wal::local::{LocalLog, LocalLogConfig};
+use xylem_wal::Wal as _;
+use xylem_wal::local::{LocalWal, LocalWalConfig};
 
 /// Bytes of a frame, as large as a compute's.
 const FRAME_BYTES: usize = 1 << 20;
@@ -89,7 +89,7 @@ pub fn measure(args: &Args) -> Result<()> {
 fn ingest(log: &Log) -> Result<(Duration, Duration, u64)> {
     let dir = tempfile::tempdir()?;
     let runtime = tokio::runtime::Runtime::new()?;
-    let wal = LocalLog::open(&dir.path().join("log"), LocalLogConfig::default())?;
+    let wal = LocalWal::open(&dir.path().join("log"), LocalWalConfig::default())?;
     let wal = Arc::new(wal);
     runtime.block_on(async {
         let sealed = wal.seal().await?;
@@ -127,7 +127,7 @@ fn ingest(log: &Log) -> Result<(Duration, Duration, u64)> {
     Ok((ingested, ready, pages))
 }
 
-async fn append(wal: &LocalLog, epoch: Epoch, log: &Log) -> Result<()> {
+async fn append(wal: &LocalWal, epoch: Epoch, log: &Log) -> Result<()> {
     let mut start = log.start();
     let mut durable = wal.durable();
     for (seq, chunk) in (1..).zip(log.bytes().chunks(FRAME_BYTES)) {

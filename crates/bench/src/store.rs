@@ -19,8 +19,8 @@ use xylem_pages::files::{FileReader, FileWriter, Files, LocalFiles, Place, Put};
 use xylem_pages::{Branch, Loader, ReadAt, Store, StoreConfig, Tablespace};
 use xylem_redo::SpaceFlags;
 use xylem_types::{BranchId, Epoch, Frame, FrameBody, FrameSeq, Lsn, PageId, PageNo, SpaceId};
-use xylem_wal::Log as _;
-use xylem_wal::local::{LocalLog, LocalLogConfig};
+use xylem_wal::Wal as _;
+use xylem_wal::local::{LocalWal, LocalWalConfig};
 
 const PAGE_BYTES: usize = 16 << 10;
 /// 2.4 GB.
@@ -88,8 +88,8 @@ fn load(store: &Arc<Store>, id: BranchId, pages: u32, layer_bytes: u64) -> Resul
 
 /// A WAL with `bytes` of redo: updates of 60 bytes to random ones of `pages` pages. Also
 /// returns its end.
-async fn updates(dir: &Path, bytes: u64, pages: u32) -> Result<(Arc<LocalLog>, Lsn)> {
-    let log = Arc::new(LocalLog::open(dir, LocalLogConfig::default())?);
+async fn updates(dir: &Path, bytes: u64, pages: u32) -> Result<(Arc<LocalWal>, Lsn)> {
+    let log = Arc::new(LocalWal::open(dir, LocalWalConfig::default())?);
     let epoch: Epoch = log.seal().await?.epoch();
     log.begin(epoch, BEGIN).await?;
     let mut rng = StdRng::seed_from_u64(2);
@@ -119,7 +119,7 @@ async fn updates(dir: &Path, bytes: u64, pages: u32) -> Result<(Arc<LocalLog>, L
 }
 
 /// The rate of ingest in MB per second, with the merges that it causes.
-fn ingest_of(store: &Arc<Store>, id: BranchId, log: Arc<LocalLog>, end: Lsn) -> Result<f64> {
+fn ingest_of(store: &Arc<Store>, id: BranchId, log: Arc<LocalWal>, end: Lsn) -> Result<f64> {
     let runtime = tokio::runtime::Runtime::new()?;
     let started = Instant::now();
     let branch = Branch::open(Arc::clone(store), id, log, None)?;
@@ -168,7 +168,7 @@ fn cold_read(layers: u32) -> Result<f64> {
             _ => packed / u64::from(layers),
         },
     )?;
-    let log = LocalLog::open(&dir.path().join("log"), LocalLogConfig::default())?;
+    let log = LocalWal::open(&dir.path().join("log"), LocalWalConfig::default())?;
     let branch = Branch::open(store, id, Arc::new(log), None)?;
     let mut rng = StdRng::seed_from_u64(3);
     let mut times = Vec::with_capacity(READS);

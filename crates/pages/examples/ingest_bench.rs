@@ -18,7 +18,7 @@ use xylem_pages::files::LocalPlace;
 use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{Lsn, PageId};
-use xylem_wal::Log;
+use xylem_wal::Wal;
 
 const SPACE: u32 = 5;
 const PAGES: u32 = 50_000;
@@ -160,7 +160,7 @@ fn main() {
         let branch = Branch::open(
             Arc::clone(&store),
             BRANCH,
-            log.clone() as Arc<dyn Log>,
+            log.clone() as Arc<dyn Wal>,
             None,
         )
         .unwrap();
@@ -207,7 +207,7 @@ fn main() {
         let begin = Instant::now();
         let store = Store::open(c, Arc::new(LocalPlace::open(&sub).unwrap())).unwrap();
         store.start_ingest();
-        let branch = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>, None).unwrap();
+        let branch = Branch::open(store, BRANCH, log.clone() as Arc<dyn Wal>, None).unwrap();
         println!("{:<34} {:>9.1?}", "open", begin.elapsed());
         read(
             &branch,

@@ -137,7 +137,7 @@ pub enum StoreError {
     },
     /// The log failed.
     #[error("log: {0}")]
-    Log(#[from] xylem_wal::LogError),
+    Log(#[from] xylem_wal::WalError),
     /// Redo that is not understood: ingest of the branch stops here.
     #[error("redo at LSN {lsn}: {message}")]
     Redo {

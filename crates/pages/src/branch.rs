@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use xylem_types::{BranchId, Lsn, SpaceId};
 use xylem_wal::backup::Floor;
-use xylem_wal::{Log, Position};
+use xylem_wal::{Position, Wal};
 
 /// Where ingest stands; held while a batch becomes visible.
 #[derive(Clone, Copy, Debug, Default)]
@@ -75,7 +75,7 @@ impl Parent {
 pub(crate) struct Shared {
     pub(crate) id: BranchId,
     pub(crate) store: Arc<Store>,
-    pub(crate) log: Arc<dyn Log>,
+    pub(crate) log: Arc<dyn Wal>,
     pub(crate) files: Arc<dyn Files>,
     /// For the caches' keys.
     pub(crate) cache_id: u64,
@@ -465,7 +465,7 @@ impl Branch {
     pub fn open(
         store: Arc<Store>,
         id: BranchId,
-        log: Arc<dyn Log>,
+        log: Arc<dyn Wal>,
         ancestor: Option<Arc<Branch>>,
     ) -> Result<Arc<Branch>, StoreError> {
         Branch::open_with(store, id, ancestor, |_| Ok::<_, StoreError>(log))
@@ -480,7 +480,7 @@ impl Branch {
         store: Arc<Store>,
         id: BranchId,
         ancestor: Option<Arc<Branch>>,
-        open_log: impl FnOnce(Floor) -> Result<Arc<dyn Log>, E>,
+        open_log: impl FnOnce(Floor) -> Result<Arc<dyn Wal>, E>,
     ) -> Result<Arc<Branch>, E> {
         let files = store
             .place

@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use xylem_redo::{FileEvent, Mtr, MtrItem, MtrReader};
 use xylem_types::{FileOp, Frame, FrameBody, Lsn, SpaceId};
-use xylem_wal::{Durable, Entry, LogError, LogReader, Position, Record};
+use xylem_wal::{Durable, Entry, Position, Record, WalError, WalReader};
 
 /// Bytes of records that become visible together, at most about.
 const BATCH_BYTES: usize = 64 << 10;
@@ -46,7 +46,7 @@ pub(crate) fn relative(path: &str) -> &str {
 }
 
 /// The thread.
-pub(crate) fn run(shared: &Arc<Shared>, resume: Resume, reader: Box<dyn LogReader>) {
+pub(crate) fn run(shared: &Arc<Shared>, resume: Resume, reader: Box<dyn WalReader>) {
     let durable = shared.log.durable();
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -146,7 +146,7 @@ impl Ingest {
 
     fn follow(
         &mut self,
-        mut log: Box<dyn LogReader>,
+        mut log: Box<dyn WalReader>,
         mut durable: watch::Receiver<Durable>,
         runtime: &tokio::runtime::Runtime,
     ) -> Step<()> {
@@ -181,7 +181,7 @@ impl Ingest {
                         }
                     });
                 }
-                Err(e @ LogError::Io { .. }) => {
+                Err(e @ WalError::Io { .. }) => {
                     if !complained {
                         tracing::error!(branch = %self.shared.id, error = %e, "reading the log fails; trying again");
                         complained = true;
@@ -191,7 +191,7 @@ impl Ingest {
                         let _ = tokio::time::timeout(RETRY, stop.changed()).await;
                     });
                 }
-                Err(LogError::Closed) => {
+                Err(WalError::Closed) => {
                     self.publish()?;
                     return Ok(());
                 }

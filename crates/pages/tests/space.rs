@@ -19,7 +19,7 @@ use xylem_ambient::Clock;
 use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{Lsn, PageId};
-use xylem_wal::Log;
+use xylem_wal::Wal;
 
 const BUDGET: u64 = 16 << 20;
 /// 64 MiB of pages, half of each random.
@@ -97,7 +97,7 @@ fn space_and_memory_stay_bounded() {
     let branch = Branch::open(
         Arc::clone(&store),
         BRANCH,
-        log.clone() as Arc<dyn Log>,
+        log.clone() as Arc<dyn Wal>,
         None,
     );
     let branch = branch.unwrap();

@@ -50,7 +50,7 @@ pub enum ServerError {
         /// The branch.
         branch: String,
         /// The WAL's error.
-        source: xylem_wal::LogError,
+        source: xylem_wal::WalError,
     },
     /// The page store or a branch of it cannot be opened or closed.
     #[error("branch {branch}: {source}")]

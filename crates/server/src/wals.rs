@@ -17,9 +17,9 @@ use tokio::runtime::Handle;
 use xylem_objects::{Bucket, BucketConfig};
 use xylem_types::BranchId;
 use xylem_wal::backup::{self, Backup, BackupConfig, Floor};
-use xylem_wal::local::{LocalLog, LocalLogConfig};
-use xylem_wal::object::{ObjectLog, ObjectLogConfig};
-use xylem_wal::{Log, LogError, Memory, Position};
+use xylem_wal::local::{LocalWal, LocalWalConfig};
+use xylem_wal::object::{ObjectWal, ObjectWalConfig};
+use xylem_wal::{Memory, Position, Wal, WalError};
 
 /// The share of WALs in the server's memory: one part in this many. Pages get the rest.
 pub(crate) const WAL_SHARE: u64 = 8;
@@ -60,7 +60,7 @@ enum WalHome {
 /// WALs on this server's disk.
 struct LocalWals {
     data_dir: PathBuf,
-    settings: LocalLogConfig,
+    settings: LocalWalConfig,
     /// The object store of the copies, to write them or to restore from them.
     copies: Option<Bucket>,
     /// How WALs are copied; an interval of zero: they are not copied.
@@ -72,7 +72,7 @@ struct LocalWals {
 /// An open WAL.
 pub struct OpenedWal {
     /// The WAL.
-    pub wal: Arc<dyn Log>,
+    pub wal: Arc<dyn Wal>,
     /// The same, if it is copied to the object store.
     pub backed: Option<Arc<BackedWal>>,
 }
@@ -105,10 +105,10 @@ impl Wals {
                 };
                 WalHome::Local(Box::new(LocalWals {
                     data_dir: config.data_dir.clone(),
-                    settings: LocalLogConfig {
+                    settings: LocalWalConfig {
                         segment_bytes: config.wal_segment_size.0,
                         memory: memory.clone(),
-                        ..LocalLogConfig::default()
+                        ..LocalWalConfig::default()
                     },
                     copies,
                     backup: BackupConfig {
@@ -154,16 +154,16 @@ impl Wals {
         id: BranchId,
         floor: Floor,
         right: Option<u64>,
-    ) -> Result<OpenedWal, LogError> {
+    ) -> Result<OpenedWal, WalError> {
         match &self.home {
             WalHome::Object(bucket) => {
                 let objects = bucket.objects();
-                let settings = ObjectLogConfig {
+                let settings = ObjectWalConfig {
                     memory: self.memory.clone(),
-                    ..ObjectLogConfig::new(objects.handle().clone())
+                    ..ObjectWalConfig::new(objects.handle().clone())
                 };
                 let prefix = objects.path(&format!("{WALS}/{id}"));
-                let opening = ObjectLog::open(Arc::clone(objects.store()), prefix, settings);
+                let opening = ObjectWal::open(Arc::clone(objects.store()), prefix, settings);
                 Ok(OpenedWal {
                     wal: Arc::new(Handle::current().block_on(opening)?),
                     backed: None,
@@ -255,11 +255,11 @@ impl Wals {
 
 impl LocalWals {
     /// A new right to write the backup of a WAL.
-    fn right(&self, id: BranchId, claim: u64) -> Result<u64, LogError> {
+    fn right(&self, id: BranchId, claim: u64) -> Result<u64, WalError> {
         let mut opened = self.opened.lock();
         let count = opened.entry(id).or_insert(0);
         if *count + 1 >= RIGHTS {
-            return Err(LogError::Io {
+            return Err(WalError::Io {
                 context: format!("open the WAL of branch {id}"),
                 source: io::Error::other(format!(
                     "this server has opened the WAL {count} times: restart the server"
@@ -276,14 +276,14 @@ impl LocalWals {
         floor: Floor,
         claim: u64,
         stage: Stage,
-    ) -> Result<OpenedWal, LogError> {
+    ) -> Result<OpenedWal, WalError> {
         let dir = project::wal_dir(&self.data_dir, id);
-        let io = |source| LogError::Io {
+        let io = |source| WalError::Io {
             context: format!("open {}", dir.display()),
             source,
         };
         create_dir(&dir).map_err(io)?;
-        if !LocalLog::is_in(&dir).map_err(io)? {
+        if !LocalWal::is_in(&dir).map_err(io)? {
             if stage == Stage::Restoring {
                 self.restore(id, &dir, floor, claim)?;
             } else if floor.position > Position(0) {
@@ -293,7 +293,7 @@ impl LocalWals {
                 )));
             }
         }
-        let wal = LocalLog::open(&dir, self.settings.clone())?;
+        let wal = LocalWal::open(&dir, self.settings.clone())?;
         if stage != Stage::New {
             self.compare(&wal, id, &dir)?;
         }
@@ -324,7 +324,7 @@ impl LocalWals {
 
     /// Refuses a WAL that ends before its copy. The entries that it lacks were
     /// acknowledged, and would disappear from the copy, which follows the WAL.
-    fn compare(&self, wal: &LocalLog, id: BranchId, dir: &Path) -> Result<(), LogError> {
+    fn compare(&self, wal: &LocalWal, id: BranchId, dir: &Path) -> Result<(), WalError> {
         let Some(bucket) = &self.copies else {
             return Ok(());
         };
@@ -345,7 +345,7 @@ impl LocalWals {
         if copied <= end {
             return Ok(());
         }
-        Err(LogError::Io {
+        Err(WalError::Io {
             context: format!("open {}", dir.display()),
             source: io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -358,9 +358,9 @@ impl LocalWals {
     }
 
     /// Restores a lost WAL from its backup, if there is one.
-    fn restore(&self, id: BranchId, dir: &Path, floor: Floor, claim: u64) -> Result<(), LogError> {
+    fn restore(&self, id: BranchId, dir: &Path, floor: Floor, claim: u64) -> Result<(), WalError> {
         let Some(bucket) = &self.copies else {
-            return Err(LogError::Io {
+            return Err(WalError::Io {
                 context: format!("restore the WAL in {}", dir.display()),
                 source: io::Error::new(io::ErrorKind::Unsupported, "its store is not open"),
             });

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use xylem_redo::{Mtr, MtrReader, ParseStep, parse_mtr};
 use xylem_types::{FileOp, FrameBody, Lsn, PageId};
-use xylem_wal::{Entry, LocalLog, LocalLogConfig, Log, LogError, LogReader, Position, Record};
+use xylem_wal::{Entry, LocalWal, LocalWalConfig, Position, Record, Wal, WalError, WalReader};
 
 /// Where mini-transactions begin is looked for in so many bytes.
 const SYNC_MAX: usize = 4 << 20;
@@ -85,7 +85,7 @@ pub struct MtrRow {
 }
 
 /// Opens the log without touching it.
-fn open(dir: &Path) -> Result<LocalLog> {
+fn open(dir: &Path) -> Result<LocalWal> {
     let is_segment = |name: &str| name.ends_with(".wal");
     let listed = std::fs::read_dir(dir);
     let listed = listed.with_context(|| format!("cannot list {}", dir.display()))?;
@@ -100,7 +100,7 @@ fn open(dir: &Path) -> Result<LocalLog> {
     loop {
         tries += 1;
         let disk = Arc::new(Overlay::new(dir));
-        match LocalLog::open_on(disk, LocalLogConfig::default()) {
+        match LocalWal::open_on(disk, LocalWalConfig::default()) {
             Ok(log) => return Ok(log),
             Err(_) if tries < TRIES => pause(),
             Err(e) => {
@@ -130,7 +130,7 @@ pub fn report(args: &LogArgs) -> Result<LogReport> {
     let end = *log.durable().borrow();
     let from = args.from.map_or(log.first(), Position);
     let reader = log.read_from(from).map_err(|e| match e {
-        LogError::NoSuchPosition(_) => Failure::new(
+        WalError::NoSuchPosition(_) => Failure::new(
             format!("there is no entry at position {}", from.0),
             format!(
                 "positions go from {} to {}",
@@ -153,7 +153,7 @@ pub fn report(args: &LogArgs) -> Result<LogReport> {
     Ok(out)
 }
 
-fn read(args: &LogArgs, mut reader: Box<dyn LogReader>, from: Position, out: &mut LogReport) {
+fn read(args: &LogArgs, mut reader: Box<dyn WalReader>, from: Position, out: &mut LogReport) {
     let mut at = from;
     let mut mtrs = Mtrs::new(args);
     loop {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use xylem_types::{Epoch, FileOp, Frame, FrameBody, FrameSeq, Lsn};
-use xylem_wal::{LocalLog, LocalLogConfig, Log, Position};
+use xylem_wal::{LocalWal, LocalWalConfig, Position, Wal};
 
 const BRANCH: &str = "0123456789abcdef0011223344556677";
 
@@ -250,14 +250,14 @@ fn mtr(data: &[u8]) -> Vec<u8> {
 }
 
 struct Written {
-    log: LocalLog,
+    log: LocalWal,
     epoch: Epoch,
     seq: u64,
     lsn: Lsn,
 }
 
-async fn begin(dir: &Path, config: LocalLogConfig) -> Written {
-    let log = LocalLog::open(dir, config).unwrap();
+async fn begin(dir: &Path, config: LocalWalConfig) -> Written {
+    let log = LocalWal::open(dir, config).unwrap();
     let epoch = log.seal().await.unwrap().epoch();
     log.begin(epoch, Lsn::FIRST).await.unwrap();
     Written {
@@ -306,7 +306,7 @@ fn content(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 #[tokio::test]
 async fn a_log_is_told_while_it_is_in_use() {
     let dir = tempfile::tempdir().unwrap();
-    let mut w = begin(dir.path(), LocalLogConfig::default()).await;
+    let mut w = begin(dir.path(), LocalWalConfig::default()).await;
     let (one, two) = (mtr(&[1, 2, 3]), mtr(&[4]));
     w.redo(&one).await;
     w.append(FrameBody::File(FileOp::Create {
@@ -373,10 +373,10 @@ async fn a_log_is_told_while_it_is_in_use() {
 #[tokio::test]
 async fn a_log_that_begins_in_the_middle_of_an_mtr_is_told() {
     let dir = tempfile::tempdir().unwrap();
-    let config = LocalLogConfig {
+    let config = LocalWalConfig {
         segment_bytes: 16 << 10,
         max_frame_bytes: 4 << 10,
-        ..LocalLogConfig::default()
+        ..LocalWalConfig::default()
     };
     let mut w = begin(dir.path(), config).await;
     let mut all = Vec::new();
@@ -422,10 +422,10 @@ async fn a_log_that_begins_in_the_middle_of_an_mtr_is_told() {
 #[tokio::test]
 async fn a_damaged_log_is_told_as_far_as_it_goes() {
     let dir = tempfile::tempdir().unwrap();
-    let config = LocalLogConfig {
+    let config = LocalWalConfig {
         segment_bytes: 16 << 10,
         max_frame_bytes: 4 << 10,
-        ..LocalLogConfig::default()
+        ..LocalWalConfig::default()
     };
     let mut w = begin(dir.path(), config).await;
     for n in 0..60u32 {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use xylem_pages::{Branch, ReadAt, ReadError, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{Lsn, PageId};
-use xylem_wal::Log;
+use xylem_wal::Wal;
 
 const PAGES: u32 = 40;
 
@@ -155,7 +155,7 @@ fn a_page_that_changes_all_the_time_is_short_to_read() {
     let log = MemLog::new();
     let store = Store::open(StoreConfig::default(), place(dir.path())).unwrap();
     store.start_ingest();
-    let as_log = Arc::clone(&log) as Arc<dyn Log>;
+    let as_log = Arc::clone(&log) as Arc<dyn Wal>;
     let branch = Branch::open(Arc::clone(&store), BRANCH, as_log, None).unwrap();
     let (hot, quiet) = (PageId::new(7, 1), PageId::new(7, 2));
     let mut lsn = Lsn::FIRST;

@@ -13,12 +13,12 @@ use xylem_pages::files::LocalPlace;
 use xylem_pages::scrub::FindingKind;
 use xylem_pages::{Branch, ReadAt, ReadError, Store, StoreConfig};
 use xylem_types::{Lsn, PageId};
-use xylem_wal::Log;
+use xylem_wal::Wal;
 
 fn try_open(dir: &std::path::Path, log: &Arc<MemLog>) -> Option<Arc<Branch>> {
     let store = Store::open(small(), place(dir)).ok()?;
     store.start_ingest();
-    Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>, None).ok()
+    Branch::open(store, BRANCH, log.clone() as Arc<dyn Wal>, None).ok()
 }
 
 /// What the branch says of every page at some LSNs, and of its other things.
@@ -197,7 +197,7 @@ fn a_disk_that_cannot_be_read_for_a_while_loses_nothing() {
         };
         let store = Store::open(config(), Arc::new(place)).unwrap();
         store.start_ingest();
-        let log = log.clone() as Arc<dyn Log>;
+        let log = log.clone() as Arc<dyn Wal>;
         let branch = Branch::open(Arc::clone(&store), BRANCH, log, None).unwrap();
         (store, branch)
     };

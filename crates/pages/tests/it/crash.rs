@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use xylem_pages::files::{Hook, Step};
 use xylem_pages::{Branch, ReadAt, Store};
-use xylem_wal::Log;
+use xylem_wal::Wal;
 
 fn seeded(log: &Arc<MemLog>, seed: u64) -> Model {
     Model::new(rand::rngs::StdRng::seed_from_u64(seed), log.clone())
@@ -47,7 +47,7 @@ fn live_and_die(dir: &std::path::Path, n: u64) -> bool {
     let place = hooked(dir, die_at(n, Arc::clone(&steps)));
     let store = Store::open(small(), place).unwrap();
     store.start_ingest();
-    let opened = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>, None);
+    let opened = Branch::open(store, BRANCH, log.clone() as Arc<dyn Wal>, None);
     for _ in 0..3 {
         for _ in 0..60 {
             model.step();
@@ -115,7 +115,7 @@ fn one_failure_at_any_step_is_tried_again() {
         });
         let store = Store::open(small(), hooked(dir.path(), hook)).unwrap();
         store.start_ingest();
-        let branch = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>, None).unwrap();
+        let branch = Branch::open(store, BRANCH, log.clone() as Arc<dyn Wal>, None).unwrap();
         for _ in 0..3 {
             for _ in 0..40 {
                 model.step();
@@ -151,7 +151,7 @@ fn a_full_disk_pauses_ingest_and_loses_nothing() {
     let branch = Branch::open(
         Arc::clone(&store),
         BRANCH,
-        log.clone() as Arc<dyn Log>,
+        log.clone() as Arc<dyn Wal>,
         None,
     )
     .unwrap();

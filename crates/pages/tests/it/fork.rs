@@ -15,7 +15,7 @@ use xylem_pages::files::{Files, LocalFiles, Place};
 use xylem_pages::{Branch, ForkError, ReadAt, ReadError, Store, StoreError};
 use xylem_redo::SpaceFlags;
 use xylem_types::{BranchId, FileOp, Lsn, PageId};
-use xylem_wal::Log;
+use xylem_wal::Wal;
 
 /// A directory that several may have open, as an object store.
 struct Shared(PathBuf);
@@ -49,7 +49,7 @@ fn store(dir: &tempfile::TempDir) -> Arc<Store> {
 }
 
 fn open(store: &Arc<Store>, id: u128, log: &Arc<MemLog>, of: Option<&Arc<Branch>>) -> Arc<Branch> {
-    let log = Arc::clone(log) as Arc<dyn Log>;
+    let log = Arc::clone(log) as Arc<dyn Wal>;
     Branch::open(Arc::clone(store), BranchId(id), log, of.cloned()).unwrap()
 }
 
@@ -282,7 +282,7 @@ fn the_past_of_a_fork_is_its_ancestors() {
     let wrong = Branch::open(
         Arc::clone(&one.store),
         BranchId(3),
-        MemLog::new() as Arc<dyn Log>,
+        MemLog::new() as Arc<dyn Wal>,
         Some(Arc::clone(&fork)),
     );
     let wrong = wrong.err().unwrap().to_string();

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{FileOp, Lsn, PageId};
-use xylem_wal::Log;
+use xylem_wal::Wal;
 
 fn golden(version: &str) -> PathBuf {
     let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
@@ -259,7 +259,7 @@ fn write_merging(dir: &Path) {
     let store = Store::open(config, hooked(temp.path(), gate.hook())).unwrap();
     store.start_ingest();
     let log = MemLog::new();
-    let shared = Arc::clone(&log) as Arc<dyn Log>;
+    let shared = Arc::clone(&log) as Arc<dyn Wal>;
     let branch = Branch::open(store, BRANCH, shared, None).unwrap();
     // Gone before the branch, which waits for its merges.
     let gate = gate;

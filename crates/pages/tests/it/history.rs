@@ -21,7 +21,7 @@ use xylem_objects::{Bucket, DiskCache, Retry};
 use xylem_pages::files::{LocalPlace, Place};
 use xylem_pages::{Branch, ForkError, ReadAt, ReadError, Store, StoreConfig};
 use xylem_types::{BranchId, Lsn};
-use xylem_wal::Log;
+use xylem_wal::Wal;
 
 const HISTORY: Duration = Duration::from_secs(3);
 
@@ -213,7 +213,7 @@ impl World {
     fn open(&self, id: BranchId, log: Arc<MemLog>, ancestor: Option<&Arc<Branch>>) -> Arc<Branch> {
         // A failure made on purpose may hit the first manifests.
         for _ in 0..100 {
-            let log = Arc::clone(&log) as Arc<dyn Log>;
+            let log = Arc::clone(&log) as Arc<dyn Wal>;
             match Branch::open(Arc::clone(&self.store), id, log, ancestor.cloned()) {
                 Ok(branch) => return branch,
                 Err(e) if self.home.fails() => assert!(e.to_string().contains("fail"), "{e}"),

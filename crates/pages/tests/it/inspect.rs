@@ -20,7 +20,7 @@ use xylem_pages::inspect::{
 use xylem_pages::{Branch, ReadAt, ReadError, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{BranchId, Lsn, PageId};
-use xylem_wal::Log;
+use xylem_wal::Wal;
 
 fn options(at: Option<Lsn>, versions_max: usize) -> HistoryOptions {
     HistoryOptions {
@@ -143,7 +143,7 @@ fn history_goes_on_in_the_branch_that_was_left() {
     let store = Store::open(config, common::place(dir.path())).unwrap();
     store.start_ingest();
     let open = |id: BranchId, log: &Arc<MemLog>, of: Option<&Arc<Branch>>| {
-        let log = Arc::clone(log) as Arc<dyn Log>;
+        let log = Arc::clone(log) as Arc<dyn Wal>;
         Branch::open(Arc::clone(&store), id, log, of.cloned()).unwrap()
     };
     let log = MemLog::with_clock(Arc::clone(&clock));
@@ -408,7 +408,7 @@ fn failures_and_debts_are_known() {
     store.start_ingest();
     let log = MemLog::new();
     let mut model = Model::new(StdRng::seed_from_u64(36), log.clone());
-    let branch = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>, None).unwrap();
+    let branch = Branch::open(store, BRANCH, log.clone() as Arc<dyn Wal>, None).unwrap();
     let mut run = |branch: &Branch| {
         for _ in 0..60 {
             model.step();
@@ -450,7 +450,7 @@ fn the_size_of_the_database_is_known() {
     let mut model = Model::new(StdRng::seed_from_u64(37), log.clone());
     let store = Store::open(small(), common::place(dir.path())).unwrap();
     store.start_ingest();
-    let open = Arc::clone(&log) as Arc<dyn Log>;
+    let open = Arc::clone(&log) as Arc<dyn Wal>;
     let branch = Branch::open(Arc::clone(&store), BRANCH, open, None).unwrap();
     for _ in 0..200 {
         model.step();

@@ -13,7 +13,7 @@ use xylem_pages::files::Place;
 use xylem_pages::{Branch, LoadError, Loader, ReadAt, ReadError, SideFile, Store, Tablespace};
 use xylem_redo::SpaceFlags;
 use xylem_types::{FileOp, Lsn, PageId, PageNo, SpaceId};
-use xylem_wal::Log;
+use xylem_wal::Wal;
 
 const LSN: Lsn = Lsn(5_000_000);
 /// ROW_FORMAT=COMPRESSED, pages of 4 KiB in a database with 16.
@@ -110,7 +110,7 @@ fn fill(loader: &mut Loader) -> Result<Pages, LoadError> {
 fn open(dir: &Path, log: &Arc<MemLog>) -> Arc<Branch> {
     let store = Store::open(small(), place(dir)).unwrap();
     store.start_ingest();
-    Branch::open(store, BRANCH, Arc::clone(log) as Arc<dyn Log>, None).unwrap()
+    Branch::open(store, BRANCH, Arc::clone(log) as Arc<dyn Wal>, None).unwrap()
 }
 
 fn check(branch: &Branch, pages: &Pages, at: ReadAt) {

@@ -13,17 +13,17 @@ use xylem_ambient::Clock;
 use xylem_pages::{Branch, ReadAt, ReadError, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn, PageId};
-use xylem_wal::local::{LocalLog, LocalLogConfig};
-use xylem_wal::{Log, Position};
+use xylem_wal::local::{LocalWal, LocalWalConfig};
+use xylem_wal::{Position, Wal};
 
-fn open(dir: &Path) -> (Arc<dyn Log>, Arc<Branch>) {
-    let config = LocalLogConfig {
+fn open(dir: &Path) -> (Arc<dyn Wal>, Arc<Branch>) {
+    let config = LocalWalConfig {
         segment_bytes: 1 << 20,
         max_frame_bytes: 128 << 10,
         spare_segments: 0,
-        ..LocalLogConfig::default()
+        ..LocalWalConfig::default()
     };
-    let log: Arc<dyn Log> = Arc::new(LocalLog::open(&dir.join("log"), config).unwrap());
+    let log: Arc<dyn Wal> = Arc::new(LocalWal::open(&dir.join("log"), config).unwrap());
     let config = StoreConfig {
         memory_bytes: 16 << 20,
         open_layer_bytes: 1 << 20,
@@ -40,7 +40,7 @@ fn soon() -> Instant {
 }
 
 /// A compute: seals, begins at the last whole mtr.
-async fn attach(log: &Arc<dyn Log>, branch: &Branch) -> (Epoch, Lsn) {
+async fn attach(log: &Arc<dyn Wal>, branch: &Branch) -> (Epoch, Lsn) {
     let sealed = log.seal().await.unwrap();
     branch
         .wait_ingested(sealed.position(), soon())
@@ -214,7 +214,7 @@ struct Timed {
     /// Real time, and how far the wall clock is from it.
     now: u64,
     off: i64,
-    log: Option<Arc<dyn Log>>,
+    log: Option<Arc<dyn Wal>>,
     branch: Option<Arc<Branch>>,
     epoch: Epoch,
     seq: u64,
@@ -274,14 +274,14 @@ impl Timed {
 
     /// The server starts, and a compute attaches.
     async fn open(&mut self) {
-        let config = LocalLogConfig {
+        let config = LocalWalConfig {
             segment_bytes: 1 << 20,
             max_frame_bytes: 128 << 10,
             clock: self.clocks.clock(),
-            ..LocalLogConfig::default()
+            ..LocalWalConfig::default()
         };
-        let log = LocalLog::open(&self.dir.path().join("log"), config).unwrap();
-        let log: Arc<dyn Log> = Arc::new(log);
+        let log = LocalWal::open(&self.dir.path().join("log"), config).unwrap();
+        let log: Arc<dyn Wal> = Arc::new(log);
         let config = StoreConfig {
             open_layer_bytes: 4 << 10,
             history: KEPT,

@@ -12,7 +12,7 @@ use xylem_ambient::Clock;
 use xylem_pages::{Branch, Loader, ReadAt, Store, StoreConfig, Tablespace};
 use xylem_redo::SpaceFlags;
 use xylem_types::{BranchId, Lsn, PageId, SpaceId};
-use xylem_wal::Log;
+use xylem_wal::Wal;
 
 const BUDGET: u64 = 16 << 20;
 /// 96 MiB of pages.
@@ -121,14 +121,14 @@ fn memory_stays_within_the_budget() {
         let a = Branch::open(
             Arc::clone(&store),
             BRANCH,
-            one.clone() as Arc<dyn Log>,
+            one.clone() as Arc<dyn Wal>,
             None,
         )
         .unwrap();
         let b = Branch::open(
             Arc::clone(&store),
             BranchId(2),
-            two.clone() as Arc<dyn Log>,
+            two.clone() as Arc<dyn Wal>,
             None,
         )
         .unwrap();
@@ -173,7 +173,7 @@ fn branches_that_are_written_little_take_little_memory() {
             m.write(PageId::new(0, 3), 100, &id.to_be_bytes());
         });
         log.redo(lsn, &redo);
-        let as_log = Arc::clone(&log) as Arc<dyn Log>;
+        let as_log = Arc::clone(&log) as Arc<dyn Wal>;
         let branch = Branch::open(Arc::clone(&store), BranchId(id.into()), as_log, None);
         branches.push((branch.unwrap(), log));
     }
@@ -227,7 +227,7 @@ fn thousands_of_layers_stay_within_the_budget() {
     let branch = Branch::open(
         Arc::clone(&store),
         BRANCH,
-        MemLog::new() as Arc<dyn Log>,
+        MemLog::new() as Arc<dyn Wal>,
         None,
     )
     .unwrap();
@@ -266,7 +266,7 @@ fn an_idle_branch_is_looked_at_for_nothing() {
     let store = Store::open(config, common::place(dir.path())).unwrap();
     store.start_ingest();
     let log = MemLog::with_clock(Arc::clone(&time));
-    let as_log = Arc::clone(&log) as Arc<dyn Log>;
+    let as_log = Arc::clone(&log) as Arc<dyn Wal>;
     let branch = Branch::open(Arc::clone(&store), BRANCH, as_log, None).unwrap();
     let mut lsn = Lsn::FIRST;
     log.epoch(lsn);

@@ -19,7 +19,7 @@ use xylem_ambient::Clock;
 use xylem_pages::files::Place;
 use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
 use xylem_types::{BranchId, FileOp, Lsn, PageId};
-use xylem_wal::Log;
+use xylem_wal::Wal;
 
 /// Where pages have what is checked.
 const AT: usize = 8000;
@@ -50,7 +50,7 @@ fn config(clock: &Arc<AtomicU64>) -> StoreConfig {
 }
 
 fn open(store: &Arc<Store>, log: &Arc<MemLog>) -> Arc<Branch> {
-    let log = Arc::clone(log) as Arc<dyn Log>;
+    let log = Arc::clone(log) as Arc<dyn Wal>;
     Branch::open(Arc::clone(store), BRANCH, log, None).unwrap()
 }
 
@@ -404,7 +404,7 @@ fn a_crash_at_every_step_of_two_merges_loses_nothing() {
         };
         let store = Store::open(config(&world.clock), hooked(dir.path(), Arc::new(hook))).unwrap();
         store.start_ingest();
-        let log = Arc::clone(&world.writer.log) as Arc<dyn Log>;
+        let log = Arc::clone(&world.writer.log) as Arc<dyn Wal>;
         let opened = Branch::open(Arc::clone(&store), BRANCH, log, None);
         let died = || steps.load(Ordering::SeqCst) > at;
         if let Ok(branch) = &opened {
@@ -449,7 +449,7 @@ fn nothing_is_merged_before_those_that_left_are_open_again() {
     w.write_old();
     let log = MemLog::with_clock(Arc::clone(&w.clock));
     let open_child = |w: &World, branch: &Arc<Branch>| {
-        let log = Arc::clone(&log) as Arc<dyn Log>;
+        let log = Arc::clone(&log) as Arc<dyn Wal>;
         Branch::open(Arc::clone(&w.store), CHILD, log, Some(Arc::clone(branch))).unwrap()
     };
     let left = w.branch.fork(CHILD, ReadAt::Newest).unwrap();

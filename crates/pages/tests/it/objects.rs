@@ -16,7 +16,7 @@ use xylem_objects::{Bucket, DiskCache, Retry};
 use xylem_pages::files::{FileReader, FileWriter, Files, ObjectPlace, Place, Put};
 use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
 use xylem_types::PageId;
-use xylem_wal::Log;
+use xylem_wal::Wal;
 
 /// Reads must not all come from memory.
 fn little_memory() -> StoreConfig {
@@ -31,7 +31,7 @@ fn little_memory() -> StoreConfig {
 fn open(config: StoreConfig, place: ObjectPlace, log: &Arc<MemLog>) -> Arc<Branch> {
     let store = Store::open(config, Arc::new(place)).unwrap();
     store.start_ingest();
-    Branch::open(store, BRANCH, Arc::clone(log) as Arc<dyn Log>, None).unwrap()
+    Branch::open(store, BRANCH, Arc::clone(log) as Arc<dyn Wal>, None).unwrap()
 }
 
 fn until(what: &str, mut done: impl FnMut() -> bool) {
@@ -300,7 +300,7 @@ fn live_and_die(n: u64, done: bool) -> bool {
     let first = place(bucket_of(&faulty), &root.path().join("first"), CACHE);
     let pages = Store::open(little_memory(), Arc::new(first)).unwrap();
     pages.start_ingest();
-    let opened = Branch::open(pages, BRANCH, log.clone() as Arc<dyn Log>, None);
+    let opened = Branch::open(pages, BRANCH, log.clone() as Arc<dyn Wal>, None);
     for _ in 0..5 {
         for _ in 0..60 {
             model.step();
@@ -549,7 +549,7 @@ fn the_last_reader_on_an_async_thread_waits_for_no_store() {
     };
     let store = Store::open(config, Arc::new(held)).unwrap();
     store.start_ingest();
-    let branch = Branch::open(store, BRANCH, log.clone() as Arc<dyn Log>, None).unwrap();
+    let branch = Branch::open(store, BRANCH, log.clone() as Arc<dyn Wal>, None).unwrap();
     for _ in 0..9 {
         for _ in 0..60 {
             model.step();

@@ -30,9 +30,9 @@ use xylem_pages::{Branch, ReadAt, Store, StoreError};
 use xylem_redo::SpaceFlags;
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn, PageId};
 use xylem_wal::backup::{self, Backup, BackupConfig};
-use xylem_wal::local::{LocalLog, LocalLogConfig};
-use xylem_wal::object::{ObjectLog, ObjectLogConfig};
-use xylem_wal::{BoxFuture, CheckedFrame, Durable, Log, LogError, LogReader, Position, Retry};
+use xylem_wal::local::{LocalWal, LocalWalConfig};
+use xylem_wal::object::{ObjectWal, ObjectWalConfig};
+use xylem_wal::{BoxFuture, CheckedFrame, Durable, Position, Retry, Wal, WalError, WalReader};
 
 /// Where logs are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,34 +53,34 @@ fn retry() -> Retry {
 
 /// A local log and its copy, trimmed together.
 struct Backed {
-    log: LocalLog,
+    log: LocalWal,
     backup: Arc<Backup>,
 }
 
-impl Log for Backed {
-    fn seal(&self) -> BoxFuture<'_, Result<Durable, LogError>> {
+impl Wal for Backed {
+    fn seal(&self) -> BoxFuture<'_, Result<Durable, WalError>> {
         self.log.seal()
     }
-    fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, LogError>> {
+    fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, WalError>> {
         self.log.begin(epoch, start)
     }
     fn append_checked(
         &self,
         epoch: Epoch,
         frames: Vec<CheckedFrame>,
-    ) -> BoxFuture<'_, Result<(), LogError>> {
+    ) -> BoxFuture<'_, Result<(), WalError>> {
         self.log.append_checked(epoch, frames)
     }
-    fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), LogError> {
+    fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), WalError> {
         self.log.accepted(epoch)
     }
     fn durable(&self) -> watch::Receiver<Durable> {
         self.log.durable()
     }
-    fn read_from(&self, position: Position) -> Result<Box<dyn LogReader>, LogError> {
+    fn read_from(&self, position: Position) -> Result<Box<dyn WalReader>, WalError> {
         self.log.read_from(position)
     }
-    fn trim(&self, before: Position) -> Result<(), LogError> {
+    fn trim(&self, before: Position) -> Result<(), WalError> {
         self.log.trim(before)?;
         self.backup.trim(before);
         Ok(())
@@ -91,10 +91,10 @@ impl Log for Backed {
     fn stored_bytes(&self) -> u64 {
         self.log.stored_bytes()
     }
-    fn failed(&self) -> Option<LogError> {
+    fn failed(&self) -> Option<WalError> {
         self.log.failed()
     }
-    fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
+    fn close(&self) -> BoxFuture<'_, Result<(), WalError>> {
         self.log.close()
     }
 }
@@ -104,7 +104,7 @@ struct Machine {
     runtime: Handle,
     net: Faulty,
     branch: Arc<Branch>,
-    log: Arc<dyn Log>,
+    log: Arc<dyn Wal>,
     backup: Option<Arc<Backup>>,
     epoch: Epoch,
     seq: u64,
@@ -134,7 +134,7 @@ impl Machine {
                 Home::Disk => {
                     let backed = restored(&runtime, &bucket, dir.path(), n, floor);
                     let backup = Some(Arc::clone(&backed.backup));
-                    (Arc::new(backed) as Arc<dyn Log>, backup)
+                    (Arc::new(backed) as Arc<dyn Wal>, backup)
                 }
             };
             made = Some((Arc::clone(&log), backup));
@@ -221,26 +221,26 @@ impl Machine {
     }
 }
 
-fn object_log(runtime: &Handle, bucket: &Bucket) -> Arc<dyn Log> {
+fn object_log(runtime: &Handle, bucket: &Bucket) -> Arc<dyn Wal> {
     let objects = bucket.objects();
-    let settings = ObjectLogConfig {
+    let settings = ObjectWalConfig {
         retry: retry(),
         linger: Duration::ZERO,
-        ..ObjectLogConfig::new(runtime.clone())
+        ..ObjectWalConfig::new(runtime.clone())
     };
     let prefix = objects.path("logs/x");
-    let opening = ObjectLog::open(Arc::clone(objects.store()), prefix, settings);
+    let opening = ObjectWal::open(Arc::clone(objects.store()), prefix, settings);
     Arc::new(runtime.block_on(opening).unwrap())
 }
 
 /// The log of a disk that is empty: what the copies of others before it hold.
 fn restored(runtime: &Handle, bucket: &Bucket, dir: &Path, n: u64, floor: backup::Floor) -> Backed {
     let objects = bucket.objects();
-    let local = LocalLogConfig {
+    let local = LocalWalConfig {
         segment_bytes: 1 << 20,
         max_frame_bytes: 128 << 10,
         spare_segments: 0,
-        ..LocalLogConfig::default()
+        ..LocalWalConfig::default()
     };
     let settings = BackupConfig {
         interval: Duration::from_millis(4),
@@ -263,7 +263,7 @@ fn restored(runtime: &Handle, bucket: &Bucket, dir: &Path, n: u64, floor: backup
         settings.clone(),
     );
     runtime.block_on(restoring).unwrap();
-    let log = LocalLog::open(&dir, local).unwrap();
+    let log = LocalWal::open(&dir, local).unwrap();
     let backup = Backup::start(&log, store(), prefix(), 2 * n + 1, settings).unwrap();
     Backed {
         log,

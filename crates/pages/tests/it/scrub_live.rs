@@ -18,7 +18,7 @@ use xylem_pages::files::{FileReader, FileWriter, Files, LocalPlace, Place, Put};
 use xylem_pages::scrub::{FindingKind, ScrubOptions};
 use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
 use xylem_types::BranchId;
-use xylem_wal::Log;
+use xylem_wal::Wal;
 
 /// What a file's reads give: its bytes, or an error.
 type Reads = Arc<Mutex<HashMap<String, Result<Vec<u8>, io::ErrorKind>>>>;
@@ -109,7 +109,7 @@ fn one(dir: &Path, config: StoreConfig) -> One {
     store.start_ingest();
     let log = MemLog::new();
     let model = Model::new(StdRng::seed_from_u64(5), log.clone());
-    let branch = Branch::open(Arc::clone(&store), BRANCH, log as Arc<dyn Log>, None).unwrap();
+    let branch = Branch::open(Arc::clone(&store), BRANCH, log as Arc<dyn Wal>, None).unwrap();
     One {
         store,
         branch,
@@ -157,7 +157,7 @@ fn a_branch_is_scrubbed_while_it_works() {
     let store = Store::open(config, common::place(dir.path())).unwrap();
     store.start_ingest();
     let open = |id: BranchId, log: &Arc<MemLog>, of: Option<&Arc<Branch>>| {
-        let log = Arc::clone(log) as Arc<dyn Log>;
+        let log = Arc::clone(log) as Arc<dyn Wal>;
         Branch::open(Arc::clone(&store), id, log, of.cloned()).unwrap()
     };
     let clock = Arc::new(std::sync::atomic::AtomicU64::new(1_800_000_000_000_000));

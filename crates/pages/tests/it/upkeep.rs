@@ -19,7 +19,7 @@ use xylem_pages::files::{FileReader, FileWriter, Files, LocalFiles, Place, Put, 
 use xylem_pages::{Branch, ReadAt, Store, StoreConfig};
 use xylem_redo::SpaceFlags;
 use xylem_types::{BranchId, PageId};
-use xylem_wal::Log;
+use xylem_wal::Wal;
 
 /// What fails in a branch's folder.
 #[derive(Clone, Default)]
@@ -99,7 +99,7 @@ impl Files for FailingFiles {
 }
 
 fn open(store: &Arc<Store>, id: BranchId, writer: &Writer) -> Arc<Branch> {
-    let log = Arc::clone(&writer.log) as Arc<dyn Log>;
+    let log = Arc::clone(&writer.log) as Arc<dyn Wal>;
     Branch::open(Arc::clone(store), id, log, None).unwrap()
 }
 

@@ -7,7 +7,7 @@ use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 use xylem_pages::ReadError;
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
-use xylem_wal::{Durable, LogError};
+use xylem_wal::{Durable, WalError};
 
 /// How long an attach waits for other attaches.
 const ATTACH_TURN: Duration = Duration::from_secs(10);
@@ -39,7 +39,7 @@ pub struct Attached {
 pub enum AttachError {
     /// The WAL refused or failed.
     #[error(transparent)]
-    Log(#[from] LogError),
+    Log(#[from] WalError),
     /// Ingest did not reach the end of the WAL.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -178,7 +178,7 @@ impl OpenBranch {
     ///
     /// # Errors
     /// The WAL refuses or fails.
-    pub async fn fence(&self) -> Result<MutexGuard<'_, ()>, LogError> {
+    pub async fn fence(&self) -> Result<MutexGuard<'_, ()>, WalError> {
         let guard = self.attach_turn.lock().await;
         // Without an epoch there is no compute to fence.
         if self.epoch() > Epoch(0) {
@@ -201,7 +201,7 @@ impl OpenBranch {
             .await
             .map(|now| now.map(|now| *now));
         match waited {
-            Ok(Ok(now)) if now.epoch() > epoch => Err(LogError::Fenced {
+            Ok(Ok(now)) if now.epoch() > epoch => Err(WalError::Fenced {
                 given: epoch,
                 current: now.epoch(),
             }
@@ -211,7 +211,7 @@ impl OpenBranch {
                 .wal
                 .accepted(epoch)
                 .err()
-                .unwrap_or(LogError::Closed)
+                .unwrap_or(WalError::Closed)
                 .into()),
             Err(_) => Err(AttachError::NotDurable {
                 wanted,

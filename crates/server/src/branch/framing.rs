@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use xylem_pages::Branch;
 use xylem_redo::{MtrCheck, RedoError};
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
-use xylem_wal::{CheckedFrame, Log, LogError, Position, Record};
+use xylem_wal::{CheckedFrame, Position, Record, Wal, WalError};
 
 /// Attempts to read the end of a WAL that is trimmed meanwhile.
 const TRIES_MAX: usize = 10;
@@ -25,7 +25,7 @@ const TRIES_MAX: usize = 10;
 pub enum AppendError {
     /// The WAL refused or failed.
     #[error(transparent)]
-    Log(#[from] LogError),
+    Log(#[from] WalError),
     /// A frame's redo is invalid. The frames before it were appended.
     #[error(
         "{source}; the server rejected frame {seq}, which contains it. The frame's own checksum is right, so InnoDB wrote the redo this way: check the memory of the compute's machine (a hardware fault is the likely cause), then start the compute again; it continues after the last whole mini-transaction, at LSN {whole}"
@@ -47,7 +47,7 @@ pub enum AppendError {
 
 /// The state of the check of a branch's redo.
 pub struct Framing {
-    wal: Arc<dyn Log>,
+    wal: Arc<dyn Wal>,
     pages: Arc<Branch>,
     /// Locked during an append: the check must see the bytes in order.
     known: Mutex<Option<Known>>,
@@ -61,7 +61,7 @@ struct Known {
 
 impl Framing {
     /// A check of what is appended to `wal`, which `pages` ingests.
-    pub fn new(wal: Arc<dyn Log>, pages: Arc<Branch>) -> Framing {
+    pub fn new(wal: Arc<dyn Wal>, pages: Arc<Branch>) -> Framing {
         Framing {
             wal,
             pages,
@@ -136,7 +136,7 @@ impl Framing {
             let reached = durable.wait_for(|now| now.epoch() > epoch || now.seq() >= seq);
             if reached.await.is_err() {
                 self.wal.accepted(epoch)?;
-                return Err(LogError::Closed.into());
+                return Err(WalError::Closed.into());
             }
             let (from, whole) = self.pages.unfinished();
             let ended = CancellationToken::new();
@@ -146,10 +146,10 @@ impl Framing {
             let check = match reading.await {
                 Ok(Ok(check)) => check,
                 // Ingest advanced meanwhile, and the WAL was trimmed.
-                Ok(Err(AppendError::Log(LogError::NoSuchPosition(_)))) => continue,
+                Ok(Err(AppendError::Log(WalError::NoSuchPosition(_)))) => continue,
                 Ok(Err(error)) => return Err(error),
                 Err(error) => {
-                    return Err(AppendError::Log(LogError::Io {
+                    return Err(AppendError::Log(WalError::Io {
                         context: "read the end of the WAL".to_owned(),
                         source: std::io::Error::other(error),
                     }));
@@ -160,12 +160,12 @@ impl Framing {
             }
             if self.wal.accepted(epoch)? == (seq, lsn) {
                 let found = check.map_or(Lsn(0), |check| check.lsn());
-                return Err(AppendError::Log(LogError::Corrupt(format!(
+                return Err(AppendError::Log(WalError::Corrupt(format!(
                     "its redo ends at LSN {lsn}, but what can be read of it ends at LSN {found}"
                 ))));
             }
         }
-        Err(AppendError::Log(LogError::Corrupt(
+        Err(AppendError::Log(WalError::Corrupt(
             "its entries disappear while they are read".to_owned(),
         )))
     }
@@ -174,7 +174,7 @@ impl Framing {
 /// Reads the WAL from `from` to its end. `whole` is the LSN of the first
 /// mini-transaction to check, if an epoch has begun by then.
 fn read(
-    wal: &dyn Log,
+    wal: &dyn Wal,
     from: Position,
     whole: Option<Lsn>,
     ended: &CancellationToken,
@@ -183,7 +183,7 @@ fn read(
     let mut reader = wal.read_from(from)?;
     while let Some(entry) = reader.next()? {
         if ended.is_cancelled() {
-            return Err(LogError::Closed.into());
+            return Err(WalError::Closed.into());
         }
         match (entry.record, &mut check) {
             (Record::Begin { start }, check) => *check = Some(MtrCheck::new(start)),

@@ -98,7 +98,7 @@ pub enum ManageError {
         /// The old branch.
         branch: String,
         /// The WAL's error.
-        source: xylem_wal::LogError,
+        source: xylem_wal::WalError,
     },
     /// The limit of leases is reached.
     #[error(

@@ -16,14 +16,14 @@ use tokio_util::sync::CancellationToken;
 use xylem_ambient::Clock;
 use xylem_pages::{Branch, ReadAt, ReadError};
 use xylem_types::{BranchId, Epoch, Lsn};
-use xylem_wal::{Durable, Log};
+use xylem_wal::{Durable, Wal};
 
 /// A branch that is open.
 pub struct OpenBranch {
     /// The branch's record in the catalogue.
     pub meta: BranchMeta,
     /// The branch's WAL.
-    pub wal: Arc<dyn Log>,
+    pub wal: Arc<dyn Wal>,
     /// The same WAL, if it is copied to the object store.
     pub backed: Option<Arc<BackedWal>>,
     /// The branch's pages, which ingest fills from the WAL.

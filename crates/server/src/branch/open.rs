@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tracing::Instrument;
 use xylem_pages::{Branch, Store, StoreError};
 use xylem_types::Lsn;
-use xylem_wal::LogError;
+use xylem_wal::WalError;
 
 /// The parts of a server that opening a branch needs.
 #[derive(Clone, Copy)]
@@ -149,7 +149,7 @@ pub(crate) fn set_closed(branches: &Branches, name: &str, meta: &BranchMeta, err
 
 /// Why a branch's parts cannot be opened.
 enum OpenError {
-    Log(LogError),
+    Log(WalError),
     Store(StoreError),
 }
 

@@ -12,7 +12,7 @@ use std::io::ErrorKind;
 use tonic::Status;
 use xylem_pages::{ForkError, ReadError, StoreError};
 use xylem_types::Epoch;
-use xylem_wal::LogError;
+use xylem_wal::WalError;
 
 /// The caller's epoch is not the branch's newest.
 pub(super) fn wrong_epoch(given: Epoch, current: Epoch, branch: &str) -> Status {
@@ -62,18 +62,18 @@ pub(super) fn lost(why: &CatalogError) -> Status {
 }
 
 /// A WAL refused or failed an operation.
-pub(super) fn of_wal(error: &LogError, branch: &str) -> Status {
+pub(super) fn of_wal(error: &WalError, branch: &str) -> Status {
     let message = format!("branch {branch}: {error}");
     match error {
-        LogError::Fenced { given, current } => wrong_epoch(*given, *current, branch),
-        LogError::NotBegun { .. } => Status::failed_precondition(message),
-        LogError::OutOfOrder { .. } | LogError::TooLarge { .. } => {
+        WalError::Fenced { given, current } => wrong_epoch(*given, *current, branch),
+        WalError::NotBegun { .. } => Status::failed_precondition(message),
+        WalError::OutOfOrder { .. } | WalError::TooLarge { .. } => {
             Status::invalid_argument(message)
         }
-        LogError::NoSuchPosition(_) => Status::out_of_range(message),
-        LogError::Io { source, .. } => of_io(source, message),
-        LogError::Corrupt(_) => Status::data_loss(message),
-        LogError::Closed | LogError::Superseded { .. } => Status::unavailable(message),
+        WalError::NoSuchPosition(_) => Status::out_of_range(message),
+        WalError::Io { source, .. } => of_io(source, message),
+        WalError::Corrupt(_) => Status::data_loss(message),
+        WalError::Closed | WalError::Superseded { .. } => Status::unavailable(message),
     }
 }
 

@@ -5,15 +5,15 @@ use std::io::{Error, ErrorKind};
 use tonic::Code;
 use xylem_pages::ReadError;
 use xylem_types::{Epoch, FrameSeq, Lsn, PageId};
-use xylem_wal::LogError;
+use xylem_wal::WalError;
 
 #[test]
 fn every_wal_error_has_its_status() {
-    let io = |kind| LogError::Io {
+    let io = |kind| WalError::Io {
         context: "fsync of 1.log".to_owned(),
         source: Error::from(kind),
     };
-    let out_of_order = LogError::OutOfOrder {
+    let out_of_order = WalError::OutOfOrder {
         seq: FrameSeq(4),
         start: Lsn(40),
         expected_seq: FrameSeq(3),
@@ -37,7 +37,7 @@ fn every_wal_error_has_its_status() {
             "frame 3 at LSN 30 is next",
         ),
         (
-            LogError::TooLarge {
+            WalError::TooLarge {
                 seq: FrameSeq(4),
                 bytes: 9,
                 limit: 8,
@@ -46,7 +46,7 @@ fn every_wal_error_has_its_status() {
             "limit of 8",
         ),
         (
-            LogError::Fenced {
+            WalError::Fenced {
                 given: Epoch(3),
                 current: Epoch(4),
             },
@@ -54,16 +54,16 @@ fn every_wal_error_has_its_status() {
             "epoch 4 owns branch b",
         ),
         (
-            LogError::NotBegun { epoch: Epoch(3) },
+            WalError::NotBegun { epoch: Epoch(3) },
             Code::FailedPrecondition,
             "epoch 3",
         ),
         (
-            LogError::Corrupt("block 7".to_owned()),
+            WalError::Corrupt("block 7".to_owned()),
             Code::DataLoss,
             "block 7",
         ),
-        (LogError::Closed, Code::Unavailable, "closed"),
+        (WalError::Closed, Code::Unavailable, "closed"),
     ];
     for (error, code, message) in cases {
         let status = status::of_wal(&error, "b");

@@ -27,7 +27,7 @@ use tonic::{Code, Status, Streaming};
 use tracing::Instrument;
 use xylem_proto::pageserver::{WalAck, WalFrame};
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
-use xylem_wal::{CheckedFrame, Durable, LogError};
+use xylem_wal::{CheckedFrame, Durable, WalError};
 
 /// The largest number of frames in a group. A group contains only frames that have
 /// already arrived.
@@ -388,7 +388,7 @@ impl Acks {
     }
 
     fn wal_ended(&self) -> Status {
-        let error = self.branch.wal.failed().unwrap_or(LogError::Closed);
+        let error = self.branch.wal.failed().unwrap_or(WalError::Closed);
         status::of_wal(&error, &self.branch.name())
     }
 }

@@ -6,11 +6,11 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use xylem_types::{BranchId, Epoch, FrameSeq, Lsn};
 use xylem_wal::backup::{Backup, BackupStatus};
-use xylem_wal::{BoxFuture, CheckedFrame, Durable, LocalLog, Log, LogError, LogReader, Position};
+use xylem_wal::{BoxFuture, CheckedFrame, Durable, LocalWal, Position, Wal, WalError, WalReader};
 
 /// A local WAL and its backup.
 pub struct BackedWal {
-    wal: LocalLog,
+    wal: LocalWal,
     backup: Backup,
     interval: Duration,
     id: BranchId,
@@ -18,7 +18,7 @@ pub struct BackedWal {
 
 impl BackedWal {
     pub(super) fn new(
-        wal: LocalLog,
+        wal: LocalWal,
         backup: Backup,
         interval: Duration,
         id: BranchId,
@@ -45,7 +45,7 @@ impl BackedWal {
     ///
     /// # Errors
     /// The reason, when the backup has ended.
-    pub async fn reach_now(&self) -> Result<(), LogError> {
+    pub async fn reach_now(&self) -> Result<(), WalError> {
         let end = self.wal.durable().borrow().position();
         self.backup.reach(end).await
     }
@@ -56,7 +56,7 @@ impl BackedWal {
         let wal = Arc::downgrade(self);
         let ended = self.backup.ended();
         runtime.spawn(async move {
-            if let Err(error @ LogError::Superseded { .. }) = ended.await
+            if let Err(error @ WalError::Superseded { .. }) = ended.await
                 && let Some(wal) = wal.upgrade()
             {
                 tracing::error!(branch_id = %wal.id, %error, "closing the WAL");
@@ -66,23 +66,23 @@ impl BackedWal {
     }
 
     /// An error if another server owns the WAL by now.
-    fn replaced(&self) -> Result<(), LogError> {
+    fn replaced(&self) -> Result<(), WalError> {
         match self.backup.status().trouble {
-            Some(error @ LogError::Superseded { .. }) => Err(error),
+            Some(error @ WalError::Superseded { .. }) => Err(error),
             _ => Ok(()),
         }
     }
 }
 
-impl Log for BackedWal {
-    fn seal(&self) -> BoxFuture<'_, Result<Durable, LogError>> {
+impl Wal for BackedWal {
+    fn seal(&self) -> BoxFuture<'_, Result<Durable, WalError>> {
         Box::pin(async move {
             self.replaced()?;
             self.wal.seal().await
         })
     }
 
-    fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, LogError>> {
+    fn begin(&self, epoch: Epoch, start: Lsn) -> BoxFuture<'_, Result<Durable, WalError>> {
         Box::pin(async move {
             self.replaced()?;
             self.wal.begin(epoch, start).await
@@ -93,13 +93,13 @@ impl Log for BackedWal {
         &self,
         epoch: Epoch,
         frames: Vec<CheckedFrame>,
-    ) -> BoxFuture<'_, Result<(), LogError>> {
+    ) -> BoxFuture<'_, Result<(), WalError>> {
         self.wal.append_checked(epoch, frames)
     }
 
-    fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), LogError> {
+    fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), WalError> {
         match self.wal.accepted(epoch) {
-            Err(LogError::Closed) => Err(self.replaced().err().unwrap_or(LogError::Closed)),
+            Err(WalError::Closed) => Err(self.replaced().err().unwrap_or(WalError::Closed)),
             accepted => accepted,
         }
     }
@@ -108,11 +108,11 @@ impl Log for BackedWal {
         self.wal.durable()
     }
 
-    fn read_from(&self, position: Position) -> Result<Box<dyn LogReader>, LogError> {
+    fn read_from(&self, position: Position) -> Result<Box<dyn WalReader>, WalError> {
         self.wal.read_from(position)
     }
 
-    fn trim(&self, before: Position) -> Result<(), LogError> {
+    fn trim(&self, before: Position) -> Result<(), WalError> {
         self.wal.trim(before)?;
         self.backup.trim(before);
         Ok(())
@@ -126,20 +126,20 @@ impl Log for BackedWal {
         self.wal.stored_bytes()
     }
 
-    fn failed(&self) -> Option<LogError> {
+    fn failed(&self) -> Option<WalError> {
         match self.wal.failed()? {
             // The WAL was closed because another server owns it by now.
-            LogError::Closed => Some(self.replaced().err().unwrap_or(LogError::Closed)),
+            WalError::Closed => Some(self.replaced().err().unwrap_or(WalError::Closed)),
             error => Some(error),
         }
     }
 
-    fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
+    fn close(&self) -> BoxFuture<'_, Result<(), WalError>> {
         Box::pin(async move {
             let closed = self.wal.close().await;
             match self.backup.close().await {
                 // Superseded: another server owns the WAL.
-                Ok(()) | Err(LogError::Superseded { .. }) => {}
+                Ok(()) | Err(WalError::Superseded { .. }) => {}
                 // The WAL itself is complete; the next start continues the backup.
                 Err(error) => {
                     tracing::error!(branch_id = %self.id, %error, "the backup lacks the end of the WAL");

@@ -18,7 +18,7 @@ use xylem_pages::files::{Hook, LocalPlace, Place};
 use xylem_pages::{Branch, Store, StoreConfig};
 use xylem_types::{BranchId, Epoch, FileOp, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::{
-    BoxFuture, CheckedFrame, Durable, Entry, Log, LogError, LogReader, Position, Record,
+    BoxFuture, CheckedFrame, Durable, Entry, Position, Record, Wal, WalError, WalReader,
 };
 
 pub const BRANCH: BranchId = BranchId(0x0123_4567_89ab_cdef_0011_2233_4455_6677);
@@ -97,15 +97,15 @@ struct Reader {
     at: u64,
 }
 
-impl LogReader for Reader {
-    fn next(&mut self) -> Result<Option<Entry>, LogError> {
+impl WalReader for Reader {
+    fn next(&mut self) -> Result<Option<Entry>, WalError> {
         let state = self.state.lock();
         let Some(record) = state.records.get(self.at as usize) else {
             return Ok(None);
         };
         let (time_us, record) = record
             .clone()
-            .ok_or(LogError::NoSuchPosition(Position(self.at)))?;
+            .ok_or(WalError::NoSuchPosition(Position(self.at)))?;
         self.at += 1;
         Ok(Some(Entry {
             next: Position(self.at),
@@ -117,36 +117,36 @@ impl LogReader for Reader {
     }
 }
 
-impl Log for MemLog {
-    fn seal(&self) -> BoxFuture<'_, Result<Durable, LogError>> {
-        Box::pin(async { Err(LogError::Closed) })
+impl Wal for MemLog {
+    fn seal(&self) -> BoxFuture<'_, Result<Durable, WalError>> {
+        Box::pin(async { Err(WalError::Closed) })
     }
-    fn begin(&self, _: Epoch, _: Lsn) -> BoxFuture<'_, Result<Durable, LogError>> {
-        Box::pin(async { Err(LogError::Closed) })
+    fn begin(&self, _: Epoch, _: Lsn) -> BoxFuture<'_, Result<Durable, WalError>> {
+        Box::pin(async { Err(WalError::Closed) })
     }
     fn append_checked(
         &self,
         _: Epoch,
         _: Vec<CheckedFrame>,
-    ) -> BoxFuture<'_, Result<(), LogError>> {
-        Box::pin(async { Err(LogError::Closed) })
+    ) -> BoxFuture<'_, Result<(), WalError>> {
+        Box::pin(async { Err(WalError::Closed) })
     }
-    fn accepted(&self, _: Epoch) -> Result<(FrameSeq, Lsn), LogError> {
-        Err(LogError::Closed)
+    fn accepted(&self, _: Epoch) -> Result<(FrameSeq, Lsn), WalError> {
+        Err(WalError::Closed)
     }
     fn durable(&self) -> watch::Receiver<Durable> {
         self.durable.subscribe()
     }
-    fn read_from(&self, position: Position) -> Result<Box<dyn LogReader>, LogError> {
+    fn read_from(&self, position: Position) -> Result<Box<dyn WalReader>, WalError> {
         if position.0 < self.state.lock().first {
-            return Err(LogError::NoSuchPosition(position));
+            return Err(WalError::NoSuchPosition(position));
         }
         Ok(Box::new(Reader {
             state: Arc::clone(&self.state),
             at: position.0,
         }))
     }
-    fn trim(&self, before: Position) -> Result<(), LogError> {
+    fn trim(&self, before: Position) -> Result<(), WalError> {
         let mut state = self.state.lock();
         for at in state.first..before.0 {
             if let Some(r) = state.records.get_mut(at as usize) {
@@ -162,10 +162,10 @@ impl Log for MemLog {
     fn stored_bytes(&self) -> u64 {
         0
     }
-    fn failed(&self) -> Option<LogError> {
+    fn failed(&self) -> Option<WalError> {
         None
     }
-    fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
+    fn close(&self) -> BoxFuture<'_, Result<(), WalError>> {
         Box::pin(async { Ok(()) })
     }
 }
@@ -237,7 +237,7 @@ pub fn merging(dir: &std::path::Path) -> (u8, Vec<u64>) {
 pub fn open(config: StoreConfig, dir: &std::path::Path, log: &Arc<MemLog>) -> Arc<Branch> {
     let store = Store::open(config, place(dir)).unwrap();
     store.start_ingest();
-    Branch::open(store, BRANCH, Arc::clone(log) as Arc<dyn Log>, None).unwrap()
+    Branch::open(store, BRANCH, Arc::clone(log) as Arc<dyn Wal>, None).unwrap()
 }
 
 /// Copies a whole place: see [`copy_dir`].
