@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
-        // Pages and redo are passed on, not copied.
+        // `Bytes` fields, so that pages and redo are passed on without a copy.
         .bytes(".")
         .compile_fds(descriptors)?;
     Ok(())

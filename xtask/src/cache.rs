@@ -1,8 +1,8 @@
-//! The cache outside the checkout: slow products, keyed by all their inputs.
+//! The cache outside the checkout: build products that take long, keyed by all of their
+//! inputs.
 //!
-//! Everything in it can be deleted at any time. A product is built in a
-//! folder of another name and renamed into place, so that what has the right
-//! name is whole.
+//! Everything in the cache can be deleted at any time. A product is built in a folder with
+//! another name and renamed into place, so that a folder with the right name is complete.
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
@@ -16,11 +16,13 @@ pub fn dir() -> Result<PathBuf> {
     let base = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
-        .context("neither XYLEM_CACHE nor HOME is set: set one to say where slow products go")?;
+        .context(
+            "neither XYLEM_CACHE nor HOME is set: set one of them to choose the cache directory",
+        )?;
     Ok(base.join("xylem"))
 }
 
-/// A hash of everything that goes into a product.
+/// A hash of all inputs of a product.
 #[derive(Default)]
 pub struct Key(Sha256);
 
@@ -73,8 +75,8 @@ pub fn files_below(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Returns the product `path`, made by `make` in a temporary folder if it is
-/// not there yet.
+/// Returns the product `path`. If it does not exist, `make` builds it in a temporary
+/// folder.
 pub fn product(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if path.exists() {
         return Ok(());
@@ -94,8 +96,8 @@ pub fn product(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()
             .with_context(|| format!("cannot rename {} into place", partial.display()))
     });
     if made.is_err() {
-        // Keep the error, not the rubbish; what cannot be removed now is
-        // removed next time.
+        // Best effort, and the error of `make` matters more: the next attempt removes
+        // what stays.
         let _ = std::fs::remove_dir_all(&partial);
     }
     made

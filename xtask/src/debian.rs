@@ -1,6 +1,6 @@
-//! MariaDB from Debian: binaries unpacked into a private prefix, and the
-//! source of the same version. The host's own MariaDB and its package lists
-//! are left alone: apt-get runs on lists of our own.
+//! MariaDB from Debian: binaries unpacked into a private prefix, and the source of the
+//! same version. apt-get runs on private package lists, so the host's own MariaDB and
+//! package lists are not touched.
 
 use crate::{cache, steps};
 use anyhow::{Context, Result, bail};
@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The versions whose InnoDB our patches are proven on, newest first. A
-/// storage engine must match its server exactly, so one version serves both.
+/// The versions on which Xylem's patches of InnoDB are tested, newest first. A storage
+/// engine must match its server exactly, so both have the same version.
 const SUPPORTED: &[&str] = &["1:10.11.18-0+deb12u1"];
 
 /// The packages that make a server, its clients and its test suite.
@@ -29,14 +29,14 @@ const PACKAGES: &[&str] = &[
 pub struct Mariadb {
     /// Debian's version.
     pub version: String,
-    /// Where its packages are unpacked: `usr/sbin/mariadbd` and so on.
+    /// The folder into which the packages are unpacked: `usr/sbin/mariadbd` and so on.
     pub root: PathBuf,
     /// A folder with the source package's files (`.dsc` and tarballs).
     pub source: PathBuf,
 }
 
-/// Finds the newest supported version for which Debian serves binaries and
-/// source, and fetches both unless they are cached.
+/// Finds the newest supported version for which Debian offers binaries and source, and
+/// fetches both unless they are cached.
 pub fn mariadb() -> Result<Mariadb> {
     let cache = cache::dir()?;
     let place = |version: &str| {
@@ -74,17 +74,17 @@ pub fn mariadb() -> Result<Mariadb> {
         }
     }
     bail!(
-        "Debian serves none of the supported versions of MariaDB, binaries and source:\n{}\n\
-         it serves: {}",
+        "Debian offers none of the supported versions of MariaDB as binaries and source:\n{}\n\
+         it offers: {}",
         refused.join("\n"),
         served.join(", ")
     )
 }
 
-/// The environment variable that names a minimal Debian to a test.
+/// The environment variable that gives tests the folder of a minimal Debian.
 pub const ROOT_VARIABLE: &str = "XYLEM_TEST_DEBIAN";
 
-/// A minimal Debian 12 in a folder, for tests of what runs there. Needs root.
+/// A minimal Debian 12 in a folder, for tests of the package. Needs root.
 pub fn minimal_root() -> Result<PathBuf> {
     let root = cache::dir()?.join("debian-root").join("bookworm");
     cache::product(&root, |dir| {
@@ -107,14 +107,14 @@ pub fn minimal_root() -> Result<PathBuf> {
     Ok(root)
 }
 
-/// apt-get with lists and a cache of its own.
+/// apt-get with private lists and a private cache.
 struct Apt {
     dir: PathBuf,
     config: PathBuf,
 }
 
 impl Apt {
-    /// Writes sources like the host's, with source packages added, and reads
+    /// Writes package sources like the host's, with source packages added, and reads
     /// their lists.
     fn new(dir: &Path) -> Result<Apt> {
         for sub in ["lists/partial", "cache/archives/partial", "empty"] {
@@ -158,7 +158,7 @@ impl Apt {
         self.dir.join(format!("{name}.log"))
     }
 
-    /// The versions of the server that Debian serves as binaries.
+    /// The versions of the server that Debian offers as binaries.
     fn served(&self) -> Result<Vec<String>> {
         let table = steps::output(
             self.command("apt-cache")
@@ -222,8 +222,8 @@ fn host_sources() -> Result<String> {
     lines.dedup();
     if lines.is_empty() {
         bail!(
-            "no Debian package sources with component main are configured, or their lists were \
-             never read: run apt-get update"
+            "no Debian package source with component main is configured, or its lists are \
+             missing: run apt-get update"
         );
     }
     Ok(lines.join("\n") + "\n")

@@ -1,4 +1,4 @@
-//! `target/dist`: an installation of Xylem, assembled from what was built.
+//! `target/dist`: an installation of Xylem, assembled from build products.
 
 use crate::{cache, debian, packages, plugin, steps};
 use anyhow::{Context, Result};
@@ -9,17 +9,18 @@ use std::process::Command;
 
 /// An installation: `bin/xylem`, `lib/`, `mariadb/`, `template/`.
 pub struct Dist {
-    /// Its folder: `XYLEM_HOME`.
+    /// The installation's folder: `XYLEM_HOME`.
     pub root: PathBuf,
 }
 
 impl Dist {
-    /// A program of it.
+    /// The path of a program.
     pub fn bin(&self, name: &str) -> PathBuf {
         self.root.join("bin").join(name)
     }
 
-    /// Adds what tests and benchmarks need to find the installation.
+    /// Sets the environment variables by which tests and benchmarks find the
+    /// installation.
     pub fn environment<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command
             .env("XYLEM_HOME", &self.root)
@@ -27,11 +28,11 @@ impl Dist {
     }
 }
 
-/// Installs what is missing and builds everything.
+/// Installs missing packages and builds everything.
 pub fn build() -> Result<Dist> {
     packages::install()?;
     let target = plugin::checkout().join("target");
-    // At the same time: each has stretches that keep one core busy, or none.
+    // In parallel: each build has phases that use one core or none.
     let (plugin, xylem) = std::thread::scope(|scope| {
         let plugin = scope.spawn(|| {
             let mariadb = debian::mariadb()?;
@@ -90,8 +91,8 @@ fn assemble(dist: &Dist, mariadb: &debian::Mariadb, plugin: &Path, release: &Pat
     Ok(())
 }
 
-/// Copies a file into place under a new inode, so that a running process keeps
-/// the old one.
+/// Copies a file into place under a new inode, so that running processes keep the old
+/// file.
 fn place(from: &Path, to: &Path) -> Result<()> {
     if to.exists() && fs::read(from)? == fs::read(to)? {
         return Ok(());
@@ -112,7 +113,7 @@ fn link(from: &Path, to: &Path) -> Result<()> {
     symlink(from, to).with_context(|| format!("cannot link {}", to.display()))
 }
 
-/// A freshly bootstrapped project, which new ones start from.
+/// Makes the template: a bootstrapped project from which new projects are copied.
 fn template(dist: &Dist) -> Result<()> {
     let key = cache::Key::default()
         .file(&dist.bin("xylem"))?

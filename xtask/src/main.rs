@@ -1,5 +1,4 @@
-//! `cargo xtask`: what a fresh Debian 12 machine needs to build, start, test
-//! and measure Xylem.
+//! `cargo xtask`: builds, starts, tests and measures Xylem on a fresh Debian 12 machine.
 
 mod cache;
 mod debian;
@@ -24,45 +23,46 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Install what is missing, build, start everything and print how to
-    /// connect. Further arguments go to `xylem up`.
+    /// Install missing packages, build and start everything, and print how to connect.
+    /// Further arguments go to `xylem up`.
     Up {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Install what is missing and build everything into target/dist.
+    /// Install missing packages and build everything into target/dist.
     Build,
-    /// Everything: formatting, lints, licences, unit and end-to-end tests.
+    /// Run all checks: formatting, lints, licenses, unit and end-to-end tests.
     Test {
-        /// Only tests whose name contains this (skips formatting, lints and
-        /// licences).
+        /// Run only tests whose name contains this (skips formatting, lints and
+        /// licenses).
         filter: Option<String>,
     },
-    /// Measure Xylem beside stock MariaDB, in one run. Further arguments go to
-    /// the harness; --help lists them.
+    /// Measure Xylem and stock MariaDB in one run. Further arguments go to the harness;
+    /// --help lists them.
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Many rounds of sudden death under load: `kills [ROUNDS [SEED [rows|ddl]]]`,
-    /// 200 rounds with rows and 200 with DDL by default.
+    /// Kill processes under load in many rounds, and verify the data after each:
+    /// `kills [ROUNDS [SEED [rows|ddl]]]`. By default 200 rounds with rows and 200 with
+    /// DDL.
     Kills {
         #[arg(trailing_var_arg = true)]
         args: Vec<String>,
     },
-    /// MariaDB's own tests on servers that live on the page server:
-    /// `mysqltest SUITE [FILTER]`; --help lists the options.
+    /// Run MariaDB's own tests on the page server: `mysqltest SUITE [FILTER]`; --help
+    /// lists the options.
     Mysqltest {
-        /// Run them on a debug build of MariaDB, which has many more tests.
+        /// Use a debug build of MariaDB, which has many more tests.
         #[arg(long)]
         debug: bool,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Pack everything into one archive that runs on Debian 12 as it is.
+    /// Build an archive that runs on a minimal Debian 12.
     Package,
-    /// Check that the patches apply to MariaDB's source, and print the folder
-    /// of the patched source.
+    /// Check that the patches apply to MariaDB's source, and print the path of the
+    /// patched source.
     Source,
 }
 
@@ -125,7 +125,7 @@ fn harness(package: &str, args: &[String]) -> Result<ExitCode> {
     pass_through(dist.environment(&mut run).args(args))
 }
 
-/// Runs a command on our own terminal and takes over its exit status.
+/// Runs a command on this terminal and returns its exit status.
 fn pass_through(command: &mut Command) -> Result<ExitCode> {
     let program = command.get_program().to_owned();
     let status = command

@@ -1,5 +1,5 @@
-//! `cargo xtask package`: one archive that runs on Debian 12 as it is unpacked,
-//! wherever that is, without a compiler and without further packages.
+//! `cargo xtask package`: an archive that runs on Debian 12 from any folder, without a
+//! compiler and without further packages.
 
 use crate::dist::Dist;
 use crate::{cache, plugin, steps};
@@ -9,8 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// MariaDB's programs that people use with a server. Its tests, and tools for
-/// other engines' files, stay out.
+/// The MariaDB programs in the archive: those for use with a server. Tests, and tools for
+/// files of other engines, are left out.
 const PROGRAMS: &[&str] = &[
     "mariadb",
     "mariadb-admin",
@@ -22,8 +22,8 @@ const PROGRAMS: &[&str] = &[
     "mbstream",
 ];
 
-/// Plugins of MariaDB's that make sense with InnoDB as the only engine. Those of
-/// its tests stay out.
+/// The MariaDB plugins in the archive: those that are useful with InnoDB as the only
+/// engine. Plugins for tests are left out.
 const PLUGINS: &[&str] = &[
     "auth_ed25519.so",
     "auth_pam.so",
@@ -42,7 +42,7 @@ const PLUGINS: &[&str] = &[
     "type_mysql_timestamp.so",
 ];
 
-/// Libraries that every Debian has, and that must match its dynamic linker.
+/// Libraries that every Debian has, and that must match the dynamic linker.
 const SYSTEM: &[&str] = &[
     "ld-linux",
     "libc.so",
@@ -56,7 +56,7 @@ const SYSTEM: &[&str] = &[
     "linux-vdso",
 ];
 
-/// The environment variable that names the archive to a test.
+/// The environment variable that gives tests the path of the archive.
 pub const VARIABLE: &str = "XYLEM_TEST_PACKAGE";
 
 /// Packs the installation; returns the archive.
@@ -89,8 +89,8 @@ pub fn make(dist: &Dist) -> Result<PathBuf> {
     Ok(archive)
 }
 
-/// Copies programs, libraries and data to where an installation has them, as
-/// files: `target/dist` links to the cache.
+/// Copies programs, libraries and data into an installation. Links are resolved, since
+/// `target/dist` links to the cache.
 fn collect(dist: &Dist, root: &Path) -> Result<()> {
     let mariadb = dist.root.join("mariadb/usr");
     let programs = root.join("mariadb/usr/bin");
@@ -123,8 +123,8 @@ fn collect(dist: &Dist, root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies the shared libraries that the programs need and a minimal Debian may
-/// lack to where MariaDB's programs look first; returns where each came from.
+/// Copies the shared libraries that the programs need and a minimal Debian may lack into
+/// the folder that MariaDB's programs search first. Returns the source of each.
 fn bundle(root: &Path) -> Result<BTreeMap<String, PathBuf>> {
     let libraries = root.join(library_dir());
     let mut found = BTreeMap::new();
@@ -160,7 +160,7 @@ fn bundle(root: &Path) -> Result<BTreeMap<String, PathBuf>> {
     Ok(found)
 }
 
-/// Adds licences: ours, MariaDB's, and those of the bundled libraries.
+/// Adds the licenses of Xylem, MariaDB and the bundled libraries.
 fn documents(dist: &Dist, root: &Path, libraries: &BTreeMap<String, PathBuf>) -> Result<()> {
     let checkout = plugin::checkout();
     for file in ["LICENSE", "README.md", "CHANGELOG.md"] {
@@ -168,7 +168,7 @@ fn documents(dist: &Dist, root: &Path, libraries: &BTreeMap<String, PathBuf>) ->
     }
     let mut packages: Vec<String> = Vec::new();
     for path in libraries.values() {
-        // Debian's own list may have the path before /usr was merged.
+        // dpkg's database may have the path without /usr, from before the merge.
         let real = fs::canonicalize(path)?;
         let owner = [path.as_path(), real.as_path()]
             .into_iter()
@@ -218,7 +218,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies what links point to; MariaDB's tests are left out.
+/// Copies a tree with links resolved, without MariaDB's tests.
 fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from).with_context(|| format!("cannot list {}", from.display()))? {

@@ -1,11 +1,11 @@
-//! Debian packages that building and running need.
+//! Installs the Debian packages that building and running need.
 
 use crate::{cache, steps};
 use anyhow::{Result, bail};
 use std::process::Command;
 
-/// What a fresh Debian 12 lacks: to build InnoDB, to unpack Debian's packages,
-/// to run MariaDB, to test and measure.
+/// Packages that a fresh Debian 12 lacks and that are needed to build InnoDB, unpack
+/// Debian's packages, run MariaDB, test and measure.
 const NEEDED: &[&str] = &[
     "bison",
     "cmake",
@@ -31,7 +31,7 @@ const NEEDED: &[&str] = &[
     "zlib1g-dev",
 ];
 
-/// Installs what is missing; without root, says the one command that does.
+/// Installs missing packages. Without root, fails with the command that installs them.
 pub fn install() -> Result<()> {
     let mut missing: Vec<&str> = NEEDED
         .iter()
@@ -76,7 +76,7 @@ fn is_installed(package: &str) -> bool {
     query.is_ok_and(|status| status == "installed")
 }
 
-/// A Python that can fetch packages, whoever installed it.
+/// A Python with pip, from Debian or elsewhere.
 pub fn python_with_pip() -> Option<&'static str> {
     ["python3", "/usr/bin/python3"]
         .into_iter()

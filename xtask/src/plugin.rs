@@ -1,6 +1,5 @@
-//! `ha_innodb.so`: Debian's source of MariaDB with our patches and files,
-//! built as a plugin for Debian's own server; and for tests that need one, a
-//! debug build of both.
+//! `ha_innodb.so`: Debian's source of MariaDB with Xylem's patches and files, built as a
+//! plugin for Debian's own server. For tests that need it, a debug build of both.
 
 use crate::debian::Mariadb;
 use crate::{cache, steps};
@@ -9,8 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// How InnoDB is configured: as Debian configures it, without what a plugin
-/// does not need.
+/// The configuration of InnoDB: Debian's, without what a plugin does not need.
 const CMAKE_FLAGS: &[&str] = &[
     "-DPLUGIN_INNOBASE=DYNAMIC",
     "-DWITH_EMBEDDED_SERVER=OFF",
@@ -40,23 +38,23 @@ const CMAKE_FLAGS: &[&str] = &[
     "-DPLUGIN_SPIDER=NO",
 ];
 
-/// As Debian builds.
+/// Flags of a release build, as Debian's.
 const RELEASE_FLAGS: &[&str] = &[
     "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
     "-DBUILD_CONFIG=mysql_release",
-    // Without debug information, which is stripped anyway: a fifth of the time.
+    // Without debug information, which is stripped anyway. This takes a fifth of the time.
     "-DCMAKE_C_FLAGS_RELWITHDEBINFO=-O2 -DNDEBUG",
     "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O2 -DNDEBUG",
 ];
 
-/// With assertions, fault injection, and checksums of pages in the redo log;
-/// and optimised a little, or the suites take hours.
+/// Flags of a debug build: assertions, fault injection, and page checksums in the redo
+/// log. Slightly optimized, since the suites would otherwise take hours.
 const DEBUG_FLAGS: &[&str] = &[
     "-DCMAKE_BUILD_TYPE=Debug",
     "-DCMAKE_C_FLAGS_DEBUG=-O1 -g1",
     "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1",
     "-DMYSQL_MAINTAINER_MODE=OFF",
-    // Only InnoDB needs it: the linker would leave it out of the server.
+    // Only InnoDB uses this function, so the linker would leave it out of the server.
     "-DCMAKE_EXE_LINKER_FLAGS=-Wl,--undefined=my_virtual_mem_release",
     "-DWITH_SSL=system",
     "-DWITH_ZLIB=system",
@@ -71,10 +69,10 @@ pub fn checkout() -> PathBuf {
         .to_owned()
 }
 
-/// Everything of ours that goes into the plugin.
+/// Xylem's inputs of the plugin.
 struct Ours {
     patches: Vec<PathBuf>,
-    /// Sources by their place below `storage/innobase`.
+    /// Sources by their path below `storage/innobase`.
     files: Vec<(PathBuf, PathBuf)>,
 }
 
@@ -149,7 +147,8 @@ pub fn build_debug_server(mariadb: &Mariadb) -> Result<PathBuf> {
             &build.join("storage/innobase/ha_innodb.so"),
             &dir.join("plugin/ha_innodb.so"),
         )?;
-        // A test's: plugins of a release build do not load.
+        // A test uses this plugin, and a debug server does not load that of a release
+        // build.
         copy(
             &build.join("plugin/sql_errlog/sql_errlog.so"),
             &dir.join("plugin/sql_errlog.so"),
@@ -158,8 +157,8 @@ pub fn build_debug_server(mariadb: &Mariadb) -> Result<PathBuf> {
     Ok(product)
 }
 
-/// Configures and builds `targets` in a folder that is kept for the next time;
-/// returns it.
+/// Configures and builds `targets`; returns the build folder, which is kept for the next
+/// build.
 fn make(
     mariadb: &Mariadb,
     folder: &str,
@@ -208,7 +207,7 @@ fn strip(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Debian's source with our patches and files; returns its folder.
+/// Applies Xylem's patches and files to Debian's source; returns the folder.
 ///
 /// The folder is kept and brought up to date file by file, so that a changed
 /// patch rebuilds only what it touches.
@@ -234,8 +233,8 @@ pub fn patched_source(mariadb: &Mariadb) -> Result<PathBuf> {
     })?;
     let pristine = pristine.join("mariadb");
 
-    // Patch copies of the files that patches touch, so that one that does not
-    // apply leaves the work tree as it was.
+    // Patch copies of the files, so that a patch that does not apply leaves the work tree
+    // unchanged.
     let staging = base.join("staging");
     if staging.exists() {
         fs::remove_dir_all(&staging)?;
@@ -266,8 +265,8 @@ pub fn patched_source(mariadb: &Mariadb) -> Result<PathBuf> {
         steps::output(Command::new("cp").arg("-a").arg(&pristine).arg(&partial))?;
         fs::rename(&partial, &source)?;
     }
-    // What an earlier set of patches changed and this one does not goes back
-    // to what it was; what an earlier one added goes away.
+    // Restore files that an earlier set of patches changed and this one does not; remove
+    // files that an earlier set added.
     let list = base.join("work").join("touched");
     for file in fs::read_to_string(&list)
         .unwrap_or_default()
@@ -334,7 +333,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies only what differs: make goes by modification times.
+/// Copies a file only if it differs, since make compares modification times.
 fn update(from: &Path, to: &Path) -> Result<()> {
     if to.exists() && fs::read(from)? == fs::read(to)? {
         return Ok(());

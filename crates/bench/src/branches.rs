@@ -1,5 +1,5 @@
-//! Branches of a large database, beside a copy of it: `mariadb-backup`,
-//! prepared, and `cp` of that.
+//! Creating branches of a large database, compared with copying it by
+//! `mariadb-backup`, `--prepare` and `cp`.
 
 use crate::report::{self, Better};
 use anyhow::{Context, Result, ensure};
@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use xylem_e2e::Project;
 use xylem_oracle::server::Install;
 
-/// Branches that are made.
+/// The number of branches that are created.
 const BRANCHES: usize = 200;
-/// Of these so many get a compute, which is asked.
+/// The number of branches that get a compute and a query.
 const ASKED: usize = 10;
-/// And in so many something is changed.
+/// The number of branches in which rows are changed.
 const CHANGED: usize = 5;
-/// Rows in a GiB of tables.
+/// Rows per GiB of tables.
 const ROWS_PER_GIB: u64 = 4_500_000;
 
 /// Measures with a database of about `gib` GiB.
@@ -44,7 +44,7 @@ pub fn measure(gib: u32) -> Result<()> {
     let copied = copy(&install, &data, dir.path())?;
     let project = Project::new()?;
     let started = Instant::now();
-    let text = data.to_str().context("a path that is no text")?;
+    let text = data.to_str().context("the path is not UTF-8")?;
     project.xylem(&["import", text])?;
     println!(
         "branches: imported in {:.0} s",
@@ -134,7 +134,7 @@ fn fill(install: &Install, data: &Path, dir: &Path, options: &[String], gib: u32
     server.stop()
 }
 
-/// What it takes to have a second database to start a server on.
+/// Measures the time to make a second data directory on which a server can start.
 fn copy(install: &Install, data: &Path, dir: &Path) -> Result<Duration> {
     let server = install.start(data, dir, &["--innodb-buffer-pool-size=256M".into()])?;
     let backup = dir.join("backup");
@@ -176,7 +176,7 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of the project's store, and of the server's memory.
+/// The bytes of the project's store and of the server's resident memory.
 fn cost(project: &Project) -> Result<(u64, u64)> {
     let status = project.json(&["status"])?;
     let pid = status["server"]["pid"].as_i64().context("no server")?;

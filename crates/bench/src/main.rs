@@ -1,7 +1,7 @@
-//! Xylem beside stock MariaDB on the same machine in the same run.
+//! Measures Xylem and stock MariaDB on the same machine in the same run.
 //!
-//! Each figure of one is measured right beside the other's, turn by turn, and
-//! the ratio is what to quote: seconds on a shared machine are not.
+//! Both take turns, so that each figure has its counterpart close in time. Quote the
+//! ratio: absolute times on a shared machine vary.
 
 mod branches;
 mod neighbors;
@@ -15,59 +15,58 @@ mod store;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 
-/// What can be measured.
+/// The parts of the benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
     /// A new compute on an existing branch, until its first answer.
     Start,
     /// sysbench: point_select, read_write, write_only.
     Oltp,
-    /// Redo of a killed server: InnoDB's crash recovery and our ingest.
+    /// Redo of a killed server: InnoDB's crash recovery and Xylem's ingest.
     Recovery,
     /// GetPage latency and pages per second.
     Pages,
-    /// The page store by itself: ingest into a database larger than memory,
-    /// cold reads among many layers, a branch beside one that fails. Takes some
-    /// minutes and 6 GB of disk: only when asked for.
+    /// The page store without MariaDB: ingest into a database larger than memory, cold
+    /// reads among many layers, a branch next to one that fails. Takes some minutes and
+    /// 6 GB of disk; runs only when named.
     Store,
-    /// Branches of a large database, beside mariadb-backup and a copy. Takes
-    /// minutes and four times the database's size of disk: only when asked for.
+    /// Branches of a large database, compared with mariadb-backup and a copy. Takes
+    /// minutes and disk space of four times the database; runs only when named.
     Branches,
-    /// A branch beside others in trouble: clients that take no answers, layers
-    /// that cannot be read, a store that is away. Takes minutes: only when
-    /// asked for.
+    /// A branch next to others in trouble: clients that take no answers, layers that
+    /// cannot be read, a store that does not answer. Takes minutes; runs only when named.
     Neighbors,
 }
 
 #[derive(Parser)]
 #[command(
     name = "cargo xtask bench",
-    about = "Measure Xylem beside stock MariaDB"
+    about = "Measure Xylem and stock MariaDB in one run"
 )]
 struct Args {
-    /// Only these parts.
+    /// Run only these parts.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
-    /// sysbench tables.
+    /// Number of sysbench tables.
     #[arg(long, default_value_t = 8)]
     tables: u32,
-    /// Rows in each.
+    /// Rows per table.
     #[arg(long, default_value_t = 250_000)]
     rows: u32,
     /// Seconds of each sysbench run.
     #[arg(long, default_value_t = 10)]
     seconds: u32,
-    /// Turns of each measurement; the median counts.
+    /// Turns of each measurement; the result is the median.
     #[arg(long, default_value_t = 3)]
     turns: u32,
-    /// Buffer pools to measure sysbench with: one that holds the tables, and
-    /// one from which pages are evicted and read again.
+    /// Buffer pool sizes for sysbench: by default one that holds the tables, and one that
+    /// does not.
     #[arg(long, value_delimiter = ',', default_value = "1GiB,256MiB")]
     buffer_pools: Vec<String>,
-    /// GiB of the database that branches are made of.
+    /// Size of the database for part branches, in GiB.
     #[arg(long, default_value_t = 10)]
     gib: u32,
-    /// Seconds for which the store of part neighbors is away.
+    /// Seconds for which the store does not answer in part neighbors.
     #[arg(long, default_value_t = 600)]
     away: u32,
 }

@@ -1,12 +1,10 @@
-//! One branch, client or store in trouble, and what becomes of a neighbor: the
-//! throughput of branch `dev` while all is well, and beside the trouble, turn
-//! by turn.
+//! The effect of trouble on a neighbor: the throughput of branch `dev` while all is well
+//! and while another branch, a client or the store is in trouble, turn by turn.
 //!
-//! The load is paced, as a neighbor's is that does not want the whole machine:
-//! what is measured is whether it waits for somebody else's trouble, not who
-//! gets the processors.
+//! The load has a fixed rate below the machine's capacity. The benchmark measures whether
+//! the neighbor waits because of the trouble, not how processors are shared.
 //!
-//! And what neighbors cost that do nothing.
+//! It also measures the cost of idle branches.
 
 use crate::Args;
 use crate::report::median;
@@ -25,21 +23,21 @@ use xylem_proto::control::control_client::ControlClient;
 use xylem_proto::pageserver::page_server_client::PageServerClient;
 use xylem_proto::pageserver::{GetPageRequest, PageStreamRequest};
 
-/// Transactions a second that the neighbor does while all is well.
+/// The rate of the neighbor, in transactions per second.
 const RATE: u32 = 100;
 /// Clients that take no answers.
 const IDLE_CLIENTS: usize = 16;
-/// Page requests of each.
+/// Page requests of each such client.
 const IDLE_REQUESTS: usize = 400;
-/// Branches that do nothing.
+/// The number of idle branches.
 const IDLE_BRANCHES: usize = 500;
-/// How long they are watched, and how long they settle before.
+/// How long idle branches are measured, and how long they settle before that.
 const WATCH: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_secs(20);
 const SCRIPT: &str = "oltp_read_write";
 
-/// Measures on projects in a directory, and on one in an S3 server that stops
-/// answering for `args.away` seconds.
+/// Measures projects in a directory, and one in an S3 server that does not answer for
+/// `args.away` seconds.
 pub fn measure(args: &Args) -> Result<()> {
     idle_branches()?;
     println!(
@@ -51,7 +49,7 @@ pub fn measure(args: &Args) -> Result<()> {
     store_away(args)
 }
 
-/// The server's CPU with one branch and with many, none of which does anything.
+/// Measures the CPU time of a server with one idle branch and with many.
 fn idle_branches() -> Result<()> {
     let project = Project::up("16MiB")?;
     project.sql("CREATE DATABASE d; CREATE TABLE d.t (a INT)")?;
@@ -67,7 +65,7 @@ fn idle_branches() -> Result<()> {
     Ok(())
 }
 
-/// Milliseconds of CPU that the server takes in a second.
+/// The server's CPU time in milliseconds per second.
 #[expect(clippy::disallowed_methods, reason = "nothing is to happen")]
 fn idle_cpu(project: &Project) -> Result<f64> {
     std::thread::sleep(SETTLE);
@@ -78,11 +76,11 @@ fn idle_cpu(project: &Project) -> Result<f64> {
     Ok((cpu_ms(pid)? - before) / WATCH.as_secs_f64())
 }
 
-/// Milliseconds of CPU that a process has taken so far, threads that have ended
-/// included; see proc(5).
+/// The CPU time of a process in milliseconds, including threads that have ended; see
+/// proc(5).
 fn cpu_ms(pid: i64) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name, which comes before, may have blanks.
+    // The command name comes before `)` and may contain spaces.
     let fields = stat.rsplit_once(')').context("no name")?.1;
     let ticks: u64 = fields
         .split_whitespace()
@@ -106,7 +104,7 @@ fn load(args: &Args, seconds: u32) -> Load {
 /// A project with a filled database on `main` and on `dev`.
 fn project(args: &Args, envs: Vec<(String, String)>, up: &[&str]) -> Result<Project> {
     let project = Project::with(envs, up)?;
-    // Pages are evicted and read again.
+    // A small buffer pool, so that pages are evicted and read again.
     project.up_in_place("16MiB")?;
     project.sql("CREATE DATABASE sbtest")?;
     load(args, 1).prepare(&project.login()?)?;
@@ -115,7 +113,7 @@ fn project(args: &Args, envs: Vec<(String, String)>, up: &[&str]) -> Result<Proj
     Ok(project)
 }
 
-/// Transactions a second of a run.
+/// The transactions per second of a run.
 fn rate(load: &Load, login: &Login) -> Result<f64> {
     crate::oltp::per_second(&load.run(login, SCRIPT)?)
 }
@@ -158,7 +156,7 @@ fn stalled_clients(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Asks for much and takes nothing.
+/// Clients that request many pages and take no answers.
 struct IdleClient {
     _backup: tonic::Streaming<xylem_proto::control::BaseItem>,
     _pages: tonic::Streaming<xylem_proto::pageserver::PageStreamResponse>,
@@ -203,7 +201,7 @@ impl IdleClient {
 }
 
 fn unreadable_layers(args: &Args) -> Result<()> {
-    // Small open layers, so that main's redo is in files soon.
+    // Small open layers, so that the redo of `main` soon is in layer files.
     let envs = vec![("XYLEM_OPEN_LAYER_SIZE".to_owned(), "1MiB".to_owned())];
     let project = project(args, envs, &[])?;
     let (main, dev) = (project.login()?, project.login_to("dev")?);
@@ -212,7 +210,7 @@ fn unreadable_layers(args: &Args) -> Result<()> {
     let both = |rates: &mut Vec<f64>| -> Result<()> {
         let of_main = load.start(&main, SCRIPT)?;
         rates.push(rate(&load, &dev)?);
-        // In trouble it may fail.
+        // A run on `main` may fail.
         of_main.wait_with_output()?;
         Ok(())
     };
@@ -237,8 +235,8 @@ fn unreadable_layers(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Overwrites the middle of the newer half of the layers and returns how many
-/// these are. The older ones, from before the branch point, are `dev`'s, too.
+/// Overwrites the middle of each layer in the newer half and returns their number. `dev`
+/// shares the older layers, which are from before the branch point.
 fn damage_layers(dir: &Path) -> Result<usize> {
     let mut names: Vec<_> = fs::read_dir(dir)?
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -271,7 +269,7 @@ fn store_away(args: &Args) -> Result<()> {
         &[before],
         &[during?],
     );
-    // And all is well again afterwards.
+    // Everything works again afterwards.
     let begin = Instant::now();
     wait_until("a branch to be made", Duration::from_secs(120), || {
         Ok(project

@@ -1,4 +1,4 @@
-//! sysbench on both, turn by turn.
+//! sysbench on stock MariaDB and on Xylem, turn by turn.
 
 use crate::Args;
 use crate::report::{self, Better};
@@ -10,7 +10,7 @@ use xylem_oracle::server::Install;
 const SCRIPTS: [&str; 3] = ["oltp_point_select", "oltp_read_write", "oltp_write_only"];
 const THREADS: [u32; 2] = [1, 16];
 
-/// Measures with one size of buffer pool.
+/// Measures with one buffer pool size.
 pub fn measure(args: &Args, pool: &str) -> Result<()> {
     let install = Install::from_env()?;
     let dir = tempfile::tempdir()?;

@@ -1,5 +1,5 @@
-//! GetPage through the client library, as a compute calls it, beside a read of
-//! the same size from a file in the system's page cache.
+//! GetPage through the client library, as a compute calls it, compared with a read of the
+//! same size from a file in the operating system's page cache.
 
 use crate::Args;
 use crate::report::{self, Better};
@@ -41,7 +41,7 @@ pub fn measure(args: &Args) -> Result<()> {
     let client = connect(&project)?;
 
     let remote = |page: u32, buf: &mut [u8]| {
-        // SAFETY: buf is as long as is said and outlives the call, which waits.
+        // SAFETY: buf has the given length and outlives the call, which is synchronous.
         let target = unsafe { Target::new(buf.as_mut_ptr(), buf.len()) };
         let status = client.get_page(PageWanted {
             space_id: space,

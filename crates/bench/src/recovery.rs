@@ -1,5 +1,5 @@
-//! The redo of one killed server: recovered by InnoDB, and ingested by the
-//! page store with every page it touches made once.
+//! The redo of a killed server: InnoDB recovers it, and the page store ingests it and
+//! builds every page that it touches.
 
 use crate::Args;
 use crate::report::{self, Better};
@@ -15,16 +15,16 @@ use xylem_types::{BranchId, Epoch, Frame, FrameBody, FrameSeq, Lsn, PageId, Page
 use xylem_wal::Wal as _;
 use xylem_wal::local::{LocalWal, LocalWalConfig};
 
-/// Bytes of a frame, as a compute sends them.
+/// Bytes of a frame, as large as a compute's.
 const FRAME_BYTES: usize = 1 << 20;
 
-/// Makes a log, then measures both on it.
+/// Produces a redo log, then measures both on it.
 pub fn measure(args: &Args) -> Result<()> {
     let install = Install::from_env()?;
     let dir = tempfile::tempdir()?;
     let data = dir.path().join("data");
-    // One log from the database's creation on, and nothing flushed early, so
-    // that both sides start from the same redo.
+    // The redo log reaches back to the creation of the database, and no page is flushed
+    // early, so that both sides start from the same redo.
     let options: Vec<String> = [
         "--innodb-log-file-size=4G",
         "--innodb-buffer-pool-size=2G",
@@ -84,8 +84,8 @@ pub fn measure(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Ingests a log; how long until it is ingested, and until every page of every
-/// tablespace was read once.
+/// Ingests a redo log. Returns the time until it is ingested, and the time until every
+/// page of every tablespace has been read once.
 fn ingest(log: &Log) -> Result<(Duration, Duration, u64)> {
     let dir = tempfile::tempdir()?;
     let runtime = tokio::runtime::Runtime::new()?;

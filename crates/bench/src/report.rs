@@ -1,6 +1,6 @@
 //! One line per figure: stock, Xylem, and their ratio.
 
-/// Which way a figure is good.
+/// Whether higher or lower values are better.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Better {
     /// Rates.
@@ -9,14 +9,14 @@ pub enum Better {
     Lower,
 }
 
-/// The table's head.
+/// Prints the header of the table.
 pub fn heading() {
     println!("{:<44} {:>12} {:>12} {:>12}", "", "stock", "xylem", "ratio");
     println!("{:<44} {:>12} {:>12} {:>12}", "", "", "", "(1 = equal,");
     println!("{:<44} {:>12} {:>12} {:>12}", "", "", "", "more is better)");
 }
 
-/// A figure of both: medians over the turns.
+/// Prints a figure of stock MariaDB and Xylem: medians over the turns.
 pub fn pair(name: &str, unit: &str, better: Better, stock: &[f64], xylem: &[f64]) {
     let (stock, xylem) = (median(stock), median(xylem));
     let ratio = match better {
@@ -29,7 +29,7 @@ pub fn pair(name: &str, unit: &str, better: Better, stock: &[f64], xylem: &[f64]
     );
 }
 
-/// A figure of Xylem in two cases, and what the second is of the first.
+/// Prints a figure of Xylem in two cases, and the ratio of the second to the first.
 pub fn beside(name: &str, unit: &str, better: Better, one: (&str, f64), other: (&str, f64)) {
     let ratio = match better {
         Better::Higher => other.1 / one.1,
@@ -41,7 +41,7 @@ pub fn beside(name: &str, unit: &str, better: Better, one: (&str, f64), other: (
     );
 }
 
-/// The middle of some measurements.
+/// The median.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

@@ -1,5 +1,5 @@
-//! A new compute on an existing branch, until its first answer; beside a stock
-//! server on an existing data directory.
+//! The time until a new compute on an existing branch answers its first query, compared
+//! with a stock server on an existing data directory.
 
 use crate::report::{self, Better};
 use anyhow::Result;
@@ -7,7 +7,7 @@ use std::time::Instant;
 use xylem_e2e::Project;
 use xylem_oracle::server::Install;
 
-/// Measures in turns.
+/// Measures both, turn by turn.
 pub fn measure(turns: u32) -> Result<()> {
     let install = Install::from_env()?;
     let dir = tempfile::tempdir()?;

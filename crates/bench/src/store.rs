@@ -1,5 +1,5 @@
-//! The page store by itself, without MariaDB: what must not depend on how
-//! large a database is, how many layers it has, or how another branch does.
+//! The page store without MariaDB: figures that must not depend on the size of the
+//! database, the number of layers, or the state of another branch.
 
 #[path = "../../pages/tests/it/common/redo.rs"]
 #[allow(dead_code, clippy::cast_possible_truncation, reason = "the tests' own")]
@@ -25,17 +25,17 @@ use xylem_wal::local::{LocalWal, LocalWalConfig};
 const PAGE_BYTES: usize = 16 << 10;
 /// 2.4 GB.
 const PAGES: u32 = 150_000;
-/// They stay in memory.
+/// Pages that fit in memory.
 const HOT: u32 = 2000;
-/// Redo of one turn.
+/// Bytes of redo per turn.
 const REDO_BYTES: u64 = 96 << 20;
-/// Where loaded branches begin.
+/// The LSN at which loaded branches begin.
 const BEGIN: Lsn = Lsn(1 << 20);
 const FEW_LAYERS: u32 = 100;
 const MANY_LAYERS: u32 = 16_000;
 const READS: usize = 20_000;
 
-/// Measures each thing beside what it is compared with.
+/// Measures each figure in both cases.
 pub fn measure() -> Result<()> {
     let (hot, all) = (ingest(HOT)?, ingest(PAGES)?);
     report::beside(
@@ -64,8 +64,8 @@ pub fn measure() -> Result<()> {
     Ok(())
 }
 
-/// A branch with a table of `pages` pages, each half random, in layers of
-/// `layer_bytes`.
+/// A branch with a table of `pages` pages, in layers of `layer_bytes`. Half of each page
+/// is random.
 fn load(store: &Arc<Store>, id: BranchId, pages: u32, layer_bytes: u64) -> Result<()> {
     let mut loader = Loader::begin_with(store, id, BEGIN, layer_bytes)?;
     loader.tablespace(Tablespace {
@@ -86,8 +86,8 @@ fn load(store: &Arc<Store>, id: BranchId, pages: u32, layer_bytes: u64) -> Resul
     Ok(())
 }
 
-/// A log with `bytes` of updates of 60 bytes to `pages` random pages, and
-/// where it ends.
+/// A WAL with `bytes` of redo: updates of 60 bytes to random ones of `pages` pages. Also
+/// returns its end.
 async fn updates(dir: &Path, bytes: u64, pages: u32) -> Result<(Arc<LocalWal>, Lsn)> {
     let log = Arc::new(LocalWal::open(dir, LocalWalConfig::default())?);
     let epoch: Epoch = log.seal().await?.epoch();
@@ -118,8 +118,7 @@ async fn updates(dir: &Path, bytes: u64, pages: u32) -> Result<(Arc<LocalWal>, L
     Ok((log, lsn))
 }
 
-/// MB of redo that the branch ingests in a second, the merges that go with it
-/// beside it.
+/// The rate of ingest in MB per second, with the merges that it causes.
 fn ingest_of(store: &Arc<Store>, id: BranchId, log: Arc<LocalWal>, end: Lsn) -> Result<f64> {
     let runtime = tokio::runtime::Runtime::new()?;
     let started = Instant::now();
@@ -149,8 +148,8 @@ fn ingest(pages: u32) -> Result<f64> {
     ingest_of(&store, id, log, end)
 }
 
-/// The median time of a read of a random page, of as many pages as there are
-/// layers in the larger case, none of which is in a cache.
+/// The median time to read a random page that is in no cache. The number of pages is the
+/// number of layers in the larger case.
 fn cold_read(layers: u32) -> Result<f64> {
     let dir = tempfile::tempdir()?;
     let config = StoreConfig {
@@ -174,7 +173,7 @@ fn cold_read(layers: u32) -> Result<f64> {
     let mut rng = StdRng::seed_from_u64(3);
     let mut times = Vec::with_capacity(READS);
     let pages = (0..MANY_LAYERS).chain((0..READS).map(|_| rng.random_range(0..MANY_LAYERS)));
-    // Once each, so that every layer was opened; then what counts.
+    // The first pass opens every layer; the second one is measured.
     for (n, page) in pages.enumerate() {
         let started = Instant::now();
         let page = PageId::new(0, page);
@@ -188,7 +187,7 @@ fn cold_read(layers: u32) -> Result<f64> {
     Ok(report::median(&times))
 }
 
-/// What a branch ingests while another, which has as much to ingest, can or
+/// The rate of ingest of a branch, while another branch with as much to ingest can or
 /// cannot read and write its layers.
 fn beside(fails: bool) -> Result<f64> {
     let dir = tempfile::tempdir()?;
@@ -218,8 +217,8 @@ fn beside(fails: bool) -> Result<f64> {
     ingest_of(&store, well, log, end)
 }
 
-/// Waits until the branch has ingested nothing for a while: it waits for room
-/// or for a layer that it must read.
+/// Waits until the branch has ingested nothing for a while, because it waits for memory
+/// or for a layer.
 #[expect(clippy::disallowed_methods, reason = "nothing is to happen")]
 fn wait_until_stuck(branch: &Branch) {
     const STILL: Duration = Duration::from_secs(2);
@@ -230,7 +229,7 @@ fn wait_until_stuck(branch: &Branch) {
     }
 }
 
-/// A directory in which one branch's folder may fail.
+/// A directory in which the folder of one branch can fail.
 struct MaybeFailing {
     dir: std::path::PathBuf,
     folder: Option<String>,

@@ -1,7 +1,6 @@
-//! A whole Xylem under test: one project, driven through its command line as a
-//! person or a script would.
+//! Fixtures of the end-to-end tests: a project that is driven through the command line.
 //!
-//! Needs an installation, named by `XYLEM_HOME`; `cargo xtask test` sets it.
+//! Needs an installation in `XYLEM_HOME`, which `cargo xtask test` sets.
 
 pub mod rounds;
 pub mod small;
@@ -17,10 +16,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Computes that a project may have beside that of `main`.
+/// The number of computes that a project may have in addition to that of `main`.
 const COMPUTES: usize = 12;
 
-/// A project in a temporary directory; stopped and removed when dropped.
+/// A project in a temporary directory. It is stopped and removed on drop.
 pub struct Project {
     dir: TempDir,
     home: PathBuf,
@@ -31,7 +30,7 @@ pub struct Project {
 }
 
 impl Project {
-    /// An empty directory, nothing started.
+    /// An empty directory; starts nothing.
     pub fn new() -> Result<Project> {
         let home = std::env::var_os("XYLEM_HOME").context(
             "XYLEM_HOME is not set: run these tests with cargo xtask test, which builds an \
@@ -46,8 +45,8 @@ impl Project {
         })
     }
 
-    /// The same with an environment for every command, and further arguments
-    /// of `up`.
+    /// As [`Project::new`], with environment variables for every command and further
+    /// arguments of `up`.
     pub fn with(envs: Vec<(String, String)>, up_args: &[&str]) -> Result<Project> {
         let mut project = Project::new()?;
         project.envs = envs;
@@ -55,17 +54,16 @@ impl Project {
         Ok(project)
     }
 
-    /// A started project on free ports, its compute with a buffer pool of
-    /// `buffer_pool`.
+    /// Starts a project on free ports. Its compute has a buffer pool of `buffer_pool`.
     pub fn up(buffer_pool: &str) -> Result<Project> {
         let project = Project::new()?;
         project.up_in_place(buffer_pool)?;
         Ok(project)
     }
 
-    /// The same in a directory that was prepared.
+    /// Starts the project in its prepared directory.
     pub fn up_in_place(&self, buffer_pool: &str) -> Result<()> {
-        // Further computes take the ports behind that of the first.
+        // Further computes take the ports after that of the first.
         let ports = free_ports(3 + COMPUTES)?;
         let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
         let mut args = vec![
@@ -95,7 +93,7 @@ impl Project {
         &self.home
     }
 
-    /// `xylem ARGS --dir …`, not run yet.
+    /// The command `xylem ARGS --dir …`; does not run it.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.home.join("bin/xylem"));
         command
@@ -106,7 +104,7 @@ impl Project {
         command
     }
 
-    /// Runs `xylem ARGS`, whatever comes of it.
+    /// Runs `xylem ARGS`; a failing exit status is not an error.
     pub fn try_xylem(&self, args: &[&str]) -> Result<Output> {
         self.command(args)
             .output()
@@ -139,7 +137,7 @@ impl Project {
         self.sql_on("main", sql)
     }
 
-    /// The same on any compute: a branch's, or a read-only one.
+    /// Runs SQL on a compute: a branch's, or a read-only one.
     pub fn sql_on(&self, compute: &str, sql: &str) -> Result<String> {
         self.xylem(&[
             "sql",
@@ -152,7 +150,7 @@ impl Project {
         ])
     }
 
-    /// Begins SQL on a compute, as a client of its own; its output is kept.
+    /// Starts a client that runs SQL on a compute; its output is piped.
     pub fn start_sql_on(&self, compute: &str, sql: &str) -> Result<Child> {
         self.command(&[
             "sql",
@@ -174,7 +172,7 @@ impl Project {
         self.sql_error_on("main", sql)
     }
 
-    /// The same on any compute.
+    /// Runs SQL on a compute that must fail; returns the error text.
     pub fn sql_error_on(&self, compute: &str, sql: &str) -> Result<String> {
         let out = self.try_xylem(&["sql", compute, "-e", sql])?;
         ensure!(!out.status.success(), "this should have failed: {sql}");
@@ -186,7 +184,7 @@ impl Project {
         self.checksums_on("main", database)
     }
 
-    /// The same on any compute.
+    /// As [`Project::checksums`], on any compute.
     pub fn checksums_on(&self, compute: &str, database: &str) -> Result<BTreeMap<String, String>> {
         let tables = self.sql_on(
             compute,
@@ -222,7 +220,7 @@ impl Project {
         self.check_on("main", database)
     }
 
-    /// The same on any compute.
+    /// As [`Project::check`], on any compute.
     pub fn check_on(&self, compute: &str, database: &str) -> Result<Vec<String>> {
         let mut bad = Vec::new();
         for table in self.checksums_on(compute, database)?.keys() {
@@ -253,7 +251,7 @@ impl Project {
         kill(i32::try_from(pid)?)
     }
 
-    /// Starts what is not running.
+    /// Starts the server and the compute unless they run.
     pub fn start(&self) -> Result<()> {
         self.xylem(&["up", "--detach"]).map(|_| ())
     }
@@ -281,12 +279,12 @@ impl Project {
             .with_context(|| format!("no branch {name} in {rows}"))
     }
 
-    /// How to log in to `main` as root.
+    /// The root login of `main`.
     pub fn login(&self) -> Result<Login> {
         self.login_to("main")
     }
 
-    /// The same for any compute.
+    /// The root login of any compute.
     pub fn login_to(&self, compute: &str) -> Result<Login> {
         let compute = self.compute_named(compute)?;
         let text = |field: &str| {
@@ -302,7 +300,7 @@ impl Project {
         })
     }
 
-    /// The newest lines of all logs, for a failure's message.
+    /// The last lines of all logs, for the message of a failure.
     pub fn logs(&self) -> String {
         let mut text = String::new();
         let mut logs = vec!["server.log".to_owned()];
@@ -343,13 +341,13 @@ pub fn kill(pid: i32) -> Result<()> {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
     let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
     wait_until("a killed process to die", Duration::from_secs(10), || {
-        // As a zombie it may still hold files and ports: what is started next
-        // must cope.
+        // A zombie counts as gone. It may still hold files and ports, which the next
+        // process must cope with.
         Ok(std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z ")))
     })
 }
 
-/// Polls until `done`, at most `limit`.
+/// Polls until `done`, for at most `limit`.
 pub fn wait_until(
     what: &str,
     limit: Duration,
@@ -364,13 +362,13 @@ pub fn wait_until(
     Ok(())
 }
 
-/// TCP ports that are free, below the range from which the system gives
-/// connections theirs, and not the ones that another test of this process got.
+/// Free TCP ports, below the range of ephemeral ports. Tests of the same process get
+/// different ports.
 pub fn free_ports(count: usize) -> Result<Vec<u16>> {
     const FIRST: u32 = 15_000;
     const RANGE: u32 = 15_000;
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    // Tests of other processes begin elsewhere.
+    // Tests of other processes start at another offset.
     let offset = std::process::id().wrapping_mul(97);
     let mut ports = Vec::new();
     for _ in 0..RANGE {

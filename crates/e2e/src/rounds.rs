@@ -1,5 +1,5 @@
-//! Rounds of sudden death: load runs, something is killed, everything is
-//! started again, and what is found is held against what was acknowledged.
+//! Rounds of kills under load: a process is killed, everything is started again, and the
+//! data is compared with what was acknowledged.
 
 pub mod ddl;
 pub mod rows;
@@ -9,25 +9,25 @@ use anyhow::{Context, Result, ensure};
 use mysql::{Conn, OptsBuilder};
 use std::time::Duration;
 
-/// What a round kills.
+/// The processes that a round kills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Victim {
-    /// The compute; its directory is deleted if so.
+    /// The compute.
     Compute {
-        /// Whether nothing of it is left.
+        /// Also delete the compute's directory.
         delete: bool,
     },
-    /// The server; the compute lives on.
+    /// The server; the compute continues.
     Server,
     /// Server and compute.
     Both {
-        /// Whether nothing of the compute is left.
+        /// Also delete the compute's directory.
         delete: bool,
     },
 }
 
 impl Victim {
-    /// One of them.
+    /// A random victim.
     pub fn choose(random: &mut Random) -> Victim {
         let delete = random.below(2) == 0;
         match random.below(5) {
@@ -37,15 +37,15 @@ impl Victim {
         }
     }
 
-    /// Whether connections of clients break.
+    /// Whether the kill breaks the clients' connections.
     pub fn ends_connections(self) -> bool {
         self != Victim::Server
     }
 
-    /// Kills it.
+    /// Kills the victim.
     ///
     /// # Errors
-    /// When something cannot be killed.
+    /// A process cannot be killed.
     pub fn strike(self, project: &Project) -> Result<()> {
         match self {
             Victim::Server => project.kill_server(),
@@ -71,7 +71,7 @@ fn lose(project: &Project, delete: bool) -> Result<()> {
 pub struct Random(pub u64);
 
 impl Random {
-    /// Below `limit`, which is not 0.
+    /// A random number below `limit`, which is not 0.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -81,18 +81,18 @@ impl Random {
     }
 }
 
-/// A connection as root.
+/// Connects to `main` as root.
 ///
 /// # Errors
-/// When the compute cannot be reached.
+/// The compute cannot be reached.
 pub fn connect(project: &Project) -> Result<Conn> {
     connect_to(project, "main")
 }
 
-/// A session on any compute.
+/// Connects to a compute as root.
 ///
 /// # Errors
-/// When it does not answer.
+/// The compute cannot be reached.
 pub fn connect_to(project: &Project, compute: &str) -> Result<Conn> {
     let login = project.login_to(compute)?;
     let options = OptsBuilder::new()
@@ -108,10 +108,10 @@ pub fn let_run(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// Starts what a victim left dead, and waits until it answers.
+/// Starts the killed processes, and waits until the compute answers.
 ///
 /// # Errors
-/// When it does not come back.
+/// The compute does not answer in time.
 pub fn revive(project: &Project) -> Result<Conn> {
     project.start()?;
     wait_until("the compute to answer", Duration::from_secs(30), || {
@@ -120,10 +120,10 @@ pub fn revive(project: &Project) -> Result<Conn> {
     connect(project)
 }
 
-/// `CHECK TABLE … EXTENDED` of some databases finds nothing.
+/// Runs `CHECK TABLE … EXTENDED` on some databases.
 ///
 /// # Errors
-/// When it does.
+/// The check has findings.
 pub fn check(project: &Project, databases: &[&str]) -> Result<()> {
     for database in databases {
         let bad = project.check(database)?;

@@ -1,18 +1,18 @@
-//! A file system that is soon full.
+//! A small file system, for tests of a full disk.
 
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A small file system in memory, made as root; unmounted when dropped.
+/// A small tmpfs, which needs root. It is unmounted on drop.
 pub struct Small(PathBuf);
 
 impl Small {
-    /// None where this is not allowed: as another user than root, or in a
-    /// container without the right to mount.
+    /// Mounts the file system. `None` without the permission to mount: as another user
+    /// than root, or in a container.
     ///
     /// # Errors
-    /// When the directory cannot be made.
+    /// The directory cannot be created.
     pub fn mount(at: &Path, megabytes: u32) -> Result<Option<Small>> {
         std::fs::create_dir_all(at)?;
         let mut command = Command::new("mount");
@@ -28,18 +28,18 @@ impl Small {
         Ok(Some(Small(at.to_owned())))
     }
 
-    /// Sets its size.
+    /// Sets the size of the file system.
     ///
     /// # Errors
-    /// When the system does not.
+    /// `mount` fails.
     pub fn resize(&self, megabytes: u32) -> Result<()> {
         self.remount(&format!("size={megabytes}m"))
     }
 
-    /// Leaves room for so many more files, whatever they hold.
+    /// Limits the number of further files, whatever their size.
     ///
     /// # Errors
-    /// When the system does not.
+    /// `mount` fails.
     pub fn leave_files(&self, more: u64) -> Result<()> {
         let out = Command::new("df")
             .arg("--output=iused")
@@ -64,7 +64,7 @@ impl Small {
 
 impl Drop for Small {
     fn drop(&mut self) {
-        // What is open there keeps it until it is closed.
+        // Lazy: open files keep the file system until they are closed.
         let _ = run(Command::new("umount").arg("--lazy").arg(&self.0));
     }
 }

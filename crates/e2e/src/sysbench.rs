@@ -4,14 +4,14 @@ use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-/// Where the load goes.
+/// The server under load, and the account.
 #[derive(Clone, Debug)]
 pub struct Login {
     /// The server's Unix socket.
     pub socket: PathBuf,
-    /// Who logs in.
+    /// The user name.
     pub user: String,
-    /// Their password; may be empty.
+    /// The user's password; may be empty.
     pub password: String,
 }
 
@@ -20,13 +20,13 @@ pub struct Login {
 pub struct Load {
     /// Number of tables.
     pub tables: u32,
-    /// Rows in each.
+    /// Rows per table.
     pub rows: u32,
     /// Client threads.
     pub threads: u32,
-    /// Length of a run.
+    /// Length of a run in seconds.
     pub seconds: u32,
-    /// Transactions a second at most; none: as many as there can be.
+    /// Limit of transactions per second; `None`: no limit.
     pub rate: Option<u32>,
 }
 
@@ -51,7 +51,7 @@ impl Load {
         command
     }
 
-    /// Fills the tables of database `sbtest`, which exists.
+    /// Creates and fills the tables in the existing database `sbtest`.
     pub fn prepare(&self, login: &Login) -> Result<()> {
         let mut command = self.command(login, "oltp_read_write", "prepare");
         finish(
@@ -63,12 +63,13 @@ impl Load {
         .map(|_| ())
     }
 
-    /// Runs to the end; an error of any thread is an error. Returns the report.
+    /// Runs a script to its end and returns the report. An error of any thread is an
+    /// error.
     pub fn run(&self, login: &Login, script: &str) -> Result<String> {
         finish(self.start(login, script)?)
     }
 
-    /// Starts a run.
+    /// Starts a run in the background; see [`finish`].
     pub fn start(&self, login: &Login, script: &str) -> Result<Child> {
         self.command(login, script, "run")
             .stdout(Stdio::piped())
@@ -78,7 +79,7 @@ impl Load {
     }
 }
 
-/// Waits for a run; its report, or what it complained of.
+/// Waits for a run and returns its report, or its error messages as an error.
 pub fn finish(child: Child) -> Result<String> {
     let out = child.wait_with_output()?;
     let report = String::from_utf8_lossy(&out.stdout).into_owned();

@@ -1,15 +1,15 @@
-//! The directory in which `mysql-test-run.pl` looks for programs: MariaDB's,
-//! with [`crate::standin`] in the place of the server.
+//! The directory in which `mysql-test-run.pl` looks for programs: MariaDB's programs,
+//! with [`crate::standin`] in place of the server.
 
 use anyhow::{Context, Result};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-/// Makes `bindir`, with what is in `usr` of an installation of MariaDB.
+/// Creates `bindir` from `usr` of a MariaDB installation.
 ///
 /// # Errors
-/// When something cannot be written.
+/// A file cannot be written.
 pub fn make(bindir: &Path, usr: &Path) -> Result<()> {
     let sbin = bindir.join("sbin");
     fs::create_dir_all(&sbin).with_context(|| format!("cannot make {}", sbin.display()))?;
@@ -39,7 +39,7 @@ pub fn make(bindir: &Path, usr: &Path) -> Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// A word of the shell's, whatever is in it.
+/// Quotes a text as one word of the shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }

@@ -1,20 +1,20 @@
 //! Tests that cannot pass here, each with a reason: `mariadb/mysqltest/excluded.def`.
 //!
-//! The format is that of MariaDB's own `disabled.def`: a test's full name, a
-//! colon, the reason; `#` begins a comment. Behind the name one combination may
-//! stand in quotes, which MariaDB's lists do not know: `mysql-test-run.pl` gets
-//! the list without those lines, and what comes of such a test is not counted.
+//! The format is that of MariaDB's own `disabled.def`: a test's full name, a colon, the
+//! reason; `#` begins a comment. A combination in quotes may follow the name. MariaDB's
+//! lists do not support that, so `mysql-test-run.pl` gets the list without those lines,
+//! and the results of those tests do not count.
 
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What is excluded, and why.
+/// Excluded tests, with reasons.
 #[derive(Debug, Default)]
 pub struct Excluded {
     /// Tests by full name (`innodb.alter_table`).
     tests: BTreeMap<String, String>,
-    /// The same in one combination only.
+    /// Tests that are excluded in one combination only.
     combinations: BTreeMap<(String, String), String>,
 }
 
@@ -30,7 +30,7 @@ impl Excluded {
             })
     }
 
-    /// The list for `mysql-test-run.pl`; empty when there is nothing for it.
+    /// The list for `mysql-test-run.pl`; empty if it has no entry.
     pub fn for_runner(&self) -> String {
         let lines = self.tests.iter();
         lines
@@ -42,7 +42,7 @@ impl Excluded {
 /// Reads the list.
 ///
 /// # Errors
-/// When it cannot be read, or a line is not `SUITE.TEST : REASON`.
+/// The list cannot be read, or a line is not `SUITE.TEST : REASON`.
 pub fn read(path: &Path) -> Result<Excluded> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -72,7 +72,7 @@ fn parse(text: &str) -> Result<Excluded> {
             }
         };
         if before.is_some() {
-            bail!("line {}: {name} stands there twice", number + 1);
+            bail!("line {}: {name} is listed twice", number + 1);
         }
     }
     Ok(excluded)

@@ -1,10 +1,10 @@
-//! `cargo xtask mysqltest`: MariaDB's own test suites, run by MariaDB's own
+//! `cargo xtask mysqltest`: runs MariaDB's own test suites with MariaDB's own
 //! `mysql-test-run.pl`, on servers that keep nothing on their disk.
 //!
-//! The runner believes that it starts `mariadbd`. What it starts is this
-//! program ([`standin`]), which makes each test server a project of its own,
-//! throws the data directory away at every restart, and turns into the real
-//! `mariadbd`. [`run`] sets that up, starts the runner and reads what it says.
+//! Instead of `mariadbd`, the runner starts this program ([`standin`]). The stand-in
+//! creates a project for each test server, removes the data directory at every restart,
+//! and then executes the real `mariadbd`. [`run`] sets that up, starts the runner and
+//! reads its output.
 
 mod bindir;
 mod excluded;
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     let first = args.next();
     match first.as_deref().and_then(|arg| arg.to_str()) {
         Some(standin::COMMAND) => standin::main(args.collect()),
-        // How xylem_cli starts a server: as this very program.
+        // xylem_cli starts a server by running the current program with these arguments.
         Some("server" | "__daemon") => xylem_cli::main(),
         _ => run::main(),
     }

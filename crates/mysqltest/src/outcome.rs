@@ -1,19 +1,19 @@
-//! What `mysql-test-run.pl` said, test by test.
+//! The results in the output of `mysql-test-run.pl`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How one test went.
+/// The result of a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
-    /// It passed, perhaps at a second attempt.
+    /// The test passed, perhaps at a second attempt.
     Passed,
-    /// It said itself that it does not apply to this server.
+    /// The test itself says that it does not apply to this server.
     Skipped,
-    /// It is on the list of what cannot pass here.
+    /// The test is on Xylem's list of tests that cannot pass.
     Excluded,
-    /// MariaDB's own lists disable it.
+    /// MariaDB's own lists disable the test.
     Disabled,
-    /// It failed each time.
+    /// All attempts failed.
     Failed,
 }
 
@@ -29,18 +29,18 @@ impl Outcome {
     }
 }
 
-/// All tests of a run, each with its combination: `innodb.alter 'innodb,4k'`.
+/// The results of a run by test and combination: `innodb.alter 'innodb,4k'`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Outcomes(pub BTreeMap<String, Outcome>);
 
 impl Outcomes {
-    /// Takes note of a line if it tells how a test went. `excluded` says
-    /// whether a test is on our list.
+    /// Records a line if it is the result of a test. `excluded` says whether a test is on
+    /// Xylem's list.
     pub fn take(&mut self, line: &str, excluded: impl Fn(&str) -> bool) -> Option<Outcome> {
         let (before, after) = line.split_once(" [ ")?;
         let (word, _) = after.split_once(" ]")?;
         let before = before.trim_end();
-        // With several workers their number comes last: `w2`.
+        // With several workers, the worker's number comes last: `w2`.
         let before = match before.rsplit_once(char::is_whitespace) {
             Some((rest, worker)) if is_worker(worker) => rest.trim_end(),
             _ => before,
@@ -59,24 +59,24 @@ impl Outcomes {
             "fail" | "retry-fail" | "exp-fail" => Outcome::Failed,
             _ => return None,
         };
-        // A retry that passes makes good a failure, not the other way round.
+        // A passed retry replaces a failure, but not the other way round.
         let kept = self.0.entry(name).or_insert(outcome);
         *kept = (*kept).min(outcome);
         Some(outcome)
     }
 
-    /// How many went so.
+    /// The number of tests with a result.
     pub fn count(&self, outcome: Outcome) -> usize {
         self.0.values().filter(|o| **o == outcome).count()
     }
 
-    /// Those that went so.
+    /// The tests with a result.
     pub fn of(&self, outcome: Outcome) -> BTreeSet<&str> {
         let names = self.0.iter().filter(|(_, o)| **o == outcome);
         names.map(|(name, _)| name.as_str()).collect()
     }
 
-    /// One line for each test, to be kept.
+    /// One line per test, for a file.
     pub fn render(&self) -> String {
         let lines = self
             .0
@@ -85,7 +85,7 @@ impl Outcomes {
         lines.collect()
     }
 
-    /// What [`Outcomes::render`] wrote.
+    /// Reads the output of [`Outcomes::render`].
     pub fn parse(text: &str) -> Outcomes {
         use Outcome::{Disabled, Excluded, Failed, Passed, Skipped};
         let lines = text.lines().filter_map(|line| {

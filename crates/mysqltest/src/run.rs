@@ -1,4 +1,4 @@
-//! Starting `mysql-test-run.pl` and telling what came of it.
+//! Runs `mysql-test-run.pl` and reports the results.
 
 use crate::excluded::{self, Excluded};
 use crate::outcome::{Outcome, Outcomes};
@@ -14,12 +14,12 @@ use xylem_cli::files;
 use xylem_cli::home::Home;
 use xylem_cli::state::StateDir;
 
-/// What the tests run on.
+/// The servers that the tests run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// Our InnoDB on a page server: the data directory goes at each restart.
+    /// Xylem's InnoDB on a page server: each restart removes the data directory.
     PageServer,
-    /// Our InnoDB with the feature off.
+    /// Xylem's InnoDB without a page server.
     Off,
     /// MariaDB as Debian built it.
     Stock,
@@ -51,21 +51,21 @@ impl FromStr for Mode {
 struct Args {
     /// The suite: innodb, atomic, …
     suite: String,
-    /// Only tests whose name begins with this (a regular expression).
+    /// Run only tests whose name begins with this regular expression.
     filter: Option<String>,
-    /// What to run them on.
+    /// Servers to run the tests on.
     #[arg(long, value_enum, default_value_t = Mode::PageServer)]
     mode: Mode,
-    /// Test servers at a time.
+    /// Number of tests to run in parallel.
     #[arg(long, default_value_t = 2)]
     parallel: u32,
-    /// Run the tests on the list of what cannot pass, too.
+    /// Also run tests that are on the list of tests that cannot pass.
     #[arg(long)]
     all: bool,
-    /// Where test servers and logs go.
+    /// Directory of test servers and logs.
     #[arg(long, default_value = "target/mysqltest")]
     dir: PathBuf,
-    /// A debug build of mariadbd and, beside it in `plugin`, of ha_innodb.so.
+    /// Directory with a debug build of mariadbd, and of ha_innodb.so in `plugin`.
     #[arg(long)]
     debug: Option<PathBuf>,
     /// Further arguments for mysql-test-run.pl.
@@ -85,7 +85,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// True when nothing failed that is not expected to.
+/// Returns true when no test failed unexpectedly.
 fn run(args: &Args) -> Result<bool> {
     let home = Home::find()?;
     home.check()?;
@@ -130,7 +130,7 @@ fn command(args: &Args, home: &Home, place: &Path, projects: &Path) -> Result<Co
     };
     for path in [&tests, &mariadbd, &plugins] {
         if !path.exists() {
-            bail!("{} is not there", path.display());
+            bail!("{} does not exist", path.display());
         }
     }
     let mut command = Command::new("perl");
@@ -138,7 +138,7 @@ fn command(args: &Args, home: &Home, place: &Path, projects: &Path) -> Result<Co
         .arg("mysql-test-run.pl")
         .args(["--force", "--max-test-fail=0", "--retry=2"])
         .args(["--suite-timeout=720", "--testcase-timeout=10"])
-        // It would find that restarts change the epoch and the start LSN.
+        // The check would find that restarts change the epoch and the start LSN.
         .arg("--nocheck-testcases")
         // Copies of sparse files are not sparse.
         .args(["--max-save-datadir=1", "--max-save-core=1"])
@@ -161,18 +161,18 @@ fn command(args: &Args, home: &Home, place: &Path, projects: &Path) -> Result<Co
     Ok(command)
 }
 
-/// Runs the runner, passes on what it says and keeps how the tests went.
+/// Runs the runner, passes its output on and collects the results.
 fn follow(command: &mut Command, excluded: &Excluded) -> Result<Outcomes> {
     let mut child = command.spawn().context("cannot run perl")?;
     let said = child.stdout.take().context("no output of the runner")?;
     let mut outcomes = Outcomes::default();
     for line in BufReader::new(said).split(b'\n') {
-        let line = line.context("cannot read what the runner says")?;
+        let line = line.context("cannot read the runner's output")?;
         let line = String::from_utf8_lossy(&line);
         println!("{line}");
         outcomes.take(&line, |name| excluded.has(name));
     }
-    // Its status says only that something failed, which the lines said.
+    // The exit status adds nothing to the results in the output.
     child.wait()?;
     Ok(outcomes)
 }
@@ -217,7 +217,7 @@ fn report(args: &Args, dir: &Path, outcomes: &Outcomes, verified: &verify::Total
     Ok(outcomes.count(Outcome::Failed) == 0 && verified.faults.is_empty())
 }
 
-/// Tells what went otherwise than on stock, whichever way.
+/// Prints the tests whose results differ from stock MariaDB.
 fn compare(ours: &Outcomes, stock: &Outcomes) {
     let differ: Vec<_> = ours
         .0
@@ -226,13 +226,13 @@ fn compare(ours: &Outcomes, stock: &Outcomes) {
         .filter_map(|(name, outcome)| Some((name, *outcome, *stock.0.get(name)?)))
         .filter(|(_, ours, stock)| ours != stock)
         .collect();
-    println!("{} went otherwise than on stock", differ.len());
+    println!("{} tests with other results than on stock", differ.len());
     for (name, ours, stock) in differ {
         println!("  {name}: {ours:?}, on stock {stock:?}");
     }
 }
 
-/// Reads back all projects and ends their page servers.
+/// Verifies all projects and stops their page servers.
 fn retire(projects: &Path) -> Result<()> {
     let Ok(entries) = std::fs::read_dir(projects) else {
         return Ok(());

@@ -1,13 +1,11 @@
-//! The program that `mysql-test-run.pl` takes for `mariadbd`.
+//! The stand-in: the program that `mysql-test-run.pl` starts instead of `mariadbd`.
 //!
-//! Every data directory that the runner makes gets a project: a page server of
-//! its own with one branch. The runner bootstraps one directory and copies it
-//! for each test; here the copy carries a [`MARKER`] that names the
-//! bootstrapped project, and the first start makes a new project of it. Every
-//! later start of the same directory, after a shutdown or a kill, begins by
-//! removing all that is in it, other than binary logs and tables of engines that
-//! a project does not have: what the test goes on with comes from the page
-//! server.
+//! Every data directory of the runner gets a project: its own page server with one
+//! branch. The runner bootstraps one directory and copies it for each test. The copy
+//! contains a [`MARKER`] that names the bootstrapped project, and the first start copies
+//! that project. Every later start of the directory, after a shutdown or a kill, first
+//! removes its content, except for binary logs and tables of engines that a project does
+//! not have: the test continues with data from the page server.
 
 use crate::run::Mode;
 use crate::verify;
@@ -37,21 +35,21 @@ pub const COMMAND: &str = "mariadbd";
 
 /// The directory under which projects are kept.
 pub const PROJECTS: &str = "XYLEM_MTR_PROJECTS";
-/// What servers run on: a [`Mode`].
+/// The servers that the tests run on: a [`Mode`].
 pub const MODE: &str = "XYLEM_MTR_MODE";
 /// The real `mariadbd`.
 pub const MARIADBD: &str = "XYLEM_MTR_MARIADBD";
 /// The directory with `ha_innodb.so` and the other plugins.
 pub const PLUGINS: &str = "XYLEM_MTR_PLUGINS";
 
-/// In a data directory that was bootstrapped and not started since: the path
-/// of its project.
+/// The file with the path of the project, in a data directory that was bootstrapped and
+/// not started since.
 const MARKER: &str = "xylem-project";
 
-/// Test servers are small; a machine runs several beside their page servers.
+/// Small, since a machine runs several test servers and their page servers.
 const SERVER_MEMORY: &str = "256MiB";
 
-/// Turns into the real server, after what has to be done before.
+/// Prepares the project and the data directory, then executes the real server.
 pub fn main(args: Vec<OsString>) -> ExitCode {
     match run(args) {
         Ok(code) => code,
@@ -89,7 +87,7 @@ fn run(args: Vec<OsString>) -> Result<ExitCode> {
 }
 
 fn variable(name: &str) -> Result<OsString> {
-    std::env::var_os(name).with_context(|| format!("{name} is not set: use cargo xtask mtr"))
+    std::env::var_os(name).with_context(|| format!("{name} is not set: use cargo xtask mysqltest"))
 }
 
 /// One call of the stand-in.
@@ -126,7 +124,7 @@ impl Start {
         Err(error).with_context(|| format!("cannot execute {}", self.mariadbd.display()))
     }
 
-    /// The value that `mariadbd` will take for an option of one value.
+    /// The value that `mariadbd` uses for an option.
     fn option(&self, name: &str) -> Result<Option<OsString>> {
         let prefix = format!("--{name}=");
         let of = |args: &mut dyn DoubleEndedIterator<Item = &OsStr>| {
@@ -160,8 +158,8 @@ impl Start {
         let datadir = std::path::absolute(&datadir)?;
         let bootstrap = self.args.iter().any(|arg| arg == "--bootstrap");
         std::fs::create_dir_all(&self.projects)?;
-        // One at a time: the ports that are found free must still be so when
-        // the server takes them.
+        // One start at a time, so that ports found free are still free when the server
+        // binds them.
         let lock = std::fs::File::create(self.projects.join("lock"))?;
         lock.lock().context("cannot lock the projects")?;
         let mut place = Place::of(&self.projects, &datadir)?;
@@ -192,8 +190,8 @@ impl Start {
             format!("--innodb-page-server-branch={branch}"),
             format!("--innodb-page-server-epoch={}", attached.epoch),
             format!("--innodb-page-server-start-lsn={}", attached.start_lsn),
-            // The runner has nothing synced: what a killed process wrote stays
-            // in the machine's memory. Here it must be on its way already.
+            // The runner turns syncs off, since the writes of a killed process stay in
+            // the machine's page cache. Here they must have reached the page server.
             "--loose-skip-debug-no-sync".to_owned(),
             "--sync-frm".to_owned(),
         ] {
@@ -217,13 +215,13 @@ impl Start {
         Ok(code)
     }
 
-    /// Runs the runner's bootstrap, with all tables in InnoDB where they can be.
+    /// Runs the runner's bootstrap with all tables in InnoDB, if possible.
     fn bootstrap(&self, mut options: Vec<OsString>, envs: &[(&str, OsString)]) -> Result<ExitCode> {
         // Pages of 4 and 8 KiB cannot hold the keys of MariaDB's grant tables.
         let stay_in_aria = self
             .option("innodb-page-size")?
             .is_some_and(|size| size.to_str().is_some_and(has_short_keys));
-        // The runner made its directory; the branch does not have that.
+        // The runner created the directory `mysql`, but the branch does not have it.
         let mut sql = b"create database if not exists mysql;\n".to_vec();
         std::io::stdin().read_to_end(&mut sql)?;
         if !stay_in_aria {
@@ -247,7 +245,7 @@ impl Start {
             .spawn()
             .with_context(|| format!("cannot run {}", self.mariadbd.display()))?;
         if let Some(mut stdin) = child.stdin.take() {
-            // When it ends early it says why itself.
+            // If `mariadbd` ends early, it prints the reason itself.
             let _ = stdin.write_all(&sql);
         }
         let status = child.wait()?;
@@ -257,13 +255,14 @@ impl Start {
     }
 }
 
-/// What the call finds in a data directory.
+/// The state of a data directory.
 enum Stage {
-    /// It is new and wants its system tables.
+    /// The directory is new and needs its system tables.
     Bootstrap,
-    /// It is as its bootstrap, or a copy of it, left it; that one's project.
+    /// The directory, or the one it was copied from, was bootstrapped and not started
+    /// since. Contains the path of the bootstrapped project.
     Copied(PathBuf),
-    /// It was started before.
+    /// The directory was started before.
     Again,
 }
 
@@ -309,7 +308,7 @@ impl Place {
         }
     }
 
-    /// A new project, empty or as a copy of a stopped one.
+    /// Creates a project, empty or as a copy of a stopped one.
     async fn begin(&mut self, from: Option<&Path>) -> Result<()> {
         retire(&self.app.state).await?;
         files::remove_tree(self.app.state.root())?;
@@ -345,8 +344,7 @@ impl Place {
     }
 }
 
-/// Reads back what is in a project and ends its page server at once: nothing
-/// in it is needed any more.
+/// Verifies a project and kills its page server, since the project is no longer needed.
 pub async fn retire(state: &StateDir) -> Result<()> {
     let Some(record) = state.server_record() else {
         return Ok(());
@@ -361,7 +359,7 @@ pub async fn retire(state: &StateDir) -> Result<()> {
     record.process.kill().await
 }
 
-/// Whether keys of pages of this size are too short for MariaDB's grant tables.
+/// Whether the key length limit of this page size is too small for MariaDB's grant tables.
 fn has_short_keys(page_size: &str) -> bool {
     ["4", "8"].iter().any(|size| {
         let rest = page_size.strip_prefix(size);
@@ -369,15 +367,15 @@ fn has_short_keys(page_size: &str) -> bool {
     })
 }
 
-/// Removes what a compute that is started elsewhere would not have, and makes
-/// the directory if it is not there.
+/// Removes everything that a compute on another machine would not have. Creates the
+/// directory if it does not exist.
 fn empty(dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         if path.symlink_metadata()?.is_dir() {
             empty(&path)?;
-            // Stays when something in it does.
+            // A directory that is not empty stays.
             let _ = std::fs::remove_dir(&path);
         } else if !is_binary_log(&path) && !is_of_other_engines(&path) {
             std::fs::remove_file(&path)
@@ -387,16 +385,15 @@ fn empty(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether a file belongs to a binary or relay log. It is no part of a branch:
-/// whoever wants one keeps it elsewhere than in the data directory, which the
-/// suites cannot.
+/// Whether a file belongs to a binary or relay log. Such files are not part of a branch.
+/// Users keep them outside the data directory, but the suites cannot.
 fn is_binary_log(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.contains("-bin.") || name.ends_with("-bin")
 }
 
-/// Whether a file belongs to Aria or MyISAM. Tables of other engines are
-/// refused in a project; the suites use them beside those of InnoDB.
+/// Whether a file belongs to Aria or MyISAM. A project refuses tables of other engines,
+/// but the suites use them next to InnoDB tables.
 fn is_of_other_engines(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let extension = path.extension().unwrap_or_default().to_string_lossy();

@@ -1,9 +1,8 @@
-//! Reading everything back before a project goes.
+//! Reads all pages of a project before it is removed.
 //!
-//! Materialising a page applies every record since its last image, and a debug
-//! build of InnoDB logs with each mini-transaction the checksums of the pages
-//! that it changed. So this holds redo as the page server applies it against
-//! what InnoDB had in memory, for every test that ran.
+//! Building a page applies every record since its last image. A debug build of InnoDB
+//! logs the checksums of changed pages with each mini-transaction. For every test, this
+//! compares the page server's application of redo with InnoDB's pages in memory.
 
 use anyhow::{Context, Result};
 use std::fmt::Write as _;
@@ -16,32 +15,32 @@ use xylem_proto::control::{BaseBackupRequest, ListBranchesRequest, Tablespace};
 use xylem_proto::pageserver::page_server_client::PageServerClient;
 use xylem_proto::pageserver::{GetPageRequest, GetPagesRequest};
 
-/// How many moments of a project's history are read.
+/// The number of moments of a project's history that are read.
 const MOMENTS: u64 = 4;
-/// Where a database's redo begins.
+/// The LSN at which a database's redo begins.
 const FIRST_LSN: u64 = 12_288;
-/// Pages asked for at a time.
+/// Pages per request.
 const PAGES_AT_ONCE: usize = 64;
-/// Largest answer: so many pages of 64 KiB, and large side files.
+/// The largest answer: `PAGES_AT_ONCE` pages of 64 KiB, or large side files.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
-/// The file under the projects' directory that gets a line for each project
-/// that was read, and one for each page that could not be.
+/// The file in the projects' directory with a line for each verified project and for each
+/// unreadable page.
 pub const REPORT: &str = "verified";
 
-/// What was read back in a whole run.
+/// The totals of a run.
 #[derive(Debug, Default)]
 pub struct Total {
-    /// Projects.
+    /// Verified projects.
     pub projects: u64,
-    /// Versions of pages.
+    /// Verified page versions.
     pub pages: u64,
-    /// What was wrong.
+    /// Lines of the report about faults.
     pub faults: Vec<String>,
 }
 
 impl Total {
-    /// Adds up the report.
+    /// Sums up the report.
     pub fn read(projects: &Path) -> Total {
         let mut total = Total::default();
         let text = std::fs::read_to_string(projects.join(REPORT)).unwrap_or_default();
@@ -64,7 +63,7 @@ impl Total {
 /// Reads all pages of a project at several moments and reports on it.
 ///
 /// # Errors
-/// When the report cannot be written.
+/// The report cannot be written.
 pub async fn project(projects: &Path, name: &str, server: &ServerRecord) -> Result<()> {
     let mut lines = String::new();
     let pages = match all(server, &mut lines).await {
@@ -145,7 +144,7 @@ async fn tablespace(
         if client.get_pages(GetPagesRequest { pages }).await.is_ok() {
             continue;
         }
-        // Which of them?
+        // Find the failing pages of the batch.
         for request in batch {
             if let Err(status) = client.get_page(*request).await {
                 writeln!(

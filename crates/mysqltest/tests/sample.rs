@@ -1,10 +1,10 @@
-//! A sample of MariaDB's suite `innodb`: tests that restart or kill their
-//! server, move tablespaces, and change tables in every way.
+//! A sample of MariaDB's suite `innodb`: tests that restart or kill their server, move
+//! tablespaces, and alter tables.
 
 use anyhow::{Context, Result, ensure};
 use std::process::{Command, Stdio};
 
-/// Names begin so.
+/// The beginnings of the tests' names, as a regular expression.
 const SAMPLE: &str = "alter_foreign_crash|alter_non_debug|import_bugs|import_hidden_fts|\
     innodb-autoinc$|innodb-wl5522-1|innodb_28867993|instant_alter_import|\
     insert_into_empty_notembedded|rename_table_debug|sp_temp_table|truncate_inject|\

@@ -15,7 +15,7 @@ pub mod control {
     tonic::include_proto!("xylem.control.v1");
 }
 
-/// Looking into branches: package `xylem.inspect.v1`.
+/// Inspection of branches: package `xylem.inspect.v1`.
 #[allow(missing_docs, clippy::all)]
 pub mod inspect {
     tonic::include_proto!("xylem.inspect.v1");

@@ -1,5 +1,5 @@
-//! Measures what computes feel: page reads and commits against a server in
-//! this process, over loopback. `cargo run --release -p xylem-server --example latency`
+//! Measures the latency of page reads and commits against a server in this process, over
+//! loopback. `cargo run --release -p xylem-server --example latency`
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use xylem_proto::pageserver::{GetPageRequest, PageStreamRequest};
 
-/// Pages of the hot set, and of the set that does not fit the cache.
+/// The pages of the hot set, and of the set that does not fit in the cache.
 const HOT: u32 = 1000;
 const COLD: u32 = 12_000;
 const READS: u32 = 20_000;

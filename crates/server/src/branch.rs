@@ -1,5 +1,5 @@
-//! The life of a branch in a running server: opened, attached to, read at
-//! moments, made, renamed, restored and removed.
+//! Branches in a running server: creating, opening, attaching, reading at moments,
+//! renaming, restoring and removing them.
 
 pub mod attach;
 pub mod framing;

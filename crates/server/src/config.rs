@@ -21,14 +21,14 @@ use subtle::ConstantTimeEq;
 pub use wal_store::WalStore;
 use xylem_ambient::{Clock, Entropy};
 
-/// Everything a server can be told, checked.
+/// All settings of a server, validated.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// Where the project lives.
+    /// Directory of local WALs, the cache and, by default, the store.
     pub data_dir: PathBuf,
-    /// Address of the gRPC service. Port 0: any free one.
+    /// Address of the gRPC service. Port 0: any free port.
     pub grpc_listen: SocketAddr,
-    /// Address of metrics and health over HTTP. Port 0: any free one.
+    /// Address of metrics and health over HTTP. Port 0: any free port.
     pub http_listen: SocketAddr,
     /// Memory of the page store, over all branches, in bytes.
     pub memory: ByteSize,
@@ -36,42 +36,43 @@ pub struct ServerConfig {
     pub wal_segment_size: ByteSize,
     /// Redo bytes in an open layer before it is flushed.
     pub open_layer_size: ByteSize,
-    /// How long a page read waits for its LSN when the caller does not say.
+    /// How long a page read waits for its LSN by default.
     pub page_wait_timeout: Duration,
-    /// How long computes may stay connected after the server was told to stop.
+    /// How long computes may stay connected after the server is told to stop.
     pub stop_grace: Duration,
-    /// What callers must send as `xylem-token`; none: nothing.
+    /// The token that callers must send as `xylem-token`. `None`: no token.
     pub token: Option<Token>,
-    /// How log lines look.
+    /// Format of log lines.
     pub log_format: LogFormat,
-    /// Which log lines are written: a level, or a filter of `tracing`.
+    /// Filter of log lines: a level, or a filter of `tracing`.
     pub log_level: String,
-    /// URL of the store: the project's catalogue, layers and manifests.
+    /// URL of the store, which holds the project's catalogue, layers and manifests.
     pub object_store: String,
-    /// How far back every moment of a branch stays within reach.
+    /// How far back every moment of a branch stays readable.
     pub history: Span,
-    /// Where branches' WALs are.
+    /// Where the WALs of branches are.
     pub wal_store: WalStore,
-    /// How old a commit may become before the copy of a WAL on this server's
-    /// disk has it, in the object store; zero: there is no copy.
+    /// The age at which a commit in a local WAL must be in the copy of the WAL in
+    /// the object store. Zero: there is no copy.
     pub wal_backup: Span,
-    /// WALs that are not on this server's disk are lost, and restored.
+    /// Treat WALs that are missing on this server's disk as lost, and restore
+    /// them from their copies.
     pub restore_wal: bool,
-    /// How long after another server has claimed the project this one may
-    /// acknowledge commits, and so how long the other one waits.
+    /// How long this server may acknowledge commits after another server has
+    /// claimed the project. The other server waits for as long.
     pub ownership_lease: Span,
     /// What a server does with commits while it cannot ask the store whether
-    /// the project is still its own.
+    /// it still owns the project.
     pub on_store_outage: OnStoreOutage,
-    /// Local disk that copies of a remote store's objects may take, in bytes.
+    /// Limit of the local copies of a remote store's objects, in bytes.
     pub cache_size: ByteSize,
-    /// How long the lease of a read-only compute is kept that nobody uses.
+    /// How long an unused lease of a read-only compute is kept.
     pub lease_timeout: Duration,
     /// How long a caller may take no answer, or send no item, on a stream.
     pub stall_timeout: Duration,
-    /// Connections that are open at the same time; more are closed at once.
+    /// Limit of open connections; the server closes further ones at once.
     pub connections_max: usize,
-    /// Leases of read-only computes that there may be.
+    /// Limit of leases of read-only computes.
     pub leases_max: usize,
     /// Threads that read pages from layers.
     pub page_threads: usize,
@@ -79,13 +80,13 @@ pub struct ServerConfig {
     pub worker_threads: usize,
     /// Size of the sparse `ib_logfile0` that a compute starts on, in bytes.
     pub compute_redo_log_size: ByteSize,
-    /// Ingest may lag this many bytes behind the WAL before writers are slowed.
+    /// How many bytes ingest may lag behind the WAL before writers are slowed.
     pub ingest_lag_soft: ByteSize,
-    /// What the scrub in the background reads in a second; 0: there is none.
+    /// Read rate of the background scrub. 0: there is no background scrub.
     pub scrub_bytes_per_second: ByteSize,
-    /// The time of everything that the server writes and waits for.
+    /// The clock of everything that the server writes and waits for.
     pub clock: Clock,
-    /// The source of ids and of what tells writers apart.
+    /// The source of ids and of the tokens that identify writers.
     pub entropy: Entropy,
 }
 
@@ -96,13 +97,13 @@ impl ServerConfig {
     }
 }
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd)]
 pub enum LogFormat {
     /// For people.
     #[default]
     Text,
-    /// One JSON document a line.
+    /// One JSON document per line.
     Json,
 }
 
@@ -118,15 +119,15 @@ impl std::str::FromStr for LogFormat {
     }
 }
 
-/// What becomes of commits on local WALs while the store does not answer.
+/// What a server does with commits on local WALs while the store does not answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd)]
 pub enum OnStoreOutage {
-    /// They are acknowledged: nobody takes the project over unless a person
-    /// says that this server does not run.
+    /// It acknowledges them: another server takes the project over only after
+    /// an operator has confirmed that this server does not run.
     #[default]
     Serve,
-    /// They wait once the lease is over: another server may take the project
-    /// over by itself.
+    /// It lets them wait once its ownership lease has expired, so that another
+    /// server may take the project over by itself.
     Stop,
 }
 
@@ -137,32 +138,34 @@ impl std::str::FromStr for OnStoreOutage {
         match text {
             "serve" => Ok(OnStoreOutage::Serve),
             "stop" => Ok(OnStoreOutage::Stop),
-            _ => Err(format!("{text:?} is not known: use serve or stop")),
+            _ => Err(format!("{text:?} is unknown: use serve or stop")),
         }
     }
 }
 
-/// A secret that is not shown in logs.
+/// The project's secret. Its `Debug` output hides it from diagnostics.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
-    /// A token, unless `text` is empty or cannot travel as gRPC metadata.
+    /// Accepts `text` as a token.
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// `text` is empty, or gRPC metadata cannot carry it.
     pub fn new(text: &str) -> Result<Token, String> {
         if text.is_empty() {
             return Err("the token is empty".to_owned());
         }
         if !text.bytes().all(|b| (0x21..0x7f).contains(&b)) {
-            return Err("the token may have visible ASCII characters only, no spaces".to_owned());
+            return Err(
+                "the token may contain only visible ASCII characters and no spaces".to_owned(),
+            );
         }
         Ok(Token(text.to_owned()))
     }
 
-    /// Whether `given` is this token. The time it takes depends on the lengths
-    /// only.
+    /// Whether `given` is this token. The comparison takes a time that depends only
+    /// on the lengths.
     pub fn matches(&self, given: &[u8]) -> bool {
         self.0.as_bytes().ct_eq(given).into()
     }
@@ -174,13 +177,13 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// The settings from flags, environment and file. `env` looks a variable up
-/// (`|name| std::env::var(name).ok()`). `file`, when none, is what `--config`
-/// or `XYLEM_CONFIG` names, or none.
+/// Reads the settings from flags, environment and file. `env` looks a variable up
+/// (`|name| std::env::var(name).ok()`). Without `file`, the file is the one that
+/// `--config` or `XYLEM_CONFIG` names, if any.
 ///
 /// # Errors
-/// A file that cannot be read, a key that is not known, a value that makes no
-/// sense: always with the place it came from.
+/// A file that cannot be read, an unknown key, or an invalid value. The error
+/// says where the value was set.
 pub fn load(
     args: &ServerArgs,
     env: &dyn Fn(&str) -> Option<String>,
@@ -192,7 +195,7 @@ pub fn load(
         .or_else(|| env("XYLEM_CONFIG").map(PathBuf::from));
     let sources = Sources::read(&|name| args.flag(name), env, file.as_deref())?;
     let mut config = build(&sources)?;
-    // For one start, so neither from a file nor from the environment.
+    // It applies to one start only, so neither a file nor the environment sets it.
     config.restore_wal = args.restore_wal;
     Ok(config)
 }
@@ -235,7 +238,7 @@ fn build(from: &Sources) -> Result<ServerConfig, ConfigError> {
         stall_timeout: from.get::<Span>(&setting::stall_timeout)?.0,
         connections_max: from.get(&setting::connections_max)?,
         leases_max: from.get(&setting::leases_max)?,
-        // A read that waits for the network takes a thread and no processor.
+        // A read that waits for the network occupies a thread but no processor.
         page_threads: from.find(&setting::page_threads)?.unwrap_or(if remote {
             64
         } else {
@@ -260,7 +263,7 @@ fn build(from: &Sources) -> Result<ServerConfig, ConfigError> {
 }
 
 fn token(from: &Sources) -> Result<Option<Token>, ConfigError> {
-    // A flag over a file's key, whichever of the two names it has.
+    // A flag wins over a key in the file, whichever of the two settings each names.
     let Some(given) = from.stronger(&setting::token, &setting::token_file) else {
         return Ok(None);
     };

@@ -1,6 +1,5 @@
-//! A bound on open connections. One beyond it is closed at once: a caller sees
-//! a connection that breaks and tries again, and the server keeps its memory
-//! and file descriptors for those it has.
+//! Limits open connections. The server closes further connections at once, which keeps
+//! its memory and file descriptors for the open ones; the callers retry.
 
 use futures::{Stream, StreamExt};
 use std::io;
@@ -14,17 +13,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
-/// Lets so many connections in at the same time.
+/// The limit, shared by a listener and its connections.
 #[derive(Clone)]
 pub struct Limited {
     permits: Arc<Semaphore>,
     max: usize,
-    /// It was said that there are too many, and not yet that there is room.
+    /// The warning was logged since the limit was reached.
     told: Arc<AtomicBool>,
 }
 
 impl Limited {
-    /// `max` connections at most.
+    /// A limit of `max` connections.
     pub fn new(max: usize) -> Limited {
         Limited {
             permits: Arc::new(Semaphore::new(max)),
@@ -33,7 +32,7 @@ impl Limited {
         }
     }
 
-    /// `incoming` without what is too much.
+    /// `incoming` without the connections beyond the limit.
     pub fn filter(
         self,
         incoming: impl Stream<Item = io::Result<TcpStream>>,
@@ -47,7 +46,7 @@ impl Limited {
         })
     }
 
-    /// The same for a service that accepts by itself.
+    /// A limited listener for a service that accepts connections itself.
     pub fn listener(self, listener: TcpListener) -> Listener {
         Listener {
             listener,
@@ -67,7 +66,7 @@ impl Limited {
             Err(_) => {
                 if !self.told.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
-                        "{} connections are open, as many as setting connections_max allows: further ones are closed",
+                        "{} connections are open, the limit of the setting connections_max: the server closes further ones",
                         self.max
                     );
                 }
@@ -101,7 +100,7 @@ impl axum::serve::Listener for Listener {
     }
 }
 
-/// A connection, counted while it lives.
+/// A connection that counts until it is dropped.
 pub struct Counted {
     stream: TcpStream,
     _permit: OwnedSemaphorePermit,

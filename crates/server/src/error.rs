@@ -1,4 +1,4 @@
-//! Why a server does not start, or ended.
+//! Errors that keep a server from starting, or end it.
 
 use crate::project::catalog::CatalogError;
 use std::net::SocketAddr;
@@ -8,35 +8,35 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// Another server holds the data directory.
-    #[error("data directory {} is in use by another server (pid {pid}); stop that one, or give this one its own --data-dir", dir.display())]
+    #[error("data directory {} is in use by another server (pid {pid}); stop that server, or start this one with another --data-dir", dir.display())]
     InUse {
-        /// Which directory.
+        /// The data directory.
         dir: PathBuf,
-        /// The holder's process id, as it wrote it.
+        /// The other server's process id, as that server wrote it.
         pid: String,
     },
-    /// An address cannot be listened on.
+    /// The server cannot listen on an address.
     #[error("cannot listen on {addr}: {source}; {}", listen_hint(source, flag))]
     Bind {
-        /// Which address.
+        /// The address.
         addr: SocketAddr,
         /// The flag that sets it.
         flag: &'static str,
-        /// What the system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// A file operation failed.
     #[error("{context}: {source}")]
     Io {
-        /// What was tried, and on which file.
+        /// The operation and the file.
         context: String,
-        /// What the system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// There is no usable project.
     #[error("{}: {message}", path.display())]
     Project {
-        /// Which file, directory or store.
+        /// The file, directory or store.
         path: PathBuf,
         /// What is wrong.
         message: String,
@@ -47,28 +47,28 @@ pub enum ServerError {
     /// A branch's WAL cannot be opened or closed.
     #[error("branch {branch}: WAL: {source}")]
     Log {
-        /// Which branch.
+        /// The branch.
         branch: String,
-        /// What the WAL said.
+        /// The WAL's error.
         source: xylem_wal::WalError,
     },
     /// The page store or a branch of it cannot be opened or closed.
     #[error("branch {branch}: {source}")]
     Store {
-        /// Which branch; `*` for the store itself.
+        /// The branch; `*` for the store itself.
         branch: String,
-        /// What the store said.
+        /// The store's error.
         source: xylem_pages::StoreError,
     },
-    /// The branch that a branch left is not open.
-    #[error("branch {branch}: the branch that it left, {parent}, is not open")]
+    /// The parent branch is not open.
+    #[error("branch {branch}: its parent branch, {parent}, is not open")]
     Ancestor {
-        /// Which branch.
+        /// The child branch.
         branch: String,
-        /// The one that it left.
+        /// The parent branch.
         parent: String,
     },
-    /// The gRPC or HTTP service ended by itself.
+    /// The gRPC or HTTP service ended unexpectedly.
     #[error("{0}")]
     Serve(String),
 }
@@ -82,10 +82,10 @@ impl ServerError {
 fn listen_hint(error: &std::io::Error, flag: &str) -> String {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => {
-            format!("something else listens there: stop it, or choose another port with {flag}")
+            format!("another process listens there: stop it, or choose another port with {flag}")
         }
         std::io::ErrorKind::PermissionDenied => {
-            format!("ports below 1024 need privileges: choose another with {flag}")
+            format!("ports below 1024 need privileges: choose another port with {flag}")
         }
         _ => format!("choose an address of this machine with {flag}"),
     }

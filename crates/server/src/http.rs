@@ -1,4 +1,4 @@
-//! Metrics and health over HTTP, for what does not speak gRPC.
+//! Metrics and health over HTTP, for clients without gRPC.
 
 use crate::node::Node;
 use axum::Router;

@@ -1,9 +1,9 @@
-//! The storage roles as a service: WALs and page stores of a project's
-//! branches behind gRPC, with health, reflection and metrics.
+//! The server: serves the WALs and pages of a project's branches over gRPC, with
+//! health, reflection and metrics.
 //!
-//! [`config::load`] makes a [`config::ServerConfig`] from flags, environment
-//! and file; [`run`] serves until told to stop; [`project`] knows what a
-//! project is, [`place`] where it lives.
+//! [`config::load`] reads a [`config::ServerConfig`] from flags, environment and file.
+//! [`run`] serves until it is told to stop. [`project`] describes projects, and
+//! [`place`] opens their stores.
 
 mod branch;
 pub mod config;
@@ -30,5 +30,5 @@ mod watch;
 pub use error::ServerError;
 pub use run::{ListenAddrs, run, run_on, runtime, shutdown_signal};
 
-/// This build's version, as `Ping` and `Status` tell it.
+/// The version of this build, which `Ping` and `Status` return.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,4 +1,4 @@
-//! One server at a time on a data directory.
+//! The lock of a data directory: one server at a time.
 
 use crate::error::ServerError;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -8,8 +8,8 @@ use std::path::Path;
 /// The lock file of a data directory.
 pub(crate) const FILE: &str = "lock";
 
-/// The right to use a data directory, until dropped. The system gives it back
-/// when the process dies, however that happens; the file stays.
+/// The right to use a data directory, until dropped. The operating system releases the
+/// lock whenever the process dies; the file stays.
 #[derive(Debug)]
 pub struct DirLock {
     _file: File,
@@ -42,11 +42,11 @@ impl DirLock {
         Ok(DirLock { _file: file })
     }
 
-    /// Keeps servers away from `dir` while it is only read; others may do the
-    /// same. Writes nothing there; `None` when no server ever ran on it.
+    /// Takes a shared lock of `dir`, which keeps servers away while the caller reads
+    /// the directory. Writes nothing. `None` when no server ever ran on `dir`.
     ///
     /// # Errors
-    /// [`ServerError::InUse`] with the process id of the server that runs there.
+    /// [`ServerError::InUse`] with the process id of the running server.
     pub fn share(dir: &Path) -> Result<Option<DirLock>, ServerError> {
         let path = dir.join(FILE);
         let failed = |source| ServerError::io(format!("cannot lock {}", path.display()), source);
@@ -65,7 +65,7 @@ impl DirLock {
 
 fn in_use(dir: &Path, mut file: File) -> ServerError {
     let mut pid = String::new();
-    // Only for the message; the holder may be about to write it.
+    // Only for the message; the other server may not have written its id yet.
     let _ = file.read_to_string(&mut pid);
     let pid = pid.trim();
     let pid = if pid.is_empty() { "unknown" } else { pid }.to_owned();

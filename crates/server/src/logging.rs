@@ -1,12 +1,12 @@
-//! Log lines: what a person or a collector reads on standard error.
+//! Sets up log lines on standard error.
 
 use crate::config::{LogFormat, ServerConfig};
 use tracing_subscriber::EnvFilter;
 
-/// Sends log lines to standard error, as the settings say. Once a process:
-/// when something has set logging up before, that stays.
+/// Sends log lines to standard error, as the settings say. Has no effect if logging is
+/// already set up in this process.
 pub fn init(config: &ServerConfig) {
-    // Checked when the settings were loaded.
+    // `config::load` has checked the filter.
     let filter = EnvFilter::try_new(&config.log_level).unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -16,6 +16,6 @@ pub fn init(config: &ServerConfig) {
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
     if set.is_err() {
-        tracing::debug!("logging was set up before");
+        tracing::debug!("logging is already set up");
     }
 }

@@ -1,7 +1,7 @@
-//! What the server counts; docs/metrics.md lists the names and units.
+//! The server's metrics; docs/metrics.md lists names and units.
 //!
-//! Counters and histograms are moved where things happen. Gauges mirror state
-//! that is kept elsewhere and are set when somebody asks.
+//! Counters and histograms are updated when an event occurs. Gauges mirror state that is
+//! kept elsewhere, and are set at each scrape.
 
 mod ratios;
 
@@ -18,17 +18,17 @@ use std::time::Duration;
 use xylem_pages::BranchStats;
 use xylem_wal::BackupStatus;
 
-/// Seconds: from what a cached page takes to what a cold disk takes.
+/// Buckets in seconds: from the time of a cached page to that of a cold disk.
 const PAGE_BUCKETS: [f64; 16] = [
     5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 0.5, 1.0,
     5.0,
 ];
-/// Seconds: from a fast disk's fsync to a slow one's.
+/// Buckets in seconds: from the fsync of a fast disk to that of a slow one.
 const WAL_BUCKETS: [f64; 13] = [
     5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.5, 2.5,
 ];
 
-/// The label of everything that belongs to a branch.
+/// The label of all metrics of a branch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct BranchLabel {
     branch: String,
@@ -49,22 +49,22 @@ struct StreamLabels {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[allow(non_camel_case_types, reason = "the names are label values")]
 pub enum ReadResult {
-    /// From the cache, without waiting.
+    /// Answered from the cache, without waiting.
     cached,
-    /// From layers, or after waiting.
+    /// Read from layers, or answered after a wait.
     read,
-    /// No such tablespace or page.
+    /// The tablespace or page does not exist.
     not_found,
     /// The LSN was not reached in time.
     timeout,
     /// Refused: an old epoch, or an LSN older than the history.
     refused,
-    /// Anything else.
+    /// Any other failure.
     failed,
 }
 
 impl ReadResult {
-    /// All of them, in their order.
+    /// All results, in the order of their discriminants.
     const ALL: [ReadResult; 6] = [
         ReadResult::cached,
         ReadResult::read,
@@ -75,7 +75,7 @@ impl ReadResult {
     ];
 }
 
-/// What a stream carries.
+/// The call of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[allow(non_camel_case_types, reason = "the names are label values")]
 pub enum StreamKind {
@@ -131,46 +131,42 @@ pub struct Metrics {
     ratios: Ratios,
 }
 
-/// A number that the page store counts.
+/// Reads one value from the page store's statistics.
 type Read = fn(&BranchStats) -> u64;
 
-/// Counters of the page store: name, help, where it is.
+/// Counters of the page store: name, help, value.
 const MIRRORED: [(&str, &str, Read); 26] = [
-    ("ingest_bytes", "Redo ingested", |s| s.redo_bytes),
+    ("ingest_bytes", "Bytes of redo ingested", |s| s.redo_bytes),
     ("ingest_mtrs", "Mini-transactions ingested", |s| s.mtrs),
     ("ingest_file_ops", "Side-file operations ingested", |s| {
         s.file_ops
     }),
     (
         "clock_steps",
-        "Times at which the system clock was found set, or not watched",
+        "Steps of the system clock, and gaps in watching it",
         |s| s.clock_steps,
     ),
-    ("ingest_waits", "Times that ingest waited for memory", |s| {
+    ("ingest_waits", "Waits of ingest for memory", |s| {
         s.ingest_waits
     }),
     ("layer_flushes", "Layers flushed", |s| s.flushes),
     (
         "layer_flush_failures",
-        "Flushes that failed and were tried again",
+        "Flushes that failed and were retried",
         |s| s.flush_failures,
     ),
     (
         "layer_flushed_bytes",
-        "Bytes of layers that flushes wrote",
+        "Layer bytes written by flushes",
         |s| s.flushed_bytes,
     ),
-    ("layer_merges", "Merges of layers that were finished", |s| {
-        s.merges
+    ("layer_merges", "Merges of layers finished", |s| s.merges),
+    ("layer_merged_bytes", "Layer bytes written by merges", |s| {
+        s.merged_bytes
     }),
     (
-        "layer_merged_bytes",
-        "Bytes of layers that merges wrote",
-        |s| s.merged_bytes,
-    ),
-    (
         "layer_merge_failures",
-        "Merges that failed and were put off",
+        "Merges that failed and were postponed",
         |s| s.merge_failures,
     ),
     (
@@ -188,12 +184,12 @@ const MIRRORED: [(&str, &str, Read); 26] = [
     }),
     (
         "page_cache_hits",
-        "Pages answered from the page cache as they stood there",
+        "Pages answered from the page cache without changes",
         |s| s.page_cache_hits,
     ),
     (
         "page_cache_forwarded",
-        "Pages brought forward from an older version in the cache",
+        "Pages built from an older version in the page cache",
         |s| s.page_cache_forwarded,
     ),
     (
@@ -211,40 +207,36 @@ const MIRRORED: [(&str, &str, Read); 26] = [
     }),
     (
         "page_read_layers",
-        "Layer files that page reads looked into for pages",
+        "Layer files searched by page reads",
         |s| s.read_layers,
     ),
     (
         "layers_visited",
-        "Layers that look-ups of any kind looked into",
+        "Layers searched by lookups of any kind",
         |s| s.layers_visited,
     ),
     (
         "layers_skipped",
-        "Layers that a filter let page reads pass by",
+        "Layers that page reads skipped because of a filter",
         |s| s.layers_skipped,
     ),
     (
         "blocks_repaired",
-        "Layer blocks that were bad on local disk and good in the store",
+        "Layer blocks that were damaged on local disk and intact in the store",
         |s| s.blocks_repaired,
     ),
-    (
-        "scrubs",
-        "Scrubs of the branch that came to their end",
-        |s| s.scrubs,
-    ),
-    ("scrub_read_bytes", "Bytes that scrubs read", |s| {
+    ("scrubs", "Scrubs of the branch completed", |s| s.scrubs),
+    ("scrub_read_bytes", "Bytes read by scrubs", |s| {
         s.scrubbed_bytes
     }),
     (
         "scrub_damage",
-        "Damage that scrubs found, each time they found it",
+        "Damage found by scrubs, counted again by each scrub",
         |s| s.scrub_damage,
     ),
 ];
 
-/// What the page store holds: name, help, where it is.
+/// Gauges of the page store: name, help, value.
 const HELD: [(&str, &str, Read); 16] = [
     ("layers", "Layer files", |s| s.layers),
     ("open_layer_bytes", "Memory of the open layer", |s| {
@@ -258,99 +250,103 @@ const HELD: [(&str, &str, Read); 16] = [
     ("frozen_layers", "Layers that wait to be flushed", |s| {
         s.frozen_layers
     }),
-    ("delta_layer_bytes", "Delta layers", |s| s.delta_bytes),
-    ("image_layer_bytes", "Image layers", |s| s.image_bytes),
+    ("delta_layer_bytes", "Bytes of delta layers", |s| {
+        s.delta_bytes
+    }),
+    ("image_layer_bytes", "Bytes of image layers", |s| {
+        s.image_bytes
+    }),
     (
         "layer_old_bytes",
-        "Versions, before packing, that newer ones in the same layer follow",
+        "Uncompressed bytes of versions that newer versions of the same key in the layer follow",
         |s| s.old_bytes,
     ),
     (
         "layer_runs",
-        "Runs of layers, each of which a read may have to look into",
+        "Runs of layers, each of which a read may have to search",
         |s| s.runs,
     ),
     (
         "merge_debt_bytes",
-        "Layers that wait to be merged or folded",
+        "Bytes of layers that wait to be merged or folded",
         |s| s.merge_debt_bytes,
     ),
     (
         "database_bytes",
-        "All tablespaces as files, counted now and then",
+        "Size of all tablespaces as files, updated periodically",
         |s| s.database_bytes,
     ),
-    ("forks", "Branches that left it", |s| s.forks),
-    ("oldest_lsn", "Where the history kept begins", |s| {
+    ("forks", "Child branches", |s| s.forks),
+    ("oldest_lsn", "LSN at which the kept history begins", |s| {
         s.oldest_lsn
     }),
     (
         "history_seconds",
-        "How far back the history kept reaches",
+        "Time that the kept history covers",
         |s| s.history_us / 1_000_000,
     ),
     (
         "scrub_left_bytes",
-        "What the scrub in the background has still to read",
+        "Bytes that the background scrub has yet to read",
         |s| s.scrub_left_bytes,
     ),
     (
         "scrub_damaged",
-        "Damage that the last scrub of the branch found",
+        "Damage found by the last scrub of the branch",
         |s| s.scrub_damaged,
     ),
     (
         "scrub_ended_timestamp_seconds",
-        "When that scrub ended, since 1970; 0: never",
+        "Time at which the last scrub of the branch ended, since 1970; 0: never",
         |s| s.scrub_ended_us / 1_000_000,
     ),
 ];
 
-/// The counters of one branch, looked up once.
+/// The counters of one branch, so that updates need no lookup.
 pub struct BranchMetrics {
     /// Reads by result, in the order of [`ReadResult`].
     reads: [Counter; 6],
     read_seconds: Histogram,
     page_bytes: Counter,
-    /// Frame payload taken from computes.
+    /// Payload bytes of frames received from computes.
     pub wal_received: Counter,
-    /// Frames taken from computes.
+    /// Frames received from computes.
     pub wal_frames: Counter,
     /// Groups of frames handed to the WAL.
     pub wal_appends: Counter,
-    /// From handing a group to the WAL to knowing it durable.
+    /// Time from handing a group to the WAL until the group is known to be durable.
     pub wal_durable_seconds: Histogram,
-    /// Time writers were held back because ingest lags.
+    /// Time for which pacing delayed writers.
     pub wal_throttled_seconds: Counter<f64, AtomicU64>,
-    /// Frames that were damaged, or whose redo is wrong.
+    /// Frames rejected because they are damaged or their redo is invalid.
     pub wal_refused: Counter,
-    /// Epochs given.
+    /// Epochs created.
     pub attaches: Counter,
 }
 
-/// What a scrape finds out about a branch.
+/// The state of a branch at a scrape.
 #[derive(Debug, Default)]
 pub struct BranchState {
-    /// End of the durable WAL.
+    /// The end of the durable redo.
     pub durable_lsn: u64,
-    /// What reads can see.
+    /// The LSN up to which page reads can see changes.
     pub applied_lsn: u64,
     /// The newest epoch.
     pub epoch: u64,
-    /// Bytes of the WAL on disk.
+    /// Bytes that the WAL takes in its store.
     pub wal_bytes: u64,
-    /// How far the WAL's copy in the object store is, if it has one.
+    /// The progress of the WAL's backup, if it has one.
     pub backup: Option<BackupStatus>,
     /// Bytes of layers.
     pub layer_bytes: u64,
-    /// WAL and ingest work.
+    /// The WAL and ingest work.
     pub up: bool,
-    /// What its page store counts.
+    /// The statistics of the page store.
     pub stats: BranchStats,
 }
 
 impl Metrics {
-    /// All metrics, registered.
+    /// Creates and registers all metrics.
     pub fn new() -> Metrics {
         let metrics = Metrics {
             registry: Mutex::new(Registry::with_prefix("xylem")),
@@ -390,11 +386,7 @@ impl Metrics {
     fn register(&self) {
         let registry = &mut *self.registry.lock();
         let m = self;
-        registry.register(
-            "page_reads",
-            "Page reads by how they ended",
-            m.page_reads.clone(),
-        );
+        registry.register("page_reads", "Page reads by result", m.page_reads.clone());
         registry.register_with_unit(
             "page_read",
             "Time from a page request to its answer",
@@ -403,17 +395,17 @@ impl Metrics {
         );
         registry.register_with_unit(
             "page_read",
-            "Page bytes served",
+            "Bytes of pages returned",
             Unit::Bytes,
             m.page_bytes.clone(),
         );
         registry.register_with_unit(
             "wal_received",
-            "Frame payload taken",
+            "Payload bytes of frames received",
             Unit::Bytes,
             m.wal_received.clone(),
         );
-        registry.register("wal_frames", "Frames taken", m.wal_frames.clone());
+        registry.register("wal_frames", "Frames received", m.wal_frames.clone());
         registry.register(
             "wal_appends",
             "Groups of frames handed to the WAL",
@@ -421,78 +413,83 @@ impl Metrics {
         );
         registry.register_with_unit(
             "wal_durable",
-            "Time from handing frames to the WAL to knowing them durable",
+            "Time from handing frames to the WAL until they are known to be durable",
             Unit::Seconds,
             m.wal_durable_seconds.clone(),
         );
         registry.register_with_unit(
             "wal_throttled",
-            "Time writers were held back because ingest lags",
+            "Time for which writers were delayed because ingest or merges lag",
             Unit::Seconds,
             m.wal_throttled_seconds.clone(),
         );
         registry.register(
             "wal_refused",
-            "Frames refused because they were damaged or their redo is wrong",
+            "Frames rejected because they are damaged or their redo is invalid",
             m.wal_refused.clone(),
         );
-        registry.register("attaches", "Epochs given to computes", m.attaches.clone());
+        registry.register("attaches", "Attaches of computes", m.attaches.clone());
         registry.register("streams", "Open streams", m.streams.clone());
         registry.register(
             "durable_lsn",
-            "End of the durable WAL",
+            "End of the durable redo",
             m.durable_lsn.clone(),
         );
         registry.register(
             "applied_lsn",
-            "What page reads can see",
+            "LSN up to which page reads can see changes",
             m.applied_lsn.clone(),
         );
         registry.register_with_unit(
             "ingest_lag",
-            "Durable WAL that reads cannot see yet",
+            "Durable redo that is not applied yet",
             Unit::Bytes,
             m.lag_bytes.clone(),
         );
         registry.register("epoch", "The newest epoch", m.epoch.clone());
-        registry.register_with_unit("wal", "WAL on disk", Unit::Bytes, m.wal_bytes.clone());
+        registry.register_with_unit(
+            "wal",
+            "Size of the WAL in its store",
+            Unit::Bytes,
+            m.wal_bytes.clone(),
+        );
         registry.register_with_unit(
             "wal_backup_lag",
-            "How long the oldest entry waits that the copy of the WAL in the object store lacks",
+            "Age of the oldest WAL entry that the backup in the object store lacks",
             Unit::Seconds,
             m.wal_backup_seconds.clone(),
         );
         registry.register_with_unit(
             "wal_backup",
-            "Copies of the WAL that this server made in the object store",
+            "Size of the WAL backup that this server wrote to the object store",
             Unit::Bytes,
             m.wal_backup_bytes.clone(),
         );
         registry.register(
             "wal_backup_up",
-            "1 while the WAL is copied to the object store, 0 when that has ended",
+            "1 while the WAL is copied to the object store, 0 when copying has ended",
             m.wal_backup_up.clone(),
         );
         registry.register_with_unit(
             "layer",
-            "Layers on disk",
+            "Size of the branch's own layers",
             Unit::Bytes,
             m.layer_bytes.clone(),
         );
         registry.register(
             "branch_up",
-            "1 when the branch is open and its WAL and ingest work, else 0",
+            "1 while the branch is open and its WAL and ingest work, else 0",
             m.branch_up.clone(),
         );
         registry.register_with_unit(
             "memory_used",
-            "Memory of the page store",
+            "Memory that pages and WALs use",
             Unit::Bytes,
             m.memory_used.clone(),
         );
         registry.register_with_unit(
             "memory_budget",
-            "Its limit",
+            "Limit of the memory that pages and WALs use",
             Unit::Bytes,
             m.memory_budget.clone(),
         );
@@ -505,7 +502,7 @@ impl Metrics {
         m.ratios.register(registry);
     }
 
-    /// The counters of branch `name`.
+    /// The counters of branch `name`, created at first use.
     pub fn branch(&self, name: &str) -> BranchMetrics {
         let label = BranchLabel {
             branch: name.to_owned(),
@@ -531,7 +528,7 @@ impl Metrics {
         }
     }
 
-    /// A branch that is not open is not up.
+    /// Sets `branch_up` to 0 for a branch that is not open.
     pub fn set_closed(&self, name: &str) {
         let label = BranchLabel {
             branch: name.to_owned(),
@@ -539,7 +536,7 @@ impl Metrics {
         self.branch_up.get_or_create(&label).set(0);
     }
 
-    /// Lets go of everything that is counted of branch `name`.
+    /// Removes the metrics of branch `name`.
     pub fn forget_branch(&self, name: &str) {
         let label = BranchLabel {
             branch: name.to_owned(),
@@ -585,14 +582,14 @@ impl Metrics {
         }
     }
 
-    /// Counts a stream while the guard lives.
+    /// Counts a stream until the guard is dropped.
     pub fn stream(&self, kind: StreamKind) -> StreamGuard {
         let gauge = self.streams.get_or_create(&StreamLabels { kind }).clone();
         gauge.inc();
         StreamGuard(gauge)
     }
 
-    /// Sets what mirrors the state of branch `name`.
+    /// Sets the metrics that mirror the state of branch `name`.
     pub fn set_branch(&self, name: &str, state: &BranchState) {
         let label = BranchLabel {
             branch: name.to_owned(),
@@ -636,7 +633,7 @@ impl Metrics {
             .set(i64::try_from(budget).unwrap_or(i64::MAX));
     }
 
-    /// Everything in the OpenMetrics text format.
+    /// All metrics in the OpenMetrics text format.
     pub fn encode(&self) -> String {
         let mut text = String::new();
         // Writing to a String does not fail.

@@ -1,4 +1,4 @@
-//! What a running server consists of, apart from how it is reached.
+//! The state of a running server, shared by all calls.
 
 use crate::branch::live::{InUse, OpenBranch, Surroundings};
 use crate::branch::registry::Branches;
@@ -15,24 +15,24 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use xylem_pages::Store;
 
-/// Calls about many branches that run at the same time; more wait.
+/// Limit of concurrent calls about many branches; further calls wait.
 const SURVEYS_MAX: usize = 4;
-/// Imports that run at the same time; more are refused.
+/// Limit of concurrent imports; further ones are refused.
 const IMPORTS_MAX: usize = 4;
 
-/// Where a server stands in its life.
+/// The phase of a server's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Listening, branches are being opened.
+    /// The server listens, and opens its branches.
     Starting,
-    /// Serving.
+    /// The server answers calls.
     Ready,
-    /// Told to stop: open streams may finish, nothing new begins.
+    /// The server was told to stop: open streams may finish, and no call begins.
     Stopping,
 }
 
 impl Phase {
-    /// As the wire says it.
+    /// The value of `StatusResponse.state`.
     pub fn as_str(self) -> &'static str {
         match self {
             Phase::Starting => "starting",
@@ -44,16 +44,16 @@ impl Phase {
 
 /// A server: shared by every call.
 pub struct Node {
-    /// Its settings.
+    /// The server's settings.
     pub config: ServerConfig,
-    /// What it counts.
+    /// The server's metrics.
     pub metrics: Arc<Metrics>,
-    /// Bounds the page reads that block a thread.
+    /// Limits the page reads that block a thread.
     pub page_pool: Arc<Semaphore>,
-    /// Bounds the calls that look at many branches or at their history, apart
-    /// from page reads, which must not wait for those.
+    /// Limits the calls that look at many branches or at their history. It is separate
+    /// from `page_pool`, since page reads must not wait for those calls.
     pub survey_pool: Arc<Semaphore>,
-    /// Bounds the imports under way, each of which takes a thread.
+    /// Limits concurrent imports, each of which takes a thread.
     pub import_pool: Arc<Semaphore>,
     phase: watch::Sender<Phase>,
     open: OnceLock<Opened>,
@@ -61,23 +61,23 @@ pub struct Node {
     end_streams: CancellationToken,
 }
 
-/// What a server has once its branches are open.
+/// The state of a server once its branches are open.
 pub struct Opened {
-    /// What all branches share.
+    /// The page store.
     pub store: Arc<Store>,
-    /// Where their WALs are.
+    /// The WALs of all branches.
     pub wals: Wals,
-    /// Which branches there are, durably.
+    /// The catalogue, which decides which branches exist.
     pub catalog: Arc<Catalog>,
     /// Whether commits may be acknowledged.
     pub(crate) ownership: Arc<Ownership>,
-    /// The same, open.
+    /// The branches of the catalogue.
     pub branches: Branches,
-    /// Held while branches come, go or change names.
+    /// Locked while branches are created, removed or renamed.
     pub changes: tokio::sync::Mutex<()>,
-    /// Why it is not known whether the last change was made, while it is not.
+    /// Why the outcome of the last change is unknown; `None` when it is known.
     pub unsettled: watch::Sender<Option<String>>,
-    /// What lies where branches are and is no branch's.
+    /// Entries of the folders of branches that belong to no branch.
     pub strange: Vec<String>,
 }
 
@@ -88,11 +88,11 @@ impl Opened {
     }
 }
 
-/// Counts a stream as open, and says when it must end.
+/// Counts a stream as open until it is dropped, and says when the stream must end.
 pub struct StreamTicket {
-    /// Cancelled when the server's patience ends, or the branch is removed.
+    /// Cancelled when `stop_grace` is over, or the branch is removed or reopened.
     pub end: CancellationToken,
-    /// How long its caller may leave an answer untaken.
+    /// How long the caller may leave an answer untaken.
     pub stall: Duration,
     _in_use: InUse,
     _tracked: TaskTrackerToken,
@@ -115,12 +115,12 @@ impl Node {
         }
     }
 
-    /// Where the server stands.
+    /// The server's present phase.
     pub fn phase(&self) -> Phase {
         *self.phase.borrow()
     }
 
-    /// The branches are open: calls are answered from here on.
+    /// Makes the server answer calls, unless it is stopping.
     pub fn set_ready(&self, opened: Opened) {
         if self.open.set(opened).is_ok() {
             self.phase.send_if_modified(|phase| {
@@ -133,20 +133,20 @@ impl Node {
         }
     }
 
-    /// Nothing new begins from here on.
+    /// Makes the server refuse new calls.
     pub fn set_stopping(&self) {
         self.phase.send_replace(Phase::Stopping);
         self.streams.close();
     }
 
-    /// Completes when the server was told to stop.
+    /// Completes when the server is told to stop.
     pub async fn stopping(&self) {
         let mut phase = self.phase.subscribe();
-        // The sender lives as long as this.
+        // The sender lives as long as `self`.
         let _ = phase.wait_for(|phase| *phase == Phase::Stopping).await;
     }
 
-    /// Waits until no stream is open; only after [`Node::set_stopping`].
+    /// Waits until no stream is open. Call [`Node::set_stopping`] first.
     pub async fn streams_ended(&self) {
         self.streams.wait().await;
     }
@@ -156,12 +156,12 @@ impl Node {
         self.end_streams.cancel();
     }
 
-    /// What is open; none while starting.
+    /// The opened project; `None` while starting.
     pub fn opened(&self) -> Option<&Opened> {
         self.open.get()
     }
 
-    /// The parts of the server that a branch uses. Its streams end with the
+    /// The parts of the server that a branch uses. The branch's streams end with the
     /// server's at the latest.
     pub fn surroundings(&self) -> Surroundings {
         Surroundings {
@@ -171,7 +171,7 @@ impl Node {
         }
     }
 
-    /// A stream on `branch` begins.
+    /// Registers a stream on `branch`.
     pub fn stream(&self, kind: StreamKind, branch: &Arc<OpenBranch>) -> StreamTicket {
         StreamTicket {
             end: branch.end.clone(),
@@ -182,7 +182,7 @@ impl Node {
         }
     }
 
-    /// Why the server is not ready, a line each; empty when it is.
+    /// Why the server is not ready, one line per reason; empty when it is ready.
     pub fn unready(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         if self.phase() != Phase::Ready {

@@ -1,4 +1,4 @@
-//! Opens and closes a project: what a data directory and a store hold.
+//! Opens and closes the project in a data directory and a store.
 
 use crate::branch::open::{Opener, close_branch, open_group};
 use crate::branch::registry::Branches;
@@ -17,10 +17,10 @@ use xylem_pages::place::Place;
 use xylem_pages::{Store, StoreConfig};
 use xylem_types::BranchId;
 
-/// The folder of the store with one for each branch.
+/// The folder of the store that has a folder for each branch.
 const BRANCHES: &str = "branches";
 
-/// Branches that are opened at the same time.
+/// The number of branches that are opened in parallel.
 const AT_ONCE: usize = 16;
 
 fn claimant(config: &ServerConfig, lease: Duration) -> Result<Claimant, ServerError> {
@@ -31,16 +31,16 @@ fn claimant(config: &ServerConfig, lease: Duration) -> Result<Claimant, ServerEr
     })
 }
 
-/// The project that the store holds, claimed; a new one if the store is empty.
-/// The caller holds the data directory's lock.
+/// Claims the project in the store, or creates one if the store is empty. The caller
+/// holds the data directory's lock.
 fn claim_or_create(
     config: &ServerConfig,
     place: &dyn Place,
 ) -> Result<(Catalog, WalState), ServerError> {
     let data_dir = &config.data_dir;
     project::refuse_former(data_dir)?;
-    // Before it is claimed: one that is not ours must not be taken away from
-    // another server.
+    // Checked before the claim: a claim would take a project that does not belong to
+    // this directory away from another server.
     if let Some(found) = catalog::read(place)? {
         let (wal_store, id) = (found.project.wal_store, &found.project.id);
         if wal_store != config.wal_store {
@@ -56,8 +56,8 @@ fn claim_or_create(
         project::belongs(data_dir, id)?;
         let looked = wal_home::look(config, &found, place.is_exclusive())?;
         project::settle(data_dir, id)?;
-        // Nothing is acknowledged before the directory is the home: the
-        // catalogue that makes it so has the promise.
+        // The server acknowledges nothing before the directory is the home of the WALs.
+        // The catalogue that makes it the home carries the lease.
         let lease = ownership::lease(config);
         let promised = match looked.moves {
             true => Duration::ZERO,
@@ -75,7 +75,7 @@ fn claim_or_create(
     create(config, place)
 }
 
-/// A new project in an empty store.
+/// Creates a project in an empty store.
 fn create(config: &ServerConfig, place: &dyn Place) -> Result<(Catalog, WalState), ServerError> {
     let data_dir = &config.data_dir;
     let nothing = |message: String| ServerError::Project {
@@ -84,7 +84,7 @@ fn create(config: &ServerConfig, place: &dyn Place) -> Result<(Catalog, WalState
     };
     if project::is_used(data_dir) {
         return Err(nothing(format!(
-            "this store holds no project, and {} belongs to one: give the server the --object-store that it had",
+            "this store holds no project, and {} belongs to one: start the server with the --object-store of that project",
             data_dir.display()
         )));
     }
@@ -93,7 +93,7 @@ fn create(config: &ServerConfig, place: &dyn Place) -> Result<(Catalog, WalState
         folders.map_err(|e| ServerError::io(format!("cannot list {}", place.url()), e))?;
     if !folders.is_empty() || project::wals(data_dir).exists() {
         return Err(nothing(
-            "there is no project, but branches are there: put its catalogue back, or start with an empty directory and store"
+            "the store has branches but no catalogue: put the catalogue back, or start with an empty directory and store"
                 .to_owned(),
         ));
     }
@@ -113,7 +113,7 @@ fn create(config: &ServerConfig, place: &dyn Place) -> Result<(Catalog, WalState
     let id = new.id.clone();
     let catalog = Catalog::create(place, claimant(config, ownership::lease(config))?, new)?;
     project::settle(data_dir, &id)?;
-    tracing::info!(data_dir = %data_dir.display(), store = place.url(), project = %id, "new project");
+    tracing::info!(data_dir = %data_dir.display(), store = place.url(), project = %id, "project created");
     let state = match config.wal_store {
         WalStore::Local => WalState::Here,
         WalStore::Object => WalState::Elsewhere,
@@ -121,20 +121,19 @@ fn create(config: &ServerConfig, place: &dyn Place) -> Result<(Catalog, WalState
     Ok((catalog, state))
 }
 
-/// Removes what branches left that are not there any more, or were never quite
-/// made, and returns what is no branch's: that is left to people. Best effort.
+/// Removes the remains of branches that were removed or not completely created. Returns
+/// entries that belong to no branch; those are left to the operator. Best effort.
 ///
-/// What the catalogue does not name is nobody's only as long as this server
-/// has the project: another may have opened it since it was claimed here, and
-/// made branches. So first comes the list, then the proof that up to then no
-/// other server had it; and of what is on the list, nobody can make a branch
-/// any more.
+/// A folder that the catalogue does not name may be removed only while this server owns
+/// the project: another server may have opened it since the claim, and created branches.
+/// The sweep therefore lists folders first, and then proves that no other server owned
+/// the project by then. No listed folder can become a branch after that.
 ///
 /// # Errors
-/// When another server has the project, or the store does not tell.
+/// Another server owns the project, or the store does not answer.
 fn sweep(wals: &Wals, place: &dyn Place, catalog: &Catalog) -> Result<Vec<String>, CatalogError> {
     let folders = place.folders(BRANCHES).unwrap_or_else(|error| {
-        tracing::warn!(%error, "cannot look for leftovers in the store");
+        tracing::warn!(%error, "cannot list the store's folders to find leftovers");
         Vec::new()
     });
     let there = wals.there();
@@ -147,9 +146,12 @@ fn sweep(wals: &Wals, place: &dyn Place, catalog: &Catalog) -> Result<Vec<String
         match project::branch_of_folder(&name) {
             Some(id) if known(id) => {}
             Some(_) => {
-                tracing::info!(branch_id = name, "removing what is left of a branch");
+                tracing::info!(
+                    branch_id = name,
+                    "removing the folder of a branch that does not exist"
+                );
                 if let Err(error) = place.remove_folder(&folder) {
-                    tracing::warn!(branch_id = name, %error, "leftover not removed");
+                    tracing::warn!(branch_id = name, %error, "cannot remove a leftover folder");
                 }
             }
             None => strange.push(format!("{}/{folder}", place.url())),
@@ -159,14 +161,14 @@ fn sweep(wals: &Wals, place: &dyn Place, catalog: &Catalog) -> Result<Vec<String
     for path in &strange {
         tracing::warn!(
             path,
-            "this is no branch's, and is left: move it elsewhere or remove it"
+            "this entry belongs to no branch and is ignored: move or remove it"
         );
     }
     Ok(strange)
 }
 
-/// Opens everything. Blocking: WALs are recovered. Needs a tokio runtime
-/// around it.
+/// Opens the project with all of its branches. Blocking, since WALs are recovered; needs
+/// a tokio runtime.
 pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerError> {
     let config = &node.config;
     let started = config.clock.instant();
@@ -203,8 +205,8 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
             failed = failed.or(failure);
         }
     }
-    // One that does not open keeps the others from nothing. Where none does,
-    // there is nothing to serve.
+    // A branch that does not open does not affect the others. If no branch opens, there
+    // is nothing to serve.
     if let Some(failure) = failed.take_if(|_| branches.all().is_empty()) {
         return Err(failure);
     }
@@ -239,16 +241,15 @@ pub(crate) fn open(node: &Node, place: Arc<dyn Place>) -> Result<Opened, ServerE
     })
 }
 
-/// Closes everything, and tells whether all of it was closed in time. What was
-/// not is safe as after a crash, and must not be waited for: whoever drops it
-/// would wait, too.
+/// Closes all branches, and returns whether all of them closed in time. A branch that did
+/// not is as safe as after a crash. Dropping such a branch would block.
 pub(crate) async fn close(opened: &Opened, patience: Duration) -> bool {
     let until = tokio::time::Instant::now() + patience;
-    // Nothing comes or goes from here on. A change that waits for the store
-    // holds this; then it is as if the server had died in it.
+    // No branch is created or removed from here on. If a change that waits for the store
+    // holds the lock, closing continues as if the server had crashed during the change.
     let changes = tokio::time::timeout_at(until, opened.changes.lock()).await;
     let all = opened.branches.all();
-    // At the same time: a store that is away is waited for once.
+    // In parallel, so that a store that does not answer costs its timeout once.
     let closing = all.into_iter().map(|branch| {
         let name = branch.name();
         let closing = tokio::spawn(async move { close_branch(&branch).await });
@@ -257,7 +258,7 @@ pub(crate) async fn close(opened: &Opened, patience: Duration) -> bool {
             if closed.is_err() {
                 tracing::warn!(
                     branch = name,
-                    "the branch is not closed in time: the next start goes on as after a crash"
+                    "the branch was not closed in time: the next start recovers it as after a crash"
                 );
             }
             closed.is_ok()

@@ -1,5 +1,5 @@
-//! Whether this server may still acknowledge commits: docs/server.md, "One
-//! server at a time", has the protocol and its interleavings.
+//! Whether this server may still acknowledge commits. docs/server.md, "One server at a
+//! time", describes the protocol and its interleavings.
 
 use crate::config::WalStore;
 use crate::config::{OnStoreOutage, ServerConfig};
@@ -9,14 +9,14 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-/// Where no lease runs, the project is looked after this often.
+/// The interval of checks of the project without an ownership lease.
 const LOOK: Duration = Duration::from_secs(10);
-/// Looks at the store while a lease runs: so many fit into it.
+/// The number of checks within one ownership lease.
 const LOOKS: u32 = 3;
 
-/// How long after another server's claim this one may acknowledge commits.
-/// Zero where the WAL itself refuses a server that has lost it: every
-/// acknowledgement then comes from the store.
+/// How long this server may acknowledge commits after another server's claim. Zero for
+/// WALs in the object store: those reject a server that has lost them, since every
+/// acknowledgement waits for the store.
 pub(crate) fn lease(config: &ServerConfig) -> Duration {
     match config.wal_store {
         WalStore::Local => config.ownership_lease.0,
@@ -24,8 +24,8 @@ pub(crate) fn lease(config: &ServerConfig) -> Duration {
     }
 }
 
-/// How often to ask the store whose the project is. `exclusive`: no other
-/// server can have it open.
+/// How often to ask the store who owns the project. `exclusive`: no other server can
+/// have it open.
 pub(crate) fn look_interval(config: &ServerConfig, exclusive: bool) -> Duration {
     match exclusive || lease(config).is_zero() {
         true => LOOK,
@@ -33,11 +33,11 @@ pub(crate) fn look_interval(config: &ServerConfig, exclusive: bool) -> Duration 
     }
 }
 
-/// Waits until the server that had the project before acknowledges nothing
-/// more. Blocking, on a thread of a runtime.
+/// Waits until the previous owner can acknowledge no more commits. Blocking; needs a
+/// runtime.
 ///
 /// # Errors
-/// [`CatalogError::Lost`] when another server has claimed it meanwhile.
+/// [`CatalogError::Lost`] when another server has claimed the project meanwhile.
 pub(crate) fn wait_out(catalog: &Catalog) -> Result<(), CatalogError> {
     let lease = catalog.found_lease();
     if lease.is_zero() {
@@ -47,7 +47,7 @@ pub(crate) fn wait_out(catalog: &Catalog) -> Result<(), CatalogError> {
     let wait = lease + lease / 4;
     tracing::warn!(
         wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-        "another server may have served this project until now and did not stop in order: waiting until it acknowledges nothing more"
+        "another server may have served this project until now and did not stop in order: waiting until it can acknowledge no more commits"
     );
     Handle::current().block_on(tokio::time::sleep(wait));
     match catalog.look() {
@@ -59,18 +59,18 @@ pub(crate) fn wait_out(catalog: &Catalog) -> Result<(), CatalogError> {
 /// Whether a commit may be acknowledged now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Right {
-    /// It may.
+    /// The server owns the project.
     Yes,
-    /// Not before the store has said again whose the project is.
+    /// The store must first confirm that the server still owns the project.
     Doubtful,
-    /// Never again.
+    /// Another server owns the project.
     Lost,
 }
 
 /// This server's right to acknowledge commits.
 pub(crate) struct Ownership {
     catalog: Arc<Catalog>,
-    /// The right needs a proof no older than this.
+    /// The maximum age of the store's last confirmation; `None`: unlimited.
     bound: Option<Duration>,
 }
 
@@ -84,7 +84,6 @@ impl Ownership {
         }
     }
 
-    /// The right at this moment.
     pub(crate) fn right(&self) -> Right {
         if self.catalog.lost().is_cancelled() {
             return Right::Lost;
@@ -95,7 +94,7 @@ impl Ownership {
         }
     }
 
-    /// Wakes when a doubtful right may have become another.
+    /// Wakes when a doubtful right may have changed.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.catalog.renewals()
     }
@@ -104,7 +103,7 @@ impl Ownership {
     pub(crate) fn doubt(&self) -> Option<String> {
         (self.right() == Right::Doubtful).then(|| {
             format!(
-                "the store has not said for {} s whose the project is: commits wait until it does (on_store_outage is stop)",
+                "the store has not confirmed for {} s that this server owns the project: commits wait until it does (on_store_outage is stop)",
                 self.catalog.proof_age().as_secs()
             )
         })

@@ -1,4 +1,4 @@
-//! The store that a URL names: where everything durable of a project lives.
+//! Opens the store that a URL names.
 
 use crate::error::ServerError;
 use std::io;
@@ -7,21 +7,21 @@ use std::sync::Arc;
 use xylem_objects::{Bucket, BucketConfig, CacheConfig, DiskCache};
 use xylem_pages::place::{LocalPlace, ObjectPlace, Place};
 
-/// URLs of stores that are not a directory.
+/// URL schemes of object stores.
 const REMOTE: [&str; 4] = ["s3://", "gs://", "az://", "azure://"];
 
-/// Bytes of local disk that copies of a remote store's objects may take.
+/// The default limit of local copies of a remote store's objects, in bytes.
 pub const CACHE_BYTES: u64 = 10 << 30;
 
-/// The URL of the store that a data directory has when nobody says otherwise.
+/// The URL of a data directory's default store.
 pub fn default_url(data_dir: &Path) -> String {
     format!("file://{}", data_dir.join("store").display())
 }
 
-/// Whether `url` can name a store.
+/// Checks that `url` can name a store.
 ///
 /// # Errors
-/// Says what can.
+/// The message says which URLs can.
 pub fn check(url: &str) -> Result<(), String> {
     if is_remote(url) {
         return Ok(());
@@ -34,12 +34,12 @@ pub fn is_remote(url: &str) -> bool {
     REMOTE.iter().any(|scheme| url.starts_with(scheme))
 }
 
-/// Opens the store that `url` names. One that is remote is cached in
-/// `data_dir`, in at most `cache_bytes`. Blocking.
+/// Opens the store that `url` names. A remote store is cached in `data_dir`, in at most
+/// `cache_bytes`. Blocking.
 ///
 /// # Errors
-/// When the URL makes no sense, another process has the store or the cache
-/// open, or as the system or the store says.
+/// The URL is invalid, another process has the store or the cache open, or an I/O
+/// operation fails.
 pub fn open(url: &str, data_dir: &Path, cache_bytes: u64) -> Result<Arc<dyn Place>, ServerError> {
     let failed = |source| ServerError::io(format!("cannot open the store {url}"), source);
     if is_remote(url) {
@@ -54,7 +54,7 @@ pub fn open(url: &str, data_dir: &Path, cache_bytes: u64) -> Result<Arc<dyn Plac
 
 fn remote(url: &str, data_dir: &Path, cache_bytes: u64) -> io::Result<ObjectPlace> {
     let bucket = Bucket::open(url, BucketConfig::default())?;
-    // Two servers must not both believe that a manifest is theirs.
+    // Without conditional creates, two servers could both own a manifest.
     bucket.check().map_err(io::Error::other)?;
     let config = CacheConfig {
         max_bytes: cache_bytes,

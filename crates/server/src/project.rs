@@ -1,7 +1,7 @@
-//! The project: which branches there are, and what never changes.
+//! The project: its branches and its fixed parameters.
 //!
-//! It stands in the store as the [`catalog`]; a data directory only notes
-//! whose it is.
+//! The store holds the project as the [`catalog`]. A data directory only records the
+//! project that it belongs to.
 
 pub mod catalog;
 mod seat;
@@ -19,36 +19,37 @@ use xylem_types::{BranchId, BranchName};
 
 pub use template::{create_from_template, create_from_template_in};
 
-/// The file of a data directory that says which project it belongs to.
+/// The file of a data directory that holds the id of its project.
 pub const ID_FILE: &str = "project.id";
-/// What former versions kept instead of a catalogue.
+/// The file that earlier versions kept instead of a catalogue.
 const FORMER_FILE: &str = "project.json";
 
-/// A database cluster's whole tree of branches.
+/// A project as the catalogue records it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Project {
     /// Random, 32 hexadecimal digits.
     pub id: String,
-    /// When it was created.
+    /// When the project was created.
     pub created_at: Timestamp,
-    /// What every compute of it must be started with.
+    /// The parameters that every compute must be started with.
     pub innodb: InnodbParams,
-    /// Where its branches' WALs are.
+    /// Where the WALs of branches are.
     #[serde(default)]
     pub wal_store: WalStore,
-    /// The data directory that has the WALs, if they are on a server's disk: a
-    /// random number, in hexadecimal digits, that the directory notes.
+    /// The data directory that has the local WALs: a random number in hexadecimal
+    /// digits, which the directory records. `None` for WALs in the object store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wal_home: Option<String>,
-    /// The branch it began with, which need not be there any more.
+    /// The project's first branch, which may have been removed since.
     #[serde(with = "id_text")]
     pub first: BranchId,
-    /// By name.
+    /// The branches by name.
     pub branches: BTreeMap<String, BranchMeta>,
 }
 
-/// InnoDB's parameters that shape its files: fixed when a project is created.
+/// InnoDB's parameters that determine its files. They are fixed when a project is
+/// created.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InnodbParams {
@@ -70,21 +71,21 @@ impl Default for InnodbParams {
     }
 }
 
-/// A branch as the project knows it.
+/// A branch as the catalogue records it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BranchMeta {
-    /// What its folders are called; unlike its name it never changes.
+    /// The permanent id, which also names the branch's folders.
     #[serde(with = "id_text")]
     pub id: BranchId,
-    /// The branch it left.
+    /// The parent branch.
     #[serde(with = "optional_id_text")]
     pub parent: Option<BranchId>,
-    /// Where it left it; 0 without a parent.
+    /// The branch point; 0 without a parent.
     pub branch_point_lsn: u64,
-    /// When it was created.
+    /// When the branch was created.
     pub created_at: Timestamp,
-    /// It was made for one read-only compute, and goes when that is gone.
+    /// The branch belongs to one read-only compute, and is removed with it.
     pub lease: bool,
 }
 
@@ -140,14 +141,14 @@ impl Project {
         }
     }
 
-    /// The branch of that id, with its name.
+    /// The branch with that id, and its name.
     pub fn branch(&self, id: BranchId) -> Option<(&str, &BranchMeta)> {
         let mut all = self.branches.iter();
         all.find(|(_, meta)| meta.id == id)
             .map(|(name, meta)| (name.as_str(), meta))
     }
 
-    /// Names of the branches that left branch `id`.
+    /// Names of the child branches of branch `id`.
     pub fn children(&self, id: BranchId) -> Vec<&str> {
         let all = self.branches.iter();
         all.filter(|(_, meta)| meta.parent == Some(id))
@@ -155,11 +156,10 @@ impl Project {
             .collect()
     }
 
-    /// All branches: those without a parent, those that left one of these,
-    /// and so on.
+    /// All branches by depth: those without a parent, their child branches, and so on.
     ///
     /// # Errors
-    /// Names a branch whose ancestors lead nowhere.
+    /// The message names a branch whose parent is missing.
     pub fn levels(&self) -> Result<Vec<Vec<(&str, &BranchMeta)>>, String> {
         let mut levels = Vec::new();
         let mut placed = BTreeSet::new();
@@ -173,7 +173,7 @@ impl Project {
                 .into_iter()
                 .partition(|(_, meta)| meta.parent.is_none_or(|id| placed.contains(&id)));
             if let (true, Some((name, _))) = (level.is_empty(), waiting.first()) {
-                return Err(format!("branch {name} has a parent that is not there"));
+                return Err(format!("the parent of branch {name} does not exist"));
             }
             placed.extend(level.iter().map(|(_, meta)| meta.id));
             levels.push(level);
@@ -182,10 +182,10 @@ impl Project {
         Ok(levels)
     }
 
-    /// What must hold of every catalogue that is read or written.
+    /// Checks what must hold for every catalogue that is read or written.
     ///
     /// # Errors
-    /// Says what does not.
+    /// The message says what does not hold.
     pub fn check(&self) -> Result<(), String> {
         let mut ids = BTreeSet::new();
         for (name, meta) in &self.branches {
@@ -195,10 +195,10 @@ impl Project {
                 BranchName::parse(name).is_ok()
             };
             if !named {
-                return Err(format!("{name:?} cannot name a branch"));
+                return Err(format!("{name:?} is not a branch name"));
             }
             if !ids.insert(meta.id) {
-                return Err(format!("branch {name} has the id of another"));
+                return Err(format!("branch {name} has the id of another branch"));
             }
             if meta.parent.is_none() && (meta.lease || meta.branch_point_lsn != 0) {
                 return Err(format!("branch {name} has no parent"));
@@ -207,7 +207,7 @@ impl Project {
         self.levels().map(|_| ())
     }
 
-    /// A name for a lease on branch `of` that none has yet.
+    /// A free name for a lease of branch `of`.
     pub fn lease_name(&self, of: &str) -> String {
         let mut number = 1u64;
         loop {
@@ -220,7 +220,7 @@ impl Project {
     }
 }
 
-/// The name of the branch that a lease was made of: `main` of `main@2`.
+/// The name of the branch in the name of a lease: `main` in `main@2`.
 pub fn lease_of(name: &str) -> Option<&str> {
     let (of, number) = name.split_once('@')?;
     let number_ok = number.parse::<u64>().is_ok_and(|n| n.to_string() == number);
@@ -232,32 +232,32 @@ pub fn wal_dir(data_dir: &Path, branch: BranchId) -> PathBuf {
     wals(data_dir).join(branch.to_string()).join("wal")
 }
 
-/// The directory with a folder for each branch's WAL.
+/// The directory that has a folder for each branch's WAL.
 pub(crate) fn wals(data_dir: &Path) -> PathBuf {
     data_dir.join("branches")
 }
 
-/// The branch whose folder is called so; none: it is no branch's.
+/// The branch to which a folder belongs, by its name.
 pub(crate) fn branch_of_folder(name: &str) -> Option<BranchId> {
     let id: BranchId = name.parse().ok()?;
     (id.to_string() == name).then_some(id)
 }
 
-/// Whether there is a WAL in `data_dir`, or what is left of one.
+/// Whether `data_dir` has a WAL or a part of one.
 pub(crate) fn has_wals(data_dir: &Path) -> bool {
     std::fs::read_dir(wals(data_dir)).is_ok_and(|mut entries| entries.next().is_some())
 }
 
-/// Whether `data_dir` was ever a server's with a project.
+/// Whether `data_dir` has ever been used for a project.
 pub fn is_used(data_dir: &Path) -> bool {
     data_dir.join(ID_FILE).exists()
 }
 
-/// Whether there is a project in `data_dir`, or in the store that `url` names,
-/// which no server has open.
+/// Whether `data_dir`, or the store that `url` names, holds a project. No server may
+/// have the store open.
 ///
 /// # Errors
-/// When the store cannot be looked at.
+/// The store cannot be opened or listed.
 pub fn exists(data_dir: &Path, url: &str) -> Result<bool, ServerError> {
     if is_used(data_dir) {
         return Ok(true);
@@ -269,10 +269,10 @@ pub fn exists(data_dir: &Path, url: &str) -> Result<bool, ServerError> {
     )?)?)
 }
 
-/// Refuses a data directory of a version that kept its project there.
+/// Refuses a data directory of an earlier version, which kept the project there.
 ///
 /// # Errors
-/// When it is one.
+/// The directory has such a project.
 pub(crate) fn refuse_former(data_dir: &Path) -> Result<(), ServerError> {
     let path = data_dir.join(FORMER_FILE);
     if !path.exists() {
@@ -280,15 +280,14 @@ pub(crate) fn refuse_former(data_dir: &Path) -> Result<(), ServerError> {
     }
     Err(ServerError::Project {
         path,
-        message: "an earlier version of xylem wrote it, whose data this one cannot read: use that version, or start with an empty directory".to_owned(),
+        message: "an earlier version of xylem wrote this file, and this version cannot read its data: use that version, or start with an empty directory".to_owned(),
     })
 }
 
-/// Checks that `data_dir` belongs to the project `id`, or to none yet. Says
-/// which.
+/// Checks that `data_dir` belongs to the project `id` (true) or to none yet (false).
 ///
 /// # Errors
-/// When it is another project's: its WALs would be taken for leftovers.
+/// The directory belongs to another project, whose WALs would be taken for leftovers.
 pub(crate) fn belongs(data_dir: &Path, id: &str) -> Result<bool, ServerError> {
     let path = data_dir.join(ID_FILE);
     match std::fs::read_to_string(&path) {
@@ -296,7 +295,7 @@ pub(crate) fn belongs(data_dir: &Path, id: &str) -> Result<bool, ServerError> {
         Ok(found) => Err(ServerError::Project {
             path: path.clone(),
             message: format!(
-                "this directory belongs to project {}, and the store holds project {id}: give the server the directory or the --object-store that it had",
+                "this directory belongs to project {}, and the store holds project {id}: start the server with the --data-dir and --object-store that belong together",
                 found.trim()
             ),
         }),
@@ -308,14 +307,14 @@ pub(crate) fn belongs(data_dir: &Path, id: &str) -> Result<bool, ServerError> {
     }
 }
 
-/// Notes that `data_dir` belongs to the project `id`.
+/// Records that `data_dir` belongs to the project `id`.
 ///
 /// # Errors
-/// As for [`belongs`], and when that cannot be written down.
+/// As for [`belongs`], or the file cannot be written.
 pub(crate) fn settle(data_dir: &Path, id: &str) -> Result<(), ServerError> {
     if belongs(data_dir, id)? {
-        // What a template's copy leaves when it is cut short at its very
-        // end. Best effort: beside a project it means nothing.
+        // A copy of a template that was interrupted at its very end leaves this file.
+        // Best effort: next to a project the file has no meaning.
         let _ = std::fs::remove_file(data_dir.join(template::COPYING));
         return Ok(());
     }
@@ -324,7 +323,7 @@ pub(crate) fn settle(data_dir: &Path, id: &str) -> Result<(), ServerError> {
     written.map_err(|e| ServerError::io(format!("cannot write {}", path.display()), e))
 }
 
-/// Writes a file whole or not at all, durably.
+/// Replaces a file atomically and durably.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let beside = path.with_extension("new");
     let mut file = std::fs::File::create(&beside)?;

@@ -6,7 +6,7 @@ use xylem_ambient::Entropy;
 /// A random number.
 ///
 /// # Errors
-/// When the system has none to give.
+/// The system's source of randomness fails.
 pub fn number(entropy: &Entropy) -> Result<u128, ServerError> {
     entropy
         .next()

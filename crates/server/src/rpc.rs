@@ -1,4 +1,4 @@
-//! The gRPC services: wire types in, wire types out, nothing kept.
+//! The gRPC services: they convert requests and answers, and keep no state.
 
 mod backup;
 mod branches;
@@ -29,8 +29,8 @@ pub(crate) use call::Authenticate;
 pub(crate) use control::ControlService;
 pub(crate) use inspect::InspectService;
 
-/// The largest message taken or given. A frame of redo is smaller, and so are
-/// the most pages of the largest size that one answer may carry.
+/// The largest message in either direction. It has room for a frame of redo, and for the
+/// maximum number of pages of the largest size in one answer.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 20 << 20;
 
 /// A stream of answers.

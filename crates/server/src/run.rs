@@ -1,4 +1,4 @@
-//! A server's life: lock, listen, open, serve, stop.
+//! Runs a server: locks the directory, listens, opens the project, serves, stops.
 
 use crate::branch::leases;
 use crate::config::ServerConfig;
@@ -25,40 +25,39 @@ use xylem_proto::control::control_server::{ControlServer, SERVICE_NAME as CONTRO
 use xylem_proto::inspect::inspect_server::{InspectServer, SERVICE_NAME as INSPECT_SERVICE};
 use xylem_proto::pageserver::page_server_server::{PageServerServer, SERVICE_NAME as PAGE_SERVICE};
 
-/// Redo on its way in and not yet with the WAL: this much a stream.
+/// HTTP/2 window of a stream: the redo that is received but not yet handed to the WAL.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-/// And this much a connection.
+/// HTTP/2 window of a connection.
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-/// A page of 64 KiB fits one frame with what surrounds it.
+/// The largest HTTP/2 frame: large enough for an answer with a page of 64 KiB.
 const FRAME_BYTES_MAX: u32 = 256 << 10;
-/// Calls that are open at the same time on one connection; more wait at the
-/// caller.
+/// Limit of concurrent calls on one connection; further calls wait at the caller.
 const CONNECTION_STREAMS_MAX: u32 = 1024;
-/// After the streams have ended: how long connections may take to close.
+/// How long connections may take to close after their streams have ended.
 const CONNECTIONS_PATIENCE: Duration = Duration::from_secs(1);
-/// How long closing the branches may take at a stop. What waits for a store
-/// that is away is safe without: the next start goes on as after a crash.
+/// How long closing the branches may take at a stop. Work that waits for a store that
+/// does not answer is not needed: the next start recovers as after a crash.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(20);
-/// How long noting that nothing is acknowledged any more may take.
+/// How long releasing the catalogue may take at a stop.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(3);
-/// A connection that is silent for this long is asked whether it lives.
+/// The server pings a connection that is silent for this long.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// A connection that answers nothing for this long is gone.
+/// The server closes a connection that does not answer a ping for this long.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The addresses a server listens on, with the ports it was given.
+/// The addresses a server listens on, with the actual ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenAddrs {
-    /// The gRPC service.
+    /// The address of the gRPC service.
     pub grpc: SocketAddr,
-    /// Metrics and health.
+    /// The address of metrics and health over HTTP.
     pub http: SocketAddr,
 }
 
-/// A runtime as the settings want it.
+/// Builds a runtime with the number of threads that the settings give.
 ///
 /// # Errors
-/// When the system gives no threads.
+/// The threads cannot be started.
 pub fn runtime(config: &ServerConfig) -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.worker_threads)
@@ -67,11 +66,11 @@ pub fn runtime(config: &ServerConfig) -> std::io::Result<tokio::runtime::Runtime
         .build()
 }
 
-/// Completes at the first SIGTERM or SIGINT. At the second the process exits
-/// at once with status 1. To be called within a runtime.
+/// Completes at the first SIGTERM or SIGINT. At the second signal the process exits at
+/// once with status 1. Needs a runtime.
 ///
 /// # Errors
-/// When the signals cannot be caught.
+/// The signal handlers cannot be installed.
 pub fn shutdown_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut term = signal(SignalKind::terminate())?;
@@ -90,15 +89,14 @@ pub fn shutdown_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
     })
 }
 
-/// Serves until `shutdown` completes, then stops gracefully. `ready` is called
-/// once, when every branch is open and calls are answered.
+/// Serves until `shutdown` completes, then stops gracefully. Calls `ready` once, when
+/// the branches are open and calls are answered.
 ///
-/// Dropped before it is done it ends as a crash would: nothing acknowledged is
-/// lost.
+/// Dropping the future has the effect of a crash: nothing acknowledged is lost.
 ///
 /// # Errors
-/// When the data directory is in use or damaged, an address cannot be
-/// listened on, serving fails, or another server has opened the project.
+/// The data directory is in use or damaged, an address cannot be bound, serving fails,
+/// or another server has opened the project.
 pub async fn run(
     config: ServerConfig,
     ready: impl FnOnce(ListenAddrs),
@@ -107,7 +105,7 @@ pub async fn run(
     serve(config, None, ready, shutdown).await
 }
 
-/// As [`run`], on a store that is open already, whatever the settings say.
+/// As [`run`], on a store that is already open, in place of the one in the settings.
 ///
 /// # Errors
 /// As for [`run`].
@@ -150,7 +148,7 @@ async fn serve(
     tokio::pin!(shutdown);
     let mut opening = {
         let node = Arc::clone(&node);
-        // The lock is held for as long as anything may write to the directory.
+        // The task keeps the lock for as long as it may write to the directory.
         tokio::task::spawn_blocking(move || {
             let place = match place {
                 Some(place) => place,
@@ -166,8 +164,8 @@ async fn serve(
         opened = &mut opening => opened,
         () = &mut shutdown => return Ok(()),
     };
-    let (opened, lock) =
-        opened.map_err(|error| ServerError::Serve(format!("opening ended early: {error}")))??;
+    let (opened, lock) = opened
+        .map_err(|error| ServerError::Serve(format!("opening the project failed: {error}")))??;
     let lost = opened.catalog.lost().clone();
     node.set_ready(opened);
     let _care = [
@@ -184,7 +182,7 @@ async fn serve(
         () = lost.cancelled() => Err(lost_project(&node)),
     };
     if lost.is_cancelled() {
-        // What it would acknowledge from here on is nobody's.
+        // Commits acknowledged from here on would be lost.
         let why = lost_project(&node).to_string();
         let branches = node.opened().map(|opened| opened.branches.all());
         for branch in branches.unwrap_or_default() {
@@ -193,8 +191,8 @@ async fn serve(
         node.end_streams();
     }
     if !stop(&node, &health, serving).await {
-        // Threads that wait for the store still have the directory. They end
-        // with the process, and so does its lock; nobody waits for them.
+        // Threads that wait for the store still use the directory. They and the lock end
+        // with the process, which does not wait for them.
         std::mem::forget((node, lock));
     }
     ended
@@ -206,11 +204,11 @@ fn lost_project(node: &Node) -> ServerError {
             tracing::error!("{lost}");
             lost.into()
         }
-        None => ServerError::Serve("the project was lost".to_owned()),
+        None => ServerError::Serve("another server has opened this project".to_owned()),
     }
 }
 
-/// A task that ends when this is dropped.
+/// A task that is aborted on drop.
 struct Task(JoinHandle<()>);
 
 impl Drop for Task {
@@ -219,7 +217,7 @@ impl Drop for Task {
     }
 }
 
-/// False when something is left that waits for the store.
+/// Stops the server. Returns false when threads still wait for the store.
 async fn stop(node: &Arc<Node>, health: &HealthReporter, mut serving: Serving) -> bool {
     node.set_stopping();
     report(health, ServingStatus::NotServing).await;
@@ -249,8 +247,8 @@ async fn stop(node: &Arc<Node>, health: &HealthReporter, mut serving: Serving) -
     closed
 }
 
-/// Notes in the catalogue that the next server need not wait for this one.
-/// False while that is under way.
+/// Records in the catalogue that the next server need not wait for this one. Returns
+/// false when that does not finish in time.
 async fn release(node: &Arc<Node>) -> bool {
     let releasing = Arc::clone(node);
     let released = tokio::task::spawn_blocking(move || {
@@ -261,7 +259,7 @@ async fn release(node: &Arc<Node>) -> bool {
             || ownership::lease(&releasing.config).is_zero()
             || opened.catalog.why_lost().is_some();
         if !nobody_waits && let Err(error) = opened.catalog.release() {
-            tracing::warn!(%error, "the stop is not noted in the catalogue: another server waits before it serves");
+            tracing::warn!(%error, "cannot record the stop in the catalogue: another server waits before it serves");
         }
     });
     tokio::time::timeout(RELEASE_PATIENCE, released)
@@ -269,14 +267,14 @@ async fn release(node: &Arc<Node>) -> bool {
         .is_ok()
 }
 
-/// What runs while the server serves.
+/// The running services.
 struct Serving {
     grpc: Service,
     http: Service,
 }
 
 impl Serving {
-    /// Completes when a service ends by itself.
+    /// Completes when a service ends unexpectedly.
     async fn failed(&mut self) -> ServerError {
         let (name, message) = tokio::select! {
             message = self.grpc.ended() => ("gRPC", message),
@@ -286,7 +284,7 @@ impl Serving {
     }
 }
 
-/// A service's task; it ends when this is dropped.
+/// The task of a service; it is aborted on drop.
 struct Service {
     task: JoinHandle<Result<(), String>>,
     stop: CancellationToken,
@@ -331,7 +329,7 @@ fn serve_grpc(
     let pages = PageServerServer::new(PageService::new(Arc::clone(&node)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    // Around the services, whose decoders would otherwise read the body first.
+    // An interceptor checks the token before a decoder reads the body.
     let authenticate = Authenticate(node.config.token.clone());
     let limit = Limited::new(node.config.connections_max);
     let inspect = InspectServer::new(InspectService::new(Arc::clone(&node)))
@@ -368,7 +366,7 @@ fn serve_http(node: Arc<Node>, listener: TcpListener) -> Service {
     })
 }
 
-/// Tells whoever watches this server's health.
+/// Reports the status of all services to the gRPC health service.
 async fn report(health: &HealthReporter, status: ServingStatus) {
     health.set_service_status("", status).await;
     health.set_service_status(PAGE_SERVICE, status).await;
@@ -385,5 +383,5 @@ async fn listen(addr: SocketAddr, flag: &'static str) -> Result<TcpListener, Ser
 fn local_addr(listener: &TcpListener) -> Result<SocketAddr, ServerError> {
     listener
         .local_addr()
-        .map_err(|source| ServerError::io("cannot tell the address listened on".to_owned(), source))
+        .map_err(|source| ServerError::io("cannot get the listening address".to_owned(), source))
 }

@@ -1,7 +1,7 @@
-//! Sizes as people write them: `512MiB`, `4GiB`, `65536`.
+//! Sizes with units: `512MiB`, `4GiB`, `65536`.
 //!
-//! Our own, since libraries read `256M` as a power of ten. MariaDB's options,
-//! which stand beside these on one command line, mean a power of two.
+//! Libraries read `256M` as a power of ten. MariaDB's options, which appear next to
+//! these on command lines, use powers of two; so does this parser.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,7 +15,7 @@ pub struct ByteSize(pub u64);
 #[error("{0:?} is not a size: write a number of bytes, or one with a unit, such as 512MiB or 4GiB")]
 pub struct ByteSizeError(String);
 
-/// Unit and bytes; the first match wins, so longer names stand first.
+/// Units and their bytes. The first match wins, so longer names come first.
 const UNITS: [(&str, u64); 15] = [
     ("pib", 1 << 50),
     ("tib", 1 << 40),

@@ -1,10 +1,10 @@
-//! Durations as people write them: `7d`, `36h`, `500ms`.
+//! Durations with units: `7d`, `36h`, `500ms`.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// A duration that is typed and shown with its unit.
+/// A duration that is parsed and displayed with its unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
 

@@ -1,4 +1,5 @@
-//! Where branches' WALs are: opened, removed, swept.
+//! Opens, removes and sweeps the WALs of branches, on local disk or in the object
+//! store.
 
 mod backed;
 
@@ -20,34 +21,34 @@ use xylem_wal::local::{LocalWal, LocalWalConfig};
 use xylem_wal::object::{ObjectWal, ObjectWalConfig};
 use xylem_wal::{Memory, Position, Wal, WalError};
 
-/// One part in so many of the server's memory is for WALs, the others are for
-/// pages.
+/// The share of WALs in the server's memory: one part in this many. Pages get the rest.
 pub(crate) const WAL_SHARE: u64 = 8;
 
-/// The folder of the object store with one for each branch's WAL.
+/// The folder of the object store that has a folder for each branch's WAL.
 const WALS: &str = "wals";
-/// The one with the backups of WALs that are on a server's disk.
+/// The folder of the object store for the backups of local WALs.
 const BACKUPS: &str = "wal-backups";
 
-/// Where the WALs of a project are.
+/// The WALs of a project.
 pub struct Wals {
     home: WalHome,
-    /// This server's right to the project: greater than any before.
+    /// The number of the catalogue with which this server claimed the project: greater
+    /// than that of any server before.
     claim: u64,
-    /// WALs that are not there were lost.
+    /// Missing WALs were lost, and are restored.
     restoring: bool,
-    /// What all of them hold in memory.
+    /// The memory budget that all WALs share.
     memory: Memory,
 }
 
-/// What a WAL that is not there means.
+/// How to treat a WAL that does not exist.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// It is missed, or was never written.
+    /// An error, unless nothing was ever written to the WAL.
     Here,
-    /// It was lost, and is restored.
+    /// The WAL was lost, and is restored.
     Restoring,
-    /// It is a new branch's.
+    /// The WAL belongs to a new branch.
     New,
 }
 
@@ -60,15 +61,15 @@ enum WalHome {
 struct LocalWals {
     data_dir: PathBuf,
     settings: LocalWalConfig,
-    /// Where they are copied to, or were.
+    /// The object store of the copies, to write them or to restore from them.
     copies: Option<Bucket>,
-    /// How they are copied; an interval of zero: they are not.
+    /// How WALs are copied; an interval of zero: they are not copied.
     backup: BackupConfig,
-    /// How often each was opened with a backup.
+    /// How often each WAL was opened with a backup.
     opened: Mutex<HashMap<BranchId, u64>>,
 }
 
-/// A WAL that was opened.
+/// An open WAL.
 pub struct OpenedWal {
     /// The WAL.
     pub wal: Arc<dyn Wal>,
@@ -77,12 +78,11 @@ pub struct OpenedWal {
 }
 
 impl Wals {
-    /// The WALs of a server that has claimed its project as `claim`.
-    /// `restoring` says that WALs which are not there were lost. Blocking, on
-    /// a thread of a runtime.
+    /// The WALs of a server that has claimed its project as `claim`. `restoring` says
+    /// that missing WALs were lost. Blocking; needs a runtime.
     ///
     /// # Errors
-    /// When the store's URL or its settings make no sense.
+    /// The store's URL or its settings are invalid.
     pub(crate) fn new(
         config: &ServerConfig,
         claim: u64,
@@ -127,28 +127,28 @@ impl Wals {
         })
     }
 
-    /// Bytes that all of them hold in memory.
+    /// Bytes that all WALs hold in memory.
     pub(crate) fn memory_used(&self) -> u64 {
         self.memory.used()
     }
 
-    /// Every WAL that was lost has been restored.
+    /// Ends restoring: every lost WAL has been restored.
     pub(crate) fn set_restored(&mut self) {
         self.restoring = false;
     }
 
-    /// The right to the WALs of branches that are there, and to new ones.
+    /// The right with which the WALs of existing branches are opened at a start.
     pub(crate) fn claim(&self) -> u64 {
         self.claim
     }
 
-    /// Opens the WAL of branch `id`, of which everything before `floor` is in
-    /// layers. `right` is `None` for a new branch, else a number that was
-    /// given to no server before, nor by this one for this branch. Blocking,
-    /// on a thread of a runtime. One that was never written takes no room.
+    /// Opens the WAL of branch `id`. Layers hold everything before `floor`. `right` is
+    /// `None` for a new branch; otherwise it is a number that no server, this one
+    /// included, has used for this branch. Blocking; needs a runtime. A WAL that was
+    /// never written takes no space.
     ///
     /// # Errors
-    /// When it cannot be opened, or is damaged.
+    /// The WAL cannot be opened, or is damaged.
     pub(crate) fn open(
         &self,
         id: BranchId,
@@ -180,8 +180,8 @@ impl Wals {
         }
     }
 
-    /// Removes the WAL of branch `id`, which is closed. Blocking. One that is
-    /// not there is no error.
+    /// Removes the WAL of branch `id`, which is closed. A missing WAL is not an error.
+    /// Blocking.
     pub(crate) fn remove(&self, id: BranchId) -> io::Result<()> {
         match &self.home {
             WalHome::Object(bucket) => bucket.delete_folder(&format!("{WALS}/{id}")),
@@ -198,8 +198,8 @@ impl Wals {
         }
     }
 
-    /// What stands where WALs stand: each place and name. Those that cannot be
-    /// looked at are missing.
+    /// The entries of the folders of WALs, each as place and name. Empty if the folders
+    /// cannot be listed.
     pub(crate) fn there(&self) -> Vec<(String, String)> {
         self.names().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot look for leftover WALs");
@@ -207,9 +207,8 @@ impl Wals {
         })
     }
 
-    /// Removes WALs of those branches of `there` that are not `known`, and
-    /// returns what is nobody's. Best effort: what stays is removed at the next
-    /// start.
+    /// Removes the WALs in `there` whose branches are not `known`, and returns entries
+    /// that belong to no branch. Best effort: the next start removes what stays.
     pub(crate) fn sweep(
         &self,
         there: Vec<(String, String)>,
@@ -220,9 +219,9 @@ impl Wals {
             match project::branch_of_folder(&name) {
                 Some(id) if known(id) => {}
                 Some(id) => {
-                    tracing::info!(branch_id = %id, "removing the WAL of a branch that is not there any more");
+                    tracing::info!(branch_id = %id, "removing the WAL of a branch that no longer exists");
                     if let Err(error) = self.remove(id) {
-                        tracing::warn!(branch_id = %id, %error, "leftover WAL not removed");
+                        tracing::warn!(branch_id = %id, %error, "cannot remove a leftover WAL");
                     }
                 }
                 None => strange.push(format!("{place}/{name}")),
@@ -231,7 +230,7 @@ impl Wals {
         strange
     }
 
-    /// Where there is something, and how it is called.
+    /// As [`Wals::there`], with the error.
     fn names(&self) -> io::Result<Vec<(String, String)>> {
         let in_bucket = |bucket: &Bucket, folder: &str| -> io::Result<Vec<(String, String)>> {
             let place = format!("{}/{folder}", bucket.url());
@@ -255,7 +254,7 @@ impl Wals {
 }
 
 impl LocalWals {
-    /// A right to write the backup of a WAL that is opened.
+    /// A new right to write the backup of a WAL.
     fn right(&self, id: BranchId, claim: u64) -> Result<u64, WalError> {
         let mut opened = self.opened.lock();
         let count = opened.entry(id).or_insert(0);
@@ -263,7 +262,7 @@ impl LocalWals {
             return Err(WalError::Io {
                 context: format!("open the WAL of branch {id}"),
                 source: io::Error::other(format!(
-                    "it was opened {count} times by this server: restart the server"
+                    "this server has opened the WAL {count} times: restart the server"
                 )),
             });
         }
@@ -290,7 +289,7 @@ impl LocalWals {
             } else if floor.position > Position(0) {
                 return Err(io(io::Error::new(
                     io::ErrorKind::NotFound,
-                    "the WAL is not there: put it back, or, if it is lost, start the server once with --restore-wal",
+                    "the WAL is missing: put it back, or, if it is lost, start the server once with --restore-wal",
                 )));
             }
         }
@@ -321,8 +320,8 @@ impl LocalWals {
         })
     }
 
-    /// Refuses a WAL that ends before its copy does: what it lacks was
-    /// acknowledged, and would be lost with the copy, which follows the WAL.
+    /// Refuses a WAL that ends before its copy. The entries that it lacks were
+    /// acknowledged, and would disappear from the copy, which follows the WAL.
     fn compare(&self, wal: &LocalWal, id: BranchId, dir: &Path) -> Result<(), WalError> {
         let Some(bucket) = &self.copies else {
             return Ok(());
@@ -334,7 +333,7 @@ impl LocalWals {
         if let Some(damage) = copied.damage {
             tracing::error!(
                 branch_id = %id,
-                "the copy of the WAL in the store is damaged and is made anew, since the WAL itself is whole: {damage}"
+                "the copy of the WAL in the store is damaged and is written again, since the WAL itself is whole: {damage}"
             );
         }
         let copied = copied.position;
@@ -346,14 +345,14 @@ impl LocalWals {
             source: io::Error::new(
                 io::ErrorKind::InvalidData,
                 format!(
-                    "the WAL ends at position {}, and its copy in the store at {}: the disk was put back to an earlier state, or has lost what it had. Move this directory away and start the server once with --restore-wal",
+                    "the WAL ends at position {}, and its copy in the store at {}: the disk was reset to an earlier state, or has lost data. Move this directory away and start the server once with --restore-wal",
                     end.0, copied.0
                 ),
             ),
         })
     }
 
-    /// Makes a WAL that was lost with its disk, of its backup if it has one.
+    /// Restores a lost WAL from its backup, if there is one.
     fn restore(&self, id: BranchId, dir: &Path, floor: Floor, claim: u64) -> Result<(), WalError> {
         let Some(bucket) = &self.copies else {
             return Err(WalError::Io {
@@ -377,15 +376,15 @@ impl LocalWals {
             entries = restored.entries,
             lsn = %restored.lsn,
             backed_up_until = until.map(|t| t.to_string()).unwrap_or_default(),
-            "the WAL was restored: what was committed after its backup ends is lost, unless a layer has it"
+            "the WAL was restored; commits after the end of its backup are lost, unless a layer has them"
         );
         Ok(())
     }
 }
 
-/// Rights that are made of each claim: one to restore a branch's WAL, and then
-/// one for each time that the WAL is opened, to write its backup. A right is
-/// never used twice, since what was sent under it may still arrive.
+/// The number of rights per claim: one to restore a branch's WAL, and one to write its
+/// backup for each time that the WAL is opened. No right is used twice, since writes
+/// under it may still arrive.
 const RIGHTS: u64 = 256;
 
 /// The first right of a claim.
@@ -393,7 +392,7 @@ fn rights(claim: u64) -> u64 {
     claim.saturating_mul(RIGHTS)
 }
 
-/// Each level durable: the WAL syncs only its own directory.
+/// Creates `dir` and syncs its parents, since the WAL syncs only its own directory.
 fn create_dir(dir: &Path) -> io::Result<()> {
     if dir.exists() {
         return Ok(());

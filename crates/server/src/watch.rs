@@ -1,12 +1,12 @@
-//! Watches whether the project is still this server's.
+//! Watches whether this server still owns the project.
 
 use crate::node::Node;
 use crate::ownership;
 use crate::project::catalog::CatalogError;
 use std::sync::Arc;
 
-/// Asks the store whether the project is still this server's, until the
-/// server ends: a server that stops drains its WALs, and acknowledges.
+/// Asks the store periodically whether this server still owns the project. Continues
+/// while the server stops, since it still acknowledges commits then.
 pub async fn watch(node: Arc<Node>) {
     let Some(opened) = node.opened() else {
         return;
@@ -19,7 +19,7 @@ pub async fn watch(node: Arc<Node>) {
             Ok(Ok(())) => {}
             Ok(Err(CatalogError::Lost { .. })) | Err(_) => return,
             Ok(Err(error)) => {
-                tracing::warn!(%error, "the store does not say whether the project is still this server's");
+                tracing::warn!(%error, "cannot ask the store whether this server still owns the project");
             }
         }
     }

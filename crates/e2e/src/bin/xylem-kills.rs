@@ -1,4 +1,4 @@
-//! Many rounds of sudden death; `cargo xtask kills` runs it.
+//! `cargo xtask kills`: many rounds of kills under load.
 
 use anyhow::{Context, Result, bail};
 use xylem_e2e::Project;

@@ -1,8 +1,8 @@
-//! One client that changes the schema, and a model of what it did.
+//! One client that changes the schema, and a model of the schema.
 //!
-//! After a death the schema must be the model's as of the last acknowledged
-//! statement, or as of the one that was under way, and nothing in between; and
-//! MariaDB's dictionary, its files and InnoDB must name the same tables.
+//! After a kill the schema must be the model's as of the last acknowledged statement, or
+//! as of the statement that was under way, and nothing in between. MariaDB's dictionary,
+//! its files and InnoDB must name the same tables.
 
 use super::{Random, Victim, check, connect, let_run, revive};
 use crate::Project;
@@ -21,11 +21,11 @@ struct Table {
     rows: u64,
 }
 
-/// The schema as it should be.
+/// A model of the schema.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Schema {
     tables: BTreeMap<String, Table>,
-    /// With the number that each selects.
+    /// Views, with the number that each selects.
     views: BTreeMap<String, u64>,
     sequences: BTreeSet<String>,
     triggers: BTreeSet<String>,
@@ -33,20 +33,20 @@ pub struct Schema {
     users: BTreeSet<String>,
 }
 
-/// What the client did and what it was doing.
+/// The client's progress.
 #[derive(Clone, Debug, Default)]
 struct History {
-    /// As of the last acknowledged statement.
+    /// The schema as of the last acknowledged statement.
     done: Schema,
-    /// With the statement that is under way.
+    /// The schema after the statement that is under way.
     next: Schema,
-    /// That statement.
+    /// The statement that is under way.
     statement: String,
     acknowledged: u64,
 }
 
 impl Schema {
-    /// A statement that changes the schema, and what comes of it.
+    /// A random statement that changes the schema, and the resulting schema.
     fn step(&self, random: &mut Random) -> (String, Schema) {
         let mut next = self.clone();
         let some = |random: &mut Random| {
@@ -123,7 +123,7 @@ impl Schema {
                     format!("DROP SEQUENCE ddl.{s}"),
                 )
             }),
-            // What OPTIMIZE TABLE does.
+            // Equivalent to OPTIMIZE TABLE.
             16 => format!("ALTER TABLE ddl.{name} FORCE, ALGORITHM=COPY"),
             11 => toggle(&mut next.triggers, &format!("tr_{name}"), |t| {
                 (
@@ -153,7 +153,7 @@ impl Schema {
         (statement, next)
     }
 
-    /// The schema as it is.
+    /// Reads the actual schema.
     fn read(conn: &mut Conn) -> Result<Schema> {
         let mut schema = Schema::default();
         let columns: Vec<(String, u64)> = conn.query(
@@ -230,7 +230,7 @@ fn create(mut next: Schema, name: &str) -> (String, Schema) {
     )
 }
 
-/// Makes what is not there, drops what is.
+/// Creates an object that does not exist, or drops one that exists.
 fn toggle(
     set: &mut BTreeSet<String>,
     name: &str,
@@ -270,18 +270,18 @@ fn client(
                 history.done = history.next.clone();
                 history.acknowledged += 1;
             }
-            // The server's word: the model asked for nonsense.
+            // The server rejects the statement, so the model is wrong.
             Err(mysql::Error::MySqlError(error)) if error.code != 1053 && error.code != 1927 => {
                 return Err(error).with_context(|| statement);
             }
-            // Cut off.
+            // The connection broke.
             Err(_) => return Ok(()),
         }
     }
     Ok(())
 }
 
-/// Dictionary, files and InnoDB name the same tables.
+/// Checks that dictionary, files and InnoDB name the same tables.
 fn agree(project: &Project, conn: &mut Conn, schema: &Schema) -> Result<()> {
     let tables: BTreeSet<String> = schema
         .tables
@@ -322,7 +322,7 @@ fn agree(project: &Project, conn: &mut Conn, schema: &Schema) -> Result<()> {
 /// Runs `rounds` rounds.
 ///
 /// # Errors
-/// At the first thing that is wrong.
+/// The first fault that is found.
 pub fn run(project: &Project, rounds: u32, random: &mut Random) -> Result<()> {
     connect(project)?.query_drop("CREATE DATABASE ddl")?;
     let history = Arc::new(Mutex::new(History::default()));

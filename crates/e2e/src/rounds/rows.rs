@@ -1,9 +1,8 @@
-//! Writers that know what was acknowledged.
+//! Writers that record what was acknowledged.
 //!
-//! Each writer's transaction number n inserts three rows that say n and sets
-//! the writer's counter to n. So after a death, a counter of k means: every
-//! transaction up to k is whole, none after it is there at all; and k is the
-//! last acknowledged number, or the one that was under way.
+//! Transaction n of a writer inserts three rows with n and sets the writer's counter to
+//! n. After a kill, a counter of k means that every transaction up to k is complete and no
+//! later one exists. k must be the last acknowledged number, or the one that was under way.
 
 use super::{Random, Victim, check, connect, let_run, revive};
 use crate::Project;
@@ -15,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// One writer as the outside knows it.
+/// The state of a writer.
 struct Writer {
     acknowledged: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
@@ -28,10 +27,10 @@ pub struct Writers {
 }
 
 impl Writers {
-    /// Makes the tables for `count` writers in database `kills`.
+    /// Creates the tables for `count` writers in database `kills`.
     ///
     /// # Errors
-    /// When a statement fails.
+    /// A statement fails.
     pub fn prepare(project: &Project, count: usize) -> Result<Writers> {
         let mut conn = connect(project)?;
         conn.query_drop("CREATE DATABASE kills")?;
@@ -55,10 +54,10 @@ impl Writers {
         })
     }
 
-    /// Starts all writers where they ended.
+    /// Starts all writers; each continues after its last transaction.
     ///
     /// # Errors
-    /// When one cannot connect.
+    /// A writer cannot connect.
     pub fn start(&mut self, project: &Project) -> Result<()> {
         self.stop.store(false, Ordering::Relaxed);
         for (id, writer) in self.writers.iter_mut().enumerate() {
@@ -71,10 +70,10 @@ impl Writers {
         Ok(())
     }
 
-    /// Waits until all have ended; `stop` asks them to.
+    /// Waits until all writers have ended; `stop` tells them to end.
     ///
     /// # Errors
-    /// When one panicked.
+    /// A writer panicked.
     pub fn join(&mut self, stop: bool) -> Result<()> {
         self.stop.store(stop, Ordering::Relaxed);
         for writer in &mut self.writers {
@@ -87,7 +86,7 @@ impl Writers {
         Ok(())
     }
 
-    /// Acknowledged transactions of all writers.
+    /// The number of acknowledged transactions of all writers.
     pub fn acknowledged(&self) -> u64 {
         self.writers
             .iter()
@@ -95,11 +94,10 @@ impl Writers {
             .sum()
     }
 
-    /// Holds what is there against what was acknowledged; the writers have
-    /// ended.
+    /// Compares the data with what was acknowledged. The writers must have ended.
     ///
     /// # Errors
-    /// When a transaction is missing, half there, or there without need.
+    /// A transaction is missing, incomplete, or unexpected.
     pub fn verify(&mut self, conn: &mut Conn) -> Result<()> {
         for (id, writer) in self.writers.iter().enumerate() {
             let acknowledged = writer.acknowledged.load(Ordering::SeqCst);
@@ -125,7 +123,7 @@ impl Writers {
     }
 }
 
-/// Commits one transaction after the other until told to stop or cut off.
+/// Commits transactions until told to stop, or until the connection breaks.
 fn write(mut conn: Conn, id: usize, acknowledged: &AtomicU64, stop: &AtomicBool) {
     let filler = "x".repeat(50 + id * 300);
     while !stop.load(Ordering::Relaxed) {
@@ -149,7 +147,7 @@ fn write(mut conn: Conn, id: usize, acknowledged: &AtomicU64, stop: &AtomicBool)
 /// Runs `rounds` rounds.
 ///
 /// # Errors
-/// At the first thing that is wrong.
+/// The first fault that is found.
 pub fn run(project: &Project, rounds: u32, random: &mut Random) -> Result<()> {
     let mut writers = Writers::prepare(project, 4)?;
     for round in 1..=rounds {
@@ -162,7 +160,7 @@ pub fn run(project: &Project, rounds: u32, random: &mut Random) -> Result<()> {
         }
         let mut conn = revive(project)?;
         if !victim.ends_connections() {
-            // They were held up, not cut off.
+            // The kill delayed the writers, but did not break their connections.
             let before = writers.acknowledged();
             crate::wait_until("writers to go on", Duration::from_secs(30), || {
                 Ok(writers.acknowledged() > before + 4)

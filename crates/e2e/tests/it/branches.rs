@@ -1,5 +1,5 @@
-//! Branches with computes of their own: from a database under load, of each
-//! other, put back, killed.
+//! Branches with their own computes: of a database under load, of other branches,
+//! restored, killed.
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -42,8 +42,8 @@ fn a_branch_of_a_database_under_load_goes_its_own_way() -> Result<()> {
         "branch created in {created:?}, first query after {:?}",
         started.elapsed()
     );
-    // What was committed then, by two computes that read it by different ways:
-    // one where open transactions are rolled back to go on, one to look only.
+    // Two computes read what was committed at that moment: one rolls open transactions
+    // back and can write, the other is read-only.
     let reader = project.json(&[
         "compute",
         "start",
@@ -64,7 +64,7 @@ fn a_branch_of_a_database_under_load_goes_its_own_way() -> Result<()> {
     assert_eq!(project.checksums_on("main@1", "sbtest")?, past);
     assert_eq!(project.check_on("dev", "sbtest")?, Vec::<String>::new());
 
-    // Both write, at once.
+    // Both write concurrently.
     let own = load.start(&project.login_to("dev")?, "oltp_read_write")?;
     println!("{}\n{}", finish(running)?, finish(own)?);
     let (main, dev) = (
@@ -74,7 +74,7 @@ fn a_branch_of_a_database_under_load_goes_its_own_way() -> Result<()> {
     assert!(main != past && dev != past && main != dev);
     assert_eq!(project.check("sbtest")?, Vec::<String>::new());
     assert_eq!(project.check_on("dev", "sbtest")?, Vec::<String>::new());
-    // What each has stays, and the past stays the past.
+    // Each branch keeps its own rows, and earlier moments stay unchanged.
     let again = project.json(&[
         "compute",
         "start",
@@ -167,7 +167,7 @@ fn a_dropped_table_comes_back_and_nothing_is_lost() -> Result<()> {
     let restored = project.json(&["branch", "restore", "main", "--at", &lsn.to_string()])?;
     assert_eq!(restored["name"], "main");
     assert_eq!(number(&restored, "branch_point_lsn")?, lsn);
-    // Its compute was running, and is again, where it was.
+    // The compute was running, and runs again at the same address.
     let after = project.compute()?;
     assert_eq!(after["state"], "running");
     assert_eq!(
@@ -179,7 +179,7 @@ fn a_dropped_table_comes_back_and_nothing_is_lost() -> Result<()> {
     let kept = restored["kept"]["name"].as_str().context("no kept")?;
     assert!(kept.starts_with("main-before-"), "{kept}");
     assert_eq!(project.checksums_on(kept, "d")?, later);
-    // And back again, by giving names.
+    // Undo the restore by renaming.
     project.xylem(&["branch", "rename", "main", "tried"])?;
     project.xylem(&["branch", "rename", kept, "main"])?;
     assert_eq!(project.checksums("d")?, later);
@@ -187,7 +187,7 @@ fn a_dropped_table_comes_back_and_nothing_is_lost() -> Result<()> {
         project.sql_on("tried", "SELECT COUNT(*) FROM d.t")?,
         "5001\n"
     );
-    // What cannot be had says what can.
+    // The error for an invalid moment gives the valid range.
     let out = project.try_xylem(&["branch", "restore", "main", "--at", "5"])?;
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(1));
@@ -240,7 +240,7 @@ fn killed_with_branches_around_everything_is_there() -> Result<()> {
                 "{name}, round {round}"
             );
         }
-        // A reader comes back on what it showed.
+        // A reader shows the same data after a restart.
         assert_eq!(project.compute_named("main@1")?["state"], "crashed");
         assert_eq!(
             project.checksums_on("main@1", "sbtest")?,

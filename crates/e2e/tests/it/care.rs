@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use xylem_e2e::{Project, free_ports, wait_until};
 
-/// A project whose layers are flushed after little redo.
+/// A project that flushes layers after little redo.
 fn started() -> Result<Project> {
     let project = Project::new()?;
     let ports = free_ports(3)?;
@@ -52,7 +52,7 @@ fn checks(project: &Project) -> Result<Vec<Value>> {
 
 fn verdict<'a>(checks: &'a [Value], name: &str) -> &'a str {
     let of = checks.iter().filter(|c| c["name"] == name);
-    // The worst: fail, ok, warn as text will not do.
+    // The worst state, which text order (fail, ok, warn) does not give.
     let rank = |v: &&str| ["ok", "warn", "fail"].iter().position(|r| r == v);
     let verdicts = of.map(|c| c["verdict"].as_str().unwrap_or("none"));
     verdicts.max_by_key(rank).unwrap_or("none")
@@ -95,7 +95,7 @@ fn what_happened_to_a_page_is_told() -> Result<()> {
         .collect();
     ensure!(texts.contains(&"INSERT_HEAP_DYNAMIC"), "{texts:?}");
     ensure!(texts.contains(&"INIT_PAGE"), "{texts:?}");
-    // As of before the update its bytes are not there yet.
+    // Before the update the page does not have its bytes.
     let newest = versions[0]["lsn"].as_u64().context("lsn")?;
     let hex = |at: u64| -> Result<String> {
         let at = at.to_string();
@@ -106,7 +106,7 @@ fn what_happened_to_a_page_is_told() -> Result<()> {
     };
     let uno = "756e6f";
     ensure!(hex(newest)?.contains(uno) && !hex(newest - 1)?.contains(uno));
-    // The WAL of a branch that is written says the same, of what layers lack.
+    // The WAL says the same about what layers lack.
     project.sql("UPDATE d.t SET b = 'due' WHERE a = 2")?;
     let page = project.json(&["inspect", "page", "main", "d/t:3", "--limit", "1"])?;
     let newest = page["versions"][0]["lsn"].as_u64().context("lsn")?;
@@ -156,7 +156,7 @@ fn damage_is_found_and_told() -> Result<()> {
     assert_eq!(report["findings"][0]["file"], name);
     assert_eq!(verdict(&checks(&project)?, "scrub"), "fail");
     assert_eq!(project.json(&["status"])?["damage"][0]["file"], name);
-    // So does who has only the store.
+    // `xylem scrub` on the store alone finds it, too.
     project.xylem(&["down"])?;
     let store = layer.ancestors().nth(3).context("the store")?;
     let url = format!("file://{}", store.display());

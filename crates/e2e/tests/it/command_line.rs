@@ -218,7 +218,7 @@ fn a_project_has_the_page_size_it_was_made_with() -> Result<()> {
     Ok(())
 }
 
-/// Runs `xylem ARGS`, which must fail; its exit status and what it says.
+/// Runs `xylem ARGS`, which must fail; returns the exit status and the error.
 fn refused(project: &Project, args: &[&str]) -> Result<(Option<i32>, String)> {
     let out = project.try_xylem(args)?;
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
@@ -226,7 +226,7 @@ fn refused(project: &Project, args: &[&str]) -> Result<(Option<i32>, String)> {
     Ok((out.status.code(), said))
 }
 
-/// What the server's metrics say.
+/// The text of the server's metrics.
 fn metrics(project: &Project) -> Result<String> {
     use std::io::{Read, Write};
     let status = project.json(&["status"])?;
@@ -242,7 +242,7 @@ fn metrics(project: &Project) -> Result<String> {
 fn branches_are_named_as_ci_names_them() -> Result<()> {
     let project = Project::up("16MiB")?;
     project.sql("CREATE DATABASE d; CREATE TABLE d.t (a VARCHAR(50) PRIMARY KEY)")?;
-    // The second would share the first one's directory if `/` became `-`.
+    // If `/` became `-`, the second branch would share the directory of the first.
     for name in ["feature/login", "feature-login"] {
         project.xylem(&["branch", "create", name])?;
         project.sql_on(name, &format!("INSERT INTO d.t VALUES ('{name}')"))?;
@@ -275,7 +275,7 @@ fn branches_are_named_as_ci_names_them() -> Result<()> {
     let tree = project.xylem(&["branch", "show"])?;
     assert!(tree.contains("─ fix/2.0"), "{tree}");
 
-    // Without a terminal nothing is removed unless that is said.
+    // Without a terminal, removal needs --yes.
     let (code, said) = refused(&project, &["branch", "rm", "feature-login"])?;
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("branch rm feature-login --yes"), "{said}");
@@ -311,7 +311,7 @@ fn sql_reaches_no_files_but_its_own() -> Result<()> {
     assert!(environ.contains("LC_ALL=C.UTF-8"), "{environ}");
     assert!(!environ.contains("s3cr3t"), "{environ}");
 
-    // Nothing that tells mariadbd what to do is mariadbd's to change.
+    // mariadbd must not be able to change its own configuration.
     let computes = std::fs::canonicalize(project.dir().join("computes"))?;
     let dir = computes.join("main");
     let uid = std::fs::metadata(process(&project)?)?.uid();
@@ -373,7 +373,7 @@ fn sql_reaches_no_files_but_its_own() -> Result<()> {
     assert_eq!(check["verdict"], "warn");
     assert!(check["found"].to_string().contains("server.log"), "{check}");
 
-    // As root only when that is said.
+    // Running as root needs an explicit option.
     if root {
         for (args, as_root) in [(["--user", "root"], true), (["--unset", "user"], false)] {
             project.xylem(&["compute", "stop", "main"])?;
@@ -400,7 +400,7 @@ fn xylem_keeps_a_way_in() -> Result<()> {
     let first = project.login()?;
     assert!(as_root("main", &first.password)?);
 
-    // People change what is theirs; neither this tool nor a branch undoes it.
+    // Neither the command line nor a branch undoes users' own changes.
     project.sql("SET PASSWORD FOR root@localhost = PASSWORD('mine')")?;
     assert_eq!(project.sql("SELECT 1")?.trim(), "1");
     again(&project)?;
@@ -429,7 +429,7 @@ fn xylem_keeps_a_way_in() -> Result<()> {
     assert_eq!(project.sql("SELECT 1")?.trim(), "1");
     assert!(as_root("main", "theirs")?);
 
-    // From elsewhere as long as computes listen to it.
+    // Logins from other hosts work while computes listen on other addresses.
     let anywhere = "SELECT COUNT(*) FROM mysql.global_priv WHERE User='root' AND Host='%'";
     for (args, count) in [(["--bind", "0.0.0.0"], "1"), (["--unset", "bind"], "0")] {
         project.xylem(&["compute", "stop", "main"])?;
@@ -465,7 +465,7 @@ fn several_come_up_at_once_on_default_ports() -> Result<()> {
 fn the_accounts_of_a_start_are_not_in_the_binary_log() -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let logs = tempfile::tempdir()?;
-    // Whoever mariadbd runs as.
+    // Regardless of the user that mariadbd runs as.
     std::fs::set_permissions(logs.path(), std::fs::Permissions::from_mode(0o777))?;
     let place = format!("--log-bin={}/log", logs.path().display());
     let project = Project::with(Vec::new(), &["--", &place])?;

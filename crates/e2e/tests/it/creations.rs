@@ -1,5 +1,5 @@
-//! Tables whose files cannot be made: the page server has their tablespaces by
-//! then, for InnoDB logs first that it creates them.
+//! Tables whose files cannot be created. InnoDB logs the creation first, so the page
+//! server already has their tablespaces.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -34,7 +34,7 @@ fn has(project: &Project, branch: &str, table: &str) -> Result<bool> {
     Ok(out.status.success())
 }
 
-/// The first file below a directory whose name ends so.
+/// The first file below a directory whose name has the given ending.
 fn find(dir: &Path, end: &str) -> Option<PathBuf> {
     let entries: Vec<PathBuf> = std::fs::read_dir(dir)
         .ok()?
@@ -46,7 +46,7 @@ fn find(dir: &Path, end: &str) -> Option<PathBuf> {
     here.or_else(|| entries.iter().find_map(|path| find(path, end)))
 }
 
-/// LSNs at which the branch's WAL says so, in the words of `xylem inspect`.
+/// The LSNs at which the branch's WAL contains a text, as `xylem inspect` prints it.
 fn logged(project: &Project, text: &str) -> Result<Vec<u64>> {
     let log = find(&project.dir().join("server"), ".wal").context("no WAL")?;
     let log = log.parent().context("no directory")?.to_string_lossy();
@@ -66,8 +66,8 @@ fn logged(project: &Project, text: &str) -> Result<Vec<u64>> {
         .collect())
 }
 
-/// A table that could be made at last: on a branch, on a fresh compute, in an
-/// export with the data files named.
+/// Checks a table that could finally be created: on a branch, on a fresh compute, and in
+/// an export with the given data files.
 fn goes_on(project: &Project, table: &str, files: &[&str]) -> Result<()> {
     project.sql(&format!("INSERT INTO {table} VALUES (1), (2), (3)"))?;
     let sum = format!("SELECT SUM(a) FROM {table}");
@@ -90,7 +90,7 @@ fn a_table_whose_file_is_in_the_way_leaves_nothing() -> Result<()> {
     let data = project.dir().join("computes/main/data/d");
     let create = |table: &str| format!("CREATE TABLE d.{table} (a INT PRIMARY KEY)");
     let parts = "PARTITION BY HASH (a) PARTITIONS 3";
-    // The rollback asks the page server, which has read of some by then.
+    // The rollback asks the page server, which has ingested some creations by then.
     for n in 0..TABLES {
         let file = data.join(format!("taken{n}.ibd"));
         std::fs::write(&file, "somebody's")?;
@@ -103,7 +103,7 @@ fn a_table_whose_file_is_in_the_way_leaves_nothing() -> Result<()> {
     let error = project.sql_error(&format!("{} {parts}", create("parts")))?;
     ensure!(error.contains("Tablespace"), "{error}");
     assert_eq!(std::fs::read(&file)?, b"somebody's");
-    // The table's name is as long as a file's can be, the partition's longer.
+    // The table's file name has the maximum length; the partition's is longer.
     let long = ".".repeat(50);
     let error = project.sql_error(&format!("{} {parts}", create(&format!("`{long}`"))))?;
     ensure!(error.contains("ERROR"), "{error}");
@@ -114,7 +114,7 @@ fn a_table_whose_file_is_in_the_way_leaves_nothing() -> Result<()> {
     assert_eq!(exported(&project, "main")?, ["t0"]);
     assert_eq!(project.sql("SHOW TABLES IN d")?, "t0\n");
 
-    // A fresh compute finds no more, and all names are free.
+    // A fresh compute finds no other tables, and all names are free.
     project.lose_compute()?;
     project.start()?;
     assert_eq!(exported(&project, "main")?, ["t0"]);
@@ -141,8 +141,7 @@ fn a_table_whose_file_finds_no_room_leaves_nothing() -> Result<()> {
         "CREATE DATABASE d; USE d; \
          CREATE TABLE d.t0 (a INT PRIMARY KEY, b CHAR(250) NOT NULL, KEY (b))",
     )?;
-    // The server is behind with what it reads, so that a rollback that asked it
-    // would not find the tablespace.
+    // Ingest lags, so a rollback that asked the server would not find the tablespace.
     let load = "USE d; INSERT INTO d.t0 SELECT seq, MD5(seq) FROM seq_1_to_150000";
     let mut writer = project.command(&["sql", "main", "-e", load]).spawn()?;
     let create = |n: usize| format!("CREATE TABLE d.t{n} (a INT PRIMARY KEY)");
@@ -165,8 +164,8 @@ fn a_table_whose_file_finds_no_room_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
-/// A branch leaves where a compute may die: when the file's making is logged,
-/// and not yet that it failed.
+/// A branch point at which a compute may die: the creation of the file is logged, but its
+/// failure is not.
 #[test]
 fn who_dies_while_a_file_cannot_be_made_rolls_back() -> Result<()> {
     let project = Project::up("16MiB")?;

@@ -1,5 +1,5 @@
-//! Everything a database holds beside rows comes back on a compute that
-//! starts from nothing.
+//! A compute that starts with an empty directory has everything that a database holds
+//! besides rows.
 
 use anyhow::Result;
 use xylem_e2e::Project;
@@ -47,7 +47,7 @@ CREATE TABLE dropped (id INT PRIMARY KEY); DROP TABLE dropped;
 CREATE TABLE emptied (id INT PRIMARY KEY); INSERT INTO emptied VALUES (1); TRUNCATE TABLE emptied;
 ";
 
-/// What must read the same before and after.
+/// Queries that must return the same before and after.
 const QUESTIONS: &[&str] = &[
     "SELECT schema_name, default_collation_name FROM information_schema.schemata ORDER BY 1",
     "SELECT table_schema, table_name, table_type, engine, row_format FROM information_schema.tables \
@@ -99,7 +99,7 @@ fn a_compute_from_nothing_has_every_object() -> Result<()> {
     assert_eq!(project.checksums("shop")?, sums);
     assert_eq!(project.check("shop")?, Vec::<String>::new());
 
-    // What was created works, too.
+    // The objects also work.
     project.sql("CALL shop.add_order(3, 1, 1.00)")?;
     assert_eq!(project.sql("SELECT what FROM shop.audit")?, "order 3\n");
     let next: i64 = project
@@ -130,7 +130,7 @@ fn the_files_of_a_compute_hold_no_data() -> Result<()> {
         "CREATE DATABASE d; USE d; CREATE TABLE d.t (id INT PRIMARY KEY, secret CHAR(40)); \
          INSERT INTO d.t SELECT seq, CONCAT('needle-', MD5(seq)) FROM seq_1_to_100000",
     )?;
-    // A clean stop flushes everything there is to flush.
+    // A clean stop flushes everything.
     let dir = project.compute()?["dir"]
         .as_str()
         .unwrap_or_default()
@@ -203,7 +203,7 @@ fn thousands_of_tables_and_the_longest_names() -> Result<()> {
     let script = project.dir().join("many.sql");
     std::fs::write(&script, sql)?;
     project.sql(&format!("source {}", script.display()))?;
-    // Each dot becomes five bytes of a file's name, `@002e`.
+    // Each dot becomes five bytes of the file name, `@002e`.
     let dots = ".".repeat(50);
     project.sql(&format!(
         "CREATE DATABASE `{dots}`; CREATE TABLE `{dots}`.`{dots}` (a INT PRIMARY KEY); \
@@ -231,8 +231,8 @@ fn thousands_of_tables_and_the_longest_names() -> Result<()> {
     Ok(())
 }
 
-/// The rows of log tables are no part of the branch: they would be sent and kept
-/// for ever, and each compute would fetch them.
+/// The rows of log tables are not part of the branch: they would be sent and kept, and
+/// each compute would fetch them.
 #[test]
 fn log_tables_are_a_compute_s_own() -> Result<()> {
     let project = Project::up("16MiB")?;
@@ -261,7 +261,7 @@ fn log_tables_are_a_compute_s_own() -> Result<()> {
         project.sql("CHECK TABLE mysql.general_log, mysql.slow_log")?,
         "mysql.general_log\tcheck\tstatus\tOK\nmysql.slow_log\tcheck\tstatus\tOK\n"
     );
-    // Put aside, its rows are the branch's.
+    // After a rename, the rows of a log table are part of the branch.
     project.sql("RENAME TABLE mysql.general_log TO mysql.general_log_old")?;
     project.lose_compute()?;
     project.start()?;

@@ -1,6 +1,5 @@
-//! A disk of the server that answers EIO, seen through server and compute:
-//! statements wait or fail, nothing acknowledged is lost, other branches do not
-//! notice, and when the disk is well again all goes on.
+//! A disk of the server that returns EIO: statements wait or fail, nothing acknowledged is
+//! lost, other branches are not affected, and everything continues once the disk works.
 
 use anyhow::{Context, Result, ensure};
 use std::fs;
@@ -31,7 +30,7 @@ impl Disk {
         self.0.path().join(name)
     }
 
-    /// Environment of a server on this disk, with little memory.
+    /// The environment of a server on this disk, with little memory.
     fn env(&self) -> Vec<(String, String)> {
         let here = |name| self.path(name).display().to_string();
         [
@@ -44,10 +43,10 @@ impl Disk {
         .into()
     }
 
-    /// From here on `what` (`read`, `sync`) fails of files with `part` in their
+    /// Makes the operation `what` (`read`, `sync`) fail for files with `part` in their
     /// path.
     fn fail(&self, what: &str, part: &str) -> Result<()> {
-        // Never half there.
+        // Renamed into place, so that the file is never incomplete.
         fs::write(self.path("new"), part)?;
         Ok(fs::rename(self.path("new"), self.path(what))?)
     }
@@ -57,13 +56,13 @@ impl Disk {
     }
 }
 
-/// The branch whose files are on the bad disk. Nobody has left it, so that no
-/// other reads them.
+/// The branch whose files are on the failing disk. The branch has no child branches that
+/// could read them.
 const ILL: &str = "dev";
 const WELL: &str = "main";
 
-/// A project with two branches, which have a table `d.t` each; that of the one
-/// to fall ill has `rows` rows of 250 bytes.
+/// A project with two branches, each with a table `d.t`. On the branch that will fail,
+/// the table has `rows` rows of 250 bytes.
 fn project(disk: &Disk, rows: u32) -> Result<Project> {
     let project = Project::with(disk.env(), &[])?;
     project.up_in_place("16MiB")?;
@@ -82,8 +81,8 @@ fn id_of_ill(project: &Project) -> Result<String> {
     Ok(branch["id"].as_str().context("no id")?.to_owned())
 }
 
-/// The server is killed, and the compute of the branch that was ill, whose
-/// directory goes; both are started again.
+/// Kills the server and the compute of the failed branch, removes the compute's directory,
+/// and starts both again.
 fn lose_all(project: &Project) -> Result<()> {
     project.kill_server()?;
     let compute = project.compute_named(ILL)?;
@@ -105,7 +104,7 @@ fn answer(child: Child) -> Result<String> {
     Ok(String::from_utf8(out.stdout)?)
 }
 
-/// Waits until `log` tells of the disk's error.
+/// Waits until `log` contains the disk's error.
 fn told(project: &Project, log: &str) -> Result<()> {
     wait_until("a log to tell of it", Duration::from_secs(60), || {
         let log = fs::read_to_string(project.dir().join(log))?;
@@ -113,7 +112,7 @@ fn told(project: &Project, log: &str) -> Result<()> {
     })
 }
 
-/// The branch reads and writes.
+/// Checks that the branch can read and write.
 fn goes_on(project: &Project, branch: &str, key: u32) -> Result<()> {
     let sql = format!("INSERT INTO d.t VALUES ({key}, 'x'); SELECT b FROM d.t WHERE a = {key}");
     assert_eq!(project.sql_on(branch, &sql)?, "x\n");
@@ -147,7 +146,7 @@ fn layers_that_cannot_be_synced_are_written_anew() -> Result<()> {
     let project = project(&disk, 1000)?;
     let id = id_of_ill(&project)?;
     disk.fail("sync", &format!("store/branches/{id}/"))?;
-    // More than the server has memory for: its reads wait for room.
+    // More than the server's memory holds, so ingest waits for memory.
     let writer = project.start_sql_on(
         ILL,
         "USE d; INSERT INTO t SELECT seq, MD5(seq) FROM seq_1001_to_20000",
@@ -168,9 +167,8 @@ fn layers_that_cannot_be_synced_are_written_anew() -> Result<()> {
     Ok(())
 }
 
-/// After a sync that failed, what the system's page cache says of a log proves
-/// nothing: the branch acknowledges no more until the log is opened anew, which
-/// writes again what was not synced.
+/// After a failed sync the page cache proves nothing about the WAL on disk. The branch
+/// acknowledges no commits until the WAL is reopened, which writes unsynced entries again.
 #[test]
 fn a_log_that_cannot_be_synced_is_opened_anew_by_hand() -> Result<()> {
     let disk = Disk::new()?;

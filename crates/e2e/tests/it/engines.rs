@@ -1,6 +1,6 @@
-//! Tables of other engines than InnoDB, and MariaDB's own tables, which are in
-//! InnoDB here: no statement and no setting makes rows that are lost with a
-//! compute, and what stock MariaDB can do with such tables works.
+//! Tables of engines other than InnoDB, and MariaDB's own tables, which are in InnoDB here.
+//! No statement and no setting creates rows that are lost with a compute, and stock
+//! MariaDB's operations on such tables work.
 
 use anyhow::{Context, Result, ensure};
 use mysql::prelude::Queryable;
@@ -8,8 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 use xylem_e2e::{Project, wait_until};
 
-/// Each makes a table of the database `d` with one row, in the way that is
-/// most likely to get past an enforced engine.
+/// Each statement creates a table in the database `d` with one row, in a way that may
+/// bypass an enforced engine.
 const WAYS: &[&str] = &[
     "CREATE TABLE plain (a INT) ENGINE=MyISAM; INSERT INTO plain VALUES (1)",
     "SET SESSION enforce_storage_engine=NULL; CREATE TABLE session (a INT) ENGINE=Aria; \
@@ -68,7 +68,7 @@ fn rows_are_in_innodb_whatever_the_session_says() -> Result<()> {
     }
     project.sql("USE d; SET enforce_storage_engine=NULL; CREATE SEQUENCE s ENGINE=MyISAM")?;
 
-    // Said, and not changed for the session.
+    // A warning; the session's setting does not change.
     let said = project.sql(
         "USE d; SET sql_mode='NO_ENGINE_SUBSTITUTION'; CREATE TABLE said (a INT) ENGINE=MyISAM; \
          SHOW WARNINGS; SELECT @@sql_mode; INSERT INTO said VALUES (1)",
@@ -77,7 +77,7 @@ fn rows_are_in_innodb_whatever_the_session_says() -> Result<()> {
         said,
         "Warning\t1266\tUsing storage engine InnoDB for table 'said'\nNO_ENGINE_SUBSTITUTION\n"
     );
-    // An engine that nobody knows is refused as it was.
+    // An unknown engine is refused as in stock MariaDB.
     let unknown = project.sql_error(
         "SET sql_mode='NO_ENGINE_SUBSTITUTION'; CREATE TABLE d.unknown (a INT) ENGINE=Nonsense",
     )?;
@@ -106,7 +106,7 @@ fn rows_are_in_innodb_whatever_the_session_says() -> Result<()> {
 fn what_loses_no_rows_works_as_asked_for() -> Result<()> {
     let project = Project::up("32MiB")?;
     project.sql("CREATE DATABASE d")?;
-    // Temporary tables of any engine, also where the session allows no other.
+    // Temporary tables may have any engine, even if the session allows only one.
     for engine in ["MEMORY", "MyISAM", "Aria", "InnoDB", "CSV"] {
         let shown = project.sql(&format!(
             "USE d; SET sql_mode='NO_ENGINE_SUBSTITUTION'; \
@@ -165,7 +165,7 @@ fn what_loses_no_rows_works_as_asked_for() -> Result<()> {
     );
     assert_eq!(ask()?, wanted);
 
-    // What InnoDB cannot hold is refused with the reason.
+    // A table that InnoDB cannot hold is refused with the reason.
     let refused = project.sql_error(
         "USE d; SET enforce_storage_engine=NULL; \
          CREATE TABLE merged (a INT PRIMARY KEY) ENGINE=MERGE UNION=(source)",
@@ -274,7 +274,7 @@ fn connect(project: &Project) -> Result<mysql::Conn> {
     )?)
 }
 
-/// Statements on accounts and routines, which others must be able to do.
+/// Statements on accounts and routines, which must work concurrently.
 const ADMINISTRATION: &[&str] = &[
     "CREATE USER a@localhost IDENTIFIED BY 'one'",
     "GRANT SELECT ON d.* TO a@localhost",
@@ -323,7 +323,7 @@ fn reading_system_tables_keeps_nobody_from_changing_them() -> Result<()> {
             "SET SESSION TRANSACTION ISOLATION LEVEL {isolation}"
         ))?;
         reader.query_drop("BEGIN")?;
-        // A snapshot that is older than what comes.
+        // A snapshot that is older than the following changes.
         reader.query_drop("SELECT * FROM d.t")?;
         for read in reads {
             reader.query_drop(read)?;
@@ -333,7 +333,7 @@ fn reading_system_tables_keeps_nobody_from_changing_them() -> Result<()> {
                 .sql(statement)
                 .with_context(|| format!("{statement} while a transaction is {isolation}"))?;
         }
-        // A routine that was made since is there, as with Aria.
+        // A routine that was created since is visible, as with Aria.
         project.sql("CREATE FUNCTION d.f () RETURNS INT RETURN 5")?;
         let five: Option<i64> = reader.query_first("SELECT d.f()")?;
         assert_eq!(five, Some(5));
@@ -341,7 +341,7 @@ fn reading_system_tables_keeps_nobody_from_changing_them() -> Result<()> {
         project.sql("DROP FUNCTION d.f")?;
     }
 
-    // Whoever changes them holds locks as elsewhere, and that is what is said.
+    // A transaction that changes them holds locks, and the error says so.
     project.sql("CREATE USER a@localhost IDENTIFIED BY 'one'")?;
     reader.query_drop("BEGIN")?;
     reader.query_drop("SELECT * FROM mysql.global_priv FOR UPDATE")?;

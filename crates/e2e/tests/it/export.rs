@@ -1,5 +1,5 @@
-//! `xylem export`: stock MariaDB starts on what it writes, finds everything,
-//! and goes on; at any LSN; and an export that is cut off leaves nothing.
+//! `xylem export`: stock MariaDB starts on an export at any LSN, finds everything and
+//! continues. An interrupted export leaves nothing.
 
 use crate::stock::{SCHEMA, Stock, ask, assert_same, check, import_done, up, wait_purged};
 use anyhow::{Context, Result, ensure};
@@ -12,8 +12,8 @@ fn query(project: &Project) -> impl Fn(&str) -> Result<String> {
     |sql| project.sql(sql)
 }
 
-/// A project that was imported, its compute running. Its `root` has no
-/// password, as that of the stock servers here.
+/// An imported project with a running compute. Its `root` has no password, like that of
+/// the stock servers in these tests.
 fn imported(options: &[&str], schema: &str) -> Result<Project> {
     let stock = Stock::create(options)?;
     stock.fill(schema)?;
@@ -23,7 +23,7 @@ fn imported(options: &[&str], schema: &str) -> Result<Project> {
     Ok(project)
 }
 
-/// Where the branch stands: all that was committed is before it.
+/// The end of the branch: everything committed is before this LSN.
 fn lsn(project: &Project) -> Result<u64> {
     let text = project.sql(
         "SELECT variable_value FROM information_schema.global_status \
@@ -32,7 +32,7 @@ fn lsn(project: &Project) -> Result<u64> {
     Ok(text.trim().parse()?)
 }
 
-/// An export, and stock MariaDB with it.
+/// An export, and a stock MariaDB on it.
 fn exported(project: &Project, options: &[&str], more: &[&str]) -> Result<Stock> {
     let dir = tempfile::tempdir()?;
     let place = dir.path().join("out");
@@ -46,7 +46,7 @@ fn exported(project: &Project, options: &[&str], more: &[&str]) -> Result<Stock>
     Stock::on(&place, options)
 }
 
-/// All of `mariadb-check`.
+/// Runs all checks of `mariadb-check`.
 fn mariadb_check(stock: &Stock, server: &Server) -> Result<()> {
     let out = stock
         .program("mariadb-check")?
@@ -64,7 +64,7 @@ fn mariadb_check(stock: &Stock, server: &Server) -> Result<()> {
         "{text}{}",
         String::from_utf8_lossy(&out.stderr)
     );
-    // A sequence cannot be checked, of which two lines tell.
+    // CHECK TABLE does not support sequences, and prints two lines about each.
     let bad: Vec<&str> = text
         .lines()
         .filter(|line| !line.trim_end().ends_with("OK"))
@@ -94,7 +94,7 @@ fn goes_there_and_back(options: &[&str], schema: &str) -> Result<()> {
     mariadb_check(&stock, &server)?;
     wait_purged(|sql| server.query(sql))?;
     assert_eq!(check(|sql| server.query(sql))?, Vec::<String>::new());
-    // MariaDB's own tables are what they are on a stock server.
+    // MariaDB's own tables have the same engines as on a stock server.
     let engines = server.query(
         "SELECT table_name FROM information_schema.tables WHERE table_schema = 'mysql' \
          AND engine = 'InnoDB' ORDER BY 1",
@@ -105,7 +105,7 @@ fn goes_there_and_back(options: &[&str], schema: &str) -> Result<()> {
     );
     let grants = server.query("SHOW GRANTS FOR later@localhost")?;
     assert!(grants.contains("ON `shop`.*"), "{grants}");
-    // What reads system tables in ways of its own.
+    // Features that read system tables directly.
     let dump = stock
         .program("mariadb-dump")?
         .args([
@@ -133,7 +133,7 @@ fn goes_there_and_back(options: &[&str], schema: &str) -> Result<()> {
         String::from_utf8_lossy(&upgrade.stdout),
         String::from_utf8_lossy(&upgrade.stderr)
     );
-    // It goes on writing, and survives a crash.
+    // Stock MariaDB continues to write, and survives a crash.
     server.query(
         "CALL shop.add_order(90002, 1, 1.00); UPDATE shop.big SET a = 'more' WHERE id < 100; \
          CREATE TABLE shop.new (id INT PRIMARY KEY); INSERT INTO shop.new SELECT seq FROM shop.seq_1_to_1000; \
@@ -148,7 +148,7 @@ fn goes_there_and_back(options: &[&str], schema: &str) -> Result<()> {
     mariadb_check(&stock, &server)?;
     server.stop()?;
 
-    // And it can be imported again.
+    // The export can be imported again.
     let again = Project::new()?;
     let text = import_done(&again, &stock.data())?;
     assert!(
@@ -177,7 +177,7 @@ fn other_page_sizes_and_undo_tablespaces() -> Result<()> {
     )
 }
 
-/// The past, with a transaction open then.
+/// An export of an earlier moment at which a transaction was open.
 #[test]
 fn an_export_of_the_past_shows_the_past() -> Result<()> {
     let project = imported(
@@ -204,7 +204,7 @@ fn an_export_of_the_past_shows_the_past() -> Result<()> {
         )?;
         Ok(rows.trim().parse::<u64>().unwrap_or(0) >= 15_099)
     })?;
-    // Whatever is committed makes the rest durable.
+    // A commit makes all earlier redo durable.
     project.sql("INSERT INTO d.short VALUES (1)")?;
     let moment = lsn(&project)?;
     client.kill()?;
@@ -241,7 +241,7 @@ fn an_export_of_the_past_shows_the_past() -> Result<()> {
     server.stop()
 }
 
-/// Cut anywhere in DDL, as a crash would: what stock MariaDB finds is whole.
+/// Exports at LSNs within DDL, as after a crash: stock MariaDB finds a consistent state.
 #[test]
 fn ddl_can_be_cut_anywhere() -> Result<()> {
     let project = imported(
@@ -291,7 +291,7 @@ fn ddl_can_be_cut_anywhere() -> Result<()> {
             let count = server.query(&format!("SELECT COUNT(*) FROM d.`{table}`"))?;
             rows += count.trim().parse::<u64>()?;
         }
-        // Of p and of the table first called a nothing is ever lost.
+        // Rows of p and of the table that was first named a are never lost.
         ensure!(rows >= 1000, "{}: {tables} with {rows} rows", context());
         server
             .query("CREATE TABLE d.z (a INT PRIMARY KEY); DROP DATABASE d")
@@ -309,7 +309,7 @@ fn refused(project: &Project, args: &[&str]) -> Result<String> {
     Ok(error)
 }
 
-/// What is directly in `dir`.
+/// The entries of `dir`.
 fn names(dir: &Path) -> Result<Vec<String>> {
     let mut names: Vec<String> = std::fs::read_dir(dir)?
         .flatten()
@@ -355,7 +355,7 @@ fn what_cannot_be_written_is_refused_and_nothing_is_left() -> Result<()> {
     assert!(error.contains("noon"), "{error}");
     assert_eq!(names(dir.path())?, ["file", "full"]);
 
-    // Ended from outside, once gently and once not.
+    // Interrupted by SIGTERM and by SIGKILL.
     for signal in [rustix::process::Signal::TERM, rustix::process::Signal::KILL] {
         let mut child = project
             .command(&["export", "main", &place("out")])
@@ -379,7 +379,7 @@ fn what_cannot_be_written_is_refused_and_nothing_is_left() -> Result<()> {
             );
         }
     }
-    // An empty directory is fine, and what the other left is gone.
+    // An export into an empty directory works, and removes what the killed one left.
     std::fs::create_dir(place("out"))?;
     project.xylem(&["export", "main", &place("out")])?;
     assert_eq!(names(dir.path())?, ["file", "full", "out"]);
@@ -414,7 +414,7 @@ fn small_compressed_tables() -> Result<()> {
     server.stop()
 }
 
-/// A backup of files that hold nothing must not end well.
+/// A backup of a compute's files, which hold no data, must fail.
 #[test]
 fn mariadb_backup_on_a_compute_fails_at_once() -> Result<()> {
     let project = Project::up("16MiB")?;
@@ -436,7 +436,7 @@ fn mariadb_backup_on_a_compute_fails_at_once() -> Result<()> {
     ensure!(!said.contains("completed OK"), "{said}");
     ensure!(!place.join("ibdata1").exists(), "it copied something");
 
-    // The compute does not mind, whether it goes on or begins anew.
+    // The compute is not affected, whether it continues or is recreated.
     project.sql("INSERT INTO d.t VALUES (1)")?;
     project.xylem(&["compute", "kill", "main"])?;
     project.start()?;

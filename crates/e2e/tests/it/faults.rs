@@ -1,5 +1,5 @@
-//! What a compute does when its branch is taken, its server stays away or
-//! stalls, or a disk is full.
+//! Computes whose branch is taken over, whose server is down or stalls, or whose disk is
+//! full.
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -12,7 +12,7 @@ use xylem_e2e::{Project, wait_until};
 use xylem_proto::control::AttachRequest;
 use xylem_proto::control::control_client::ControlClient;
 
-/// Does what another compute's start does first.
+/// Attaches to the branch, as another compute would.
 fn take_over(project: &Project) -> Result<u64> {
     let status = project.json(&["status"])?;
     let grpc = status["server"]["grpc"]
@@ -127,8 +127,7 @@ fn settings_that_cannot_work_are_refused_at_start() -> Result<()> {
     Ok(())
 }
 
-/// A server that does nothing, as with a disk that does not answer, until this
-/// is dropped.
+/// Suspends a server until dropped, as a disk that does not answer would.
 struct Stalled(Pid);
 
 impl Stalled {
@@ -155,7 +154,7 @@ fn said(child: Child) -> Result<(bool, String)> {
     ))
 }
 
-/// The connection that runs a statement that begins so.
+/// The connection that runs a statement with this beginning.
 fn connection(project: &Project, begins: &str) -> Result<String> {
     let sql = format!(
         "SELECT id FROM information_schema.processlist WHERE info LIKE '{begins}%' \
@@ -218,7 +217,7 @@ fn create_large(project: &Project) -> Result<()> {
     Ok(())
 }
 
-/// Begins a transaction of 32 kB of redo for each row.
+/// Starts a transaction with 32 kB of redo per row.
 fn start_large(project: &Project, rows: u32) -> Result<Child> {
     project.start_sql_on(
         "main",
@@ -226,7 +225,7 @@ fn start_large(project: &Project, rows: u32) -> Result<Child> {
     )
 }
 
-/// It succeeds, and all of it is there when the compute is lost.
+/// The transaction succeeds, and all of it survives the loss of the compute.
 fn expect_large(project: &Project, writer: Child, rows: u32) -> Result<()> {
     let writer = said(writer)?;
     ensure!(writer.0, "{}", writer.1);
@@ -250,7 +249,7 @@ fn a_writer_that_outruns_the_server_is_slowed_and_loses_nothing() -> Result<()> 
     project.xylem(&["compute", "start", "main"])?;
     create_large(&project)?;
     let stalled = Stalled::new(&project)?;
-    // Many times what the log buffer and the queue hold, in one transaction.
+    // One transaction with many times the size of the log buffer and the queue.
     let mut writer = start_large(&project, 2000)?;
     ensure!(
         still_runs(&mut writer, Duration::from_secs(3))?,
@@ -261,8 +260,7 @@ fn a_writer_that_outruns_the_server_is_slowed_and_loses_nothing() -> Result<()> 
     Ok(())
 }
 
-/// Starts the compute's own mariadbd by hand; returns what it says until it
-/// ends.
+/// Starts the compute's mariadbd directly; returns its output until it ends.
 fn mariadbd_by_hand(project: &Project, more: &[&str]) -> Result<String> {
     let compute = project.dir().join("computes/main");
     let usr = project.home().join("mariadb/usr");
@@ -272,7 +270,7 @@ fn mariadbd_by_hand(project: &Project, more: &[&str]) -> Result<String> {
             compute.join("my.cnf").display()
         ))
         .arg("--skip-log-error")
-        // The tool gives up root's rights before it starts mariadbd.
+        // The command line drops root privileges before it starts mariadbd.
         .args(
             rustix::process::geteuid()
                 .is_root()
@@ -305,7 +303,7 @@ fn a_compute_without_its_server_does_not_start_and_says_where_it_looked() -> Res
     project.kill_server()?;
     let log = mariadbd_by_hand(&project, &[])?;
     ensure!(log.contains("Cannot use the page server at"), "{log}");
-    // And the command starts what is missing.
+    // `xylem` starts what is missing.
     project.xylem(&["compute", "start", "main"])?;
     ensure!(project.sql("SHOW DATABASES")?.contains("d\n"));
     Ok(())
@@ -348,14 +346,14 @@ fn a_full_disk_of_the_compute_fails_statements_and_no_more() -> Result<()> {
         "CREATE DATABASE d; USE d; CREATE TABLE t (a INT PRIMARY KEY, b CHAR(250) NOT NULL); \
          INSERT INTO d.t SELECT seq, MD5(seq) FROM seq_1_to_200000",
     )?;
-    // 50 MB do not fit, as temporary table, as sort, or as somebody's file.
+    // 50 MB do not fit, whether as a temporary table, a sort, or a file.
     let error = project.sql_error("CREATE TEMPORARY TABLE d.x AS SELECT * FROM d.t")?;
     ensure!(error.contains("ERROR"), "{error}");
     let filler = project.dir().join("computes/filler");
     std::fs::write(&filler, vec![1; 24 << 20]).ok();
     let error = project.sql_error("CREATE TABLE d.y (a INT)")?;
     ensure!(error.contains("ERROR"), "{error}");
-    // What needs no local disk goes on.
+    // Statements that need no local disk continue.
     project.sql("INSERT INTO d.t VALUES (0, 'late')")?;
     std::fs::remove_file(filler)?;
     project.sql("CREATE TABLE d.y (a INT); INSERT INTO d.y VALUES (1)")?;
@@ -370,12 +368,12 @@ fn a_full_disk_of_the_compute_fails_statements_and_no_more() -> Result<()> {
     Ok(())
 }
 
-/// A directory in which nobody can make files, not even root, while this lives.
+/// A directory in which not even root can create files, until dropped.
 struct Immutable(PathBuf);
 
 impl Immutable {
-    /// False where this is not allowed: as another user than root, or on a file
-    /// system that does not know it.
+    /// False if this is not possible: as another user than root, or on a file system
+    /// without the attribute.
     fn set(dir: &Path, on: bool) -> bool {
         let mut command = Command::new("chattr");
         let command = command.arg(if on { "+i" } else { "-i" }).arg(dir);
@@ -402,8 +400,7 @@ fn main_log(project: &Project) -> Result<String> {
     )?)
 }
 
-/// 20,000 rows changed and not committed, in a compute that is killed. Its redo
-/// is durable.
+/// Changes 20,000 rows without a commit, makes the redo durable, and kills the compute.
 fn killed_in_a_transaction(project: &Project, update: &str) -> Result<()> {
     let mut open = xylem_e2e::rounds::connect(project)?;
     use mysql::prelude::Queryable;
@@ -415,8 +412,7 @@ fn killed_in_a_transaction(project: &Project, update: &str) -> Result<()> {
     Ok(())
 }
 
-/// How many transactions are open. Asked more often than every 0.1 s InnoDB
-/// tells what it told before.
+/// The number of open transactions. InnoDB caches the answer for 0.1 s.
 const OPEN: &str = "DO SLEEP(0.2); SELECT COUNT(*) FROM information_schema.innodb_trx";
 
 fn rolled_back(project: &Project, sql: &str, expected: &str) -> Result<()> {
@@ -427,9 +423,9 @@ fn rolled_back(project: &Project, sql: &str, expected: &str) -> Result<()> {
     Ok(())
 }
 
-/// The tablespace's file cannot be made when the transaction is found that
-/// changed it. InnoDB would take it for missing, and skip the rollback: what was
-/// never committed would be there for good.
+/// The file of a tablespace cannot be created when InnoDB rolls back a transaction that
+/// changed it. InnoDB would treat the tablespace as missing and skip the rollback, so
+/// uncommitted changes would become permanent.
 #[test]
 fn a_tablespace_that_cannot_be_opened_is_not_taken_for_missing() -> Result<()> {
     let project = Project::up("16MiB")?;
@@ -446,12 +442,12 @@ fn a_tablespace_that_cannot_be_opened_is_not_taken_for_missing() -> Result<()> {
     let data = compute.join("data");
     let before = main_log(&project)?.len();
     let mut ended = false;
-    // The file may be there before its directory is closed; then once more.
+    // The file may exist before its directory is closed; then try again.
     for _ in 0..20 {
         std::fs::remove_dir_all(&data)?;
         let mut start = project.command(&["compute", "start", "main"]);
         let start = start.stderr(Stdio::piped()).stdout(Stdio::null()).spawn()?;
-        // What is written last before mariadbd is started.
+        // The last file that is written before mariadbd starts.
         wait_until("a base backup", Duration::from_secs(60), || {
             Ok(data.join("ib_logfile0").exists())
         })?;
@@ -463,7 +459,7 @@ fn a_tablespace_that_cannot_be_opened_is_not_taken_for_missing() -> Result<()> {
         let missed = data.join("d/t.ibd").exists();
         let (started, _) = said(start)?;
         if !missed {
-            // At start, or when the rollback comes to the table.
+            // At the start, or when the rollback reaches the table.
             wait_until("the compute to end", Duration::from_secs(60), || {
                 Ok(project.compute()?["state"] == "crashed")
             })?;
@@ -474,7 +470,7 @@ fn a_tablespace_that_cannot_be_opened_is_not_taken_for_missing() -> Result<()> {
             break;
         }
         ensure!(started, "{}", main_log(&project)?);
-        // That start rolls back. Once more from the beginning.
+        // That start rolled the transaction back. Start over.
         rolled_back(&project, "SELECT SUM(b) FROM d.t", "0\n")?;
         project.sql("DROP TABLE d.durable")?;
         killed_in_a_transaction(&project, "UPDATE t SET b = 666")?;
@@ -493,7 +489,7 @@ fn a_tablespace_that_cannot_be_opened_is_not_taken_for_missing() -> Result<()> {
     Ok(())
 }
 
-/// One LZ4 block, expanded: what a data block of a layer may be.
+/// Decompresses an LZ4 block, which a data block of a layer may be.
 fn expand(packed: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     let mut at = 0;
@@ -575,9 +571,9 @@ fn damage_first_page(project: &Project, space: u32) -> Result<usize> {
     Ok(hits)
 }
 
-/// A table whose first pages are damaged on the server is refused, and nothing
-/// else is. The transaction that was open in it and in another table stays open:
-/// to roll back what can be would make the rest permanent.
+/// Only a table whose first pages are damaged on the server is refused. A transaction that
+/// was open in it and in another table stays open: rolling back only a part would make the
+/// rest permanent.
 #[test]
 fn a_damaged_table_is_refused_and_its_transaction_stays_open() -> Result<()> {
     let project = Project::with(
@@ -587,9 +583,8 @@ fn a_damaged_table_is_refused_and_its_transaction_stays_open() -> Result<()> {
     project.up_in_place("16MiB")?;
     let table = "(a INT PRIMARY KEY, b INT NOT NULL, c VARBINARY(1000), KEY (b))";
     let rows = "SELECT seq, 0, RANDOM_BYTES(900) FROM seq_1_to_3000";
-    // A block that has one table's end and the next one's beginning damages
-    // both: what is looked at lies apart.
-    // Statistics would lie in the same blocks.
+    // A damaged block with the end of one table and the beginning of the next damages
+    // both, so the tables lie apart. Statistics would be in the same blocks.
     let mut sql = "SET GLOBAL innodb_stats_persistent = OFF; CREATE DATABASE d; USE d;".to_owned();
     for name in ["before_it", "t", "after_it", "other"] {
         sql += &format!(" CREATE TABLE {name} {table}; INSERT INTO {name} {rows};");
@@ -632,11 +627,11 @@ fn a_damaged_table_is_refused_and_its_transaction_stays_open() -> Result<()> {
     ensure!(error.contains("1205"), "{error}");
     project.sql("CREATE TABLE d.new (a INT); INSERT INTO d.new VALUES (1)")?;
     assert_eq!(epoch(&project)?, pid, "the compute must not end for it");
-    // It ends when it is told to, and finds the same again.
+    // The compute stops when told to, and is in the same state after a restart.
     project.xylem(&["compute", "stop", "main"])?;
     project.start()?;
     assert_eq!(project.sql(OPEN)?, "1\n");
-    // Without the table there is nothing that cannot be rolled back.
+    // Once the table is dropped, the transaction can be rolled back.
     project.try_xylem(&["sql", "main", "-e", "DROP TABLE d.t"])?;
     let tables = project.sql("SHOW TABLES IN d")?;
     ensure!(!tables.lines().any(|table| table == "t"), "{tables}");
@@ -651,7 +646,7 @@ fn a_damaged_table_is_refused_and_its_transaction_stays_open() -> Result<()> {
     Ok(())
 }
 
-/// `xylem up` in the foreground; ended when dropped.
+/// `xylem up` in the foreground; it is ended on drop.
 struct Foreground(Child);
 
 impl Drop for Foreground {
@@ -665,8 +660,7 @@ impl Drop for Foreground {
     }
 }
 
-/// A server that does nothing for too long is as good as gone: the compute ends.
-/// Whoever runs both starts it again.
+/// A compute ends when its server does not answer for too long. `xylem up` starts it again.
 #[test]
 fn a_compute_that_ended_because_of_its_server_is_started_again() -> Result<()> {
     let project = Project::up("16MiB")?;
@@ -677,7 +671,7 @@ fn a_compute_that_ended_because_of_its_server_is_started_again() -> Result<()> {
     let mut up = up.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
     let mut lines = BufReader::new(up.stdout.take().context("a pipe")?).lines();
     let _up = Foreground(up);
-    // From then on it watches.
+    // From then on `xylem up` watches the compute.
     let said_all = lines.any(|line| line.is_ok_and(|line| line.contains("Ctrl-C")));
     ensure!(said_all, "xylem up ended");
     let pid = project.compute()?["pid"].clone();
@@ -694,7 +688,7 @@ fn a_compute_that_ended_because_of_its_server_is_started_again() -> Result<()> {
         Ok(compute["state"] == "running" && compute["pid"] != pid)
     })?;
     assert_eq!(project.sql("SELECT MIN(a) FROM d.t")?, "1\n");
-    // One that was stopped stays so.
+    // A compute that was stopped stays stopped.
     project.xylem(&["compute", "stop", "main"])?;
     ensure!(project.compute()?["state"] == "stopped");
     Ok(())

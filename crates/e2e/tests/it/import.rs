@@ -1,5 +1,5 @@
-//! `xylem import`: what a stock server left is here afterwards; what cannot be
-//! carried is refused; the directory is never changed.
+//! `xylem import`: everything in a stock server's directory is imported, what cannot be
+//! imported is refused, and the directory is never changed.
 
 use crate::stock::{
     SCHEMA, Stock, ask, assert_same, check, fingerprint, import, import_done, sums, up, wait_purged,
@@ -35,7 +35,7 @@ fn carries_everything(stock: &Stock, schema: &str) -> Result<Project> {
     wait_purged(query(&project))?;
     assert_eq!(check(query(&project))?, Vec::<String>::new());
 
-    // It lives on, as any branch does.
+    // The imported branch works as any branch does.
     project.sql(
         "CALL shop.add_order(90001, 1, 1.00); UPDATE shop.big SET a = 'changed' WHERE id < 300; \
          INSERT INTO shop.customer (name, note) VALUES ('Eve', 'a red fox'); \
@@ -61,7 +61,7 @@ fn carries_everything(stock: &Stock, schema: &str) -> Result<Project> {
 fn everything_is_carried() -> Result<()> {
     let stock = Stock::create(&[])?;
     let project = carries_everything(&stock, SCHEMA)?;
-    // Accounts are what they were, and Xylem's own client has one of its own.
+    // Accounts are unchanged, and Xylem's own client has its own account.
     assert_eq!(project.sql("SELECT USER()")?, "xylem@localhost\n");
     assert_eq!(project.compute()?["user"], "xylem");
     let login = |user: &str, password: &str| -> Result<Output> {
@@ -108,7 +108,7 @@ fn other_page_sizes_checksums_and_files() -> Result<()> {
     Ok(())
 }
 
-/// A second branch beside the first, each with its own compute.
+/// A second imported branch in the project, each with its own compute.
 #[test]
 fn a_branch_of_its_own_beside_others() -> Result<()> {
     let project = Project::up("32MiB")?;
@@ -148,7 +148,7 @@ fn a_branch_of_its_own_beside_others() -> Result<()> {
         .filter_map(|row| row["name"].as_str())
         .collect();
     assert_eq!(names, ["main", "old"]);
-    // All of it after a start of everything.
+    // Everything again after a restart of everything.
     project.xylem(&["compute", "stop", "old"])?;
     project.kill_server()?;
     project.start()?;
@@ -162,12 +162,12 @@ fn a_branch_of_its_own_beside_others() -> Result<()> {
     Ok(())
 }
 
-/// Rows that open transactions have changed. Asked more often than every 0.1 s
-/// InnoDB tells what it told before.
+/// The number of rows that open transactions have changed. InnoDB caches the answer for
+/// 0.1 s.
 const OPEN_ROWS: &str =
     "DO SLEEP(0.2); SELECT SUM(trx_rows_modified) FROM information_schema.innodb_trx";
 
-/// A backup of a server that is busy, with transactions open.
+/// A backup of a busy server with open transactions.
 #[test]
 fn a_prepared_backup() -> Result<()> {
     let stock = Stock::create(&[])?;
@@ -231,7 +231,7 @@ fn a_prepared_backup() -> Result<()> {
     Ok(())
 }
 
-/// Runs an import that must be refused; what it says. Nothing is left of it.
+/// Runs an import that must be refused and must leave nothing; returns the error.
 fn refused(project: &Project, dir: &Path, more: &[&str]) -> Result<String> {
     let out = import(project, dir, more)?;
     let error = String::from_utf8_lossy(&out.stderr).into_owned();
@@ -297,11 +297,11 @@ fn what_cannot_be_carried_is_refused_with_a_list() -> Result<()> {
         .iter()
         .filter_map(|r| r["subject"].as_str())
         .collect();
-    // away's tablespace is in the dictionary and not in the directory.
+    // The tablespace of `away` is in the dictionary but not in the directory.
     assert_eq!(subjects.len(), 7, "{subjects:?}");
     assert_eq!(fingerprint(&stock.data())?, before);
 
-    // What helps, helps.
+    // The suggested option works.
     stock.fill("DROP TABLE d.m, d.p, d.c, d.away; ALTER TABLE d.`a-b.c` ENGINE=InnoDB")?;
     let error = refused(&project, &stock.data(), &[])?;
     assert!(error.contains("--leave-out-unknown"), "{error}");
@@ -339,13 +339,13 @@ fn a_server_that_runs_or_crashed_is_refused() -> Result<()> {
     assert!(error.contains("not stopped cleanly"), "{error}");
     assert!(error.contains("SHUTDOWN"), "{error}");
     assert_eq!(fingerprint(&stock.data())?, before);
-    // Stopped in a hurry is not enough.
+    // A fast shutdown is not enough.
     let server = stock.start_with(&["--innodb-fast-shutdown=2"])?;
     server.query("INSERT INTO d.t SELECT seq FROM d.seq_2001_to_3000")?;
     server.stop()?;
     let error = refused(&project, &stock.data(), &[])?;
     assert!(error.contains("not stopped cleanly"), "{error}");
-    // What it says helps.
+    // The suggested command works.
     stock.start()?.stop()?;
     import_done(&project, &stock.data())?;
     up(&project)?;
@@ -383,7 +383,7 @@ fn damaged_pages_are_all_found() -> Result<()> {
             assert!(error.contains(word), "{word} in {error}");
         }
     }
-    // In the system tablespace, on which MariaDB would be started.
+    // Damage in a system tablespace.
     flip("ibdata1", 7, 300)?;
     flip("mysql/innodb_table_stats.ibd", 3, 300)?;
     let error = refused(&project, &stock.data(), &[])?;
@@ -398,7 +398,7 @@ fn damaged_pages_are_all_found() -> Result<()> {
     );
     assert!(error.contains("shop/customer.ibd page 3"), "{error}");
     flip("mysql/innodb_table_stats.ibd", 3, 300)?;
-    // A page that is not of this directory.
+    // A page from another directory.
     for (page, at) in [(3, 5000), (10, 16000)] {
         flip("shop/big.ibd", page, at)?;
     }
@@ -494,8 +494,8 @@ fn prepared_transactions_are_carried() -> Result<()> {
     Ok(())
 }
 
-/// Whoever is killed meanwhile: there is no branch, and what was written goes;
-/// the same import again succeeds.
+/// Whichever process is killed during an import: there is no branch, what was written is
+/// removed, and the same import succeeds afterwards.
 #[test]
 fn an_import_that_is_cut_off_leaves_nothing() -> Result<()> {
     let stock = Stock::create(&["--innodb-page-size=32768"])?;
@@ -537,7 +537,7 @@ fn an_import_that_is_cut_off_leaves_nothing() -> Result<()> {
         })?;
         let pid = i32::try_from(child.id())?;
         match round {
-            // A file of the directory is written meanwhile.
+            // A file of the directory changes meanwhile.
             0 => {
                 let file = std::fs::File::options()
                     .write(true)
@@ -553,7 +553,7 @@ fn an_import_that_is_cut_off_leaves_nothing() -> Result<()> {
         }
         assert!(!child.wait()?.success(), "round {round}");
         if round < 2 {
-            // It could clean up itself: there is no project any more.
+            // The command could clean up itself: there is no project any more.
             assert!(
                 !project.dir().join("project.toml").exists(),
                 "round {round}"
@@ -561,7 +561,7 @@ fn an_import_that_is_cut_off_leaves_nothing() -> Result<()> {
             assert!(!project.dir().join("server").exists(), "round {round}");
             continue;
         }
-        // The server does, at once or at its next start.
+        // The server cleans up, at once or at its next start.
         let names = project.json(&["branch", "ls"])?;
         assert_eq!(names.as_array().map(Vec::len), Some(1));
         assert_eq!(names[0]["applied_lsn"], 0, "{names}");
@@ -590,7 +590,7 @@ fn an_import_that_is_cut_off_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
-/// Checksums of older servers: InnoDB takes them, and so do we.
+/// Checksums of older servers, which InnoDB and Xylem accept.
 #[test]
 fn checksums_of_older_servers() -> Result<()> {
     let stock = Stock::create(&["--innodb-checksum-algorithm=crc32"])?;
@@ -610,7 +610,7 @@ fn checksums_of_older_servers() -> Result<()> {
     }
     assert!(changed > 50);
     std::fs::write(&path, &file)?;
-    // Stock InnoDB reads them, and writes none of them meanwhile.
+    // Stock InnoDB reads these pages, and writes none of them meanwhile.
     let server = stock.start_with(&["--innodb-read-only"])?;
     let sum = server.query("CHECKSUM TABLE shop.big EXTENDED")?;
     assert!(!sum.contains("NULL"), "{sum}");
@@ -624,7 +624,7 @@ fn checksums_of_older_servers() -> Result<()> {
     Ok(())
 }
 
-/// What the official container image and file systems put there.
+/// Files that the official container image and file systems create in the directory.
 #[test]
 fn harmless_files_are_passed_over_and_listed() -> Result<()> {
     let stock = Stock::create(&[])?;

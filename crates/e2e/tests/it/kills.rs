@@ -1,4 +1,4 @@
-//! A few rounds of sudden death; `cargo xtask kills` runs many.
+//! A few rounds of kills under load; `cargo xtask kills` runs many.
 
 use anyhow::{Context, Result};
 use xylem_e2e::Project;

@@ -1,5 +1,4 @@
-//! All tests of the crate in one program: each program that is linked costs
-//! seconds and megabytes.
+//! All tests of the crate in one program, since each program costs seconds to link.
 
 mod branches;
 mod care;

@@ -1,11 +1,11 @@
-//! Going back by the clock.
+//! Restores and branches at a time.
 
 use anyhow::{Context, Result, ensure};
 use std::process::Command;
 use std::time::Duration;
 use xylem_e2e::Project;
 
-/// What somebody reads off a clock: this machine's `date`.
+/// The present time by this machine's `date`.
 fn clock(format: &str) -> Result<String> {
     let out = Command::new("date").arg(format).output()?;
     Ok(String::from_utf8(out.stdout)?.trim().to_owned())
@@ -51,15 +51,15 @@ fn each_moment_shows_what_was_there_then() -> Result<()> {
     }
     ensure!(Command::new("date").arg("-u").status()?.success());
     for (at, (_, nanoseconds, rows)) in moments.iter().enumerate() {
-        // In UTC, whatever this machine's zone is.
+        // In UTC, regardless of this machine's time zone.
         let time = in_utc(nanoseconds)?;
         let name = format!("b{at}");
         let made = project.json(&["branch", "create", &name, "--at", &time])?;
         let seen = project.sql_on(&name, "SELECT COUNT(*) FROM d.t")?;
         assert_eq!(seen.trim().parse::<u32>()?, *rows, "at {time}: {made}");
         let reader = project.json(&["compute", "start", "main", "--read-only", "--at", &time])?;
-        // The same LSN, or one behind it that shows the same: redo that has come
-        // since tells more of where the moment ends.
+        // The same LSN, or a later one that shows the same: newer redo determines the end
+        // of the moment more precisely.
         assert!(reader["lsn"].as_u64() >= made["branch_point_lsn"].as_u64());
         let reader = reader["name"].as_str().context("no name")?;
         let seen = project.sql_on(reader, "SELECT COUNT(*) FROM d.t")?;
@@ -72,7 +72,7 @@ fn each_moment_shows_what_was_there_then() -> Result<()> {
             "{one}"
         );
     }
-    // So long ago there was nothing.
+    // A time before the history.
     let out = project.try_xylem(&["branch", "create", "x", "--at", "2 days ago"])?;
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(1));
@@ -80,10 +80,10 @@ fn each_moment_shows_what_was_there_then() -> Result<()> {
         said.contains("outside the history of branch main") && said.matches("Z)").count() == 2,
         "{said}"
     );
-    // And so late there is nothing yet.
+    // A time in the future.
     let out = project.try_xylem(&["branch", "create", "x", "--at", "2099-01-01 00:00"])?;
     assert_eq!(out.status.code(), Some(1));
-    // A moment ago all was there.
+    // A moment ago everything existed.
     project.xylem(&["branch", "create", "recent", "--at", "0.1 seconds ago"])?;
     assert_eq!(project.sql_on("recent", "SELECT COUNT(*) FROM d.t")?, "4\n");
     Ok(())

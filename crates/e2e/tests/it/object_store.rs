@@ -1,5 +1,5 @@
-//! A project that lives in an object store, a real S3 server: what is left when
-//! this machine's disk is gone.
+//! Projects in an object store, a real S3 server: what survives the loss of this machine's
+//! disk.
 
 use crate::stock::{SCHEMA, Stock, ask, assert_same, import, sums, up};
 use anyhow::{Context, Result};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use xylem_e2e::{Project, kill};
 use xylem_objects::testing::S3Server;
 
-/// The machine dies, and its disk with it.
+/// The machine is lost with its disk.
 fn lose_machine(project: &Project) -> Result<()> {
     for pid in pids(project)? {
         kill(i32::try_from(pid)?)?;
@@ -65,7 +65,7 @@ fn epoch_of(project: &Project) -> Result<i64> {
     branch["epoch"].as_i64().context("no epoch")
 }
 
-/// How old a commit may become before the copy of a local log has it.
+/// The age at which a commit must be in the copy of a local WAL.
 const INTERVAL: Duration = Duration::from_millis(1500);
 
 #[test]
@@ -88,8 +88,8 @@ fn with_a_local_log_no_more_than_the_interval_is_lost() -> Result<()> {
     for round in 0..3 {
         let epoch = epoch_of(&project)?;
         let dev = project.checksums_on("dev", "d")?;
-        // What is committed by now is older than the interval at the end; what
-        // is committed afterwards is not, and is lost up to some moment.
+        // Commits before now are older than the interval at the end. Of later commits,
+        // the newest ones are lost.
         project.sql(&format!("UPDATE d.t SET b = 'round {round}' WHERE a <= 10"))?;
         let mut committed = Vec::new();
         let begin = Instant::now();
@@ -100,7 +100,7 @@ fn with_a_local_log_no_more_than_the_interval_is_lost() -> Result<()> {
         }
         let end = Instant::now();
         lose_machine(&project)?;
-        // Nobody begins anew by accident.
+        // A start without --restore-wal is refused.
         let refused = project.try_xylem(&["up", "--detach"])?;
         assert!(!refused.status.success());
         let refused = String::from_utf8_lossy(&refused.stderr).into_owned();
@@ -132,15 +132,15 @@ fn with_a_local_log_no_more_than_the_interval_is_lost() -> Result<()> {
             epoch_of(&project)? > epoch + 1000,
             "no epoch is given twice"
         );
-        // From here on it is as ever.
+        // From here on everything works as before.
         project.xylem(&["down"])?;
         project.xylem(&["up", "--detach"])?;
     }
     Ok(())
 }
 
-/// Everything that people do with a project, with all of it in the object
-/// store, and local disk for a part of it at most.
+/// Typical operations on a project in an object store, with a local disk cache that holds
+/// only a part of it.
 #[test]
 fn all_that_there_is_works_in_an_object_store() -> Result<()> {
     let stock = Stock::create(&[])?;
@@ -168,8 +168,8 @@ fn all_that_there_is_works_in_an_object_store() -> Result<()> {
     pause();
     project.sql("DROP TABLE shop.orders_copy; DELETE FROM shop.customer")?;
 
-    // Just before the mistake, by the clock: to look at, as a directory, and
-    // as the branch again.
+    // A time just before the mistake: as a read-only compute, as an export, and as a
+    // restored branch.
     project.xylem(&["compute", "start", "main", "--read-only", "--at", &before])?;
     let rows = "SELECT COUNT(*) FROM shop.orders_copy";
     let count = project.sql_on("main@1", rows)?;
@@ -188,7 +188,7 @@ fn all_that_there_is_works_in_an_object_store() -> Result<()> {
     let server = exported.start()?;
     assert_eq!(server.query(rows)?, count);
     server.stop()?;
-    // Nothing but the import had been done by then.
+    // At that time only the import had been done.
     let exported = export(&imported, "imported")?;
     let server = exported.start()?;
     assert_same(&there, &ask(|sql| server.query(sql))?);
@@ -196,7 +196,7 @@ fn all_that_there_is_works_in_an_object_store() -> Result<()> {
     project.xylem(&["branch", "restore", "main", "--at", &before])?;
     assert_eq!(project.sql(rows)?, count);
 
-    // Branches of branches, and the store as a whole.
+    // Branches of branches, and a scrub of the whole store.
     project.xylem(&["branch", "create", "one"])?;
     project.sql_on("one", "UPDATE shop.big SET a = 'one'")?;
     project.xylem(&["branch", "create", "two", "--from", "one"])?;
@@ -219,7 +219,7 @@ fn all_that_there_is_works_in_an_object_store() -> Result<()> {
     Ok(())
 }
 
-/// This moment as people write it.
+/// The present time as text.
 fn now() -> Result<String> {
     let out = Command::new("date")
         .args(["-u", "+%Y-%m-%dT%H:%M:%S.%NZ"])
@@ -227,7 +227,7 @@ fn now() -> Result<String> {
     Ok(String::from_utf8(out.stdout)?.trim().to_owned())
 }
 
-/// So that what comes is after what was, by a sample of the clock.
+/// Waits for a sample of the clock that separates earlier from later commits.
 fn pause() {
     #[allow(clippy::disallowed_methods, reason = "the clock must go on")]
     std::thread::sleep(Duration::from_millis(100));

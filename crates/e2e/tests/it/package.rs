@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use xylem_e2e::free_ports;
 
-/// Runs in the minimal Debian, with the archive unpacked to `$1`.
+/// The script that runs in the minimal Debian, with the archive unpacked to `$1`.
 const SCRIPT: &str = r#"
 set -eu
 mount -t proc proc /proc
@@ -57,7 +57,7 @@ fn the_archive_runs_on_a_minimal_debian() -> Result<()> {
         .context("the archive is empty")??
         .file_name();
     let ports = free_ports(3)?;
-    // A process namespace of its own: nothing that it starts outlives it.
+    // A process namespace of its own, so that no process outlives it.
     let mut command = Command::new("unshare");
     command
         .args(["--mount", "--pid", "--fork", "--kill-child", "chroot"])

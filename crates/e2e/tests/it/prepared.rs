@@ -1,9 +1,9 @@
-//! Transactions that were being committed when a branch left another one. With
-//! a binary log these are prepared in InnoDB, and what becomes of them is up to
-//! a log that the branch has not.
+//! Transactions that were being committed at a branch point. With a binary log they are
+//! prepared in InnoDB, and a binary log that the branch does not have decides their
+//! outcome.
 //!
-//! Semi-synchronous replication with no replica holds a commit between the
-//! binary log and InnoDB for as long as the test wants.
+//! Semi-synchronous replication without a replica holds a commit between the binary log
+//! and InnoDB for as long as the test needs.
 
 use crate::stock::Stock;
 use anyhow::{Context, Result, ensure};
@@ -14,7 +14,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use xylem_e2e::{Project, wait_until};
 
-/// A project whose compute writes a binary log, and the log's directory.
+/// A project whose compute writes a binary log, and the directory of the binary log.
 fn with_binlog() -> Result<(Project, TempDir)> {
     let logs = tempfile::Builder::new().prefix("xylem-binlog-").tempdir()?;
     // A compute may run as another user than this test.
@@ -30,8 +30,8 @@ fn with_binlog() -> Result<(Project, TempDir)> {
     Ok((project, logs))
 }
 
-/// Begins to commit row 3 on `main`; returns when that is prepared and in the
-/// binary log. It goes no further before [`let_go`].
+/// Starts to commit row 3 on `main`; returns when the transaction is prepared and in the
+/// binary log. The commit does not finish before [`let_go`].
 fn hold_commit(project: &Project) -> Result<JoinHandle<mysql::Result<()>>> {
     project.sql(
         "SET GLOBAL rpl_semi_sync_master_timeout = 3600000, \
@@ -60,14 +60,14 @@ fn let_go(project: &Project, held: JoinHandle<mysql::Result<()>>) -> Result<()> 
     Ok(())
 }
 
-/// Rows 1 and 3, those that a transaction of XA did not write, and whether that
-/// one is still prepared.
+/// Rows 1 and 3, which the XA transaction did not write, and whether that transaction is
+/// still prepared.
 const STATE: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
      SELECT GROUP_CONCAT(a ORDER BY a) FROM d.t; XA RECOVER";
 const WITHOUT: &str = "1\n1\t4\t0\tours\n";
 const WITH: &str = "1,3\n1\t4\t0\tours\n";
 
-/// The row is free: nobody holds a lock on what was rolled back.
+/// Checks that no lock on the rolled-back row remains.
 fn assert_rolled_back(project: &Project, compute: &str) -> Result<()> {
     wait_until("the rollback", Duration::from_secs(60), || {
         Ok(project.sql_on(compute, STATE)? == WITHOUT)
@@ -110,7 +110,7 @@ fn what_was_being_committed_is_decided_on_every_branch() -> Result<()> {
     let_go(&project, held)?;
     assert_eq!(project.sql(STATE)?, WITH);
 
-    // Again, from nothing, after the decision; and from a branch of the branch.
+    // Again on a new compute after the decision, and on a child of the branch.
     project.xylem(&["compute", "kill", "dev"])?;
     let data = project.compute_named("dev")?["dir"].clone();
     std::fs::remove_dir_all(data.as_str().context("no dir")?)?;
@@ -120,7 +120,8 @@ fn what_was_being_committed_is_decided_on_every_branch() -> Result<()> {
     project.xylem(&["compute", "start", "further"])?;
     assert_eq!(project.sql_on("further", STATE)?, WITHOUT);
 
-    // The restored line has the binary log's file, but is not what it tells of.
+    // The restored branch's compute has the binary log's file, but that log describes the
+    // old branch.
     project.xylem(&["branch", "restore", "main", "--at", &lsn])?;
     assert_rolled_back(&project, "main")?;
     Ok(())
@@ -132,7 +133,7 @@ fn a_binary_log_of_its_own_decides() -> Result<()> {
     for _ in 0..2 {
         let held = hold_commit(&project)?;
         project.lose_compute()?;
-        // Its connection is gone.
+        // The transaction's connection is gone.
         let _ = held.join();
         project.xylem(&["compute", "start", "main"])?;
         assert_eq!(project.sql(STATE)?, WITH);

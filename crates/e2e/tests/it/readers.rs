@@ -1,5 +1,5 @@
-//! Computes that only read: exactly what was committed at their moment, and no
-//! writes of anybody.
+//! Read-only computes: they show exactly what was committed at their moment, and refuse
+//! all writes.
 
 use anyhow::{Context, Result, ensure};
 use mysql::prelude::Queryable;
@@ -53,7 +53,7 @@ fn readers_show_their_moment_beside_the_writer() -> Result<()> {
         assert_eq!(project.sql_on("main@1", "SHOW TABLES IN d")?, "t\n");
         assert_eq!(project.sql_on("main@2", "SHOW TABLES IN d")?, "t\nu\n");
     }
-    // The writer is the branch's row; readers have their own.
+    // The writer appears in the branch's row; readers have rows of their own.
     let rows = project.json(&["compute", "ls"])?;
     let rows = rows.as_array().context("rows")?;
     assert_eq!(rows.len(), 4);
@@ -61,12 +61,12 @@ fn readers_show_their_moment_beside_the_writer() -> Result<()> {
         (&rows[0]["name"], &rows[0]["read_only"]),
         (&"main".into(), &false.into())
     );
-    // They are no branches to people, until asked for.
+    // `branch ls` lists leases only on request.
     let shown = project.json(&["branch", "ls"])?;
     assert_eq!(shown.as_array().context("rows")?.len(), 1);
     assert_eq!(project.branch("main@2")?["lease"], true);
 
-    // Stopped, they are gone.
+    // Stopping a reader removes it.
     let stopped = project.json(&["compute", "stop", "main@2"])?;
     assert_eq!(stopped["state"], "stopped");
     project.xylem(&["compute", "kill", "main@3"])?;
@@ -104,7 +104,7 @@ fn only_what_was_committed_is_seen() -> Result<()> {
     prepared.query_drop("INSERT INTO d.other VALUES (1)")?;
     prepared.query_drop("XA END 'x'")?;
     prepared.query_drop("XA PREPARE 'x'")?;
-    // A commit makes the redo of all of that durable.
+    // A commit makes the redo of all statements durable.
     project.sql("INSERT INTO d.other VALUES (77)")?;
     let lsn = last_lsn(&project)?;
     open.query_drop("COMMIT")?;
@@ -114,7 +114,7 @@ fn only_what_was_committed_is_seen() -> Result<()> {
     project.xylem(&["branch", "create", "dev", "--at", &lsn])?;
     let sums = "SELECT COUNT(*), SUM(b), MAX(a) FROM d.t";
     for name in ["main@1", "dev"] {
-        // While the rest is being rolled back, too.
+        // Also while open transactions are being rolled back.
         for _ in 0..3 {
             assert_eq!(project.sql_on(name, sums)?, "3000\t0\t3000\n", "{name}");
             assert_eq!(project.sql_on(name, "SELECT a FROM d.other")?, "77\n");
@@ -178,7 +178,7 @@ fn nobody_writes_on_a_reader() -> Result<()> {
             "{sql}: {error}"
         );
     }
-    // A user who is no longer exempt either.
+    // Also as a user who is no longer exempt.
     let compute = project.compute_named("main@1")?;
     let socket = compute["socket"].as_str().context("no socket")?;
     let options = mysql::OptsBuilder::new()
@@ -189,7 +189,7 @@ fn nobody_writes_on_a_reader() -> Result<()> {
     for sql in ["INSERT INTO d.t VALUES (2)", "SET GLOBAL read_only = 0"] {
         assert!(odd.query_drop(sql).is_err(), "{sql}");
     }
-    // Temporary tables are nobody else's.
+    // Temporary tables are private to their session.
     let sum = project.sql_on(
         "main@1",
         "CREATE TEMPORARY TABLE d.tmp (a INT PRIMARY KEY) ENGINE=InnoDB; \
@@ -198,7 +198,7 @@ fn nobody_writes_on_a_reader() -> Result<()> {
     )?;
     assert_eq!(sum.trim().parse::<usize>()?, before.lines().count());
     assert_eq!(project.sql_on("main@1", "SELECT a FROM d.t")?, before);
-    // The branch knows nothing of that.
+    // The branch is unchanged.
     project.sql_on("main", "INSERT INTO d.t VALUES (1000)")?;
     assert_eq!(project.sql_on("main@1", "SELECT a FROM d.t")?, before);
     Ok(())
@@ -235,7 +235,7 @@ fn a_reader_starts_as_fast_as_a_writer() -> Result<()> {
     Ok(())
 }
 
-/// `mariadb-dump --events` asks for them so.
+/// The query by which `mariadb-dump --events` reads events.
 #[test]
 fn events_are_shown_and_do_not_run() -> Result<()> {
     let project = Project::up("16MiB")?;
@@ -256,8 +256,8 @@ fn events_are_shown_and_do_not_run() -> Result<()> {
     Ok(())
 }
 
-/// SUPER is enough to switch the scheduler on. MariaDB keeps account of what ran
-/// in `mysql.event`, which is the reader's own; what events write is refused.
+/// SUPER suffices to switch the event scheduler on. MariaDB records executions in
+/// `mysql.event`, which is local to the reader; writes of events are refused.
 #[test]
 fn events_that_run_all_the_same_write_nothing() -> Result<()> {
     const WRITES: [&str; 8] = [
@@ -271,7 +271,7 @@ fn events_that_run_all_the_same_write_nothing() -> Result<()> {
         "TRUNCATE d.t",
     ];
     let project = Project::up("16MiB")?;
-    // A variable tells how many of these were refused: readers let it be set.
+    // Readers allow setting a variable, in which the event counts refused writes.
     let event = |begins: &str, tells: &str| {
         format!(
             "ON SCHEDULE {begins} DO BEGIN DECLARE n INT DEFAULT 1000; \
@@ -338,7 +338,7 @@ fn events_that_run_all_the_same_write_nothing() -> Result<()> {
     project.sql_on("main@1", "SET GLOBAL event_scheduler = OFF")?;
     assert_eq!(project.sql_on("main@1", sums)?, expected);
 
-    // The branch knows nothing of all that.
+    // The branch is unaffected.
     assert_eq!(
         project.sql(names)?,
         "later\tENABLED\noften\tENABLED\nonce\tENABLED\n"

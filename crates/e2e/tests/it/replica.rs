@@ -1,5 +1,5 @@
-//! A compute as a replica of a stock server: it survives the loss of its
-//! directory, without loss or repetition; its branches do not replicate.
+//! A compute as a replica of a stock server: after the loss of its directory it continues
+//! without lost or repeated transactions. Computes of child branches do not replicate.
 
 use crate::stock::Stock;
 use anyhow::{Context, Result, ensure};
@@ -87,7 +87,7 @@ fn a_replica_comes_back_and_its_branch_stays_apart() -> Result<()> {
             wait_equal(&project, primary, id)?;
         }
         project.lose_compute()?;
-        // What comes while it is away is not lost either.
+        // Transactions while the replica is down are not lost either.
         for (primary, id) in [(&one, 11), (&two, 12)] {
             primary
                 .server
@@ -98,7 +98,7 @@ fn a_replica_comes_back_and_its_branch_stays_apart() -> Result<()> {
             wait_equal(&project, primary, id)?;
         }
     }
-    // The primary's MyISAM table is in InnoDB here.
+    // The primary's MyISAM table is an InnoDB table here.
     assert_eq!(
         project.sql(
             "SELECT DISTINCT engine FROM information_schema.tables \

@@ -1,11 +1,11 @@
-//! Compute, server and both are killed under load; every checksum stays.
+//! Kills the compute, the server and both under load; all checksums stay the same.
 
 use anyhow::Result;
 use xylem_e2e::Project;
 use xylem_e2e::sysbench::{Load, finish};
 
-/// The size at which this runs in the test command. `XYLEM_E2E=full` makes it
-/// what a release is measured by: 8 × 250,000 rows, 16 threads, 60 s.
+/// The size in `cargo xtask test`. With `XYLEM_E2E=full` it is that of a release test:
+/// 8 × 250,000 rows, 16 threads, 60 s.
 fn load() -> (Load, &'static str) {
     if std::env::var("XYLEM_E2E").is_ok_and(|scale| scale == "full") {
         (
@@ -41,7 +41,7 @@ fn acknowledged_work_survives_every_kill() -> Result<()> {
     load.prepare(&project.login()?)?;
     println!("{}", load.run(&project.login()?, "oltp_read_write")?);
 
-    // At rest: nothing is in flight, so the checksums must be the same.
+    // Nothing is in flight, so the checksums must be the same.
     let before = project.checksums("sbtest")?;
     project.lose_compute()?;
     project.xylem(&["compute", "start", "main"])?;
@@ -64,7 +64,7 @@ fn acknowledged_work_survives_every_kill() -> Result<()> {
     project.start()?;
     assert_eq!(project.checksums("sbtest")?, before, "after losing both");
 
-    // And the work goes on, on the same compute and the one that follows it.
+    // The load continues on the same compute and on the next one.
     let short = Load { seconds: 3, ..load };
     short.run(&project.login()?, "oltp_read_write")?;
     assert_eq!(project.check("sbtest")?, Vec::<String>::new());

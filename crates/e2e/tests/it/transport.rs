@@ -1,5 +1,5 @@
-//! FLUSH TABLES … FOR EXPORT and IMPORT TABLESPACE: data files from here work
-//! in stock MariaDB, and stock MariaDB's work here and are not lost.
+//! FLUSH TABLES … FOR EXPORT and IMPORT TABLESPACE: data files of a compute work in stock
+//! MariaDB. Those of stock MariaDB work in a compute and survive its loss.
 
 use anyhow::{Result, ensure};
 use std::path::Path;
@@ -7,8 +7,7 @@ use tempfile::TempDir;
 use xylem_e2e::Project;
 use xylem_oracle::server::{Install, Server};
 
-/// Tables of every page format, and what is not in records: BLOB pages, a
-/// fulltext and a spatial index.
+/// Tables of every page format, with BLOB pages, a fulltext index and a spatial index.
 const TABLES: &[(&str, &str)] = &[
     (
         "t1",
@@ -56,8 +55,8 @@ fn names() -> String {
     names.join(", ")
 }
 
-/// Copies the files away while the tables are locked. Purge is waited for:
-/// MariaDB cannot import a spatial index with delete-marked records.
+/// Copies the files while the tables are locked. Waits for purge first, since MariaDB
+/// cannot import a spatial index with delete-marked records.
 fn export(data: &Path, to: &Path) -> String {
     format!(
         "SET GLOBAL innodb_max_purge_lag_wait = 0; FLUSH TABLES {} FOR EXPORT;\nsystem cp {}/d/*.ibd {}/d/*.cfg {}\nUNLOCK TABLES;",
@@ -68,13 +67,13 @@ fn export(data: &Path, to: &Path) -> String {
     )
 }
 
-/// Puts the files into the place of those of new tables.
+/// Replaces the files of new tables.
 fn import(data: &Path, from: &Path) -> String {
     let mut sql = create();
     for (name, _) in TABLES {
         sql.push_str(&format!("ALTER TABLE {name} DISCARD TABLESPACE;"));
     }
-    // They are the server's then, whoever that runs as.
+    // The files get the owner that the server runs as.
     let (from, to) = (from.display(), data.join("d"));
     let to = to.display();
     sql.push_str(&format!(
@@ -119,7 +118,7 @@ fn stock_mariadb_takes_an_exported_table() -> Result<()> {
     project.sql(&create())?;
     project.sql(&fill())?;
     let sums_here = project.sql(&sums())?;
-    // What is exported is not what the compute happens to have in memory.
+    // The export must not depend on what the compute has in memory.
     project.lose_compute()?;
     project.start()?;
     let files = tempfile::tempdir()?;

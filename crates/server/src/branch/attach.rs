@@ -1,5 +1,4 @@
-//! Attaching: a compute takes the right to write a branch from the one that has
-//! it.
+//! Attaching: a compute takes the right to write a branch over from another compute.
 
 use super::live::OpenBranch;
 use std::sync::Arc;
@@ -10,28 +9,28 @@ use xylem_pages::ReadError;
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::{Durable, WalError};
 
-/// How long an attach waits for others that attach.
+/// How long an attach waits for other attaches.
 const ATTACH_TURN: Duration = Duration::from_secs(10);
-/// How long it waits for ingest before anybody is fenced.
+/// How long an attach waits for ingest before it fences the present compute.
 const ATTACH_BEFORE: Duration = Duration::from_secs(20);
-/// Ingest that has not moved for so long does not go on by itself.
+/// Ingest that makes no progress for this long counts as stuck.
 const ATTACH_STALL: Duration = Duration::from_secs(5);
-/// How long it waits for the WAL and for ingest once the compute before is
-/// fenced. All together are less than a caller's patience: `ATTACH_LIMIT` of
-/// the command line.
+/// How long an attach waits for the WAL and for ingest once the previous compute is
+/// fenced. The sum of all waits is less than the caller's limit, `ATTACH_LIMIT` of the
+/// command line.
 const ATTACH_PATIENCE: Duration = Duration::from_secs(25);
 
-/// So much redo is soon ingested, whatever was measured.
+/// A lag up to this size counts as near, whatever rate was measured.
 const NEAR_BYTES: u64 = 4 << 20;
 
-/// What a compute that attached begins with.
+/// The result of an attach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attached {
-    /// Its right to write.
+    /// The new epoch.
     pub epoch: Epoch,
-    /// Where its own redo begins.
+    /// Where the compute's own redo begins.
     pub start_lsn: Lsn,
-    /// There is no redo yet: it creates a new database.
+    /// The branch has no redo yet: the compute creates a new database.
     pub empty: bool,
 }
 
@@ -41,46 +40,46 @@ pub enum AttachError {
     /// The WAL refused or failed.
     #[error(transparent)]
     Log(#[from] WalError),
-    /// Ingest did not get there.
+    /// Ingest did not reach the end of the WAL.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The name means another branch by now.
-    #[error("its name means another branch by now; retry")]
+    /// The name belongs to another branch by now.
+    #[error("its name belongs to another branch by now; retry")]
     Renamed,
-    /// Others attach, and do not come to an end.
+    /// Another attach does not finish.
     #[error("another compute has been attaching for {} s; retry", ATTACH_TURN.as_secs())]
     Crowded,
-    /// Ingest is not near enough to be waited for.
+    /// Ingest lags too far behind to wait for it.
     #[error(
-        "ingest is {bytes} bytes behind the WAL, and {why}: the compute that runs was not fenced; see the server's log and `xylem doctor`, and retry"
+        "ingest is {bytes} bytes behind the WAL and {why}: the running compute was not fenced; see the server's log and `xylem doctor`, and retry"
     )]
     Behind {
-        /// How far.
+        /// The lag.
         bytes: u64,
-        /// Why it is not waited for.
+        /// Why the attach does not wait for ingest.
         why: String,
     },
-    /// It may be about to go, or to be another line.
-    #[error("it is being changed, and the store has not said yet whether it was; retry")]
+    /// A change that could remove or replace the branch is under way.
+    #[error("it is being changed, and the store has not confirmed the change yet; retry")]
     Held,
     /// The WAL did not become durable in time.
-    #[error("the WAL did not become durable within {} s: it stands at {reached}, {} bytes behind", ATTACH_PATIENCE.as_secs(), wanted.bytes_since(*reached))]
+    #[error("the WAL did not become durable within {} s: it is at LSN {reached}, {} bytes behind", ATTACH_PATIENCE.as_secs(), wanted.bytes_since(*reached))]
     NotDurable {
-        /// What was waited for.
+        /// The LSN that was waited for.
         wanted: Lsn,
-        /// Where the WAL stands.
+        /// The durable LSN.
         reached: Lsn,
     },
 }
 
 impl OpenBranch {
-    /// Gives the caller the right to write: a new epoch, whose line begins at
-    /// the end of the last whole mtr. On return the checkpoint that its
-    /// compute starts on is durable and applied. `meant` says whether this is
-    /// still the branch that the caller means: names change.
+    /// Gives the caller the right to write: a new epoch, which begins at the end of the
+    /// last whole mtr. On return the checkpoint on which the compute starts is durable
+    /// and applied. `meant` says whether this is still the branch that the caller
+    /// means, since names can move.
     ///
     /// # Errors
-    /// [`AttachError`]; a further attach begins afresh.
+    /// [`AttachError`]. A new attempt starts over.
     pub async fn attach(&self, meant: impl Fn() -> bool) -> Result<Attached, AttachError> {
         if self.is_held() {
             return Err(AttachError::Held);
@@ -93,12 +92,12 @@ impl OpenBranch {
         if !meant() {
             return Err(AttachError::Renamed);
         }
-        // A compute that runs is not fenced for one that could not begin.
+        // Do not fence a running compute for one that could not begin.
         self.ingest_is_near().await?;
         let until = Instant::now() + ATTACH_PATIENCE;
         let sealed = self.wal.seal().await?;
-        // Older epochs write no more; what they wrote is read to its end, and
-        // the last whole mtr of it is where history is cut.
+        // Older epochs can write no more. Ingest reads the WAL up to the seal, and the
+        // history is cut after the last whole mtr.
         self.pages.wait_ingested(sealed.position(), until).await?;
         let cut = self.pages.applied();
         let epoch = sealed.epoch();
@@ -106,7 +105,7 @@ impl OpenBranch {
         if cut <= Lsn::FIRST {
             let begun = self.wal.begin(epoch, Lsn::FIRST).await?;
             self.pages.wait_ingested(begun.position(), until).await?;
-            tracing::info!(%epoch, "attached, the branch is empty");
+            tracing::info!(%epoch, "attached; the branch is empty");
             return Ok(Attached {
                 epoch,
                 start_lsn: Lsn::FIRST,
@@ -132,8 +131,8 @@ impl OpenBranch {
         })
     }
 
-    /// Waits until ingest has got to where the WAL is durable now, and looks
-    /// whether it will soon get to where it is then.
+    /// Waits until ingest has reached the present durable end of the WAL, and checks
+    /// that it will soon reach what was written meanwhile.
     async fn ingest_is_near(&self) -> Result<(), AttachError> {
         let began = Instant::now();
         let (until, end) = (began + ATTACH_BEFORE, self.durable());
@@ -161,12 +160,12 @@ impl OpenBranch {
             reached = now;
             if Instant::now() >= until {
                 return Err(behind(format!(
-                    "was not there after {} s",
+                    "had not caught up after {} s",
                     ATTACH_BEFORE.as_secs()
                 )));
             }
         }
-        // What was written meanwhile is read at the same rate.
+        // Assume that ingest reads what was written meanwhile at the same rate.
         let (took, left) = (began.elapsed().as_secs_f64(), lag(self.durable()));
         let needed = took * left as f64 / first.max(1) as f64;
         if left > NEAR_BYTES && needed > ATTACH_PATIENCE.as_secs_f64() / 2.0 {
@@ -175,14 +174,13 @@ impl OpenBranch {
         Ok(())
     }
 
-    /// Takes the right to write from whoever has it. Nobody is given it while
-    /// the guard lives.
+    /// Fences the present compute. No attach succeeds until the guard is dropped.
     ///
     /// # Errors
-    /// When the WAL refuses or fails.
+    /// The WAL refuses or fails.
     pub async fn fence(&self) -> Result<MutexGuard<'_, ()>, WalError> {
         let guard = self.attach_turn.lock().await;
-        // Without an epoch there is nobody to take it from.
+        // Without an epoch there is no compute to fence.
         if self.epoch() > Epoch(0) {
             self.wal.seal().await?;
         }
@@ -198,7 +196,7 @@ impl OpenBranch {
     ) -> Result<(), AttachError> {
         let mut durable = self.durable.clone();
         let reached = |durable: &Durable| durable.epoch() > epoch || durable.seq() >= seq;
-        // Copied out: the guard that `wait_for` returns must not stay.
+        // Copied, so that the guard that `wait_for` returns is dropped at once.
         let waited = tokio::time::timeout_at(until, durable.wait_for(reached))
             .await
             .map(|now| now.map(|now| *now));

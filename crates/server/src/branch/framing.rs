@@ -1,13 +1,13 @@
-//! What may enter a branch's WAL: frames that follow, and whose redo is whole
-//! mini-transactions with the right checksums, as far as it has come.
+//! Checks redo before it enters a branch's WAL: frames must be consecutive, and their
+//! redo must consist of mini-transactions with the right checksums.
 //!
-//! Redo that is wrong would stop ingest for ever once it is in the WAL, and by
-//! then its commit was acknowledged. So it is checked before. A
-//! mini-transaction may span frames: how far its bytes have passed is kept from
-//! one group to the next, for each frame that the WAL may have accepted, since
-//! an append whose stream ends while it waits for room leaves a part of its
-//! group accepted. After a restart of the server that state is found in the
-//! WAL, behind the last mini-transaction that ingest has finished.
+//! Invalid redo in the WAL would stop ingest for good, after its commit was
+//! acknowledged. The check therefore comes first. A mini-transaction may span frames,
+//! so the state of the check is kept from one group to the next. It is kept for each
+//! frame that the WAL may have accepted, since an append whose stream ends while it
+//! waits for room leaves a part of its group accepted. After a restart of the server
+//! the state is rebuilt from the WAL, starting after the last mini-transaction that
+//! ingest has finished.
 
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -17,48 +17,50 @@ use xylem_redo::{MtrCheck, RedoError};
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::{CheckedFrame, Position, Record, Wal, WalError};
 
-/// How often to look again for the WAL's end when it is trimmed meanwhile.
+/// Attempts to read the end of a WAL that is trimmed meanwhile.
 const TRIES_MAX: usize = 10;
 
-/// Frames were not appended, or not all of them.
+/// Not all frames were appended.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
     /// The WAL refused or failed.
     #[error(transparent)]
     Log(#[from] WalError),
-    /// A frame's redo is not redo. The frames before it were appended.
+    /// A frame's redo is invalid. The frames before it were appended.
     #[error(
-        "{source}; frame {seq}, which carries it, was not taken. Its own checksum is right, so InnoDB wrote it so: check this compute's memory (a hardware fault is the likely cause), then start it again; it goes on after the last whole mini-transaction, at LSN {whole}"
+        "{source}; the server rejected frame {seq}, which contains it. The frame's own checksum is right, so InnoDB wrote the redo this way: check the memory of the compute's machine (a hardware fault is the likely cause), then start the compute again; it continues after the last whole mini-transaction, at LSN {whole}"
     )]
     Redo {
         /// The frame.
         seq: FrameSeq,
         /// The end of the last whole mini-transaction.
         whole: Lsn,
-        /// What is wrong, and at which LSN.
+        /// The fault, with its LSN.
         source: RedoError,
     },
-    /// The redo that is in the WAL already is not redo.
-    #[error("the WAL holds redo that cannot be read: {0}; restore the branch to an LSN before it")]
+    /// Redo that is already in the WAL is invalid.
+    #[error(
+        "the WAL holds redo that cannot be read: {0}; restore the branch to an LSN before that"
+    )]
     Stored(RedoError),
 }
 
-/// What is known of the redo that a branch's WAL has accepted.
+/// The state of the check of a branch's redo.
 pub struct Framing {
     wal: Arc<dyn Wal>,
     pages: Arc<Branch>,
-    /// One append at a time: the check goes through the bytes in their order.
+    /// Locked during an append: the check must see the bytes in order.
     known: Mutex<Option<Known>>,
 }
 
 struct Known {
     epoch: Epoch,
-    /// The check after frames that the WAL may have accepted, in order.
+    /// The state of the check after each frame that the WAL may have accepted, in order.
     after: Vec<(FrameSeq, MtrCheck)>,
 }
 
 impl Framing {
-    /// The check of what goes into `wal`, which `pages` ingests.
+    /// A check of what is appended to `wal`, which `pages` ingests.
     pub fn new(wal: Arc<dyn Wal>, pages: Arc<Branch>) -> Framing {
         Framing {
             wal,
@@ -67,8 +69,8 @@ impl Framing {
         }
     }
 
-    /// Appends frames of `epoch` to the branch's WAL, up to the first whose
-    /// redo is wrong.
+    /// Appends frames of `epoch` to the branch's WAL, up to the first frame with
+    /// invalid redo.
     ///
     /// # Errors
     /// [`AppendError`].
@@ -94,12 +96,12 @@ impl Framing {
         for (nth, frame) in frames.iter().enumerate() {
             let seq = frame.frame().seq;
             if seq <= last {
-                // The WAL has it, and ignores it.
+                // The WAL has this frame already, and ignores it.
                 continue;
             }
             let follows = Some(seq.0) == last.0.checked_add(1);
             if !follows || frame.frame().start != check.lsn() {
-                // The WAL refuses the group, and says what it expects.
+                // The WAL rejects the group and says what it expects.
                 break;
             }
             if let Err(source) = frame.redo().map_or(Ok(()), |redo| check.push(redo)) {
@@ -117,15 +119,15 @@ impl Framing {
         });
         self.wal.append_checked(epoch, frames).await?;
         if let Some(known) = &mut *known {
-            // All were accepted.
+            // The WAL accepted all frames.
             known.after.drain(..known.after.len().saturating_sub(1));
         }
         wrong.map_or(Ok(()), Err)
     }
 
-    /// The check at the end of what the WAL has accepted of `epoch`, of which
-    /// nobody has kept track: the stretch behind the last mini-transaction that
-    /// ingest has finished is read again.
+    /// Rebuilds the state of the check at the end of what the WAL has accepted of
+    /// `epoch`: reads the WAL again after the last mini-transaction that ingest has
+    /// finished.
     async fn find(&self, epoch: Epoch) -> Result<MtrCheck, AppendError> {
         let mut durable = self.wal.durable();
         for _ in 0..TRIES_MAX {
@@ -143,7 +145,7 @@ impl Framing {
             let reading = tokio::task::spawn_blocking(move || read(&*wal, from, whole, &token));
             let check = match reading.await {
                 Ok(Ok(check)) => check,
-                // Ingest went on and the WAL was trimmed.
+                // Ingest advanced meanwhile, and the WAL was trimmed.
                 Ok(Err(AppendError::Log(WalError::NoSuchPosition(_)))) => continue,
                 Ok(Err(error)) => return Err(error),
                 Err(error) => {
@@ -164,13 +166,13 @@ impl Framing {
             }
         }
         Err(AppendError::Log(WalError::Corrupt(
-            "its entries vanish while they are read".to_owned(),
+            "its entries disappear while they are read".to_owned(),
         )))
     }
 }
 
-/// Reads the WAL from `from` to its end; `whole` is where the first
-/// mini-transaction begins that is to be checked, if an epoch had begun there.
+/// Reads the WAL from `from` to its end. `whole` is the LSN of the first
+/// mini-transaction to check, if an epoch has begun by then.
 fn read(
     wal: &dyn Wal,
     from: Position,

@@ -1,17 +1,16 @@
-//! Leases, the hidden branches of read-only computes: removal of those that
-//! nobody uses any more.
+//! Removes unused leases, the hidden branches of read-only computes.
 
 use super::lifecycle::{self, ManageError};
 use crate::node::{Node, Phase};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often leases are looked through.
+/// The interval between two checks of all leases.
 const STEP: Duration = Duration::from_secs(10);
 
-/// Removes leases that nobody uses, until the server stops.
+/// Removes unused leases until the server stops.
 pub async fn remove_unused(node: Arc<Node>) {
-    // A lease goes soon after its time, however short that is.
+    // Short timeouts need shorter steps, so that a lease goes soon after its time.
     let step = STEP.min(node.config.lease_timeout / 4);
     loop {
         tokio::time::sleep(step).await;
@@ -33,10 +32,10 @@ async fn remove_idle_leases(node: &Arc<Node>) {
         match lifecycle::remove_idle(node, lease.id(), timeout).await {
             Ok(true) => tracing::info!(
                 lease = name,
-                "removed: nobody used it for {} s",
+                "lease removed: it was unused for {} s",
                 timeout.as_secs()
             ),
-            // Somebody came back, or removed it.
+            // The lease is in use again, or was removed.
             Ok(false) | Err(ManageError::NoBranch(_)) => {}
             Err(error) => tracing::warn!(lease = name, %error, "cannot remove an unused lease"),
         }

@@ -1,14 +1,13 @@
-//! Branches that come, go and change names, in a running server.
+//! Creating, removing, renaming and restoring branches in a running server.
 //!
-//! The catalogue decides: a branch is there from the moment at which the
-//! catalogue that names it is durable, and gone when one without it is. What
-//! a crash leaves before (a folder with a manifest) or after (a folder, a WAL)
-//! is swept at the next start.
+//! The catalogue decides: a branch exists once a catalogue that names it is durable,
+//! and is gone once a catalogue without it is durable. A crash before or after that
+//! leaves a folder or a WAL that no catalogue names; the next start sweeps it.
 //!
-//! Nor is a branch served on while it is not known whether the catalogue has
-//! it: what it acknowledged would be swept with it, or would be on a line that
-//! has another name by then. It is *held* from before the catalogue is written
-//! until the outcome is known ([`settle`]).
+//! A branch must not acknowledge commits while it is unknown whether the catalogue
+//! has it: those commits would be swept with the branch, or would be on a branch that
+//! has another name by then. The branch is *held* from before the catalogue is
+//! written until the outcome is known ([`settle`]).
 
 pub(crate) mod adopt;
 mod reopen;
@@ -33,89 +32,89 @@ use tokio::time::Instant;
 use xylem_pages::{ForkError, ReadAt};
 use xylem_types::{BranchId, BranchName};
 
-/// How long a change waits for ingest to show what is durable.
+/// How long a change waits for ingest to reach the durable end of the WAL.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A change of branches did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum ManageError {
-    /// No branch of that name or id.
+    /// No branch has that name or id.
     #[error("there is no branch {0}")]
     NoBranch(BranchRef),
-    /// It is there and does not serve.
+    /// The branch exists but is not open.
     #[error(
-        "branch {branch} is not open: {why}; when that is mended, `xylem branch reopen {branch}`"
+        "branch {branch} is not open: {why}; hint: remove the cause, then run `xylem branch reopen {branch}`"
     )]
     NotOpen {
-        /// Which branch.
+        /// The branch.
         branch: String,
-        /// Why not.
+        /// Why it is not open.
         why: String,
     },
-    /// The name is another's.
+    /// Another branch has the name.
     #[error("there is a branch {0} already")]
     Exists(String),
-    /// A moment that cannot be had.
+    /// The moment cannot be resolved.
     #[error(transparent)]
     Moment(#[from] MomentError),
-    /// Others live on what it has.
-    #[error("branch {branch} cannot be removed: {} left it and need its history; remove them first", by.join(", "))]
+    /// Child branches need the branch's history.
+    #[error("branch {branch} cannot be removed: its child branches need its history; remove them first: {}", by.join(", "))]
     Needed {
-        /// Which branch.
+        /// The parent branch.
         branch: String,
-        /// Who.
+        /// Its child branches.
         by: Vec<String>,
     },
-    /// It makes no sense for this branch.
+    /// The change is not possible for this branch.
     #[error("{0}")]
     Refused(String),
-    /// Its first manifest could not be written.
-    #[error("cannot make branch {name}: {source}")]
+    /// The new branch's first manifest could not be written.
+    #[error("cannot create branch {name}: {source}")]
     Fork {
         /// The new branch.
         name: String,
-        /// Why.
+        /// The page store's error.
         source: ForkError,
     },
-    /// It could not be opened.
+    /// The new branch could not be opened.
     #[error("cannot open the new branch: {0}")]
     Open(#[from] ServerError),
     /// The catalogue could not be changed.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-    /// What it leaves is not in the object store yet.
+    /// The parent's WAL is not in the object store up to the branch point.
     #[error(
-        "the WAL of branch {branch} cannot be copied to the object store, which a branch of it needs: {why}"
+        "the WAL of branch {branch} cannot be copied to the object store, which a child branch needs: {why}"
     )]
     NotBackedUp {
-        /// The branch that it leaves.
+        /// The parent branch.
         branch: String,
-        /// Why not.
+        /// Why the copy has not got there.
         why: String,
     },
-    /// The old line's WAL could not be sealed.
+    /// The old branch's WAL could not be sealed.
     #[error("branch {branch}: its compute could not be fenced: {source}")]
     Fence {
-        /// Which branch.
+        /// The old branch.
         branch: String,
-        /// What the WAL said.
+        /// The WAL's error.
         source: xylem_wal::WalError,
     },
-    /// There are as many leases as there may be.
+    /// The limit of leases is reached.
     #[error(
         "there are {0} leases of read-only computes, as many as the server allows (setting leases_max): stop computes that are not needed"
     )]
     Leases(usize),
-    /// It is not known whether a change was made.
+    /// It is unknown whether the change was made.
     #[error("{0}")]
     Unsettled(String),
-    /// The server stops.
+    /// The server is stopping.
     #[error("the server is stopping; retry")]
     Stopping,
 }
 
 impl ManageError {
-    /// Whether nothing was changed, nor will be.
+    /// Whether the change was certainly not made, and will not be.
     fn is_certain(&self) -> bool {
         !matches!(
             self,
@@ -126,27 +125,27 @@ impl ManageError {
     }
 }
 
-/// A branch to be made.
+/// A branch to be created.
 #[derive(Clone, Debug)]
 pub struct New {
-    /// What it is called.
+    /// The branch's name.
     pub name: Name,
-    /// The branch it leaves.
+    /// The parent branch.
     pub from: BranchRef,
-    /// Where it leaves it.
+    /// The branch point.
     pub at: At,
 }
 
-/// What a new branch is called.
+/// The name of a new branch.
 #[derive(Clone, Debug)]
 pub enum Name {
-    /// So.
+    /// A name that the caller chose.
     Given(BranchName),
-    /// It is a lease, named after the branch it leaves.
+    /// A lease, named after its parent branch.
     Lease,
 }
 
-/// Makes a branch that leaves another. It is open when it is there.
+/// Creates and opens a child branch.
 ///
 /// # Errors
 /// [`ManageError`].
@@ -160,14 +159,14 @@ pub async fn create(
     let until = Instant::now() + PATIENCE;
     let at = moment::resolve(&from, new.at, until).await?;
     let _changes = settle::lock(opened).await?;
-    // It may have gone while the moment was looked for.
+    // The branch may have been removed while the moment was resolved.
     let from = find(opened, &BranchRef::Id(from.id()))?;
     let project = opened.catalog.project();
     let (name, lease) = match new.name {
         Name::Given(name) => (name.to_string(), false),
         Name::Lease if from.meta.lease => {
             return Err(ManageError::Refused(format!(
-                "{} is a read-only compute's: name the branch it shows",
+                "{} belongs to a read-only compute: name the branch that it shows",
                 from.name()
             )));
         }
@@ -193,7 +192,7 @@ pub async fn create(
     Ok(made)
 }
 
-/// Makes an empty branch, which leaves none.
+/// Creates an empty branch without a parent.
 ///
 /// # Errors
 /// [`ManageError`].
@@ -228,10 +227,10 @@ pub async fn create_empty(
     Ok(made)
 }
 
-/// Removes a branch, and all that is only its own.
+/// Removes a branch and everything that belongs to it alone.
 ///
 /// # Errors
-/// [`ManageError::Needed`] while others depend on it.
+/// [`ManageError::Needed`] while the branch has child branches.
 pub async fn remove(node: &Arc<Node>, which: &BranchRef, early: Early) -> Result<(), ManageError> {
     let opened = opened(node)?;
     let _changes = settle::lock(opened).await?;
@@ -246,7 +245,7 @@ pub async fn remove(node: &Arc<Node>, which: &BranchRef, early: Early) -> Result
     remove_now(node, opened, &branch, early).await
 }
 
-/// Removes a lease that nobody has used for `timeout`; false when somebody has.
+/// Removes a lease that has been unused for `timeout`; false when it was used.
 ///
 /// # Errors
 /// As for [`remove`].
@@ -279,7 +278,7 @@ async fn remove_now(
         }
         return Err(error);
     }
-    // From here on it is gone, whatever fails.
+    // From here on the branch is gone, whatever fails.
     opened.branches.remove(id);
     branch.set_removed();
     open::close_branch(branch).await;
@@ -288,7 +287,7 @@ async fn remove_now(
     Ok(())
 }
 
-/// Takes a branch out of the catalogue, on which no other depends.
+/// Removes a branch without child branches from the catalogue.
 async fn remove_entry(node: &Arc<Node>, id: BranchId, early: Early) -> Result<(), ManageError> {
     settle::change(node, early, move |project| {
         let Some((name, meta)) = project.branch(id) else {
@@ -303,7 +302,7 @@ async fn remove_entry(node: &Arc<Node>, id: BranchId, early: Early) -> Result<()
         }
         if !meta.lease && project.branches.values().filter(|b| !b.lease).count() == 1 {
             return Err(ManageError::Refused(format!(
-                "{name} is the project's only branch: a project without any is of no use"
+                "{name} is the project's only branch: a project needs at least one"
             )));
         }
         let name = name.to_owned();
@@ -313,25 +312,25 @@ async fn remove_entry(node: &Arc<Node>, id: BranchId, early: Early) -> Result<()
     .await
 }
 
-/// Removes what a branch had that no catalogue names any more.
+/// Removes the files of a branch that no catalogue names any more.
 async fn remove_files(node: &Arc<Node>, id: BranchId) {
     let node = Arc::clone(node);
     let removed = tokio::task::spawn_blocking(move || {
         if let Some(opened) = node.opened()
             && let Err(error) = opened.store.remove_branch(id)
         {
-            tracing::warn!(branch_id = %id, %error, "what is left of the branch is removed at the next start");
+            tracing::warn!(branch_id = %id, %error, "cannot remove the branch's files; the next start removes them");
         }
         if let Some(Err(error)) = node.opened().map(|opened| opened.wals.remove(id)) {
-            tracing::warn!(branch_id = %id, %error, "the branch's WAL is removed at the next start");
+            tracing::warn!(branch_id = %id, %error, "cannot remove the branch's WAL; the next start removes it");
         }
     });
     if let Err(error) = removed.await {
-        tracing::error!(branch_id = %id, %error, "removing the branch's files ended early");
+        tracing::error!(branch_id = %id, %error, "removing the branch's files failed");
     }
 }
 
-/// Gives a branch another name. Its computes go on.
+/// Renames a branch. Its computes continue.
 ///
 /// # Errors
 /// [`ManageError`].
@@ -357,8 +356,8 @@ pub async fn rename(
     Ok(branch)
 }
 
-/// Puts a branch back to a moment: a new line, which begins there, gets its
-/// name. The old one lives on as `keep_as`; its compute is fenced.
+/// Restores a branch to a moment: a new branch that begins there gets the name. The
+/// old branch stays as `keep_as`, and its compute is fenced.
 ///
 /// # Errors
 /// [`ManageError`].
@@ -386,8 +385,8 @@ pub async fn restore(
         None => name_before(&project, &name, time::now(&node.config.clock))?,
     };
     let new = make(node, Arc::clone(&old), read_at, name.clone(), false).await?;
-    // Before the names change: what the old compute is told is committed from
-    // here on, its clients would look for on the new line.
+    // Before the names change: the old compute's clients would look on the new branch
+    // for commits that are acknowledged from here on.
     let held = old.hold();
     let fenced = match old.fence().await {
         Ok(fenced) => fenced,
@@ -420,15 +419,15 @@ pub async fn restore(
     Ok(Restored { new, old })
 }
 
-/// What a restore made.
+/// The result of a restore.
 pub struct Restored {
-    /// The new line, which has the name.
+    /// The new branch, which has the name.
     pub new: Arc<OpenBranch>,
-    /// The old one.
+    /// The old branch.
     pub old: Arc<OpenBranch>,
 }
 
-/// `main-before-20261122T140500Z`, or with a number behind it.
+/// `main-before-20261122T140500Z`, with a number appended if that name is taken.
 fn name_before(project: &Project, name: &str, now: Timestamp) -> Result<String, ManageError> {
     let time = now.strftime("%Y%m%dT%H%M%SZ");
     for number in 1u64.. {
@@ -439,7 +438,7 @@ fn name_before(project: &Project, name: &str, now: Timestamp) -> Result<String, 
         let before = format!("{name}-before-{time}{more}");
         if let Err(error) = BranchName::parse(&before) {
             return Err(ManageError::Refused(format!(
-                "{error}: say under which name the old line is to be kept"
+                "{error}: give the name under which the old branch is kept"
             )));
         }
         if !project.branches.contains_key(&before) {
@@ -493,8 +492,8 @@ fn refuse_lease(branch: &OpenBranch, what: &str) -> Result<(), ManageError> {
     Ok(())
 }
 
-/// Makes and opens a branch that leaves `from`, or the parent that `from`
-/// shares `at` with. Nobody knows of it yet.
+/// Makes and opens a child branch of `from`, or of the ancestor with which `from`
+/// shares `at`. The branch is not registered yet.
 async fn make(
     node: &Arc<Node>,
     from: Arc<OpenBranch>,
@@ -529,8 +528,8 @@ async fn make(
         open_new(&node_, meta)
     })
     .await?;
-    // The new branch stands on what its parent had. A server that has only
-    // the copy of the parent's WAL must find all of that.
+    // The new branch depends on its parent's WAL up to the branch point. A server that
+    // has only the copy of that WAL must find all of it.
     if let Some(backed) = &left.backed {
         let backed_up = tokio::time::timeout(PATIENCE, backed.reach_now()).await;
         let failed = match backed_up {
@@ -538,7 +537,7 @@ async fn make(
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some(match backed.backup().trouble {
                 Some(error) => error.to_string(),
-                None => format!("it does not get on within {} s", PATIENCE.as_secs()),
+                None => format!("it has not finished within {} s", PATIENCE.as_secs()),
             }),
         };
         if let Some(why) = failed {
@@ -552,22 +551,22 @@ async fn make(
     Ok(made)
 }
 
-/// Opens a branch that no catalogue names yet; it is called by its id until
-/// one does. Blocking.
+/// Opens a branch that no catalogue names yet. Until one does, the branch's id serves
+/// as its name. Blocking.
 fn open_new(node: &Node, meta: BranchMeta) -> Result<Arc<OpenBranch>, ManageError> {
     let opened = node.opened().ok_or(ManageError::Stopping)?;
     let id = meta.id;
     let name = BranchRef::Id(id).to_string();
     let made = Opener::of(node, opened).open(&name, meta, None);
     if made.is_err() {
-        // Best effort: what stays is swept at the next start.
+        // Best effort: the next start sweeps what stays.
         let _ = opened.store.remove_branch(id);
     }
     Ok(made?)
 }
 
-/// Writes the catalogue that has the branch `made`. When it is certain that
-/// there is none, `made` goes again.
+/// Writes the catalogue that contains the branch `made`. If that certainly failed,
+/// `made` is removed.
 async fn publish(
     node: &Arc<Node>,
     made: &Arc<OpenBranch>,
@@ -580,7 +579,7 @@ async fn publish(
         Ok(()) => {}
         Err(error) if error.is_certain() => abandon(node, made).await,
         Err(_) => {
-            // The catalogue may have it: what it has must stay.
+            // The catalogue may name the branch, so its files must stay.
             made.set_removed();
             open::close_branch(made).await;
         }
@@ -588,7 +587,7 @@ async fn publish(
     published
 }
 
-/// Undoes a branch that no catalogue was ever told of.
+/// Removes a branch that no catalogue has ever named.
 async fn abandon(node: &Arc<Node>, made: &Arc<OpenBranch>) {
     made.set_removed();
     open::close_branch(made).await;
@@ -597,7 +596,7 @@ async fn abandon(node: &Arc<Node>, made: &Arc<OpenBranch>) {
         node.opened().map(|opened| opened.store.remove_branch(id))
     });
     if !matches!(removed.await, Ok(Some(Ok(())))) {
-        tracing::warn!(branch_id = %made.id(), "a branch that was not made is removed at the next start");
+        tracing::warn!(branch_id = %made.id(), "cannot remove the files of a branch that was not created; the next start removes them");
     }
 }
 
@@ -606,7 +605,7 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, ManageError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
-        // The runtime goes down, or a bug was reported already.
+        // The runtime is shutting down, or the task panicked, which was logged.
         Err(_) => Err(ManageError::Stopping),
     }
 }

@@ -18,49 +18,49 @@ use xylem_pages::{Branch, ReadAt, ReadError};
 use xylem_types::{BranchId, Epoch, Lsn};
 use xylem_wal::{Durable, Wal};
 
-/// A branch that serves.
+/// A branch that is open.
 pub struct OpenBranch {
-    /// As the project knows it.
+    /// The branch's record in the catalogue.
     pub meta: BranchMeta,
-    /// What its computes wrote.
+    /// The branch's WAL.
     pub wal: Arc<dyn Wal>,
-    /// The same, if it is copied to the object store.
+    /// The same WAL, if it is copied to the object store.
     pub backed: Option<Arc<BackedWal>>,
-    /// What that made of its pages.
+    /// The branch's pages, which ingest fills from the WAL.
     pub pages: Arc<Branch>,
-    /// Cancelled when its streams must end: the server stops, or the branch
-    /// was removed.
+    /// Cancelled when the branch's streams must end: the server stops, or the
+    /// branch is removed or reopened.
     pub end: CancellationToken,
-    /// Its name now, with what is counted under it.
+    /// The branch's present name with its counters.
     label: RwLock<Arc<Label>>,
     counted: Arc<Metrics>,
     clock: Clock,
     removed: AtomicBool,
-    /// Why its streams end, when it is not removed and the server goes on.
+    /// Why the branch's streams end, when neither removal nor shutdown ends them.
     why_ended: OnceLock<String>,
-    /// How many changes are under way after which what is acknowledged now
-    /// might be gone: commits wait, and no compute attaches.
+    /// The number of changes under way that could discard what is acknowledged now.
+    /// Above 0, commits wait and no compute attaches.
     held: watch::Sender<u32>,
-    /// The first time known of its history, and where that began then.
+    /// The first known time of the history, and the oldest LSN for which it was found.
     pub oldest_time: Mutex<Option<(Lsn, Timestamp)>>,
     usage: Mutex<Usage>,
     pub(super) durable: watch::Receiver<Durable>,
-    /// Where the WAL was durable when the branch was opened.
+    /// The end of the WAL when the branch was opened.
     opened: Durable,
-    /// Set once ingest has got there.
+    /// Set once ingest has reached `opened`.
     caught_up: AtomicBool,
-    /// How far its redo was checked before it went into the WAL.
+    /// The check of redo before it enters the WAL.
     pub framing: Framing,
-    /// Held by the one that attaches.
+    /// Held during an attach.
     pub(super) attach_turn: tokio::sync::Mutex<()>,
     writer: Mutex<Option<(Epoch, CancellationToken)>>,
 }
 
-/// A name, and what is counted under it.
+/// A name with the counters that carry it as their label.
 pub struct Label {
-    /// The name.
+    /// The branch's name.
     pub name: String,
-    /// The counters.
+    /// The branch's counters.
     pub metrics: BranchMetrics,
 }
 
@@ -74,13 +74,13 @@ pub struct Surroundings {
     pub clock: Clock,
 }
 
-/// Who uses a branch, and when somebody last did.
+/// The number of streams on a branch, and the time of its last use.
 struct Usage {
     streams: usize,
     last: Instant,
 }
 
-/// A stream on a branch, while it lives.
+/// Counts as a stream on a branch until it is dropped.
 pub struct InUse(Arc<OpenBranch>);
 
 impl Drop for InUse {
@@ -91,12 +91,12 @@ impl Drop for InUse {
     }
 }
 
-/// Keeps a branch from acknowledging commits and from giving out epochs.
+/// Keeps a branch from acknowledging commits and from creating epochs.
 pub struct Held(Option<Arc<OpenBranch>>);
 
 impl Held {
-    /// Leaves the branch held until the server ends: nobody knows whether
-    /// what it would acknowledge stays.
+    /// Leaves the branch held until the server ends: it is unknown whether what the
+    /// branch acknowledges would last.
     pub fn keep(mut self) {
         self.0 = None;
     }
@@ -113,7 +113,7 @@ impl Drop for Held {
 }
 
 impl OpenBranch {
-    /// A branch whose parts are open.
+    /// Puts a branch together from its open parts.
     pub fn new(
         name: &str,
         meta: BranchMeta,
@@ -155,28 +155,28 @@ impl OpenBranch {
         }
     }
 
-    /// What it is called for ever.
+    /// The permanent id.
     pub fn id(&self) -> BranchId {
         self.meta.id
     }
 
-    /// What it is called now.
+    /// The branch's present name with its counters.
     pub fn label(&self) -> Arc<Label> {
         Arc::clone(&self.label.read())
     }
 
-    /// The span of work on this branch: log lines within carry its name and its
-    /// id.
+    /// A span for work on this branch: log lines within it carry the branch's name
+    /// and id.
     pub fn span(&self) -> tracing::Span {
         tracing::info_span!("branch", branch = self.name(), branch_id = %self.id())
     }
 
-    /// Its name now.
+    /// The branch's present name.
     pub fn name(&self) -> String {
         self.label.read().name.clone()
     }
 
-    /// Gives it another name. What was counted under the old one is forgotten.
+    /// Renames the branch. The counters under the old name are dropped.
     pub fn set_name(&self, name: &str) {
         let mut label = self.label.write();
         self.counted.forget_branch(&label.name);
@@ -186,58 +186,58 @@ impl OpenBranch {
         });
     }
 
-    /// Notes that it is no more. Streams end; what it is asked is refused.
+    /// Marks the branch as removed. Its streams end, and it rejects all calls.
     pub fn set_removed(&self) {
         self.removed.store(true, Ordering::Release);
         self.end.cancel();
         self.counted.forget_branch(&self.label.read().name);
     }
 
-    /// Ends its streams, and says why.
+    /// Ends the branch's streams and tells them why.
     pub fn end_because(&self, why: String) {
         // The first reason counts: streams end once.
         let _ = self.why_ended.set(why);
         self.end.cancel();
     }
 
-    /// Why its streams end, if somebody said.
+    /// The reason given to [`OpenBranch::end_because`].
     pub fn why_ended(&self) -> Option<&str> {
         self.why_ended.get().map(String::as_str)
     }
 
-    /// Whether it is no more.
+    /// Whether the branch has been removed.
     pub fn is_removed(&self) -> bool {
         self.removed.load(Ordering::Acquire)
     }
 
-    /// Lets commits wait and refuses computes while the guard lives.
+    /// Makes commits wait and rejects attaches until the guard is dropped.
     pub fn hold(self: &Arc<Self>) -> Held {
         self.held.send_modify(|held| *held += 1);
         Held(Some(Arc::clone(self)))
     }
 
-    /// Watches how many hold it.
+    /// Watches the number of [`Held`] guards; commits wait while it is above 0.
     pub fn watch_held(&self) -> watch::Receiver<u32> {
         self.held.subscribe()
     }
 
-    /// Whether commits wait.
+    /// Whether commits wait for a change of branches.
     pub fn is_held(&self) -> bool {
         *self.held.borrow() > 0
     }
 
-    /// Notes that somebody calls.
+    /// Records a use of the branch now.
     pub fn touch(&self) {
         self.usage.lock().last = Instant::now();
     }
 
-    /// Counts a stream while the guard lives.
+    /// Counts a stream until the guard is dropped.
     pub fn in_use(self: &Arc<Self>) -> InUse {
         self.usage.lock().streams += 1;
         InUse(Arc::clone(self))
     }
 
-    /// How long nobody has used it.
+    /// The time since the branch was last used; zero while it has streams.
     pub fn idle(&self) -> Duration {
         let usage = self.usage.lock();
         if usage.streams > 0 {
@@ -251,14 +251,15 @@ impl OpenBranch {
         time::now(&self.clock)
     }
 
-    /// The end of its history: of its own WAL, or where it left its parent.
+    /// The end of the branch's history: the durable LSN of its own WAL, or the
+    /// branch point if that is later.
     pub fn last_lsn(&self) -> Lsn {
         self.durable().lsn().max(Lsn(self.meta.branch_point_lsn))
     }
 
-    /// Whether `lsn` may have been told as the end of this branch before the
-    /// server was started: what is behind the last mini-transaction may count
-    /// from another place since.
+    /// Whether an earlier server process may have reported `lsn` as the end of this
+    /// branch. Since the restart, side-file operations after the last
+    /// mini-transaction may have other LSNs.
     pub fn may_have_been_end(&self, lsn: Lsn) -> bool {
         self.opened.lsn() >= self.pages.applied() && self.pages.is_behind_last(lsn)
     }
@@ -268,12 +269,12 @@ impl OpenBranch {
         self.durable.borrow().epoch()
     }
 
-    /// How far the WAL is durable.
+    /// The durable end of the WAL.
     pub fn durable(&self) -> Durable {
         *self.durable.borrow()
     }
 
-    /// Why the branch does not work; none when it does.
+    /// Why ingest or the WAL has failed; `None` while both work.
     pub fn broken(&self) -> Option<String> {
         if let Some(reason) = self.pages.failed() {
             return Some(format!("ingest: {reason}"));
@@ -282,7 +283,7 @@ impl OpenBranch {
         Some(format!("WAL: {error}"))
     }
 
-    /// What a scrape wants to know.
+    /// The values that a scrape of the metrics reports.
     pub fn state(&self) -> BranchState {
         let durable = self.durable();
         let stats = self.pages.stats();
@@ -298,14 +299,14 @@ impl OpenBranch {
         }
     }
 
-    /// Registers the stream that writes `epoch`; the one before it ends. The
-    /// token is cancelled when a newer one takes over.
+    /// Registers a stream that writes `epoch`, and ends the previous stream of that
+    /// epoch. The returned token is cancelled when a newer stream takes over.
     pub fn take_writer(&self, epoch: Epoch) -> CancellationToken {
         let token = CancellationToken::new();
         let mut writer = self.writer.lock();
         match &*writer {
-            // It was checked before a newer compute attached: the WAL refuses
-            // it, and the newer one's stream is none of its business.
+            // A newer compute attached after this stream's epoch was checked. The
+            // WAL rejects this stream; the newer compute's stream must go on.
             Some((of, _)) if *of > epoch => return token,
             Some((of, older)) if *of == epoch => older.cancel(),
             _ => {}
@@ -314,14 +315,14 @@ impl OpenBranch {
         token
     }
 
-    /// Whether [`OpenBranch::caught_up`] has nothing to wait for.
+    /// Whether [`OpenBranch::caught_up`] would return at once.
     pub fn is_caught_up(&self) -> bool {
         self.caught_up.load(Ordering::Acquire)
     }
 
-    /// Waits until reads can see everything that was durable when the branch
-    /// was opened: what was acknowledged before a restart is not hidden from
-    /// the first who ask for the newest version after it.
+    /// Waits until reads can see everything that was durable when the branch was
+    /// opened. Without this wait, the first reads of the newest version after a
+    /// restart could miss commits that were acknowledged before it.
     ///
     /// # Errors
     /// [`ReadError::NotReached`] at the deadline, [`ReadError::Stopped`].
@@ -329,15 +330,15 @@ impl OpenBranch {
         if self.is_caught_up() {
             return Ok(());
         }
-        // Each for itself: one that waited for all would hold them up when its
-        // stream is not polled.
+        // Every caller waits by itself: a shared wait would block all of them while
+        // its owner's stream is not polled.
         let position = self.opened.position();
         self.pages.wait_ingested(position, until).await?;
         self.caught_up.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// The version a read without an LSN of its own is pinned to.
+    /// The version to which a read without an LSN is pinned.
     pub fn newest(&self) -> ReadAt {
         ReadAt::Lsn(self.pages.newest())
     }

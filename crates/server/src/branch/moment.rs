@@ -1,4 +1,4 @@
-//! Moments of a branch: an LSN or a time, and how far its history reaches.
+//! Moments of a branch (LSNs or times) and the limits of its history.
 
 use super::live::OpenBranch;
 use crate::time::timestamp;
@@ -9,10 +9,10 @@ use tokio::time::Instant;
 use xylem_pages::{ReadAt, ReadError};
 use xylem_types::Lsn;
 
-/// A moment as people name it.
+/// A moment as a request gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum At {
-    /// Now, with everything that was acknowledged.
+    /// Now, with everything acknowledged so far.
     Newest,
     /// This LSN.
     Lsn(Lsn),
@@ -30,12 +30,12 @@ impl fmt::Display for At {
     }
 }
 
-/// An LSN, with its time if that is known.
+/// An LSN with its time, if the time is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Point {
-    /// Where.
+    /// The LSN.
     pub lsn: Lsn,
-    /// When, by the server's clock.
+    /// The time by the server's clock.
     pub time: Option<Timestamp>,
 }
 
@@ -49,42 +49,42 @@ impl fmt::Display for Point {
     }
 }
 
-/// How far a branch's history reaches.
+/// The limits of a branch's history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Horizon {
     /// The oldest moment that can be read or branched from.
     pub oldest: Point,
-    /// The newest that can be read now.
+    /// The newest moment that can be read now.
     pub newest: Point,
 }
 
-/// A moment cannot be had.
+/// A moment cannot be resolved.
 #[derive(Debug, thiserror::Error)]
 pub enum MomentError {
-    /// It lies outside the history kept.
+    /// The moment lies outside the kept history.
     #[error("{at} is outside the history of branch {branch}, which reaches from {} to {}", horizon.oldest, horizon.newest)]
     Outside {
-        /// Of which branch.
+        /// The branch.
         branch: String,
-        /// What was asked for.
+        /// The requested moment.
         at: At,
-        /// What there is.
+        /// The branch's history.
         horizon: Horizon,
     },
-    /// There is no history at all.
-    #[error("branch {0} is empty: its first compute makes its database")]
+    /// The branch has no history yet.
+    #[error("branch {0} is empty: its first compute creates its database")]
     Empty(String),
     /// The branch cannot be read.
     #[error("branch {branch}: {source}")]
     Read {
-        /// Which branch.
+        /// The branch.
         branch: String,
-        /// What it said.
+        /// The page store's error.
         source: ReadError,
     },
 }
 
-/// `lsn` with its time. Blocking. A time that cannot be read is not known.
+/// `lsn` with its time. A time that cannot be read counts as unknown. Blocking.
 pub fn point(branch: &OpenBranch, lsn: Lsn) -> Point {
     let time = branch.pages.time_at(lsn).ok().flatten();
     Point {
@@ -93,11 +93,12 @@ pub fn point(branch: &OpenBranch, lsn: Lsn) -> Point {
     }
 }
 
-/// How far the history of `branch` reaches; none when it is empty. Blocking.
+/// The limits of the history of `branch`; `None` when the branch is empty.
+/// Blocking.
 pub fn horizon(branch: &OpenBranch) -> Option<Horizon> {
     let oldest = branch.pages.oldest()?;
     let applied = branch.pages.applied();
-    // With the operations on side files behind the last mini-transaction.
+    // Includes the side-file operations after the last mini-transaction.
     let newest = branch.pages.tell();
     (applied > Lsn::FIRST).then(|| Horizon {
         oldest: Point {
@@ -108,23 +109,23 @@ pub fn horizon(branch: &OpenBranch) -> Option<Horizon> {
     })
 }
 
-/// The end of `branch`'s history: an LSN that shows everything that was
-/// acknowledged before the call, operations on side files as well, and nothing
-/// that comes later. Where those count from is known only once they are
-/// ingested; when that takes until `until`, the answer is the end of what is
-/// durable, or of what is ingested if that is later.
+/// The end of the history of `branch`: an LSN that covers everything acknowledged
+/// before the call, including side-file operations, and nothing later. The LSN of a
+/// side-file operation is known only once the operation is ingested. If ingest has
+/// not caught up at `until`, the result is the later of the durable LSN and the
+/// end of what is ingested.
 pub async fn end(branch: &OpenBranch, until: Instant) -> Lsn {
     let position = branch.durable().position();
     let end = match branch.pages.wait_ingested(position, until).await {
-        // Redo behind the last whole mini-transaction shows nothing.
+        // Redo after the last whole mini-transaction has no visible effect.
         Ok(()) => branch.pages.tell(),
         Err(_) => branch.last_lsn().max(branch.pages.newest()),
     };
     end.max(Lsn(branch.meta.branch_point_lsn))
 }
 
-/// The first time that is known from `oldest` on: that of the LSN itself, or of
-/// the first after it that has one. It stays when it was found.
+/// The first known time at or after `oldest`. The result is cached until `oldest`
+/// changes.
 fn oldest_time(branch: &OpenBranch, oldest: Lsn, newest: Lsn) -> Option<Timestamp> {
     let mut known = branch.oldest_time.lock();
     if let Some((lsn, time)) = *known
@@ -133,7 +134,7 @@ fn oldest_time(branch: &OpenBranch, oldest: Lsn, newest: Lsn) -> Option<Timestam
         return Some(time);
     }
     let at = |lsn: u64| point(branch, Lsn(lsn)).time;
-    // Up to `low` there is none, from `high` on there are.
+    // No LSN up to `low` has a time; every LSN from `high` on has one.
     let (mut low, mut high, mut step) = (oldest.0, oldest.0, 1);
     while at(high).is_none() {
         if high >= newest.0 {
@@ -156,10 +157,10 @@ fn oldest_time(branch: &OpenBranch, oldest: Lsn, newest: Lsn) -> Option<Timestam
     Some(time)
 }
 
-/// Where to read `branch` for `at`, as far as it is durable now.
+/// Resolves `at` to a place to read `branch` at, within what is durable now.
 ///
 /// # Errors
-/// [`MomentError`]; waiting for ingest ends at `until`.
+/// [`MomentError`]. Waiting for ingest ends at `until`.
 pub async fn resolve(
     branch: &Arc<OpenBranch>,
     at: At,
@@ -171,7 +172,7 @@ pub async fn resolve(
     };
     let applied = branch.pages.applied();
     let ingested = match at {
-        // Whatever has become of the newer part.
+        // An applied LSN is readable even if ingest has failed since.
         At::Lsn(lsn) if lsn <= applied => Ok(()),
         _ => {
             let position = branch.durable().position();
@@ -183,7 +184,7 @@ pub async fn resolve(
     match found.await {
         Ok(found) => found,
         Err(error) => Err(read(ReadError::Stopped(format!(
-            "looking for {at} ended early: {error}"
+            "resolving {at} failed: {error}"
         )))),
     }
 }
@@ -227,7 +228,7 @@ fn find(
         }
         At::Lsn(lsn) => {
             ingested.map_err(read)?;
-            // Redo behind the last whole mtr shows nothing.
+            // Redo after the last whole mtr has no visible effect.
             Ok(ReadAt::Lsn(lsn.min(branch.pages.newest())))
         }
         At::Time(time) => {
@@ -242,7 +243,7 @@ fn find(
                 }
                 Err(error) => return Err(read(error)),
             };
-            // What comes after it was read, so nothing is missing before it.
+            // If anything after `lsn` is applied, nothing before it is missing.
             if lsn >= applied {
                 ingested.map_err(read)?;
             }

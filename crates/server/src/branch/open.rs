@@ -1,4 +1,4 @@
-//! Opens and closes branches: WAL and page store of each.
+//! Opens and closes branches: the WAL and the pages of each.
 
 use super::live::OpenBranch;
 use super::registry::{BranchRef, Branches, ClosedBranch};
@@ -17,16 +17,15 @@ use xylem_wal::WalError;
 pub(crate) struct Opener<'a> {
     /// The server.
     pub node: &'a Node,
-    /// The store of all branches' pages.
+    /// The page store.
     pub store: &'a Arc<Store>,
-    /// The place of all branches' WALs.
+    /// The WALs of all branches.
     pub wals: &'a Wals,
-    /// The branches that are open already.
+    /// The known branches, open or not.
     pub branches: &'a Branches,
 }
 
 impl<'a> Opener<'a> {
-    /// Those of a server that is open.
     pub(crate) fn of(node: &'a Node, opened: &'a Opened) -> Opener<'a> {
         Opener {
             node,
@@ -36,11 +35,12 @@ impl<'a> Opener<'a> {
         }
     }
 
-    /// Opens a branch whose parent is open. `right` is that to its
-    /// WAL; `None`: it is new. Blocking.
+    /// Opens a branch whose parent is open. `right` is the number of the catalogue
+    /// that entitles this server to the branch's WAL; `None`: the WAL is new.
+    /// Blocking.
     ///
     /// # Errors
-    /// When its WAL or its pages cannot be opened, or its parent is not open.
+    /// The WAL or the pages cannot be opened, or the parent is not open.
     pub(crate) fn open(
         self,
         name: &str,
@@ -78,8 +78,8 @@ impl<'a> Opener<'a> {
                 OpenError::Store(source) => ServerError::Store { branch, source },
             }
         })?;
-        let wal =
-            wal.ok_or_else(|| ServerError::Serve("a branch was opened without WAL".to_owned()))?;
+        let wal = wal
+            .ok_or_else(|| ServerError::Serve("a branch was opened without its WAL".to_owned()))?;
         if let Some(of) = &parent {
             let end = of.durable();
             pages.check_parent(end.lsn(), end.position());
@@ -94,9 +94,9 @@ impl<'a> Opener<'a> {
     }
 }
 
-/// Opens branches whose ancestors are among `branches`, all at the same time:
-/// what takes long is waiting for disks and for the store. Those that do not
-/// open are among them with the reason; the first of these is returned.
+/// Opens branches whose parents are open. It opens all of them in parallel, since
+/// most of the time goes into waiting for disks and the store. It registers a
+/// branch that does not open as closed, and returns the first error.
 pub(crate) fn open_group(of: Opener<'_>, group: &[(&str, &BranchMeta)]) -> Option<ServerError> {
     let runtime = tokio::runtime::Handle::current();
     let right = Some(of.wals.claim());
@@ -114,7 +114,7 @@ pub(crate) fn open_group(of: Opener<'_>, group: &[(&str, &BranchMeta)]) -> Optio
             .collect();
         let ended_early = |_| {
             Err(ServerError::Serve(
-                "opening a branch ended early".to_owned(),
+                "the thread that opens a branch panicked".to_owned(),
             ))
         };
         openers
@@ -135,10 +135,10 @@ pub(crate) fn open_group(of: Opener<'_>, group: &[(&str, &BranchMeta)]) -> Optio
     failed
 }
 
-/// Notes that a branch does not open. What it shares with the one it left is
-/// kept for it.
+/// Registers a branch that does not open. Its parent keeps the history that the
+/// branch needs.
 pub(crate) fn set_closed(branches: &Branches, name: &str, meta: &BranchMeta, error: &ServerError) {
-    tracing::error!(branch = name, branch_id = %meta.id, %error, "the branch does not open, and is not served");
+    tracing::error!(branch = name, branch_id = %meta.id, %error, "cannot open the branch; it is not served");
     let parent = meta.parent.and_then(|id| branches.get(&BranchRef::Id(id)));
     if let Some(parent) = parent {
         parent.pages.keep_for(meta.id, Lsn(meta.branch_point_lsn));
@@ -159,7 +159,7 @@ impl From<StoreError> for OpenError {
     }
 }
 
-/// Closes a branch: its WAL first, so that nothing more comes.
+/// Closes a branch. The WAL is closed first, so that nothing is appended meanwhile.
 pub(crate) async fn close_branch(branch: &Arc<OpenBranch>) {
     let close = async {
         if let Err(error) = branch.wal.close().await {
@@ -167,7 +167,7 @@ pub(crate) async fn close_branch(branch: &Arc<OpenBranch>) {
         }
         let closing = Arc::clone(branch);
         if let Err(error) = tokio::task::spawn_blocking(move || closing.pages.shutdown()).await {
-            tracing::error!(%error, "closing the page store ended early");
+            tracing::error!(%error, "closing the branch's pages failed");
         }
     };
     close.instrument(branch.span()).await;

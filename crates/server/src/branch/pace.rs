@@ -1,60 +1,58 @@
-//! How fast a branch's writer may go while ingest or merges lag behind it.
+//! Pacing: the rate of a branch's writer while ingest or merges lag behind it.
 //!
-//! The debt is what has been promised and not done yet: redo that is durable
-//! and not ingested, against a soft limit, and layers that wait to be merged,
-//! against a limit of their own. Below the limit nobody waits. Above it the
-//! writer is given a rate: at the limit twice what ingest achieves, at twice
-//! the limit what it achieves, then less and less, so that the debt settles
-//! below three times the limit however slow ingest is.
+//! Debt is work that waits: durable redo that is not ingested, relative to a soft
+//! limit, and layers that wait to be merged, relative to a limit of their own. Below
+//! the limit the writer does not wait. Above the limit the writer gets a rate: twice
+//! the rate of ingest at the limit, the rate of ingest at twice the limit, and less
+//! beyond that. The debt therefore settles below three times the limit, however slow
+//! ingest is.
 //!
-//! The rate is kept by a clock that runs ahead: each group of frames moves the
-//! time before which the next may not be taken by its bytes over the rate. A
-//! small commit therefore waits for about its own bytes, not for a fixed pause.
+//! A clock that runs ahead enforces the rate: each group of frames moves the time of
+//! the next group forward by its bytes divided by the rate. A small commit therefore
+//! waits in proportion to its own bytes, not for a fixed pause.
 
 use std::time::Duration;
 
-/// The rate never falls below this, in bytes a second: a writer is not stopped
-/// for good by a figure that may be wrong. A day of it is 5.7 GB.
+/// The lowest rate, in bytes per second: a figure that may be wrong must not stop a
+/// writer for good. A day at this rate is 5.7 GB.
 pub const RATE_MIN: f64 = 64.0 * 1024.0;
-/// The rate that ingest is taken to have before it was measured.
+/// The assumed rate of ingest before the first measurement, in bytes per second.
 const RATE_UNKNOWN: f64 = 16.0 * 1024.0 * 1024.0;
-/// The measure of ingest's rate spans about this time.
+/// The approximate time over which the rate of ingest is averaged.
 const RATE_WINDOW: Duration = Duration::from_secs(2);
-/// Waits shorter than this are saved up: a timer is no finer.
+/// Shorter waits accumulate: a timer is not finer than this.
 const WAIT_MIN: Duration = Duration::from_millis(2);
-/// What merges owe slows writers no further than this: to a tenth of what
-/// ingest achieves. Merges that are stuck owe more and more, whatever writers do.
+/// The limit of pressure from merges: it slows writers to a tenth of the rate of
+/// ingest. The debt of merges that are stuck grows whatever writers do.
 const MERGE_PRESSURE_MAX: f64 = 2.9;
-/// The longest single wait: the debt is looked at again behind it.
+/// The longest single wait; after it the debt is read again.
 const WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// What is owed, in units of the limit from which writers are slowed: below 1
-/// nobody waits.
+/// The debt relative to the limit. Writers are slowed above 1.
 pub fn pressure(lag: u64, lag_limit: u64, merge_debt: u64, merge_limit: u64) -> f64 {
     let share = |debt: u64, limit: u64| debt as f64 / limit.max(1) as f64;
     let merges = share(merge_debt, merge_limit).min(MERGE_PRESSURE_MAX);
     share(lag, lag_limit).max(merges)
 }
 
-/// The writer's rate in bytes a second, where ingest achieves `ingest`; none
-/// without a limit.
+/// The writer's rate in bytes per second, given the rate of ingest; `None`: no limit.
 fn rate(pressure: f64, ingest: f64) -> Option<f64> {
     if pressure <= 1.0 {
         return None;
     }
-    // 2 at 1, 1 at 2, 0 at 3.
+    // Pressure 1 gives 2, pressure 2 gives 1, pressure 3 gives 0.
     let share = (3.0 - pressure).max(0.0);
     Some((ingest * share).max(RATE_MIN))
 }
 
-/// One writer's clock. Times are since any fixed moment.
+/// The clock of one writer. Times are relative to any fixed moment.
 #[derive(Debug)]
 pub struct Pace {
-    /// The next group may not be taken before.
+    /// The next group may not be taken before this time.
     free_at: Duration,
-    /// Where ingest stood when it was last looked at.
+    /// The time and the applied LSN of the last measurement.
     seen: Option<(Duration, u64)>,
-    /// What ingest achieves, in bytes a second.
+    /// The measured rate of ingest, in bytes per second.
     ingest: f64,
 }
 
@@ -69,8 +67,8 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// A group of `bytes` was taken at `now`, ingest stands at LSN `applied`:
-    /// how long the next must wait.
+    /// Accounts for a group of `bytes` taken at `now`, with ingest at LSN `applied`,
+    /// and returns how long the next group must wait.
     pub fn after(
         &mut self,
         now: Duration,
@@ -79,7 +77,7 @@ impl Pace {
         pressure: f64,
     ) -> Option<Duration> {
         let Some(rate) = rate(pressure, self.ingest) else {
-            // Ingest that has nothing to do says nothing of what it can do.
+            // The rate of an idle ingest says nothing about what it can achieve.
             self.seen = None;
             self.free_at = now;
             return None;
@@ -91,11 +89,11 @@ impl Pace {
         if wait < WAIT_MIN {
             return None;
         }
-        // What lies beyond is waited for in further steps, by debt as it is then.
+        // `rest` returns the remainder, recomputed from the debt at that time.
         Some(wait.min(WAIT_MAX))
     }
 
-    /// Whether more of the last group's cost is to be waited for at `now`.
+    /// How much of the last group's cost remains to wait for at `now`.
     pub fn rest(&mut self, now: Duration, applied: u64, pressure: f64) -> Option<Duration> {
         self.after(now, 0, applied, pressure)
     }

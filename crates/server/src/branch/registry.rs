@@ -1,5 +1,5 @@
-//! The branches that there are: by id, and by the names they have now. One
-//! that did not open is among them, with the reason.
+//! The server's branches, by id and by present name. A branch that did not open is
+//! listed with the reason.
 
 use super::live::OpenBranch;
 use crate::project::BranchMeta;
@@ -10,16 +10,15 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 use xylem_types::{BranchId, BranchName};
 
-/// What begins an id where a name may stand, too. No name has a colon.
+/// The prefix of an id where a name is accepted as well. No name has a colon.
 const ID_PREFIX: &str = "id:";
 
-/// How a branch is named by a caller: by the name it has now, or by its id,
-/// which means the same branch for ever.
+/// How a caller names a branch: by its present name, or by its permanent id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BranchRef {
-    /// Its name, or that of a lease.
+    /// The name of a branch or a lease.
     Name(String),
-    /// Its id.
+    /// The permanent id.
     Id(BranchId),
 }
 
@@ -27,7 +26,7 @@ impl BranchRef {
     /// Reads `main`, `main@2` or `id:` and 32 hexadecimal digits.
     ///
     /// # Errors
-    /// Says what it should look like.
+    /// `text` is neither; the message says which form is expected.
     pub fn parse(text: &str) -> Result<BranchRef, String> {
         if let Some(digits) = text.strip_prefix(ID_PREFIX) {
             return match digits.parse() {
@@ -58,16 +57,16 @@ impl fmt::Display for BranchRef {
 
 /// A branch that is not open.
 pub struct ClosedBranch {
-    /// As the project knows it.
+    /// The branch's record in the catalogue.
     pub meta: BranchMeta,
-    /// Why it is not.
+    /// Why the branch is not open.
     pub why: String,
-    /// What closes what was open of it, while that goes on.
+    /// The task that closes the branch's parts, until it has ended.
     pub closing: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl ClosedBranch {
-    /// A branch of which nothing is open.
+    /// A branch whose parts are all closed.
     pub fn new(meta: BranchMeta, why: String) -> Arc<ClosedBranch> {
         Arc::new(ClosedBranch {
             meta,
@@ -77,7 +76,7 @@ impl ClosedBranch {
     }
 }
 
-/// The branches.
+/// The server's branches, open and closed.
 #[derive(Default)]
 pub struct Branches {
     rows: RwLock<Rows>,
@@ -105,12 +104,12 @@ impl Row {
 }
 
 impl Branches {
-    /// The branch that is meant, if it is open.
+    /// The branch `which`, if it is open.
     pub fn get(&self, which: &BranchRef) -> Option<Arc<OpenBranch>> {
         self.rows.read().row(which)?.open()
     }
 
-    /// The branch that is meant, if it is not open.
+    /// The branch `which`, if it is known but not open.
     pub fn closed(&self, which: &BranchRef) -> Option<Arc<ClosedBranch>> {
         match self.rows.read().row(which)? {
             Row::Open(_) => None,
@@ -118,14 +117,14 @@ impl Branches {
         }
     }
 
-    /// All that are open, by name.
+    /// All open branches, in the order of their names.
     pub fn all(&self) -> Vec<Arc<OpenBranch>> {
         let rows = self.rows.read();
         let ids = rows.by_name.values();
         ids.filter_map(|id| rows.by_id.get(id)?.open()).collect()
     }
 
-    /// All that are not open, with their names.
+    /// All branches that are not open, with their names.
     pub fn all_closed(&self) -> Vec<(String, Arc<ClosedBranch>)> {
         let rows = self.rows.read();
         let named = rows.by_name.iter();
@@ -137,12 +136,12 @@ impl Branches {
             .collect()
     }
 
-    /// Adds a branch as `name`, or opens one that is there.
+    /// Adds an open branch as `name`, or replaces its closed entry.
     pub fn insert(&self, branch: &Arc<OpenBranch>, name: &str) {
         self.rows.write().insert(branch, name);
     }
 
-    /// Adds a branch that is not open as `name`, or closes one that is there.
+    /// Adds a closed branch as `name`, or replaces its open entry.
     pub fn insert_closed(&self, branch: &Arc<ClosedBranch>, name: &str) {
         let mut rows = self.rows.write();
         rows.by_name.insert(name.to_owned(), branch.meta.id);
@@ -150,15 +149,14 @@ impl Branches {
             .insert(branch.meta.id, Row::Closed(Arc::clone(branch)));
     }
 
-    /// Takes a branch out.
+    /// Removes a branch and its names from the registry.
     pub fn remove(&self, id: BranchId) {
         let mut rows = self.rows.write();
         rows.by_name.retain(|_, named| *named != id);
         rows.by_id.remove(&id);
     }
 
-    /// Gives `branch` another name and, in the same step, `successor` the name
-    /// it has.
+    /// Renames `branch` and gives its old name to `successor`, atomically.
     pub fn rename(&self, branch: &Arc<OpenBranch>, to: &str, successor: Option<&Arc<OpenBranch>>) {
         let mut rows = self.rows.write();
         let before = branch.name();

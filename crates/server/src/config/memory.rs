@@ -1,11 +1,11 @@
-//! How much memory the page store takes when nobody says.
+//! The default of the page store's memory.
 
-/// What it takes at least.
+/// The minimum, in bytes.
 const LEAST: u64 = 512 << 20;
 
-/// An eighth of the machine's memory, or of what the control group allows; a
-/// stock server would have all of it as the system's page cache, and the page
-/// store reads past that cache only what is not in its own.
+/// An eighth of the machine's memory, or of the control group's limit. A stock
+/// server would use all of the memory as the system's page cache. The page store
+/// reads past that cache only what its own cache lacks.
 pub(super) fn default_bytes() -> u64 {
     let machine = std::fs::read_to_string("/proc/meminfo")
         .ok()
@@ -16,7 +16,7 @@ pub(super) fn default_bytes() -> u64 {
     share(machine, group)
 }
 
-/// The share of the smaller of the two that are known.
+/// The share of the smaller known limit.
 pub(crate) fn share(machine: Option<u64>, group: Option<u64>) -> u64 {
     let all = machine.into_iter().chain(group).min().unwrap_or(0);
     (all / 8).max(LEAST)

@@ -1,6 +1,6 @@
-//! Every setting of the server, declared once: its name in the file, its flag
-//! and environment variable, its default, the range of its values, and the words
-//! of `--help` and of the table in docs/server.md.
+//! Declares every setting of the server once: its name in the file, its flag and
+//! environment variable, its default, its range, and the texts of `--help` and of the
+//! table in docs/server.md.
 
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use std::fmt::Write;
@@ -14,9 +14,9 @@ pub struct Setting {
     pub name: &'static str,
     /// The kind of value, as `--help` names it: `SIZE`, `DURATION`, ...
     pub value: &'static str,
-    /// The value when nobody sets it.
+    /// The default.
     pub default: Fallback,
-    /// The least and the greatest value, as they would be typed.
+    /// The smallest and the largest value, as a user types them.
     pub range: Option<(&'static str, &'static str)>,
     /// What the setting does, in one line.
     pub help: &'static str,
@@ -24,16 +24,16 @@ pub struct Setting {
     pub detail: &'static str,
 }
 
-/// The value of a setting that nobody sets.
+/// The default of a setting.
 #[derive(Clone, Copy, Debug)]
 pub enum Fallback {
-    /// This text, read as if it had been typed.
+    /// This text, parsed like a user's value.
     Is(&'static str),
     /// A value that depends on the machine or on other settings, in words.
     Depends(&'static str),
     /// The setting is off.
     Off,
-    /// There is none: the setting must be given.
+    /// The setting has no default and must be given.
     Required,
 }
 

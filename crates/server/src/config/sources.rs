@@ -1,4 +1,4 @@
-//! The places where a setting can be set, and the one that wins.
+//! The places where a setting can be set, and their precedence.
 
 use super::settings::{Fallback, SETTINGS, Setting};
 use std::collections::BTreeMap;
@@ -12,35 +12,35 @@ pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read configuration file {}: {source}", path.display())]
     Unreadable {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// The file is not TOML.
     #[error("configuration file {} is not TOML: {message}", path.display())]
     Syntax {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What is wrong, and where.
+        /// The parser's message, with the position.
         message: String,
     },
-    /// The file has a key that is not known.
+    /// The file has an unknown key.
     #[error("configuration file {}: unknown key {key:?}; did you mean {closest:?}?", path.display())]
     UnknownKey {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What it has.
+        /// The unknown key.
         key: String,
-        /// The known key most like it.
+        /// The most similar known key.
         closest: &'static str,
     },
-    /// A value makes no sense.
+    /// A value is invalid.
     #[error("{origin}: {message}")]
     Value {
         /// Flag, variable, or file and key.
         origin: String,
-        /// What is wrong, and what would be right.
+        /// What is wrong, and which values are valid.
         message: String,
     },
     /// A setting without a default is missing.
@@ -51,7 +51,7 @@ pub enum ConfigError {
     Missing(Setting),
 }
 
-/// Strongest last.
+/// Where a setting was set, in ascending precedence.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Origin {
     File(PathBuf),
@@ -59,7 +59,7 @@ enum Origin {
     Flag,
 }
 
-/// The settings that were set, and where.
+/// The values that were set, with their origins.
 pub(super) struct Sources {
     values: BTreeMap<&'static str, (Origin, String)>,
 }
@@ -91,7 +91,7 @@ impl Sources {
         self.values.get(setting.name).map(|(_, text)| text.as_str())
     }
 
-    /// The one of two settings that was set in the stronger place.
+    /// The one of two settings whose origin has precedence; `a` if they are equal.
     pub(super) fn stronger<'a>(&self, a: &'a Setting, b: &'a Setting) -> Option<&'a Setting> {
         match (self.values.get(a.name), self.values.get(b.name)) {
             (None, None) => None,
@@ -101,7 +101,7 @@ impl Sources {
         }
     }
 
-    /// An error about `setting`, with the place it was set in.
+    /// An error about `setting` that says where it was set.
     pub(super) fn bad(&self, setting: &Setting, message: &str) -> ConfigError {
         let name = setting.name;
         let origin = match self.values.get(name).map(|(origin, _)| origin) {
@@ -118,8 +118,8 @@ impl Sources {
         }
     }
 
-    /// The value of `setting`: what was set, else its default, else `None`.
-    /// Within the range either way.
+    /// The value that was set, else the default, else `None`. Both must be within
+    /// the setting's range.
     pub(super) fn find<T>(&self, setting: &Setting) -> Result<Option<T>, ConfigError>
     where
         T: FromStr<Err: fmt::Display> + PartialOrd,
@@ -181,7 +181,7 @@ fn read_file(path: &Path) -> Result<Vec<(&'static str, String)>, ConfigError> {
                 return Err(ConfigError::Value {
                     origin: format!("configuration file {}, key {key}", path.display()),
                     message: format!(
-                        "a string or a whole number is wanted, this is a {}",
+                        "expected a string or a whole number, found a {}",
                         other.type_str()
                     ),
                 });

@@ -1,21 +1,21 @@
-//! The two places where WALs can be.
+//! The setting `wal_store`.
 
 use serde::{Deserialize, Serialize};
 
-/// Where WALs are; fixed when a project is created.
+/// Where WALs are. It is fixed when a project is created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WalStore {
     /// On the server's disk: a commit waits for an fsync.
     #[default]
     Local,
-    /// In the object store: a commit waits for a PUT, and nothing that was
-    /// acknowledged is lost with the server's disk.
+    /// In the object store: a commit waits for a PUT, and the loss of the server's
+    /// disk loses no acknowledged commit.
     Object,
 }
 
 impl WalStore {
-    /// In one word, as in the configuration.
+    /// The word that the configuration uses.
     pub fn as_str(self) -> &'static str {
         match self {
             WalStore::Local => "local",
@@ -31,9 +31,7 @@ impl std::str::FromStr for WalStore {
         match text {
             "local" => Ok(WalStore::Local),
             "object" => Ok(WalStore::Object),
-            _ => Err(format!(
-                "{text:?} is no place for WALs: use local or object"
-            )),
+            _ => Err(format!("{text:?} is not a WAL store: use local or object")),
         }
     }
 }

@@ -1,16 +1,15 @@
-//! The project's catalogue in the store: numbered documents, created only if
-//! absent, the newest the truth.
+//! The project's catalogue in the store: numbered documents, each created only if
+//! absent. The newest is authoritative.
 //!
-//! Opening a project claims it: the opener publishes the next number. Whoever
-//! had it before finds that number taken and changes nothing more. Documents
-//! beyond the last few are removed, and with them the number that a server of
-//! long ago would find taken; so each change looks, once it is written,
-//! whether there is a newer one.
+//! Opening a project claims it: the opener publishes the next number. The previous owner
+//! finds that number taken and changes nothing more. All but the last few documents are
+//! removed, and with them a number that a long-superseded server would find taken. Each
+//! change therefore checks, after it is written, that no newer document exists.
 //!
-//! A change has three outcomes: it is made, it is not made, or the store did
-//! not say ([`CatalogError::Unsettled`]). The last one stays pending: nothing
-//! else is changed before [`Catalog::settle`] has found out, which it does by
-//! writing the same document again until the store answers.
+//! A change has three outcomes: it is made, it is not made, or the store did not say
+//! ([`CatalogError::Unsettled`]). In the third case the change stays pending and blocks
+//! all others. [`Catalog::settle`] writes the same document again until the store
+//! answers.
 
 use super::Project;
 use parking_lot::{Mutex, RwLock};
@@ -25,14 +24,14 @@ use xylem_pages::place::{Files, Place, Put};
 
 /// The folder in the store.
 pub const FOLDER: &str = "project";
-/// The version of the format that is written; others are refused.
+/// The format version that this server writes; it refuses all others.
 pub const FORMAT: u32 = 4;
 const PREFIX: &str = "catalog-";
-/// Documents that are kept, the newest among them.
+/// The number of documents that are kept, including the newest.
 const KEPT: u64 = 4;
-/// How often a claim is tried while others claim, too.
+/// Attempts at a claim while other servers claim as well.
 const CLAIMS_MAX: u32 = 16;
-/// How often a document of uncertain durability is followed by another.
+/// Attempts to follow a document of uncertain durability with another.
 const SYNCS_MAX: u32 = 3;
 
 /// The catalogue cannot be read or changed.
@@ -41,54 +40,54 @@ pub enum CatalogError {
     /// The store failed.
     #[error("cannot {what} {name} in {place}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
-        /// Which document, or the folder.
+        /// The document or the folder.
         name: String,
-        /// Where.
+        /// The store's URL.
         place: String,
-        /// What the store said.
+        /// The store's error.
         source: Arc<Error>,
     },
     /// A document is damaged or of another version.
     #[error("{name} in {place}: {message}")]
     Damaged {
-        /// Which document.
+        /// The document.
         name: String,
-        /// Where.
+        /// The store's URL.
         place: String,
         /// What is wrong.
         message: String,
     },
     /// This server has lost the project.
     #[error(
-        "another server has opened this project (catalogue {number} in {place} is not this server's): this one changes nothing any more"
+        "another server has opened this project (it wrote catalogue {number} in {place}): this server makes no more changes"
     )]
     Lost {
-        /// The document that shows it.
+        /// The number of the other server's document.
         number: u64,
-        /// Where.
+        /// The store's URL.
         place: String,
     },
-    /// A change that makes no sense. A bug.
-    #[error("refused to write a catalogue: {0}")]
+    /// An invalid change, which is a bug.
+    #[error("refused to write an invalid catalogue: {0}")]
     Invalid(String),
-    /// A change may be in place: the store did not say, or did not make
-    /// certain that it stays.
+    /// A change may have been made: the store did not say, or did not confirm that it is
+    /// durable.
     #[error(
-        "it is not known whether {name} is in {place} for good: {why}; the server asks again until the store answers, and makes no other change before"
+        "it is unknown whether {name} is durable in {place}: {why}; the server retries until the store answers, and makes no other change before that"
     )]
     Unsettled {
-        /// Which document.
+        /// The document.
         name: String,
-        /// Where.
+        /// The store's URL.
         place: String,
         /// What went wrong.
         why: String,
     },
 }
 
-/// What stands in a document.
+/// A document as it is stored.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
@@ -102,18 +101,18 @@ struct Document {
 #[serde(deny_unknown_fields)]
 struct Content {
     number: u64,
-    /// Random, chosen by a server when it opens the project, 32 hexadecimal
-    /// digits: no two write equal bytes.
+    /// A random number of 32 hexadecimal digits, which a server chooses when it opens
+    /// the project, so that no two servers write equal bytes.
     writer: String,
-    /// How long after this document was followed by another server's its
-    /// writer may acknowledge commits, in milliseconds.
+    /// How long the writer may acknowledge commits after another server has followed
+    /// this document with its own, in milliseconds.
     lease_ms: u64,
-    /// Its writer has stopped and acknowledges nothing more.
+    /// The writer has stopped and acknowledges nothing more.
     released: bool,
     project: Project,
 }
 
-/// Only the version: enough to refuse a newer document by name.
+/// Only the version, so that a document of another version gets a clear error.
 #[derive(Deserialize)]
 struct Version {
     format: u32,
@@ -148,7 +147,7 @@ fn parse(bytes: &[u8], number: u64) -> Result<Content, String> {
     let version: Version = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     if version.format != FORMAT {
         return Err(format!(
-            "format {} is not known, only {FORMAT} is: use the version of xylem that wrote it",
+            "unknown format {}, this version reads {FORMAT}: use the version of xylem that wrote it",
             version.format
         ));
     }
@@ -157,12 +156,12 @@ fn parse(bytes: &[u8], number: u64) -> Result<Content, String> {
     let crc = crc_of(&content).map_err(|e| e.to_string())?;
     if crc != document.crc32c {
         return Err(format!(
-            "checksum is {crc}, the document says {}: it was damaged",
+            "the document is damaged: its checksum is {crc}, and it says {}",
             document.crc32c
         ));
     }
     if content.number != number {
-        return Err(format!("it has the number {} inside", content.number));
+        return Err(format!("it contains the number {}", content.number));
     }
     content.project.check()?;
     Ok(content)
@@ -222,7 +221,7 @@ impl Folder {
         }
     }
 
-    /// All numbers there are, in order.
+    /// The numbers of all documents, ascending.
     fn numbers(&self) -> Result<Vec<u64>, CatalogError> {
         let list = self.files.list().map_err(self.io("list", FOLDER))?;
         let mut numbers: Vec<u64> = list
@@ -239,8 +238,8 @@ impl Folder {
         parse(&bytes, number).map_err(self.damaged(number))
     }
 
-    /// The newest document. One that is removed while it is looked for was
-    /// followed by newer ones.
+    /// The newest document. If it is removed before it is read, newer ones exist, and
+    /// the search starts over.
     fn newest(&self) -> Result<Option<Content>, CatalogError> {
         let mut tries = 0;
         loop {
@@ -258,7 +257,7 @@ impl Folder {
         }
     }
 
-    /// Creates a document. `Exists` also when one with its number is not ours.
+    /// Creates a document. `Exists`: another document has its number.
     fn put(&self, content: &Content) -> Result<Put, PutError> {
         let name = name_of(content.number);
         let bytes = render(content)
@@ -268,11 +267,11 @@ impl Folder {
             Ok(put) => return Ok(put),
             Err(error) => Err(error),
         };
-        // An attempt whose outcome was not known may have made it.
+        // An earlier attempt with an unknown outcome may have created the document.
         match (put, self.files.read(&name)) {
             (_, Ok(found)) if found == bytes => Ok(Put::NotSynced),
             (Ok(put), Ok(_)) => Ok(put),
-            // Somebody has the name, and nobody says who.
+            // The name is taken, and it is unknown by whom.
             (Ok(_), Err(error)) => Err(PutError::Unknown(error.to_string())),
             (Err(error), Err(none))
                 if none.kind() == ErrorKind::NotFound
@@ -284,7 +283,8 @@ impl Folder {
         }
     }
 
-    /// Removes documents before the last few. What stays is removed later.
+    /// Removes all but the last few documents. Best effort: a later sweep removes what
+    /// stays.
     fn sweep(&self, newest: u64, numbers: &[u64]) {
         let oldest = newest.saturating_sub(KEPT - 1);
         for number in numbers.iter().filter(|number| **number < oldest) {
@@ -295,19 +295,19 @@ impl Folder {
 
 /// A document was not created.
 enum PutError {
-    /// It is not there, and nothing is on its way that could make it.
+    /// The document does not exist, and no request under way can create it.
     NotThere(CatalogError),
-    /// It may be there, or may still come.
+    /// The document may exist, or may still be created.
     Unknown(String),
 }
 
-/// What a server finds that opens a project.
+/// A project as a server finds it in the store.
 #[derive(Clone, Debug)]
 pub struct Found {
     /// The project.
     pub project: Project,
-    /// How long the last owner may still acknowledge commits once another
-    /// server has claimed the project.
+    /// How long the last owner may still acknowledge commits once another server has
+    /// claimed the project.
     pub lease: Duration,
 }
 
@@ -329,17 +329,18 @@ impl Content {
     }
 }
 
-/// The newest catalogue among `files`, not claimed; none when there is none.
-/// `place` is what errors call it.
+/// Reads the newest catalogue among `files` without claiming it; `None` when there is
+/// no catalogue. `place` names the store in errors.
 ///
 /// # Errors
-/// When the store fails, or the document is damaged or of another version.
+/// The store fails, or the document is damaged or of another version.
 pub fn read_files(files: Arc<dyn Files>, place: String) -> Result<Option<Project>, CatalogError> {
     let newest = Folder { files, place }.newest()?;
     Ok(newest.map(|content| content.project))
 }
 
-/// The newest catalogue in `place`, not claimed; none when there is none.
+/// Reads the newest catalogue in `place` without claiming it; `None` when there is no
+/// catalogue.
 ///
 /// # Errors
 /// As for [`read_files`].
@@ -347,30 +348,29 @@ pub fn read(place: &dyn Place) -> Result<Option<Found>, CatalogError> {
     Ok(Folder::open(place)?.newest()?.map(Found::from))
 }
 
-/// Whether there is a catalogue in `place`.
+/// Whether `place` has a catalogue.
 ///
 /// # Errors
-/// When the store fails.
+/// The store fails.
 pub fn exists(place: &dyn Place) -> Result<bool, CatalogError> {
     Ok(!Folder::open(place)?.numbers()?.is_empty())
 }
 
-/// A catalogue that this server has claimed. Changing it and looking after it
-/// block.
+/// A catalogue that this server has claimed. Methods that reach the store block.
 pub struct Catalog {
     folder: Folder,
     writer: String,
     /// Held while a document is written.
     state: Mutex<State>,
-    /// By itself: who asks for it does not wait for the store.
+    /// Under a lock of its own, so that readers do not wait for the store.
     project: RwLock<Arc<Project>>,
-    /// What the owner before may still do after the claim.
+    /// The ownership lease of the previous owner.
     found_lease: Duration,
-    /// When the store was last asked, and then said that the project is this
-    /// server's.
+    /// The start of the last request by which the store confirmed that this server owns
+    /// the project.
     proved: Mutex<Instant>,
     clock: Clock,
-    /// Sent to at each such answer.
+    /// Notified at each confirmation.
     renewed: watch::Sender<()>,
     why_lost: OnceLock<CatalogError>,
     lost: CancellationToken,
@@ -379,21 +379,21 @@ pub struct Catalog {
 struct State {
     /// The number of the newest document.
     number: u64,
-    /// What this server promises of itself, for how long.
+    /// The ownership lease that this server writes into documents.
     lease: Duration,
-    /// A document that may be there.
+    /// A document with an unknown outcome.
     pending: Option<Pending>,
 }
 
 /// A server that wants to own a project.
 #[derive(Clone, Debug)]
 pub struct Claimant {
-    /// A random number, which tells its documents from those of others.
+    /// A random number, which distinguishes the server's documents from those of others.
     pub writer: u128,
-    /// How long it may acknowledge commits once another server has claimed the
+    /// How long the server may acknowledge commits once another server has claimed the
     /// project.
     pub lease: Duration,
-    /// Its clock, which says how old an answer of the store is.
+    /// The server's clock, which measures the age of the store's answers.
     pub clock: Clock,
 }
 
@@ -403,13 +403,11 @@ struct Pending {
 }
 
 impl Catalog {
-    /// Claims the project in `place`; none when there is none. The claim itself
-    /// promises no less than the owner before did, whose promise may still
-    /// bind.
+    /// Claims the project in `place`; `None` when there is no project. The claim's lease
+    /// is no shorter than that of the previous owner, which may still be in force.
     ///
     /// # Errors
-    /// When the store fails, or the newest document is damaged or of another
-    /// version.
+    /// The store fails, or the newest document is damaged or of another version.
     pub fn claim(place: &dyn Place, claimant: Claimant) -> Result<Option<Catalog>, CatalogError> {
         let lease = claimant.lease;
         let folder = Folder::open(place)?;
@@ -436,17 +434,17 @@ impl Catalog {
                     catalog.state.lock().lease = lease;
                     return Ok(Some(catalog));
                 }
-                // Others open it, too; the last of them has it.
+                // Other servers open the project as well; the last one owns it.
                 Err(CatalogError::Lost { .. }) if tries < CLAIMS_MAX => tries += 1,
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Makes `project` the first catalogue of `place`, and claims it.
+    /// Writes `project` as the first catalogue of `place`, and claims it.
     ///
     /// # Errors
-    /// [`CatalogError::Lost`] when there is one by now; when the store fails.
+    /// [`CatalogError::Lost`] when a catalogue exists by now, or the store fails.
     pub fn create(
         place: &dyn Place,
         claimant: Claimant,
@@ -476,7 +474,7 @@ impl Catalog {
         }
     }
 
-    /// Promises `lease` from the next change on.
+    /// Writes `lease` into documents from the next change on.
     pub fn promise(&self, lease: Duration) {
         self.state.lock().lease = lease;
     }
@@ -486,14 +484,13 @@ impl Catalog {
         Arc::clone(&self.project.read())
     }
 
-    /// The number of the newest document: greater than any that a server had
-    /// which opened the project before.
+    /// The number of the newest document: greater than that of any document which a
+    /// previous owner wrote.
     pub fn number(&self) -> u64 {
         self.state.lock().number
     }
 
-    /// How long the owner before may acknowledge commits, counted from the
-    /// claim.
+    /// How long the previous owner may acknowledge commits, counted from the claim.
     pub fn found_lease(&self) -> Duration {
         self.found_lease
     }
@@ -503,18 +500,18 @@ impl Catalog {
         &self.lost
     }
 
-    /// Why nothing can be changed any more, if so.
+    /// The error of all further changes once another server owns the project.
     pub fn why_lost(&self) -> Option<CatalogError> {
         self.why_lost.get().cloned()
     }
 
-    /// How long ago this server asked the store for the last time that then
-    /// said the project is its own.
+    /// The age of the store's last confirmation that this server owns the project,
+    /// counted from the request.
     pub fn proof_age(&self) -> Duration {
         self.clock.since(*self.proved.lock())
     }
 
-    /// Wakes whenever the store has said so again.
+    /// Wakes at each new confirmation of ownership.
     pub fn renewals(&self) -> watch::Receiver<()> {
         self.renewed.subscribe()
     }
@@ -526,11 +523,11 @@ impl Catalog {
         self.renewed.send_replace(());
     }
 
-    /// Proves that up to the call no other server has opened the project.
+    /// Proves that no other server had opened the project by the time of the call.
     ///
     /// # Errors
-    /// [`CatalogError::Lost`] when one has. Anything else is a store that does
-    /// not answer, and says nothing about that.
+    /// [`CatalogError::Lost`] when another server has. Any other error means that the
+    /// store did not answer, and proves nothing.
     pub fn look(&self) -> Result<(), CatalogError> {
         let state = self.state.lock();
         if let Some(lost) = self.why_lost.get() {
@@ -547,14 +544,13 @@ impl Catalog {
         Ok(())
     }
 
-    /// Applies `change` to a copy of the project and publishes that. Durable
-    /// on return. When `change` fails nothing is done.
+    /// Applies `change` to a copy of the project and publishes the copy. The change is
+    /// durable on return. If `change` fails, nothing is written.
     ///
     /// # Errors
-    /// What `change` says; [`CatalogError`]. After
-    /// [`CatalogError::Unsettled`] the change may have been made, or may be
-    /// made yet: [`Catalog::settle`] finds out, and until it has, nothing is
-    /// changed.
+    /// The error of `change`, or [`CatalogError`]. After [`CatalogError::Unsettled`] the
+    /// change may have been made, or may still be made. Call [`Catalog::settle`] to find
+    /// out; until then all further changes fail.
     pub fn change<T, E: From<CatalogError>>(
         &self,
         change: impl FnOnce(&mut Project) -> Result<T, E>,
@@ -568,11 +564,11 @@ impl Catalog {
         Ok(done)
     }
 
-    /// Notes that this server acknowledges nothing more, so that the next one
-    /// need not wait.
+    /// Records that this server acknowledges nothing more, so that the next one need not
+    /// wait.
     ///
     /// # Errors
-    /// As for [`Catalog::change`]; then the next one waits.
+    /// As for [`Catalog::change`]; then the next server waits.
     pub fn release(&self) -> Result<(), CatalogError> {
         let mut state = self.state.lock();
         self.changeable(&state)?;
@@ -580,13 +576,13 @@ impl Catalog {
         self.publish(&mut state, project, true)
     }
 
-    /// Finds out what became of a change whose outcome was not known. It is
-    /// made on return. Nothing is done when there is none.
+    /// Retries an unsettled change; on success the change is made. Does nothing if no
+    /// change is unsettled.
     ///
     /// # Errors
-    /// [`CatalogError::Unsettled`] while the store does not say;
-    /// [`CatalogError::Lost`] when another server has the project: then it
-    /// knows what became of it.
+    /// [`CatalogError::Unsettled`] while the store does not answer.
+    /// [`CatalogError::Lost`] when another server owns the project; its catalogue then
+    /// tells whether the change was made.
     pub fn settle(&self) -> Result<(), CatalogError> {
         let mut state = self.state.lock();
         if let Some(lost) = self.why_lost.get() {
@@ -625,8 +621,8 @@ impl Catalog {
         self.write(state, content, false)
     }
 
-    /// Writes `content` under its number or, if that is this server's own, a
-    /// later one. `landed`: an earlier attempt may have made it.
+    /// Writes `content` under its number, or under a later one if this server itself took
+    /// that number. `landed`: an earlier attempt may have succeeded.
     fn write(
         &self,
         state: &mut State,
@@ -641,14 +637,14 @@ impl Catalog {
                     landed = true;
                     left -= 1;
                     if left == 0 {
-                        let why = "its disk does not make certain that it stays".to_owned();
+                        let why = "its disk does not confirm that the file is durable".to_owned();
                         return Err(self.pend(state, content, why));
                     }
                     content.number += 1;
                 }
                 Ok(Put::Exists) => match self.is_ours(content.number) {
-                    // An earlier attempt of ours that was called failed was
-                    // made after all: this one takes its place.
+                    // An earlier attempt of this server was reported as failed but
+                    // succeeded. This document supersedes it.
                     Ok(true) => content.number += 1,
                     Ok(false) => return Err(self.lose(content.number)),
                     Err(error) => return Err(self.pend(state, content, error.to_string())),
@@ -660,7 +656,7 @@ impl Catalog {
                 Err(PutError::Unknown(why)) => return Err(self.pend(state, content, why)),
             }
         }
-        // It is the truth unless there is a newer one.
+        // The document is authoritative unless a newer one exists.
         let asked = self.clock.instant();
         let numbers = match self.folder.numbers() {
             Ok(numbers) => numbers,
@@ -686,11 +682,11 @@ impl Catalog {
         why
     }
 
-    /// Whether this server wrote a document that is there.
+    /// Whether this server wrote the document `number`. A document that this version
+    /// cannot parse belongs to another server.
     ///
     /// # Errors
-    /// When it cannot be read: that says nothing. One that this version does
-    /// not understand is another's.
+    /// The document cannot be read, so its writer is unknown.
     fn is_ours(&self, number: u64) -> Result<bool, CatalogError> {
         match self.folder.read(number) {
             Ok(content) => Ok(content.writer == self.writer),
@@ -702,7 +698,7 @@ impl Catalog {
     fn lose(&self, number: u64) -> CatalogError {
         let lost = self.why_lost.get_or_init(|| self.folder.lost(number));
         self.lost.cancel();
-        // Wakes those that wait for a proof that will not come.
+        // Wakes tasks that wait for a confirmation, which will not come.
         self.renewed.send_replace(());
         lost.clone()
     }

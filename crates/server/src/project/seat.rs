@@ -1,37 +1,37 @@
-//! What tells a data directory from a copy of it, and one life of the machine
-//! from another.
+//! Distinguishes a data directory from a copy of it, and one boot of the machine from
+//! another.
 //!
-//! A server that holds the lock of a directory knows that whoever held it
-//! before is dead, if it is the same lock of the same running system. A copied
-//! directory has another lock file; a disk that was attached to another
-//! machine, or cloned block by block, has the same one under another boot.
+//! A server that holds the lock of a directory knows that the previous holder is dead,
+//! if the lock file and the running system are the same. A copied directory has another
+//! lock file. A disk that was attached to another machine, or cloned block by block, has
+//! the same lock file under another boot.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
-/// What the system gives each boot: Linux, `random(4)`.
+/// The kernel's id of the present boot; see `random(4)`.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// A directory under a running system.
+/// A directory on a running system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seat {
-    /// Inode of the lock file, and its time of birth in nanoseconds since 1970
-    /// (0 where the file system has none): no copy has the same.
+    /// The inode of the lock file and its creation time in nanoseconds since 1970 (0 if
+    /// the file system has none). A copy differs.
     file: String,
-    /// Empty when the system does not say.
+    /// The boot id; empty when the system has none.
     boot: String,
 }
 
-/// How a noted seat stands to the present one.
+/// The relation of a recorded seat to the present one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Distance {
-    /// The same lock, under the same running system.
+    /// The same lock file, on the same running system.
     Same,
-    /// Perhaps the same lock: the system was started again, or does not say.
+    /// Perhaps the same lock file: the system was rebooted, or has no boot id.
     Unknown,
-    /// A copy.
+    /// The directory is a copy.
     Copy,
 }
 
@@ -48,7 +48,7 @@ impl Seat {
         })
     }
 
-    /// Reads what [`Seat`] shows.
+    /// Reads the output of `Display`.
     pub(crate) fn parse(text: &str) -> Option<Seat> {
         let (file, boot) = text.split_once('@')?;
         Some(Seat {
@@ -57,7 +57,6 @@ impl Seat {
         })
     }
 
-    /// How `noted` stands to `now`.
     pub(crate) fn distance(noted: Option<&Seat>, now: Option<&Seat>) -> Distance {
         match (noted, now) {
             (Some(noted), Some(now)) if noted.file != now.file => Distance::Copy,

@@ -1,7 +1,8 @@
-//! A new project as a copy of one that was prepared and stopped.
+//! Creates a project as a copy of a template: a project that was bootstrapped and
+//! stopped.
 //!
-//! Creating the system tables takes MariaDB a second or more; a copy of a
-//! project that has them takes the time of copying its files.
+//! Creating the system tables takes MariaDB a second or more; copying their files is
+//! faster.
 
 use super::catalog::{self, Catalog, Claimant};
 use super::{Project, is_used, refuse_former, settle, sync_dir, wals};
@@ -18,19 +19,18 @@ use std::time::Duration;
 use xylem_ambient::{Clock, Entropy};
 use xylem_pages::place::{FileReader, Files, LocalFiles, Place, Put};
 
-/// Stands in a data directory while a template is copied into it, with the URL
-/// of the store that is filled.
+/// A file in the data directory while a template is copied into it. It holds the URL of
+/// the target store.
 pub(super) const COPYING: &str = "copying";
-/// The folder of the store with one for each branch.
+/// The folder of the store that has a folder for each branch.
 const BRANCHES: &str = "branches";
-/// A file up to this size is created at once, so that where that counts it is
-/// created only if absent.
+/// A file up to this size is written in one call, which creates it only if absent.
 const SMALL_BYTES: u64 = 1 << 20;
 
-/// As [`create_from_template_in`], in the store that `data_dir` has by default.
+/// As [`create_from_template_in`], in the default store of `data_dir`.
 ///
 /// # Errors
-/// As there.
+/// As for [`create_from_template_in`].
 pub fn create_from_template(
     template_dir: &Path,
     data_dir: &Path,
@@ -41,18 +41,17 @@ pub fn create_from_template(
     create_from_template_in(template_dir, data_dir, &store, now, entropy)
 }
 
-/// Makes a project of its own in `data_dir` and the store that `url` names,
-/// with the content of `template_dir`, which is the data directory of a server
-/// that was stopped cleanly and had its store there, too. The new project has
-/// its own id and `now` as the time of its creation. Branches keep their ids:
-/// they name folders and stand in layers.
+/// Creates a project in `data_dir` and the store that `url` names, with the content of
+/// `template_dir`: the data directory of a cleanly stopped server that had its store in
+/// the same directory. The new project has its own id, and `now` as its creation time.
+/// Branches keep their ids, since those name folders and appear in layers.
 ///
-/// The catalogue is written last: a copy that was interrupted is not a
-/// project, and the next attempt starts over.
+/// The catalogue is written last: an interrupted copy is not a project, and the next
+/// attempt starts over.
 ///
 /// # Errors
-/// When the template is in use or is none, when there is a project already, or
-/// when a file operation fails.
+/// The template is in use or invalid, a project exists already, or a file operation
+/// fails.
 pub fn create_from_template_in(
     template_dir: &Path,
     data_dir: &Path,
@@ -62,7 +61,7 @@ pub fn create_from_template_in(
 ) -> Result<Project, ServerError> {
     let _template = match template_dir.is_dir() {
         true => DirLock::share(template_dir)?,
-        false => return Err(not_template(template_dir, "it is not there")),
+        false => return Err(not_template(template_dir, "the directory does not exist")),
     };
     let (store, mut copy) = read_template(template_dir)?;
     std::fs::create_dir_all(data_dir).map_err(|source| {
@@ -74,7 +73,7 @@ pub fn create_from_template_in(
     if catalog::exists(&*place)? || is_used(data_dir) {
         return Err(ServerError::Project {
             path: url.into(),
-            message: "there is a project already; a template makes new ones only".to_owned(),
+            message: "there is a project already; a template only creates new projects".to_owned(),
         });
     }
     begin(data_dir, &*place, url)?;
@@ -89,7 +88,7 @@ pub fn create_from_template_in(
     for branch in copy.branches.values_mut() {
         branch.created_at = now;
     }
-    // Nobody serves it yet: who opens it first need not wait.
+    // No server has served the project yet, so the first one need not wait.
     let claimant = Claimant {
         writer: random::number(entropy)?,
         lease: Duration::ZERO,
@@ -110,8 +109,8 @@ fn not_template(dir: &Path, message: &str) -> ServerError {
     }
 }
 
-/// The template's store and what its catalogue says. Nothing there is written
-/// or locked: others read it at the same time, and it may be read-only.
+/// The template's store and project. Writes and locks nothing there: other processes
+/// may read the template at the same time, and it may be read-only.
 fn read_template(dir: &Path) -> Result<(PathBuf, Project), ServerError> {
     refuse_former(dir)?;
     let store = dir.join("store");
@@ -127,16 +126,14 @@ fn read_template(dir: &Path) -> Result<(PathBuf, Project), ServerError> {
     Ok((store, project))
 }
 
-/// Makes room for the copy: what an earlier attempt left is removed, what
-/// anything else left is not touched.
+/// Makes room for the copy: removes what an earlier attempt left, and touches nothing
+/// else.
 fn begin(data_dir: &Path, place: &dyn Place, url: &str) -> Result<(), ServerError> {
     let marker = data_dir.join(COPYING);
     let ours = std::fs::read_to_string(&marker).is_ok_and(|text| text.trim() == url);
     let occupied = |where_: String| ServerError::Project {
         path: data_dir.to_owned(),
-        message: format!(
-            "there is no project, but {where_} is there: not a place for a new project"
-        ),
+        message: format!("there is no project, but {where_} exists: not a place for a new project"),
     };
     let in_store = |source| ServerError::io(format!("cannot make room in the store {url}"), source);
     let wals = wals(data_dir);
@@ -216,7 +213,7 @@ fn copy_tree(from: &Path, to: &Path) -> Result<(), ServerError> {
             copy_tree(&source, &target)?;
         } else {
             std::fs::copy(&source, &target).map_err(failed(&source))?;
-            // An installation may be read-only; the copy must not be.
+            // The template's files may be read-only; the copy must be writable.
             let owner_writes = std::fs::Permissions::from_mode(0o600);
             std::fs::set_permissions(&target, owner_writes).map_err(failed(&source))?;
             std::fs::File::open(&target)

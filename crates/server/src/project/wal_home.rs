@@ -1,7 +1,8 @@
-//! Whose disk the WALs of a project are on. A server that finds none of them
-//! on its own must not begin new ones as if nothing had been: they may be on a
-//! disk that is away. Nor may it go on with a copy of them while a server
-//! works on the original.
+//! The data directory that holds the WALs of a project.
+//!
+//! A server whose directory has no WALs must not begin new ones: the WALs may be on a
+//! disk that is not attached. A server must also not use a copy of the WALs while
+//! another server works on the original.
 
 use super::Project;
 use super::catalog::{Catalog, CatalogError, Found};
@@ -13,34 +14,34 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use xylem_ambient::Entropy;
 
-/// The file of a data directory that says which one it is.
+/// The file that holds the number of a data directory.
 const FILE: &str = "wal.home";
-/// What stands behind the number while lost WALs are being restored.
+/// The word after the number while lost WALs are being restored.
 const RESTORING: &str = "restoring";
-/// Before the number that a copied directory had until it got its own.
+/// Precedes the number that a copied directory had before it got its own.
 const FORMER: &str = "former=";
-/// Before what tells this directory from a copy of it.
+/// Precedes the [`Seat`], which distinguishes this directory from a copy of it.
 const SEAT: &str = "seat=";
 
-/// How a server stands to the WALs on its disk.
+/// Where the project's WALs are, for this server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WalState {
-    /// They are in the object store, and so anywhere.
+    /// The WALs are in the object store.
     Elsewhere,
-    /// They are this server's.
+    /// The WALs are in this server's data directory.
     Here,
-    /// Those that are not here were lost with another disk.
+    /// Missing WALs were lost with another disk, and are restored.
     Restoring,
 }
 
-/// What a server finds before it claims a project.
+/// The result of the checks before a server claims a project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Looked {
     pub(crate) state: WalState,
-    /// The owner before may be alive: its lease is waited out.
+    /// The previous owner may be alive, so its ownership lease must expire first.
     pub(crate) wait: bool,
-    /// The directory is not the home of the WALs yet. What is claimed before
-    /// it is must not look as if it had been served from here.
+    /// The directory is not the home of the WALs yet. Until it is, a claim must not
+    /// look as if the project had been served from here.
     pub(crate) moves: bool,
 }
 
@@ -97,7 +98,7 @@ fn read(data_dir: &Path) -> Result<Option<Noted>, ServerError> {
     Ok(Some(noted))
 }
 
-/// Notes what the directory is, with the seat that it has now.
+/// Writes the file [`FILE`], with the directory's present seat.
 fn write(data_dir: &Path, noted: &Noted) -> Result<(), ServerError> {
     let path = path(data_dir);
     let mut text = noted.home.clone();
@@ -114,11 +115,11 @@ fn write(data_dir: &Path, noted: &Noted) -> Result<(), ServerError> {
     written.map_err(|e| ServerError::io(format!("cannot write {}", path.display()), e))
 }
 
-/// Notes that the data directory is the home of a new project's WALs; what its
-/// catalogue is to say.
+/// Makes the data directory the home of a new project's WALs. Returns the number to
+/// store in the catalogue.
 ///
 /// # Errors
-/// When that cannot be written down.
+/// The file cannot be written.
 pub(crate) fn begin(data_dir: &Path, entropy: &Entropy) -> Result<String, ServerError> {
     let noted = Noted {
         home: new_home(entropy)?,
@@ -132,13 +133,12 @@ fn new_home(entropy: &Entropy) -> Result<String, ServerError> {
     Ok(format!("{:032x}", random::number(entropy)?))
 }
 
-/// How this server stands to the WALs of the project that it finds, which is
-/// not claimed yet. Nothing of the project is changed. `exclusive`: no other
-/// server can have the store open now.
+/// Finds out where the WALs of a project are before it is claimed. Changes nothing.
+/// `exclusive`: no other server can have the store open now.
 ///
 /// # Errors
-/// When the WALs are on another disk, or these are a copy of them, and nobody
-/// said that the server which had them is gone.
+/// The WALs are on another disk, or these are a copy of them, and the operator has not
+/// confirmed (`--restore-wal`) that the server which had them is gone.
 pub(crate) fn look(
     config: &ServerConfig,
     found: &Found,
@@ -157,7 +157,7 @@ pub(crate) fn look(
     let has_wals = super::has_wals(data_dir);
     let at_home = match (&project.wal_home, &noted) {
         (Some(_), Some(noted)) => noted.is_of(project),
-        // Nobody has noted it yet.
+        // The catalogue does not record a home yet.
         (None, _) => has_wals,
         (Some(_), None) => false,
     };
@@ -173,7 +173,7 @@ pub(crate) fn look(
         let maybe_served = !exclusive && found.lease > Duration::ZERO;
         if distance == Distance::Copy && maybe_served && !config.restore_wal {
             return Err(refused(format!(
-                "this directory is a copy of the one that has the WALs of the project in {}, and the server there did not stop in order: it may be running. Start the server with the original directory. If that is lost, or no server will ever run on it again, start once with --restore-wal",
+                "this directory is a copy of the one that has the WALs of the project in {}, and the server there did not stop in order: it may be running. Start the server with the original directory. If that directory is lost, or no server will ever run on it again, start once with --restore-wal",
                 config.object_store
             )));
         }
@@ -182,18 +182,19 @@ pub(crate) fn look(
                 true => WalState::Restoring,
                 false => WalState::Here,
             },
-            // The lock of this very directory is held: what had it is dead.
+            // This server holds the lock of this very directory, so the process that
+            // held it before is dead.
             wait: !exclusive && distance != Distance::Same,
             moves: distance == Distance::Copy,
         });
     }
     if !config.restore_wal {
         let whose = match &project.wal_home {
-            Some(home) => format!(", which has the number {home} in its file {FILE}"),
+            Some(home) => format!(" (its file {FILE} has the number {home})"),
             None => String::new(),
         };
         return Err(refused(format!(
-            "the WALs of the project in {} are on another disk; start the server with the --data-dir that has them{whose}. If it is lost, start once with --restore-wal: WALs are then made of their copies in the store, and what was committed after these end, {} before the disk was lost, is lost",
+            "the WALs of the project in {} are on another disk; start the server with the --data-dir that has them{whose}. If that disk is lost, start once with --restore-wal: the server then restores the WALs from their copies in the store. Commits after the end of the copies, {} before the disk was lost, are lost",
             config.object_store,
             match config.wal_backup.0.is_zero() {
                 true => "at most the interval of --wal-backup".to_owned(),
@@ -203,7 +204,7 @@ pub(crate) fn look(
     }
     if has_wals && !half_restored {
         return Err(refused(format!(
-            "there are WALs that another server has gone on without: move {} away first, nothing in it is used any more",
+            "the WALs here are out of date, since another server has continued without them: move {} away first; nothing in it is needed any more",
             super::wals(data_dir).display()
         )));
     }
@@ -214,11 +215,11 @@ pub(crate) fn look(
     })
 }
 
-/// Notes how the server that has claimed the project, and waited for the one
-/// before, now stands to its WALs.
+/// Records where the WALs are, once the server has claimed the project and waited for
+/// the previous owner.
 ///
 /// # Errors
-/// When that cannot be written down.
+/// The file or the catalogue cannot be written.
 pub(crate) fn take(
     config: &ServerConfig,
     catalog: &Catalog,
@@ -236,16 +237,16 @@ pub(crate) fn take(
         .map_or(Distance::Unknown, |noted| noted.distance(data_dir));
     match (state, noted) {
         (WalState::Restoring, Some(noted)) if !at_home => {
-            // Restored by halves, and the old disk was used again since:
-            // nobody was ever served from these.
+            // An interrupted restore, after which the old disk was used again. These
+            // WALs were never served.
             drop(noted);
             remove_wals(data_dir)?;
             write(data_dir, &Noted::restoring(&config.entropy)?)
         }
         (WalState::Restoring, None) => write(data_dir, &Noted::restoring(&config.entropy)?),
         (_, Some(noted)) if at_home => {
-            // The copy is the project's directory from here on, and the
-            // original is not, so they must have different numbers.
+            // From here on the copy is the project's directory and the original is not,
+            // so the two must have different numbers.
             let noted = match distance {
                 Distance::Copy => Noted {
                     home: new_home(&config.entropy)?,
@@ -294,11 +295,11 @@ fn move_to(catalog: &Catalog, home: String) -> Result<(), ServerError> {
     Ok(())
 }
 
-/// Makes the data directory the home of the WALs. Until then the one that they
-/// were on still is. `all`: nothing is left to be restored.
+/// Makes the data directory the home of the WALs; until then the previous directory
+/// is. `all`: all WALs are restored.
 ///
 /// # Errors
-/// When that cannot be written down.
+/// The file or the catalogue cannot be written.
 pub(crate) fn settle(
     config: &ServerConfig,
     catalog: &Catalog,

@@ -1,7 +1,7 @@
 //! BaseBackup and GetTablespace: what a compute's data directory needs.
 //!
-//! A tablespace is sent as its size and the pages that InnoDB reads past its
-//! buffer pool; all others come by GetPage.
+//! A tablespace is sent as its size and the pages that InnoDB reads past its buffer
+//! pool. The compute reads all other pages by GetPage.
 
 use super::call::Caller;
 use super::pages::blocking;
@@ -17,17 +17,16 @@ use xylem_pages::{Reach, ReadAt, SideCursor, SidePiece, Tablespace};
 use xylem_proto::control::{self as wire, BaseItem, base_item::Item};
 use xylem_types::{Lsn, PageId, SpaceId};
 
-/// Bytes of side files read in one step, and in one item.
+/// Bytes of side files in one step, and in one item.
 const SIDE_BYTES: usize = 1 << 20;
-/// Tablespaces read in one step.
+/// Tablespaces in one step.
 const SPACES: usize = 64;
 /// The page of the system tablespace that InnoDB's doublewrite start-up reads
 /// past the buffer pool (`FSP_TRX_SYS_PAGE_NO`, `buf_dblwr_t`).
 const TRX_SYS_PAGE: u32 = 5;
 
-/// All items as of `at`, made step by step as the caller takes them. Between
-/// two steps nothing is held: a caller that stops taking keeps no one else from
-/// reading.
+/// All items as of `at`, made in steps as the caller takes them. No resource is held
+/// between two steps, so a caller that takes no items does not block other reads.
 pub(super) fn base_backup(
     node: Arc<Node>,
     caller: Caller,
@@ -61,7 +60,7 @@ pub(super) fn base_backup(
     }))
 }
 
-/// A base backup under way.
+/// A base backup in progress.
 struct Backup {
     node: Arc<Node>,
     caller: Caller,
@@ -70,10 +69,10 @@ struct Backup {
     step: Step,
 }
 
-/// What is read next.
+/// The next step.
 enum Step {
     Side(SideCursor),
-    /// Which tablespaces there are.
+    /// Lists the tablespaces.
     List,
     Tablespaces(VecDeque<Tablespace>),
     Log,
@@ -81,10 +80,10 @@ enum Step {
 }
 
 impl Backup {
-    /// The items of the next step; none at the end.
+    /// The items of the next step; `None` at the end.
     async fn next(&mut self) -> Result<Option<Vec<Item>>, Status> {
         let ReadAt::Lsn(lsn) = self.at else {
-            return Err(Status::internal("a base backup is of one LSN"));
+            return Err(Status::internal("a base backup needs an LSN"));
         };
         if lsn <= Lsn::FIRST {
             return Ok(None);
@@ -129,7 +128,7 @@ impl Backup {
                 Ok(Some(items))
             }
             Step::Log => {
-                // Not after another compute has taken the branch over.
+                // Another compute may have taken the branch over meanwhile.
                 self.caller.check_epoch()?;
                 Ok(Some(vec![wal(
                     lsn,
@@ -141,9 +140,9 @@ impl Backup {
     }
 }
 
-/// The first bytes of the WAL of a compute that starts at `lsn`.
+/// The first bytes of the redo log of a compute that starts at `lsn`.
 fn wal(lsn: Lsn, size: u64) -> Item {
-    // The WAL begins with the checkpoint that stands just before `lsn`.
+    // The redo log begins with the checkpoint just before `lsn`.
     let start = Lsn(lsn.0.saturating_sub(xylem_redo::CHECKPOINT_MTR_LEN as u64));
     Item::RedoLog(wire::RedoLogFile {
         data: Bytes::from(xylem_redo::log_file(start, size)),
@@ -151,15 +150,15 @@ fn wal(lsn: Lsn, size: u64) -> Item {
     })
 }
 
-/// How a tablespace is asked for.
+/// The key of a tablespace in a request.
 pub(super) enum Which {
-    /// By its file.
+    /// The path of the file.
     Path(String),
-    /// By its id.
+    /// The tablespace id.
     Id(SpaceId),
 }
 
-/// One tablespace.
+/// Reads one tablespace; without `pages`, only its metadata.
 pub(super) fn one(
     branch: &OpenBranch,
     which: &Which,
@@ -214,8 +213,8 @@ fn with_pages(space: Tablespace, pages: Vec<wire::FilePage>) -> wire::Tablespace
     }
 }
 
-/// Whether InnoDB opens it before anything asks for it: the system tablespace
-/// and the undo tablespaces (`undo001`, …).
+/// Whether InnoDB opens the tablespace at start-up: the system tablespace and the undo
+/// tablespaces (`undo001`, …).
 fn is_first(space: &Tablespace) -> bool {
     let undo = space.path.strip_prefix("undo");
     space.space == SpaceId(0)

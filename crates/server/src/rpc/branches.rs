@@ -1,4 +1,4 @@
-//! Branches on the wire: what they are, and requests to change them.
+//! Calls of the service Control that list and change branches.
 
 use super::pages::pooled;
 use super::{call, status};
@@ -22,9 +22,9 @@ use xylem_proto::control::{
 };
 use xylem_types::{BranchName, Lsn};
 
-/// How long a moment may take to become visible before it is told.
+/// How long ResolveTime waits for ingest to reach a moment.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The same of the ends of branches that are listed.
+/// How long ListBranches waits for ingest to reach the ends of the branches.
 const LIST_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) async fn list(
@@ -55,7 +55,7 @@ pub(super) async fn list(
     Ok(told)
 }
 
-/// A branch of which nothing is known but what the catalogue says.
+/// Describes a branch that is not open, from the catalogue alone.
 fn closed_of(project: &Project, closed: &ClosedBranch) -> Branch {
     let meta = &closed.meta;
     let name_of = |id| project.branch(id).map_or("", |(name, _)| name).to_owned();
@@ -85,7 +85,7 @@ pub(super) async fn create(
     let made = if request.empty {
         if !request.from.is_empty() || request.at.is_some() {
             return Err(Status::invalid_argument(
-                "empty: a branch without a parent leaves none at any moment",
+                "empty: a branch without a parent has no branch point; omit from and at",
             ));
         }
         on_its_own(node, |node, early| async move {
@@ -174,7 +174,7 @@ pub(super) async fn restore(
     let at = match at(request.at)? {
         At::Newest => {
             return Err(Status::invalid_argument(
-                "at: it is missing: say to which LSN or time to restore",
+                "at: it is missing: give the LSN or time to restore to",
             ));
         }
         at => at,
@@ -224,8 +224,8 @@ pub(super) async fn resolve_time(
     })
 }
 
-/// Runs a change as a task of its own: a caller that goes away does not leave
-/// it half done, and one that waits hears early when its outcome is not known.
+/// Runs a change as a task of its own, so that a caller that disconnects does not
+/// interrupt it. A caller that waits is told early when the outcome is unknown.
 pub(super) async fn on_its_own<T, F>(
     node: &Arc<Node>,
     change: impl FnOnce(Arc<Node>, Early) -> F,
@@ -238,7 +238,7 @@ where
     tokio::select! {
         done = tokio::spawn(change(Arc::clone(node), early)) => match done {
             Ok(done) => done.map_err(|error| status::of_manage(&error)),
-            Err(error) => Err(Status::internal(format!("the change ended early: {error}"))),
+            Err(error) => Err(Status::internal(format!("the change failed: {error}"))),
         },
         Ok(error) = told => Err(status::of_manage(&error)),
     }
@@ -247,14 +247,14 @@ where
 async fn one(node: &Arc<Node>, branch: Arc<OpenBranch>) -> Result<Branch, Status> {
     let mut told = describe(node, vec![branch]).await?;
     told.pop()
-        .ok_or_else(|| Status::internal("a branch that was to be described is none"))
+        .ok_or_else(|| Status::internal("the branch has no description"))
 }
 
-/// Says of each what there is to say. Reads pages for the times.
+/// Describes each branch. Reads pages to find the times.
 async fn describe(node: &Arc<Node>, all: Vec<Arc<OpenBranch>>) -> Result<Vec<Branch>, Status> {
     let pool = Arc::clone(&node.survey_pool);
     let node = Arc::clone(node);
-    // All at the same time: one that lags does not hold the others up.
+    // In parallel, so that a branch that lags does not delay the others.
     let until = Instant::now() + LIST_PATIENCE;
     let ends = all.iter().map(|branch| moment::end(branch, until));
     let ends = futures::future::join_all(ends).await;
@@ -335,7 +335,7 @@ fn at(moment: Option<Moment>) -> Result<At, Status> {
         Some(WireAt::Time(text)) => match text.parse::<Timestamp>() {
             Ok(time) => Ok(At::Time(time)),
             Err(error) => Err(Status::invalid_argument(format!(
-                "time: {text:?} is not a time as RFC 3339 has it, such as 2026-11-22T14:05:00Z: {error}"
+                "time: {text:?} is not an RFC 3339 time, such as 2026-11-22T14:05:00Z: {error}"
             ))),
         },
     }

@@ -1,5 +1,4 @@
-//! What travels with every call: token, branch, epoch. The one place that
-//! reads gRPC metadata.
+//! Reads the gRPC metadata of every call: token, branch, epoch.
 
 use super::status;
 use crate::branch::live::OpenBranch;
@@ -13,18 +12,18 @@ use tonic::{Request, Status};
 use xylem_proto::{BRANCH_KEY, EPOCH_KEY, TOKEN_KEY};
 use xylem_types::{BranchName, Epoch};
 
-/// Who calls.
+/// The caller of a branch's call.
 #[derive(Clone)]
 pub(super) struct Caller {
-    /// The branch it works on.
+    /// The branch of the call.
     pub branch: Arc<OpenBranch>,
-    /// How it named that.
+    /// The name or id that the caller gave.
     pub which: BranchRef,
-    /// Its epoch; none for a reader without one.
+    /// The caller's epoch; `None` for a reader.
     pub epoch: Option<Epoch>,
 }
 
-/// Checks the token, before a byte of the request's body is read.
+/// Checks the token before the request's body is read.
 #[derive(Clone)]
 pub(crate) struct Authenticate(pub(crate) Option<Token>);
 
@@ -35,7 +34,7 @@ impl Interceptor for Authenticate {
         };
         match request.metadata().get(TOKEN_KEY) {
             None => Err(Status::unauthenticated(format!(
-                "this server wants a token, as metadata {TOKEN_KEY}"
+                "this server requires a token in metadata {TOKEN_KEY}"
             ))),
             Some(given) if token.matches(given.as_encoded_bytes()) => Ok(request),
             Some(_) => Err(Status::unauthenticated(format!(
@@ -45,7 +44,7 @@ impl Interceptor for Authenticate {
     }
 }
 
-/// Checks that the server serves. The token was checked by [`Authenticate`].
+/// Checks that the server is ready. [`Authenticate`] has checked the token.
 pub(super) fn admitted(node: &Node) -> Result<&Opened, Status> {
     match (node.phase(), node.opened()) {
         (Phase::Ready, Some(opened)) => Ok(opened),
@@ -56,7 +55,7 @@ pub(super) fn admitted(node: &Node) -> Result<&Opened, Status> {
     }
 }
 
-/// The same for a call about the project: not when another server has it.
+/// Checks that the server is ready and still owns the project.
 pub(super) fn in_charge(node: &Node) -> Result<&Opened, Status> {
     let opened = admitted(node)?;
     match opened.catalog.why_lost() {
@@ -65,7 +64,7 @@ pub(super) fn in_charge(node: &Node) -> Result<&Opened, Status> {
     }
 }
 
-/// The branch that a request names in its own field.
+/// The branch that the field `field` of a request names.
 pub(super) fn named(opened: &Opened, field: &str, text: &str) -> Result<Arc<OpenBranch>, Status> {
     let which = BranchRef::parse(text)
         .map_err(|error| Status::invalid_argument(format!("{field}: {error}")))?;
@@ -75,7 +74,7 @@ pub(super) fn named(opened: &Opened, field: &str, text: &str) -> Result<Arc<Open
         .ok_or_else(|| absent(opened, &which))
 }
 
-/// Why there is no open branch that is called so.
+/// The error for a branch that is unknown or not open.
 pub(super) fn absent(opened: &Opened, which: &BranchRef) -> Status {
     match opened.branches.closed(which) {
         Some(closed) => status::not_open(which, &closed.why),
@@ -83,7 +82,7 @@ pub(super) fn absent(opened: &Opened, which: &BranchRef) -> Status {
     }
 }
 
-/// Checks that the server serves, and which branch and epoch the call is for.
+/// Checks that the server is ready, and reads the branch and the epoch of a call.
 pub(super) fn caller(node: &Node, metadata: &MetadataMap) -> Result<Caller, Status> {
     let opened = admitted(node)?;
     let which = match text(metadata, BRANCH_KEY)? {
@@ -101,21 +100,21 @@ pub(super) fn caller(node: &Node, metadata: &MetadataMap) -> Result<Caller, Stat
     };
     let branch = match opened.branches.get(&which) {
         Some(branch) => branch,
-        // A compute must not take it for a page that is missing.
+        // NOT_FOUND would mean a missing page to a compute.
         None if epoch.is_some() && opened.branches.closed(&which).is_none() => {
             return Err(status::removed(&which.to_string()));
         }
         None => return Err(absent(opened, &which)),
     };
-    // A name may have been given to another line since its epoch was given, and
-    // the numbers of epochs are each line's own. Only the project's first
-    // branch has had no other before it.
+    // A name may have moved to another branch since the epoch was created, and each
+    // branch numbers its epochs itself. Only the project's first branch may be named with
+    // an epoch.
     if epoch.is_some()
         && matches!(which, BranchRef::Name(_))
         && branch.id() != opened.catalog.project().first
     {
         return Err(Status::failed_precondition(format!(
-            "metadata {BRANCH_KEY}: {which} is a name, which may have been given to another line since; with an epoch name the branch as id:{}, as Attach tells it",
+            "metadata {BRANCH_KEY}: {which} is a name, which may have moved to another branch; a call with an epoch must use the id that Attach returned, id:{}",
             branch.id()
         )));
     }
@@ -139,8 +138,8 @@ fn text<'a>(metadata: &'a MetadataMap, key: &str) -> Result<Option<&'a str>, Sta
 }
 
 impl Caller {
-    /// Refuses an epoch that is not the branch's newest, and everybody when
-    /// the branch is no more.
+    /// Refuses an epoch that is not the branch's newest, and any call on a removed
+    /// branch.
     pub(super) fn check_epoch(&self) -> Result<(), Status> {
         if self.branch.is_removed() {
             return Err(status::removed(&self.branch.name()));
@@ -156,7 +155,7 @@ impl Caller {
         }
     }
 
-    /// The caller's epoch, for calls that need one.
+    /// The caller's epoch, or an error if the caller has none.
     pub(super) fn required_epoch(&self) -> Result<Epoch, Status> {
         self.epoch.ok_or_else(|| {
             Status::invalid_argument(format!("metadata {EPOCH_KEY} is missing: attach first"))

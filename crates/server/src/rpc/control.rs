@@ -31,8 +31,8 @@ impl ControlService {
         ControlService { node }
     }
 
-    /// Waits until `lsn` (or `min_lsn` when that is 0) is applied, and says
-    /// what to read at.
+    /// Waits until `lsn` (or `min_lsn` if `lsn` is 0) is applied, and returns the version
+    /// to read.
     async fn version(&self, caller: &Caller, lsn: u64, min_lsn: u64) -> Result<ReadAt, Status> {
         caller.check_epoch()?;
         let pages = &caller.branch.pages;
@@ -43,7 +43,7 @@ impl ControlService {
                 .config
                 .page_wait_timeout
                 .max(Duration::from_secs(1));
-        // As for pages: see there.
+        // As in `pages::wait_applied`: a restart must not hide acknowledged commits.
         if wanted == Lsn::ZERO {
             caller
                 .branch
@@ -51,7 +51,7 @@ impl ControlService {
                 .await
                 .map_err(|error| status::of_read(&error, &caller.branch.name()))?;
         }
-        // A branch without redo stands at the first LSN, applied or not.
+        // A branch without redo is at the first LSN, applied or not.
         if wanted > Lsn::FIRST && (wanted > pages.newest() || !pages.is_readable()) {
             pages
                 .wait_applied(wanted, until)
@@ -146,7 +146,7 @@ impl Control for ControlService {
         let caller = call::caller(&self.node, request.metadata())?;
         let (node, branch) = (Arc::clone(&self.node), caller.branch);
         let id = branch.id();
-        // Its own task: a caller that goes away does not leave it half done.
+        // A task of its own, so that a caller that disconnects does not interrupt it.
         let span = branch.span();
         let attaching = async move {
             let meant = || {
@@ -161,7 +161,7 @@ impl Control for ControlService {
         };
         let attached = tokio::spawn(attaching.instrument(span))
             .await
-            .map_err(|error| Status::internal(format!("the attach ended early: {error}")))??;
+            .map_err(|error| Status::internal(format!("the attach failed: {error}")))??;
         Ok(Response::new(AttachResponse {
             epoch: attached.epoch.0,
             start_lsn: attached.start_lsn.0,

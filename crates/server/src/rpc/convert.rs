@@ -1,4 +1,4 @@
-//! Wire types to domain types and back. What a request says is checked here.
+//! Converts wire types to domain types and back, and validates requests.
 
 use bytes::Bytes;
 use std::sync::Arc;
@@ -8,12 +8,11 @@ use xylem_proto::pageserver::{self as wire, wal_frame};
 use xylem_types::{FileOp, Frame, FrameBody, FrameSeq, Lsn, PageId, SIDE_FILE_MAX};
 use xylem_wal::{CheckedFrame, FrameSums};
 
-/// The page that a request names.
 pub(super) fn page_id(request: &wire::GetPageRequest) -> PageId {
     PageId::new(request.space_id, request.page_no)
 }
 
-/// A page on its way out: its bytes are shared, not copied.
+/// Converts a page without copying its bytes.
 pub(super) fn page(page: Page) -> wire::GetPageResponse {
     wire::GetPageResponse {
         page: Bytes::from_owner(page.bytes),
@@ -21,12 +20,11 @@ pub(super) fn page(page: Page) -> wire::GetPageResponse {
     }
 }
 
-/// A frame as its compute sent it: its checksums are those that the compute
-/// computed.
+/// Converts a frame, and verifies the checksums that the compute computed.
 ///
 /// # Errors
-/// DATA_LOSS for one that was damaged on the way, INVALID_ARGUMENT for one that
-/// makes no sense.
+/// DATA_LOSS for a frame that was damaged on the way, INVALID_ARGUMENT for an invalid
+/// frame.
 pub(super) fn frame(frame: wire::WalFrame) -> Result<CheckedFrame, Status> {
     let seq = frame.seq;
     let bad = |what: String| Status::invalid_argument(format!("frame {seq}: {what}"));
@@ -59,13 +57,13 @@ pub(super) fn frame(frame: wire::WalFrame) -> Result<CheckedFrame, Status> {
     };
     let checked = CheckedFrame::verify(frame, FrameSums { payload, header }).map_err(|damaged| {
         Status::data_loss(format!(
-            "frame {seq} at LSN {start} was damaged on its way from the compute: {damaged}; it was not taken, send it again"
+            "frame {seq} at LSN {start} was damaged on its way from the compute: {damaged}; the server rejected it: send it again"
         ))
     })?;
     tidy(checked).map_err(bad)
 }
 
-/// Checks paths and size of a side-file operation, and takes a leading `./` off.
+/// Checks the paths and the size of a side-file operation, and removes a leading `./`.
 fn tidy(checked: CheckedFrame) -> Result<CheckedFrame, String> {
     let FrameBody::File(op) = &checked.frame().body else {
         return Ok(checked);
@@ -77,7 +75,7 @@ fn tidy(checked: CheckedFrame) -> Result<CheckedFrame, String> {
     };
     if size > SIDE_FILE_MAX {
         return Err(format!(
-            "file: a side file of {size} bytes, where at most {SIDE_FILE_MAX} are taken"
+            "file: a side file of {size} bytes, the limit is {SIDE_FILE_MAX}"
         ));
     }
     let mut op = op.clone();
@@ -110,8 +108,7 @@ fn tidy(checked: CheckedFrame) -> Result<CheckedFrame, String> {
 
 fn file_op(op: wire::FileOp) -> Result<FileOp, String> {
     use wire::file_op::Kind;
-    let kind =
-        Kind::try_from(op.kind).map_err(|_| format!("file.kind: {} is not known", op.kind))?;
+    let kind = Kind::try_from(op.kind).map_err(|_| format!("file.kind: {} is unknown", op.kind))?;
     let path = op.path;
     Ok(match kind {
         Kind::Create => FileOp::Create {
@@ -140,8 +137,8 @@ fn file_op(op: wire::FileOp) -> Result<FileOp, String> {
     })
 }
 
-/// A path below the data directory, without a leading `./`. Anything that
-/// could lead out of it when a compute lays its files out is refused.
+/// A path below the data directory, without a leading `./`. Refuses a path that could
+/// lead out of a compute's data directory.
 pub(super) fn relative(path: String) -> Result<String, String> {
     let short = match path.strip_prefix("./") {
         Some(short) => short.to_owned(),
@@ -149,7 +146,7 @@ pub(super) fn relative(path: String) -> Result<String, String> {
     };
     if short.len() > FileOp::PATH_MAX {
         return Err(format!(
-            "a path of {} bytes, and no file has one of more than {}",
+            "a path of {} bytes, the limit is {}",
             short.len(),
             FileOp::PATH_MAX
         ));

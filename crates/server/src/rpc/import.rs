@@ -1,8 +1,7 @@
 //! ImportBranch: a stream of items fills a new branch.
 //!
-//! Items are checked and written by a thread of their own; what is on its way
-//! to it is bounded, so that a caller that sends faster than layers are
-//! written waits.
+//! A separate thread checks and writes the items. Its queue is bounded, so a caller that
+//! sends faster than layers are written has to wait.
 
 use super::branches::on_its_own;
 use super::{convert, status};
@@ -20,13 +19,13 @@ use xylem_proto::control::{
 use xylem_redo::{SpaceFlags, page_lsn, verify};
 use xylem_types::{BranchId, BranchName, Lsn, PageId, PageNo, SpaceId};
 
-/// Items on their way to the thread that writes.
+/// The length of the writing thread's queue, in items.
 const ITEMS_AHEAD: usize = 8;
 /// `FSP_SIZE` and `FSP_SPACE_FLAGS` on a tablespace's first page.
 const SIZE_AT: usize = 38 + 8;
 const FLAGS_AT: usize = 38 + 16;
 
-/// All of one import.
+/// Runs one import.
 pub(super) async fn import(
     node: &Arc<Node>,
     mut items: Streaming<ImportItem>,
@@ -36,7 +35,7 @@ pub(super) async fn import(
         .ok_or_else(|| Status::unavailable("the server is starting; retry"))?;
     let Ok(_permit) = node.import_pool.try_acquire() else {
         return Err(Status::resource_exhausted(
-            "as many imports are under way as the server takes at once; retry when one is done",
+            "the server already runs the maximum number of imports; retry when one is done",
         ));
     };
     let start = match next(node, &mut items).await?.and_then(|item| item.item) {
@@ -63,15 +62,15 @@ pub(super) async fn import(
     let fed = feed(node, &mut items, to).await;
     let written = writing
         .await
-        .map_err(|error| Status::internal(format!("the import ended early: {error}")))?;
-    // What the caller did wrong is told before that it then went away.
+        .map_err(|error| Status::internal(format!("the import failed: {error}")))?;
+    // An error of the writer takes precedence: after one, the caller often disconnects.
     let loaded = match (written, fed) {
         (Ok(loaded), Ok(())) => loaded,
         (Err(Some(status)), _) | (_, Err(status)) => {
             tracing::warn!(branch = %name, branch_id = %id, error = status.message(), "an import failed");
             return Err(status);
         }
-        (Err(None), Ok(())) => return Err(Status::invalid_argument("there is no end")),
+        (Err(None), Ok(())) => return Err(Status::invalid_argument("the import has no end item")),
     };
     let lsn = loaded.1;
     let named = name.clone();
@@ -92,7 +91,7 @@ pub(super) async fn import(
     })
 }
 
-/// Passes items on until the end, or until the writer has ended.
+/// Passes items on until the end item, or until the writer has ended.
 async fn feed(
     node: &Node,
     items: &mut Streaming<ImportItem>,
@@ -104,7 +103,7 @@ async fn feed(
         }
         let item = item
             .item
-            .ok_or_else(|| Status::invalid_argument("an item of a kind that is not known"))?;
+            .ok_or_else(|| Status::invalid_argument("an item of an unknown kind"))?;
         let end = matches!(item, Item::End(_));
         if to.send(item).await.is_err() || end {
             break;
@@ -113,7 +112,7 @@ async fn feed(
     Ok(())
 }
 
-/// The next item; an error when it does not come in time.
+/// The next item. Fails when none comes within `stall_timeout`.
 async fn next(
     node: &Node,
     items: &mut Streaming<ImportItem>,
@@ -122,13 +121,13 @@ async fn next(
     match tokio::time::timeout(patience, items.message()).await {
         Ok(item) => item,
         Err(_) => Err(Status::deadline_exceeded(format!(
-            "no item of the import came for {} s",
+            "the import received no item for {} s",
             patience.as_secs_f64()
         ))),
     }
 }
 
-/// Writes items until the end. `None`: they stopped coming before.
+/// Writes items until the end item. `Err(None)`: the items stopped before that.
 fn fill(
     store: &Arc<Store>,
     id: BranchId,
@@ -169,7 +168,7 @@ fn compare(end: &ImportEnd, loaded: &Loaded) -> Result<(), Status> {
         return Ok(());
     }
     Err(Status::data_loss(format!(
-        "tablespaces, pages and side files sent: {sent:?}, taken: {came:?}"
+        "tablespaces, pages and side files sent: {sent:?}, received: {came:?}"
     )))
 }
 
@@ -177,7 +176,7 @@ struct Filler {
     loader: Loader,
     lsn: Lsn,
     page_size: u32,
-    /// The tablespace whose pages come.
+    /// Id, flags and size of the tablespace whose pages are being received.
     space: Option<(u32, SpaceFlags, u32)>,
 }
 
@@ -200,7 +199,7 @@ impl Filler {
             }
             Item::Data(data) => self.loader.data(&data).map_err(|e| of_load(&e)),
             Item::Start(_) | Item::End(_) => {
-                Err(Status::invalid_argument("an item in a wrong place"))
+                Err(Status::invalid_argument("an item in the wrong place"))
             }
         }
     }
@@ -218,7 +217,7 @@ impl Filler {
         };
         if flags.logical_page_size() as u64 != u64::from(self.page_size) {
             return refuse(format!(
-                "its pages have {} bytes, and the import said {}",
+                "its page size is {}, that of the import {}",
                 flags.logical_page_size(),
                 self.page_size
             ));
@@ -247,7 +246,10 @@ impl Filler {
             return refuse(error.to_string());
         }
         if let Some(lsn) = page_lsn(&page.data).filter(|lsn| *lsn > self.lsn) {
-            return refuse(format!("it has LSN {lsn}, the import is of {}", self.lsn));
+            return refuse(format!(
+                "its LSN is {lsn}, the import is as of LSN {}",
+                self.lsn
+            ));
         }
         let field = |at: usize| {
             let bytes = page.data.get(at..at + 4).and_then(|b| b.try_into().ok());

@@ -1,4 +1,4 @@
-//! Service `xylem.inspect.v1.Inspect`: what stands in branches, and how they do.
+//! Service `xylem.inspect.v1.Inspect`: the contents and the health of branches.
 
 mod diagnose;
 mod history;
@@ -25,7 +25,7 @@ use xylem_types::BranchId;
 /// Service `xylem.inspect.v1.Inspect`.
 pub(crate) struct InspectService {
     node: Arc<Node>,
-    /// A scrub on demand is under way.
+    /// True while a scrub on demand runs.
     scrubbing: Arc<AtomicBool>,
 }
 
@@ -38,7 +38,7 @@ impl InspectService {
     }
 }
 
-/// What branches are called.
+/// The names of open branches.
 struct Names(BTreeMap<BranchId, String>);
 
 impl Names {
@@ -47,7 +47,7 @@ impl Names {
         Names(all.map(|b| (b.pages.id(), b.name())).collect())
     }
 
-    /// The name, or the id of one that has none.
+    /// The name of a branch, or its id if the branch is not open.
     fn get(&self, id: BranchId) -> String {
         let name = self.0.get(&id);
         name.cloned().unwrap_or_else(|| id.to_string())
@@ -64,7 +64,7 @@ impl Names {
     }
 }
 
-/// A time as the wire has it; empty when it is not known.
+/// A time on the wire; empty when it is unknown.
 fn time(us: Option<u64>) -> String {
     let time = us.filter(|us| *us > 0).and_then(crate::time::timestamp);
     time.map(|t| t.to_string()).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! Page reads: one, many, and the stream that computes use.
+//! Page reads: GetPage, GetPages, and the PageStream that computes use.
 
 use super::call::Caller;
 use super::{Answers, convert, stall, status};
@@ -18,15 +18,15 @@ use xylem_proto::pageserver::{
 };
 use xylem_types::{Lsn, PageId};
 
-/// Pages in one GetPages.
+/// Limit of pages in one GetPages.
 const PAGES_MAX: usize = 256;
-/// Of those, read at the same time.
+/// Limit of concurrent reads of one GetPages.
 const PAGES_AT_ONCE: usize = 16;
-/// Requests of one PageStream that are being answered. More wait in the
-/// connection's window, which is what slows a caller that asks too fast.
+/// Limit of concurrent requests of one PageStream. Further requests wait in the
+/// connection's window, which slows a caller that asks too fast.
 const STREAM_IN_FLIGHT: usize = 512;
 
-/// One page.
+/// Reads one page, and counts the read.
 pub(super) async fn get_page(
     node: &Node,
     caller: &Caller,
@@ -44,13 +44,13 @@ pub(super) async fn get_page(
         .read(result, bytes, node.config.clock.since(started));
     match outcome {
         Ok((page, _)) => Ok(convert::page(page)),
-        // Its files go while it is read.
+        // The branch's files were removed during the read.
         Err(_) if caller.branch.is_removed() => Err(status::removed(&label.name)),
         Err(status) => Err(status),
     }
 }
 
-/// Many pages, in the order asked.
+/// Reads several pages; the answers are in the order of the requests.
 pub(super) async fn get_pages(
     node: &Node,
     caller: &Caller,
@@ -59,7 +59,7 @@ pub(super) async fn get_pages(
     let asked = request.pages.len();
     if asked > PAGES_MAX {
         return Err(Status::invalid_argument(format!(
-            "pages: {asked} were asked for, at most {PAGES_MAX} may be"
+            "pages: {asked} were requested, the limit is {PAGES_MAX}"
         )));
     }
     let pages = futures::stream::iter(request.pages)
@@ -70,9 +70,9 @@ pub(super) async fn get_pages(
     Ok(GetPagesResponse { pages })
 }
 
-/// Requests in, answers out as they become ready. It runs where the answers
-/// are polled, so that a cached page costs no switch to another task, and a
-/// caller that does not take its answers is not read from.
+/// Answers requests as their pages become ready. All work runs where the answers are
+/// polled: a cached page costs no task switch, and the server reads no requests from a
+/// caller that does not take its answers.
 pub(super) fn page_stream(
     node: Arc<Node>,
     caller: Caller,
@@ -152,13 +152,12 @@ async fn read(
             ReadResult::read,
         )
     };
-    // A compute that was taken over while it waited must not see the pages of
-    // the line that goes on without it.
+    // A compute that was fenced while it waited must not see the pages of its successor.
     caller.check_epoch()?;
     Ok((page, result))
 }
 
-/// Waits until the branch shows what the request asks for. True when it had to.
+/// Waits until the branch has applied what the request needs. True when it had to wait.
 async fn wait_applied(
     node: &Node,
     caller: &Caller,
@@ -167,10 +166,10 @@ async fn wait_applied(
     let branch = &caller.branch;
     let newest = request.lsn == 0;
     let wanted = Lsn(if newest { request.min_lsn } else { request.lsn });
-    // Who names an LSN knows what it must see. To who does not, a restart must
-    // not hide what was acknowledged before.
+    // A caller that gives an LSN knows what it must see. From any other caller, a restart
+    // must not hide what was acknowledged before.
     let behind = newest && wanted == Lsn::ZERO && !branch.is_caught_up();
-    // It may lie behind the last mini-transaction, as ends that were told do.
+    // `wanted` may be after the last mini-transaction, as reported ends of a branch are.
     if branch.pages.newest() >= wanted && !behind && branch.pages.is_readable() {
         return Ok(false);
     }
@@ -230,9 +229,9 @@ pub(super) async fn pooled<T: Send + 'static>(
     let ended = match Arc::clone(pool).try_acquire_owned() {
         Ok(permit) => run(permit).await,
         Err(TryAcquireError::Closed) => return Err(status::stopping()),
-        // A permit given to a future that nobody polls would be lost to all
-        // others, and a stream whose caller takes no answers is not polled. So
-        // a task of its own waits for the permit.
+        // A stream whose caller takes no answers is not polled, and a permit given to a
+        // future that is not polled would be lost to all others. A task of its own
+        // therefore waits for the permit.
         Err(TryAcquireError::NoPermits) => {
             let pool = Arc::clone(pool);
             let waiting = tokio::spawn(async move {
@@ -244,5 +243,5 @@ pub(super) async fn pooled<T: Send + 'static>(
             AbortOnDropHandle::new(waiting).await.and_then(|done| done)
         }
     };
-    ended.map_err(|error| Status::internal(format!("a read ended early: {error}")))?
+    ended.map_err(|error| Status::internal(format!("the read failed: {error}")))?
 }

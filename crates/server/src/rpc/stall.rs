@@ -1,11 +1,11 @@
-//! Streams of answers that the server can end: because the server stops, the
-//! branch is removed, or the caller takes no answers for too long.
+//! Ends streams of answers when the server stops, the branch is removed, or the caller
+//! takes no answers for too long.
 //!
-//! A stream whose caller does not read is not polled, so it cannot find that
-//! out by itself. A task beside it looks whether an answer is ready that nobody
-//! asks for, and in the end drops what the stream holds: answers that are ready,
-//! reads that are under way, its count as a user of the branch. The stream's
-//! next poll, if there is one, says why.
+//! A stream whose caller does not read is not polled, so it cannot detect the stall
+//! itself. A separate task checks whether an answer is ready that the caller does not
+//! take. After the stall time the task drops what the stream holds: ready answers, reads
+//! under way, and its count as a user of the branch. The next poll of the stream, if
+//! any, returns the reason.
 
 use super::{Answers, status};
 use crate::branch::live::OpenBranch;
@@ -21,11 +21,11 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 use tracing::Instrument;
 
-/// Looks at a stream within the time after which it counts as stalled.
+/// The number of checks of a stream within its stall time.
 const LOOKS: u32 = 4;
 
-/// `answers`, ended by `ticket` and when none is taken for the ticket's
-/// `stall` time.
+/// `answers`, which end when `ticket` says so, or when no answer is taken for the
+/// ticket's `stall` time.
 pub(super) fn guarded<T: Send + 'static>(
     answers: Answers<T>,
     ticket: StreamTicket,
@@ -51,29 +51,29 @@ pub(super) fn guarded<T: Send + 'static>(
     })
 }
 
-/// What a stream holds, shared with the task that looks after it.
+/// The state of a stream, shared with the task that watches it.
 struct Held<T> {
-    /// None once the stream has ended or stalled.
+    /// `None` once the stream has ended or stalled.
     inner: Option<(Answers<T>, StreamTicket)>,
     polls: u64,
-    /// The last poll returned an answer, or there is one by now, and nothing was
-    /// asked for since: the caller has not taken it yet.
+    /// An answer is ready or was returned by the last poll, and the stream was not polled
+    /// since: the caller has not taken the answer yet.
     untaken: bool,
-    /// Whom the last poll that found nothing left waiting.
+    /// The waker of the last poll that returned `Pending`.
     waker: Option<Waker>,
-    /// An answer, or the end, that was found since.
+    /// An answer, or the end, that `look` found.
     ready: Option<Option<Result<T, Status>>>,
 }
 
 impl<T> Held<T> {
-    /// Looks for an answer that came since the last poll. Waiting for room on
-    /// the connection, its task does not ask for it.
+    /// Polls for an answer that became ready since the last poll. The stream's task does
+    /// not poll while it waits for room on the connection.
     fn look(&mut self) {
         let (Some((answers, _)), Some(waker), None) = (&mut self.inner, &self.waker, &self.ready)
         else {
             return;
         };
-        // With the waker of the stream's own task, which stays registered.
+        // Uses the waker of the stream's own task, which thereby stays registered.
         if let Poll::Ready(item) = answers.as_mut().poll_next(&mut Context::from_waker(waker)) {
             self.ready = Some(item);
             self.untaken = true;
@@ -82,8 +82,7 @@ impl<T> Held<T> {
     }
 }
 
-/// Ends the stream once it has had an answer ready for `stall` and was not
-/// polled.
+/// Ends the stream once an answer has been ready for `stall` without a poll.
 async fn watch<T>(held: std::sync::Weak<Mutex<Held<T>>>, stall: Duration) {
     let mut seen = 0;
     let mut still = 0;
@@ -109,7 +108,7 @@ async fn watch<T>(held: std::sync::Weak<Mutex<Held<T>>>, stall: Duration) {
             drop(now);
             drop(inner);
             tracing::warn!(
-                "a stream was ended: its caller took no answer for {} s",
+                "ended a stream: its caller took no answer for {} s",
                 stall.as_secs_f64()
             );
             return;
@@ -126,7 +125,7 @@ struct Guarded<T> {
 }
 
 impl<T> Guarded<T> {
-    /// The last item.
+    /// Ends the stream with an error.
     fn ended(&mut self, why: Status) -> Poll<Option<Result<T, Status>>> {
         self.done = true;
         let inner = self.held.lock().inner.take();

@@ -1,4 +1,4 @@
-//! Errors as gRPC statuses: the table in pageserver.proto, in one place.
+//! Converts errors to gRPC statuses, as the table in pageserver.proto says.
 
 use crate::branch::attach::AttachError;
 use crate::branch::framing::AppendError;
@@ -27,22 +27,22 @@ pub(super) fn wrong_epoch(given: Epoch, current: Epoch, branch: &str) -> Status 
     })
 }
 
-/// There is no such branch.
+/// The branch does not exist.
 pub(super) fn no_branch(which: &BranchRef) -> Status {
     Status::not_found(format!("there is no branch {which}"))
 }
 
-/// There is one, and it does not serve.
+/// The branch exists but is not open.
 pub(super) fn not_open(which: &BranchRef, why: &str) -> Status {
     Status::unavailable(format!("branch {which} is not open: {why}"))
 }
 
-/// The branch was removed. To a compute that ends it, as being taken over does.
+/// The branch was removed. The compute ends, as it does when it is fenced.
 pub(super) fn removed(branch: &str) -> Status {
     Status::failed_precondition(format!("branch {branch} was removed"))
 }
 
-/// Why a stream on `branch` was ended from outside.
+/// Why the server ended a stream on `branch`.
 pub(super) fn ended(branch: &OpenBranch) -> Status {
     match branch.why_ended() {
         _ if branch.is_removed() => removed(&branch.name()),
@@ -56,12 +56,12 @@ pub(super) fn stopping() -> Status {
     Status::unavailable("the server is stopping; retry")
 }
 
-/// Another server has the project.
+/// Another server owns the project.
 pub(super) fn lost(why: &CatalogError) -> Status {
-    Status::unavailable(format!("{why}; retry at the other one"))
+    Status::unavailable(format!("{why}; retry at the other server"))
 }
 
-/// A WAL refused or failed.
+/// A WAL refused or failed an operation.
 pub(super) fn of_wal(error: &WalError, branch: &str) -> Status {
     let message = format!("branch {branch}: {error}");
     match error {
@@ -119,7 +119,7 @@ pub(super) fn of_attach(error: &AttachError, branch: &str) -> Status {
     }
 }
 
-/// A moment cannot be had.
+/// A moment cannot be resolved.
 pub(super) fn of_moment(error: &MomentError) -> Status {
     match error {
         MomentError::Outside { .. } => Status::out_of_range(error.to_string()),
@@ -128,7 +128,7 @@ pub(super) fn of_moment(error: &MomentError) -> Status {
     }
 }
 
-/// Branches could not be changed.
+/// A change of branches failed.
 pub(super) fn of_manage(error: &ManageError) -> Status {
     let message = error.to_string();
     match error {

@@ -1,4 +1,4 @@
-//! What tests through the wire cannot bring about.
+//! Cases that tests over the wire cannot produce.
 
 use super::{convert, status};
 use std::io::{Error, ErrorKind};

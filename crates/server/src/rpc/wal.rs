@@ -1,9 +1,9 @@
-//! StreamWAL: frames in, acknowledgements out.
+//! StreamWAL: receives frames and sends acknowledgements.
 //!
-//! A task hands frames to the WAL and waits while the WAL's queue is full;
-//! meanwhile the caller's frames wait in the connection's window. The answers
-//! are made where they are polled, from what WAL and ingest say of themselves,
-//! so that a commit waits for nothing but the WAL.
+//! A task hands frames to the WAL. While the WAL's queue is full the task waits, and the
+//! caller's frames wait in the connection's window. Acknowledgements are made when the
+//! stream is polled, from the state of the WAL and of ingest, so that a commit waits
+//! only for the WAL.
 
 use super::call::Caller;
 use super::{Answers, convert, stall, status};
@@ -29,21 +29,22 @@ use xylem_proto::pageserver::{WalAck, WalFrame};
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::{CheckedFrame, Durable, WalError};
 
-/// Frames that go to the WAL together, when they are there already.
+/// The largest number of frames in a group. A group contains only frames that have
+/// already arrived.
 const GROUP_FRAMES: usize = 256;
-/// And their payload, in bytes.
+/// The largest payload of a group, in bytes.
 const GROUP_BYTES: usize = 1 << 20;
-/// An acknowledgement that says only that reads see more may wait this long.
+/// The delay of an acknowledgement that reports only a new applied LSN.
 const APPLIED_DELAY: Duration = Duration::from_millis(10);
-/// Merges may be so many flushed layers behind before writers are slowed.
+/// The merge debt at which writers are slowed, in flushed layers.
 const MERGE_LAYERS_SOFT: u64 = 4;
-/// Groups whose time to durability is being measured.
+/// Limit of groups whose time to durability is measured at once.
 const MEASURED_MAX: usize = 1024;
 
-/// When groups were handed to the WAL, by their last frame.
+/// When groups were handed to the WAL, by the number of their last frame.
 type Pending = Arc<Mutex<VecDeque<(FrameSeq, Instant)>>>;
 
-/// Takes a compute's frames.
+/// Starts the call StreamWAL.
 pub(super) fn stream_wal(
     node: &Node,
     caller: Caller,
@@ -52,7 +53,7 @@ pub(super) fn stream_wal(
     let epoch = caller.required_epoch()?;
     caller.check_epoch()?;
     let branch = caller.branch;
-    // Also refuses an epoch that was sealed but never begun.
+    // This also refuses an epoch that was sealed but never begun.
     branch
         .wal
         .accepted(epoch)
@@ -99,7 +100,7 @@ pub(super) fn stream_wal(
     Ok(stall::guarded(Box::pin(acks), ticket, branch))
 }
 
-/// The task that hands frames to the WAL; it ends with its stream.
+/// The task that hands frames to the WAL; it is aborted with its stream.
 struct Feeder(JoinHandle<Result<FrameSeq, Status>>);
 
 impl Drop for Feeder {
@@ -118,7 +119,7 @@ struct Feeding {
 }
 
 impl Feeding {
-    /// Returns the last frame taken, once the caller has closed its side.
+    /// Returns the number of the last frame, once the caller has closed its side.
     async fn run(self, frames: Streaming<WalFrame>) -> Result<FrameSeq, Status> {
         let mut frames = frames.fuse();
         let mut last = FrameSeq(0);
@@ -168,16 +169,16 @@ impl Feeding {
             .inspect_err(|status| self.note_refused(status))
     }
 
-    /// Counts a frame that was damaged, or whose redo is wrong.
+    /// Counts and logs a frame that is damaged or whose redo is invalid.
     fn note_refused(&self, status: &Status) {
         if status.code() == Code::DataLoss {
             self.branch.label().metrics.wal_refused.inc();
             let (branch, epoch) = (self.branch.name(), self.epoch);
-            tracing::error!(branch, %epoch, why = status.message(), "redo is refused");
+            tracing::error!(branch, %epoch, why = status.message(), "frame rejected");
         }
     }
 
-    /// Slows the writer by what ingest owes.
+    /// Delays the writer in proportion to debt.
     async fn throttle(&self, pace: &mut Pace, bytes: u64) {
         let look = || {
             let applied = self.branch.pages.applied();
@@ -201,8 +202,8 @@ impl Feeding {
     }
 }
 
-/// `first` and what else is there without waiting, and how the stream ended,
-/// if it did with an error.
+/// Groups `first` with the frames that have already arrived. Also returns the error with
+/// which the stream ended, if any.
 fn gather(
     first: WalFrame,
     frames: &mut Fuse<Streaming<WalFrame>>,
@@ -212,7 +213,7 @@ fn gather(
     let mut group = vec![first];
     while group.len() < GROUP_FRAMES && bytes < GROUP_BYTES {
         match frames.next().now_or_never() {
-            // The end is found again by the next call, which waits for it.
+            // The next call sees the end again.
             None | Some(None) => break,
             Some(Some(Err(status))) => return Ok((group, Some(status))),
             Some(Some(Ok(frame))) => match convert::frame(frame) {
@@ -239,35 +240,35 @@ struct Acks {
     branch: Arc<OpenBranch>,
     catalog: Arc<Catalog>,
     ownership: Arc<Ownership>,
-    /// Another server has the project.
+    /// Cancelled when another server owns the project.
     lost: CancellationToken,
-    /// Above zero: what is acknowledged now might be gone.
+    /// Above zero: commits must wait; see [`OpenBranch::hold`].
     held: watch::Receiver<u32>,
     epoch: Epoch,
     durable: watch::Receiver<Durable>,
     applied: watch::Receiver<Lsn>,
     replaced: CancellationToken,
-    /// None once the caller has closed its side.
+    /// `None` once the caller has closed its side.
     feeder: Option<Feeder>,
-    /// The last frame taken, once the caller has closed its side.
+    /// The last frame, once the caller has closed its side.
     accepted: Option<FrameSeq>,
     first: bool,
     sent: Instant,
-    /// When to say that reads see more.
+    /// When to report a new applied LSN.
     applied_due: Option<Instant>,
     applied_ended: bool,
     pending: Pending,
 }
 
 impl Acks {
-    /// The next acknowledgement; none when the caller has closed its side and
-    /// everything it sent is durable.
+    /// The next acknowledgement; `None` when the caller has closed its side and
+    /// everything that it sent is durable.
     async fn next(&mut self) -> Option<Result<WalAck, Status>> {
         match self.ready().await {
             Some(Err(status)) => Some(Err(status)),
-            // A stream that ends well says that all of it is durable, as an
-            // acknowledgement does. What is durable is looked up after it is
-            // known that it may be told.
+            // A stream that ends without an error acknowledges all of its frames, so its
+            // end also needs permission. The durable LSN is read after permission is
+            // given.
             ready => match (self.allowed().await, ready) {
                 (Err(status), _) => Some(Err(status)),
                 (Ok(()), Some(_)) => Some(self.ack()),
@@ -313,11 +314,11 @@ impl Acks {
         ))
     }
 
-    /// Waits until there is something to acknowledge; none when there never
-    /// will be.
+    /// Waits until there is something to acknowledge; `None` when everything is
+    /// acknowledged and the caller has closed its side.
     async fn ready(&mut self) -> Option<Result<(), Status>> {
-        // What is durable, not what is accepted: the caller may resend what
-        // lies between, the WAL ignores it.
+        // The first acknowledgement reports what is durable, not what is accepted. The
+        // caller may resend the frames in between; the WAL ignores them.
         if std::mem::take(&mut self.first) {
             return Some(Ok(()));
         }
@@ -351,7 +352,7 @@ impl Acks {
                 () = tokio::time::sleep_until(due.unwrap_or(self.sent)), if due.is_some() => return Some(Ok(())),
                 moved = self.applied.changed(), if due.is_none() && !self.applied_ended => match moved {
                     Ok(()) => self.applied_due = Some(self.sent + APPLIED_DELAY),
-                    // Ingest has stopped; the WAL goes on without it.
+                    // Ingest has stopped; the WAL continues without it.
                     Err(_) => self.applied_ended = true,
                 },
             }
@@ -392,14 +393,14 @@ impl Acks {
     }
 }
 
-/// How the feeder ended; never, when it is known already.
+/// The result of the feeder. Never completes if the feeder has ended before.
 async fn feeder_ended(feeder: &mut Option<Feeder>) -> Result<FrameSeq, Status> {
     match feeder {
         None => std::future::pending().await,
         Some(Feeder(task)) => match task.await {
             Ok(ended) => ended,
             Err(error) => Err(Status::internal(format!(
-                "the stream's task ended early: {error}"
+                "the stream's task failed: {error}"
             ))),
         },
     }

@@ -1,4 +1,4 @@
-//! A WAL on this server's disk that is copied to the object store.
+//! A local WAL that is copied to the object store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use xylem_types::{BranchId, Epoch, FrameSeq, Lsn};
 use xylem_wal::backup::{Backup, BackupStatus};
 use xylem_wal::{BoxFuture, CheckedFrame, Durable, LocalWal, Position, Wal, WalError, WalReader};
 
-/// A WAL on this server's disk, and its backup.
+/// A local WAL and its backup.
 pub struct BackedWal {
     wal: LocalWal,
     backup: Backup,
@@ -31,12 +31,12 @@ impl BackedWal {
         }
     }
 
-    /// How old an entry may become before it is in the backup.
+    /// The age at which an entry must be in the backup.
     pub fn interval(&self) -> Duration {
         self.interval
     }
 
-    /// How far the backup is.
+    /// The progress of the backup.
     pub fn backup(&self) -> BackupStatus {
         self.backup.status()
     }
@@ -44,15 +44,14 @@ impl BackedWal {
     /// Waits until everything that is durable now is in the object store.
     ///
     /// # Errors
-    /// Why the backup has ended.
+    /// The reason, when the backup has ended.
     pub async fn reach_now(&self) -> Result<(), WalError> {
         let end = self.wal.durable().borrow().position();
         self.backup.reach(end).await
     }
 
-    /// Lets the WAL end when a server that was given a newer right to it has
-    /// begun to write its backup: what this one told computes from then on
-    /// would be lost.
+    /// Closes the WAL when a server with a newer right has begun to write its backup:
+    /// from then on, commits that this server acknowledges would be lost.
     pub(super) fn end_when_replaced(self: &Arc<Self>, runtime: &Handle) {
         let wal = Arc::downgrade(self);
         let ended = self.backup.ended();
@@ -60,13 +59,13 @@ impl BackedWal {
             if let Err(error @ WalError::Superseded { .. }) = ended.await
                 && let Some(wal) = wal.upgrade()
             {
-                tracing::error!(branch_id = %wal.id, %error, "the WAL ends");
+                tracing::error!(branch_id = %wal.id, %error, "closing the WAL");
                 let _ = wal.wal.close().await;
             }
         });
     }
 
-    /// That another server has the WAL by now, if so.
+    /// An error if another server owns the WAL by now.
     fn replaced(&self) -> Result<(), WalError> {
         match self.backup.status().trouble {
             Some(error @ WalError::Superseded { .. }) => Err(error),
@@ -129,7 +128,7 @@ impl Wal for BackedWal {
 
     fn failed(&self) -> Option<WalError> {
         match self.wal.failed()? {
-            // It was closed because it is another server's by now.
+            // The WAL was closed because another server owns it by now.
             WalError::Closed => Some(self.replaced().err().unwrap_or(WalError::Closed)),
             error => Some(error),
         }
@@ -139,11 +138,11 @@ impl Wal for BackedWal {
         Box::pin(async move {
             let closed = self.wal.close().await;
             match self.backup.close().await {
-                // Or it is not this server's any more.
+                // Superseded: another server owns the WAL.
                 Ok(()) | Err(WalError::Superseded { .. }) => {}
-                // The WAL is there, and the next start goes on.
+                // The WAL itself is complete; the next start continues the backup.
                 Err(error) => {
-                    tracing::error!(branch_id = %self.id, %error, "the end of the WAL is not in its backup");
+                    tracing::error!(branch_id = %self.id, %error, "the backup lacks the end of the WAL");
                 }
             }
             closed

@@ -1,4 +1,4 @@
-//! Branches that come, go and change names, through the wire.
+//! Creating, removing, renaming and restoring branches over gRPC.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::common;
@@ -22,7 +22,7 @@ async fn a_branch_shares_the_past_and_has_a_future_of_its_own() {
     let (_, mut main) = with_database(&server).await;
     main.redo(mark(5, 4, 1)).await;
     main.durable().await;
-    // Everything acknowledged, ingested or not.
+    // The branch has everything acknowledged, ingested or not.
     let dev = create(&server, "dev", "main").await;
     assert_eq!(
         (dev.parent.as_str(), dev.branch_point_lsn, dev.last_lsn),
@@ -64,7 +64,7 @@ async fn a_branch_shares_the_past_and_has_a_future_of_its_own() {
             _ => {}
         }
     }
-    // A branch of the branch, and one of its parent through it.
+    // A child of the branch, and one whose branch point is in the parent's history.
     let past = dev.branch_point_lsn;
     let grand = create(&server, "grand", "dev").await;
     assert_eq!(
@@ -88,7 +88,7 @@ async fn a_branch_shares_the_past_and_has_a_future_of_its_own() {
 async fn a_branch_leaves_at_any_lsn_of_the_history_and_at_none_outside() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
-    // Nothing to leave from.
+    // An empty branch has no branch point.
     let status = refused_create(&server, "early", "main", None).await;
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert!(status.message().contains("empty"), "{status:?}");
@@ -107,7 +107,7 @@ async fn a_branch_leaves_at_any_lsn_of_the_history_and_at_none_outside() {
             }
             let name = format!("at-{lsn}");
             let made = create_at(&server, &name, "main", lsn).await.unwrap();
-            // Cut where the last mtr ended; its line goes on from there or here.
+            // The history is cut after the last whole mtr.
             assert_eq!(made.branch_point_lsn, lsn);
             let seen = Reader::new(&server, &name).newest(5, 4, 0).await;
             assert_eq!(seen, expected, "at {lsn}");
@@ -126,7 +126,7 @@ async fn a_branch_leaves_at_any_lsn_of_the_history_and_at_none_outside() {
         }
     }
     assert!(!names(&server).await.contains(&"never".to_owned()));
-    // A torn mtr is durable and shows nothing: a moment in it is the one before.
+    // A torn mtr is durable but has no effect: a moment within it equals the one before.
     let whole = main.lsn;
     let torn = mark(5, 4, 99);
     main.redo(torn[..torn.len() - 2].to_vec()).await;
@@ -162,7 +162,7 @@ async fn names_are_checked() {
         let status = refused(control.create_branch(ask(name, from)).await);
         assert_eq!(status.code(), code, "{name:?} from {from:?}: {status:?}");
     }
-    // By its id a branch is found, too.
+    // A branch is also found by its id.
     let by_id = format!("id:{}", dev.id);
     let made = control.create_branch(ask("more", &by_id)).await.unwrap();
     assert_eq!(made.into_inner().parent, "dev");
@@ -174,7 +174,7 @@ async fn names_are_checked() {
     assert_eq!(told.branches.len(), 1);
     assert_eq!(told.branches[0].name, "dev");
 
-    // Of many who want a name one gets it.
+    // Only one of many concurrent requests gets a name.
     let wanted: Vec<_> = (0..8)
         .map(|_| {
             let mut control = control.clone();
@@ -212,7 +212,7 @@ async fn a_branch_goes_with_all_it_has_unless_others_need_it() {
     remove(&server, "one").await.unwrap();
     remove(&server, "two").await.unwrap();
 
-    // Its compute: a stream of each kind, and a call.
+    // The branch's compute has a stream of each kind, and a call.
     let attached = server.attach_to("dev").await.unwrap();
     let id = format!("id:{}", attached.branch_id);
     let mut writer = Writer::open_on(&server, &id, attached.epoch).await.unwrap();
@@ -254,7 +254,7 @@ async fn a_branch_goes_with_all_it_has_unless_others_need_it() {
     assert!(!text.contains("branch=\"dev\""), "{text}");
     assert!(text.contains("branch=\"main\""));
 
-    // The last one stays.
+    // The last branch cannot be removed.
     let status = remove(&server, "main").await.unwrap_err();
     assert!(status.message().contains("only branch"), "{status:?}");
     server.stop();
@@ -294,7 +294,7 @@ async fn a_renamed_branch_keeps_its_compute() {
         let status = rename(&server, from, to).await.unwrap_err();
         assert_eq!(status.code(), code, "{from} to {to}: {status:?}");
     }
-    // `main` is a name like any other; what names no branch means it.
+    // `main` is a name like any other; a call without a branch means it.
     rename(&server, "main", "trunk").await.unwrap();
     let status = refused(server.pages().await.get_page(page(5, 3)).await);
     assert_eq!(status.code(), Code::NotFound);
@@ -325,8 +325,8 @@ async fn a_restored_branch_begins_in_the_past_and_the_old_line_lives_on() {
     );
     assert!(kept.name.starts_with("main-before-20"), "{}", kept.name);
     assert_eq!(kept.id, attached.branch_id);
-    // The old compute is told, and can do nothing to either line: not by its
-    // id, nor by the name that it attached under.
+    // The old compute is fenced on both branches: by its id, and by the name under which
+    // it attached.
     let status = old.end().await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
     let epoch = attached.epoch;
@@ -349,8 +349,8 @@ async fn a_restored_branch_begins_in_the_past_and_the_old_line_lives_on() {
     assert_eq!(Reader::new(&server, "main").newest(5, 3, 0).await, 1);
     assert_eq!(Reader::new(&server, &kept.name).newest(5, 3, 0).await, 666);
 
-    // An epoch of the new line may have the number of the old one's: it counts
-    // with the line's id only.
+    // An epoch of the new branch may have the same number as one of the old branch, so a
+    // call with an epoch needs the id.
     let again = server.attach_to("main").await.unwrap();
     assert_eq!((again.epoch, again.start_lsn), (epoch, good + 16));
     let status = Writer::open_on(&server, "main", again.epoch)
@@ -368,7 +368,7 @@ async fn a_restored_branch_begins_in_the_past_and_the_old_line_lives_on() {
     );
     assert_eq!(Reader::new(&server, &kept.name).newest(5, 3, 0).await, 666);
 
-    // Once more, under a name of its own; then both old lines can go.
+    // Restore again with `keep_as`; then both old branches can be removed.
     let lsn = writer.lsn;
     let status = restore(&server, "main", lsn, "main").await.unwrap_err();
     assert_eq!(status.code(), Code::AlreadyExists);
@@ -434,7 +434,7 @@ async fn an_empty_branch_is_filled_by_its_first_compute() {
     writer.redo(common::redo::system_tablespace()).await;
     writer.durable().await;
     create(&server, "child", "imported").await;
-    // With a second root the first may go.
+    // With a second root branch the first can be removed.
     remove(&server, "main").await.unwrap();
     assert_eq!(names(&server).await, ["child", "imported"]);
 }
@@ -486,9 +486,9 @@ async fn a_branch_is_made_quickly() {
         took[took.len() / 2],
         took[took.len() - 1]
     );
-    // On an idle machine it is a few milliseconds.
+    // On an idle machine it takes a few milliseconds.
     assert!(took[took.len() / 2].as_millis() < 250, "{took:?}");
-    // Each costs no more than its manifest until it is written.
+    // Until it is written to, each branch costs only its manifest.
     for branch in list(&server, false).await {
         let own = branch.wal_bytes + branch.layer_bytes;
         assert!(branch.name == "main" || own == 0, "{branch:?}");

@@ -1,4 +1,4 @@
-//! Attach, write, be fenced, come back: a compute's life against a server.
+//! Computes against a server: attaching, writing, fencing, reconnecting.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::common;
@@ -20,11 +20,11 @@ async fn an_empty_branch_is_attached_written_and_read() {
     verify(&got.page, 5, 3);
     assert_eq!(marked(&got.page), 0xaabb_ccdd);
     assert_eq!(got.lsn, writer.lsn);
-    // A page that was never written is zeros.
+    // A page that was never written is all zeros.
     let got = pages.get_page(page(5, 9)).await.unwrap().into_inner();
     assert_eq!(got.page.len(), 16384);
     assert!(got.page.iter().all(|&byte| byte == 0));
-    // The version before a change is still there.
+    // The version before a change is still readable.
     let before = writer.lsn;
     writer.redo(mark(5, 3, 7)).await;
     writer.durable().await;
@@ -45,7 +45,7 @@ async fn an_older_compute_is_fenced_and_its_late_frames_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let (_, mut old) = with_database(&server).await;
-    // A torn mtr: it is durable, and cut when the next compute attaches.
+    // A torn mtr is durable, and is cut when the next compute attaches.
     let whole = old.lsn;
     let torn = mark(5, 3, 666);
     old.redo(torn[..torn.len() - 3].to_vec()).await;
@@ -86,7 +86,7 @@ async fn an_older_compute_is_fenced_and_its_late_frames_are_refused() {
     );
     assert_eq!(refusal.code(), Code::FailedPrecondition);
 
-    // Neither the torn bytes nor late frames are seen by the new one.
+    // The new compute sees neither the torn bytes nor late frames.
     let mut new = Writer::open(&server, 2).await;
     assert_eq!((new.seq, new.lsn), (1, whole + 16));
     new.redo(mark(5, 3, 42)).await;
@@ -148,7 +148,7 @@ async fn a_stream_resumes_after_a_disconnect_and_after_restarts() {
             (seq, lsn),
             "round {round}"
         );
-        // Resent frames are taken as what they are.
+        // Resent frames are ignored.
         let redo = mark(5, 4, round);
         writer.redo(redo.clone()).await;
         let (at, end) = (writer.seq, writer.lsn);
@@ -398,7 +398,7 @@ async fn the_newest_version_after_a_restart_is_not_older_than_before() {
         writer.durable().await;
         server.crash();
         server = Server::start(dir.path());
-        // Without an LSN, and before ingest can have read the WAL again.
+        // A read without an LSN, before ingest has read the WAL again.
         let got = server
             .pages()
             .await
@@ -411,8 +411,7 @@ async fn the_newest_version_after_a_restart_is_not_older_than_before() {
     }
 }
 
-/// Where a frame's bytes were changed after its compute had computed their
-/// checksums.
+/// The place at which a frame is damaged after its compute computed the checksums.
 #[tokio::test]
 async fn frames_damaged_on_the_way_are_refused_and_taken_when_sent_again() {
     let dir = tempfile::tempdir().unwrap();
@@ -454,7 +453,7 @@ async fn frames_damaged_on_the_way_are_refused_and_taken_when_sent_again() {
             start_lsn: lsn + 1,
             ..file.clone()
         },
-        // Their bytes in the WAL are the same, but for the kind.
+        // The two entries have the same bytes in the WAL except for the kind.
         WalFrame {
             body: Some(wal_frame::Body::File(common::redo::mkdir("test/a.frm"))),
             ..file.clone()
@@ -481,7 +480,7 @@ async fn frames_damaged_on_the_way_are_refused_and_taken_when_sent_again() {
         assert_eq!(ended.code(), Code::DataLoss, "{ended:?}");
         assert!(ended.message().contains(&said), "{ended:?}");
     }
-    // One without checksums comes from an older library.
+    // A frame without checksums comes from an older client library.
     let mut writer = Writer::open(&server, attached.epoch).await;
     let bare = WalFrame {
         header_crc32c: None,
@@ -496,7 +495,7 @@ async fn frames_damaged_on_the_way_are_refused_and_taken_when_sent_again() {
         .find(|line| line.starts_with("xylem_wal_refused_total{"));
     let many = mark(5, 3, 1).len() + 6;
     assert!(count.unwrap().ends_with(&format!(" {many}")), "{count:?}");
-    // Sent again they are taken, and nothing of the attempts is left.
+    // Frames sent again are accepted, and the failed attempts leave no trace.
     let mut writer = Writer::open(&server, attached.epoch).await;
     writer.redo(mark(5, 3, 1)).await;
     writer.applied().await;
@@ -504,10 +503,9 @@ async fn frames_damaged_on_the_way_are_refused_and_taken_when_sent_again() {
     assert_eq!(marked(&got.into_inner().page), 1);
 }
 
-/// InnoDB itself wrote redo that is none: the frames' checksums are right. It
-/// must not enter the WAL, where ingest would stop at it for ever and nobody
-/// could attach any more. The mini-transaction spans frames, streams and a
-/// restart of the server:
+/// InnoDB itself wrote invalid redo, so the frames' checksums are right. The redo must not
+/// enter the WAL: ingest would stop there for good, and no compute could attach any more.
+/// The mini-transaction spans frames, streams and a restart of the server:
 ///
 ///   frame n      the first part of the mtr, durable
 ///   (restart)    the server knows only what the WAL has
@@ -553,13 +551,13 @@ async fn redo_that_is_none_is_not_acknowledged_and_a_new_compute_goes_on() {
             );
         }
     }
-    // What comes before a wrong frame in its group is taken.
+    // The frames before an invalid frame in its group are accepted.
     assert_eq!(common::http_get(server.addrs.http, "/readyz").await.0, 200);
     let attached = server.attach().await;
     assert_eq!(attached.start_lsn, whole + 16);
     let mut writer = Writer::open(&server, attached.epoch).await;
     let good = mark(5, 3, 8);
-    // Cut in every place, in one group and in single ones.
+    // Cut at every byte, in one group and in single frames.
     for byte in good {
         writer.redo(vec![byte]).await;
     }

@@ -1,4 +1,4 @@
-//! Settings: where they come from, and what is refused.
+//! Settings: their sources, and invalid values.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ fn what_cannot_be_used_is_refused_with_its_place() {
         ("grpc_port = 1", "did you mean \"grpc_listen\"?"),
         ("memory = 'lots'", "key memory: \"lots\""),
         ("memory = '1KiB'", "is not between"),
-        ("memory = 1.5", "this is a float"),
+        ("memory = 1.5", "found a float"),
         ("grpc_listen = 'localhost'", "key grpc_listen"),
         ("log_format = 'xml'", "use text or json"),
         (

@@ -1,4 +1,4 @@
-//! ImportBranch over the wire: a branch appears whole, or nothing is left.
+//! ImportBranch over gRPC: a branch appears complete, or nothing is left.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -145,7 +145,7 @@ async fn an_import_becomes_a_branch_that_lives_on() {
     let answer = send(&server, database("main")).await.unwrap();
     assert_eq!(answer.lsn, LSN);
     assert_eq!(branches(&server).await, [("main".to_owned(), LSN)]);
-    // The empty branch in whose place it came is gone.
+    // The replaced empty branch is gone.
     assert_eq!(left(dir.path()), 1);
 
     let attached = server.attach().await;
@@ -182,7 +182,7 @@ async fn an_import_becomes_a_branch_that_lives_on() {
             "WAL"
         ]
     );
-    // Redo on top of it, and a start of the server.
+    // Redo on top of the import, and a restart of the server.
     let mut writer = Writer::open(&server, attached.epoch).await;
     assert_eq!(writer.lsn, attached.start_lsn);
     writer.redo(redo::tablespace(9, "./test/t2.ibd", 64)).await;
@@ -225,7 +225,7 @@ async fn names_and_page_sizes_that_do_not_fit_are_refused() {
     let status = send(&server, other).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
     assert!(status.message().contains("65536"), "{status:?}");
-    // A branch that a compute attached to is not empty, whatever it holds.
+    // A branch to which a compute has attached does not count as empty.
     server.attach().await;
     let status = send(&server, database("main")).await.unwrap_err();
     assert_eq!(status.code(), Code::AlreadyExists, "{status:?}");
@@ -266,7 +266,7 @@ async fn what_is_not_right_is_refused_and_nothing_is_left() {
         (
             one(image(5, 7, 64, LSN + 1)),
             Code::InvalidArgument,
-            "has LSN 4000001",
+            "LSN is 4000001",
         ),
         (
             with_item(4, pages(vec![(0, header)])),
@@ -313,7 +313,7 @@ async fn what_is_not_right_is_refused_and_nothing_is_left() {
         assert_eq!(left(dir.path()), before, "{says}");
     }
     assert_eq!(branches(&server).await.len(), 1);
-    // The caller goes away in the middle.
+    // The caller disconnects in the middle.
     let (to, items) = tokio::sync::mpsc::channel(64);
     let mut client = server.control().await;
     let call = tokio::spawn(async move { client.import_branch(ReceiverStream::new(items)).await });
@@ -333,7 +333,7 @@ async fn what_is_not_right_is_refused_and_nothing_is_left() {
     tokio::time::timeout(std::time::Duration::from_secs(20), gone)
         .await
         .expect("what the import wrote goes");
-    // Without the token nothing is taken, where one is wanted.
+    // A server with a token rejects an import without it.
     let status = refused(
         server
             .control()
@@ -346,7 +346,7 @@ async fn what_is_not_right_is_refused_and_nothing_is_left() {
     server.stop();
 }
 
-/// The server dies in the middle: the next start removes what is there.
+/// The server dies in the middle: the next start removes what the import wrote.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_crash_cuts_short_is_removed_at_the_next_start() {
     let dir = tempfile::tempdir().unwrap();
@@ -354,7 +354,7 @@ async fn what_a_crash_cuts_short_is_removed_at_the_next_start() {
     send(&server, database("kept")).await.unwrap();
     server.stop();
     let before = left(dir.path());
-    // What a killed server leaves: layers that nobody names.
+    // A killed server leaves layers that no catalogue names.
     let id = "0123456789abcdef0123456789abcdef";
     let half = dir.path().join("store/branches").join(id);
     std::fs::create_dir_all(&half).unwrap();

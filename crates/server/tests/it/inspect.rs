@@ -1,4 +1,4 @@
-//! Looking into branches, scrubbing them, asking how they do.
+//! The service Inspect: layers, page history, scrubs, diagnosis.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::common;
@@ -19,7 +19,7 @@ async fn inspect(server: &Server) -> InspectClient<Channel> {
     InspectClient::new(server.channel().await).max_decoding_message_size(64 << 20)
 }
 
-/// A server with small open layers and no scrub of its own.
+/// A server with small open layers and without a background scrub.
 fn start(dir: &Path) -> Server {
     let mut args = args(dir);
     args.open_layer_size = Some("1MiB".to_owned());
@@ -27,7 +27,7 @@ fn start(dir: &Path) -> Server {
     Server::with(config(&args)).unwrap()
 }
 
-/// Writes enough that layers are flushed, and waits for them.
+/// Writes enough redo for layers to be flushed, and waits for them.
 async fn flushed(server: &Server, writer: &mut Writer) {
     for n in 0..90 {
         writer.redo(fill(5, 4 + n % 30, n + 1)).await;
@@ -46,7 +46,7 @@ async fn layers(server: &Server) -> Vec<xylem_proto::inspect::Layer> {
     answer.unwrap().into_inner().layers
 }
 
-/// The file of a layer, wherever the store is.
+/// The path of a layer's file.
 fn file_of(dir: &Path, name: &str) -> PathBuf {
     let mut todo = vec![dir.to_owned()];
     while let Some(dir) = todo.pop() {
@@ -192,7 +192,7 @@ async fn layers_and_versions_are_told() {
     assert_eq!((part.versions.len(), part.versions[0].lsn), (1, first));
     assert_eq!(part.next_lsn, 0);
 
-    // What is not there.
+    // A page and a table that do not exist.
     let none = PageHistoryRequest {
         table: "test/none".to_owned(),
         ..page.clone()
@@ -306,7 +306,7 @@ async fn one_scrub_at_a_time_and_it_ends_with_its_caller() {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
-    // The server does not wait for it.
+    // The server does not wait for the scrub.
     let begin = Instant::now();
     server.stop();
     assert!(begin.elapsed() < Duration::from_secs(8));

@@ -1,4 +1,4 @@
-//! Leases: hidden branches for read-only computes, which go when unused.
+//! Leases: hidden branches for read-only computes, removed when unused.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::common::branch::{
@@ -59,7 +59,7 @@ async fn a_lease_shows_its_moment_and_is_hidden() {
     assert_eq!(names(&server).await, ["main"]);
     assert_eq!(leases(&server).await, ["main@1", "main@2"]);
     assert_eq!(named(&list(&server, false).await, "main").children.len(), 2);
-    // Its compute may start: a line of its own begins.
+    // A compute can attach to the lease.
     let attached = server.attach_to(&format!("id:{}", one.id)).await.unwrap();
     assert_eq!((attached.epoch, attached.start_lsn), (1, past + 16));
 
@@ -130,7 +130,7 @@ async fn a_lease_that_nobody_uses_goes() {
         let took = gone(&server, &lease.name).await;
         assert!(took < timeout * 8, "{took:?}");
     }
-    // And one that a restart finds.
+    // A lease from before a restart is removed as well.
     let left = lease(&server, "main", None).await.unwrap();
     server.crash();
     let server = start(dir.path(), 600);

@@ -1,4 +1,4 @@
-//! Callers that ask for too much or take nothing: others do not wait for them.
+//! Callers that request too much or take no answers do not make other callers wait.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use crate::common;
@@ -24,7 +24,7 @@ use xylem_proto::pageserver::{
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A connection that has room for few answers.
+/// A connection with room for few answers.
 async fn narrow(server: &Server) -> Channel {
     Endpoint::from_shared(format!("http://{}", server.addrs.grpc))
         .unwrap()
@@ -45,7 +45,7 @@ fn write_at(path: &str, offset: u64, data: Vec<u8>) -> FileOp {
     }
 }
 
-/// Bytes that tell where they stand.
+/// Bytes whose values depend on their offset.
 fn pattern(offset: u64, len: usize) -> Vec<u8> {
     (offset..offset + len as u64)
         .map(|at| (at / 1000) as u8)
@@ -60,7 +60,7 @@ async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut(
     }
 }
 
-/// What metric `name` with `label` stands at.
+/// The value of metric `name` with `label`.
 async fn metric(server: &Server, name: &str, label: &str) -> f64 {
     let (_, text) = http_get(server.addrs.http, "/metrics").await;
     let line = text
@@ -70,7 +70,7 @@ async fn metric(server: &Server, name: &str, label: &str) -> f64 {
         .unwrap_or(0.0)
 }
 
-/// A read that takes one of the threads for reads.
+/// A read that occupies one of the threads for reads.
 async fn read_at(server: &Server, lsn: u64) -> u32 {
     let request = GetPageRequest { lsn, ..page(5, 3) };
     let mut pages = server.pages().await;
@@ -101,7 +101,7 @@ async fn a_large_side_file_travels_in_pieces_and_a_caller_that_takes_none_holds_
     writer.durable().await;
     common::wait_applied(&server, writer.lsn).await;
 
-    // One that takes the first item only.
+    // A caller that takes only the first item.
     let request = || BaseBackupRequest {
         lsn: 0,
         all_tablespaces: true,
@@ -111,7 +111,7 @@ async fn a_large_side_file_travels_in_pieces_and_a_caller_that_takes_none_holds_
     untaken.message().await.unwrap().unwrap();
     assert_eq!(read_at(&server, lsn).await, 0xaabb_ccdd);
 
-    // One that takes them all.
+    // A caller that takes all items.
     let items = server.control().await.base_backup(request()).await;
     let mut items = items.unwrap().into_inner();
     let mut next = 0;
@@ -127,7 +127,7 @@ async fn a_large_side_file_travels_in_pieces_and_a_caller_that_takes_none_holds_
     }
     assert_eq!(next, BYTES);
 
-    // The one that took nothing was ended.
+    // The server ended the stream whose caller took nothing.
     eventually("the idle stream is ended", || async {
         metric(&server, "xylem_streams", "kind=\"backup\"").await == 0.0
     })
@@ -168,7 +168,7 @@ async fn page_requests_whose_answers_nobody_takes_leave_the_threads_to_others() 
     let untaken = idle.page_stream(ReceiverStream::new(receiver)).await;
     let mut untaken = untaken.unwrap().into_inner();
     untaken.message().await.unwrap().unwrap();
-    // While it is open, and when it was ended.
+    // While the stream is open, and after it was ended.
     for _ in 0..20 {
         assert_eq!(read_at(&server, writer.lsn).await, 0xaabb_ccdd);
     }
@@ -190,7 +190,7 @@ async fn a_request_without_the_token_is_refused_before_its_body_is_read() {
     let mut args = args(dir.path());
     args.token = Some("s3cret".to_owned());
     let server = Server::with(config(&args)).unwrap();
-    // More than a message may have: whoever reads it says so.
+    // Larger than a message may be: the side that decodes it reports that.
     let large = || GetPagesRequest {
         pages: vec![
             GetPageRequest {

@@ -1,5 +1,5 @@
-//! All tests of the crate in one program: each program that is linked costs
-//! seconds and megabytes.
+//! All integration tests of the crate in one program, since each program costs seconds to
+//! link.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! A server as a process of its own: killed, told to stop, told twice.
+//! A server in its own process: killed, told to stop, told to stop twice.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::common;
@@ -82,7 +82,7 @@ async fn a_second_signal_ends_the_process_at_once() {
     writer.end().await.unwrap_err();
 }
 
-/// A server in a process of its own: this test binary, run again.
+/// A server in its own process, which runs this test binary.
 struct ChildServer {
     process: std::process::Child,
     server: Server,

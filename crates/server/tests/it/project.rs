@@ -1,4 +1,4 @@
-//! The project on disk: read, replaced, damaged, copied.
+//! The catalogue and templates: reading, claiming, damage, copying.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::common;
@@ -26,7 +26,7 @@ fn sample() -> Project {
     Project::new(InnodbParams::default(), now, 7, BranchId(0xabc))
 }
 
-/// A branch that left `parent`.
+/// A child branch of `parent`.
 fn child(id: u128, parent: u128, lease: bool) -> BranchMeta {
     BranchMeta {
         id: BranchId(id),
@@ -79,7 +79,7 @@ fn a_catalogue_is_read_back_and_damage_is_found() {
         (text.replace("16384", "16385"), "checksum"),
         (
             text.replace("\"format\": 4", "\"format\": 5"),
-            "format 5 is not known",
+            "unknown format 5",
         ),
         (text.replace("undo_tablespaces", "undo"), "undo"),
         (text[..text.len() / 2].to_owned(), "EOF"),
@@ -95,13 +95,13 @@ fn a_catalogue_is_read_back_and_damage_is_found() {
             "{error}"
         );
     }
-    // A document under another number is none of this one's.
+    // A document under another number is refused.
     place.set("project/catalog-0000000000000005", text.as_bytes());
     let error = Catalog::claim(&place, claimant(3, LEASE))
         .err()
         .unwrap()
         .to_string();
-    assert!(error.contains("number 2 inside"), "{error}");
+    assert!(error.contains("contains the number 2"), "{error}");
 }
 
 /// `UPDATE_EXPECT=1` writes the golden file anew: only for a new version of the
@@ -165,8 +165,8 @@ fn who_opened_a_project_last_has_it() {
             .branches
             .insert("dev".to_owned(), child(5, 0xabc, false));
     };
-    // However far the other one has gone: the number it would take is free
-    // again by then.
+    // However far the other server has got: by then the number that this server would
+    // take is free again.
     for _ in 0..10 {
         change(&second, |_| {}).unwrap();
     }
@@ -182,7 +182,7 @@ fn who_opened_a_project_last_has_it() {
     assert!(!second.lost().is_cancelled());
     change(&second, add).unwrap();
 
-    // Without having looked, too.
+    // Also without an earlier `look`.
     let third = Catalog::claim(&place, claimant(3, LEASE)).unwrap().unwrap();
     for _ in 0..10 {
         change(&third, |_| {}).unwrap();
@@ -237,16 +237,16 @@ fn a_put_that_nobody_could_tell_the_outcome_of_is_settled_by_the_next() {
                 .insert(name.to_owned(), child(id, 0xabc, false));
         }
     };
-    // It is there, which is looked up.
+    // The document exists, which a read finds out.
     fates.lock().unwrap().push(Fate::Unknown);
     change(&catalog, add("a", 1)).unwrap();
-    // It is not there, and nothing is on its way.
+    // The document does not exist, and no request can still create it.
     fates.lock().unwrap().push(Fate::Fails);
     let error = change(&catalog, add("b", 2)).unwrap_err();
     assert!(matches!(error, CatalogError::Io { .. }), "{error:?}");
     assert!(!catalog.project().branches.contains_key("b"));
-    // It may still come: nothing else is changed before it is known. Of two
-    // attempts to find out the second succeeds.
+    // The document may still be created: no other change is made before the outcome is
+    // known. The second of two attempts to settle it succeeds.
     fates.lock().unwrap().extend([Fate::Unsent, Fate::Unsent]);
     let error = change(&catalog, add("c", 3)).unwrap_err();
     let unsettled = |error: &CatalogError| matches!(error, CatalogError::Unsettled { .. });
@@ -262,8 +262,8 @@ fn a_put_that_nobody_could_tell_the_outcome_of_is_settled_by_the_next() {
     assert_eq!(read, *catalog.project());
 }
 
-/// The put lands and the list after it fails: nobody knows yet whether it is
-/// the newest, and so whether it counts.
+/// The put succeeds and the list after it fails: it is unknown whether the document is the
+/// newest, and thus authoritative.
 #[test]
 fn a_store_that_cannot_be_read_is_neither_success_nor_loss() {
     let store = MemPlace::new();
@@ -283,7 +283,7 @@ fn a_store_that_cannot_be_read_is_neither_success_nor_loss() {
     first.settle().unwrap();
     change(&first, |_| {}).unwrap();
 
-    // Another server's document is there, and cannot be read.
+    // Another server's document exists but cannot be read.
     Catalog::claim(&store, claimant(2, LEASE)).unwrap().unwrap();
     seen.store(false, Ordering::SeqCst);
     let error = change(&first, |_| {}).unwrap_err();
@@ -296,8 +296,8 @@ fn a_store_that_cannot_be_read_is_neither_success_nor_loss() {
     assert!(first.lost().is_cancelled());
 }
 
-/// Who claims a project promises no less than whoever had it before, whose
-/// promise may still bind; one that has stopped binds nobody.
+/// A claim's lease is no shorter than the previous owner's, which may still be in force.
+/// An owner that has stopped leaves no lease.
 #[test]
 fn a_claim_keeps_the_promise_of_the_owner_before() {
     let place = MemPlace::new();
@@ -305,7 +305,7 @@ fn a_claim_keeps_the_promise_of_the_owner_before() {
     Catalog::create(&place, claimant(1, long), sample()).unwrap();
     let second = Catalog::claim(&place, claimant(2, LEASE)).unwrap().unwrap();
     assert_eq!(second.found_lease(), long);
-    // It ends while it waits, and a third comes.
+    // The second server ends while it waits, and a third one claims.
     assert_eq!(catalog::read(&place).unwrap().unwrap().lease, long);
     let third = Catalog::claim(&place, claimant(3, LEASE)).unwrap().unwrap();
     assert_eq!(third.found_lease(), long);
@@ -323,11 +323,15 @@ fn a_catalogue_that_makes_no_sense_is_not_written() {
     let catalog = Catalog::create(&place, claimant(1, LEASE), sample()).unwrap();
     let before = catalog.project();
     let wrong: [(&str, BranchMeta, &str); 5] = [
-        ("a//b", child(1, 0xabc, false), "cannot name"),
-        ("dev", child(1, 0xabc, true), "cannot name"),
-        ("main@1", child(1, 0xabc, false), "cannot name"),
+        ("a//b", child(1, 0xabc, false), "not a branch name"),
+        ("dev", child(1, 0xabc, true), "not a branch name"),
+        ("main@1", child(1, 0xabc, false), "not a branch name"),
         ("dev", child(0xabc, 0xabc, false), "id of another"),
-        ("dev", child(1, 0xdef, false), "parent that is not there"),
+        (
+            "dev",
+            child(1, 0xdef, false),
+            "the parent of branch dev does not exist",
+        ),
     ];
     for (name, meta, message) in wrong {
         let error = change(&catalog, |project| {
@@ -387,7 +391,7 @@ async fn a_directory_and_a_store_that_do_not_belong_together_are_refused() {
     server.stop();
     Server::on(dir_two.path(), two.shared()).stop();
     let before = one.names();
-    // The WALs of the one would be leftovers to the other.
+    // Each project would treat the WALs of the other as leftovers.
     for (dir, place, message) in [
         (dir_one.path(), &two, "belongs to project"),
         (dir_two.path(), &one, "belongs to project"),
@@ -460,7 +464,7 @@ async fn a_template_becomes_a_project_of_its_own() {
     writer.durable().await;
     drop(writer);
     server.stop();
-    // The template is as it was.
+    // The template is unchanged.
     let server = Server::start(template.path());
     let got = server
         .pages()
@@ -587,7 +591,7 @@ fn each_file(dir: &std::path::Path, act: &dyn Fn(&std::path::Path)) {
     }
 }
 
-/// As an installation owned by somebody else is.
+/// Makes a tree read-only, as an installation of another user is.
 fn make_read_only(dir: &std::path::Path) {
     each_file(dir, &|file| {
         std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o444)).unwrap();

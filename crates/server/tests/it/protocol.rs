@@ -1,4 +1,4 @@
-//! The wire: reflection, statuses, tokens, and the three ways to read pages.
+//! The protocol: reflection, statuses, tokens, and the three calls that read pages.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::common;
@@ -35,7 +35,7 @@ async fn reflect(server: &Server, ask: MessageRequest) -> MessageResponse {
     message_response.unwrap()
 }
 
-/// Messages as bytes: nothing of the protocol is known when this is compiled.
+/// Messages as bytes, so that the test uses only what reflection returns.
 #[derive(Clone, Default)]
 struct Raw;
 
@@ -253,7 +253,7 @@ async fn redo_that_is_not_understood_is_data_loss_and_the_server_is_not_ready() 
     assert_eq!(code, 503);
     assert!(body.contains("branch main: ingest"), "{body}");
     assert_eq!(common::http_get(server.addrs.http, "/healthz").await.0, 200);
-    // What was ingested before is still served.
+    // The server still returns what was ingested before.
     let got = pages
         .get_page(GetPageRequest {
             min_lsn: good,
@@ -265,16 +265,16 @@ async fn redo_that_is_not_understood_is_data_loss_and_the_server_is_not_ready() 
     assert_eq!(marked(&got.page), 0xaabb_ccdd);
 }
 
-/// After a restart the WAL's tail is read again, here up to where it is not
-/// understood. Reads that name an LSN before that do not wait for the rest;
-/// those that name none would miss what was acknowledged.
+/// After a restart, ingest reads the end of the WAL again, here up to an entry that it
+/// cannot read. Reads with an LSN before that entry do not wait for the rest. Reads without
+/// an LSN fail, since they would miss acknowledged commits.
 #[tokio::test]
 async fn after_a_restart_reads_wait_for_what_they_ask_for() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let (_, mut writer) = with_database(&server).await;
     let good = writer.lsn;
-    // Well framed; but no file has such a name.
+    // A valid frame, but no file can have such a name.
     writer.redo(redo::tablespace(7, "./a\0b.ibd", 4)).await;
     writer.durable().await;
     server.crash();
@@ -392,7 +392,7 @@ async fn a_page_stream_answers_as_answers_become_ready() {
         .unwrap()
         .into_inner();
     let ask = |id, get| PageStreamRequest { id, get: Some(get) };
-    // The first waits for redo that comes last.
+    // The first request waits for redo that is sent last.
     let redo = mark(5, 3, 99);
     let later = writer.lsn + redo.len() as u64;
     requests
@@ -425,7 +425,7 @@ async fn a_page_stream_answers_as_answers_become_ready() {
     writer.redo(redo).await;
     let answer = answers.message().await.unwrap().unwrap();
     assert_eq!((answer.id, marked(&answer.got.unwrap().page)), (1, 99));
-    // Taken over: the stream stays, its reads are refused.
+    // After a takeover the stream stays open, but its reads are refused.
     server.attach().await;
     requests.send(ask(5, page(5, 3))).await.unwrap();
     let answer = answers.message().await.unwrap().unwrap();

@@ -1,5 +1,4 @@
-//! The service itself: locks, ports, health, metrics, branches that do not
-//! open, a graceful stop.
+//! The server: locks, ports, health, metrics, branches that do not open, a graceful stop.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::common::branch::{Reader, create, list, named, names, remove, reopen};
@@ -119,7 +118,7 @@ async fn a_stop_waits_for_streams_and_then_ends_them() {
         refused(pages.get_page(page(5, 3)).await).code(),
         Code::Unavailable
     );
-    // A commit that is under way still becomes durable.
+    // A commit under way still becomes durable.
     writer.redo(mark(5, 3, 77)).await;
     writer.durable().await;
     let (seq, lsn) = (writer.seq, writer.lsn);
@@ -200,7 +199,7 @@ async fn metrics_say_what_happened() {
         lsn - 12288.0
     );
     assert!(text.ends_with("# EOF\n"));
-    // Every metric is in the documentation, and none that is not there.
+    // The documentation lists every metric, and no others.
     let book = include_str!("../../../../docs/metrics.md");
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let name = line.split(' ').next().unwrap();
@@ -219,8 +218,8 @@ async fn metrics_say_what_happened() {
     }
 }
 
-/// The branches `main`, `dev`, which left it, and `leaf`, which left that, in a
-/// store whose manifests of `dev` are damaged. What puts them back is returned.
+/// The branches `main`, its child `dev` and its grandchild `leaf`, in a store in which the
+/// manifests of `dev` are damaged. Returns a function that repairs them.
 async fn damaged(dir: &std::path::Path) -> (MemPlace, impl Fn()) {
     let place = MemPlace::new();
     let server = Server::on(dir, place.shared());
@@ -259,7 +258,7 @@ async fn a_branch_that_does_not_open_keeps_no_other_down() {
     let attached = server.attach().await;
     Writer::open(&server, attached.epoch).await;
 
-    // It is told everywhere.
+    // Every report shows it.
     let all = list(&server, false).await;
     for name in ["dev", "leaf"] {
         let branch = named(&all, name);
@@ -282,15 +281,15 @@ async fn a_branch_that_does_not_open_keeps_no_other_down() {
     let health = health.into_inner().branches;
     let dev = health.iter().find(|b| b.branch == "dev").unwrap();
     assert!(dev.stopped.contains("not open"), "{dev:?}");
-    // A compute must not take it for one that was removed.
+    // A compute must not take the branch for a removed one.
     let status = server.attach_to("dev").await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
 
-    // Not mended it stays as it is.
+    // Without a repair, the branch stays closed.
     let status = reopen(&server, "dev").await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     let status = reopen(&server, "leaf").await.unwrap_err();
-    assert!(status.message().contains("left branch dev"), "{status:?}");
+    assert!(status.message().contains("reopen dev"), "{status:?}");
     mend();
     let dev = reopen(&server, "dev").await.unwrap();
     assert_eq!((dev.state.as_str(), dev.trouble.as_str()), ("open", ""));
@@ -319,8 +318,8 @@ async fn a_branch_that_does_not_open_can_be_removed() {
     Server::on(dir.path(), place.shared()).stop();
 }
 
-/// Also one that works: its compute connects again and goes on, in the epoch
-/// that it has, and so do those of the branches that left it.
+/// A working branch can be reopened as well: its compute reconnects and continues in the
+/// same epoch, and so do the computes of its child branches.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_branch_is_opened_again_under_its_computes() {
     let dir = tempfile::tempdir().unwrap();
@@ -356,7 +355,7 @@ async fn a_branch_is_opened_again_under_its_computes() {
     server.stop();
 }
 
-/// Somebody has put a copy of a branch aside, where branches are.
+/// An operator has put a copy of a branch into the folder of branches.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_branch_of_anybodys_is_left_and_told() {
     let dir = tempfile::tempdir().unwrap();
@@ -385,7 +384,7 @@ async fn what_is_no_branch_of_anybodys_is_left_and_told() {
     assert!(!dir.path().join("branches").join(gone).exists());
 }
 
-/// The store takes a request and never answers. A stop gives up on it.
+/// The store never answers a request. A stop does not wait for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_does_not_wait_for_a_store_that_is_away() {
     let dir = tempfile::tempdir().unwrap();
@@ -427,7 +426,7 @@ async fn a_stop_does_not_wait_for_a_store_that_is_away() {
     server.begin_stop();
     let stopped = tokio::task::spawn_blocking(move || server.join());
     let stopped = tokio::time::timeout(Duration::from_secs(90), stopped).await;
-    // Before anything is asserted: the thread that hangs would outlive it.
+    // Before any assertion: the hanging thread would outlive a failed test.
     *state.lock().unwrap() = None;
     changed.notify_all();
     assert!(stopped.is_ok(), "the stop hangs");
@@ -435,8 +434,8 @@ async fn a_stop_does_not_wait_for_a_store_that_is_away() {
     assert!(creating.await.unwrap().is_err());
 }
 
-/// Layers cannot be written, memory is full, ingest stands still. A compute
-/// that attaches would wait for it in vain: the one that runs is not fenced.
+/// Layers cannot be written, memory is full, and ingest does not move. A compute that
+/// attaches would wait in vain, so the running compute is not fenced.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attach_that_cannot_succeed_fences_nobody() {
     let dir = tempfile::tempdir().unwrap();
@@ -465,7 +464,7 @@ async fn an_attach_that_cannot_succeed_fences_nobody() {
     main.redo(mark(5, 3, 9)).await;
     main.durable().await;
     full.store(false, Ordering::SeqCst);
-    // It goes on by itself when there is room again.
+    // Ingest continues by itself once there is memory again.
     let attached = loop {
         match server.attach_to("main").await {
             Ok(attached) => break attached,

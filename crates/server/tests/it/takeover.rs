@@ -1,5 +1,5 @@
-//! Two servers on one store, a server on the store alone, and crashes between
-//! any two of its changes.
+//! Two servers on one store, a server with only the store, and a crash at every step that
+//! changes the store.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::common::branch::{
@@ -17,8 +17,8 @@ use tonic::Code;
 use xylem_pages::place::Place;
 use xylem_proto::control::{AttachRequest, ListBranchesRequest, StatusRequest};
 
-/// A store and data directory with a project whose branch `main` has a page
-/// that says 1 up to the LSN returned, and 666 from there on.
+/// A store and data directory with a project. A page of its branch `main` has the mark 1 up
+/// to the returned LSN, and 666 after it.
 async fn prepared() -> (MemPlace, tempfile::TempDir, u64) {
     let place = MemPlace::new();
     let dir = tempfile::tempdir().unwrap();
@@ -33,8 +33,8 @@ async fn prepared() -> (MemPlace, tempfile::TempDir, u64) {
     (place, dir, good)
 }
 
-/// Another machine, with a copy of the data directory `dir`, and somebody who
-/// says that the server there is gone.
+/// Another machine with a copy of the data directory `dir`, and an operator who confirms
+/// that the server there is gone.
 fn elsewhere(dir: &Path, place: &MemPlace) -> Elsewhere {
     let other = tempfile::tempdir().unwrap();
     copy_dir(dir, other.path());
@@ -47,8 +47,8 @@ fn elsewhere(dir: &Path, place: &MemPlace) -> Elsewhere {
     }
 }
 
-/// The store as a server sees it that does not find out by itself who has the
-/// project: once the flag is set, it cannot list the catalogues.
+/// The store of a server that cannot find out who owns the project: once the flag is set,
+/// the server cannot list the catalogues.
 fn unaware(place: &MemPlace) -> (Arc<dyn Place>, Arc<AtomicBool>) {
     let flag = Arc::new(AtomicBool::new(false));
     let blind = Arc::clone(&flag);
@@ -69,7 +69,7 @@ impl std::ops::Deref for Elsewhere {
     }
 }
 
-/// No acknowledgement comes, however long one waits; the test does not.
+/// Checks that no acknowledgement arrives for a while.
 async fn stays_silent(writer: &mut Writer) {
     let silence = Duration::from_millis(400);
     let told = tokio::time::timeout(silence, async {
@@ -84,7 +84,7 @@ async fn stays_silent(writer: &mut Writer) {
     assert!(told.await.is_err(), "a commit was acknowledged");
 }
 
-/// Waits until `/readyz` says `text`, or does not any more.
+/// Waits until `/readyz` contains `text`, or no longer does.
 async fn says(server: &Server, text: &str, says: bool) {
     while http_get(server.addrs.http, "/readyz")
         .await
@@ -112,7 +112,7 @@ async fn the_later_server_has_the_project_and_the_earlier_one_says_so_and_ends()
     assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
     let said = "another server has opened this project";
     assert!(status.message().contains(said), "{status:?}");
-    // It may have ended by now.
+    // The first server may have ended by now.
     refused(control.list_branches(ListBranchesRequest::default()).await);
     let ended = first.ended().unwrap_err().to_string();
     assert!(ended.contains(said), "{ended}");
@@ -124,7 +124,7 @@ async fn the_later_server_has_the_project_and_the_earlier_one_says_so_and_ends()
 async fn a_server_that_changes_nothing_notices_too() {
     let (place, dir, _) = prepared().await;
     let mut quick = args(dir.path());
-    // It looks four times in this time.
+    // The server checks four times within this time.
     quick.lease_timeout = Some("400ms".to_owned());
     let first = Server::try_on(config(&quick), place.shared()).unwrap();
     let second = elsewhere(dir.path(), &place);
@@ -135,9 +135,8 @@ async fn a_server_that_changes_nothing_notices_too() {
     second.attach().await;
 }
 
-/// A server is held up between claiming the project and looking for leftovers.
-/// Another opens it meanwhile and makes a branch, which the first has never
-/// heard of: it is no leftover.
+/// A server is delayed between its claim and its sweep. Another server opens the project
+/// meanwhile and creates a branch, which the first must not take for a leftover.
 #[tokio::test]
 async fn a_server_that_wakes_up_while_it_opens_sweeps_nothing() {
     let (place, dir, _) = prepared().await;
@@ -145,8 +144,7 @@ async fn a_server_that_wakes_up_while_it_opens_sweeps_nothing() {
     for other in &others {
         copy_dir(dir.path(), other.path());
     }
-    // Documents of the catalogue go once the fifth is claimed: a step between
-    // the claim and the sweep.
+    // The fifth catalogue removes the first: a step between the claim and the sweep.
     let server = Server::on(dir.path(), place.shared());
     for n in 0..4 {
         create(&server, &format!("dev{n}"), "main").await;
@@ -201,7 +199,7 @@ async fn a_lost_project_gives_no_epochs() {
     blind.store(true, Ordering::SeqCst);
     let second = elsewhere(dir.path(), &place);
     try_create(&first, "late", "main", None).await.unwrap_err();
-    // From here on, and not when its streams have had their time.
+    // At once, not after `stop_grace`.
     refused(control.attach(AttachRequest {}).await);
     let status = writer.end().await.unwrap_err();
     assert!(status.message().contains("another server"), "{status:?}");
@@ -209,8 +207,8 @@ async fn a_lost_project_gives_no_epochs() {
     assert_eq!(names(&second).await, ["main"]);
 }
 
-/// What a server acknowledges after another has claimed the project is lost.
-/// One that knows it must not give the streams that are open a time to end.
+/// Commits that a server acknowledges after another has claimed the project are lost. A
+/// server that learns of the claim must end open streams at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_knows_that_it_lost_the_project_acknowledges_nothing() {
     let (place, dir, _) = prepared().await;
@@ -223,7 +221,7 @@ async fn a_server_that_knows_that_it_lost_the_project_acknowledges_nothing() {
     writer.redo(mark(5, 3, 7)).await;
     writer.durable().await;
     let second = elsewhere(dir.path(), &place);
-    // It need not be asked for anything: it looks by itself.
+    // The server notices without any call, by its periodic check.
     let status = writer.end().await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert!(status.message().contains("another server"), "{status:?}");
@@ -231,9 +229,9 @@ async fn a_server_that_knows_that_it_lost_the_project_acknowledges_nothing() {
     second.attach().await;
 }
 
-/// The store is away for the first server, and it reaches its computes. With
-/// `on_store_outage` `serve` that is all the same to them; with `stop` commits
-/// wait once the lease is over, and go on when the store answers again.
+/// The first server cannot reach the store, but its computes. With `on_store_outage`
+/// `serve` commits continue. With `stop` commits wait once the ownership lease has expired,
+/// and continue when the store answers again.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_proof_of_ownership_commits_go_on_or_wait_as_configured() {
     for stop in [false, true] {
@@ -267,9 +265,9 @@ async fn without_a_proof_of_ownership_commits_go_on_or_wait_as_configured() {
     }
 }
 
-/// A is cut off from the store and not from its computes. B claims the
-/// project, waits for A's lease, and serves. By then A acknowledges nothing,
-/// though it never hears of B.
+/// A is cut off from the store but not from its computes. B claims the project, waits for
+/// A's ownership lease, and serves. By then A acknowledges nothing, although it has not
+/// learned of B.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_cut_off_acknowledges_nothing_when_the_next_one_serves() {
     let (place, dir, _) = prepared().await;
@@ -287,16 +285,16 @@ async fn a_server_that_is_cut_off_acknowledges_nothing_when_the_next_one_serves(
     writer.redo(mark(5, 3, 9)).await;
     stays_silent(&mut writer).await;
     assert_eq!(Reader::new(&second, "main").newest(5, 3, 0).await, 666);
-    // It hears of it, and ends.
+    // A learns of B, and ends.
     seen.store(true, Ordering::SeqCst);
     let status = writer.end().await.unwrap_err();
     assert!(status.message().contains("another server"), "{status:?}");
     first.ended().unwrap_err();
 }
 
-/// A lease of an hour: whoever waits for it does not come to the end of this
-/// test. Nobody does who holds the lock of the very directory, or finds that
-/// the server before stopped in order; a copy of the directory is refused.
+/// With an ownership lease of an hour, a server that waits for it fails this test. A server
+/// does not wait if it holds the lock of the very same directory, or if the previous server
+/// stopped in order. A server on a copy of the directory is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_need_not_wait_for_the_lease_of_the_server_before() {
     let (place, dir, _) = prepared().await;
@@ -318,7 +316,7 @@ async fn who_need_not_wait_for_the_lease_of_the_server_before() {
     Server::try_on(long(dir.path()), place.shared())
         .unwrap()
         .stop();
-    // From here on the copy is the project's directory, and the original not.
+    // From here on the copy is the project's directory, and the original is not.
     let server = Server::try_on(long(copy.path()), place.shared()).unwrap();
     assert_eq!(Reader::new(&server, "main").newest(5, 3, 0).await, 666);
     server.stop();
@@ -330,10 +328,10 @@ async fn who_need_not_wait_for_the_lease_of_the_server_before() {
         .stop();
 }
 
-/// The catalogue without `dev` lands and its answer is lost; then the store is
-/// away. What `dev` acknowledged from here on, the next start would sweep. So
-/// it acknowledges nothing, and gives out no epochs, until the store says what
-/// became of the removal.
+/// The put of the catalogue without `dev` succeeds and its answer is lost; then the store
+/// does not answer. The next start would sweep commits that `dev` acknowledged from here on.
+/// The branch therefore acknowledges nothing, and creates no epochs, until the outcome of
+/// the removal is known.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_branch_whose_removal_is_not_known_does_not_serve_on() {
     for settled in [false, true] {
@@ -373,17 +371,17 @@ async fn a_branch_whose_removal_is_not_known_does_not_serve_on() {
         away.store(true, Ordering::SeqCst);
         let status = remove(&server, "dev").await.unwrap_err();
         assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-        assert!(status.message().contains("not known"), "{status:?}");
+        assert!(status.message().contains("is unknown"), "{status:?}");
         dev.redo(mark(5, 3, 2)).await;
         stays_silent(&mut dev).await;
         let status = server.attach_to("dev").await.unwrap_err();
         assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-        // The next catalogue would decide about this one.
+        // The next catalogue would decide about this change.
         let status = rename(&server, "other", "third").await.unwrap_err();
         assert!(status.message().contains("not settled"), "{status:?}");
         let (code, text) = http_get(server.addrs.http, "/readyz").await;
-        assert!(code == 503 && text.contains("not known"), "{text}");
-        // The others are served.
+        assert!(code == 503 && text.contains("is unknown"), "{text}");
+        // Other branches are served.
         server.attach_to("other").await.unwrap();
 
         let server = if settled {
@@ -405,8 +403,8 @@ async fn a_branch_whose_removal_is_not_known_does_not_serve_on() {
     }
 }
 
-/// The same of a restore: the line that had the name would take commits that
-/// its clients, after the next start, look for on the new one.
+/// The same for a restore: after the next start, clients would look on the new branch for
+/// commits that the old branch acknowledged.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_line_whose_restore_is_not_known_does_not_serve_on() {
     let (place, dir, good) = prepared().await;
@@ -427,7 +425,7 @@ async fn a_line_whose_restore_is_not_known_does_not_serve_on() {
     );
     away.store(true, Ordering::SeqCst);
     let status = restore(&server, "main", good, "old").await.err().unwrap();
-    assert!(status.message().contains("not known"), "{status:?}");
+    assert!(status.message().contains("is unknown"), "{status:?}");
     let status = server.attach_to("main").await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert_eq!(names(&server).await, ["main"]);
@@ -451,7 +449,7 @@ async fn a_server_finds_everything_in_the_store_alone() {
     let id = id.unwrap().into_inner().project_id;
     server.stop();
     drop(dir);
-    // Nothing was written yet, but it cannot know that.
+    // Nothing was written yet, but the server cannot know that.
     let dir = tempfile::tempdir().unwrap();
     let mut args = args(dir.path());
     let error = Server::try_on(config(&args), place.shared()).map(|_| ());
@@ -461,7 +459,7 @@ async fn a_server_finds_everything_in_the_store_alone() {
     let server = Server::try_on(config(&args), place.shared()).unwrap();
     let mut after = list(&server, true).await;
     for (after, before) in after.iter_mut().zip(&before) {
-        // Its WAL begins with a seal that no lost one's compute can pass.
+        // The new WAL begins with a seal that fences the compute of the lost WAL.
         assert!(after.epoch > before.epoch && after.wal_bytes > before.wal_bytes);
         (after.epoch, after.wal_bytes) = (before.epoch, before.wal_bytes);
     }
@@ -473,7 +471,7 @@ async fn a_server_finds_everything_in_the_store_alone() {
     assert_eq!(dev.branch_point_lsn, main.lsn);
 }
 
-/// What is certain of the branches after some calls succeeded.
+/// What must hold for the branches after some calls have succeeded.
 #[derive(Default)]
 struct Certain {
     there: BTreeSet<String>,
@@ -493,7 +491,7 @@ impl Certain {
     }
 }
 
-/// All kinds of changes, whatever becomes of each.
+/// Makes all kinds of changes; each may fail.
 async fn script(server: &Server, good: u64) -> Certain {
     let mut certain = Certain::default();
     let done = try_create(server, "dev", "main", None).await;
@@ -515,10 +513,9 @@ async fn script(server: &Server, good: u64) -> Certain {
     certain
 }
 
-/// The store fails from a step on, which itself may have been done or not; the
-/// server dies. The next one opens the store, finds what was acknowledged,
-/// every branch it finds can be read and branched from, and nothing else lies
-/// about.
+/// The store fails from a given step on, which itself may or may not have been done, and
+/// the server dies. The next server finds what was acknowledged. Every branch can be read
+/// and branched from, and no leftovers remain.
 #[tokio::test]
 async fn a_crash_between_any_two_changes_leaves_a_store_that_opens() {
     let (prepared, prepared_dir, good) = prepared().await;

@@ -1,4 +1,4 @@
-//! Moments by the clock.
+//! Moments given as times.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::common;
@@ -10,10 +10,10 @@ use std::time::Duration;
 use tonic::Code;
 use xylem_proto::control::{BaseBackupRequest, ResolveTimeRequest, base_item::Item};
 
-/// Long enough for the clock to be sampled anew.
+/// Long enough for the next sample of the clock.
 const WHILE: Duration = Duration::from_millis(60);
 
-/// A moment that is neither close to what was before nor to what comes.
+/// Returns the time, with a pause before and after it.
 async fn between() -> String {
     tokio::time::sleep(WHILE).await;
     let now = Timestamp::now();
@@ -56,17 +56,17 @@ async fn a_branch_of_a_time_shows_what_was_there_then() {
             Reader::new(&server, &name).newest(5, 3, 0).await,
             0xaabb_ccdd
         );
-        // The times are in the WAL, and what reads it again finds them.
+        // The times are in the WAL, so ingest finds them again after a restart.
         server.crash();
         server = Server::start(dir.path());
     }
-    // A branch has its parent's past.
+    // A child branch has its parent's history.
     let (time, value, _) = &moments[1];
     try_create(&server, "grand", "v3-0", at_time(time))
         .await
         .unwrap();
     assert_eq!(Reader::new(&server, "grand").newest(5, 3, 0).await, *value);
-    // Written with an offset it is the same time.
+    // The same time with a UTC offset.
     let zoned = time.parse::<Timestamp>().unwrap();
     let zoned = zoned.to_zoned(jiff::tz::TimeZone::fixed(jiff::tz::offset(5)));
     let zoned = zoned.strftime("%Y-%m-%dT%H:%M:%S%.f%:z").to_string();
@@ -74,7 +74,7 @@ async fn a_branch_of_a_time_shows_what_was_there_then() {
         .await
         .unwrap();
     assert_eq!(Reader::new(&server, "zoned").newest(5, 3, 0).await, *value);
-    // And a branch goes back to one.
+    // A branch can be restored to a time.
     let restored = restore_at(&server, "main", at_time(time), "kept")
         .await
         .unwrap();
@@ -104,7 +104,7 @@ async fn times_outside_the_history_are_refused_with_what_is_possible() {
             assert!(status.message().contains(&part), "{status:?}: no {part}");
         }
     }
-    // An LSN outside is told as times, too.
+    // The error about an LSN outside the history also gives times.
     let status = try_create(&server, "never", "main", at_lsn(1))
         .await
         .unwrap_err();
@@ -140,7 +140,7 @@ async fn a_moment_is_told_as_lsn_and_as_time() {
     let mut last = 0;
     for (time, _, end) in &moments {
         let told = ask(at_time(time)).await.unwrap().into_inner();
-        // Everything that ended by then, nothing of the next.
+        // Everything that ended by that time, and nothing later.
         assert!(told.lsn >= *end && told.lsn > last, "{told:?}, {end}");
         assert!(told.time.parse::<Timestamp>().unwrap() <= time.parse().unwrap());
         last = told.lsn;
@@ -151,8 +151,8 @@ async fn a_moment_is_told_as_lsn_and_as_time() {
     assert_eq!(refused(ask(at_lsn(1)).await).code(), Code::OutOfRange);
 }
 
-/// MariaDB notes what it is about to do in files beside InnoDB, before there is
-/// any redo of it: a moment before that must be without.
+/// MariaDB writes a statement into side files before InnoDB writes any redo of it. An
+/// earlier moment must not show those operations.
 #[tokio::test]
 async fn a_file_that_was_written_later_is_not_there_though_no_redo_came_between() {
     let dir = tempfile::tempdir().unwrap();
@@ -187,8 +187,8 @@ async fn files(server: &Server, branch: &str) -> Vec<String> {
     files
 }
 
-/// As after a DDL statement: its last operation on side files comes a while
-/// after its redo. The LSN that is shown then is that of the statement done.
+/// As after a DDL statement: its last side-file operation comes a while after its redo. The
+/// LSN that is reported then includes the whole statement.
 #[tokio::test]
 async fn the_lsn_shown_after_an_operation_on_side_files_has_it_and_nothing_later() {
     let dir = tempfile::tempdir().unwrap();
@@ -202,7 +202,7 @@ async fn the_lsn_shown_after_an_operation_on_side_files_has_it_and_nothing_later
     let shown = named(&list(&server, false).await, "main").clone();
     assert!(shown.last_lsn > main.lsn, "{shown:?}");
     assert_eq!(shown.applied_lsn, shown.last_lsn);
-    // At once, without a pause that would tell it from what was before.
+    // At once, without a pause that would separate it from earlier operations.
     main.file(common::redo::create("test/later.frm")).await;
     main.durable().await;
     let mut control = server.control().await;
@@ -221,13 +221,13 @@ async fn the_lsn_shown_after_an_operation_on_side_files_has_it_and_nothing_later
         assert_eq!(made.unwrap().branch_point_lsn, lsn);
         assert_eq!(files(&server, name).await, files_there, "{name}");
     }
-    // What was told can be had after a restart, which reads the WAL again.
+    // A reported LSN is still valid after a restart, which reads the WAL again.
     drop(main);
     server.stop();
     let server = Server::start(dir.path());
     let again = try_create(&server, "again", "main", at_lsn(told.newest_lsn)).await;
     assert!(again.is_ok(), "{again:?}");
-    // An error names only LSNs that can be had.
+    // An error names only valid LSNs.
     let far = try_create(&server, "far", "main", at_lsn(1 << 40)).await;
     let text = far.unwrap_err().message().to_owned();
     let newest = named(&list(&server, false).await, "main").last_lsn;

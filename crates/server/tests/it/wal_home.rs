@@ -1,5 +1,5 @@
-//! Local WALs and their copies in the store: a disk that is lost, one that is
-//! only away, one that comes back.
+//! Local WALs and their copies in the store: a disk that is lost, detached, or attached
+//! again.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::common::branch::{Reader, create, names, remove};
@@ -70,7 +70,7 @@ async fn a_lost_disk_takes_the_last_moments_only() {
         main.redo(mark(5, 3, n)).await;
     }
     main.durable().await;
-    // It stands on what the copy has by then.
+    // The branch depends only on what the copy already has.
     create(&server, "dev", "main").await;
     let kept = main.lsn;
     for n in 51..=60 {
@@ -91,7 +91,7 @@ async fn a_lost_disk_takes_the_last_moments_only() {
     assert!((50..=60).contains(&page), "{page}");
     let page = Reader::new(&server, "dev").newest(5, 3, kept).await;
     assert_eq!(page, 50);
-    // The compute of the lost WAL is nobody any more, whatever it was given.
+    // The compute of the lost WAL is fenced, whatever its epoch.
     for epoch in [attached.epoch, attached.epoch + 1, attached.epoch + 100] {
         assert!(Writer::try_open(&server, epoch).await.is_err(), "{epoch}");
     }
@@ -104,7 +104,7 @@ async fn a_lost_disk_takes_the_last_moments_only() {
     let lsn = main.lsn;
     drop(main);
     server.stop();
-    // From here on as ever, and a second time.
+    // The project works as before, and the restore works a second time.
     let server = site.start("second");
     assert_eq!(Reader::new(&server, "main").newest(5, 3, lsn).await, 77);
     server.stop();
@@ -133,7 +133,7 @@ async fn a_disk_that_comes_back_is_not_used() {
     let server = site.restore("second").unwrap();
     let again = server.attach().await;
     server.stop();
-    // What it has is another line than the project's by now.
+    // The old disk's WALs have diverged from the project's.
     let error = site.refused("first");
     assert!(error.contains("another disk"), "{error}");
     let error = site.restore("first").map(|_| ()).unwrap_err();
@@ -145,7 +145,7 @@ async fn a_disk_that_comes_back_is_not_used() {
     let server = site.start("second");
     assert!(server.attach().await.epoch > again.epoch);
     server.stop();
-    // Without them it can be the home again.
+    // Without those WALs the directory can become the home again.
     std::fs::remove_dir_all(site.dir("first/branches")).unwrap();
     let server = site.restore("first").unwrap();
     assert_eq!(
@@ -173,11 +173,11 @@ async fn restoring_that_was_cut_short_goes_on() {
     let home = std::fs::read_to_string(&note).unwrap();
     assert!(!home.contains("restoring"), "{home}");
     let wals = site.dir("second/branches");
-    // A WAL that goes by itself is missed, and nothing begun in its place.
+    // A single missing WAL is an error; no new one is begun in its place.
     let branch = std::fs::read_dir(&wals).unwrap().next().unwrap().unwrap();
     let away = site.dir("away");
     std::fs::rename(branch.path(), &away).unwrap();
-    // Only where layers say that there was one.
+    // This applies only if layers show that there was a WAL.
     std::fs::write(&note, format!("{} restoring\n", home.trim())).unwrap();
     let server = site.start("second");
     assert_eq!(Reader::new(&server, "main").newest(5, 3, lsn).await, 9);
@@ -199,7 +199,7 @@ async fn a_wal_that_nobody_backed_up_goes_on_where_layers_end() {
     };
     let server = quiet("first", false);
     let (attached, mut main) = with_database(&server).await;
-    // Until something of it is in layers.
+    // It does not apply before any of the WAL is in layers.
     let layers = || {
         let branches = std::fs::read_dir(site.dir("store/branches")).unwrap();
         let files = branches.flat_map(|b| std::fs::read_dir(b.unwrap().path()).unwrap());
@@ -220,7 +220,7 @@ async fn a_wal_that_nobody_backed_up_goes_on_where_layers_end() {
         }
         main.durable().await;
     }
-    // What this one stands on is in no layer.
+    // No layer holds what this branch depends on.
     let dev = create(&server, "dev", "main").await;
     drop(main);
     server.crash();
@@ -236,7 +236,7 @@ async fn a_wal_that_nobody_backed_up_goes_on_where_layers_end() {
     }
     main.durable().await;
     drop(main);
-    // It must not take the new line's redo for what it shared.
+    // The child must not take the restored parent's new redo for shared history.
     let mut pages = server.pages().await;
     let read = with(page(5, 3), &[("xylem-branch", "dev")]);
     let error = refused(pages.get_page(read).await);
@@ -248,7 +248,7 @@ async fn a_wal_that_nobody_backed_up_goes_on_where_layers_end() {
     server.stop();
 }
 
-/// A disk that was put back to what it was earlier, or has lost its end.
+/// A disk that was reset to an earlier state, or has lost the end of a WAL.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wal_that_lacks_what_its_copy_has_is_refused() {
     let site = Site::new();
@@ -274,7 +274,7 @@ async fn a_wal_that_lacks_what_its_copy_has_is_refused() {
         if put_back {
             copy(&earlier.join("branches"), &there.join("branches"));
         }
-        // Without a WAL at all there is nothing to compare, but a copy.
+        // Without a WAL there is only the copy, and nothing to compare.
         let error = site.refused("first");
         assert!(error.contains("--restore-wal"), "{error}");
     }
@@ -297,8 +297,8 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Damage in the copy is no reason for a server whose own WAL is whole not to
-/// start: it makes the copy anew, which then restores.
+/// A server whose own WAL is whole starts despite damage in the copy. It writes the copy
+/// again, and the new copy can be restored.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_copy_is_made_anew_of_a_wal_that_is_whole() {
     let site = Site::new();

@@ -1,6 +1,5 @@
-//! Stock MariaDB for the tests of import and export: a directory with every
-//! kind of table, what must read the same everywhere, and whether a directory
-//! has changed.
+//! Stock MariaDB for the tests of import and export: a directory with every kind of table,
+//! queries that must return the same everywhere, and a check that a directory is unchanged.
 
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
@@ -12,7 +11,7 @@ use tempfile::TempDir;
 use xylem_e2e::{Project, free_ports};
 use xylem_oracle::server::{Install, Server};
 
-/// Every kind of table and everything that is beside tables.
+/// Every kind of table, and all other objects.
 pub const SCHEMA: &str = r"
 CREATE DATABASE shop CHARACTER SET utf8mb4 COLLATE utf8mb4_czech_ci;
 CREATE DATABASE `odd name/é#`;
@@ -76,7 +75,7 @@ CREATE TABLE emptied (id INT PRIMARY KEY); INSERT INTO emptied VALUES (1); TRUNC
 DELETE FROM big WHERE id % 10 = 3; UPDATE big SET a = CONCAT(a, ' new') WHERE id % 7 = 0;
 ";
 
-/// What must read the same on every server.
+/// Queries that must return the same on every server.
 pub const QUESTIONS: &[&str] = &[
     "SELECT schema_name, default_collation_name FROM information_schema.schemata \
      WHERE schema_name NOT IN ('sys') ORDER BY 1",
@@ -118,7 +117,7 @@ pub const DATABASES: &[&str] = &["shop", "odd name/é#", "other"];
 
 /// A stock MariaDB: its directory and how it is started.
 pub struct Stock {
-    /// Everything of it.
+    /// The directory with all files of the server.
     pub dir: TempDir,
     install: Install,
     options: Vec<String>,
@@ -138,7 +137,7 @@ impl Stock {
         Ok(stock)
     }
 
-    /// On a directory that is there already.
+    /// A server on an existing directory.
     pub fn on(data: &Path, options: &[&str]) -> Result<Stock> {
         let stock = Stock {
             dir: tempfile::Builder::new().prefix("xylem-stock-").tempdir()?,
@@ -150,24 +149,24 @@ impl Stock {
         Ok(stock)
     }
 
-    /// Its data directory.
+    /// The data directory.
     pub fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 
-    /// Starts it.
+    /// Starts the server.
     pub fn start(&self) -> Result<Server> {
         self.start_with(&[])
     }
 
-    /// Starts it with further options.
+    /// Starts the server with further options.
     pub fn start_with(&self, more: &[&str]) -> Result<Server> {
         let mut options = self.options.clone();
         options.extend(more.iter().map(|o| (*o).to_owned()));
         self.install.start(&self.data(), self.dir.path(), &options)
     }
 
-    /// Starts it, runs `sql` from a file, stops it cleanly.
+    /// Starts the server, runs `sql` from a file, and stops the server cleanly.
     pub fn fill(&self, sql: &str) -> Result<()> {
         let mut server = self.start()?;
         server.run(&[sql.to_owned()], false)?;
@@ -180,7 +179,7 @@ impl Stock {
     }
 }
 
-/// What the tables and questions say, through `query`.
+/// The checksums of the tables and the answers to the queries, through `query`.
 pub fn ask(query: impl Fn(&str) -> Result<String>) -> Result<BTreeMap<String, String>> {
     let mut out = BTreeMap::new();
     for question in QUESTIONS {
@@ -192,9 +191,8 @@ pub fn ask(query: impl Fn(&str) -> Result<String>) -> Result<BTreeMap<String, St
     Ok(out)
 }
 
-/// `CHECKSUM TABLE … EXTENDED` of the tables of a database; for those with
-/// generated columns, of which MariaDB gives another one after each start, a
-/// sum over all columns.
+/// `CHECKSUM TABLE … EXTENDED` of the tables of a database. For tables with generated
+/// columns, whose checksum changes with each start of MariaDB, a sum over all columns.
 pub fn sums(
     query: &impl Fn(&str) -> Result<String>,
     database: &str,
@@ -240,7 +238,7 @@ pub fn check(query: impl Fn(&str) -> Result<String>) -> Result<Vec<String>> {
     Ok(bad)
 }
 
-/// Compares answers, and says which differ.
+/// Compares answers, and reports which differ.
 pub fn assert_same(left: &BTreeMap<String, String>, right: &BTreeMap<String, String>) {
     for (question, answer) in left {
         assert_eq!(Some(answer), right.get(question), "{question}");
@@ -248,7 +246,7 @@ pub fn assert_same(left: &BTreeMap<String, String>, right: &BTreeMap<String, Str
     assert_eq!(left.len(), right.len());
 }
 
-/// What every file of a directory is: size, content, when it was changed.
+/// Size, content and modification time of every file in a directory.
 pub fn fingerprint(dir: &Path) -> Result<BTreeMap<PathBuf, (u64, u64, i64, i64)>> {
     let mut out = BTreeMap::new();
     let mut folders = vec![dir.to_owned()];
@@ -285,7 +283,7 @@ pub fn import(project: &Project, dir: &Path, more: &[&str]) -> Result<Output> {
     project.try_xylem(&args)
 }
 
-/// The same, which must succeed.
+/// `xylem import DIR` into a new project, which must succeed.
 pub fn import_done(project: &Project, dir: &Path) -> Result<String> {
     let out = import(project, dir, &[])?;
     ensure!(
@@ -299,7 +297,7 @@ pub fn import_done(project: &Project, dir: &Path) -> Result<String> {
 
 /// Starts the compute of `main` of an imported project.
 pub fn up(project: &Project) -> Result<()> {
-    // Further computes take the ports behind that of the first.
+    // Further computes take the ports after that of the first.
     let port = free_ports(8)?[0].to_string();
     project
         .xylem(&[
@@ -313,7 +311,7 @@ pub fn up(project: &Project) -> Result<()> {
         .map(|_| ())
 }
 
-/// Waits until nothing is left to purge: until then CHECK TABLE warns.
+/// Waits until purge has finished; until then CHECK TABLE warns.
 pub fn wait_purged(query: impl Fn(&str) -> Result<String>) -> Result<()> {
     for _ in 0..600 {
         let left = query(

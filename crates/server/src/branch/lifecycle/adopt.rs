@@ -1,7 +1,7 @@
-//! Takes a branch that was filled from outside into the project.
+//! Adds an imported branch to the project.
 //!
-//! Until then nothing names what the import writes: a server that is killed
-//! meanwhile sweeps it at its next start.
+//! Until then no catalogue names what the import writes. If the server is killed
+//! meanwhile, its next start sweeps the files.
 
 use super::{Early, ManageError, blocking, check_free, open_new, opened, publish, settle};
 use crate::branch::live::OpenBranch;
@@ -12,9 +12,9 @@ use crate::time;
 use std::sync::Arc;
 use xylem_types::{BranchId, BranchName, Epoch, Lsn};
 
-/// Whether `name` can become an import whose InnoDB has `innodb`: nobody has
-/// the name but perhaps a branch that is empty, and pages have the size of the
-/// project's, unless all of that is empty.
+/// Checks that an import with the parameters `innodb` can become the branch `name`.
+/// The name must be free, or its branch empty. The page size must be the project's,
+/// unless all of the project's branches are empty.
 ///
 /// # Errors
 /// [`ManageError`].
@@ -27,22 +27,22 @@ pub(crate) fn check(
     let branches = opened.branches.all();
     let taken = branches.iter().find(|b| b.name() == name.as_str());
     let closed = opened.branches.all_closed();
-    // Nobody knows whether one that is not open is empty.
+    // It is unknown whether a branch that is not open is empty.
     if taken.is_some_and(|b| !is_empty(b)) || closed.iter().any(|(n, _)| n == name.as_str()) {
         return Err(ManageError::Exists(name.to_string()));
     }
     let have = opened.catalog.project().innodb.page_size;
     if have != innodb.page_size && !(closed.is_empty() && branches.iter().all(is_empty)) {
         return Err(ManageError::Refused(format!(
-            "its pages have {} bytes, those of this project {have}: import it as a new project",
+            "its page size is {} bytes, that of this project {have}: import it as a new project",
             innodb.page_size
         )));
     }
     Ok(())
 }
 
-/// Makes `id`, which was filled, the branch `name`. An empty branch of that
-/// name goes.
+/// Makes the imported branch `id` the branch `name`. It replaces an empty branch of
+/// that name.
 ///
 /// # Errors
 /// [`ManageError`].
@@ -57,7 +57,7 @@ pub(crate) async fn adopt(
     let _changes = settle::lock(opened).await?;
     let branches = opened.branches.all();
     let empty = branches.iter().find(|b| b.name() == name.as_str());
-    // Before it is looked at: no compute may begin on it from here on.
+    // Held before the check: no compute may attach to the empty branch from here on.
     let held = empty.map(|branch| branch.hold());
     check(node, name, &innodb)?;
     let meta = BranchMeta {
@@ -103,8 +103,8 @@ pub(crate) async fn adopt(
     Ok(())
 }
 
-/// Closes the empty branch in whose place another came, and removes it. Best
-/// effort: what stays is swept at the next start.
+/// Closes and removes the empty branch that was replaced. Best effort: the next start
+/// sweeps what stays.
 async fn remove_empty(node: &Arc<Node>, opened: &Opened, empty: &Arc<OpenBranch>) {
     let id = empty.id();
     opened.branches.remove(id);
@@ -116,11 +116,11 @@ async fn remove_empty(node: &Arc<Node>, opened: &Opened, empty: &Arc<OpenBranch>
         Some((opened.store.remove_branch(id), opened.wals.remove(id)))
     });
     if !matches!(removed.await, Ok(Some((Ok(()), Ok(()))))) {
-        tracing::warn!(branch_id = %id, "an empty branch is removed at the next start");
+        tracing::warn!(branch_id = %id, "cannot remove the replaced empty branch; the next start removes it");
     }
 }
 
-/// No compute ever attached to it.
+/// No compute has ever attached to the branch.
 fn is_empty(branch: &Arc<OpenBranch>) -> bool {
     branch.epoch() == Epoch(0) && branch.pages.applied() <= Lsn::FIRST
 }

@@ -1,7 +1,7 @@
-//! Opens a branch again whose WAL or ingest has failed, or that did not open,
-//! without the server being started again.
+//! Reopens a branch whose WAL or ingest has failed, or that did not open, without a
+//! restart of the server.
 //!
-//! What left it reads from what is open of it, and so is opened again, too.
+//! Its descendants read through the open parent, so they are reopened as well.
 
 use super::{ManageError, blocking, opened, settle};
 use crate::branch::lifecycle::Early;
@@ -15,13 +15,13 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use xylem_types::BranchId;
 
-/// How long closing may take, for which a store that is away is waited for.
+/// How long closing may take; it may wait for a store that does not answer.
 const CLOSE_LIMIT: Duration = Duration::from_secs(30);
 
-/// Closes what is open of a branch and of those that left it, and opens it.
+/// Closes and opens a branch and its descendants.
 ///
 /// # Errors
-/// Why it does not open; then it stays closed.
+/// The branch does not open; then it stays closed.
 pub async fn reopen(
     node: &Arc<Node>,
     which: &BranchRef,
@@ -43,11 +43,11 @@ pub async fn reopen(
             .branch(of)
             .map_or_else(String::new, |(name, _)| name.to_owned());
         return Err(ManageError::Refused(format!(
-            "branch {which} left branch {of}, which is not open either: reopen that one, and those that left it are opened, too"
+            "the parent branch of {which}, {of}, is not open either: reopen {of}, which also reopens its child branches"
         )));
     }
-    // A right that was never given, and the proof that the project is still
-    // this server's.
+    // Creates a number that no WAL was opened with, and proves that this server still
+    // owns the project.
     settle::change(node, early, |_| Ok(())).await?;
     let right = opened.catalog.number();
     for (name, meta) in line.iter().rev() {
@@ -61,9 +61,9 @@ pub async fn reopen(
         Ok(())
     })
     .await?;
-    tracing::info!(branch = %which, branch_id = %id, "branch opened again");
+    tracing::info!(branch = %which, branch_id = %id, "branch reopened");
     super::find(opened, &BranchRef::Id(id)).map_err(|error| match error {
-        // As the caller called it.
+        // Use the caller's name for the branch.
         ManageError::NotOpen { why, .. } => ManageError::NotOpen {
             branch: which.to_string(),
             why,
@@ -72,8 +72,7 @@ pub async fn reopen(
     })
 }
 
-/// A branch and those that left it, those that left these, and so on: each
-/// after the one it left.
+/// A branch and all of its descendants, each after its parent.
 fn line(project: &Project, id: BranchId) -> Vec<(String, BranchMeta)> {
     let named = |id: BranchId| {
         let found = project.branch(id);
@@ -90,16 +89,15 @@ fn line(project: &Project, id: BranchId) -> Vec<(String, BranchMeta)> {
     line
 }
 
-/// Closes what is open of a branch. It is among the closed ones then.
+/// Closes a branch and registers it as closed.
 async fn close(opened: &Opened, name: &str, meta: &BranchMeta) -> Result<(), ManageError> {
     let which = BranchRef::Id(meta.id);
     let closed = match (opened.branches.get(&which), opened.branches.closed(&which)) {
         (Some(branch), _) => {
-            let closed =
-                ClosedBranch::new(meta.clone(), "it is being opened again; retry".to_owned());
+            let closed = ClosedBranch::new(meta.clone(), "it is being reopened; retry".to_owned());
             opened.branches.insert_closed(&closed, name);
-            // Its computes come back when it is open.
-            branch.end_because(format!("branch {name} is opened again"));
+            // The branch's computes reconnect when it is open.
+            branch.end_because(format!("branch {name} is being reopened"));
             let closing = tokio::spawn(async move { open::close_branch(&branch).await });
             *closed.closing.lock() = Some(closing);
             closed
@@ -110,10 +108,10 @@ async fn close(opened: &Opened, name: &str, meta: &BranchMeta) -> Result<(), Man
     self::closed(&closed).await
 }
 
-/// Waits until nothing is open of a branch.
+/// Waits until all parts of a branch are closed.
 ///
 /// # Errors
-/// [`ManageError::Refused`] while something is.
+/// [`ManageError::Refused`] when that takes too long.
 pub(super) async fn closed(branch: &ClosedBranch) -> Result<(), ManageError> {
     let closing: Option<JoinHandle<()>> = branch.closing.lock().take();
     let Some(mut closing) = closing else {
@@ -125,17 +123,18 @@ pub(super) async fn closed(branch: &ClosedBranch) -> Result<(), ManageError> {
     {
         *branch.closing.lock() = Some(closing);
         return Err(ManageError::Refused(format!(
-            "what was open of the branch is not closed after {} s, as the store does not answer: it stays closed; try again later",
+            "the branch could not be closed within {} s because the store does not answer; it is not served; try again later",
             CLOSE_LIMIT.as_secs()
         )));
     }
     Ok(())
 }
 
-/// Opens what can be opened. Blocking.
+/// Opens every branch that can be opened. Blocking.
 fn open_line(node: &Node, opened: &Opened, line: &[(String, BranchMeta)], right: u64) {
-    // What is read again from the WALs counts as before or after a fork as it
-    // did the first time: so all that left must be known first.
+    // Ingest reads parts of the WALs again, and must place each operation before or
+    // after a fork as it did the first time. All forks must therefore be known before
+    // ingest starts.
     opened.store.hold_ingest();
     let opener = Opener::of(node, opened);
     for (name, meta) in line {

@@ -1,12 +1,11 @@
-//! Changes of the catalogue whose outcome the store does not tell.
+//! Changes of the catalogue whose outcome is unknown.
 //!
-//! The put of a catalogue lands and its answer is lost: the caller hears an
-//! error, and the next start finds the change made. Whoever acted as if it had
-//! not been made in between has acted on a branch that is gone, or on a line
-//! that bears another name. So a change does not end before its outcome is
-//! known. Its caller is told early that it is not; what the change concerns
-//! stays held; other changes are refused meanwhile, since the next catalogue
-//! would decide about this one, too.
+//! If the put of a catalogue succeeds but its answer is lost, the caller gets an error,
+//! and the next start finds the change made. A caller that relied on the error in
+//! between used a branch that is gone or has another name. A change therefore does not
+//! end before its outcome is known. Meanwhile the caller is told that the outcome is
+//! unknown, the affected branches stay held, and other changes are refused, since the
+//! next catalogue would decide about this change as well.
 
 use super::{ManageError, blocking};
 use crate::node::{Node, Opened, Phase};
@@ -17,40 +16,40 @@ use std::time::Duration;
 use tokio::sync::{MutexGuard, oneshot};
 use tokio::time::Instant;
 
-/// The caller of a change hears after this time that its outcome is not known.
+/// The time after which the caller is told that the outcome is unknown.
 const EARLY: Duration = Duration::from_secs(10);
 /// How long a change waits for others to end.
 const TURN: Duration = Duration::from_secs(60);
-/// Between two attempts to find out, at first.
+/// The first pause between two attempts to settle a change; pauses double.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
-/// And at most.
+/// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// Tells the caller of a change that its outcome is not known yet, while the
-/// change goes on.
+/// Tells the caller of a change that the outcome is still unknown, while the change
+/// continues.
 pub struct Early(Option<oneshot::Sender<ManageError>>);
 
-/// An [`Early`], and where it tells.
+/// An [`Early`] and the receiver of its message.
 pub fn early() -> (Early, oneshot::Receiver<ManageError>) {
     let (tell, told) = oneshot::channel();
     (Early(Some(tell)), told)
 }
 
 impl Early {
-    /// For a change that nobody waits for.
+    /// For a change without a caller that waits.
     pub fn nobody() -> Early {
         Early(None)
     }
 
     fn tell(&mut self, why: &str) {
         if let Some(tell) = self.0.take() {
-            // Who went away need not know.
+            // The caller may have disconnected.
             let _ = tell.send(ManageError::Unsettled(why.to_owned()));
         }
     }
 }
 
-/// The right to change branches, when no change is unsettled.
+/// Takes the lock for changes of branches, unless a change is unsettled.
 ///
 /// # Errors
 /// [`ManageError::Unsettled`].
@@ -62,7 +61,7 @@ pub(super) async fn lock(opened: &Opened) -> Result<MutexGuard<'_, ()>, ManageEr
             Ok(guard) => guard,
             Err(_) => {
                 return Err(ManageError::Unsettled(format!(
-                    "other changes of branches have not ended for {} s; retry",
+                    "other changes of branches have not finished for {} s; retry",
                     TURN.as_secs()
                 )));
             }
@@ -80,16 +79,16 @@ pub(super) async fn lock(opened: &Opened) -> Result<MutexGuard<'_, ()>, ManageEr
 
 fn refused(opened: &Opened) -> ManageError {
     let why = opened.unsettled.borrow().clone().unwrap_or_default();
-    ManageError::Unsettled(format!("a change before this one is not settled: {why}"))
+    ManageError::Unsettled(format!("an earlier change is not settled: {why}"))
 }
 
-/// Changes the catalogue. The caller holds the right to, and holds what the
-/// change would harm if it went on as before.
+/// Changes the catalogue. The caller holds the lock for changes, and holds the branches
+/// that must not acknowledge commits meanwhile.
 ///
 /// # Errors
-/// What `edit` says; [`CatalogError`]. The outcome is known on return unless
-/// the error is not certain, which it is while the server does not stop or
-/// lose the project.
+/// The error of `edit`, or [`CatalogError`]. The outcome is known on return, unless the
+/// server stops or loses the project: then the error is not certain
+/// ([`ManageError::is_certain`]).
 pub(super) async fn change(
     node: &Arc<Node>,
     early: Early,
@@ -108,7 +107,7 @@ pub(super) async fn change(
             opened.unsettled.send_replace(Some(why.clone()));
             let settled = settle(node, early, &why).await;
             match &settled {
-                Ok(()) => tracing::info!("the change of branches was made after all"),
+                Ok(()) => tracing::info!("the change of branches was made"),
                 Err(error) => tracing::error!(%error, "the change of branches stays unsettled"),
             }
             if settled.is_ok() {
@@ -120,8 +119,7 @@ pub(super) async fn change(
     }
 }
 
-/// Asks the store until it says that the change was made: it is, or another
-/// server has the project.
+/// Retries until the change is known to be made, or another server owns the project.
 async fn settle(node: &Arc<Node>, mut early: Early, why: &str) -> Result<(), ManageError> {
     let told_by = Instant::now() + EARLY;
     let mut pause = PAUSE_MIN;

@@ -1,12 +1,12 @@
-//! Writers against ingest of many speeds, on a clock of their own.
+//! Simulated writers against ingest of several speeds.
 
 use super::*;
 
 const MIB: f64 = 1024.0 * 1024.0;
 const SOFT: u64 = 256 << 20;
 
-/// What became of a writer that sends groups of `group` bytes as fast as it may
-/// for `seconds`, with ingest that achieves `ingest` bytes a second.
+/// Simulates a writer that sends groups of `group` bytes as fast as pacing allows for
+/// `seconds`, with ingest at `ingest` bytes per second.
 struct Run {
     lag_max: f64,
     sent: f64,
@@ -18,7 +18,7 @@ fn run(ingest: impl Fn(f64) -> f64, group: u64, seconds: f64) -> Run {
     let mut pace = Pace::default();
     let (mut now, mut sent, mut applied) = (0.0, 0.0_f64, 0.0_f64);
     let (mut lag_max, mut wait_max) = (0.0_f64, Duration::ZERO);
-    // The WAL takes no more than this in a second.
+    // The limit of the WAL, in bytes per second.
     let wal = 200.0 * MIB;
     while now < seconds {
         let mut took = group as f64 / wal;
@@ -68,7 +68,7 @@ fn the_lag_has_a_bound_however_slow_ingest_is() {
             "ingest of {rate} MiB/s: a lag of {} MiB",
             run.lag_max / MIB
         );
-        // And the writer is not slowed below what ingest achieves.
+        // The writer is not slowed below the rate of ingest.
         let ingested = rate * MIB * 600.0;
         assert!(
             run.sent > 0.9 * ingested,

@@ -1,4 +1,4 @@
-//! How the store, the disks and the branches do.
+//! Diagnose: the health of the store, the disks and the branches.
 
 use super::{Names, time};
 use crate::branch::live::OpenBranch;

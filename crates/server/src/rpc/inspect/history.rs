@@ -1,4 +1,4 @@
-//! The history of a page, with records in words.
+//! PageHistory: the versions of a page, with descriptions of their records.
 
 use super::{Names, time};
 use crate::branch::live::OpenBranch;
@@ -10,11 +10,11 @@ use xylem_proto::inspect::{Page, PageHistoryRequest, PageHistoryResponse, Record
 use xylem_redo::{PageHead, Records, SpaceFlags};
 use xylem_types::{Lsn, PageId, SpaceId};
 
-/// Versions of one answer when the caller does not say, and at most.
+/// The default and the maximum of versions in one answer.
 const LIMIT: (u32, u32) = (100, 1000);
-/// At most when pages are sent along.
+/// The maximum of versions in an answer that includes pages.
 const PAGES_MAX: u32 = 100;
-/// Records of one answer.
+/// The maximum of records in one answer.
 const RECORDS_MAX: usize = 20_000;
 
 pub(super) fn page_history(
@@ -59,7 +59,7 @@ pub(super) fn page_history(
     let mut before = None;
     let mut versions = Vec::with_capacity(history.versions.len());
     for v in history.versions {
-        // One look-up for all of an LSN.
+        // Versions with the same LSN share one lookup.
         let when = match before.take() {
             Some((lsn, when)) if lsn == v.lsn => when,
             _ => time(branch.pages.time_at(v.lsn).ok().flatten()),
@@ -82,7 +82,7 @@ pub(super) fn page_history(
     })
 }
 
-/// The tablespace of a table `db/table`, or of a file.
+/// The tablespace of a table `db/table` or of a file.
 fn tablespace(branch: &OpenBranch, table: &str, at: Option<Lsn>) -> Result<Tablespace, Status> {
     let at = at.map_or_else(|| branch.newest(), ReadAt::Lsn);
     let encoded = file_name(table);
@@ -104,15 +104,15 @@ fn tablespace(branch: &OpenBranch, table: &str, at: Option<Lsn>) -> Result<Table
     )))
 }
 
-/// A table's name as MariaDB names its file: what is neither a letter, a digit
-/// nor an underscore as `@` and four hexadecimal digits.
-/// Source: `tablename_to_filename()` in `sql/sql_table.cc`. Letters that are
-/// not ASCII are left as they are, although some have codes of their own.
+/// Encodes a table name as MariaDB does for its file: a character that is not a letter,
+/// a digit or an underscore becomes `@` and four hexadecimal digits.
+/// Source: `tablename_to_filename()` in `sql/sql_table.cc`. Letters outside ASCII stay
+/// as they are, although MariaDB has codes for some of them.
 fn file_name(table: &str) -> String {
     let mut out = String::new();
     for c in table.chars() {
         match c {
-            // Between the database and the table, and before a partition.
+            // `/` separates database and table; `#` precedes a partition.
             '/' | '#' | '_' => out.push(c),
             c if c.is_ascii_alphanumeric() || !c.is_ascii() => out.push(c),
             c => out.push_str(&format!("@{:04x}", u32::from(c))),
@@ -121,13 +121,13 @@ fn file_name(table: &str) -> String {
     out
 }
 
-/// How the versions of a page are told.
+/// Converts the versions of a page.
 struct Telling<'a> {
     page: PageId,
-    /// Of the page's tablespace, if that is known.
+    /// The flags of the page's tablespace, if known.
     flags: Option<SpaceFlags>,
     names: &'a Names,
-    /// With the bytes of versions and pages.
+    /// Include the bytes of versions and pages.
     data: bool,
 }
 
@@ -207,7 +207,7 @@ fn records(run: &[u8], lsn: Lsn, room: &mut usize, out: &mut Version) {
     }
 }
 
-/// What a page says of itself.
+/// The fields of the page header.
 fn head(page: &[u8], fault: Option<String>) -> Page {
     let head = PageHead::of(page);
     Page {

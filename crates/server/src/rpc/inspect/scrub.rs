@@ -1,5 +1,5 @@
-//! A scrub on demand: it runs on a thread of its own and ends when its caller
-//! goes away or the server stops.
+//! Scrub on demand: runs on a thread of its own, and ends when the caller disconnects or
+//! the server stops.
 
 use super::{InspectService, Names};
 use crate::node::{Node, Phase};
@@ -15,12 +15,12 @@ use xylem_pages::Store;
 use xylem_pages::scrub::{ScrubEvent, ScrubOptions, ScrubProgress, ScrubReport};
 use xylem_proto::inspect::{self as wire, ScrubDone, ScrubUpdate, scrub_update::Update};
 
-/// Updates made ahead of the caller's taking them.
+/// Updates that are buffered for the caller.
 const AHEAD: usize = 64;
-/// The least time between two reports of progress.
+/// The shortest interval between two reports of progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
-/// Says that a scrub is under way, while it lives.
+/// Allows another scrub when it is dropped.
 struct OneAtATime(Arc<AtomicBool>);
 
 impl Drop for OneAtATime {
@@ -29,7 +29,7 @@ impl Drop for OneAtATime {
     }
 }
 
-/// Begins a scrub.
+/// Starts a scrub.
 pub(super) fn begin(
     service: &InspectService,
     store: Arc<Store>,
@@ -38,7 +38,7 @@ pub(super) fn begin(
 ) -> Result<Answers<ScrubUpdate>, Status> {
     if service.scrubbing.swap(true, Ordering::AcqRel) {
         return Err(Status::failed_precondition(
-            "a scrub is under way already: wait for it, or stop it",
+            "a scrub is already running: wait for it, or stop it",
         ));
     }
     let guard = OneAtATime(Arc::clone(&service.scrubbing));

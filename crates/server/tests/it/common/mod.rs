@@ -1,4 +1,4 @@
-//! A server in this process, a compute's side of the protocol, and redo.
+//! A server in this process, and the compute's side of the protocol.
 
 pub mod branch;
 pub mod place;
@@ -42,7 +42,7 @@ pub fn config(args: &ServerArgs) -> ServerConfig {
     load(args, &|_| None, None).unwrap()
 }
 
-/// A server with a runtime of its own.
+/// A server with its own runtime.
 pub struct Server {
     pub addrs: ListenAddrs,
     stop: Option<oneshot::Sender<()>>,
@@ -59,7 +59,7 @@ impl Server {
         Server::serve(config, None)
     }
 
-    /// On a store of the test's own.
+    /// Starts a server on the given store.
     pub fn on(dir: &Path, place: Arc<dyn Place>) -> Server {
         Server::try_on(config(&args(dir)), place).unwrap()
     }
@@ -102,7 +102,7 @@ impl Server {
         }
     }
 
-    /// A graceful stop, to its end.
+    /// Stops the server gracefully and waits until it has ended.
     pub fn stop(mut self) {
         self.begin_stop();
         self.thread.take().unwrap().join().unwrap().unwrap();
@@ -116,18 +116,18 @@ impl Server {
         self.thread.take().unwrap().join().unwrap().unwrap();
     }
 
-    /// Everything is dropped where it stands.
+    /// Drops the server, as a crash would.
     pub fn crash(mut self) {
         self.crash.take().unwrap().send(()).unwrap();
         self.thread.take().unwrap().join().unwrap().unwrap();
     }
 
-    /// Waits until it ends by itself; how it did.
+    /// Waits until the server ends by itself; returns its result.
     pub fn ended(mut self) -> Result<(), ServerError> {
         self.thread.take().unwrap().join().unwrap()
     }
 
-    /// One in another process: nothing here stops it.
+    /// A server in another process; this value does not stop it.
     pub fn elsewhere(addrs: ListenAddrs) -> Server {
         Server {
             addrs,
@@ -215,7 +215,7 @@ impl Writer {
         Writer::open_on(server, "main", epoch).await
     }
 
-    /// Of a branch by its name or `id:…`.
+    /// Opens a stream on a branch, given by its name or `id:…`.
     pub async fn open_on(server: &Server, branch: &str, epoch: u64) -> Result<Writer, Status> {
         let (frames, receiver) = mpsc::channel(64);
         let request = with(
@@ -237,7 +237,7 @@ impl Writer {
         })
     }
 
-    /// A frame of redo, and its bytes are counted.
+    /// Sends a frame of redo and advances the LSN.
     pub async fn redo(&mut self, bytes: Vec<u8>) {
         self.seq += 1;
         let start_lsn = self.lsn;
@@ -289,14 +289,14 @@ impl Writer {
         while self.acks.message().await.unwrap().unwrap().applied_lsn < self.lsn {}
     }
 
-    /// How the stream ends.
+    /// Waits for the end of the stream; returns its status.
     pub async fn end(&mut self) -> Result<(), Status> {
         while self.acks.message().await?.is_some() {}
         Ok(())
     }
 }
 
-/// A server whose branch `main` has a small database, and its compute.
+/// A server whose branch `main` has a small database, and the writer of its compute.
 pub async fn with_database(server: &Server) -> (AttachResponse, Writer) {
     let attached = server.attach().await;
     assert!(attached.empty);

@@ -7,11 +7,10 @@ use xylem_pages::place::{FileReader, FileWriter, Files, Place, Put};
 
 type Objects = Arc<Mutex<BTreeMap<String, Arc<Vec<u8>>>>>;
 
-/// What is about to be changed, by its whole name; an error takes its place.
-/// What comes after the change is decided by the second call.
+/// Called before each step; decides its outcome.
 pub type Hook = Arc<dyn Fn(&Step) -> Fate + Send + Sync>;
 
-/// Whether what has this name can be read or listed now.
+/// Whether the object with this name can be read or listed now.
 pub type Sight = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// A step that changes the store.
@@ -21,21 +20,21 @@ pub enum Step {
     Remove(String),
 }
 
-/// What becomes of a step.
+/// The outcome of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     Done,
-    /// Nothing happens, and an error says so.
+    /// The step is not done, and the error says so.
     Fails,
-    /// It is done, and an error says that it may not be.
+    /// The step is done, and the error says that the outcome is unknown.
     Unknown,
-    /// It is done, and nobody hears of it: the store does not answer.
+    /// The step is done, and the store does not answer.
     Unheard,
-    /// It is not done, and nobody hears of it.
+    /// The step is not done, and the store does not answer.
     Unsent,
 }
 
-/// What a store's client says when it does not know what became of a write.
+/// The error of a store's client for a write with an unknown outcome.
 fn unheard(name: &str) -> io::Error {
     xylem_objects::ObjectError {
         reason: xylem_objects::Reason::Unavailable,
@@ -50,7 +49,7 @@ fn unheard(name: &str) -> io::Error {
     .into()
 }
 
-/// A store; clones share its objects, and each has its own hook.
+/// A store. Clones share its objects; each has its own hook.
 #[derive(Clone)]
 pub struct MemPlace {
     objects: Objects,
@@ -67,7 +66,7 @@ impl MemPlace {
         }
     }
 
-    /// The same store, seen by somebody else.
+    /// The same store for another server, with its own hook.
     pub fn hooked(&self, hook: impl Fn(&Step) -> Fate + Send + Sync + 'static) -> MemPlace {
         MemPlace {
             objects: Arc::clone(&self.objects),
@@ -76,8 +75,8 @@ impl MemPlace {
         }
     }
 
-    /// The same store, seen by somebody who sees only names for which `sight`
-    /// is true: other reads and lists fail.
+    /// The same store for a server that can read and list only names for which `sight`
+    /// returns true.
     pub fn sighted(&self, sight: impl Fn(&str) -> bool + Send + Sync + 'static) -> MemPlace {
         MemPlace {
             sight: Some(Arc::new(sight)),
@@ -96,7 +95,7 @@ impl MemPlace {
         Arc::new(self.clone())
     }
 
-    /// A store of its own with the same objects.
+    /// An independent copy of the store.
     pub fn copy(&self) -> MemPlace {
         let objects = self.objects.lock().unwrap().clone();
         MemPlace {
@@ -106,7 +105,7 @@ impl MemPlace {
         }
     }
 
-    /// All names.
+    /// The names of all objects.
     pub fn names(&self) -> Vec<String> {
         self.objects.lock().unwrap().keys().cloned().collect()
     }

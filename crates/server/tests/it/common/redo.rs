@@ -1,4 +1,4 @@
-//! Redo as InnoDB writes it, of a few kinds, and side-file operations.
+//! Redo records of a few types as InnoDB writes them, and side-file operations.
 
 use xylem_proto::pageserver::{FileOp, WalFrame, file_op::Kind, wal_frame::Body};
 use xylem_redo::varint;
@@ -20,7 +20,7 @@ fn record(kind: u8, space: u32, page: u32, rest: &[u8]) -> Vec<u8> {
     if payload.len() <= 15 {
         out.push(kind | payload.len() as u8);
     } else {
-        // The length counts itself: one byte of it, or two.
+        // The length includes its own one or two bytes.
         let mut length = Vec::new();
         varint::encode(&mut length, payload.len() as u32 + 1 - 15);
         if length.len() > 1 {
@@ -70,7 +70,7 @@ pub fn system_tablespace() -> Vec<u8> {
     [first_page(0, 768), trx_sys].concat()
 }
 
-/// An undo tablespace: no record names its file. Id 1 is `undo001`.
+/// An undo tablespace. No record names its file; id 1 is `undo001`.
 pub fn undo_tablespace(space: u32, pages: u32) -> Vec<u8> {
     first_page(space, pages)
 }
@@ -84,7 +84,7 @@ pub fn tablespace(space: u32, name: &str, pages: u32) -> Vec<u8> {
     .concat()
 }
 
-/// A page that has `mark` at byte 100.
+/// Redo that initializes a page and writes `mark` at byte 100.
 pub fn mark(space: u32, page: u32, mark: u32) -> Vec<u8> {
     mtr(&[
         record(INIT_PAGE, space, page, &[]),
@@ -97,7 +97,7 @@ pub fn unknown(space: u32, page: u32) -> Vec<u8> {
     mtr(&[record(0x60, space, page, &[0; 4])])
 }
 
-/// The same with 4000 bytes behind it, so that redo gathers.
+/// As `mark`, followed by 4000 bytes, so that redo accumulates.
 pub fn bulky_mark(space: u32, page: u32, mark: u32) -> Vec<u8> {
     mtr(&[
         record(INIT_PAGE, space, page, &[]),
@@ -110,7 +110,7 @@ pub fn marked(page: &[u8]) -> u32 {
     u32::from_be_bytes(page[100..104].try_into().unwrap())
 }
 
-/// As InnoDB checks a page that it reads.
+/// Verifies a page as InnoDB does when it reads one.
 pub fn verify(page: &[u8], space: u32, number: u32) {
     let flags = xylem_redo::SpaceFlags::new(FLAGS).unwrap();
     xylem_redo::verify(page, xylem_types::PageId::new(space, number), flags).unwrap();
@@ -144,7 +144,7 @@ pub fn write(path: &str, data: &'static [u8]) -> FileOp {
     }
 }
 
-/// A page full of bytes that do not pack.
+/// A page full of incompressible bytes.
 pub fn fill(space: u32, page: u32, seed: u32) -> Vec<u8> {
     let mut x = seed.wrapping_mul(2_654_435_761) | 1;
     let data: Vec<u8> = (0..15_000)
@@ -161,7 +161,7 @@ pub fn fill(space: u32, page: u32, seed: u32) -> Vec<u8> {
     ])
 }
 
-/// The frame with the checksums that a compute computes.
+/// Adds the checksums that a compute computes to a frame.
 pub fn with_sums(frame: WalFrame) -> WalFrame {
     let body = match frame.body.clone() {
         None => FrameBody::Redo([].into()),
