@@ -204,8 +204,8 @@ struct Session<'a> {
     /// When the last probe began.
     probed: Instant,
     first: bool,
-    /// Whether a page was received. The server works, so the next backoff starts
-    /// small.
+    /// Whether an answer was received. The server then works, so the next backoff
+    /// starts small.
     answered: bool,
     reachable: bool,
     sleep: Pin<Box<Sleep>>,
