@@ -1,6 +1,6 @@
-/* Does to files what mariadbd does to its side files, under LD_PRELOAD of the
-library with XYLEM_DATADIR set. Arguments: port (0: never connects), the data
-directory, and a mode: "all", "fenced", "only-innodb" or "full". */
+/* Performs mariadbd's operations on side files. The library is preloaded and
+XYLEM_DATADIR is set. Arguments: port (0: never connects), the data directory, and
+a mode: "all", "none", "fenced", "only-innodb" or "full". */
 #define _GNU_SOURCE
 #include "xylem_client.h"
 #include <errno.h>

@@ -33,9 +33,9 @@ pub fn page(space: u32, no: u32, size: usize) -> Vec<u8> {
 pub struct Script {
     // Pages.
     pub page_size: usize,
-    /// The size of the groups in which answers are sent, last one first.
+    /// The size of the groups in which answers are sent, each in reverse order.
     pub reverse: usize,
-    /// The status of the next page answers, and their number.
+    /// The statuses and messages of the next page answers.
     pub page_statuses: Vec<(u32, String)>,
     /// The number of requests after which the stream ends with an error.
     pub drop_pages_after: Option<usize>,
@@ -48,7 +48,7 @@ pub struct Script {
     /// The numbers of received frames after which streams end; each stream takes
     /// one from the front.
     pub drop_wal_after: Vec<usize>,
-    /// The number of those frames that become durable without an acknowledgement.
+    /// Whether those frames become durable without an acknowledgement.
     pub hold_acks: bool,
     pub wal_status: Option<Status>,
     /// The frame that is refused as damaged, and the number of refusals.
