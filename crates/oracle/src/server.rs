@@ -269,7 +269,7 @@ impl Server {
         for (err, mut client) in clients {
             let status = client.wait()?;
             let text = fs::read_to_string(&err).unwrap_or_default();
-            // With --force the client goes on and ends with 1.
+            // With --force the client continues after an error and ends with 1.
             let expected = status.success() || (force && text.lines().all(is_conflict));
             ensure!(expected, "a script failed: {status}\n{text}");
         }
