@@ -125,9 +125,7 @@ pub async fn run(shared: Arc<Shared>, begin: Arc<Begin>) {
                 let server = shared.config.server();
                 log::write(
                     Level::Warning,
-                    &format!(
-                        "page server {server} refused redo; sending it once more: {status}"
-                    ),
+                    &format!("page server {server} refused redo; sending it once more: {status}"),
                 );
             }
             End::Closed(Closed::Status(status)) if !status.code.retry_stream() => {
@@ -324,9 +322,10 @@ impl Session<'_> {
             return Ok(());
         };
         loop {
-            let ack = link.received.next(WalAck::decode).map_err(|e| {
-                Closed::Transport(format!("an acknowledgement is invalid: {e}"))
-            })?;
+            let ack = link
+                .received
+                .next(WalAck::decode)
+                .map_err(|e| Closed::Transport(format!("an acknowledgement is invalid: {e}")))?;
             let Some(ack) = ack else { return Ok(()) };
             self.shared.limits.heard(now);
             match self.queue.as_ref() {
