@@ -1,7 +1,7 @@
-//! Gives the shared library its SONAME, so that the preloaded copy and the one
-//! the plugin is linked with are the same object to the dynamic linker, and
-//! keeps it loaded: functions of libc that went through it may come back to it
-//! after the plugin is gone.
+//! Sets two linker options of the shared library. The SONAME makes the preloaded
+//! copy and the plugin's dependency the same object for the dynamic linker.
+//! `nodelete` keeps the library loaded, because interposed libc functions may
+//! still run in it after the plugin is unloaded.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

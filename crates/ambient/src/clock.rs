@@ -1,21 +1,21 @@
-//! The time of day, which may jump, and steady time, which does not.
+//! The time of day, which can jump, and steady time, which cannot.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Where the system's steady clock begins to count.
+/// The zero of the system's steady clock.
 #[allow(
     clippy::disallowed_methods,
-    reason = "the one place that asks the system"
+    reason = "the only place that asks the system"
 )]
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 type Source = Arc<dyn Fn() -> u64 + Send + Sync>;
 
-/// Tells the time in microseconds since 1970, which may jump, and counts
-/// microseconds on a steady clock, which does not. Clones are the same clock.
+/// The time of day in microseconds since 1970, which can jump, and a steady
+/// count of microseconds, which cannot. Clones share one clock.
 #[derive(Clone)]
 pub struct Clock {
     now: Source,
@@ -23,7 +23,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock that says what `now` returns, and is steady as it is.
+    /// A clock whose time of day and steady time are both what `now` returns.
     pub fn new(now: impl Fn() -> u64 + Send + Sync + 'static) -> Clock {
         let now: Source = Arc::new(now);
         Clock {
@@ -32,8 +32,8 @@ impl Clock {
         }
     }
 
-    /// A clock that says what `now` returns. `steady` counts microseconds from
-    /// anywhere, in step with real time.
+    /// A clock whose time of day is what `now` returns. `steady` counts
+    /// microseconds from an arbitrary start, at the rate of real time.
     pub fn with_steady(
         now: impl Fn() -> u64 + Send + Sync + 'static,
         steady: impl Fn() -> u64 + Send + Sync + 'static,
@@ -47,38 +47,38 @@ impl Clock {
     /// The system's clocks.
     #[allow(
         clippy::disallowed_methods,
-        reason = "the one place that asks the system"
+        reason = "the only place that asks the system"
     )]
     pub fn system() -> Clock {
         LazyLock::force(&START);
         Clock::with_steady(
             || {
                 let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-                // Before 1970, or after the year 500000: the clock is not set.
+                // Outside 1970 to about 500000 the clock is not set.
                 since.map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(0))
             },
             || u64::try_from(START.elapsed().as_micros()).unwrap_or(u64::MAX),
         )
     }
 
-    /// Microseconds since 1970.
+    /// The time of day in microseconds since 1970.
     pub fn now_us(&self) -> u64 {
         (self.now)()
     }
 
-    /// Microseconds of the steady clock. Only differences within a process
-    /// mean anything.
+    /// Steady time in microseconds. Only differences within one process have a
+    /// meaning.
     pub fn steady_us(&self) -> u64 {
         (self.steady)()
     }
 
-    /// How long ago `instant` was by the steady clock.
+    /// Steady time since `instant`; zero if `instant` is in the future.
     pub fn since(&self, instant: Instant) -> Duration {
         self.instant().saturating_duration_since(instant)
     }
 
-    /// The steady clock as an [`Instant`], for deadlines. With the system's
-    /// clock this is the present instant, so that it can be waited for.
+    /// Steady time as an [`Instant`], for deadlines. With the system's clock
+    /// this is the present instant, so a thread can sleep until it.
     pub fn instant(&self) -> Instant {
         *START + Duration::from_micros(self.steady_us())
     }

@@ -1,25 +1,25 @@
-//! Where random numbers come from: what tells one writer's objects from
-//! another's, and keeps those who failed together from coming back together.
+//! Random numbers. They tell one writer's objects from another's, and spread
+//! the retries of clients that failed at the same time.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-/// A source of random numbers. Clones are the same source.
+/// A source of random numbers. Clones share one source.
 #[derive(Clone)]
 pub struct Entropy(Arc<dyn Fn() -> io::Result<u128> + Send + Sync>);
 
 impl Entropy {
-    /// A source that says what `next` returns.
+    /// A source whose numbers are what `next` returns.
     pub fn new(next: impl Fn() -> io::Result<u128> + Send + Sync + 'static) -> Entropy {
         Entropy(Arc::new(next))
     }
 
-    /// The system's.
+    /// The system's source, `getrandom(2)`.
     pub fn system() -> Entropy {
         Entropy::new(|| {
             let mut bytes = [0; 16];
-            // Requests of up to 256 bytes are answered whole or not at all.
+            // getrandom(2) never returns a part of a request of up to 256 bytes.
             rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
             Ok(u128::from_le_bytes(bytes))
         })
@@ -28,7 +28,7 @@ impl Entropy {
     /// The next number.
     ///
     /// # Errors
-    /// What the system says.
+    /// When the source fails.
     pub fn next(&self) -> io::Result<u128> {
         (self.0)()
     }

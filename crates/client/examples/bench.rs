@@ -1,9 +1,10 @@
-//! Measures the client alone, on the loopback, against a server that answers at
-//! once: page latency with 1 and 16 threads, batches, commits, redo throughput.
+//! Measures the client alone, on the loopback interface, with a server that
+//! answers at once: page latency with 1 and 16 threads, batches, commits, redo
+//! throughput.
 //!
 //! `cargo run --release -p xylem-client --example bench`
 
-// A tool at a prompt: a failure may end it.
+// A failure may end this command-line tool.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use bytes::Bytes;
@@ -146,7 +147,7 @@ fn redo(client: &Client, mut at: u64) {
 }
 
 fn wanted(space_id: u32, page_no: u32, buf: &mut [u8]) -> PageWanted {
-    // SAFETY: every caller waits for the page before it lets go of the buffer.
+    // SAFETY: every caller waits for the page before it frees the buffer.
     let target = unsafe { Target::new(buf.as_mut_ptr(), buf.len()) };
     PageWanted {
         space_id,

@@ -1,8 +1,8 @@
 /* libxylem_client: a MariaDB server's connection to a Xylem page server.
 
-All functions may be called from any thread. None throws, none lets a panic
-out; what fails returns one of the codes below. LSNs, sizes and offsets are in
-bytes, times in milliseconds. Strings are NUL terminated UTF-8.
+All functions may be called from any thread. None of them throws or panics. A
+call that fails returns one of the codes below. LSNs, sizes and offsets are in
+bytes, times in milliseconds. Strings are NUL-terminated UTF-8.
 
 SPDX-License-Identifier: GPL-2.0-or-later */
 #ifndef XYLEM_CLIENT_H
@@ -17,64 +17,65 @@ extern "C" {
 
 enum xylem_status {
   XYLEM_OK = 0,
-  /* The library was not initialised, or was shut down. */
+  /* The library is not initialised, or was shut down. */
   XYLEM_DISABLED = 1,
-  /* No such tablespace or page (also: beyond the tablespace's end). */
+  /* There is no such tablespace, or the page is beyond its end. */
   XYLEM_NOT_FOUND = 2,
-  /* The server was gone for retry_limit_ms. One that is there and says that it
-  cannot answer yet is waited for without a limit. */
+  /* The server was silent for retry_limit_ms. While the server responds that it
+  cannot answer yet, calls wait without a limit. */
   XYLEM_TIMEOUT = 3,
-  /* A newer compute owns the branch: this one must stop. */
+  /* A newer compute owns the branch. This one must stop. */
   XYLEM_FENCED = 4,
-  /* An argument makes no sense. */
+  /* An argument is invalid. */
   XYLEM_INVALID = 5,
-  /* The server has the data but it failed a checksum, or cannot make it. */
+  /* The server's data failed a checksum, or the server failed to produce it. */
   XYLEM_CORRUPT = 6,
-  /* The server refused in another way; see xylem_last_error(). */
+  /* Any other failure; see xylem_last_error(). */
   XYLEM_ERROR = 7,
-  /* The call's deadline or the shutdown came first. */
+  /* The library was shut down before the call completed. */
   XYLEM_CANCELLED = 8
 };
 
 typedef struct xylem_config {
   const char *address;          /* host name or address of the page server */
   uint16_t port;                /* its gRPC port */
-  const char *branch;           /* NULL: "main" */
+  const char *branch;           /* name; NULL: "main" */
   uint64_t epoch;               /* from the attach; 0: a reader */
   const char *token;            /* NULL: none */
-  const char *datadir;          /* absolute; side files below it are sent */
+  const char *datadir;          /* absolute path of the data directory */
   uint64_t start_lsn;           /* where this compute's own redo begins */
-  uint32_t connections;         /* page connections in the pool; 0: 2 */
-  uint32_t connect_timeout_ms;  /* one attempt; 0: 2000 */
-  uint32_t request_timeout_ms;  /* one attempt; 0: 10000 */
-  uint32_t retry_limit_ms;      /* a server that is gone; 0: 60000 */
-  uint64_t queue_bytes;         /* redo kept until durable; 0: 64 MiB */
+  uint32_t connections;         /* number of page connections; 0: 2 */
+  uint32_t connect_timeout_ms;  /* of an attempt to connect; 0: 2000 */
+  uint32_t request_timeout_ms;  /* of an attempt at a request; 0: 10000 */
+  uint32_t retry_limit_ms;      /* of the server's silence; 0: 60000 */
+  uint64_t queue_bytes;         /* redo that is not durable; 0: 64 MiB */
 } xylem_config;
 
-/* Connects and checks branch, epoch and token. On failure `error` (at most
-error_size bytes with the NUL) says what, where and what to do. */
+/* Connects and checks the branch, the epoch and the token. On failure writes a
+message to error, at most error_size bytes with the NUL. */
 int xylem_init(const xylem_config *config, char *error, size_t error_size);
 
-/* Sends what is queued, waits for its durability up to the retry limit, ends
-all threads. Page requests still under way complete with XYLEM_CANCELLED. */
+/* Sends all queued redo, waits up to the retry limit until it is durable, and
+ends all threads. Page requests in flight complete with XYLEM_CANCELLED. */
 void xylem_shutdown(void);
 
+/* Returns 1 between xylem_init and xylem_shutdown, else 0. */
 int xylem_is_enabled(void);
 
-/* Changes the limits of a running connection; 0 leaves a value as it is. */
+/* Changes the limits of a running connection; 0 keeps a value. */
 int xylem_set_timeouts(uint32_t request_timeout_ms, uint32_t retry_limit_ms);
 
-/* Reads the newest version of a page that shows at least min_lsn into buf,
-which holds size bytes: the tablespace's physical page size. */
+/* Reads the newest version of a page into buf. It shows at least every change up
+to min_lsn. size is the tablespace's physical page size. */
 int xylem_get_page(uint32_t space_id, uint32_t page_no, uint64_t min_lsn,
                    void *buf, size_t size);
 
-/* Called exactly once, on a thread of the library, which must not be made to
-wait for another page: hand long work to a pool of your own. */
+/* Called exactly once, on a thread of the library. The callback must not wait
+for another page, and should pass long work to a pool of the caller. */
 typedef void (*xylem_page_done)(void *context, int status);
 
-/* As xylem_get_page, but returns at once; buf must stay valid until done is
-called. When this returns other than XYLEM_OK, done is not called. */
+/* Like xylem_get_page, but returns at once. buf must stay valid until done is
+called. done is not called if this returns another code than XYLEM_OK. */
 int xylem_get_page_async(uint32_t space_id, uint32_t page_no,
                          uint64_t min_lsn, void *buf, size_t size,
                          xylem_page_done done, void *context);
@@ -88,12 +89,12 @@ typedef struct xylem_page_request {
   int status; /* out */
 } xylem_page_request;
 
-/* Reads many pages at once and returns when all are there; the worst status
-is returned, each page's own stands in its request. */
+/* Reads many pages and returns when all reads are complete. Sets the status of
+each request, and returns the most severe one. */
 int xylem_get_pages_batch(xylem_page_request *requests, size_t count);
 
-/* Queues redo bytes whose first has LSN start_lsn; they must follow the bytes
-queued before without a gap. Copies them. Waits while the queue is full. */
+/* Queues a copy of redo bytes that begin at start_lsn, which must be the end of
+the redo queued before. Waits while the queue is full. */
 int xylem_stream_wal(uint64_t start_lsn, const void *data, size_t size);
 
 /* Returns when everything queued up to lsn is durable. */
@@ -102,34 +103,35 @@ int xylem_wait_durable(uint64_t lsn);
 /* The newest LSN known to be durable. */
 uint64_t xylem_durable_lsn(void);
 
-/* One round trip; microseconds into *round_trip_us when not NULL. */
+/* Pings the server. Stores the round-trip time in microseconds in
+*round_trip_us, unless that is NULL. */
 int xylem_ping(uint64_t *round_trip_us);
 
-/* A tablespace by its id, which this server has never opened: path receives
-where the page server says that its file is, relative to the data directory,
-with its NUL, and flags the FSP_SPACE_FLAGS. After a crash the dictionary may
-name another place: that of a statement which will be rolled back. With make
-other than 0, the sparse file with the pages that InnoDB reads past its buffer
-pool is made there.
+/* Finds a tablespace, which this server has never opened, by its id. Stores the
+path of its file relative to the data directory, with a NUL, in the size bytes at
+path, and the FSP_SPACE_FLAGS in *flags. After a crash the dictionary may name
+another path: that of a statement which will be rolled back. If make is not 0,
+creates a sparse file there, with the pages that InnoDB reads without its buffer
+pool.
 
-XYLEM_NOT_FOUND: the branch has no such tablespace, for certain. XYLEM_CORRUPT:
-its first page is damaged. All other failures, of the local disk too, are tried
-again for the retry limit first; and while the server is there and says that it
-cannot answer yet, there is no limit. */
+Returns XYLEM_NOT_FOUND if the branch certainly has no such tablespace, and
+XYLEM_CORRUPT if its first page is damaged. All other failures, also those of the
+local disk, are retried up to the retry limit, and without a limit while the
+server responds that it cannot answer yet. */
 int xylem_open_tablespace(uint32_t space_id, char *path, size_t size,
                           uint32_t *flags, int make);
 
-/* From here on the preloaded library refuses to make files in which engines
-other than InnoDB keep rows of persistent tables (EPERM, and a line in the
-error log): such rows would be gone with the data directory. Temporary tables
-and the server's log tables are left alone. */
+/* From this call on, the preloaded library refuses to create files in which
+engines other than InnoDB keep rows of persistent tables (EPERM, and an error in
+the error log), because such rows would be lost with the data directory. It
+allows files of temporary tables and of the server's log tables. */
 void xylem_only_innodb(void);
 
 typedef struct xylem_stats {
   uint64_t pages_read;
   uint64_t pages_read_async;
   uint64_t page_bytes;
-  uint64_t page_wait_us;      /* sum over all page reads */
+  uint64_t page_wait_us;      /* total of all page reads */
   uint64_t page_retries;
   uint64_t page_errors;
   uint64_t redo_bytes_sent;
@@ -141,14 +143,15 @@ typedef struct xylem_stats {
   uint64_t durable_wait_us;
   uint64_t side_file_ops;
   uint64_t reconnects;
-  uint64_t connected;         /* 1 while the redo stream is up */
-  uint64_t stalled;           /* 1 while something waits for long: the server is
-                              gone, or there and cannot answer yet */
+  uint64_t connected;         /* 1 while the redo stream is connected */
+  uint64_t stalled;           /* 1 during a long wait: the server is silent, or
+                              responds that it cannot answer yet */
 } xylem_stats;
 
 void xylem_get_stats(xylem_stats *stats);
 
-/* The newest error of the library, for a message; at most size bytes. */
+/* Stores the message of the library's newest error in buf, at most size bytes
+with the NUL. */
 void xylem_last_error(char *buf, size_t size);
 
 #ifdef __cplusplus

@@ -1,7 +1,7 @@
-//! The C interface of `include/xylem_client.h`: checks arguments, keeps panics
-//! in, turns results into codes.
+//! The C interface of `include/xylem_client.h`. It checks arguments, catches
+//! panics and turns results into status codes.
 //!
-//! The contract of each function stands in the header.
+//! The header documents the contract of each function.
 
 use crate::client::{Client, PageWanted};
 use crate::config::{self, Config};
@@ -20,7 +20,7 @@ use std::time::Duration;
 
 /// `xylem_config`.
 #[repr(C)]
-#[allow(missing_docs)] // each field is described in the header
+#[allow(missing_docs)] // described in the header
 pub struct CConfig {
     pub address: *const c_char,
     pub port: u16,
@@ -72,11 +72,11 @@ pub struct CStats {
     pub stalled: u64,
 }
 
-/// The largest page InnoDB has.
+/// The largest InnoDB page, in bytes.
 const PAGE_MAX: usize = 64 << 10;
 
 static CLIENT: RwLock<Option<Arc<Client>>> = RwLock::new(None);
-/// One initialisation or shutdown at a time.
+/// Serializes initialisation and shutdown.
 static TURN: Mutex<()> = Mutex::new(());
 
 fn client() -> Option<Arc<Client>> {
@@ -86,7 +86,7 @@ fn client() -> Option<Arc<Client>> {
         .clone()
 }
 
-/// Runs `f`; a panic in it becomes an error.
+/// Runs `f` and turns a panic into [`Status::Error`].
 fn guarded(f: impl FnOnce() -> Status) -> c_int {
     match catch_unwind(AssertUnwindSafe(f)) {
         Ok(status) => status.code(),
@@ -94,7 +94,7 @@ fn guarded(f: impl FnOnce() -> Status) -> c_int {
             let _ = catch_unwind(|| {
                 remember(&Error::new(
                     Status::Error,
-                    "a bug in libxylem_client: it panicked, the error log says where",
+                    "libxylem_client panicked, which is a bug; the error log says where",
                 ));
             });
             Status::Error.code()
@@ -102,7 +102,7 @@ fn guarded(f: impl FnOnce() -> Status) -> c_int {
     }
 }
 
-/// Runs `f` with the client, as [`guarded`].
+/// Runs `f` with the client, and otherwise like [`guarded`].
 fn with_client(f: impl FnOnce(&Arc<Client>) -> Result<(), Error>) -> c_int {
     guarded(|| match client() {
         None => Status::Disabled,
@@ -120,8 +120,8 @@ fn invalid(message: &str) -> Error {
     Error::new(Status::Invalid, message)
 }
 
-/// Copies `text` with a NUL into the `size` bytes at `buf`, cut where a
-/// character begins.
+/// Copies `text` and a NUL into the `size` bytes at `buf`. Text that is too long
+/// is truncated at a character boundary.
 ///
 /// # Safety
 /// `buf` is NULL or has `size` writable bytes.
@@ -168,9 +168,9 @@ unsafe fn checked(c: &CConfig) -> Result<Config, Error> {
         )
     };
     let or = |value: u32, default: u32| if value == 0 { default } else { value };
-    let address = address.ok_or_else(|| invalid("no address of the page server was given"))?;
+    let address = address.ok_or_else(|| invalid("the address of the page server is missing"))?;
     if c.port == 0 {
-        return Err(invalid("no port of the page server was given"));
+        return Err(invalid("the port of the page server is missing"));
     }
     let datadir = datadir.map(PathBuf::from);
     if let Some(dir) = &datadir
@@ -204,7 +204,7 @@ fn init(config: Config) -> Result<(), Error> {
     let _turn = lock(&TURN);
     if client().is_some() {
         return Err(invalid(
-            "the library is initialised already: call xylem_shutdown first",
+            "the library is already initialised; call xylem_shutdown first",
         ));
     }
     let writes = config.epoch != 0;
@@ -213,14 +213,13 @@ fn init(config: Config) -> Result<(), Error> {
         if writes && !sidefiles::is_active() {
             log::write(
                 Level::Warning,
-                "side files (.frm and the like) are not sent: mariadbd was started without \
+                "side files (such as .frm) are not sent, because mariadbd was started without \
                  LD_PRELOAD=libxylem_client.so or without XYLEM_DATADIR",
             );
         }
     }
     let client = Arc::new(Client::start(config)?);
-    // Before anyone can queue redo: what was done to side files so far comes
-    // first.
+    // Earlier side-file operations are queued before the caller can queue redo.
     let attached = match client.redo() {
         Some(queue) => sidefiles::attach(queue.clone(), client.shared().clone()),
         None => {
@@ -248,10 +247,10 @@ pub unsafe extern "C" fn xylem_init(
     error_size: usize,
 ) -> c_int {
     guarded(|| {
-        // SAFETY: the caller vouches for the pointer, when it is not NULL.
+        // SAFETY: the caller vouches for the pointer, if it is not NULL.
         let result = match unsafe { config.as_ref() } {
             None => Err(invalid("xylem_init was called without a configuration")),
-            // SAFETY: and for the strings.
+            // SAFETY: the caller vouches for the strings.
             Some(config) => unsafe { checked(config) }.and_then(init),
         };
         match result {
@@ -303,8 +302,11 @@ pub extern "C" fn xylem_set_timeouts(request_timeout_ms: u32, retry_limit_ms: u3
     })
 }
 
+/// Checks the arguments of a page read.
+///
 /// # Safety
-/// `buf` has `size` writable bytes that stay the call's until it completes.
+/// `buf` has `size` writable bytes that nothing else uses until the call
+/// completes.
 unsafe fn wanted(
     space_id: u32,
     page_no: u32,
@@ -314,7 +316,7 @@ unsafe fn wanted(
 ) -> Result<PageWanted, Error> {
     if buf.is_null() || size == 0 || size > PAGE_MAX {
         return Err(invalid(&format!(
-            "page {space_id}:{page_no}: a buffer of {size} bytes at {buf:p} holds no page"
+            "page {space_id}:{page_no}: a buffer of {size} bytes at {buf:p} cannot hold a page"
         )));
     }
     // SAFETY: the caller vouches for the bytes.
@@ -375,7 +377,7 @@ pub unsafe extern "C" fn xylem_get_page_async(
         };
         let Some(done) = done else {
             remember(&invalid(
-                "xylem_get_page_async was called without a function",
+                "xylem_get_page_async was called without a callback",
             ));
             return Status::Invalid;
         };
@@ -452,7 +454,7 @@ pub unsafe extern "C" fn xylem_stream_wal(
             return Err(invalid("xylem_stream_wal was called without data"));
         }
         if start_lsn.checked_add(size as u64).is_none() {
-            return Err(invalid("the redo reaches past the last LSN there can be"));
+            return Err(invalid("the redo ends beyond the largest LSN"));
         }
         // SAFETY: the caller vouches for the bytes.
         let redo = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), size) };
@@ -489,10 +491,10 @@ pub unsafe extern "C" fn xylem_ping(round_trip_us: *mut u64) -> c_int {
     })
 }
 
-/// See `xylem_client.h`.
+/// See the header.
 ///
 /// # Safety
-/// `path` must have room for `size` bytes; `flags` must be valid.
+/// `path` is NULL or has `size` writable bytes; `flags` is NULL or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xylem_open_tablespace(
     space_id: u32,
@@ -503,16 +505,21 @@ pub unsafe extern "C" fn xylem_open_tablespace(
 ) -> c_int {
     with_client(|client| {
         if path.is_null() || flags.is_null() {
-            return Err(invalid("path and flags are needed"));
+            return Err(invalid(
+                "xylem_open_tablespace was called without a path or flags buffer",
+            ));
         }
         let _ours = sidefiles::Uncaptured::new();
         let space = tablespace::open(client, space_id, make != 0)?;
         let bytes = space.path.as_bytes();
         if bytes.len() >= size {
-            return Err(invalid("the path does not fit"));
+            return Err(invalid(&format!(
+                "tablespace {space_id}: the path {:?} does not fit into {size} bytes",
+                space.path
+            )));
         }
-        // SAFETY: the caller vouches for `size` bytes, which the path and its
-        // NUL fit into, and for `flags`.
+        // SAFETY: the caller vouches for `flags` and for `size` bytes. The path
+        // and its NUL fit into them.
         unsafe {
             std::ptr::copy_nonoverlapping(bytes.as_ptr().cast(), path, bytes.len());
             *path.add(bytes.len()) = 0;

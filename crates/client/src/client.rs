@@ -1,5 +1,5 @@
-//! The library while it is initialised: its connections, and what the C
-//! interface does with them.
+//! The initialised library: its connections, and the operations that the C
+//! interface performs on them.
 
 use crate::backoff::Jitter;
 use crate::config::Config;
@@ -18,34 +18,35 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Initialisation gives up sooner than a running server does: whoever starts a
-/// compute has just talked to the page server.
+/// The time limit of initialisation. It is shorter than that of a running
+/// compute, because the program that starts one has just talked to the page
+/// server.
 const INIT_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a call with one message each way is tried again.
+/// How long a unary call is retried.
 #[derive(Clone, Copy, Debug)]
 pub enum Patience {
-    /// Until then, whatever the server says.
+    /// Until this instant, whatever the server answers.
     Until(Instant),
-    /// For as long as the server is there and says that it cannot answer yet;
-    /// up to the retry limit when it is gone.
+    /// Without a limit while the server responds that it cannot answer yet; up
+    /// to the retry limit while the server does not respond.
     WhileAlive,
 }
 
-/// A page that is asked for: which, at least how new, and where it goes.
+/// A request for a page.
 #[derive(Clone, Copy, Debug)]
 pub struct PageWanted {
     /// The tablespace.
     pub space_id: u32,
     /// The page's number.
     pub page_no: u32,
-    /// The page must show at least this LSN.
+    /// The page must show at least every change up to this LSN.
     pub min_lsn: u64,
-    /// Where it goes.
+    /// The buffer that receives the page.
     pub target: Target,
 }
 
-/// Everything between `xylem_init` and `xylem_shutdown`.
+/// The state of the library between `xylem_init` and `xylem_shutdown`.
 #[derive(Debug)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -57,11 +58,11 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects, checks branch, epoch and token, and begins the redo stream
-    /// unless `config.epoch` is 0.
+    /// Connects, checks the branch, the epoch and the token, and begins the redo
+    /// stream unless `config.epoch` is 0.
     ///
     /// # Errors
-    /// When the server cannot be reached or refuses.
+    /// When the server cannot be reached, or refuses the connection.
     pub fn start(config: Config) -> Result<Client, Error> {
         let shared = Arc::new(Shared::new(config)?);
         let client = Client {
@@ -95,7 +96,7 @@ impl Client {
         let config = &self.shared.config;
         let ping = self.ping_until(until).map_err(|mut e| {
             if e.status == Status::NotFound {
-                // Not a page that is missing: the branch.
+                // The branch is missing, not a page.
                 e.status = Status::Error;
             }
             self.explain(e)
@@ -119,12 +120,12 @@ impl Client {
         Ok(())
     }
 
-    /// What to do about an error at the start.
+    /// Adds the context and a hint to an error of initialisation.
     fn explain(&self, error: Error) -> Error {
         let config = &self.shared.config;
         let message = match error.status {
             Status::Timeout => format!(
-                "cannot reach page server {}: {}; check that it runs and that \
+                "cannot reach page server {}: {}; hint: check that it runs and that \
                  innodb_page_server_address and innodb_page_server_port are right",
                 config.server(),
                 error.message
@@ -137,7 +138,7 @@ impl Client {
         Error::new(error.status, message)
     }
 
-    /// What all connections share.
+    /// The state that all connections share.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
@@ -150,7 +151,7 @@ impl Client {
     /// Reads one page and waits for it.
     pub fn get_page(&self, wanted: PageWanted) -> Status {
         if is_library_thread() {
-            return self.refuse("a page was asked for, and waited for, in a page's completion");
+            return self.refuse("a page callback must not wait for another page");
         }
         self.shared.stats.pages_read.add(1);
         let waiter = Waiter::new();
@@ -160,20 +161,21 @@ impl Client {
         }
     }
 
-    /// Reads one page; `callback` is called when it is there, unless this fails.
+    /// Starts reading one page. `callback` is called when the read completes,
+    /// unless this function returns an error.
     ///
     /// # Errors
-    /// When the call is not made.
+    /// When the read cannot be queued.
     pub fn get_page_async(&self, wanted: PageWanted, callback: Callback) -> Result<(), Status> {
         self.shared.stats.pages_read_async.add(1);
         self.submit(wanted, Done::Async(callback))
     }
 
-    /// Reads many pages and waits for all: their statuses in order.
+    /// Reads many pages, waits for all of them, and returns their statuses in
+    /// order.
     pub fn get_pages(&self, wanted: &[PageWanted]) -> Vec<Status> {
         if is_library_thread() {
-            let status =
-                self.refuse("pages were asked for, and waited for, in a page's completion");
+            let status = self.refuse("a page callback must not wait for other pages");
             return vec![status; wanted.len()];
         }
         self.shared.stats.pages_read.add(wanted.len() as u64);
@@ -200,8 +202,8 @@ impl Client {
         let call = PageCall {
             space_id: wanted.space_id,
             page_no: wanted.page_no,
-            // What was there when this compute attached it must see; pages
-            // that it never changed are not newer than that.
+            // The compute must see the state of its attach. Pages that it never
+            // changed are not newer than that.
             min_lsn: wanted.min_lsn.max(self.shared.config.start_lsn),
             target: wanted.target,
             started: now,
@@ -214,8 +216,8 @@ impl Client {
         })
     }
 
-    /// The connection with the fewest calls under way among those that stand;
-    /// in turn when they are equal.
+    /// The connection with the fewest calls in flight, preferably an established
+    /// one. Connections with equal load take turns.
     fn choose(&self) -> &Conn {
         let count = self.pool.len();
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
@@ -234,7 +236,7 @@ impl Client {
     /// Queues redo.
     ///
     /// # Errors
-    /// See [`Queue::push_redo`]; also for a reader.
+    /// Those of [`Queue::push_redo`]. A reader always gets an error.
     pub fn stream_wal(&self, start_lsn: u64, redo: &[u8]) -> Result<(), Error> {
         let queue = self.writer()?;
         queue.push_redo(start_lsn, redo, &self.shared.limits, &self.shared.stats)
@@ -243,7 +245,7 @@ impl Client {
     /// Waits until everything queued up to `lsn` is durable.
     ///
     /// # Errors
-    /// See [`Queue::wait_lsn`]; also for a reader.
+    /// Those of [`Queue::wait_lsn`]. A reader always gets an error.
     pub fn wait_durable(&self, lsn: u64) -> Result<(), Error> {
         let queue = self.writer()?;
         let started = self.shared.limits.now();
@@ -263,10 +265,11 @@ impl Client {
             .ok_or_else(|| Error::new(Status::Invalid, "a reader (epoch 0) has no redo stream"))
     }
 
-    /// One round trip, and how long it took.
+    /// Pings the server. Returns the answer and the round-trip time.
     ///
     /// # Errors
-    /// When the server does not answer within the retry limit, or refuses.
+    /// When the server does not answer within the retry limit, or refuses the
+    /// call.
     pub fn ping(&self) -> Result<(PingResponse, Duration), Error> {
         self.ping_until(self.shared.limits.now() + self.shared.limits.retry_limit())
     }
@@ -284,17 +287,17 @@ impl Client {
         let stats = &self.shared.stats;
         stats.lsn_applied.raise(ping.applied_lsn);
         if self.redo.get().is_none() {
-            // A reader hears of it only so.
+            // A reader gets no acknowledgements of redo.
             stats.lsn_durable.raise(ping.durable_lsn);
         }
         Ok((ping, took))
     }
 
-    /// A call with one message each way, tried again as `patience` says. Also
-    /// says how long the last attempt took.
+    /// Makes a unary call and retries it as `patience` says. Returns the answer
+    /// and the duration of the last attempt. `what` names the call in errors.
     ///
     /// # Errors
-    /// The server's refusal, or a timeout that says what the trouble was.
+    /// The server's refusal, or a timeout with the last failure.
     pub fn unary<T>(
         &self,
         path: &str,
@@ -307,7 +310,7 @@ impl Client {
         if is_library_thread() {
             return Err(Error::new(
                 Status::Invalid,
-                format!("{what}: called in a page's completion"),
+                format!("{what}: a page callback must not make this call"),
             ));
         }
         let limits = &self.shared.limits;
@@ -323,7 +326,7 @@ impl Client {
             if self.shared.is_fenced() {
                 return Err(self.shared.fenced_error());
             }
-            // Any connection will do: the first has no more to do than others.
+            // The first connection is as good as any other.
             let Some(conn) = self.pool.first() else {
                 return Err(Error::new(Status::Invalid, "no connections"));
             };
@@ -364,32 +367,32 @@ impl Client {
             if self.shared.limits.now() + wait >= gives_up() && !self.is_there(patience, timeout) {
                 return Err(Error::new(
                     Status::Timeout,
-                    format!("{what}: gave up after {failures} attempts: {trouble}"),
+                    format!("{what}: failed after {failures} attempts: {trouble}"),
                 ));
             }
-            // A caller's thread with nothing else to do, between two attempts.
+            // The caller's thread has nothing else to do between two attempts.
             #[allow(clippy::disallowed_methods)]
             std::thread::sleep(wait);
         }
     }
 
-    /// Whether a call that is about to give up may wait on: the server answers a
-    /// ping, which counts as heard of.
+    /// Whether a call that has reached its limit may go on, because the server
+    /// answers a ping. The answer extends the limit.
     fn is_there(&self, patience: Patience, timeout: Duration) -> bool {
         matches!(patience, Patience::WhileAlive)
             && self.ping_until(self.shared.limits.now() + timeout).is_ok()
     }
 
-    /// Sends what is queued and waits for its durability, then ends all threads.
+    /// Sends all queued redo, waits until it is durable, and ends all threads.
     pub fn shutdown(&self) {
         if let Some(queue) = self.redo.get() {
             let last = queue.wait_all(&self.shared.limits);
-            // After the last side-file operation that may still have come in
-            // while we waited.
+            // Side-file operations may have arrived during the wait, so the
+            // queue is waited for once more.
             sidefiles::detach();
             if let Err(error) = last.and_then(|()| queue.wait_all(&self.shared.limits)) {
                 remember(&error);
-                log::write(Level::Error, &format!("at shutdown: {error}"));
+                log::write(Level::Error, &format!("shutdown: {error}"));
             }
         } else {
             sidefiles::detach();
@@ -402,13 +405,14 @@ impl Client {
             conn.stop();
         }
         self.begin.cancel();
-        // Not self.redo: the stream may have begun just after init gave up.
+        // Not self.redo, because the stream may begin after initialisation has
+        // failed.
         if let Some(queue) = self.shared.redo.get() {
             queue.stop();
         }
         let threads = std::mem::take(&mut *lock(&self.threads));
         for thread in threads {
-            // A thread that panicked has said so on standard error.
+            // A thread that panicked has reported it on standard error.
             let _ = thread.join();
         }
         self.shared.stats.connected.set(0);

@@ -1,21 +1,21 @@
-//! What a connection is told at its start, with the defaults filled in.
+//! The configuration of a connection, and its defaults.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use xylem_ambient::{Clock, Entropy};
 
-/// Page connections when the caller asks for none in particular.
+/// The default number of page connections.
 pub const CONNECTIONS: u32 = 2;
-/// More than this is a mistake.
+/// The largest number of page connections.
 pub const CONNECTIONS_MAX: u32 = 64;
-/// One attempt to connect.
+/// The default timeout of an attempt to connect.
 pub const CONNECT_TIMEOUT_MS: u32 = 2_000;
-/// One attempt at a request.
+/// The default timeout of an attempt at a request.
 pub const REQUEST_TIMEOUT_MS: u32 = 10_000;
-/// How long a server may be gone.
+/// The default time for which the server may be silent before calls fail.
 pub const RETRY_LIMIT_MS: u32 = 60_000;
-/// Redo kept until it is durable.
+/// The default size of the redo queue.
 pub const QUEUE_BYTES: u64 = 64 << 20;
 
 /// `xylem_config`, checked and owned.
@@ -27,32 +27,32 @@ pub struct Config {
     pub port: u16,
     /// The branch's name.
     pub branch: String,
-    /// 0: a reader.
+    /// The epoch of the compute's attach; 0 for a reader.
     pub epoch: u64,
     /// The project's token.
     pub token: Option<String>,
-    /// The data directory; `None` when there is none.
+    /// The absolute path of the data directory.
     pub datadir: Option<PathBuf>,
-    /// Where the compute's own redo begins.
+    /// The LSN at which the compute's own redo begins.
     pub start_lsn: u64,
-    /// Page connections.
+    /// Number of page connections.
     pub connections: u32,
-    /// One attempt to connect.
+    /// The timeout of an attempt to connect.
     pub connect_timeout: Duration,
-    /// One attempt at a request, at the start.
+    /// The initial timeout of an attempt at a request.
     pub request_timeout_ms: u32,
-    /// How long the server may be gone, at the start.
+    /// The initial time for which the server may be silent before calls fail.
     pub retry_limit_ms: u32,
-    /// Redo kept until it is durable.
+    /// The size of the queue of redo that is not durable yet.
     pub queue_bytes: u64,
-    /// The time of every deadline.
+    /// The clock of every deadline.
     pub clock: Clock,
     /// The source of jitter between attempts.
     pub entropy: Entropy,
 }
 
 impl Config {
-    /// A reader of branch `main` at `host:port`, everything else at its default.
+    /// The configuration of a reader of branch `main`, with default limits.
     pub fn new(host: &str, port: u16) -> Config {
         Config {
             host: host.to_owned(),
@@ -72,7 +72,7 @@ impl Config {
         }
     }
 
-    /// `host:port`, with the brackets that an IPv6 address needs.
+    /// `host:port`, with brackets around an IPv6 address.
     pub fn server(&self) -> String {
         if self.host.contains(':') && !self.host.starts_with('[') {
             format!("[{}]:{}", self.host, self.port)
@@ -82,8 +82,8 @@ impl Config {
     }
 }
 
-/// The limits that may change while the library runs, and when the server was
-/// last heard of: only a server that is gone counts against them.
+/// The time limits, which can change while the library runs, and the time of the
+/// server's last answer. The retry limit counts only silence of the server.
 #[derive(Debug)]
 pub struct Limits {
     request_timeout_ms: AtomicU32,
@@ -95,7 +95,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// With these values.
+    /// Limits with these values, in milliseconds.
     pub fn new(request_timeout_ms: u32, retry_limit_ms: u32, clock: Clock) -> Limits {
         Limits {
             request_timeout_ms: AtomicU32::new(request_timeout_ms),
@@ -106,12 +106,12 @@ impl Limits {
         }
     }
 
-    /// The present instant.
+    /// The current instant.
     pub fn now(&self) -> Instant {
         self.clock.instant()
     }
 
-    /// Changes them; 0 leaves a value as it is.
+    /// Changes the limits, in milliseconds. 0 keeps a value.
     pub fn set(&self, request_timeout_ms: u32, retry_limit_ms: u32) {
         if request_timeout_ms != 0 {
             self.request_timeout_ms
@@ -122,25 +122,26 @@ impl Limits {
         }
     }
 
-    /// One attempt at a request.
+    /// The timeout of an attempt at a request.
     pub fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.request_timeout_ms.load(Ordering::Relaxed).into())
     }
 
-    /// How long the server may be gone before what waits for it fails.
+    /// The time for which the server may be silent before calls fail.
     pub fn retry_limit(&self) -> Duration {
         Duration::from_millis(self.retry_limit_ms.load(Ordering::Relaxed).into())
     }
 
-    /// The page server itself said something at `now`, be it that the caller
-    /// must wait. A pong of HTTP/2 does not count: a proxy may have sent it.
+    /// Notes that the page server answered at `now`, even if only that the caller
+    /// must wait. An HTTP/2 pong does not count, because a proxy may have sent
+    /// it.
     pub fn heard(&self, now: Instant) {
         let ms = now.saturating_duration_since(self.began).as_millis();
         let ms = u64::try_from(ms).unwrap_or(u64::MAX - 1) + 1;
         self.heard.fetch_max(ms, Ordering::Relaxed);
     }
 
-    /// When it last did; `None` when it never has.
+    /// The time of the server's last answer; `None` if there was none.
     pub fn last_heard(&self) -> Option<Instant> {
         match self.heard.load(Ordering::Relaxed) {
             0 => None,
@@ -148,21 +149,22 @@ impl Limits {
         }
     }
 
-    /// When a wait that began at `since` fails, unless the server is heard of
-    /// before: the server may be gone for the retry limit, but may let the
-    /// caller wait for as long as it says so.
+    /// When a wait that began at `since` fails, unless the server answers before.
+    /// The server may be silent for the retry limit, but may make a caller wait
+    /// without a limit as long as it answers.
     pub fn gives_up(&self, since: Instant) -> Instant {
         let from = self.last_heard().map_or(since, |heard| heard.max(since));
         from + self.retry_limit()
     }
 
-    /// How often a connection looks at its deadlines and its server's pulse.
+    /// The interval at which a connection checks its deadlines and the pulse of
+    /// its server.
     pub fn tick(&self) -> Duration {
         (self.silence() / 4).clamp(Duration::from_millis(5), Duration::from_secs(1))
     }
 
-    /// How long the server may say nothing to those who wait before it is asked
-    /// whether it is there: well before it counts as gone.
+    /// The time for which the server may leave a waiting call without an answer
+    /// before the client pings it. It is well below the retry limit.
     pub fn silence(&self) -> Duration {
         (self.request_timeout() / 2).min(self.retry_limit() / 4)
     }

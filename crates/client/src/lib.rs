@@ -1,17 +1,18 @@
 //! `libxylem_client.so`: a MariaDB server's connection to a Xylem page server.
 //!
-//! Two doors lead in. The C interface of `include/xylem_client.h` ([`capi`]) is
-//! what the InnoDB plugin calls: page reads, redo, waits for durability. The
-//! file functions of libc ([`sidefiles`]), interposed when the library is
-//! preloaded, catch what the server itself writes beside InnoDB.
+//! The library has two entry points. The InnoDB plugin calls the C interface of
+//! `include/xylem_client.h` ([`capi`]) for page reads, redo and waits for
+//! durability. When the library is preloaded, it also interposes the file
+//! functions of libc ([`sidefiles`]) and captures the files that the server
+//! itself writes beside InnoDB.
 //!
-//! Behind them each connection has one thread of its own with a single-threaded
-//! runtime: no lock is taken between threads of the library, and a slow page
-//! callback cannot delay the acknowledgement a commit waits for.
+//! Each connection has its own thread with a single-threaded runtime. The
+//! library's threads share no locks, so a slow page callback cannot delay the
+//! acknowledgement that a commit waits for.
 //!
-//! Architecture invariant: nothing here may pull in a crate that is licensed
-//! under Apache-2.0 alone, which is why gRPC is spoken directly over `h2`
-//! ([`grpc`]) with a small protobuf codec of our own ([`wire`]).
+//! Architecture invariant: nothing here may depend on a crate that is licensed
+//! under Apache-2.0 alone. For this reason gRPC is implemented directly on `h2`
+//! ([`grpc`]), with a small protobuf codec ([`wire`]).
 
 pub mod backoff;
 pub mod capi;

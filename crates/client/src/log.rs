@@ -1,5 +1,5 @@
-//! Lines for the server's error log, and the one that says when the page server
-//! is gone and when it is back.
+//! Messages for the server's error log, among them those about an unreachable or
+//! slow page server.
 
 use crate::threads::lock;
 use std::io::Write;
@@ -7,20 +7,20 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// How grave a line is, in the server's own words.
+/// The severity of a message, in MariaDB's terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// Good to know.
+    /// Information.
     Note,
-    /// Something is wrong that may pass.
+    /// A problem that may resolve itself.
     Warning,
-    /// A person must look.
+    /// A problem that a person must look at.
     Error,
 }
 
-/// Writes one line to standard error, which is the server's error log, in the
-/// form the server itself uses. Control characters, which a server's answer may
-/// hold, are replaced.
+/// Writes one line to standard error, which is the server's error log, in
+/// MariaDB's own format. Control characters are replaced, because the page
+/// server's answers may contain some.
 pub fn write(level: Level, message: &str) {
     let level = match level {
         Level::Note => "Note",
@@ -32,16 +32,16 @@ pub fn write(level: Level, message: &str) {
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect();
     let line = format!("{} 0 [{level}] Xylem: {text}\n", local_time());
-    // One write, so that lines of several threads do not mix. Where the error
-    // log cannot be written there is nowhere to say so.
+    // One write, so that lines of several threads do not mix. A failure to write
+    // to the error log cannot be reported anywhere.
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
-/// `YYYY-MM-DD HH:MM:SS` in local time, the hour padded with a space as
-/// MariaDB does.
+/// `YYYY-MM-DD HH:MM:SS` in local time. The hour is padded with a space, as in
+/// MariaDB.
 fn local_time() -> String {
-    // SAFETY: an all-zero tm is a valid value; time and localtime_r only write
-    // to what they are given.
+    // SAFETY: an all-zero tm is a valid value. time and localtime_r write only
+    // to the given pointers.
     let tm = unsafe {
         let mut tm: libc::tm = std::mem::zeroed();
         let now = libc::time(std::ptr::null_mut());
@@ -59,11 +59,11 @@ fn local_time() -> String {
     )
 }
 
-/// Pairs of lines at most this often.
+/// The shortest time between two pairs of lines.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// Says once that the page server is lost, and once that it is back, however
-/// many connections see it.
+/// Reports once that the page server is unreachable, and once that it is back,
+/// however many connections notice it.
 #[derive(Debug)]
 pub struct Reachability {
     server: String,
@@ -86,7 +86,7 @@ impl Reachability {
         }
     }
 
-    /// A connection broke or an attempt to make one failed at `now`.
+    /// Notes that a connection, or an attempt to connect, failed at `now`.
     pub fn lost(&self, why: &str, retry_limit: Duration, now: Instant) {
         let mut state = lock(&self.state);
         state.lost_since.get_or_insert(now);
@@ -103,19 +103,19 @@ impl Reachability {
         write(
             Level::Warning,
             &format!(
-                "page server {} unreachable: {why}; retrying for up to {} s",
+                "page server {} is unreachable: {why}; retrying for up to {} s",
                 self.server,
                 retry_limit.as_secs_f32()
             ),
         );
     }
 
-    /// Whether no connection stands.
+    /// Whether a connection failed and none was established since.
     pub fn is_lost(&self) -> bool {
         lock(&self.state).lost_since.is_some()
     }
 
-    /// A connection stands at `now`.
+    /// Notes that a connection was established at `now`.
     pub fn back(&self, now: Instant) {
         let mut state = lock(&self.state);
         let (since, said) = (state.lost_since.take(), std::mem::take(&mut state.said));
@@ -125,7 +125,7 @@ impl Reachability {
             write(
                 Level::Note,
                 &format!(
-                    "page server {} reachable again after {seconds:.1} s",
+                    "page server {} is reachable again after {seconds:.1} s",
                     self.server
                 ),
             );
@@ -133,24 +133,23 @@ impl Reachability {
     }
 }
 
-/// A wait of this length is worth a line.
+/// A wait of at least this length is reported.
 pub const LONG: Duration = Duration::from_secs(10);
-/// How often the line is repeated.
+/// The shortest time between two reports.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// Says what waits for a server that is there and says that it cannot answer
-/// yet, and when that is over. Such waits have no end of their own.
+/// Reports long waits for a server that responds that it cannot answer yet, and
+/// the end of such waits. They have no time limit.
 #[derive(Debug)]
 pub struct Stalls {
     server: String,
     said: AtomicBool,
     state: Mutex<StallState>,
-    /// Calls with one message each way that are tried again and again: the
-    /// connections do not know of them.
+    /// Unary calls that are being retried. The connections do not know of them.
     calls: AtomicUsize,
 }
 
-/// A call that waits, from its first failure to its end.
+/// A unary call that is being retried, from its first failure to its end.
 #[derive(Debug)]
 pub struct Stalling<'a>(&'a Stalls);
 
@@ -177,19 +176,19 @@ impl Stalls {
         }
     }
 
-    /// A call with one message each way begins to wait.
+    /// Notes that a unary call begins to retry.
     pub fn begin(&self) -> Stalling<'_> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         Stalling(self)
     }
 
-    /// Whether something has waited for long.
+    /// Whether something has waited for at least [`LONG`].
     pub fn any(&self) -> bool {
         lock(&self.state).since.is_some()
     }
 
-    /// Something has waited since `since`, and `why` is what the server said
-    /// last of it.
+    /// Notes that something has waited since `since`. `why` is the server's last
+    /// answer.
     pub fn waits(&self, since: Instant, why: &str, now: Instant) {
         let waited = now.saturating_duration_since(since);
         if waited < LONG {
@@ -209,14 +208,14 @@ impl Stalls {
         write(
             Level::Warning,
             &format!(
-                "waiting for {:.0} s on page server {}, which is there and answers: {why}",
+                "waiting for {:.0} s for page server {}, which responds: {why}",
                 now.saturating_duration_since(since).as_secs_f32(),
                 self.server
             ),
         );
     }
 
-    /// Nothing that a connection knows of waits for long any more, at `now`.
+    /// Notes that nothing known to the connections has a long wait at `now`.
     pub fn over(&self, now: Instant) {
         if self.calls.load(Ordering::Relaxed) > 0 {
             return;

@@ -1,4 +1,4 @@
-//! What all connections of one initialisation share.
+//! The state that all connections of one initialisation share.
 
 use crate::config::{Config, Limits};
 use crate::grpc::{Code, Metadata, RpcStatus};
@@ -13,28 +13,28 @@ use std::sync::{Mutex, OnceLock};
 /// Shared by the threads of the library and its callers.
 #[derive(Debug)]
 pub struct Shared {
-    /// What the library was started with.
+    /// The configuration that the library was started with.
     pub config: Config,
-    /// What may change since.
+    /// The limits that can change later.
     pub limits: Limits,
-    /// The head of every request.
+    /// The headers of every request.
     pub metadata: Metadata,
     /// Counters.
     pub stats: Stats,
-    /// Whether the server is there.
+    /// Whether the server is reachable.
     pub reach: Reachability,
-    /// What a server that is there makes wait.
+    /// Long waits for a server that responds.
     pub stalls: Stalls,
-    /// The redo stream, once it has begun; never for a reader.
+    /// The redo stream, once it has begun. A reader has none.
     pub redo: OnceLock<std::sync::Arc<Queue>>,
     fenced: AtomicBool,
 }
 
 impl Shared {
-    /// Checks what can be checked without the server.
+    /// Checks the configuration as far as possible without the server.
     ///
     /// # Errors
-    /// When the configuration cannot work.
+    /// When the configuration is invalid.
     pub fn new(config: Config) -> Result<Shared, Error> {
         let metadata = Metadata::new(
             config.server(),
@@ -58,36 +58,36 @@ impl Shared {
         })
     }
 
-    /// Whether something waits for long.
+    /// Whether something has a long wait, or the server is unreachable.
     pub fn is_stalled(&self) -> bool {
         self.stalls.any() || self.reach.is_lost()
     }
 
-    /// Whether a newer compute owns the branch. Once it does, it always does.
+    /// Whether a newer compute owns the branch. This never becomes false again.
     pub fn is_fenced(&self) -> bool {
         self.fenced.load(Ordering::Acquire)
     }
 
-    /// The error that every call gets after that.
+    /// The error of every call after the compute was fenced.
     pub fn fenced_error(&self) -> Error {
         Error::new(
             Status::Fenced,
             format!(
-                "branch {} is owned by a newer compute than epoch {}: stop this server",
-                self.config.branch, self.config.epoch
+                "a newer compute than epoch {} owns branch {}; stop this server",
+                self.config.epoch, self.config.branch
             ),
         )
     }
 
-    /// The server refused the epoch: ends redo here and now; page connections
-    /// see it at their next look.
+    /// Notes that the server refused the epoch. The redo stream ends at once;
+    /// page connections notice it at their next check.
     pub fn fence(&self, message: &str) {
         if !self.fenced.swap(true, Ordering::AcqRel) {
             let error = self.fenced_error();
             remember(&error);
             log::write(
                 Level::Error,
-                &format!("{} (the page server says: {message})", error.message),
+                &format!("{} (the page server's answer: {message})", error.message),
             );
             if let Some(redo) = self.redo.get() {
                 redo.fail(error);
@@ -95,7 +95,8 @@ impl Shared {
         }
     }
 
-    /// What a call that ended with `status` ends with; fences if need be.
+    /// The error of a call that the server refused with `status`. Fences the
+    /// compute if the status says so.
     pub fn refused(&self, status: &RpcStatus, what: &str) -> Error {
         if status.code == Code::FailedPrecondition {
             self.fence(&status.message);
@@ -104,7 +105,7 @@ impl Shared {
         Error::new(
             status.code.status(),
             format!(
-                "{what}: page server {} answers: {status}",
+                "{what}: page server {} answered: {status}",
                 self.config.server()
             ),
         )
@@ -118,7 +119,7 @@ pub fn remember(error: &Error) {
     lock(&LAST_ERROR).clone_from(&error.message);
 }
 
-/// The newest error of the library, empty when there was none.
+/// The message of the library's newest error; empty if there was none.
 pub fn last_error() -> String {
     lock(&LAST_ERROR).clone()
 }

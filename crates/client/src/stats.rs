@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A counter that only statistics read: no ordering with anything else.
+/// A counter for statistics. It is not ordered with other memory accesses.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -12,25 +12,25 @@ impl Counter {
         self.0.fetch_add(n, Ordering::Relaxed);
     }
 
-    /// Sets it to `n`.
+    /// Sets the counter to `n`.
     pub fn set(&self, n: u64) {
         self.0.store(n, Ordering::Relaxed);
     }
 
-    /// Raises it to `n` when that is more.
+    /// Raises the counter to `n` if `n` is larger.
     pub fn raise(&self, n: u64) {
         self.0.fetch_max(n, Ordering::Relaxed);
     }
 
-    /// The value now.
+    /// The current value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// The fields of `xylem_stats` that are counted, under the same names.
+/// The counters behind `xylem_stats`, under the same names.
 #[derive(Debug, Default)]
-#[allow(missing_docs)] // each is described in the C header
+#[allow(missing_docs)] // described in the C header
 pub struct Stats {
     pub pages_read: Counter,
     pub pages_read_async: Counter,

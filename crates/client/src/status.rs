@@ -1,5 +1,5 @@
-//! What a call ends with: the codes of `enum xylem_status`, and errors that
-//! carry one with a message.
+//! The results of calls: the codes of `enum xylem_status`, and errors that
+//! combine a code with a message.
 
 use std::fmt;
 
@@ -7,33 +7,33 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub enum Status {
-    /// Done.
+    /// Success.
     Ok = 0,
-    /// Not initialised, or shut down.
+    /// The library is not initialised, or was shut down.
     Disabled = 1,
-    /// No such tablespace or page.
+    /// There is no such tablespace or page.
     NotFound = 2,
-    /// The server was gone for the retry limit.
+    /// The server was silent for the retry limit.
     Timeout = 3,
     /// A newer compute owns the branch.
     Fenced = 4,
-    /// An argument makes no sense.
+    /// An argument is invalid.
     Invalid = 5,
-    /// The server's data failed a checksum, or the server failed on it.
+    /// The server's data failed a checksum, or the server failed to process it.
     Corrupt = 6,
-    /// Refused in another way.
+    /// Any other failure.
     Error = 7,
-    /// Shutdown came first.
+    /// The library was shut down before the call completed.
     Cancelled = 8,
 }
 
 impl Status {
-    /// The code that C sees.
+    /// The code in the C interface.
     pub const fn code(self) -> i32 {
         self as i32
     }
 
-    /// The status with this code, [`Status::Error`] for an unknown one.
+    /// The status with this code; [`Status::Error`] for an unknown code.
     pub const fn from_code(code: i32) -> Status {
         match code {
             0 => Status::Ok,
@@ -48,7 +48,7 @@ impl Status {
         }
     }
 
-    /// How bad it is, for the one status that stands for many pages.
+    /// The severity, which decides the status of a batch of pages.
     const fn severity(self) -> u8 {
         match self {
             Status::Ok => 0,
@@ -63,7 +63,7 @@ impl Status {
         }
     }
 
-    /// The worse of the two.
+    /// The more severe of the two statuses.
     pub const fn worst(self, other: Status) -> Status {
         if other.severity() > self.severity() {
             other
@@ -73,17 +73,17 @@ impl Status {
     }
 }
 
-/// A status other than OK, and what happened in words.
+/// A status other than OK, with a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     /// Never [`Status::Ok`].
     pub status: Status,
-    /// What happened and where, lower case.
+    /// What failed, where and why, in lower case.
     pub message: String,
 }
 
 impl Error {
-    /// An error with this status and message.
+    /// Combines a status with a message.
     pub fn new(status: Status, message: impl Into<String>) -> Error {
         Error {
             status,

@@ -1,6 +1,6 @@
-//! A tablespace on first use: where its file is, and the file itself, sparse, as
-//! large as the real one, with the few pages that InnoDB reads past its buffer
-//! pool.
+//! Opens a tablespace on first use: asks the server for the path of its file,
+//! and creates the file. It is sparse, has the real size, and holds only the few
+//! pages that InnoDB reads without its buffer pool.
 
 use crate::backoff::Jitter;
 use crate::client::{Client, Patience};
@@ -13,28 +13,28 @@ use std::path::{Component, Path};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 const PATH: &str = "/xylem.control.v1.Control/GetTablespace";
-/// Far more than a few pages of 64 KiB.
+/// The largest answer, far more than a few pages of 64 KiB.
 const ANSWER_MAX: usize = 64 << 20;
 
-/// Where the file of the tablespace `id` belongs; with `make`, the file is made
-/// there unless it is there already.
+/// Finds the path of the file of tablespace `id`. With `make`, also creates the
+/// file there unless it exists.
 ///
-/// The state asked for is that of the compute's start, or a newer one: who asks
-/// has never opened the tablespace, and so has not changed it. To ask for what
-/// this compute has queued since would hold InnoDB's dictionary lock for as
-/// long as the server takes to read it.
+/// The answer may be as old as the compute's start: the compute has never opened
+/// the tablespace, so it has not changed it since. Waiting until the server has
+/// read all redo queued since then would hold InnoDB's dictionary lock for a long
+/// time.
 ///
 /// # Errors
-/// [`Status::NotFound`] when the branch has none, which is certain;
-/// [`Status::Corrupt`] when its first page is damaged. Everything else is
-/// tried again, for as long as the server is there, before it is an error: to
-/// InnoDB a tablespace that it cannot open is one whose rows need no rollback.
+/// [`Status::NotFound`] when the branch certainly has no such tablespace, and
+/// [`Status::Corrupt`] when its first page is damaged. Every other failure is
+/// retried, without a limit while the server responds, because InnoDB skips the
+/// rollback of rows in a tablespace that it cannot open.
 pub fn open(client: &Client, id: u32, make: bool) -> Result<Tablespace, Error> {
     let shared = client.shared();
     let Some(datadir) = &shared.config.datadir else {
         return Err(Error::new(
             Status::Invalid,
-            "no data directory was given to xylem_init",
+            "xylem_init was called without a data directory",
         ));
     };
     let what = format!("tablespace {id}");
@@ -54,7 +54,7 @@ pub fn open(client: &Client, id: u32, make: bool) -> Result<Tablespace, Error> {
             log::write(
                 Level::Warning,
                 &format!(
-                    "{}; trying again for up to {} s",
+                    "{}; retrying for up to {} s",
                     error.message,
                     shared.limits.retry_limit().as_secs_f32()
                 ),
@@ -64,7 +64,7 @@ pub fn open(client: &Client, id: u32, make: bool) -> Result<Tablespace, Error> {
         if shared.limits.now() + wait >= begin + shared.limits.retry_limit() {
             return Err(error);
         }
-        // A thread of the server with nothing else to do.
+        // This thread of the server has nothing else to do.
         #[allow(clippy::disallowed_methods)]
         std::thread::sleep(wait);
     }
@@ -88,8 +88,8 @@ fn attempt(
     let space = match answer {
         Ok((space, _)) => space,
         Err(error) if error.status == Status::NotFound => {
-            // NOT_FOUND is also what a server says that does not know the
-            // branch. One that knows it answers a ping.
+            // NOT_FOUND can also mean that the server does not know the branch.
+            // A server that knows it answers a ping.
             return Err(match client.ping() {
                 Ok(_) => error,
                 Err(ping) if ping.status == Status::NotFound => {
@@ -103,7 +103,10 @@ fn attempt(
     let Some(place) = normalise(&space.path) else {
         return Err(Error::new(
             Status::Error,
-            format!("the page server says that {what} is at {:?}", space.path),
+            format!(
+                "{what}: the page server answered with the invalid path {:?}",
+                space.path
+            ),
         ));
     };
     if make {
@@ -118,7 +121,7 @@ fn attempt(
     Ok(space)
 }
 
-/// `path` without `./` and doubled slashes; `None` when it is absolute, empty,
+/// Removes `./` and doubled slashes from `path`; `None` if it is absolute, empty,
 /// or leads out of the directory.
 pub fn normalise(path: &str) -> Option<String> {
     let mut parts = Vec::new();
@@ -134,7 +137,8 @@ pub fn normalise(path: &str) -> Option<String> {
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
-/// Writes under another name first: a file with this name is whole or not there.
+/// Creates the file under a temporary name first, so that `file` is either
+/// complete or missing.
 pub fn write_file(file: &Path, space: &Tablespace) -> io::Result<()> {
     let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     for (offset, data) in &space.pages {
@@ -144,7 +148,7 @@ pub fn write_file(file: &Path, space: &Tablespace) -> io::Result<()> {
         }
     }
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    // Not made from the file's name, which may be as long as a name can be.
+    // Independent of the file's name, which may already have the maximum length.
     let temporary = file.with_file_name(format!(".xylem-{}-{number}", std::process::id()));
     let result = (|| {
         let out = std::fs::OpenOptions::new()
@@ -156,11 +160,11 @@ pub fn write_file(file: &Path, space: &Tablespace) -> io::Result<()> {
         for (offset, data) in &space.pages {
             out.write_all_at(data, *offset)?;
         }
-        // A link, not a rename: where another thread was faster, InnoDB may
-        // have its file open already, and it must stay.
+        // A link, not a rename: if another thread was faster, InnoDB may already
+        // have opened that thread's file, which must not be replaced.
         match std::fs::hard_link(&temporary, file) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            // A file system without hard links.
+            // The file system does not support hard links.
             Err(e) if e.raw_os_error() == Some(libc::EPERM) => std::fs::rename(&temporary, file),
             other => other,
         }

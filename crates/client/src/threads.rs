@@ -1,4 +1,4 @@
-//! The library's own threads: named, deaf to signals, each with one
+//! The library's threads. Each has a name, blocks all signals, and has its own
 //! single-threaded runtime.
 
 use crate::status::{Error, Status};
@@ -11,23 +11,24 @@ thread_local! {
     static OF_LIBRARY: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether the current thread is one of the library's: it must not wait for
-/// another page, and its file operations are not the server's.
+/// Whether the current thread belongs to the library. Such a thread must not
+/// wait for a page, and its file operations are not captured.
 pub fn is_library_thread() -> bool {
     OF_LIBRARY.try_with(Cell::get).unwrap_or(false)
 }
 
-/// Locks `mutex`, also after a panic in another holder: every state here is
-/// consistent whenever its lock is released, a panic only ends one call.
+/// Locks `mutex`, even if another holder panicked: all state here is consistent
+/// whenever its lock is released.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts a thread called `name` (at most 15 bytes show) that runs the future
-/// `make` returns on a runtime of its own. `make` gets that runtime's handle.
+/// Starts a thread that runs the future returned by `make` on its own runtime.
+/// `make` gets the handle of that runtime. The system shows the first 15 bytes of
+/// `name`.
 ///
 /// # Errors
-/// When the system gives no thread or no epoll instance.
+/// When the system cannot create a thread or an epoll instance.
 pub fn spawn<M, F>(name: &str, make: M) -> Result<JoinHandle<()>, Error>
 where
     M: FnOnce(tokio::runtime::Handle) -> F + Send + 'static,
@@ -46,23 +47,23 @@ where
             OF_LIBRARY.with(|flag| flag.set(true));
             let handle = runtime.handle().clone();
             runtime.block_on(make(handle));
-            // A lookup that hangs in getaddrinfo must not hold the shutdown up.
+            // A hanging getaddrinfo must not delay the shutdown.
             runtime.shutdown_background();
         })
         .map_err(failed)
 }
 
-/// Blocks all signals in this thread while it lives. A new thread inherits the
-/// mask, so the server's signals keep going to the threads that expect them,
-/// from the new thread's first instruction on.
+/// Blocks all signals in the current thread while this value exists. A new
+/// thread inherits the mask, so that it never receives one of the server's
+/// signals.
 struct SignalsBlocked(libc::sigset_t);
 
 impl SignalsBlocked {
     fn new() -> SignalsBlocked {
         let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
         let mut old = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: both point to writable sigset_t; sigemptyset and sigfillset
-        // make them whole before they are read.
+        // SAFETY: both point to a writable sigset_t. sigfillset and sigemptyset
+        // initialise them before they are read.
         unsafe {
             libc::sigfillset(all.as_mut_ptr());
             libc::sigemptyset(old.as_mut_ptr());

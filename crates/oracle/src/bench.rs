@@ -1,4 +1,4 @@
-//! How fast redo is parsed, split and applied.
+//! Measures how fast redo is parsed, split and applied.
 
 use crate::log::Log;
 use crate::replay::Replay;
@@ -9,7 +9,8 @@ use std::time::Instant;
 use xylem_redo::{MtrItem, MtrReader, ParseStep, SpaceFlags, apply, parse_mtr};
 use xylem_types::{Lsn, PageId};
 
-/// Measures on a log; the result as text. Each figure is the best of `rounds`.
+/// Measures with the redo of a log, and returns the result as text. Each figure is
+/// the best of `rounds`.
 ///
 /// # Errors
 /// When the redo cannot be read.
@@ -75,10 +76,10 @@ pub fn bench(log: &Log, rounds: u32) -> Result<String> {
     Ok(text)
 }
 
-/// A log's runs, split beforehand, so that applying can be measured alone.
+/// The runs of a log, split in advance, so that applying is measured alone.
 struct Work<'a> {
     pages: Vec<(PageId, SpaceFlags)>,
-    /// The page's place in `pages`, the mtr's end, the records.
+    /// The index in `pages`, the end LSN of the mtr, and the records.
     runs: Vec<(usize, Lsn, &'a [u8])>,
 }
 

@@ -1,4 +1,4 @@
-//! Page by page, ours against InnoDB's.
+//! Compares replayed pages with InnoDB's.
 
 use crate::files::DataFile;
 use crate::replay::Replay;
@@ -14,7 +14,7 @@ const FSP_HEADER: usize = 38;
 const XDES: usize = FSP_HEADER + 112;
 /// `XDES_BITMAP` in a descriptor: 2 bits for each page.
 const XDES_BITMAP: usize = 24;
-/// Differences kept; the others are only counted.
+/// The number of differences that a report describes; others are only counted.
 const KEPT: usize = 20;
 
 /// The outcome of a comparison.
@@ -24,16 +24,17 @@ pub struct Report {
     pub spaces: u64,
     /// Allocated pages compared, all bytes and checksums.
     pub pages: u64,
-    /// Of them, pages that are all zeros.
+    /// The number of `pages` that are all zeros.
     pub zero: u64,
-    /// Pages by type.
+    /// The other `pages`, by type.
     pub types: BTreeMap<u16, u64>,
-    /// Pages that InnoDB compressed when it wrote them (`PAGE_COMPRESSED=1`):
-    /// of these only our own checksum was checked, or nothing.
+    /// Pages that InnoDB compressed when it wrote them (`PAGE_COMPRESSED=1`). They
+    /// are not compared; without data files, the replayed page's checksum is
+    /// checked.
     pub compressed: u64,
-    /// Pages that differ.
+    /// Differences found.
     pub different: u64,
-    /// The first of them, described.
+    /// Descriptions of the first differences.
     pub examples: Vec<String>,
 }
 
@@ -68,7 +69,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Compares what `replay` made with the recovered files.
+/// Compares the pages of `replay` with the recovered files.
 ///
 /// # Errors
 /// When a file cannot be read.
@@ -84,7 +85,7 @@ pub fn compare(recovered: &BTreeMap<u32, DataFile>, replay: &Replay<'_>) -> Resu
     for (id, s) in &replay.spaces {
         if !s.deleted && s.flags.is_some() && !recovered.contains_key(id) {
             report.note(format!(
-                "tablespace {id} {:?} is in the log, not in the files",
+                "tablespace {id} {:?} is in the redo log and not in the files",
                 s.name
             ));
         }
@@ -123,7 +124,7 @@ fn compare_space(
     let size = flags.physical_page_size();
     let extent = extent_pages(flags);
     let header = file.page(0)?;
-    // FSP_FREE_LIMIT: no descriptor is initialised from there on.
+    // FSP_FREE_LIMIT: descriptors from there on are not initialised.
     let limit = be32(&header, FSP_HEADER + 12).min(be32(&header, FSP_HEADER + 8));
     let skip = if space == 0 {
         doublewrite(file, extent)?
@@ -186,7 +187,7 @@ fn compare_page(
         if !replay.has_base()
             && let Err(e) = verify(&ours, id, flags)
         {
-            report.note(format!("page {id}: ours is not valid: {e}"));
+            report.note(format!("page {id}: the replayed page is not valid: {e}"));
         }
         return Ok(());
     }
@@ -202,8 +203,8 @@ fn compare_page(
         ));
         return Ok(());
     }
-    // InnoDB writes the flush LSN into the system tablespace's first page at
-    // shutdown without redo, and the checksum with it.
+    // At shutdown InnoDB writes the flush LSN and the checksum into the system
+    // tablespace's first page, without redo.
     if id == PageId::new(0, 0) {
         let flush = theirs.get(26..34).unwrap_or_default();
         if let Some(to) = ours.get_mut(26..34) {

@@ -1,4 +1,4 @@
-//! The data files of a data directory, by tablespace.
+//! Reads the data files of a data directory, by tablespace.
 
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
@@ -10,15 +10,15 @@ use xylem_redo::SpaceFlags;
 /// A tablespace's only file.
 #[derive(Debug)]
 pub struct DataFile {
-    /// Where it is.
+    /// The path of the file.
     pub path: PathBuf,
-    /// The flags on its page 0.
+    /// The flags on page 0.
     pub flags: SpaceFlags,
     file: File,
 }
 
 impl DataFile {
-    /// Reads a page; zeros beyond the file's end.
+    /// Reads a page. Bytes beyond the end of the file are zeros.
     ///
     /// # Errors
     /// When reading fails.
@@ -39,8 +39,8 @@ impl DataFile {
     }
 }
 
-/// The tablespaces of a data directory. A file whose page 0 was not yet
-/// written is not among them.
+/// The tablespaces of a data directory, except for files whose page 0 was never
+/// written.
 ///
 /// # Errors
 /// When the directory cannot be read.

@@ -1,15 +1,14 @@
-//! The oracle: InnoDB's own recovery, against which `xylem-redo` is judged.
+//! The oracle compares `xylem-redo` with InnoDB's own recovery.
 //!
 //! A stock server runs a workload and is killed. From the same data files and
-//! log, `mariadb-backup --prepare` (InnoDB's recovery without rollback) makes
-//! one set of pages, and `xylem-redo` another. Every allocated page must be
-//! the same, byte for byte. Two of our own are compared: one that starts, as
-//! InnoDB does, from the data files and the last checkpoint, and one made from
-//! nothing but redo since the database was created.
+//! redo log, `mariadb-backup --prepare` (InnoDB's recovery without rollback) makes
+//! one set of pages, and `xylem-redo` makes two: one that starts, like InnoDB, from
+//! the data files and the last checkpoint, and one from only the redo since the
+//! database was created. Every allocated page must be the same, byte for byte.
 //!
-//! The way through: [`workload`] says what SQL to run, [`server`] runs it,
-//! [`log`] reads the log file, [`replay`] applies it, [`compare`] judges,
-//! [`run`] puts it together.
+//! [`workload`] generates the SQL, [`server`] runs it, [`log`] reads the redo log,
+//! [`replay`] applies it, [`compare`] compares the pages, and [`run`] combines
+//! these steps.
 #![forbid(unsafe_code)]
 
 pub mod bench;

@@ -1,11 +1,11 @@
-//! A log file as one run of redo, from an LSN to where the log ends.
+//! Reads a redo log file as one stream of redo.
 
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use xylem_redo::{LogGeometry, LogHeader, Mtr, ParseStep, parse_mtr, read_log_file_header};
 use xylem_types::Lsn;
 
-/// The redo of a log file, unrolled.
+/// The redo of a log file, in the order of LSNs.
 #[derive(Debug)]
 pub struct Log {
     /// The file's header.
@@ -16,24 +16,24 @@ pub struct Log {
 }
 
 impl Log {
-    /// Reads `ib_logfile0` from the file's first LSN or, when the ring has
-    /// turned since, from its newest checkpoint.
+    /// Reads `ib_logfile0` from the file's first LSN, or from the newest checkpoint
+    /// if the ring has overwritten the first LSN.
     ///
     /// # Errors
-    /// When it is not a log file of MariaDB 10.8 or later.
+    /// When the file is not a redo log of MariaDB 10.8 or later.
     pub fn read(path: &Path) -> Result<Log> {
         let file = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
         let header = read_log_file_header(&file)?;
         let geometry = LogGeometry::new(header.first_lsn, file.len() as u64)
-            .context("log file without room for redo")?;
-        // Sequence bits tell whether the first turn's bytes are still there.
+            .context("the redo log has no room for redo")?;
+        // The sequence bits tell whether the bytes of the first turn still exist.
         let mut log = Log::unroll(&file, &header, geometry, header.first_lsn)?;
         if log.end <= header.checkpoint_end_lsn {
             log = Log::unroll(&file, &header, geometry, header.checkpoint_lsn)?;
         }
         if log.end <= header.checkpoint_end_lsn {
             bail!(
-                "log ends at {}, its checkpoint at {}",
+                "the redo log ends at LSN {}, but its checkpoint ends at LSN {}",
                 log.end,
                 header.checkpoint_end_lsn
             );
@@ -44,7 +44,7 @@ impl Log {
     fn unroll(file: &[u8], header: &LogHeader, ring: LogGeometry, start: Lsn) -> Result<Log> {
         let at = ring
             .offset(start)
-            .context("LSN before the log file's first")? as usize;
+            .context("the LSN is below the redo log's first LSN")? as usize;
         let (before, after) = file.split_at(at);
         let mut bytes = after.to_vec();
         bytes.extend_from_slice(
@@ -54,7 +54,7 @@ impl Log {
         );
         let mut end = start;
         let mut pos = 0;
-        // Anything that is not a whole mtr of this turn is the end of the log.
+        // The redo log ends where no whole mtr of this turn follows.
         while let Ok(ParseStep::Mtr(mtr)) = parse_mtr(bytes.get(pos..).unwrap_or_default(), end) {
             let end_byte_lsn = Lsn(end.0 + mtr.record_bytes().len() as u64);
             if ring.sequence_bit(end_byte_lsn) != Some(mtr.end_byte()) {
@@ -72,7 +72,7 @@ impl Log {
         })
     }
 
-    /// Whether this is everything since the log file's first LSN.
+    /// Whether this is all redo since the file's first LSN.
     pub fn is_whole(&self) -> bool {
         self.start == self.header.first_lsn
     }
@@ -87,7 +87,7 @@ impl Log {
         self.end
     }
 
-    /// The redo.
+    /// The redo from [`Log::start`] to [`Log::end`].
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -95,7 +95,7 @@ impl Log {
     /// Calls `f` with each mini-transaction from `from` on.
     ///
     /// # Errors
-    /// Those of `f`, and when `from` is not where one begins.
+    /// Those of `f`, and when no mini-transaction begins at `from`.
     pub fn for_each(&self, from: Lsn, mut f: impl FnMut(Mtr<'_>) -> Result<()>) -> Result<()> {
         let mut lsn = from;
         while lsn < self.end {
@@ -104,7 +104,7 @@ impl Log {
                 .get((lsn.0 - self.start.0) as usize..)
                 .unwrap_or_default();
             let ParseStep::Mtr(mtr) = parse_mtr(rest, lsn)? else {
-                bail!("log cut at {lsn}")
+                bail!("the redo is truncated at LSN {lsn}")
             };
             lsn = mtr.end_lsn();
             f(mtr)?;

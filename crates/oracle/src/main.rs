@@ -1,4 +1,5 @@
-//! `xylem-oracle`: runs workloads against InnoDB's own recovery, and measures.
+//! `xylem-oracle`: compares `xylem-redo` with InnoDB's own recovery, and measures
+//! it.
 #![forbid(unsafe_code)]
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +12,7 @@ use xylem_redo::Op;
 use xylem_types::PageId;
 
 #[derive(Parser)]
-#[command(about = "Judge xylem-redo by InnoDB's own recovery")]
+#[command(about = "Compare xylem-redo with InnoDB's own recovery")]
 struct Args {
     #[command(subcommand)]
     command: Cmd,
@@ -19,9 +20,9 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Cmd {
-    /// Run workloads (all of them, or those named) and compare every page.
+    /// Run workloads and compare every page.
     Run {
-        /// Names of workloads, see `list`.
+        /// Names of workloads, see `list` [default: all].
         names: Vec<String>,
         /// Seed of the SQL generators.
         #[arg(long, default_value_t = 1)]
@@ -33,30 +34,30 @@ enum Cmd {
         #[arg(long)]
         keep: Option<PathBuf>,
     },
-    /// Recover a crashed data directory, DIR/data, both ways and compare;
-    /// InnoDB's recovery of it goes to DIR/recovered.
+    /// Recover the crashed data directory DIR/data both ways and compare. InnoDB's
+    /// recovery writes to DIR/recovered.
     Judge {
         /// The directory that holds `data`.
         dir: PathBuf,
-        /// Its innodb_page_size.
+        /// The innodb_page_size of the data directory.
         #[arg(long, default_value_t = 16384)]
         page_size: usize,
-        /// Its innodb_undo_tablespaces.
+        /// The innodb_undo_tablespaces of the data directory.
         #[arg(long, default_value_t = 0)]
         undo_tablespaces: u32,
     },
-    /// Print the workloads' names.
+    /// Print the names of the workloads.
     List,
-    /// Copy the redo out of an ib_logfile0: plain mini-transactions, nothing else.
+    /// Copy the redo of an ib_logfile0 to a file, without the header.
     Extract {
-        /// The log file.
+        /// The redo log.
         file: PathBuf,
-        /// Where to.
+        /// The file to write.
         out: PathBuf,
     },
-    /// Print a page's records in an ib_logfile0.
+    /// Print the records for a page in an ib_logfile0.
     Trace {
-        /// The log file.
+        /// The redo log.
         file: PathBuf,
         /// The tablespace's id.
         space: u32,
@@ -65,9 +66,9 @@ enum Cmd {
     },
     /// Measure parsing and applying on an ib_logfile0.
     ParseBench {
-        /// The log file.
+        /// The redo log.
         file: PathBuf,
-        /// How often to measure.
+        /// The number of measurements, of which the best counts.
         #[arg(long, default_value_t = 3)]
         rounds: u32,
     },

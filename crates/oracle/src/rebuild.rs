@@ -1,5 +1,5 @@
-//! A data directory made of replayed pages and a log file of our making: what
-//! a compute would start on.
+//! Makes a data directory from replayed pages and a new redo log, like the one
+//! that a compute starts from.
 
 use crate::files::DataFile;
 use crate::replay::Replay;
@@ -11,9 +11,9 @@ use std::path::Path;
 use xylem_redo::{log_file, seal};
 use xylem_types::Lsn;
 
-/// Writes the file of every tablespace that `replay` has: its pages, and zeros
-/// where it has none. `files` says where those are whose name the log need not
-/// say (the system tablespace, undo tablespaces).
+/// Writes the file of every tablespace in `replay`, with zeros in place of missing
+/// pages. `files` gives the paths of tablespaces that the redo log need not name:
+/// the system tablespace and undo tablespaces.
 ///
 /// # Errors
 /// When writing fails.
@@ -29,12 +29,12 @@ pub fn write_pages(
         let path = match (&space.name, files.get(&id)) {
             (Some(name), _) => data.join(name),
             (None, Some(file)) => file.path.clone(),
-            (None, None) => bail!("the log does not name the file of tablespace {id}"),
+            (None, None) => bail!("the redo log does not name the file of tablespace {id}"),
         };
         let size = flags.physical_page_size();
         let pages = space
             .size
-            .context("the log does not say a tablespace's size")?;
+            .with_context(|| format!("the redo log lacks the size of tablespace {id}"))?;
         let out = File::create(&path).with_context(|| path.display().to_string())?;
         out.set_len(u64::from(pages) * size as u64)?;
         for no in 0..pages {
@@ -48,7 +48,7 @@ pub fn write_pages(
     Ok(())
 }
 
-/// Replaces the log file by one that starts at `lsn`.
+/// Replaces the redo log with one that starts at `lsn`.
 ///
 /// # Errors
 /// When writing fails.

@@ -1,4 +1,4 @@
-//! Recovery by `xylem-redo`: pages after a log, from files or from nothing.
+//! Recovery by `xylem-redo`: applies redo to data files, or to nothing.
 
 use crate::files::DataFile;
 use crate::log::Log;
@@ -11,34 +11,35 @@ use xylem_types::{Lsn, PageId};
 #[derive(Debug)]
 struct Page {
     bytes: Vec<u8>,
-    /// Mini-transactions that began before this are in the page already.
+    /// The page already includes mini-transactions that began before this.
     base: Lsn,
 }
 
 /// A tablespace under replay.
 #[derive(Debug, Default)]
 pub struct Space {
-    /// From the file's or the log's page 0.
+    /// From page 0 in the file or in the redo.
     pub flags: Option<SpaceFlags>,
-    /// Its size in pages, if the log said it.
+    /// The size in pages, if the redo contains it.
     pub size: Option<u32>,
-    /// Its file's name, if the log said it.
+    /// The name of the file, if the redo contains it.
     pub name: Option<String>,
-    /// A FILE_DELETE came.
+    /// Whether the redo contains a FILE_DELETE.
     pub deleted: bool,
-    /// The file's contents no longer matter: it was truncated.
+    /// Whether the tablespace was truncated, so that the file's contents no longer
+    /// matter.
     trimmed: bool,
     pages: HashMap<u32, Page>,
 }
 
-/// What was replayed.
+/// Statistics of a replay.
 #[derive(Debug, Default)]
 pub struct Stats {
     /// Mini-transactions read.
     pub mtrs: u64,
     /// Runs of records applied.
     pub runs: u64,
-    /// Runs skipped: the page had them.
+    /// Runs skipped, because the page included them or is overwritten later.
     pub skipped: u64,
     /// Records by kind.
     pub kinds: BTreeMap<RecordKind, u64>,
@@ -50,23 +51,23 @@ pub struct Stats {
 #[derive(Debug, Default)]
 pub struct Replay<'a> {
     base: Option<&'a BTreeMap<u32, DataFile>>,
-    /// For each page, the last mini-transaction that makes it anew, and for
-    /// each tablespace the last that truncates it. InnoDB may have left out to
-    /// write a page because it was freed later: what the log says of it before
-    /// cannot and need not be applied (`mlog_init` in `log0recv.cc`).
+    /// For each page, the last mini-transaction that initialises or frees it. If a
+    /// page was freed, InnoDB may never have written it, so that earlier records
+    /// cannot be applied, and need not be (`mlog_init` in `log0recv.cc`).
     fresh: HashMap<PageId, Lsn>,
+    /// For each tablespace, the last mini-transaction that truncates it.
     trims: HashMap<u32, Lsn>,
-    /// The tablespaces the log speaks of.
+    /// The tablespaces that the redo mentions.
     pub spaces: BTreeMap<u32, Space>,
-    /// Counts.
+    /// Statistics.
     pub stats: Stats,
 }
 
 impl<'a> Replay<'a> {
-    /// From data files and the log's newest checkpoint, as InnoDB does.
+    /// Replays from data files and the newest checkpoint, like InnoDB.
     ///
     /// # Errors
-    /// The first record that cannot be applied.
+    /// When a record cannot be decoded or applied.
     pub fn from_files(base: &'a BTreeMap<u32, DataFile>, log: &Log) -> Result<Replay<'a>> {
         let mut replay = Replay {
             base: Some(base),
@@ -94,10 +95,10 @@ impl<'a> Replay<'a> {
         Ok(replay)
     }
 
-    /// From a log that goes back to the database's creation, and nothing else.
+    /// Replays only redo, which must begin at the database's creation.
     ///
     /// # Errors
-    /// The first record that cannot be applied.
+    /// When a record cannot be decoded or applied.
     pub fn from_nothing(log: &Log) -> Result<Replay<'static>> {
         let mut replay = Replay::default();
         log.for_each(log.start(), |mtr| replay.apply(&mtr))?;
@@ -114,7 +115,7 @@ impl<'a> Replay<'a> {
         for record in mtr.records() {
             *self.stats.kinds.entry(record?.kind).or_default() += 1;
         }
-        // Runs of one page need not stand together: gather them first.
+        // The runs of one page need not be adjacent, so they are collected first.
         let mut pages: Vec<(PageId, Vec<u8>, bool)> = Vec::new();
         for item in mtr.items() {
             match item? {
@@ -176,13 +177,13 @@ impl<'a> Replay<'a> {
             return Ok(());
         }
         let space = self.space(id.space.0);
-        // Until a FILE_CREATE or FILE_MODIFY comes, or ever after a
-        // FILE_DELETE, the tablespace may not be there.
+        // Before a FILE_CREATE or FILE_MODIFY, and after a FILE_DELETE, the
+        // tablespace may not exist.
         let Some(flags) = space.flags.filter(|_| !space.deleted) else {
             return Ok(());
         };
         if base.is_some() && flags.is_page_compressed() {
-            // The file's pages would have to be decompressed first.
+            // The pages in the file would have to be decompressed first.
             return Ok(());
         }
         if !space.pages.contains_key(&id.page.0) {
@@ -211,7 +212,7 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// The page as recovered: replayed, or as it is in the file, or zeros.
+    /// The recovered page: replayed, or from the file, or zeros.
     ///
     /// # Errors
     /// When reading the file fails.
@@ -227,12 +228,12 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Whether this began with data files.
+    /// Whether the replay began with data files.
     pub fn has_base(&self) -> bool {
         self.base.is_some()
     }
 
-    /// Pages held in memory.
+    /// The number of pages in memory.
     pub fn pages(&self) -> usize {
         self.spaces.values().map(|s| s.pages.len()).sum()
     }

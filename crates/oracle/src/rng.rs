@@ -1,4 +1,4 @@
-//! Seeded randomness, so that a workload can be run again.
+//! Seeded randomness, so that a workload can be repeated.
 
 /// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number
 /// generators", 2014).

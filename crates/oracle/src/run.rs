@@ -1,4 +1,4 @@
-//! One workload, start to verdict.
+//! Runs one workload and compares the pages.
 
 use crate::compare::{Report, compare};
 use crate::files::tablespaces;
@@ -11,15 +11,15 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-/// What came of a workload.
+/// The result of a workload.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The comparison that began at the checkpoint.
+    /// The comparison with a replay from the checkpoint.
     pub from_checkpoint: Report,
-    /// The comparison that began at the database's creation, if the log went
-    /// back that far.
+    /// The comparison with a replay from the database's creation, if the redo log
+    /// goes back that far.
     pub from_nothing: Option<Report>,
-    /// All of it as text.
+    /// Both reports as text.
     pub text: String,
 }
 
@@ -41,12 +41,12 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs the workload in the new directory `dir`. The crashed data directory
-/// stays there as `data`, InnoDB's recovery of it as `recovered`.
+/// Runs the workload in the new directory `dir`. Keeps the crashed data directory
+/// there as `data`, and InnoDB's recovery of it as `recovered`.
 ///
 /// # Errors
-/// When the server or its recovery fails, or redo cannot be applied. Pages
-/// that differ are no error: see [`Outcome::agrees`].
+/// When the server or its recovery fails, or redo cannot be applied. Different
+/// pages are not an error: see [`Outcome::agrees`].
 pub fn run(install: &Install, workload: &Workload, dir: &Path) -> Result<Outcome> {
     let data = dir.join("data");
     let options = workload.options();
@@ -67,10 +67,10 @@ pub fn run(install: &Install, workload: &Workload, dir: &Path) -> Result<Outcome
     )
 }
 
-/// Recovers `dir/data` both ways and compares.
+/// Recovers `dir/data` both ways and compares the pages.
 ///
 /// # Errors
-/// As [`run`].
+/// Those of [`run`].
 pub fn judge(
     install: &Install,
     name: &str,
@@ -87,7 +87,7 @@ pub fn judge(
     let log = Log::read(&data.join("ib_logfile0"))?;
     ensure!(
         log.end().0 == innodb_end,
-        "we see the log end at {}, InnoDB at {innodb_end}",
+        "the redo log ends at LSN {}, but for InnoDB at LSN {innodb_end}",
         log.end()
     );
 

@@ -1,4 +1,4 @@
-//! A stock MariaDB: where it is installed, and one running instance of it.
+//! A stock MariaDB: an installation, and a running server.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::{self, File};
@@ -16,10 +16,10 @@ pub struct Install {
 }
 
 impl Install {
-    /// The installation under `prefix`, which has `usr/sbin/mariadbd`.
+    /// The installation under `prefix`.
     ///
     /// # Errors
-    /// When it has not.
+    /// When `usr/sbin/mariadbd` is missing there.
     pub fn at(prefix: impl Into<PathBuf>) -> Result<Install> {
         let install = Install {
             prefix: prefix.into(),
@@ -37,13 +37,13 @@ impl Install {
     /// The installation that [`PREFIX_VAR`] names.
     ///
     /// # Errors
-    /// When it names none.
+    /// When the variable is not set, or does not name an installation.
     pub fn from_env() -> Result<Install> {
         match std::env::var_os(PREFIX_VAR) {
             Some(prefix) => Install::at(PathBuf::from(prefix)),
             None => bail!(
-                "{PREFIX_VAR} is not set: this needs a stock MariaDB 10.11. \
-                 Run it through `cargo xtask test`, which provides one."
+                "{PREFIX_VAR} is not set, and this needs a stock MariaDB 10.11; \
+                 hint: run it through `cargo xtask test`, which provides one"
             ),
         }
     }
@@ -52,7 +52,7 @@ impl Install {
         self.prefix.join("usr").join(below_usr)
     }
 
-    /// A command of the installation, with what it needs to run from there.
+    /// A command of the installation, with the environment that it needs.
     fn command(&self, below_usr: &str) -> Command {
         let mut c = Command::new(self.path(below_usr));
         c.env("LD_LIBRARY_PATH", self.path("lib/x86_64-linux-gnu"));
@@ -66,7 +66,8 @@ impl Install {
     }
 
     fn common_args(&self, data: &Path) -> Result<Vec<String>> {
-        // A server that starts removes other servers' files from a shared one.
+        // Each server has its own tmpdir, because a server removes all temporary
+        // files at start.
         let tmp = data.with_extension("tmp");
         fs::create_dir_all(&tmp)?;
         Ok(vec![
@@ -102,10 +103,10 @@ impl Install {
         Ok(())
     }
 
-    /// Starts a server on `data`, its socket and log in `dir`.
+    /// Starts a server on `data`, with its socket and error log in `dir`.
     ///
     /// # Errors
-    /// When it does not answer within a minute.
+    /// When the server does not answer within a minute.
     pub fn start(&self, data: &Path, dir: &Path, options: &[String]) -> Result<Server> {
         let log = dir.join("server.log");
         let socket = dir.join("s");
@@ -138,20 +139,20 @@ impl Install {
             if server.socket.exists() && server.query("SELECT 1").is_ok() {
                 return Ok(server);
             }
-            // A server that starts can only be polled.
+            // A starting server can only be polled.
             #[allow(clippy::disallowed_methods)]
             std::thread::sleep(Duration::from_millis(5));
         }
         bail!("mariadbd does not answer\n{}", tail(&server.log))
     }
 
-    /// Recovers the data directory in place by InnoDB's own code, without
-    /// rollback: redo only. Returns the LSN at which InnoDB saw the log end.
+    /// Recovers the data directory in place with InnoDB's own code, without
+    /// rollback. Returns the LSN at which the redo log ends for InnoDB.
     ///
     /// # Errors
     /// When `mariadb-backup` fails.
     pub fn recover(&self, data: &Path, page_size: usize, undo_tablespaces: u32) -> Result<u64> {
-        // What a backup has beside the data files.
+        // Files that a backup has beside the data files.
         fs::write(
             data.join("backup-my.cnf"),
             format!(
@@ -179,13 +180,15 @@ impl Install {
         text.rsplit_once("End of log at LSN=")
             .and_then(|(_, rest)| rest.split_whitespace().next())
             .and_then(|lsn| lsn.parse().ok())
-            .with_context(|| format!("mariadb-backup does not say where the log ends:\n{text}"))
+            .with_context(|| {
+                format!("mariadb-backup does not report the end of the redo log:\n{text}")
+            })
     }
 }
 
-/// Whether a line of the client's errors is none, or one of those that
-/// concurrent transactions give each other: duplicate key (1062), lock wait
-/// timeout (1205), deadlock (1213).
+/// Whether a line of the client's output is not an error, or is an error that
+/// concurrent transactions can cause: duplicate key (1062), lock wait timeout
+/// (1205), deadlock (1213).
 fn is_conflict(line: &str) -> bool {
     match line.strip_prefix("ERROR ") {
         Some(error) => ["1062 ", "1205 ", "1213 "]
@@ -202,7 +205,7 @@ fn tail(path: &Path) -> String {
     text.lines().skip(skip).collect::<Vec<_>>().join("\n")
 }
 
-/// A running server. Killed when dropped.
+/// A running server. Dropping it kills the server.
 #[derive(Debug)]
 pub struct Server {
     install: Install,
@@ -212,7 +215,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// The Unix socket it listens on.
+    /// The Unix socket on which the server listens.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
@@ -229,10 +232,10 @@ impl Server {
         c
     }
 
-    /// Runs one statement, or several between semicolons; their output.
+    /// Runs statements, separated by semicolons, and returns their output.
     ///
     /// # Errors
-    /// When one of them fails.
+    /// When a statement fails.
     pub fn query(&self, sql: &str) -> Result<String> {
         let out = self.client().arg("-e").arg(sql).output()?;
         ensure!(
@@ -244,11 +247,11 @@ impl Server {
         Ok(String::from_utf8_lossy(&out.stdout).into_owned())
     }
 
-    /// Runs scripts at the same time, each in a connection of its own. With
-    /// `force` a conflict between them does not end a script.
+    /// Runs scripts concurrently, each in its own connection. With `force`, a
+    /// conflict between them does not end a script.
     ///
     /// # Errors
-    /// When a script fails, or the server is gone.
+    /// When a script fails, or the server has ended.
     pub fn run(&mut self, scripts: &[String], force: bool) -> Result<()> {
         let dir = tempfile::tempdir()?;
         let mut clients = Vec::new();
@@ -266,7 +269,7 @@ impl Server {
         for (err, mut client) in clients {
             let status = client.wait()?;
             let text = fs::read_to_string(&err).unwrap_or_default();
-            // With --force the client goes on and ends with 1.
+            // With --force the client continues after an error and ends with 1.
             let expected = status.success() || (force && text.lines().all(is_conflict));
             ensure!(expected, "a script failed: {status}\n{text}");
         }
@@ -278,20 +281,20 @@ impl Server {
         Ok(())
     }
 
-    /// Ends the server at once, as a crash does.
+    /// Kills the server, as in a crash.
     ///
     /// # Errors
-    /// When it cannot be killed.
+    /// When the server cannot be killed.
     pub fn kill(mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
-    /// Asks the server to stop, and waits for it.
+    /// Asks the server to stop, and waits for its end.
     ///
     /// # Errors
-    /// When it does not stop cleanly.
+    /// When the server does not stop cleanly.
     pub fn stop(mut self) -> Result<()> {
         self.query("SHUTDOWN")?;
         let status = self.child.wait()?;
@@ -303,7 +306,7 @@ impl Server {
         Ok(())
     }
 
-    /// What the server logged, newest last.
+    /// The last lines of the error log.
     pub fn log_tail(&self) -> String {
         tail(&self.log)
     }
@@ -311,7 +314,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Already gone after kill() or stop(): nothing to report then.
+        // Both fail after kill() and stop(), which is expected.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,13 +1,14 @@
-//! Measures what checking redo costs before it enters a log, beside a plain
-//! checksum of the same bytes. `cargo run --release -p xylem-redo --example
-//! check_bench`
+//! Measures the cost of checking redo before it enters a WAL, and the cost of a
+//! plain checksum of the same bytes.
+//!
+//! `cargo run --release -p xylem-redo --example check_bench`
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 use xylem_redo::{MtrCheck, RedoError};
 use xylem_types::Lsn;
 
-/// A log that InnoDB has written: mtrs of about 100 bytes.
+/// Redo that InnoDB wrote: mtrs of about 100 bytes.
 const REDO: &[u8] = include_bytes!("../tests/data/mixed-4k.redo");
 const LASTS: Duration = Duration::from_secs(1);
 
@@ -31,7 +32,7 @@ fn main() -> Result<(), RedoError> {
     Ok(())
 }
 
-/// GB of redo a second.
+/// The rate of `pass` in GB of redo per second.
 fn rate(mut pass: impl FnMut() -> Result<(), RedoError>) -> Result<f64, RedoError> {
     let began = Instant::now();
     let mut passes = 0u32;

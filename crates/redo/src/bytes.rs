@@ -1,6 +1,6 @@
-//! Big-endian reads and writes at an offset of a page, none of which can panic.
+//! Big-endian reads and writes at an offset of a page. None of them can panic.
 
-/// A page under change. Every access answers `None` beyond its end.
+/// A page that is being changed. An access beyond its end returns `None`.
 pub(crate) struct Frame<'a>(pub(crate) &'a mut [u8]);
 
 /// The two bytes at `at`.
@@ -33,7 +33,7 @@ pub(crate) fn put(b: &mut [u8], at: usize, data: &[u8]) -> Option<()> {
 }
 
 impl Frame<'_> {
-    /// Bytes in the page.
+    /// The page size, in bytes.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.0.len()
@@ -77,7 +77,7 @@ impl Frame<'_> {
         put(self.0, at, data)
     }
 
-    /// Copies `len` bytes within the page; they may overlap.
+    /// Copies `len` bytes within the page; the ranges may overlap.
     #[inline]
     pub(crate) fn copy(&mut self, from: usize, to: usize, len: usize) -> Option<()> {
         let end = from.checked_add(len)?;

@@ -1,38 +1,38 @@
-//! Checks a stream of redo as it passes, without keeping it.
+//! Checks a stream of redo as it passes, and keeps none of it.
 
 use crate::RedoError;
 use crate::mtr::{Head, MTR_SIZE_MAX, TAIL, head, lsn_at};
 use xylem_types::Lsn;
 
 /// Checks the framing and the checksums of the mini-transactions in a stream
-/// that comes in any pieces.
+/// that arrives in chunks of any size, in one pass.
 ///
-/// Unlike [`crate::MtrReader`] it keeps none of the bytes: what it knows of a
-/// mini-transaction that is not whole yet fits into a few words. So it can be
-/// copied, to come back to where it stood. One pass over the bytes.
+/// Unlike [`crate::MtrReader`] it keeps none of the bytes. Its state about an
+/// unfinished mini-transaction fits into a few words, and a copy of it allows a
+/// return to an earlier position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MtrCheck {
-    /// Where the mini-transaction begins that is under way.
+    /// The start of the unfinished mini-transaction.
     start: Lsn,
-    /// Bytes of its records whose heads were read.
+    /// The total size of its records whose heads were read, in bytes.
     records: usize,
-    /// CRC-32C of those that have passed.
+    /// CRC-32C of the record bytes that have passed.
     crc: u32,
     at: At,
 }
 
-/// What the next byte belongs to.
+/// The part of a mini-transaction to which the next byte belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
-    /// A record's head, of which `have` bytes have passed.
+    /// The head of a record; `have` bytes of it have passed.
     Head { bytes: [u8; HEAD_MAX], have: usize },
-    /// A record, of which so many bytes are to come.
+    /// The rest of a record; `left` bytes of it are missing.
     Record { left: usize },
-    /// The checksum, of which `have` bytes have passed.
+    /// The checksum; `have` bytes of it have passed.
     Tail { bytes: [u8; 4], have: usize },
 }
 
-/// A record's first byte, and a length of at most 3.
+/// Bytes of the longest record head: the first byte, and a length of at most 3.
 const HEAD_MAX: usize = 4;
 
 const BEGIN: At = At::Head {
@@ -62,7 +62,7 @@ impl MtrCheck {
         lsn_at(self.start, passed)
     }
 
-    /// The LSN after the last mini-transaction that has passed whole.
+    /// The LSN after the last whole mini-transaction.
     pub fn whole_lsn(&self) -> Lsn {
         self.start
     }
@@ -70,8 +70,7 @@ impl MtrCheck {
     /// Checks the stream's next bytes.
     ///
     /// # Errors
-    /// [`RedoError`] when they are not redo; the check then stays where it was
-    /// before them.
+    /// [`RedoError`] when the bytes are not redo. The check is then unchanged.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), RedoError> {
         let mut next = *self;
         next.pass(bytes)?;
@@ -80,7 +79,7 @@ impl MtrCheck {
     }
 
     fn pass(&mut self, bytes: &[u8]) -> Result<(), RedoError> {
-        // The checksum has counted what stands before `counted`.
+        // The checksum includes the bytes before `counted`.
         let (mut at, mut counted) = (0, 0);
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             match &mut self.at {
@@ -97,7 +96,7 @@ impl MtrCheck {
                     let found = if before == 0 {
                         head(rest)
                     } else {
-                        // At most three bytes more make it whole.
+                        // At most three more bytes complete it.
                         for (to, from) in kept.iter_mut().skip(before).zip(rest) {
                             *to = *from;
                             *have += 1;

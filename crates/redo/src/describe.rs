@@ -1,19 +1,19 @@
-//! Records and pages in words, for people who look for what happened.
+//! Records and page headers as text, for inspection tools.
 //!
-//! Source of names: `fil0types.h`, `fsp0types.h`, `page0types.h`.
+//! Source of the names: `fil0types.h`, `fsp0types.h`, `page0types.h`.
 
 use crate::bytes::{be16, be32};
 use crate::{FileEvent, Op, page_lsn};
 use std::fmt::{self, Write};
 use xylem_types::{Lsn, PageId};
 
-/// Bytes of data that are shown.
+/// The number of data bytes shown.
 const SHOWN: usize = 32;
 /// Offset of the infimum record in ROW_FORMAT=COMPACT and DYNAMIC pages, and
 /// in REDUNDANT ones.
 const INFIMUM: (u32, u32) = (99, 101);
 
-/// Fields that have the same place in every page: offset, length, name.
+/// Fields at the same place in every page: offset, length, name.
 const FIELDS: [(u32, u32, &str); 6] = [
     (8, 4, "FIL_PAGE_PREV"),
     (12, 4, "FIL_PAGE_NEXT"),
@@ -23,7 +23,7 @@ const FIELDS: [(u32, u32, &str); 6] = [
     (34, 4, "FIL_PAGE_SPACE_ID"),
 ];
 
-/// `bytes` in hexadecimal, not all of them if they are many.
+/// Displays bytes in hexadecimal, at most [`SHOWN`] of them.
 struct Hex<'a>(&'a [u8]);
 
 impl fmt::Display for Hex<'_> {
@@ -38,12 +38,12 @@ impl fmt::Display for Hex<'_> {
     }
 }
 
-/// A file name as far as it is text.
+/// A file name; bytes that are not UTF-8 are replaced.
 fn name(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The predecessor that a record counts from.
+/// Describes the predecessor at offset `prev` from the infimum.
 fn after(prev: u32, infimum: u32) -> String {
     match prev {
         0 => "after the infimum".to_owned(),
@@ -58,18 +58,19 @@ fn space(reuse: bool) -> &'static str {
     }
 }
 
-/// Bytes that an insert takes over from the predecessor, and those it brings.
+/// Describes the bytes that an insert copies from the predecessor and the bytes
+/// that it holds itself.
 fn copied(header: u32, data: u32, literal: &[u8]) -> String {
     format!(
-        "{header} header and {data} data bytes as there, {} of its own: {}",
+        "{header} header and {data} data bytes copied from that record, {} new: {}",
         literal.len(),
         Hex(literal)
     )
 }
 
 impl Op<'_> {
-    /// The first byte of the page that it writes, and how many, where the
-    /// record says so.
+    /// Offset and number of the bytes that the record writes; `None` if the
+    /// record does not hold them.
     pub fn range(&self) -> Option<(u32, u32)> {
         match self {
             Op::Write { offset, data } => Some((*offset, data.len() as u32)),
@@ -81,7 +82,7 @@ impl Op<'_> {
     }
 }
 
-/// What it does, in words: offsets are from the page's start, data in
+/// Describes the effect in words. Offsets are from the page's start; data is in
 /// hexadecimal.
 impl fmt::Display for Op<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -105,7 +106,7 @@ impl fmt::Display for Op<'_> {
                 pattern,
             } => write!(
                 f,
-                "{len} bytes at {offset}{} become {} over and over",
+                "{len} bytes at {offset}{} are filled with {}",
                 field(*offset, *len),
                 Hex(pattern)
             ),
@@ -173,12 +174,12 @@ impl fmt::Display for Op<'_> {
                 header_size + 5
             ),
             Op::TrimPages => {
-                f.write_str("the tablespace is cut to so many pages and initialised anew")
+                f.write_str("the tablespace is truncated to the page number and initialised anew")
             }
             Op::PageChecksum { crc } => {
                 write!(f, "the page's contents have the CRC-32C {crc:#010x}")
             }
-            Op::Ignored => f.write_str("nothing: an optional record"),
+            Op::Ignored => f.write_str("an optional record without effect"),
             Op::File(event) => match event {
                 FileEvent::Create { name: n, .. } => write!(f, "{} is created", name(n)),
                 FileEvent::Delete { name: n, .. } => write!(f, "{} is deleted", name(n)),
@@ -199,19 +200,19 @@ impl fmt::Display for Op<'_> {
     }
 }
 
-/// What a page says of itself.
+/// Fields of a page's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageHead {
-    /// Its id.
+    /// The id that the page carries.
     pub id: PageId,
-    /// The LSN of its last change.
+    /// The end LSN of the last mini-transaction that changed the page.
     pub lsn: Lsn,
     /// FIL_PAGE_TYPE.
     pub kind: u16,
 }
 
 impl PageHead {
-    /// What `page` says; none when it is too short to be one.
+    /// Reads the header of `page`; `None` if it is too short.
     pub fn of(page: &[u8]) -> Option<PageHead> {
         Some(PageHead {
             id: PageId::new(be32(page, 34)?, be32(page, 4)?),
@@ -220,7 +221,7 @@ impl PageHead {
         })
     }
 
-    /// The name of its type.
+    /// The name of the page type, `unknown` if it has none.
     pub fn kind_name(&self) -> &'static str {
         match self.kind {
             0 => "FIL_PAGE_TYPE_ALLOCATED",

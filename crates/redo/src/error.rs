@@ -1,56 +1,58 @@
-//! What can be wrong with redo, a page, or a log file header.
+//! Errors of redo, pages and log file headers.
 
 use crate::{BadSpaceFlags, RecordKind};
 use thiserror::Error;
 use xylem_types::{Lsn, PageId};
 
-/// Redo that cannot be read. The stream stops here: nothing after it can be
-/// trusted to begin at a record.
+/// Redo that cannot be read. Nothing after it can be trusted either, because
+/// the start of the next record is unknown.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RedoError {
-    /// A mini-transaction without a record. In a log file: the end of the log.
-    #[error("redo at LSN {lsn}: a mini-transaction without records")]
+    /// A mini-transaction without a record. In a log file this is the end of the
+    /// redo log.
+    #[error("redo at LSN {lsn}: the mini-transaction has no records")]
     Empty {
-        /// Where it begins.
+        /// The start of the mini-transaction.
         lsn: Lsn,
     },
-    /// A record whose length is written in a reserved form.
-    #[error("redo at LSN {lsn}: the record's length is written in a reserved form")]
+    /// A record's length has a reserved encoding.
+    #[error("redo at LSN {lsn}: the record's length has a reserved encoding")]
     BadLength {
-        /// Where the record begins.
+        /// The start of the record.
         lsn: Lsn,
     },
     /// A mini-transaction longer than [`crate::MTR_SIZE_MAX`].
     #[error(
-        "redo at LSN {lsn}: mini-transaction longer than {} bytes",
+        "redo at LSN {lsn}: the mini-transaction is longer than {} bytes",
         crate::MTR_SIZE_MAX
     )]
     TooLong {
-        /// Where the mini-transaction begins.
+        /// The start of the mini-transaction.
         lsn: Lsn,
     },
-    /// The checksum does not match. In a log file: the end of the log.
+    /// The checksum does not match. In a log file this is the end of the redo
+    /// log.
     #[error(
-        "redo at LSN {lsn}: CRC-32C of the mini-transaction is {computed:#010x}, stored is {stored:#010x}"
+        "redo at LSN {lsn}: the CRC-32C of the mini-transaction is {computed:#010x}, but {stored:#010x} is stored"
     )]
     Checksum {
-        /// Where the mini-transaction begins.
+        /// The start of the mini-transaction.
         lsn: Lsn,
-        /// What the log says.
+        /// The CRC-32C at the end of the mini-transaction.
         stored: u32,
-        /// What its records give.
+        /// The CRC-32C of its records.
         computed: u32,
     },
-    /// A record that is not understood. Its mini-transaction's checksum was right.
+    /// An invalid or unknown record in a mini-transaction whose checksum matches.
     #[error("redo at LSN {lsn}: {kind} record{}: {fault}", of_page(.page))]
     Record {
-        /// Where the record begins.
+        /// The start of the record.
         lsn: Lsn,
-        /// Its kind.
+        /// The kind of the record.
         kind: RecordKind,
-        /// Its page, when that could be read.
+        /// The page of the record, if it could be read.
         page: Option<PageId>,
-        /// What is wrong.
+        /// The reason.
         fault: RecordFault,
     },
 }
@@ -59,34 +61,35 @@ fn of_page(page: &Option<PageId>) -> String {
     page.map(|p| format!(" of page {p}")).unwrap_or_default()
 }
 
-/// What is wrong with a record.
+/// Why a record is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum RecordFault {
-    /// A kind, or a subtype of EXTENDED, that this version does not know.
+    /// An unknown kind, or an unknown subtype of EXTENDED.
     #[error("unknown kind")]
     Unknown,
-    /// It ends before its fields do.
+    /// The record ends before its fields do.
     #[error("truncated")]
     Truncated,
-    /// The tablespace or page number is not one.
+    /// The tablespace id or page number is malformed, or not allowed in this
+    /// record.
     #[error("malformed page id")]
     BadPageId,
-    /// It changes bytes that no page has.
+    /// The record changes bytes outside the page.
     #[error("beyond the page")]
     OutOfPage,
-    /// It has bytes after its last field.
+    /// The record has bytes after its last field.
     #[error("bytes after the last field")]
     Trailing,
-    /// A field has a value that it cannot have.
+    /// The named field has a value that is not allowed.
     #[error("invalid {0}")]
     Invalid(&'static str),
-    /// Tablespace flags that give no page size.
+    /// Tablespace flags without a valid page size.
     #[error(transparent)]
     Flags(#[from] BadSpaceFlags),
 }
 
-/// Records could not be applied to a page. The page's contents are then
-/// undefined: throw the buffer away.
+/// Records could not be applied to a page. The contents of the page are then
+/// undefined; the caller must discard the buffer.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("page {page}, mini-transaction ending at LSN {end_lsn}{}: {fault}", of_kind(.kind))]
 pub struct ApplyError {
@@ -94,9 +97,9 @@ pub struct ApplyError {
     pub page: PageId,
     /// The end of the mini-transaction.
     pub end_lsn: Lsn,
-    /// The record that failed, when it was a record.
+    /// The kind of the record that failed; `None` if no record is at fault.
     pub kind: Option<RecordKind>,
-    /// Why.
+    /// The reason.
     pub fault: ApplyFault,
 }
 
@@ -111,50 +114,51 @@ pub enum ApplyFault {
     #[error(transparent)]
     Record(#[from] RecordFault),
     /// The record is for another page.
-    #[error("record is for page {0}")]
+    #[error("the record is for page {0}")]
     OtherPage(PageId),
-    /// The buffer is not one page of the tablespace.
-    #[error("page buffer is {got} bytes, the tablespace's pages are {want}")]
+    /// The size of the buffer is not the page size of the tablespace.
+    #[error("the page buffer has {got} bytes, but the tablespace's pages have {want}")]
     PageSize {
         /// Bytes in the buffer.
         got: usize,
         /// The tablespace's physical page size.
         want: usize,
     },
-    /// The page was never initialised, or is another one: redo before this is missing.
+    /// The page was never initialised, or the buffer holds another page. Earlier
+    /// redo is missing.
     #[error("page is not initialised or carries another page's id ({0})")]
     NotThisPage(PageId),
-    /// The record does not fit what the page holds.
+    /// The record contradicts the contents of the page.
     #[error("does not fit the page's contents")]
     Corrupted,
-    /// An OPT_PAGE_CHECKSUM record disagrees with the page.
-    #[error("the page's contents do not have the checksum that the log recorded")]
+    /// An OPT_PAGE_CHECKSUM record contradicts the contents of the page.
+    #[error("the page's contents do not have the checksum that the redo recorded")]
     Checksum,
 }
 
-/// A page that InnoDB would call corrupted.
+/// A page that InnoDB would report as corrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum PageCheck {
-    /// The buffer is not one page of the tablespace.
-    #[error("page buffer is {got} bytes, the tablespace's pages are {want}")]
+    /// The size of the buffer is not the page size of the tablespace.
+    #[error("the page buffer has {got} bytes, but the tablespace's pages have {want}")]
     PageSize {
         /// Bytes in the buffer.
         got: usize,
         /// The tablespace's physical page size.
         want: usize,
     },
-    /// It carries another page's id.
+    /// The page carries another page's id.
     #[error("page carries the id of page {0}")]
     PageId(PageId),
-    /// The LSN at its start and its end differ.
-    #[error("LSN at the page's start and end differ")]
+    /// The LSNs at the start and the end of the page differ.
+    #[error("the LSNs at the page's start and end differ")]
     Lsn,
     /// The checksum does not match.
-    #[error("checksum is {computed:#010x}, stored is {stored:#010x}")]
+    #[error("the checksum is {computed:#010x}, but {stored:#010x} is stored")]
     Checksum {
-        /// What the page says.
+        /// The checksum in the page.
         stored: u32,
-        /// What its contents give.
+        /// The checksum of its contents.
         computed: u32,
     },
     /// The page is encrypted in the file.
@@ -168,34 +172,34 @@ pub enum PageCheck {
 /// A log file that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum LogHeaderError {
-    /// Fewer bytes than the header and both checkpoint blocks.
-    #[error("log file header is {got} bytes, {} are needed", crate::START_OFFSET)]
+    /// The file is too short for the header and both checkpoint blocks.
+    #[error("the redo log's header has {got} bytes of {}", crate::START_OFFSET)]
     Short {
         /// Bytes given.
         got: usize,
     },
-    /// Not the format of MariaDB 10.8 and later.
-    #[error("log format {format:#010x} is not that of MariaDB 10.8 and later{}", encrypted(*.format))]
+    /// The format is not that of MariaDB 10.8 and later.
+    #[error("redo log format {format:#010x} is not that of MariaDB 10.8 and later{}", encrypted(*.format))]
     Format {
         /// The format field.
         format: u32,
     },
-    /// Made with `innodb_encrypt_log=ON`.
-    #[error("the log is encrypted")]
+    /// The redo log was written with `innodb_encrypt_log=ON`.
+    #[error("the redo log is encrypted")]
     Encrypted,
-    /// The header block's checksum does not match.
-    #[error("log header checksum is {computed:#010x}, stored is {stored:#010x}")]
+    /// The checksum of the header block does not match.
+    #[error("the redo log's header checksum is {computed:#010x}, but {stored:#010x} is stored")]
     Checksum {
-        /// What the header says.
+        /// The checksum in the header.
         stored: u32,
-        /// What its contents give.
+        /// The checksum of its contents.
         computed: u32,
     },
-    /// The first LSN cannot be one.
-    #[error("log header has first LSN {0}")]
+    /// The first LSN is below [`crate::START_OFFSET`].
+    #[error("the redo log's header has an invalid first LSN, {0}")]
     FirstLsn(Lsn),
     /// Neither checkpoint block is valid.
-    #[error("no valid checkpoint block in the log file")]
+    #[error("the redo log has no valid checkpoint block")]
     NoCheckpoint,
 }
 

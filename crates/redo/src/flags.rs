@@ -6,24 +6,24 @@
 use std::fmt;
 use thiserror::Error;
 
-/// Set in the flags of a tablespace made with `innodb_checksum_algorithm=full_crc32`.
+/// The flag of tablespaces created with `innodb_checksum_algorithm=full_crc32`.
 const FULL_CRC32: u32 = 1 << 4;
 
-/// Flags that do not give a page size.
+/// Tablespace flags without a valid page size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("tablespace flags {0:#x} do not give a valid page size")]
 pub struct BadSpaceFlags(pub u32);
 
-/// A tablespace's flags, known to give a valid page size.
+/// A tablespace's flags, with a valid page size.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SpaceFlags(u32);
 
 impl SpaceFlags {
-    /// Checks the flags as they stand on page 0.
+    /// Checks flags as page 0 holds them.
     ///
     /// # Errors
-    /// When they do not give a page size of 4 to 64 KiB, or a compressed page
-    /// size larger than it.
+    /// When the page size is not 4 to 64 KiB, or the compressed page size is
+    /// larger than the page size.
     pub const fn new(raw: u32) -> Result<SpaceFlags, BadSpaceFlags> {
         let flags = SpaceFlags(raw);
         match flags.decode() {
@@ -49,12 +49,12 @@ impl SpaceFlags {
         Ok(SpaceFlags(FULL_CRC32 | ssize))
     }
 
-    /// The 32 bits as they stand on page 0.
+    /// The 32 bits as page 0 holds them.
     pub const fn raw(self) -> u32 {
         self.0
     }
 
-    /// Whether pages carry one CRC-32C of the whole page in their last 4 bytes.
+    /// Whether the last 4 bytes of a page are a CRC-32C of all the others.
     pub const fn is_full_crc32(self) -> bool {
         self.0 & FULL_CRC32 != 0
     }
@@ -67,8 +67,8 @@ impl SpaceFlags {
         }
     }
 
-    /// The size of a `ROW_FORMAT=COMPRESSED` page in bytes; `None` in any
-    /// other tablespace.
+    /// The size in bytes of a `ROW_FORMAT=COMPRESSED` page; `None` in any other
+    /// tablespace.
     pub const fn zip_size(self) -> Option<usize> {
         match self.decode() {
             Some((_, zip)) => zip,
@@ -76,7 +76,7 @@ impl SpaceFlags {
         }
     }
 
-    /// The size in bytes of a page as the file has it and as redo refers to it.
+    /// The size in bytes of a page in the file, which redo also refers to.
     pub const fn physical_page_size(self) -> usize {
         match self.zip_size() {
             Some(zip) => zip,

@@ -1,4 +1,4 @@
-//! A mini-transaction split by page, for storage.
+//! Splits a mini-transaction by page, for storage.
 
 use crate::mtr::lsn_at;
 use crate::{FileEvent, Op, Record, RecordFault, RecordKind, Records, RedoError, SpaceFlags};
@@ -9,57 +9,58 @@ const FSP_SIZE: usize = 38 + 8;
 /// `FSP_HEADER_OFFSET + FSP_SPACE_FLAGS`, on page 0.
 const FSP_SPACE_FLAGS: usize = 38 + 16;
 
-/// A part of a mini-transaction, in the order of the log. What a run on page 0
-/// says about its tablespace comes just before that run.
+/// A part of a mini-transaction, in the order of the redo. [`MtrItem::SpaceSize`]
+/// and [`MtrItem::SpaceFlags`] come immediately before the run on page 0 that
+/// they are read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MtrItem<'a> {
-    /// Records of one page that stand together in the log. A page may have
-    /// several in one mini-transaction: apply their concatenation.
+    /// A run: consecutive records of one page. A mini-transaction may have
+    /// several runs of one page; apply their concatenation.
     Page {
         /// The page.
         page: PageId,
-        /// The records' bytes; the first names the page.
+        /// The encoded records; the first one names the page.
         records: &'a [u8],
-        /// The first record is INIT_PAGE or FREE_PAGE: the page after it does
-        /// not depend on the page before it. No other run holds one of these.
+        /// Whether the first record is INIT_PAGE or FREE_PAGE, so that the page
+        /// does not depend on its earlier contents. Such a record always begins
+        /// a run.
         starts_fresh: bool,
     },
     /// A record about a file. Padding is left out.
     File(FileEvent<'a>),
-    /// A write to page 0 says how many pages the tablespace has.
+    /// A write to page 0 sets the size of the tablespace.
     SpaceSize {
         /// The tablespace.
         space: SpaceId,
-        /// Its size in pages.
+        /// The size in pages.
         pages: u32,
     },
-    /// A write to page 0 says the tablespace's flags, or an INIT_PAGE of
-    /// page 0 without such a write after it sets them to 0.
+    /// A write to page 0 sets the flags of the tablespace, or an INIT_PAGE of
+    /// page 0 that no such write follows sets them to 0.
     SpaceFlags {
         /// The tablespace.
         space: SpaceId,
-        /// Its flags.
+        /// The flags.
         flags: SpaceFlags,
     },
-    /// An undo tablespace was truncated. Every page of it that this or a later
-    /// mini-transaction does not initialise is free, whatever its number.
+    /// An undo tablespace was truncated. All its pages are free, whatever their
+    /// number, until this or a later mini-transaction initialises them.
     Trim {
         /// The tablespace.
         space: SpaceId,
-        /// Its size in pages afterwards.
+        /// The size in pages after the truncation.
         pages: u32,
     },
 }
 
-/// Iterates over the [`MtrItem`]s of a mini-transaction. Each record is
-/// decoded and checked; after an error it yields nothing more. Allocates
-/// nothing.
+/// Iterates over the [`MtrItem`]s of a mini-transaction without allocating. It
+/// decodes and checks each record, and ends after the first error.
 #[derive(Clone, Debug)]
 pub struct Items<'a> {
     all: &'a [u8],
     start: Lsn,
     records: Records<'a>,
-    /// A record read that belongs to the next item.
+    /// A record that was read ahead and belongs to the next item.
     ahead: Option<Record<'a>>,
     size: Option<(SpaceId, u32)>,
     flags: Option<(SpaceId, SpaceFlags)>,
@@ -79,9 +80,10 @@ impl<'a> Items<'a> {
         }
     }
 
-    /// Notes what a write to page 0 says about the tablespace. InnoDB always
-    /// writes these fields whole (`mtr_t::FORCED` in `fsp0fsp.cc`), because
-    /// its own recovery looks for just that (`recv_sys_t::parse_page0()`).
+    /// Notes the size and the flags that a write to page 0 contains. InnoDB
+    /// always writes each of these fields whole (`mtr_t::FORCED` in
+    /// `fsp0fsp.cc`), because its own recovery reads them the same way
+    /// (`recv_sys_t::parse_page0()`).
     fn note_header(&mut self, r: &Record<'a>) -> Result<(), RedoError> {
         let Op::Write { offset, data } = r.op else {
             return Ok(());
@@ -105,7 +107,7 @@ impl<'a> Items<'a> {
         Ok(())
     }
 
-    /// Reads on from `first` to the end of its run.
+    /// Reads the run that begins with `first`.
     fn read_run(&mut self, first: Record<'a>) -> Result<MtrItem<'a>, RedoError> {
         let end = self.records.position();
         let from = end.saturating_sub(first.bytes.len());
@@ -117,7 +119,7 @@ impl<'a> Items<'a> {
         }
         while let Some(r) = self.records.next() {
             let r = r?;
-            // A trim or a fresh start in the middle begins an item of its own.
+            // TRIM_PAGES, INIT_PAGE and FREE_PAGE always begin a new item.
             let cut = r.names_page
                 && (r.page != page || matches!(r.op, Op::InitPage | Op::FreePage | Op::TrimPages));
             if cut {
@@ -130,7 +132,7 @@ impl<'a> Items<'a> {
             to = self.records.position();
         }
         if page.page == PageNo(0) && first.op == Op::InitPage && self.flags.is_none() {
-            // Flags that are 0 are not written: INIT_PAGE made them so.
+            // InnoDB does not write flags of 0, because INIT_PAGE sets them to 0.
             self.flags = SpaceFlags::new(0).ok().map(|flags| (page.space, flags));
         }
         let records = self.all.get(from..to).unwrap_or_default();

@@ -1,21 +1,21 @@
-//! InnoDB's redo log, MariaDB 10.8 and later: parse it, split it by page, apply it.
+//! Parses the redo of MariaDB 10.8 and later, splits it by page, and applies it.
 //!
 //! Bytes in, bytes out: no I/O, no clock, no panic on any input. The formats
 //! are InnoDB's own and are described in `docs/formats/redo.md`; their source
 //! is `storage/innobase/include/mtr0types.h` (records), `log/log0recv.cc`
 //! (reading and applying) and `page/page0cur.cc` (index pages).
 //!
-//! The way through the crate, in the order data flows:
+//! The parts of the crate, in the order data flows:
 //!
-//! 1. [`MtrReader`] (a stream in any chunking) or [`parse_mtr`] (a slice) find
-//!    whole mini-transactions and check their CRC-32C: [`Mtr`]. [`MtrCheck`]
-//!    does only the latter, of a stream that passes.
-//! 2. [`Mtr::items`] splits one by page for storage ([`MtrItem`]);
-//!    [`Mtr::records`] decodes each [`Record`].
-//! 3. [`apply`] brings one page forward by the records one mtr has for it,
-//!    [`seal`] makes it valid for InnoDB to read, [`verify`] checks it.
-//! 4. [`log_file`] and [`read_log_file_header`] write and read what stands at
-//!    the start of an `ib_logfile0`.
+//! 1. [`MtrReader`] (a stream in chunks of any size) and [`parse_mtr`] (a slice)
+//!    find whole mini-transactions and check their CRC-32C: [`Mtr`].
+//!    [`MtrCheck`] only checks a stream as it passes, and keeps none of it.
+//! 2. [`Mtr::items`] splits a mini-transaction by page for storage
+//!    ([`MtrItem`]); [`Mtr::records`] decodes each [`Record`].
+//! 3. [`apply`] applies to a page the records that one mini-transaction has for
+//!    it, [`seal`] makes the page valid for InnoDB to read, [`verify`] checks it.
+//! 4. [`log_file`] and [`read_log_file_header`] write and read the start of an
+//!    `ib_logfile0`.
 #![forbid(unsafe_code)]
 
 mod apply;

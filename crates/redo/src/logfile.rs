@@ -1,4 +1,4 @@
-//! The start of an `ib_logfile0`, and where in it an LSN stands.
+//! The start of an `ib_logfile0`, and the offset of an LSN in the file.
 //!
 //! ```text
 //!     0  header block, 512 bytes used, CRC-32C at 508
@@ -16,9 +16,9 @@ use crate::bytes::{be32, be64, put};
 use crc32c::crc32c;
 use xylem_types::Lsn;
 
-/// Where redo begins in a log file; also the first LSN there can be.
+/// The offset of redo in a log file, in bytes. It is also the lowest valid LSN.
 pub const START_OFFSET: u64 = 12288;
-/// The size in bytes of what [`checkpoint_mtr`] gives (`SIZE_OF_FILE_CHECKPOINT`).
+/// The size in bytes of a [`checkpoint_mtr`] (`SIZE_OF_FILE_CHECKPOINT`).
 pub const CHECKPOINT_MTR_LEN: usize = 16;
 
 /// `log_t::FORMAT_10_8`: "Phys".
@@ -28,8 +28,8 @@ const HEADER_CRC: usize = 508;
 const CHECKPOINT_CRC: usize = 60;
 const CREATOR: usize = 16;
 const CREATOR_END: usize = 48;
-/// Who made the log. InnoDB shows it in errors; it must not begin with
-/// "Backup ", which InnoDB takes for a restored backup.
+/// The program that created the file. InnoDB shows it in errors. It must not
+/// begin with "Backup ", by which InnoDB recognizes a restored backup.
 const CREATOR_NAME: &[u8] = b"Xylem";
 
 /// The header and newest checkpoint of a log file.
@@ -37,15 +37,15 @@ const CREATOR_NAME: &[u8] = b"Xylem";
 pub struct LogHeader {
     /// The LSN at [`START_OFFSET`].
     pub first_lsn: Lsn,
-    /// Who made the log file.
+    /// The program that created the file.
     pub creator: String,
-    /// Where recovery begins to apply.
+    /// Where recovery begins to apply redo.
     pub checkpoint_lsn: Lsn,
     /// Where the checkpoint's FILE_MODIFY and FILE_CHECKPOINT records begin.
     pub checkpoint_end_lsn: Lsn,
 }
 
-/// Where LSNs stand in a log file.
+/// Maps LSNs to offsets in a log file, which is a ring after the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogGeometry {
     first_lsn: Lsn,
@@ -54,7 +54,7 @@ pub struct LogGeometry {
 
 impl LogGeometry {
     /// The geometry of a file of `file_size` bytes whose redo begins at
-    /// `first_lsn`; `None` when the file has no room for redo.
+    /// `first_lsn`; `None` if the file has no room for redo.
     pub fn new(first_lsn: Lsn, file_size: u64) -> Option<LogGeometry> {
         let capacity = file_size.checked_sub(START_OFFSET).filter(|&c| c > 0)?;
         Some(LogGeometry {
@@ -68,25 +68,24 @@ impl LogGeometry {
         self.capacity
     }
 
-    /// The file offset of `lsn` (`log_t::calc_lsn_offset()`); `None` for an
-    /// LSN before the file's first.
+    /// The file offset of `lsn` (`log_t::calc_lsn_offset()`); `None` if `lsn` is
+    /// below the file's first LSN.
     pub fn offset(&self, lsn: Lsn) -> Option<u64> {
         let distance = lsn.0.checked_sub(self.first_lsn.0)?;
         Some(START_OFFSET + distance % self.capacity)
     }
 
-    /// The end byte of a mini-transaction whose end byte stands at `lsn`
-    /// (`log_t::get_sequence_bit()`): 1 in the first turn of the ring, then 0,
-    /// and so on. `None` for an LSN before the file's first.
+    /// The value of an end byte at `lsn` (`log_t::get_sequence_bit()`): 1 in the
+    /// first turn of the ring, then 0, and so on. `None` if `lsn` is below the
+    /// file's first LSN.
     pub fn sequence_bit(&self, lsn: Lsn) -> Option<u8> {
         let distance = lsn.0.checked_sub(self.first_lsn.0)?;
         Some(u8::from((distance / self.capacity).is_multiple_of(2)))
     }
 }
 
-/// The mini-transaction that ends a checkpoint at `lsn` and itself stands at
-/// `lsn`: one FILE_CHECKPOINT record. Its end byte is that of the first turn
-/// of the ring.
+/// The mini-transaction at `lsn` that ends a checkpoint at `lsn`: one
+/// FILE_CHECKPOINT record. Its end byte is that of the first turn of the ring.
 pub fn checkpoint_mtr(lsn: Lsn) -> [u8; CHECKPOINT_MTR_LEN] {
     let l = lsn.0.to_be_bytes();
     let mut mtr = [0; CHECKPOINT_MTR_LEN];
@@ -98,15 +97,15 @@ pub fn checkpoint_mtr(lsn: Lsn) -> [u8; CHECKPOINT_MTR_LEN] {
     mtr
 }
 
-/// The first bytes of an `ib_logfile0` with which InnoDB starts as after a
-/// clean shutdown at `start_lsn`: header, two checkpoints, and the checkpoint
-/// mini-transaction, 12304 bytes. New redo then goes right after it, at
-/// `start_lsn` + [`CHECKPOINT_MTR_LEN`].
+/// The first bytes of an `ib_logfile0` with which InnoDB starts as after a clean
+/// shutdown at `start_lsn`: the header, two checkpoints, and the checkpoint
+/// mini-transaction, 12304 bytes. InnoDB writes new redo after it, from
+/// `start_lsn` + [`CHECKPOINT_MTR_LEN`] on.
 ///
-/// The caller extends the file with zeros to `file_size`, which must be what
-/// `innodb_log_file_size` says, a multiple of 4096. The bytes given do not
-/// depend on it: all of them are in the ring's first turn in a file of any
-/// size that InnoDB accepts.
+/// The caller extends the file with zeros to `file_size`, which must be the
+/// value of `innodb_log_file_size`, a multiple of 4096. The bytes returned do
+/// not depend on it: in a file of any size that InnoDB accepts, they are in the
+/// first turn of the ring.
 pub fn log_file(start_lsn: Lsn, file_size: u64) -> Vec<u8> {
     let mut file = vec![0; START_OFFSET as usize];
     // Cannot fail: every offset is within the buffer.
@@ -135,8 +134,8 @@ fn write_header(file: &mut [u8], start: Lsn) -> Option<()> {
 /// Reads the first [`START_OFFSET`] bytes of an `ib_logfile0`.
 ///
 /// # Errors
-/// [`LogHeaderError`] when it is not of MariaDB 10.8 or later, is encrypted,
-/// or has no valid checkpoint.
+/// [`LogHeaderError`] when the file is not of MariaDB 10.8 or later, is
+/// encrypted, or has no valid checkpoint.
 pub fn read_log_file_header(file: &[u8]) -> Result<LogHeader, LogHeaderError> {
     if (file.len() as u64) < START_OFFSET {
         return Err(LogHeaderError::Short { got: file.len() });

@@ -1,4 +1,4 @@
-//! One mini-transaction: where it ends, whether its checksum is right.
+//! Finds the end of a mini-transaction and checks its checksum.
 //!
 //! ```text
 //! records, each: type+flags byte, length, fields    first byte never 0 or 1
@@ -12,15 +12,14 @@ use crate::{Items, Records, RedoError, varint};
 use xylem_types::Lsn;
 
 /// The longest mini-transaction accepted, in bytes. InnoDB's own recovery
-/// gives up at about 1 MiB (`recv_sys_t::MTR_SIZE_MAX`) and the largest seen
-/// under load was 31 KB; the bound only keeps a corrupt stream from growing a
-/// buffer without end.
+/// refuses 1 MiB and more (`recv_sys_t::MTR_SIZE_MAX`), and real ones are much
+/// smaller. The bound keeps a corrupt stream from growing a buffer without end.
 pub const MTR_SIZE_MAX: usize = 16 << 20;
 
-/// The end byte and the checksum.
+/// Bytes of the end byte and the checksum.
 pub(crate) const TAIL: usize = 1 + 4;
 
-/// A whole mini-transaction whose checksum is right.
+/// A whole mini-transaction whose checksum matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mtr<'a> {
     start: Lsn,
@@ -28,66 +27,68 @@ pub struct Mtr<'a> {
     end_byte: u8,
 }
 
-/// What [`parse_mtr`] found.
+/// The result of [`parse_mtr`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParseStep<'a> {
-    /// A mini-transaction; the next begins [`Mtr::size`] bytes further on.
+    /// A mini-transaction. The next one begins [`Mtr::size`] bytes later.
     Mtr(Mtr<'a>),
     /// The bytes end before the mini-transaction does.
     NeedMore,
 }
 
 impl<'a> Mtr<'a> {
-    /// The LSN of its first byte.
+    /// The LSN of the first byte.
     pub fn start_lsn(&self) -> Lsn {
         self.start
     }
 
-    /// The LSN after it, which is the LSN its pages carry.
+    /// The LSN after the last byte. Pages that the mini-transaction changed carry
+    /// this LSN.
     pub fn end_lsn(&self) -> Lsn {
         Lsn(self.start.0.saturating_add(self.size() as u64))
     }
 
-    /// Its length in bytes, with end byte and checksum.
+    /// The length in bytes, including the end byte and the checksum.
     pub fn size(&self) -> usize {
         self.records.len() + TAIL
     }
 
-    /// Its records, as they stand in the log.
+    /// The encoded records, without the end byte and the checksum.
     pub fn record_bytes(&self) -> &'a [u8] {
         self.records
     }
 
-    /// The byte after the records, 0 or 1. In a log file it tells this turn
-    /// of the ring from the one before: [`crate::LogGeometry::sequence_bit`].
+    /// The byte after the records, 0 or 1. In a log file it distinguishes this
+    /// turn of the ring from the previous one:
+    /// [`crate::LogGeometry::sequence_bit`].
     pub fn end_byte(&self) -> u8 {
         self.end_byte
     }
 
-    /// Its records, decoded one by one.
+    /// Decodes the records one by one.
     pub fn records(&self) -> Records<'a> {
         Records::of_mtr(self.records, self.start)
     }
 
-    /// Itself split by page, for storage.
+    /// Splits the mini-transaction by page, for storage.
     pub fn items(&self) -> Items<'a> {
         Items::new(self.records, self.start)
     }
 }
 
-/// What stands where a record or the end byte may.
+/// What begins at the start of some bytes: a record or the end byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Head {
-    /// A record of so many bytes, its first byte and its length among them.
+    /// A record, and its size in bytes including the first byte and the length.
     Record(usize),
     /// The end byte.
     End(u8),
-    /// The bytes end before that is known: at most 4 are needed.
+    /// Too few bytes to tell. At most 4 are needed.
     NeedMore,
 }
 
-/// Reads what `bytes` begin with; `None` when a record's length is written in
-/// a reserved form.
+/// Reads the head at the start of `bytes`; `None` if a record's length has a
+/// reserved encoding.
 #[inline]
 pub(crate) fn head(bytes: &[u8]) -> Option<Head> {
     let Some((&first, rest)) = bytes.split_first() else {
@@ -103,7 +104,7 @@ pub(crate) fn head(bytes: &[u8]) -> Option<Head> {
     let Some(&length) = rest.first() else {
         return Some(Head::NeedMore);
     };
-    // A record's length has at most 3 bytes; the rest is reserved.
+    // A record's length has at most 3 bytes; longer encodings are reserved.
     if varint::len_from_first(length) > 3 {
         return None;
     }
@@ -113,18 +114,18 @@ pub(crate) fn head(bytes: &[u8]) -> Option<Head> {
     })
 }
 
-/// Reads the mini-transaction that begins at `bytes[0]`, whose LSN is `lsn`.
+/// Reads the mini-transaction at the start of `bytes`, whose LSN is `lsn`.
 ///
-/// A cut tail is [`ParseStep::NeedMore`], never an error.
+/// A truncated one is [`ParseStep::NeedMore`], never an error.
 ///
 /// # Errors
-/// [`RedoError`] when what stands there is not a mini-transaction.
+/// [`RedoError`] when the bytes are not a mini-transaction.
 pub fn parse_mtr(bytes: &[u8], lsn: Lsn) -> Result<ParseStep<'_>, RedoError> {
     parse_from(bytes, lsn, &mut 0)
 }
 
-/// [`parse_mtr`] that begins its search for the end at `*scanned`, a record's
-/// start it reached before, and leaves there how far it got.
+/// [`parse_mtr`] that resumes its search for the end at `*scanned`, the start of
+/// a record that an earlier call reached. It updates `*scanned`.
 pub(crate) fn parse_from<'a>(
     bytes: &'a [u8],
     lsn: Lsn,

@@ -1,4 +1,4 @@
-//! Mini-transactions out of a stream that comes in any pieces.
+//! Reads mini-transactions from a stream that arrives in chunks of any size.
 
 use crate::RedoError;
 use crate::mtr::{Mtr, ParseStep, parse_from};
@@ -6,18 +6,18 @@ use xylem_types::Lsn;
 
 /// Reassembles mini-transactions from a stream of redo.
 ///
-/// Give it bytes with [`push`](MtrReader::push), then call
-/// [`next`](MtrReader::next) until it answers `None`. Memory is then at most
-/// one chunk plus one unfinished mini-transaction
-/// ([`crate::MTR_SIZE_MAX`]); what was pushed is copied once.
+/// Add bytes with [`push`](MtrReader::push), then call
+/// [`next`](MtrReader::next) until it returns `None`. The reader then holds at
+/// most one chunk plus one unfinished mini-transaction
+/// ([`crate::MTR_SIZE_MAX`]). It copies each byte once.
 #[derive(Debug)]
 pub struct MtrReader {
     buf: Vec<u8>,
-    /// Start of the first mini-transaction not yet returned.
+    /// Offset of the first mini-transaction that was not returned yet.
     head: usize,
-    /// Its LSN.
+    /// The LSN at `head`.
     lsn: Lsn,
-    /// How far into it the search for its end got.
+    /// Bytes after `head` that the search for the end has passed.
     scanned: usize,
 }
 
@@ -48,8 +48,8 @@ impl MtrReader {
     /// The next whole mini-transaction; `None` when more bytes are needed.
     ///
     /// # Errors
-    /// [`RedoError`] when the stream is not redo here. The reader stays where
-    /// it is and answers the same from then on.
+    /// [`RedoError`] when the next bytes are not redo. Every later call returns
+    /// the same error.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<Mtr<'_>>, RedoError> {
         let pending = self.buf.get(self.head..).unwrap_or_default();
@@ -63,7 +63,8 @@ impl MtrReader {
         }
     }
 
-    /// The LSN after the last mini-transaction returned: where the next begins.
+    /// The LSN after the last mini-transaction returned, where the next one
+    /// begins.
     pub fn end_lsn(&self) -> Lsn {
         self.lsn
     }
@@ -73,7 +74,7 @@ impl MtrReader {
         Lsn(self.lsn.0.saturating_add(self.buffered() as u64))
     }
 
-    /// Bytes pushed that belong to no mini-transaction returned yet.
+    /// Bytes that were pushed and not returned yet.
     pub fn buffered(&self) -> usize {
         self.buf.len() - self.head
     }

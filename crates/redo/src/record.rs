@@ -1,8 +1,7 @@
-//! The records of a mini-transaction.
+//! Decodes the records of a mini-transaction.
 //!
 //! Source: `mtr0types.h` (layout and kinds), `recv_sys_t::parse_tail()`,
-//! `log_parse_file()` and `log_phys_t::apply()` in `log0recv.cc` (what is
-//! checked).
+//! `log_parse_file()` and `log_phys_t::apply()` in `log0recv.cc` (checks).
 
 use crate::mtr::lsn_at;
 use crate::{RecordFault, RedoError, varint};
@@ -11,39 +10,41 @@ use xylem_types::{Lsn, PageId, PageNo, SpaceId};
 
 /// The largest `innodb_page_size`; offsets beyond it are corrupt in any tablespace.
 const PAGE_SIZE_MAX: u32 = 65536;
-/// `FIL_PAGE_TYPE`, where the current offset stands after INIT_PAGE or EXTENDED.
+/// `FIL_PAGE_TYPE`: the current offset after INIT_PAGE or EXTENDED.
 const FIL_PAGE_TYPE: u32 = 24;
-/// In place of an offset: no same-page record may follow.
+/// In place of the current offset: no same-page record may follow.
 const NO_SAME_PAGE: u32 = 1;
 
 /// A record's kind, for messages and counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RecordKind {
-    /// A page is freed.
+    /// Frees a page.
     FreePage,
-    /// A page is zero-initialised.
+    /// Initialises a page with zeros.
     InitPage,
-    /// Bytes are written.
+    /// Writes bytes.
     Write,
-    /// Bytes are filled with a pattern.
+    /// Fills bytes with a pattern.
     Memset,
-    /// Bytes are copied within the page.
+    /// Copies bytes within the page.
     Memmove,
     /// A reserved type code.
     Reserved,
-    /// An operation on a page's structure; the subtype, `None` if it has none.
+    /// Changes the structure of a page. The field is the subtype, `None` if it
+    /// is missing.
     Extended(Option<u8>),
-    /// A record that may be ignored; the subtype, `None` if it has none.
+    /// A record that readers may ignore. The field is the subtype, `None` if it
+    /// is missing.
     Option(Option<u8>),
-    /// A file is created.
+    /// Creates a file.
     FileCreate,
-    /// A file is deleted.
+    /// Deletes a file.
     FileDelete,
-    /// A file is renamed.
+    /// Renames a file.
     FileRename,
-    /// A file was modified since the checkpoint.
+    /// Names a file that was modified since the checkpoint.
     FileModify,
-    /// The end of a checkpoint, or padding.
+    /// Ends a checkpoint, or is padding.
     FileCheckpoint,
     /// A file operation with a reserved type code.
     FileReserved,
@@ -88,133 +89,137 @@ impl fmt::Display for RecordKind {
     }
 }
 
-/// A record about a file. Names are as InnoDB has them: relative to the data
-/// directory with a leading `./`, or absolute, ending in `.ibd`, in the file
-/// name character set.
+/// A record about a file. Names are as InnoDB writes them: relative to the data
+/// directory with a leading `./`, or absolute. They end in `.ibd` and are in the
+/// file name character set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileEvent<'a> {
-    /// The tablespace's file was created.
+    /// The file of the tablespace was created.
     Create {
         /// The tablespace.
         space: SpaceId,
-        /// Its file name.
+        /// The file name.
         name: &'a [u8],
     },
-    /// The tablespace's file was deleted.
+    /// The file of the tablespace was deleted.
     Delete {
         /// The tablespace.
         space: SpaceId,
-        /// Its file name.
+        /// The file name.
         name: &'a [u8],
     },
-    /// The tablespace's file was renamed.
+    /// The file of the tablespace was renamed.
     Rename {
         /// The tablespace.
         space: SpaceId,
-        /// Its file name before.
+        /// The old file name.
         old: &'a [u8],
-        /// Its file name after.
+        /// The new file name.
         new: &'a [u8],
     },
-    /// The tablespace was changed for the first time since a checkpoint: says its name.
+    /// Names the file of a tablespace that changes for the first time since a
+    /// checkpoint.
     Modify {
         /// The tablespace.
         space: SpaceId,
-        /// Its file name.
+        /// The file name.
         name: &'a [u8],
     },
-    /// A checkpoint ends: recovery may begin at `lsn`.
+    /// A checkpoint ends. Recovery may begin at `lsn`.
     Checkpoint {
         /// The checkpoint's LSN.
         lsn: Lsn,
     },
-    /// Padding.
+    /// Fills space and has no meaning.
     Padding,
 }
 
-/// What a record does to its page. Offsets are absolute, in bytes from the
-/// page's start.
+/// The effect of a record on its page. Offsets are absolute, in bytes from the
+/// start of the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op<'a> {
-    /// The page is freed: its contents no longer matter.
+    /// Frees the page. Its contents no longer matter.
     FreePage,
-    /// The page becomes zeros with only its identity.
+    /// Fills the page with zeros, apart from its id.
     InitPage,
-    /// `data` stands at `offset` afterwards.
+    /// Writes `data` at `offset`.
     Write {
-        /// Where.
+        /// Offset of the first byte.
         offset: u32,
-        /// What; not empty.
+        /// The bytes; at least one.
         data: &'a [u8],
     },
-    /// `len` bytes at `offset` are `pattern`, over and over.
+    /// Fills `len` bytes at `offset` with repetitions of `pattern`.
     Memset {
-        /// Where.
+        /// Offset of the first byte.
         offset: u32,
-        /// How many bytes.
+        /// Number of bytes.
         len: u32,
-        /// What; 1 to `len` bytes.
+        /// 1 to `len` bytes.
         pattern: &'a [u8],
     },
-    /// `len` bytes at `source` are copied to `offset`.
+    /// Copies `len` bytes from `source` to `offset`. The ranges may overlap.
     Memmove {
-        /// Where to.
+        /// Offset of the destination.
         offset: u32,
-        /// How many bytes.
+        /// Number of bytes.
         len: u32,
-        /// Where from.
+        /// Offset of the source.
         source: u32,
     },
-    /// The page becomes an empty index page.
+    /// Makes the page an empty index page.
     InitIndex {
-        /// ROW_FORMAT=COMPACT or DYNAMIC; else REDUNDANT.
+        /// ROW_FORMAT=COMPACT or DYNAMIC if true, REDUNDANT if false.
         compact: bool,
     },
-    /// The page becomes an empty undo log page.
+    /// Makes the page an empty undo log page.
     UndoInit,
-    /// An undo log record is appended.
+    /// Appends an undo log record.
     UndoAppend {
         /// The record, without the links around it.
         data: &'a [u8],
     },
-    /// A record is inserted into a ROW_FORMAT=REDUNDANT index page.
+    /// Inserts a record into a ROW_FORMAT=REDUNDANT index page.
     InsertRedundant {
-        /// Into the space of a deleted record (PAGE_FREE), not the heap's top.
+        /// Whether it takes the space of a deleted record (PAGE_FREE) and not
+        /// the top of the heap.
         reuse: bool,
         /// The predecessor's offset from the infimum.
         prev: u32,
         /// Info bits (2), short offsets (1), number of fields - 1.
         header: u32,
-        /// Header bytes equal to the predecessor's.
+        /// Number of header bytes equal to the predecessor's.
         header_common: u32,
-        /// Data bytes equal to the predecessor's.
+        /// Number of data bytes equal to the predecessor's.
         data_common: u32,
         /// The other header and data bytes.
         data: &'a [u8],
     },
-    /// A record is inserted into a ROW_FORMAT=COMPACT or DYNAMIC index page.
+    /// Inserts a record into a ROW_FORMAT=COMPACT or DYNAMIC index page.
     InsertDynamic {
-        /// Into the space of a deleted record (PAGE_FREE), not the heap's top.
+        /// Whether it takes the space of a deleted record (PAGE_FREE) and not
+        /// the top of the heap.
         reuse: bool,
         /// The predecessor's offset from the infimum.
         prev: u32,
-        /// With `reuse`: how far the record's start moves, the sign in bit 0.
+        /// With `reuse`, the distance by which the start of the record moves,
+        /// with the sign in bit 0.
         shift: u32,
         /// Info and status bits (3), number of literal header bytes.
         header: u32,
-        /// Header bytes equal to the predecessor's.
+        /// Number of header bytes equal to the predecessor's.
         header_common: u32,
-        /// Data bytes equal to the predecessor's.
+        /// Number of data bytes equal to the predecessor's.
         data_common: u32,
         /// The other header and data bytes.
         data: &'a [u8],
     },
-    /// A record is deleted from a ROW_FORMAT=REDUNDANT index page.
+    /// Deletes a record from a ROW_FORMAT=REDUNDANT index page.
     DeleteRedundant {
         /// The predecessor's offset from the infimum.
         prev: u32,
     },
-    /// A record is deleted from a ROW_FORMAT=COMPACT or DYNAMIC index page.
+    /// Deletes a record from a ROW_FORMAT=COMPACT or DYNAMIC index page.
     DeleteDynamic {
         /// The predecessor's offset from the infimum.
         prev: u32,
@@ -223,17 +228,18 @@ pub enum Op<'a> {
         /// The deleted record's data size.
         data_size: u32,
     },
-    /// The tablespace is cut to as many pages as the page number says, and
-    /// all of it is initialised anew (undo truncation).
+    /// Truncates an undo tablespace to the number of pages that the record's
+    /// page number gives, and initialises all of it anew.
     TrimPages,
-    /// The page's checksum at the end of the mini-transaction (debug builds).
+    /// The checksum of the page at the end of the mini-transaction. Only debug
+    /// builds of InnoDB write it.
     PageChecksum {
         /// CRC-32C of all but checksum, LSN, flush LSN and trailer.
         crc: u32,
     },
-    /// An optional record of another kind, to be ignored.
+    /// An optional record of another kind. It has no effect.
     Ignored,
-    /// About a file, not a page.
+    /// A record about a file, not a page.
     File(FileEvent<'a>),
 }
 
@@ -242,13 +248,14 @@ pub enum Op<'a> {
 pub struct Record<'a> {
     /// The page; for a record about a file, the tablespace and page 0.
     pub page: PageId,
-    /// Its kind.
+    /// The kind, for messages and counts.
     pub kind: RecordKind,
-    /// What it does.
+    /// The effect on the page.
     pub op: Op<'a>,
-    /// Whether it names its page itself.
+    /// Whether the record names its page; if not, it is for the page of the
+    /// record before it.
     pub names_page: bool,
-    /// Its bytes, as they stand in the log.
+    /// The encoded record.
     pub bytes: &'a [u8],
 }
 
@@ -278,19 +285,19 @@ impl RecordKind {
     }
 }
 
-/// Decodes records one by one. After an error it yields nothing more.
+/// Decodes records one by one, and ends after the first error.
 #[derive(Clone, Debug)]
 pub struct Records<'a> {
     all: &'a [u8],
     at: usize,
     start: Lsn,
     page: Option<PageId>,
-    /// Where the last record's change ended, the base of the next offset.
+    /// The end of the last record's change, from which the next offset counts.
     offset: u32,
     failed: bool,
 }
 
-/// The payload of one record, read from its front.
+/// The payload of one record, read from the front.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -328,9 +335,9 @@ impl<'a> Records<'a> {
         }
     }
 
-    /// The records of a run as [`crate::MtrItem::Page`] gives it, or of
-    /// several runs one after the other. Errors then say how far into it they
-    /// are, counted from `base`.
+    /// The records of a run ([`crate::MtrItem::Page`]) or of several
+    /// concatenated runs. The LSN of an error is `base` plus the offset of the
+    /// record in `bytes`.
     pub fn of_run(bytes: &'a [u8], base: Lsn) -> Records<'a> {
         Records::of_mtr(bytes, base)
     }
@@ -363,7 +370,7 @@ impl<'a> Records<'a> {
         let bytes = rest.get(..size).ok_or(RecordFault::Truncated)?;
         let mut f = Fields(bytes.get(skip..).ok_or(RecordFault::Truncated)?);
         if first <= 1 {
-            // FREE_PAGE of one byte or none: the end byte, which framing takes away.
+            // 0 and 1 are end bytes, which framing has removed.
             return Err(RecordFault::Invalid("length"));
         }
         let op;
@@ -424,7 +431,7 @@ impl<'a> Records<'a> {
                 }
                 let op = decode_extended(subtype, Fields(payload))?;
                 if op == Op::TrimPages {
-                    // A tablespace's size, not a page: nothing can refer to it.
+                    // The page number is a size, so no record can refer to it.
                     if !names_page {
                         return Err(RecordFault::Invalid("same-page flag"));
                     }
@@ -450,7 +457,7 @@ impl<'a> Records<'a> {
         }
     }
 
-    /// WRITE, MEMSET, MEMMOVE.
+    /// Decodes WRITE, MEMSET and MEMMOVE.
     #[inline]
     fn decode_bytes(&mut self, kind: RecordKind, mut f: Fields<'a>) -> Result<Op<'a>, RecordFault> {
         if self.offset == NO_SAME_PAGE {
@@ -460,14 +467,14 @@ impl<'a> Records<'a> {
         if f.0.is_empty() {
             return Err(RecordFault::Truncated);
         }
-        // The first 8 bytes, checksum and page number, are never logged.
+        // InnoDB never logs the first 8 bytes, the checksum and the page number.
         if !(8..PAGE_SIZE_MAX).contains(&offset) {
             return Err(RecordFault::OutOfPage);
         }
         let (len, op);
         if kind == RecordKind::Write {
             let data = f.0;
-            // A record is at most 2 MiB: no truncation.
+            // A record has at most 2 MiB, so the cast does not truncate.
             #[allow(clippy::cast_possible_truncation)]
             {
                 len = data.len() as u32;
@@ -514,7 +521,7 @@ impl<'a> Records<'a> {
     }
 }
 
-/// The EXTENDED record of `subtype` with the given fields.
+/// Decodes an EXTENDED record of `subtype`.
 #[inline]
 fn decode_extended(subtype: u8, mut f: Fields<'_>) -> Result<Op<'_>, RecordFault> {
     Ok(match subtype {
@@ -573,7 +580,8 @@ fn decode_extended(subtype: u8, mut f: Fields<'_>) -> Result<Op<'_>, RecordFault
     })
 }
 
-/// A FILE_ record; `last` when nothing follows it in its mini-transaction.
+/// Decodes a FILE_ record. `last` says that it is the last one of its
+/// mini-transaction.
 fn decode_file<'a>(
     first: u8,
     kind: RecordKind,

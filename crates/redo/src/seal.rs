@@ -1,4 +1,5 @@
-//! Page checksums: written so that InnoDB accepts the page, and checked as it does.
+//! Page checksums: written so that InnoDB accepts a page, and checked as InnoDB
+//! checks them.
 //!
 //! Source: `buf_flush_init_for_writing()` and `buf_page_encrypt()` in
 //! `buf0flu.cc`, `buf_page_is_corrupted()` and `buf_page_t::read_complete()` in
@@ -12,7 +13,8 @@ use crate::{PageCheck, SpaceFlags};
 use crc32c::crc32c;
 use xylem_types::PageId;
 
-/// `FIL_PAGE_FILE_FLUSH_LSN_OR_KEY_VERSION`: 8 bytes that the old checksums skip.
+/// `FIL_PAGE_FILE_FLUSH_LSN_OR_KEY_VERSION`: 8 bytes that all checksums but
+/// full_crc32 skip.
 pub(crate) const FLUSH_LSN: usize = 26;
 /// `TRX_SYS_PAGE_NO` of the system tablespace.
 const TRX_SYS: PageId = PageId::new(0, 5);
@@ -20,15 +22,16 @@ const TRX_SYS: PageId = PageId::new(0, 5);
 pub(crate) const DATA: usize = 38;
 /// `BUF_NO_CHECKSUM_MAGIC`, written by `innodb_checksum_algorithm=none`.
 pub(crate) const NO_CHECKSUM: u32 = 0xdead_beef;
-/// In `FIL_PAGE_TYPE` of a page_compressed page of a full_crc32 tablespace.
+/// The flag in `FIL_PAGE_TYPE` of a page_compressed page in a full_crc32
+/// tablespace.
 const COMPRESSED_MARKER: u16 = 1 << 15;
 /// `FIL_PAGE_PAGE_COMPRESSED_ENCRYPTED` and `FIL_PAGE_PAGE_COMPRESSED`.
 const COMPRESSED_TYPES: [u16; 2] = [37401, 34354];
 
-/// Writes checksum and trailer so that InnoDB reads the page as valid. An
-/// all-zero page stays so: InnoDB reads it as one not in use.
+/// Writes the checksum and the trailer so that InnoDB accepts the page. An
+/// all-zero page stays unchanged, because InnoDB reads it as an unused page.
 ///
-/// A buffer that is not one page of the tablespace is left alone.
+/// A buffer whose size is not the page size stays unchanged, too.
 pub fn seal(page: &mut [u8], flags: SpaceFlags) {
     if page.len() == flags.physical_page_size() && !is_zero(page) {
         // Cannot fail: the length is right.
@@ -39,9 +42,9 @@ pub fn seal(page: &mut [u8], flags: SpaceFlags) {
 fn seal_page(page: &mut [u8], flags: SpaceFlags) -> Option<()> {
     let lsn = page_lsn(page)?;
     stamp(page, flags, lsn)?;
-    // What an encrypted page would carry. Without full_crc32 the same bytes are
-    // the flush LSN on page 0, and an R-tree page's split sequence number,
-    // which InnoDB thereby forgets when it writes the page.
+    // Clears the key version of encrypted pages. Without full_crc32 the same
+    // bytes are the flush LSN on page 0, and the split sequence number of an
+    // R-tree page, which InnoDB clears, too, when it writes the page.
     if flags.is_full_crc32() {
         put(page, 0, &[0; 4])?;
     } else {
@@ -61,7 +64,7 @@ fn seal_page(page: &mut [u8], flags: SpaceFlags) -> Option<()> {
     Some(())
 }
 
-/// The checksum that a page of this kind carries.
+/// Computes the checksum of a page of this format.
 pub(crate) fn checksum(page: &[u8], flags: SpaceFlags) -> Option<u32> {
     if flags.is_full_crc32() {
         return Some(crc32c(page.get(..page.len().checked_sub(4)?)?));
@@ -78,15 +81,15 @@ pub(crate) fn checksum(page: &[u8], flags: SpaceFlags) -> Option<u32> {
 }
 
 /// Checks the page as InnoDB does when it reads it, with
-/// `innodb_checksum_algorithm` at `full_crc32` or `crc32`: an all-zero page is
-/// valid; else its id, LSN and checksum must be right. Whether its LSN is in
-/// the future is for the caller to judge.
+/// `innodb_checksum_algorithm` at `full_crc32` or `crc32`. An all-zero page is
+/// valid; any other page must have a matching id, LSN and checksum. The caller
+/// checks that the LSN is not in the future.
 ///
-/// Not accepted although InnoDB would: the pre-CRC checksums of files last
-/// written by MySQL 5.6 or MariaDB 10.1 and older; see [`crate::verify_old`].
+/// Unlike InnoDB, this refuses the pre-CRC checksums of files last written by
+/// MySQL 5.6 or MariaDB 10.1 and older. [`crate::verify_old`] accepts them.
 ///
 /// # Errors
-/// [`PageCheck`] says what is wrong.
+/// [`PageCheck`] gives the reason.
 pub fn verify(page: &[u8], page_id: PageId, flags: SpaceFlags) -> Result<(), PageCheck> {
     let want = flags.physical_page_size();
     let size = PageCheck::PageSize {
@@ -117,7 +120,7 @@ fn check(page: &[u8], page_id: PageId, flags: SpaceFlags) -> Option<Result<(), P
             return Some(Err(PageCheck::Checksum { stored, computed }));
         }
         if first != 0 {
-            // The key version stands where older formats have the checksum.
+            // The key version is where older formats have the checksum.
             return Some(Err(PageCheck::Encrypted));
         }
         if lsn != be32(page, trailer)? {
@@ -149,7 +152,8 @@ fn check(page: &[u8], page_id: PageId, flags: SpaceFlags) -> Option<Result<(), P
     check_id(page, page_id, flags)
 }
 
-/// Whether the page carries its own id.
+/// Checks that the page carries the id `page_id`. In a system tablespace without
+/// full_crc32, only the page number counts.
 pub(crate) fn check_id(
     page: &[u8],
     page_id: PageId,
@@ -165,7 +169,7 @@ pub(crate) fn check_id(
 }
 
 fn is_zero(page: &[u8]) -> bool {
-    // In words, so that an optimised build compares many bytes at a time.
+    // In chunks, so that an optimised build compares many bytes at a time.
     let (words, rest) = page.as_chunks::<16>();
     words.iter().all(|w| *w == [0; 16]) && rest.iter().all(|&b| b == 0)
 }

@@ -1,5 +1,6 @@
-//! InnoDB's variable-length integers: 1 to 5 bytes, the length in the leading
-//! one bits of the first, each length continuing where the shorter one ends.
+//! InnoDB's variable-length integers: 1 to 5 bytes. The leading one bits of the
+//! first byte give the length. Each length begins where the range of the shorter
+//! one ends, so that every integer has one encoding.
 //!
 //! Source: `mtr0types.h` (layout), `mlog_encode_varint()` in `mtr0log.h`,
 //! `mlog_decode_varint()` in `log0recv.cc`.
@@ -13,15 +14,15 @@ pub const MIN_4BYTE: u32 = MIN_3BYTE + (1 << 21);
 /// Smallest integer that takes five bytes.
 pub const MIN_5BYTE: u32 = MIN_4BYTE + (1 << 28);
 
-/// How many bytes an integer takes whose first byte is `first`; more than 5
-/// when no integer begins so.
+/// The length in bytes of an integer whose first byte is `first`; more than 5 if
+/// no integer begins with `first`.
 #[inline]
 pub const fn len_from_first(first: u8) -> usize {
     1 + first.leading_ones() as usize
 }
 
-/// Decodes the integer at the start of `b`: its value and its length in bytes.
-/// `None` when `b` is too short or no integer stands there.
+/// Decodes the integer at the start of `b`. Returns its value and its length in
+/// bytes; `None` if `b` is too short or does not begin with an integer.
 #[inline]
 pub fn decode(b: &[u8]) -> Option<(u32, usize)> {
     let first = *b.first()?;
@@ -62,9 +63,9 @@ fn decode_long(b: &[u8], first: u8) -> Option<(u32, usize)> {
     }
 }
 
-/// Appends `value` to `out` in its shortest, and only, form.
+/// Appends the encoding of `value` to `out`.
 pub fn encode(out: &mut Vec<u8>, value: u32) {
-    // Each arm's casts keep the low bytes, which is what is stored.
+    // The casts keep the low bytes, which are the ones to store.
     #![allow(clippy::cast_possible_truncation)]
     if value < MIN_2BYTE {
         out.push(value as u8);

@@ -1,25 +1,25 @@
-//! What a compute sends: redo bytes and side-file operations, in one order.
+//! Frames: the redo and side-file operations that a compute sends, in one order.
 
 use crate::{FrameSeq, Lsn};
 use std::sync::Arc;
 
-/// One unit of a branch's log, as its compute numbered it.
+/// One numbered unit of a branch's WAL, as its compute sends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// Its place in the order of its epoch.
+    /// The number of the frame within its epoch.
     pub seq: FrameSeq,
-    /// For redo: the LSN of its first byte. For a side-file operation: the LSN
-    /// at which it stands, which is the end of the last redo frame before it.
+    /// For redo, the LSN of the first byte. For a side-file operation, the end
+    /// of the last redo frame before it.
     pub start: Lsn,
-    /// What it carries.
+    /// Redo or a side-file operation.
     pub body: FrameBody,
 }
 
 /// A frame's content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FrameBody {
-    /// Redo bytes, exactly as InnoDB wrote them; `start` + length is the LSN
-    /// after them. A frame need not end where an mtr ends.
+    /// Redo bytes, exactly as InnoDB wrote them. The LSN after them is `start`
+    /// plus their length. A frame need not end where an mtr ends.
     Redo(Arc<[u8]>),
     /// An operation on a side file.
     File(FileOp),
@@ -36,61 +36,61 @@ impl Frame {
     }
 }
 
-/// An operation on one of the files that MariaDB keeps beside InnoDB. Paths
-/// are relative to the data directory, without a leading `./`, `/` separated.
+/// An operation on one of the files that MariaDB keeps beside InnoDB. Paths are
+/// relative to the data directory, separated by `/`, without a leading `./`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileOp {
-    /// The file exists and is empty afterwards (`open` with `O_CREAT`, and
-    /// `O_TRUNC` or not there before).
+    /// Creates an empty file, or empties an existing one (`open` with `O_CREAT`
+    /// of a new file, or with `O_TRUNC`).
     Create {
-        /// Which file.
+        /// The file.
         path: String,
         /// Permission bits.
         mode: u32,
     },
-    /// The file has `data` at `offset` afterwards; a gap before it is zeros.
+    /// Writes `data` at `offset`. A gap before it is filled with zeros.
     Write {
-        /// Which file.
+        /// The file.
         path: String,
         /// In bytes from the file's start.
         offset: u64,
-        /// What stands there.
+        /// The bytes at `offset` afterwards.
         data: Arc<[u8]>,
     },
-    /// The file is `size` bytes long afterwards.
+    /// Shortens or extends the file to `size` bytes.
     Truncate {
-        /// Which file.
+        /// The file.
         path: String,
         /// In bytes.
         size: u64,
     },
-    /// What was called `from` is called `to`, replacing what was called so.
+    /// Renames the file or directory `from`. It replaces a file called `to`.
     Rename {
-        /// The old name.
+        /// The old path.
         from: String,
-        /// The new name.
+        /// The new path.
         to: String,
     },
-    /// The file is gone.
+    /// Deletes the file.
     Unlink {
-        /// Which file.
+        /// The file.
         path: String,
     },
-    /// The directory exists.
+    /// Creates the directory.
     Mkdir {
-        /// Which directory.
+        /// The directory.
         path: String,
         /// Permission bits.
         mode: u32,
     },
-    /// The directory is gone.
+    /// Deletes the directory.
     Rmdir {
-        /// Which directory.
+        /// The directory.
         path: String,
     },
 }
 
 impl FileOp {
-    /// No path is longer, in bytes: what Linux takes (`PATH_MAX`).
+    /// The longest path, in bytes: Linux's `PATH_MAX`.
     pub const PATH_MAX: usize = 4096;
 }

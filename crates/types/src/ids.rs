@@ -1,27 +1,27 @@
-//! Identifiers: small, `Copy` where they can be, ordered as people expect.
+//! Identifiers: LSNs, pages, epochs, frames and branches.
 
 use std::fmt;
 
-/// A position in a branch's redo stream, in bytes. InnoDB's own LSN (10.8 and
-/// later): every byte of the stream counts, there are no block headers.
+/// A byte position in a branch's redo stream: InnoDB's LSN of MariaDB 10.8 and
+/// later. Every byte of the stream counts; there are no block headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);
 
 impl Lsn {
-    /// Before everything.
+    /// Below every position.
     pub const ZERO: Lsn = Lsn(0);
     /// Where the redo stream of a newly created InnoDB begins
     /// (`log_t::FIRST_LSN` in `log0log.h`).
     pub const FIRST: Lsn = Lsn(12288);
-    /// After everything.
+    /// Above every position.
     pub const MAX: Lsn = Lsn(u64::MAX);
 
-    /// The position `bytes` further on; `None` past the end of the number line.
+    /// The position `bytes` later; `None` on overflow.
     pub fn checked_add(self, bytes: u64) -> Option<Lsn> {
         self.0.checked_add(bytes).map(Lsn)
     }
 
-    /// Bytes from `earlier` to `self`, 0 when `earlier` is not earlier.
+    /// Bytes from `earlier` to `self`; 0 if `earlier` is not earlier.
     pub fn bytes_since(self, earlier: Lsn) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
@@ -78,8 +78,9 @@ impl fmt::Display for PageId {
     }
 }
 
-/// The number of a compute's right to write a branch. The newest wins; frames
-/// and reads of an older one are refused. 0 means "no epoch was ever given".
+/// A number that identifies one attach of a compute to a branch. Only the newest
+/// epoch may write the branch; the server refuses frames and reads of an older
+/// one. 0 means that no epoch was ever given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
 
@@ -99,8 +100,8 @@ impl fmt::Display for FrameSeq {
     }
 }
 
-/// A branch's identity: random, never reused, unlike its name. Displayed and
-/// stored in paths as 32 lower-case hexadecimal digits.
+/// A branch's permanent id. It is random and never reused, unlike the name.
+/// Displayed, and written in paths, as 32 lower-case hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BranchId(pub u128);
 
@@ -128,12 +129,13 @@ impl std::str::FromStr for BranchId {
 ///
 /// Every part begins with a letter or digit, so a name never begins or ends
 /// with `/`, has no empty part, and no part is `.`, `..` or an option. `@` and
-/// `:` are kept for read-only computes (`main@1`) and ids (`id:…`). Parts say
-/// nothing about ancestors: `feature` and `feature/login` may both exist.
+/// `:` are reserved for read-only computes (`main@1`) and ids (`id:…`). Parts
+/// say nothing about parent branches: `feature` and `feature/login` may both
+/// exist, unrelated.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BranchName(String);
 
-/// A branch name that cannot be one.
+/// The text is not a valid [`BranchName`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BranchNameError(String);
 
@@ -151,22 +153,22 @@ impl fmt::Display for BranchNameError {
 impl std::error::Error for BranchNameError {}
 
 impl BranchName {
-    /// The branch every project begins with.
+    /// The name of the branch that every project begins with.
     pub fn main() -> BranchName {
         BranchName("main".to_owned())
     }
 
-    /// Longest name, in bytes. With the number of a read-only compute behind
-    /// it, it still fits into the name of one directory (255 bytes).
+    /// The longest name, in bytes. Even with the number of a read-only compute
+    /// appended, it fits into the name of one directory (255 bytes).
     pub const MAX_BYTES: usize = 200;
 
-    /// What stands for `/` in [`BranchName::file_name`]; no name has it.
+    /// Replaces `/` in [`BranchName::file_name`]. No branch name contains it.
     const SLASH_IN_FILES: &str = "+";
 
-    /// Checks `name`.
+    /// Checks `name` against the grammar of [`BranchName`].
     ///
     /// # Errors
-    /// When it is not of the form that [`BranchName`] describes.
+    /// When `name` does not follow it.
     pub fn parse(name: &str) -> Result<BranchName, BranchNameError> {
         let part_ok = |part: &str| {
             part.bytes()
@@ -183,16 +185,16 @@ impl BranchName {
         }
     }
 
-    /// The name as one component of a path: `feature/login` is
-    /// `feature+login`. Different names have different ones.
+    /// The name as one component of a path: `feature/login` becomes
+    /// `feature+login`. Different branches have different file names.
     pub fn file_name(&self) -> String {
         self.0.replace('/', Self::SLASH_IN_FILES)
     }
 
-    /// The name whose [`BranchName::file_name`] is `file`.
+    /// The branch name whose [`BranchName::file_name`] is `file`.
     ///
     /// # Errors
-    /// When there is none.
+    /// When no branch name has this file name.
     pub fn from_file_name(file: &str) -> Result<BranchName, BranchNameError> {
         if file.contains('/') {
             return Err(BranchNameError(file.to_owned()));

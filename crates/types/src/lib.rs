@@ -1,8 +1,7 @@
-//! The words of Xylem as types: LSN, page ids, branches, epochs, frames.
+//! Xylem's terms as types: LSNs, page ids, branches, epochs, frames.
 //!
-//! Nothing here does I/O or knows a wire or disk format. A number that means
-//! something has its own type, so that a page number cannot be passed where an
-//! LSN is meant.
+//! Nothing here does I/O or knows a wire or disk format. Each kind of number
+//! has its own type, so that a page number cannot be passed in place of an LSN.
 
 mod frame;
 mod ids;
@@ -10,8 +9,9 @@ mod ids;
 #[cfg(test)]
 mod tests;
 
-/// Bytes of the largest side file. A compute refuses what would make one larger
-/// (`EFBIG`), and so does the server; MariaDB's own stay far below.
+/// The largest size of a side file, in bytes. The compute and the server both
+/// refuse an operation that would make one larger (`EFBIG` in the compute).
+/// MariaDB's own side files stay far below it.
 pub const SIDE_FILE_MAX: u64 = 64 << 20;
 
 pub use frame::{FileOp, Frame, FrameBody};

@@ -1,4 +1,4 @@
-//! What can name a branch, and what cannot.
+//! Valid and invalid branch names.
 
 use crate::BranchName;
 use std::collections::BTreeSet;

@@ -2,10 +2,10 @@
 
 InnoDB on a page server: this server keeps no data of its own.
 
-With innodb_page_server_enabled=ON, persistent pages are read from a page
-server, what InnoDB would write to ib_logfile0 is streamed to it, and flushing
-a dirty page sends nothing: the page server makes the page from the redo. The
-few places in InnoDB that touch files call the functions declared here.
+With innodb_page_server_enabled=ON, InnoDB reads persistent pages from a page
+server, and streams to it the redo that it would write to ib_logfile0. Flushing a
+dirty page sends nothing, because the page server makes the page from the redo. The
+few places in InnoDB that access files call the functions declared here.
 
 SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -51,97 +51,96 @@ extern uint retry_limit;
 /** innodb_page_server_queue_size, in bytes */
 extern ulonglong queue_size;
 
-/** Check the settings, adjust those of InnoDB that must follow, and connect.
+/** Check the settings, adjust dependent settings of InnoDB, and connect.
 @return whether InnoDB can start */
 bool start() noexcept;
 
-/** Send what is queued, wait until it is durable, disconnect; let go of the
-transactions that stay open. */
+/** Free the transactions that stay open, send all queued redo, wait until it is
+durable, and disconnect. */
 void stop() noexcept;
 
-/** @return whether the pages of a tablespace live on the page server */
+/** @return whether the pages of a tablespace are on the page server */
 bool serves(const fil_space_t &space) noexcept;
 
-/** @return whether a file is one of the temporary tablespace's, which is local
-and must have room on the disk before it is written to
+/** @return whether a file belongs to the temporary tablespace, which is local and
+needs space on the disk before it is written
 @param name  file name */
 bool is_temporary(const char *name) noexcept;
 
-/** Read a page and wait for it: without a limit, while the page server is there
-and says that it cannot answer yet. Does not return if the page server is gone
-for longer than the retry limit, or this server lost the branch.
+/** Read a page and wait for it, without a limit while the page server responds
+that it cannot answer yet. Does not return if the page server is silent for longer
+than the retry limit, or if this server lost the branch.
 @param id    page identifier
 @param buf   frame
 @param len   physical page size
 @return error code */
 dberr_t read(page_id_t id, void *buf, size_t len) noexcept;
 
-/** Start reading a page; cb->m_callback will be executed in srv_thread_pool.
+/** Start reading a page. srv_thread_pool will execute cb->m_callback.
 @param cb    asynchronous request: m_buffer, m_len, m_callback are set
 @param id    page identifier
 @return whether the request was accepted */
 bool read_async(tpool::aiocb *cb, page_id_t id) noexcept;
 
-/** Note that a dirty page is about to be called clean: when it is read again,
-it must show at least this LSN. That LSN is durable.
+/** Record that a dirty page is about to become clean. When it is read again, it
+must show at least this LSN, which is durable.
 @param id   page identifier
 @param lsn  FIL_PAGE_LSN */
 void note_clean(page_id_t id, lsn_t lsn) noexcept;
 
-/** Stream redo log. Does not return if the log service cannot take it.
+/** Stream redo. Does not return if the page server cannot take it.
 @param lsn   log sequence number of the first byte
-@param data  log records
+@param data  redo records
 @param size  number of bytes */
 void stream_redo(lsn_t lsn, const byte *data, size_t size) noexcept;
 
-/** Wait until redo log is durable. Does not return if it cannot become so.
+/** Wait until redo is durable. Does not return if it cannot become durable.
 @param lsn   log sequence number */
 void wait_durable(lsn_t lsn) noexcept;
 
-/** Make a tablespace known that InnoDB does not know yet, with its file where
-the page server says that it is. After a crash that may be another place than
-the dictionary says: InnoDB would know it from the log, of which a compute gets
-none; rollback renames it.
+/** Create the fil_space_t of a tablespace, with the file name that the page server
+gives. After a crash the dictionary may give another name. Stock InnoDB would read
+the right one from the redo log, but a compute has none. Rollback renames the file.
 
-To InnoDB a tablespace that it cannot open needs no rollback and no purge. So
-this does not return because of a fault that may pass: it tries again, and ends
-this server at last.
+InnoDB skips rollback and purge in a tablespace that it cannot open. Therefore this
+does not return after a temporary failure. It tries again, and finally ends this
+server.
 @param id     tablespace identifier
 @param flags  FSP_SPACE_FLAGS and flags of the dictionary, or UINT32_MAX
-@param make   whether the file is needed: not to drop the tablespace
+@param make   whether to create the file, which is not needed for a drop
 @return tablespace
-@retval nullptr if the branch has none, for certain, or is_damaged(id) */
+@retval nullptr if the branch certainly has none, or is_damaged(id) */
 fil_space_t *open_space(uint32_t id, uint32_t flags, bool make) noexcept;
 
-/** The file of a tablespace could not be opened. Make it, if it is gone, and
-wait a little before the next attempt. Does not return if the retry limit has
-passed since the first one.
+/** Handle a failure to open the file of a tablespace: wait before the next
+attempt, and create the file if it is missing. Does not return if the retry limit
+has passed since the first failure.
 @param id        tablespace identifier
 @param name      file name
-@param failures  number of attempts, 0 at first */
+@param failures  number of failures so far, initially 0 */
 void make_file(uint32_t id, const char *name, unsigned *failures) noexcept;
 
-/** Note that this server drops a tablespace. The page server may not have read
-that yet when somebody asks for it again.
+/** Record that this server drops a tablespace. The page server may not have read
+the redo of the drop when the tablespace is looked up again.
 @param id  tablespace identifier */
 void note_dropped(uint32_t id) noexcept;
 
 /** @return whether the page server has a tablespace but cannot read its first
-page; its table is refused, and nothing that was done to it is rolled back
+page. Its table is refused, and no change to it is rolled back.
 @param id  tablespace identifier */
 bool is_damaged(uint32_t id) noexcept;
 
-/** Note that this thread wanted a page that exists and could not be read. */
+/** Record that this thread could not read a page that exists. */
 void note_unreadable() noexcept;
 
-/** As note_unreadable(), for a table that is not accessible, unless the branch
-does not have its tablespace at all.
+/** Call note_unreadable() for a table that is not accessible, unless the branch
+does not have its tablespace.
 @param table  table that is not accessible */
 void note_refused(const dict_table_t &table) noexcept;
 
-/** Whether this thread could read what it wanted, from a moment on. What InnoDB
-cannot read it takes for what is not there. In a rollback that would make
-permanent what must go away. */
+/** Detects whether this thread failed to read a page since the construction of an
+object. InnoDB treats unreadable pages as missing. In a rollback this would make
+uncommitted changes permanent. */
 class reads
 {
   const uint64_t before;
@@ -152,47 +151,47 @@ public:
   bool failed() const noexcept { return noted() != before; }
 };
 
-/** A recovered transaction cannot be rolled back because of damage in a table.
-Refuse the table, and let it be dropped: free what the transaction locks of it.
-The rows stay the transaction's, as long as it is open.
+/** Refuse a table in which a recovered transaction cannot be rolled back because
+of damage. Release the transaction's locks on the table, so that it can be dropped.
+The rows still belong to the transaction while it is open.
 @param table  table
-@param trx    transaction; nothing is done for one of a connection */
+@param trx    transaction; if it belongs to a connection, this does nothing */
 void refuse(dict_table_t &table, trx_t *trx) noexcept;
 
-/** Decide on an error in a rollback. If a recovered transaction met damage, its
-rollback stops: it stays open and its undo log stays. Does not return if a
-transaction of a connection did: this server ends, and when it is started again
-that is a recovered one.
+/** Decide on an error in a rollback. Damage stops the rollback of a recovered
+transaction, which stays open with its undo log. For a transaction of a connection
+this does not return: this server ends, and after a restart the transaction is a
+recovered one.
 @param trx  transaction
 @param err  error code
-@return whether the rollback stops here; false if this is another error */
+@return whether the rollback stops; false if the error is not due to damage */
 bool stops_rollback(const trx_t &trx, dberr_t err) noexcept;
 
 /** @return whether a recovered transaction stays open until this server ends
 @param trx  transaction */
 bool keeps(const trx_t &trx) noexcept;
 
-/** @return whether something waits, or has just waited, for a page server that
-is there and cannot answer yet: then a long wait for a latch is no hang */
+/** @return whether something waits for the page server, or did shortly before, so
+that a long wait for a latch is not a hang */
 bool excuses_wait() noexcept;
 
-/** FLUSH TABLES ... FOR EXPORT: write all pages of a tablespace to its file,
-where they stay, ever older, until this server's directory goes.
-@param space  tablespace whose dirty pages were flushed; not to be written to
+/** FLUSH TABLES ... FOR EXPORT: write all pages of a tablespace to its file. They
+stay there, and become outdated, until this server's data directory is removed.
+@param space  tablespace whose dirty pages were flushed, and which is not written to
 @param trx    transaction whose connection may be killed
 @return error code */
 dberr_t export_space(const fil_space_t &space, const trx_t &trx) noexcept;
 
 /** ALTER TABLE ... IMPORT TABLESPACE: log every page of an imported file, so
-that the page server has the tablespace.
+that the page server gets the tablespace.
 @param space  tablespace, converted and written back to its file
 @param trx    transaction whose connection may be killed
 @return error code */
 dberr_t import_space(fil_space_t *space, const trx_t &trx) noexcept;
 
-/** Update the values behind status_variables. */
+/** Update the values of status_variables. */
 void refresh_status() noexcept;
 
-/** Innodb_page_server_% */
+/** The status variables Innodb_page_server_% */
 extern st_mysql_show_var status_variables[];
 }

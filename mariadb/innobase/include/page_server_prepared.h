@@ -1,13 +1,11 @@
 /*****************************************************************************
 
-InnoDB on a page server: transactions that were prepared when a branch left
-another.
+InnoDB on a page server: transactions that were prepared at the branch point.
 
 With a binary log, a commit is first prepared in InnoDB, then written to the
-binary log, then committed in InnoDB. After a crash MariaDB asks the binary log
-what becomes of the prepared ones. A branch begins as if after a crash, and the
-binary log of the branch that it left is not there to be asked, so MariaDB
-would not start.
+binary log, then committed in InnoDB. After a crash MariaDB looks up prepared
+transactions in the binary log. A branch begins as if after a crash, and has no
+binary log of its parent branch, so MariaDB would not start.
 
 SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -19,15 +17,15 @@ struct xid_t;
 
 namespace page_server
 {
-/** Find out whether a transaction was prepared by MariaDB itself on the branch
-that this one left: no binary log of this branch can contain it, so it is to be
-rolled back. One that a user has prepared with XA never is.
+/** Find out whether MariaDB itself prepared a transaction on the parent branch.
+No binary log of this branch can contain it, so it must be rolled back. This is
+never the case for a transaction that a user prepared with XA.
 @param xid  identifier of a recovered transaction in prepared state
-@return whether to treat it as one that was active */
+@return whether to treat the transaction as active */
 bool is_undecided(const xid_t &xid) noexcept;
 
-/** Make the decisions of is_undecided() permanent, and note that from here on
-this branch has a binary log of its own, if it has.
+/** Make the decisions of is_undecided() permanent. If this branch has a binary
+log of its own, record that.
 @return whether InnoDB can start */
 bool prepared_decided() noexcept;
 }

@@ -1,6 +1,6 @@
 /*****************************************************************************
 
-What the files of page_server/ call of each other.
+Functions that only the files of page_server/ call.
 
 SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -12,20 +12,20 @@ SPDX-License-Identifier: GPL-2.0-or-later
 
 namespace page_server
 {
-/** Remember whether the first page of a tablespace cannot be read.
+/** Record whether the first page of a tablespace cannot be read.
 @param id  tablespace identifier
-@param is  whether it cannot */
+@param is  whether the page is unreadable */
 void note_damaged(uint32_t id, bool is) noexcept;
 
 /** @return whether this server has dropped a tablespace
 @param id  tablespace identifier */
 bool was_dropped(uint32_t id) noexcept;
 
-/** Free the transactions that stay open, at shutdown, when nobody else has
-transactions any more. */
+/** Free the transactions that stay open. Called at shutdown, when there are no
+other transactions. */
 void forget_kept() noexcept;
 
-/** End at once, after the reason was written to the error log. This server
-holds nothing that another one needs. */
+/** End this process at once. The caller has logged the reason. This server holds
+no data that is needed elsewhere. */
 [[noreturn]] void end_server() noexcept;
 }

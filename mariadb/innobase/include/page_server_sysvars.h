@@ -1,6 +1,6 @@
 /*****************************************************************************
 
-The system variables innodb_page_server_%; included by ha_innodb.cc only.
+The system variables innodb_page_server_%. Only ha_innodb.cc includes this file.
 
 SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -15,8 +15,8 @@ void page_server_update_timeouts(THD *, st_mysql_sys_var *, void *var,
 
 static MYSQL_SYSVAR_BOOL(page_server_enabled, page_server::enabled,
   PLUGIN_VAR_OPCMDARG | PLUGIN_VAR_READONLY,
-  "Keep no data on this server: read pages from a Xylem page server and"
-  " stream redo to it",
+  "Read pages from a Xylem page server and stream redo to it; this server"
+  " keeps no data of its own",
   nullptr, nullptr, FALSE);
 
 static MYSQL_SYSVAR_STR(page_server_address, page_server::address,
@@ -36,19 +36,19 @@ static MYSQL_SYSVAR_STR(page_server_branch, page_server::branch,
 
 static MYSQL_SYSVAR_ULONGLONG(page_server_epoch, page_server::epoch,
   PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
-  "Epoch that attaching to the branch gave this server; the branch's newest"
-  " epoch alone may write it",
+  "Epoch of this server, from attaching to the branch; only the branch's"
+  " newest epoch may write to it",
   nullptr, nullptr, 0, 0, ~0ULL, 0);
 
 static MYSQL_SYSVAR_ULONGLONG(page_server_start_lsn, page_server::start_lsn,
   PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
-  "Log sequence number at which this server's own redo begins, as attaching"
-  " to the branch gave it",
+  "Log sequence number at which this server's own redo begins, from attaching"
+  " to the branch",
   nullptr, nullptr, 0, 0, ~0ULL, 0);
 
 static MYSQL_SYSVAR_STR(page_server_token_file, page_server::token_file,
   PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
-  "File that holds the project's token, if the page server wants one",
+  "File that holds the project's token, if the page server requires one",
   nullptr, nullptr, nullptr);
 
 static MYSQL_SYSVAR_UINT(page_server_connections, page_server::connections,
@@ -59,26 +59,27 @@ static MYSQL_SYSVAR_UINT(page_server_connections, page_server::connections,
 static MYSQL_SYSVAR_UINT(page_server_connect_timeout,
   page_server::connect_timeout,
   PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
-  "Milliseconds that one attempt to connect may take",
+  "Timeout of an attempt to connect, in milliseconds",
   nullptr, nullptr, 2000, 1, 600000, 0);
 
 static MYSQL_SYSVAR_UINT(page_server_request_timeout,
   page_server::request_timeout,
   PLUGIN_VAR_RQCMDARG,
-  "Milliseconds that one attempt at a request may take before it is retried",
+  "Time after which a request without an answer is retried, in milliseconds",
   nullptr, page_server_update_timeouts, 10000, 1, 3600000, 0);
 
 static MYSQL_SYSVAR_UINT(page_server_retry_limit, page_server::retry_limit,
   PLUGIN_VAR_RQCMDARG,
-  "Seconds for which reads and commits wait for a page server that is gone;"
-  " then this server stops. One that is there and cannot answer yet is waited"
-  " for without a limit",
+  "Time in seconds for which reads and commits wait for a silent page server"
+  " before this server stops. While the page server responds that it cannot"
+  " answer yet, they wait without a limit",
   nullptr, page_server_update_timeouts, 300, 1, 86400, 0);
 
 static MYSQL_SYSVAR_ULONGLONG(page_server_queue_size,
   page_server::queue_size,
   PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
-  "Bytes of redo that may wait to become durable; writers wait beyond that",
+  "Maximum amount of redo that is not durable yet, in bytes; writers wait"
+  " beyond that",
   nullptr, nullptr, 64ULL << 20, 4ULL << 20, 16ULL << 30, 0);
 
 #define PAGE_SERVER_SYSTEM_VARIABLES \

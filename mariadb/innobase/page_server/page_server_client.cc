@@ -2,9 +2,9 @@
 
 InnoDB's side of libxylem_client: settings, page reads, redo, status.
 
-libxylem_client.so is preloaded into the server process, because it also sees
-the files that MariaDB keeps beside InnoDB. Its functions are looked up when
-the feature is switched on, so that this plugin loads without it.
+libxylem_client.so is preloaded into the server process, because it also captures
+the files that MariaDB keeps beside InnoDB. This plugin looks up its functions when
+the feature is enabled, so that it can be loaded without the library.
 
 SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -68,20 +68,19 @@ struct
 /** Whether start() succeeded and stop() was not called */
 bool connected;
 
-/** Behind status_variables */
+/** The values of status_variables */
 xylem_stats stats;
 char last_error[512];
 
-/** LSNs at which pages were last called clean. A page's slot is found by
-hashing; pages that share one share the largest LSN, which can only make the
-page server wait for redo that is durable anyway. 2 MiB, whatever the size of
-the database. */
+/** LSNs at which pages last became clean, by the hash of the page identifier. Pages
+that share a slot share the largest LSN. At worst the page server then waits for
+redo that is already durable. 2 MiB, whatever the size of the database. */
 constexpr size_t CLEAN_LSN_SLOTS{1U << 18};
 std::atomic<lsn_t> clean_lsn[CLEAN_LSN_SLOTS];
 
 std::atomic<lsn_t> &clean_lsn_of(page_id_t id) noexcept
 {
-  /* Fibonacci hashing: consecutive pages spread over the table. */
+  /* Fibonacci hashing spreads consecutive pages over the table. */
   return clean_lsn[(id.raw() * 0x9e3779b97f4a7c15ULL) >>
                    (64 - 18)];
 }
@@ -107,7 +106,7 @@ bool look_up_all() noexcept
 #undef LOOK_UP
 }
 
-/** @return whether a setting means the data directory itself */
+/** @return whether a path is empty or the data directory itself */
 bool is_datadir(const char *path) noexcept
 {
   char datadir[PATH_MAX], there[PATH_MAX];
@@ -116,8 +115,8 @@ bool is_datadir(const char *path) noexcept
      !strcmp(datadir, there));
 }
 
-/** Refuse what would break the promise that the page server has everything.
-@return whether the settings can work */
+/** Refuse settings with which the page server would not have all data.
+@return whether all settings are allowed */
 bool check_settings() noexcept
 {
   bool ok{true};
@@ -130,12 +129,13 @@ bool check_settings() noexcept
 
   if (srv_encrypt_log)
     refuse("innodb_encrypt_log=ON",
-           "the page server must read the redo log; set it OFF and encrypt"
+           "the page server must read the redo; set it to OFF and encrypt"
            " the page server's disks instead");
   if (srv_encrypt_tables)
     refuse("innodb_encrypt_tables",
-           "pages are encrypted when they are written to files, and none"
-           " are; set it OFF and encrypt the page server's disks instead");
+           "InnoDB encrypts pages only when it writes them to files, which"
+           " it does not do here; set it to OFF and encrypt the page"
+           " server's disks instead");
   if (srv_force_recovery >= SRV_FORCE_NO_LOG_REDO)
     refuse("innodb_force_recovery=6", "it ignores the redo log; use 5 or less");
   unsigned files{0};
@@ -148,10 +148,11 @@ bool check_settings() noexcept
   }
   if (files != 1 || !ibdata1)
     refuse("this innodb_data_file_path",
-           "the system tablespace is one file, ibdata1, whatever its size");
+           "the system tablespace must be one file called ibdata1, of any"
+           " size");
   static constexpr char only_datadir[]=
-    "the page server knows files by their place in the data directory; leave"
-    " it out";
+    "the page server identifies files by their path in the data directory;"
+    " remove the setting";
   if (!is_datadir(srv_data_home))
     refuse("innodb_data_home_dir", only_datadir);
   if (!is_datadir(srv_log_group_home_dir))
@@ -162,25 +163,26 @@ bool check_settings() noexcept
     refuse("mariadb-backup", "there are no data files to copy");
   if (!srv_read_only_mode && !epoch)
     refuse("innodb_page_server_epoch=0",
-           "writing a branch needs the epoch that attaching to it gave; start"
-           " the server with \"xylem compute start\"");
+           "writing to a branch requires the epoch of an attach; start the"
+           " server with \"xylem compute start\"");
   return ok;
 }
 
-/** Adjust settings that have only one sensible value here. */
+/** Adjust settings that have only one useful value here. */
 void adjust_settings() noexcept
 {
   /* Pages are not written, so they cannot be torn. */
   srv_use_doublewrite_buf= false;
 
-  /* The file stands for a position, not for a capacity: what set its size is
-  the attach, and InnoDB must not try to resize it. */
+  /* ib_logfile0 holds only a start position. The attach sets its size, and InnoDB
+  must not try to resize it. */
   struct stat st;
   if (!stat(get_log_file_path().c_str(), &st) && st.st_size > 0)
     srv_log_file_size= ulonglong(st.st_size);
 }
 
-/** @return the token, or an empty string; ok is cleared on error */
+/** @return the token, or an empty string
+@param ok  set to false on error */
 std::string read_token(bool &ok)
 {
   std::string token;
@@ -207,17 +209,17 @@ std::string read_token(bool &ok)
   return token;
 }
 
-/** The page server does not take redo or give pages any more. Nothing after
-the last acknowledged commit may be seen to succeed, a page that cannot be read
-now must not be taken for a corrupted one, and this server holds nothing that
-another one needs: end at once, without a core dump.
-@param what    what was tried
-@param status  what came of it */
+/** End this process at once, without a core dump, because the page server does not
+accept redo or return pages any more. Nothing after the last acknowledged commit
+may appear to succeed, and an unavailable page must not be treated as corrupted.
+This server holds no data that is needed elsewhere.
+@param what    the operation that failed
+@param status  its status */
 [[noreturn]] ATTRIBUTE_COLD void give_up(const char *what, int status) noexcept
 {
   static std::atomic_flag said= ATOMIC_FLAG_INIT;
   while (said.test_and_set())
-    /* Another thread is about to end us all. */
+    /* Another thread is about to end the process. */
     pause();
 
   char detail[512];
@@ -238,7 +240,7 @@ another one needs: end at once, without a core dump.
   end_server();
 }
 
-/** Say in SHOW PROCESSLIST what a connection waits for */
+/** Shows in SHOW PROCESSLIST what a connection waits for */
 class stage
 {
   THD *const thd;
@@ -308,8 +310,8 @@ bool start() noexcept
   }
 
   connected= true;
-  sql_print_information("InnoDB: Pages and redo of branch '%s' live on the page"
-                        " server at %s:%u; epoch %llu, start LSN %llu",
+  sql_print_information("InnoDB: Using branch '%s' of the page server at %s:%u;"
+                        " epoch %llu, start LSN %llu",
                         branch, address, port, epoch, start_lsn);
   return true;
 }
@@ -346,8 +348,8 @@ static dberr_t to_dberr(int status, page_id_t id, void *buf, size_t len)
   case XYLEM_OK:
     return DB_SUCCESS;
   case XYLEM_NOT_FOUND:
-    /* Read-ahead may ask for what lies beyond the end, and a file that was
-    extended but not written reads as zeros on a local disk, too. */
+    /* Read-ahead may request pages beyond the end. On a local disk, too, pages of
+    a file that was extended but not written are zeros. */
     memset(buf, 0, len);
     return DB_SUCCESS;
   case XYLEM_CORRUPT:
@@ -372,8 +374,8 @@ dberr_t read(page_id_t id, void *buf, size_t len) noexcept
                   id, buf, len);
 }
 
-/** Completion of an asynchronous read, on a thread of the client library:
-only hand over, because completion may itself need pages. */
+/** Complete an asynchronous read, on a thread of the client library. A thread of
+the pool does the rest, because it may need other pages. */
 static void read_done(void *context, int status)
 {
   tpool::aiocb *cb= static_cast<tpool::aiocb*>(context);
@@ -392,7 +394,7 @@ static void read_done(void *context, int status)
 
 bool read_async(tpool::aiocb *cb, page_id_t id) noexcept
 {
-  /* There is no file position: let m_offset carry the page identifier. */
+  /* There is no file position, so m_offset holds the page identifier. */
   cb->m_offset= id.raw();
   cb->m_internal_task.m_func= cb->m_callback;
   cb->m_internal_task.m_arg= cb;
@@ -498,7 +500,7 @@ void make_file(uint32_t id, const char *name, unsigned *failures) noexcept
 
 bool excuses_wait() noexcept
 {
-  /* For how long after such a wait those who waited for it are excused */
+  /* Time in seconds after such a wait during which other waits are excused */
   static constexpr time_t REST{60};
   static std::atomic<time_t> last;
   if (!connected)

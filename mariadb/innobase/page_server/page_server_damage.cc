@@ -1,11 +1,11 @@
 /*****************************************************************************
 
-What cannot be read and is there all the same.
+Damaged pages and tablespaces.
 
-InnoDB takes a tablespace that it cannot open, and a page that it cannot read,
-for one that is gone, and goes on without. In a rollback that would make
-permanent what was never committed. Here damage is remembered: the table is
-refused, the transaction stays open, its undo log stays, and the rest goes on.
+InnoDB treats a tablespace that it cannot open, and a page that it cannot read,
+as missing, and continues. In a rollback this would make uncommitted changes
+permanent. This file records damage: the table is refused, the transaction stays
+open, its undo log is kept, and all else works.
 
 SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -30,12 +30,12 @@ namespace page_server
 {
 namespace
 {
-/** Sets of tablespaces are small or empty and looked at when one is opened */
+/** Protects the sets of tablespaces, which are small and read at each open */
 std::mutex spaces_mutex;
 /** Tablespaces whose first page the page server could not read */
 std::set<uint32_t> damaged;
-/** Tablespaces that this server dropped, 4096 to a group: identifiers are given
-out in order, so that a million of them takes 128 KiB. */
+/** Tablespaces that this server dropped, in groups of 4096. Identifiers are
+consecutive, so that a million of them take 128 KiB. */
 std::map<uint32_t, std::vector<bool>> dropped;
 constexpr uint32_t DROPPED_GROUP{4096};
 
@@ -101,10 +101,10 @@ void refuse(dict_table_t &table, trx_t *trx) noexcept
   if (trx != trx_roll_crash_recv_trx || trx->dict_operation)
     return;
   if (!table.corrupted)
-    sql_print_error("InnoDB: Table %s is refused: transaction " TRX_ID_FMT
-                    " changed it and cannot be rolled back in it, because the"
-                    " page server cannot read all of it", table.name.m_name,
-                    trx->id);
+    sql_print_error("InnoDB: Table %s is refused: changes of transaction "
+                    TRX_ID_FMT " to it cannot be rolled back, because the"
+                    " page server cannot read all of the table",
+                    table.name.m_name, trx->id);
   table.file_unreadable= true;
   table.corrupted= true;
   lock_release_table(trx, &table);
@@ -129,17 +129,17 @@ bool stops_rollback(const trx_t &trx, dberr_t err) noexcept
   if (&trx != trx_roll_crash_recv_trx)
   {
     sql_print_error("[FATAL] InnoDB: Transaction " TRX_ID_FMT " cannot be"
-                    " rolled back: the page server cannot read all of what it"
-                    " changed (see above). This server stops; every"
-                    " acknowledged commit is on the page server. When it is"
-                    " started again, the transaction stays open and the rest"
-                    " works.", trx.id);
+                    " rolled back: the page server cannot read all pages that"
+                    " it changed (see above). This server stops; every"
+                    " acknowledged commit is on the page server. After a"
+                    " restart the transaction stays open and all else works.",
+                    trx.id);
     end_server();
   }
   sql_print_error("InnoDB: The rollback of transaction " TRX_ID_FMT " stops at"
-                  " damage (see above). The transaction stays open: what it"
-                  " changed is neither committed nor undone. The next start"
-                  " tries again; without the damaged table, if that is"
+                  " damage (see above). The transaction stays open: its"
+                  " changes are neither committed nor undone. The next start"
+                  " tries again, without the damaged table if that was"
                   " dropped.", trx.id);
   std::lock_guard<std::mutex> g{kept_mutex};
   kept.emplace_back(const_cast<trx_t*>(&trx));

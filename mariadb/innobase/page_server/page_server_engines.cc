@@ -1,15 +1,15 @@
 /*****************************************************************************
 
-Which engine a table gets on a compute.
+Choose the engine of a table on a compute.
 
-The server decides in check_engine(), by enforce_storage_engine and sql_mode,
-which any session may change, SET STATEMENT and stored programs included, and
-knows one rule for all engines, temporary tables included. So the decision is
-made here, before the server's own, where the statement is known whole: in
-front of the execute() of CREATE TABLE, CREATE SEQUENCE and ALTER TABLE. All
-ways to execute a statement (text, prepared, routines, events, replication)
-call it through its class's virtual table, and that is where our function
-stands. The server's code is left as it is.
+The server chooses it in check_engine(), by enforce_storage_engine and sql_mode.
+Any session may change these variables, also by SET STATEMENT and in stored
+programs, and they apply to all engines and to temporary tables alike. Therefore
+this file makes the choice before the server does, when the whole statement is
+known: before the execute() of CREATE TABLE, CREATE SEQUENCE and ALTER TABLE. All
+ways to execute a statement (text, prepared, routines, events, replication) call
+execute() through the virtual table of the statement's class. This file replaces
+the entry there and leaves the server's code unchanged.
 
 SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -37,23 +37,23 @@ namespace page_server
 {
 namespace
 {
-/** What becomes of a persistent table that is asked for with some engine */
+/** The decision on a persistent table that a statement wants in some engine */
 enum class Verdict { AS_ASKED, INNODB, REFUSED };
 
 struct Judgement
 {
   Verdict verdict;
-  /** Why it is refused */
+  /** Reason of a refusal */
   const char *why;
 };
 
-/** Engines whose tables hold no rows of their own: there is nothing to lose. */
+/** Engines whose tables hold no rows of their own, so that none can be lost */
 constexpr const char *NO_ROWS[]= {
   "BLACKHOLE", "FEDERATED", "SPIDER", "SPHINX", "OQGRAPH", "SEQUENCE",
   "SQL_SEQUENCE", "PERFORMANCE_SCHEMA"
 };
 
-/** CONNECT's table types whose rows are elsewhere, or in other tables */
+/** Types of CONNECT tables whose rows are on other servers or in other tables */
 constexpr const char *CONNECT_ELSEWHERE[]= {
   "MYSQL", "ODBC", "JDBC", "MONGO", "PROXY", "TBL", "XCOL", "OCCUR", "PIVOT",
   "VIR", "DIR"
@@ -74,7 +74,7 @@ bool is_one_of(const char *name, const char *const (&names)[n]) noexcept
 }
 
 /** @return whether a table is the general or the slow query log, or one that a
-rotation of those puts in its place: rows of them are local to a compute */
+rotation of those creates. Their rows are local to a compute. */
 bool is_log_table(const TABLE_LIST &table) noexcept
 {
   return same(table.db.str, MYSQL_SCHEMA_NAME.str) &&
@@ -82,7 +82,7 @@ bool is_log_table(const TABLE_LIST &table) noexcept
      !strncasecmp(table.table_name.str, "slow_log", 8));
 }
 
-/** @return whether a CONNECT table's rows are elsewhere
+/** @return whether the rows of a CONNECT table are not in files of this server
 @param options  options of the statement */
 bool connects_elsewhere(const engine_option_value *options) noexcept
 {
@@ -92,11 +92,11 @@ bool connects_elsewhere(const engine_option_value *options) noexcept
   return false;
 }
 
-/** Judge a persistent table.
-@param name     name of the engine that is asked for
+/** Decide on a persistent table.
+@param name     name of the engine that the statement wants
 @param table    the table
 @param options  options of the statement
-@return what becomes of it */
+@return the decision */
 Judgement judge(const char *name, const TABLE_LIST &table,
                 const engine_option_value *options) noexcept
 {
@@ -106,21 +106,21 @@ Judgement judge(const char *name, const TABLE_LIST &table,
     return {Verdict::AS_ASKED, nullptr};
   if (same(name, "MRG_MyISAM") || same(name, "MERGE"))
     return {Verdict::REFUSED,
-      "a MERGE table is a union of MyISAM tables, which become InnoDB here;"
-      " use a view with UNION ALL, or partitions"};
+      "a MERGE table is a union of MyISAM tables, which become InnoDB tables"
+      " here; use a view with UNION ALL, or partitions"};
   if (same(name, "CONNECT"))
   {
     if (connects_elsewhere(options))
       return {Verdict::AS_ASKED, nullptr};
     return {Verdict::REFUSED,
-      "its rows would be in a file of this server, which keeps none; use a"
-      " TABLE_TYPE whose rows are elsewhere (MYSQL, ODBC, JDBC), or InnoDB"};
+      "its rows would be in a local file, which is lost with this server; use"
+      " a TABLE_TYPE with remote rows (MYSQL, ODBC, JDBC), or InnoDB"};
   }
   return {Verdict::INNODB, nullptr};
 }
 
-/** Settings of a session and parts of a statement that are changed while the
-statement is executed, and put back behind it: a prepared statement is executed
+/** Changes settings of the session and parts of the statement during its
+execution, and restores them afterwards, because a prepared statement is executed
 again. */
 class Execution
 {
@@ -162,12 +162,12 @@ public:
   Execution(const Execution&)= delete;
   Execution &operator=(const Execution&)= delete;
 
-  /** Let the engine be as the statement has it. */
+  /** Keep the engine that the statement names. */
   void as_asked() noexcept
   { m_thd->variables.enforced_table_plugin= nullptr; }
 
-  /** Have the server make an InnoDB table whatever else it finds, with its own
-  note, also where NO_ENGINE_SUBSTITUTION would have it refuse. */
+  /** Make the server create an InnoDB table, with its own note, even if
+  NO_ENGINE_SUBSTITUTION would make it refuse. */
   void enforce() noexcept
   {
     m_thd->variables.enforced_table_plugin=
@@ -183,8 +183,8 @@ public:
     enforce();
     warn();
 
-    /* Other engines' row formats and block sizes mean nothing to InnoDB, which
-    refuses the table with innodb_strict_mode=ON. */
+    /* With innodb_strict_mode=ON, InnoDB refuses the row formats and block sizes
+    of other engines. */
     Table_specification_st &info= m_lex->create_info;
     switch (info.row_type) {
     case ROW_TYPE_DYNAMIC:
@@ -207,7 +207,8 @@ public:
                         "InnoDB", m_table->table_name.str);
   }
 
-  /** @return true, for the statement failed */
+  /** Report an error.
+  @return true, because the statement fails */
   bool refuse(const char *engine, const char *why) const noexcept
   {
     my_printf_error(ER_NOT_SUPPORTED_YET,
@@ -226,12 +227,12 @@ public:
       ha_resolve_by_name(m_thd, m_engine->name(), false);
     if (!plugin && !same(name, "ARCHIVE"))
     {
-      /* The server refuses it, or takes the default engine. */
+      /* The server refuses the statement, or uses the default engine. */
       if (!(m_thd->variables.sql_mode & MODE_NO_ENGINE_SUBSTITUTION))
         enforce();
       return false;
     }
-    /* Not what may be an alias. */
+    /* The name in the statement may be an alias. */
     if (plugin)
       name= hton_name(plugin_hton(plugin))->str;
     const Judgement it{judge(name, *m_table, m_lex->create_info.option_list)};
@@ -248,7 +249,7 @@ public:
   }
 
   /** Decide on CREATE TABLE ... LIKE.
-  @param source  the table that the new one is to be like */
+  @param source  the table after LIKE */
   void decide_like(const TABLE_LIST &source) noexcept
   {
     enforce();
@@ -267,8 +268,8 @@ public:
       name= partitions.str ? partitions.str : hton_name(hton)->str;
     if (!name)
       return;
-    /* Of a CONNECT table's type nothing is known here, but it exists, so it was
-    judged when it was made. */
+    /* The type of a CONNECT table is unknown here. The source table was allowed
+    when it was created, so the new one is, too. */
     if (same(name, "CONNECT") ||
         judge(name, *m_table, nullptr).verdict == Verdict::AS_ASKED)
       as_asked();
@@ -299,7 +300,7 @@ public:
       return false;
     };
 
-    /* The parser has put the last one named here as well. */
+    /* The parser stores the last named engine here, too. */
     if (decide(part_info->default_engine_type))
       return true;
     List_iterator<partition_element> parts(part_info->partitions);
@@ -325,7 +326,7 @@ bool create(Sql_cmd_create_table_like *statement, THD *thd)
   Execution execution(thd, statement);
 
   if (lex->create_info.tmp_table())
-    /* Its rows are this session's, in memory or in tmpdir. */
+    /* The rows are local to this session, in memory or in tmpdir. */
     execution.as_asked();
   else
   {
@@ -336,7 +337,7 @@ bool create(Sql_cmd_create_table_like *statement, THD *thd)
       execution.decide_like(*lex->create_last_non_select_table->next_global);
     else if (!statement->is_set())
     {
-      /* Unless it is one of InnoDB or without rows. */
+      /* The default engine is allowed if it is InnoDB or keeps no rows. */
       if (judge(hton_name(ha_default_handlerton(thd))->str,
                 *lex->first_select_lex()->table_list.first,
                 lex->create_info.option_list).verdict == Verdict::AS_ASKED)
@@ -347,7 +348,7 @@ bool create(Sql_cmd_create_table_like *statement, THD *thd)
     else if (execution.decide_named())
       return true;
   }
-  /* Not through the virtual table, which leads here. */
+  /* A call through the virtual table would come back to this function. */
   return statement->Sql_cmd_create_table_like::execute(thd);
 }
 
@@ -365,18 +366,18 @@ bool alter(Sql_cmd_alter_table *statement, THD *thd)
   return statement->Sql_cmd_alter_table::execute(thd);
 }
 
-/** One entry of a virtual table of the server */
+/** An entry of a virtual table of the server */
 struct Door
 {
-  /** Symbol of the class's virtual table */
+  /** Symbol of the virtual table */
   const char *table;
-  /** Symbol of the function that the entry leads to */
+  /** Symbol of the function in the entry */
   const char *function;
-  /** What it is to lead to */
+  /** The replacement */
   void *ours;
-  /** The entry, while it leads to ours */
+  /** The entry, while it holds the replacement */
   void **entry;
-  /** Where it led before */
+  /** The original function */
   void *theirs;
 };
 
@@ -392,8 +393,8 @@ Door doors[]= {
    reinterpret_cast<void*>(alter), nullptr, nullptr},
 };
 
-/** Change an entry of a virtual table, which is read-only once the server is
-linked. Nobody reads half of it: it is one aligned word.
+/** Change an entry of a virtual table, whose memory is read-only. Other threads
+read the old or the new function, because the entry is one aligned word.
 @return whether it was changed */
 bool set_entry(void **entry, void *function) noexcept
 {
@@ -408,13 +409,13 @@ bool set_entry(void **entry, void *function) noexcept
   return true;
 }
 
-/** Stand in front of a door.
-@return what failed
+/** Replace the function in an entry.
+@return the reason of a failure
 @retval nullptr on success */
 const char *open_door(Door &door) noexcept
 {
-  /* The first two words of a virtual table are not functions. More entries
-  than this the classes do not have; a symbol's own size is not to be had. */
+  /* The first two words of a virtual table are not functions. The size of a
+  symbol cannot be looked up, so the number of entries is a constant here. */
   static constexpr size_t first{2}, last{8};
   auto *const table= static_cast<void**>(dlsym(RTLD_DEFAULT, door.table));
   void *const function= dlsym(RTLD_DEFAULT, door.function);
@@ -424,12 +425,13 @@ const char *open_door(Door &door) noexcept
     if (table[i] == function)
     {
       if (!set_entry(&table[i], door.ours))
-        return "its memory cannot be changed";
+        return "the memory of the virtual table cannot be changed";
       door.entry= &table[i];
       door.theirs= function;
       return nullptr;
     }
-  return "the server's classes are not as they were when this was built";
+  return "the server's classes differ from those that this plugin was built"
+    " for";
 }
 } // namespace
 
@@ -441,10 +443,9 @@ bool engines_start() noexcept
   for (Door &door : doors)
     if (const char *problem= open_door(door))
     {
-      sql_print_error("InnoDB: tables of other engines cannot be kept out: %s"
-                      " (%s). Rows of such tables would be lost; use the"
-                      " server that this plugin was built for", problem,
-                      door.table);
+      sql_print_error("InnoDB: Cannot prevent tables of other engines, whose"
+                      " rows would be lost: %s (%s). Use the server that this"
+                      " plugin was built for", problem, door.table);
       engines_stop();
       return false;
     }

@@ -1,18 +1,18 @@
 /*****************************************************************************
 
-Whose binary log decides on a prepared transaction.
+Find the binary log that decides on a prepared transaction.
 
-A side file, which goes where the branch's history goes, names the branch that
-has run with a binary log last. Where it names another branch, that one's
-history has ended here in a fork, what it had prepared then is in no binary log
-of this branch, and this branch itself has prepared nothing yet: it would have
-put its own name there first. Where it names this branch, or is missing, the
-decision is MariaDB's, and with the binary log lost it refuses to start, as
-it should: that log may hold commits that were acknowledged.
+A side file, which is part of the branch's history, names the branch that last
+ran with a binary log. If it names another branch, that is a parent branch or one
+of its ancestors. No binary log of this branch contains the transactions that were
+prepared at the branch point, and this branch has prepared none yet, because it
+would have written its own name first. If the file names this branch, or is
+missing, MariaDB decides. Without the binary log it then refuses to start, which is
+right, because that log may hold commits that were acknowledged.
 
-The order on disk makes this safe at every crash: the redo of all decisions is
-durable before the name is written, the name before the first transaction can
-be prepared. A name that is cut off is nobody's.
+The order of writes makes this safe at every crash: the redo of all decisions is
+durable before the name is written, and the name is durable before the first
+transaction can be prepared. A truncated name matches no branch.
 
 SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -43,17 +43,17 @@ namespace
 /** The side file, in the data directory */
 constexpr char FILE_NAME[]= "xylem.binlog";
 
-/** Transactions that is_undecided() found */
+/** The number of transactions for which is_undecided() returned true */
 unsigned undecided;
 
-/** What FILE_NAME says */
+/** The branch in FILE_NAME */
 enum class Owner { UNKNOWN, NOBODY, US, OTHERS };
 Owner owner= Owner::UNKNOWN;
 
 std::string path()
 { return std::string(fil_path_to_mysql_datadir) + "/" + FILE_NAME; }
 
-/** Read FILE_NAME once: nobody else changes it. */
+/** Read FILE_NAME once. Only this plugin changes it. */
 Owner find_owner()
 {
   if (owner != Owner::UNKNOWN)
@@ -87,8 +87,8 @@ bool take_over()
   return ok;
 }
 
-/** Note in the undo log of a transaction that it is not prepared any more.
-@param undo  undo log whose state in memory says so
+/** Record in the undo log of a transaction that it is not prepared any more.
+@param undo  undo log, whose state in memory is already active
 @return error code */
 dberr_t set_active(const trx_undo_t &undo)
 {
@@ -122,10 +122,10 @@ bool prepared_decided() noexcept
 
   if (undecided)
   {
-    sql_print_information("InnoDB: %u transactions were being committed when"
-                          " branch '%s' left another one; no binary log of"
-                          " this branch contains them, so they are rolled"
-                          " back", undecided, branch);
+    sql_print_information("InnoDB: Rolling back %u transactions that were"
+                          " being committed at the branch point of branch"
+                          " '%s', because no binary log of this branch"
+                          " contains them", undecided, branch);
     for (trx_rseg_t &rseg : trx_sys.rseg_array)
       if (rseg.space)
         for (const trx_undo_t *undo= UT_LIST_GET_FIRST(rseg.undo_list); undo;
@@ -133,9 +133,9 @@ bool prepared_decided() noexcept
           if (undo->state == TRX_UNDO_ACTIVE)
             if (dberr_t err= set_active(*undo))
             {
-              sql_print_error("InnoDB: Cannot note in undo page %u of"
+              sql_print_error("InnoDB: Cannot record in undo page %u of"
                               " tablespace %u that transaction " TRX_ID_FMT
-                              " is to be rolled back: %s",
+                              " must be rolled back: %s",
                               undo->hdr_page_no, rseg.space->id, undo->trx_id,
                               ut_strerr(err));
               return false;
@@ -161,8 +161,9 @@ bool prepared_decided() noexcept
     owner= Owner::US;
     return true;
   }
-  sql_print_error("InnoDB: Cannot write %s, which says that branch '%s' has a"
-                  " binary log: %s", path().c_str(), branch, strerror(errno));
+  sql_print_error("InnoDB: Cannot write %s, which records that branch '%s' has"
+                  " a binary log: %s", path().c_str(), branch,
+                  strerror(errno));
   return false;
 }
 }

@@ -1,6 +1,6 @@
 /*****************************************************************************
 
-How MariaDB's own tables are read, and what a wait for their locks is called.
+Reads, locks and lock errors of MariaDB's own tables.
 
 SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -18,10 +18,10 @@ namespace page_server
 {
 namespace
 {
-/** Tables of the database mysql that are in Aria elsewhere, as made by
-scripts/mysql_system_tables.sql. Those that are in InnoDB everywhere
+/** Tables of the database mysql that stock servers keep in Aria, as created by
+scripts/mysql_system_tables.sql. The tables that all servers keep in InnoDB
 (gtid_slave_pos, innodb_table_stats, innodb_index_stats, transaction_registry)
-are transactional for good reason. */
+must be transactional. */
 constexpr const char *SYSTEM_TABLES[]= {
   "column_stats", "columns_priv", "db", "event", "func", "global_priv",
   "help_category", "help_keyword", "help_relation", "help_topic",
@@ -42,7 +42,7 @@ bool is_system(const dict_table_t &table) noexcept
   return false;
 }
 
-/** @return whether a statement is about accounts and what they may do */
+/** @return whether a statement is about accounts and privileges */
 bool is_about_accounts(int sql_command) noexcept
 {
   switch (sql_command) {
@@ -67,8 +67,8 @@ bool is_about_accounts(int sql_command) noexcept
 void set_system_read(row_prebuilt_t *prebuilt, THD *thd, bool read_only)
   noexcept
 {
-  /* A statement that ends the transaction keeps no locks, and what it reads
-  it may act upon: FLUSH PRIVILEGES must not see what may be rolled back. */
+  /* A statement that ends the transaction keeps no locks, and may act on the rows
+  that it reads: FLUSH PRIVILEGES must not see uncommitted rows. */
   prebuilt->reads_newest= read_only && enabled &&
     thd_test_options(thd, OPTION_NOT_AUTOCOMMIT | OPTION_BEGIN) &&
     is_system(*prebuilt->table) &&

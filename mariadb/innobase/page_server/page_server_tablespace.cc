@@ -1,7 +1,7 @@
 /*****************************************************************************
 
-FLUSH TABLES ... FOR EXPORT and ALTER TABLE ... IMPORT TABLESPACE: whole data
-files on a server that keeps none.
+FLUSH TABLES ... FOR EXPORT and ALTER TABLE ... IMPORT TABLESPACE, which need
+whole data files, on a server that keeps none.
 
 SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -38,9 +38,9 @@ struct descriptor
   descriptor &operator=(const descriptor&)= delete;
 };
 
-/** Say why a data file could not be read or written.
+/** Report why a data file could not be read or written.
 @param name   file name
-@param doing  what was tried
+@param doing  the operation that failed
 @param error  error number
 @return error code */
 ATTRIBUTE_COLD dberr_t file_error(const char *name, const char *doing,
@@ -52,7 +52,7 @@ ATTRIBUTE_COLD dberr_t file_error(const char *name, const char *doing,
   return error == ENOSPC ? DB_OUT_OF_FILE_SPACE : DB_IO_ERROR;
 }
 
-/** Log all of an imported page, as if it were new.
+/** Log the whole contents of an imported page, as if it were new.
 @param block  page
 @param mtr    mini-transaction */
 void log_page(buf_block_t *block, mtr_t *mtr) noexcept
@@ -65,9 +65,9 @@ void log_page(buf_block_t *block, mtr_t *mtr) noexcept
     page_zip_log(*block, mtr);
     return;
   }
-  /* INIT_PAGE wrote the page identifier. The LSN is written when the
-  mini-transaction is applied, and so is the trailer, which repeats it and
-  which pages of ROW_FORMAT=COMPRESSED tables do not have. */
+  /* INIT_PAGE writes the page identifier. Applying the mini-transaction writes the
+  LSN, and the trailer, which repeats it and which pages of ROW_FORMAT=COMPRESSED
+  tables do not have. */
   const size_t end{zip ? size : size - FIL_PAGE_DATA_END};
   mtr->memcpy(*block, FIL_PAGE_PREV, 8);
   mtr->memcpy(*block, FIL_PAGE_TYPE, end - FIL_PAGE_TYPE);
@@ -94,7 +94,7 @@ dberr_t import_page(fil_space_t *space, page_id_t id, const byte *page) noexcept
   if (ok)
   {
     if (id.page_no() == 0)
-      /* Its identifier may be that of the tablespace that was discarded. */
+      /* The discarded tablespace may have had the same identifier. */
       fil_log_create(*space, &mtr);
     log_page(block, &mtr);
   }

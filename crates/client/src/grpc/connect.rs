@@ -1,4 +1,4 @@
-//! A TCP connection to the page server, up to HTTP/2's first words.
+//! Opens a TCP connection to the page server, with the HTTP/2 handshake.
 
 use super::RpcStatus;
 use bytes::Bytes;
@@ -7,18 +7,17 @@ use std::fmt;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// Flow-control windows: the server may send so much before it hears from us.
-/// 500 pages of 16 KiB per stream, twice that per connection.
+/// The flow-control windows: the bytes that the server may send before the client
+/// acknowledges them. 500 pages of 16 KiB per stream, twice that per connection.
 const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
-/// A page, even one of 64 KiB, fits in one frame, so that it arrives in one
-/// piece and is copied in one go.
+/// Even a page of 64 KiB fits into one frame, so that it is copied in one step.
 const FRAME_SIZE: u32 = 256 << 10;
 
-/// Why a connection or a stream is over.
+/// Why a connection or a stream ended.
 #[derive(Clone, Debug)]
 pub enum Closed {
-    /// The connection broke, or never stood.
+    /// The connection broke, or was never established.
     Transport(String),
     /// The server ended the call with this status.
     Status(RpcStatus),
@@ -42,7 +41,7 @@ impl From<h2::Error> for Closed {
 /// Connects to `host:port` within `timeout`.
 ///
 /// # Errors
-/// When the name does not resolve or no address answers in time.
+/// When the name does not resolve, or no address answers in time.
 pub async fn connect(
     host: &str,
     port: u16,

@@ -1,12 +1,12 @@
-//! Cuts the bytes of a response into gRPC messages, without copying them.
+//! Splits the bytes of a response into gRPC messages, without copying them.
 
 use crate::wire::{Reader, WireError};
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
 
-/// DATA frames that came and were not read yet. Bounded by the flow-control
-/// window while the caller reads every whole message, and by `limit` for a
-/// message that is not whole.
+/// Received DATA frames that were not read yet. If the caller reads every whole
+/// message, their size is bounded by the flow-control window, and by `limit` for
+/// an incomplete message.
 #[derive(Debug)]
 pub struct Deframer {
     chunks: VecDeque<Bytes>,
@@ -15,7 +15,7 @@ pub struct Deframer {
 }
 
 impl Deframer {
-    /// For messages of at most `limit` bytes.
+    /// A deframer for messages of at most `limit` bytes.
     pub fn new(limit: usize) -> Deframer {
         Deframer {
             chunks: VecDeque::new(),
@@ -24,7 +24,7 @@ impl Deframer {
         }
     }
 
-    /// Appends what came.
+    /// Appends received bytes.
     pub fn push(&mut self, chunk: Bytes) {
         if !chunk.is_empty() {
             self.total += chunk.len();
@@ -32,7 +32,8 @@ impl Deframer {
         }
     }
 
-    /// Bytes of the message at the front, `None` when it is not all there.
+    /// The size of the message at the front, in bytes; `None` if it is
+    /// incomplete.
     fn whole(&self) -> Result<Option<usize>, WireError> {
         let mut prefix = [0u8; 5];
         let mut have = 0;
@@ -47,7 +48,7 @@ impl Deframer {
         if have < 5 {
             return Ok(None);
         }
-        // Compression was not offered, so a set flag is not a gRPC message.
+        // The client offers no compression, so a set flag is invalid.
         if prefix[0] != 0 {
             return Err(WireError::Type);
         }
@@ -58,11 +59,12 @@ impl Deframer {
         Ok((self.total - 5 >= len).then_some(len))
     }
 
-    /// Reads the message at the front with `f`; what `f` leaves is skipped.
-    /// `None` when no whole message is there.
+    /// Reads the message at the front with `f`, and skips the bytes that `f` does
+    /// not read. Returns `None` if no whole message is there.
     ///
     /// # Errors
-    /// When it is not a message, or `f` fails; the rest then makes no sense.
+    /// When the bytes are not a message, or `f` fails. The rest of the stream is
+    /// then useless.
     pub fn next<T>(
         &mut self,
         f: impl FnOnce(&mut Reader<'_, Deframer>) -> Result<T, WireError>,

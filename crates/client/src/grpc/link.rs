@@ -1,7 +1,7 @@
 //! One HTTP/2 connection with one bidirectional call on it, driven by one task.
 //!
-//! The usual way, a task for the connection and one for the call, costs a
-//! wake-up between the two for each message; here both are polled together.
+//! With the usual two tasks, one for the connection and one for the call, each
+//! message costs a wake-up between them. Here one task polls both.
 
 use super::{Closed, Deframer, Metadata, RpcStatus};
 use bytes::Bytes;
@@ -13,13 +13,13 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
-/// The connection, its call, and a pulse.
+/// A connection, its call, and the pulse of the server.
 pub struct Link {
     connection: Connection<TcpStream, Bytes>,
     send: SendStream<Bytes>,
     response: Option<ResponseFuture>,
     body: Option<RecvStream>,
-    /// What the server sent and nobody read yet.
+    /// Received bytes that were not read yet.
     pub received: Deframer,
     ping_pong: Option<PingPong>,
     ping_sent: Option<Instant>,
@@ -28,11 +28,11 @@ pub struct Link {
 }
 
 impl Link {
-    /// Opens a call of `path` on a new connection. Nothing has been sent when
-    /// this returns: the first poll does.
+    /// Opens a call of `path` on a new connection. The first poll sends the
+    /// request.
     ///
     /// # Errors
-    /// When the connection takes no call.
+    /// When the connection does not accept a call.
     pub async fn open(
         mut requests: SendRequest<Bytes>,
         mut connection: Connection<TcpStream, Bytes>,
@@ -60,12 +60,11 @@ impl Link {
         })
     }
 
-    /// Queues a message. h2 keeps what the server's window does not let through
-    /// yet: the caller bounds how much that can be.
+    /// Queues a message. h2 buffers the bytes that exceed the server's window; the
+    /// caller bounds their number.
     ///
     /// # Errors
-    /// When the call is over: with what the server said when it ended the call,
-    /// if that came.
+    /// When the call has ended: the server's status, if it was received.
     pub fn send(
         &mut self,
         cx: &mut Context<'_>,
@@ -78,7 +77,7 @@ impl Link {
         };
         loop {
             match self.poll(cx, now) {
-                // What it said before that.
+                // Answers that the server sent before it ended the call.
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(Closed::Status(status))) => return Err(Closed::Status(status)),
                 Poll::Ready(Err(_)) | Poll::Pending => return Err(failed),
@@ -86,17 +85,17 @@ impl Link {
         }
     }
 
-    /// Says that nothing more will be sent.
+    /// Closes the sending side of the call.
     pub fn finish(&mut self) {
-        // An error means that the call is over already.
+        // An error means that the call has already ended.
         let _ = self.send.send_data(Bytes::new(), true);
     }
 
-    /// Sends what is queued and takes what came into [`Link::received`]. Ready
-    /// when there is something new, or when the call is over.
+    /// Sends queued messages and moves received bytes to [`Link::received`].
+    /// Ready when there are new bytes, or when the call has ended.
     pub fn poll(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), Closed>> {
         let alive = self.connection_poll(cx);
-        // What came before the connection broke still counts.
+        // Bytes that arrived before the connection broke still count.
         match self.body_poll(cx, now) {
             Poll::Pending => match alive {
                 Ok(()) => Poll::Pending,
@@ -151,17 +150,18 @@ impl Link {
         }
     }
 
-    /// Whether a ping was answered: an HTTP/2 server lives at the other end.
+    /// Whether a ping was answered, which shows that an HTTP/2 server is at the
+    /// other end.
     pub fn has_pulse(&self) -> bool {
         self.pulse
     }
 
-    /// Takes the server's pulse: a ping at the start, and when nothing was heard for a third of
-    /// `timeout`, and an error when none was answered for all of it. Without
-    /// this a peer that vanished would be noticed only by TCP, minutes later.
+    /// Checks the server's pulse. Sends a ping at the start and whenever nothing
+    /// was received for a third of `timeout`. Without pings, only TCP would notice
+    /// that the peer vanished, minutes later.
     ///
     /// # Errors
-    /// When the server is silent.
+    /// When a ping is unanswered and nothing was received for `timeout`.
     pub fn check_pulse(
         &mut self,
         cx: &mut Context<'_>,
@@ -184,12 +184,12 @@ impl Link {
             None if !self.pulse || silent >= timeout / 3 => {
                 ping_pong.send_ping(Ping::opaque())?;
                 self.ping_sent = Some(now);
-                // Registers this task for the answer, and gets the ping sent.
+                // Registers this task for the answer; then sends the ping.
                 let _ = ping_pong.poll_pong(cx);
                 self.connection_poll(cx)
             }
             Some(sent) if silent >= timeout && now.duration_since(sent) >= timeout / 3 => Err(
-                Closed::Transport(format!("nothing heard for {} ms", silent.as_millis())),
+                Closed::Transport(format!("nothing received for {} ms", silent.as_millis())),
             ),
             _ => Ok(()),
         }

@@ -1,10 +1,11 @@
-//! The head of a request: path, gRPC's fixed headers, and who is calling.
+//! The headers of a request: the path, gRPC's fixed headers, and those that
+//! identify the compute.
 
 use crate::status::{Error, Status};
 use http::{HeaderValue, Method, Request, Uri, Version};
 
-/// What every call carries: where it goes, for which branch, under which epoch,
-/// with which token.
+/// The parts of the headers that are the same in every call: server, branch, epoch
+/// and token.
 #[derive(Clone, Debug)]
 pub struct Metadata {
     authority: String,
@@ -14,10 +15,10 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// For the server `authority` (`host:port`).
+    /// Headers for the server `authority` (`host:port`).
     ///
     /// # Errors
-    /// When one of them cannot stand in a header.
+    /// When a value is not valid in a header.
     pub fn new(
         authority: String,
         branch: &str,
@@ -28,7 +29,7 @@ impl Metadata {
             HeaderValue::from_str(text).map_err(|_| {
                 Error::new(
                     Status::Invalid,
-                    format!("the {name} has a character it cannot have"),
+                    format!("the {name} contains an invalid character"),
                 )
             })
         };
@@ -44,20 +45,20 @@ impl Metadata {
                 .transpose()?,
             authority,
         };
-        // Once here, so that a bad address is an error now, not a lost
+        // Checked here, so that a bad address is an error now and not a lost
         // connection later.
         metadata.request("/").map(|_| metadata)
     }
 
-    /// The head of a call of `path` (`/package.Service/Method`).
+    /// The headers of a call of `path` (`/package.Service/Method`).
     ///
     /// # Errors
-    /// When the address cannot stand in a request.
+    /// When the address is invalid.
     pub fn request(&self, path: &str) -> Result<Request<()>, Error> {
         let bad = |e: http::Error| {
             Error::new(
                 Status::Invalid,
-                format!("{} is no address of a page server: {e}", self.authority),
+                format!("{} is not a valid server address: {e}", self.authority),
             )
         };
         let uri = Uri::builder()

@@ -1,5 +1,5 @@
-//! gRPC over the `h2` crate: what tonic would do, without the crates that a
-//! GPL-2.0-only server cannot link.
+//! gRPC on the `h2` crate. It replaces tonic, whose dependencies a GPL-2.0-only
+//! server cannot link.
 //!
 //! <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>
 

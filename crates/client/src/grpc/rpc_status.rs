@@ -1,12 +1,12 @@
-//! gRPC's own status: from a response's head, its trailers, or a page answer.
+//! The gRPC status in the headers or trailers of a response, or in a page answer.
 
 use crate::status::Status;
 use http::HeaderMap;
 use std::fmt;
 
-/// The status codes, by the numbers of the specification.
+/// The status codes of the gRPC specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // their meanings are those of pageserver.proto
+#[allow(missing_docs)] // described in pageserver.proto
 pub enum Code {
     Ok,
     Cancelled,
@@ -27,7 +27,7 @@ pub enum Code {
 }
 
 impl Code {
-    /// The code with this number; [`Code::Unknown`] for one that is not known.
+    /// The code with this number; [`Code::Unknown`] for any other number.
     pub fn from_number(number: u32) -> Code {
         match number {
             0 => Code::Ok,
@@ -70,7 +70,7 @@ impl Code {
         }
     }
 
-    /// Whether the answer to one request may be better the next time.
+    /// Whether a request that failed with this code may succeed later.
     pub fn retry_request(self) -> bool {
         matches!(
             self,
@@ -78,8 +78,9 @@ impl Code {
         )
     }
 
-    /// Whether a stream that ended so may be opened again. Codes that proxies
-    /// and HTTP/2 libraries make up when a connection breaks count as that.
+    /// Whether a stream that ended with this code may be opened again. This
+    /// includes the codes that proxies and HTTP/2 libraries use for a broken
+    /// connection.
     pub fn retry_stream(self) -> bool {
         self.retry_request()
             || matches!(
@@ -88,14 +89,14 @@ impl Code {
             )
     }
 
-    /// What a request that failed so ends with.
+    /// The result of a request that failed with this code.
     pub fn status(self) -> Status {
         match self {
             Code::Ok => Status::Ok,
             Code::NotFound => Status::NotFound,
             Code::FailedPrecondition => Status::Fenced,
-            // The server failed on what was asked for: to ask again, or to end
-            // this compute, helps nobody.
+            // The server failed to produce the data. Neither a retry nor the end
+            // of this compute would help.
             Code::DataLoss | Code::Internal => Status::Corrupt,
             code if code.retry_request() => Status::Timeout,
             _ => Status::Error,
@@ -112,15 +113,15 @@ impl fmt::Display for Code {
 /// A code with its message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RpcStatus {
-    /// What kind of end.
+    /// The status code.
     pub code: Code,
-    /// What the server says about it.
+    /// The server's message; empty if it sent none.
     pub message: String,
 }
 
 impl RpcStatus {
-    /// The status in the head or the trailers of a response; `None` when they
-    /// have none.
+    /// The status in the headers or the trailers of a response; `None` if they
+    /// contain none.
     pub fn from_headers(headers: &HeaderMap) -> Option<RpcStatus> {
         let number = headers.get("grpc-status")?;
         let number = number.to_str().ok().and_then(|text| text.parse().ok());
@@ -133,8 +134,8 @@ impl RpcStatus {
         })
     }
 
-    /// The status of a response whose HTTP status is not 200: there was no
-    /// gRPC server at the other end, or a proxy before it.
+    /// The status of a response whose HTTP status is not 200. The other end is a
+    /// proxy, or not a gRPC server.
     pub fn from_http(status: http::StatusCode) -> RpcStatus {
         let code = match status.as_u16() {
             401 => Code::Unauthenticated,
@@ -160,7 +161,8 @@ impl fmt::Display for RpcStatus {
     }
 }
 
-/// `grpc-message` is percent-encoded UTF-8. What is not is kept as it is.
+/// Decodes `grpc-message`, which is percent-encoded UTF-8. Invalid escapes are
+/// kept.
 fn percent_decode(text: &[u8]) -> String {
     let digit = |at: usize| text.get(at).and_then(|&b| (b as char).to_digit(16));
     let mut out = Vec::with_capacity(text.len());

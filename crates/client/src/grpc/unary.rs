@@ -1,4 +1,4 @@
-//! A call with one message each way, on a connection that another task drives.
+//! A unary call, on a connection that another task drives.
 
 use super::{Closed, Code, Deframer, Metadata, RpcStatus};
 use crate::wire::{Reader, WireError};
@@ -6,11 +6,12 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use std::future::poll_fn;
 
-/// Calls `path` with `message` (a whole gRPC message) and reads the answer, of
-/// at most `limit` bytes, with `read`.
+/// Calls `path` with `message`, a whole gRPC message, and reads the answer of at
+/// most `limit` bytes with `read`.
 ///
 /// # Errors
-/// When the connection breaks, the server refuses, or the answer is none.
+/// When the connection breaks, the server refuses the call, or the answer is
+/// invalid.
 pub async fn unary<T>(
     mut requests: SendRequest<Bytes>,
     metadata: &Metadata,
@@ -54,7 +55,7 @@ pub async fn unary<T>(
         Some(_) => match received.next(read) {
             Ok(Some(value)) => Ok(value),
             Ok(None) => Err(Closed::Transport("the answer has no message".to_owned())),
-            Err(e) => Err(Closed::Transport(format!("the answer makes no sense: {e}"))),
+            Err(e) => Err(Closed::Transport(format!("the answer is invalid: {e}"))),
         },
     }
 }

@@ -1,5 +1,4 @@
-//! One page read from the call to its completion: where the page goes and who
-//! is told.
+//! A page read, from the call to its completion.
 
 use crate::status::Status;
 use crate::wire::pages::Destination;
@@ -9,33 +8,34 @@ use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::thread::Thread;
 use std::time::Instant;
 
-/// The caller's buffer. It belongs to the library from the call until the
-/// completion, which is the only thing that lets the caller go on.
+/// The caller's buffer. It belongs to the library from the call until its
+/// completion.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
     buf: *mut u8,
     len: usize,
 }
 
-// SAFETY: the pointer is used by one thread at a time: the connection's, which
-// owns the call, until the caller is told.
+// SAFETY: only the connection's thread, which owns the call, uses the pointer
+// until the call completes.
 unsafe impl Send for Target {}
 
 impl Target {
     /// The `len` bytes at `buf`.
     ///
     /// # Safety
-    /// They must be writable, and nobody else's, until the call completes.
+    /// They must be writable, and nothing else may use them, until the call
+    /// completes.
     pub unsafe fn new(buf: *mut u8, len: usize) -> Target {
         Target { buf, len }
     }
 
-    /// Bytes of the buffer.
+    /// The size of the buffer, in bytes.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it has no room at all.
+    /// Whether the buffer has no room.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -43,13 +43,14 @@ impl Target {
 
 impl Destination for Target {
     fn put(&mut self, at: usize, bytes: &[u8]) {
-        // A page of the wrong size is found afterwards by its length; here only
-        // nothing may be written past the end.
+        // Bytes beyond the end are dropped. The caller of the decoder detects a
+        // page of the wrong size by its length.
         let room = self.len.saturating_sub(at);
         let n = bytes.len().min(room);
         if n > 0 {
             // SAFETY: at + n <= len, and the creator of the target vouched for
-            // len writable bytes; `bytes` is the library's, so no overlap.
+            // len writable bytes. `bytes` belongs to the library, so it does not
+            // overlap them.
             unsafe {
                 std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.buf.add(at), n);
             }
@@ -57,7 +58,7 @@ impl Destination for Target {
     }
 }
 
-/// A thread that sleeps until it is told a status.
+/// Lets a thread sleep until another one passes it a status.
 #[derive(Debug)]
 pub struct Waiter {
     status: AtomicI32,
@@ -67,7 +68,7 @@ pub struct Waiter {
 const NOT_YET: i32 = -1;
 
 impl Waiter {
-    /// For the current thread.
+    /// A waiter for the current thread.
     pub fn new() -> Arc<Waiter> {
         Arc::new(Waiter {
             status: AtomicI32::new(NOT_YET),
@@ -75,19 +76,20 @@ impl Waiter {
         })
     }
 
-    /// Wakes the thread.
+    /// Passes the status and wakes the thread.
     pub fn tell(&self, status: Status) {
         self.status.store(status.code(), Ordering::Release);
         self.thread.unpark();
     }
 
-    /// The status, when it was told.
+    /// The status, if it was passed already.
     pub fn told(&self) -> Option<Status> {
         let code = self.status.load(Ordering::Acquire);
         (code != NOT_YET).then(|| Status::from_code(code))
     }
 
-    /// Sleeps until told; only for the thread the waiter was made on.
+    /// Sleeps until there is a status. Only the thread that created the waiter
+    /// may call this.
     pub fn wait(&self) -> Status {
         loop {
             if let Some(status) = self.told() {
@@ -98,7 +100,7 @@ impl Waiter {
     }
 }
 
-/// Many pages that one thread waits for.
+/// A batch of pages that one thread waits for.
 #[derive(Debug)]
 pub struct Batch {
     left: AtomicUsize,
@@ -107,7 +109,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// For `count` pages, awaited by the current thread.
+    /// A batch of `count` pages that the current thread waits for.
     pub fn new(count: usize) -> Arc<Batch> {
         Arc::new(Batch {
             left: AtomicUsize::new(count),
@@ -116,18 +118,18 @@ impl Batch {
         })
     }
 
-    /// Page `index` is done.
+    /// Passes the status of page `index`.
     pub fn tell(&self, index: usize, status: Status) {
         if let Some(slot) = self.statuses.get(index) {
             slot.store(status.code(), Ordering::Relaxed);
         }
-        // AcqRel: the last one hands over what all others wrote.
+        // AcqRel: the last page publishes the writes of all others.
         if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.waiter.tell(Status::Ok);
         }
     }
 
-    /// Sleeps until all pages are done; their statuses in order.
+    /// Sleeps until all pages are done, and returns their statuses in order.
     pub fn wait(&self) -> Vec<Status> {
         if !self.statuses.is_empty() {
             self.waiter.wait();
@@ -142,18 +144,18 @@ impl Batch {
 /// `xylem_page_done` of the C header.
 pub type DoneFn = unsafe extern "C" fn(*mut c_void, i32);
 
-/// Who is told when the page is there, or will not come.
+/// The receiver of a call's status.
 #[derive(Debug)]
 pub enum Done {
-    /// A thread that waits.
+    /// A thread that waits for this page.
     Sync(Arc<Waiter>),
-    /// A thread that waits for many; which of them this is.
+    /// A thread that waits for a batch, and the index of the page in it.
     Batch(Arc<Batch>, usize),
     /// A function of the caller.
     Async(Callback),
 }
 
-/// The caller's function and what it wants to be given.
+/// The caller's function and its context.
 #[derive(Debug)]
 pub struct Callback {
     /// The function.
@@ -162,8 +164,8 @@ pub struct Callback {
     pub context: *mut c_void,
 }
 
-// SAFETY: the C interface says that `done` is called on a thread of the
-// library, so the caller's context is made for that.
+// SAFETY: the C interface says that a thread of the library calls `done`, so the
+// caller's context must allow that.
 unsafe impl Send for Callback {}
 
 /// One page read.
@@ -173,20 +175,20 @@ pub struct PageCall {
     pub space_id: u32,
     /// The page's number.
     pub page_no: u32,
-    /// The page must show at least this LSN.
+    /// The page must show at least every change up to this LSN.
     pub min_lsn: u64,
-    /// Where the page goes.
+    /// The buffer that receives the page.
     pub target: Target,
-    /// When the caller called.
+    /// The time of the call.
     pub started: Instant,
-    /// Attempts that failed.
+    /// The number of failed attempts.
     pub failures: u32,
-    /// Who is told; `None` once told.
+    /// The receiver of the status; `None` after completion.
     pub done: Option<Done>,
 }
 
 impl PageCall {
-    /// Tells whoever waits. The buffer is the caller's again.
+    /// Passes the status to its receiver. The buffer belongs to the caller again.
     pub fn complete(mut self, status: Status) {
         self.tell(status);
     }
@@ -196,8 +198,8 @@ impl PageCall {
             Some(Done::Sync(waiter)) => waiter.tell(status),
             Some(Done::Batch(batch, index)) => batch.tell(index, status),
             Some(Done::Async(callback)) => {
-                // SAFETY: the caller of xylem_get_page_async gave function and
-                // context for exactly this one call.
+                // SAFETY: the caller of xylem_get_page_async passed the function
+                // and the context for exactly one call.
                 unsafe { (callback.done)(callback.context, status.code()) }
             }
             None => {}
@@ -206,8 +208,8 @@ impl PageCall {
 }
 
 impl Drop for PageCall {
-    /// A call that gets lost, even in a panic, is told: a thread of the server
-    /// would otherwise sleep for ever.
+    /// Completes a call that was lost, for example in a panic. Otherwise a thread
+    /// of the server would sleep forever.
     fn drop(&mut self) {
         self.tell(Status::Cancelled);
     }

@@ -1,5 +1,5 @@
-//! The thread of one page connection: connect, read pages until it breaks,
-//! connect again.
+//! The thread of a page connection. It connects, reads pages until the connection
+//! breaks, and connects again.
 
 use super::Conn;
 use super::driver::Calls;
@@ -26,8 +26,8 @@ const ANSWER_MAX: usize = 1 << 20;
 
 const PING_MAX: usize = 64 << 10;
 
-/// Serves `conn` until it is stopped. `first`: it also looks after those who
-/// wait for redo.
+/// Serves `conn` until it is stopped. The `first` connection also watches the
+/// waits for redo.
 pub async fn run(shared: Arc<Shared>, conn: Arc<Conn>, runtime: Handle, first: bool) {
     let _end = Closing(&conn);
     let mut calls = Calls::new(shared.clone(), conn.clone());
@@ -96,7 +96,7 @@ pub async fn run(shared: Arc<Shared>, conn: Arc<Conn>, runtime: Handle, first: b
             Closed::Status(status) if !status.code.retry_stream() => {
                 let mut error = shared.refused(status, "page stream");
                 if error.status == Status::NotFound {
-                    // Not a page that is missing: the branch.
+                    // The branch is missing, not a page.
                     error.status = Status::Error;
                 }
                 conn.set_down(error.clone());
@@ -126,7 +126,7 @@ pub async fn run(shared: Arc<Shared>, conn: Arc<Conn>, runtime: Handle, first: b
     calls.cancel_all(shared.limits.now());
 }
 
-/// Closes the queue when the thread ends, in whatever way.
+/// Closes the queue when the thread ends for any reason.
 struct Closing<'a>(&'a Conn);
 
 impl Drop for Closing<'_> {
@@ -135,11 +135,14 @@ impl Drop for Closing<'_> {
     }
 }
 
-/// Waits before the next attempt to connect; false when stopped. Calls whose
-/// time is up meanwhile are told.
+/// Waits before the next attempt to connect, and fails calls that time out
+/// meanwhile. Returns false if the connection was stopped.
 async fn rest(shared: &Shared, conn: &Conn, calls: &mut Calls, wait: Duration, why: &str) -> bool {
     let until = shared.limits.now() + wait;
-    let why = format!("page server {} unreachable: {why}", shared.config.server());
+    let why = format!(
+        "page server {} is unreachable: {why}",
+        shared.config.server()
+    );
     loop {
         let now = shared.limits.now();
         calls.expire(&why, now);
@@ -153,8 +156,8 @@ async fn rest(shared: &Shared, conn: &Conn, calls: &mut Calls, wait: Duration, w
             .next_deadline()
             .map_or(until, |at| at.min(until))
             .max(now);
-        // At least a millisecond, so that a deadline that just passes does not
-        // become a busy loop.
+        // At least a millisecond, so that a deadline close to now does not cause a
+        // busy loop.
         let nap = (wake - now).max(Duration::from_millis(1));
         let mut sleep = pin!(sleep(nap));
         let stopped = poll_fn(|cx| {
@@ -189,20 +192,20 @@ enum End {
 
 type Probe<'a> = Pin<Box<dyn Future<Output = Result<PingResponse, Closed>> + 'a>>;
 
-/// A connection that stands.
+/// An established connection.
 struct Session<'a> {
     shared: &'a Shared,
     conn: &'a Conn,
     calls: &'a mut Calls,
     link: Link,
     requests: SendRequest<Bytes>,
-    /// A ping under way: the server is asked whether it is there while somebody
-    /// waits and it says nothing.
+    /// A ping in flight. It checks a silent server while a call waits.
     probe: Option<Probe<'a>>,
     /// When the last probe began.
     probed: Instant,
     first: bool,
-    /// A page came: the server works, so the next backoff starts small.
+    /// Whether an answer was received. The server then works, so the next backoff
+    /// starts small.
     answered: bool,
     reachable: bool,
     sleep: Pin<Box<Sleep>>,
@@ -239,7 +242,7 @@ impl Session<'_> {
                     let count = self
                         .calls
                         .answers(&mut self.link.received, now)
-                        .map_err(|e| Closed::Transport(format!("an answer makes no sense: {e}")))?;
+                        .map_err(|e| Closed::Transport(format!("an answer is invalid: {e}")))?;
                     self.answered |= count > 0;
                     self.reached(now);
                     continue;
@@ -280,9 +283,9 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Asks the server whether it is there when somebody waits and nothing was
-    /// heard of it for half of a request's time. What it answers is what lets
-    /// them wait on: see [`crate::config::Limits::gives_up`].
+    /// Pings a server that has been silent for [`crate::config::Limits::silence`]
+    /// while a call waits. Its answer lets the call wait longer: see
+    /// [`crate::config::Limits::gives_up`].
     fn look_at_waits(&mut self, now: Instant) {
         let redo = self
             .shared
@@ -344,7 +347,7 @@ impl Session<'_> {
                 Err(Closed::Status(status)) if status.code == Code::FailedPrecondition => {
                     self.shared.fence(&status.message);
                 }
-                // The pulse, or the calls themselves, tell what is wrong.
+                // The pulse, or the calls themselves, report other errors.
                 Err(_) => {}
             }
         }

@@ -1,6 +1,6 @@
-//! The calls of one page connection: which are sent, which wait to be sent
-//! again, which have had their time. No I/O: time comes in, messages come in and
-//! go out.
+//! The calls of one page connection: new ones, sent ones, those that wait for a
+//! retry, and those that time out. No I/O: the caller passes in the time and the
+//! received bytes, and sends the returned requests.
 
 use super::{Conn, PageCall, Target};
 use crate::backoff::Jitter;
@@ -32,7 +32,7 @@ pub struct Calls {
 }
 
 impl Calls {
-    /// None yet.
+    /// No calls yet.
     pub fn new(shared: Arc<Shared>, conn: Arc<Conn>) -> Calls {
         Calls {
             jitter: Jitter::from(&shared.config.entropy),
@@ -45,12 +45,12 @@ impl Calls {
         }
     }
 
-    /// The requests of all fresh calls, one gRPC message after the other. From
-    /// here on they wait for their answers.
+    /// Returns the requests of all fresh calls as consecutive gRPC messages. The
+    /// calls then wait for their answers.
     pub fn requests(&mut self, now: Instant) -> Vec<u8> {
         let timeout = self.shared.limits.request_timeout();
-        // The server gives up a little earlier than the client, so that its
-        // answer, which names what lags, arrives before the deadline.
+        // The server's time limit is a little shorter than the client's, so that
+        // the reason in its answer arrives before the deadline.
         let server_ms = u32::try_from((timeout * 9 / 10).as_millis())
             .unwrap_or(u32::MAX)
             .max(1);
@@ -80,7 +80,7 @@ impl Calls {
     /// Completes every call whose whole answer is in `received`.
     ///
     /// # Errors
-    /// When the bytes are not answers: the stream is of no use any more.
+    /// When the bytes are not answers. The stream is then useless.
     pub fn answers(&mut self, received: &mut Deframer, now: Instant) -> Result<usize, WireError> {
         let mut count = 0;
         loop {
@@ -91,9 +91,9 @@ impl Calls {
                 return Ok(count);
             };
             count += 1;
-            // Late or not, it shows that the server is there.
+            // Even a late answer shows that the server responds.
             self.shared.limits.heard(now);
-            // An answer to an attempt that was given up is nobody's.
+            // A late answer has no attempt any more, and is dropped.
             if let Some(attempt) = self.sent.remove(&answer.id) {
                 self.answered(attempt.call, &answer, now);
             }
@@ -112,8 +112,8 @@ impl Calls {
                     let error = Error::new(
                         Status::Error,
                         format!(
-                            "page {}:{} came with {} bytes, its buffer has {}: check innodb_page_size \
-                             and the project's page size",
+                            "page {}:{} has {} bytes, but its buffer has {}; hint: compare \
+                             innodb_page_size with the project's page size",
                             call.space_id,
                             call.page_no,
                             len.unwrap_or(0),
@@ -140,8 +140,8 @@ impl Calls {
         }
     }
 
-    /// The call is made again later, or ends when the server was gone for too
-    /// long.
+    /// Schedules a retry of the call, or fails it if the server was silent for
+    /// the retry limit.
     fn retry(&mut self, mut call: PageCall, why: &str, now: Instant) {
         call.failures = call.failures.saturating_add(1);
         let gives_up = self.shared.limits.gives_up(call.started);
@@ -149,7 +149,7 @@ impl Calls {
         if now >= gives_up {
             let error = Error::new(
                 Status::Timeout,
-                format!("gave up after {} attempts: {why}", call.failures),
+                format!("failed after {} attempts: {why}", call.failures),
             );
             self.failed(call, &error, now);
         } else {
@@ -158,7 +158,7 @@ impl Calls {
         }
     }
 
-    /// The connection broke: every call that waits for an answer is made again.
+    /// Retries every call that waits for an answer, because the connection broke.
     pub fn disconnected(&mut self, why: &str, now: Instant) {
         let sent: Vec<Attempt> = self.sent.drain().map(|(_, attempt)| attempt).collect();
         for attempt in sent {
@@ -166,15 +166,15 @@ impl Calls {
         }
     }
 
-    /// The server refused the stream itself, and will again: every call there
-    /// is ends with `error`.
+    /// Fails all calls with `error`. The server refused the stream itself, so a
+    /// retry would fail, too.
     pub fn refuse_all(&mut self, error: &Error, now: Instant) {
         for call in self.all() {
             self.failed(call, error, now);
         }
     }
 
-    /// Shutdown.
+    /// Cancels all calls, at shutdown.
     pub fn cancel_all(&mut self, now: Instant) {
         for call in self.all() {
             self.done(call, Status::Cancelled, now);
@@ -188,8 +188,8 @@ impl Calls {
         all
     }
 
-    /// Ends attempts that had no answer in time and calls whose time is up;
-    /// makes those fresh whose wait before the next attempt is over.
+    /// Ends attempts without an answer in time, which are retried or fail. Makes
+    /// calls fresh whose wait for a retry is over.
     pub fn look_at_clock(&mut self, now: Instant) {
         let late: Vec<u64> = self
             .sent
@@ -218,7 +218,7 @@ impl Calls {
         }
     }
 
-    /// Ends calls that found no connection in their time.
+    /// Fails calls that had no connection until their time limit.
     pub fn expire(&mut self, why: &str, now: Instant) {
         self.look_at_clock(now);
         for _ in 0..self.fresh.len() {
@@ -233,7 +233,7 @@ impl Calls {
         }
     }
 
-    /// When the oldest of the calls was made; `None` when there are none.
+    /// The time of the oldest call; `None` if there is none.
     pub fn oldest(&self) -> Option<Instant> {
         let sent = self.sent.values().map(|attempt| attempt.call.started);
         let again = self.again.iter().map(|(_, call)| call.started);
@@ -241,7 +241,8 @@ impl Calls {
         sent.chain(again).chain(fresh).min()
     }
 
-    /// The next moment at which the clock matters, if any.
+    /// The time of the next retry or of the next failure for lack of a connection,
+    /// if any.
     pub fn next_deadline(&self) -> Option<Instant> {
         let again = self.again.iter().map(|(at, _)| *at).min();
         let oldest = self.fresh.iter().map(|call| call.started).min();

@@ -1,4 +1,4 @@
-//! What the callers and the thread of one page connection have in common.
+//! The state that callers share with the thread of a page connection.
 
 use super::PageCall;
 use crate::config::Limits;
@@ -11,8 +11,8 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
 
-/// Calls under way per connection: queued, sent, or waiting to be sent again.
-/// Past it callers wait. 64 MiB of 64 KiB pages.
+/// The largest number of calls in flight per connection: queued, sent, or waiting
+/// for a retry. Callers wait beyond that. 64 MiB of 64 KiB pages.
 pub const UNDER_WAY_MAX: usize = 1024;
 
 /// The shared half of a page connection.
@@ -29,11 +29,11 @@ struct State {
     stopped: bool,
     waker: Option<Waker>,
     up: Option<Up>,
-    /// Why it does not stand.
+    /// Why the connection is not established.
     trouble: Option<Error>,
 }
 
-/// A connection that stands: what a unary call needs.
+/// An established connection, for unary calls.
 #[derive(Clone)]
 pub struct Up {
     /// Opens calls.
@@ -49,24 +49,24 @@ impl std::fmt::Debug for Up {
 }
 
 impl Conn {
-    /// Calls under way, and whether the connection stands: for choosing one.
+    /// Whether the connection is down, and the number of calls in flight. The
+    /// connection with the least load gets the next call.
     pub fn load(&self) -> (bool, usize) {
         let state = lock(&self.state);
         (state.up.is_none(), state.under_way)
     }
 
-    /// Queues `call`, waiting while too many are under way.
+    /// Queues `call`. Waits while too many calls are in flight.
     ///
     /// # Errors
-    /// When the library is being shut down, or when it would have to wait on a
-    /// thread of the library. The call is dropped and nobody told: the caller
-    /// learns it from here.
+    /// When the library is being shut down, or when a thread of the library would
+    /// have to wait. The call is then dropped without a completion.
     pub fn push(&self, mut call: PageCall) -> Result<(), Error> {
         let mut state = lock(&self.state);
         while state.under_way >= UNDER_WAY_MAX && !state.stopped {
             if is_library_thread() {
                 call.done = None;
-                let message = "too many page reads under way for a call from a completion";
+                let message = "too many page reads in flight for a call from a page callback";
                 return Err(Error::new(Status::Error, message));
             }
             state = self
@@ -83,7 +83,7 @@ impl Conn {
         }
         state.under_way += 1;
         state.queue.push_back(call);
-        // The thread takes all there is, so only the first has to wake it.
+        // The thread takes all queued calls, so only the first one must wake it.
         let waker = if state.queue.len() == 1 {
             state.waker.take()
         } else {
@@ -103,7 +103,7 @@ impl Conn {
         register(&mut state.waker, waker);
     }
 
-    /// `n` calls are no longer under way.
+    /// Notes that `n` calls are no longer in flight.
     pub fn completed(&self, n: usize) {
         if n > 0 {
             let mut state = lock(&self.state);
@@ -116,7 +116,7 @@ impl Conn {
         }
     }
 
-    /// Whether the thread must end; registers `waker` for when it must.
+    /// Whether the thread must end. Registers `waker` for that event.
     pub fn stopped(&self, waker: &Waker) -> bool {
         let mut state = lock(&self.state);
         register(&mut state.waker, waker);
@@ -135,15 +135,16 @@ impl Conn {
         }
     }
 
-    /// The thread ends, as it should or in a panic: nobody may wait for it.
+    /// Cancels all queued calls when the thread ends, normally or in a panic, so
+    /// that no caller waits for it.
     pub fn close(&self) {
         self.stop();
         let queue = std::mem::take(&mut lock(&self.state).queue);
-        // Dropped unlocked: that tells their callers.
+        // The drop completes the calls, so it must happen unlocked.
         drop(queue);
     }
 
-    /// The connection stands.
+    /// Notes that the connection is established.
     pub fn set_up(&self, up: Up) {
         let mut state = lock(&self.state);
         state.up = Some(up);
@@ -152,7 +153,7 @@ impl Conn {
         self.changed.notify_all();
     }
 
-    /// It does not, or no longer.
+    /// Notes that the connection failed, or could not be established.
     pub fn set_down(&self, why: Error) {
         let mut state = lock(&self.state);
         state.up = None;
@@ -161,11 +162,11 @@ impl Conn {
         self.changed.notify_all();
     }
 
-    /// Waits until the connection stands.
+    /// Waits until the connection is established.
     ///
     /// # Errors
     /// At once when the server refuses the connection's stream or the library is
-    /// shut down; otherwise at `until`, and says what the trouble was.
+    /// shut down. At `until`, with the last failure, in all other cases.
     pub fn wait_up(&self, until: Instant, limits: &Limits) -> Result<Up, Error> {
         let mut state = lock(&self.state);
         loop {

@@ -1,5 +1,5 @@
-//! The thread of the redo stream: connect, learn where the server stands, send
-//! what it lacks, pass on what it acknowledges.
+//! The thread of the redo stream. It connects, learns how much the server has,
+//! sends the frames after that, and passes on acknowledgements.
 
 use super::Queue;
 use crate::backoff::Jitter;
@@ -19,11 +19,11 @@ use tokio::time::{Sleep, sleep};
 
 const PATH: &str = "/pageserver.PageServer/StreamWAL";
 const ACK_MAX: usize = 64 << 10;
-/// Frames taken from the queue at once.
+/// Bytes of frames taken from the queue at once.
 const TAKE_BYTES: usize = 4 << 20;
 
-/// The first acknowledgement, or why there is none: what `xylem_init` waits for
-/// while the queue does not exist yet.
+/// The start of the stream, which `xylem_init` waits for: a queue, made from the
+/// first acknowledgement, or an error.
 #[derive(Debug, Default)]
 pub struct Begin {
     state: Mutex<BeginState>,
@@ -42,7 +42,7 @@ impl Begin {
     /// Waits for the stream to begin.
     ///
     /// # Errors
-    /// When the server refuses it, or at `until`.
+    /// When the server refuses the stream, or at `until`.
     pub fn wait(&self, until: Instant, limits: &Limits) -> Result<Arc<Queue>, Error> {
         let mut state = lock(&self.state);
         loop {
@@ -63,7 +63,7 @@ impl Begin {
         }
     }
 
-    /// The thread must end, whether the stream has begun or not.
+    /// Ends the thread, even if the stream has not begun.
     pub fn cancel(&self) {
         let mut state = lock(&self.state);
         state.cancelled = true;
@@ -88,8 +88,8 @@ impl Begin {
     }
 }
 
-/// Streams redo until stopped. The queue is made from the first
-/// acknowledgement and handed over through `begin`.
+/// Streams redo until stopped. The first acknowledgement creates the queue, which
+/// `begin` passes on.
 pub async fn run(shared: Arc<Shared>, begin: Arc<Begin>) {
     let _end = Closing {
         shared: &shared,
@@ -125,18 +125,16 @@ pub async fn run(shared: Arc<Shared>, begin: Arc<Begin>) {
                 let server = shared.config.server();
                 log::write(
                     Level::Warning,
-                    &format!(
-                        "page server {server} refused redo, which is sent once more: {status}"
-                    ),
+                    &format!("page server {server} refused redo; sending it once more: {status}"),
                 );
             }
             End::Closed(Closed::Status(status)) if !status.code.retry_stream() => {
                 let mut error = shared.refused(&status, "redo stream");
                 if status.code == Code::DataLoss && queue.is_some() {
-                    error.message.push_str(" (it was sent twice)");
+                    error.message.push_str(" (the redo was sent twice)");
                 }
                 if error.status == Status::NotFound {
-                    // Not a page that is missing: the branch.
+                    // The branch is missing, not a page.
                     error.status = Status::Error;
                 }
                 failed(&shared, &begin, queue.as_deref(), error);
@@ -166,8 +164,8 @@ pub async fn run(shared: Arc<Shared>, begin: Arc<Begin>) {
     }
 }
 
-/// Ends the queue when the thread ends, in whatever way: nobody may wait for
-/// it. Where there was a reason, that stays.
+/// Fails the queue when the thread ends for any reason, so that no caller waits
+/// for it. An earlier error is kept.
 struct Closing<'a> {
     shared: &'a Shared,
     begin: &'a Begin,
@@ -188,7 +186,8 @@ fn stop_wanted(queue: Option<&Queue>, begin: &Begin, waker: &Waker) -> bool {
         || queue.is_some_and(|queue| queue.stopped(waker) || queue.failure().is_some())
 }
 
-/// The stream cannot go on. Once it has begun that is for a person to see.
+/// Fails the queue and the start of the stream. Logs the error if the stream had
+/// begun.
 fn failed(shared: &Shared, begin: &Begin, queue: Option<&Queue>, error: Error) {
     remember(&error);
     if let Some(queue) = queue {
@@ -221,7 +220,7 @@ struct Session<'a> {
     begin: &'a Begin,
     queue: &'a mut Option<Arc<Queue>>,
     link: Option<Link>,
-    /// The first acknowledgement came: frames may be sent.
+    /// Whether the first acknowledgement was received, so that frames may be sent.
     resumed: bool,
     sleep: Pin<Box<Sleep>>,
     opened: Instant,
@@ -316,16 +315,17 @@ impl Session<'_> {
         }
     }
 
-    /// Reads all acknowledgements that came. Only the newest counts, but the
-    /// first of a stream says where it resumes.
+    /// Reads all received acknowledgements. The first one of a stream says where
+    /// the stream resumes.
     fn acknowledged(&mut self, now: Instant) -> Result<(), End> {
         let Some(link) = &mut self.link else {
             return Ok(());
         };
         loop {
-            let ack = link.received.next(WalAck::decode).map_err(|e| {
-                Closed::Transport(format!("an acknowledgement makes no sense: {e}"))
-            })?;
+            let ack = link
+                .received
+                .next(WalAck::decode)
+                .map_err(|e| Closed::Transport(format!("an acknowledgement is invalid: {e}")))?;
             let Some(ack) = ack else { return Ok(()) };
             self.shared.limits.heard(now);
             match self.queue.as_ref() {
@@ -343,8 +343,9 @@ impl Session<'_> {
     }
 }
 
-/// The first acknowledgement of this initialisation: the epoch's numbering goes
-/// on behind it, and its LSN must be where this compute's redo begins.
+/// Creates the queue from the first acknowledgement of this initialisation. The
+/// numbering of frames continues after it, and its LSN must be the one at which
+/// this compute's redo begins.
 fn begin(shared: &Shared, begin: &Begin, ack: &WalAck, now: Instant) -> Result<Arc<Queue>, End> {
     let start_lsn = shared.config.start_lsn;
     if ack.durable_lsn != start_lsn {
@@ -352,7 +353,7 @@ fn begin(shared: &Shared, begin: &Begin, ack: &WalAck, now: Instant) -> Result<A
             Status::Invalid,
             format!(
                 "the redo of branch {} ends at LSN {} on page server {}, but this compute begins at LSN \
-                 {start_lsn}: attach again",
+                 {start_lsn}; hint: attach again",
                 shared.config.branch,
                 ack.durable_lsn,
                 shared.config.server()

@@ -1,5 +1,5 @@
-//! The redo stream: a queue of numbered frames that callers fill and wait on,
-//! and the thread that keeps the server's `StreamWAL` fed from it.
+//! The redo stream: a queue of numbered frames that callers fill and wait for,
+//! and the thread that sends them to the server's `StreamWAL`.
 
 mod conn;
 mod queue;

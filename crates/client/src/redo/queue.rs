@@ -1,5 +1,4 @@
-//! The redo queue as its callers see it: push, wait for room, wait for
-//! durability.
+//! The redo queue: callers push frames, wait for room, and wait for durability.
 
 use super::{COALESCE_MAX, State};
 use crate::config::Limits;
@@ -14,8 +13,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
 
-/// Frames from their making to their durability. At most `limit` bytes of them,
-/// but always room for one: a frame larger than the limit goes through alone.
+/// The frames that are not durable yet, at most `limit` bytes. An empty queue
+/// accepts a frame of any size.
 #[derive(Debug)]
 pub struct Queue {
     inner: Mutex<Inner>,
@@ -33,12 +32,12 @@ struct Inner {
     progress: Instant,
     /// Callers that wait for room.
     crowd: usize,
-    /// When the first of those who wait, for room or durability, began to.
+    /// When the longest wait for room or durability began.
     waiting: Instant,
 }
 
 impl Queue {
-    /// An empty queue that begins behind `first`, of at most `limit` bytes.
+    /// An empty queue of at most `limit` bytes, whose frames follow `first`.
     pub fn new(first: &WalAck, limit: usize, now: Instant) -> Queue {
         Queue {
             inner: Mutex::new(Inner {
@@ -56,12 +55,12 @@ impl Queue {
         }
     }
 
-    /// Queues redo that begins at `start_lsn`; waits while the queue is full.
+    /// Queues redo that begins at `start_lsn`. Waits while the queue is full.
     ///
     /// # Errors
-    /// When it does not follow the redo before it, when the queue is full and the
-    /// server was gone for the retry limit, or when the stream has failed. Then
-    /// a part of it may have been queued.
+    /// When the redo does not follow the redo before it, when the queue is full
+    /// and the server was silent for the retry limit, or when the stream has
+    /// failed. A part of the redo may then be queued.
     pub fn push_redo(
         &self,
         start_lsn: u64,
@@ -80,11 +79,11 @@ impl Queue {
         Ok(())
     }
 
-    /// Queues a side-file operation and returns its number; waits while the
+    /// Queues a side-file operation and returns its frame number. Waits while the
     /// queue is full.
     ///
     /// # Errors
-    /// As [`Queue::push_redo`].
+    /// Those of [`Queue::push_redo`].
     pub fn push_file(&self, op: &FileOp, limits: &Limits, stats: &Stats) -> Result<u64, Error> {
         let mut inner = self.room_for(op.cost(), limits)?;
         let seq = inner.state.push_file(op);
@@ -102,16 +101,16 @@ impl Queue {
             if used == 0 || used.saturating_add(bytes) <= self.limit {
                 return Ok(inner);
             }
-            // The limit counts from the last sign of life: a slow server slows
-            // the writer, only one that is gone fails it.
+            // The limit counts from the server's last answer, so that a slow
+            // server only slows the writer.
             let until = limits.gives_up(started.max(inner.progress));
             let now = limits.now();
             if now >= until {
                 return Err(Error::new(
                     Status::Timeout,
                     format!(
-                        "the redo queue is full: {used} bytes after LSN {} await the page server's \
-                         acknowledgement, and it has not been heard of for {} ms",
+                        "the redo queue is full: {used} bytes after LSN {} wait for an \
+                         acknowledgement, and the page server has been silent for {} ms",
                         inner.state.durable_lsn(),
                         limits.retry_limit().as_millis()
                     ),
@@ -128,8 +127,8 @@ impl Queue {
         }
     }
 
-    /// Since when somebody has waited for an acknowledgement that does not
-    /// come, and for what; `None` when nobody waits.
+    /// The time since which a caller has waited without progress, and the
+    /// durable LSN; `None` if no caller waits.
     pub fn waits(&self) -> Option<(Instant, u64)> {
         let inner = lock(&self.inner);
         let waits = inner.crowd > 0 || !inner.waiters.is_empty();
@@ -139,7 +138,7 @@ impl Queue {
     /// Waits until everything queued up to `lsn` is durable.
     ///
     /// # Errors
-    /// When the server was gone for the retry limit, or the stream has failed.
+    /// When the server was silent for the retry limit, or the stream has failed.
     pub fn wait_lsn(&self, lsn: u64, limits: &Limits) -> Result<(), Error> {
         let inner = lock(&self.inner);
         let seq = inner.state.seq_for(lsn);
@@ -149,16 +148,16 @@ impl Queue {
     /// Waits until frame `seq` and all before it are durable.
     ///
     /// # Errors
-    /// As [`Queue::wait_lsn`].
+    /// Those of [`Queue::wait_lsn`].
     pub fn wait_seq(&self, seq: u64, limits: &Limits) -> Result<(), Error> {
         self.wait(lock(&self.inner), seq, limits, None)
     }
 
-    /// Waits until everything queued is durable, for the retry limit at most:
-    /// a shutdown ends, also while a server that is there makes it wait.
+    /// Waits until everything queued is durable, but at most for the retry limit,
+    /// even if the server responds. The time of a shutdown is thus bounded.
     ///
     /// # Errors
-    /// As [`Queue::wait_lsn`].
+    /// Those of [`Queue::wait_lsn`].
     pub fn wait_all(&self, limits: &Limits) -> Result<(), Error> {
         let inner = lock(&self.inner);
         let seq = inner.state.seq_for(u64::MAX);
@@ -174,7 +173,7 @@ impl Queue {
         last: Option<Instant>,
     ) -> Result<(), Error> {
         if inner.state.durable_seq() >= seq {
-            // Durable is durable, whatever happened since.
+            // Durable frames stay durable after a failure.
             return Ok(());
         }
         inner.check()?;
@@ -231,8 +230,8 @@ impl Queue {
         lock(&self.inner).state.last_seq()
     }
 
-    /// The next frames to send, up to about `limit` bytes; registers `waker`
-    /// for more.
+    /// Takes the next frames to send, up to about `limit` bytes. Registers `waker`
+    /// for more frames.
     pub fn take(&self, waker: &Waker, limit: usize, stats: &Stats) -> Vec<Bytes> {
         let mut inner = lock(&self.inner);
         let (frames, redo) = inner.state.take(limit);
@@ -244,10 +243,11 @@ impl Queue {
         frames
     }
 
-    /// An acknowledgement came; `first` when it is the one that opens a stream.
+    /// Processes an acknowledgement. `first` says that it is the first one of a
+    /// stream.
     ///
     /// # Errors
-    /// When it contradicts what was sent; the stream has failed then.
+    /// When it contradicts the frames that were sent. The stream then fails.
     pub fn acknowledge(
         &self,
         ack: &WalAck,
@@ -281,7 +281,7 @@ impl Queue {
                     !over
                 });
                 drop(inner);
-                // Unlocked, so that those who wake find the lock free.
+                // Unlocked, so that the woken threads find the lock free.
                 for waiter in done {
                     waiter.tell(Status::Ok);
                 }
@@ -296,8 +296,8 @@ impl Queue {
         }
     }
 
-    /// The stream cannot go on: everyone who waits, and everyone who comes
-    /// later, gets `error`. The first failure stays.
+    /// Fails the stream: all current and later callers get `error`. Only the
+    /// first error is kept.
     pub fn fail(&self, error: Error) {
         let mut inner = lock(&self.inner);
         let status = error.status;
@@ -314,7 +314,7 @@ impl Queue {
         }
     }
 
-    /// Ends the thread, and all who wait.
+    /// Ends the thread and all waits.
     pub fn stop(&self) {
         lock(&self.inner).stopped = true;
         self.fail(Error::new(
@@ -323,7 +323,7 @@ impl Queue {
         ));
     }
 
-    /// Whether the thread must end; registers `waker` for when it must.
+    /// Whether the thread must end. Registers `waker` for that event.
     pub fn stopped(&self, waker: &Waker) -> bool {
         let mut inner = lock(&self.inner);
         if inner.waker.as_ref().is_none_or(|old| !old.will_wake(waker)) {
@@ -332,12 +332,13 @@ impl Queue {
         inner.stopped
     }
 
-    /// The server refused a frame as damaged: whether to send it again.
+    /// Notes that the server refused a frame as damaged. Returns whether to send
+    /// it again.
     pub fn refused(&self) -> bool {
         lock(&self.inner).state.refused()
     }
 
-    /// Why the stream cannot go on, if it cannot.
+    /// The error that the stream failed with, if any.
     pub fn failure(&self) -> Option<Error> {
         lock(&self.inner).failed.clone()
     }

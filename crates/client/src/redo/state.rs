@@ -1,9 +1,9 @@
-//! The order of frames and what is known to be durable. Pure: no locks, no
-//! clock, no I/O.
+//! The order of frames, and which of them are known to be durable. Pure: no
+//! locks, no clock, no I/O.
 //!
-//! Frames are numbered 1, 2, 3, … within an epoch. A frame that was sealed
-//! keeps its number and its bytes until it is acknowledged, however often it
-//! must be sent again: the server takes a number it has seen for done.
+//! Frames are numbered 1, 2, 3, … within an epoch. A sealed frame keeps its
+//! number and its bytes until it is acknowledged, however often it is sent,
+//! because the server skips a number that it has already received.
 
 use crate::status::{Error, Status};
 use crate::wire::messages::WalAck;
@@ -11,9 +11,9 @@ use crate::wire::walframe::{FileOp, RedoBuilder, file_frame};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
-/// Redo bytes per frame at most.
+/// The largest number of redo bytes in a frame.
 pub const COALESCE_MAX: usize = 1 << 20;
-/// A new frame has room for at least so much more, as small pieces come in
+/// The smallest capacity of a new frame, in bytes. Small pieces of redo come in
 /// groups.
 const BUILDER_MIN: usize = 4 << 10;
 
@@ -26,12 +26,12 @@ struct Entry {
     redo: bool,
 }
 
-/// Frames that are not known to be durable, in order, and the numbers around
-/// them.
+/// Frames that are not known to be durable, in order.
 #[derive(Debug)]
 pub struct State {
     entries: VecDeque<Entry>,
-    /// So many of the first entries were handed to the present stream.
+    /// The number of entries, from the front, that were passed to the current
+    /// stream.
     sent: usize,
     open: Option<RedoBuilder>,
     next_seq: u64,
@@ -39,16 +39,16 @@ pub struct State {
     bytes: usize,
     durable_seq: u64,
     durable_lsn: u64,
-    /// The highest number ever handed to a stream.
+    /// The highest frame number ever passed to a stream.
     sent_seq: u64,
     sent_lsn: u64,
-    /// What had been sent when the server last refused a frame as damaged.
+    /// `sent_seq` when the server last refused a frame as damaged.
     refused: Option<u64>,
 }
 
 impl State {
-    /// Where a first acknowledgement says the epoch stands: what comes next is
-    /// frame `durable_seq + 1` at `durable_lsn`.
+    /// The state after a first acknowledgement. The next frame is number
+    /// `durable_seq + 1` at `durable_lsn`.
     pub fn new(durable_seq: u64, durable_lsn: u64) -> State {
         State {
             entries: VecDeque::new(),
@@ -65,7 +65,7 @@ impl State {
         }
     }
 
-    /// Bytes of frames that are not known to be durable.
+    /// The size in bytes of the frames that are not known to be durable.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -75,7 +75,7 @@ impl State {
         self.next_lsn
     }
 
-    /// The LSN after the last frame handed to a stream.
+    /// The LSN after the last frame ever passed to a stream.
     pub fn sent_lsn(&self) -> u64 {
         self.sent_lsn
     }
@@ -85,12 +85,12 @@ impl State {
         self.durable_lsn
     }
 
-    /// The last frame that is known to be durable.
+    /// The number of the last frame that is known to be durable.
     pub fn durable_seq(&self) -> u64 {
         self.durable_seq
     }
 
-    /// The number of the last frame queued, counting the one that still grows.
+    /// The number of the last frame queued, including one that still grows.
     pub fn last_seq(&self) -> u64 {
         if self.open.is_some() {
             self.next_seq
@@ -99,7 +99,8 @@ impl State {
         }
     }
 
-    /// The frame that must be durable for everything queued up to `lsn` to be.
+    /// The number of the frame that must become durable for everything queued up
+    /// to `lsn` to be durable.
     pub fn seq_for(&self, lsn: u64) -> u64 {
         if lsn >= self.next_lsn {
             return self.last_seq();
@@ -113,11 +114,11 @@ impl State {
         }
     }
 
-    /// Redo of at most [`COALESCE_MAX`] bytes that begins at `start_lsn`. It
-    /// joins the frame before it when that was not sent yet.
+    /// Queues redo of at most [`COALESCE_MAX`] bytes that begins at `start_lsn`.
+    /// It joins the last frame if that one was not sent yet.
     ///
     /// # Errors
-    /// When `start_lsn` is not where the redo before it ends.
+    /// When `start_lsn` is not the end of the redo before it.
     pub fn push_redo(&mut self, start_lsn: u64, redo: &[u8]) -> Result<(), Error> {
         if start_lsn != self.next_lsn {
             return Err(Error::new(
@@ -144,8 +145,8 @@ impl State {
         Ok(())
     }
 
-    /// A side-file operation, which stands at the end of the redo so far.
-    /// Returns its number.
+    /// Queues a side-file operation at the end of the redo so far. Returns its
+    /// frame number.
     pub fn push_file(&mut self, op: &FileOp) -> u64 {
         self.seal();
         let seq = self.next_seq;
@@ -167,7 +168,7 @@ impl State {
             self.next_seq += 1;
             let (redo, end_lsn) = (open.len(), open.end_lsn());
             let message = open.seal(seq);
-            // The head came on top.
+            // Sealing added the head of the message.
             self.bytes += message.len() - redo;
             self.entries.push_back(Entry {
                 seq,
@@ -178,8 +179,8 @@ impl State {
         }
     }
 
-    /// The next frames to send, up to about `limit` bytes; empty when all were
-    /// sent. Also the redo bytes among them, for the statistics.
+    /// Takes the next frames to send, up to about `limit` bytes; none if all were
+    /// sent. Also returns the size of those that hold redo, for statistics.
     pub fn take(&mut self, limit: usize) -> (Vec<Bytes>, u64) {
         if self.sent == self.entries.len() {
             self.seal();
@@ -209,12 +210,13 @@ impl State {
         self.sent < self.entries.len() || self.open.is_some()
     }
 
-    /// The server has everything up to frame `ack.durable_seq`. Returns whether
-    /// that is news.
+    /// Removes the frames up to `ack.durable_seq`, which are durable. Returns
+    /// whether there were any.
     ///
     /// # Errors
-    /// When it cannot be true: the stream and the server disagree about the
-    /// branch's history, and nothing may be called durable any more.
+    /// When the acknowledgement contradicts the frames that were sent. The client
+    /// and the server then disagree about the branch's history, and nothing more
+    /// may be reported as durable.
     pub fn acknowledge(&mut self, ack: &WalAck) -> Result<bool, Error> {
         let wrong = |what: String| Err(Error::new(Status::Error, what));
         if ack.durable_seq > self.sent_seq {
@@ -244,10 +246,10 @@ impl State {
         Ok(news)
     }
 
-    /// The server refused a frame as damaged. Returns whether to send it again:
-    /// once, since what was damaged on the way arrives whole the next time, and
-    /// what was damaged before never does. The next refusal counts afresh when
-    /// everything that had been sent by then is durable.
+    /// Notes that the server refused a frame as damaged. Returns whether to send
+    /// it again. A frame is sent again once: damage on the network is then gone,
+    /// and damage in this process is not. After everything sent so far is durable,
+    /// another refusal allows another attempt.
     pub fn refused(&mut self) -> bool {
         let again = self.refused.is_none_or(|sent| self.durable_seq >= sent);
         if again {
@@ -256,12 +258,12 @@ impl State {
         again
     }
 
-    /// A new stream's first acknowledgement: drops what the server has, and
-    /// makes everything after it unsent.
+    /// Processes the first acknowledgement of a new stream: removes the frames
+    /// that the server has, and marks all others as unsent.
     ///
     /// # Errors
-    /// When the server has less than it once acknowledged, or more than was
-    /// ever sent.
+    /// When the server has less than it once acknowledged, or more than was ever
+    /// sent.
     pub fn resume(&mut self, ack: &WalAck) -> Result<bool, Error> {
         if ack.durable_seq < self.durable_seq || ack.durable_lsn < self.durable_lsn {
             return Err(Error::new(

@@ -1,6 +1,7 @@
-//! Files in which engines other than InnoDB keep rows. The plugin gives every
-//! persistent table to InnoDB; should a statement get past it, the file is
-//! refused here, since its rows would be gone with the data directory.
+//! Refuses files in which engines other than InnoDB keep rows. The plugin gives
+//! every persistent table to InnoDB. If a statement still reaches another engine,
+//! its file is refused here, because the rows would be lost with the data
+//! directory.
 
 use super::names::is_database;
 use crate::log;
@@ -8,13 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 static REFUSED: AtomicBool = AtomicBool::new(false);
 
-/// From here on such files are refused. MariaDB's own tests make them.
+/// Refuses such files from now on. MariaDB's own tests need them, so that this is
+/// off by default.
 pub fn refuse() {
     REFUSED.store(true, Ordering::Release);
 }
 
-/// Whether `path`, relative to the data directory, may not be made. If so, the
-/// error log says it.
+/// Whether the file `path`, relative to the data directory, must not be created.
+/// Logs an error in that case.
 pub fn is_refused(path: &str) -> bool {
     if !REFUSED.load(Ordering::Acquire) || !holds_rows(path) {
         return false;
@@ -22,14 +24,14 @@ pub fn is_refused(path: &str) -> bool {
     log::write(
         log::Level::Error,
         &format!(
-            "refused to make {path}: only rows in InnoDB are kept, and a file of another engine \
-             would be lost with this server's directory; use ENGINE=InnoDB"
+            "refused to create {path}: only InnoDB rows are kept, and a file of another engine \
+             would be lost with this server's data directory; hint: use ENGINE=InnoDB"
         ),
     );
     true
 }
 
-/// Whether the last part of `path` has an ending that such files have: cheap.
+/// Whether `path` ends like such a file. This check is cheap.
 pub fn may_hold_rows(path: &[u8]) -> bool {
     let ending = path.rsplit(|&byte| byte == b'.').next();
     ending.is_some_and(|ending| ENDINGS.iter().any(|one| one.as_bytes() == ending))
@@ -40,8 +42,8 @@ pub fn may_hold_rows(path: &[u8]) -> bool {
 /// (`ha_archive.cc`), `CSV_EXT` and `CSM_EXT` (`ha_tina.cc`).
 const ENDINGS: [&str; 7] = ["MYD", "MYI", "MAD", "MAI", "ARZ", "CSV", "CSM"];
 
-/// Whether `path`, relative to the data directory, is where another engine
-/// keeps rows of a persistent table.
+/// Whether `path`, relative to the data directory, is a file in which another
+/// engine keeps rows of a persistent table.
 pub fn holds_rows(path: &str) -> bool {
     let Some((database, name)) = path.rsplit_once('/') else {
         return false;
@@ -55,8 +57,8 @@ pub fn holds_rows(path: &str) -> bool {
         && !(matches!(ending, "CSV" | "CSM") && is_log_table(database, stem))
 }
 
-/// Whether the table is the general or the slow query log, or one that a
-/// rotation puts in its place. Their rows are local to a compute.
+/// Whether the table is the general or the slow query log, or one that a rotation
+/// of those creates. Their rows are local to a compute.
 fn is_log_table(database: &str, stem: &str) -> bool {
     database == "mysql" && (stem.starts_with("general_log") || stem.starts_with("slow_log"))
 }

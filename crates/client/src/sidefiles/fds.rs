@@ -1,8 +1,8 @@
-//! Which descriptors are side files opened for writing.
+//! Tracks the descriptors of side files that are open for writing.
 //!
-//! A bit per descriptor answers "no" without a lock, which is the answer for
-//! nearly every call of the server; the rest stands in maps under the mutex of
-//! [`super::ops`].
+//! One bit per descriptor answers "not a side file" without a lock, which is the
+//! case in nearly all calls of the server. All other state is in maps under the
+//! mutex of [`super::ops`].
 
 use std::collections::HashMap;
 use std::ffi::c_int;
@@ -13,30 +13,31 @@ const BITS: usize = WORDS * 64;
 static MAYBE: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
 
 fn place(fd: c_int) -> (usize, u64) {
-    // Descriptors beyond the bits share them with lower ones: a set bit only
-    // means "look".
+    // High descriptors share bits with lower ones, so that a set bit only means
+    // "maybe".
     let bit = fd as u32 as usize % BITS;
     (bit / 64, 1 << (bit % 64))
 }
 
-/// Whether `fd` may be a side file's.
+/// Whether `fd` may belong to a side file.
 #[inline]
 pub fn may_be_tracked(fd: c_int) -> bool {
     let (word, bit) = place(fd);
     MAYBE[word].load(Ordering::Relaxed) & bit != 0
 }
 
-/// An open side file; several descriptors may be the same.
+/// An open side file, which several descriptors can share.
 #[derive(Debug)]
 pub struct SideFile {
-    /// Its name now; `None` when it was deleted while open.
+    /// The current path; `None` if the file was deleted while open.
     pub path: Option<String>,
-    /// Its last operation in the redo stream, 0 for none.
+    /// The frame number of the last operation; 0 for none.
     pub seq: u64,
-    /// Written through a `FILE`: its content is sent when that is flushed.
+    /// Whether it is written through a `FILE`. Its content is then sent at each
+    /// flush.
     pub stdio: bool,
-    /// Device and inode. A descriptor that is another file's by now was closed
-    /// where this library does not see it.
+    /// Device and inode. If they differ from the descriptor's, the descriptor was
+    /// closed unnoticed and reused for another file.
     pub file: (u64, u64),
     refs: usize,
 }
@@ -50,7 +51,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// `fd` is the file `path`.
+    /// Tracks `fd` as the file `path`.
     pub fn insert(&mut self, fd: c_int, path: String, seq: u64, stdio: bool, file: (u64, u64)) {
         self.remove(fd);
         let id = self.next;
@@ -70,7 +71,7 @@ impl Files {
         MAYBE[word].fetch_or(bit, Ordering::Relaxed);
     }
 
-    /// `copy` is the same as `fd`, if that is tracked.
+    /// Tracks `copy` as a duplicate of `fd`, if `fd` is tracked.
     pub fn duplicate(&mut self, fd: c_int, copy: c_int) {
         if fd == copy {
             return;
@@ -86,12 +87,13 @@ impl Files {
         }
     }
 
-    /// The file of `fd`.
+    /// The file of `fd`, if it is tracked.
     pub fn get(&mut self, fd: c_int) -> Option<&mut SideFile> {
         self.files.get_mut(self.by_fd.get(&fd)?)
     }
 
-    /// `fd` is closed; its last operation, when it was tracked.
+    /// Stops tracking `fd`, which is closed. Returns the frame number of the
+    /// file's last operation if `fd` was tracked.
     pub fn remove(&mut self, fd: c_int) -> Option<u64> {
         let id = self.by_fd.remove(&fd)?;
         let place_of_fd = place(fd);
@@ -107,7 +109,7 @@ impl Files {
         Some(seq)
     }
 
-    /// The descriptors from `first` to `last`.
+    /// The tracked descriptors from `first` to `last`.
     pub fn between(&self, first: c_int, last: c_int) -> Vec<c_int> {
         let range = first..=last;
         let mut found: Vec<c_int> = self.by_fd.keys().copied().collect();
@@ -115,7 +117,7 @@ impl Files {
         found
     }
 
-    /// What was called `from`, or lay in the directory `from`, is called `to`.
+    /// Updates paths after a rename of the file or directory `from` to `to`.
     pub fn renamed(&mut self, from: &str, to: &str) {
         self.unlinked(to);
         for file in self.files.values_mut() {
@@ -128,7 +130,7 @@ impl Files {
         }
     }
 
-    /// What was called `path` has no name any more.
+    /// Notes that the file `path` was deleted.
     pub fn unlinked(&mut self, path: &str) {
         for file in self.files.values_mut() {
             if file.path.as_deref() == Some(path) {
@@ -137,7 +139,7 @@ impl Files {
         }
     }
 
-    /// Sets the last operation of all files.
+    /// Sets the frame number of the last operation of all files.
     pub fn set_all_seqs(&mut self, seq: u64) {
         for file in self.files.values_mut() {
             file.seq = seq;

@@ -1,10 +1,9 @@
-//! The functions that stand before libc's of the same name. Each decides, as
-//! cheaply as it can, whether the call concerns a side file; if not it goes on
-//! to libc with nothing done.
+//! The functions that interpose libc functions of the same name. Each decides
+//! cheaply whether the call concerns a side file. If not, it only calls libc.
 //!
-//! `open` and its kin are variadic in C. On the 64-bit Linux ABIs an argument
-//! passed variadically is where a third or fourth fixed one would be, and the
-//! mode is looked at only by libc, only when the flags say it is there.
+//! `open` and related functions are variadic in C. On the 64-bit Linux ABIs a
+//! variadic argument is passed like a third or fourth fixed one. Only libc reads
+//! the mode, and only if the flags say that it was passed.
 
 use super::names::{is_database, is_side_file, may_be_side_file};
 use super::ops::{self, Outcome};
@@ -17,8 +16,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 type Path = *const c_char;
 
-/// Runs `f` as the library's own doing. `errno` is left alone when it succeeds,
-/// as libc does; a panic is an I/O error.
+/// Runs `f` without capturing its file operations. Preserves `errno` on success,
+/// as libc does. Turns a panic into an I/O error.
 fn run<T>(fail: T, f: impl FnOnce() -> Outcome<T>) -> T {
     let before = errno();
     let result = {
@@ -41,7 +40,7 @@ fn run<T>(fail: T, f: impl FnOnce() -> Outcome<T>) -> T {
     }
 }
 
-/// Whether calls of this thread are looked at, at all.
+/// Whether calls of this thread are captured.
 #[inline]
 fn looks() -> bool {
     is_active() && is_captured_thread()
@@ -52,7 +51,7 @@ fn looks_at(fd: c_int) -> bool {
     is_active() && fds::may_be_tracked(fd) && is_captured_thread()
 }
 
-/// `path` when it is a side file's, relative to the data directory.
+/// `path` relative to the data directory if it names a side file.
 ///
 /// # Safety
 /// `path` is NULL or NUL-terminated.
@@ -74,14 +73,14 @@ unsafe fn side_file(dirfd: c_int, path: Path) -> Option<String> {
     found.filter(|path| is_side_file(path))
 }
 
-/// `path` relative to the data directory, if it lies there.
+/// `path` relative to the data directory if it is inside it.
 ///
 /// # Safety
 /// `path` is NULL or NUL-terminated.
 unsafe fn inside(dirfd: c_int, path: Path) -> Option<String> {
     let before = errno();
     let _ours = Uncaptured::new();
-    // SAFETY: resolve looks for NULL itself.
+    // SAFETY: resolve checks for NULL.
     let found = catch_unwind(|| unsafe { resolve(dirfd, path) })
         .ok()
         .flatten();
@@ -89,25 +88,27 @@ unsafe fn inside(dirfd: c_int, path: Path) -> Option<String> {
     found
 }
 
+/// Interposes the open call `call`.
+///
 /// # Safety
-/// As open(2); `call` is that call.
+/// As for open(2).
 unsafe fn open_by(dirfd: c_int, path: Path, flags: c_int, call: impl FnOnce() -> c_int) -> c_int {
     let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & (O_CREAT | O_TRUNC) != 0;
     if !writes || !looks() {
         return other(call());
     }
-    // SAFETY: libc wants the path NUL-terminated too.
+    // SAFETY: libc, too, requires a NUL-terminated path.
     if flags & O_CREAT != 0 && unsafe { is_refused(dirfd, path) } {
         return refused();
     }
-    // SAFETY: libc wants the path NUL-terminated too.
+    // SAFETY: libc, too, requires a NUL-terminated path.
     match unsafe { side_file(dirfd, path) } {
         Some(path) => run(-1, || ops::open(path, flags, call)),
         None => other(call()),
     }
 }
 
-/// Whether a file of another engine is to be made where it would be lost.
+/// Whether `path` is a file of another engine that must not be created.
 ///
 /// # Safety
 /// `path` is NULL or NUL-terminated.
@@ -121,18 +122,18 @@ unsafe fn is_refused(dirfd: c_int, path: Path) -> bool {
         return false;
     };
     let _ours = Uncaptured::new();
-    // A panic must not leave the library; and what cannot be told is refused.
+    // A panic must not leave the library. After a panic, the file is refused.
     catch_unwind(|| engines::is_refused(&path)).unwrap_or(true)
 }
 
-/// The result of a call that is refused.
+/// The result of a refused call.
 fn refused() -> c_int {
     set_errno(libc::EPERM);
     -1
 }
 
-/// `fd` was opened, and is no side file's. Had it been one that was closed
-/// unseen, it would be taken for that.
+/// Returns `fd`, which was opened as another kind of file. Stops tracking its
+/// number, which may be that of a side file that was closed unnoticed.
 fn other(fd: c_int) -> c_int {
     if fd >= 0 && looks_at(fd) {
         let before = errno();
@@ -145,13 +146,13 @@ fn other(fd: c_int) -> c_int {
 
 macro_rules! interpose {
     ($($name:ident($($arg:ident: $type:ty),*) -> $ret:ty $body:block)*) => {$(
-        #[doc = concat!("Stands before libc's `", stringify!($name), "`.")]
+        #[doc = concat!("Interposes libc's `", stringify!($name), "`.")]
         ///
         /// # Safety
-        /// As that function.
+        /// As for that function.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name($($arg: $type),*) -> $ret {
-            // SAFETY: what libc asks of its caller is all that is relied on.
+            // SAFETY: the body relies only on libc's own requirements.
             unsafe { $body }
         }
     )*};
@@ -230,7 +231,7 @@ interpose! {
         if !looks_at(fd) {
             return call();
         }
-        // Where this one writes depends on flags that are still being added.
+        // Linux keeps adding flags, which may change the offset of the write.
         if flags & !(libc::RWF_HIPRI | libc::RWF_DSYNC | libc::RWF_SYNC | libc::RWF_NOWAIT) != 0 {
             set_errno(libc::EOPNOTSUPP);
             return -1;
@@ -266,8 +267,9 @@ interpose! {
     }
     close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
         let call = || real::close_range(first, last, flags);
-        // With this flag it closes nothing yet; in a table that is not shared
-        // any more, what others have stays open, and this thread ends soon.
+        // With CLOSE_RANGE_CLOEXEC the call closes nothing yet. With
+        // CLOSE_RANGE_UNSHARE other threads keep their descriptors open, and this
+        // thread ends soon.
         if !looks() || flags as c_uint & libc::CLOSE_RANGE_CLOEXEC != 0 {
             return call();
         }
@@ -303,8 +305,8 @@ interpose! {
         if !looks_at(fd) {
             return real::fallocate64(fd, mode, at, len);
         }
-        // Holes and collapsed ranges have no operation in the log, and nothing
-        // makes them in side files.
+        // The WAL has no operation for holes and collapsed ranges. MariaDB does
+        // not use them in side files.
         if mode & !libc::FALLOC_FL_KEEP_SIZE != 0 {
             set_errno(libc::EOPNOTSUPP);
             return -1;
@@ -319,7 +321,7 @@ interpose! {
         if !looks_at(fd) {
             return real::posix_fallocate64(fd, at, len);
         }
-        // This one returns the error.
+        // posix_fallocate returns the error and does not set errno.
         let before = errno();
         let result = run(-1, || {
             ops::resize(fd, end(at, len), || match real::posix_fallocate64(fd, at, len) {
@@ -366,7 +368,7 @@ interpose! {
         rename_by(from_dir, from, to_dir, to, || real::renameat(from_dir, from, to_dir, to))
     }
     renameat2(from_dir: c_int, from: Path, to_dir: c_int, to: Path, flags: c_uint) -> c_int {
-        // An exchange has no operation in the log.
+        // The WAL has no operation for an exchange.
         if flags & libc::RENAME_EXCHANGE != 0
             && looks()
             && (side_file(from_dir, from).is_some() || side_file(to_dir, to).is_some())
@@ -457,7 +459,7 @@ interpose! {
         if let Some(name) = side_file(AT_FDCWD, path) {
             return run(-1, || ops::unlink(name, || real::remove(path)));
         }
-        // As libc's own: a file first, else a directory.
+        // As in libc: tries a file first, then a directory.
         let before = errno();
         if unlink(path) == 0 {
             return 0;
@@ -556,26 +558,27 @@ interpose! {
     }
 }
 
-/// Whether a call of fcntl makes another descriptor of a side file.
+/// Whether a call of fcntl duplicates the descriptor of a side file.
 fn duplicates(fd: c_int, command: c_int) -> bool {
     matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) && looks_at(fd)
 }
 
-/// What a stream wrote to a side file is sent before the stream becomes another
-/// file's.
+/// Sends the content that a stream wrote to a side file, before the stream is
+/// reopened as another file.
 ///
 /// # Safety
-/// As freopen(3).
+/// As for freopen(3).
 unsafe fn leave(stream: *mut FILE) {
     if stdio::any() && looks() {
-        // SAFETY: freopen wants a stream too.
+        // SAFETY: freopen, too, requires a valid stream.
         let flush = || unsafe { real::fflush(stream) };
         run(libc::EOF, || stdio::leave(stream, flush));
     }
 }
 
-/// Whether `path` is a name that only a file may have that the log can say; then
-/// sets `errno`.
+/// Refuses to create a symbolic link or a special file with the name of a side
+/// file, because the WAL cannot express it. Sets `errno` and returns true if
+/// `path` is such a name.
 ///
 /// # Safety
 /// `path` is NULL or NUL-terminated.
@@ -591,14 +594,14 @@ unsafe fn refuses(dirfd: c_int, path: Path) -> bool {
     refused
 }
 
-/// Bytes of the file `path`, 0 when it is not there.
+/// The size of the file `path` in bytes; 0 if it does not exist.
 ///
 /// # Safety
 /// `path` is NULL or NUL-terminated.
 unsafe fn length(dirfd: c_int, path: Path) -> u64 {
     let mut stat = std::mem::MaybeUninit::<libc::stat64>::uninit();
-    // SAFETY: fstatat64 looks for NULL itself and fills in the whole struct when
-    // it returns 0.
+    // SAFETY: fstatat64 checks for NULL, and fills in the whole struct when it
+    // returns 0.
     unsafe {
         let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH;
         if libc::fstatat64(dirfd, path, stat.as_mut_ptr(), flags) == 0 {
@@ -609,14 +612,17 @@ unsafe fn length(dirfd: c_int, path: Path) -> u64 {
     }
 }
 
-/// The end of `len` bytes from `at`; of a call that libc refuses, 0.
+/// The end of the range of `len` bytes at `at`. Negative values, which libc
+/// refuses, count as 0.
 fn end(at: i64, len: i64) -> u64 {
     let part = |n: i64| u64::try_from(n).unwrap_or(0);
     part(at).saturating_add(part(len))
 }
 
+/// Interposes the fopen call `call`.
+///
 /// # Safety
-/// As fopen(3); `call` is that call.
+/// As for fopen(3).
 unsafe fn fopen_by(path: Path, mode: Path, call: impl FnOnce() -> *mut FILE) -> *mut FILE {
     let call = || {
         let stream = call();
@@ -629,20 +635,22 @@ unsafe fn fopen_by(path: Path, mode: Path, call: impl FnOnce() -> *mut FILE) -> 
     if mode.is_null() || !looks() {
         return call();
     }
-    // SAFETY: libc wants it NUL-terminated too.
+    // SAFETY: libc, too, requires a NUL-terminated mode.
     let mode = unsafe { CStr::from_ptr(mode) }.to_bytes();
     if !stdio::writes(mode) {
         return call();
     }
-    // SAFETY: libc wants the path NUL-terminated too.
+    // SAFETY: libc, too, requires a NUL-terminated path.
     match unsafe { side_file(AT_FDCWD, path) } {
         Some(path) => run(std::ptr::null_mut(), || stdio::open(path, mode, call)),
         None => call(),
     }
 }
 
+/// Interposes the rename call `call`.
+///
 /// # Safety
-/// As renameat(2); `call` is that call.
+/// As for renameat(2).
 unsafe fn rename_by(
     from_dir: c_int,
     from: Path,
@@ -653,12 +661,12 @@ unsafe fn rename_by(
     if !looks() {
         return call();
     }
-    // SAFETY: libc wants it NUL-terminated too.
+    // SAFETY: libc, too, requires a NUL-terminated path.
     if unsafe { is_refused(to_dir, to) } {
         return refused();
     }
     let from_path = from;
-    // SAFETY: libc wants both NUL-terminated too.
+    // SAFETY: libc, too, requires NUL-terminated paths.
     let (from, to) = unsafe { (inside(from_dir, from), inside(to_dir, to)) };
     let counts = |path: &Option<String>| {
         path.as_deref()
@@ -673,7 +681,7 @@ unsafe fn rename_by(
     }
 }
 
-/// `path` when it can be a database's directory.
+/// `path` relative to the data directory if it can be a database's directory.
 ///
 /// # Safety
 /// `path` is NULL or NUL-terminated.
@@ -682,6 +690,8 @@ unsafe fn database(dirfd: c_int, path: Path) -> Option<String> {
     unsafe { inside(dirfd, path) }.filter(|path| is_database(path))
 }
 
+/// Copies the bytes that a call has written.
+///
 /// # Safety
 /// `buf` has `n` readable bytes.
 unsafe fn copy(buf: *const c_void, n: usize) -> Vec<u8> {
@@ -689,7 +699,7 @@ unsafe fn copy(buf: *const c_void, n: usize) -> Vec<u8> {
     unsafe { std::slice::from_raw_parts(buf.cast::<u8>(), n) }.to_vec()
 }
 
-/// Bytes that `iov` describes.
+/// The number of bytes that `iov` describes.
 ///
 /// # Safety
 /// `iov` has `count` valid entries.
@@ -702,7 +712,7 @@ unsafe fn total(iov: *const iovec, count: c_int) -> usize {
     n
 }
 
-/// The first `n` bytes of what `iov` describes.
+/// The first `n` of the bytes that `iov` describes.
 ///
 /// # Safety
 /// `iov` has `count` valid entries.

@@ -1,14 +1,16 @@
-//! Side files: what MariaDB keeps beside InnoDB, caught where the server calls
-//! libc, and put in the redo stream in the order of the calls.
+//! Side files: files that MariaDB keeps beside InnoDB. The library captures
+//! operations on them where the server calls libc, and adds them to the redo
+//! stream in the order of the calls.
 //!
-//! Works only when the library is preloaded (`LD_PRELOAD`) and `XYLEM_DATADIR`
-//! names the data directory; otherwise every interposed function goes straight
-//! to libc. Which files count is decided by name ([`names`]); descriptors of
-//! such files opened for writing are remembered ([`fds`]); one mutex around the
-//! local operation and its queueing keeps two racing ones in one order. Waits
-//! for durability happen outside that mutex.
+//! This works only if the library is preloaded (`LD_PRELOAD`) and `XYLEM_DATADIR`
+//! names the data directory. Otherwise every interposed function calls libc
+//! directly. A file is a side file if its name says so ([`names`]). The library
+//! tracks descriptors of side files that are open for writing ([`fds`]). One mutex
+//! is held from the local operation until it is queued, so that concurrent
+//! operations have the same order in both places. Waits for durability happen
+//! outside that mutex.
 //!
-//! Before `xylem_init` operations are kept in memory, and after it sent first.
+//! Operations before `xylem_init` are kept in memory and sent first.
 
 pub mod engines;
 mod fds;
@@ -32,12 +34,14 @@ thread_local! {
     static INSIDE: Cell<u32> = const { Cell::new(0) };
 }
 
-/// While it lives, what this thread does to files is the library's own doing.
+/// While this value exists, file operations of the current thread are the
+/// library's own and are not captured.
 pub struct Uncaptured(());
 
 impl Uncaptured {
-    /// From here on.
-    #[allow(clippy::new_without_default)] // making one is an act
+    /// Ends the capture of this thread's file operations until the value is
+    /// dropped.
+    #[allow(clippy::new_without_default)] // it has a side effect
     pub fn new() -> Uncaptured {
         let _ = INSIDE.try_with(|depth| depth.set(depth.get().saturating_add(1)));
         Uncaptured(())
@@ -50,22 +54,22 @@ impl Drop for Uncaptured {
     }
 }
 
-/// Whether file operations of this thread are to be looked at.
+/// Whether file operations of this thread are captured.
 fn is_captured_thread() -> bool {
-    // A thread whose locals are gone is ending, in a destructor of libc.
+    // A thread without its locals is ending, in a destructor of libc.
     INSIDE.try_with(|depth| depth.get() == 0).unwrap_or(false) && !is_library_thread()
 }
 
-/// Whether this library stands before libc and knows the data directory.
+/// Whether this library is preloaded before libc and knows the data directory.
 pub fn is_active() -> bool {
     paths::is_active() && real::is_interposed()
 }
 
-/// Checks the data directory that the plugin names against the one that the
-/// launcher named.
+/// Checks that the plugin and the launcher (`XYLEM_DATADIR`) name the same data
+/// directory.
 ///
 /// # Errors
-/// When they differ: side files would be looked for in the wrong place.
+/// When they differ. Side files would be sought in the wrong directory.
 pub fn check_datadir(datadir: &Path) -> Result<(), Error> {
     if !paths::is_active() || paths::is_root(datadir) {
         return Ok(());
@@ -80,21 +84,22 @@ pub fn check_datadir(datadir: &Path) -> Result<(), Error> {
     ))
 }
 
-/// From here on operations go to `queue`, those kept so far first.
+/// Sends the operations kept so far, and all later ones, to `queue`.
 ///
 /// # Errors
-/// When the queue takes them not.
+/// When the queue does not accept them.
 pub fn attach(queue: Arc<Queue>, shared: Arc<Shared>) -> Result<(), Error> {
     let _ours = Uncaptured::new();
     lock(&ops::OPS).attach(queue, shared)
 }
 
-/// A reader sends nothing: what was kept is forgotten, what comes is ignored.
+/// Discards the operations kept so far and all later ones, because a reader sends
+/// none.
 pub fn attach_reader() {
     lock(&ops::OPS).attach_reader();
 }
 
-/// From here on operations are kept in memory again.
+/// Keeps later operations in memory again.
 pub fn detach() {
     lock(&ops::OPS).detach();
 }

@@ -1,6 +1,7 @@
-//! What each call means for a side file: the local operation, then its frame.
+//! The effect of each libc call on a side file: the local operation, then its
+//! frame.
 //!
-//! Every function here returns what libc returned, or the `errno` of a failure.
+//! Every function here returns libc's result, or the `errno` of a failure.
 
 use super::names::{DDL_LOG, is_database, is_side_file};
 use super::paths;
@@ -14,17 +15,17 @@ use std::os::unix::fs::FileExt;
 use std::sync::{LazyLock, Mutex};
 use xylem_types::SIDE_FILE_MAX;
 
-/// The order of side-file operations: held from before the local operation
-/// until its frame is queued.
+/// Orders side-file operations. Held from before the local operation until its
+/// frame is queued.
 pub static OPS: LazyLock<Mutex<Ops>> = LazyLock::new(|| Mutex::new(Ops::new()));
 
-/// What libc returned, or `errno`.
+/// libc's result, or `errno`.
 pub type Outcome<T = c_int> = Result<T, c_int>;
 
-/// Bytes of a file per frame when its whole content is sent.
+/// The largest number of file bytes in a frame.
 const PIECE: usize = 1 << 20;
 
-/// `errno` for a result of -1.
+/// Turns a negative result into `errno`.
 pub fn outcome<T: PartialOrd + Default>(result: T) -> Outcome<T> {
     if result < T::default() {
         Err(real::errno())
@@ -45,13 +46,13 @@ fn stat(fd: c_int) -> Option<libc::stat64> {
     }
 }
 
-/// Device and inode of `fd`; zeros when it is not open.
+/// Device and inode of `fd`; zeros if it is not open.
 fn identity(fd: c_int) -> (u64, u64) {
     stat(fd).map_or((0, 0), |stat| (stat.st_dev, stat.st_ino))
 }
 
-/// Forgets `fd` if it is another file's by now: it was closed where this library
-/// does not see it, and its number given out again.
+/// Stops tracking `fd` if it belongs to another file now. It was then closed
+/// unnoticed and its number was reused.
 pub fn refresh(ops: &mut Ops, fd: c_int) {
     if ops
         .files
@@ -62,14 +63,13 @@ pub fn refresh(ops: &mut Ops, fd: c_int) {
     }
 }
 
-/// `fd` was just opened, and not as a side file: what was known of the number is
-/// void.
+/// Stops tracking `fd`, which was just opened as another kind of file.
 pub fn forget(fd: c_int) {
     lock(&OPS).files.remove(fd);
 }
 
-/// Refuses to let the side file `path` grow to `size` bytes when that is more
-/// than any may have.
+/// Refuses a size of `size` bytes for the side file `path` if it exceeds
+/// [`SIDE_FILE_MAX`].
 fn check_size(path: &str, size: u64) -> Outcome<()> {
     if size <= SIDE_FILE_MAX {
         return Ok(());
@@ -77,8 +77,8 @@ fn check_size(path: &str, size: u64) -> Outcome<()> {
     log::write(
         Level::Error,
         &format!(
-            "{path} would have {size} bytes, a file beside InnoDB has at most {SIDE_FILE_MAX}: \
-             refused (EFBIG)"
+            "refused to extend {path} to {size} bytes (EFBIG): a side file has at most \
+             {SIDE_FILE_MAX} bytes"
         ),
     );
     Err(libc::EFBIG)
@@ -98,7 +98,7 @@ fn is_dir(path: &str) -> bool {
         .is_some_and(|metadata| metadata.is_dir())
 }
 
-/// Opens the side file `path` for writing by `open`.
+/// Opens the side file `path` for writing by calling `open`.
 pub fn open(path: String, flags: c_int, open: impl FnOnce() -> c_int) -> Outcome {
     let mut ops = lock(&OPS);
     let new = flags & libc::O_CREAT != 0 && !exists(&path);
@@ -106,7 +106,8 @@ pub fn open(path: String, flags: c_int, open: impl FnOnce() -> c_int) -> Outcome
     opened(&mut ops, fd, path, new || flags & libc::O_TRUNC != 0, false)
 }
 
-/// `fd` is the side file `path`; `empty` when it was created or emptied.
+/// Tracks `fd` as the side file `path`. `empty` says that the file was created or
+/// truncated.
 pub fn opened(ops: &mut Ops, fd: c_int, path: String, empty: bool, stdio: bool) -> Outcome {
     let mut seq = 0;
     if empty {
@@ -117,9 +118,9 @@ pub fn opened(ops: &mut Ops, fd: c_int, path: String, empty: bool, stdio: bool) 
         }) {
             Ok(number) => seq = number,
             Err(errno) => {
-                // A FILE is closed by its owner.
+                // The caller closes a FILE.
                 if !stdio {
-                    // SAFETY: opened a moment ago, known to nobody else.
+                    // SAFETY: just opened, so nothing else knows it.
                     unsafe { real::close(fd) };
                 }
                 return Err(errno);
@@ -130,16 +131,17 @@ pub fn opened(ops: &mut Ops, fd: c_int, path: String, empty: bool, stdio: bool) 
     Ok(fd)
 }
 
-/// Where the next `n` bytes written to `fd` end: `at` is where they begin, when
-/// the call says so. `None` when they are not a side file's.
+/// The path of `fd` and the offset at which a write of `n` bytes ends; `None` if
+/// `fd` is not a side file. `at` is the offset of the write if the call gives
+/// one.
 fn end_of_write(ops: &mut Ops, fd: c_int, at: Option<i64>, n: u64) -> Option<(String, u64)> {
     refresh(ops, fd);
     let file = ops.files.get(fd)?;
     let (Some(path), false) = (file.path.clone(), file.stdio) else {
         return None;
     };
-    // pwrite is where it says, except that Linux appends when O_APPEND is set.
-    // SAFETY: only asks about a descriptor.
+    // With O_APPEND, Linux appends even in pwrite.
+    // SAFETY: the calls only query the descriptor.
     let (flags, position) = unsafe {
         (
             libc::fcntl(fd, libc::F_GETFL),
@@ -154,8 +156,8 @@ fn end_of_write(ops: &mut Ops, fd: c_int, at: Option<i64>, n: u64) -> Option<(St
     Some((path, begin.saturating_add(n)))
 }
 
-/// Writes `n` bytes to `fd` by `write`; `bytes` yields what it wrote, and `at` is
-/// where, when the call says so.
+/// Writes `n` bytes to `fd` by calling `write`. `bytes` returns the first bytes of
+/// the data. `at` is the offset of the write if the call gives one.
 pub fn write(
     fd: c_int,
     at: Option<i64>,
@@ -174,8 +176,8 @@ pub fn write(
     written_to(ops, fd, path, begin, written, bytes(written.unsigned_abs()))
 }
 
-/// Copies at most `n` bytes to `fd` by `copy`, which is told how many it may
-/// and takes them from another descriptor.
+/// Copies at most `n` bytes from another descriptor to `fd` by calling `copy`, with
+/// the number of bytes that it may copy.
 pub fn copy_to(
     fd: c_int,
     at: Option<i64>,
@@ -192,7 +194,7 @@ pub fn copy_to(
         check_size(&path, begin.saturating_add(n as u64))?;
     }
     let copied = outcome(copy(n.min(usize::try_from(room).unwrap_or(usize::MAX))))?;
-    // What was copied nobody has in memory.
+    // The copied bytes are not in memory, so they are read back.
     let mut bytes = vec![0; copied.unsigned_abs()];
     std::fs::File::open(format!("/proc/self/fd/{fd}"))
         .and_then(|file| file.read_exact_at(&mut bytes, begin))
@@ -225,15 +227,15 @@ fn written_to(
     if let Some(file) = ops.files.get(fd) {
         file.seq = file.seq.max(seq);
     }
-    // MariaDB does not sync every step of a statement. On one machine those
-    // that it does not sync outlive its process all the same.
+    // MariaDB does not sync every step of a DDL statement. A local file would keep
+    // the others after a crash of the process, so they must be durable here, too.
     if path == DDL_LOG && ops.is_connected() {
         return finish(ops, seq, written);
     }
     Ok(written)
 }
 
-/// Changes the size of `fd` by `change`, to `size` bytes at most.
+/// Changes the size of `fd` to at most `size` bytes by calling `change`.
 pub fn resize(fd: c_int, size: u64, change: impl FnOnce() -> Outcome) -> Outcome {
     let mut ops = lock(&OPS);
     refresh(&mut ops, fd);
@@ -255,7 +257,7 @@ pub fn resize(fd: c_int, size: u64, change: impl FnOnce() -> Outcome) -> Outcome
     Ok(result)
 }
 
-/// Changes the size of the side file `path` by `change`.
+/// Changes the size of the side file `path` to `size` bytes by calling `change`.
 pub fn truncate(path: String, size: i64, change: impl FnOnce() -> c_int) -> Outcome {
     let mut ops = lock(&OPS);
     check_size(&path, u64::try_from(size).unwrap_or(0))?;
@@ -267,7 +269,8 @@ pub fn truncate(path: String, size: i64, change: impl FnOnce() -> c_int) -> Outc
     finish(ops, seq, result)
 }
 
-/// Syncs `fd` by `sync`, or rather waits until the log has what was done to it.
+/// Waits until all operations on `fd` are durable in the WAL. Calls `sync` for
+/// other files, and while there is no redo stream.
 pub fn sync(fd: c_int, sync: impl FnOnce() -> c_int) -> Outcome {
     let mut ops = lock(&OPS);
     refresh(&mut ops, fd);
@@ -279,8 +282,8 @@ pub fn sync(fd: c_int, sync: impl FnOnce() -> c_int) -> Outcome {
         super::stdio::send_content(&mut ops, fd)?;
     }
     let seq = ops.files.get(fd).map_or(0, |file| file.seq);
-    // The local file is a copy that may be lost at any moment: once the log has
-    // the operation, the local disk need not have it too.
+    // The local file is a disposable copy. Once the operation is in the WAL, the
+    // local disk need not be synced.
     if !ops.is_connected() {
         drop(ops);
         return outcome(sync());
@@ -288,8 +291,8 @@ pub fn sync(fd: c_int, sync: impl FnOnce() -> c_int) -> Outcome {
     finish(ops, seq, 0)
 }
 
-/// Syncs `fd` by `sync` when it may be a directory of databases or of side
-/// files: then all operations so far are waited for.
+/// Waits for all operations so far if `fd` is a directory that may hold databases
+/// or side files. Calls `sync` otherwise, and while there is no redo stream.
 pub fn sync_directory(fd: c_int, sync: impl FnOnce() -> c_int) -> Outcome {
     let directory = stat(fd).is_some_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR);
     if !directory
@@ -308,21 +311,22 @@ pub fn sync_directory(fd: c_int, sync: impl FnOnce() -> c_int) -> Outcome {
     Ok(0)
 }
 
-/// Closes `fd` by `close`.
+/// Closes `fd` by calling `close`.
 pub fn close(fd: c_int, close: impl FnOnce() -> c_int) -> Outcome {
     let mut ops = lock(&OPS);
     refresh(&mut ops, fd);
-    // Before the descriptor is free: another thread may be given it at once.
+    // Removed before the close, because another thread may get the same number
+    // immediately after it.
     let seq = ops.files.remove(fd);
     let result = outcome(close());
     let ticket = ops.ticket(seq.unwrap_or(0));
     drop(ops);
-    // db.opt is written and closed without a sync: the close is the wait.
+    // MariaDB writes and closes db.opt without a sync, so the close waits.
     ticket.wait()?;
     result
 }
 
-/// Closes the descriptors from `first` to `last` by `close`.
+/// Closes the descriptors from `first` to `last` by calling `close`.
 pub fn close_range(first: c_int, last: c_int, close: impl FnOnce() -> c_int) -> Outcome {
     let mut ops = lock(&OPS);
     let mut seq = 0;
@@ -337,8 +341,7 @@ pub fn close_range(first: c_int, last: c_int, close: impl FnOnce() -> c_int) -> 
     result
 }
 
-/// Makes a copy of `fd` by `dup`, which returns its number; `to` when the call
-/// says which.
+/// Duplicates `fd` by calling `dup`, which returns the new descriptor.
 pub fn duplicate(fd: c_int, dup: impl FnOnce() -> c_int) -> Outcome {
     let mut ops = lock(&OPS);
     refresh(&mut ops, fd);
@@ -347,8 +350,8 @@ pub fn duplicate(fd: c_int, dup: impl FnOnce() -> c_int) -> Outcome {
     Ok(copy)
 }
 
-/// Renames by `rename`. `None` is a name outside the data directory;
-/// `source_size` yields the bytes of what is renamed.
+/// Renames a file or directory by calling `rename`. `None` is a path outside the
+/// data directory. `source_size` returns the size of the source.
 pub fn rename(
     from: Option<String>,
     to: Option<String>,
@@ -363,7 +366,7 @@ pub fn rename(
         && is_side_file(to)
         && !from.as_deref().is_some_and(is_side_file)
     {
-        // Its content is to be sent, from wherever it comes.
+        // The file becomes a side file, so its content will be sent.
         check_size(to, source_size())?;
     }
     let result = outcome(rename())?;
@@ -384,7 +387,7 @@ pub fn rename(
             ops.files.renamed(&from, &to);
             ops.push(FileOp::Rename { from, to })?
         }
-        // A file that becomes a side file: its content must go along.
+        // The file becomes a side file, so its content is sent.
         (None, Some(to)) if !directory => {
             ops.files.unlinked(&to);
             send_file(&mut ops, &to)?
@@ -398,8 +401,8 @@ pub fn rename(
     finish(ops, seq, result)
 }
 
-/// Gives a file of `size` bytes the further name `to` by `link`: a new file, as
-/// far as the log is concerned.
+/// Gives a file of `size` bytes the additional name `to` by calling `link`. In the
+/// WAL this is a new file.
 pub fn link(to: String, size: u64, link: impl FnOnce() -> c_int) -> Outcome {
     let mut ops = lock(&OPS);
     check_size(&to, size)?;
@@ -408,7 +411,7 @@ pub fn link(to: String, size: u64, link: impl FnOnce() -> c_int) -> Outcome {
     finish(ops, seq, result)
 }
 
-/// Deletes the side file `path` by `unlink`.
+/// Deletes the side file `path` by calling `unlink`.
 pub fn unlink(path: String, unlink: impl FnOnce() -> c_int) -> Outcome {
     let mut ops = lock(&OPS);
     let result = outcome(unlink())?;
@@ -417,7 +420,7 @@ pub fn unlink(path: String, unlink: impl FnOnce() -> c_int) -> Outcome {
     finish(ops, seq, result)
 }
 
-/// Makes the database directory `path` by `mkdir`.
+/// Creates the database directory `path` by calling `mkdir`.
 pub fn mkdir(path: String, mkdir: impl FnOnce() -> c_int) -> Outcome {
     use std::os::unix::fs::PermissionsExt;
     let mut ops = lock(&OPS);
@@ -429,7 +432,7 @@ pub fn mkdir(path: String, mkdir: impl FnOnce() -> c_int) -> Outcome {
     finish(ops, seq, result)
 }
 
-/// Deletes the database directory `path` by `rmdir`.
+/// Deletes the database directory `path` by calling `rmdir`.
 pub fn rmdir(path: String, rmdir: impl FnOnce() -> c_int) -> Outcome {
     let mut ops = lock(&OPS);
     let result = outcome(rmdir())?;
@@ -445,7 +448,7 @@ fn finish<T>(ops: std::sync::MutexGuard<'_, Ops>, seq: u64, result: T) -> Outcom
     Ok(result)
 }
 
-/// Sends the file `path` as it is now: emptied, then written.
+/// Sends the current content of the file `path`, as a Create and Writes.
 pub fn send_file(ops: &mut Ops, path: &str) -> Outcome<u64> {
     use std::os::unix::fs::PermissionsExt;
     let read = || -> std::io::Result<(u32, Vec<u8>)> {

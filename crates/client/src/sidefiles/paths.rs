@@ -1,4 +1,4 @@
-//! From what the server passes to libc to a path relative to the data
+//! Turns the paths that the server passes to libc into paths relative to the data
 //! directory.
 
 use std::ffi::{CStr, c_char, c_int};
@@ -15,8 +15,8 @@ static ACTIVE: AtomicU8 = AtomicU8::new(UNKNOWN);
 static GIVEN: OnceLock<PathBuf> = OnceLock::new();
 static REAL: OnceLock<PathBuf> = OnceLock::new();
 
-/// Whether `XYLEM_DATADIR` names a data directory. After the first call one
-/// load: this stands before every write of the server.
+/// Whether `XYLEM_DATADIR` names a data directory. After the first call this costs
+/// one load, because every write of the server checks it.
 #[inline]
 pub fn is_active() -> bool {
     match ACTIVE.load(Ordering::Relaxed) {
@@ -27,14 +27,14 @@ pub fn is_active() -> bool {
 
 #[cold]
 fn find_out() -> bool {
-    // Set before GIVEN is read, whichever thread comes first.
-    // SAFETY: the name is NUL-terminated; the result is read at once.
+    // SAFETY: the name is NUL-terminated; the result is copied at once.
     let value = unsafe {
         let value = libc::getenv(c"XYLEM_DATADIR".as_ptr());
         (!value.is_null()).then(|| CStr::from_ptr(value).to_bytes().to_vec())
     };
     let on = match value {
         Some(bytes) if bytes.first() == Some(&b'/') => {
+            // GIVEN is set before any thread sees ACTIVE as ON.
             GIVEN.get_or_init(|| lexical(Path::new(std::ffi::OsStr::from_bytes(&bytes))));
             true
         }
@@ -44,7 +44,7 @@ fn find_out() -> bool {
     on
 }
 
-/// The data directory as the launcher named it.
+/// The data directory as `XYLEM_DATADIR` names it.
 pub fn root() -> Option<&'static Path> {
     GIVEN.get().map(PathBuf::as_path)
 }
@@ -66,7 +66,8 @@ pub fn is_root(path: &Path) -> bool {
         || std::fs::canonicalize(&path).is_ok_and(|path| real_root() == Some(&path))
 }
 
-/// `path` without `.`, `..` and doubled slashes, by its text alone.
+/// Removes `.`, `..` and doubled slashes from `path`, without resolving symbolic
+/// links.
 fn lexical(path: &Path) -> PathBuf {
     use std::path::Component;
     let mut out = PathBuf::new();
@@ -82,8 +83,8 @@ fn lexical(path: &Path) -> PathBuf {
     out
 }
 
-/// `path`, as the server passed it together with `dirfd`, relative to the data
-/// directory; `None` when it lies elsewhere. The data directory itself is "".
+/// Resolves `path`, as passed to libc with `dirfd`, relative to the data
+/// directory; `None` if it is elsewhere. The data directory itself is "".
 ///
 /// # Safety
 /// `path` is a NUL-terminated string.

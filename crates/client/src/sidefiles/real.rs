@@ -1,11 +1,11 @@
-//! The functions of libc that this library stands before, found behind it.
+//! The libc functions that this library interposes, looked up after it.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// The calling thread's `errno`.
 pub fn errno() -> c_int {
-    // SAFETY: libc's own location, valid for the thread's life.
+    // SAFETY: libc's location is valid for the lifetime of the thread.
     unsafe { *libc::__errno_location() }
 }
 
@@ -20,7 +20,7 @@ fn next(name: &CStr) -> *mut c_void {
     unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) }
 }
 
-/// Whether a call of `unlink` anywhere in the process comes here first.
+/// Whether calls of `unlink` in this process reach this library first.
 pub fn is_interposed() -> bool {
     // SAFETY: the name is NUL-terminated.
     let first = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"unlink".as_ptr()) };

@@ -1,5 +1,5 @@
-//! Where side-file operations go: into memory before `xylem_init`, to the redo
-//! stream after it, nowhere for a reader.
+//! The destination of side-file operations: memory before `xylem_init`, the redo
+//! stream after it, none for a reader.
 
 use super::fds::Files;
 use crate::redo::Queue;
@@ -9,16 +9,16 @@ use crate::wire::walframe::FileOp;
 use std::ffi::c_int;
 use std::sync::Arc;
 
-/// Operations kept before `xylem_init`, in bytes.
+/// The largest size of the operations kept before `xylem_init`, in bytes.
 const EARLY_MAX: usize = 64 << 20;
 
-/// Under the mutex of [`super::ops`].
+/// The state of side-file operations, under the mutex of [`super::ops`].
 #[derive(Debug)]
 pub struct Ops {
     /// The open side files.
     pub files: Files,
     sink: Sink,
-    /// The last operation of all, 0 for none.
+    /// The frame number of the last operation; 0 for none.
     last_seq: u64,
 }
 
@@ -44,7 +44,8 @@ impl Sink {
     }
 }
 
-/// A wait for an operation's durability, to be done without the mutex.
+/// A wait for the durability of an operation. The caller releases the mutex before
+/// it waits.
 #[must_use]
 pub struct Ticket(Option<(u64, Arc<Queue>, Arc<Shared>)>);
 
@@ -52,10 +53,10 @@ impl Ticket {
     /// Nothing to wait for.
     pub const NONE: Ticket = Ticket(None);
 
-    /// Waits.
+    /// Waits until the operation is durable.
     ///
     /// # Errors
-    /// The `errno` for the server's call when the operation is not durable.
+    /// The `errno` of the server's call if the operation does not become durable.
     pub fn wait(self) -> Result<(), c_int> {
         match self.0 {
             None => Ok(()),
@@ -76,7 +77,7 @@ fn errno_of(error: &Error) -> c_int {
 }
 
 impl Ops {
-    /// Nothing open, nothing kept.
+    /// No open files and no kept operations.
     pub fn new() -> Ops {
         Ops {
             files: Files::default(),
@@ -107,17 +108,17 @@ impl Ops {
     pub fn detach(&mut self) {
         self.sink = Sink::early();
         self.last_seq = 0;
-        // Numbers of a stream that is over.
+        // Their numbers belong to a stream that has ended.
         self.files.set_all_seqs(0);
     }
 
-    /// Queues `op`, which was just done locally; its number, or 0 when there is
-    /// none yet.
+    /// Queues `op`, which was just performed locally. Returns its frame number, or
+    /// 0 if it has none.
     ///
     /// # Errors
-    /// The `errno` for the server's call.
+    /// The `errno` of the server's call.
     pub fn push(&mut self, op: FileOp) -> Result<u64, c_int> {
-        // The server would refuse it, and with it all that comes after.
+        // The page server would refuse the frame, and all frames after it.
         if !op.has_short_paths() {
             return Err(libc::ENAMETOOLONG);
         }
@@ -155,8 +156,7 @@ impl Ops {
         self.ticket(self.last_seq)
     }
 
-    /// Whether operations reach the log, so that the local disk need not be
-    /// waited for.
+    /// Whether operations reach the WAL, so that the local disk need not be synced.
     pub fn is_connected(&self) -> bool {
         matches!(self.sink, Sink::Writer { .. })
     }

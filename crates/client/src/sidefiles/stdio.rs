@@ -1,8 +1,8 @@
-//! Side files written through a `FILE`: libc buffers there what it writes, so
-//! the content is sent as a whole when the stream is flushed, synced or closed.
+//! Side files that are written through a `FILE`. libc buffers the writes, so the
+//! library sends the whole content when the stream is flushed, synced or closed.
 //!
-//! MariaDB 10.11 writes none of its side files so; this is for what else may
-//! run under the preload.
+//! MariaDB 10.11 writes none of its side files this way. This module covers other
+//! programs that run with the library preloaded.
 
 use super::ops::{self, OPS, Outcome, outcome};
 use super::sink::Ops;
@@ -12,8 +12,8 @@ use std::ffi::c_int;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex};
 
-/// Descriptors of the streams that are side files, by address. Locked after
-/// [`OPS`].
+/// The descriptors of streams that are side files, by the address of the stream.
+/// Locked after [`OPS`].
 static STREAMS: LazyLock<Mutex<HashMap<usize, c_int>>> = LazyLock::new(Mutex::default);
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
@@ -23,12 +23,12 @@ pub fn any() -> bool {
     COUNT.load(Ordering::Relaxed) != 0
 }
 
-/// Whether `mode` of fopen lets the stream write.
+/// Whether fopen's `mode` allows writes.
 pub fn writes(mode: &[u8]) -> bool {
     mode.iter().any(|byte| matches!(byte, b'w' | b'a' | b'+'))
 }
 
-/// Opens the side file `path` by `open`, with fopen's `mode`.
+/// Opens the side file `path` by calling `open`, with fopen's `mode`.
 pub fn open(
     path: String,
     mode: &[u8],
@@ -44,7 +44,7 @@ pub fn open(
     let fd = unsafe { libc::fileno(stream) };
     let empty = !there || mode.first() == Some(&b'w');
     if let Err(errno) = ops::opened(&mut ops, fd, path, empty, true) {
-        // SAFETY: known to nobody else.
+        // SAFETY: nothing else knows the stream.
         unsafe { super::real::fclose(stream) };
         return Err(errno);
     }
@@ -53,8 +53,8 @@ pub fn open(
     Ok(stream)
 }
 
-/// `stream` was made of the descriptor `fd`, which is a side file's: from here on
-/// its content is sent as that of a stream.
+/// Makes a stream of `fd`, the descriptor of a side file, by calling `open`. The
+/// content of the file is then sent like that of other streams.
 pub fn adopt(fd: c_int, open: impl FnOnce() -> *mut libc::FILE) -> Outcome<*mut libc::FILE> {
     let mut ops = lock(&OPS);
     ops::refresh(&mut ops, fd);
@@ -70,7 +70,7 @@ pub fn adopt(fd: c_int, open: impl FnOnce() -> *mut libc::FILE) -> Outcome<*mut 
     Ok(stream)
 }
 
-/// Sends the content of `fd`'s file, which a stream wrote.
+/// Sends the content of the file of `fd`, which a stream wrote.
 pub fn send_content(ops: &mut Ops, fd: c_int) -> Outcome<u64> {
     let Some(path) = ops.files.get(fd).and_then(|file| file.path.clone()) else {
         return Ok(0);
@@ -82,7 +82,7 @@ pub fn send_content(ops: &mut Ops, fd: c_int) -> Outcome<u64> {
     Ok(seq)
 }
 
-/// Flushes `stream` (all when it is null) by `flush`.
+/// Flushes `stream`, or all streams if it is null, by calling `flush`.
 pub fn flush(stream: *mut libc::FILE, flush: impl FnOnce() -> c_int) -> Outcome {
     let mut ops = lock(&OPS);
     let result = outcome(flush())?;
@@ -97,13 +97,13 @@ pub fn flush(stream: *mut libc::FILE, flush: impl FnOnce() -> c_int) -> Outcome 
     Ok(result)
 }
 
-/// `stream` is about to become another file: what it was is sent, by `flush`
-/// first, and forgotten.
+/// Sends the content of the file of `stream` after `flush`, and stops tracking
+/// it, because `stream` is about to be reopened as another file.
 pub fn leave(stream: *mut libc::FILE, flush: impl FnOnce() -> c_int) -> Outcome {
     close(stream, flush)
 }
 
-/// Closes `stream` by `close`.
+/// Closes `stream` by calling `close`.
 pub fn close(stream: *mut libc::FILE, close: impl FnOnce() -> c_int) -> Outcome {
     let mut ops = lock(&OPS);
     let Some(fd) = lock(&STREAMS).remove(&(stream as usize)) else {

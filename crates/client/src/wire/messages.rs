@@ -1,16 +1,16 @@
-//! The small messages: acknowledgements, pings, tablespaces.
+//! The messages for acknowledgements, pings and tablespaces.
 
 use super::{Reader, WireError, Writer};
 use bytes::Buf;
 
-/// `WalAck`: how far the server has the redo stream.
+/// `WalAck`: the progress of the redo stream at the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WalAck {
-    /// The last durable frame of this epoch, 0 when there is none.
+    /// The last durable frame of this epoch; 0 if there is none.
     pub durable_seq: u64,
     /// The end of the last durable redo.
     pub durable_lsn: u64,
-    /// What page reads can see.
+    /// The LSN up to which page reads can see changes.
     pub applied_lsn: u64,
 }
 
@@ -18,7 +18,7 @@ impl WalAck {
     /// Reads the message.
     ///
     /// # Errors
-    /// When it is not one.
+    /// When the bytes are not such a message.
     pub fn decode<B: Buf>(reader: &mut Reader<'_, B>) -> Result<WalAck, WireError> {
         let mut ack = WalAck::default();
         while let Some((field, wire)) = reader.field()? {
@@ -33,14 +33,14 @@ impl WalAck {
     }
 }
 
-/// `PingResponse`: the server's version and where the branch stands.
+/// `PingResponse`: the server's version and the state of the branch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PingResponse {
     /// The server's version.
     pub version: String,
     /// The end of the branch's durable redo.
     pub durable_lsn: u64,
-    /// What page reads can see.
+    /// The LSN up to which page reads can see changes.
     pub applied_lsn: u64,
     /// The branch's newest epoch.
     pub epoch: u64,
@@ -50,7 +50,7 @@ impl PingResponse {
     /// Reads the message.
     ///
     /// # Errors
-    /// When it is not one.
+    /// When the bytes are not such a message.
     pub fn decode<B: Buf>(reader: &mut Reader<'_, B>) -> Result<PingResponse, WireError> {
         let mut ping = PingResponse::default();
         while let Some((field, wire)) = reader.field()? {
@@ -69,14 +69,14 @@ impl PingResponse {
 /// The path of the call `Ping`.
 pub const PING: &str = "/pageserver.PageServer/Ping";
 
-/// A `PingRequest` as a gRPC message: it has no fields.
+/// A `PingRequest`, which has no fields, as a gRPC message.
 pub fn ping_request() -> Vec<u8> {
     Writer::message(0).finish()
 }
 
-/// A `xylem.control.v1.GetTablespaceRequest`, by id, as a gRPC message: the newest state
-/// that shows at least every mtr up to `min_lsn`; with `no_pages` only where
-/// its file is.
+/// A `xylem.control.v1.GetTablespaceRequest` as a gRPC message. It asks for the
+/// newest state that shows at least every mtr up to `min_lsn`, or, with
+/// `no_pages`, only for the path of the file.
 pub fn get_tablespace_request(space_id: u32, min_lsn: u64, no_pages: bool) -> Vec<u8> {
     let mut out = Writer::message(32);
     out.uint(3, min_lsn);
@@ -85,18 +85,18 @@ pub fn get_tablespace_request(space_id: u32, min_lsn: u64, no_pages: bool) -> Ve
     out.finish()
 }
 
-/// `xylem.control.v1.Tablespace`: a sparse file that stands for a tablespace.
+/// `xylem.control.v1.Tablespace`: the sparse file that represents a tablespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tablespace {
     /// The tablespace's id.
     pub space_id: u32,
-    /// Its file, relative to the data directory.
+    /// The path of the file, relative to the data directory.
     pub path: String,
-    /// Bytes of the file.
+    /// The size of the file, in bytes.
     pub size: u64,
-    /// What must be in it: byte offset and bytes.
+    /// The contents that the file must have: offsets and bytes.
     pub pages: Vec<(u64, Vec<u8>)>,
-    /// FSP_SPACE_FLAGS of its first page.
+    /// FSP_SPACE_FLAGS of the first page.
     pub flags: u32,
 }
 
@@ -104,7 +104,7 @@ impl Tablespace {
     /// Reads the message.
     ///
     /// # Errors
-    /// When it is not one.
+    /// When the bytes are not such a message.
     pub fn decode<B: Buf>(reader: &mut Reader<'_, B>) -> Result<Tablespace, WireError> {
         let mut space = Tablespace::default();
         while let Some((field, wire)) = reader.field()? {

@@ -1,8 +1,8 @@
-//! Protocol buffers, just as much as the client needs: the messages of
+//! The protocol buffers that the client needs: the messages of
 //! `pageserver.proto` and one of `control.proto`.
 //!
-//! Encoders write what prost would write (fields in order, defaults left out);
-//! decoders take fields in any order, skip unknown ones, and never panic.
+//! Encoders write the same bytes as prost: fields in order, defaults left out.
+//! Decoders accept fields in any order, skip unknown ones, and never panic.
 
 pub mod messages;
 pub mod pages;

@@ -1,12 +1,12 @@
-//! Page requests, and answers whose page goes straight to its buffer.
+//! Page requests, and page answers, which are decoded into the caller's buffer.
 
 use super::{Reader, WireError, Writer};
 use bytes::Buf;
 
-/// What a page request says.
+/// The fields of a page request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PageRequest {
-    /// Chosen by the caller, returned with the answer.
+    /// Chosen by the client and returned with the answer.
     pub id: u64,
     /// The tablespace.
     pub space_id: u32,
@@ -18,8 +18,8 @@ pub struct PageRequest {
     pub timeout_ms: u32,
 }
 
-/// Appends a `PageStreamRequest` as a gRPC message to `out`: many requests
-/// share one DATA frame.
+/// Appends a `PageStreamRequest` as a gRPC message to `out`, so that many
+/// requests can share one DATA frame.
 pub fn put_page_request(out: &mut Vec<u8>, request: &PageRequest) {
     let mut get = Writer::inner();
     get.uint(1, request.space_id.into());
@@ -32,10 +32,10 @@ pub fn put_page_request(out: &mut Vec<u8>, request: &PageRequest) {
     out.extend_from_slice(&message.finish());
 }
 
-/// Where a page's bytes go.
+/// A buffer that receives a page.
 pub trait Destination {
-    /// `bytes` stand at offset `at` of the page. Called in order; what lies
-    /// beyond the buffer must be ignored.
+    /// Stores `bytes` at offset `at` of the page. Called in order. Bytes beyond
+    /// the end of the buffer must be ignored.
     fn put(&mut self, at: usize, bytes: &[u8]);
 }
 
@@ -46,21 +46,22 @@ pub struct PageAnswer {
     pub id: u64,
     /// A gRPC status code.
     pub status: u32,
-    /// What went wrong, for a status other than 0.
+    /// The error message, if the status is not 0.
     pub message: String,
-    /// The page's length in bytes; `None` when none came.
+    /// The page's length in bytes; `None` if the answer has no page.
     pub page_len: Option<usize>,
-    /// The LSN up to which the page shows the branch.
+    /// The LSN up to which the page includes changes.
     pub lsn: u64,
-    /// The page, when it came before the id did and so had nowhere to go.
+    /// The page, if it preceded the id, so that its destination was unknown.
     pub early_page: Option<Vec<u8>>,
 }
 
-/// Reads a `PageStreamResponse`. As soon as the id is known `destination` is
-/// asked for the place the page goes to; with `None` the bytes are skipped.
+/// Reads a `PageStreamResponse`. `destination` returns the buffer for the page of
+/// a request; if it returns `None`, the page is skipped.
 ///
 /// # Errors
-/// When it is not such a message; a part of the page may have been placed.
+/// When the bytes are not such a message. A part of the page may already be in
+/// its buffer.
 pub fn decode_page_answer<B: Buf, D: Destination>(
     reader: &mut Reader<'_, B>,
     mut destination: impl FnMut(u64) -> Option<D>,
@@ -76,7 +77,7 @@ pub fn decode_page_answer<B: Buf, D: Destination>(
             2 => answer.status = reader.uint32(wire)?,
             3 => answer.message = reader.string(wire)?,
             4 => reader.nested(wire, |got| {
-                // Present but without a page: an empty page.
+                // A result without a page counts as an empty page.
                 answer.page_len.get_or_insert(0);
                 while let Some((field, wire)) = got.field()? {
                     match field {

@@ -1,29 +1,29 @@
-//! Reads protobuf fields out of any [`Buf`], in one pass and without copying
-//! more than is asked for.
+//! Reads protobuf fields from any [`Buf`], in one pass. Copies only the fields
+//! that the caller asks for.
 
 use bytes::Buf;
 use std::fmt;
 
-/// What cannot be a protobuf message.
+/// Why bytes are not a protobuf message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WireError {
-    /// A field reaches past the end of its message.
+    /// A field extends beyond the end of its message.
     Truncated,
-    /// A number has more than ten bytes.
+    /// A number has more than ten bytes, or overflows 64 bits.
     Varint,
-    /// A field number or wire type that does not exist.
+    /// A field number or wire type does not exist.
     Tag,
-    /// A known field has another type than the protocol gives it.
+    /// A known field has a type that differs from the protocol's.
     Type,
-    /// A message, or the sum of its parts, is larger than any valid one.
+    /// A message is larger than any valid one.
     TooLarge,
 }
 
 impl fmt::Display for WireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            WireError::Truncated => "a field reaches past the end of its message",
-            WireError::Varint => "a number has more than ten bytes",
+            WireError::Truncated => "a field extends beyond the end of its message",
+            WireError::Varint => "a number is too long",
             WireError::Tag => "a field number or wire type does not exist",
             WireError::Type => "a field has an unexpected type",
             WireError::TooLarge => "a message is too large",
@@ -33,42 +33,43 @@ impl fmt::Display for WireError {
 
 impl std::error::Error for WireError {}
 
-/// How a field's value is stored.
+/// The encoding of a field's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WireType {
     /// A variable-length number.
     Varint,
     /// Eight bytes.
     Fixed64,
-    /// A length, then so many bytes.
+    /// A length, followed by that number of bytes.
     Len,
     /// Four bytes.
     Fixed32,
 }
 
-/// The rest of one message.
+/// Reads one message.
 pub struct Reader<'a, B: Buf> {
     buf: &'a mut B,
     left: usize,
 }
 
 impl<'a, B: Buf> Reader<'a, B> {
-    /// A reader of the message in the next `len` bytes of `buf`; of fewer when
-    /// `buf` has fewer.
+    /// A reader of the message in the next `len` bytes of `buf`, or in all of
+    /// `buf` if it is shorter.
     pub fn new(buf: &'a mut B, len: usize) -> Reader<'a, B> {
         let left = len.min(buf.remaining());
         Reader { buf, left }
     }
 
-    /// Bytes not read yet.
+    /// The number of bytes not read yet.
     pub fn left(&self) -> usize {
         self.left
     }
 
-    /// Number and type of the next field; `None` at the end of the message.
+    /// The number and the type of the next field; `None` at the end of the
+    /// message.
     ///
     /// # Errors
-    /// When what follows is not a field.
+    /// When the next bytes are not a field.
     pub fn field(&mut self) -> Result<Option<(u32, WireType)>, WireError> {
         if self.left == 0 {
             return Ok(None);
@@ -79,7 +80,7 @@ impl<'a, B: Buf> Reader<'a, B> {
             1 => WireType::Fixed64,
             2 => WireType::Len,
             5 => WireType::Fixed32,
-            // 3 and 4 are the groups of proto2, which this protocol never had.
+            // 3 and 4 are the groups of proto2, which this protocol does not use.
             _ => return Err(WireError::Tag),
         };
         match u32::try_from(key >> 3) {
@@ -96,16 +97,16 @@ impl<'a, B: Buf> Reader<'a, B> {
         Ok(self.buf.get_u8())
     }
 
-    /// A bare variable-length number.
+    /// Reads a variable-length number without a field.
     ///
     /// # Errors
-    /// When it is cut off or has more than ten bytes.
+    /// When the number is truncated or too long.
     pub fn varint(&mut self) -> Result<u64, WireError> {
         let mut value = 0u64;
         for shift in (0..70).step_by(7) {
             let byte = self.byte()?;
-            // The tenth byte has room for one bit; what overflows is dropped,
-            // as other decoders do.
+            // The tenth byte holds one bit of the value; a larger tenth byte is
+            // an error.
             value |= u64::from(byte & 0x7f).checked_shl(shift).unwrap_or(0);
             if byte & 0x80 == 0 {
                 return if shift == 63 && byte > 1 {
@@ -121,7 +122,7 @@ impl<'a, B: Buf> Reader<'a, B> {
     /// The value of a number field.
     ///
     /// # Errors
-    /// When the field is of another type.
+    /// When the field has another type, or is truncated.
     pub fn uint64(&mut self, wire: WireType) -> Result<u64, WireError> {
         if wire == WireType::Varint {
             self.varint()
@@ -130,19 +131,19 @@ impl<'a, B: Buf> Reader<'a, B> {
         }
     }
 
-    /// The value of a 32-bit number field; higher bits are dropped, as the
-    /// protobuf specification wants.
+    /// The value of a 32-bit number field. Higher bits are dropped, as the
+    /// protobuf specification requires.
     ///
     /// # Errors
-    /// When the field is of another type.
+    /// When the field has another type, or is truncated.
     pub fn uint32(&mut self, wire: WireType) -> Result<u32, WireError> {
         Ok(self.uint64(wire)? as u32)
     }
 
-    /// Reads past a field of no interest.
+    /// Skips a field.
     ///
     /// # Errors
-    /// When it is cut off.
+    /// When the field is truncated.
     pub fn skip(&mut self, wire: WireType) -> Result<(), WireError> {
         match wire {
             WireType::Varint => self.varint().map(drop),
@@ -173,11 +174,11 @@ impl<'a, B: Buf> Reader<'a, B> {
         }
     }
 
-    /// The embedded message or bytes of a length-delimited field, read by `f`;
-    /// what `f` leaves is skipped.
+    /// Reads the contents of a length-delimited field with `f`, and skips the
+    /// bytes that `f` does not read.
     ///
     /// # Errors
-    /// When the field is of another type or cut off, or when `f` fails.
+    /// When the field has another type or is truncated, or when `f` fails.
     pub fn nested<T>(
         &mut self,
         wire: WireType,
@@ -201,34 +202,34 @@ impl<'a, B: Buf> Reader<'a, B> {
     /// The bytes of a length-delimited field.
     ///
     /// # Errors
-    /// When the field is of another type or cut off.
+    /// When the field has another type, or is truncated.
     pub fn bytes(&mut self, wire: WireType) -> Result<Vec<u8>, WireError> {
         self.nested(wire, |inner| inner.rest())
     }
 
-    /// The text of a string field; what is not UTF-8 is replaced.
+    /// The text of a string field. Bytes that are not UTF-8 are replaced.
     ///
     /// # Errors
-    /// When the field is of another type or cut off.
+    /// When the field has another type, or is truncated.
     pub fn string(&mut self, wire: WireType) -> Result<String, WireError> {
         Ok(String::from_utf8_lossy(&self.bytes(wire)?).into_owned())
     }
 
-    /// All bytes that are left.
+    /// The remaining bytes of the message.
     ///
     /// # Errors
-    /// When the buffer holds fewer than the message was said to have.
+    /// When the buffer is shorter than the message.
     pub fn rest(&mut self) -> Result<Vec<u8>, WireError> {
         let mut out = Vec::with_capacity(self.left.min(self.buf.remaining()));
         self.each_chunk(|_, chunk| out.extend_from_slice(chunk))?;
         Ok(out)
     }
 
-    /// Hands all bytes that are left to `f`, piece by piece, with the offset of
-    /// each piece.
+    /// Passes the remaining bytes of the message to `f` in chunks, each with its
+    /// offset.
     ///
     /// # Errors
-    /// When the buffer holds fewer than the message was said to have.
+    /// When the buffer is shorter than the message.
     pub fn each_chunk(&mut self, mut f: impl FnMut(usize, &[u8])) -> Result<(), WireError> {
         let mut at = 0;
         while self.left > 0 {

@@ -1,13 +1,13 @@
-//! `WalFrame`: redo that is gathered until it is sent, and side-file operations,
-//! each with checksums that are computed when its bytes are taken over.
+//! `WalFrame`: redo, which is collected until it is sent, and side-file
+//! operations. The checksums are computed when the library takes the bytes over.
 
 use super::Writer;
 use bytes::Bytes;
 
-/// An operation on a side file, as `xylem_types::FileOp` and the protocol have
-/// it. Paths are relative to the data directory.
+/// An operation on a side file, like `xylem_types::FileOp`. Paths are relative to
+/// the data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // each is described in pageserver.proto
+#[allow(missing_docs)] // described in pageserver.proto
 pub enum FileOp {
     Create {
         path: String,
@@ -39,7 +39,7 @@ pub enum FileOp {
 }
 
 impl FileOp {
-    /// About how many bytes it takes in memory and on the wire.
+    /// The approximate size in memory and on the wire, in bytes.
     pub fn cost(&self) -> usize {
         64 + match self {
             FileOp::Write { path, data, .. } => path.len() + data.len(),
@@ -52,8 +52,8 @@ impl FileOp {
         }
     }
 
-    /// Whether no path is longer than the server takes, and any file has
-    /// (`PATH_MAX` of Linux).
+    /// Whether every path is at most `PATH_MAX` bytes long. The server refuses
+    /// longer ones.
     pub fn has_short_paths(&self) -> bool {
         let longest = match self {
             FileOp::Rename { from, to } => from.len().max(to.len()),
@@ -67,9 +67,9 @@ impl FileOp {
         longest <= libc::PATH_MAX as usize
     }
 
-    /// Its kind in the log, and the CRC-32C of its payload there
-    /// (`docs/formats/wal.md`).
-    fn in_log(&self) -> (u8, u32) {
+    /// The kind of the operation's WAL entry, and the CRC-32C of the entry's
+    /// payload (`docs/formats/wal.md`).
+    fn in_wal(&self) -> (u8, u32) {
         let crc = |parts: &[&[u8]]| {
             let add = |crc, part: &&[u8]| crc32c::crc32c_append(crc, part);
             parts.iter().fold(0, add)
@@ -127,20 +127,20 @@ impl FileOp {
     }
 }
 
-/// The gRPC message of frame `seq` that carries `op`, which stands at `lsn`.
+/// The gRPC message of frame `seq`, which carries the operation `op` at `lsn`.
 pub fn file_frame(seq: u64, lsn: u64, op: &FileOp) -> Bytes {
     let mut out = Writer::message(op.cost() + 64);
     out.uint(1, seq);
     out.uint(2, lsn);
     out.nested(4, op.fields());
-    let (kind, payload_crc) = op.in_log();
+    let (kind, payload_crc) = op.in_wal();
     out.put(&sums(seq, lsn, kind, payload_crc));
     Bytes::from(out.finish())
 }
 
-/// Redo's kind in the log.
+/// The kind of a WAL entry that holds redo.
 const REDO: u8 = 3;
-/// Bytes of the two checksum fields.
+/// The size of the two checksum fields, in bytes.
 const SUMS: usize = 10;
 
 /// The checksum fields of a frame.
@@ -155,17 +155,18 @@ fn sums(seq: u64, lsn: u64, kind: u8, payload_crc: u32) -> Writer {
     out
 }
 
-/// Room for the gRPC prefix and the fields before the redo bytes: 5, twice a
-/// one-byte key with a number of up to ten bytes, and a key with a length.
+/// The largest size of the gRPC prefix and the fields before the redo bytes: 5
+/// bytes, twice a one-byte key with a number of up to ten bytes, and a key with a
+/// length.
 const HEAD: usize = 5 + 11 + 11 + 6;
 
-/// Redo bytes that are gathered behind room for their head, so that they are
-/// copied once: out of InnoDB's buffer, into what is sent.
+/// Collects redo bytes after a gap for their head, so that they are copied only
+/// once, from InnoDB's buffer into the message.
 #[derive(Debug)]
 pub struct RedoBuilder {
     bytes: Vec<u8>,
     start_lsn: u64,
-    /// CRC-32C of the redo so far, as InnoDB's buffer had it.
+    /// CRC-32C of the redo so far, as read from InnoDB's buffer.
     crc: u32,
 }
 
@@ -182,12 +183,12 @@ impl RedoBuilder {
         }
     }
 
-    /// Redo bytes gathered.
+    /// The number of redo bytes.
     pub fn len(&self) -> usize {
         self.bytes.len() - HEAD
     }
 
-    /// Whether there is none yet.
+    /// Whether there is no redo yet.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -197,15 +198,15 @@ impl RedoBuilder {
         self.start_lsn + self.len() as u64
     }
 
-    /// Appends redo. The checksum is taken of `redo` and not of the copy, so
-    /// that it also stands for the copying.
+    /// Appends redo. The checksum covers `redo` and not the copy, so that it also
+    /// detects errors of the copying.
     pub fn push(&mut self, redo: &[u8]) {
         self.crc = crc32c::crc32c_append(self.crc, redo);
         self.bytes.extend_from_slice(redo);
     }
 
-    /// The gRPC message of frame `seq`. Nothing may be appended afterwards: a
-    /// frame that was sent once must be the same when it is sent again.
+    /// The gRPC message of frame `seq`. A sealed frame never changes, because it
+    /// must be the same whenever it is sent again.
     pub fn seal(mut self, seq: u64) -> Bytes {
         let redo = self.len();
         let mut head = Writer::inner();

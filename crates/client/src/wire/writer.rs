@@ -1,4 +1,4 @@
-//! Writes protobuf fields, leaving out those that have their default value.
+//! Writes protobuf fields, and leaves out those with default values.
 
 /// The bytes of a message under construction.
 #[derive(Debug, Default)]
@@ -7,20 +7,20 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A gRPC message: five bytes of prefix, filled in by [`Writer::finish`],
-    /// then the fields.
+    /// A writer of a gRPC message: a prefix of five bytes, which
+    /// [`Writer::finish`] fills in, then the fields.
     pub fn message(capacity: usize) -> Writer {
         let mut out = Vec::with_capacity(capacity + 5);
         out.extend_from_slice(&[0; 5]);
         Writer { out }
     }
 
-    /// Fields alone, to stand inside another message.
+    /// A writer of fields that become part of another message.
     pub fn inner() -> Writer {
         Writer { out: Vec::new() }
     }
 
-    /// The gRPC message; not to be called on an inner writer.
+    /// Returns the gRPC message. Must not be called on an inner writer.
     pub fn finish(mut self) -> Vec<u8> {
         let len = u32::try_from(self.out.len().saturating_sub(5)).unwrap_or(u32::MAX);
         if let Some(prefix) = self.out.get_mut(1..5) {
@@ -29,7 +29,7 @@ impl Writer {
         self.out
     }
 
-    /// A bare variable-length number.
+    /// Writes a variable-length number without a field.
     pub fn varint(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.out.push(value as u8 | 0x80);
@@ -38,7 +38,7 @@ impl Writer {
         self.out.push(value as u8);
     }
 
-    /// A number field.
+    /// Writes a number field, unless it is 0.
     pub fn uint(&mut self, field: u32, value: u64) {
         if value != 0 {
             self.varint(u64::from(field) << 3);
@@ -46,19 +46,19 @@ impl Writer {
         }
     }
 
-    /// A `fixed32` field, also when it is 0.
+    /// Writes a `fixed32` field, even if it is 0.
     pub fn fixed32(&mut self, field: u32, value: u32) {
         self.varint(u64::from(field) << 3 | 5);
         self.out.extend_from_slice(&value.to_le_bytes());
     }
 
-    /// The head of a length-delimited field; its bytes must follow.
+    /// Writes the head of a length-delimited field. Its bytes must follow.
     pub fn len(&mut self, field: u32, len: usize) {
         self.varint(u64::from(field) << 3 | 2);
         self.varint(len as u64);
     }
 
-    /// A bytes or string field.
+    /// Writes a bytes or string field, unless it is empty.
     pub fn bytes(&mut self, field: u32, value: &[u8]) {
         if !value.is_empty() {
             self.len(field, value.len());
@@ -66,18 +66,18 @@ impl Writer {
         }
     }
 
-    /// An embedded message, also when it is empty.
+    /// Writes an embedded message, even if it is empty.
     pub fn nested(&mut self, field: u32, inner: Writer) {
         self.len(field, inner.out.len());
         self.out.extend_from_slice(&inner.out);
     }
 
-    /// Fields that were written elsewhere.
+    /// Appends fields of another writer.
     pub fn put(&mut self, fields: &Writer) {
         self.out.extend_from_slice(&fields.out);
     }
 
-    /// What stands so far.
+    /// The bytes written so far.
     pub fn as_slice(&self) -> &[u8] {
         &self.out
     }

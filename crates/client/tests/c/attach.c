@@ -1,5 +1,5 @@
-/* Stands in for the plugin: preloaded into a stock mariadbd, connects the
-library when the process starts and shuts it down when it ends. */
+/* Replaces the plugin. Preloaded into a stock mariadbd, it initialises the library
+when the process starts and shuts the library down when the process ends. */
 #include "xylem_client.h"
 #include <stdio.h>
 #include <stdlib.h>

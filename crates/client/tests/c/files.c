@@ -1,6 +1,6 @@
-/* Does to files what mariadbd does to its side files, under LD_PRELOAD of the
-library with XYLEM_DATADIR set. Arguments: port (0: never connects), the data
-directory, and a mode: "all", "fenced", "only-innodb" or "full". */
+/* Performs mariadbd's operations on side files. The library is preloaded and
+XYLEM_DATADIR is set. Arguments: port (0: never connects), the data directory, and
+a mode: "all", "none", "fenced", "only-innodb" or "full". */
 #define _GNU_SOURCE
 #include "xylem_client.h"
 #include <errno.h>
@@ -61,8 +61,8 @@ static void create_database(const char *name) {
   put(path, "default-character-set=utf8mb4\n", 0);
 }
 
-/* Each thread renames and rewrites the same name: the order in the log must be
-the order on disk. */
+/* Each thread renames and rewrites the same file. The order in the WAL must be the
+order on disk. */
 static void *race(void *arg) {
   char from[100], text[100];
   int n;
@@ -76,7 +76,7 @@ static void *race(void *arg) {
   return NULL;
 }
 
-/* What else of libc changes a file. */
+/* Other libc functions that change a file. */
 static void further_calls(void) {
   struct iovec two[2] = {{"five ", 5}, {"six", 3}};
   int fd, fd2, in, pipes[2];
@@ -92,7 +92,7 @@ static void further_calls(void) {
   CHECK(pwritev(fd, two, 2, at) == 8);
   CHECK(pwritev2(fd, two, 2, 20, 0) == 8);
   CHECK(lseek(fd, 40, SEEK_SET) == 40 && pwritev2(fd, two, 2, -1, 0) == 8);
-  /* From another file: at a place of its own, and where the file stands. */
+  /* Copies from another file: to a given offset, and to the current position. */
   CHECK(lseek(in, 0, SEEK_SET) == 0);
   CHECK(copy_file_range(in, NULL, fd, &to, 6, 0) == 6 && to == 66);
   CHECK(lseek(fd, 70, SEEK_SET) == 70);
@@ -102,18 +102,18 @@ static void further_calls(void) {
   CHECK(pipe(pipes) == 0 && write(pipes[1], "piped", 5) == 5);
   CHECK(splice(pipes[0], NULL, fd, NULL, 5, 0) == 5);
   CHECK(close(pipes[0]) == 0 && close(pipes[1]) == 0);
-  /* Copies of descriptors. */
+  /* Duplicate descriptors. */
   fd2 = fcntl(fd, F_DUPFD_CLOEXEC, 300);
   CHECK(fd2 >= 300 && pwrite(fd2, "dup", 3, 100) == 3 && close(fd2) == 0);
   CHECK(pwrite(fd, "end", 3, 110) == 3);
-  /* Closed in a lot; their numbers go to others then. */
+  /* Descriptors closed together, whose numbers are then reused. */
   CHECK(dup2(fd, 400) == 400 && dup2(fd, 401) == 401);
   CHECK(close_range(400, 401, CLOSE_RANGE_CLOEXEC) == 0 && pwrite(401, "x", 1, 115) == 1);
   before = ops();
   CHECK(close_range(400, 401, 0) == 0);
   CHECK(dup2(in, 400) == 400 && pwrite(400, "y", 1, 0) == 1 && ops() == before);
   CHECK(close(400) == 0);
-  /* Closed where the library does not see it: by the kernel itself. */
+  /* A close that the library does not see, by the kernel itself. */
   CHECK(syscall(SYS_close, fd) == 0);
   CHECK(open("plain2", O_CREAT | O_RDWR, 0600) == fd);
   CHECK(write(fd, "not a side file", 15) == 15 && ops() == before && close(fd) == 0);
@@ -123,7 +123,7 @@ static void further_calls(void) {
   CHECK(syscall(SYS_close, fd) == 0 && syscall(SYS_dup2, in, fd) == fd);
   CHECK(pwrite(fd, "z", 1, 5) == 1 && ftruncate(fd, 9) == 0 && fsync(fd) == 0 && ops() == before);
   CHECK(close(fd) == 0);
-  /* Further names. */
+  /* Additional names. */
   put("plain3", "linked by its name", 0);
   CHECK(linkat(AT_FDCWD, "plain3", AT_FDCWD, "shop/linked.frm", 0) == 0);
   fd = open("shop", O_RDONLY | O_DIRECTORY);
@@ -133,7 +133,7 @@ static void further_calls(void) {
   CHECK(symlinkat("plain3", fd, "symbolic.frm") == -1 && errno == EPERM);
   CHECK(mknodat(fd, "node.frm", S_IFREG | 0600, 0) == -1 && errno == EPERM);
   CHECK(ops() == before && close(fd) == 0);
-  /* Streams made of what is open, and turned into something else. */
+  /* Streams made of open descriptors, and reopened as other files. */
   fd = open("shop/stream.frm", O_CREAT | O_RDWR, 0640);
   f = fdopen(fd, "w");
   CHECK(f != NULL && fputs("through a stream", f) >= 0 && fclose(f) == 0);
@@ -141,7 +141,7 @@ static void further_calls(void) {
   CHECK(f != NULL && fputs("before", f) >= 0);
   f = freopen("shop/stream3.frm", "w", f);
   CHECK(f != NULL && fputs("after", f) >= 0 && fclose(f) == 0);
-  /* No file beside InnoDB is larger than this. */
+  /* The size limit of side files. */
   before = ops();
   put("shop/big.frm", "small", 0);
   before = ops();
@@ -160,7 +160,7 @@ static void further_calls(void) {
   CHECK(link("plain4", "shop/big2.frm") == -1 && errno == EFBIG && ops() == before);
   CHECK(unlink("plain") == 0 && unlink("plain2") == 0 && unlink("plain3") == 0 && unlink("plain4") == 0);
   CHECK(close(in) == 0);
-  /* Rows of log tables are this compute's own. */
+  /* Rows of log tables are local to the compute. */
   CHECK(mkdir("mysql", 0700) == 0);
   put("mysql/general_log.frm", "a table", 1);
   before = ops();
@@ -186,7 +186,7 @@ static void all(const char *datadir) {
   /* A table. */
   put("./shop/t1.frm", "table one", 1);
   sync_dir("./shop");
-  /* By absolute path, and one that wanders. */
+  /* By absolute path, and by a path with detours. */
   snprintf(path, sizeof path, "%s/shop/t2.frm", datadir);
   put(path, "table two", 1);
   snprintf(path, sizeof path, "%s/./shop/../shop//t3.frm", datadir);
@@ -213,7 +213,7 @@ static void all(const char *datadir) {
   CHECK(ftruncate(log, 8192) == 0);
   CHECK(fallocate(log, 0, 8000, 2000) == 0);
   redo("c");
-  /* An open file keeps its identity over rename and delete. */
+  /* An open file keeps its identity across rename and delete. */
   fd = openat(AT_FDCWD, "shop/open.frm", O_CREAT | O_WRONLY, 0640);
   CHECK(fd >= 0 && write(fd, "before ", 7) == 7);
   CHECK(rename("shop/open.frm", "shop/renamed.frm") == 0);
@@ -232,7 +232,7 @@ static void all(const char *datadir) {
   put("shop/log.CSV", "first\n", 0);
   fd = open("shop/log.CSV", O_WRONLY | O_APPEND);
   CHECK(fd >= 0 && write(fd, "second\n", 7) == 7 && write(fd, "third\n", 6) == 6 && close(fd) == 0);
-  /* From a name that is not one to one that is, and back. */
+  /* Renames from and to names that are not side files. */
   put("shop/log.CSN", "rewritten\n", 1);
   CHECK(rename("shop/log.CSN", "shop/log.CSV") == 0);
   put("shop/drop.frm", "x", 1);
@@ -256,7 +256,7 @@ static void all(const char *datadir) {
   put("old/t.frm", "moved with its directory", 1);
   fd = open("old/t.frm", O_WRONLY | O_APPEND);
   CHECK(fd >= 0 && rename("old", "new") == 0 && write(fd, "!", 1) == 1 && close(fd) == 0);
-  /* What failed is not sent. */
+  /* Failed operations are not sent. */
   before = ops();
   CHECK(rename("shop/none.frm", "shop/other.frm") == -1 && errno == ENOENT);
   CHECK(unlink("shop/none.frm") == -1 && errno == ENOENT);
@@ -264,7 +264,7 @@ static void all(const char *datadir) {
   CHECK(rmdir("shop") == -1 && errno == ENOTEMPTY);
   CHECK(open("nowhere/t.frm", O_CREAT | O_WRONLY, 0600) == -1 && errno == ENOENT);
   CHECK(ops() == before);
-  /* What is none of ours. */
+  /* Files that are not side files. */
   put("shop/t1.ibd", "pages", 1);
   put("ib_buffer_pool", "1,1", 1);
   put("aria_log_control", "x", 1);
@@ -275,7 +275,7 @@ static void all(const char *datadir) {
   fd = open("shop/t1.frm", O_RDONLY);
   CHECK(fd >= 0 && read(fd, buf, 5) == 5 && close(fd) == 0);
   CHECK(ops() == before);
-  /* Success leaves errno alone. */
+  /* Success does not change errno. */
   errno = 77;
   put("shop/errno.frm", "x", 1);
   CHECK(errno == 77);
@@ -301,7 +301,7 @@ int main(int argc, char **argv) {
   if (argc != 4) return 2;
   port = atoi(argv[1]);
   CHECK(chdir(argv[2]) == 0);
-  /* Before the connection: kept, and sent first. */
+  /* Operations before the connection are kept and sent first. */
   create_database("early");
   fd = open("early/t.frm", O_CREAT | O_WRONLY, 0660);
   CHECK(fd >= 0 && write(fd, "early ", 6) == 6 && fsync(fd) == 0);
@@ -328,14 +328,14 @@ int main(int argc, char **argv) {
       CHECK(xylem_open_tablespace(5, place, sizeof place, &flags, 1) == XYLEM_OK);
       CHECK(!strcmp(place, "early/t.ibd") && flags == 21);
       CHECK(xylem_open_tablespace(6, place, sizeof place, &flags, 1) == XYLEM_NOT_FOUND);
-      /* Where it is, without a file. */
+      /* Only the path, without a file. */
       CHECK(unlink("early/t.ibd") == 0);
       CHECK(xylem_open_tablespace(5, place, sizeof place, &flags, 0) == XYLEM_OK);
       CHECK(!strcmp(place, "early/t.ibd") && access(place, F_OK) == -1);
       CHECK(xylem_open_tablespace(5, place, sizeof place, &flags, 1) == XYLEM_OK);
     }
   } else if (!strcmp(argv[3], "fenced")) {
-    /* The server fences us at the next frame it gets. */
+    /* The server fences this compute at the next frame. */
     puts("ready");
     fflush(stdout);
     CHECK(getchar() == 'g');
@@ -344,7 +344,7 @@ int main(int argc, char **argv) {
     CHECK(fd == -1 && errno == EROFS);
     CHECK(unlink("early/t.frm") == -1 && errno == EROFS);
   } else if (!strcmp(argv[3], "only-innodb")) {
-    /* Files of other engines: made before, refused after, in every way. */
+    /* Files of other engines are allowed before, and refused in every way after. */
     put("early/t.MYD", "", 0);
     put("early/log", "", 0);
     xylem_only_innodb();
@@ -360,7 +360,7 @@ int main(int argc, char **argv) {
     CHECK(mkdir("mysql", 0700) == 0);
     put("mysql/general_log2.CSV", "", 0);
   } else if (!strcmp(argv[3], "full")) {
-    /* Nobody ever connects: memory is bounded, and full means an error. */
+    /* Without a connection memory is bounded, and an operation beyond it fails. */
     char *mega = calloc(1, 1 << 20);
     int n, failed = 0;
     fd = open("early/big.frm", O_CREAT | O_WRONLY, 0600);

@@ -1,4 +1,4 @@
-//! A C program that is compiled against the header and linked with the library.
+//! Compiles a C program against the header and links it with the library.
 
 // Helpers outside #[test] functions may fail a test in any way.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]

@@ -1,5 +1,5 @@
-//! Servers that are none: random bytes, valid HTTP/2 with nonsense in it, and a
-//! plain HTTP/1 server.
+//! Servers with invalid answers: random bytes, valid HTTP/2 with random contents,
+//! and a plain HTTP/1 server.
 
 // Helpers outside #[test] functions may fail a test in any way.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
@@ -24,7 +24,7 @@ fn config(port: u16) -> Config {
     config
 }
 
-/// Bytes that look random, from a seed.
+/// Pseudo-random bytes.
 fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed | 1;
     (0..len)
@@ -37,7 +37,7 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
         .collect()
 }
 
-/// A server that answers every connection with what `answer` makes.
+/// A server that answers every connection with the bytes from `answer`.
 fn raw(answer: impl Fn(u64) -> Vec<u8> + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -74,7 +74,7 @@ fn random_bytes_and_http1() {
     }
 }
 
-/// Valid HTTP/2, but the calls are answered with noise.
+/// Valid HTTP/2 whose calls are answered with random bytes.
 async fn nonsense(stream: tokio::net::TcpStream, seeds: Arc<AtomicU64>) -> Option<()> {
     let mut connection = h2::server::handshake(stream).await.ok()?;
     while let Some(Ok((request, mut respond))) = connection.accept().await {
@@ -96,9 +96,9 @@ async fn nonsense(stream: tokio::net::TcpStream, seeds: Arc<AtomicU64>) -> Optio
         }
         let body = match seed % 3 {
             0 => noise(seed, 500),
-            // A gRPC message of noise.
+            // A gRPC message of random bytes.
             1 => [&[0, 0, 0, 1, 0], &noise(seed, 256)[..]].concat(),
-            // A length no message has.
+            // An invalid message length.
             _ => [&[0, 0xff, 0xff, 0xff, 0xff], &noise(seed, 256)[..]].concat(),
         };
         let _ = send.send_data(Bytes::from(body), false);
@@ -128,12 +128,12 @@ fn nonsense_in_good_frames() {
     });
     // A writer's redo stream never begins.
     assert!(Client::start(config(port)).is_err());
-    // A reader's pages never come, however often it tries.
+    // A reader never gets pages, however often it tries.
     let mut reader = config(port);
     reader.epoch = 0;
-    // Some of the nonsense is an answer to a ping: time enough to get it.
+    // Some of the answers go to a ping, so the limit leaves time for several.
     reader.retry_limit_ms = 60_000;
-    // Which of the nonsense it gets depends on how many calls came before.
+    // The answer depends on the number of earlier calls.
     let client = (0..100)
         .find_map(|_| Client::start(reader.clone()).ok())
         .unwrap();
@@ -153,8 +153,8 @@ fn nonsense_in_good_frames() {
 
 #[test]
 fn a_panic_in_a_completion_leaves_nobody_waiting() {
-    // The callback is C and cannot panic; what stands for it here is the last
-    // line of defence, that a call which is lost is told.
+    // A C callback cannot panic. This tests the last line of defence: a call that
+    // is dropped is completed.
     let shared = Shared::new(config(1)).unwrap();
     let waiter = xylem_client::pages::Waiter::new();
     let mut buf = vec![0u8; PAGE];

@@ -1,5 +1,6 @@
-//! Side files of a real server: a stock mariadbd runs DDL under the preload;
-//! what the page server received must rebuild its side files.
+//! Side files of a real server. A stock mariadbd runs DDL with the library
+//! preloaded. The frames that the page server receives must rebuild its side
+//! files.
 //!
 //! Needs a MariaDB prefix (`usr/sbin/mariadbd` and so on below it), named by
 //! `XYLEM_MARIADB_PREFIX`; `cargo xtask test` sets it.

@@ -35,7 +35,7 @@ fn sync_reads() {
         ),
         (5, 0, 0, START + 77, 9000)
     );
-    // A page that it never changed shows what was there when it attached.
+    // A page that the compute never changed shows the state of its attach.
     let mut buf = vec![0u8; PAGE];
     let request = PageWanted {
         min_lsn: 0,
@@ -160,8 +160,8 @@ fn answers_that_are_retried() {
     client.shutdown();
 }
 
-/// A server that is there and says that it cannot answer yet, because its store
-/// is away say, is waited for: well past the limit for one that is gone.
+/// While the server responds that it cannot answer yet, for example because its
+/// store is unavailable, calls wait far longer than the retry limit.
 #[test]
 fn a_server_that_answers_later_is_waited_for() {
     let server = Server::start();
@@ -188,8 +188,8 @@ fn a_server_that_answers_later_is_waited_for() {
     client.shutdown();
 }
 
-/// Requests that are never answered, by a server that answers pings: it is
-/// there.
+/// A server that answers pings counts as responding, even if it never answers
+/// requests.
 #[test]
 fn a_server_that_answers_pings_is_waited_for() {
     let server = Server::start();
@@ -338,7 +338,7 @@ fn the_threads_of_the_library_are_deaf_to_signals() {
                 .find_map(|line| line.strip_prefix("SigBlk:"))
                 .unwrap();
             let mask = u64::from_str_radix(mask.trim(), 16).unwrap();
-            // All but KILL, STOP and the two that libc keeps for itself.
+            // All signals but KILL, STOP and the two that libc reserves.
             let free = 1 << 8 | 1 << 18 | 1 << 31 | 1 << 32;
             assert_eq!(mask | free, u64::MAX, "{name}: {mask:x}");
             names.push(name.trim().to_owned());

@@ -29,7 +29,7 @@ fn stream(client: &Client, from: u64, pieces: usize) -> Vec<u8> {
 fn redo_becomes_durable() {
     let server = Server::start();
     let client = server.client();
-    // Nothing queued: at once.
+    // With nothing queued, the wait returns at once.
     client.wait_durable(START).unwrap();
     client.wait_durable(u64::MAX).unwrap();
     let all = stream(&client, START, 1000);
@@ -156,7 +156,7 @@ fn a_full_queue_waits_and_then_fails() {
     config.queue_bytes = 100_000;
     let client = Client::start(config).unwrap();
     server.script().hold_acks = true;
-    // Gone, as far as can be told.
+    // The client cannot reach the server any more.
     server.script().status = Some(Rpc::unavailable("no answers to pings"));
     client.shared().limits.set(0, 300);
     let mut at = START;
@@ -175,7 +175,7 @@ fn a_full_queue_waits_and_then_fails() {
     );
     assert!(started.elapsed() >= Duration::from_millis(300));
     assert_eq!(client.wait_durable(at).unwrap_err().status, Status::Timeout);
-    // Acknowledgements make room, and the writer goes on.
+    // Acknowledgements make room, and the writer continues.
     client.shared().limits.set(0, 30_000);
     server.script().status = None;
     std::thread::scope(|scope| {
@@ -189,8 +189,8 @@ fn a_full_queue_waits_and_then_fails() {
     client.shutdown();
 }
 
-/// A server whose disk is full, or whose store is away, takes redo and makes it
-/// durable later. It answers pings: it is there.
+/// A server whose disk is full, or whose store is unavailable, accepts redo and
+/// makes it durable later. It counts as responding because it answers pings.
 #[test]
 fn commits_wait_for_a_server_that_is_there() {
     let server = Server::start();
@@ -246,8 +246,8 @@ fn fencing_reaches_all_waiters() {
     client.shutdown();
 }
 
-/// Damage on the way is gone when the frame is sent again; damage that comes
-/// back is in this process, and nothing that depends on it is acknowledged.
+/// Damage on the network is gone when the frame is sent again. Repeated damage is
+/// in this process, and no commit that depends on the frame is acknowledged.
 #[test]
 fn what_the_server_finds_damaged_is_sent_once_more() {
     let server = Server::start();
@@ -302,7 +302,7 @@ fn refusals_at_the_start() {
         change(&mut config);
         Client::start(config).unwrap_err()
     };
-    // The log does not end where the compute begins.
+    // The WAL does not end where the compute begins.
     let error = start(&|c| c.start_lsn = 99999);
     assert_eq!(error.status, Status::Invalid);
     assert!(
@@ -321,8 +321,8 @@ fn refusals_at_the_start() {
     ] {
         let message = rpc.message().to_owned();
         server.script().status = Some(rpc);
-        // On a busy machine the last of the attempts may have ended with the
-        // connection instead of an answer; not all of them do.
+        // On a busy machine the last attempt may fail with the connection and not
+        // with an answer, but not in all of several runs.
         let said = (0..5).any(|_| {
             let error = start(&|_| ());
             assert_eq!(error.status, status, "{message}: {error}");
@@ -331,7 +331,7 @@ fn refusals_at_the_start() {
         assert!(said, "no error says {message:?}");
     }
     server.script().status = None;
-    // Nobody there.
+    // No server listens there.
     let free = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -343,7 +343,7 @@ fn refusals_at_the_start() {
         error.message.contains("refused") && error.message.contains(&free.to_string()),
         "{error}"
     );
-    // A header that cannot be one.
+    // An invalid header value.
     assert_eq!(
         start(&|c| c.branch = "a\nb".to_owned()).status,
         Status::Invalid

@@ -1,5 +1,5 @@
-//! Side files: a C program does what mariadbd does, under the preload; what the
-//! server received must rebuild the same tree.
+//! Side files. A C program performs mariadbd's file operations with the library
+//! preloaded. The frames that the server receives must rebuild the same tree.
 
 // Helpers outside #[test] functions may fail a test in any way.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
@@ -88,7 +88,7 @@ fn what_the_server_got_rebuilds_the_tree() {
     let script = server.script();
     assert_eq!(script.problems, Vec::<String>::new());
     assert_eq!(script.redo(), b"abcd");
-    // Redo and operations in the order of the calls.
+    // Redo and side-file operations arrive in the order of the calls.
     let order: Vec<String> = script
         .frames
         .iter()
@@ -119,7 +119,7 @@ fn what_the_server_got_rebuilds_the_tree() {
     let copy = tempfile::tempdir().unwrap();
     replay_onto(copy.path(), &script.frames);
     same(&datadir, copy.path());
-    // The tablespace is there, sparse, and nobody was told of it.
+    // The tablespace exists, is sparse, and was not sent.
     let ibd = fs::read(datadir.join("early/t.ibd")).unwrap();
     assert_eq!((ibd.len(), ibd[0], ibd[16384]), (10 * 16384, 1, 0));
     assert_eq!(fs::read_dir(datadir.join("early")).unwrap().count(), 3);
@@ -154,7 +154,8 @@ fn without_the_variable_nothing_is_sent() {
     let mut command = command(&program, server.addr.port(), dir.path(), "none");
     let child = command.env_remove("XYLEM_DATADIR").spawn().unwrap();
     let out = child.wait_with_output().unwrap();
-    // Without the variable a wrong datadir cannot be noticed: that check fails.
+    // Without the variable a wrong data directory goes unnoticed, so that this
+    // check fails.
     assert!(!out.status.success());
     assert!(server.script().frames.is_empty());
 }
@@ -180,7 +181,7 @@ fn files_of_other_engines_are_refused() {
     let said = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{said}");
     for name in ["u.MAD", "u.MAI", "log.CSV", "u.ARZ", "t.MYI"] {
-        let line = format!("[ERROR] Xylem: refused to make early/{name}: ");
+        let line = format!("[ERROR] Xylem: refused to create early/{name}: ");
         assert!(said.contains(&line), "{name}: {said}");
     }
 }
@@ -201,8 +202,8 @@ fn a_fenced_compute_is_told_so() {
     finish(child);
 }
 
-/// A client with a data directory, which has `early` if so wished, and a server
-/// that has the tablespace 5.
+/// A client with a data directory, which optionally has `early`, and a server
+/// with tablespace 5.
 fn opener(early: bool) -> (Server, tempfile::TempDir, Client) {
     let server = Server::start();
     server.script().tablespaces.insert(5, tablespace());
@@ -223,26 +224,27 @@ fn open(client: &Client, id: u32) -> Result<String, Status> {
     space.map(|space| space.path).map_err(|error| error.status)
 }
 
-/// To InnoDB a tablespace that it cannot open is one whose rows need no
-/// rollback. So only what is certain may be said to be missing.
+/// InnoDB skips the rollback of rows in a tablespace that it cannot open.
+/// Therefore only a tablespace that is certainly missing may be reported as
+/// missing.
 #[test]
 fn a_tablespace_is_missing_only_for_certain() {
     let (server, dir, client) = opener(true);
     assert_eq!(open(&client, 6), Err(Status::NotFound));
-    // The branch is what is not known.
+    // The branch is unknown, not the tablespace.
     server.script().status = Some(Rpc::not_found("there is no branch main"));
     let begin = Instant::now();
     assert_eq!(open(&client, 5), Err(Status::Error));
     assert!(begin.elapsed() >= Duration::from_millis(100));
     server.script().status = None;
-    // Whatever else: once more.
+    // Any other failure is retried.
     server.script().tablespace_statuses = vec![
         Rpc::permission_denied("the token has just changed"),
         Rpc::unknown("who knows"),
         Rpc::unavailable("the store is away"),
     ];
     assert_eq!(open(&client, 5), Ok("early/t.ibd".to_owned()));
-    // One that cannot be read is there.
+    // An unreadable tablespace is not missing.
     server.script().tablespace_statuses = vec![Rpc::data_loss("page 5:0 is damaged")];
     assert_eq!(open(&client, 5), Err(Status::Corrupt));
     assert!(dir.path().join("early/t.ibd").exists());
@@ -264,7 +266,8 @@ fn a_tablespace_whose_file_cannot_be_made_is_tried_again() {
     client.shutdown();
 }
 
-/// The server is there, and its store is away for longer than a server may be.
+/// The server responds, and its store is unavailable for longer than the retry
+/// limit.
 #[test]
 fn a_tablespace_is_waited_for() {
     let (server, _dir, client) = opener(true);
@@ -282,8 +285,8 @@ fn a_tablespace_is_waited_for() {
     client.shutdown();
 }
 
-/// InnoDB asks under its dictionary lock: what the server has not read yet of
-/// this compute's redo is nothing to wait for.
+/// InnoDB asks while it holds its dictionary lock, so that the call must not wait
+/// until the server has read this compute's redo.
 #[test]
 fn a_tablespace_that_was_never_opened_is_asked_for_as_of_the_start() {
     let (server, _dir, client) = opener(true);

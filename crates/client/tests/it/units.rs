@@ -42,14 +42,15 @@ fn small_redo_joins_and_a_file_operation_ends_the_frame() {
     assert_eq!(state.seq_for(1007), 10);
     assert_eq!(state.seq_for(9999), 10);
     assert_eq!(state.take(usize::MAX).0.len(), 3);
-    // Sent: what comes now is a new frame.
+    // The frame was sent, so new redo goes to a new frame.
     state.push_redo(1009, b"jkl").unwrap();
     assert_eq!(state.last_seq(), 11);
     assert!(state.acknowledge(&ack(9, 1006)).unwrap());
     assert_eq!((state.durable_seq(), state.durable_lsn()), (9, 1006));
     assert_eq!(state.seq_for(1006), 9);
     assert!(!state.acknowledge(&ack(9, 1006)).unwrap());
-    // An acknowledgement of what was never sent, or at an LSN before its end.
+    // An acknowledgement of a frame that was never sent, or at an LSN before its
+    // end.
     assert!(state.acknowledge(&ack(11, 1012)).is_err());
     assert!(state.acknowledge(&ack(10, 1008)).is_err());
 }
@@ -66,13 +67,13 @@ fn frames_are_bounded() {
 }
 
 proptest! {
-    /// A stream that breaks at random: what the server ends up with is what was
-    /// pushed, each frame the same whenever it is sent.
+    /// A stream breaks at random. The server must end up with all that was pushed,
+    /// and a frame must be the same whenever it is sent.
     #[test]
     fn resuming_loses_and_doubles_nothing(steps in proptest::collection::vec((0u8..6, 1usize..3000), 1..200)) {
         let mut state = State::new(0, 0);
         let mut server: Vec<Vec<u8>> = Vec::new();
-        // The frames sent on the present stream that the server has not read.
+        // The frames sent on the current stream that the server has not read.
         let mut wire: std::collections::VecDeque<(u64, Vec<u8>)> = Default::default();
         let mut ends = vec![0u64];
         let mut next_on_stream = 1u64;
@@ -112,7 +113,7 @@ proptest! {
                 }
             }
         }
-        // To the end.
+        // Delivers all remaining frames.
         for (seq, frame) in wire.drain(..).chain((next_on_stream..).zip(state.take(usize::MAX).0.iter().map(|f| f.to_vec())).collect::<Vec<_>>()) {
             if seq as usize > server.len() {
                 prop_assert_eq!(seq as usize, server.len() + 1);
@@ -305,7 +306,7 @@ fn tablespace_files() {
     assert!(write_file(&file, &space).is_err());
     space.pages = vec![(90, vec![1; 10])];
     write_file(&file, &space).unwrap();
-    // A file that is there stays.
+    // An existing file is not replaced.
     space.size = 200;
     write_file(&file, &space).unwrap();
     assert_eq!(std::fs::read(&file).unwrap().len(), 100);
@@ -316,8 +317,8 @@ fn tablespace_files() {
     assert!(long.exists());
 }
 
-/// What the server refuses must not get into the stream: nothing would come
-/// after it.
+/// An operation that the server refuses must not get into the stream, because no
+/// frame after it would be accepted.
 #[test]
 fn a_path_that_no_file_has_is_not_sent() {
     let unlink = |len: usize| FileOp::Unlink {

@@ -1,8 +1,9 @@
-//! Our protobuf and gRPC framing against prost's, and against garbage.
+//! The client's protobuf and gRPC framing, compared with prost's, and with garbage
+//! as input.
 
 // Helpers outside #[test] functions may fail a test in any way.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
-// A decoder named alone is not general enough over its reader's lifetime.
+// A bare path to a decoder is not general enough over its reader's lifetime.
 #![allow(clippy::redundant_closure)]
 
 use bytes::{Bytes, BytesMut};
@@ -92,7 +93,7 @@ fn as_proto(op: &FileOp) -> ps::FileOp {
     out
 }
 
-/// Kind and payload as docs/formats/wal.md draws them.
+/// The kind and the payload, as in docs/formats/wal.md.
 fn in_log(op: &FileOp) -> (u8, Vec<u8>) {
     let mut out = Vec::new();
     let kind = match op {
@@ -142,7 +143,7 @@ fn header_sum(seq: u64, lsn: u64, kind: u8, payload: &[u8]) -> u32 {
     crc32c::crc32c(&bytes)
 }
 
-/// Fields that the protocol does not have, in all wire types.
+/// Unknown fields, in all wire types.
 fn unknown(seed: u8) -> Vec<u8> {
     let field = u32::from(seed) + 100;
     let mut out = Vec::new();
@@ -153,8 +154,8 @@ fn unknown(seed: u8) -> Vec<u8> {
     out
 }
 
-/// The server computes the same by itself: `crates/wal/src/entry/tests.rs` has
-/// these numbers, too.
+/// The server computes the same checksums independently:
+/// `crates/wal/src/entry/tests.rs` has the same numbers.
 #[test]
 fn the_checksums_of_frames_are_what_they_were() {
     let path = || "d/t.frm".to_owned();
@@ -310,7 +311,7 @@ proptest! {
         }
         prop_assert_eq!(ours.len(), answers.len());
         for ((id, status, message, page), (answer, buf)) in answers.iter().zip(&ours) {
-            // An id of 0 is not on the wire: its page has no place to go.
+            // An id of 0 is not on the wire, so the destination is unknown.
             prop_assert_eq!((*id, *status, message), (answer.id, answer.status, &answer.message));
             prop_assert_eq!(answer.page_len, page.as_ref().map(Vec::len));
             if let Some(page) = page {
@@ -334,11 +335,11 @@ proptest! {
         }
     }
 
-    /// What is no message for us is none for prost, and the other way round.
+    /// The client's decoder and prost's accept the same messages.
     #[test]
     fn agrees_with_prost_about_what_is_a_message(bytes in proptest::collection::vec(prop_oneof![any::<u8>(), 0u8..32], 0..40)) {
         let ours = decode(&bytes, |reader| WalAck::decode(reader));
-        // prost reads the groups of proto2, which we refuse.
+        // prost reads the groups of proto2, which the client refuses.
         if !bytes.iter().any(|b| matches!(b & 7, 3 | 4)) {
             match ps::WalAck::decode(&bytes[..]) {
                 Ok(theirs) => {

@@ -1,5 +1,5 @@
-//! Tables created, altered in every way, renamed, truncated, partitioned and
-//! dropped, with rows in them.
+//! DDL on tables with rows: create, most kinds of ALTER TABLE, rename, truncate,
+//! partition, drop.
 
 use super::Phase;
 use crate::rng::Rng;
@@ -26,7 +26,7 @@ pub(super) fn phases(seed: u64, scale: u64) -> Vec<Phase> {
             scripts: vec![undo()],
             force: false,
         },
-        // The purge must catch up before undo tablespaces are truncated.
+        // Purge must catch up before InnoDB truncates undo tablespaces.
         Phase {
             name: "purge",
             scripts: vec!["SET GLOBAL innodb_fast_shutdown = 0; DO SLEEP(3);".into()],
@@ -58,7 +58,7 @@ fn script(rng: &mut Rng, client: u64, rounds: u64) -> String {
     s
 }
 
-/// One table through most kinds of ALTER TABLE.
+/// One table and most kinds of ALTER TABLE on it.
 fn table(t: &str, format: &str, seed: u64) -> String {
     format!(
         "CREATE TABLE {t} (id INT PRIMARY KEY AUTO_INCREMENT, a INT, b VARCHAR(100), c CHAR(30)) ROW_FORMAT={format};\n\
@@ -105,7 +105,7 @@ fn partitions(t: &str, seed: u64) -> String {
     )
 }
 
-/// A large transaction rolled back, and one committed: undo grows and is purged.
+/// Large transactions, rolled back and committed, so that undo grows and is purged.
 fn undo() -> String {
     "USE ddl;\n\
      CREATE TABLE big (id INT PRIMARY KEY AUTO_INCREMENT, v VARCHAR(500));\n\

@@ -1,38 +1,38 @@
-//! What the server is made to do: SQL from seeded generators.
+//! Workloads: SQL from seeded generators.
 
 mod ddl;
 mod oltp;
 mod rows;
 
-/// Scripts that run at the same time; the next phase begins when all ended.
+/// Scripts that run concurrently. The next phase begins when all have ended.
 #[derive(Clone, Debug)]
 pub struct Phase {
-    /// For messages.
+    /// The name in messages.
     pub name: &'static str,
-    /// SQL, one connection each.
+    /// SQL scripts, each for its own connection.
     pub scripts: Vec<String>,
-    /// A conflict between the scripts (a deadlock, say) does not end one.
+    /// Whether scripts continue after a conflict between them, such as a deadlock.
     pub force: bool,
 }
 
-/// A workload and the server it runs on.
+/// A workload and the settings of its server.
 #[derive(Clone, Debug)]
 pub struct Workload {
-    /// Its name.
+    /// The name on the command line.
     pub name: &'static str,
-    /// `innodb_page_size`, bytes.
+    /// `innodb_page_size`, in bytes.
     pub page_size: usize,
     /// `innodb_undo_tablespaces`.
     pub undo_tablespaces: u32,
-    /// `innodb_buffer_pool_size`, MiB. A small one makes the server write
-    /// pages before it is killed, so that recovery finds newer and older ones.
+    /// `innodb_buffer_pool_size`, in MiB. With a small one the server writes pages
+    /// before it is killed, so that recovery finds pages of different ages.
     pub buffer_pool_mib: u32,
-    /// `innodb_log_file_size`, MiB. Large enough, the log holds everything
-    /// since the database's creation.
+    /// `innodb_log_file_size`, in MiB. A large enough redo log holds all redo since
+    /// the database's creation.
     pub log_mib: u32,
-    /// More options of the server.
+    /// Additional server options.
     pub more: &'static [&'static str],
-    /// What to run.
+    /// The phases, in order.
     pub phases: Vec<Phase>,
 }
 
@@ -49,19 +49,20 @@ impl Workload {
         }
     }
 
-    /// The server's options. They are also those the database is made with.
+    /// The options of the server and of the creation of its database.
     pub fn options(&self) -> Vec<String> {
         let mut o = vec![
             format!("--innodb-page-size={}", self.page_size),
             format!("--innodb-undo-tablespaces={}", self.undo_tablespaces),
             format!("--innodb-buffer-pool-size={}M", self.buffer_pool_mib),
             format!("--innodb-log-file-size={}M", self.log_mib),
-            // Write no page unless the buffer pool is full; the process dies,
-            // not the machine, so the log need not be synced.
+            // The server writes no page unless the buffer pool is full. Only the
+            // process is killed, not the machine, so the redo log need not be
+            // synced.
             "--innodb-max-dirty-pages-pct=99".into(),
             "--innodb-flush-log-at-trx-commit=2".into(),
             "--innodb-lock-wait-timeout=5".into(),
-            // Everything in InnoDB, so that everything is compared.
+            // All tables are in InnoDB, so that all are compared.
             "--default-storage-engine=InnoDB".into(),
         ];
         o.extend(self.more.iter().map(|s| (*s).to_owned()));
@@ -69,18 +70,18 @@ impl Workload {
     }
 }
 
-/// Every workload. `scale` multiplies the amount of work.
+/// All workloads. `scale` multiplies the amount of work.
 pub fn all(seed: u64, scale: u64) -> Vec<Workload> {
     vec![
         Workload::new("oltp", oltp::phases(seed, 4, 6000 * scale)),
-        // Pages are written and read back in between: mini-transactions that
-        // a page already has must be skipped.
+        // The server writes pages and reads them back, so that recovery must skip
+        // mini-transactions that a page already includes.
         Workload {
             buffer_pool_mib: 8,
             undo_tablespaces: 3,
             ..Workload::new("oltp-small-pool", oltp::phases(seed ^ 1, 3, 5000 * scale))
         },
-        // The ring turns: only the part since the checkpoint is there.
+        // The ring turns, so that only the redo since the checkpoint remains.
         Workload {
             log_mib: 4,
             buffer_pool_mib: 16,

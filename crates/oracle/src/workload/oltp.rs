@@ -6,7 +6,7 @@ use crate::rng::Rng;
 use std::fmt::Write as _;
 
 const FORMATS: [&str; 3] = ["DYNAMIC", "REDUNDANT", "COMPACT"];
-/// Keys are drawn from 1 to this.
+/// The largest key.
 const KEYS: u64 = 6000;
 
 pub(super) fn phases(seed: u64, clients: u64, statements: u64) -> Vec<Phase> {
@@ -32,7 +32,7 @@ pub(super) fn phases(seed: u64, clients: u64, statements: u64) -> Vec<Phase> {
     ]
 }
 
-// Writing to a String cannot fail: its results are dropped throughout.
+// Writing to a String cannot fail, so the results are dropped.
 macro_rules! sql {
     ($out:expr, $($arg:tt)*) => { let _ = writeln!($out, $($arg)*); };
 }
@@ -148,8 +148,8 @@ fn transactions(rng: &mut Rng, statements: u64) -> String {
     s
 }
 
-/// A transaction whose end the crash prevents, then a small one whose commit
-/// writes the log out.
+/// A transaction that the crash interrupts, then a statement that writes the redo
+/// log.
 fn unfinished(rng: &mut Rng) -> String {
     let mut s = String::from("USE oltp;\nBEGIN;\n");
     for _ in 0..50 {

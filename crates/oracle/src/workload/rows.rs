@@ -5,9 +5,10 @@ use super::Phase;
 use crate::rng::Rng;
 use std::fmt::Write as _;
 
-/// Tables that take any statement; those compressed by page come last.
+/// Tables that accept any of the statements. The `ROW_FORMAT=COMPRESSED` ones are
+/// last.
 const TABLES: [&str; 6] = ["dyn", "red", "com", "pc", "zip8", "zip4"];
-/// How many of them there are without `ROW_FORMAT=COMPRESSED`.
+/// The number of tables without `ROW_FORMAT=COMPRESSED`.
 const NOT_ZIP: usize = 4;
 
 pub(super) fn phases(seed: u64, statements: u64, compressed: bool) -> Vec<Phase> {
@@ -74,7 +75,7 @@ fn words(rng: &mut Rng, n: u64) -> String {
         .join(" ")
 }
 
-/// A BLOB's SQL: short, some pages long, or many; compressible or not.
+/// SQL for a BLOB of none, some or many pages, compressible or not.
 fn blob(rng: &mut Rng) -> String {
     match rng.below(6) {
         0 => "NULL".to_owned(),

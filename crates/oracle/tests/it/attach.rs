@@ -1,4 +1,4 @@
-//! Stock InnoDB on a log file, and on pages, of our making.
+//! Stock InnoDB with a redo log, and with pages, that `xylem-redo` made.
 //!
 //! Needs a stock MariaDB; `cargo xtask test` provides one.
 #![allow(clippy::unwrap_used)]
@@ -45,9 +45,9 @@ fn starts_as_if_cleanly_shut_down() {
         .unwrap();
     server.stop().unwrap();
 
-    // Where the old log ended, at an odd place after it, and far away.
+    // At the end of the old redo log, at an odd LSN after it, and far away.
     for (round, gap) in [0, 1_234_567, 5 << 40].into_iter().enumerate() {
-        // Pages must not be from the future: the log only moves on.
+        // LSNs only grow, because pages must not be from the future.
         let start = Lsn(Log::read(&log_path(&data)).unwrap().end().0 + gap);
         write_log(&log_path(&data), start, 4 << 20).unwrap();
         let server = install.start(&data, dir.path(), &options).unwrap();
@@ -59,7 +59,7 @@ fn starts_as_if_cleanly_shut_down() {
             "{}",
             server.log_tail()
         );
-        // Round the ring more than once.
+        // Goes around the ring more than once.
         let base = round * 100_000;
         for n in 0..6 {
             server
@@ -71,7 +71,7 @@ fn starts_as_if_cleanly_shut_down() {
         let rows = server.query("SELECT COUNT(*) FROM d.t").unwrap();
         assert_eq!(rows.trim(), ((round + 1) * 24_000).to_string());
         if round == 0 {
-            // A crash: recovery must find its way in a log that we began.
+            // After a crash, recovery must be able to read the redo log.
             server.kill().unwrap();
             let log = Log::read(&log_path(&data)).unwrap();
             assert_eq!(log.header.first_lsn, start);
@@ -93,9 +93,9 @@ fn starts_as_if_cleanly_shut_down() {
     }
 }
 
-/// A crashed server's pages, made from nothing but its redo, and a log file
-/// that begins where the redo ended: InnoDB starts without recovery, rolls
-/// back what was not committed, and finds every page in order.
+/// InnoDB starts without recovery from the pages of a crashed server, made only
+/// from its redo, and a new redo log that begins where the redo ended. It rolls
+/// back uncommitted transactions, and every page is valid.
 #[test]
 fn runs_on_replayed_pages() {
     let install = Install::from_env().unwrap();
@@ -128,8 +128,8 @@ fn runs_on_replayed_pages() {
             .unwrap();
         let list = tables.lines().collect::<Vec<_>>();
         assert!(list.len() > 2, "{tables}");
-        // Until purge is done, CHECK TABLE warns of records that it has yet to
-        // remove, on InnoDB's own recovered files as well.
+        // Until purge is done, CHECK TABLE warns about records that purge will
+        // remove, also with InnoDB's own recovered files.
         for _ in 0..300 {
             if status(&server, "Innodb_history_list_length") == 0 {
                 break;
@@ -141,8 +141,8 @@ fn runs_on_replayed_pages() {
             .unwrap();
         let mut ok = 0;
         for line in check.lines() {
-            // A warning is a delete-marked record that a race between rollback
-            // and purge left for good (MDEV-29823): as it was before the crash.
+            // A warning means a delete-marked record that a race between rollback
+            // and purge left permanently (MDEV-29823). It existed before the crash.
             let fine = line.ends_with("\tstatus\tOK");
             assert!(
                 fine || line.contains("\tWarning\t"),

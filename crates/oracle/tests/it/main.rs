@@ -1,4 +1,4 @@
-//! All tests of the crate in one program: each program that is linked costs
+//! All tests of the crate in one program, because linking each program costs
 //! seconds and megabytes.
 
 mod attach;

@@ -1,4 +1,4 @@
-//! Every workload: InnoDB's recovery and ours must give the same pages.
+//! InnoDB's recovery and `xylem-redo` must make the same pages in every workload.
 //!
 //! Needs a stock MariaDB; `cargo xtask test` provides one.
 #![allow(clippy::unwrap_used)]

@@ -1,8 +1,8 @@
-//! Index pages: the record directory.
+//! The record directory of index pages.
 //!
-//! Each slot points at the last of 4 to 8 records that it owns; the first
-//! owns the infimum alone, the last 1 to 8. Slots are 2 bytes and stand before
-//! the page's trailer, the first slot last.
+//! Each slot points at the last of the 4 to 8 records that it owns. The first
+//! slot owns only the infimum, the last slot 1 to 8 records. The slots have 2
+//! bytes each and end at the page's trailer, in reverse order.
 //!
 //! Source: `page_dir_split_slot()` and `page_dir_balance_slot()` in
 //! `page0cur.cc`.
@@ -26,8 +26,8 @@ fn next(f: &Frame<'_>, fmt: Format, rec: usize) -> Option<usize> {
     (at >= fmt.supremum && at <= f.r2(HEAP_TOP)?).then_some(at)
 }
 
-/// Where the slot that points at `rec` stands, searched from slot `last` on,
-/// the infimum's slot excepted.
+/// The offset of the slot that points at `rec`, searched from the offset `last`
+/// upwards. The infimum's slot is not searched.
 pub(super) fn find(f: &Frame<'_>, last: usize, rec: usize) -> Option<usize> {
     let first = heap::slot(f, 0)?;
     let mut at = last;
@@ -40,7 +40,7 @@ pub(super) fn find(f: &Frame<'_>, last: usize, rec: usize) -> Option<usize> {
     None
 }
 
-/// Splits the slot at `slot`, which owns one record too many.
+/// Splits the slot at offset `slot`, which owns one record too many.
 pub(super) fn split(f: &mut Frame<'_>, fmt: Format, slot: usize) -> Option<()> {
     const OWNED: usize = MAX_OWNED + 1;
     let mut rec = f.r2(slot.checked_add(2)?)?;
@@ -60,12 +60,12 @@ pub(super) fn split(f: &mut Frame<'_>, fmt: Format, slot: usize) -> Option<()> {
     heap::set_n_owned(f, fmt, upper, OWNED - OWNED / 2)
 }
 
-/// Gives slot number `n`, which owns one record too few, another from the
-/// slot above, or merges the two.
+/// Moves a record to slot number `n`, which owns one record too few, from the
+/// next slot, or merges the two slots.
 pub(super) fn balance(f: &mut Frame<'_>, fmt: Format, n: usize) -> Option<()> {
     let n_slots = f.r2(N_DIR_SLOTS)?;
     if n + 1 == n_slots {
-        // The last slot may own as few as it likes.
+        // The last slot has no minimum.
         return Some(());
     }
     let slot = heap::slot(f, n)?;

@@ -1,8 +1,9 @@
-//! Inserting and deleting ROW_FORMAT=COMPACT and DYNAMIC records.
+//! Inserts and deletes ROW_FORMAT=COMPACT and DYNAMIC records.
 //!
-//! Before a record's data: lengths of variable fields and null flags, then
-//! 5 bytes: info bits and n_owned (1), heap number (13 bits), status (3 bits),
-//! distance to the next record (2 bytes, modulo 64 KiB).
+//! The header before a record's data consists of the lengths of variable fields,
+//! the null flags, and 5 bytes: info bits and n_owned (1 byte), heap number
+//! (13 bits), status (3 bits), distance to the next record (2 bytes, modulo
+//! 64 KiB).
 //!
 //! Source: `page_apply_insert_dynamic()` and `page_apply_delete_dynamic()` in
 //! `page0cur.cc`; `rem0rec.h`.
@@ -31,7 +32,7 @@ pub(super) struct Insert<'a> {
     pub(super) data: &'a [u8],
 }
 
-/// The record that `rec` links to, whether or not one stands there.
+/// The offset that `rec` links to, which is not checked.
 fn linked(f: &Frame<'_>, rec: usize) -> Option<usize> {
     Some((rec + f.r2(rec.checked_sub(REC_NEXT)?)?) & 0xffff)
 }
@@ -41,8 +42,8 @@ fn in_heap(rec: usize, top: usize) -> bool {
     rec >= FMT.heap_bottom + FMT.extra && rec <= top
 }
 
-/// The record that owns `rec`'s slot, at most `steps` records on, and how
-/// many records it owns.
+/// The record that owns the slot of `rec`, at most `steps` records later, and
+/// the number of records that it owns.
 fn owner_of(f: &Frame<'_>, rec: usize, limit: usize, steps: usize) -> Option<(usize, usize)> {
     let mut at = rec;
     for _ in 0..=steps {
@@ -57,8 +58,8 @@ fn owner_of(f: &Frame<'_>, rec: usize, limit: usize, steps: usize) -> Option<(us
     None
 }
 
-/// Applies INSERT_HEAP_DYNAMIC or INSERT_REUSE_DYNAMIC; `None` when it does
-/// not fit the page.
+/// Applies INSERT_HEAP_DYNAMIC or INSERT_REUSE_DYNAMIC; `None` if it does not
+/// fit the page.
 pub(super) fn insert(f: &mut Frame<'_>, r: &Insert<'_>) -> Option<()> {
     let n_slots = f.r2(N_DIR_SLOTS)?;
     let n_heap = f.r2(N_HEAP)?;
@@ -163,7 +164,7 @@ pub(super) fn insert(f: &mut Frame<'_>, r: &Insert<'_>) -> Option<()> {
     }
 }
 
-/// Applies DELETE_ROW_FORMAT_DYNAMIC; `None` when it does not fit the page.
+/// Applies DELETE_ROW_FORMAT_DYNAMIC; `None` if it does not fit the page.
 pub(super) fn delete(
     f: &mut Frame<'_>,
     page_no: u32,

@@ -1,4 +1,4 @@
-//! Index pages: header, record heap, free list.
+//! The header, the record heap and the free list of index pages.
 //!
 //! Source: `page0page.h` (header), `page_create_low()` in `page0page.cc`,
 //! `page_mem_free()` in `page0cur.cc`.
@@ -10,7 +10,7 @@ use crate::bytes::Frame;
 pub(super) const N_DIR_SLOTS: usize = 38;
 /// `PAGE_HEAP_TOP`.
 pub(super) const HEAP_TOP: usize = 40;
-/// `PAGE_N_HEAP`; its bit 15 says ROW_FORMAT=COMPACT or DYNAMIC.
+/// `PAGE_N_HEAP`; bit 15 is set in ROW_FORMAT=COMPACT and DYNAMIC.
 pub(super) const N_HEAP: usize = 42;
 /// `PAGE_FREE`: the list of deleted records.
 pub(super) const FREE: usize = 44;
@@ -34,7 +34,7 @@ const DATA: usize = 94;
 /// `PAGE_DIR`: bytes after the record directory.
 const DIR_END: usize = 8;
 
-/// `REC_NEXT`: the link to the next record stands this far before a record.
+/// `REC_NEXT`: the distance from the link to the next record to the record.
 pub(super) const REC_NEXT: usize = 2;
 
 /// Offsets that differ between the two record formats.
@@ -82,8 +82,8 @@ const REDUNDANT_ENDS: &[u8; 31] =
 /// Infimum and supremum of an empty page.
 const COMPACT_ENDS: &[u8; 26] = b"\x01\x00\x02\x00\x0dinfimum\x00\x01\x00\x0b\x00\x00supremum";
 
-/// Makes the page an empty index page, apart from what INIT_PAGE does and
-/// what WRITE records say after it.
+/// Makes the page an empty index page, except for the fields that INIT_PAGE and
+/// later WRITE records set.
 pub(super) fn create(f: &mut Frame<'_>, compact: bool) -> Option<()> {
     let fmt = if compact { COMPACT } else { REDUNDANT };
     f.w2(FIL_PAGE_TYPE, PAGE_INDEX)?;
@@ -106,25 +106,26 @@ pub(super) fn create(f: &mut Frame<'_>, compact: bool) -> Option<()> {
     f.w2(dir_end.checked_sub(2)?, fmt.infimum)
 }
 
-/// Where the directory's slot `n` stands; slot 0 is the last in the page.
+/// The offset of the directory's slot `n`; slot 0 is the last one in the page.
 pub(super) fn slot(f: &Frame<'_>, n: usize) -> Option<usize> {
     f.len()
         .checked_sub(DIR_END + 2)?
         .checked_sub(n.checked_mul(2)?)
 }
 
-/// That the page is an index page and carries its number.
+/// Checks that the page is an index page and carries the number `page_no`.
 pub(super) fn is_index(f: &Frame<'_>, page_no: u32) -> Option<()> {
     let index = matches!(f.r2(FIL_PAGE_TYPE)?, PAGE_INDEX | PAGE_RTREE | PAGE_INSTANT);
     (index && f.r4(super::FIL_PAGE_OFFSET)? == page_no).then_some(())
 }
 
-/// How many records the directory slot at `rec` owns; 0 when none points at it.
+/// The number of records that the directory slot at `rec` owns; 0 if no slot
+/// points at `rec`.
 pub(super) fn n_owned(f: &Frame<'_>, fmt: Format, rec: usize) -> Option<usize> {
     Some(usize::from(f.r1(rec.checked_sub(fmt.extra)?)? & 15))
 }
 
-/// Sets what [`n_owned`] reads.
+/// Sets the number that [`n_owned`] reads.
 pub(super) fn set_n_owned(f: &mut Frame<'_>, fmt: Format, rec: usize, n: usize) -> Option<()> {
     let at = rec.checked_sub(fmt.extra)?;
     let byte = f.r1(at)? & 0xf0 | u8::try_from(n & 15).ok()?;
@@ -136,8 +137,8 @@ pub(super) fn heap_no(f: &Frame<'_>, fmt: Format, rec: usize) -> Option<usize> {
     Some(f.r2(rec.checked_sub(fmt.extra - 1)?)? >> 3)
 }
 
-/// Updates what the page remembers of insert direction (not in R-trees), and
-/// the number of records.
+/// Updates the page's insert direction (not in R-trees) and the number of
+/// records.
 pub(super) fn note_insert(
     f: &mut Frame<'_>,
     last_insert: usize,
@@ -161,8 +162,9 @@ pub(super) fn note_insert(
     f.w2(N_RECS, f.r2(N_RECS)? + 1)
 }
 
-/// Gives the record's space back: to the heap's top if it is the last there,
-/// else to the free list. Its bytes become zeros, as InnoDB leaves them.
+/// Frees the space of a record: the last record of the heap lowers the heap's
+/// top, any other record goes to the free list. The freed bytes become zeros, as
+/// in InnoDB.
 pub(super) fn free(
     f: &mut Frame<'_>,
     fmt: Format,

@@ -1,4 +1,4 @@
-//! Bringing a page forward by the records that a mini-transaction has for it.
+//! Applies the records of a mini-transaction to a page.
 //!
 //! Source: `log_phys_t::apply()` and `recv_recover_page()` in `log0recv.cc`.
 
@@ -22,41 +22,41 @@ pub(crate) const FIL_PAGE_LSN: usize = 16;
 pub(crate) const FIL_PAGE_TYPE: usize = 24;
 /// `FIL_PAGE_SPACE_ID`.
 pub(crate) const FIL_PAGE_SPACE_ID: usize = 34;
-/// `FIL_PAGE_DATA_END`: bytes of trailer.
+/// `FIL_PAGE_DATA_END`: bytes of the trailer.
 pub(crate) const TRAILER: usize = 8;
 
-/// What [`apply`] did.
+/// The result of [`apply`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// Nothing: there were no records.
+    /// No record had an effect on the page.
     Nothing,
     /// The page changed and carries the end LSN.
     Changed,
-    /// The page was freed: it is all zeros, without an LSN.
+    /// The page was freed. It is all zeros and carries no LSN.
     Freed,
 }
 
-/// The LSN that a page carries; `None` when it is too short to be one.
+/// The LSN that a page carries; `None` if `page` is too short.
 pub fn page_lsn(page: &[u8]) -> Option<Lsn> {
     be64(page, FIL_PAGE_LSN).map(Lsn)
 }
 
 /// Applies to `page` the records that one mini-transaction has for it.
 ///
-/// `page` is one physical page of a tablespace with the given flags: all
-/// zeros if it was never written. `records` is the concatenation of the runs
-/// ([`crate::MtrItem::Page`]) of the mini-transaction, which ends at
-/// `end_lsn`. The caller applies mini-transactions in the order of their LSN
-/// and each only once.
+/// `page` is one physical page of a tablespace with the given flags, all zeros
+/// if it was never written. `records` is the concatenation of the page's runs
+/// ([`crate::MtrItem::Page`]) in the mini-transaction, which ends at `end_lsn`.
+/// The caller applies mini-transactions in the order of their LSN, each only
+/// once.
 ///
-/// Afterwards the page carries `end_lsn`; its checksum is stale until
-/// [`crate::seal`]. A freed page becomes all zeros, which InnoDB reads as a
-/// page not in use: `FREE_PAGE` allows to overwrite it so (`mtr0types.h`), and
-/// nothing may touch it again before an `INIT_PAGE`.
+/// Afterwards the page carries `end_lsn`, and its checksum is stale until
+/// [`crate::seal`]. A freed page becomes all zeros, which InnoDB reads as an
+/// unused page. `FREE_PAGE` allows this (`mtr0types.h`): no record changes the
+/// page again before an `INIT_PAGE`.
 ///
 /// # Errors
-/// [`ApplyError`] when the records do not fit the page. The page's contents
-/// are then undefined.
+/// [`ApplyError`] when the records do not fit the page. The contents of the
+/// page are then undefined.
 pub fn apply(
     page: &mut [u8],
     page_id: PageId,
@@ -82,7 +82,7 @@ pub fn apply(
     }
     let mut frame = Frame(page);
     let mut applied = Applied::Nothing;
-    // Whether the page is known to be initialised and this one.
+    // Whether the page is known to be initialised and to have this id.
     let mut known = false;
     for record in Records::of_run(records, end_lsn) {
         let record = record.map_err(|e| match e {
@@ -116,9 +116,9 @@ pub fn apply(
     Ok(applied)
 }
 
-/// That the page is the one it should be. InnoDB refuses to read any other
-/// (`buf_page_t::read_complete()`); system tablespaces older than MySQL 4.1
-/// have garbage for the tablespace id.
+/// Checks that the page carries its id. InnoDB refuses to read a page with
+/// another id (`buf_page_t::read_complete()`). In system tablespaces older than
+/// MySQL 4.1 the tablespace id is garbage.
 fn check_identity(f: &Frame<'_>, id: PageId, flags: SpaceFlags) -> Result<(), ApplyFault> {
     let no = f.r4(FIL_PAGE_OFFSET).ok_or(ApplyFault::Corrupted)?;
     let space = f.r4(FIL_PAGE_SPACE_ID).ok_or(ApplyFault::Corrupted)?;
@@ -130,8 +130,8 @@ fn check_identity(f: &Frame<'_>, id: PageId, flags: SpaceFlags) -> Result<(), Ap
     }
 }
 
-/// Writes the LSN where the page carries it: at `FIL_PAGE_LSN` and, except in
-/// ROW_FORMAT=COMPRESSED, in the trailer.
+/// Writes the LSN to `FIL_PAGE_LSN` and, except in ROW_FORMAT=COMPRESSED, to the
+/// trailer.
 pub(crate) fn stamp(page: &mut [u8], flags: SpaceFlags, lsn: Lsn) -> Option<()> {
     let be = lsn.0.to_be_bytes();
     put(page, FIL_PAGE_LSN, &be)?;
@@ -140,7 +140,7 @@ pub(crate) fn stamp(page: &mut [u8], flags: SpaceFlags, lsn: Lsn) -> Option<()> 
     }
     let trailer = page.len().checked_sub(TRAILER)?;
     if flags.is_full_crc32() {
-        // Only the low half; the checksum follows it.
+        // Only the low half, which the checksum follows.
         put(page, trailer, be.get(4..)?)
     } else {
         put(page, trailer, &be)
@@ -154,7 +154,7 @@ fn apply_one(
     kind: RecordKind,
     op: &Op<'_>,
 ) -> Result<(), ApplyFault> {
-    // Structural records are never logged for ROW_FORMAT=COMPRESSED pages.
+    // InnoDB never logs structural records for ROW_FORMAT=COMPRESSED pages.
     if matches!(kind, RecordKind::Extended(_)) && flags.zip_size().is_some() {
         return Err(ApplyFault::Corrupted);
     }

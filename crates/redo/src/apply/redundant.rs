@@ -1,9 +1,9 @@
-//! Inserting and deleting ROW_FORMAT=REDUNDANT records.
+//! Inserts and deletes ROW_FORMAT=REDUNDANT records.
 //!
-//! Before a record's data: field end offsets (1 or 2 bytes each, the first
-//! field's nearest), then 6 bytes: info bits and n_owned (1), heap number
-//! (13 bits), number of fields (10 bits), 1-byte-offsets flag (1 bit), offset
-//! of the next record (2 bytes).
+//! The header before a record's data consists of the end offsets of the fields
+//! (1 or 2 bytes each, in reverse order) and 6 bytes: info bits and n_owned
+//! (1 byte), heap number (13 bits), number of fields (10 bits), 1-byte-offsets
+//! flag (1 bit), offset of the next record (2 bytes).
 //!
 //! Source: `page_apply_insert_redundant()` and `page_apply_delete_redundant()`
 //! in `page0cur.cc`; `rem0rec.h`, `rem0rec.inl`.
@@ -31,7 +31,7 @@ pub(super) struct Insert<'a> {
     pub(super) data: &'a [u8],
 }
 
-/// A record's header size and data size.
+/// The sizes of a record's header and data, in bytes.
 fn sizes(f: &Frame<'_>, rec: usize) -> Option<(usize, usize)> {
     let n_fields = (f.r2(rec.checked_sub(4)?)? & 0x7fe) >> 1;
     let short = f.r1(rec.checked_sub(3)?)? & 1 != 0;
@@ -50,8 +50,8 @@ fn in_heap(rec: usize, top: usize) -> bool {
     rec >= FMT.heap_bottom + FMT.extra && rec <= top
 }
 
-/// Applies INSERT_HEAP_REDUNDANT or INSERT_REUSE_REDUNDANT; `None` when it
-/// does not fit the page.
+/// Applies INSERT_HEAP_REDUNDANT or INSERT_REUSE_REDUNDANT; `None` if it does
+/// not fit the page.
 pub(super) fn insert(f: &mut Frame<'_>, r: &Insert<'_>) -> Option<()> {
     let n_slots = f.r2(N_DIR_SLOTS)?;
     let n_heap = f.r2(N_HEAP)?;
@@ -104,7 +104,7 @@ pub(super) fn insert(f: &mut Frame<'_>, r: &Insert<'_>) -> Option<()> {
     }
     let owner_slot = directory::find(f, last_slot, owner)?;
 
-    // The new record's header: literal bytes, then what its predecessor has.
+    // The new record's header: literal bytes, then bytes of its predecessor.
     let mut buf = [0u8; HEADER_MAX];
     let header = buf.get_mut(..extra)?;
     header
@@ -176,7 +176,7 @@ pub(super) fn insert(f: &mut Frame<'_>, r: &Insert<'_>) -> Option<()> {
     }
 }
 
-/// Sets the heap number in a record's header of which `header` is all.
+/// Sets the heap number in `header`, the whole header of a record.
 fn set_heap_no(header: &mut [u8], n: usize) -> Option<()> {
     let at = header.len().checked_sub(5)?;
     let low = be16(header, at)? & 7;
@@ -184,8 +184,8 @@ fn set_heap_no(header: &mut [u8], n: usize) -> Option<()> {
     crate::bytes::put(header, at, &value.to_be_bytes())
 }
 
-/// The record that owns `rec`'s slot, at most `steps` records on, and how
-/// many records it owns.
+/// The record that owns the slot of `rec`, at most `steps` records later, and
+/// the number of records that it owns.
 fn owner_of(f: &Frame<'_>, rec: usize, limit: usize, steps: usize) -> Option<(usize, usize)> {
     let mut at = rec;
     for _ in 0..=steps {
@@ -200,7 +200,7 @@ fn owner_of(f: &Frame<'_>, rec: usize, limit: usize, steps: usize) -> Option<(us
     None
 }
 
-/// Applies DELETE_ROW_FORMAT_REDUNDANT; `None` when it does not fit the page.
+/// Applies DELETE_ROW_FORMAT_REDUNDANT; `None` if it does not fit the page.
 pub(super) fn delete(f: &mut Frame<'_>, page_no: u32, prev: usize) -> Option<()> {
     let n_slots = f.r2(N_DIR_SLOTS)?;
     let n_recs = f.r2(N_RECS)?;

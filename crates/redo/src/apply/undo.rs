@@ -6,17 +6,17 @@
 use super::{FIL_PAGE_TYPE, TRAILER};
 use crate::bytes::Frame;
 
-/// `TRX_UNDO_PAGE_HDR`; first in it the page's undo type, 2 bytes.
+/// `TRX_UNDO_PAGE_HDR`; it begins with the page's undo type, 2 bytes.
 const PAGE_HDR: usize = 38;
 /// `TRX_UNDO_PAGE_START`.
 const PAGE_START: usize = PAGE_HDR + 2;
-/// `TRX_UNDO_PAGE_FREE`: where the next record goes.
+/// `TRX_UNDO_PAGE_FREE`: the offset of the next record.
 const PAGE_FREE: usize = PAGE_HDR + 4;
 /// `TRX_UNDO_PAGE_NODE`: two file addresses of 4 + 2 bytes.
 const PAGE_NODE: usize = PAGE_HDR + 6;
-/// `TRX_UNDO_SEG_HDR`: end of the page header.
+/// `TRX_UNDO_SEG_HDR`: the end of the page header.
 const SEG_HDR: usize = PAGE_HDR + 18;
-/// End of the segment header, which `UNDO_INIT` keeps.
+/// The end of the segment header, which `UNDO_INIT` keeps.
 const SEG_HDR_END: usize = SEG_HDR + 30;
 const FIL_PAGE_UNDO_LOG: usize = 2;
 

@@ -43,7 +43,7 @@ fn bytes() {
             record(0xb0, &[&ints(&[76])[..], &[1, 2, 3, 4, 5]].concat()),
             record(0xc0, &[&ints(&[5, 7])[..], &[8, 9]].concat()),
             record(0xc0, &[&ints(&[3, 3])[..], &[6]].concat()),
-            // 5 bytes from 100, to 101: overlapping.
+            // 5 bytes from 100 to 101, which overlap.
             record(0x50, &paged(P, &ints(&[101, 5, 1]))),
         ],
     );
@@ -63,7 +63,7 @@ fn free_page() {
     assert_eq!(run(&mut page, &[init(), free.clone()]), Ok(Applied::Freed));
     assert!(page.iter().all(|&b| b == 0));
     verify(&page, P, flags()).unwrap();
-    // What comes next must be INIT_PAGE.
+    // The next record must be INIT_PAGE.
     let write = record(0x30, &paged(P, &[50, 1]));
     assert!(matches!(
         run(&mut page, &[write]),
@@ -86,7 +86,7 @@ fn refusals() {
         run(&mut page, &[init(), beyond]),
         Err(ApplyFault::Corrupted)
     );
-    // Structural records on a page that is not one.
+    // Structural records on a page without that structure.
     for payload in [
         &[3, 1, 2, 3][..],
         &[4, 0, 8, 0, 0, 1, 2],
@@ -185,7 +185,7 @@ fn the_recorded_log_gives_the_recorded_pages() {
         live += u32::from(page.iter().any(|&b| b != 0));
         all = crc32c::crc32c_append(all, &page);
     }
-    // Recorded when InnoDB's recovery agreed.
+    // Recorded from a run that InnoDB's recovery agreed with.
     assert_eq!(
         (pages.len(), live, format!("{all:08x}")),
         (326, 258, "37ab1bef".to_owned())

@@ -4,7 +4,7 @@
 use xylem_redo::{Op, PageHead, RecordKind, Records};
 use xylem_types::{Lsn, PageId};
 
-/// Kind and words of each record of a run.
+/// The kind and the description of each record of a run.
 fn lines(run: &[u8]) -> Vec<String> {
     Records::of_run(run, Lsn(5000))
         .map(|r| r.map(|r| format!("{} {}", r.kind, r.op)).unwrap())
@@ -19,7 +19,7 @@ fn records_are_told_in_words() {
         vec![0xb3, 0, 0x45, 0xbf],
         vec![0xc3, 16, 9, 7],
         vec![0xa1, 1],
-        // Two header bytes, one and two taken over; after the infimum.
+        // Two header bytes, one and two copied; after the infimum.
         vec![0xa8, 6, 0, 0x11, 1, 2, 0xaa, 0xbb, 0xcc],
         vec![0xa4, 9, 28, 1, 12],
     ]
@@ -29,10 +29,10 @@ fn records_are_told_in_words() {
         [
             "INIT_PAGE the page becomes zeros with only its identity",
             "WRITE 2 bytes at 24 (FIL_PAGE_TYPE): 45bf",
-            "MEMSET 9 bytes at 42 become 07 over and over",
+            "MEMSET 9 bytes at 42 are filled with 07",
             "INIT_ROW_FORMAT_DYNAMIC the page becomes an empty index page, ROW_FORMAT=COMPACT or DYNAMIC",
             "INSERT_HEAP_DYNAMIC a record is inserted after the infimum, at the heap's top; \
-             1 header and 2 data bytes as there, 3 of its own: aabbcc",
+             1 header and 2 data bytes copied from that record, 3 new: aabbcc",
             "DELETE_ROW_FORMAT_DYNAMIC the record after the record at 127 is deleted: \
              6 header and 12 data bytes",
         ]

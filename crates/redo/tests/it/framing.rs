@@ -1,4 +1,4 @@
-//! Mini-transactions out of bytes: any chunking, cuts, damage.
+//! Framing of mini-transactions: chunks of any size, truncation, damage.
 #![allow(clippy::unwrap_used)]
 
 use crate::common::{GOLDEN, each_mtr, ints, mtr, paged, record};
@@ -165,7 +165,8 @@ proptest! {
             let (chunk, after) = rest.split_at(((state >> 33) as usize % max + 1).min(rest.len()));
             rest = after;
             reader.push(chunk);
-            // Not always read to the end: the reader must hold more than one.
+            // Sometimes leaves mini-transactions unread, so that the reader must
+            // hold several.
             while (state >> 20) & 3 != 0 || rest.is_empty() {
                 let Some(m) = reader.next().unwrap() else { break };
                 prop_assert_eq!((m.start_lsn(), m.record_bytes()), whole[n]);
@@ -192,7 +193,7 @@ proptest! {
         let (mut rest, mut state) = (&log[..], seed | 1);
         while !rest.is_empty() {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            // Often single bytes: heads and checksums are cut everywhere.
+            // Often single bytes, so that heads and checksums are cut everywhere.
             let most = if state >> 60 < 8 { 3 } else { max };
             let (chunk, after) = rest.split_at(((state >> 33) as usize % most + 1).min(rest.len()));
             rest = after;

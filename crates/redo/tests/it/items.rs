@@ -92,7 +92,7 @@ fn tablespace_headers() {
     );
     assert!(matches!(got[2], MtrItem::Page { page: B, .. }));
     assert_eq!(got.len(), 3);
-    // Elsewhere the same bytes mean nothing.
+    // On other pages the same bytes have no meaning.
     let elsewhere = mtr(&[record(0x30, &paged(A, &[46, 0, 0, 2, 0]))]);
     assert_eq!(items(&elsewhere).len(), 1);
     // Flags of 0 are not written.

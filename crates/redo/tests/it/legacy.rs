@@ -1,5 +1,5 @@
-//! Checksums of older servers. That InnoDB agrees on them is tested where
-//! there is one (`crates/e2e/tests/it/import.rs`).
+//! Checksums of older servers. `crates/e2e/tests/it/import.rs` compares them
+//! with InnoDB's.
 #![allow(clippy::unwrap_used)]
 
 use xylem_redo::{PageCheck, SpaceFlags, is_unused, old_checksums, seal, verify, verify_old};
@@ -40,7 +40,7 @@ fn old_checksums_are_accepted_and_sealed_anew() {
         Err(PageCheck::Checksum { .. })
     ));
     assert_eq!(verify_old(&p, P, plain()), Ok(()));
-    // Of 4.0.14: the LSN where the second checksum is now.
+    // MySQL 4.0.14 wrote the LSN in place of the second checksum.
     let mut older = p.clone();
     let lsn = older[16..20].to_vec();
     older[16376..16380].copy_from_slice(&lsn);
@@ -68,7 +68,7 @@ fn a_flipped_byte_is_seen() {
         verify_old(&p, PageId::new(3, 8), plain()),
         Err(PageCheck::PageId(P))
     ));
-    // What has a checksum of today is judged by that alone.
+    // Only the current checksum of a full_crc32 page counts.
     let flags = SpaceFlags::full_crc32_of(16384).unwrap();
     assert!(verify_old(&p, P, flags).is_err());
 }

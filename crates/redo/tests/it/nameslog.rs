@@ -1,4 +1,4 @@
-//! A log that says where tablespaces are reads back as one.
+//! A log file that names the files of tablespaces can be read back.
 #![allow(clippy::unwrap_used)]
 
 use xylem_redo::{
@@ -8,7 +8,7 @@ use xylem_types::{Lsn, SpaceId};
 
 #[test]
 fn names_and_then_the_checkpoint() {
-    // Lengths around those at which a record's own length takes more bytes.
+    // Lengths around those at which a record's length takes one more byte.
     let names: Vec<(SpaceId, String)> = [1, 5, 6, 7, 8, 9, 120, 135, 136, 137, 138, 139, 140, 400]
         .into_iter()
         .zip(3..)

@@ -10,7 +10,7 @@ use xylem_redo::{
 };
 use xylem_types::{Lsn, PageId};
 
-/// Everything that can be done with bytes that may be redo.
+/// Passes bytes to every function that reads redo.
 fn exercise(bytes: &[u8], page: &mut [u8], flags: SpaceFlags, id: PageId) {
     if let Ok(ParseStep::Mtr(m)) = parse_mtr(bytes, Lsn(u64::MAX - 3)) {
         let _ = m.records().count();
@@ -32,7 +32,7 @@ fn exercise(bytes: &[u8], page: &mut [u8], flags: SpaceFlags, id: PageId) {
 /// A page, its tablespace, its contents before, and records for it.
 type Run = (PageId, SpaceFlags, Vec<u8>, Vec<u8>);
 
-/// The recorded log's runs with the page as it was before each.
+/// The runs of the recorded redo, each with the page before it.
 fn runs() -> &'static Vec<(PageId, SpaceFlags, Vec<u8>, Vec<u8>)> {
     static RUNS: OnceLock<Vec<Run>> = OnceLock::new();
     RUNS.get_or_init(|| {
@@ -64,7 +64,7 @@ proptest! {
         let flags = SpaceFlags::new(flags & 0x1ff).unwrap_or(SpaceFlags::full_crc32_of(4096).unwrap());
         let mut page = vec![0x55; flags.physical_page_size()];
         exercise(&bytes, &mut page, flags, PageId::new(1, 5));
-        // The same with a right checksum.
+        // The same with a matching checksum.
         exercise(&mtr(std::slice::from_ref(&bytes)), &mut page, flags, PageId::new(1, 5));
         let _ = read_log_file_header(&bytes);
         let mut reader = MtrReader::new(Lsn(u64::MAX - 100));
@@ -91,7 +91,7 @@ proptest! {
         let (id, flags, page, records) = n.get(runs());
         let mut page = page.clone();
         for (at, v) in flips {
-            // Mostly the header, where structure is.
+            // Mostly in the header, which holds the structure.
             let at = at.index(page.len());
             let at = if v & 1 == 0 { 38 + at % 90 } else { at };
             page[at] = v;

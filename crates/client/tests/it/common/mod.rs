@@ -1,6 +1,6 @@
 //! A scripted page server, and a proxy that can cut its connections.
 #![allow(missing_docs)]
-// It stands in for a server: whatever goes wrong fails the test.
+// This code replaces a server; any failure in it fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 pub mod replay;
@@ -23,7 +23,7 @@ use xylem_proto::pageserver::*;
 
 pub const PAGE: usize = 16384;
 
-/// What a page holds in these tests: recognisable, different for each page.
+/// The contents of a page in these tests, different for each page.
 pub fn page(space: u32, no: u32, size: usize) -> Vec<u8> {
     let seed = space.wrapping_mul(31).wrapping_add(no) as usize;
     (0..size).map(|at| ((at / 7 + seed) % 251) as u8).collect()
@@ -33,11 +33,11 @@ pub fn page(space: u32, no: u32, size: usize) -> Vec<u8> {
 pub struct Script {
     // Pages.
     pub page_size: usize,
-    /// Answers go out in groups of so many, last first.
+    /// The size of the groups in which answers are sent, each in reverse order.
     pub reverse: usize,
-    /// The status of the next so many page answers.
+    /// The statuses and messages of the next page answers.
     pub page_statuses: Vec<(u32, String)>,
-    /// The stream ends with an error after so many requests.
+    /// The number of requests after which the stream ends with an error.
     pub drop_pages_after: Option<usize>,
     pub silent: bool,
     pub page_requests: Vec<PageStreamRequest>,
@@ -45,13 +45,13 @@ pub struct Script {
     pub frames: Vec<WalFrame>,
     pub first_seq: u64,
     pub first_lsn: u64,
-    /// The stream ends after so many frames were received on it; each use takes
+    /// The numbers of received frames after which streams end; each stream takes
     /// one from the front.
     pub drop_wal_after: Vec<usize>,
-    /// Of those, so many are accepted (durable) without being acknowledged.
+    /// Whether those frames become durable without an acknowledgement.
     pub hold_acks: bool,
     pub wal_status: Option<Status>,
-    /// The frame that is refused as damaged, and how often.
+    /// The frame that is refused as damaged, and the number of refusals.
     pub damaged: (u64, usize),
     pub streams: usize,
     pub resent: usize,
@@ -60,7 +60,7 @@ pub struct Script {
     pub status: Option<Status>,
     pub epoch: u64,
     pub tablespaces: HashMap<u32, ctl::Tablespace>,
-    /// What the next requests for a tablespace are refused with.
+    /// The errors of the next requests for a tablespace.
     pub tablespace_statuses: Vec<Status>,
     pub tablespace_requests: Vec<ctl::GetTablespaceRequest>,
     pub metadata: Vec<(String, String)>,
@@ -96,7 +96,7 @@ impl Script {
         out
     }
 
-    /// Whether the frame is one to refuse as damaged.
+    /// Whether to refuse the frame as damaged.
     fn refuses(&mut self, frame: &WalFrame) -> bool {
         let (seq, times) = &mut self.damaged;
         let refused = frame.seq == *seq && *times > 0;
@@ -222,7 +222,7 @@ impl PageServer for Fake {
                     Ok(Some(Ok(request))) => request,
                     Ok(_) => return,
                     Err(_) => {
-                        // No more to come for now: what waits for its group goes.
+                        // No more requests for now, so an incomplete group is sent.
                         for answer in group.drain(..) {
                             let _ = send.send(Ok(answer)).await;
                         }
@@ -315,7 +315,7 @@ impl PageServer for Fake {
                         script.frames.len() + script.resent
                     };
                     if total >= limit {
-                        // Durable, but the acknowledgement gets lost.
+                        // The frame is durable, but the acknowledgement is lost.
                         return;
                     }
                 }
@@ -449,7 +449,7 @@ impl Control for Fake {
     }
 }
 
-/// The fake server and the proxy before it.
+/// The fake server and the proxy in front of it.
 pub struct Server {
     _runtime: tokio::runtime::Runtime,
     pub script: Arc<Mutex<Script>>,
@@ -542,15 +542,15 @@ impl Server {
         self.cut.send_modify(|n| *n += 1);
     }
 
-    /// Whether new connections are let through.
+    /// Sets whether the proxy accepts new connections.
     pub fn set_open(&self, open: bool) {
         self.open.store(open, std::sync::atomic::Ordering::SeqCst);
     }
 }
 
-/// A page asked for, into `buf`, which must outlive the call.
+/// A request for a page into `buf`, which must outlive the call.
 pub fn wanted(space_id: u32, page_no: u32, buf: &mut [u8]) -> PageWanted {
-    // SAFETY: every test waits for the page before it lets go of the buffer.
+    // SAFETY: every test waits for the page before it frees the buffer.
     let target = unsafe { Target::new(buf.as_mut_ptr(), buf.len()) };
     PageWanted {
         space_id,

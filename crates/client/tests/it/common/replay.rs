@@ -1,4 +1,4 @@
-//! Side-file operations done again, and trees compared.
+//! Replays side-file operations, and compares trees.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -58,7 +58,7 @@ fn tree(root: &Path) -> BTreeMap<String, (u32, Vec<u8>)> {
     out
 }
 
-/// Does to the tree at `root` what the frames say.
+/// Applies the frames to the tree at `root`.
 pub fn replay_onto(root: &Path, frames: &[WalFrame]) {
     for frame in frames {
         if let Some(Body::File(op)) = &frame.body {
@@ -67,7 +67,7 @@ pub fn replay_onto(root: &Path, frames: &[WalFrame]) {
     }
 }
 
-/// Both trees have the same side files.
+/// Asserts that both trees have the same side files.
 pub fn same(left: &Path, right: &Path) {
     let (left, right) = (tree(left), tree(right));
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Redo to test with: a recorded log, and mini-transactions made by hand.
+//! Redo for tests: a recorded stream, and mini-transactions made by hand.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ pub fn record(first: u8, payload: &[u8]) -> Vec<u8> {
     if (1..=15).contains(&payload.len()) {
         out.push(first | payload.len() as u8);
     } else {
-        // The length counts its own bytes.
+        // The length includes its own bytes.
         out.push(first);
         let n = [1, 2, 3]
             .into_iter()
@@ -47,7 +47,7 @@ pub fn paged(page: PageId, rest: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Records made a mini-transaction.
+/// Makes a mini-transaction of records.
 pub fn mtr(records: &[Vec<u8>]) -> Vec<u8> {
     let mut out = records.concat();
     let crc = crc32c::crc32c(&out);
@@ -63,7 +63,7 @@ pub fn parse(bytes: &[u8]) -> Mtr<'_> {
     }
 }
 
-/// Calls `f` with each mini-transaction of a whole log.
+/// Calls `f` with each mini-transaction of a redo stream.
 pub fn each_mtr(log: &[u8], start: Lsn, mut f: impl FnMut(Mtr<'_>)) {
     let (mut at, mut lsn) = (0, start);
     while at < log.len() {
@@ -76,8 +76,8 @@ pub fn each_mtr(log: &[u8], start: Lsn, mut f: impl FnMut(Mtr<'_>)) {
     }
 }
 
-/// Every page after a log that begins at a database's creation, and the
-/// flags of each tablespace.
+/// Every page after redo that begins at a database's creation, and the flags of
+/// each tablespace.
 pub fn replay(log: &[u8]) -> (BTreeMap<PageId, Vec<u8>>, BTreeMap<u32, SpaceFlags>) {
     let mut pages: BTreeMap<PageId, Vec<u8>> = BTreeMap::new();
     let mut flags = BTreeMap::new();
