@@ -2,6 +2,7 @@
 //!
 //! Both take turns, so that each figure has its counterpart close in time. Quote the
 //! ratio: absolute times on a shared machine vary.
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 
 mod branches;
 mod neighbors;

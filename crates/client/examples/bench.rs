@@ -5,7 +5,7 @@
 //! `cargo run --release -p xylem-client --example bench`
 
 // A failure may end this command-line tool.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 use bytes::Bytes;
 use h2::server::SendResponse;

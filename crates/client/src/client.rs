@@ -23,6 +23,20 @@ use std::time::{Duration, Instant};
 /// server.
 const INIT_LIMIT: Duration = Duration::from_secs(10);
 
+/// A unary call.
+pub struct Unary<'a, T> {
+    /// The path of the method.
+    pub path: &'a str,
+    /// The request, as a gRPC message.
+    pub message: Vec<u8>,
+    /// The largest answer, in bytes.
+    pub limit: usize,
+    /// Decodes the answer.
+    pub read: fn(&mut Reader<'_, Deframer>) -> Result<T, WireError>,
+    /// The call's name in errors.
+    pub what: &'a str,
+}
+
 /// How long a unary call is retried.
 #[derive(Clone, Copy, Debug)]
 pub enum Patience {
@@ -275,14 +289,14 @@ impl Client {
     }
 
     fn ping_until(&self, until: Instant) -> Result<(PingResponse, Duration), Error> {
-        let (ping, took) = self.unary(
-            PING,
-            ping_request(),
-            64 << 10,
-            PingResponse::decode,
-            "ping",
-            Patience::Until(until),
-        )?;
+        let call = Unary {
+            path: PING,
+            message: ping_request(),
+            limit: 64 << 10,
+            read: PingResponse::decode,
+            what: "ping",
+        };
+        let (ping, took) = self.unary(call, Patience::Until(until))?;
         self.shared.reach.back(self.shared.limits.now());
         let stats = &self.shared.stats;
         stats.lsn_applied.raise(ping.applied_lsn);
@@ -294,19 +308,18 @@ impl Client {
     }
 
     /// Makes a unary call and retries it as `patience` says. Returns the answer
-    /// and the duration of the last attempt. `what` names the call in errors.
+    /// and the duration of the last attempt.
     ///
     /// # Errors
     /// The server's refusal, or a timeout with the last failure.
-    pub fn unary<T>(
-        &self,
-        path: &str,
-        message: Vec<u8>,
-        limit: usize,
-        read: fn(&mut Reader<'_, Deframer>) -> Result<T, WireError>,
-        what: &str,
-        patience: Patience,
-    ) -> Result<(T, Duration), Error> {
+    pub fn unary<T>(&self, call: Unary<'_, T>, patience: Patience) -> Result<(T, Duration), Error> {
+        let Unary {
+            path,
+            message,
+            limit,
+            read,
+            what,
+        } = call;
         if is_library_thread() {
             return Err(Error::new(
                 Status::Invalid,

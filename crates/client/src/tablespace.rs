@@ -3,7 +3,7 @@
 //! pages that InnoDB reads without its buffer pool.
 
 use crate::backoff::Jitter;
-use crate::client::{Client, Patience};
+use crate::client::{Client, Patience, Unary};
 use crate::log::{self, Level};
 use crate::status::{Error, Status};
 use crate::wire::messages::{Tablespace, get_tablespace_request};
@@ -77,14 +77,14 @@ fn attempt(
     datadir: &Path,
     what: &str,
 ) -> Result<Tablespace, Error> {
-    let answer = client.unary(
-        PATH,
-        get_tablespace_request(id, client.shared().config.start_lsn, !make),
-        ANSWER_MAX,
-        Tablespace::decode,
+    let call = Unary {
+        path: PATH,
+        message: get_tablespace_request(id, client.shared().config.start_lsn, !make),
+        limit: ANSWER_MAX,
+        read: Tablespace::decode,
         what,
-        Patience::WhileAlive,
-    );
+    };
+    let answer = client.unary(call, Patience::WhileAlive);
     let space = match answer {
         Ok((space, _)) => space,
         Err(error) if error.status == Status::NotFound => {

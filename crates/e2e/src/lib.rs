@@ -1,6 +1,7 @@
 //! Fixtures of the end-to-end tests: a project that is driven through the command line.
 //!
 //! Needs an installation in `XYLEM_HOME`, which `cargo xtask test` sets.
+#![allow(clippy::disallowed_methods, reason = "whole systems run in real time")]
 
 pub mod rounds;
 pub mod small;

@@ -1,4 +1,5 @@
 //! Measures how fast redo is parsed, split and applied.
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 
 use crate::log::Log;
 use crate::replay::Replay;

@@ -94,8 +94,7 @@ pub fn judge(
     let mut text = String::new();
     let replay = Replay::from_files(&base, &log).context("from the checkpoint")?;
     let from_checkpoint = compare(&theirs, &replay)?;
-    describe(
-        &mut text,
+    text += &describe(
         name,
         "from checkpoint",
         log.header.checkpoint_lsn.0,
@@ -108,15 +107,7 @@ pub fn judge(
     if log.is_whole() {
         let replay = Replay::from_nothing(&log).context("from nothing but redo")?;
         let report = compare(&theirs, &replay)?;
-        describe(
-            &mut text,
-            name,
-            "from nothing",
-            log.start().0,
-            &log,
-            &replay,
-            &report,
-        );
+        text += &describe(name, "from nothing", log.start().0, &log, &replay, &report);
         from_nothing = Some(report);
     }
     Ok(Outcome {
@@ -127,14 +118,14 @@ pub fn judge(
 }
 
 fn describe(
-    text: &mut String,
     name: &str,
     mode: &str,
     from: u64,
     log: &Log,
     replay: &Replay<'_>,
     report: &Report,
-) {
+) -> String {
+    let mut text = String::new();
     let s = &replay.stats;
     // Writing to a String cannot fail.
     let _ = writeln!(
@@ -150,4 +141,5 @@ fn describe(
     let kinds: Vec<String> = s.kinds.iter().map(|(k, n)| format!("{k}={n}")).collect();
     let _ = writeln!(text, "  records: {}", kinds.join(" "));
     let _ = writeln!(text, "  compared: {report}");
+    text
 }

@@ -132,7 +132,7 @@ impl Branch {
         let threads: Vec<JoinHandle<()>> = std::mem::take(&mut *self.threads.lock());
         for t in threads {
             if t.join().is_err() {
-                tracing::error!(branch = %self.shared.id, "a thread of the branch panicked");
+                tracing::error!(branch_id = %self.shared.id, "a thread of the branch panicked");
             }
         }
         // Merges of it end soon.

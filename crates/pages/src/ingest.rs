@@ -62,7 +62,7 @@ pub(crate) fn run(
     }
     let mut ingest = Ingest::new(store, Arc::clone(shared), resume);
     match ingest.follow(reader, durable, &runtime) {
-        Ok(()) => tracing::info!(branch = %shared.id, "the WAL was closed, ingest ends"),
+        Ok(()) => tracing::info!(branch_id = %shared.id, "the WAL was closed, ingest ends"),
         Err(Stop::Shutdown) => {}
         Err(Stop::Failed(why)) => shared.fail(why),
     }
@@ -108,7 +108,7 @@ impl Ingest {
                 }
                 Err(e @ WalError::Io { .. }) => {
                     if !complained {
-                        tracing::error!(branch = %self.shared.id, error = %e, "reading the WAL fails; trying again");
+                        tracing::error!(branch_id = %self.shared.id, error = %e, "reading the WAL fails; trying again");
                         complained = true;
                     }
                     self.publish()?;

@@ -535,7 +535,7 @@ impl Loader {
 /// names it.
 fn remove(store: &Store, id: BranchId) {
     if let Err(error) = store.remove_branch(id) {
-        tracing::warn!(branch = %id, %error, "what a load had written was not removed");
+        tracing::warn!(branch_id = %id, %error, "what a load had written was not removed");
     }
 }
 

@@ -2,6 +2,7 @@
 //! plain checksum of the same bytes.
 //!
 //! `cargo run --release -p xylem-redo --example check_bench`
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

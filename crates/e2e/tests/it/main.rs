@@ -1,4 +1,5 @@
 //! All tests of the crate in one program, since each program costs seconds to link.
+#![allow(clippy::disallowed_methods, reason = "whole systems run in real time")]
 
 mod branches;
 mod care;

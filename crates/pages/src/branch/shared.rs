@@ -247,7 +247,7 @@ impl Shared {
 
     /// Stops ingest, and wakes everyone who waits for an LSN that will not come.
     pub(crate) fn fail(&self, why: String) {
-        tracing::error!(branch = %self.id, error = %why, "ingest stopped");
+        tracing::error!(branch_id = %self.id, error = %why, "ingest stopped");
         *self.failed.write() = Some(why);
         self.applied_tx.send_modify(|_| {});
         self.position_tx.send_modify(|_| {});

@@ -25,7 +25,7 @@ pub(super) fn retry<T>(shared: &Shared, mut read: impl FnMut() -> Result<T, Read
             Ok(v) => return Ok(v),
             Err(e @ ReadError::Io { .. }) => {
                 if !complained {
-                    tracing::error!(branch = %shared.id, error = %e, "ingest cannot read a layer; trying again");
+                    tracing::error!(branch_id = %shared.id, error = %e, "ingest cannot read a layer; trying again");
                     complained = true;
                 }
                 if shared.stopped() {

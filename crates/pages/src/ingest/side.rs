@@ -87,7 +87,7 @@ impl Ingest {
     }
 
     fn left_out(&self, what: &str, path: &str) {
-        tracing::warn!(branch = %self.shared.id, lsn = %self.stage.side_lsn, path, "side-file operation left out: {what}");
+        tracing::warn!(branch_id = %self.shared.id, lsn = %self.stage.side_lsn, path, "side-file operation left out: {what}");
     }
 
     fn write_file(&mut self, path: &str, offset: u64, data: &[u8]) -> Step<()> {

@@ -155,7 +155,7 @@ impl LayerFile {
         };
         // A copy on local disk may have gone bad: once more from the store.
         if reader.forget(at.offset, u64::from(at.len)) {
-            tracing::warn!(branch = %self.stored.branch, file = %self.meta.name, error = %why, "a cached block is bad; it is fetched again");
+            tracing::warn!(branch_id = %self.stored.branch, file = %self.meta.name, error = %why, "a cached block is bad; it is fetched again");
             s.stats.blocks_repaired.add(1);
             reader
                 .read_at(at.offset, &mut raw)

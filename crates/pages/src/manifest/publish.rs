@@ -177,7 +177,7 @@ impl Manifest {
                 || name.ends_with(".layer") && !used.contains(name.as_str())
                 || number_of(name).is_some_and(|n| n < oldest);
             if leftover && let Err(e) = files.remove(name) {
-                tracing::warn!(branch = %self.branch, file = %name, error = %e, "leftover file not removed");
+                tracing::warn!(branch_id = %self.branch, file = %name, error = %e, "leftover file not removed");
             }
         }
     }

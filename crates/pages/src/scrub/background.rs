@@ -109,7 +109,7 @@ impl Background {
         for finding in check.findings().get(self.told..).unwrap_or_default() {
             self.told += 1;
             if finding.is_damage() && self.told <= LOGGED_MAX {
-                tracing::error!(branch = %finding.branch, file = %finding.file, "the scrub found damage in the store: {}", finding.message);
+                tracing::error!(branch_id = %finding.branch, file = %finding.file, "the scrub found damage in the store: {}", finding.message);
             }
         }
         if let Some(shared) = branches.iter().find(|b| b.id == check.id()) {

@@ -429,7 +429,7 @@ impl BranchCheck {
                 self.stage = Stage::Layer(Box::new(AtLayer { check, meta, _held }));
             }
             Err(e) if !self.still_named(number) => {
-                tracing::debug!(branch = %self.id, file = %meta.name, error = %e, "a layer was merged before it was scrubbed");
+                tracing::debug!(branch_id = %self.id, file = %meta.name, error = %e, "a layer was merged before it was scrubbed");
                 self.layers_done += 1;
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {

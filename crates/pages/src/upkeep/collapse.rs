@@ -35,7 +35,7 @@ pub(super) fn run(store: &Weak<Store>, long_pages: &LongPages) {
             && let Err(error) = branch.shorten(page)
         {
             // It was a favor; a read of the page finds the error, too.
-            tracing::debug!(branch = %id, %page, %error, "a long chain was not shortened");
+            tracing::debug!(branch_id = %id, %page, %error, "a long chain was not shortened");
         }
     }
 }

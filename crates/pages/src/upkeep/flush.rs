@@ -67,7 +67,7 @@ fn flush_all(shared: &Shared) {
                     shared.stats.flush_failures.add(1);
                     shared.health.flush.failed(shared.now_us(), &why);
                     if !complained {
-                        tracing::error!(branch = %shared.id, error = %why, "flush failed; trying again");
+                        tracing::error!(branch_id = %shared.id, error = %why, "flush failed; trying again");
                         complained = true;
                     }
                     shared.flush_pause(pause);
@@ -89,7 +89,7 @@ fn trim(shared: &Shared, frozen: &Frozen) {
     }
     if let Err(e) = shared.wal.trim(frozen.resume.position) {
         shared.stats.trim_failures.add(1);
-        tracing::warn!(branch = %shared.id, error = %e, "the WAL was not trimmed");
+        tracing::warn!(branch_id = %shared.id, error = %e, "the WAL was not trimmed");
     }
 }
 
@@ -264,12 +264,12 @@ fn write_images(
             }
             Ok(None) => {}
             Err(error @ ReadError::Io { .. }) => {
-                tracing::error!(branch = %shared.id, %error, "a flush makes no more images: a layer cannot be read");
+                tracing::error!(branch_id = %shared.id, %error, "a flush makes no more images: a layer cannot be read");
                 break;
             }
             // That keeps one page from its image: its deltas are all there.
             Err(error) => {
-                tracing::error!(branch = %shared.id, %error, "no image could be made");
+                tracing::error!(branch_id = %shared.id, %error, "no image could be made");
             }
         }
     }

@@ -252,7 +252,7 @@ impl<'a> Merge<'a> {
 fn note_unfoldable(shared: &Shared, key: &[u8], why: &str) {
     shared.stats.unfoldable_keys.add(1);
     if shared.health.note_unfoldable(shared.now_us(), key, why) {
-        tracing::error!(branch = %shared.id, key = %key_text(key), error = %why, "a key cannot be folded: all its history stays");
+        tracing::error!(branch_id = %shared.id, key = %key_text(key), error = %why, "a key cannot be folded: all its history stays");
     }
 }
 

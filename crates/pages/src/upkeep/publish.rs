@@ -39,7 +39,7 @@ pub(crate) fn publish(shared: &Shared, edit: impl FnOnce(&Manifest) -> Edit) -> 
                 shared.publish_fails.store(false, Ordering::Release);
                 if put == Put::NotSynced {
                     // It exists, so its layers must stay; the next one syncs both.
-                    tracing::warn!(branch = %shared.id, "it is not certain that the manifest is durable");
+                    tracing::warn!(branch_id = %shared.id, "it is not certain that the manifest is durable");
                 }
                 return Ok(put);
             }
@@ -49,7 +49,7 @@ pub(crate) fn publish(shared: &Shared, edit: impl FnOnce(&Manifest) -> Edit) -> 
                 // this one know that it may take long.
                 shared.publish_fails.store(true, Ordering::Release);
                 if !complained {
-                    tracing::error!(branch = %shared.id, error = %e, "the manifest was not written; trying again");
+                    tracing::error!(branch_id = %shared.id, error = %e, "the manifest was not written; trying again");
                     complained = true;
                 }
                 shared.flush_pause(pause);

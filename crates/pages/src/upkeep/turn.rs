@@ -136,7 +136,7 @@ impl Turn {
             drop(branch);
         });
         if let Err(error) = started {
-            tracing::error!(branch = %id, %error, "no thread for upkeep");
+            tracing::error!(branch_id = %id, %error, "no thread for upkeep");
             let event = Event::Ended {
                 looked: true,
                 outcome: Outcome::Failed,
@@ -260,7 +260,7 @@ fn merge_piece(branch: &Shared, errand: Errand, begun: impl FnOnce()) -> Outcome
     };
     branch.stats.merge_failures.add(1);
     if !again {
-        tracing::error!(branch = %branch.id, error = %why, "layers could not be merged; trying again");
+        tracing::error!(branch_id = %branch.id, error = %why, "layers could not be merged; trying again");
     }
     branch.health.merge.failed(branch.now_us(), &why);
     outcome
@@ -278,7 +278,7 @@ fn remove_left(branch: &Shared) -> bool {
     if let Err(error) = &removed
         && !failed_before
     {
-        tracing::warn!(branch = %branch.id, %error, "a layer that was merged is not removed; trying again");
+        tracing::warn!(branch_id = %branch.id, %error, "a layer that was merged is not removed; trying again");
     }
     removed.is_ok()
 }

@@ -4,7 +4,8 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "a test panics where it fails"
+    clippy::disallowed_methods,
+    reason = "a test panics where it fails, and runs in real time"
 )]
 
 mod branches;

@@ -64,6 +64,7 @@ fn run(
         });
         sender.blocking_send(update).is_ok()
     };
+    let clock = &node.config.clock;
     let mut told = None::<Instant>;
     let report = store.scrub(options, &mut |event| {
         if sender.is_closed() || node.phase() == Phase::Stopping {
@@ -72,10 +73,10 @@ fn run(
         let sent = match event {
             ScrubEvent::Finding(finding) => send(Update::Finding(names.finding(finding))),
             ScrubEvent::Progress(progress) => {
-                if told.is_some_and(|at| at.elapsed() < PROGRESS_EVERY) {
+                if told.is_some_and(|at| clock.since(at) < PROGRESS_EVERY) {
                     return ControlFlow::Continue(());
                 }
-                told = Some(Instant::now());
+                told = Some(clock.instant());
                 send(Update::Progress(wire_progress(progress, names)))
             }
         };
