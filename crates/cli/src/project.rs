@@ -1,9 +1,11 @@
 //! `project.toml`: what was settled for a project, for later starts.
 
+use crate::failure::Failure;
 use crate::files;
 use crate::settings::{Ports, Settings};
 use crate::state::StateDir;
 use anyhow::{Context, Result};
+use clap::{Args, Command};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -60,6 +62,14 @@ pub enum Accounts {
     Any,
 }
 
+/// Whether `project.toml` may have `key`: a field of [`Project`], or a setting.
+fn is_known(key: &str) -> bool {
+    ["created", "accounts", "accounts_of", "half_made", "ports"].contains(&key)
+        || Settings::augment_args(Command::new("settings"))
+            .get_arguments()
+            .any(|setting| setting.get_id() == key)
+}
+
 impl Project {
     /// A project that is created now.
     pub fn new(now: Timestamp) -> Project {
@@ -84,7 +94,16 @@ impl Project {
         let path = state.project_file();
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("cannot read {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("{} is malformed", path.display()))
+        let malformed = || format!("{} is malformed", path.display());
+        let table: toml::Table = text.parse().with_context(malformed)?;
+        // A setting that this version does not know must not be lost in silence.
+        if let Some(key) = table.keys().find(|key| !is_known(key)) {
+            return Err(Failure::new(
+                format!("{}: unknown key {key:?}", path.display()),
+                "another version of Xylem wrote it: remove the key, or give the setting that replaces it (`xylem up --help`)",
+            ));
+        }
+        toml::from_str(&text).with_context(malformed)
     }
 
     /// Writes `project.toml` of `state`; durable when it returns.

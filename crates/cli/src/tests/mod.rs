@@ -2,6 +2,7 @@
 
 mod args;
 mod care;
+mod documents;
 mod files;
 pub(crate) mod kit;
 mod log_file;

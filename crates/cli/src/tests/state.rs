@@ -55,6 +55,20 @@ fn settings_come_back() {
 }
 
 #[test]
+fn a_setting_of_another_version_is_not_lost_in_silence() {
+    let (_dir, state) = state();
+    let mut text = toml::to_string(&project()).unwrap();
+    text.insert_str(0, "log_store = \"object\"\n");
+    std::fs::write(state.project_file(), text).unwrap();
+    let error = Project::load(&state).unwrap_err();
+    let said = crate::failure::describe(&error);
+    assert!(
+        said.contains("unknown key \"log_store\"") && said.contains("hint:"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_server_record_comes_back() {
     let (_dir, state) = state();
     assert_eq!(state.server_record(), None);
