@@ -34,7 +34,13 @@ pub fn run(dist: &Dist, filter: Option<&str>) -> Result<()> {
         check(
             "documentation",
             steps::cargo()
-                .args(["doc", "--workspace", "--no-deps", "--locked", "--quiet"])
+                .args([
+                    "doc",
+                    "--workspace",
+                    "--no-deps",
+                    "--document-private-items",
+                ])
+                .args(["--locked", "--quiet"])
                 .env("RUSTDOCFLAGS", "-D warnings"),
         )?;
     }

@@ -8,6 +8,7 @@
 
 mod bindir;
 mod excluded;
+mod mode;
 mod outcome;
 mod run;
 mod standin;

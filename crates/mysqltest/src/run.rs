@@ -1,47 +1,17 @@
 //! Runs `mysql-test-run.pl` and reports the results.
 
 use crate::excluded::{self, Excluded};
+use crate::mode::Mode;
 use crate::outcome::{Outcome, Outcomes};
 use crate::{bindir, standin, verify};
 use anyhow::{Context, Result, bail, ensure};
-use clap::{Parser, ValueEnum};
-use std::fmt;
+use clap::Parser;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::str::FromStr;
 use xylem_cli::files;
 use xylem_cli::home::Home;
 use xylem_cli::state::StateDir;
-
-/// The servers that the tests run on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Mode {
-    /// Xylem's InnoDB on a page server: each restart removes the data directory.
-    PageServer,
-    /// Xylem's InnoDB without a page server.
-    Off,
-    /// MariaDB as Debian built it.
-    Stock,
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Mode::PageServer => "page-server",
-            Mode::Off => "off",
-            Mode::Stock => "stock",
-        })
-    }
-}
-
-impl FromStr for Mode {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Mode> {
-        <Mode as ValueEnum>::from_str(text, false).map_err(anyhow::Error::msg)
-    }
-}
 
 #[derive(Parser)]
 #[command(

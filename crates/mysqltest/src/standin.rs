@@ -7,7 +7,7 @@
 //! removes its content, except for binary logs and tables of engines that a project does
 //! not have: the test continues with data from the page server.
 
-use crate::run::Mode;
+use crate::mode::Mode;
 use crate::verify;
 use anyhow::{Context, Result, bail};
 use std::ffi::{OsStr, OsString};

@@ -1,7 +1,7 @@
 //! The manifest: the list of a branch's layers, and where its ingest goes on.
 //!
 //! [`record`] has the parts that it is made of, [`version`] the newest one in
-//! memory, [`format`] its bytes; [`publish`] writes the next one, and [`stored`]
+//! memory, [`mod@format`] its bytes; [`publish`] writes the next one, and [`stored`]
 //! checks those in the store.
 
 pub(crate) mod format;

@@ -15,7 +15,7 @@ use xylem_types::PageId;
 
 /// Like [`crate::verify`], for pages that an older server may have written. It
 /// accepts all that InnoDB 10.11 accepts with
-/// `innodb_checksum_algorithm=full_crc32`. [`crate::seal`] gives such a page a
+/// `innodb_checksum_algorithm=full_crc32`. [`crate::seal()`] gives such a page a
 /// current checksum, except if [`is_unused`] returns true for it.
 ///
 /// # Errors

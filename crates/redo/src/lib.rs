@@ -12,8 +12,8 @@
 //!    [`MtrCheck`] only checks a stream as it passes, and keeps none of it.
 //! 2. [`Mtr::items`] splits a mini-transaction by page for storage
 //!    ([`MtrItem`]); [`Mtr::records`] decodes each [`Record`].
-//! 3. [`apply`] applies to a page the records that one mini-transaction has for
-//!    it, [`seal`] makes the page valid for InnoDB to read, [`verify`] checks it.
+//! 3. [`apply()`] applies to a page the records that one mini-transaction has for
+//!    it, [`seal()`] makes the page valid for InnoDB to read, [`verify`] checks it.
 //! 4. [`log_file`] and [`read_log_file_header`] write and read the start of an
 //!    `ib_logfile0`.
 #![forbid(unsafe_code)]

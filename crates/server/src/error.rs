@@ -46,7 +46,7 @@ pub enum ServerError {
     Catalog(#[from] CatalogError),
     /// A branch's WAL cannot be opened or closed.
     #[error("branch {branch}: WAL: {source}")]
-    Log {
+    Wal {
         /// The branch.
         branch: String,
         /// The WAL's error.
@@ -62,7 +62,7 @@ pub enum ServerError {
     },
     /// The parent branch is not open.
     #[error("branch {branch}: its parent branch, {parent}, is not open")]
-    Ancestor {
+    Parent {
         /// The child branch.
         branch: String,
         /// The parent branch.

@@ -2,7 +2,7 @@
 //! health, reflection and metrics.
 //!
 //! [`config::load`] reads a [`config::ServerConfig`] from flags, environment and file.
-//! [`run`] serves until it is told to stop. [`project`] describes projects, and
+//! [`run()`] serves until it is told to stop. [`project`] describes projects, and
 //! [`place`] opens their stores.
 
 mod branch;

@@ -530,6 +530,8 @@ impl Metrics {
 
     /// Sets `branch_up` to 0 for a branch that is not open.
     pub fn set_closed(&self, name: &str) {
+        // Values of the time when the branch was open would look current.
+        self.forget_branch(name);
         let label = BranchLabel {
             branch: name.to_owned(),
         };
@@ -580,6 +582,7 @@ impl Metrics {
         for (family, _) in &self.mirrored {
             family.remove(&label);
         }
+        self.ratios.set(&label, None);
     }
 
     /// Counts a stream until the guard is dropped.

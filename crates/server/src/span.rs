@@ -19,7 +19,8 @@ impl FromStr for Span {
     type Err = SpanError;
 
     fn from_str(text: &str) -> Result<Span, SpanError> {
-        humantime::parse_duration(text)
+        // `M` would be months: no setting is so long, and people mean minutes.
+        humantime::parse_duration(&text.trim().to_ascii_lowercase())
             .map(Span)
             .map_err(|_| SpanError(text.to_owned()))
     }

@@ -14,6 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::runtime::Handle;
+use xylem_ambient::{Clock, Entropy};
 use xylem_objects::{Bucket, BucketConfig};
 use xylem_types::BranchId;
 use xylem_wal::backup::{self, Backup, BackupConfig, Floor};
@@ -31,6 +32,8 @@ const BACKUPS: &str = "wal-backups";
 
 /// The WALs of a project.
 pub struct Wals {
+    clock: Clock,
+    entropy: Entropy,
     home: WalHome,
     /// The number of the catalogue with which this server claimed the project: greater
     /// than that of any server before.
@@ -89,7 +92,14 @@ impl Wals {
         restoring: bool,
     ) -> Result<Wals, ServerError> {
         let bucket = || {
-            let bucket = Bucket::open(&config.object_store, BucketConfig::default());
+            let bucket = Bucket::open(
+                &config.object_store,
+                BucketConfig {
+                    clock: config.clock.clone(),
+                    entropy: config.entropy.clone(),
+                    ..BucketConfig::default()
+                },
+            );
             bucket.map_err(|source| {
                 ServerError::io("cannot open the store of WALs".to_owned(), source.into())
             })
@@ -106,12 +116,16 @@ impl Wals {
                 WalHome::Local(Box::new(LocalWals {
                     data_dir: config.data_dir.clone(),
                     settings: LocalWalConfig {
+                        clock: config.clock.clone(),
+                        entropy: config.entropy.clone(),
                         segment_bytes: config.wal_segment_size.0,
                         memory: memory.clone(),
                         ..LocalWalConfig::default()
                     },
                     copies,
                     backup: BackupConfig {
+                        clock: config.clock.clone(),
+                        entropy: config.entropy.clone(),
                         interval,
                         ..BackupConfig::new(Handle::current())
                     },
@@ -120,6 +134,8 @@ impl Wals {
             }
         };
         Ok(Wals {
+            clock: config.clock.clone(),
+            entropy: config.entropy.clone(),
             home,
             claim,
             memory,
@@ -160,6 +176,8 @@ impl Wals {
                 let objects = bucket.objects();
                 let settings = ObjectWalConfig {
                     memory: self.memory.clone(),
+                    clock: self.clock.clone(),
+                    entropy: self.entropy.clone(),
                     ..ObjectWalConfig::new(objects.handle().clone())
                 };
                 let folder = objects.folder(&format!("{WALS}/{id}"));

@@ -1,6 +1,6 @@
 //! The backup of a local WAL in an object store. Entries are copied
 //! continuously, so that a lost disk costs at most the configured interval, and
-//! [`restore`] makes a directory of them again.
+//! [`restore()`] makes a directory of them again.
 //!
 //! `docs/formats/wal.md`, "Backup", draws the objects and says which of them
 //! count.
@@ -198,7 +198,7 @@ async fn ended(shared: &Shared) -> Result<(), WalError> {
 /// Where a backup ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct End {
-    /// The place after the last entry that [`restore`] would find; 0 where
+    /// The place after the last entry that [`restore()`] would find; 0 where
     /// there is none.
     pub position: Position,
     /// The damage that would make a restore fail. The position then follows
@@ -308,10 +308,10 @@ pub async fn restore(
     restore_on(objects, generation, disk, floor, wal, config).await
 }
 
-/// As [`restore`], on any [`Disk`].
+/// As [`restore()`], on any [`Disk`].
 ///
 /// # Errors
-/// As [`restore`].
+/// As [`restore()`].
 pub async fn restore_on(
     objects: &Objects,
     generation: u64,

@@ -19,7 +19,7 @@ static REAL: OnceLock<PathBuf> = OnceLock::new();
 /// one load, because every write of the server checks it.
 #[inline]
 pub fn is_active() -> bool {
-    match ACTIVE.load(Ordering::Relaxed) {
+    match ACTIVE.load(Ordering::Acquire) {
         UNKNOWN => find_out(),
         state => state == ON,
     }

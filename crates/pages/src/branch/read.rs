@@ -71,11 +71,7 @@ impl Shared {
     /// The layers for a read at `lsn`, which was resolved. Checked again: the
     /// history there may have been let go of meanwhile.
     pub(crate) fn snapshot_at(&self, lsn: Lsn) -> Result<Snapshot, ReadError> {
-        let layers = self.snapshot();
-        match self.oldest() {
-            Some(oldest) if lsn < oldest => Err(ReadError::TooOld { lsn, oldest }),
-            _ => Ok(layers),
-        }
+        self.snapshot_within(lsn, Reach::Files)
     }
 
     fn cached_space(&self, space: SpaceId) -> Option<CachedSpace> {
@@ -84,11 +80,15 @@ impl Shared {
         (hit.generation == now && now & 1 == 0).then_some(hit)
     }
 
-    /// The layers for a read that may not wait: none when a lock is held.
+    /// As [`Shared::snapshot_at`]; with [`Reach::Memory`] without waiting for a lock.
     fn snapshot_within(&self, lsn: Lsn, reach: Reach) -> Result<Snapshot, ReadError> {
-        match reach {
-            Reach::Files => self.snapshot_at(lsn),
-            Reach::Memory => self.try_snapshot().ok_or(ReadError::NotInMemory),
+        let layers = match reach {
+            Reach::Files => self.snapshot(),
+            Reach::Memory => self.try_snapshot().ok_or(ReadError::NotInMemory)?,
+        };
+        match self.oldest() {
+            Some(oldest) if lsn < oldest => Err(ReadError::TooOld { lsn, oldest }),
+            _ => Ok(layers),
         }
     }
 

@@ -110,6 +110,6 @@ pub(crate) struct Edit {
     pub(crate) resume: Resume,
     /// Where the history kept begins, once that is known.
     pub(crate) oldest: Option<Lsn>,
-    /// All merges that are under way then; see [`Manifest::merging_with`].
+    /// All merges that are under way then; see `Manifest::merging_with`.
     pub(crate) merging: Vec<Merging>,
 }

@@ -16,7 +16,7 @@
 //! has not read, as in any run.
 //!
 //! A few merges of a branch may be under way, each with a stretch of runs that
-//! it shares with no other. A thread that has claimed one ([`jobs`]) does a
+//! it shares with no other. A thread that has claimed one ([`crate::branch::jobs`]) does a
 //! piece of it; others do pieces of the others meanwhile. Where one thread has
 //! to do it all, the newest merge goes first, and another begins before it
 //! when many new runs have come. What can come between:

@@ -14,7 +14,7 @@ mod golden;
 mod history;
 mod inspect;
 mod load;
-mod local_log;
+mod local_wal;
 mod memory;
 mod merges;
 mod model;

@@ -50,7 +50,7 @@ pub fn page_lsn(page: &[u8]) -> Option<Lsn> {
 /// once.
 ///
 /// Afterwards the page carries `end_lsn`, and its checksum is stale until
-/// [`crate::seal`]. A freed page becomes all zeros, which InnoDB reads as an
+/// [`crate::seal()`]. A freed page becomes all zeros, which InnoDB reads as an
 /// unused page. `FREE_PAGE` allows this (`mtr0types.h`): no record changes the
 /// page again before an `INIT_PAGE`.
 ///

@@ -39,7 +39,7 @@ pub struct Attached {
 pub enum AttachError {
     /// The WAL refused or failed.
     #[error(transparent)]
-    Log(#[from] WalError),
+    Wal(#[from] WalError),
     /// Ingest did not reach the end of the WAL.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -105,7 +105,7 @@ impl OpenBranch {
         if cut <= Lsn::FIRST {
             let begun = self.wal.begin(epoch, Lsn::FIRST).await?;
             self.pages.wait_ingested(begun.position(), until).await?;
-            tracing::info!(%epoch, "attached; the branch is empty");
+            tracing::info!(branch = self.name(), %epoch, "attached; the branch is empty");
             return Ok(Attached {
                 epoch,
                 start_lsn: Lsn::FIRST,
@@ -123,7 +123,7 @@ impl OpenBranch {
         self.wait_durable(epoch, FrameSeq(1), start_lsn, until)
             .await?;
         self.pages.wait_applied(start_lsn, until).await?;
-        tracing::info!(%epoch, %start_lsn, "attached");
+        tracing::info!(branch = self.name(), %epoch, %start_lsn, "attached");
         Ok(Attached {
             epoch,
             start_lsn,

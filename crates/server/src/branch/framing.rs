@@ -25,7 +25,7 @@ const TRIES_MAX: usize = 10;
 pub enum AppendError {
     /// The WAL refused or failed.
     #[error(transparent)]
-    Log(#[from] WalError),
+    Wal(#[from] WalError),
     /// A frame's redo is invalid. The frames before it were appended.
     #[error(
         "{source}; the server rejected frame {seq}, which contains it. The frame's own checksum is right, so InnoDB wrote the redo this way: check the memory of the compute's machine (a hardware fault is the likely cause), then start the compute again; it continues after the last whole mini-transaction, at LSN {whole}"
@@ -146,10 +146,10 @@ impl Framing {
             let check = match reading.await {
                 Ok(Ok(check)) => check,
                 // Ingest advanced meanwhile, and the WAL was trimmed.
-                Ok(Err(AppendError::Log(WalError::NoSuchPosition(_)))) => continue,
+                Ok(Err(AppendError::Wal(WalError::NoSuchPosition(_)))) => continue,
                 Ok(Err(error)) => return Err(error),
                 Err(error) => {
-                    return Err(AppendError::Log(WalError::Io {
+                    return Err(AppendError::Wal(WalError::Io {
                         context: "read the end of the WAL".to_owned(),
                         source: std::io::Error::other(error),
                     }));
@@ -160,12 +160,12 @@ impl Framing {
             }
             if self.wal.accepted(epoch)? == (seq, lsn) {
                 let found = check.map_or(Lsn(0), |check| check.lsn());
-                return Err(AppendError::Log(WalError::Corrupt(format!(
+                return Err(AppendError::Wal(WalError::Corrupt(format!(
                     "its redo ends at LSN {lsn}, but what can be read of it ends at LSN {found}"
                 ))));
             }
         }
-        Err(AppendError::Log(WalError::Corrupt(
+        Err(AppendError::Wal(WalError::Corrupt(
             "its entries disappear while they are read".to_owned(),
         )))
     }

@@ -165,10 +165,10 @@ impl OpenBranch {
         Arc::clone(&self.label.read())
     }
 
-    /// A span for work on this branch: log lines within it carry the branch's name
-    /// and id.
+    /// A span for work on this branch: log lines within it, of any level, carry the
+    /// branch's id. The branch's name may change meanwhile: log lines ask for it.
     pub fn span(&self) -> tracing::Span {
-        tracing::info_span!("branch", branch = self.name(), branch_id = %self.id())
+        tracing::error_span!("branch", branch_id = %self.id())
     }
 
     /// The branch's present name.

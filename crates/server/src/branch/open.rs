@@ -49,14 +49,10 @@ impl<'a> Opener<'a> {
     ) -> Result<Arc<OpenBranch>, ServerError> {
         let parent = match meta.parent.map(BranchRef::Id) {
             None => None,
-            Some(of) => Some(
-                self.branches
-                    .get(&of)
-                    .ok_or_else(|| ServerError::Ancestor {
-                        branch: name.to_owned(),
-                        parent: of.to_string(),
-                    })?,
-            ),
+            Some(of) => Some(self.branches.get(&of).ok_or_else(|| ServerError::Parent {
+                branch: name.to_owned(),
+                parent: of.to_string(),
+            })?),
         };
         let mut wal = None;
         let pages = Branch::open_with(
@@ -67,14 +63,14 @@ impl<'a> Opener<'a> {
                 let opened = self
                     .wals
                     .open(meta.id, floor, right)
-                    .map_err(OpenError::Log)?;
+                    .map_err(OpenError::Wal)?;
                 Ok(Arc::clone(&wal.insert(opened).wal))
             },
         )
         .map_err(|error| {
             let branch = name.to_owned();
             match error {
-                OpenError::Log(source) => ServerError::Log { branch, source },
+                OpenError::Wal(source) => ServerError::Wal { branch, source },
                 OpenError::Store(source) => ServerError::Store { branch, source },
             }
         })?;
@@ -149,7 +145,7 @@ pub(crate) fn set_closed(branches: &Branches, name: &str, meta: &BranchMeta, err
 
 /// Why a branch's parts cannot be opened.
 enum OpenError {
-    Log(WalError),
+    Wal(WalError),
     Store(StoreError),
 }
 
@@ -161,13 +157,14 @@ impl From<StoreError> for OpenError {
 
 /// Closes a branch. The WAL is closed first, so that nothing is appended meanwhile.
 pub(crate) async fn close_branch(branch: &Arc<OpenBranch>) {
+    let name = branch.name();
     let close = async {
         if let Err(error) = branch.wal.close().await {
-            tracing::error!(%error, "cannot close the WAL");
+            tracing::error!(branch = name, %error, "cannot close the WAL");
         }
         let closing = Arc::clone(branch);
         if let Err(error) = tokio::task::spawn_blocking(move || closing.pages.shutdown()).await {
-            tracing::error!(%error, "closing the branch's pages failed");
+            tracing::error!(branch = name, %error, "closing the branch's pages failed");
         }
     };
     close.instrument(branch.span()).await;

@@ -40,7 +40,7 @@ pub(super) fn guarded<T: Send + 'static>(
         waker: None,
         ready: None,
     }));
-    let watching = watch(Arc::downgrade(&held), stall);
+    let watching = watch(Arc::downgrade(&held), stall, Arc::clone(&branch));
     tokio::spawn(watching.instrument(branch.span()));
     Box::pin(Guarded {
         held,
@@ -83,7 +83,7 @@ impl<T> Held<T> {
 }
 
 /// Ends the stream once an answer has been ready for `stall` without a poll.
-async fn watch<T>(held: std::sync::Weak<Mutex<Held<T>>>, stall: Duration) {
+async fn watch<T>(held: std::sync::Weak<Mutex<Held<T>>>, stall: Duration, branch: Arc<OpenBranch>) {
     let mut seen = 0;
     let mut still = 0;
     loop {
@@ -108,6 +108,7 @@ async fn watch<T>(held: std::sync::Weak<Mutex<Held<T>>>, stall: Duration) {
             drop(now);
             drop(inner);
             tracing::warn!(
+                branch = branch.name(),
                 "ended a stream: its caller took no answer for {} s",
                 stall.as_secs_f64()
             );

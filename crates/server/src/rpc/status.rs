@@ -80,7 +80,7 @@ pub(super) fn of_wal(error: &WalError, branch: &str) -> Status {
 /// Frames were not appended.
 pub(super) fn of_append(error: &AppendError, branch: &str) -> Status {
     match error {
-        AppendError::Log(error) => of_wal(error, branch),
+        AppendError::Wal(error) => of_wal(error, branch),
         AppendError::Redo { .. } | AppendError::Stored(_) => {
             Status::data_loss(format!("branch {branch}: {error}"))
         }
@@ -107,7 +107,7 @@ pub(super) fn of_read(error: &ReadError, branch: &str) -> Status {
 /// An attach did not succeed.
 pub(super) fn of_attach(error: &AttachError, branch: &str) -> Status {
     match error {
-        AttachError::Log(error) => of_wal(error, branch),
+        AttachError::Wal(error) => of_wal(error, branch),
         AttachError::Read(error) => of_read(error, branch),
         AttachError::Renamed
         | AttachError::Held
@@ -143,7 +143,7 @@ pub(super) fn of_manage(error: &ManageError) -> Status {
             ForkError::Store(error) => of_store(error, message),
             ForkError::Crowded { .. } => Status::failed_precondition(message),
         },
-        ManageError::Open(ServerError::Log { branch, source }) => of_wal(source, branch),
+        ManageError::Open(ServerError::Wal { branch, source }) => of_wal(source, branch),
         ManageError::Open(ServerError::Store { source, .. }) => of_store(source, message),
         ManageError::Open(_) => Status::internal(message),
         ManageError::Catalog(error) => match error {

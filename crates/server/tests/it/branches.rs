@@ -271,6 +271,8 @@ async fn a_renamed_branch_keeps_its_compute() {
     let attached = server.attach_to("dev").await.unwrap();
     let id = format!("id:{}", dev.id);
     let mut writer = Writer::open_on(&server, &id, attached.epoch).await.unwrap();
+    let (_, text) = http_get(server.addrs.http, "/metrics").await;
+    assert!(text.contains("xylem_write_amplification{branch=\"dev\"}"));
     let renamed = rename(&server, "dev", "prod").await.unwrap();
     assert_eq!((renamed.name.as_str(), renamed.id), ("prod", dev.id));
     writer.redo(mark(5, 3, 7)).await;

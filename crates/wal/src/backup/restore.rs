@@ -31,7 +31,7 @@ pub struct Floor {
     pub lsn: Lsn,
 }
 
-/// The result of [`super::restore`].
+/// The result of [`super::restore()`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Restored {
     /// The first position of the WAL.
@@ -84,7 +84,7 @@ struct Progress {
     restored: Restored,
 }
 
-/// See [`super::restore`].
+/// See [`super::restore()`].
 pub(crate) async fn restore(
     remote: &Remote,
     generation: Generation,
