@@ -38,8 +38,10 @@ pub async fn check(
         // The server refuses the moment itself.
         return Ok(());
     }
-    let first = control.resolve(branch, Some(Moment::Time(began))).await?;
-    let oldest = first.lsn;
+    // The template may have been made long before, and nothing tells then which
+    // LSN was there at the beginning: all that is older shows the empty database.
+    let first = control.resolve(branch, Some(Moment::Time(began))).await;
+    let oldest = first.map_or(reach.oldest_lsn, |first| first.lsn);
     Err(Failure::new(
         format!(
             "{time} is outside the history of branch {branch}, which reaches from LSN {oldest} ({began}) to LSN {} ({}): the project began at {began}",

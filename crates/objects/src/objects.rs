@@ -390,9 +390,13 @@ impl Objects {
         let mut attempts = self.attempts("create", name);
         let mut unknown = false;
         loop {
-            let put = self.put_once(&path, bytes.clone());
-            let failure = match attempts.attempt(put).await {
-                Ok(created) => return Ok(created),
+            let put = attempts.attempt(self.put_once(&path, bytes.clone())).await;
+            let failure = match put {
+                Ok(true) => return Ok(Created::Done),
+                Ok(false) => match self.settle(&path, &bytes, &mut attempts).await {
+                    Ok(created) => return Ok(created),
+                    Err(failure) => failure,
+                },
                 Err(failure) => failure,
             };
             unknown |= match &failure {
@@ -408,43 +412,92 @@ impl Objects {
         }
     }
 
-    async fn put_once(&self, path: &Path, bytes: Bytes) -> Result<Created, Failure> {
-        let payload = PutPayload::from_bytes(bytes.clone());
+    /// Puts an object; false when the name is taken.
+    async fn put_once(&self, path: &Path, bytes: Bytes) -> Result<bool, Failure> {
+        let size = bytes.len() as u64;
+        let payload = PutPayload::from_bytes(bytes);
         let put = self.store().put_opts(path, payload, PutMode::Create.into());
         match put.await.map_err(Failure::from) {
             Ok(_) => {
-                add(&self.counters().written_bytes, bytes.len() as u64);
-                return Ok(Created::Done);
+                add(&self.counters().written_bytes, size);
+                Ok(true)
             }
             Err(Failure::Final {
                 reason: Reason::Exists,
                 ..
-            }) => {}
-            Err(failure) => return Err(failure),
-        }
-        let held = match self.store().head(path).await {
-            Ok(meta) if meta.size != bytes.len() as u64 => return Ok(Created::Exists),
-            Ok(_) => self.get_once(path, None).await,
-            Err(e) => Err(Failure::of_lookup(e)),
-        };
-        match held {
-            Ok(held) if held == bytes => Ok(Created::Done),
-            Ok(_) => Ok(Created::Exists),
-            // S3 answers "conflict" while another writer is at work, which may
-            // still fail.
-            Err(Failure::Final {
-                reason: Reason::NotFound,
-                source,
-                ..
-            }) => Err(Failure::Transient {
-                source: format!(
-                    "the store says that the name is taken, but has no such object: {source}"
-                )
-                .into(),
-                sent: false,
-            }),
+            }) => Ok(false),
             Err(failure) => Err(failure),
         }
+    }
+
+    /// Finds out whose object has a name that is taken. Only the look is made
+    /// again when it fails, with a time limit of its own each time: an upload
+    /// that takes long must not be repeated for it. Fails when nothing has the
+    /// name after all, or when the attempts give up.
+    async fn settle(
+        &self,
+        path: &Path,
+        bytes: &Bytes,
+        attempts: &mut Attempts<'_>,
+    ) -> Result<Created, Failure> {
+        loop {
+            match attempts.attempt(self.holder(path, bytes)).await {
+                Ok(created) => return Ok(created),
+                // S3 answers "conflict" while another writer is at work, which
+                // may still fail.
+                Err(Failure::Final {
+                    reason: Reason::NotFound,
+                    source,
+                    ..
+                }) => {
+                    return Err(Failure::Transient {
+                        source: format!(
+                            "the store says that the name is taken, but has no such object: {source}"
+                        )
+                        .into(),
+                        sent: false,
+                    });
+                }
+                Err(failure) => attempts.wait(failure).await?,
+            }
+        }
+    }
+
+    /// Compares the object that has a name with `bytes`. Its size comes before
+    /// its content, so a longer one is not read.
+    async fn holder(&self, path: &Path, bytes: &Bytes) -> Result<Created, Failure> {
+        let found = self.store().get_opts(path, GetOptions::default()).await;
+        let found = found.map_err(Failure::of_lookup)?;
+        if found.meta.size != bytes.len() as u64 {
+            return Ok(Created::Exists);
+        }
+        let held = found.bytes().await?;
+        add(&self.counters().read_bytes, held.len() as u64);
+        if held != *bytes {
+            return Ok(Created::Exists);
+        }
+        self.sync_name(path).await?;
+        Ok(Created::Done)
+    }
+
+    /// Makes the name of an object in a directory durable: an earlier attempt
+    /// may have made it and then failed to sync the directory.
+    async fn sync_name(&self, path: &Path) -> Result<(), Failure> {
+        let Some(dir) = &self.place.store.local else {
+            return Ok(());
+        };
+        let file = dir.join(path.as_ref());
+        let synced = tokio::task::spawn_blocking(move || {
+            let parent = file.parent().unwrap_or(&file);
+            std::fs::File::open(parent)?.sync_all()
+        })
+        .await
+        .unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        synced.map_err(|error| Failure::Final {
+            reason: Reason::Refused,
+            source: error.into(),
+            mendable: true,
+        })
     }
 
     /// Removes an object. Returns no error when it is not there.

@@ -174,7 +174,7 @@ fn a_log_that_cannot_be_synced_is_opened_anew_by_hand() -> Result<()> {
     let disk = Disk::new()?;
     let project = project(&disk, 10)?;
     let id = id_of_ill(&project)?;
-    disk.fail("sync", &format!("{id}/log/"))?;
+    disk.fail("sync", &format!("{id}/wal/"))?;
     let mut commit = project.start_sql_on(ILL, "INSERT INTO d.t VALUES (11, 'late')")?;
     wait_until("the log to fail", Duration::from_secs(60), || {
         Ok(project.branch(ILL)?["state"] == "stopped")

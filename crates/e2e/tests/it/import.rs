@@ -376,9 +376,9 @@ fn damaged_pages_are_all_found() -> Result<()> {
         let error = refused(&project, &stock.data(), more)?;
         for word in [
             "for 3 reasons",
-            "shop/big.ibd page 3: checksum",
-            "shop/big.ibd page 10: checksum",
-            "shop/customer.ibd page 3: checksum",
+            "shop/big.ibd page 3: the checksum",
+            "shop/big.ibd page 10: the checksum",
+            "shop/customer.ibd page 3: the checksum",
         ] {
             assert!(error.contains(word), "{word} in {error}");
         }

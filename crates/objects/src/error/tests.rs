@@ -81,12 +81,14 @@ fn an_operator_can_mend_credentials_buckets_and_disks() {
             denied,
         );
     }
-    for kind in [
-        ErrorKind::PermissionDenied,
-        ErrorKind::ReadOnlyFilesystem,
-        ErrorKind::StorageFull,
+    for (kind, advice) in [
+        (ErrorKind::PermissionDenied, "check the permissions"),
+        (ErrorKind::ReadOnlyFilesystem, "mount it writable"),
+        (ErrorKind::StorageFull, "make room"),
     ] {
         check(from_system(kind), kind);
+        let text = described(Failure::from(from_system(kind))).to_string();
+        assert!(text.contains(advice), "{text}");
     }
     check(from_system(ErrorKind::NotADirectory), ErrorKind::Other);
 }

@@ -45,6 +45,18 @@ fn a_create_whose_answer_was_lost_is_not_a_conflict() {
     assert_eq!(bucket.put_new("hung", &b"mine"[..]).unwrap(), Created::Done);
 }
 
+/// An upload may take long: it is not made again because the look behind it failed.
+#[test]
+fn a_look_that_fails_does_not_upload_again() {
+    let (faulty, bucket) = faulty(1);
+    faulty.script(Op::Put, "x", 0, 1, Fault::Lose);
+    faulty.script(Op::Get, "x", 0, 5, Fault::Fail);
+    assert_eq!(bucket.put_new("x", &b"mine"[..]).unwrap(), Created::Done);
+    // Two puts, the lost one and the one that found the name taken; five looks
+    // that failed, and one that did not.
+    assert_eq!(faulty.requests(), 8);
+}
+
 #[test]
 fn of_many_writers_of_one_name_one_wins_whatever_is_lost() {
     for seed in 0..5 {

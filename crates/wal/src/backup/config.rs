@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use xylem_ambient::{Clock, Entropy};
-use xylem_objects::Retry;
+use xylem_objects::{GiveUp, Retry};
 
 /// How a [`crate::Backup`] copies.
 #[derive(Clone, Debug)]
@@ -51,14 +51,15 @@ impl BackupConfig {
     }
 
     pub(crate) fn check(&self) -> Result<(), WalError> {
-        if self.object_bytes <= 1 << 30 && self.puts_max > 0 {
+        let forever = self.retry.give_up == GiveUp::Never;
+        if self.object_bytes <= 1 << 30 && self.puts_max > 0 && forever {
             return Ok(());
         }
         Err(WalError::Io {
             context: "configuration of the WAL's backup".to_owned(),
             source: io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "object_bytes may be 1 GiB at most, puts_max must be 1 at least",
+                "object_bytes may be 1 GiB at most, puts_max must be 1 at least, retry must never give up",
             ),
         })
     }

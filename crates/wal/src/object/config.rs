@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use xylem_ambient::{Clock, Entropy};
-use xylem_objects::Retry;
+use xylem_objects::{GiveUp, Retry};
 
 /// How an [`crate::ObjectWal`] uses its store and memory.
 #[derive(Clone, Debug)]
@@ -77,6 +77,8 @@ impl ObjectWalConfig {
             "object_bytes and max_frame_bytes may be 1 GiB at most"
         } else if self.puts_max == 0 || self.read_ahead_objects == 0 {
             "puts_max and read_ahead_objects must be 1 at least"
+        } else if self.retry.give_up != GiveUp::Never {
+            "retry must never give up: a WAL ends when a request fails"
         } else {
             return Ok(());
         };

@@ -62,7 +62,7 @@ fn frames_share_objects_while_others_are_on_their_way() {
             object_bytes: 64 << 10,
             queue_bytes: 1 << 20,
             puts_max: 4,
-            retry: xylem_objects::Retry::default(),
+            retry: xylem_objects::Retry::forever(),
             ..small()
         };
         let wal = site.open_on(&site.net.wire(), config).await.unwrap();
