@@ -95,8 +95,12 @@ fn libraries(home: &Home, checks: &mut Vec<Check>) -> Option<String> {
     version
 }
 
-/// The first `a.b.c` in the answer to `--version`.
+/// The first `a.b.c` in the answer to `--version`, behind the program's path, which
+/// may contain a version as well.
 pub(super) fn version_in(text: &str) -> Option<String> {
+    let text = text
+        .split_once(" Ver ")
+        .map_or(text, |(_, version)| version);
     text.split(|c: char| !(c.is_ascii_digit() || c == '.'))
         .find(|word| {
             let parts: Vec<&str> = word.split('.').collect();

@@ -5,7 +5,7 @@
 //! This works only if the library is preloaded (`LD_PRELOAD`) and `XYLEM_DATADIR`
 //! names the data directory. Otherwise every interposed function calls libc
 //! directly. A file is a side file if its name says so ([`names`]). The library
-//! tracks descriptors of side files that are open for writing ([`fds`]). One mutex
+//! tracks descriptors of side files that are open for writing (`fds`). One mutex
 //! is held from the local operation until it is queued, so that concurrent
 //! operations have the same order in both places. Waits for durability happen
 //! outside that mutex.

@@ -104,7 +104,7 @@ fn refusals() {
     let e = apply(&mut page[..1024], P, flags(), END, &init()).unwrap_err();
     assert_eq!(
         e.to_string(),
-        "page 3:7, mini-transaction ending at LSN 72623859790382856: page buffer is 1024 bytes, the tablespace's pages are 4096"
+        "page 3:7, mini-transaction ending at LSN 72623859790382856: the page buffer has 1024 bytes, but the tablespace's pages have 4096"
     );
     // ROW_FORMAT=COMPRESSED pages have no structural records.
     let zip = SpaceFlags::new(0b10_0011).unwrap();

@@ -327,7 +327,12 @@ impl Acks {
                 .accepted
                 .is_some_and(|accepted| self.durable.borrow().seq() >= accepted)
             {
-                return None;
+                // An answer tells it first, if none has: the caller's frames became
+                // durable while its side was found closed.
+                return match self.durable.has_changed() {
+                    Ok(true) => Some(Ok(())),
+                    Ok(false) | Err(_) => None,
+                };
             }
             let due = self.applied_due;
             tokio::select! {

@@ -257,7 +257,11 @@ async fn what_is_not_right_is_refused_and_nothing_is_left() {
             Code::InvalidArgument,
             "no end",
         ),
-        (one(flipped), Code::InvalidArgument, "page 5:7: checksum"),
+        (
+            one(flipped),
+            Code::InvalidArgument,
+            "page 5:7: the checksum",
+        ),
         (
             one(image(5, 8, 64, LSN)),
             Code::InvalidArgument,
