@@ -1,4 +1,4 @@
-//! What every command works with: the state directory, how to print, the clock
+//! The context of every command: the state directory, how to print, the clock
 //! and the source of randomness.
 
 use crate::args::Global;

@@ -362,7 +362,7 @@ impl Control {
         self.changed(doing, from, answer).await
     }
 
-    /// What a moment of a branch is, as LSN and as time.
+    /// A moment of a branch, as LSN and as time.
     ///
     /// # Errors
     /// When it lies outside the branch's history.

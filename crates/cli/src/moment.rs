@@ -65,7 +65,7 @@ impl When {
         parsed.ok_or_else(|| format!("{text:?} is neither an LSN nor a time: {FORMS}"))
     }
 
-    /// What it means at `now`, where local times are those of `zone`.
+    /// The moment's meaning at `now`, where local times are those of `zone`.
     ///
     /// # Errors
     /// When the clocks of `zone` skipped that local time or showed it twice.

@@ -1,4 +1,4 @@
-//! What goes to stdout: one JSON document, or text for people.
+//! Output on stdout: one JSON document, or text for people.
 
 use anyhow::{Context, Result};
 use serde::Serialize;

@@ -130,7 +130,7 @@ impl Project {
         self.accounts_of.get(id).copied().unwrap_or(self.accounts)
     }
 
-    /// What the accounts must be for the address that computes listen on.
+    /// The accounts that the address of the computes requires.
     pub fn accounts_wanted(&self) -> Accounts {
         if self.settings.bind().is_loopback() {
             Accounts::Local

@@ -153,9 +153,9 @@ pub(crate) struct Chosen {
 pub(crate) struct Asked {
     /// Those of last time.
     pub kept: Ports,
-    /// What gRPC must have.
+    /// The port that gRPC must have.
     pub grpc: Option<u16>,
-    /// What HTTP must have.
+    /// The port that HTTP must have.
     pub http: Option<u16>,
 }
 

@@ -99,7 +99,7 @@ impl Session {
         Ok(started)
     }
 
-    /// What starts computes.
+    /// Starts computes.
     pub fn starter<'a>(&'a mut self, app: &'a App, progress: &'a Progress) -> Starter<'a> {
         Starter {
             app,

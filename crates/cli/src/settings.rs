@@ -25,11 +25,11 @@ pub struct Settings {
     #[command(flatten)]
     #[serde(flatten)]
     pub format: FormatSettings,
-    /// What the server is started with.
+    /// Settings with which the server is started.
     #[command(flatten)]
     #[serde(flatten)]
     pub server: ServerSettings,
-    /// What computes are started with.
+    /// Settings with which computes are started.
     #[command(flatten)]
     #[serde(flatten)]
     pub compute: ComputeSettings,
@@ -74,7 +74,7 @@ pub struct ServerSettings {
     pub history: Option<String>,
 }
 
-/// What computes are started with.
+/// Settings with which computes are started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
 pub struct ComputeSettings {
     /// Address that computes listen on [default: 127.0.0.1]

@@ -96,7 +96,7 @@ pub fn harmless_environment() -> impl Iterator<Item = (OsString, OsString)> {
 /// A program to start in a session of its own.
 #[derive(Debug)]
 pub struct Detached<'a> {
-    /// What to run.
+    /// The program to run.
     pub program: &'a Path,
     /// Its arguments.
     pub args: Vec<OsString>,

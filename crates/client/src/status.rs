@@ -78,7 +78,7 @@ impl Status {
 pub struct Error {
     /// Never [`Status::Ok`].
     pub status: Status,
-    /// What failed, where and why, in lower case.
+    /// The failure: what, where and why, in lower case.
     pub message: String,
 }
 

@@ -1,4 +1,4 @@
-//! What the files of a data directory are, by their names.
+//! The kinds of files in a data directory, by their names.
 
 use crate::own::{BINLOG_OWNER_FILE, EXPORT_SETTINGS, USER_FILE};
 

@@ -53,7 +53,7 @@ pub enum DictionaryError {
     Malformed {
         /// Which page.
         page: u32,
-        /// What is wrong with it.
+        /// The problem with it.
         what: &'static str,
     },
     /// A page cannot be read.
@@ -61,7 +61,7 @@ pub enum DictionaryError {
     Io {
         /// Which page.
         page: u32,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// A file cannot be read or written, or a working copy is not as it must be.
-/// What is wrong with a directory that people name is a
+/// A problem with a directory that people name is a
 /// [`Refusal`](crate::refusal::Refusal) instead.
 #[derive(Debug, Error)]
 pub enum DatadirError {
@@ -50,7 +50,7 @@ pub enum DatadirError {
     Space {
         /// Its file.
         name: String,
-        /// What is wrong with it.
+        /// The problem with it.
         source: SpaceError,
     },
     /// InnoDB's dictionary in the working copy is damaged.

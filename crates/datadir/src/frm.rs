@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-/// What a `.frm` file defines.
+/// The definition in a `.frm` file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Definition {
     /// A view.

@@ -8,7 +8,7 @@ use std::path::Path;
 /// The tables.
 pub const NAMES: [&str; 2] = ["general_log", "slow_log"];
 
-/// What MariaDB's CSV engine keeps of a table without rows: a magic number, the
+/// The files of a table without rows in MariaDB's CSV engine: a magic number, the
 /// version, four counters of 8 bytes, and whether it is in use
 /// (`write_meta_file()` in `ha_tina.cc`). Without it the table counts as crashed.
 const EMPTY_META: [u8; 35] = {

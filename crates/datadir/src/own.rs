@@ -1,4 +1,4 @@
-//! What Xylem adds to a branch's data directory.
+//! The files that Xylem adds to a branch's data directory.
 //!
 //! People log in as `root`, except on an imported branch and the branches made
 //! from it: there `root` belongs to the imported database, and a side file, which

@@ -30,11 +30,11 @@ const LEVEL: usize = 38 + 26;
 pub struct BadPage {
     /// Its number.
     pub page: u32,
-    /// What is wrong with it.
+    /// The problem with it.
     pub problem: String,
 }
 
-/// What a pass over a tablespace found.
+/// The result of a pass over a tablespace.
 #[derive(Debug, Default)]
 pub struct Found {
     /// Pages that are not all zeros.

@@ -11,9 +11,9 @@ pub const READABLE: &str =
 pub struct Refusal {
     /// The file or table.
     pub subject: String,
-    /// What is wrong with it.
+    /// The problem with it.
     pub problem: String,
-    /// What to do.
+    /// The remedy.
     pub hint: String,
 }
 

@@ -21,7 +21,7 @@ mod tests;
 
 /// InnoDB's log.
 pub const LOG: &str = "ib_logfile0";
-/// What `mariadb-backup` says of a backup, by its versions.
+/// The files in which `mariadb-backup` describes a backup, by its versions.
 const BACKUP_INFO: [&str; 2] = ["xtrabackup_checkpoints", "mariadb_backup_checkpoints"];
 /// Bytes looked at behind a checkpoint: what follows a clean stop takes 16.
 const WINDOW: usize = 64 << 10;
@@ -47,7 +47,7 @@ pub struct Stopped {
 /// Looks at the log of the data directory `dir`.
 ///
 /// # Errors
-/// What stands in the way of using the directory.
+/// Finds out whether the directory can be used: its server must have stopped cleanly.
 pub fn look(dir: &Path) -> Result<Stopped, Refusal> {
     prepared(dir)?;
     let refuse = |what: String, hint: &str| Refusal::new(LOG, what, hint);
@@ -142,7 +142,7 @@ fn version(creator: &str) -> Result<(), Refusal> {
     }
 }
 
-/// What stands behind the checkpoint, the ring unrolled.
+/// The redo behind the checkpoint, the ring unrolled.
 fn tail(file: &std::fs::File, header: &LogHeader, size: u64) -> std::io::Result<Vec<u8>> {
     let Some(ring) = LogGeometry::new(header.first_lsn, size) else {
         return Ok(Vec::new());

@@ -37,7 +37,7 @@ pub struct SideFile {
     pub size: Option<u64>,
 }
 
-/// What a directory holds.
+/// The content of a directory.
 #[derive(Debug, Default)]
 pub struct Survey {
     /// How its server was stopped.
@@ -59,7 +59,7 @@ pub struct Survey {
     pub buffered: bool,
     /// Notes for people.
     pub notes: Vec<String>,
-    /// What stands in the way.
+    /// The obstacles.
     pub refusals: Vec<Refusal>,
     leave_out_unknown: bool,
     left_out: Vec<String>,

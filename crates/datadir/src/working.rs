@@ -26,7 +26,7 @@ mod tests;
 /// Size of a redo log that suits MariaDB's default settings, in bytes.
 pub const LOG_BYTES: u64 = 96 << 20;
 
-/// What MariaDB and its new tables need on disk beside the copy, in bytes.
+/// The space that MariaDB and its new tables need on disk beside the copy, in bytes.
 const SLACK_BYTES: u64 = 256 << 20;
 
 /// Extensions of the files in which MariaDB keeps tables in Aria and MyISAM.
@@ -35,7 +35,7 @@ const ENGINE_FILES: [&str; 4] = ["MAD", "MAI", "MYD", "MYI"];
 /// A copy of what stock MariaDB needs to convert its own tables.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkingCopy<'a> {
-    /// What the directory holds.
+    /// The content of the directory.
     pub survey: &'a Survey,
     /// A private directory for the copy, empty.
     pub work: &'a Path,

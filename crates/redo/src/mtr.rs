@@ -76,7 +76,7 @@ impl<'a> Mtr<'a> {
     }
 }
 
-/// What begins at the start of some bytes: a record or the end byte.
+/// The item at the start of some bytes: a record or the end byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Head {
     /// A record, and its size in bytes including the first byte and the length.

@@ -61,7 +61,7 @@ pub struct ServerConfig {
     /// How long this server may acknowledge commits after another server has
     /// claimed the project. The other server waits for as long.
     pub ownership_lease: Span,
-    /// What a server does with commits while it cannot ask the store whether
+    /// The server's treatment of commits while it cannot ask the store whether
     /// it still owns the project.
     pub on_store_outage: OnStoreOutage,
     /// Limit of the local copies of a remote store's objects, in bytes.
@@ -119,7 +119,7 @@ impl std::str::FromStr for LogFormat {
     }
 }
 
-/// What a server does with commits on local WALs while the store does not answer.
+/// The server's treatment of commits on local WALs while the store does not answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd)]
 pub enum OnStoreOutage {
     /// It acknowledges them: another server takes the project over only after

@@ -38,7 +38,7 @@ pub enum ServerError {
     Project {
         /// The file, directory or store.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         message: String,
     },
     /// The project's catalogue cannot be read or changed.

@@ -28,7 +28,7 @@ const PORT_TAKEN: &str = "Can't start server: Bind on TCP/IP port";
 #[error("port {0} was taken while the compute started")]
 pub(super) struct PortTaken(u16);
 
-/// What is to be done about accounts in a start.
+/// The work on accounts that a start has to do.
 struct Login {
     /// The account for people.
     user: String,

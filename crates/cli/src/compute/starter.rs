@@ -1,4 +1,4 @@
-//! What a start works with, and what comes of it.
+//! The inputs of a start, and its result.
 
 use super::host::Host;
 use super::name::ComputeName;

@@ -29,9 +29,9 @@ pub struct Check {
     pub name: &'static str,
     /// The verdict.
     pub verdict: Verdict,
-    /// What was found.
+    /// The finding.
     pub found: String,
-    /// What helps.
+    /// The remedy.
     pub hint: Option<String>,
 }
 

@@ -19,7 +19,7 @@ use xylem_proto::control::base_item::Item;
 use xylem_redo::SpaceFlags;
 use xylem_types::{BranchName, Lsn, SpaceId};
 
-/// What has come of the branch, and the directory that it is written to.
+/// The part of the branch received so far, and the directory that it is written to.
 #[derive(Debug)]
 pub struct Received {
     /// The directory.

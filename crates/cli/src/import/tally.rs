@@ -1,4 +1,4 @@
-//! What was read of a directory, and what is wrong with its pages.
+//! Counts of a directory's content, and the damage found in its pages.
 
 use xylem_datadir::pages::{BadPage, Found};
 use xylem_datadir::refusal::Refusal;

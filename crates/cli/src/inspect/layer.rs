@@ -48,7 +48,7 @@ pub struct LayerReport {
     pub versions: Vec<CountRow>,
     /// Blocks of each kind.
     pub blocks: Vec<BlockRow>,
-    /// What is wrong with it.
+    /// The problem with it.
     pub faults: Vec<String>,
     /// The versions that were asked for.
     pub list: Vec<VersionRow>,

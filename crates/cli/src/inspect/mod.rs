@@ -26,7 +26,7 @@ pub struct RecordLine {
     pub offset: Option<u32>,
     /// How many bytes it writes.
     pub length: Option<u32>,
-    /// What it does.
+    /// The effect, in words.
     pub text: String,
 }
 

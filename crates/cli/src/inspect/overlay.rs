@@ -123,7 +123,7 @@ impl OverlayFile {
         })
     }
 
-    /// What the file had from `at` on; zeros behind its end.
+    /// The content of the file from `at` on; zeros behind its end.
     fn read_base(&self, at: u64, out: &mut [u8]) -> io::Result<()> {
         out.fill(0);
         let Some(base) = &self.base else {

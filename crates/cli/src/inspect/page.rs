@@ -67,7 +67,7 @@ pub struct VersionReport {
     pub branch_id: String,
     /// Its tablespace was created or truncated since: it is not visible.
     pub void: bool,
-    /// What it does.
+    /// The effect, in words.
     pub records: Vec<RecordLine>,
     /// There are more of them.
     pub records_cut: bool,
@@ -79,7 +79,7 @@ pub struct VersionReport {
     pub page: Option<PageRow>,
 }
 
-/// What a page is.
+/// A page's own description.
 #[derive(Debug, Serialize)]
 pub struct PageRow {
     /// Why it cannot be had.
@@ -93,7 +93,7 @@ pub struct PageRow {
     pub kind: u32,
     /// Its name.
     pub type_name: String,
-    /// What InnoDB would find wrong with it; none: its checksum is good.
+    /// The fault that InnoDB would find; none: its checksum is good.
     pub fault: Option<String>,
     /// Its bytes in hexadecimal, if they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -67,7 +67,7 @@ pub struct EntryRow {
     /// The mini-transactions that end in it, if they were asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mtrs: Vec<MtrRow>,
-    /// What is wrong with its redo, or with where it begins.
+    /// The problem with its redo, or with where it begins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }

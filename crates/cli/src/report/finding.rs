@@ -1,4 +1,4 @@
-//! What a scrub found, as a document.
+//! A scrub's findings, as a document.
 
 use serde::Serialize;
 use xylem_proto::inspect::Finding;
@@ -14,7 +14,7 @@ pub struct FindingRow {
     pub file: Option<String>,
     /// `damaged`, `missing`, `unreadable` or `orphan`.
     pub kind: String,
-    /// What is wrong with it.
+    /// The problem with it.
     pub message: String,
 }
 

@@ -1,4 +1,4 @@
-//! What a look at a server that may not run finds.
+//! The state of a server that may not run.
 
 use super::branch::{self, BranchReport};
 use super::finding::FindingRow;
@@ -7,7 +7,7 @@ use crate::control::Control;
 use crate::state::ServerRecord;
 use xylem_proto::control::StatusResponse;
 
-/// What is known of the server.
+/// The server's state, as far as it is known.
 #[derive(Debug, Default)]
 pub struct Seen {
     /// Its record in the state directory.

@@ -1,4 +1,4 @@
-//! What the doctor makes of what the server says; bytes as people read them.
+//! The doctor's verdicts on the server's answers; bytes as people read them.
 
 use crate::doctor::{Check, Verdict, care};
 use crate::inspect::hexdump;

@@ -1,4 +1,4 @@
-//! What tests share: a state directory, a command's context, processes.
+//! Fixtures of the tests: a state directory, a command's context, processes.
 
 use crate::app::App;
 use crate::process::Process;

@@ -11,7 +11,7 @@ fn dir_with(log: &[u8]) -> tempfile::TempDir {
     dir
 }
 
-/// What a server writes; `creator` stands in its header.
+/// A redo log as a server writes it; `creator` is in its header.
 fn log(creator: &str) -> Vec<u8> {
     let mut log = log_file(START, 4 << 20);
     log[16..48].fill(0);

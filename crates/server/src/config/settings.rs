@@ -18,7 +18,7 @@ pub struct Setting {
     pub default: Fallback,
     /// The smallest and the largest value, as a user types them.
     pub range: Option<(&'static str, &'static str)>,
-    /// What the setting does, in one line.
+    /// The effect of the setting, in one line.
     pub help: &'static str,
     /// More about it, for the documents; may be empty.
     pub detail: &'static str,

@@ -40,7 +40,7 @@ pub enum ConfigError {
     Value {
         /// Flag, variable, or file and key.
         origin: String,
-        /// What is wrong, and which values are valid.
+        /// The problem, and the valid values.
         message: String,
     },
     /// A setting without a default is missing.

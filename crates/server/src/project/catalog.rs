@@ -56,7 +56,7 @@ pub enum CatalogError {
         name: String,
         /// The store's URL.
         place: String,
-        /// What is wrong.
+        /// The problem.
         message: String,
     },
     /// This server has lost the project.
@@ -82,7 +82,7 @@ pub enum CatalogError {
         name: String,
         /// The store's URL.
         place: String,
-        /// What went wrong.
+        /// The failure.
         why: String,
     },
 }

@@ -147,7 +147,7 @@ pub(crate) fn walk(file: &dyn DiskFile, segment: Segment) -> Result<Walked, Scan
     }
 }
 
-/// What an entry must look like before it is read. These limits tell the
+/// The limits that an entry must keep before it is read. They tell the
 /// remains of a crash from bytes that happen to have the right checksum: a
 /// checksum alone is wrong once in four billion offsets, and a segment has 64
 /// million offsets, which may hold anything from an earlier use of the file.

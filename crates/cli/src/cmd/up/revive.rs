@@ -17,7 +17,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// What the storage engine writes to the error log before it ends by itself, with
+/// The storage engine writes this to the error log before it ends by itself, with
 /// nothing lost. A compute whose branch another one has taken over writes something
 /// else, and must stay down.
 const ENDED_BY_ITSELF: &str = "This server stops; every acknowledged commit is on the page server";
