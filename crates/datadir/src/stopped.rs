@@ -44,10 +44,10 @@ pub struct Stopped {
     pub creator: String,
 }
 
-/// Looks at the log of the data directory `dir`.
+/// Looks at the redo log of the data directory `dir`.
 ///
 /// # Errors
-/// Finds out whether the directory can be used: its server must have stopped cleanly.
+/// An obstacle to the use of the directory.
 pub fn look(dir: &Path) -> Result<Stopped, Refusal> {
     prepared(dir)?;
     let refuse = |what: String, hint: &str| Refusal::new(LOG, what, hint);
