@@ -1,6 +1,6 @@
 //! `xylem inspect` and `xylem scrub` on files: what people see.
 //!
-//! `XYLEM_WRITE_GOLDEN=1 cargo test -p xylem-cli --test it inspect` writes the
+//! `UPDATE_EXPECT=1 cargo test -p xylem-cli --test it inspect` writes the
 //! texts anew.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

@@ -42,15 +42,7 @@ pub fn json(args: &[&dyn AsRef<OsStr>]) -> serde_json::Value {
     serde_json::from_str(&says(args)).unwrap()
 }
 
-/// Compares with `tests/golden/NAME`.
+/// Compares with `tests/golden/NAME`; `UPDATE_EXPECT=1` writes it anew.
 pub fn golden(name: &str, found: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(name);
-    if std::env::var_os("XYLEM_WRITE_GOLDEN").is_some() {
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, found).unwrap();
-    }
-    let wanted = std::fs::read_to_string(&path).unwrap();
-    assert!(found == wanted, "{name} differs:\n{found}");
+    expect_test::expect_file![format!("../golden/{name}")].assert_eq(found);
 }
