@@ -145,7 +145,6 @@ fn a_create_that_was_done_behind_an_error_is_found() {
             [
                 "PUT /bucket/place/x if absent",
                 "PUT /bucket/place/x if absent",
-                "HEAD /bucket/place/x",
                 "GET /bucket/place/x"
             ]
         );

@@ -220,7 +220,12 @@ async fn a_wal_that_nobody_backed_up_goes_on_where_layers_end() {
         }
         main.durable().await;
     }
-    // No layer holds what this branch depends on.
+    // No layer holds what this branch depends on, also if the last one was flushed
+    // just now with everything before.
+    for _ in 0..10 {
+        main.redo(mark(5, 3, n)).await;
+    }
+    main.durable().await;
     let dev = create(&server, "dev", "main").await;
     drop(main);
     server.crash();
