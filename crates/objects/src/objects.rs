@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload,
+    GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload,
 };
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
@@ -272,8 +272,13 @@ impl Objects {
         {
             return Err(too_short(&range, result.meta.size));
         }
-        let wanted = result.range.end - result.range.start;
-        let bytes = result.bytes().await?;
+        self.body(result).await
+    }
+
+    /// The bytes of an answer, all of them: fewer are a failure that passes.
+    async fn body(&self, answer: GetResult) -> Result<Bytes, Failure> {
+        let wanted = answer.range.end - answer.range.start;
+        let bytes = answer.bytes().await?;
         add(&self.counters().read_bytes, bytes.len() as u64);
         if bytes.len() as u64 != wanted {
             return Err(Failure::Transient {
@@ -471,9 +476,7 @@ impl Objects {
         if found.meta.size != bytes.len() as u64 {
             return Ok(Created::Exists);
         }
-        let held = found.bytes().await?;
-        add(&self.counters().read_bytes, held.len() as u64);
-        if held != *bytes {
+        if self.body(found).await? != *bytes {
             return Ok(Created::Exists);
         }
         self.sync_name(path).await?;

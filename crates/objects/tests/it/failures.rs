@@ -57,6 +57,15 @@ fn a_look_that_fails_does_not_upload_again() {
     assert_eq!(faulty.requests(), 8);
 }
 
+/// Half of our own object is not another writer's.
+#[test]
+fn a_look_that_is_cut_is_no_conflict() {
+    let (faulty, bucket) = faulty(1);
+    faulty.script(Op::Put, "x", 0, 1, Fault::Lose);
+    faulty.script(Op::Get, "x", 0, 1, Fault::Cut);
+    assert_eq!(bucket.put_new("x", &b"mine"[..]).unwrap(), Created::Done);
+}
+
 #[test]
 fn of_many_writers_of_one_name_one_wins_whatever_is_lost() {
     for seed in 0..5 {
