@@ -2,6 +2,7 @@
 //! compiler and without further packages.
 
 use crate::dist::Dist;
+use crate::plugin::{copy, strip};
 use crate::{cache, plugin, steps};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
@@ -117,8 +118,9 @@ fn collect(dist: &Dist, root: &Path) -> Result<()> {
         copy(&dist.root.join(&plugin), &root.join(&plugin))?;
     }
     for ours in ["bin/xylem", "lib/libxylem_client.so"] {
-        copy(&dist.root.join(ours), &root.join(ours))?;
-        strip(&root.join(ours))?;
+        let to = root.join(ours);
+        fs::create_dir_all(to.parent().unwrap_or(root))?;
+        strip(&dist.root.join(ours), &to)?;
     }
     Ok(())
 }
@@ -209,15 +211,6 @@ fn is_elf(path: &Path) -> Result<bool> {
     Ok(magic == b"\x7fELF")
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    if let Some(dir) = to.parent() {
-        fs::create_dir_all(dir)?;
-    }
-    fs::copy(from, to)
-        .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
-    Ok(())
-}
-
 /// Copies a tree with links resolved, without MariaDB's tests.
 fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
@@ -233,10 +226,5 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
             copy(&path, &to.join(name))?;
         }
     }
-    Ok(())
-}
-
-fn strip(path: &Path) -> Result<()> {
-    steps::output(Command::new("strip").arg("--strip-debug").arg(path))?;
     Ok(())
 }

@@ -196,7 +196,8 @@ fn make(
     Ok(build)
 }
 
-fn strip(from: &Path, to: &Path) -> Result<()> {
+/// Copies a program or library without its debug information.
+pub fn strip(from: &Path, to: &Path) -> Result<()> {
     steps::output(
         Command::new("strip")
             .arg("--strip-debug")
@@ -324,7 +325,8 @@ fn apply(patch: &Path, dir: &Path, mariadb: &Mariadb) -> Result<()> {
     Ok(())
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
+/// Copies a file, and makes the folder that it goes to.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
     if let Some(dir) = to.parent() {
         fs::create_dir_all(dir)?;
     }

@@ -62,12 +62,15 @@ pub enum Accounts {
     Any,
 }
 
-/// Whether `project.toml` may have `key`: a field of [`Project`], or a setting.
-fn is_known(key: &str) -> bool {
-    ["created", "accounts", "accounts_of", "half_made", "ports"].contains(&key)
-        || Settings::augment_args(Command::new("settings"))
-            .get_arguments()
-            .any(|setting| setting.get_id() == key)
+/// The first key of `table` that `project.toml` does not have: it is neither a field
+/// of [`Project`] nor a setting.
+fn unknown_key(table: &toml::Table) -> Option<&String> {
+    const FIELDS: [&str; 5] = ["created", "accounts", "accounts_of", "half_made", "ports"];
+    let settings = Settings::augment_args(Command::new("settings"));
+    let is_setting = |key: &str| settings.get_arguments().any(|arg| arg.get_id() == key);
+    table
+        .keys()
+        .find(|key| !FIELDS.contains(&key.as_str()) && !is_setting(key))
 }
 
 impl Project {
@@ -97,7 +100,7 @@ impl Project {
         let malformed = || format!("{} is malformed", path.display());
         let table: toml::Table = text.parse().with_context(malformed)?;
         // A setting that this version does not know must not be lost in silence.
-        if let Some(key) = table.keys().find(|key| !is_known(key)) {
+        if let Some(key) = unknown_key(&table) {
             return Err(Failure::new(
                 format!("{}: unknown key {key:?}", path.display()),
                 "another version of Xylem wrote it: remove the key, or give the setting that replaces it (`xylem up --help`)",

@@ -140,32 +140,16 @@ impl Project {
 
     /// Runs SQL on a compute: a branch's, or a read-only one.
     pub fn sql_on(&self, compute: &str, sql: &str) -> Result<String> {
-        self.xylem(&[
-            "sql",
-            compute,
-            "-e",
-            sql,
-            "--",
-            "--batch",
-            "--skip-column-names",
-        ])
+        self.xylem(&sql_args(compute, sql))
     }
 
     /// Starts a client that runs SQL on a compute; its output is piped.
     pub fn start_sql_on(&self, compute: &str, sql: &str) -> Result<Child> {
-        self.command(&[
-            "sql",
-            compute,
-            "-e",
-            sql,
-            "--",
-            "--batch",
-            "--skip-column-names",
-        ])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot run xylem sql")
+        self.command(&sql_args(compute, sql))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot run xylem sql")
     }
 
     /// Runs SQL that must fail; returns the error text.
@@ -334,6 +318,12 @@ impl Drop for Project {
             eprintln!("xylem down: {}", String::from_utf8_lossy(&out.stderr));
         }
     }
+}
+
+/// The arguments of `xylem` that run SQL and print rows as tab-separated lines.
+fn sql_args<'a>(compute: &'a str, sql: &'a str) -> [&'a str; 7] {
+    let (batch, bare) = ("--batch", "--skip-column-names");
+    ["sql", compute, "-e", sql, "--", batch, bare]
 }
 
 /// SIGKILLs a process and waits until it is gone.

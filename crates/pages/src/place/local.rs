@@ -187,7 +187,8 @@ impl FileWriter for LocalWriter {
     }
 }
 
-struct LocalReader(File);
+/// A file of a directory, open for reading.
+pub(super) struct LocalReader(pub(super) File);
 
 impl FileReader for LocalReader {
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {

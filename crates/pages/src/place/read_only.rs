@@ -2,9 +2,9 @@
 //! a server may have it open.
 
 use super::files::{FileReader, FileWriter, Files, Place, Put};
+use super::local::LocalReader;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -67,14 +67,6 @@ impl Place for ReadOnlyPlace {
 
 struct ReadOnlyFiles(PathBuf);
 
-struct Reader(File);
-
-impl FileReader for Reader {
-    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact_at(out, offset)
-    }
-}
-
 impl Files for ReadOnlyFiles {
     fn list(&self) -> io::Result<Vec<(String, u64)>> {
         let mut out = Vec::new();
@@ -96,7 +88,7 @@ impl Files for ReadOnlyFiles {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn FileReader>> {
-        Ok(Arc::new(Reader(File::open(self.0.join(name))?)))
+        Ok(Arc::new(LocalReader(File::open(self.0.join(name))?)))
     }
 
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
