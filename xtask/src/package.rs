@@ -60,14 +60,33 @@ const SYSTEM: &[&str] = &[
 /// The environment variable that gives tests the path of the archive.
 pub const VARIABLE: &str = "XYLEM_TEST_PACKAGE";
 
+/// The archive of the installation for a test: packed only if the programs have
+/// changed since it was.
+pub fn current(dist: &Dist) -> Result<PathBuf> {
+    let archive = folder().join(format!("{}.tar.gz", name()));
+    // The template is in a folder named by a hash of all programs.
+    let programs = fs::read_link(dist.root.join("template"))?;
+    let programs = programs.to_string_lossy();
+    let packed = folder().join("packed");
+    if !archive.exists() || fs::read_to_string(&packed).unwrap_or_default() != programs {
+        make(dist)?;
+        fs::write(&packed, programs.as_bytes())?;
+    }
+    Ok(archive)
+}
+
+fn folder() -> PathBuf {
+    plugin::checkout().join("target/package")
+}
+
+fn name() -> String {
+    let (version, arch) = (env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
+    format!("xylem-{version}-debian12-{arch}")
+}
+
 /// Packs the installation; returns the archive.
 pub fn make(dist: &Dist) -> Result<PathBuf> {
-    let name = format!(
-        "xylem-{}-debian12-{}",
-        env!("CARGO_PKG_VERSION"),
-        std::env::consts::ARCH
-    );
-    let folder = plugin::checkout().join("target/package");
+    let (name, folder) = (name(), folder());
     let root = folder.join(&name);
     if root.exists() {
         fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;

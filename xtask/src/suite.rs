@@ -55,7 +55,7 @@ pub fn run(dist: &Dist, filter: Option<&str>) -> Result<()> {
     // chroot needs root.
     if rustix::process::geteuid().is_root() {
         tests
-            .env(package::VARIABLE, package::make(dist)?)
+            .env(package::VARIABLE, package::current(dist)?)
             .env(debian::ROOT_VARIABLE, debian::minimal_root()?);
     }
     check("tests", dist.environment(&mut tests))

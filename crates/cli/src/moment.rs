@@ -21,7 +21,7 @@ pub enum When {
     Lsn(u64),
     /// A time with its offset from UTC.
     Time(Timestamp),
-    /// So long ago.
+    /// A duration before now.
     Ago(SignedDuration),
     /// A local date and time.
     Local(DateTime),

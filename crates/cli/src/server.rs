@@ -20,8 +20,8 @@ use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-/// Where the server listens: computes on this machine reach it, other machines
-/// must not without a token. `xylem server` by itself can listen elsewhere.
+/// The address on which the server listens. Computes on this machine reach it; other
+/// machines must not without a token. `xylem server` by itself can listen elsewhere.
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// How long the server may take to open its branches.

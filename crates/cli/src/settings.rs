@@ -17,7 +17,7 @@ pub const WAL_STORE: &str = "local";
 /// Settings of a project, or those given to one command.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
 pub struct Settings {
-    /// Where the project's data is.
+    /// The place of the project's data.
     #[command(flatten)]
     #[serde(flatten)]
     pub store: StoreSettings,
@@ -35,7 +35,7 @@ pub struct Settings {
     pub compute: ComputeSettings,
 }
 
-/// Where the data of a project is: flags of the server that never change.
+/// The place of a project's data: flags of the server that never change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
 pub struct StoreSettings {
     /// Object store of layers, manifests and the catalogue, such as
@@ -43,7 +43,7 @@ pub struct StoreSettings {
     /// [default: a directory in the state directory]
     #[arg(long, value_name = "URL")]
     pub object_store: Option<String>,
-    /// Where WALs are: local (this machine's disk) or object (the object store: a
+    /// Place of WALs: local (this machine's disk) or object (the object store: a
     /// commit waits for it, and the loss of this machine loses nothing); cannot be
     /// changed later [default: local]
     #[arg(long, value_name = "WHERE", value_parser = [WAL_STORE, "object"])]
@@ -159,7 +159,7 @@ impl Settings {
         self.format.page_size.unwrap_or(PAGE_SIZE)
     }
 
-    /// Where WALs are.
+    /// The place of WALs.
     pub fn wal_store(&self) -> &str {
         self.store.wal_store.as_deref().unwrap_or(WAL_STORE)
     }

@@ -106,7 +106,7 @@ pub struct Detached<'a> {
     pub inherits: Inherits,
     /// The account that it runs as, if not this process's.
     pub user: Option<&'a User>,
-    /// Where its output goes, appended.
+    /// The file to which its output is appended.
     pub log: &'a Path,
     /// Its working directory.
     pub cwd: &'a Path,

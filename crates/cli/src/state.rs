@@ -32,9 +32,9 @@ pub struct ServerRecord {
     /// The process.
     #[serde(flatten)]
     pub process: Process,
-    /// Where it serves pages and control, `host:port`.
+    /// The address of pages and control, `host:port`.
     pub grpc: String,
-    /// Where it serves metrics and health, `host:port`.
+    /// The address of metrics and health, `host:port`.
     pub http: String,
     /// It was ended on purpose.
     #[serde(default)]
@@ -309,7 +309,7 @@ impl ComputeDir {
     pub fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
     }
-    /// Where SQL may read and write files (`secure_file_priv`); kept.
+    /// The directory in which SQL may read and write files (`secure_file_priv`); kept.
     pub fn sql_files(&self) -> PathBuf {
         self.root.join("files")
     }

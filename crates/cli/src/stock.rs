@@ -23,7 +23,7 @@ pub struct Stock<'a> {
     pub data: &'a Path,
     /// A private directory for its error log and temporary files.
     pub work: &'a Path,
-    /// Where the error log is kept if MariaDB fails.
+    /// The file that keeps the error log if MariaDB fails.
     pub keep_log: &'a Path,
     /// `innodb_page_size`.
     pub page_size: usize,

@@ -19,7 +19,7 @@ pub struct Options<'a> {
     pub datadir: PathBuf,
     /// Temporary files.
     pub tmpdir: PathBuf,
-    /// Where SQL may read and write files.
+    /// The directory in which SQL may read and write files.
     pub sql_files: PathBuf,
     /// The unix socket.
     pub socket: PathBuf,
@@ -66,7 +66,7 @@ pub struct PageServer<'a> {
     pub branch: &'a str,
     /// The right to write it.
     pub epoch: u64,
-    /// Where the compute's redo begins.
+    /// The LSN at which the compute's redo begins.
     pub start_lsn: u64,
     /// The token's file, if the server wants one.
     pub token_file: Option<PathBuf>,
@@ -137,7 +137,7 @@ fn tunable(out: &mut String, options: &Options<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Where mariadbd has its files, and where it listens.
+/// The files of mariadbd, and the addresses on which it listens.
 fn place(out: &mut String, options: &Options<'_>) -> Result<()> {
     let paths = [
         ("basedir", &options.basedir),

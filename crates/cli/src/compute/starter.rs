@@ -25,7 +25,7 @@ pub struct Starter<'a> {
     pub server: &'a ServerRecord,
     /// A connection to it.
     pub control: &'a Control,
-    /// Where progress is shown.
+    /// Shows progress.
     pub progress: &'a Progress,
 }
 

@@ -29,9 +29,9 @@ const DOING: &str = "converting MariaDB's own tables to InnoDB";
 pub struct Conversion<'a> {
     /// The installation.
     pub home: &'a Home,
-    /// Where the working copy goes.
+    /// The directory of the working copy.
     pub scratch: &'a Scratch,
-    /// Where MariaDB's error log goes if MariaDB fails.
+    /// Keeps MariaDB's error log if MariaDB fails.
     pub keep_log: PathBuf,
     /// The password of the account that Xylem's own client gets.
     pub password: &'a str,
@@ -39,7 +39,7 @@ pub struct Conversion<'a> {
     pub from_anywhere: bool,
     /// The time.
     pub clock: &'a Clock,
-    /// Where progress is shown.
+    /// Shows progress.
     pub progress: &'a Progress,
 }
 

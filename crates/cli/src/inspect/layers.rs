@@ -23,7 +23,7 @@ pub struct LayersReport {
     pub branch_point_lsn: u64,
     /// The LSN up to which pages can be read.
     pub applied_lsn: u64,
-    /// Where the history kept begins.
+    /// The oldest LSN of the history kept.
     pub oldest_lsn: Option<u64>,
     /// Layers in memory, oldest first.
     pub memory: Vec<MemoryRow>,
@@ -38,7 +38,7 @@ pub struct MemoryRow {
     pub frozen: bool,
     /// Its versions come after this LSN.
     pub start_lsn: u64,
-    /// Where it ends; none while it is filled.
+    /// The end of its LSNs; none while it is filled.
     pub end_lsn: Option<u64>,
     /// Memory it takes.
     pub memory_bytes: u64,

@@ -34,7 +34,7 @@ pub struct ManifestReport {
     pub writer: String,
     /// The parent branch and the branch point.
     pub parent: Option<ParentReport>,
-    /// Where the history kept begins.
+    /// The oldest LSN of the history kept.
     pub oldest_lsn: Option<u64>,
     /// From where the WAL is replayed.
     pub resume: ResumeReport,

@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct WalReport {
     /// Its first position.
     pub first: u64,
-    /// Where it ends.
+    /// The position of its end.
     pub end: u64,
     /// The newest epoch.
     pub epoch: u64,
@@ -45,15 +45,15 @@ pub struct WalReport {
 /// An entry.
 #[derive(Debug, Serialize)]
 pub struct EntryRow {
-    /// Where it begins.
+    /// The position of its beginning.
     pub position: u64,
     /// Its epoch.
     pub epoch: u64,
     /// Its number in that; none for a seal or begin.
     pub seq: Option<u64>,
-    /// Where it stands, or its redo begins.
+    /// The LSN of the entry, or of the beginning of its redo.
     pub lsn: Option<u64>,
-    /// Where its redo ends.
+    /// The LSN at which its redo ends.
     pub end_lsn: Option<u64>,
     /// When the WAL took it.
     pub time: Option<String>,
@@ -337,7 +337,7 @@ impl<'a> Mtrs<'a> {
     }
 }
 
-/// Where the first whole mini-transaction begins.
+/// The beginning of the first whole mini-transaction.
 fn first_mtr(bytes: &[u8], start: Lsn) -> Option<usize> {
     let is_one = |at: &usize| {
         let rest = bytes.get(*at..).unwrap_or_default();

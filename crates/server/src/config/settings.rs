@@ -173,7 +173,7 @@ settings! {
         "URL of the object store",
         "It holds the catalogue, layers and manifests: a directory (`file:///srv/xylem/store`), or a bucket (`s3://`, `gs://`, `az://`).";
     wal_store: "WHERE", Is("local"), None,
-        "Where WALs are: `local` or `object`",
+        "Place of WALs: `local` or `object`",
         "`local` is this server's disk, `object` the object store. It cannot be changed later.";
     wal_backup: "DURATION", Depends("`1s` with a remote object store, else `0s`"), Some(("0s", "1h")),
         "Greatest age of a commit that the backup of a local WAL lacks",
