@@ -38,13 +38,14 @@ enum xylem_status {
 
 typedef struct xylem_config {
   const char *address;          /* host name or address of the page server */
-  uint16_t port;                /* its gRPC port */
+  uint16_t port;                /* its port */
+  const char *socket;           /* its Unix socket, used instead; NULL: none */
   const char *branch;           /* name; NULL: "main" */
   uint64_t epoch;               /* from the attach; 0: a reader */
   const char *token;            /* NULL: none */
   const char *datadir;          /* absolute path of the data directory */
   uint64_t start_lsn;           /* where this compute's own redo begins */
-  uint32_t connections;         /* number of page connections; 0: 2 */
+  uint32_t connections;         /* most connections for pages; 0: 4 */
   uint32_t connect_timeout_ms;  /* of an attempt to connect; 0: 2000 */
   uint32_t request_timeout_ms;  /* of an attempt at a request; 0: 10000 */
   uint32_t retry_limit_ms;      /* of the server's silence; 0: 60000 */
@@ -70,8 +71,9 @@ to min_lsn. size is the tablespace's physical page size. */
 int xylem_get_page(uint32_t space_id, uint32_t page_no, uint64_t min_lsn,
                    void *buf, size_t size);
 
-/* Called exactly once, on a thread of the library. The callback must not wait
-for another page, and should pass long work to a pool of the caller. */
+/* Called exactly once, on a thread of the library, or within the call if the
+library is being shut down. The callback must not wait for another page, and
+should pass long work to a pool of the caller. */
 typedef void (*xylem_page_done)(void *context, int status);
 
 /* Like xylem_get_page, but returns at once. buf must stay valid until done is
@@ -94,7 +96,7 @@ each request, and returns the most severe one. */
 int xylem_get_pages_batch(xylem_page_request *requests, size_t count);
 
 /* Queues a copy of redo bytes that begin at start_lsn, which must be the end of
-the redo queued before. Waits while the queue is full. */
+the redo queued before, and sends it. Waits while the queue is full. */
 int xylem_stream_wal(uint64_t start_lsn, const void *data, size_t size);
 
 /* Returns when everything queued up to lsn is durable. */

@@ -24,6 +24,7 @@ use std::time::Duration;
 pub struct CConfig {
     pub address: *const c_char,
     pub port: u16,
+    pub socket: *const c_char,
     pub branch: *const c_char,
     pub epoch: u64,
     pub token: *const c_char,
@@ -159,9 +160,10 @@ unsafe fn text(name: &str, text: *const c_char) -> Result<Option<String>, Error>
 /// The strings in `c` are NULL or NUL-terminated.
 unsafe fn checked(c: &CConfig) -> Result<Config, Error> {
     // SAFETY: as the caller vouches.
-    let (address, branch, token, datadir) = unsafe {
+    let (address, socket, branch, token, datadir) = unsafe {
         (
             text("address", c.address)?,
+            text("socket", c.socket)?,
             text("branch", c.branch)?,
             text("token", c.token)?,
             text("datadir", c.datadir)?,
@@ -182,6 +184,7 @@ unsafe fn checked(c: &CConfig) -> Result<Config, Error> {
         )));
     }
     let mut config = Config::new(&address, c.port);
+    config.socket = socket.map(PathBuf::from);
     if let Some(branch) = branch {
         config.branch = branch;
     }

@@ -6,17 +6,19 @@ use crate::connections::Limited;
 use crate::error::ServerError;
 use crate::lock::DirLock;
 use crate::node::Node;
+use crate::rpc::compute::{Listeners, accept};
 use crate::rpc::{Authenticate, ControlService, InspectService, MESSAGE_BYTES_MAX, PageService};
 use crate::{http, open, ownership, watch};
 use std::future::Future;
 use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
@@ -133,6 +135,11 @@ async fn serve(
     let lock = DirLock::take(&config.data_dir)?;
     let grpc = listen(config.grpc_listen, "--grpc-listen").await?;
     let http = listen(config.http_listen, "--http-listen").await?;
+    let unix = config
+        .compute_socket
+        .as_deref()
+        .map(listen_locally)
+        .transpose()?;
     let addrs = ListenAddrs {
         grpc: local_addr(&grpc)?,
         http: local_addr(&http)?,
@@ -141,7 +148,11 @@ async fn serve(
     let (health, health_service) = tonic_health::server::health_reporter();
     report(&health, ServingStatus::NotServing).await;
     let mut serving = Serving {
-        grpc: serve_grpc(Arc::clone(&node), grpc, health_service)?,
+        grpc: serve_grpc(
+            Arc::clone(&node),
+            Listeners { tcp: grpc, unix },
+            health_service,
+        )?,
         http: serve_http(Arc::clone(&node), http),
     };
 
@@ -316,7 +327,7 @@ impl Drop for Service {
 
 fn serve_grpc(
     node: Arc<Node>,
-    listener: TcpListener,
+    listeners: Listeners,
     health: HealthServer<impl Health>,
 ) -> Result<Service, ServerError> {
     let reflection = || {
@@ -334,6 +345,7 @@ fn serve_grpc(
     let limit = Limited::new(node.config.connections_max);
     let inspect = InspectServer::new(InspectService::new(Arc::clone(&node)))
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let incoming = accept(Arc::clone(&node), listeners, limit);
     let control =
         ControlServer::new(ControlService::new(node)).max_encoding_message_size(MESSAGE_BYTES_MAX);
     let router = tonic::transport::Server::builder()
@@ -349,7 +361,6 @@ fn serve_grpc(
         .add_service(InterceptedService::new(pages, authenticate.clone()))
         .add_service(InterceptedService::new(inspect, authenticate.clone()))
         .add_service(InterceptedService::new(control, authenticate));
-    let incoming = limit.filter(TcpIncoming::from(listener).with_nodelay(Some(true)));
     let stop = CancellationToken::new();
     let stopped = stop.clone().cancelled_owned();
     Ok(Service::spawn(stop, async move {
@@ -378,6 +389,28 @@ async fn listen(addr: SocketAddr, flag: &'static str) -> Result<TcpListener, Ser
     TcpListener::bind(addr)
         .await
         .map_err(|source| ServerError::Bind { addr, flag, source })
+}
+
+/// Listens on a Unix socket for computes on this machine. A socket that an earlier server
+/// left there is removed; the directory's lock is held, so no other server uses it.
+fn listen_locally(path: &Path) -> Result<UnixListener, ServerError> {
+    let failed = |source| {
+        ServerError::io(
+            format!("cannot listen on --compute-socket {}", path.display()),
+            source,
+        )
+    };
+    match std::fs::symlink_metadata(path) {
+        // Anything else than a socket is not ours to remove; binding then fails.
+        Ok(there) if there.file_type().is_socket() => std::fs::remove_file(path).map_err(failed)?,
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    // As on the loopback port, every user of the machine may connect, and must have the
+    // token if there is one.
+    let everybody = std::fs::Permissions::from_mode(0o666);
+    std::fs::set_permissions(path, everybody).map_err(failed)?;
+    Ok(listener)
 }
 
 fn local_addr(listener: &TcpListener) -> Result<SocketAddr, ServerError> {

@@ -20,7 +20,7 @@ mod remote;
 mod stamp;
 
 pub use backup::{Backup, BackupConfig, BackupStatus};
-pub use checked::{CheckedFrame, Damaged, FrameSums};
+pub use checked::{CheckedFrame, Damaged, FrameSums, Unreadable};
 pub use local::{LocalWal, LocalWalConfig};
 pub use memory::Memory;
 pub use object::{ObjectWal, ObjectWalConfig};
@@ -181,6 +181,15 @@ impl WalError {
     }
 }
 
+/// The thread that writes what was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer {
+    /// The WAL's own writer, which is woken.
+    Wake,
+    /// The caller, with [`Wal::write_queued`], which it calls next.
+    Caller,
+}
+
 /// A branch's WAL.
 ///
 /// Guarantees, which `conformance` tests:
@@ -220,11 +229,18 @@ pub trait Wal: Send + Sync + 'static {
         &self,
         epoch: Epoch,
         frames: Vec<CheckedFrame>,
+        writer: Writer,
     ) -> BoxFuture<'_, Result<(), WalError>>;
+
+    /// Writes what is queued and makes it durable on the calling thread, unless another
+    /// thread is at it, or the backend writes elsewhere: then that happens soon.
+    /// Blocking.
+    fn write_queued(&self) {}
 
     /// [`Wal::append_checked`] of frames that were made here.
     fn append(&self, epoch: Epoch, frames: Vec<Frame>) -> BoxFuture<'_, Result<(), WalError>> {
-        self.append_checked(epoch, frames.into_iter().map(CheckedFrame::of).collect())
+        let frames = frames.into_iter().map(CheckedFrame::of).collect();
+        self.append_checked(epoch, frames, Writer::Wake)
     }
 
     /// The last frame accepted in `epoch`, durable or not, and the LSN after

@@ -32,6 +32,8 @@ extern my_bool enabled;
 extern char *address;
 /** innodb_page_server_port */
 extern uint port;
+/** innodb_page_server_socket */
+extern char *socket;
 /** innodb_page_server_branch */
 extern char *branch;
 /** innodb_page_server_epoch */

@@ -29,6 +29,12 @@ static MYSQL_SYSVAR_UINT(page_server_port, page_server::port,
   "TCP port of the page server",
   nullptr, nullptr, 8080, 1, 65535, 0);
 
+static MYSQL_SYSVAR_STR(page_server_socket, page_server::socket,
+  PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
+  "Unix socket of a page server on this machine, used in place of address and"
+  " port; empty: none",
+  nullptr, nullptr, "");
+
 static MYSQL_SYSVAR_STR(page_server_branch, page_server::branch,
   PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
   "Branch that this server reads and writes",
@@ -86,6 +92,7 @@ static MYSQL_SYSVAR_ULONGLONG(page_server_queue_size,
   MYSQL_SYSVAR(page_server_enabled), \
   MYSQL_SYSVAR(page_server_address), \
   MYSQL_SYSVAR(page_server_port), \
+  MYSQL_SYSVAR(page_server_socket), \
   MYSQL_SYSVAR(page_server_branch), \
   MYSQL_SYSVAR(page_server_epoch), \
   MYSQL_SYSVAR(page_server_start_lsn), \

@@ -36,6 +36,7 @@ namespace page_server
 my_bool enabled;
 char *address;
 uint port;
+char *socket;
 char *branch;
 ulonglong epoch;
 ulonglong start_lsn;
@@ -290,6 +291,7 @@ bool start() noexcept
   xylem_config config= {};
   config.address= address;
   config.port= uint16_t(port);
+  config.socket= socket;
   config.branch= branch;
   config.epoch= epoch;
   config.token= token.empty() ? nullptr : token.c_str();
@@ -310,9 +312,10 @@ bool start() noexcept
   }
 
   connected= true;
-  sql_print_information("InnoDB: Using branch '%s' of the page server at %s:%u;"
+  sql_print_information("InnoDB: Using branch '%s' of the page server at %s:%u%s%s;"
                         " epoch %llu, start LSN %llu",
-                        branch, address, port, epoch, start_lsn);
+                        branch, address, port, *socket ? ", " : "", socket,
+                        epoch, start_lsn);
   return true;
 }
 

@@ -128,6 +128,7 @@ impl Wal for MemWal {
         &self,
         _: Epoch,
         _: Vec<CheckedFrame>,
+        _: Writer,
     ) -> BoxFuture<'_, Result<(), WalError>> {
         Box::pin(async { Err(WalError::Closed) })
     }

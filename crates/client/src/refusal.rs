@@ -1,12 +1,12 @@
-//! The gRPC status in the headers or trailers of a response, or in a page answer.
+//! The server's answer to a request that failed, and the ends of connections.
 
 use crate::status::Status;
-use http::HeaderMap;
 use std::fmt;
+use xylem_wire::{Fault, Invalid};
 
-/// The status codes of the gRPC specification.
+/// The status codes of gRPC, which the compute protocol uses, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // described in pageserver.proto
+#[allow(missing_docs)] // described in docs/protocol.md
 pub enum Code {
     Ok,
     Cancelled,
@@ -78,10 +78,8 @@ impl Code {
         )
     }
 
-    /// Whether a stream that ended with this code may be opened again. This
-    /// includes the codes that proxies and HTTP/2 libraries use for a broken
-    /// connection.
-    pub fn retry_stream(self) -> bool {
+    /// Whether a connection that ended with this code may be opened again.
+    pub fn retry_connection(self) -> bool {
         self.retry_request()
             || matches!(
                 self,
@@ -110,48 +108,25 @@ impl fmt::Display for Code {
     }
 }
 
-/// A code with its message.
+/// A code with the server's message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RpcStatus {
+pub struct Refusal {
     /// The status code.
     pub code: Code,
     /// The server's message; empty if it sent none.
     pub message: String,
 }
 
-impl RpcStatus {
-    /// The status in the headers or the trailers of a response; `None` if they
-    /// contain none.
-    pub fn from_headers(headers: &HeaderMap) -> Option<RpcStatus> {
-        let number = headers.get("grpc-status")?;
-        let number = number.to_str().ok().and_then(|text| text.parse().ok());
-        let message = headers
-            .get("grpc-message")
-            .map(|m| percent_decode(m.as_bytes()));
-        Some(RpcStatus {
-            code: number.map_or(Code::Unknown, Code::from_number),
-            message: message.unwrap_or_default(),
-        })
-    }
-
-    /// The status of a response whose HTTP status is not 200. The other end is a
-    /// proxy, or not a gRPC server.
-    pub fn from_http(status: http::StatusCode) -> RpcStatus {
-        let code = match status.as_u16() {
-            401 => Code::Unauthenticated,
-            403 => Code::PermissionDenied,
-            404 => Code::Unimplemented,
-            429 | 502..=504 => Code::Unavailable,
-            _ => Code::Unknown,
-        };
-        RpcStatus {
-            code,
-            message: format!("HTTP status {status}"),
+impl From<Fault<'_>> for Refusal {
+    fn from(fault: Fault<'_>) -> Refusal {
+        Refusal {
+            code: Code::from_number(fault.code),
+            message: fault.message.to_owned(),
         }
     }
 }
 
-impl fmt::Display for RpcStatus {
+impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.message.is_empty() {
             write!(f, "{}", self.code)
@@ -161,23 +136,35 @@ impl fmt::Display for RpcStatus {
     }
 }
 
-/// Decodes `grpc-message`, which is percent-encoded UTF-8. Invalid escapes are
-/// kept.
-fn percent_decode(text: &[u8]) -> String {
-    let digit = |at: usize| text.get(at).and_then(|&b| (b as char).to_digit(16));
-    let mut out = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while let Some(&byte) = text.get(at) {
-        match (byte, digit(at + 1), digit(at + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                out.push((high * 16 + low) as u8);
-                at += 3;
-            }
-            _ => {
-                out.push(byte);
-                at += 1;
-            }
+/// Why a connection has ended, or was not established.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// The server ended it, and said why.
+    Refused(Refusal),
+    /// It broke, or the peer does not speak the protocol.
+    Broken(String),
+    /// The server sent nothing for this many milliseconds, though a request waited.
+    Silent(u128),
+}
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Closed::Refused(refusal) => refusal.fmt(f),
+            Closed::Broken(why) => f.write_str(why),
+            Closed::Silent(ms) => write!(f, "no answer within {ms} ms"),
         }
     }
-    String::from_utf8_lossy(&out).into_owned()
+}
+
+impl From<Invalid> for Closed {
+    fn from(invalid: Invalid) -> Closed {
+        Closed::Broken(format!("the page server's answer is invalid: {invalid}"))
+    }
+}
+
+impl From<std::io::Error> for Closed {
+    fn from(error: std::io::Error) -> Closed {
+        Closed::Broken(error.to_string())
+    }
 }
