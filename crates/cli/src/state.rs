@@ -110,6 +110,11 @@ impl StateDir {
     pub fn server_file(&self) -> PathBuf {
         self.root.join("server.json")
     }
+    /// The socket on which the server listens for computes; `None` where its path would
+    /// be too long, so that computes use the port.
+    pub fn server_socket(&self) -> Option<PathBuf> {
+        Some(self.root.join("server.sock")).filter(|path| fits(path))
+    }
     /// The server's output.
     pub fn server_log(&self) -> PathBuf {
         self.root.join("server.log")

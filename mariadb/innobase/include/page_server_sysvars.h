@@ -59,8 +59,8 @@ static MYSQL_SYSVAR_STR(page_server_token_file, page_server::token_file,
 
 static MYSQL_SYSVAR_UINT(page_server_connections, page_server::connections,
   PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
-  "Number of connections for page reads",
-  nullptr, nullptr, 2, 1, 64, 0);
+  "Largest number of connections for page reads that threads wait for",
+  nullptr, nullptr, 4, 1, 64, 0);
 
 static MYSQL_SYSVAR_UINT(page_server_connect_timeout,
   page_server::connect_timeout,

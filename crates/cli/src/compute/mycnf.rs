@@ -60,8 +60,10 @@ pub struct Options<'a> {
 pub struct PageServer<'a> {
     /// Its address.
     pub host: String,
-    /// Its gRPC port.
+    /// Its port.
     pub port: u16,
+    /// Its Unix socket, if it has one that mariadbd can reach.
+    pub socket: Option<PathBuf>,
     /// The branch, by its id: its name may be given to another.
     pub branch: &'a str,
     /// The right to write it.
@@ -214,6 +216,9 @@ fn page_server(out: &mut String, page: &PageServer<'_>) -> Result<()> {
     line(out, "innodb-page-server-enabled", "ON")?;
     line(out, "innodb-page-server-address", &page.host)?;
     line(out, "innodb-page-server-port", &page.port.to_string())?;
+    if let Some(socket) = &page.socket {
+        line(out, "innodb-page-server-socket", plain(socket)?)?;
+    }
     line(out, "innodb-page-server-branch", page.branch)?;
     line(out, "innodb-page-server-epoch", &page.epoch.to_string())?;
     line(

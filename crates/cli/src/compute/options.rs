@@ -2,11 +2,21 @@
 
 use super::mycnf::{self, Options, PageServer};
 use super::starter::{Start, Starter};
+use crate::account::User;
+use crate::state::StateDir;
 use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use xylem_datadir::walk;
+
+/// The server's socket, if the account that mariadbd runs as can reach it.
+fn server_socket(state: &StateDir, user: Option<&User>) -> Option<PathBuf> {
+    let reached = user.is_none_or(|user| user.stopped_at(state.root()).is_none());
+    state
+        .server_socket()
+        .filter(|socket| reached && socket.exists())
+}
 
 impl Starter<'_> {
     /// The environment variables of mariadbd.
@@ -65,6 +75,7 @@ impl Starter<'_> {
             page_server: PageServer {
                 host: server.ip().to_string(),
                 port: server.port(),
+                socket: server_socket(&self.app.state, host.user.as_ref()),
                 branch: &start.branch,
                 epoch: start.attached.epoch,
                 start_lsn: start.attached.start_lsn,

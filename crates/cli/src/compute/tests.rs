@@ -34,6 +34,7 @@ fn options() -> Options<'static> {
         page_server: PageServer {
             host: "127.0.0.1".to_owned(),
             port: 8080,
+            socket: Some("/s/server.sock".into()),
             branch: "main",
             epoch: 3,
             start_lsn: 54321,
@@ -76,6 +77,7 @@ fn options_are_all_there() {
         "innodb-page-server-enabled = \"ON\"",
         "innodb-page-server-address = \"127.0.0.1\"",
         "innodb-page-server-port = \"8080\"",
+        "innodb-page-server-socket = \"/s/server.sock\"",
         "innodb-page-server-branch = \"main\"",
         "innodb-page-server-epoch = \"3\"",
         "innodb-page-server-start-lsn = \"54321\"",
