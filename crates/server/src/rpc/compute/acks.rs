@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use xylem_types::{Epoch, FrameSeq};
 use xylem_wal::{Durable, WalError};
-use xylem_wire::{Ack, ack};
+use xylem_wire::{Ack, Standing, ack};
 
 /// How long an acknowledgement waits that the system had no room for.
 const FULL: Duration = Duration::from_millis(5);
@@ -81,6 +81,35 @@ impl Acks {
         }
     }
 
+    /// What is durable, for the welcome. Read after permission was given.
+    ///
+    /// # Errors
+    /// When a newer epoch has begun.
+    pub fn standing(&self) -> Result<Standing, Status> {
+        let durable = self.durable()?;
+        Ok(Standing {
+            epoch: durable.epoch().0,
+            ack: self.ack(&durable),
+        })
+    }
+
+    fn durable(&self) -> Result<Durable, Status> {
+        let durable = *self.durable.borrow();
+        if durable.epoch() != self.epoch {
+            let branch = self.branch.name();
+            return Err(status::wrong_epoch(self.epoch, durable.epoch(), &branch));
+        }
+        Ok(durable)
+    }
+
+    fn ack(&self, durable: &Durable) -> Ack {
+        Ack {
+            durable_seq: durable.seq().0,
+            durable_lsn: durable.lsn().0,
+            applied_lsn: self.branch.pages.applied().0,
+        }
+    }
+
     /// Notes that the WAL has accepted the frames up to `seq`, and acknowledges what is
     /// durable. What is not is acknowledged by [`Acks::run`].
     ///
@@ -105,20 +134,12 @@ impl Acks {
         let mut state = self.state.lock();
         // Read after permission was given, and under the lock, so that the last
         // acknowledgement says the most.
-        let durable = *self.durable.borrow();
-        if durable.epoch() != self.epoch {
-            let branch = self.branch.name();
-            return Err(status::wrong_epoch(self.epoch, durable.epoch(), &branch));
-        }
+        let durable = self.durable()?;
         if !self.send_rest(&mut state)? {
             return Ok(false);
         }
         if durable.seq() > state.told {
-            state.rest = ack(&Ack {
-                durable_seq: durable.seq().0,
-                durable_lsn: durable.lsn().0,
-                applied_lsn: self.branch.pages.applied().0,
-            });
+            state.rest = ack(&self.ack(&durable));
             state.told = durable.seq();
             self.pending
                 .end(durable.seq(), &self.branch, Instant::now());

@@ -72,7 +72,7 @@ fn begin(connection: &mut Connection, over: CancellationToken) -> Result<(Servin
     );
     let acks = Arc::new(acks);
     let task = Ender::of(connection.runtime.spawn(Arc::clone(&acks).run()));
-    connection.socket.send(&welcome(&connection.standing()))?;
+    connection.socket.send(&welcome(&acks.standing()?))?;
     let serving = Serving {
         feed: Feed::new(node, branch, epoch, pending),
         acks,
