@@ -51,7 +51,7 @@ impl Received {
 
     /// Notes that `count` bytes were put into [`Received::room`].
     pub fn filled(&mut self, count: usize) {
-        self.to = (self.to + count).min(self.bytes.len());
+        self.to = self.to.saturating_add(count).min(self.bytes.len());
     }
 
     /// Whether a part of a message, or a whole one, was not read yet.
@@ -66,7 +66,7 @@ impl Received {
 
     /// Skips `count` bytes.
     pub fn skip(&mut self, count: usize) {
-        self.from = (self.from + count).min(self.to);
+        self.from = self.from.saturating_add(count).min(self.to);
     }
 
     /// The next message, if it is whole.
