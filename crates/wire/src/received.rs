@@ -73,6 +73,10 @@ impl Received {
     ///
     /// # Errors
     /// [`Invalid`] when the bytes are not a message.
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "the message borrows, which an iterator's items cannot"
+    )]
     pub fn next(&mut self) -> Result<Option<Message<'_>>, Invalid> {
         let rest = &self.bytes[self.from..self.to];
         let Some(header) = rest.first_chunk::<HEADER_BYTES>() else {

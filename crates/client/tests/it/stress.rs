@@ -105,7 +105,7 @@ impl Stress {
                 redo.extend_from_slice(&piece);
                 at + piece.len() as u64
             };
-            if n % 3 != 0 {
+            if !n.is_multiple_of(3) {
                 // Another thread's redo, as a rule.
                 self.client.wait_durable(end - n as u64 % 5000).unwrap();
                 self.client.wait_durable(end).unwrap();
