@@ -78,7 +78,7 @@ fn answers_in_any_order_end_the_right_wait() {
 fn a_leader_without_an_answer_asks_again() {
     let server = Server::start();
     let client = server.narrow_client();
-    client.shared().limits.set(300, 60_000);
+    client.shared().limits.set(1000, 60_000);
     server.script().aside = 1;
     std::thread::scope(|scope| {
         let leader = scope.spawn(|| {
@@ -93,7 +93,7 @@ fn a_leader_without_an_answer_asks_again() {
             assert_eq!(client.get_page(wanted(1, 1, &mut buf)), Status::Ok);
         }
         check(0, leader);
-        assert!(started.elapsed() >= Duration::from_millis(250));
+        assert!(started.elapsed() >= Duration::from_millis(900));
     });
     assert!(client.shared().stats.page_retries.get() >= 1);
     assert_eq!(client.shared().stats.reconnects.get(), 0);
@@ -106,7 +106,7 @@ fn a_leader_without_an_answer_asks_again() {
 fn a_late_answer_is_dropped() {
     let server = Server::start();
     let client = server.narrow_client();
-    client.shared().limits.set(200, 60_000);
+    client.shared().limits.set(1000, 60_000);
     server.script().aside = 1;
     let mut late = vec![0u8; PAGE];
     let mut buf = vec![0u8; PAGE];
@@ -120,11 +120,14 @@ fn a_late_answer_is_dropped() {
     });
     assert!(late == page(1, 0, PAGE));
     late.fill(0xee);
-    let answers = server.script().page_answers;
+    let open = || {
+        let script = server.script();
+        script.page_requests.len() - script.page_answers
+    };
+    // The server counts an answer after it has sent it.
+    eventually("only the first attempt is open", || open() == 1);
     server.script().release_aside = true;
-    eventually("answered late", || {
-        server.script().page_answers == answers + 1
-    });
+    eventually("answered late", || open() == 0);
     // What comes after it is received, so it was, too.
     for no in 2..5 {
         assert_eq!(client.get_page(wanted(1, no, &mut buf)), Status::Ok);
@@ -199,7 +202,7 @@ fn a_fault_of_the_connection_reaches_all() {
 fn a_batch_asks_again_for_what_is_late() {
     let server = Server::start();
     let client = server.narrow_client();
-    client.shared().limits.set(300, 60_000);
+    client.shared().limits.set(1000, 60_000);
     server.script().held = [3, 4, 60].into();
     let mut bufs = vec![vec![0u8; PAGE]; 64];
     let all: Vec<_> = (0..)
