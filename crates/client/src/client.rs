@@ -241,6 +241,7 @@ impl Client {
     }
 
     fn end(&self) {
+        self.shared.end();
         self.pool.stop();
         if let Some(queue) = self.redo.get() {
             queue.stop();

@@ -26,6 +26,7 @@ pub struct Shared {
     /// The redo stream, once it has begun. A reader has none.
     pub redo: OnceLock<std::sync::Arc<Queue>>,
     fenced: AtomicBool,
+    ending: AtomicBool,
 }
 
 impl Shared {
@@ -42,6 +43,7 @@ impl Shared {
             stalls: Stalls::new(config.server()),
             redo: OnceLock::new(),
             fenced: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             config,
         }
     }
@@ -54,6 +56,16 @@ impl Shared {
     /// Whether a newer compute owns the branch. This never becomes false again.
     pub fn is_fenced(&self) -> bool {
         self.fenced.load(Ordering::Acquire)
+    }
+
+    /// Whether the library is being shut down. Attempts to connect end then.
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the library is being shut down.
+    pub fn end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
     }
 
     /// The error of every call after the compute was fenced.

@@ -1,6 +1,7 @@
 //! A connection to the page server: a Unix socket on the server's machine, otherwise
-//! TCP. All calls block, at most for [`Limits::tick`](crate::config::Limits::tick).
+//! TCP. All calls block, a receive at most for [`Limits::tick`].
 
+use crate::config::Limits;
 use crate::refusal::Closed;
 use crate::shared::Shared;
 use crate::sidefiles::Uncaptured;
@@ -49,17 +50,23 @@ impl Socket {
             raw,
             tick_us: AtomicU64::new(0),
         };
+        let limits = &shared.limits;
         // The server may admit a compute late, while it opens its branches.
-        socket.set_tick(shared.limits.request_timeout())?;
+        let until = limits.now() + limits.request_timeout();
+        socket.set_tick(limits.tick())?;
+        socket.raw.set_write_timeout(Some(limits.tick()))?;
         let introduction = hello(&Hello {
             role,
             epoch: config.epoch,
             branch: config.branch.clone(),
             token: config.token.clone().unwrap_or_default(),
         });
-        socket.send_all(&introduction)?;
+        socket.send_all(&introduction, limits)?;
         let mut received = Received::default();
         let standing = loop {
+            if shared.is_ending() {
+                return Err(Closed::Broken("the library is being shut down".to_owned()));
+            }
             if let Some(message) = received.next()? {
                 break match message.header.kind {
                     Kind::Welcome => Standing::decode(message.body)?,
@@ -75,15 +82,16 @@ impl Socket {
                         "the server closed the connection".to_owned(),
                     ));
                 }
-                Progress::Bytes(_) => {}
-                Progress::NotYet => {
-                    let ms = shared.limits.request_timeout().as_millis();
-                    return Err(Closed::Broken(format!("no welcome within {ms} ms")));
+                // The limit holds for a server that sends it byte by byte, too.
+                Progress::Bytes(_) | Progress::NotYet => {
+                    if limits.now() >= until {
+                        let ms = limits.request_timeout().as_millis();
+                        return Err(Closed::Broken(format!("no welcome within {ms} ms")));
+                    }
                 }
             }
         };
-        shared.limits.heard(shared.limits.now());
-        socket.set_tick(shared.limits.tick())?;
+        limits.heard(limits.now());
         Ok((socket, received, standing))
     }
 
@@ -133,13 +141,22 @@ impl Socket {
     /// Sends all of `bytes`, and waits while the system has no room for them.
     ///
     /// # Errors
-    /// The system's error.
-    pub fn send_all(&self, bytes: &[u8]) -> io::Result<()> {
+    /// The system's error, or a peer that takes nothing for the request timeout.
+    pub fn send_all(&self, bytes: &[u8], limits: &Limits) -> Result<(), Closed> {
         let mut rest = bytes;
+        let mut until = None;
         while !rest.is_empty() {
             match progress(self.raw.send_with_flags(rest, libc::MSG_NOSIGNAL))? {
-                Progress::Bytes(count) => rest = &rest[count..],
-                Progress::NotYet => {}
+                Progress::Bytes(count) => {
+                    rest = &rest[count..];
+                    until = None;
+                }
+                Progress::NotYet => {
+                    let (now, timeout) = (limits.now(), limits.request_timeout());
+                    if now >= *until.get_or_insert(now + timeout) {
+                        return Err(Closed::Silent(timeout.as_millis()));
+                    }
+                }
             }
         }
         Ok(())

@@ -39,10 +39,14 @@ fn message(kind: Kind, id: u64, body: usize) -> Vec<u8> {
     out
 }
 
-/// Texts longer than their length can say are cut; the server refuses what is left.
-fn put_text(out: &mut Vec<u8>, text: &str) {
+/// Texts longer than their length can say are cut; the peer refuses what is left.
+fn text_bytes(text: &str) -> &[u8] {
     let bytes = text.as_bytes();
-    let bytes = &bytes[..bytes.len().min(u16::MAX.into())];
+    &bytes[..bytes.len().min(u16::MAX.into())]
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    let bytes = text_bytes(text);
     out.extend_from_slice(&(bytes.len() as u16).to_le_bytes());
     out.extend_from_slice(bytes);
 }
@@ -138,12 +142,14 @@ impl GetPage {
     /// [`Invalid::Short`].
     pub fn decode(body: &[u8]) -> Result<GetPage, Invalid> {
         let mut input = Input::new(body);
-        Ok(GetPage {
+        let get = GetPage {
             space_id: input.u32()?,
             page_no: input.u32()?,
             min_lsn: input.u64()?,
             timeout_ms: input.u32()?,
-        })
+        };
+        input.skip(4)?;
+        Ok(get)
     }
 }
 
@@ -279,7 +285,7 @@ pub struct Space {
 /// The message of a [`Space`], which answers request `id`.
 pub fn space(id: u64, space: &Space) -> Vec<u8> {
     let pages: usize = space.pages.iter().map(|(_, bytes)| 12 + bytes.len()).sum();
-    let mut out = message(Kind::Space, id, 14 + space.path.len() + pages);
+    let mut out = message(Kind::Space, id, 14 + text_bytes(&space.path).len() + pages);
     out.extend_from_slice(&space.flags.to_le_bytes());
     out.extend_from_slice(&space.size.to_le_bytes());
     put_text(&mut out, &space.path);

@@ -6,11 +6,14 @@ use super::link::Link;
 use super::pool::Pool;
 use crate::backoff::Jitter;
 use crate::log::LONG;
-use crate::refusal::Closed;
+use crate::refusal::{Closed, Code};
 use crate::shared::Shared;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use xylem_wire::Role;
+
+/// The limit of reads under way at which the thread repeats no more of them.
+const UNDER_WAY_MAX: usize = 128;
 
 /// Runs until the pool is stopped.
 pub fn run(shared: &Arc<Shared>, pool: &Pool) {
@@ -18,7 +21,11 @@ pub fn run(shared: &Arc<Shared>, pool: &Pool) {
     let mut jitter = Jitter::from(&shared.config.entropy);
     let mut failures = 0;
     while !pool.is_stopped() {
-        let why = match pool.dial(Role::Pages) {
+        let dialed = match shared.is_fenced() {
+            true => Err(Closed::Broken(shared.fenced_error().message)),
+            false => pool.dial(Role::Pages),
+        };
+        let why = match dialed {
             Ok(link) => {
                 failures = 0;
                 let link = Arc::new(link);
@@ -67,14 +74,19 @@ fn serve(shared: &Shared, pool: &Pool, link: &Link) -> Closed {
         }
         if shared.is_fenced() {
             let why = Closed::Broken(shared.fenced_error().message);
+            pool.lost(&why);
             link.close(why);
             continue;
         }
         let now = limits.now();
-        let (due, next) = pool.due(now);
+        // While this thread sends, nobody receives, and a server whose answers nobody
+        // takes reads no requests.
+        let (due, next) = pool.due(now, UNDER_WAY_MAX.saturating_sub(link.load()));
         for call in due {
             let request = Request::Page(call.get, call.target);
-            link.submit_background(request, Some(call), limits);
+            if let Some(call) = link.submit_background(request, Some(call), limits) {
+                pool.again(now, call);
+            }
         }
         let tick = limits.tick();
         let tick = next.map_or(tick, |at| {
@@ -102,6 +114,11 @@ fn finish(pool: &Pool, link: &Link) {
 
 /// Fails reads that have waited too long for a link, or that a newer compute forbids.
 fn fail_what_is_late(shared: &Shared, pool: &Pool, why: &Closed) {
+    if let Closed::Refused(refusal) = why
+        && refusal.code == Code::FailedPrecondition
+    {
+        shared.fence(&refusal.message);
+    }
     if matches!(why, Closed::Silent(_)) {
         // The server answers no ping, so the other connections are of no use either.
         pool.lost(why);
@@ -109,7 +126,7 @@ fn fail_what_is_late(shared: &Shared, pool: &Pool, why: &Closed) {
             queue.lost(why);
         }
     }
-    let (due, _) = pool.due(shared.limits.now());
+    let (due, _) = pool.due(shared.limits.now(), usize::MAX);
     for call in due {
         pool.ended(call, Outcome::Closed(why.clone()));
     }
@@ -155,7 +172,8 @@ impl Probe {
         if !self.waits && silent(self.sent) && heard.is_none_or(silent) {
             self.sent = now;
             self.waits = true;
-            link.submit_background(Request::Ping, None, limits);
+            // It belongs to no call.
+            let _ = link.submit_background(Request::Ping, None, limits);
         }
     }
 }

@@ -41,6 +41,8 @@ struct State {
     closed: Option<Closed>,
     /// When bytes were last received.
     heard: Instant,
+    /// When the deadlines were last checked.
+    looked: Instant,
     /// Requests of the background thread that are over.
     ended: Vec<Ended>,
 }
@@ -79,6 +81,7 @@ impl Link {
                 led: false,
                 closed: None,
                 heard: now,
+                looked: now,
                 ended: Vec::new(),
             }),
             received: Mutex::new(received),
@@ -114,8 +117,27 @@ impl Link {
     /// They are in the order of the requests.
     pub fn call(&self, requests: &[Request], started: Instant, limits: &Limits) -> Vec<Outcome> {
         let waiter = Waiter::new(requests.len());
-        let by = |index| By::Thread(Arc::clone(&waiter), index);
-        if self.submit(requests, by, started, limits) {
+        let deadline = limits.now() + limits.request_timeout();
+        let mut messages = Vec::with_capacity(requests.len() * GET_PAGE_BYTES);
+        let mut state = lock(&self.state);
+        if let Some(closed) = &state.closed {
+            let ended = |_| Outcome::Closed(closed.clone());
+            return requests.iter().map(ended).collect();
+        }
+        for (index, request) in requests.iter().enumerate() {
+            let attempt = Attempt {
+                request: *request,
+                started,
+                deadline,
+                by: By::Thread(Arc::clone(&waiter), index),
+            };
+            state.enter(attempt, &mut messages);
+        }
+        let leads = !std::mem::replace(&mut state.led, true);
+        self.load.store(state.sent.len(), Ordering::Relaxed);
+        drop(state);
+        self.send(&messages, limits);
+        if leads {
             return self.lead(&waiter, limits);
         }
         match waiter.wait() {
@@ -124,67 +146,42 @@ impl Link {
         }
     }
 
-    /// Makes a request of the background thread.
-    pub fn submit_background(&self, request: Request, call: Option<PageCall>, limits: &Limits) {
-        let started = call
-            .as_ref()
-            .map_or_else(|| limits.now(), |call| call.started);
-        let mut call = Some(call);
-        let by = |_| By::Background(call.take().flatten());
-        self.submit(&[request], by, started, limits);
-    }
-
-    /// Sends the requests. Returns true if the caller must [`Link::lead`]. If the link
-    /// has ended, the requests end, too.
-    fn submit(
+    /// Makes a request of the background thread. If the link has ended, returns the
+    /// call.
+    #[must_use]
+    pub fn submit_background(
         &self,
-        requests: &[Request],
-        mut by: impl FnMut(usize) -> By,
-        started: Instant,
+        request: Request,
+        call: Option<PageCall>,
         limits: &Limits,
-    ) -> bool {
-        let deadline = limits.now() + limits.request_timeout();
-        let mut messages = Vec::with_capacity(requests.len() * GET_PAGE_BYTES);
+    ) -> Option<PageCall> {
+        let now = limits.now();
+        let mut message = Vec::with_capacity(GET_PAGE_BYTES);
         let mut state = lock(&self.state);
-        if let Some(closed) = state.closed.clone() {
-            drop(state);
-            for (index, request) in requests.iter().enumerate() {
-                let attempt = Attempt {
-                    request: *request,
-                    started,
-                    deadline,
-                    by: by(index),
-                };
-                self.finish(attempt, Outcome::Closed(closed.clone()));
-            }
-            return false;
+        if state.closed.is_some() {
+            // The background thread may have looked at what has ended for the last time.
+            return call;
         }
-        let mut waits = false;
-        for (index, request) in requests.iter().enumerate() {
-            let id = state.next_id;
-            state.next_id += 1;
-            request.put(id, &mut messages);
-            let by = by(index);
-            waits |= matches!(by, By::Thread(..));
-            let attempt = Attempt {
-                request: *request,
-                started,
-                deadline,
-                by,
-            };
-            state.sent.insert(id, attempt);
-        }
-        let leads = !state.led && waits;
-        state.led |= leads;
+        let attempt = Attempt {
+            request,
+            started: call.as_ref().map_or(now, |call| call.started),
+            deadline: now + limits.request_timeout(),
+            by: By::Background(call),
+        };
+        state.enter(attempt, &mut message);
         self.load.store(state.sent.len(), Ordering::Relaxed);
         drop(state);
+        self.send(&message, limits);
+        None
+    }
+
+    fn send(&self, messages: &[u8], limits: &Limits) {
         let turn = lock(&self.sending);
-        let sent = self.socket.send_all(&messages);
+        let sent = self.socket.send_all(messages, limits);
         drop(turn);
-        if let Err(e) = sent {
-            self.close(e.into());
+        if let Err(closed) = sent {
+            self.close(closed);
         }
-        leads
     }
 
     /// Receives until all outcomes of this thread are there, then hands over.
@@ -239,7 +236,9 @@ impl Link {
             Ok(Progress::Bytes(_)) => {
                 let now = limits.now();
                 limits.heard(now);
-                match self.answers(received, now) {
+                let answered = self.answers(received, now);
+                // The leader's own answer may be overdue while others' arrive.
+                match answered.and_then(|()| self.look_at_clock(limits, limits.tick())) {
                     Ok(()) => return,
                     Err(closed) => closed,
                 }
@@ -248,7 +247,7 @@ impl Link {
                 // An error means that the connection has ended, which the next receive
                 // finds.
                 let _ = self.socket.set_tick(limits.tick());
-                match self.look_at_clock(limits) {
+                match self.look_at_clock(limits, Duration::ZERO) {
                     Ok(()) => return,
                     Err(closed) => closed,
                 }
@@ -285,11 +284,15 @@ impl Link {
     }
 
     /// Ends requests without an answer in time. Without a byte from the server in that
-    /// time, the link ends.
-    fn look_at_clock(&self, limits: &Limits) -> Result<(), Closed> {
+    /// time, the link ends. Does nothing if it did its work less than `pause` ago.
+    fn look_at_clock(&self, limits: &Limits, pause: Duration) -> Result<(), Closed> {
         let now = limits.now();
         let timeout = limits.request_timeout();
         let mut state = lock(&self.state);
+        if now.saturating_duration_since(state.looked) < pause {
+            return Ok(());
+        }
+        state.looked = now;
         let late: Vec<u64> = state
             .sent
             .iter()
@@ -318,10 +321,19 @@ impl Link {
         let sent = std::mem::take(&mut state.sent);
         self.load.store(0, Ordering::Relaxed);
         self.over.store(true, Ordering::Release);
+        let mut waiters = Vec::new();
+        for attempt in sent.into_values() {
+            match attempt.by {
+                By::Thread(waiter, index) => waiters.push((waiter, index)),
+                // Under the lock: the background thread takes what has ended once it
+                // sees that the link has.
+                By::Background(call) => state.ended.push((call, Outcome::Closed(why.clone()))),
+            }
+        }
         drop(state);
         self.socket.end();
-        for attempt in sent.into_values() {
-            self.finish(attempt, Outcome::Closed(why.clone()));
+        for (waiter, index) in waiters {
+            waiter.tell(index, Outcome::Closed(why.clone()));
         }
     }
 
@@ -330,6 +342,16 @@ impl Link {
             By::Thread(waiter, index) => waiter.tell(index, outcome),
             By::Background(call) => lock(&self.state).ended.push((call, outcome)),
         }
+    }
+}
+
+impl State {
+    /// Numbers the request, and appends its message to `out`.
+    fn enter(&mut self, attempt: Attempt, out: &mut Vec<u8>) {
+        let id = self.next_id;
+        self.next_id += 1;
+        attempt.request.put(id, out);
+        self.sent.insert(id, attempt);
     }
 }
 

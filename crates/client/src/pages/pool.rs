@@ -107,23 +107,16 @@ impl Pool {
     /// Reads many pages. The statuses are in the order of the requests.
     pub fn get_pages(&self, wanted: &[(GetPage, Target)]) -> Vec<Status> {
         let limits = &self.shared.limits;
+        // The patience is that of one call, however many pages it wants.
+        let begin = limits.now();
         let mut statuses = Vec::with_capacity(wanted.len());
         for wanted in wanted.chunks(AT_ONCE) {
             let started = limits.now();
-            let requests: Vec<Request> = wanted
-                .iter()
-                .map(|(get, target)| Request::Page(*get, *target))
-                .collect();
-            let outcomes = match self.pick(started, Patience::WhileAlive) {
-                Ok(link) => link.call(&requests, started, limits),
-                Err(_) => Vec::new(),
-            };
-            for (index, (get, target)) in wanted.iter().enumerate() {
-                statuses.push(match outcomes.get(index) {
-                    Some(Outcome::Page) => self.done(started, Ok(target.len())),
-                    // Tries again, or reports the error, as for a single page.
-                    _ => self.get_page(*get, *target),
-                });
+            let page = |(get, target): &(GetPage, Target)| Request::Page(*get, *target);
+            let requests: Vec<Request> = wanted.iter().map(page).collect();
+            let (results, _) = self.attempts(&requests, begin, Patience::WhileAlive);
+            for (result, (_, target)) in results.into_iter().zip(wanted) {
+                statuses.push(self.done(started, result.map(|_| target.len())));
             }
         }
         statuses
@@ -172,39 +165,75 @@ impl Pool {
         request: Request,
         patience: Patience,
     ) -> Result<(Outcome, Duration), Error> {
+        let begin = self.shared.limits.now();
+        let (mut results, took) = self.attempts(&[request], begin, patience);
+        let result = results.pop().unwrap_or_else(|| Err(stopped()));
+        result.map(|answer| (answer, took))
+    }
+
+    /// Makes the requests, which began at `begin`, on one link, and makes those that
+    /// failed again together. Also returns the duration of the last attempt.
+    fn attempts(
+        &self,
+        requests: &[Request],
+        begin: Instant,
+        patience: Patience,
+    ) -> (Vec<Result<Outcome, Error>>, Duration) {
         let limits = &self.shared.limits;
-        let begin = limits.now();
+        let mut results: Vec<_> = requests.iter().map(|_| Err(stopped())).collect();
+        // The requests without a result, and what the server said last.
+        let mut open: Vec<(usize, String)> = (0..requests.len())
+            .map(|index| (index, String::new()))
+            .collect();
+        let mut took = Duration::ZERO;
         let mut failures = 0;
         let mut stalling = None;
-        loop {
-            let link = self.pick(begin, patience)?;
+        let error = loop {
+            let link = match self.pick(begin, patience) {
+                Ok(link) => link,
+                Err(error) => break error,
+            };
+            let made: Vec<Request> = open.iter().map(|(index, _)| requests[*index]).collect();
             let sent = limits.now();
-            let outcome = link.call(&[request], begin, limits).pop();
-            let trouble = match outcome {
-                Some(answer @ (Outcome::Page | Outcome::Space(_) | Outcome::Pong(_))) => {
-                    return Ok((answer, limits.now().duration_since(sent)));
-                }
-                other => match self.shared.failed(&request, other) {
-                    Failed::Final(error) => return Err(error),
-                    Failed::Waits(why) => {
+            let outcomes = link.call(&made, begin, limits);
+            took = limits.now().duration_since(sent);
+            let tried = std::mem::take(&mut open);
+            for ((index, _), outcome) in tried.into_iter().zip(outcomes) {
+                results[index] = match self.shared.result(&requests[index], outcome) {
+                    Tried::Over(result) => result,
+                    Tried::Waits(why) => {
                         stalling.get_or_insert_with(|| self.shared.stalls.begin());
                         self.shared.stalls.waits(begin, &why, limits.now());
-                        why
+                        open.push((index, why));
+                        continue;
                     }
-                    Failed::Again(why) => why,
-                },
-            };
-            failures += 1;
-            self.shared.stats.page_retries.add(1);
-            let wait = lock(&self.state).jitter.wait(failures);
-            if limits.now() + wait >= patience.until(begin, &self.shared) {
-                return Err(Error::new(
-                    Status::Timeout,
-                    format!("failed after {failures} attempts: {trouble}"),
-                ));
+                    Tried::Failed(why) => {
+                        open.push((index, why));
+                        continue;
+                    }
+                };
             }
-            self.rest(begin, wait)?;
+            if open.is_empty() {
+                return (results, took);
+            }
+            failures += 1;
+            self.shared.stats.page_retries.add(open.len() as u64);
+            let wait = lock(&self.state).jitter.wait(failures);
+            let (now, until) = (limits.now(), patience.until(begin, &self.shared));
+            if now >= until {
+                for (index, why) in std::mem::take(&mut open) {
+                    results[index] = Err(too_late(failures, &why));
+                }
+                return (results, took);
+            }
+            if let Err(error) = self.rest(begin, wait.min(until - now)) {
+                break error;
+            }
+        };
+        for (index, _) in open {
+            results[index] = Err(error.clone());
         }
+        (results, took)
     }
 
     /// Waits before the next attempt of a request that began at `begin`.
@@ -259,6 +288,8 @@ impl Pool {
                     let dialed = self.dialed(&mut state, dialed, now);
                     self.changed.notify_all();
                     match (dialed, best) {
+                        // The welcome may have fenced this compute.
+                        (Ok(_), _) if self.shared.is_fenced() => continue,
                         (Ok(link), _) => return Ok(link),
                         (Err(Some(refused)), _) => return Err(refused),
                         (Err(None), Some(link)) => return Ok(link),
@@ -382,15 +413,23 @@ impl Pool {
         } else if shared.is_fenced() {
             shared.fenced_error()
         } else {
-            match &inbox.link {
-                Some(link) => {
-                    let link = Arc::clone(link);
-                    drop(inbox);
-                    link.submit_background(Request::Page(get, target), Some(call), &shared.limits);
-                }
-                None => inbox.again.push((call.started, call)),
+            let Some(link) = inbox.link.clone() else {
+                inbox.again.push((call.started, call));
+                return Ok(());
+            };
+            drop(inbox);
+            let request = Request::Page(get, target);
+            let Some(call) = link.submit_background(request, Some(call), &shared.limits) else {
+                return Ok(());
+            };
+            // The link has just ended. The call is made on the next one.
+            let mut inbox = lock(&self.inbox);
+            if !inbox.stopped {
+                inbox.again.push((call.started, call));
+                return Ok(());
             }
-            return Ok(());
+            call.forget();
+            return Err(stopped());
         };
         call.forget();
         Err(error)
@@ -406,18 +445,25 @@ impl Pool {
         lock(&self.inbox).again.push((at, call));
     }
 
-    /// Takes the calls whose next attempt is due at `now`. Also returns when the next
-    /// one is due.
-    pub fn due(&self, now: Instant) -> (Vec<PageCall>, Option<Instant>) {
+    /// Takes the calls whose next attempt is due at `now`, at most `limit`. If there are
+    /// fewer, also returns when the next one is due.
+    pub fn due(&self, now: Instant, limit: usize) -> (Vec<PageCall>, Option<Instant>) {
         let mut inbox = lock(&self.inbox);
         if inbox.again.is_empty() {
             return (Vec::new(), None);
         }
+        let mut room = limit;
         let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut inbox.again)
             .into_iter()
-            .partition(|(at, _)| *at <= now);
+            .partition(|(at, _)| {
+                let taken = *at <= now && room > 0;
+                room -= usize::from(taken);
+                taken
+            });
         inbox.again = later;
         let next = inbox.again.iter().map(|(at, _)| *at).min();
+        // Without room, the next one is due when an answer makes some.
+        let next = next.filter(|_| room > 0);
         (due.into_iter().map(|(_, call)| call).collect(), next)
     }
 
@@ -426,29 +472,22 @@ impl Pool {
         let shared = &self.shared;
         let (started, bytes) = (call.started, call.target.len());
         let request = Request::Page(call.get, call.target);
-        let error = match outcome {
-            Outcome::Page => return call.complete(self.done(started, Ok(bytes))),
-            other => match shared.failed(&request, Some(other)) {
-                Failed::Final(error) => error,
-                Failed::Waits(why) | Failed::Again(why) => {
-                    let now = shared.limits.now();
-                    shared.stalls.waits(started, &why, now);
-                    call.failures = call.failures.saturating_add(1);
-                    let until = shared.limits.gives_up(started);
-                    if now < until {
-                        shared.stats.page_retries.add(1);
-                        let wait = lock(&self.state).jitter.wait(call.failures);
-                        return self.again((now + wait).min(until), call);
-                    }
-                    let attempts = call.failures;
-                    Error::new(
-                        Status::Timeout,
-                        format!("failed after {attempts} attempts: {why}"),
-                    )
+        let result = match shared.result(&request, outcome) {
+            Tried::Over(result) => result,
+            Tried::Waits(why) | Tried::Failed(why) => {
+                let now = shared.limits.now();
+                shared.stalls.waits(started, &why, now);
+                call.failures = call.failures.saturating_add(1);
+                let until = shared.limits.gives_up(started);
+                if now < until {
+                    shared.stats.page_retries.add(1);
+                    let wait = lock(&self.state).jitter.wait(call.failures);
+                    return self.again((now + wait).min(until), call);
                 }
-            },
+                Err(too_late(call.failures, &why))
+            }
         };
-        call.complete(self.done(started, Err(error)));
+        call.complete(self.done(started, result.map(|_| bytes)));
     }
 
     /// The start of the oldest request, if there is one.
@@ -527,44 +566,47 @@ impl Patience {
     }
 }
 
-/// What becomes of a request without an answer.
+/// What becomes of a request after an attempt.
 #[derive(Debug)]
-pub enum Failed {
-    /// It fails.
-    Final(Error),
+enum Tried {
+    /// It has its result.
+    Over(Result<Outcome, Error>),
     /// It is made again: the server responds that it cannot answer yet.
     Waits(String),
     /// It is made again.
-    Again(String),
+    Failed(String),
 }
 
 impl Shared {
-    /// What becomes of `request` after an attempt with another outcome than an answer.
-    fn failed(&self, request: &Request, outcome: Option<Outcome>) -> Failed {
+    /// What becomes of `request` after an attempt that ended with `outcome`.
+    fn result(&self, request: &Request, outcome: Outcome) -> Tried {
+        if let Outcome::Page | Outcome::Space(_) | Outcome::Pong(_) = outcome {
+            return Tried::Over(Ok(outcome));
+        }
         let what = request.name();
         if self.is_fenced() {
-            return Failed::Final(self.fenced_error());
+            return Tried::Over(Err(self.fenced_error()));
         }
         match outcome {
-            Some(Outcome::Refused(refusal)) => {
+            Outcome::Refused(refusal) => {
                 if refusal.code.retry_request() {
-                    Failed::Waits(format!("{what}: {refusal}"))
+                    Tried::Waits(format!("{what}: {refusal}"))
                 } else {
-                    Failed::Final(self.refused(&refusal, &what))
+                    Tried::Over(Err(self.refused(&refusal, &what)))
                 }
             }
-            Some(Outcome::WrongSize(bytes)) => Failed::Final(Error::new(
+            Outcome::WrongSize(bytes) => Tried::Over(Err(Error::new(
                 Status::Error,
                 format!(
                     "{what} has {bytes} bytes, and its buffer another size; hint: compare \
                      innodb_page_size with the project's page size"
                 ),
-            )),
-            Some(Outcome::Closed(closed)) => match self.refuses(&closed, &what) {
-                Some(error) => Failed::Final(error),
-                None => Failed::Again(format!("{what}: {closed}")),
+            ))),
+            Outcome::Closed(closed) => match self.refuses(&closed, &what) {
+                Some(error) => Tried::Over(Err(error)),
+                None => Tried::Failed(format!("{what}: {closed}")),
             },
-            _ => Failed::Again(format!(
+            _ => Tried::Failed(format!(
                 "{what}: no answer from {} within {} ms",
                 self.config.server(),
                 self.limits.request_timeout().as_millis()
@@ -605,6 +647,11 @@ impl Shared {
             self.fence(&format!("the newest epoch is {}", standing.epoch));
         }
     }
+}
+
+fn too_late(attempts: u32, why: &str) -> Error {
+    let message = format!("failed after {attempts} attempts: {why}");
+    Error::new(Status::Timeout, message)
 }
 
 fn stopped() -> Error {

@@ -40,6 +40,10 @@ pub fn begin(shared: &Shared, until: Instant) -> Result<Arc<Queue>, Error> {
         #[allow(clippy::disallowed_methods)]
         std::thread::sleep(wait);
     };
+    shared.stands(&standing);
+    if shared.is_fenced() {
+        return Err(shared.fenced_error());
+    }
     let (first, start_lsn) = (standing.ack, shared.config.start_lsn);
     if first.durable_lsn != start_lsn {
         return Err(Error::new(
@@ -82,8 +86,12 @@ pub fn run(shared: &Shared, queue: &Queue) {
                 link.wait_for_room(shared.limits.tick());
                 queue.send(shared);
             }
-            Task::Connect(why) => {
+            Task::Connect(why, worked) => {
                 shared.stats.connected.set(0);
+                // A server that welcomes and then fails is not asked at once.
+                if worked {
+                    failures = 0;
+                }
                 if let Some(why) = why
                     && !goes_on(shared, queue, &why)
                 {
@@ -96,6 +104,7 @@ pub fn run(shared: &Shared, queue: &Queue) {
                 match Socket::connect(shared, Role::Redo) {
                     Ok((socket, received, standing)) => {
                         let link = Link::new(queue.next_link(), socket, received);
+                        shared.stands(&standing);
                         resume(shared, queue, link, &standing.ack);
                     }
                     Err(closed) => {
@@ -176,7 +185,8 @@ fn refusal(shared: &Shared, closed: &Closed) -> Option<Error> {
 /// Fails the queue, and logs the error.
 fn failed(shared: &Shared, queue: &Queue, error: Error) {
     remember(&error);
-    if error.status != Status::Fenced {
+    // Fencing was logged, and a shutdown is no failure.
+    if !matches!(error.status, Status::Fenced | Status::Cancelled) {
         let server = shared.config.server();
         log::write(
             Level::Error,

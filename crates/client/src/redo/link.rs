@@ -4,13 +4,15 @@ use crate::refusal::Closed;
 use crate::socket::{Progress, Socket};
 use crate::threads::lock;
 use std::collections::VecDeque;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use xylem_wire::{Ack, Fault, Invalid, Kind, Received};
 
 /// The largest number of frames in one call of the system.
 const FRAMES_AT_ONCE: usize = 64;
+/// The largest number of reads while nobody waits.
+const READS_AT_ONCE: usize = 64;
 
 /// A connection for redo.
 #[derive(Debug)]
@@ -18,7 +20,14 @@ pub struct Link {
     /// Tells this connection from earlier ones.
     pub number: u64,
     socket: Socket,
-    received: Mutex<Received>,
+    incoming: Mutex<Incoming>,
+}
+
+#[derive(Debug)]
+struct Incoming {
+    received: Received,
+    /// Why the connection has ended, once that was received.
+    closed: Option<Closed>,
 }
 
 /// Frames that a link could not send yet.
@@ -72,7 +81,10 @@ impl Link {
         Link {
             number,
             socket,
-            received: Mutex::new(received),
+            incoming: Mutex::new(Incoming {
+                received,
+                closed: None,
+            }),
         }
     }
 
@@ -106,22 +118,39 @@ impl Link {
     /// Waits for acknowledgements, for at most `tick`, and returns the last one.
     ///
     /// # Errors
-    /// When the connection has ended.
+    /// When the connection has ended, and no acknowledgement came before its end.
     pub fn receive(&self, tick: Duration) -> Result<Option<Ack>, Closed> {
         self.socket.set_tick(tick)?;
-        let mut received = lock(&self.received);
-        let progress = self.socket.receive(&mut received)?;
-        acks(progress, &mut received)
+        let mut incoming = lock(&self.incoming);
+        let mut last = None;
+        if incoming.closed.is_none() {
+            let progress = self.socket.receive(&mut incoming.received);
+            last = incoming.read(progress);
+        }
+        incoming.outcome(last)
     }
 
     /// As [`Link::receive`], without waiting.
     ///
     /// # Errors
-    /// When the connection has ended.
+    /// Those of [`Link::receive`].
     pub fn receive_ready(&self) -> Result<Option<Ack>, Closed> {
-        let mut received = lock(&self.received);
-        let progress = self.socket.receive_ready(&mut received)?;
-        acks(progress, &mut received)
+        let mut incoming = lock(&self.incoming);
+        let last = incoming.drain(&self.socket);
+        incoming.outcome(last)
+    }
+
+    /// Ends the connection, because sending failed for the reason `why`. Returns the
+    /// last acknowledgement, and the reason: the server may have told it.
+    pub fn last_words(&self, why: Closed) -> (Option<Ack>, Closed) {
+        // A thread that receives returns.
+        self.socket.end();
+        let mut incoming = lock(&self.incoming);
+        let last = incoming.drain(&self.socket);
+        match &incoming.closed {
+            Some(said @ Closed::Refused(_)) => (last, said.clone()),
+            _ => (last, why),
+        }
     }
 
     /// Ends the connection.
@@ -130,22 +159,53 @@ impl Link {
     }
 }
 
-fn acks(progress: Progress, received: &mut Received) -> Result<Option<Ack>, Closed> {
-    if progress == Progress::Bytes(0) {
-        return Err(Closed::Broken(
-            "the server closed the connection".to_owned(),
-        ));
+impl Incoming {
+    /// Reads what has arrived; returns the last acknowledgement.
+    fn drain(&mut self, socket: &Socket) -> Option<Ack> {
+        let mut last = None;
+        for _ in 0..READS_AT_ONCE {
+            if self.closed.is_some() {
+                break;
+            }
+            let progress = socket.receive_ready(&mut self.received);
+            if matches!(progress, Ok(Progress::NotYet)) {
+                break;
+            }
+            last = self.read(progress).or(last);
+        }
+        last
     }
-    let mut last = None;
-    while let Some(message) = received.next()? {
-        match message.header.kind {
-            // Each says more than the one before.
-            Kind::Ack => last = Some(Ack::decode(message.body)?),
-            // What was acknowledged before the end counts, but is acknowledged again
-            // by the next connection.
-            Kind::Fault => return Err(Closed::Refused(Fault::decode(message.body)?.into())),
-            other => return Err(Invalid::Unexpected(other).into()),
+
+    /// Reads the messages that have arrived. Each acknowledgement says more than the one
+    /// before.
+    fn read(&mut self, progress: io::Result<Progress>) -> Option<Ack> {
+        let mut last = None;
+        self.closed = match progress {
+            Ok(Progress::Bytes(0)) => Some(Closed::Broken(
+                "the server closed the connection".to_owned(),
+            )),
+            Ok(_) => self.messages(&mut last).err(),
+            Err(e) => Some(e.into()),
+        };
+        last
+    }
+
+    fn messages(&mut self, last: &mut Option<Ack>) -> Result<(), Closed> {
+        while let Some(message) = self.received.next()? {
+            match message.header.kind {
+                Kind::Ack => *last = Some(Ack::decode(message.body)?),
+                Kind::Fault => return Err(Closed::Refused(Fault::decode(message.body)?.into())),
+                other => return Err(Invalid::Unexpected(other).into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// What was acknowledged before the end counts first. The next call reports the end.
+    fn outcome(&self, last: Option<Ack>) -> Result<Option<Ack>, Closed> {
+        match (last, &self.closed) {
+            (None, Some(closed)) => Err(closed.clone()),
+            (last, _) => Ok(last),
         }
     }
-    Ok(last)
 }

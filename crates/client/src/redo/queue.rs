@@ -43,6 +43,8 @@ struct Inner {
     trouble: Option<Closed>,
     /// The keeper has not heard of `trouble` yet.
     lost: bool,
+    /// The server has made redo durable since the last link began.
+    worked: bool,
     /// The thread that receives acknowledgements.
     leader: Option<Arc<Waiter>>,
     /// The keeper receives acknowledgements.
@@ -69,8 +71,9 @@ enum Wanted {
 /// What the keeper does next.
 #[derive(Debug)]
 pub enum Task {
-    /// Connect, since the last link is gone for this reason.
-    Connect(Option<Closed>),
+    /// Connect, since the last link is gone for this reason. Also says whether that link
+    /// was of use.
+    Connect(Option<Closed>, bool),
     /// Wait until this link has room, then send.
     Send(Arc<Link>),
     /// Look whether this link, from which nobody receives, has something to say.
@@ -89,6 +92,7 @@ impl Queue {
                 links: 0,
                 trouble: None,
                 lost: false,
+                worked: false,
                 leader: None,
                 looking: false,
                 blocked: false,
@@ -165,7 +169,13 @@ impl Queue {
                     self.work.notify_all();
                     return;
                 }
-                Err(closed) => return self.lost_link(&link, closed),
+                Err(closed) => {
+                    let (ack, closed) = link.last_words(closed);
+                    if let Some(ack) = ack {
+                        self.acknowledged(&ack, &link, shared);
+                    }
+                    return self.lost_link(&link, closed);
+                }
             }
         }
     }
@@ -273,15 +283,16 @@ impl Queue {
             let link = inner.lead(&waiter);
             drop(inner);
             match link {
-                Some(link) => self.receive(&link, limits.tick().min(until - now), shared),
+                Some(link) => {
+                    let guard = Leading(self, &waiter);
+                    self.receive(&link, limits.tick().min(until - now), shared);
+                    std::mem::forget(guard);
+                }
                 None => std::thread::park_timeout(until - now),
             }
             inner = lock(&self.inner);
         };
-        inner
-            .waiters
-            .retain(|(_, other)| !Arc::ptr_eq(other, &waiter));
-        inner.step_down(&waiter);
+        inner.leave(&waiter);
         result.map(|()| inner)
     }
 
@@ -302,10 +313,15 @@ impl Queue {
         }
         inner.looking = true;
         drop(inner);
-        match link.receive_ready() {
-            Ok(Some(ack)) => self.acknowledged(&ack, link, shared),
-            Ok(None) => {}
-            Err(closed) => self.lost_link(link, closed),
+        loop {
+            match link.receive_ready() {
+                Ok(Some(ack)) => self.acknowledged(&ack, link, shared),
+                Ok(None) => break,
+                Err(closed) => {
+                    self.lost_link(link, closed);
+                    break;
+                }
+            }
         }
         let mut inner = lock(&self.inner);
         inner.looking = false;
@@ -328,6 +344,7 @@ impl Queue {
         match inner.state.acknowledge(ack) {
             Ok(news) => {
                 if news {
+                    inner.worked = true;
                     inner.progress = now;
                     shared.stats.lsn_durable.set(inner.state.durable_lsn());
                     inner.end_waits(self.limit);
@@ -423,7 +440,8 @@ impl Queue {
         match &inner.link {
             None => {
                 let lost = std::mem::take(&mut inner.lost);
-                Task::Connect(inner.trouble.clone().filter(|_| lost))
+                let worked = std::mem::take(&mut inner.worked);
+                Task::Connect(inner.trouble.clone().filter(|_| lost), worked)
             }
             Some(link) if inner.blocked => Task::Send(Arc::clone(link)),
             Some(link) => Task::Look(Arc::clone(link)),
@@ -479,6 +497,15 @@ impl Queue {
     }
 }
 
+/// Has another thread lead if the leader panics.
+struct Leading<'a>(&'a Queue, &'a Arc<Waiter>);
+
+impl Drop for Leading<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.inner).leave(self.1);
+    }
+}
+
 impl Inner {
     fn check(&self) -> Result<(), Error> {
         match &self.failed {
@@ -529,8 +556,10 @@ impl Inner {
         self.link.clone()
     }
 
-    /// Has the next thread lead if `waiter` does.
-    fn step_down(&mut self, waiter: &Arc<Waiter>) {
+    /// Removes `waiter`. Has the next thread lead if it does.
+    fn leave(&mut self, waiter: &Arc<Waiter>) {
+        self.waiters
+            .retain(|(_, other)| !Arc::ptr_eq(other, waiter));
         if self.is_led_by(waiter) {
             self.leader = None;
             self.appoint();

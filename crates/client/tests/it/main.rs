@@ -3,10 +3,14 @@
 
 mod capi;
 mod common;
+mod frames;
 mod garbage;
+mod leader;
 mod mariadbd;
 mod pages;
+mod pool;
 mod redo;
+mod sending;
 mod sidefiles;
+mod stress;
 mod units;
-mod wire;
