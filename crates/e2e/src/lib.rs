@@ -37,6 +37,11 @@ impl Project {
             "XYLEM_HOME is not set: run these tests with cargo xtask test, which builds an \
              installation for them",
         )?;
+        Project::of(Path::new(&home))
+    }
+
+    /// As [`Project::new`], of the installation in `home`.
+    pub fn of(home: &Path) -> Result<Project> {
         let dir = tempfile::Builder::new().prefix("xylem-e2e-").tempdir()?;
         Ok(Project {
             dir,
@@ -100,6 +105,7 @@ impl Project {
         command
             .args(args)
             .env("XYLEM_DIR", self.dir())
+            .env("XYLEM_HOME", &self.home)
             .envs(self.envs.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         command
