@@ -27,7 +27,7 @@ pub use object::{ObjectWal, ObjectWalConfig};
 
 use std::future::Future;
 use std::pin::Pin;
-use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
+use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
 
 /// A future that a trait object can return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -284,4 +284,66 @@ pub trait WalReader: Send {
     /// # Errors
     /// [`WalError::Corrupt`] when a block fails its checksum, [`WalError::Io`].
     fn next(&mut self) -> Result<Option<Entry>, WalError>;
+
+    /// As [`WalReader::next`], but lends the entry to `take`, so that redo is not
+    /// copied to be read once. False, without a call, when there is no entry now.
+    ///
+    /// # Errors
+    /// As for [`WalReader::next`]; `take` was not called then.
+    fn lend(&mut self, take: &mut dyn FnMut(Lent<'_>)) -> Result<bool, WalError> {
+        let Some(entry) = self.next()? else {
+            return Ok(false);
+        };
+        take(Lent::of(&entry));
+        Ok(true)
+    }
+}
+
+/// An [`Entry`] while its reader holds it.
+#[derive(Clone, Copy, Debug)]
+pub struct Lent<'a> {
+    /// As [`Entry::next`].
+    pub next: Position,
+    /// As [`Entry::time_us`].
+    pub time_us: u64,
+    /// As [`Entry::stepped`].
+    pub stepped: bool,
+    /// The content.
+    pub record: LentRecord<'a>,
+}
+
+/// The content of a [`Lent`] entry.
+#[derive(Clone, Copy, Debug)]
+pub enum LentRecord<'a> {
+    /// Redo.
+    Redo {
+        /// The LSN of the first byte.
+        start: Lsn,
+        /// The bytes.
+        bytes: &'a [u8],
+    },
+    /// Anything else.
+    Other(&'a Record),
+}
+
+impl<'a> Lent<'a> {
+    fn of(entry: &'a Entry) -> Lent<'a> {
+        let record = match &entry.record {
+            Record::Frame(Frame {
+                start,
+                body: FrameBody::Redo(bytes),
+                ..
+            }) => LentRecord::Redo {
+                start: *start,
+                bytes,
+            },
+            other => LentRecord::Other(other),
+        };
+        Lent {
+            next: entry.next,
+            time_us: entry.time_us,
+            stepped: entry.stepped,
+            record,
+        }
+    }
 }
