@@ -83,8 +83,7 @@ dberr_t read(page_id_t id, void *buf, size_t len) noexcept;
 bool read_async(tpool::aiocb *cb, page_id_t id) noexcept;
 
 /** Record that a dirty page is about to become clean. When it is read again, it
-must show at least this LSN. Its redo was streamed, but the page server may not have
-it yet: the read waits there.
+must show at least this LSN, which is durable.
 @param id   page identifier
 @param lsn  FIL_PAGE_LSN */
 void note_clean(page_id_t id, lsn_t lsn) noexcept;
