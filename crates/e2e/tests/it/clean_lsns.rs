@@ -9,7 +9,14 @@ fn an_lsn_of_a_clean_page_is_never_too_small_and_rarely_too_large() -> Result<()
     let dir = tempfile::tempdir()?;
     let program = dir.path().join("clean_lsns");
     let status = Command::new("g++")
-        .args(["-std=gnu++11", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"])
+        .args([
+            "-std=gnu++11",
+            "-O1",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-pthread",
+        ])
         .args(["-fsanitize=address,undefined", "-fno-sanitize-recover"])
         .arg("-I")
         .arg(format!("{crate_dir}/../../mariadb/innobase/include"))
