@@ -12,9 +12,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 use xylem_e2e::{Project, free_ports, rounds};
 
+/// Tests of this file take turns, because they share [`LONG`].
+static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 const ROUND_TRIP: Duration = Duration::from_millis(200);
 
-/// A path to a server of this machine on which every byte takes half of [`ROUND_TRIP`].
+/// Whether the paths are long. A start reads so many pages one by one that it is not.
+static LONG: AtomicBool = AtomicBool::new(false);
+
+/// A path to a server of this machine on which every byte takes half of [`ROUND_TRIP`]
+/// while [`LONG`] is set.
 struct FarAway {
     port: u16,
 }
@@ -49,8 +56,12 @@ fn delay(mut from: TcpStream, mut to: TcpStream) {
     thread::spawn(move || {
         let mut buffer = vec![0; 1 << 16];
         while let Ok(n @ 1..) = from.read(&mut buffer) {
+            let time = match LONG.load(Ordering::Relaxed) {
+                true => ROUND_TRIP / 2,
+                false => Duration::ZERO,
+            };
             if sender
-                .send((Instant::now() + ROUND_TRIP / 2, buffer[..n].to_vec()))
+                .send((Instant::now() + time, buffer[..n].to_vec()))
                 .is_err()
             {
                 break;
@@ -126,10 +137,13 @@ fn commit_until(client: u32, mut conn: Conn, until: Instant) -> Result<u32> {
 
 #[test]
 fn commits_of_several_clients_are_on_their_way_at_a_time() -> Result<()> {
+    let _alone = ALONE.lock();
     let project = far_project()?;
     let time = 20 * ROUND_TRIP;
+    LONG.store(true, Ordering::Relaxed);
     let one = commits(&project, 1, time)?;
     let eight = commits(&project, 8, time)?;
+    LONG.store(false, Ordering::Relaxed);
     ensure!(one >= 10, "{one} commits of one client in {time:?}");
     // If each waited until the one before is durable, it would be about 4.
     ensure!(
@@ -156,6 +170,7 @@ fn longest_commit(mut conn: Conn, stop: &AtomicBool) -> Result<Duration> {
 
 #[test]
 fn operations_on_files_do_not_stop_writers() -> Result<()> {
+    let _alone = ALONE.lock();
     let project = far_project()?;
     project.sql(
         "INSERT INTO d.t VALUES (1, 0); CREATE TABLE d.x (a INT PRIMARY KEY); \
@@ -167,11 +182,13 @@ fn operations_on_files_do_not_stop_writers() -> Result<()> {
         let stop = Arc::clone(&stop);
         thread::spawn(move || longest_commit(writer, &stop))
     };
+    LONG.store(true, Ordering::Relaxed);
     let files = project.sql(
         "RENAME TABLE d.x TO d.y; TRUNCATE TABLE d.y; INSERT INTO d.y VALUES (2); \
          RENAME TABLE d.y TO d.z; CREATE TABLE d.x (a INT PRIMARY KEY); DROP TABLE d.x",
     );
     stop.store(true, Ordering::Relaxed);
+    LONG.store(false, Ordering::Relaxed);
     let longest = writer
         .join()
         .map_err(|_| anyhow::anyhow!("the writer panicked"))??;
