@@ -11,6 +11,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 *****************************************************************************/
 
 #include "page_server.h"
+#include "page_server_clean.h"
 #include "page_server_engines.h"
 #include "page_server_private.h"
 #include "buf0buf.h"
@@ -73,17 +74,21 @@ bool connected;
 xylem_stats stats;
 char last_error[512];
 
-/** LSNs at which pages last became clean, by the hash of the page identifier. Pages
-that share a slot share the largest LSN. At worst the page server then waits for
-redo that is already durable. 2 MiB, whatever the size of the database. */
-constexpr size_t CLEAN_LSN_SLOTS{1U << 18};
-std::atomic<lsn_t> clean_lsn[CLEAN_LSN_SLOTS];
+/** LSNs at which pages last became clean */
+clean_lsns clean;
 
-std::atomic<lsn_t> &clean_lsn_of(page_id_t id) noexcept
+/** Make the table of clean pages, with room for 7/4 of the pages that the buffer
+pool holds, in 0.2% of its size. Pages that became clean before that many others are
+no longer distinguished.
+@return whether there was enough memory */
+bool make_clean_lsns() noexcept
 {
-  /* Fibonacci hashing spreads consecutive pages over the table. */
-  return clean_lsn[(id.raw() * 0x9e3779b97f4a7c15ULL) >>
-                   (64 - 18)];
+  static constexpr uint64_t SETS_MIN{1U << 14}, SETS_MAX{1U << 31};
+  const uint64_t pages{buf_pool.size_in_bytes_requested >> srv_page_size_shift};
+  if (clean.create(std::min(std::max(pages / 4, SETS_MIN), SETS_MAX)))
+    return true;
+  sql_print_error("InnoDB: Cannot allocate memory for the LSNs of clean pages");
+  return false;
 }
 
 template<typename F> bool look_up(F &function, const char *name) noexcept
@@ -270,7 +275,8 @@ void end_server() noexcept
 
 bool start() noexcept
 {
-  if (!look_up_all() || !check_settings() || !engines_start())
+  if (!look_up_all() || !check_settings() || !make_clean_lsns() ||
+      !engines_start())
     return false;
 
   bool ok{true};
@@ -372,7 +378,7 @@ static dberr_t to_dberr(int status, page_id_t id, void *buf, size_t len)
 dberr_t read(page_id_t id, void *buf, size_t len) noexcept
 {
   const stage waiting{"Reading a page from the page server"};
-  const lsn_t lsn{clean_lsn_of(id).load(std::memory_order_acquire)};
+  const lsn_t lsn{clean.of(id.raw())};
   return to_dberr(client.get_page(id.space(), id.page_no(), lsn, buf, len),
                   id, buf, len);
 }
@@ -402,18 +408,14 @@ bool read_async(tpool::aiocb *cb, page_id_t id) noexcept
   cb->m_internal_task.m_func= cb->m_callback;
   cb->m_internal_task.m_arg= cb;
   cb->m_internal_task.m_group= cb->m_group;
-  const lsn_t lsn{clean_lsn_of(id).load(std::memory_order_acquire)};
+  const lsn_t lsn{clean.of(id.raw())};
   return client.get_page_async(id.space(), id.page_no(), lsn, cb->m_buffer,
                                cb->m_len, read_done, cb) == XYLEM_OK;
 }
 
 void note_clean(page_id_t id, lsn_t lsn) noexcept
 {
-  std::atomic<lsn_t> &slot= clean_lsn_of(id);
-  lsn_t old{slot.load(std::memory_order_relaxed)};
-  while (old < lsn &&
-         !slot.compare_exchange_weak(old, lsn, std::memory_order_release,
-                                     std::memory_order_relaxed));
+  clean.note(id.raw(), lsn);
 }
 
 void stream_redo(lsn_t lsn, const byte *data, size_t size) noexcept

@@ -3,6 +3,7 @@
 
 mod branches;
 mod care;
+mod clean_lsns;
 mod command_line;
 mod creations;
 mod dictionary;
@@ -13,6 +14,7 @@ mod export;
 mod faults;
 mod import;
 mod kills;
+mod latency;
 mod moments;
 mod object_store;
 mod package;
