@@ -9,7 +9,9 @@ use crate::node::Node;
 use crate::rpc::compute::{Listeners, accept};
 use crate::rpc::{Authenticate, ControlService, InspectService, MESSAGE_BYTES_MAX, PageService};
 use crate::{http, open, ownership, watch};
+use socket2::{Domain, SockAddr, Socket, Type};
 use std::future::Future;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
@@ -147,6 +149,8 @@ async fn serve(
     let node = Arc::new(Node::new(config));
     let (health, health_service) = tonic_health::server::health_reporter();
     report(&health, ServingStatus::NotServing).await;
+    // The threads of computes' connections outlive this call if it is dropped.
+    let _end = EndStreams(Arc::clone(&node));
     let mut serving = Serving {
         grpc: serve_grpc(
             Arc::clone(&node),
@@ -216,6 +220,15 @@ fn lost_project(node: &Node) -> ServerError {
             lost.into()
         }
         None => ServerError::Serve("another server has opened this project".to_owned()),
+    }
+}
+
+/// Ends every stream on drop.
+struct EndStreams(Arc<Node>);
+
+impl Drop for EndStreams {
+    fn drop(&mut self) {
+        self.0.end_streams();
     }
 }
 
@@ -392,7 +405,7 @@ async fn listen(addr: SocketAddr, flag: &'static str) -> Result<TcpListener, Ser
 }
 
 /// Listens on a Unix socket for computes on this machine. A socket that an earlier server
-/// left there is removed; the directory's lock is held, so no other server uses it.
+/// left there is removed, unless a server still listens on it.
 fn listen_locally(path: &Path) -> Result<UnixListener, ServerError> {
     let failed = |source| {
         ServerError::io(
@@ -402,7 +415,12 @@ fn listen_locally(path: &Path) -> Result<UnixListener, ServerError> {
     };
     match std::fs::symlink_metadata(path) {
         // Anything else than a socket is not ours to remove; binding then fails.
-        Ok(there) if there.file_type().is_socket() => std::fs::remove_file(path).map_err(failed)?,
+        Ok(there) if there.file_type().is_socket() => {
+            if is_served(path).map_err(failed)? {
+                return Err(failed(ErrorKind::AddrInUse.into()));
+            }
+            std::fs::remove_file(path).map_err(failed)?;
+        }
         _ => {}
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
@@ -411,6 +429,17 @@ fn listen_locally(path: &Path) -> Result<UnixListener, ServerError> {
     let everybody = std::fs::Permissions::from_mode(0o666);
     std::fs::set_permissions(path, everybody).map_err(failed)?;
     Ok(listener)
+}
+
+/// Whether a process listens on the socket `path`. Does not wait for it.
+fn is_served(path: &Path) -> io::Result<bool> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    Ok(match socket.connect(&SockAddr::unix(path)?) {
+        Ok(()) => true,
+        // Its backlog is full.
+        Err(e) => e.kind() == ErrorKind::WouldBlock,
+    })
 }
 
 fn local_addr(listener: &TcpListener) -> Result<SocketAddr, ServerError> {

@@ -78,14 +78,18 @@ impl LocalWal {
         let pen = writer::Writer::new(&shared, sender, recovered.active, recovered.time_us);
         *shared.pen.lock() = Some(pen);
         let writer = {
-            let shared = Arc::clone(&shared);
+            let (owner, shared) = (Arc::clone(&shared), Arc::clone(&shared));
             std::thread::Builder::new()
                 .name("xylem-wal".to_owned())
                 .stack_size(256 << 10)
                 .spawn(move || writer::run(&shared, recovered.lock))
-                .map_err(|source| WalError::Io {
-                    context: "start the WAL's writer thread".to_owned(),
-                    source,
+                .map_err(|source| {
+                    // The pen refers to `shared`, which has it.
+                    owner.pen.lock().take();
+                    WalError::Io {
+                        context: "start the WAL's writer thread".to_owned(),
+                        source,
+                    }
                 })?
         };
         Ok(LocalWal {

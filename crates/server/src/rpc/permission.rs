@@ -22,7 +22,7 @@ pub(super) struct Permission {
     /// Above zero: commits must wait; see [`OpenBranch::hold`].
     held: watch::Receiver<u32>,
     epoch: Epoch,
-    /// Cancelled when a newer stream of the same epoch takes over.
+    /// Cancelled when a newer stream takes over, or a newer epoch was created.
     replaced: CancellationToken,
 }
 
@@ -97,6 +97,10 @@ impl Permission {
     }
 
     fn replaced(&self) -> Status {
+        let newest = self.branch.epoch();
+        if newest > self.epoch {
+            return status::wrong_epoch(self.epoch, newest, &self.branch.name());
+        }
         Status::aborted(format!(
             "a newer stream of epoch {} on branch {} has replaced this one",
             self.epoch,

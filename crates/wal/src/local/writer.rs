@@ -137,20 +137,15 @@ fn work(shared: &Arc<Shared>) -> Result<(), Failure> {
         let Some(writer) = pen.as_mut() else {
             return Ok(());
         };
-        match writer.take()? {
-            Work::Write(entries) => {
-                let batch = writer.lay_out(entries)?;
-                if !writer.write_at_last(batch)? {
-                    return Ok(());
-                }
+        match writer.step() {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(failure) => {
+                // While this thread holds the pen: the next holder would write over the
+                // entries that are lost, and leave a gap.
+                shared.fail(failure.clone());
+                return Err(failure);
             }
-            Work::NextSegment(bytes) => {
-                if !writer.switch(bytes)? {
-                    return Ok(());
-                }
-            }
-            Work::Nothing => {}
-            Work::End => return Ok(()),
         }
     }
 }
@@ -169,7 +164,9 @@ fn wait_for_work(shared: &Shared) -> Result<bool, Failure> {
             return Ok(true);
         }
         if state.closing == Closing::Drain {
-            return Ok(false);
+            // What is not durable and not queued is a caller's: it may find the disk
+            // full, and leave its batch to this thread. The pen is free when it is done.
+            return Ok(state.queue.bytes > 0);
         }
         shared.work.wait(&mut state);
     }
@@ -193,10 +190,8 @@ pub(crate) fn write_queued(shared: &Arc<Shared>) {
                 shared.work.notify_all();
                 return;
             }
-            Err(failure) => {
-                drop(pen);
-                return shared.fail(failure);
-            }
+            // As in `work`, before the pen is put down.
+            Err(failure) => return shared.fail(failure),
         }
         drop(pen);
         if shared.state.lock().queue.entries.is_empty() {
@@ -206,6 +201,20 @@ pub(crate) fn write_queued(shared: &Arc<Shared>) {
 }
 
 impl Writer {
+    /// Does the next step of the WAL's own thread, and waits where it must. False when
+    /// the WAL is to end.
+    fn step(&mut self) -> Result<bool, Failure> {
+        match self.take()? {
+            Work::Write(entries) => {
+                let batch = self.lay_out(entries)?;
+                self.write_at_last(batch)
+            }
+            Work::NextSegment(bytes) => self.switch(bytes),
+            Work::Nothing => Ok(true),
+            Work::End => Ok(false),
+        }
+    }
+
     /// Writes what is queued. False when the WAL's own thread must go on.
     fn write_now(&mut self) -> Result<bool, Failure> {
         if self.kept.is_some() {

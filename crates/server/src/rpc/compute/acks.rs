@@ -5,7 +5,7 @@
 use super::super::feed::Pending;
 use super::super::permission::Permission;
 use super::super::status;
-use super::connection::nonblocking;
+use super::connection::{AtLast, nonblocking};
 use crate::branch::live::OpenBranch;
 use parking_lot::Mutex;
 use socket2::Socket;
@@ -21,8 +21,21 @@ use xylem_types::{Epoch, FrameSeq};
 use xylem_wal::{Durable, WalError};
 use xylem_wire::{Ack, Standing, ack};
 
-/// How long an acknowledgement waits that the system had no room for.
+/// The pause before another attempt when the system had no room for an acknowledgement.
 const FULL: Duration = Duration::from_millis(5);
+
+/// What became of the acknowledgements that are due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// Every accepted frame is acknowledged.
+    All,
+    /// Everything durable is acknowledged, and more is accepted.
+    Durable,
+    /// There is no permission to acknowledge.
+    NotPermitted,
+    /// The system has no room for an acknowledgement.
+    Full,
+}
 
 /// The acknowledgements of one connection.
 pub(super) struct Acks {
@@ -35,6 +48,8 @@ pub(super) struct Acks {
     state: Mutex<State>,
     /// Wakes the task: an acknowledgement is due.
     due: Notify,
+    /// How long the compute may leave acknowledgements untaken.
+    stall: Duration,
     /// Why the connection ends.
     why: OnceLock<Status>,
     /// Cancelled when the connection has to end.
@@ -49,6 +64,8 @@ struct State {
     told: FrameSeq,
     /// The rest of an acknowledgement that was sent in part.
     rest: Vec<u8>,
+    /// Nothing more may be sent.
+    finished: bool,
 }
 
 impl Acks {
@@ -58,7 +75,7 @@ impl Acks {
         (branch, epoch): (&Arc<OpenBranch>, Epoch),
         socket: &Arc<Socket>,
         permission: Permission,
-        pending: Arc<Pending>,
+        (pending, stall): (Arc<Pending>, Duration),
         over: CancellationToken,
     ) -> Acks {
         let durable = branch.wal.durable();
@@ -73,9 +90,10 @@ impl Acks {
             state: Mutex::new(State {
                 accepted: told,
                 told,
-                rest: Vec::new(),
+                ..State::default()
             }),
             due: Notify::new(),
+            stall,
             why: OnceLock::new(),
             over,
         }
@@ -120,23 +138,26 @@ impl Acks {
             let mut state = self.state.lock();
             state.accepted = state.accepted.max(seq);
         }
-        if !self.tell()? {
+        if self.tell()? != Told::All {
             self.due.notify_one();
         }
         Ok(())
     }
 
-    /// Acknowledges what is durable. Returns whether nothing is left to acknowledge.
-    fn tell(&self) -> Result<bool, Status> {
+    /// Acknowledges what is durable.
+    fn tell(&self) -> Result<Told, Status> {
         if !self.permission.now()? {
-            return Ok(false);
+            return Ok(Told::NotPermitted);
         }
         let mut state = self.state.lock();
         // Read after permission was given, and under the lock, so that the last
         // acknowledgement says the most.
         let durable = self.durable()?;
+        if state.finished {
+            return Ok(Told::All);
+        }
         if !self.send_rest(&mut state)? {
-            return Ok(false);
+            return Ok(Told::Full);
         }
         if durable.seq() > state.told {
             state.rest = ack(&self.ack(&durable));
@@ -144,10 +165,13 @@ impl Acks {
             self.pending
                 .end(durable.seq(), &self.branch, Instant::now());
             if !self.send_rest(&mut state)? {
-                return Ok(false);
+                return Ok(Told::Full);
             }
         }
-        Ok(state.told >= state.accepted)
+        Ok(match state.told >= state.accepted {
+            true => Told::All,
+            false => Told::Durable,
+        })
     }
 
     /// Sends the rest of the last acknowledgement. Returns whether all of it was sent.
@@ -165,6 +189,8 @@ impl Acks {
 
     /// Acknowledges what the connection's thread does not, until the connection ends.
     pub async fn run(self: Arc<Self>) {
+        let this = Arc::clone(&self);
+        let _end = AtLast(move || this.end(status::ended(&this.branch)));
         let why = tokio::select! {
             biased;
             why = self.permission.ended() => why,
@@ -179,26 +205,52 @@ impl Acks {
         let mut durable = self.durable.clone();
         loop {
             self.due.notified().await;
+            let mut full_since = None;
             loop {
                 durable.borrow_and_update();
                 if let Err(why) = permission.wait().await {
                     return why;
                 }
                 match self.tell() {
-                    Ok(true) => break,
-                    Ok(false) => {}
+                    Ok(Told::All) => break,
+                    // The permission was withdrawn since: waits for it again. The WAL
+                    // may have nothing more to say.
+                    Ok(Told::NotPermitted) => {}
+                    Ok(Told::Durable) => {
+                        full_since = None;
+                        if durable.changed().await.is_err() {
+                            let error = self.branch.wal.failed().unwrap_or(WalError::Closed);
+                            return status::of_wal(&error, &self.branch.name());
+                        }
+                    }
+                    Ok(Told::Full) => {
+                        if full_since.get_or_insert_with(Instant::now).elapsed() >= self.stall {
+                            return self.stalled();
+                        }
+                        tokio::time::sleep(FULL).await;
+                    }
                     Err(why) => return why,
-                }
-                let full = !self.state.lock().rest.is_empty();
-                tokio::select! {
-                    moved = durable.changed() => if moved.is_err() {
-                        let error = self.branch.wal.failed().unwrap_or(WalError::Closed);
-                        return status::of_wal(&error, &self.branch.name());
-                    },
-                    () = tokio::time::sleep(FULL), if full => {}
                 }
             }
         }
+    }
+
+    fn stalled(&self) -> Status {
+        let stall = self.stall.as_secs_f64();
+        tracing::warn!(
+            branch = self.branch.name(),
+            "ended a connection: its compute took no acknowledgement for {stall} s"
+        );
+        Status::aborted(format!(
+            "the connection was ended: no acknowledgement was taken for {stall} s; open another"
+        ))
+    }
+
+    /// Ends all acknowledgements. Returns whether the last one was sent whole.
+    pub fn finish(&self) -> bool {
+        let mut state = self.state.lock();
+        state.finished = true;
+        state.rest.is_empty()
     }
 
     /// Ends the connection. The first reason counts.

@@ -4,13 +4,14 @@ use super::super::call::{self, Caller};
 use super::super::status;
 use super::{pages, redo};
 use crate::node::Node;
-use socket2::Socket;
+use socket2::{Domain, Socket, TcpKeepalive};
 use std::io::{self, ErrorKind, Read};
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 use tonic::Status;
 use xylem_types::Epoch;
 use xylem_wire::{
@@ -20,6 +21,9 @@ use xylem_wire::{
 
 /// How long a peer may take to introduce itself.
 const HELLO_PATIENCE: Duration = Duration::from_secs(10);
+/// A machine that vanishes without a word is noticed after about three times this time:
+/// by probes when nothing is sent, and by the lack of TCP acknowledgements otherwise.
+const KEEPALIVE: Duration = Duration::from_secs(10);
 /// The stack of a connection's thread. Page reads from memory need little.
 const STACK_BYTES: usize = 512 << 10;
 /// Bytes that the system may hold in each direction.
@@ -103,14 +107,25 @@ impl From<io::Error> for End {
 
 fn prepare(node: &Node, socket: &Socket) -> io::Result<()> {
     socket.set_nonblocking(false)?;
-    socket.set_read_timeout(Some(HELLO_PATIENCE))?;
     // A peer that takes no answers for longer than that is disconnected.
     socket.set_write_timeout(Some(node.config.stall_timeout))?;
     socket.set_send_buffer_size(BUFFER_BYTES)?;
-    socket.set_recv_buffer_size(BUFFER_BYTES)
+    socket.set_recv_buffer_size(BUFFER_BYTES)?;
+    if socket.domain()? != Domain::UNIX {
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE)
+            .with_retries(2);
+        socket.set_tcp_keepalive(&keepalive)?;
+        // It counts a peer that is there and takes nothing, too.
+        let timeout = node.config.stall_timeout.max(3 * KEEPALIVE);
+        socket.set_tcp_user_timeout(Some(timeout))?;
+    }
+    Ok(())
 }
 
 fn introduction(socket: &Socket, received: &mut Received) -> Result<Hello, End> {
+    let until = Instant::now() + HELLO_PATIENCE;
     let mut preface = false;
     loop {
         if !preface && let Some(bytes) = received.rest().first_chunk::<PREFACE_BYTES>() {
@@ -130,6 +145,12 @@ fn introduction(socket: &Socket, received: &mut Received) -> Result<Hello, End> 
                 };
             }
         }
+        // The limit is for all of it: a peer may send it byte by byte.
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(End::Gone);
+        }
+        socket.set_read_timeout(Some(left))?;
         receive(socket, received)?;
     }
 }
@@ -194,25 +215,25 @@ impl Connection {
             epoch: durable.epoch().0,
             ack: Ack {
                 durable_seq: durable.seq().0,
-                durable_lsn: branch.last_lsn().0,
+                // Of the same moment as the number.
+                durable_lsn: durable.lsn().0.max(branch.meta.branch_point_lsn),
                 applied_lsn: branch.pages.applied().0,
             },
         }
     }
 
-    /// Ends blocked reads of the connection when its streams have to end.
-    pub fn end_reads_when(&self, ended: impl Future<Output = ()> + Send + 'static) -> Ender {
-        let socket = Arc::clone(&self.socket);
-        Ender(self.runtime.spawn(async move {
-            ended.await;
-            // An error means that the peer is gone.
-            let _ = socket.shutdown(Shutdown::Read);
-        }))
-    }
-
     /// Why the server ends the connection, if it does.
     pub fn why_ended(&self) -> Status {
         status::ended(&self.caller.branch)
+    }
+}
+
+/// Calls its function on drop: also when the runtime ends, and the task that has it.
+pub(super) struct AtLast<F: FnMut()>(pub F);
+
+impl<F: FnMut()> Drop for AtLast<F> {
+    fn drop(&mut self) {
+        (self.0)();
     }
 }
 

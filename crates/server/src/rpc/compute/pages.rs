@@ -1,7 +1,7 @@
 //! A connection for page reads.
 
 use super::super::{control, pages};
-use super::connection::{Connection, End, receive, refuse};
+use super::connection::{AtLast, Connection, End, Ender, receive};
 use super::outbox::{Answer, Outbox};
 use crate::metrics::StreamKind;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tonic::Status;
 use xylem_proto::control::{GetTablespaceRequest, Tablespace};
 use xylem_proto::pageserver::GetPageRequest;
 use xylem_wire::{
-    Fault, GetPage, GetSpace, Invalid, Kind, Message, Received, Space, fault, pong, space, welcome,
+    GetPage, GetSpace, Invalid, Kind, Message, Received, Space, pong, space, welcome,
 };
 
 /// The largest number of answers that are made before the first one is sent.
@@ -23,7 +23,14 @@ pub(super) fn serve(mut connection: Connection) {
     let ticket = connection.node.stream(StreamKind::pages, &branch);
     let outbox = Arc::new(Outbox::new(Arc::clone(&connection.socket), branch));
     let ended = ticket.end.clone();
-    let _ender = connection.end_reads_when(ended.clone().cancelled_owned());
+    let _ender = Ender::of(connection.runtime.spawn({
+        let (ended, outbox) = (ended.clone(), Arc::clone(&outbox));
+        let end = AtLast(move || outbox.end());
+        async move {
+            let _end = end;
+            ended.cancelled().await;
+        }
+    }));
     let mut answers = vec![Answer::Message(welcome(&connection.standing()))];
     let mut received = std::mem::take(&mut connection.received);
     let serving = Serving {
@@ -44,8 +51,7 @@ pub(super) fn serve(mut connection: Connection) {
         End::Refused(status) => status,
         End::Gone => return serving.outbox.break_off(),
     };
-    refuse(&serving.connection.socket, &why);
-    serving.outbox.break_off();
+    serving.outbox.refuse(&why);
 }
 
 struct Serving {
@@ -122,28 +128,19 @@ impl Serving {
 
     /// Answers request `id` when `work` is done.
     fn later(&self, id: u64, work: impl Future<Output = Result<Answer, Status>> + Send + 'static) {
-        self.outbox.begin();
-        let (outbox, gone) = (Arc::clone(&self.outbox), self.gone.clone());
+        let (under_way, gone) = (self.outbox.begin(id), self.gone.clone());
         self.connection.runtime.spawn(async move {
             tokio::select! {
                 biased;
                 () = gone.cancelled() => {}
-                outcome = work => outbox.finish(answer(id, outcome)),
+                outcome = work => under_way.finish(answer(id, outcome)),
             }
         });
     }
 }
 
 fn answer(id: u64, outcome: Result<Answer, Status>) -> Answer {
-    outcome.unwrap_or_else(|status| {
-        Answer::Message(fault(
-            id,
-            &Fault {
-                code: status.code() as u32,
-                message: status.message(),
-            },
-        ))
-    })
+    outcome.unwrap_or_else(|status| Answer::failure(id, &status))
 }
 
 fn file(found: Tablespace) -> Space {

@@ -6,8 +6,8 @@ use super::super::{convert, status};
 use super::acks::Acks;
 use super::connection::{Connection, End, Ender, receive, refuse};
 use crate::metrics::StreamKind;
+use crate::node::StreamTicket;
 use std::sync::Arc;
-use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use xylem_types::FrameSeq;
 use xylem_wal::{CheckedFrame, Writer};
@@ -18,10 +18,12 @@ pub(super) fn serve(mut connection: Connection) {
     let branch = Arc::clone(&connection.caller.branch);
     let _span = branch.span().entered();
     let ticket = connection.node.stream(StreamKind::wal, &branch);
-    let end = match begin(&mut connection, ticket.end.child_token()) {
+    let end = match begin(&mut connection, &ticket) {
         Ok((mut serving, _task)) => {
             let end = serving.run(&connection);
             match serving.acks.why() {
+                // What is sent now would pass for the rest of an acknowledgement.
+                _ if !serving.acks.finish() => return,
                 Some(why) => End::Refused(why.clone()),
                 None => end,
             }
@@ -44,7 +46,8 @@ struct Serving {
 /// Takes the branch's line of redo over, and welcomes the compute. The welcome says what
 /// is durable, not what is accepted. The compute may send the frames in between again;
 /// the WAL ignores them.
-fn begin(connection: &mut Connection, over: CancellationToken) -> Result<(Serving, Ender), End> {
+fn begin(connection: &mut Connection, ticket: &StreamTicket) -> Result<(Serving, Ender), End> {
+    let over = ticket.end.child_token();
     let node = &connection.node;
     let epoch = connection.caller.required_epoch()?;
     let branch = Arc::clone(&connection.caller.branch);
@@ -67,7 +70,7 @@ fn begin(connection: &mut Connection, over: CancellationToken) -> Result<(Servin
         (&branch, epoch),
         &connection.socket,
         permission,
-        Arc::clone(&pending),
+        (Arc::clone(&pending), ticket.stall),
         over,
     );
     let acks = Arc::new(acks);
@@ -82,7 +85,7 @@ fn begin(connection: &mut Connection, over: CancellationToken) -> Result<(Servin
 }
 
 impl Serving {
-    /// Feeds frames until the connection ends; says how it does.
+    /// Feeds frames until the connection ends, and returns why it ended.
     fn run(&mut self, connection: &Connection) -> End {
         loop {
             if let Err(end) = self.step(connection) {
@@ -112,14 +115,17 @@ impl Serving {
 
     fn append(&mut self, group: Vec<CheckedFrame>, connection: &Connection) -> Result<(), End> {
         let last = group.last().map_or(FrameSeq(0), |last| last.frame().seq);
-        let bytes = connection.runtime.block_on(async {
+        let appended = connection.runtime.block_on(async {
             tokio::select! {
                 biased;
-                appended = self.feed.append(group, Writer::Caller) => appended,
                 () = self.acks.over() => Err(connection.why_ended()),
+                appended = self.feed.append(group, Writer::Caller) => appended,
             }
-        })?;
+        });
+        // Also after a failure: the frames before a wrong one are accepted, and nobody
+        // else writes them.
         connection.caller.branch.wal.write_queued();
+        let bytes = appended?;
         self.acks.accepted(last)?;
         connection.runtime.block_on(async {
             tokio::select! {
