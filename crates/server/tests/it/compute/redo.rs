@@ -3,8 +3,7 @@
 use super::{metric, streams};
 use crate::common::branch::{create, remove};
 use crate::common::compute::{
-    Door, Link, Redo, Refusal, WAYS, Way, create_frame, newest, reader, redo_frame, start,
-    writer,
+    Door, Link, Redo, Refusal, WAYS, Way, create_frame, newest, reader, redo_frame, start, writer,
 };
 use crate::common::redo::{mark, marked, mkdir};
 use crate::common::{Writer, wait_applied, with_database};
