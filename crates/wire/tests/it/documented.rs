@@ -7,7 +7,7 @@ use xylem_wire::{
     hello, page_head, ping, pong, space, welcome,
 };
 
-const DOCUMENT: &str = include_str!("../../../docs/compute-protocol.md");
+const DOCUMENT: &str = include_str!("../../../../docs/compute-protocol.md");
 
 /// The examples of the section with this heading, as bytes.
 fn examples(heading: &str) -> Vec<Vec<u8>> {
