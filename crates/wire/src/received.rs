@@ -51,7 +51,7 @@ impl Received {
 
     /// Notes that `count` bytes were put into [`Received::room`].
     pub fn filled(&mut self, count: usize) {
-        self.to = (self.to + count).min(self.bytes.len());
+        self.to = self.to.saturating_add(count).min(self.bytes.len());
     }
 
     /// Whether a part of a message, or a whole one, was not read yet.
@@ -66,13 +66,17 @@ impl Received {
 
     /// Skips `count` bytes.
     pub fn skip(&mut self, count: usize) {
-        self.from = (self.from + count).min(self.to);
+        self.from = self.from.saturating_add(count).min(self.to);
     }
 
     /// The next message, if it is whole.
     ///
     /// # Errors
     /// [`Invalid`] when the bytes are not a message.
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "the message borrows, which an iterator's items cannot"
+    )]
     pub fn next(&mut self) -> Result<Option<Message<'_>>, Invalid> {
         let rest = &self.bytes[self.from..self.to];
         let Some(header) = rest.first_chunk::<HEADER_BYTES>() else {
