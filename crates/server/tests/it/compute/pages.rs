@@ -32,7 +32,7 @@ async fn pages_come_from_memory_and_from_files() {
         assert_eq!((id, page.len()), (u64::MAX, 16384));
         assert!(page.iter().all(|&byte| byte == 0));
     }
-    assert!(metric(&server, "xylem_page_reads_total", "cached").await >= 4.0);
+    assert!(metric(&server, "xylem_page_reads_total", "cached").await >= 2.0);
     drop(writer);
     server.stop();
     // Nothing is in memory, and what is durable must be shown all the same.
@@ -48,7 +48,7 @@ async fn pages_come_from_memory_and_from_files() {
 
 /// The requests that wait do not keep the others waiting, and a failure ends no
 /// connection.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_read_waits_for_its_lsn_and_no_longer_than_it_may() {
     let dir = tempfile::tempdir().unwrap();
     let (server, door) = start(dir.path(), |_| {});
@@ -155,7 +155,7 @@ async fn hundreds_of_requests_are_answered_each_once() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tablespace_is_told_without_its_pages_or_with_them() {
     let dir = tempfile::tempdir().unwrap();
     let (server, door) = start(dir.path(), |_| {});
