@@ -96,7 +96,7 @@ impl Client {
         let message = match error.status {
             Status::Timeout => format!(
                 "cannot reach page server {}: {}; hint: check that it runs and that \
-                 innodb_page_server_address and innodb_page_server_port are right",
+                 innodb_page_server_socket, or _address and _port, are right",
                 config.server(),
                 error.message
             ),

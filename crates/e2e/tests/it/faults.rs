@@ -290,14 +290,23 @@ fn a_compute_without_its_server_does_not_start_and_says_where_it_looked() -> Res
     let project = Project::up("16MiB")?;
     project.sql("CREATE DATABASE d")?;
     project.xylem(&["compute", "stop", "main"])?;
-    let log = mariadbd_by_hand(&project, &["--innodb-page-server-port=1"])?;
+    let log = mariadbd_by_hand(
+        &project,
+        &[
+            "--innodb-page-server-socket=",
+            "--innodb-page-server-port=1",
+        ],
+    )?;
     ensure!(
         log.contains("Cannot use the page server at 127.0.0.1:1"),
         "{log}"
     );
     let log = mariadbd_by_hand(
         &project,
-        &["--innodb-page-server-address=no.such.host.invalid"],
+        &[
+            "--innodb-page-server-socket=",
+            "--innodb-page-server-address=no.such.host.invalid",
+        ],
     )?;
     ensure!(log.contains("no.such.host.invalid"), "{log}");
     project.kill_server()?;
@@ -528,8 +537,10 @@ fn expand(packed: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Flips a bit in every block of every layer that has the first page of the
-/// tablespace `space` (docs/formats/layers.md).
+/// tablespace `space` (docs/formats/layers.md), unless the block has pages of the system
+/// tablespace as well: without its undo pages no compute starts.
 fn damage_first_page(project: &Project, space: u32) -> Result<usize> {
+    const SYSTEM: [u8; 6] = [9, 1, 0, 0, 0, 0];
     let mut key = vec![9, 1];
     key.extend(space.to_be_bytes());
     key.extend(0u32.to_be_bytes());
@@ -559,7 +570,11 @@ fn damage_first_page(project: &Project, space: u32) -> Result<usize> {
                     1 => expand(&bytes[payload.clone()]),
                     _ => None,
                 };
-                if data && plain.is_some_and(|p| p.windows(key.len()).any(|w| w == key)) {
+                let has = |key: &[u8]| {
+                    let plain = plain.as_deref().unwrap_or_default();
+                    plain.windows(key.len()).any(|w| w == key)
+                };
+                if data && has(&key) && !has(&SYSTEM) {
                     bytes[payload.start + stored / 2] ^= 1;
                     hits += 1;
                 }

@@ -97,6 +97,7 @@ fn far_project() -> Result<Project> {
         "--buffer-pool",
         "64MiB",
         "--",
+        "--innodb-page-server-socket=",
         &format!("--innodb-page-server-port={}", far.port),
     ])?;
     project.sql("CREATE DATABASE d; CREATE TABLE d.t (a INT PRIMARY KEY, b INT)")?;
