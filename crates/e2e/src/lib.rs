@@ -8,7 +8,7 @@ pub mod small;
 pub mod sysbench;
 
 use crate::sysbench::Login;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -131,6 +131,14 @@ impl Project {
             );
         }
         Ok(String::from_utf8(out.stdout)?)
+    }
+
+    /// `result`, with the logs if it is an error: they say why a client lost its server.
+    ///
+    /// # Errors
+    /// That of `result`.
+    pub fn explained<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| anyhow!("{error:#}\n{}", self.logs()))
     }
 
     /// Runs `xylem ARGS --json`; returns its document.
