@@ -107,12 +107,13 @@ fn a_late_answer_is_dropped() {
     let server = Server::start();
     let client = server.narrow_client();
     // Long enough that a busy machine does not make the link silent.
-    client.shared().limits.set(4000, 60_000);
+    client.shared().limits.set(2000, 60_000);
     server.script().aside = 1;
     let mut late = vec![0u8; PAGE];
     let mut buf = vec![0u8; PAGE];
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| client.get_page(wanted(1, 0, &mut late)));
+        eventually("set aside", || server.script().aside == 0);
         while !reader.is_finished() {
             // The connection stays alive.
             assert_eq!(client.get_page(wanted(1, 1, &mut buf)), Status::Ok);

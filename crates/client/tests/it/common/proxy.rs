@@ -119,9 +119,7 @@ impl Proxy {
         let (proxy, script) = (Arc::clone(self), Arc::clone(script));
         std::thread::spawn(move || {
             while let Ok((client, _)) = listener.accept() {
-                if proxy.open.load(Ordering::SeqCst) {
-                    proxy.connect(client, &script);
-                }
+                proxy.connect(client, &script);
             }
         });
         addr
@@ -131,10 +129,16 @@ impl Proxy {
         // Fails for a Unix socket.
         let _ = client.set_tcp_nodelay(true);
         let (front, back) = Socket::pair(Domain::UNIX, Type::STREAM, None).unwrap();
+        {
+            // Under the lock: a proxy that was closed and then cut has no connection.
+            let mut ends = self.ends.lock().unwrap();
+            if !self.open.load(Ordering::SeqCst) {
+                return;
+            }
+            ends.push((client.try_clone().unwrap(), front.try_clone().unwrap()));
+        }
         let script = Arc::clone(script);
         std::thread::spawn(move || serve::serve(script, back));
-        let ends = (client.try_clone().unwrap(), front.try_clone().unwrap());
-        self.ends.lock().unwrap().push(ends);
         let (to, from) = (front.try_clone().unwrap(), client.try_clone().unwrap());
         std::thread::spawn(move || pump(from, to, None));
         let proxy = Arc::clone(self);
