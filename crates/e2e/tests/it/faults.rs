@@ -451,8 +451,10 @@ fn a_tablespace_that_cannot_be_opened_is_not_taken_for_missing() -> Result<()> {
     let data = compute.join("data");
     let before = main_log(&project)?.len();
     let mut ended = false;
-    // The file may exist before its directory is closed; then try again.
+    // The file may exist before its directory is closed, or the directory may be closed
+    // before mariadbd's account owns it; then try again.
     for _ in 0..20 {
+        let since_log = main_log(&project)?.len();
         std::fs::remove_dir_all(&data)?;
         let mut start = project.command(&["compute", "start", "main"]);
         let start = start.stderr(Stdio::piped()).stdout(Stdio::null()).spawn()?;
@@ -470,11 +472,15 @@ fn a_tablespace_that_cannot_be_opened_is_not_taken_for_missing() -> Result<()> {
         };
         let missed = data.join("d/t.ibd").exists();
         let (started, _) = said(start)?;
+        if !main_log(&project)?[since_log..].contains("Starting MariaDB") {
+            continue;
+        }
         if !missed {
             // At the start, or when the rollback reaches the table.
-            wait_until("the compute to end", Duration::from_secs(60), || {
+            let crashed = wait_until("the compute to end", Duration::from_secs(60), || {
                 Ok(project.compute()?["state"] == "crashed")
-            })?;
+            });
+            project.explained(crashed)?;
             ended = true;
         }
         drop(closed);
