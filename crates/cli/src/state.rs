@@ -314,6 +314,10 @@ impl ComputeDir {
     pub fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
     }
+    /// The directory of the page cache; kept.
+    pub fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
     /// The directory in which SQL may read and write files (`secure_file_priv`); kept.
     pub fn sql_files(&self) -> PathBuf {
         self.root.join("files")

@@ -88,6 +88,19 @@ static MYSQL_SYSVAR_ULONGLONG(page_server_queue_size,
   " beyond that",
   nullptr, nullptr, 64ULL << 20, 4ULL << 20, 16ULL << 30, 0);
 
+static MYSQL_SYSVAR_ULONGLONG(page_server_cache_size,
+  page_server::cache_size,
+  PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
+  "Maximum size in bytes of the page cache, a local file that keeps pages which"
+  " the buffer pool gave up; 0: none",
+  nullptr, nullptr, 1ULL << 30, 0, ~0ULL, 0);
+
+static MYSQL_SYSVAR_STR(page_server_cache_file, page_server::cache_file,
+  PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
+  "File of the page cache; a clean shutdown leaves it, with its index beside"
+  " it, to the next server of the branch",
+  nullptr, nullptr, "./ib_page_cache");
+
 #define PAGE_SERVER_SYSTEM_VARIABLES \
   MYSQL_SYSVAR(page_server_enabled), \
   MYSQL_SYSVAR(page_server_address), \
@@ -101,4 +114,6 @@ static MYSQL_SYSVAR_ULONGLONG(page_server_queue_size,
   MYSQL_SYSVAR(page_server_connect_timeout), \
   MYSQL_SYSVAR(page_server_request_timeout), \
   MYSQL_SYSVAR(page_server_retry_limit), \
-  MYSQL_SYSVAR(page_server_queue_size)
+  MYSQL_SYSVAR(page_server_queue_size), \
+  MYSQL_SYSVAR(page_server_cache_size), \
+  MYSQL_SYSVAR(page_server_cache_file)

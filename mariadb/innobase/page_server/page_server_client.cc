@@ -47,6 +47,9 @@ uint connect_timeout;
 uint request_timeout;
 uint retry_limit;
 ulonglong queue_size;
+ulonglong cache_size;
+char *cache_file;
+bool caches;
 
 namespace
 {
@@ -62,6 +65,12 @@ struct
   CLIENT_FUNCTION(stream_wal);
   CLIENT_FUNCTION(wait_durable);
   CLIENT_FUNCTION(open_tablespace);
+  CLIENT_FUNCTION(cache_open);
+  CLIENT_FUNCTION(cache_get);
+  CLIENT_FUNCTION(cache_put);
+  CLIENT_FUNCTION(cache_forget);
+  CLIENT_FUNCTION(cache_forget_space);
+  CLIENT_FUNCTION(cache_close);
   CLIENT_FUNCTION(get_stats);
   CLIENT_FUNCTION(last_error);
 #undef CLIENT_FUNCTION
@@ -108,7 +117,9 @@ bool look_up_all() noexcept
   return LOOK_UP(init) && LOOK_UP(shutdown) && LOOK_UP(set_timeouts) &&
     LOOK_UP(get_page) && LOOK_UP(get_page_async) && LOOK_UP(stream_wal) &&
     LOOK_UP(wait_durable) && LOOK_UP(open_tablespace) &&
-    LOOK_UP(get_stats) && LOOK_UP(last_error);
+    LOOK_UP(cache_open) && LOOK_UP(cache_get) && LOOK_UP(cache_put) &&
+    LOOK_UP(cache_forget) && LOOK_UP(cache_forget_space) &&
+    LOOK_UP(cache_close) && LOOK_UP(get_stats) && LOOK_UP(last_error);
 #undef LOOK_UP
 }
 
@@ -215,6 +226,33 @@ std::string read_token(bool &ok)
   return token;
 }
 
+/** Open the page cache. This server also works without one. */
+void open_cache() noexcept
+{
+  if (!cache_size)
+    return;
+  char error[512];
+  caches= !client.cache_open(cache_file, cache_size, uint32_t(srv_page_size),
+                             branch, srv_read_only_mode ? 0 : epoch, start_lsn,
+                             error, sizeof error);
+  if (!caches)
+    sql_print_warning("InnoDB: %s; all pages are read from the page server",
+                      error);
+}
+
+/** @return whether every page is clean, so that the page cache has no page older
+than the branch */
+bool all_clean() noexcept
+{
+  bool clean{true};
+  mysql_mutex_lock(&buf_pool.flush_list_mutex);
+  for (const buf_page_t *b= UT_LIST_GET_FIRST(buf_pool.flush_list); b;
+       b= UT_LIST_GET_NEXT(list, b))
+    clean&= b->oldest_modification() <= 1;
+  mysql_mutex_unlock(&buf_pool.flush_list_mutex);
+  return clean;
+}
+
 /** End this process at once, without a core dump, because the page server does not
 accept redo or return pages any more. Nothing after the last acknowledged commit
 may appear to succeed, and an unavailable page must not be treated as corrupted.
@@ -318,6 +356,7 @@ bool start() noexcept
   }
 
   connected= true;
+  open_cache();
   sql_print_information("InnoDB: Using branch '%s' of the page server at %s:%u%s%s;"
                         " epoch %llu, start LSN %llu",
                         branch, address, port, *socket ? ", " : "", socket,
@@ -325,12 +364,17 @@ bool start() noexcept
   return true;
 }
 
-void stop() noexcept
+void stop(lsn_t lsn) noexcept
 {
   if (!connected)
     return;
   forget_kept();
   connected= false;
+  if (caches)
+  {
+    caches= false;
+    client.cache_close(srv_was_started && all_clean() ? lsn : 0);
+  }
   client.shutdown();
   engines_stop();
 }
@@ -375,42 +419,149 @@ static dberr_t to_dberr(int status, page_id_t id, void *buf, size_t len)
   }
 }
 
-dberr_t read(page_id_t id, void *buf, size_t len) noexcept
+dberr_t read(page_id_t id, void *buf, size_t len, bool pool) noexcept
 {
+  const bool cached{pool && caches};
+  uint64_t ticket;
+  if (cached && !client.cache_get(id.space(), id.page_no(), buf, len, true,
+                                  &ticket))
+    return DB_SUCCESS;
   const stage waiting{"Reading a page from the page server"};
   const lsn_t lsn{clean.of(id.raw())};
-  return to_dberr(client.get_page(id.space(), id.page_no(), lsn, buf, len),
-                  id, buf, len);
+  const int status= client.get_page(id.space(), id.page_no(), lsn, buf, len);
+  if (cached && status == XYLEM_OK)
+    client.cache_put(id.space(), id.page_no(), buf, len, ticket);
+  return to_dberr(status, id, buf, len);
 }
 
-/** Complete an asynchronous read, on a thread of the client library. A thread of
-the pool does the rest, because it may need other pages. */
+/** Call back InnoDB after an asynchronous read, on a thread of the pool, because
+InnoDB may need other pages.
+@param arg  request */
+static void read_complete(void *arg)
+{
+  tpool::aiocb *cb= static_cast<tpool::aiocb*>(arg);
+  cb->m_callback(cb);
+}
+
+/** Like read_complete(), after a page was received that the page cache did not
+have. m_ret_len holds the ticket. */
+static void read_received(void *arg)
+{
+  tpool::aiocb *cb= static_cast<tpool::aiocb*>(arg);
+  const page_id_t id{cb->m_offset};
+  client.cache_put(id.space(), id.page_no(), cb->m_buffer, cb->m_len,
+                   cb->m_ret_len);
+  cb->m_ret_len= cb->m_len;
+  cb->m_callback(cb);
+}
+
+/** Let a thread of the pool complete an asynchronous read.
+@param cb        request
+@param complete  read_complete() or read_received() */
+static void submit(tpool::aiocb *cb, tpool::callback_func complete) noexcept
+{
+  cb->m_internal_task.m_func= complete;
+  srv_thread_pool->submit_task(&cb->m_internal_task);
+}
+
+/** Receive the outcome of an asynchronous read, on a thread of the client
+library. */
 static void read_done(void *context, int status)
 {
   tpool::aiocb *cb= static_cast<tpool::aiocb*>(context);
   const page_id_t id{cb->m_offset};
-  switch (to_dberr(status, id, cb->m_buffer, cb->m_len)) {
-  case DB_SUCCESS:
+  const bool put{caches && status == XYLEM_OK};
+  if (to_dberr(status, id, cb->m_buffer, cb->m_len) == DB_SUCCESS)
+  {
     cb->m_err= 0;
-    cb->m_ret_len= cb->m_len;
-    break;
-  default:
+    if (!put)
+      cb->m_ret_len= cb->m_len;
+  }
+  else
+  {
     cb->m_err= EIO;
     cb->m_ret_len= 0;
   }
-  srv_thread_pool->submit_task(&cb->m_internal_task);
+  submit(cb, put ? read_received : read_complete);
+}
+
+/** Request a page of an asynchronous read from the page server.
+@return whether the request was accepted */
+static bool request(tpool::aiocb *cb) noexcept
+{
+  const page_id_t id{cb->m_offset};
+  const lsn_t lsn{clean.of(id.raw())};
+  return client.get_page_async(id.space(), id.page_no(), lsn, cb->m_buffer,
+                               cb->m_len, read_done, cb) == XYLEM_OK;
+}
+
+/** Look for a page in the page cache. Store the ticket in m_ret_len.
+@param cb    request
+@param wait  whether to wait for the disk
+@return status of the client library */
+static int read_cached(tpool::aiocb *cb, bool wait) noexcept
+{
+  const page_id_t id{cb->m_offset};
+  uint64_t ticket;
+  const int status= client.cache_get(id.space(), id.page_no(), cb->m_buffer,
+                                     cb->m_len, wait, &ticket);
+  cb->m_err= 0;
+  cb->m_ret_len= status == XYLEM_OK ? cb->m_len : size_t(ticket);
+  return status;
+}
+
+/** Wait for the disk of the page cache, on a thread of the pool.
+@param arg  request */
+static void read_disk(void *arg)
+{
+  tpool::aiocb *cb= static_cast<tpool::aiocb*>(arg);
+  if (read_cached(cb, true) == XYLEM_OK)
+    cb->m_callback(cb);
+  else if (!request(cb))
+  {
+    cb->m_err= EIO;
+    cb->m_ret_len= 0;
+    cb->m_callback(cb);
+  }
 }
 
 bool read_async(tpool::aiocb *cb, page_id_t id) noexcept
 {
   /* There is no file position, so m_offset holds the page identifier. */
   cb->m_offset= id.raw();
-  cb->m_internal_task.m_func= cb->m_callback;
   cb->m_internal_task.m_arg= cb;
   cb->m_internal_task.m_group= cb->m_group;
-  const lsn_t lsn{clean.of(id.raw())};
-  return client.get_page_async(id.space(), id.page_no(), lsn, cb->m_buffer,
-                               cb->m_len, read_done, cb) == XYLEM_OK;
+  if (caches)
+    switch (read_cached(cb, false)) {
+    case XYLEM_OK:
+      submit(cb, read_complete);
+      return true;
+    case XYLEM_TIMEOUT:
+      submit(cb, read_disk);
+      return true;
+    }
+  return request(cb);
+}
+
+void cache_put(page_id_t id, const void *page, size_t len) noexcept
+{
+  /* At shutdown, the pages of a large buffer pool would only displace each other. */
+  static std::atomic<uint64_t> last;
+  if (srv_shutdown_state >= SRV_SHUTDOWN_CLEANUP &&
+      last.fetch_add(srv_page_size, std::memory_order_relaxed) >= cache_size)
+    return;
+  client.cache_put(id.space(), id.page_no(), page, len, 0);
+}
+
+void cache_forget_low(page_id_t id) noexcept
+{
+  client.cache_forget(id.space(), id.page_no());
+}
+
+void cache_forget_space(uint32_t id) noexcept
+{
+  if (caches)
+    client.cache_forget_space(id);
 }
 
 void note_clean(page_id_t id, lsn_t lsn) noexcept
@@ -529,6 +680,12 @@ void refresh_status() noexcept
 
 st_mysql_show_var status_variables[]=
 {
+  {"cache_damaged", (char*) &stats.cache_damaged, SHOW_ULONGLONG},
+  {"cache_evictions", (char*) &stats.cache_evictions, SHOW_ULONGLONG},
+  {"cache_hits", (char*) &stats.cache_hits, SHOW_ULONGLONG},
+  {"cache_pages", (char*) &stats.cache_pages, SHOW_ULONGLONG},
+  {"cache_puts", (char*) &stats.cache_puts, SHOW_ULONGLONG},
+  {"cache_size", (char*) &stats.cache_size, SHOW_ULONGLONG},
   {"connected", (char*) &stats.connected, SHOW_ULONGLONG},
   {"durable_wait_us", (char*) &stats.durable_wait_us, SHOW_ULONGLONG},
   {"durable_waits", (char*) &stats.durable_waits, SHOW_ULONGLONG},

@@ -123,7 +123,7 @@ dberr_t export_space(const fil_space_t &space, const trx_t &trx) noexcept
   {
     if (trx_is_interrupted(&trx))
       err= DB_INTERRUPTED;
-    else if ((err= read(page_id_t{space.id, i}, page, size)) != DB_SUCCESS)
+    else if ((err= read(page_id_t{space.id, i}, page, size, false)) != DB_SUCCESS)
       break;
     else if (my_pwrite(file.fd, page, size, my_off_t{i} * size, MYF(MY_NABP)))
       err= file_error(name, doing, my_errno);
@@ -142,6 +142,7 @@ dberr_t import_space(fil_space_t *space, const trx_t &trx) noexcept
   const descriptor file{name, O_RDONLY};
   if (file.fd < 0)
     return file_error(name, doing, errno);
+  cache_forget_space(space->id);
 
   const size_t size{space->physical_size()};
   byte *const page= static_cast<byte*>(aligned_malloc(size, size));

@@ -35,6 +35,10 @@ pub struct Options<'a> {
     pub as_root: bool,
     /// `innodb_buffer_pool_size`.
     pub buffer_pool: &'a str,
+    /// The size of the page cache.
+    pub page_cache: &'a str,
+    /// The file of the page cache.
+    pub page_cache_file: PathBuf,
     /// `innodb_page_size` in bytes, if not the default.
     pub page_size: Option<u32>,
     /// How many undo tablespaces exist: MariaDB would otherwise make as many as its
@@ -77,6 +81,9 @@ pub struct PageServer<'a> {
 /// The default of `innodb_buffer_pool_size`.
 pub const BUFFER_POOL: &str = "256M";
 
+/// The default of `innodb_page_server_cache_size`.
+pub const PAGE_CACHE: &str = "1G";
+
 /// The options of a read-only compute. Events and replication write
 /// whatever `read_only` says. The event scheduler is not `DISABLED`: that would
 /// also refuse to show events, as `mariadb-dump --events` asks.
@@ -102,6 +109,11 @@ pub fn render(options: &Options<'_>) -> Result<String> {
     replication(&mut out, options)?;
     out.push('\n');
     page_server(&mut out, &options.page_server)?;
+    line(
+        &mut out,
+        "innodb-page-server-cache-file",
+        plain(&options.page_cache_file)?,
+    )?;
     Ok(out)
 }
 
@@ -114,6 +126,7 @@ fn tunable(out: &mut String, options: &Options<'_>) -> Result<()> {
     );
     let tunable: &[(&str, &str)] = &[
         ("innodb-buffer-pool-size", options.buffer_pool),
+        ("innodb-page-server-cache-size", options.page_cache),
         ("innodb-fast-shutdown", "1"),
         ("default-storage-engine", "InnoDB"),
         ("aria-pagecache-buffer-size", "8M"),

@@ -54,6 +54,7 @@ impl Starter<'_> {
         };
         let settings = &self.project.settings;
         let buffer_pool = settings.compute.buffer_pool.as_deref();
+        let page_cache = settings.compute.page_cache.as_deref();
         let options = Options {
             basedir: home.basedir(),
             share: home.share(),
@@ -68,6 +69,8 @@ impl Starter<'_> {
             port: start.port,
             as_root: host.user.is_none() && rustix::process::geteuid().is_root(),
             buffer_pool: buffer_pool.unwrap_or(mycnf::BUFFER_POOL),
+            page_cache: page_cache.unwrap_or(mycnf::PAGE_CACHE),
+            page_cache_file: dir.cache().join("pages"),
             page_size: settings.format.page_size,
             undo_tablespaces: walk::undo_tablespaces(&dir.data()),
             log_file_bytes,

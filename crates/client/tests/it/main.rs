@@ -1,6 +1,7 @@
 //! All tests of the crate in one program, because linking each program costs
 //! seconds and megabytes.
 
+mod cache;
 mod capi;
 mod common;
 mod frames;

@@ -18,6 +18,7 @@ mod latency;
 mod moments;
 mod object_store;
 mod package;
+mod page_cache;
 mod prepared;
 mod readers;
 mod replica;
