@@ -20,6 +20,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 #include "log0log.h"
 #include "os0file.h"
 #include "srv0srv.h"
+#include "srv0start.h"
 #include "ut0byte.h"
 #include <mysql/plugin.h>
 #include <mysqld_error.h>
