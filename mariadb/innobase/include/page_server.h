@@ -87,6 +87,18 @@ Other reads bypass the page cache.
 @return error code */
 dberr_t read(page_id_t id, void *buf, size_t len, bool pool) noexcept;
 
+/** Read consecutive pages, all of them on their way at a time, otherwise like read()
+past the buffer pool.
+@param id    identifier of the first page
+@param n     number of pages, at most READ_MANY
+@param buf   buffer for n pages
+@param len   physical page size
+@return error code */
+dberr_t read_many(page_id_t id, uint32_t n, byte *buf, size_t len) noexcept;
+
+/** The largest number of pages of read_many() */
+static constexpr uint32_t READ_MANY{64};
+
 /** Start reading a page for the buffer pool. srv_thread_pool will execute cb->m_callback.
 @param cb    asynchronous request: m_buffer, m_len, m_callback are set
 @param id    page identifier

@@ -63,6 +63,7 @@ struct
   CLIENT_FUNCTION(set_timeouts);
   CLIENT_FUNCTION(get_page);
   CLIENT_FUNCTION(get_page_async);
+  CLIENT_FUNCTION(get_pages_batch);
   CLIENT_FUNCTION(stream_wal);
   CLIENT_FUNCTION(wait_durable);
   CLIENT_FUNCTION(open_tablespace);
@@ -116,7 +117,8 @@ bool look_up_all() noexcept
 {
 #define LOOK_UP(name) look_up(client.name, "xylem_" #name)
   return LOOK_UP(init) && LOOK_UP(shutdown) && LOOK_UP(set_timeouts) &&
-    LOOK_UP(get_page) && LOOK_UP(get_page_async) && LOOK_UP(stream_wal) &&
+    LOOK_UP(get_page) && LOOK_UP(get_page_async) &&
+    LOOK_UP(get_pages_batch) && LOOK_UP(stream_wal) &&
     LOOK_UP(wait_durable) && LOOK_UP(open_tablespace) &&
     LOOK_UP(cache_open) && LOOK_UP(cache_get) && LOOK_UP(cache_put) &&
     LOOK_UP(cache_forget) && LOOK_UP(cache_forget_space) &&
@@ -433,6 +435,28 @@ dberr_t read(page_id_t id, void *buf, size_t len, bool pool) noexcept
   if (cached && status == XYLEM_OK)
     client.cache_put(id.space(), id.page_no(), buf, len, ticket);
   return to_dberr(status, id, buf, len);
+}
+
+dberr_t read_many(page_id_t id, uint32_t n, byte *buf, size_t len) noexcept
+{
+  ut_ad(n <= READ_MANY);
+  const stage waiting{"Reading pages from the page server"};
+  xylem_page_request requests[READ_MANY];
+  for (uint32_t i= 0; i < n; i++)
+  {
+    const page_id_t page{id.space(), id.page_no() + i};
+    requests[i]= {page.space(), page.page_no(), clean.of(page.raw()),
+                  buf + i * len, len, XYLEM_CANCELLED};
+  }
+  client.get_pages_batch(requests, n);
+  for (uint32_t i= 0; i < n; i++)
+  {
+    const page_id_t page{id.space(), id.page_no() + i};
+    const dberr_t err{to_dberr(requests[i].status, page, requests[i].buf, len)};
+    if (err != DB_SUCCESS)
+      return err;
+  }
+  return DB_SUCCESS;
 }
 
 /** Call back InnoDB after an asynchronous read, on a thread of the pool, because
