@@ -194,7 +194,8 @@ fn operations_on_files_do_not_stop_writers() -> Result<()> {
         .join()
         .map_err(|_| anyhow::anyhow!("the writer panicked"))??;
     files.context("operations on files")?;
-    ensure!(longest < ROUND_TRIP / 2, "a commit took {longest:?}");
+    // One that waits for an operation waits for a round trip.
+    ensure!(longest < ROUND_TRIP * 9 / 10, "a commit took {longest:?}");
     // What was acknowledged is there, under its last name.
     project.lose_compute()?;
     assert_eq!(
