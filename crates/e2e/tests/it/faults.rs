@@ -179,7 +179,8 @@ fn still_runs(child: &mut Child, for_so_long: Duration) -> Result<bool> {
 
 #[test]
 fn reads_and_commits_wait_for_a_stalled_server_and_kill_then_works() -> Result<()> {
-    let project = Project::up("16MiB")?;
+    let project = Project::with(Vec::new(), &["--page-cache", "0"])?;
+    project.up_in_place("16MiB")?;
     project.sql(
         "CREATE DATABASE d; USE d; CREATE TABLE t (a INT PRIMARY KEY, b CHAR(250) NOT NULL); \
          INSERT INTO d.t SELECT seq, seq FROM seq_1_to_200000",
