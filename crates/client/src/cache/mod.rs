@@ -207,7 +207,7 @@ impl Cache {
 
     /// The shard of a page, and the first slot of that shard in the file.
     fn shard(&self, page: PageId) -> (&Mutex<Shard>, u64) {
-        let nth = ((page.spread() >> 32) * self.shards.len() as u64 >> 32) as usize;
+        let nth = (((page.spread() >> 32) * self.shards.len() as u64) >> 32) as usize;
         (&self.shards[nth], nth as u64 * u64::from(self.per_shard))
     }
 
