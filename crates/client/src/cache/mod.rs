@@ -12,7 +12,7 @@
 //! - [`Cache::forget_space`] when a tablespace is dropped, truncated or made anew. A put
 //!   of a page whose read began before has the older [`Ticket`] and does nothing.
 //!
-//! The index is in memory: [`shard`]. A file that cannot be written or read turns the
+//! The index (`shard.rs`) is in memory. A file that cannot be written or read turns the
 //! cache off; the pages then come from the page server.
 
 mod file;
