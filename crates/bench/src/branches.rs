@@ -1,7 +1,8 @@
 //! Creating branches of a large database, compared with copying it by
 //! `mariadb-backup`, `--prepare` and `cp`.
 
-use crate::report::{self, Better};
+use crate::report::{Figure, Report, Who};
+use crate::stats::quantile;
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
 use std::process::Command;
@@ -19,7 +20,7 @@ const CHANGED: usize = 5;
 const ROWS_PER_GIB: u64 = 4_500_000;
 
 /// Measures with a database of about `gib` GiB.
-pub fn measure(gib: u32) -> Result<()> {
+pub fn measure(gib: u32, report: &mut Report) -> Result<()> {
     let install = Install::from_env()?;
     let dir = tempfile::tempdir()?;
     let data = dir.path().join("data");
@@ -83,39 +84,29 @@ pub fn measure(gib: u32) -> Result<()> {
     }
     let (changed, _) = cost(&project)?;
 
-    report::pair(
-        &format!("a copy to work on, {:.0} GiB", in_gib(size)),
-        "ms",
-        Better::Lower,
-        &[copied.as_secs_f64() * 1e3],
-        &made,
-    );
-    made.sort_by(f64::total_cmp);
-    first.sort_by(f64::total_cmp);
-    let at = |sorted: &[f64], part: f64| {
-        let nth = (sorted.len() as f64 * part) as usize;
-        sorted
-            .get(nth.min(sorted.len() - 1))
-            .copied()
-            .unwrap_or(f64::NAN)
-    };
-    println!(
+    report.note(format!(
         "branch create, {BRANCHES} times, ms: median {:.1}, 99 % {:.1}, worst {:.1}",
-        at(&made, 0.5),
-        at(&made, 0.99),
-        at(&made, 1.0)
+        quantile(&made, 0.5),
+        quantile(&made, 0.99),
+        quantile(&made, 1.0)
+    ));
+    let name = format!("a copy to work on, {:.0} GiB", in_gib(size));
+    report.figure(
+        Figure::new("branches", name, "ms")
+            .side(Who::Stock, vec![copied.as_secs_f64() * 1e3])
+            .side(Who::Xylem, made),
     );
-    println!(
+    report.note(format!(
         "then a compute and its first query of 1000 rows, {ASKED} times, ms: median {:.0}, worst {:.0}",
-        at(&first, 0.5),
-        at(&first, 1.0)
-    );
-    println!(
+        quantile(&first, 0.5),
+        quantile(&first, 1.0)
+    ));
+    report.note(format!(
         "{BRANCHES} branches: {:.1} KiB of store each, {:.0} KiB of the server's memory each; with 1000 rows changed in {CHANGED}: {:.1} MiB of store more",
         (with_branches - before) as f64 / 1024.0 / BRANCHES as f64,
         memory_then.saturating_sub(memory) as f64 / 1024.0 / BRANCHES as f64,
         (changed - with_branches) as f64 / f64::from(1 << 20)
-    );
+    ));
     Ok(())
 }
 

@@ -7,7 +7,10 @@
 //! It also measures the cost of idle branches.
 
 use crate::Args;
-use crate::report::median;
+use crate::proc::Sample;
+use crate::report::Report;
+use crate::stats::median;
+use crate::sysbench::per_second;
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
@@ -38,19 +41,19 @@ const SCRIPT: &str = "oltp_read_write";
 
 /// Measures projects in a directory, and one in an S3 server that does not answer for
 /// `args.away` seconds.
-pub fn measure(args: &Args) -> Result<()> {
-    idle_branches()?;
-    println!(
+pub fn measure(args: &Args, report: &mut Report) -> Result<()> {
+    idle_branches(report)?;
+    report.note(format!(
         "{:<52} {:>9} {:>9} {:>7}",
         "a neighbor's transactions a second, 1 = as before", "well", "beside", "ratio"
-    );
-    stalled_clients(args)?;
-    unreadable_layers(args)?;
-    store_away(args)
+    ));
+    stalled_clients(args, report)?;
+    unreadable_layers(args, report)?;
+    store_away(args, report)
 }
 
 /// Measures the CPU time of a server with one idle branch and with many.
-fn idle_branches() -> Result<()> {
+fn idle_branches(report: &mut Report) -> Result<()> {
     let project = Project::up("16MiB")?;
     project.sql("CREATE DATABASE d; CREATE TABLE d.t (a INT)")?;
     project.xylem(&["compute", "stop", "main"])?;
@@ -59,9 +62,9 @@ fn idle_branches() -> Result<()> {
         project.xylem(&["branch", "create", &format!("idle-{n}")])?;
     }
     let many = idle_cpu(&project)?;
-    println!(
+    report.note(format!(
         "the server's CPU, ms a second: {alone:.2} with one idle branch, {many:.2} with {IDLE_BRANCHES} more"
-    );
+    ));
     Ok(())
 }
 
@@ -69,26 +72,12 @@ fn idle_branches() -> Result<()> {
 #[expect(clippy::disallowed_methods, reason = "nothing is to happen")]
 fn idle_cpu(project: &Project) -> Result<f64> {
     std::thread::sleep(SETTLE);
-    let pid = project.json(&["status"])?["server"]["pid"].as_i64();
-    let pid = pid.context("no server")?;
-    let before = cpu_ms(pid)?;
+    let pid = project.json(&["status"])?["server"]["pid"].as_u64();
+    let pid = u32::try_from(pid.context("no server")?)?;
+    let before = Sample::of(pid)?;
     std::thread::sleep(WATCH);
-    Ok((cpu_ms(pid)? - before) / WATCH.as_secs_f64())
-}
-
-/// The CPU time of a process in milliseconds, including threads that have ended; see
-/// proc(5).
-fn cpu_ms(pid: i64) -> Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The command name comes before `)` and may contain spaces.
-    let fields = stat.rsplit_once(')').context("no name")?.1;
-    let ticks: u64 = fields
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .map(str::parse::<u64>)
-        .sum::<Result<u64, _>>()?;
-    Ok(ticks as f64 * 1000.0 / rustix::param::clock_ticks_per_second() as f64)
+    let used = Sample::of(pid)?.since(&before);
+    Ok(used.cpu_us / 1e3 / WATCH.as_secs_f64())
 }
 
 fn load(args: &Args, seconds: u32) -> Load {
@@ -115,18 +104,18 @@ fn project(args: &Args, envs: Vec<(String, String)>, up: &[&str]) -> Result<Proj
 
 /// The transactions per second of a run.
 fn rate(load: &Load, login: &Login) -> Result<f64> {
-    crate::oltp::per_second(&load.run(login, SCRIPT)?)
+    per_second(&load.run(login, SCRIPT)?)
 }
 
-fn tell(what: &str, well: &[f64], beside: &[f64]) {
+fn tell(report: &mut Report, what: &str, well: &[f64], beside: &[f64]) {
     let (well, beside) = (median(well), median(beside));
-    println!(
+    report.note(format!(
         "{what:<52} {well:>9.1} {beside:>9.1} {:>7.2}",
         beside / well
-    );
+    ));
 }
 
-fn stalled_clients(args: &Args) -> Result<()> {
+fn stalled_clients(args: &Args, report: &mut Report) -> Result<()> {
     let project = project(args, Vec::new(), &[])?;
     let login = project.login_to("dev")?;
     let load = load(args, args.seconds);
@@ -149,6 +138,7 @@ fn stalled_clients(args: &Args) -> Result<()> {
         drop(idle);
     }
     tell(
+        report,
         &format!("{IDLE_CLIENTS} clients of main take no answers"),
         &well,
         &beside,
@@ -200,7 +190,7 @@ impl IdleClient {
     }
 }
 
-fn unreadable_layers(args: &Args) -> Result<()> {
+fn unreadable_layers(args: &Args, report: &mut Report) -> Result<()> {
     // Small open layers, so that the redo of `main` soon is in layer files.
     let envs = vec![("XYLEM_OPEN_LAYER_SIZE".to_owned(), "1MiB".to_owned())];
     let project = project(args, envs, &[])?;
@@ -228,6 +218,7 @@ fn unreadable_layers(args: &Args) -> Result<()> {
         both(&mut beside)?;
     }
     tell(
+        report,
         &format!("main's {damaged} layers cannot be read"),
         &well,
         &beside,
@@ -253,7 +244,7 @@ fn damage_layers(dir: &Path) -> Result<usize> {
     Ok(own.len())
 }
 
-fn store_away(args: &Args) -> Result<()> {
+fn store_away(args: &Args, report: &mut Report) -> Result<()> {
     let away = args.away;
     let s3 = S3Server::shared()?;
     let url = s3.place();
@@ -265,6 +256,7 @@ fn store_away(args: &Args) -> Result<()> {
     let during = rate(&load(args, away), &login);
     signal(pid, rustix::process::Signal::CONT)?;
     tell(
+        report,
         &format!("the store does not answer for {away} s"),
         &[before],
         &[during?],
@@ -277,11 +269,11 @@ fn store_away(args: &Args) -> Result<()> {
             .status
             .success())
     })?;
-    println!(
+    report.note(format!(
         "{:<52} {:>9.1}",
         "then the first branch could be made after, s",
         begin.elapsed().as_secs_f64()
-    );
+    ));
     Ok(())
 }
 

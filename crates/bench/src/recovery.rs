@@ -2,11 +2,12 @@
 //! builds every page that it touches.
 
 use crate::Args;
-use crate::report::{self, Better};
+use crate::limits;
+use crate::report::{Figure, Report, Who};
 use anyhow::{Context, Result};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use xylem_e2e::sysbench::{Load, Login};
+use xylem_e2e::sysbench::Login;
 use xylem_oracle::log::Log;
 use xylem_oracle::server::Install;
 use xylem_pages::place::LocalPlace;
@@ -19,7 +20,7 @@ use xylem_wal::local::{LocalWal, LocalWalConfig};
 const FRAME_BYTES: usize = 1 << 20;
 
 /// Produces a redo log, then measures both on it.
-pub fn measure(args: &Args) -> Result<()> {
+pub fn measure(args: &Args, report: &mut Report) -> Result<()> {
     let install = Install::from_env()?;
     let dir = tempfile::tempdir()?;
     let data = dir.path().join("data");
@@ -42,13 +43,7 @@ pub fn measure(args: &Args) -> Result<()> {
         user: "root".into(),
         password: String::new(),
     };
-    let load = Load {
-        tables: args.tables,
-        rows: args.rows,
-        threads: 4,
-        seconds: args.seconds * 2,
-        rate: None,
-    };
+    let load = args.load(4, args.seconds * 2);
     load.prepare(&login)?;
     load.run(&login, "oltp_write_only")?;
     server.kill()?;
@@ -63,24 +58,27 @@ pub fn measure(args: &Args) -> Result<()> {
 
     let (ingest, ready, pages) = ingest(&log)?;
     let bytes = log.bytes().len() as f64 / 1e6;
-    println!(
+    report.note(format!(
         "recovery: InnoDB {since_checkpoint:.0} MB since its checkpoint; Xylem {bytes:.0} MB since creation, {pages} pages"
-    );
-    report::pair(
-        "redo recovered (Xylem: until all pages are made)",
-        "MB/s",
-        Better::Higher,
-        &[stock],
-        &[bytes / ready.as_secs_f64()],
-    );
-    report::pair(
-        "redo recovered (Xylem: until any page can be read)",
-        "MB/s",
-        Better::Higher,
-        &[stock],
-        &[bytes / ingest.as_secs_f64()],
-    );
-    println!("{}", xylem_oracle::bench::bench(&log, 3)?);
+    ));
+    let (of, limit) = limits::measure()?.crc_rate();
+    let figures = [
+        ("all pages are made", ready),
+        ("any page can be read", ingest),
+    ];
+    for (until, time) in figures {
+        let name = format!("redo recovered (Xylem: until {until})");
+        report.figure(
+            Figure::new("recovery", name, "MB/s")
+                .higher()
+                .side(Who::Stock, vec![stock])
+                .side(Who::Xylem, vec![bytes / time.as_secs_f64()])
+                .limit(of, limit),
+        );
+    }
+    let steps = xylem_oracle::bench::bench(&log, 3)?.to_string();
+    let lines = steps.lines().filter(|line| !line.is_empty());
+    lines.for_each(|line| report.note(line));
     Ok(())
 }
 

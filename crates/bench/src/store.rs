@@ -5,7 +5,8 @@
 #[allow(dead_code, clippy::cast_possible_truncation, reason = "the tests' own")]
 mod redo;
 
-use crate::report::{self, Better};
+use crate::report::Report;
+use crate::stats::{Better, median};
 use anyhow::{Context, Result};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -36,9 +37,9 @@ const MANY_LAYERS: u32 = 16_000;
 const READS: usize = 20_000;
 
 /// Measures each figure in both cases.
-pub fn measure() -> Result<()> {
+pub fn measure(report: &mut Report) -> Result<()> {
     let (hot, all) = (ingest(HOT)?, ingest(PAGES)?);
-    report::beside(
+    report.beside(
         "ingest into 2.4 GB with 64 MiB of memory",
         "MB/s",
         Better::Higher,
@@ -46,7 +47,7 @@ pub fn measure() -> Result<()> {
         ("all pages", all),
     );
     let (few, many) = (cold_read(FEW_LAYERS)?, cold_read(MANY_LAYERS)?);
-    report::beside(
+    report.beside(
         "cold read of a page",
         "us",
         Better::Lower,
@@ -54,7 +55,7 @@ pub fn measure() -> Result<()> {
         ("16,000 layers", many),
     );
     let (well, ill) = (beside(false)?, beside(true)?);
-    report::beside(
+    report.beside(
         "ingest of a branch beside another",
         "MB/s",
         Better::Higher,
@@ -184,7 +185,7 @@ fn cold_read(layers: u32) -> Result<f64> {
         }
     }
     println!("{:>50} layers", branch.stats().layers);
-    Ok(report::median(&times))
+    Ok(median(&times))
 }
 
 /// The rate of ingest of a branch, while another branch with as much to ingest can or

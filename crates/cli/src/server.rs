@@ -295,6 +295,9 @@ fn spawn(state: &StateDir, project: &Project, grpc: u16, http: u16) -> Result<Se
     option("--data-dir", state.server_data().into());
     option("--grpc-listen", grpc.clone().into());
     option("--http-listen", http.clone().into());
+    if let Some(socket) = state.server_socket() {
+        option("--compute-socket", socket.into());
+    }
     if state.token_file().exists() {
         option("--token-file", state.token_file().into());
     }

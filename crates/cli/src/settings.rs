@@ -83,6 +83,10 @@ pub struct ComputeSettings {
     /// Buffer pool of each compute, such as 1G [default: 256M]
     #[arg(long, value_name = "SIZE")]
     pub buffer_pool: Option<String>,
+    /// Page cache of each compute on its own disk, such as 8G, or 0 for none
+    /// [default: 1G]
+    #[arg(long, value_name = "SIZE")]
+    pub page_cache: Option<String>,
     /// System account that mariadbd runs as if root calls this command, such as
     /// mysql, or root itself [default: xylem, created if missing]
     #[arg(long, value_name = "NAME")]

@@ -110,6 +110,11 @@ impl StateDir {
     pub fn server_file(&self) -> PathBuf {
         self.root.join("server.json")
     }
+    /// The socket on which the server listens for computes; `None` where its path would
+    /// be too long, so that computes use the port.
+    pub fn server_socket(&self) -> Option<PathBuf> {
+        Some(self.root.join("server.sock")).filter(|path| fits(path))
+    }
     /// The server's output.
     pub fn server_log(&self) -> PathBuf {
         self.root.join("server.log")
@@ -308,6 +313,10 @@ impl ComputeDir {
     /// MariaDB's temporary files.
     pub fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
+    }
+    /// The directory of the page cache; kept.
+    pub fn cache(&self) -> PathBuf {
+        self.root.join("cache")
     }
     /// The directory in which SQL may read and write files (`secure_file_priv`); kept.
     pub fn sql_files(&self) -> PathBuf {

@@ -1,58 +1,65 @@
-//! Measures the client alone, on the loopback interface, with a server that
-//! answers at once: page latency with 1 and 16 threads, batches, commits, redo
-//! throughput.
+//! Measures the client alone, over TCP on the loopback interface and over a Unix socket,
+//! with a server that answers at once: page latency with 1 to 16 threads, batches,
+//! commits, redo throughput.
 //!
 //! `cargo run --release -p xylem-client --example bench`
 
 // A failure may end this command-line tool.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
-use bytes::Bytes;
-use h2::server::SendResponse;
-use h2::{RecvStream, SendStream};
-use http::{HeaderMap, Request, Response};
-use std::sync::mpsc::sync_channel;
+use socket2::{Domain, SockAddr, Socket, Type};
+use std::io::{IoSlice, Read, Write};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpStream};
 use xylem_client::client::{Client, PageWanted};
 use xylem_client::config::Config;
-use xylem_client::grpc::Deframer;
 use xylem_client::pages::Target;
 use xylem_client::status::Status;
-use xylem_client::wire::{Reader, WireError, Writer};
+use xylem_wire::{
+    Ack, Fault, FrameHead, Hello, Kind, PREFACE_BYTES, Received, Role, Standing, ack,
+    check_preface, fault, page_head, pong, welcome,
+};
 
 const PAGE: usize = 16384;
 const START: u64 = 12288;
 
 fn main() {
-    let (port_out, port_in) = sync_channel(1);
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async move {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            port_out
-                .send(listener.local_addr().unwrap().port())
-                .unwrap();
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(connection(stream));
-            }
-        });
-    });
-    let mut config = Config::new("127.0.0.1", port_in.recv().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    listen(Domain::UNIX, &SockAddr::unix(&path).unwrap());
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let addr = listen(Domain::IPV4, &any.into()).as_socket().unwrap();
+    let mut config = Config::new("127.0.0.1", addr.port());
     config.epoch = 1;
     config.start_lsn = START;
-    let client = Client::start(config).unwrap();
+    let tcp = Client::start(config.clone()).unwrap();
+    config.socket = Some(path);
+    let unix = Client::start(config).unwrap();
+    let both = [("tcp ", &tcp), ("unix", &unix)];
     for threads in [1, 2, 4, 16] {
-        pages(&client, threads);
+        for (name, client) in both {
+            print!("{name} ");
+            pages(client, threads);
+        }
     }
-    batches(&client);
-    let at = commits(&client, START);
-    redo(&client, at);
-    client.shutdown();
+    for (name, client) in both {
+        print!("{name} ");
+        batches(client);
+    }
+    let ends = both.map(|(name, client)| {
+        print!("{name} ");
+        commits(client, START)
+    });
+    for (size, count) in [(500, 1_000_000), (64 << 10, 16_384)] {
+        for ((name, client), end) in both.into_iter().zip(ends) {
+            print!("{name} ");
+            // Redo continues where the last part ended.
+            let at = client.shared().stats.lsn_queued.get().max(end);
+            redo(client, at, size, count);
+        }
+    }
+    tcp.shutdown();
+    unix.shutdown();
 }
 
 /// Synchronous reads by `threads` threads.
@@ -129,21 +136,20 @@ fn commits(client: &Client, mut at: u64) -> u64 {
     at
 }
 
-fn redo(client: &Client, mut at: u64) {
-    for (size, count) in [(500, 1_000_000), (64 << 10, 16_384)] {
-        let data = vec![7u8; size];
-        let started = Instant::now();
-        for _ in 0..count {
-            client.stream_wal(at, &data).unwrap();
-            at += size as u64;
-        }
-        client.wait_durable(at).unwrap();
-        let took = started.elapsed();
-        println!(
-            "stream_wal in pieces of {size} bytes: {:.0} MB/s",
-            (size * count) as f64 / took.as_secs_f64() / 1e6
-        );
+/// Redo in pieces of `size` bytes, and one wait at the end.
+fn redo(client: &Client, mut at: u64, size: usize, count: usize) {
+    let data = vec![7u8; size];
+    let started = Instant::now();
+    for _ in 0..count {
+        client.stream_wal(at, &data).unwrap();
+        at += size as u64;
     }
+    client.wait_durable(at).unwrap();
+    let took = started.elapsed();
+    println!(
+        "stream_wal in pieces of {size} bytes: {:.0} MB/s",
+        (size * count) as f64 / took.as_secs_f64() / 1e6
+    );
 }
 
 fn wanted(space_id: u32, page_no: u32, buf: &mut [u8]) -> PageWanted {
@@ -168,85 +174,112 @@ fn percentiles(all: &mut [Duration]) -> String {
     )
 }
 
-async fn connection(stream: TcpStream) {
-    stream.set_nodelay(true).unwrap();
-    let mut connection = h2::server::Builder::new()
-        .initial_window_size(8 << 20)
-        .initial_connection_window_size(16 << 20)
-        .max_frame_size(1 << 20)
-        .handshake::<_, Bytes>(stream)
-        .await
-        .unwrap();
-    while let Some(Ok((request, respond))) = connection.accept().await {
-        tokio::spawn(call(request, respond));
+/// Listens at `addr`, with a thread for each connection. Returns the actual address.
+fn listen(domain: Domain, addr: &SockAddr) -> SockAddr {
+    let listener = Socket::new(domain, Type::STREAM, None).unwrap();
+    listener.bind(addr).unwrap();
+    listener.listen(16).unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        while let Ok((socket, _)) = listener.accept() {
+            if domain != Domain::UNIX {
+                socket.set_tcp_nodelay(true).unwrap();
+            }
+            // The buffers of the real server.
+            socket.set_send_buffer_size(1 << 20).unwrap();
+            socket.set_recv_buffer_size(1 << 20).unwrap();
+            // An error means that the client is gone.
+            std::thread::spawn(move || serve(socket).ok());
+        }
+    });
+    addr
+}
+
+fn serve(mut socket: Socket) -> std::io::Result<()> {
+    let mut received = Received::default();
+    while received.rest().len() < PREFACE_BYTES {
+        receive(&mut socket, &mut received)?;
+    }
+    check_preface(received.rest().first_chunk().unwrap()).unwrap();
+    received.skip(PREFACE_BYTES);
+    let role = loop {
+        if let Some(message) = received.next().unwrap() {
+            break Hello::decode(message.body).unwrap().role;
+        }
+        receive(&mut socket, &mut received)?;
+    };
+    let mut standing = Standing {
+        epoch: 1,
+        ack: Ack {
+            durable_seq: 0,
+            durable_lsn: START,
+            applied_lsn: START,
+        },
+    };
+    socket.write_all(&welcome(&standing))?;
+    match role {
+        Role::Pages => serve_pages(socket, received, &standing),
+        Role::Redo => serve_redo(socket, received, &mut standing.ack),
     }
 }
 
-async fn call(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) -> Option<()> {
-    let method = request.uri().path().rsplit('/').next().unwrap().to_owned();
-    let mut body = request.into_body();
-    let head = Response::builder()
-        .header("content-type", "application/grpc")
-        .body(())
-        .unwrap();
-    let mut send = respond.send_response(head, false).ok()?;
-    let page = vec![42u8; PAGE];
-    let mut received = Deframer::new(4 << 20);
-    let (mut seq, mut lsn) = (0, START);
-    if method == "StreamWAL" {
-        put(&mut send, ack(seq, lsn))?;
+fn receive(socket: &mut Socket, received: &mut Received) -> std::io::Result<()> {
+    match socket.read(received.room())? {
+        0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        count => {
+            received.filled(count);
+            Ok(())
+        }
     }
-    while let Some(Ok(chunk)) = body.data().await {
-        body.flow_control().release_capacity(chunk.len()).ok()?;
-        received.push(chunk);
-        while let Some((id, bytes)) = received.next(frame).unwrap() {
-            match method.as_str() {
-                "PageStream" => {
-                    let mut got = Writer::inner();
-                    got.bytes(1, &page);
-                    let mut answer = Writer::message(PAGE + 64);
-                    answer.uint(1, id);
-                    answer.nested(4, got);
-                    put(&mut send, answer.finish())?;
+}
+
+fn serve_pages(
+    mut socket: Socket,
+    mut received: Received,
+    standing: &Standing,
+) -> std::io::Result<()> {
+    let page = vec![42u8; PAGE];
+    loop {
+        while let Some(message) = received.next().unwrap() {
+            let id = message.header.id;
+            match message.header.kind {
+                Kind::GetPage => {
+                    let head = page_head(id, START, PAGE);
+                    let parts = [IoSlice::new(&head), IoSlice::new(&page)];
+                    let sent = socket.send_vectored(&parts)?;
+                    let rest = sent.saturating_sub(head.len());
+                    socket.write_all(&head[sent.min(head.len())..])?;
+                    socket.write_all(&page[rest..])?;
                 }
-                "StreamWAL" => {
-                    seq = id;
-                    lsn += bytes as u64;
-                }
+                Kind::Ping => socket.write_all(&pong(id, standing))?,
                 _ => {
-                    put(&mut send, Writer::message(0).finish())?;
+                    let unknown = Fault {
+                        code: 12,
+                        message: "only pages and pings",
+                    };
+                    socket.write_all(&fault(id, &unknown))?;
                 }
             }
         }
-        if method == "StreamWAL" {
-            put(&mut send, ack(seq, lsn))?;
-        }
+        receive(&mut socket, &mut received)?;
     }
-    let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", "0".parse().unwrap());
-    send.send_trailers(trailers).ok()
 }
 
-fn put(send: &mut SendStream<Bytes>, message: Vec<u8>) -> Option<()> {
-    send.send_data(message.into(), false).ok()
-}
-
-fn ack(seq: u64, lsn: u64) -> Vec<u8> {
-    let mut out = Writer::message(32);
-    out.uint(1, seq);
-    out.uint(2, lsn);
-    out.finish()
-}
-
-/// The first field, and the length of the third.
-fn frame(reader: &mut Reader<'_, Deframer>) -> Result<(u64, usize), WireError> {
-    let (mut id, mut bytes) = (0, 0);
-    while let Some((field, wire)) = reader.field()? {
-        match field {
-            1 => id = reader.uint64(wire)?,
-            3 => bytes = reader.nested(wire, |inner| Ok(inner.left()))?,
-            _ => reader.skip(wire)?,
+fn serve_redo(
+    mut socket: Socket,
+    mut received: Received,
+    durable: &mut Ack,
+) -> std::io::Result<()> {
+    loop {
+        let before = durable.durable_seq;
+        while let Some(message) = received.next().unwrap() {
+            let (_, payload) = FrameHead::decode(message.body).unwrap();
+            durable.durable_seq = message.header.id;
+            durable.durable_lsn += payload.len() as u64;
         }
+        if durable.durable_seq > before {
+            socket.write_all(&ack(durable))?;
+        }
+        receive(&mut socket, &mut received)?;
     }
-    Ok((id, bytes))
 }

@@ -38,13 +38,14 @@ enum xylem_status {
 
 typedef struct xylem_config {
   const char *address;          /* host name or address of the page server */
-  uint16_t port;                /* its gRPC port */
+  uint16_t port;                /* its port */
+  const char *socket;           /* its Unix socket, used instead; NULL: none */
   const char *branch;           /* name; NULL: "main" */
   uint64_t epoch;               /* from the attach; 0: a reader */
   const char *token;            /* NULL: none */
   const char *datadir;          /* absolute path of the data directory */
   uint64_t start_lsn;           /* where this compute's own redo begins */
-  uint32_t connections;         /* number of page connections; 0: 2 */
+  uint32_t connections;         /* most connections for pages; 0: 4 */
   uint32_t connect_timeout_ms;  /* of an attempt to connect; 0: 2000 */
   uint32_t request_timeout_ms;  /* of an attempt at a request; 0: 10000 */
   uint32_t retry_limit_ms;      /* of the server's silence; 0: 60000 */
@@ -70,8 +71,9 @@ to min_lsn. size is the tablespace's physical page size. */
 int xylem_get_page(uint32_t space_id, uint32_t page_no, uint64_t min_lsn,
                    void *buf, size_t size);
 
-/* Called exactly once, on a thread of the library. The callback must not wait
-for another page, and should pass long work to a pool of the caller. */
+/* Called exactly once, on a thread of the library, or within the call if the
+library is being shut down. The callback must not wait for another page, and
+should pass long work to a pool of the caller. */
 typedef void (*xylem_page_done)(void *context, int status);
 
 /* Like xylem_get_page, but returns at once. buf must stay valid until done is
@@ -79,6 +81,48 @@ called. done is not called if this returns another code than XYLEM_OK. */
 int xylem_get_page_async(uint32_t space_id, uint32_t page_no,
                          uint64_t min_lsn, void *buf, size_t size,
                          xylem_page_done done, void *context);
+
+/* The page cache: a file on the local disk that keeps pages which the caller's buffer
+pool gave up. A page that it returns is the newest version, because the caller
+
+- forgets a page when it becomes dirty,
+- puts a page when it becomes clean, while nobody can change it, and when it was read
+  into the buffer pool, before anybody can change it, but never after a read that
+  bypassed the buffer pool,
+- forgets a tablespace when it is dropped, truncated or made anew.
+
+A file that cannot be read or written turns the cache off, with a warning in the error
+log. Without an open cache, xylem_cache_get returns XYLEM_NOT_FOUND, and the others do
+nothing. */
+
+/* Opens the cache in the file at path, which takes at most the given number of bytes in
+slots of page_size bytes. It takes them as it fills, and leaves a twentieth of the file
+system and 256 MiB free. branch must identify the branch for all time. The pages that
+xylem_cache_close kept are there again if branch, bytes and page_size are the same and
+epoch is the next. epoch 0 keeps nothing. */
+int xylem_cache_open(const char *path, uint64_t bytes, uint32_t page_size,
+                     const char *branch, uint64_t epoch, uint64_t start_lsn,
+                     char *error, size_t error_size);
+
+/* Copies a page into buf. Returns XYLEM_NOT_FOUND if it is not in the cache, and
+XYLEM_TIMEOUT if wait is 0 and the disk would have to be read. Stores in *ticket what
+xylem_cache_put must be given once the page was read from the page server. */
+int xylem_cache_get(uint32_t space_id, uint32_t page_no, void *buf, size_t size,
+                    int wait, uint64_t *ticket);
+
+/* Puts a page. ticket is that of xylem_cache_get, or 0 for a page that became clean. */
+void xylem_cache_put(uint32_t space_id, uint32_t page_no, const void *buf,
+                     size_t size, uint64_t ticket);
+
+/* Forgets a page. */
+void xylem_cache_forget(uint32_t space_id, uint32_t page_no);
+
+/* Forgets all pages of a tablespace. */
+void xylem_cache_forget_space(uint32_t space_id);
+
+/* Closes the cache. If no page is dirty, end_lsn is the end of the redo, and the next
+server of the branch finds the pages again. 0 removes the file. */
+void xylem_cache_close(uint64_t end_lsn);
 
 typedef struct xylem_page_request {
   uint32_t space_id;
@@ -94,7 +138,7 @@ each request, and returns the most severe one. */
 int xylem_get_pages_batch(xylem_page_request *requests, size_t count);
 
 /* Queues a copy of redo bytes that begin at start_lsn, which must be the end of
-the redo queued before. Waits while the queue is full. */
+the redo queued before, and sends it. Waits while the queue is full. */
 int xylem_stream_wal(uint64_t start_lsn, const void *data, size_t size);
 
 /* Returns when everything queued up to lsn is durable. */
@@ -146,6 +190,12 @@ typedef struct xylem_stats {
   uint64_t connected;         /* 1 while the redo stream is connected */
   uint64_t stalled;           /* 1 during a long wait: the server is silent, or
                               responds that it cannot answer yet */
+  uint64_t cache_size;        /* bytes that the page cache may take; 0: off */
+  uint64_t cache_pages;       /* pages in it */
+  uint64_t cache_hits;        /* pages read from it */
+  uint64_t cache_puts;        /* pages written to it */
+  uint64_t cache_evictions;   /* pages that made room for others */
+  uint64_t cache_damaged;     /* pages whose checksum was wrong: read elsewhere */
 } xylem_stats;
 
 void xylem_get_stats(xylem_stats *stats);

@@ -3,6 +3,7 @@
 //!
 //! The header documents the contract of each function.
 
+use crate::cache::{self, Cache, Found, PageId, Ticket};
 use crate::client::{Client, PageWanted};
 use crate::config::{self, Config};
 use crate::log::{self, Level};
@@ -24,6 +25,7 @@ use std::time::Duration;
 pub struct CConfig {
     pub address: *const c_char,
     pub port: u16,
+    pub socket: *const c_char,
     pub branch: *const c_char,
     pub epoch: u64,
     pub token: *const c_char,
@@ -70,12 +72,19 @@ pub struct CStats {
     pub reconnects: u64,
     pub connected: u64,
     pub stalled: u64,
+    pub cache_size: u64,
+    pub cache_pages: u64,
+    pub cache_hits: u64,
+    pub cache_puts: u64,
+    pub cache_evictions: u64,
+    pub cache_damaged: u64,
 }
 
 /// The largest InnoDB page, in bytes.
 const PAGE_MAX: usize = 64 << 10;
 
 static CLIENT: RwLock<Option<Arc<Client>>> = RwLock::new(None);
+static CACHE: RwLock<Option<Cache>> = RwLock::new(None);
 /// Serializes initialisation and shutdown.
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -159,9 +168,10 @@ unsafe fn text(name: &str, text: *const c_char) -> Result<Option<String>, Error>
 /// The strings in `c` are NULL or NUL-terminated.
 unsafe fn checked(c: &CConfig) -> Result<Config, Error> {
     // SAFETY: as the caller vouches.
-    let (address, branch, token, datadir) = unsafe {
+    let (address, socket, branch, token, datadir) = unsafe {
         (
             text("address", c.address)?,
+            text("socket", c.socket)?,
             text("branch", c.branch)?,
             text("token", c.token)?,
             text("datadir", c.datadir)?,
@@ -182,6 +192,7 @@ unsafe fn checked(c: &CConfig) -> Result<Config, Error> {
         )));
     }
     let mut config = Config::new(&address, c.port);
+    config.socket = socket.map(PathBuf::from);
     if let Some(branch) = branch {
         config.branch = branch;
     }
@@ -395,6 +406,157 @@ pub unsafe extern "C" fn xylem_get_page_async(
     })
 }
 
+/// Runs `f` with the page cache, if it is open.
+fn with_cache<T>(f: impl FnOnce(&Cache) -> T) -> Option<T> {
+    let cache = CACHE.read().unwrap_or_else(PoisonError::into_inner);
+    cache.as_ref().map(f)
+}
+
+/// See the header.
+///
+/// # Safety
+/// `path` and `branch` are NULL or NUL-terminated; `error` is NULL or has `error_size`
+/// writable bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xylem_cache_open(
+    path: *const c_char,
+    bytes: u64,
+    page_size: u32,
+    branch: *const c_char,
+    epoch: u64,
+    start_lsn: u64,
+    error: *mut c_char,
+    error_size: usize,
+) -> c_int {
+    guarded(|| {
+        // SAFETY: the caller vouches for the NULs.
+        let texts = unsafe { text("the path of the page cache", path) }
+            .and_then(|path| Ok((path, unsafe { text("the branch", branch) }?)));
+        let opened = texts.and_then(|(path, branch)| {
+            let path = path.ok_or_else(|| invalid("the path of the page cache is missing"))?;
+            let branch = branch.ok_or_else(|| invalid("the branch is missing"))?;
+            if page_size == 0 || page_size as usize > PAGE_MAX {
+                return Err(invalid(&format!(
+                    "a page cache of pages of {page_size} bytes is impossible"
+                )));
+            }
+            Cache::open(cache::Settings {
+                path: path.into(),
+                bytes,
+                page_size,
+                branch,
+                epoch,
+                start_lsn,
+            })
+        });
+        match opened {
+            Ok(cache) => {
+                *CACHE.write().unwrap_or_else(PoisonError::into_inner) = Some(cache);
+                Status::Ok
+            }
+            Err(e) => {
+                remember(&e);
+                // SAFETY: the caller vouches for the buffer.
+                unsafe { copy_text(&e.message, error, error_size) };
+                e.status
+            }
+        }
+    })
+}
+
+/// See the header.
+///
+/// # Safety
+/// `buf` has `size` writable bytes that nothing else uses; `ticket` is NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xylem_cache_get(
+    space_id: u32,
+    page_no: u32,
+    buf: *mut c_void,
+    size: usize,
+    wait: c_int,
+    ticket: *mut u64,
+) -> c_int {
+    guarded(|| {
+        let found = with_cache(|cache| {
+            // SAFETY: the caller vouches for the pointer, when it is not NULL.
+            if let Some(ticket) = unsafe { ticket.as_mut() } {
+                *ticket = cache.ticket().number();
+            }
+            if buf.is_null() || size > PAGE_MAX {
+                return Found::Miss;
+            }
+            // SAFETY: the caller vouches for `size` bytes.
+            let buf = unsafe { std::slice::from_raw_parts_mut(buf.cast::<u8>(), size) };
+            cache.get(PageId::new(space_id, page_no), buf, wait != 0)
+        });
+        match found {
+            Some(Found::Hit) => Status::Ok,
+            Some(Found::Busy) => Status::Timeout,
+            Some(Found::Miss) | None => Status::NotFound,
+        }
+    })
+}
+
+/// See the header.
+///
+/// # Safety
+/// `buf` has `size` readable bytes that nothing changes during the call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xylem_cache_put(
+    space_id: u32,
+    page_no: u32,
+    buf: *const c_void,
+    size: usize,
+    ticket: u64,
+) {
+    guarded(|| {
+        if buf.is_null() || size > PAGE_MAX {
+            return Status::Invalid;
+        }
+        // SAFETY: the caller vouches for `size` bytes.
+        let data = unsafe { std::slice::from_raw_parts(buf.cast::<u8>(), size) };
+        with_cache(|cache| {
+            let ticket = match ticket {
+                0 => cache.ticket(),
+                number => Ticket::from_number(number),
+            };
+            cache.put(PageId::new(space_id, page_no), data, ticket);
+        });
+        Status::Ok
+    });
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub extern "C" fn xylem_cache_forget(space_id: u32, page_no: u32) {
+    guarded(|| {
+        with_cache(|cache| cache.forget(PageId::new(space_id, page_no)));
+        Status::Ok
+    });
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub extern "C" fn xylem_cache_forget_space(space_id: u32) {
+    guarded(|| {
+        with_cache(|cache| cache.forget_space(space_id));
+        Status::Ok
+    });
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub extern "C" fn xylem_cache_close(end_lsn: u64) {
+    guarded(|| {
+        let cache = CACHE.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(cache) = cache {
+            cache.close((end_lsn != 0).then_some(end_lsn));
+        }
+        Status::Ok
+    });
+}
+
 /// See the header.
 ///
 /// # Safety
@@ -558,7 +720,17 @@ pub unsafe extern "C" fn xylem_get_stats(stats: *mut CStats) {
                     reconnects: s.reconnects.get(),
                     connected: s.connected.get(),
                     stalled: u64::from(client.shared().is_stalled()),
+                    ..CStats::default()
                 }
+            });
+            with_cache(|cache| {
+                let counters = cache.counters();
+                out.cache_size = cache.size();
+                out.cache_pages = cache.pages();
+                out.cache_hits = counters.hits.get();
+                out.cache_puts = counters.puts.get();
+                out.cache_evictions = counters.evictions.get();
+                out.cache_damaged = counters.damaged.get();
             });
         }
         Status::Ok

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use xylem_ambient::{Clock, Entropy};
 
 /// The default number of page connections.
-pub const CONNECTIONS: u32 = 2;
+pub const CONNECTIONS: u32 = 4;
 /// The largest number of page connections.
 pub const CONNECTIONS_MAX: u32 = 64;
 /// The default timeout of an attempt to connect.
@@ -23,8 +23,10 @@ pub const QUEUE_BYTES: u64 = 64 << 20;
 pub struct Config {
     /// Host name or address.
     pub host: String,
-    /// gRPC port.
+    /// The port of gRPC and of the compute protocol.
     pub port: u16,
+    /// The server's Unix socket, which is used instead of `host` and `port`.
+    pub socket: Option<PathBuf>,
     /// The branch's name.
     pub branch: String,
     /// The epoch of the compute's attach; 0 for a reader.
@@ -35,7 +37,7 @@ pub struct Config {
     pub datadir: Option<PathBuf>,
     /// The LSN at which the compute's own redo begins.
     pub start_lsn: u64,
-    /// Number of page connections.
+    /// The largest number of connections for page reads that threads wait for.
     pub connections: u32,
     /// The timeout of an attempt to connect.
     pub connect_timeout: Duration,
@@ -57,6 +59,7 @@ impl Config {
         Config {
             host: host.to_owned(),
             port,
+            socket: None,
             branch: "main".to_owned(),
             epoch: 0,
             token: None,
@@ -72,9 +75,12 @@ impl Config {
         }
     }
 
-    /// `host:port`, with brackets around an IPv6 address.
+    /// The server in messages: the path of its socket, or `host:port`, with brackets
+    /// around an IPv6 address.
     pub fn server(&self) -> String {
-        if self.host.contains(':') && !self.host.starts_with('[') {
+        if let Some(path) = &self.socket {
+            path.display().to_string()
+        } else if self.host.contains(':') && !self.host.starts_with('[') {
             format!("[{}]:{}", self.host, self.port)
         } else {
             format!("{}:{}", self.host, self.port)
@@ -133,8 +139,7 @@ impl Limits {
     }
 
     /// Notes that the page server answered at `now`, even if only that the caller
-    /// must wait. An HTTP/2 pong does not count, because a proxy may have sent
-    /// it.
+    /// must wait.
     pub fn heard(&self, now: Instant) {
         let ms = now.saturating_duration_since(self.began).as_millis();
         let ms = u64::try_from(ms).unwrap_or(u64::MAX - 1) + 1;

@@ -6,26 +6,27 @@
 //! functions of libc ([`sidefiles`]) and captures the files that the server
 //! itself writes beside InnoDB.
 //!
-//! Each connection has its own thread with a single-threaded runtime. The
-//! library's threads share no locks, so a slow page callback cannot delay the
-//! acknowledgement that a commit waits for.
+//! A thread of the server that needs a page or waits for a commit talks to the page
+//! server itself, in the compute protocol (`docs/compute-protocol.md`): [`pages`] and
+//! [`redo`]. Two threads of the library do the rest: they connect, try again, and
+//! receive what nobody waits for.
 //!
 //! Architecture invariant: nothing here may depend on a crate that is licensed
-//! under Apache-2.0 alone. For this reason gRPC is implemented directly on `h2`
-//! ([`grpc`]), with a small protobuf codec ([`wire`]).
+//! under Apache-2.0 alone.
 
 pub mod backoff;
+pub mod cache;
 pub mod capi;
 pub mod client;
 pub mod config;
-pub mod grpc;
 pub mod log;
 pub mod pages;
 pub mod redo;
+pub mod refusal;
 pub mod shared;
 pub mod sidefiles;
+pub mod socket;
 pub mod stats;
 pub mod status;
 pub mod tablespace;
 pub mod threads;
-pub mod wire;

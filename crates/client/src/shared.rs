@@ -1,9 +1,9 @@
 //! The state that all connections of one initialisation share.
 
 use crate::config::{Config, Limits};
-use crate::grpc::{Code, Metadata, RpcStatus};
 use crate::log::{self, Level, Reachability, Stalls};
 use crate::redo::Queue;
+use crate::refusal::{Code, Refusal};
 use crate::stats::Stats;
 use crate::status::{Error, Status};
 use crate::threads::lock;
@@ -17,8 +17,6 @@ pub struct Shared {
     pub config: Config,
     /// The limits that can change later.
     pub limits: Limits,
-    /// The headers of every request.
-    pub metadata: Metadata,
     /// Counters.
     pub stats: Stats,
     /// Whether the server is reachable.
@@ -28,34 +26,26 @@ pub struct Shared {
     /// The redo stream, once it has begun. A reader has none.
     pub redo: OnceLock<std::sync::Arc<Queue>>,
     fenced: AtomicBool,
+    ending: AtomicBool,
 }
 
 impl Shared {
-    /// Checks the configuration as far as possible without the server.
-    ///
-    /// # Errors
-    /// When the configuration is invalid.
-    pub fn new(config: Config) -> Result<Shared, Error> {
-        let metadata = Metadata::new(
-            config.server(),
-            &config.branch,
-            config.epoch,
-            config.token.as_deref(),
-        )?;
-        Ok(Shared {
+    /// The state of a library with this configuration.
+    pub fn new(config: Config) -> Shared {
+        Shared {
             limits: Limits::new(
                 config.request_timeout_ms,
                 config.retry_limit_ms,
                 config.clock.clone(),
             ),
-            metadata,
             stats: Stats::default(),
             reach: Reachability::new(config.server()),
             stalls: Stalls::new(config.server()),
             redo: OnceLock::new(),
             fenced: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             config,
-        })
+        }
     }
 
     /// Whether something has a long wait, or the server is unreachable.
@@ -66,6 +56,16 @@ impl Shared {
     /// Whether a newer compute owns the branch. This never becomes false again.
     pub fn is_fenced(&self) -> bool {
         self.fenced.load(Ordering::Acquire)
+    }
+
+    /// Whether the library is being shut down. Attempts to connect end then.
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the library is being shut down.
+    pub fn end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
     }
 
     /// The error of every call after the compute was fenced.
@@ -95,17 +95,17 @@ impl Shared {
         }
     }
 
-    /// The error of a call that the server refused with `status`. Fences the
-    /// compute if the status says so.
-    pub fn refused(&self, status: &RpcStatus, what: &str) -> Error {
-        if status.code == Code::FailedPrecondition {
-            self.fence(&status.message);
+    /// The error of a request that the server refused. Fences the compute if the
+    /// refusal says so.
+    pub fn refused(&self, refusal: &Refusal, what: &str) -> Error {
+        if refusal.code == Code::FailedPrecondition {
+            self.fence(&refusal.message);
             return self.fenced_error();
         }
         Error::new(
-            status.code.status(),
+            refusal.code.status(),
             format!(
-                "{what}: page server {} answered: {status}",
+                "{what}: page server {} answered: {refusal}",
                 self.config.server()
             ),
         )

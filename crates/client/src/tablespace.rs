@@ -3,18 +3,15 @@
 //! pages that InnoDB reads without its buffer pool.
 
 use crate::backoff::Jitter;
-use crate::client::{Client, Patience, Unary};
+use crate::client::Client;
 use crate::log::{self, Level};
+use crate::pages::{Outcome, Patience, Request, may_wait};
 use crate::status::{Error, Status};
-use crate::wire::messages::{Tablespace, get_tablespace_request};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Component, Path};
 use std::sync::atomic::{AtomicU32, Ordering};
-
-const PATH: &str = "/xylem.control.v1.Control/GetTablespace";
-/// The largest answer, far more than a few pages of 64 KiB.
-const ANSWER_MAX: usize = 64 << 20;
+use xylem_wire::{GetSpace, Space};
 
 /// Finds the path of the file of tablespace `id`. With `make`, also creates the
 /// file there unless it exists.
@@ -29,7 +26,7 @@ const ANSWER_MAX: usize = 64 << 20;
 /// [`Status::Corrupt`] when its first page is damaged. Every other failure is
 /// retried, without a limit while the server responds, because InnoDB skips the
 /// rollback of rows in a tablespace that it cannot open.
-pub fn open(client: &Client, id: u32, make: bool) -> Result<Tablespace, Error> {
+pub fn open(client: &Client, id: u32, make: bool) -> Result<Space, Error> {
     let shared = client.shared();
     let Some(datadir) = &shared.config.datadir else {
         return Err(Error::new(
@@ -76,17 +73,19 @@ fn attempt(
     make: bool,
     datadir: &Path,
     what: &str,
-) -> Result<Tablespace, Error> {
-    let call = Unary {
-        path: PATH,
-        message: get_tablespace_request(id, client.shared().config.start_lsn, !make),
-        limit: ANSWER_MAX,
-        read: Tablespace::decode,
-        what,
-    };
-    let answer = client.unary(call, Patience::WhileAlive);
-    let space = match answer {
-        Ok((space, _)) => space,
+) -> Result<Space, Error> {
+    may_wait(what)?;
+    let request = Request::Space(GetSpace {
+        space_id: id,
+        no_pages: !make,
+        min_lsn: client.shared().config.start_lsn,
+    });
+    let space = match client.pool().request(request, Patience::WhileAlive) {
+        Ok((Outcome::Space(space), _)) => space,
+        Ok(_) => {
+            let message = format!("{what}: the answer is of another kind");
+            return Err(Error::new(Status::Error, message));
+        }
         Err(error) if error.status == Status::NotFound => {
             // NOT_FOUND can also mean that the server does not know the branch.
             // A server that knows it answers a ping.
@@ -139,7 +138,7 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// Creates the file under a temporary name first, so that `file` is either
 /// complete or missing.
-pub fn write_file(file: &Path, space: &Tablespace) -> io::Result<()> {
+pub fn write_file(file: &Path, space: &Space) -> io::Result<()> {
     let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     for (offset, data) in &space.pages {
         let end = offset.checked_add(data.len() as u64);

@@ -1,9 +1,7 @@
-//! The library's threads. Each has a name, blocks all signals, and has its own
-//! single-threaded runtime.
+//! The library's threads. Each has a name and blocks all signals.
 
 use crate::status::{Error, Status};
 use std::cell::Cell;
-use std::future::Future;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -23,34 +21,19 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts a thread that runs the future returned by `make` on its own runtime.
-/// `make` gets the handle of that runtime. The system shows the first 15 bytes of
-/// `name`.
+/// Starts a thread. The system shows the first 15 bytes of `name`.
 ///
 /// # Errors
-/// When the system cannot create a thread or an epoll instance.
-pub fn spawn<M, F>(name: &str, make: M) -> Result<JoinHandle<()>, Error>
-where
-    M: FnOnce(tokio::runtime::Handle) -> F + Send + 'static,
-    F: Future<Output = ()>,
-{
-    let failed =
-        |e: std::io::Error| Error::new(Status::Error, format!("cannot start thread {name}: {e}"));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(failed)?;
+/// When the system cannot create a thread.
+pub fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
     let _signals = SignalsBlocked::new();
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(move || {
             OF_LIBRARY.with(|flag| flag.set(true));
-            let handle = runtime.handle().clone();
-            runtime.block_on(make(handle));
-            // A hanging getaddrinfo must not delay the shutdown.
-            runtime.shutdown_background();
+            run();
         })
-        .map_err(failed)
+        .map_err(|e| Error::new(Status::Error, format!("cannot start thread {name}: {e}")))
 }
 
 /// Blocks all signals in the current thread while this value exists. A new

@@ -8,7 +8,7 @@ pub mod small;
 pub mod sysbench;
 
 use crate::sysbench::Login;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -37,6 +37,11 @@ impl Project {
             "XYLEM_HOME is not set: run these tests with cargo xtask test, which builds an \
              installation for them",
         )?;
+        Project::of(Path::new(&home))
+    }
+
+    /// As [`Project::new`], of the installation in `home`.
+    pub fn of(home: &Path) -> Result<Project> {
         let dir = tempfile::Builder::new().prefix("xylem-e2e-").tempdir()?;
         Ok(Project {
             dir,
@@ -100,6 +105,7 @@ impl Project {
         command
             .args(args)
             .env("XYLEM_DIR", self.dir())
+            .env("XYLEM_HOME", &self.home)
             .envs(self.envs.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         command
@@ -125,6 +131,14 @@ impl Project {
             );
         }
         Ok(String::from_utf8(out.stdout)?)
+    }
+
+    /// `result`, with the logs if it is an error: they say why a client lost its server.
+    ///
+    /// # Errors
+    /// That of `result`.
+    pub fn explained<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| anyhow!("{error:#}\n{}", self.logs()))
     }
 
     /// Runs `xylem ARGS --json`; returns its document.

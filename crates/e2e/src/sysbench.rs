@@ -71,12 +71,23 @@ impl Load {
 
     /// Starts a run in the background; see [`finish`].
     pub fn start(&self, login: &Login, script: &str) -> Result<Child> {
-        self.command(login, script, "run")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot run sysbench")
+        spawn(self.command(login, script, "run"))
     }
+
+    /// As [`Load::start`]; the report has a line for each second.
+    pub fn start_by_second(&self, login: &Login, script: &str) -> Result<Child> {
+        let mut command = self.command(login, script, "run");
+        command.arg("--report-interval=1");
+        spawn(command)
+    }
+}
+
+fn spawn(mut command: Command) -> Result<Child> {
+    command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot run sysbench")
 }
 
 /// Waits for a run and returns its report, or its error messages as an error.

@@ -123,6 +123,7 @@ impl<'a> Replay<'a> {
                     page,
                     records,
                     starts_fresh,
+                    ..
                 } => match pages.iter_mut().find(|p| p.0 == page) {
                     Some(p) if starts_fresh => (p.1, p.2) = (records.to_vec(), true),
                     Some(p) => p.1.extend_from_slice(records),

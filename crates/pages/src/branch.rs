@@ -3,6 +3,7 @@
 pub(crate) mod ancestors;
 pub(crate) mod backoff;
 pub(crate) mod build;
+pub(crate) mod cached;
 pub(crate) mod fork;
 pub(crate) mod forks;
 pub(crate) mod frozen;

@@ -1,6 +1,7 @@
 //! Layers: the format of keys, values and files, and what reads and writes
 //! them. Nothing here knows of branches.
 
+pub(crate) mod batch;
 pub(crate) mod block;
 pub(crate) mod cache;
 pub(crate) mod catalog;
@@ -11,6 +12,7 @@ pub(crate) mod format;
 pub(crate) mod key;
 pub(crate) mod list;
 pub(crate) mod memory;
+pub(crate) mod pages;
 pub(crate) mod read;
 pub(crate) mod scan;
 pub(crate) mod write;

@@ -20,6 +20,19 @@ use xylem_types::Lsn;
 /// The least memory that a store works with, in bytes.
 const MEMORY_MIN: u64 = 1 << 20;
 
+/// The least memory of a store with which a WAL is read ahead: some MiB are held in
+/// passing then.
+const READ_AHEAD_MIN: u64 = 128 << 20;
+
+/// See [`Resources::read_ahead`].
+pub(crate) struct ReadAhead<'a>(&'a AtomicBool);
+
+impl Drop for ReadAhead<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
 /// See the module.
 pub(crate) struct Resources {
     pub(crate) config: StoreConfig,
@@ -37,6 +50,8 @@ pub(crate) struct Resources {
     ids: AtomicU64,
     /// Several branches share the memory.
     is_crowded: AtomicBool,
+    /// A thread reads a WAL ahead of a branch's ingest.
+    reads_ahead: AtomicBool,
     room_lock: Mutex<()>,
     room: Condvar,
 }
@@ -67,6 +82,7 @@ impl Resources {
             long_pages: Arc::default(),
             ids: AtomicU64::new(1),
             is_crowded: AtomicBool::new(false),
+            reads_ahead: AtomicBool::new(false),
             room_lock: Mutex::new(()),
             room: Condvar::new(),
         })
@@ -140,6 +156,17 @@ impl Resources {
     /// Size of an open layer's arena chunks, in bytes.
     pub(crate) fn chunk_bytes(&self) -> usize {
         (self.config.memory_bytes / 256).clamp(64 << 10, 256 << 10) as usize
+    }
+
+    /// The right to read a WAL ahead in another thread, if nobody has it and there is
+    /// memory for what is read. One branch at a time: many that start together are
+    /// many threads as it is.
+    pub(crate) fn read_ahead(&self) -> Option<ReadAhead<'_>> {
+        if self.config.memory_bytes < READ_AHEAD_MIN {
+            return None;
+        }
+        let taken = self.reads_ahead.swap(true, Ordering::AcqRel);
+        (!taken).then_some(ReadAhead(&self.reads_ahead))
     }
 
     /// Wakes branches that wait for memory: some was given back.

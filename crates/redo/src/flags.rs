@@ -78,9 +78,10 @@ impl SpaceFlags {
 
     /// The size in bytes of a page in the file, which redo also refers to.
     pub const fn physical_page_size(self) -> usize {
-        match self.zip_size() {
-            Some(zip) => zip,
-            None => self.logical_page_size(),
+        match self.decode() {
+            Some((_, Some(zip))) => zip,
+            Some((logical, None)) => logical,
+            None => 16384,
         }
     }
 

@@ -19,6 +19,8 @@ pub enum MtrItem<'a> {
     Page {
         /// The page.
         page: PageId,
+        /// Where the run begins in the mini-transaction, in bytes.
+        at: u32,
         /// The encoded records; the first one names the page.
         records: &'a [u8],
         /// Whether the first record is INIT_PAGE or FREE_PAGE, so that the page
@@ -119,10 +121,7 @@ impl<'a> Items<'a> {
         }
         while let Some(r) = self.records.next() {
             let r = r?;
-            // TRIM_PAGES, INIT_PAGE and FREE_PAGE always begin a new item.
-            let cut = r.names_page
-                && (r.page != page || matches!(r.op, Op::InitPage | Op::FreePage | Op::TrimPages));
-            if cut {
+            if begins_item(&r, page) {
                 self.ahead = Some(r);
                 break;
             }
@@ -138,6 +137,7 @@ impl<'a> Items<'a> {
         let records = self.all.get(from..to).unwrap_or_default();
         Ok(MtrItem::Page {
             page,
+            at: place(from),
             records,
             starts_fresh,
         })
@@ -177,6 +177,17 @@ impl<'a> Items<'a> {
             }
         }
     }
+}
+
+/// A mini-transaction is at most [`crate::MTR_SIZE_MAX`] long.
+fn place(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
+}
+
+/// Whether a record ends a run of `page`. TRIM_PAGES, INIT_PAGE and FREE_PAGE always
+/// begin a new item.
+fn begins_item(r: &Record<'_>, page: PageId) -> bool {
+    r.names_page && (r.page != page || matches!(r.op, Op::InitPage | Op::FreePage | Op::TrimPages))
 }
 
 impl<'a> Iterator for Items<'a> {

@@ -45,7 +45,7 @@ pub use logfile::{
     CHECKPOINT_MTR_LEN, LogGeometry, LogHeader, START_OFFSET, checkpoint_mtr, log_file,
     read_log_file_header,
 };
-pub use mtr::{MTR_SIZE_MAX, Mtr, ParseStep, parse_mtr};
+pub use mtr::{MTR_SIZE_MAX, Mtr, ParseStep, parse_mtr, parse_mtr_from};
 pub use nameslog::log_file_naming;
 pub use reader::MtrReader;
 pub use record::{FileEvent, Op, Record, RecordKind, Records};

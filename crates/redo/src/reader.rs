@@ -1,7 +1,7 @@
 //! Reads mini-transactions from a stream that arrives in chunks of any size.
 
 use crate::RedoError;
-use crate::mtr::{Mtr, ParseStep, parse_from};
+use crate::mtr::{Mtr, ParseStep, parse_mtr_from};
 use xylem_types::Lsn;
 
 /// Reassembles mini-transactions from a stream of redo.
@@ -53,7 +53,7 @@ impl MtrReader {
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<Mtr<'_>>, RedoError> {
         let pending = self.buf.get(self.head..).unwrap_or_default();
-        match parse_from(pending, self.lsn, &mut self.scanned)? {
+        match parse_mtr_from(pending, self.lsn, &mut self.scanned)? {
             ParseStep::NeedMore => Ok(None),
             ParseStep::Mtr(mtr) => {
                 self.head += mtr.size();

@@ -302,7 +302,7 @@ struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
     /// An integer of at most `max` bytes.
-    #[inline]
+    #[inline(always)]
     fn int(&mut self, max: usize) -> Result<u32, RecordFault> {
         let (v, n) = varint::decode(self.0).ok_or(RecordFault::Truncated)?;
         if n > max {
@@ -347,8 +347,10 @@ impl<'a> Records<'a> {
         self.at
     }
 
-    #[inline]
-    fn decode(
+    /// Decodes the next record; none at the end. When it fails, `kind` and `page`
+    /// are what is known of the record.
+    #[inline(always)]
+    pub(crate) fn decode(
         &mut self,
         kind: &mut RecordKind,
         page: &mut Option<PageId>,
@@ -359,14 +361,7 @@ impl<'a> Records<'a> {
         };
         let file = first & 0x80 != 0 && self.page.is_none();
         *kind = RecordKind::of(first, file);
-        let (skip, size) = match usize::from(first & 15) {
-            0 => {
-                let len = rest.get(1..).and_then(varint::decode);
-                let (add, n) = len.ok_or(RecordFault::Truncated)?;
-                (1 + n, 16 + add as usize)
-            }
-            n => (1, 1 + n),
-        };
+        let (skip, size) = head(rest, first).ok_or(RecordFault::Truncated)?;
         let bytes = rest.get(..size).ok_or(RecordFault::Truncated)?;
         let mut f = Fields(bytes.get(skip..).ok_or(RecordFault::Truncated)?);
         if first <= 1 {
@@ -399,7 +394,7 @@ impl<'a> Records<'a> {
         }))
     }
 
-    #[inline]
+    #[inline(always)]
     fn decode_page(
         &mut self,
         kind: &mut RecordKind,
@@ -421,7 +416,12 @@ impl<'a> Records<'a> {
                 }
             }
             RecordKind::Write | RecordKind::Memset | RecordKind::Memmove => {
-                self.decode_bytes(*kind, f)
+                if self.offset == NO_SAME_PAGE {
+                    return Err(RecordFault::Invalid("same-page flag"));
+                }
+                let (end, op) = decode_bytes(*kind, self.offset, f)?;
+                self.offset = end;
+                Ok(op)
             }
             RecordKind::Extended(_) => {
                 let (&subtype, payload) = f.0.split_first().ok_or(RecordFault::Truncated)?;
@@ -457,72 +457,124 @@ impl<'a> Records<'a> {
         }
     }
 
-    /// Decodes WRITE, MEMSET and MEMMOVE.
+    /// Passes over the next record if it only changes bytes of an ordinary page,
+    /// and returns that page. Otherwise it does nothing: [`Iterator::next`] says
+    /// what the record is, or what is wrong with it.
     #[inline]
-    fn decode_bytes(&mut self, kind: RecordKind, mut f: Fields<'a>) -> Result<Op<'a>, RecordFault> {
-        if self.offset == NO_SAME_PAGE {
-            return Err(RecordFault::Invalid("same-page flag"));
-        }
-        let offset = self.offset + f.int(3)?;
-        if f.0.is_empty() {
-            return Err(RecordFault::Truncated);
-        }
-        // InnoDB never logs the first 8 bytes, the checksum and the page number.
-        if !(8..PAGE_SIZE_MAX).contains(&offset) {
-            return Err(RecordFault::OutOfPage);
-        }
-        let (len, op);
-        if kind == RecordKind::Write {
-            let data = f.0;
-            // A record has at most 2 MiB, so the cast does not truncate.
-            #[allow(clippy::cast_possible_truncation)]
-            {
-                len = data.len() as u32;
-            }
-            op = Op::Write { offset, data };
+    pub(crate) fn pass(&mut self) -> Option<PageId> {
+        let rest = self.all.get(self.at..)?;
+        let &first = rest.first()?;
+        let (skip, size) = head(rest, first)?;
+        let mut f = Fields(rest.get(..size)?.get(skip..)?);
+        let (page, offset) = if first & 0x80 == 0 {
+            let space = f.int(5).ok()?;
+            (PageId::new(space, f.int(5).ok()?), 0)
         } else {
-            len = f.int(3)?;
-            if kind == RecordKind::Memset {
-                let pattern = f.0;
-                if pattern.is_empty() || pattern.len() > len as usize {
-                    return Err(RecordFault::Invalid("pattern length"));
+            (self.page?, self.offset)
+        };
+        // Page 0 tells of its tablespace, and records of the first three pages
+        // have rules of their own.
+        if page.page < PageNo(3) || offset == NO_SAME_PAGE {
+            return None;
+        }
+        let offset = match first & 0x70 {
+            0x20 => {
+                let (&subtype, payload) = f.0.split_first()?;
+                match decode_extended(subtype, Fields(payload)).ok()? {
+                    Op::TrimPages => return None,
+                    _ => FIL_PAGE_TYPE,
                 }
-                op = Op::Memset {
-                    offset,
-                    len,
-                    pattern,
-                };
-            } else {
-                let s = f.int(3)?;
-                f.end()?;
-                let distance = (s >> 1) + 1;
-                let source = if s & 1 != 0 {
-                    offset.checked_sub(distance)
-                } else {
-                    offset.checked_add(distance)
-                };
-                let source = source.ok_or(RecordFault::OutOfPage)?;
-                if source < 8 || source.saturating_add(len) > PAGE_SIZE_MAX {
-                    return Err(RecordFault::OutOfPage);
-                }
-                op = Op::Memmove {
-                    offset,
-                    len,
-                    source,
-                };
             }
-        }
-        let end = offset.saturating_add(len);
-        if end > PAGE_SIZE_MAX {
-            return Err(RecordFault::OutOfPage);
-        }
-        self.offset = end;
-        Ok(op)
+            0x30 => decode_bytes(RecordKind::Write, offset, f).ok()?.0,
+            0x40 => decode_bytes(RecordKind::Memset, offset, f).ok()?.0,
+            0x50 => decode_bytes(RecordKind::Memmove, offset, f).ok()?.0,
+            _ => return None,
+        };
+        self.at += size;
+        self.page = Some(page);
+        self.offset = offset;
+        Some(page)
     }
 }
 
+/// Bytes before a record's fields, and of the whole record.
+#[inline(always)]
+fn head(rest: &[u8], first: u8) -> Option<(usize, usize)> {
+    match usize::from(first & 15) {
+        0 => {
+            let (add, n) = rest.get(1..).and_then(varint::decode)?;
+            Some((1 + n, 16 + add as usize))
+        }
+        n => Some((1, 1 + n)),
+    }
+}
+
+/// Decodes WRITE, MEMSET and MEMMOVE. `before` is where the change of the record
+/// before it ends. Also returns where this one ends.
+#[inline(always)]
+fn decode_bytes<'a>(
+    kind: RecordKind,
+    before: u32,
+    mut f: Fields<'a>,
+) -> Result<(u32, Op<'a>), RecordFault> {
+    let offset = before + f.int(3)?;
+    if f.0.is_empty() {
+        return Err(RecordFault::Truncated);
+    }
+    // InnoDB never logs the first 8 bytes, the checksum and the page number.
+    if !(8..PAGE_SIZE_MAX).contains(&offset) {
+        return Err(RecordFault::OutOfPage);
+    }
+    let (len, op);
+    if kind == RecordKind::Write {
+        let data = f.0;
+        // A record has at most 2 MiB, so the cast does not truncate.
+        #[allow(clippy::cast_possible_truncation)]
+        {
+            len = data.len() as u32;
+        }
+        op = Op::Write { offset, data };
+    } else {
+        len = f.int(3)?;
+        if kind == RecordKind::Memset {
+            let pattern = f.0;
+            if pattern.is_empty() || pattern.len() > len as usize {
+                return Err(RecordFault::Invalid("pattern length"));
+            }
+            op = Op::Memset {
+                offset,
+                len,
+                pattern,
+            };
+        } else {
+            let s = f.int(3)?;
+            f.end()?;
+            let distance = (s >> 1) + 1;
+            let source = if s & 1 != 0 {
+                offset.checked_sub(distance)
+            } else {
+                offset.checked_add(distance)
+            };
+            let source = source.ok_or(RecordFault::OutOfPage)?;
+            if source < 8 || source.saturating_add(len) > PAGE_SIZE_MAX {
+                return Err(RecordFault::OutOfPage);
+            }
+            op = Op::Memmove {
+                offset,
+                len,
+                source,
+            };
+        }
+    }
+    let end = offset.saturating_add(len);
+    if end > PAGE_SIZE_MAX {
+        return Err(RecordFault::OutOfPage);
+    }
+    Ok((end, op))
+}
+
 /// Decodes an EXTENDED record of `subtype`.
-#[inline]
+#[inline(always)]
 fn decode_extended(subtype: u8, mut f: Fields<'_>) -> Result<Op<'_>, RecordFault> {
     Ok(match subtype {
         0 | 1 => {

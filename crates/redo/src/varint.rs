@@ -25,36 +25,38 @@ pub const fn len_from_first(first: u8) -> usize {
 /// bytes; `None` if `b` is too short or does not begin with an integer.
 #[inline]
 pub fn decode(b: &[u8]) -> Option<(u32, usize)> {
-    let first = *b.first()?;
+    let (&first, rest) = b.split_first()?;
+    let f = u32::from(first);
+    // Most have one or two bytes.
     if first < 0x80 {
-        return Some((u32::from(first), 1));
+        return Some((f, 1));
     }
-    decode_long(b, first)
+    if first < 0xc0 {
+        let &x = rest.first()?;
+        return Some((MIN_2BYTE + ((f & 0x3f) << 8 | u32::from(x)), 2));
+    }
+    decode_long(f, rest)
 }
 
-fn decode_long(b: &[u8], first: u8) -> Option<(u32, usize)> {
-    let f = u32::from(first);
-    match first {
-        0x80..=0xbf => {
-            let [_, x, ..] = *b else { return None };
-            Some((MIN_2BYTE + ((f & 0x3f) << 8 | u32::from(x)), 2))
-        }
+/// Decodes an integer of three and more bytes: its first one, and the others.
+fn decode_long(f: u32, rest: &[u8]) -> Option<(u32, usize)> {
+    match f {
         0xc0..=0xdf => {
-            let [_, x, y, ..] = *b else { return None };
+            let [x, y, ..] = *rest else { return None };
             Some((
                 MIN_3BYTE + ((f & 0x1f) << 16 | u32::from(x) << 8 | u32::from(y)),
                 3,
             ))
         }
         0xe0..=0xef => {
-            let [_, x, y, z, ..] = *b else { return None };
+            let [x, y, z, ..] = *rest else { return None };
             Some((
                 MIN_4BYTE + ((f & 0x0f) << 24 | u32::from_be_bytes([0, x, y, z])),
                 4,
             ))
         }
         0xf0 => {
-            let [_, x, y, z, w, ..] = *b else { return None };
+            let [x, y, z, w, ..] = *rest else { return None };
             u32::from_be_bytes([x, y, z, w])
                 .checked_add(MIN_5BYTE)
                 .map(|v| (v, 5))

@@ -30,6 +30,8 @@ pub struct ServerConfig {
     pub grpc_listen: SocketAddr,
     /// Address of metrics and health over HTTP. Port 0: any free port.
     pub http_listen: SocketAddr,
+    /// The Unix socket for computes on this machine.
+    pub compute_socket: Option<PathBuf>,
     /// Memory of the page store, over all branches, in bytes.
     pub memory: ByteSize,
     /// Size of a WAL segment file, in bytes.
@@ -214,6 +216,7 @@ fn build(from: &Sources) -> Result<ServerConfig, ConfigError> {
     let config = ServerConfig {
         grpc_listen: from.get(&setting::grpc_listen)?,
         http_listen: from.get(&setting::http_listen)?,
+        compute_socket: from.find(&setting::compute_socket)?,
         memory: from
             .find(&setting::memory)?
             .unwrap_or_else(|| ByteSize(memory::default_bytes())),

@@ -1,7 +1,6 @@
 //! Limits open connections. The server closes further connections at once, which keeps
 //! its memory and file descriptors for the open ones; the callers retry.
 
-use futures::{Stream, StreamExt};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -32,20 +31,6 @@ impl Limited {
         }
     }
 
-    /// `incoming` without the connections beyond the limit.
-    pub fn filter(
-        self,
-        incoming: impl Stream<Item = io::Result<TcpStream>>,
-    ) -> impl Stream<Item = io::Result<Counted>> {
-        incoming.filter_map(move |connection| {
-            let admitted = match connection {
-                Ok(stream) => self.admit(stream).map(Ok),
-                Err(error) => Some(Err(error)),
-            };
-            std::future::ready(admitted)
-        })
-    }
-
     /// A limited listener for a service that accepts connections itself.
     pub fn listener(self, listener: TcpListener) -> Listener {
         Listener {
@@ -54,14 +39,18 @@ impl Limited {
         }
     }
 
-    fn admit(&self, stream: TcpStream) -> Option<Counted> {
+    /// Counts `stream`; `None` when too many connections are open.
+    pub fn admit(&self, stream: TcpStream) -> Option<Counted> {
+        let permit = self.permit()?;
+        Some(Counted { stream, permit })
+    }
+
+    /// Counts a connection until the permit is dropped; `None` when too many are open.
+    pub fn permit(&self) -> Option<OwnedSemaphorePermit> {
         match Arc::clone(&self.permits).try_acquire_owned() {
             Ok(permit) => {
                 self.told.store(false, Ordering::Relaxed);
-                Some(Counted {
-                    stream,
-                    _permit: permit,
-                })
+                Some(permit)
             }
             Err(_) => {
                 if !self.told.swap(true, Ordering::Relaxed) {
@@ -103,7 +92,19 @@ impl axum::serve::Listener for Listener {
 /// A connection that counts until it is dropped.
 pub struct Counted {
     stream: TcpStream,
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Counted {
+    /// The connection itself.
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// The connection, and the permit that counts it.
+    pub fn into_parts(self) -> (TcpStream, OwnedSemaphorePermit) {
+        (self.stream, self.permit)
+    }
 }
 
 impl Connected for Counted {

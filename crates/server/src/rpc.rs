@@ -1,13 +1,17 @@
-//! The gRPC services: they convert requests and answers, and keep no state.
+//! The gRPC services and the compute protocol: they convert requests and answers, and
+//! keep no state.
 
 mod backup;
 mod branches;
 mod call;
+pub(crate) mod compute;
 mod control;
 mod convert;
+mod feed;
 mod import;
 mod inspect;
 mod pages;
+mod permission;
 mod stall;
 mod status;
 #[cfg(test)]
@@ -56,7 +60,7 @@ impl PageServer for PageService {
         let caller = call::caller(&self.node, request.metadata())?;
         pages::get_page(&self.node, &caller, request.get_ref())
             .await
-            .map(Response::new)
+            .map(|page| Response::new(convert::page(page)))
     }
 
     async fn get_pages(

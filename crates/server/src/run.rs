@@ -6,17 +6,21 @@ use crate::connections::Limited;
 use crate::error::ServerError;
 use crate::lock::DirLock;
 use crate::node::Node;
+use crate::rpc::compute::{Listeners, accept};
 use crate::rpc::{Authenticate, ControlService, InspectService, MESSAGE_BYTES_MAX, PageService};
 use crate::{http, open, ownership, watch};
+use socket2::{Domain, SockAddr, Socket, Type};
 use std::future::Future;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
@@ -133,6 +137,11 @@ async fn serve(
     let lock = DirLock::take(&config.data_dir)?;
     let grpc = listen(config.grpc_listen, "--grpc-listen").await?;
     let http = listen(config.http_listen, "--http-listen").await?;
+    let unix = config
+        .compute_socket
+        .as_deref()
+        .map(listen_locally)
+        .transpose()?;
     let addrs = ListenAddrs {
         grpc: local_addr(&grpc)?,
         http: local_addr(&http)?,
@@ -140,8 +149,14 @@ async fn serve(
     let node = Arc::new(Node::new(config));
     let (health, health_service) = tonic_health::server::health_reporter();
     report(&health, ServingStatus::NotServing).await;
+    // The threads of computes' connections outlive this call if it is dropped.
+    let _end = EndStreams(Arc::clone(&node));
     let mut serving = Serving {
-        grpc: serve_grpc(Arc::clone(&node), grpc, health_service)?,
+        grpc: serve_grpc(
+            Arc::clone(&node),
+            Listeners { tcp: grpc, unix },
+            health_service,
+        )?,
         http: serve_http(Arc::clone(&node), http),
     };
 
@@ -205,6 +220,15 @@ fn lost_project(node: &Node) -> ServerError {
             lost.into()
         }
         None => ServerError::Serve("another server has opened this project".to_owned()),
+    }
+}
+
+/// Ends every stream on drop.
+struct EndStreams(Arc<Node>);
+
+impl Drop for EndStreams {
+    fn drop(&mut self) {
+        self.0.end_streams();
     }
 }
 
@@ -316,7 +340,7 @@ impl Drop for Service {
 
 fn serve_grpc(
     node: Arc<Node>,
-    listener: TcpListener,
+    listeners: Listeners,
     health: HealthServer<impl Health>,
 ) -> Result<Service, ServerError> {
     let reflection = || {
@@ -334,6 +358,7 @@ fn serve_grpc(
     let limit = Limited::new(node.config.connections_max);
     let inspect = InspectServer::new(InspectService::new(Arc::clone(&node)))
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let incoming = accept(Arc::clone(&node), listeners, limit);
     let control =
         ControlServer::new(ControlService::new(node)).max_encoding_message_size(MESSAGE_BYTES_MAX);
     let router = tonic::transport::Server::builder()
@@ -349,7 +374,6 @@ fn serve_grpc(
         .add_service(InterceptedService::new(pages, authenticate.clone()))
         .add_service(InterceptedService::new(inspect, authenticate.clone()))
         .add_service(InterceptedService::new(control, authenticate));
-    let incoming = limit.filter(TcpIncoming::from(listener).with_nodelay(Some(true)));
     let stop = CancellationToken::new();
     let stopped = stop.clone().cancelled_owned();
     Ok(Service::spawn(stop, async move {
@@ -378,6 +402,44 @@ async fn listen(addr: SocketAddr, flag: &'static str) -> Result<TcpListener, Ser
     TcpListener::bind(addr)
         .await
         .map_err(|source| ServerError::Bind { addr, flag, source })
+}
+
+/// Listens on a Unix socket for computes on this machine. A socket that an earlier server
+/// left there is removed, unless a server still listens on it.
+fn listen_locally(path: &Path) -> Result<UnixListener, ServerError> {
+    let failed = |source| {
+        ServerError::io(
+            format!("cannot listen on --compute-socket {}", path.display()),
+            source,
+        )
+    };
+    match std::fs::symlink_metadata(path) {
+        // Anything else than a socket is not ours to remove; binding then fails.
+        Ok(there) if there.file_type().is_socket() => {
+            if is_served(path).map_err(failed)? {
+                return Err(failed(ErrorKind::AddrInUse.into()));
+            }
+            std::fs::remove_file(path).map_err(failed)?;
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    // As on the loopback port, every user of the machine may connect, and must have the
+    // token if there is one.
+    let everybody = std::fs::Permissions::from_mode(0o666);
+    std::fs::set_permissions(path, everybody).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Whether a process listens on the socket `path`. Does not wait for it.
+fn is_served(path: &Path) -> io::Result<bool> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    Ok(match socket.connect(&SockAddr::unix(path)?) {
+        Ok(()) => true,
+        // Its backlog is full.
+        Err(e) => e.kind() == ErrorKind::WouldBlock,
+    })
 }
 
 fn local_addr(listener: &TcpListener) -> Result<SocketAddr, ServerError> {

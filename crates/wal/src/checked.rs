@@ -1,7 +1,7 @@
 //! A frame with the checksum that its maker gave it.
 
 use crate::entry::payload::{self, Payload};
-use xylem_types::{Frame, FrameBody};
+use xylem_types::{Frame, FrameBody, FrameSeq, Lsn};
 
 /// A frame whose payload matches its checksum. The WAL stores that same
 /// checksum with the payload, so that damage shows anywhere between the place
@@ -37,6 +37,17 @@ pub struct Damaged {
     pub computed: u32,
 }
 
+/// A frame that [`CheckedFrame::decode`] refuses.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// It was damaged on the way.
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+    /// Its maker gave it a payload that does not fit its kind.
+    #[error("{0}")]
+    Malformed(String),
+}
+
 impl CheckedFrame {
     /// Computes the checksum of a frame that this process made.
     pub fn of(frame: Frame) -> CheckedFrame {
@@ -57,22 +68,31 @@ impl CheckedFrame {
     /// [`Damaged`] when it has others.
     pub fn verify(frame: Frame, given: FrameSums) -> Result<CheckedFrame, Damaged> {
         let checked = CheckedFrame::of(frame);
-        let sums = checked.sums();
-        if sums.payload != given.payload {
-            return Err(Damaged {
-                part: "payload",
-                given: given.payload,
-                computed: sums.payload,
-            });
-        }
-        if sums.header != given.header {
-            return Err(Damaged {
-                part: "header",
-                given: given.header,
-                computed: sums.header,
-            });
-        }
+        compare(given, checked.sums())?;
         Ok(checked)
+    }
+
+    /// Checks and decodes the payload of a frame that came with its checksums, as a WAL
+    /// entry of that kind has it (`docs/formats/wal.md`).
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub fn decode(
+        (seq, start): (FrameSeq, Lsn),
+        kind: u8,
+        payload: &[u8],
+        given: FrameSums,
+    ) -> Result<CheckedFrame, Unreadable> {
+        let computed = sums(seq, start, kind, crc32c::crc32c(payload));
+        compare(given, computed)?;
+        let body = payload::decode_frame(kind, payload).map_err(Unreadable::Malformed)?;
+        let (_, encoded) = payload::encode(&body);
+        Ok(CheckedFrame {
+            frame: Frame { seq, start, body },
+            kind,
+            payload: encoded,
+            payload_crc: given.payload,
+        })
     }
 
     /// The frame.
@@ -100,14 +120,36 @@ impl CheckedFrame {
 
     /// Its checksums.
     pub fn sums(&self) -> FrameSums {
-        let mut header = [0; 21];
-        header[..8].copy_from_slice(&self.frame.seq.0.to_le_bytes());
-        header[8..16].copy_from_slice(&self.frame.start.0.to_le_bytes());
-        header[16] = self.kind;
-        header[17..].copy_from_slice(&self.payload_crc.to_le_bytes());
-        FrameSums {
-            payload: self.payload_crc,
-            header: crc32c::crc32c(&header),
-        }
+        sums(
+            self.frame.seq,
+            self.frame.start,
+            self.kind,
+            self.payload_crc,
+        )
     }
+}
+
+fn sums(seq: FrameSeq, start: Lsn, kind: u8, payload: u32) -> FrameSums {
+    let mut header = [0; 21];
+    header[..8].copy_from_slice(&seq.0.to_le_bytes());
+    header[8..16].copy_from_slice(&start.0.to_le_bytes());
+    header[16] = kind;
+    header[17..].copy_from_slice(&payload.to_le_bytes());
+    FrameSums {
+        payload,
+        header: crc32c::crc32c(&header),
+    }
+}
+
+fn compare(given: FrameSums, computed: FrameSums) -> Result<(), Damaged> {
+    let differs = |part, given: u32, computed: u32| match given == computed {
+        true => Ok(()),
+        false => Err(Damaged {
+            part,
+            given,
+            computed,
+        }),
+    };
+    differs("payload", given.payload, computed.payload)?;
+    differs("header", given.header, computed.header)
 }

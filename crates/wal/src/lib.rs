@@ -20,14 +20,14 @@ mod remote;
 mod stamp;
 
 pub use backup::{Backup, BackupConfig, BackupStatus};
-pub use checked::{CheckedFrame, Damaged, FrameSums};
+pub use checked::{CheckedFrame, Damaged, FrameSums, Unreadable};
 pub use local::{LocalWal, LocalWalConfig};
 pub use memory::Memory;
 pub use object::{ObjectWal, ObjectWalConfig};
 
 use std::future::Future;
 use std::pin::Pin;
-use xylem_types::{Epoch, Frame, FrameSeq, Lsn};
+use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
 
 /// A future that a trait object can return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -181,6 +181,15 @@ impl WalError {
     }
 }
 
+/// The thread that writes what was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer {
+    /// The WAL's own writer, which is woken.
+    Wake,
+    /// The caller, with [`Wal::write_queued`], which it calls next.
+    Caller,
+}
+
 /// A branch's WAL.
 ///
 /// Guarantees, which `conformance` tests:
@@ -220,11 +229,18 @@ pub trait Wal: Send + Sync + 'static {
         &self,
         epoch: Epoch,
         frames: Vec<CheckedFrame>,
+        writer: Writer,
     ) -> BoxFuture<'_, Result<(), WalError>>;
+
+    /// Writes what is queued and makes it durable on the calling thread, unless another
+    /// thread is at it, or the backend writes elsewhere: then that happens soon.
+    /// Blocking.
+    fn write_queued(&self) {}
 
     /// [`Wal::append_checked`] of frames that were made here.
     fn append(&self, epoch: Epoch, frames: Vec<Frame>) -> BoxFuture<'_, Result<(), WalError>> {
-        self.append_checked(epoch, frames.into_iter().map(CheckedFrame::of).collect())
+        let frames = frames.into_iter().map(CheckedFrame::of).collect();
+        self.append_checked(epoch, frames, Writer::Wake)
     }
 
     /// The last frame accepted in `epoch`, durable or not, and the LSN after
@@ -268,4 +284,66 @@ pub trait WalReader: Send {
     /// # Errors
     /// [`WalError::Corrupt`] when a block fails its checksum, [`WalError::Io`].
     fn next(&mut self) -> Result<Option<Entry>, WalError>;
+
+    /// As [`WalReader::next`], but lends the entry to `take`, so that redo is not
+    /// copied to be read once. False, without a call, when there is no entry now.
+    ///
+    /// # Errors
+    /// As for [`WalReader::next`]; `take` was not called then.
+    fn lend(&mut self, take: &mut dyn FnMut(Lent<'_>)) -> Result<bool, WalError> {
+        let Some(entry) = self.next()? else {
+            return Ok(false);
+        };
+        take(Lent::of(&entry));
+        Ok(true)
+    }
+}
+
+/// An [`Entry`] while its reader holds it.
+#[derive(Clone, Copy, Debug)]
+pub struct Lent<'a> {
+    /// As [`Entry::next`].
+    pub next: Position,
+    /// As [`Entry::time_us`].
+    pub time_us: u64,
+    /// As [`Entry::stepped`].
+    pub stepped: bool,
+    /// The content.
+    pub record: LentRecord<'a>,
+}
+
+/// The content of a [`Lent`] entry.
+#[derive(Clone, Copy, Debug)]
+pub enum LentRecord<'a> {
+    /// Redo.
+    Redo {
+        /// The LSN of the first byte.
+        start: Lsn,
+        /// The bytes.
+        bytes: &'a [u8],
+    },
+    /// Anything else.
+    Other(&'a Record),
+}
+
+impl<'a> Lent<'a> {
+    fn of(entry: &'a Entry) -> Lent<'a> {
+        let record = match &entry.record {
+            Record::Frame(Frame {
+                start,
+                body: FrameBody::Redo(bytes),
+                ..
+            }) => LentRecord::Redo {
+                start: *start,
+                bytes,
+            },
+            other => LentRecord::Other(other),
+        };
+        Lent {
+            next: entry.next,
+            time_us: entry.time_us,
+            stepped: entry.stepped,
+            record,
+        }
+    }
 }

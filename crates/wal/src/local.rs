@@ -1,5 +1,5 @@
-//! The backend on this machine's disk: preallocated segment files, one writer
-//! thread, one fdatasync for everything that came while the last one ran.
+//! The backend on this machine's disk: preallocated segment files, one writer at a
+//! time, one fdatasync for everything that came while the last one ran.
 //!
 //! `docs/formats/wal.md` draws the files and says what a crash does to them.
 
@@ -20,7 +20,7 @@ use crate::disk::{Disk, os, os::OsDisk};
 use crate::entry::payload;
 use crate::line::Taken;
 use crate::queue::{self, Queued};
-use crate::{BoxFuture, CheckedFrame, Durable, Position, Wal, WalError, WalReader};
+use crate::{BoxFuture, CheckedFrame, Durable, Position, Wal, WalError, WalReader, Writer};
 pub use config::LocalWalConfig;
 pub(crate) use create::Maker;
 pub(crate) use reader::Reader;
@@ -75,23 +75,21 @@ impl LocalWal {
         let recovered = recover::recover(&*disk, &config)?;
         let (sender, durable) = watch::channel(recovered.durable);
         let shared = Arc::new(Shared::new(disk, config, &recovered, durable));
+        let pen = writer::Writer::new(&shared, sender, recovered.active, recovered.time_us);
+        *shared.pen.lock() = Some(pen);
         let writer = {
-            let shared = Arc::clone(&shared);
+            let (owner, shared) = (Arc::clone(&shared), Arc::clone(&shared));
             std::thread::Builder::new()
                 .name("xylem-wal".to_owned())
                 .stack_size(256 << 10)
-                .spawn(move || {
-                    writer::run(
-                        &shared,
-                        sender,
-                        recovered.active,
-                        recovered.time_us,
-                        recovered.lock,
-                    );
-                })
-                .map_err(|source| WalError::Io {
-                    context: "start the WAL's writer thread".to_owned(),
-                    source,
+                .spawn(move || writer::run(&shared, recovered.lock))
+                .map_err(|source| {
+                    // The pen refers to `shared`, which has it.
+                    owner.pen.lock().take();
+                    WalError::Io {
+                        context: "start the WAL's writer thread".to_owned(),
+                        source,
+                    }
                 })?
         };
         Ok(LocalWal {
@@ -168,7 +166,12 @@ impl LocalWal {
         Ok(durable)
     }
 
-    async fn append_now(&self, epoch: Epoch, frames: Vec<CheckedFrame>) -> Result<(), WalError> {
+    async fn append_now(
+        &self,
+        epoch: Epoch,
+        frames: Vec<CheckedFrame>,
+        writer: Writer,
+    ) -> Result<(), WalError> {
         // Appends run in the order of their calls, so that one that waits for
         // room is not overtaken by the next.
         let _turn = self.shared.turn.lock().await;
@@ -188,7 +191,10 @@ impl LocalWal {
                 let limit = self.shared.config.queue_bytes;
                 state.queue.accept(limit, epoch, &mut queued)?
             };
-            self.shared.work.notify_all();
+            // What waits for room needs the writer to make some.
+            if !done || writer == Writer::Wake {
+                self.shared.work.notify_all();
+            }
             if done {
                 return Ok(());
             }
@@ -271,8 +277,13 @@ impl Wal for LocalWal {
         &self,
         epoch: Epoch,
         frames: Vec<CheckedFrame>,
+        writer: Writer,
     ) -> BoxFuture<'_, Result<(), WalError>> {
-        Box::pin(self.append_now(epoch, frames))
+        Box::pin(self.append_now(epoch, frames, writer))
+    }
+
+    fn write_queued(&self) {
+        writer::write_queued(&self.shared);
     }
 
     fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), WalError> {

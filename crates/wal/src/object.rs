@@ -21,7 +21,7 @@ use crate::failure::Failure;
 use crate::line::Taken;
 use crate::queue::{self, Queued};
 use crate::remote::Remote;
-use crate::{BoxFuture, CheckedFrame, Durable, Position, Wal, WalError, WalReader};
+use crate::{BoxFuture, CheckedFrame, Durable, Position, Wal, WalError, WalReader, Writer};
 pub use config::ObjectWalConfig;
 use format::WriterId;
 use objects::{Fault, Objects};
@@ -294,6 +294,7 @@ impl Wal for ObjectWal {
         &self,
         epoch: Epoch,
         frames: Vec<CheckedFrame>,
+        _: Writer,
     ) -> BoxFuture<'_, Result<(), WalError>> {
         Box::pin(self.append_now(epoch, frames))
     }

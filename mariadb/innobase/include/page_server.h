@@ -32,6 +32,8 @@ extern my_bool enabled;
 extern char *address;
 /** innodb_page_server_port */
 extern uint port;
+/** innodb_page_server_socket */
+extern char *socket;
 /** innodb_page_server_branch */
 extern char *branch;
 /** innodb_page_server_epoch */
@@ -50,14 +52,21 @@ extern uint request_timeout;
 extern uint retry_limit;
 /** innodb_page_server_queue_size, in bytes */
 extern ulonglong queue_size;
+/** innodb_page_server_cache_size, in bytes */
+extern ulonglong cache_size;
+/** innodb_page_server_cache_file */
+extern char *cache_file;
+/** Whether there is a page cache */
+extern bool caches;
 
 /** Check the settings, adjust dependent settings of InnoDB, and connect.
 @return whether InnoDB can start */
 bool start() noexcept;
 
 /** Free the transactions that stay open, send all queued redo, wait until it is
-durable, and disconnect. */
-void stop() noexcept;
+durable, and disconnect.
+@param lsn  end of the redo */
+void stop(lsn_t lsn) noexcept;
 
 /** @return whether the pages of a tablespace are on the page server */
 bool serves(const fil_space_t &space) noexcept;
@@ -73,10 +82,24 @@ than the retry limit, or if this server lost the branch.
 @param id    page identifier
 @param buf   frame
 @param len   physical page size
+@param pool  whether the page is read for the buffer pool, which does not have it.
+Other reads bypass the page cache.
 @return error code */
-dberr_t read(page_id_t id, void *buf, size_t len) noexcept;
+dberr_t read(page_id_t id, void *buf, size_t len, bool pool) noexcept;
 
-/** Start reading a page. srv_thread_pool will execute cb->m_callback.
+/** Read consecutive pages, all of them on their way at a time, otherwise like read()
+past the buffer pool.
+@param id    identifier of the first page
+@param n     number of pages, at most READ_MANY
+@param buf   buffer for n pages
+@param len   physical page size
+@return error code */
+dberr_t read_many(page_id_t id, uint32_t n, byte *buf, size_t len) noexcept;
+
+/** The largest number of pages of read_many() */
+static constexpr uint32_t READ_MANY{64};
+
+/** Start reading a page for the buffer pool. srv_thread_pool will execute cb->m_callback.
 @param cb    asynchronous request: m_buffer, m_len, m_callback are set
 @param id    page identifier
 @return whether the request was accepted */
@@ -87,6 +110,27 @@ must show at least this LSN, which is durable.
 @param id   page identifier
 @param lsn  FIL_PAGE_LSN */
 void note_clean(page_id_t id, lsn_t lsn) noexcept;
+
+/** Put a page that is about to become clean into the page cache.
+@param id    page identifier
+@param page  frame with a valid checksum, which nobody changes during the call
+@param len   physical page size */
+void cache_put(page_id_t id, const void *page, size_t len) noexcept;
+
+/** Forget the pages of a tablespace that was dropped, truncated or made anew.
+@param id  tablespace identifier */
+void cache_forget_space(uint32_t id) noexcept;
+
+/** Slow part of cache_forget() */
+void cache_forget_low(page_id_t id) noexcept;
+
+/** Forget a page that becomes dirty, so that the page cache never has an old version.
+@param id  page identifier */
+inline void cache_forget(page_id_t id) noexcept
+{
+  if (caches)
+    cache_forget_low(id);
+}
 
 /** Stream redo. Does not return if the page server cannot take it.
 @param lsn   log sequence number of the first byte

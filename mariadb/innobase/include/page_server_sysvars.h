@@ -29,6 +29,12 @@ static MYSQL_SYSVAR_UINT(page_server_port, page_server::port,
   "TCP port of the page server",
   nullptr, nullptr, 8080, 1, 65535, 0);
 
+static MYSQL_SYSVAR_STR(page_server_socket, page_server::socket,
+  PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
+  "Unix socket of a page server on this machine, used in place of address and"
+  " port; empty: none",
+  nullptr, nullptr, "");
+
 static MYSQL_SYSVAR_STR(page_server_branch, page_server::branch,
   PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
   "Branch that this server reads and writes",
@@ -53,8 +59,8 @@ static MYSQL_SYSVAR_STR(page_server_token_file, page_server::token_file,
 
 static MYSQL_SYSVAR_UINT(page_server_connections, page_server::connections,
   PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
-  "Number of connections for page reads",
-  nullptr, nullptr, 2, 1, 64, 0);
+  "Largest number of connections for page reads that threads wait for",
+  nullptr, nullptr, 4, 1, 64, 0);
 
 static MYSQL_SYSVAR_UINT(page_server_connect_timeout,
   page_server::connect_timeout,
@@ -82,10 +88,24 @@ static MYSQL_SYSVAR_ULONGLONG(page_server_queue_size,
   " beyond that",
   nullptr, nullptr, 64ULL << 20, 4ULL << 20, 16ULL << 30, 0);
 
+static MYSQL_SYSVAR_ULONGLONG(page_server_cache_size,
+  page_server::cache_size,
+  PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
+  "Maximum size in bytes of the page cache, a local file that keeps pages which"
+  " the buffer pool gave up; 0: none",
+  nullptr, nullptr, 1ULL << 30, 0, ~0ULL, 0);
+
+static MYSQL_SYSVAR_STR(page_server_cache_file, page_server::cache_file,
+  PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
+  "File of the page cache; a clean shutdown leaves it, with its index beside"
+  " it, to the next server of the branch",
+  nullptr, nullptr, "./ib_page_cache");
+
 #define PAGE_SERVER_SYSTEM_VARIABLES \
   MYSQL_SYSVAR(page_server_enabled), \
   MYSQL_SYSVAR(page_server_address), \
   MYSQL_SYSVAR(page_server_port), \
+  MYSQL_SYSVAR(page_server_socket), \
   MYSQL_SYSVAR(page_server_branch), \
   MYSQL_SYSVAR(page_server_epoch), \
   MYSQL_SYSVAR(page_server_start_lsn), \
@@ -94,4 +114,6 @@ static MYSQL_SYSVAR_ULONGLONG(page_server_queue_size,
   MYSQL_SYSVAR(page_server_connect_timeout), \
   MYSQL_SYSVAR(page_server_request_timeout), \
   MYSQL_SYSVAR(page_server_retry_limit), \
-  MYSQL_SYSVAR(page_server_queue_size)
+  MYSQL_SYSVAR(page_server_queue_size), \
+  MYSQL_SYSVAR(page_server_cache_size), \
+  MYSQL_SYSVAR(page_server_cache_file)

@@ -11,6 +11,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 *****************************************************************************/
 
 #include "page_server.h"
+#include "page_server_clean.h"
 #include "page_server_engines.h"
 #include "page_server_private.h"
 #include "buf0buf.h"
@@ -19,6 +20,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 #include "log0log.h"
 #include "os0file.h"
 #include "srv0srv.h"
+#include "srv0start.h"
 #include "ut0byte.h"
 #include <mysql/plugin.h>
 #include <mysqld_error.h>
@@ -36,6 +38,7 @@ namespace page_server
 my_bool enabled;
 char *address;
 uint port;
+char *socket;
 char *branch;
 ulonglong epoch;
 ulonglong start_lsn;
@@ -45,6 +48,9 @@ uint connect_timeout;
 uint request_timeout;
 uint retry_limit;
 ulonglong queue_size;
+ulonglong cache_size;
+char *cache_file;
+bool caches;
 
 namespace
 {
@@ -57,9 +63,16 @@ struct
   CLIENT_FUNCTION(set_timeouts);
   CLIENT_FUNCTION(get_page);
   CLIENT_FUNCTION(get_page_async);
+  CLIENT_FUNCTION(get_pages_batch);
   CLIENT_FUNCTION(stream_wal);
   CLIENT_FUNCTION(wait_durable);
   CLIENT_FUNCTION(open_tablespace);
+  CLIENT_FUNCTION(cache_open);
+  CLIENT_FUNCTION(cache_get);
+  CLIENT_FUNCTION(cache_put);
+  CLIENT_FUNCTION(cache_forget);
+  CLIENT_FUNCTION(cache_forget_space);
+  CLIENT_FUNCTION(cache_close);
   CLIENT_FUNCTION(get_stats);
   CLIENT_FUNCTION(last_error);
 #undef CLIENT_FUNCTION
@@ -72,17 +85,21 @@ bool connected;
 xylem_stats stats;
 char last_error[512];
 
-/** LSNs at which pages last became clean, by the hash of the page identifier. Pages
-that share a slot share the largest LSN. At worst the page server then waits for
-redo that is already durable. 2 MiB, whatever the size of the database. */
-constexpr size_t CLEAN_LSN_SLOTS{1U << 18};
-std::atomic<lsn_t> clean_lsn[CLEAN_LSN_SLOTS];
+/** LSNs at which pages last became clean */
+clean_lsns clean;
 
-std::atomic<lsn_t> &clean_lsn_of(page_id_t id) noexcept
+/** Make the table of clean pages, with room for 7/4 of the pages that the buffer
+pool holds, in 0.2% of its size. Pages that became clean before that many others are
+no longer distinguished.
+@return whether there was enough memory */
+bool make_clean_lsns() noexcept
 {
-  /* Fibonacci hashing spreads consecutive pages over the table. */
-  return clean_lsn[(id.raw() * 0x9e3779b97f4a7c15ULL) >>
-                   (64 - 18)];
+  static constexpr uint64_t SETS_MIN{1U << 14}, SETS_MAX{1U << 31};
+  const uint64_t pages{buf_pool.size_in_bytes_requested >> srv_page_size_shift};
+  if (clean.create(std::min(std::max(pages / 4, SETS_MIN), SETS_MAX)))
+    return true;
+  sql_print_error("InnoDB: Cannot allocate memory for the LSNs of clean pages");
+  return false;
 }
 
 template<typename F> bool look_up(F &function, const char *name) noexcept
@@ -100,9 +117,12 @@ bool look_up_all() noexcept
 {
 #define LOOK_UP(name) look_up(client.name, "xylem_" #name)
   return LOOK_UP(init) && LOOK_UP(shutdown) && LOOK_UP(set_timeouts) &&
-    LOOK_UP(get_page) && LOOK_UP(get_page_async) && LOOK_UP(stream_wal) &&
+    LOOK_UP(get_page) && LOOK_UP(get_page_async) &&
+    LOOK_UP(get_pages_batch) && LOOK_UP(stream_wal) &&
     LOOK_UP(wait_durable) && LOOK_UP(open_tablespace) &&
-    LOOK_UP(get_stats) && LOOK_UP(last_error);
+    LOOK_UP(cache_open) && LOOK_UP(cache_get) && LOOK_UP(cache_put) &&
+    LOOK_UP(cache_forget) && LOOK_UP(cache_forget_space) &&
+    LOOK_UP(cache_close) && LOOK_UP(get_stats) && LOOK_UP(last_error);
 #undef LOOK_UP
 }
 
@@ -209,6 +229,33 @@ std::string read_token(bool &ok)
   return token;
 }
 
+/** Open the page cache. This server also works without one. */
+void open_cache() noexcept
+{
+  if (!cache_size)
+    return;
+  char error[512];
+  caches= !client.cache_open(cache_file, cache_size, uint32_t(srv_page_size),
+                             branch, srv_read_only_mode ? 0 : epoch, start_lsn,
+                             error, sizeof error);
+  if (!caches)
+    sql_print_warning("InnoDB: %s; all pages are read from the page server",
+                      error);
+}
+
+/** @return whether every page is clean, so that the page cache has no page older
+than the branch */
+bool all_clean() noexcept
+{
+  bool clean{true};
+  mysql_mutex_lock(&buf_pool.flush_list_mutex);
+  for (const buf_page_t *b= UT_LIST_GET_FIRST(buf_pool.flush_list); b;
+       b= UT_LIST_GET_NEXT(list, b))
+    clean&= b->oldest_modification() <= 1;
+  mysql_mutex_unlock(&buf_pool.flush_list_mutex);
+  return clean;
+}
+
 /** End this process at once, without a core dump, because the page server does not
 accept redo or return pages any more. Nothing after the last acknowledged commit
 may appear to succeed, and an unavailable page must not be treated as corrupted.
@@ -269,7 +316,8 @@ void end_server() noexcept
 
 bool start() noexcept
 {
-  if (!look_up_all() || !check_settings() || !engines_start())
+  if (!look_up_all() || !check_settings() || !make_clean_lsns() ||
+      !engines_start())
     return false;
 
   bool ok{true};
@@ -290,6 +338,7 @@ bool start() noexcept
   xylem_config config= {};
   config.address= address;
   config.port= uint16_t(port);
+  config.socket= socket;
   config.branch= branch;
   config.epoch= epoch;
   config.token= token.empty() ? nullptr : token.c_str();
@@ -310,18 +359,25 @@ bool start() noexcept
   }
 
   connected= true;
-  sql_print_information("InnoDB: Using branch '%s' of the page server at %s:%u;"
+  open_cache();
+  sql_print_information("InnoDB: Using branch '%s' of the page server at %s:%u%s%s;"
                         " epoch %llu, start LSN %llu",
-                        branch, address, port, epoch, start_lsn);
+                        branch, address, port, *socket ? ", " : "", socket,
+                        epoch, start_lsn);
   return true;
 }
 
-void stop() noexcept
+void stop(lsn_t lsn) noexcept
 {
   if (!connected)
     return;
   forget_kept();
   connected= false;
+  if (caches)
+  {
+    caches= false;
+    client.cache_close(srv_was_started && all_clean() ? lsn : 0);
+  }
   client.shutdown();
   engines_stop();
 }
@@ -366,51 +422,176 @@ static dberr_t to_dberr(int status, page_id_t id, void *buf, size_t len)
   }
 }
 
-dberr_t read(page_id_t id, void *buf, size_t len) noexcept
+dberr_t read(page_id_t id, void *buf, size_t len, bool pool) noexcept
 {
+  const bool cached{pool && caches};
+  uint64_t ticket;
+  if (cached && !client.cache_get(id.space(), id.page_no(), buf, len, true,
+                                  &ticket))
+    return DB_SUCCESS;
   const stage waiting{"Reading a page from the page server"};
-  const lsn_t lsn{clean_lsn_of(id).load(std::memory_order_acquire)};
-  return to_dberr(client.get_page(id.space(), id.page_no(), lsn, buf, len),
-                  id, buf, len);
+  const lsn_t lsn{clean.of(id.raw())};
+  const int status= client.get_page(id.space(), id.page_no(), lsn, buf, len);
+  if (cached && status == XYLEM_OK)
+    client.cache_put(id.space(), id.page_no(), buf, len, ticket);
+  return to_dberr(status, id, buf, len);
 }
 
-/** Complete an asynchronous read, on a thread of the client library. A thread of
-the pool does the rest, because it may need other pages. */
+dberr_t read_many(page_id_t id, uint32_t n, byte *buf, size_t len) noexcept
+{
+  ut_ad(n <= READ_MANY);
+  const stage waiting{"Reading pages from the page server"};
+  xylem_page_request requests[READ_MANY];
+  for (uint32_t i= 0; i < n; i++)
+  {
+    const page_id_t page{id.space(), id.page_no() + i};
+    requests[i]= {page.space(), page.page_no(), clean.of(page.raw()),
+                  buf + i * len, len, XYLEM_CANCELLED};
+  }
+  client.get_pages_batch(requests, n);
+  for (uint32_t i= 0; i < n; i++)
+  {
+    const page_id_t page{id.space(), id.page_no() + i};
+    const dberr_t err{to_dberr(requests[i].status, page, requests[i].buf, len)};
+    if (err != DB_SUCCESS)
+      return err;
+  }
+  return DB_SUCCESS;
+}
+
+/** Call back InnoDB after an asynchronous read, on a thread of the pool, because
+InnoDB may need other pages.
+@param arg  request */
+static void read_complete(void *arg)
+{
+  tpool::aiocb *cb= static_cast<tpool::aiocb*>(arg);
+  cb->m_callback(cb);
+}
+
+/** Like read_complete(), after a page was received that the page cache did not
+have. m_ret_len holds the ticket. */
+static void read_received(void *arg)
+{
+  tpool::aiocb *cb= static_cast<tpool::aiocb*>(arg);
+  const page_id_t id{cb->m_offset};
+  client.cache_put(id.space(), id.page_no(), cb->m_buffer, cb->m_len,
+                   cb->m_ret_len);
+  cb->m_ret_len= cb->m_len;
+  cb->m_callback(cb);
+}
+
+/** Let a thread of the pool complete an asynchronous read.
+@param cb        request
+@param complete  read_complete() or read_received() */
+static void submit(tpool::aiocb *cb, tpool::callback_func complete) noexcept
+{
+  cb->m_internal_task.m_func= complete;
+  srv_thread_pool->submit_task(&cb->m_internal_task);
+}
+
+/** Receive the outcome of an asynchronous read, on a thread of the client
+library. */
 static void read_done(void *context, int status)
 {
   tpool::aiocb *cb= static_cast<tpool::aiocb*>(context);
   const page_id_t id{cb->m_offset};
-  switch (to_dberr(status, id, cb->m_buffer, cb->m_len)) {
-  case DB_SUCCESS:
+  const bool put{caches && status == XYLEM_OK};
+  if (to_dberr(status, id, cb->m_buffer, cb->m_len) == DB_SUCCESS)
+  {
     cb->m_err= 0;
-    cb->m_ret_len= cb->m_len;
-    break;
-  default:
+    if (!put)
+      cb->m_ret_len= cb->m_len;
+  }
+  else
+  {
     cb->m_err= EIO;
     cb->m_ret_len= 0;
   }
-  srv_thread_pool->submit_task(&cb->m_internal_task);
+  submit(cb, put ? read_received : read_complete);
+}
+
+/** Request a page of an asynchronous read from the page server.
+@return whether the request was accepted */
+static bool request(tpool::aiocb *cb) noexcept
+{
+  const page_id_t id{cb->m_offset};
+  const lsn_t lsn{clean.of(id.raw())};
+  return client.get_page_async(id.space(), id.page_no(), lsn, cb->m_buffer,
+                               cb->m_len, read_done, cb) == XYLEM_OK;
+}
+
+/** Look for a page in the page cache. Store the ticket in m_ret_len.
+@param cb    request
+@param wait  whether to wait for the disk
+@return status of the client library */
+static int read_cached(tpool::aiocb *cb, bool wait) noexcept
+{
+  const page_id_t id{cb->m_offset};
+  uint64_t ticket;
+  const int status= client.cache_get(id.space(), id.page_no(), cb->m_buffer,
+                                     cb->m_len, wait, &ticket);
+  cb->m_err= 0;
+  cb->m_ret_len= status == XYLEM_OK ? cb->m_len : size_t(ticket);
+  return status;
+}
+
+/** Wait for the disk of the page cache, on a thread of the pool.
+@param arg  request */
+static void read_disk(void *arg)
+{
+  tpool::aiocb *cb= static_cast<tpool::aiocb*>(arg);
+  if (read_cached(cb, true) == XYLEM_OK)
+    cb->m_callback(cb);
+  else if (!request(cb))
+  {
+    cb->m_err= EIO;
+    cb->m_ret_len= 0;
+    cb->m_callback(cb);
+  }
 }
 
 bool read_async(tpool::aiocb *cb, page_id_t id) noexcept
 {
   /* There is no file position, so m_offset holds the page identifier. */
   cb->m_offset= id.raw();
-  cb->m_internal_task.m_func= cb->m_callback;
   cb->m_internal_task.m_arg= cb;
   cb->m_internal_task.m_group= cb->m_group;
-  const lsn_t lsn{clean_lsn_of(id).load(std::memory_order_acquire)};
-  return client.get_page_async(id.space(), id.page_no(), lsn, cb->m_buffer,
-                               cb->m_len, read_done, cb) == XYLEM_OK;
+  if (caches)
+    switch (read_cached(cb, false)) {
+    case XYLEM_OK:
+      submit(cb, read_complete);
+      return true;
+    case XYLEM_TIMEOUT:
+      submit(cb, read_disk);
+      return true;
+    }
+  return request(cb);
+}
+
+void cache_put(page_id_t id, const void *page, size_t len) noexcept
+{
+  /* At shutdown, the pages of a large buffer pool would only displace each other. */
+  static std::atomic<uint64_t> last;
+  if (srv_shutdown_state >= SRV_SHUTDOWN_CLEANUP &&
+      last.fetch_add(srv_page_size, std::memory_order_relaxed) >= cache_size)
+    return;
+  client.cache_put(id.space(), id.page_no(), page, len, 0);
+}
+
+void cache_forget_low(page_id_t id) noexcept
+{
+  client.cache_forget(id.space(), id.page_no());
+}
+
+void cache_forget_space(uint32_t id) noexcept
+{
+  if (caches)
+    client.cache_forget_space(id);
 }
 
 void note_clean(page_id_t id, lsn_t lsn) noexcept
 {
-  std::atomic<lsn_t> &slot= clean_lsn_of(id);
-  lsn_t old{slot.load(std::memory_order_relaxed)};
-  while (old < lsn &&
-         !slot.compare_exchange_weak(old, lsn, std::memory_order_release,
-                                     std::memory_order_relaxed));
+  clean.note(id.raw(), lsn);
 }
 
 void stream_redo(lsn_t lsn, const byte *data, size_t size) noexcept
@@ -524,6 +705,12 @@ void refresh_status() noexcept
 
 st_mysql_show_var status_variables[]=
 {
+  {"cache_damaged", (char*) &stats.cache_damaged, SHOW_ULONGLONG},
+  {"cache_evictions", (char*) &stats.cache_evictions, SHOW_ULONGLONG},
+  {"cache_hits", (char*) &stats.cache_hits, SHOW_ULONGLONG},
+  {"cache_pages", (char*) &stats.cache_pages, SHOW_ULONGLONG},
+  {"cache_puts", (char*) &stats.cache_puts, SHOW_ULONGLONG},
+  {"cache_size", (char*) &stats.cache_size, SHOW_ULONGLONG},
   {"connected", (char*) &stats.connected, SHOW_ULONGLONG},
   {"durable_wait_us", (char*) &stats.durable_wait_us, SHOW_ULONGLONG},
   {"durable_waits", (char*) &stats.durable_waits, SHOW_ULONGLONG},

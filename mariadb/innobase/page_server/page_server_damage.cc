@@ -69,6 +69,7 @@ void note_dropped(uint32_t id) noexcept
 {
   if (!enabled)
     return;
+  cache_forget_space(id);
   std::lock_guard<std::mutex> g{spaces_mutex};
   std::vector<bool> &group= dropped[id / DROPPED_GROUP];
   group.resize(DROPPED_GROUP);

@@ -115,22 +115,25 @@ dberr_t export_space(const fil_space_t &space, const trx_t &trx) noexcept
     return file_error(name, doing, errno);
 
   const size_t size{space.physical_size()};
-  byte *const page= static_cast<byte*>(aligned_malloc(size, size));
-  if (!page)
+  byte *const pages= static_cast<byte*>(aligned_malloc(READ_MANY * size, size));
+  if (!pages)
     return DB_OUT_OF_MEMORY;
   dberr_t err{DB_SUCCESS};
-  for (uint32_t i= 0; err == DB_SUCCESS && i < space.size; i++)
+  for (uint32_t i= 0; err == DB_SUCCESS && i < space.size; i+= READ_MANY)
   {
+    const uint32_t n{std::min(READ_MANY, space.size - i)};
     if (trx_is_interrupted(&trx))
       err= DB_INTERRUPTED;
-    else if ((err= read(page_id_t{space.id, i}, page, size)) != DB_SUCCESS)
+    else if ((err= read_many(page_id_t{space.id, i}, n, pages, size)) !=
+             DB_SUCCESS)
       break;
-    else if (my_pwrite(file.fd, page, size, my_off_t{i} * size, MYF(MY_NABP)))
+    else if (my_pwrite(file.fd, pages, n * size, my_off_t{i} * size,
+                       MYF(MY_NABP)))
       err= file_error(name, doing, my_errno);
   }
   if (err == DB_SUCCESS && fdatasync(file.fd))
     err= file_error(name, doing, errno);
-  aligned_free(page);
+  aligned_free(pages);
   return err;
 }
 
@@ -142,6 +145,7 @@ dberr_t import_space(fil_space_t *space, const trx_t &trx) noexcept
   const descriptor file{name, O_RDONLY};
   if (file.fd < 0)
     return file_error(name, doing, errno);
+  cache_forget_space(space->id);
 
   const size_t size{space->physical_size()};
   byte *const page= static_cast<byte*>(aligned_malloc(size, size));

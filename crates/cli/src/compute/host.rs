@@ -66,20 +66,20 @@ impl Host {
     }
 
     /// Empties the data and temporary directories, which hold nothing of value; files
-    /// that SQL has written stay. The data directory is not mariadbd's yet: see
+    /// that SQL has written and the page cache stay. The data directory is not mariadbd's yet: see
     /// [`Host::give`].
     pub fn fresh(&self, dir: &ComputeDir) -> Result<()> {
         for path in [dir.data(), dir.tmp()] {
             files::remove_tree(&path)?;
             files::make_private_dir(&path)?;
         }
-        for path in [dir.run(), dir.sql_files()] {
+        for path in [dir.run(), dir.sql_files(), dir.cache()] {
             files::make_private_dir(&path)?;
         }
         let Some(user) = &self.user else {
             return Ok(());
         };
-        [dir.tmp(), dir.run(), dir.sql_files()]
+        [dir.tmp(), dir.run(), dir.sql_files(), dir.cache()]
             .iter()
             .try_for_each(|path| user.give(path))
     }

@@ -35,6 +35,10 @@ pub struct Options<'a> {
     pub as_root: bool,
     /// `innodb_buffer_pool_size`.
     pub buffer_pool: &'a str,
+    /// The size of the page cache.
+    pub page_cache: &'a str,
+    /// The file of the page cache.
+    pub page_cache_file: PathBuf,
     /// `innodb_page_size` in bytes, if not the default.
     pub page_size: Option<u32>,
     /// How many undo tablespaces exist: MariaDB would otherwise make as many as its
@@ -60,8 +64,10 @@ pub struct Options<'a> {
 pub struct PageServer<'a> {
     /// Its address.
     pub host: String,
-    /// Its gRPC port.
+    /// Its port.
     pub port: u16,
+    /// Its Unix socket, if it has one that mariadbd can reach.
+    pub socket: Option<PathBuf>,
     /// The branch, by its id: its name may be given to another.
     pub branch: &'a str,
     /// The right to write it.
@@ -74,6 +80,9 @@ pub struct PageServer<'a> {
 
 /// The default of `innodb_buffer_pool_size`.
 pub const BUFFER_POOL: &str = "256M";
+
+/// The default of `innodb_page_server_cache_size`.
+pub const PAGE_CACHE: &str = "1G";
 
 /// The options of a read-only compute. Events and replication write
 /// whatever `read_only` says. The event scheduler is not `DISABLED`: that would
@@ -100,6 +109,11 @@ pub fn render(options: &Options<'_>) -> Result<String> {
     replication(&mut out, options)?;
     out.push('\n');
     page_server(&mut out, &options.page_server)?;
+    line(
+        &mut out,
+        "innodb-page-server-cache-file",
+        plain(&options.page_cache_file)?,
+    )?;
     Ok(out)
 }
 
@@ -112,6 +126,7 @@ fn tunable(out: &mut String, options: &Options<'_>) -> Result<()> {
     );
     let tunable: &[(&str, &str)] = &[
         ("innodb-buffer-pool-size", options.buffer_pool),
+        ("innodb-page-server-cache-size", options.page_cache),
         ("innodb-fast-shutdown", "1"),
         ("default-storage-engine", "InnoDB"),
         ("aria-pagecache-buffer-size", "8M"),
@@ -214,6 +229,9 @@ fn page_server(out: &mut String, page: &PageServer<'_>) -> Result<()> {
     line(out, "innodb-page-server-enabled", "ON")?;
     line(out, "innodb-page-server-address", &page.host)?;
     line(out, "innodb-page-server-port", &page.port.to_string())?;
+    if let Some(socket) = &page.socket {
+        line(out, "innodb-page-server-socket", plain(socket)?)?;
+    }
     line(out, "innodb-page-server-branch", page.branch)?;
     line(out, "innodb-page-server-epoch", &page.epoch.to_string())?;
     line(

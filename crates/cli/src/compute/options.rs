@@ -2,11 +2,21 @@
 
 use super::mycnf::{self, Options, PageServer};
 use super::starter::{Start, Starter};
+use crate::account::User;
+use crate::state::StateDir;
 use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use xylem_datadir::walk;
+
+/// The server's socket, if the account that mariadbd runs as can reach it.
+fn server_socket(state: &StateDir, user: Option<&User>) -> Option<PathBuf> {
+    let reached = user.is_none_or(|user| user.stopped_at(state.root()).is_none());
+    state
+        .server_socket()
+        .filter(|socket| reached && socket.exists())
+}
 
 impl Starter<'_> {
     /// The environment variables of mariadbd.
@@ -44,6 +54,7 @@ impl Starter<'_> {
         };
         let settings = &self.project.settings;
         let buffer_pool = settings.compute.buffer_pool.as_deref();
+        let page_cache = settings.compute.page_cache.as_deref();
         let options = Options {
             basedir: home.basedir(),
             share: home.share(),
@@ -58,6 +69,8 @@ impl Starter<'_> {
             port: start.port,
             as_root: host.user.is_none() && rustix::process::geteuid().is_root(),
             buffer_pool: buffer_pool.unwrap_or(mycnf::BUFFER_POOL),
+            page_cache: page_cache.unwrap_or(mycnf::PAGE_CACHE),
+            page_cache_file: dir.cache().join("pages"),
             page_size: settings.format.page_size,
             undo_tablespaces: walk::undo_tablespaces(&dir.data()),
             log_file_bytes,
@@ -65,6 +78,7 @@ impl Starter<'_> {
             page_server: PageServer {
                 host: server.ip().to_string(),
                 port: server.port(),
+                socket: server_socket(&self.app.state, host.user.as_ref()),
                 branch: &start.branch,
                 epoch: start.attached.epoch,
                 start_lsn: start.attached.start_lsn,

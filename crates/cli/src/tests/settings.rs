@@ -17,7 +17,7 @@ fn sample(id: &str) -> &'static str {
         "page_size" => "32k",
         "wal_backup" | "history" => "36h",
         "bind" => "0.0.0.0",
-        "memory" | "buffer_pool" => "512M",
+        "memory" | "buffer_pool" | "page_cache" => "512M",
         "user" => "mysql",
         "mariadbd_args" => "--max-connections=10",
         port if port.ends_with("_port") => "3307",

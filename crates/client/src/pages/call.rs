@@ -1,12 +1,14 @@
-//! A page read, from the call to its completion.
+//! A request to the page server, from the call to its completion.
 
+use crate::refusal::{Closed, Refusal};
 use crate::status::Status;
-use crate::wire::pages::Destination;
+use crate::threads::lock;
 use std::ffi::c_void;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::Thread;
 use std::time::Instant;
+use xylem_wire::{GetPage, GetSpace, Space, Standing, get_page, get_space, ping};
 
 /// The caller's buffer. It belongs to the library from the call until its
 /// completion.
@@ -16,7 +18,7 @@ pub struct Target {
     len: usize,
 }
 
-// SAFETY: only the connection's thread, which owns the call, uses the pointer
+// SAFETY: only the thread that has taken the call out of its link uses the pointer,
 // until the call completes.
 unsafe impl Send for Target {}
 
@@ -39,121 +41,153 @@ impl Target {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
+
+    /// Stores a page. Returns false if it does not have the buffer's size.
+    pub fn put(&mut self, page: &[u8]) -> bool {
+        if page.len() != self.len {
+            return false;
+        }
+        // SAFETY: the creator of the target vouched for `len` writable bytes. `page`
+        // belongs to the library, so it does not overlap them.
+        unsafe { std::ptr::copy_nonoverlapping(page.as_ptr(), self.buf, self.len) };
+        true
+    }
 }
 
-impl Destination for Target {
-    fn put(&mut self, at: usize, bytes: &[u8]) {
-        // Bytes beyond the end are dropped. The caller of the decoder detects a
-        // page of the wrong size by its length.
-        let room = self.len.saturating_sub(at);
-        let n = bytes.len().min(room);
-        if n > 0 {
-            // SAFETY: at + n <= len, and the creator of the target vouched for
-            // len writable bytes. `bytes` belongs to the library, so it does not
-            // overlap them.
-            unsafe {
-                std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.buf.add(at), n);
-            }
+/// What is asked.
+#[derive(Clone, Copy, Debug)]
+pub enum Request {
+    /// A page, and the buffer that receives it.
+    Page(GetPage, Target),
+    /// The file of a tablespace.
+    Space(GetSpace),
+    /// Whether the server is there.
+    Ping,
+}
+
+impl Request {
+    /// Appends the message with number `id`.
+    pub fn put(&self, id: u64, out: &mut Vec<u8>) {
+        match self {
+            Request::Page(get, _) => out.extend_from_slice(&get_page(id, get)),
+            Request::Space(get) => out.extend_from_slice(&get_space(id, get)),
+            Request::Ping => out.extend_from_slice(&ping(id)),
+        }
+    }
+
+    /// The request in messages.
+    pub fn name(&self) -> String {
+        match self {
+            Request::Page(get, _) => format!("page {}:{}", get.space_id, get.page_no),
+            Request::Space(get) => format!("tablespace {}", get.space_id),
+            Request::Ping => "ping".to_owned(),
         }
     }
 }
 
-/// Lets a thread sleep until another one passes it a status.
-#[derive(Debug)]
-pub struct Waiter {
-    status: AtomicI32,
-    thread: Thread,
+/// The end of an attempt at a request.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// The page is in its buffer.
+    Page,
+    /// The page has this size, and its buffer another one.
+    WrongSize(usize),
+    /// The file of the tablespace.
+    Space(Space),
+    /// The server is there.
+    Pong(Standing),
+    /// The server's error.
+    Refused(Refusal),
+    /// There was no answer in time.
+    Late,
+    /// The connection ended before the answer came.
+    Closed(Closed),
 }
 
-const NOT_YET: i32 = -1;
+/// A thread that waits for the outcomes of its requests.
+#[derive(Debug)]
+pub struct Waiter {
+    thread: Thread,
+    outcomes: Mutex<Outcomes>,
+    leads: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Outcomes {
+    all: Vec<Option<Outcome>>,
+    missing: usize,
+}
+
+/// What a thread that waited does next.
+#[derive(Debug)]
+pub enum Turn {
+    /// All outcomes are there, in the order of the requests.
+    Done(Vec<Outcome>),
+    /// The thread receives, for itself and others.
+    Lead,
+}
 
 impl Waiter {
-    /// A waiter for the current thread.
-    pub fn new() -> Arc<Waiter> {
+    /// A waiter for the current thread, which makes `count` requests.
+    pub fn new(count: usize) -> Arc<Waiter> {
         Arc::new(Waiter {
-            status: AtomicI32::new(NOT_YET),
             thread: std::thread::current(),
+            outcomes: Mutex::new(Outcomes {
+                all: std::iter::repeat_with(|| None).take(count).collect(),
+                missing: count,
+            }),
+            leads: AtomicBool::new(false),
         })
     }
 
-    /// Passes the status and wakes the thread.
-    pub fn tell(&self, status: Status) {
-        self.status.store(status.code(), Ordering::Release);
+    /// Passes the outcome of request `index`. Wakes the thread with the last one.
+    pub fn tell(&self, index: usize, outcome: Outcome) {
+        let mut outcomes = lock(&self.outcomes);
+        let Some(slot) = outcomes.all.get_mut(index) else {
+            return;
+        };
+        if slot.replace(outcome).is_some() {
+            return;
+        }
+        outcomes.missing -= 1;
+        let last = outcomes.missing == 0;
+        drop(outcomes);
+        // The leader finds its own outcomes itself.
+        if last && std::thread::current().id() != self.thread.id() {
+            self.thread.unpark();
+        }
+    }
+
+    /// Makes the thread the one that receives, and wakes it.
+    pub fn lead(&self) {
+        self.leads.store(true, Ordering::Release);
         self.thread.unpark();
     }
 
-    /// The status, if it was passed already.
-    pub fn told(&self) -> Option<Status> {
-        let code = self.status.load(Ordering::Acquire);
-        (code != NOT_YET).then(|| Status::from_code(code))
+    /// The outcomes, if all are there.
+    pub fn take(&self) -> Option<Vec<Outcome>> {
+        let mut outcomes = lock(&self.outcomes);
+        (outcomes.missing == 0).then(|| outcomes.all.drain(..).flatten().collect())
     }
 
-    /// Sleeps until there is a status. Only the thread that created the waiter
+    /// Sleeps until it is the thread's turn. Only the thread that created the waiter
     /// may call this.
-    pub fn wait(&self) -> Status {
+    pub fn wait(&self) -> Turn {
         loop {
-            if let Some(status) = self.told() {
-                return status;
+            // First: a thread that was made the leader leads, or hands over.
+            if self.leads.swap(false, Ordering::Acquire) {
+                return Turn::Lead;
+            }
+            if let Some(outcomes) = self.take() {
+                return Turn::Done(outcomes);
             }
             std::thread::park();
         }
     }
 }
 
-/// A batch of pages that one thread waits for.
-#[derive(Debug)]
-pub struct Batch {
-    left: AtomicUsize,
-    statuses: Vec<AtomicI32>,
-    waiter: Arc<Waiter>,
-}
-
-impl Batch {
-    /// A batch of `count` pages that the current thread waits for.
-    pub fn new(count: usize) -> Arc<Batch> {
-        Arc::new(Batch {
-            left: AtomicUsize::new(count),
-            statuses: (0..count).map(|_| AtomicI32::new(NOT_YET)).collect(),
-            waiter: Waiter::new(),
-        })
-    }
-
-    /// Passes the status of page `index`.
-    pub fn tell(&self, index: usize, status: Status) {
-        if let Some(slot) = self.statuses.get(index) {
-            slot.store(status.code(), Ordering::Relaxed);
-        }
-        // AcqRel: the last page publishes the writes of all others.
-        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.waiter.tell(Status::Ok);
-        }
-    }
-
-    /// Sleeps until all pages are done, and returns their statuses in order.
-    pub fn wait(&self) -> Vec<Status> {
-        if !self.statuses.is_empty() {
-            self.waiter.wait();
-        }
-        self.statuses
-            .iter()
-            .map(|s| Status::from_code(s.load(Ordering::Relaxed)))
-            .collect()
-    }
-}
-
 /// `xylem_page_done` of the C header.
 pub type DoneFn = unsafe extern "C" fn(*mut c_void, i32);
-
-/// The receiver of a call's status.
-#[derive(Debug)]
-pub enum Done {
-    /// A thread that waits for this page.
-    Sync(Arc<Waiter>),
-    /// A thread that waits for a batch, and the index of the page in it.
-    Batch(Arc<Batch>, usize),
-    /// A function of the caller.
-    Async(Callback),
-}
 
 /// The caller's function and its context.
 #[derive(Debug)]
@@ -168,48 +202,54 @@ pub struct Callback {
 // caller's context must allow that.
 unsafe impl Send for Callback {}
 
-/// One page read.
+/// A page read that no thread waits for.
 #[derive(Debug)]
 pub struct PageCall {
-    /// The tablespace.
-    pub space_id: u32,
-    /// The page's number.
-    pub page_no: u32,
-    /// The page must show at least every change up to this LSN.
-    pub min_lsn: u64,
+    /// The page.
+    pub get: GetPage,
     /// The buffer that receives the page.
     pub target: Target,
     /// The time of the call.
     pub started: Instant,
     /// The number of failed attempts.
     pub failures: u32,
-    /// The receiver of the status; `None` after completion.
-    pub done: Option<Done>,
+    callback: Option<Callback>,
 }
 
 impl PageCall {
-    /// Passes the status to its receiver. The buffer belongs to the caller again.
+    /// A read that began at `started`.
+    pub fn new(get: GetPage, target: Target, started: Instant, callback: Callback) -> PageCall {
+        PageCall {
+            get,
+            target,
+            started,
+            failures: 0,
+            callback: Some(callback),
+        }
+    }
+
+    /// Passes the status to the caller. The buffer belongs to the caller again.
     pub fn complete(mut self, status: Status) {
         self.tell(status);
     }
 
+    /// Drops the call without a completion: its caller gets an error instead.
+    pub fn forget(mut self) {
+        self.callback = None;
+    }
+
     fn tell(&mut self, status: Status) {
-        match self.done.take() {
-            Some(Done::Sync(waiter)) => waiter.tell(status),
-            Some(Done::Batch(batch, index)) => batch.tell(index, status),
-            Some(Done::Async(callback)) => {
-                // SAFETY: the caller of xylem_get_page_async passed the function
-                // and the context for exactly one call.
-                unsafe { (callback.done)(callback.context, status.code()) }
-            }
-            None => {}
+        if let Some(callback) = self.callback.take() {
+            // SAFETY: the caller of xylem_get_page_async passed the function and the
+            // context for exactly one call.
+            unsafe { (callback.done)(callback.context, status.code()) }
         }
     }
 }
 
 impl Drop for PageCall {
-    /// Completes a call that was lost, for example in a panic. Otherwise a thread
-    /// of the server would sleep forever.
+    /// Completes a call that was lost, for example in a panic. Otherwise a page would
+    /// stay locked forever.
     fn drop(&mut self) {
         self.tell(Status::Cancelled);
     }

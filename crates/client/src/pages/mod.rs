@@ -1,11 +1,13 @@
-//! Page reads: a pool of connections, each with a queue that callers fill and a
-//! thread that empties it.
+//! Page reads. A thread that wants a page sends the request and receives the answer
+//! itself: [`Link`]. The [`Pool`] opens as many links as threads read at a time. Reads
+//! that nobody waits for have a link and a thread of their own: [`run`].
 
+mod background;
 mod call;
-mod conn;
-mod driver;
-mod queue;
+mod link;
+mod pool;
 
-pub use call::{Batch, Callback, Done, DoneFn, PageCall, Target, Waiter};
-pub use conn::run;
-pub use queue::{Conn, UNDER_WAY_MAX};
+pub use background::run;
+pub use call::{Callback, DoneFn, Outcome, PageCall, Request, Target, Waiter};
+pub use link::Link;
+pub use pool::{Patience, Pool, may_wait};

@@ -5,11 +5,11 @@
 //! number and its bytes until it is acknowledged, however often it is sent,
 //! because the server skips a number that it has already received.
 
+use super::frame::{FileOp, RedoBuilder, file_frame};
 use crate::status::{Error, Status};
-use crate::wire::messages::WalAck;
-use crate::wire::walframe::{FileOp, RedoBuilder, file_frame};
-use bytes::Bytes;
 use std::collections::VecDeque;
+use std::sync::Arc;
+use xylem_wire::Ack;
 
 /// The largest number of redo bytes in a frame.
 pub const COALESCE_MAX: usize = 1 << 20;
@@ -22,7 +22,7 @@ struct Entry {
     seq: u64,
     /// The LSN after the frame's redo.
     end_lsn: u64,
-    message: Bytes,
+    message: Arc<Vec<u8>>,
     redo: bool,
 }
 
@@ -181,7 +181,7 @@ impl State {
 
     /// Takes the next frames to send, up to about `limit` bytes; none if all were
     /// sent. Also returns the size of those that hold redo, for statistics.
-    pub fn take(&mut self, limit: usize) -> (Vec<Bytes>, u64) {
+    pub fn take(&mut self, limit: usize) -> (Vec<Arc<Vec<u8>>>, u64) {
         if self.sent == self.entries.len() {
             self.seal();
         }
@@ -217,7 +217,7 @@ impl State {
     /// When the acknowledgement contradicts the frames that were sent. The client
     /// and the server then disagree about the branch's history, and nothing more
     /// may be reported as durable.
-    pub fn acknowledge(&mut self, ack: &WalAck) -> Result<bool, Error> {
+    pub fn acknowledge(&mut self, ack: &Ack) -> Result<bool, Error> {
         let wrong = |what: String| Err(Error::new(Status::Error, what));
         if ack.durable_seq > self.sent_seq {
             return wrong(format!(
@@ -264,7 +264,7 @@ impl State {
     /// # Errors
     /// When the server has less than it once acknowledged, or more than was ever
     /// sent.
-    pub fn resume(&mut self, ack: &WalAck) -> Result<bool, Error> {
+    pub fn resume(&mut self, ack: &Ack) -> Result<bool, Error> {
         if ack.durable_seq < self.durable_seq || ack.durable_lsn < self.durable_lsn {
             return Err(Error::new(
                 Status::Error,

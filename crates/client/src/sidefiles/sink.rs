@@ -2,10 +2,10 @@
 //! stream after it, none for a reader.
 
 use super::fds::Files;
-use crate::redo::Queue;
+use crate::redo::{FileOp, Queue};
 use crate::shared::{Shared, remember};
 use crate::status::{Error, Status};
-use crate::wire::walframe::FileOp;
+
 use std::ffi::c_int;
 use std::sync::Arc;
 
@@ -60,9 +60,7 @@ impl Ticket {
     pub fn wait(self) -> Result<(), c_int> {
         match self.0 {
             None => Ok(()),
-            Some((seq, queue, shared)) => queue
-                .wait_seq(seq, &shared.limits)
-                .map_err(|e| errno_of(&e)),
+            Some((seq, queue, shared)) => queue.wait_seq(seq, &shared).map_err(|e| errno_of(&e)),
         }
     }
 }
@@ -91,7 +89,7 @@ impl Ops {
         let early = std::mem::replace(&mut self.sink, Sink::early());
         if let Sink::Early { ops, .. } = early {
             for op in &ops {
-                self.last_seq = queue.push_file(op, &shared.limits, &shared.stats)?;
+                self.last_seq = queue.push_file(op, &shared)?;
             }
         }
         self.files.set_all_seqs(self.last_seq);
@@ -134,7 +132,7 @@ impl Ops {
                 Ok(0)
             }
             Sink::Writer { queue, shared } => {
-                let result = queue.push_file(&op, &shared.limits, &shared.stats);
+                let result = queue.push_file(&op, shared);
                 self.last_seq = result.map_err(|e| errno_of(&e))?;
                 Ok(self.last_seq)
             }

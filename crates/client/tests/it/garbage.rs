@@ -1,20 +1,17 @@
-//! Servers with invalid answers: random bytes, valid HTTP/2 with random contents,
-//! and a plain HTTP/1 server.
+//! Servers with invalid answers: random bytes, valid messages with random contents, and
+//! an HTTP server.
 
 // Helpers outside #[test] functions may fail a test in any way.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
-use crate::common::{PAGE, wanted};
-use bytes::Bytes;
+use crate::common::{PAGE, noise, wanted};
 use std::io::{Read, Write};
-use std::net::TcpListener;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 use xylem_client::client::Client;
 use xylem_client::config::Config;
-use xylem_client::shared::Shared;
 use xylem_client::status::Status;
+use xylem_wire::{Header, Kind, PREFACE_BYTES, Received, Standing, pong, welcome};
 
 fn config(port: u16) -> Config {
     let mut config = Config::new("127.0.0.1", port);
@@ -24,47 +21,45 @@ fn config(port: u16) -> Config {
     config
 }
 
-/// Pseudo-random bytes.
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut state = seed | 1;
-    (0..len)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 24) as u8
-        })
-        .collect()
-}
-
-/// A server that answers every connection with the bytes from `answer`.
-fn raw(answer: impl Fn(u64) -> Vec<u8> + Send + 'static) -> u16 {
+/// A server that has `serve` serve each connection.
+fn raw(serve: impl Fn(u64, TcpStream) + Clone + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for (number, stream) in (0..).zip(listener.incoming()) {
-            let Ok(mut stream) = stream else { return };
-            let bytes = answer(number);
-            std::thread::spawn(move || {
-                let mut buf = [0u8; 1024];
-                let _ = stream.read(&mut buf);
-                let _ = stream.write_all(&bytes);
-                let _ = stream.set_read_timeout(Some(Duration::from_millis(100)));
-                while matches!(stream.read(&mut buf), Ok(n) if n > 0) {}
-            });
+            let (Ok(stream), serve) = (stream, serve.clone()) else {
+                return;
+            };
+            std::thread::spawn(move || serve(number, stream));
         }
     });
     port
 }
 
+/// Sends `bytes`, and listens until the peer ends the connection.
+fn say(mut stream: TcpStream, bytes: &[u8]) {
+    let mut buf = [0u8; 1024];
+    let _ = stream.read(&mut buf);
+    let _ = stream.write_all(bytes);
+    while matches!(stream.read(&mut buf), Ok(n) if n > 0) {}
+}
+
 #[test]
-fn random_bytes_and_http1() {
-    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+fn random_bytes_and_http() {
     let ports = [
-        raw(|n| noise(n + 1, 1000)),
-        raw(move |n| [&settings[..], &noise(n + 99, 3000)].concat()),
-        raw(|_| b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n".to_vec()),
-        raw(|_| Vec::new()),
+        raw(|n, stream| say(stream, &noise(n + 1, 1000))),
+        raw(|n, stream| {
+            let mut bytes = welcome(&Standing::default());
+            bytes.extend(noise(n + 99, 3000));
+            say(stream, &bytes[5..]);
+        }),
+        raw(|_, stream| {
+            let http = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+            say(stream, http);
+        }),
+        raw(|_, stream| say(stream, b"")),
+        // The end of the connection instead of an answer.
+        raw(|_, stream| drop(stream)),
     ];
     for port in ports {
         let started = Instant::now();
@@ -74,102 +69,100 @@ fn random_bytes_and_http1() {
     }
 }
 
-/// Valid HTTP/2 whose calls are answered with random bytes.
-async fn nonsense(stream: tokio::net::TcpStream, seeds: Arc<AtomicU64>) -> Option<()> {
-    let mut connection = h2::server::handshake(stream).await.ok()?;
-    while let Some(Ok((request, mut respond))) = connection.accept().await {
-        let seed = seeds.fetch_add(1, Ordering::Relaxed);
-        let method = request.uri().path().rsplit('/').next()?.to_owned();
-        let head = http::Response::builder()
-            .status(if seed % 7 == 6 { 500 } else { 200 })
-            .body(())
-            .ok()?;
-        let Ok(mut send) = respond.send_response(head, false) else {
-            continue;
+/// A server that sends its welcome byte by byte, forever.
+#[test]
+fn a_welcome_that_never_ends() {
+    let port = raw(|_, mut stream| {
+        let header = Header {
+            length: 1 << 20,
+            kind: Kind::Welcome,
+            id: 0,
         };
-        if method == "Ping" {
-            let _ = send.send_data(Bytes::from_static(&[0, 0, 0, 0, 0]), false);
-            let mut trailers = http::HeaderMap::new();
-            trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
-            let _ = send.send_trailers(trailers);
-            continue;
+        let _ = stream.write_all(&header.encode());
+        while stream.write_all(b"x").is_ok() {
+            std::thread::sleep(Duration::from_millis(2));
         }
-        let body = match seed % 3 {
-            0 => noise(seed, 500),
-            // A gRPC message of random bytes.
-            1 => [&[0, 0, 0, 1, 0], &noise(seed, 256)[..]].concat(),
-            // An invalid message length.
-            _ => [&[0, 0xff, 0xff, 0xff, 0xff], &noise(seed, 256)[..]].concat(),
-        };
-        let _ = send.send_data(Bytes::from(body), false);
-        tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            let mut trailers = http::HeaderMap::new();
-            trailers.insert("grpc-status", http::HeaderValue::from_static("x%"));
-            let _ = send.send_trailers(trailers);
-        });
+    });
+    let started = Instant::now();
+    let error = Client::start(config(port)).unwrap_err();
+    assert_eq!(error.status, Status::Timeout, "{error}");
+    assert!(
+        error.message.contains("no welcome within 100 ms"),
+        "{error}"
+    );
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+/// Valid headers with random bodies.
+fn nonsense(seed: u64, mut stream: TcpStream) -> Option<()> {
+    let mut received = Received::default();
+    let mut seed = seed * 1000;
+    let mut preface = false;
+    loop {
+        let count = stream.read(received.room()).ok().filter(|n| *n > 0)?;
+        received.filled(count);
+        if !preface {
+            received.skip(PREFACE_BYTES);
+            preface = true;
+        }
+        while let Some(message) = received.next().unwrap() {
+            seed += 1;
+            let answer = match message.header.kind {
+                Kind::Hello => welcome(&Standing::default()),
+                Kind::Ping => pong(message.header.id, &Standing::default()),
+                _ => {
+                    let body = noise(seed, 256);
+                    let header = Header {
+                        length: [256, 256, 256, 3, 0, 20 << 20][seed as usize % 6],
+                        kind: [Kind::Page, Kind::Fault, Kind::Space, Kind::Pong]
+                            [seed as usize / 6 % 4],
+                        id: message.header.id,
+                    };
+                    [&header.encode()[..], &body].concat()
+                }
+            };
+            stream.write_all(&answer).ok()?;
+        }
     }
-    Some(())
 }
 
 #[test]
-fn nonsense_in_good_frames() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let seeds = Arc::new(AtomicU64::new(1));
-    let port = runtime.block_on(async {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(nonsense(stream, seeds.clone()));
-            }
-        });
-        port
+fn nonsense_in_good_headers() {
+    let port = raw(|number, stream| {
+        let _over = nonsense(number, stream);
     });
-    // A writer's redo stream never begins.
-    assert!(Client::start(config(port)).is_err());
     // A reader never gets pages, however often it tries.
     let mut reader = config(port);
     reader.epoch = 0;
-    // Some of the answers go to a ping, so the limit leaves time for several.
-    reader.retry_limit_ms = 60_000;
-    // The answer depends on the number of earlier calls.
-    let client = (0..100)
-        .find_map(|_| Client::start(reader.clone()).ok())
-        .unwrap();
-    client.shared().limits.set(100, 500);
+    let client = Client::start(reader).unwrap();
+    let started = Instant::now();
     std::thread::scope(|scope| {
         for no in 0..4 {
             let client = &client;
             scope.spawn(move || {
                 let mut buf = vec![0u8; PAGE];
-                let status = client.get_page(wanted(1, no, &mut buf));
-                assert_ne!(status, Status::Ok);
+                while started.elapsed() < Duration::from_secs(1) {
+                    // A page of another size, or a fault, is an answer. Other attempts
+                    // end with the library.
+                    let status = client.get_page(wanted(1, no, &mut buf));
+                    assert_ne!(status, Status::Ok);
+                }
+                assert!(buf.iter().all(|byte| *byte == 0));
             });
         }
+        std::thread::sleep(Duration::from_millis(1500));
+        client.shutdown();
     });
-    client.shutdown();
-}
-
-#[test]
-fn a_panic_in_a_completion_leaves_nobody_waiting() {
-    // A C callback cannot panic. This tests the last line of defence: a call that
-    // is dropped is completed.
-    let shared = Shared::new(config(1)).unwrap();
-    let waiter = xylem_client::pages::Waiter::new();
-    let mut buf = vec![0u8; PAGE];
-    let call = xylem_client::pages::PageCall {
-        space_id: 1,
-        page_no: 1,
-        min_lsn: 0,
-        target: wanted(1, 1, &mut buf).target,
-        started: Instant::now(),
-        failures: 0,
-        done: Some(xylem_client::pages::Done::Sync(waiter.clone())),
-    };
-    let conn = xylem_client::pages::Conn::default();
-    conn.push(call).unwrap();
-    conn.close();
-    assert_eq!(waiter.wait(), Status::Cancelled);
-    assert!(!shared.is_fenced());
+    // A writer's stream ends with the first nonsense, and begins again.
+    let mut writer = config(port);
+    writer.start_lsn = 0;
+    let client = Client::start(writer).unwrap();
+    client.stream_wal(0, b"abc").unwrap();
+    std::thread::scope(|scope| {
+        let commit = scope.spawn(|| client.wait_durable(3));
+        std::thread::sleep(Duration::from_millis(300));
+        client.shutdown();
+        assert_ne!(commit.join().unwrap().unwrap_err().status, Status::Ok);
+    });
+    assert_eq!(client.redo().unwrap().durable_lsn(), 0);
 }

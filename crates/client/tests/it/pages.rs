@@ -3,14 +3,11 @@
 // Helpers outside #[test] functions may fail a test in any way.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
-use crate::common;
 use crate::common::{PAGE, START, Server, eventually, page, wanted};
-use std::ffi::c_void;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use xylem_client::client::PageWanted;
-use xylem_client::pages::Callback;
 use xylem_client::status::Status;
+use xylem_wire::GetPage;
 
 #[test]
 fn sync_reads() {
@@ -24,17 +21,13 @@ fn sync_reads() {
     let stats = &client.shared().stats;
     assert_eq!(stats.pages_read.get(), 100);
     assert_eq!(stats.page_bytes.get(), 100 * PAGE as u64);
-    let get = server.script().page_requests[0].get.unwrap();
-    assert_eq!(
-        (
-            get.space_id,
-            get.page_no,
-            get.lsn,
-            get.min_lsn,
-            get.timeout_ms
-        ),
-        (5, 0, 0, START + 77, 9000)
-    );
+    let expected = GetPage {
+        space_id: 5,
+        page_no: 0,
+        min_lsn: START + 77,
+        timeout_ms: 9000,
+    };
+    assert_eq!(server.script().page_requests[0], expected);
     // A page that the compute never changed shows the state of its attach.
     let mut buf = vec![0u8; PAGE];
     let request = PageWanted {
@@ -42,8 +35,8 @@ fn sync_reads() {
         ..wanted(5, 100, &mut buf)
     };
     assert_eq!(client.get_page(request), Status::Ok);
-    let get = server.script().page_requests[100].get.unwrap();
-    assert_eq!((get.page_no, get.lsn, get.min_lsn), (100, 0, START));
+    let get = server.script().page_requests[100];
+    assert_eq!((get.page_no, get.min_lsn), (100, START));
     client.shutdown();
     let mut buf = vec![0u8; PAGE];
     assert_eq!(client.get_page(wanted(5, 1, &mut buf)), Status::Cancelled);
@@ -86,38 +79,6 @@ fn batch_of_more_than_may_be_under_way_out_of_order() {
     assert!(statuses.iter().all(|s| *s == Status::Ok));
     for (no, buf) in bufs.iter().enumerate() {
         assert!(*buf == page(9, no as u32, PAGE), "page {no}");
-    }
-    client.shutdown();
-}
-
-static DONE: AtomicUsize = AtomicUsize::new(0);
-
-unsafe extern "C" fn count(context: *mut c_void, status: i32) {
-    // SAFETY: the test passes an AtomicI32 that outlives the call.
-    unsafe { &*context.cast::<AtomicI32>() }.store(status, Ordering::SeqCst);
-    DONE.fetch_add(1, Ordering::SeqCst);
-}
-
-#[test]
-fn async_reads() {
-    let server = Server::start();
-    let client = server.client();
-    let mut bufs = vec![vec![0u8; PAGE]; 300];
-    let statuses: Vec<AtomicI32> = (0..300).map(|_| AtomicI32::new(-1)).collect();
-    for (no, buf) in bufs.iter_mut().enumerate() {
-        let context = (&raw const statuses[no]).cast_mut().cast();
-        let callback = Callback {
-            done: count,
-            context,
-        };
-        client
-            .get_page_async(wanted(3, no as u32, buf), callback)
-            .unwrap();
-    }
-    eventually("all done", || DONE.load(Ordering::SeqCst) == 300);
-    assert!(statuses.iter().all(|s| s.load(Ordering::SeqCst) == 0));
-    for (no, buf) in bufs.iter().enumerate() {
-        assert!(*buf == page(3, no as u32, PAGE));
     }
     client.shutdown();
 }
@@ -226,9 +187,7 @@ fn a_page_that_the_server_fails_on_is_damaged() {
 #[test]
 fn an_ended_stream_and_a_cut_connection_are_resumed() {
     let server = Server::start();
-    let mut config = server.config();
-    config.connections = 1;
-    let client = xylem_client::client::Client::start(config).unwrap();
+    let client = server.narrow_client();
     let mut buf = vec![0u8; PAGE];
     server.script().drop_pages_after = Some(3);
     for no in 0..10 {
@@ -260,24 +219,24 @@ fn a_silent_server_times_out_and_shutdown_cancels() {
     let server = Server::start();
     let client = server.client();
     client.shared().limits.set(50, 200);
-    server.script().silent = true;
-    server.script().status = Some(tonic::Status::unavailable("no answers to pings either"));
-    server.script().hold_acks = true;
+    // It answers no pings either.
+    server.script().away = true;
     let mut buf = vec![0u8; PAGE];
     let started = Instant::now();
     assert_eq!(client.get_page(wanted(1, 1, &mut buf)), Status::Timeout);
     assert!(started.elapsed() >= Duration::from_millis(100));
     assert!(started.elapsed() < Duration::from_secs(2));
     client.shared().limits.set(10_000, 60_000);
+    server.script().away = false;
+    server.script().silent = true;
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| {
             let mut buf = vec![0u8; PAGE];
             client.get_page(wanted(1, 2, &mut buf))
         });
-        let asked =
-            |no| move |r: &xylem_proto::pageserver::PageStreamRequest| r.get.unwrap().page_no == no;
         eventually("asked", || {
-            server.script().page_requests.iter().any(asked(2))
+            let script = server.script();
+            script.page_requests.iter().any(|get| get.page_no == 2)
         });
         client.shutdown();
         assert_eq!(waiting.join().unwrap(), Status::Cancelled);
@@ -314,7 +273,7 @@ fn fencing_sticks() {
     assert_eq!(client.get_page(wanted(1, 1, &mut buf)), Status::Fenced);
     assert_eq!(client.get_page(wanted(1, 1, &mut buf)), Status::Fenced);
     assert_eq!(
-        client.stream_wal(common::START, b"x").unwrap_err().status,
+        client.stream_wal(START, b"x").unwrap_err().status,
         Status::Fenced
     );
     assert_eq!(client.ping().unwrap_err().status, Status::Fenced);
@@ -344,7 +303,7 @@ fn the_threads_of_the_library_are_deaf_to_signals() {
             names.push(name.trim().to_owned());
         }
     }
-    for name in ["xylem-page-0", "xylem-page-1", "xylem-redo"] {
+    for name in ["xylem-pages", "xylem-redo"] {
         assert!(names.contains(&name.to_owned()), "{names:?}");
     }
     client.shutdown();

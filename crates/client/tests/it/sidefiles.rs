@@ -5,18 +5,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 use crate::common;
-use crate::common::Server;
 use crate::common::replay::{replay_onto, same};
+use crate::common::{Server, code};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use tonic::Status as Rpc;
 use xylem_client::client::Client;
+use xylem_client::redo::FileOp;
 use xylem_client::status::Status;
-use xylem_proto::control::{FilePage, Tablespace};
-use xylem_proto::pageserver::wal_frame::Body;
+use xylem_wire::Space;
 
 fn program(dir: &Path) -> std::path::PathBuf {
     let program = dir.join("files");
@@ -60,15 +59,11 @@ fn finish(child: std::process::Child) {
     );
 }
 
-fn tablespace() -> Tablespace {
-    Tablespace {
-        space_id: 5,
+fn tablespace() -> Space {
+    Space {
         path: "early/t.ibd".to_owned(),
         size: 10 * 16384,
-        pages: vec![FilePage {
-            offset: 0,
-            data: vec![1; 16384].into(),
-        }],
+        pages: vec![(0, vec![1; 16384])],
         flags: 21,
     }
 }
@@ -92,10 +87,12 @@ fn what_the_server_got_rebuilds_the_tree() {
     let order: Vec<String> = script
         .frames
         .iter()
-        .map(|frame| match &frame.body {
-            Some(Body::Redo(bytes)) => String::from_utf8(bytes.to_vec()).unwrap(),
-            Some(Body::File(op)) => format!("{:?} {}", op.kind(), op.path),
-            None => String::new(),
+        .map(|frame| match frame.op() {
+            Some(FileOp::Mkdir { path, .. }) => format!("Mkdir {path}"),
+            Some(FileOp::Create { path, .. }) => format!("Create {path}"),
+            Some(FileOp::Write { path, .. }) => format!("Write {path}"),
+            Some(other) => format!("{other:?}"),
+            None => String::from_utf8(frame.payload().to_vec()).unwrap(),
         })
         .collect();
     let start = [
@@ -112,10 +109,7 @@ fn what_the_server_got_rebuilds_the_tree() {
         "b",
     ];
     assert_eq!(order[..start.len()], start);
-    assert_eq!(
-        script.frames.last().unwrap().body,
-        Some(Body::Redo(b"d".to_vec().into()))
-    );
+    assert_eq!(script.frames.last().unwrap().redo(), Some(&b"d"[..]));
     let copy = tempfile::tempdir().unwrap();
     replay_onto(copy.path(), &script.frames);
     same(&datadir, copy.path());
@@ -197,7 +191,7 @@ fn a_fenced_compute_is_told_so() {
         .spawn()
         .unwrap();
     common::eventually("connected", || server.script().frames.len() >= 6);
-    server.script().wal_status = Some(tonic::Status::failed_precondition("epoch 2 owns it"));
+    server.script().wal_status = Some((code::FAILED_PRECONDITION, "epoch 2 owns it"));
     child.stdin.take().unwrap().write_all(b"g").unwrap();
     finish(child);
 }
@@ -232,20 +226,20 @@ fn a_tablespace_is_missing_only_for_certain() {
     let (server, dir, client) = opener(true);
     assert_eq!(open(&client, 6), Err(Status::NotFound));
     // The branch is unknown, not the tablespace.
-    server.script().status = Some(Rpc::not_found("there is no branch main"));
+    server.script().status = Some((code::NOT_FOUND, "there is no branch main"));
     let begin = Instant::now();
     assert_eq!(open(&client, 5), Err(Status::Error));
     assert!(begin.elapsed() >= Duration::from_millis(100));
     server.script().status = None;
     // Any other failure is retried.
     server.script().tablespace_statuses = vec![
-        Rpc::permission_denied("the token has just changed"),
-        Rpc::unknown("who knows"),
-        Rpc::unavailable("the store is away"),
+        (code::PERMISSION_DENIED, "the token has just changed"),
+        (code::UNKNOWN, "who knows"),
+        (code::UNAVAILABLE, "the store is away"),
     ];
     assert_eq!(open(&client, 5), Ok("early/t.ibd".to_owned()));
     // An unreadable tablespace is not missing.
-    server.script().tablespace_statuses = vec![Rpc::data_loss("page 5:0 is damaged")];
+    server.script().tablespace_statuses = vec![(code::DATA_LOSS, "page 5:0 is damaged")];
     assert_eq!(open(&client, 5), Err(Status::Corrupt));
     assert!(dir.path().join("early/t.ibd").exists());
     client.shutdown();
@@ -271,7 +265,7 @@ fn a_tablespace_whose_file_cannot_be_made_is_tried_again() {
 #[test]
 fn a_tablespace_is_waited_for() {
     let (server, _dir, client) = opener(true);
-    server.script().tablespace_statuses = vec![Rpc::unavailable("the store is away"); 100_000];
+    server.script().tablespace_statuses = vec![(code::UNAVAILABLE, "the store is away"); 100_000];
     let begin = Instant::now();
     std::thread::scope(|scope| {
         let opened = scope.spawn(|| open(&client, 5));

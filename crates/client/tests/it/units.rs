@@ -3,21 +3,19 @@
 // Helpers outside #[test] functions may fail a test in any way.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
-use bytes::Buf;
 use proptest::prelude::*;
 use std::time::Duration;
 use xylem_client::backoff::Jitter;
-use xylem_client::grpc::{Code, RpcStatus};
-use xylem_client::redo::{COALESCE_MAX, State};
+use xylem_client::redo::{COALESCE_MAX, FileOp, State};
+use xylem_client::refusal::{Closed, Code, Refusal};
 use xylem_client::sidefiles::engines::{holds_rows, may_hold_rows};
 use xylem_client::sidefiles::names::{is_database, is_side_file, may_be_side_file};
 use xylem_client::status::Status;
 use xylem_client::tablespace::{normalise, write_file};
-use xylem_client::wire::messages::{Tablespace, WalAck};
-use xylem_client::wire::walframe::FileOp;
+use xylem_wire::{Ack, Fault, FrameHead, HEADER_BYTES, Space};
 
-fn ack(durable_seq: u64, durable_lsn: u64) -> WalAck {
-    WalAck {
+fn ack(durable_seq: u64, durable_lsn: u64) -> Ack {
+    Ack {
         durable_seq,
         durable_lsn,
         applied_lsn: 0,
@@ -128,13 +126,11 @@ proptest! {
 }
 
 fn redo_len(frame: &[u8]) -> u64 {
-    use prost::Message;
-    let mut rest = frame;
-    rest.advance(5);
-    let frame = xylem_proto::pageserver::WalFrame::decode(rest).unwrap();
-    match frame.body {
-        Some(xylem_proto::pageserver::wal_frame::Body::Redo(bytes)) => bytes.len() as u64,
-        _ => 0,
+    let (head, payload) = FrameHead::decode(&frame[HEADER_BYTES..]).unwrap();
+    if head.kind == 3 {
+        payload.len() as u64
+    } else {
+        0
     }
 }
 
@@ -267,20 +263,37 @@ fn backoff_is_bounded_and_spread() {
 
 #[test]
 fn statuses() {
-    let mut headers = http::HeaderMap::new();
-    assert!(RpcStatus::from_headers(&headers).is_none());
-    headers.insert("grpc-status", "9".parse().unwrap());
-    headers.insert("grpc-message", "50%25 %C3%A4%zz%".parse().unwrap());
-    let status = RpcStatus::from_headers(&headers).unwrap();
-    assert_eq!(
-        (status.code, status.message.as_str()),
-        (Code::FailedPrecondition, "50% ä%zz%")
-    );
-    headers.insert("grpc-status", "many".parse().unwrap());
-    assert_eq!(
-        RpcStatus::from_headers(&headers).unwrap().code,
-        Code::Unknown
-    );
+    for number in 0..=16 {
+        let known = Code::from_number(number) != Code::Unknown;
+        assert_eq!(known, !matches!(number, 2 | 6), "{number}");
+    }
+    assert_eq!(Code::from_number(u32::MAX), Code::Unknown);
+    let fault = Fault {
+        code: 9,
+        message: "epoch 2 owns it",
+    };
+    let refusal = Refusal::from(fault);
+    assert_eq!(refusal.code, Code::FailedPrecondition);
+    let closed = Closed::Refused(refusal);
+    assert_eq!(closed.to_string(), "epoch 2 owns it (FAILED_PRECONDITION)");
+    // A requests that the server could not answer yet is made again on the same
+    // connection; a connection is opened again after more.
+    for code in [Code::Unavailable, Code::Aborted, Code::DeadlineExceeded] {
+        assert!(code.retry_request() && code.retry_connection(), "{code}");
+        assert_eq!(code.status(), Status::Timeout);
+    }
+    for code in [Code::Ok, Code::Unknown, Code::Internal, Code::Cancelled] {
+        assert!(!code.retry_request() && code.retry_connection(), "{code}");
+    }
+    for code in [
+        Code::NotFound,
+        Code::FailedPrecondition,
+        Code::Unauthenticated,
+        Code::DataLoss,
+        Code::InvalidArgument,
+    ] {
+        assert!(!code.retry_request() && !code.retry_connection(), "{code}");
+    }
     for code in 0..=8 {
         assert_eq!(Status::from_code(code).code(), code);
     }
@@ -296,7 +309,7 @@ fn tablespace_files() {
     }
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("t.ibd");
-    let mut space = Tablespace {
+    let mut space = Space {
         size: 100,
         pages: vec![(90, vec![1; 11])],
         ..Default::default()

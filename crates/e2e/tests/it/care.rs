@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use xylem_e2e::{Project, free_ports, wait_until};
 
 /// A project that flushes layers after little redo.
@@ -39,8 +39,23 @@ fn fill(project: &Project) -> Result<()> {
          INSERT INTO d.big SELECT seq, RANDOM_BYTES(1000) FROM seq_1_to_6000",
     )?;
     wait_until("layers are flushed", Duration::from_secs(60), || {
-        let layers = project.json(&["inspect", "layers", "main"])?;
-        Ok(layers["layers"].as_array().is_some_and(|l| l.len() > 2))
+        Ok(layers(project)?.as_array().is_some_and(|l| l.len() > 2))
+    })
+}
+
+fn layers(project: &Project) -> Result<Value> {
+    Ok(project.json(&["inspect", "layers", "main"])?["layers"].take())
+}
+
+/// Waits until no flush and no merge has changed the list of layers for a second.
+fn settle(project: &Project) -> Result<()> {
+    let mut last = (Instant::now(), layers(project)?);
+    wait_until("layers stay as they are", Duration::from_secs(60), || {
+        let now = layers(project)?;
+        if now != last.1 {
+            last = (Instant::now(), now);
+        }
+        Ok(last.0.elapsed() > Duration::from_secs(1))
     })
 }
 
@@ -140,13 +155,16 @@ fn damage_is_found_and_told() -> Result<()> {
     }
     assert_eq!(project.json(&["status"])?["damage"], serde_json::json!([]));
 
+    // A merge would replace the layer, damage and all.
+    settle(&project)?;
     let layer = find(project.dir(), &|name| name.ends_with(".layer")).context("a layer")?;
     let mut bytes = std::fs::read(&layer)?;
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&layer, &bytes)?;
     let out = project.try_xylem(&["scrub", "main", "--json"])?;
-    assert_eq!(out.status.code(), Some(1));
+    let listed = layers(&project)?;
+    assert_eq!(out.status.code(), Some(1), "{layer:?} in {listed}");
     let report: Value = serde_json::from_slice(&out.stdout)?;
     assert_eq!(report["damage"], 1, "{report}");
     let name = layer

@@ -64,7 +64,8 @@ const WELL: &str = "main";
 /// A project with two branches, each with a table `d.t`. On the branch that will fail,
 /// the table has `rows` rows of 250 bytes.
 fn project(disk: &Disk, rows: u32) -> Result<Project> {
-    let project = Project::with(disk.env(), &[])?;
+    // Pages come from the server's disk, and from nowhere else.
+    let project = Project::with(disk.env(), &["--page-cache", "0"])?;
     project.up_in_place("16MiB")?;
     project.sql("CREATE DATABASE d; CREATE TABLE d.t (a INT PRIMARY KEY, b CHAR(250) NOT NULL)")?;
     project.xylem(&["branch", "create", ILL])?;

@@ -3,6 +3,7 @@
 
 mod branches;
 mod care;
+mod clean_lsns;
 mod command_line;
 mod creations;
 mod dictionary;
@@ -13,9 +14,11 @@ mod export;
 mod faults;
 mod import;
 mod kills;
+mod latency;
 mod moments;
 mod object_store;
 mod package;
+mod page_cache;
 mod prepared;
 mod readers;
 mod replica;

@@ -208,30 +208,24 @@ fn nobody_writes_on_a_reader() -> Result<()> {
 fn a_reader_starts_as_fast_as_a_writer() -> Result<()> {
     let project = Project::up("16MiB")?;
     project.sql("CREATE DATABASE d; USE d; CREATE TABLE d.t (a INT PRIMARY KEY)")?;
-    let mut writer = Vec::new();
-    let mut reader = Vec::new();
-    for _ in 0..5 {
+    let mut writer = Duration::MAX;
+    let mut reader = Duration::MAX;
+    // The best of several, because other tests run at the same time: at most 20, until enough.
+    for round in 0..20 {
         project.xylem(&["compute", "stop", "main"])?;
         let started = Instant::now();
         project.xylem(&["compute", "start", "main"])?;
-        writer.push(started.elapsed());
+        writer = writer.min(started.elapsed());
         let started = Instant::now();
         project.xylem(&["compute", "start", "main", "--read-only"])?;
-        reader.push(started.elapsed());
+        reader = reader.min(started.elapsed());
         project.xylem(&["compute", "stop", "main@1"])?;
+        if round >= 4 && reader < writer * 2 {
+            break;
+        }
     }
-    writer.sort();
-    reader.sort();
-    println!(
-        "a writer starts in {:?}, a reader in {:?}",
-        writer[0], reader[0]
-    );
-    assert!(
-        reader[0] < writer[0] * 2,
-        "{:?} and {:?}",
-        reader[0],
-        writer[0]
-    );
+    println!("a writer starts in {writer:?}, a reader in {reader:?}");
+    assert!(reader < writer * 2, "{reader:?} and {writer:?}");
     Ok(())
 }
 

@@ -38,8 +38,9 @@ fn acknowledged_work_survives_every_kill() -> Result<()> {
     let (load, buffer_pool) = load();
     let project = Project::up(buffer_pool)?;
     project.sql("CREATE DATABASE sbtest")?;
-    load.prepare(&project.login()?)?;
-    println!("{}", load.run(&project.login()?, "oltp_read_write")?);
+    project.explained(load.prepare(&project.login()?))?;
+    let ran = load.run(&project.login()?, "oltp_read_write");
+    println!("{}", project.explained(ran)?);
 
     // Nothing is in flight, so the checksums must be the same.
     let before = project.checksums("sbtest")?;
@@ -131,7 +132,7 @@ fn a_compute_waits_for_a_server_that_comes_back() -> Result<()> {
         project.kill_server()?;
         project.start()?;
     }
-    println!("{}", finish(running)?);
+    println!("{}", project.explained(finish(running))?);
     assert_eq!(
         project.compute()?["pid"],
         pid,

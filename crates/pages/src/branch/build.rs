@@ -31,8 +31,9 @@ pub(crate) struct Wanted<'a> {
 pub(crate) enum Built {
     /// The base stands up to the wanted LSN.
     Unchanged,
-    /// The page, and the runs of records applied for it.
-    Page(Vec<u8>, usize),
+    /// The page, the runs of records applied for it, and the LSN since which it is
+    /// so, or a later one.
+    Page(Vec<u8>, usize, Lsn),
     /// Memory alone does not tell.
     NotInMemory,
 }
@@ -118,5 +119,6 @@ fn apply_chain(
             out.len()
         )));
     }
-    Ok(Built::Page(out, applied))
+    let since = chain.newest().unwrap_or(info.floor).max(info.floor);
+    Ok(Built::Page(out, applied, since))
 }

@@ -10,7 +10,7 @@ use super::shared::Shared;
 use super::view::Snapshot;
 use crate::api::{Page, Reach, ReadAt};
 use crate::error::ReadError;
-use crate::layer::cache::{CachedPage, CachedSpace};
+use crate::layer::cache::CachedSpace;
 use crate::layer::catalog::SpaceInfo;
 use std::sync::Arc;
 use xylem_types::{Lsn, PageId, SpaceId};
@@ -170,23 +170,20 @@ impl Shared {
         let newest = at == ReadAt::Newest;
         let info = self.space_for_page(page.space, at, &mut lsn, reach)?;
         let info = checked(info, page, lsn)?;
-        let caches = &self.resources.caches;
-        let key = (self.cache_id, page);
-        let cached = caches.pages.get(&key);
+        let cached = self.cached_page(page);
         if newest && let Some(c) = &cached {
-            lsn = lsn.max(c.lsn());
+            lsn = lsn.max(c.lsn);
         }
         // After the LSN is fixed, so that they have all up to it.
         let layers = self.snapshot_within(lsn, reach)?;
         let view = layers.view(self.source());
-        let base_lsn = cached.as_ref().map(|c| c.lsn());
-        let base = cached.as_ref().zip(base_lsn).filter(|(_, l)| *l <= lsn);
+        let base = cached.as_ref().filter(|c| c.lsn <= lsn);
         let wanted = Wanted {
             page,
             info: &info,
             at: lsn,
-            base: base.map(|(c, lsn)| Base {
-                lsn,
+            base: base.map(|c| Base {
+                lsn: c.lsn,
                 bytes: &c.bytes,
             }),
             reach,
@@ -194,15 +191,15 @@ impl Shared {
         let built = view.page(&*self.resources.engine, &wanted)?;
         self.stats.read_layers.add(view.visited.get());
         match (built, base) {
-            (Built::Unchanged, Some((c, _))) => {
+            (Built::Unchanged, Some(c)) => {
                 self.stats.page_cache_hits.add(1);
-                c.extend(lsn);
+                self.keep_unchanged(page, c, lsn);
                 Ok(Page {
                     bytes: Arc::clone(&c.bytes),
                     lsn,
                 })
             }
-            (Built::Page(bytes, applied), base) => {
+            (Built::Page(bytes, applied, since), base) => {
                 self.stats.records_applied.add(applied as u64);
                 match base {
                     Some(_) => self.stats.page_cache_forwarded.add(1),
@@ -217,8 +214,7 @@ impl Shared {
                     if long && reach == Reach::Files {
                         self.keep_base(page, lsn, &info, &bytes);
                     }
-                    let entry = CachedPage::new(Arc::clone(&bytes), lsn);
-                    caches.pages.insert(key, Arc::new(entry));
+                    self.keep_page(page, &bytes, since, lsn);
                 }
                 Ok(Page { bytes, lsn })
             }

@@ -2,24 +2,33 @@
 
 use super::layers::{Frozen, Layers};
 use super::shared::{Progress, Shared};
-use crate::layer::memory::Batch;
+use crate::layer::batch::{Batch, Stretch};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use xylem_types::{Lsn, SpaceId};
 use xylem_wal::Position;
 
 impl Shared {
-    /// Makes a batch visible: whole mtrs up to `lsn`.
-    pub(crate) fn publish(&self, batch: &Batch, spaces: &[SpaceId], lsn: Lsn, now: Progress) {
+    /// Makes the mtrs of `redo` and a batch visible. Whole mtrs end at the LSN of
+    /// `now`.
+    pub(crate) fn publish(
+        &self,
+        redo: Stretch<'_>,
+        batch: &Batch,
+        spaces: &[SpaceId],
+        now: Progress,
+    ) {
         let resources = &self.resources;
+        let lsn = now.resume.lsn;
+        let is_empty = redo.len() == 0 && batch.len() == 0;
         let mut progress = self.progress.lock();
         let changing = self.generations.begin(spaces);
-        if !batch.is_empty() {
+        if !is_empty {
             let mut open = Arc::clone(&self.layers.read().open);
-            if !open.reaches(lsn) || !open.insert(batch, resources.chunk_bytes()) {
+            if !open.reaches(lsn) || !open.insert(redo, batch, resources.chunk_bytes()) {
                 self.freeze_locked(&progress);
                 open = Arc::clone(&self.layers.read().open);
-                open.insert(batch, resources.chunk_bytes());
+                open.insert(redo, batch, resources.chunk_bytes());
             }
         }
         // Where history begins is ingest's to say once; then it moves on.
@@ -40,7 +49,7 @@ impl Shared {
         // After the LSN: a thread that sees this reads all redo before it.
         self.operations.store(operations, Ordering::Release);
         self.generations.end(changing);
-        if !batch.is_empty() {
+        if !is_empty {
             let limit = resources.open_limit();
             let open = Arc::clone(&self.layers.read().open);
             if open.record_bytes() >= limit || open.memory() >= resources.open_memory_limit() {

@@ -4,11 +4,11 @@
 use super::retry::{Step, Stop};
 use crate::branch::samples::{Times, time_key};
 use crate::branch::shared::Shared;
+use crate::layer::batch::Batch;
 use crate::layer::catalog::{SpaceInfo, UndoState};
 use crate::layer::chain::Kind;
-use crate::layer::memory::Batch;
 use std::collections::{BTreeMap, HashMap};
-use xylem_redo::{Mtr, MtrItem};
+use xylem_redo::{MtrItem, ParseStep, parse_mtr};
 use xylem_types::{Lsn, SpaceId};
 
 /// Tablespaces that ingest remembers.
@@ -60,17 +60,26 @@ impl Stage {
         }
     }
 
-    pub(super) fn mtr(&mut self, shared: &Shared, mtr: &Mtr<'_>) -> Step<()> {
+    /// Takes in a whole mtr of `size` bytes that ends at `lsn`. Its runs are
+    /// elsewhere.
+    pub(super) fn mtr(&mut self, lsn: Lsn, size: u64) {
+        self.sample(lsn);
+        self.lsn = lsn;
+        self.mtrs += 1;
+        self.redo_bytes += size;
+    }
+
+    /// Takes in what the mtr of these bytes, which begins at `start`, says about
+    /// tablespaces and their files.
+    pub(super) fn events(&mut self, shared: &Shared, start: Lsn, bytes: &[u8]) -> Step<()> {
+        let failed = |e: xylem_redo::RedoError| Stop::Failed(e.to_string());
+        let ParseStep::Mtr(mtr) = parse_mtr(bytes, start).map_err(failed)? else {
+            return Ok(());
+        };
         let lsn = mtr.end_lsn();
         for item in mtr.items() {
-            match item.map_err(|e| Stop::Failed(e.to_string()))? {
-                MtrItem::Page {
-                    page,
-                    records,
-                    starts_fresh,
-                } => {
-                    self.batch.page(page, lsn, starts_fresh, records);
-                }
+            match item.map_err(failed)? {
+                MtrItem::Page { .. } => {}
                 MtrItem::SpaceSize { space, pages } => {
                     let mut info = self.space_or_new(shared, space, lsn)?;
                     if info.pages != pages {
@@ -94,10 +103,6 @@ impl Stage {
                 MtrItem::File(event) => self.file_event(shared, event, lsn)?,
             }
         }
-        self.sample(lsn);
-        self.lsn = lsn;
-        self.mtrs += 1;
-        self.redo_bytes += mtr.size() as u64;
         Ok(())
     }
 

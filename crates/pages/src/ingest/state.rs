@@ -3,11 +3,12 @@
 use super::retry::{Step, Stop};
 use super::stage::Stage;
 use crate::branch::shared::{Progress, Shared};
+use crate::layer::batch::Stretch;
+use crate::layer::memory::memory_bound;
 use crate::manifest::record::Resume;
 use crate::store::Store;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use xylem_redo::MtrReader;
 use xylem_types::Lsn;
 use xylem_wal::Position;
 
@@ -15,15 +16,14 @@ use xylem_wal::Position;
 pub(super) struct Ingest {
     pub(super) shared: Arc<Shared>,
     pub(super) store: Arc<Store>,
-    pub(super) reader: Option<MtrReader>,
     pub(super) stage: Stage,
     /// Redo entries whose bytes are not all in whole mtrs: the LSN each ends
     /// at, the place before it.
     pub(super) pending: VecDeque<(Lsn, Position)>,
     /// Everything before it is handled.
     pub(super) done: Position,
-    /// The place where the last start resumed; none once an epoch has begun.
-    pub(super) resumed: Option<Resume>,
+    /// The place after the last entry of the piece that was taken in last.
+    pub(super) next: Position,
     pub(super) operations_from: Position,
     /// Where the entry stands with which the WAL's times began anew; ingest
     /// goes on there after a restart until a sample tells of it.
@@ -41,11 +41,10 @@ impl Ingest {
         Ingest {
             shared,
             store,
-            reader: resume.begun.then(|| MtrReader::new(resume.lsn)),
             stage: Stage::at(resume.lsn),
             pending: VecDeque::new(),
             done: resume.position,
-            resumed: Some(resume),
+            next: resume.position,
             operations_from: resume.operations,
             unsampled: None,
             begun: resume.begun,
@@ -64,10 +63,18 @@ impl Ingest {
 
     /// Makes what is staged visible.
     pub(super) fn publish(&mut self) -> Step<()> {
+        self.publish_with(Stretch::default())
+    }
+
+    /// Makes what is staged visible, and the runs of `redo`, which are the mtrs since
+    /// the last time.
+    pub(super) fn publish_with(&mut self, redo: Stretch<'_>) -> Step<()> {
         let store = Arc::clone(&self.store);
-        let need = self.stage.batch.memory_bound();
+        let batch = &self.stage.batch;
+        let is_empty = redo.len() == 0 && batch.len() == 0;
+        let need = memory_bound(&redo, batch);
         let mut waits = 0u32;
-        while !self.stage.batch.is_empty() && !store.has_room(&self.shared, need) {
+        while !is_empty && !store.has_room(&self.shared, need) {
             if waits == 0 {
                 self.shared.stats.ingest_waits.add(1);
             }
@@ -105,7 +112,7 @@ impl Ingest {
         // Before those who wait for the LSN can look at the counters.
         self.stage.count(&self.shared);
         self.shared
-            .publish(&self.stage.batch, &self.stage.touched, lsn, now);
+            .publish(redo, &self.stage.batch, &self.stage.touched, now);
         self.shared.publish_position(self.done);
         self.shared.note_long();
         self.stage.clear();

@@ -2,6 +2,8 @@
 //! See docs/formats/layers.md.
 
 use crate::layer::codec::Dec;
+use parking_lot::Mutex;
+use std::io;
 
 /// The kind of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,35 @@ pub(crate) enum Codec {
 /// Zstandard's level. On pages of a sysbench table higher ones save nothing
 /// more and take longer (`examples/codecs.rs`, docs/benchmarks.md).
 const ZSTD_LEVEL: i32 = 1;
+
+/// Contexts of Zstandard for further blocks: making one takes longer than expanding
+/// a block.
+struct Contexts<T>(Mutex<Vec<T>>);
+
+/// About as many as threads that are at blocks at once. One takes 0.1 to 1 MB.
+const CONTEXTS_MAX: usize = 8;
+
+static PACKERS: Contexts<zstd::bulk::Compressor<'static>> = Contexts(Mutex::new(Vec::new()));
+static UNPACKERS: Contexts<zstd::bulk::Decompressor<'static>> = Contexts(Mutex::new(Vec::new()));
+
+impl<T> Contexts<T> {
+    /// Runs `work` with a kept context, or with one that `make` makes. One with which
+    /// it failed is not used again.
+    fn with<R>(
+        &self,
+        make: impl FnOnce() -> io::Result<T>,
+        work: impl FnOnce(&mut T) -> io::Result<R>,
+    ) -> io::Result<R> {
+        let kept = self.0.lock().pop();
+        let mut context = kept.map_or_else(make, Ok)?;
+        let done = work(&mut context)?;
+        let mut all = self.0.lock();
+        if all.len() < CONTEXTS_MAX {
+            all.push(context);
+        }
+        Ok(done)
+    }
+}
 
 /// Bytes before a block's payload.
 pub(crate) const BLOCK_HEADER: usize = 16;
@@ -66,7 +97,12 @@ fn pack(out: &mut Vec<u8>, codec: Codec, payload: &[u8]) -> u8 {
     };
     let packed = match codec {
         Codec::Fast => lz4_flex::block::compress_into(payload, into).ok(),
-        Codec::Dense => zstd::bulk::compress_to_buffer(payload, into, ZSTD_LEVEL).ok(),
+        Codec::Dense => PACKERS
+            .with(
+                || zstd::bulk::Compressor::new(ZSTD_LEVEL),
+                |packer| packer.compress_to_buffer(payload, into),
+            )
+            .ok(),
     };
     match packed {
         Some(n) if n < payload.len() - payload.len() / 8 => {
@@ -150,7 +186,9 @@ pub(crate) fn decode(
             Ok(out) if out.len() == raw_len => Ok(out),
             _ => bad("does not expand"),
         },
-        2 => match zstd::bulk::decompress(d.0, raw_len) {
+        2 => match UNPACKERS.with(zstd::bulk::Decompressor::new, |unpacker| {
+            unpacker.decompress(d.0, raw_len)
+        }) {
             Ok(out) if out.len() == raw_len => Ok(out),
             _ => bad("does not expand"),
         },

@@ -23,17 +23,42 @@ pub(crate) enum CachedBlock {
 
 /// A page as of an LSN that later reads may move on.
 pub(crate) struct CachedPage {
-    pub(crate) bytes: Arc<[u8]>,
-    /// No change of the page lies in (the LSN it was made for, this].
+    bytes: Bytes,
+    /// The page has been so since this LSN, or before.
+    pub(crate) since: Lsn,
+    /// No change of the page lies in (`since`, this].
     lsn: AtomicU64,
 }
 
+/// Where the bytes of a [`CachedPage`] are.
+enum Bytes {
+    Here(Arc<[u8]>),
+    /// In the entry that this branch, an ancestor, has for the page, if it has
+    /// one with the same `since`.
+    With(u64),
+}
+
 impl CachedPage {
-    pub(crate) fn new(bytes: Arc<[u8]>, lsn: Lsn) -> CachedPage {
+    pub(crate) fn new(bytes: Arc<[u8]>, since: Lsn, lsn: Lsn) -> CachedPage {
         CachedPage {
-            bytes,
+            bytes: Bytes::Here(bytes),
+            since,
             lsn: AtomicU64::new(lsn.0),
         }
+    }
+
+    /// The page up to `lsn` is as the branch `owner` has it.
+    pub(crate) fn shared(owner: u64, since: Lsn, lsn: Lsn) -> CachedPage {
+        CachedPage {
+            bytes: Bytes::With(owner),
+            since,
+            lsn: AtomicU64::new(lsn.0),
+        }
+    }
+
+    /// Whether it has bytes of its own, of the page as it has been since `since`.
+    pub(crate) fn has_bytes_since(&self, since: Lsn) -> bool {
+        matches!(self.bytes, Bytes::Here(_)) && self.since == since
     }
 
     pub(crate) fn lsn(&self) -> Lsn {
@@ -73,7 +98,11 @@ impl Weighter<(u64, u64), CachedBlock> for Weigh {
 
 impl Weighter<(u64, PageId), Arc<CachedPage>> for Weigh {
     fn weight(&self, _: &(u64, PageId), v: &Arc<CachedPage>) -> u64 {
-        ENTRY + v.bytes.len() as u64
+        ENTRY
+            + match &v.bytes {
+                Bytes::Here(bytes) => bytes.len() as u64,
+                Bytes::With(_) => 0,
+            }
     }
 }
 
@@ -120,6 +149,26 @@ impl Caches {
             spaces: Cache::with_weighter(items(256, eighth / 2), eighth / 2, Weigh),
             readers: Cache::with_weighter(OPEN_FILES as usize, OPEN_FILES, Weigh),
         }
+    }
+
+    /// A branch's entry for a page, its bytes, and the branch whose entry has them.
+    pub(crate) fn page(
+        &self,
+        branch: u64,
+        page: PageId,
+    ) -> Option<(Arc<CachedPage>, Arc<[u8]>, u64)> {
+        let entry = self.pages.get(&(branch, page))?;
+        let (bytes, holder) = match &entry.bytes {
+            Bytes::Here(bytes) => (Arc::clone(bytes), branch),
+            Bytes::With(holder) => {
+                let held = self.pages.get(&(*holder, page))?;
+                match &held.bytes {
+                    Bytes::Here(bytes) if held.since == entry.since => (Arc::clone(bytes), *holder),
+                    _ => return None,
+                }
+            }
+        };
+        Some((entry, bytes, holder))
     }
 
     /// Bytes in use by blocks, pages and tablespaces.

@@ -1,9 +1,10 @@
 //! A layer in memory: the open one that ingest fills, and frozen ones that
 //! wait to be flushed.
 //!
-//! Records lie one after the other in an arena; each version is 16 bytes in a
-//! second one and points to the one before it of its key. A page costs one
-//! entry of a hash map, so appending a version is one look-up and two appends.
+//! Whole mtrs lie one after the other in an arena; each version is 16 bytes in a
+//! second one, which points into the first and to the version before it of its
+//! key. A page costs one entry of a hash table, so appending a version is one
+//! look-up and one append, and the mtrs of a batch are copied at once.
 //! Readers and the one writer share a lock that the writer takes for a batch
 //! of mtrs, not for each. A reader holds it for [`SLICE`] versions at a time:
 //! versions stay where they are, so it can go on along a chain later.
@@ -12,8 +13,10 @@
 //! versions, made by its readers, where their walk ends. It is never
 //! written to disk.
 
+use crate::layer::batch::{Batch, LEN_MASK, Run, Stretch, kind_of};
 use crate::layer::chain::{Chain, Kind, Want};
 use crate::layer::key::{Key, page_from_u64, page_to_u64};
+use crate::layer::pages::{Head, NONE, Pages};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -27,16 +30,12 @@ const UNIT: usize = 64 << 10;
 const VERSIONS_PER_CHUNK: usize = 4096;
 /// The arena's first size, in bytes.
 const FIRST_BYTES: usize = 4 << 10;
-const SHARDS: usize = 64;
 /// Sorted keys, pages to image, hashes: 8 bytes each.
 const FLUSH_BYTES_PER_KEY: usize = 24;
-const NONE: u32 = u32::MAX;
 /// Versions, and bytes of them, that a reader takes while it holds the lock.
 const SLICE: (usize, usize) = (512, 256 << 10);
 /// The cost of a version for a reader beside its bytes, in bytes.
 const VERSION_WEIGHT: u32 = 64;
-const LEN_MASK: u32 = (1 << 30) - 1;
-
 /// Multiplies and folds: page ids need no more, and no attacker chooses them.
 #[derive(Default)]
 pub(crate) struct PageHasher(u64);
@@ -54,14 +53,6 @@ impl Hasher for PageHasher {
         let x = (self.0 ^ v).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         self.0 = x ^ (x >> 29);
     }
-}
-
-#[derive(Clone, Copy)]
-struct Head {
-    last: u32,
-    /// The cost of gathering it for a reader: grows with versions and their
-    /// bytes.
-    weight: u32,
 }
 
 /// A page as of one of its versions.
@@ -91,90 +82,17 @@ struct Inner {
     units: Vec<(u32, u32)>,
     arena_bytes: u64,
     versions: Vec<Vec<Version>>,
-    pages: Vec<HashMap<u64, Head, BuildHasherDefault<PageHasher>>>,
+    pages: Pages,
     others: BTreeMap<Vec<u8>, Head>,
     others_bytes: u64,
     bases: HashMap<u64, Base, BuildHasherDefault<PageHasher>>,
     bases_bytes: u64,
 }
 
-/// One mtr's, or several mtrs', versions on their way into a layer.
-#[derive(Default)]
-pub(crate) struct Batch {
-    bytes: Vec<u8>,
-    pages: Vec<(u64, Staged)>,
-    others: Vec<(Vec<u8>, Staged)>,
-}
-
-#[derive(Clone, Copy)]
-struct Staged {
-    lsn: Lsn,
-    start: u32,
-    len: u32,
-    kind: Kind,
-}
-
-impl Batch {
-    fn stage(&mut self, lsn: Lsn, kind: Kind, bytes: &[u8]) -> Staged {
-        let start = self.bytes.len() as u32;
-        self.bytes.extend_from_slice(bytes);
-        Staged {
-            lsn,
-            start,
-            len: bytes.len() as u32,
-            kind,
-        }
-    }
-
-    /// Adds a version of a page.
-    pub(crate) fn page(&mut self, page: PageId, lsn: Lsn, fresh: bool, records: &[u8]) {
-        let kind = if fresh { Kind::Fresh } else { Kind::Delta };
-        let staged = self.stage(lsn, kind, records);
-        self.pages.push((page_to_u64(page), staged));
-    }
-
-    /// Adds a version of any other key.
-    pub(crate) fn other(&mut self, key: Key, lsn: Lsn, kind: Kind, bytes: &[u8]) {
-        let staged = self.stage(lsn, kind, bytes);
-        self.others.push((key.encode(), staged));
-    }
-
-    /// Its end, to come back to.
-    pub(crate) fn mark(&self) -> (usize, usize, usize) {
-        (self.bytes.len(), self.pages.len(), self.others.len())
-    }
-
-    /// Forgets what came after `mark`.
-    pub(crate) fn roll_back(&mut self, mark: (usize, usize, usize)) {
-        self.bytes.truncate(mark.0);
-        self.pages.truncate(mark.1);
-        self.others.truncate(mark.2);
-    }
-
-    /// Bytes of records in it.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// Versions in it.
-    pub(crate) fn len(&self) -> usize {
-        self.pages.len() + self.others.len()
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    pub(crate) fn clear(&mut self) {
-        self.bytes.clear();
-        self.pages.clear();
-        self.others.clear();
-    }
-
-    /// The most memory that inserting it may take.
-    pub(crate) fn memory_bound(&self) -> u64 {
-        (self.bytes.len() + UNIT + self.len() * 80 + self.others.len() * 256) as u64
-    }
+/// The most memory that [`MemLayer::insert`] may take for these.
+pub(crate) fn memory_bound(redo: &Stretch<'_>, batch: &Batch) -> u64 {
+    let versions = redo.len() + batch.len();
+    (redo.bytes().len() + batch.bytes() + UNIT + versions * 80 + batch.len() * 256) as u64
 }
 
 /// A layer in memory.
@@ -203,9 +121,11 @@ impl Drop for MemLayer {
 }
 
 impl Inner {
-    fn append(&mut self, bytes: &[u8], chunk_bytes: usize) -> Option<u32> {
-        if self.arena.is_empty() || self.room < bytes.len() {
-            let units = bytes.len().max(chunk_bytes).div_ceil(UNIT).max(1);
+    /// Appends both, one after the other.
+    fn append(&mut self, one: &[u8], two: &[u8], chunk_bytes: usize) -> Option<u32> {
+        let len = one.len() + two.len();
+        if self.arena.is_empty() || self.room < len {
+            let units = len.max(chunk_bytes).div_ceil(UNIT).max(1);
             let first = u32::try_from(self.units.len()).ok()?;
             let chunk = self.arena.len() as u32;
             // The address space is 4 GiB; freezing comes long before.
@@ -224,15 +144,16 @@ impl Inner {
         let chunk = self.arena.get_mut(index)?;
         let pos = first as usize * UNIT + chunk.len();
         let before = chunk.capacity();
-        if before - chunk.len() < bytes.len() {
+        if before - chunk.len() < len {
             let whole = chunk.len() + self.room;
-            let wanted = (chunk.len() + bytes.len()).next_power_of_two();
+            let wanted = (chunk.len() + len).next_power_of_two();
             let wanted = wanted.clamp(FIRST_BYTES.min(whole), whole);
             chunk.reserve_exact(wanted - chunk.len());
         }
         self.arena_bytes += (chunk.capacity() - before) as u64;
-        chunk.extend_from_slice(bytes);
-        self.room -= bytes.len();
+        chunk.extend_from_slice(one);
+        chunk.extend_from_slice(two);
+        self.room -= len;
         u32::try_from(pos).ok()
     }
 
@@ -258,23 +179,19 @@ impl Inner {
 
     fn head(&self, key: &Key) -> Option<Head> {
         match key {
-            Key::Page(page) => {
-                let k = page_to_u64(*page);
-                self.pages.get(shard(k))?.get(&k).copied()
-            }
+            Key::Page(page) => self.pages.get(page_to_u64(*page)),
             Key::Other(bytes) => self.others.get(bytes).copied(),
         }
     }
 
     fn memory(&self) -> u64 {
-        let maps: usize = self.pages.iter().map(HashMap::capacity).sum();
         let further = self.versions.len().saturating_sub(1) * VERSIONS_PER_CHUNK;
         let versions = self.versions.first().map_or(0, Vec::capacity) + further;
-        // 16 bytes for key and head and 1 control byte, at most 7/8 full; and
-        // what the flush will need for each key, which it takes in passing.
+        // With what the flush will need for each key, which it takes in passing.
         self.arena_bytes
             + (versions * 16 + self.versions.len() * 24) as u64
-            + (maps * (20 + FLUSH_BYTES_PER_KEY)) as u64
+            + self.pages.memory()
+            + (self.pages.len() * FLUSH_BYTES_PER_KEY) as u64
             + self.others_bytes
             + self.bases_bytes
     }
@@ -302,22 +219,13 @@ fn push_version(versions: &mut Vec<Vec<Version>>, v: Version) -> u32 {
     (full * VERSIONS_PER_CHUNK + chunk.len() - 1) as u32
 }
 
-fn shard(page: u64) -> usize {
-    // Not the bits the map itself uses.
-    (page.wrapping_mul(0xff51_afd7_ed55_8ccd) >> 40) as usize % SHARDS
-}
-
 impl MemLayer {
     /// An empty layer whose versions all come after `start`, or at it for side
     /// files. `long_at`: see [`MemLayer::take_long`].
     pub(crate) fn new(start: Lsn, total: Arc<AtomicU64>, long_at: u64, clock: Clock) -> MemLayer {
-        let inner = Inner {
-            pages: (0..SHARDS).map(|_| HashMap::default()).collect(),
-            ..Inner::default()
-        };
         MemLayer {
             start,
-            inner: RwLock::new(inner),
+            inner: RwLock::default(),
             memory: AtomicU64::new(0),
             records: AtomicU64::new(0),
             since: std::sync::OnceLock::new(),
@@ -351,44 +259,40 @@ impl MemLayer {
         std::time::Duration::from_micros(now.saturating_sub(since))
     }
 
-    /// Takes a batch in. `false`, and nothing is taken, when it does not fit
-    /// into the layer's address space.
-    pub(crate) fn insert(&self, batch: &Batch, chunk_bytes: usize) -> bool {
+    /// Takes in the runs of `redo` and a batch. `false`, and nothing is taken, when
+    /// they do not fit into the layer's address space.
+    pub(crate) fn insert(&self, redo: Stretch<'_>, batch: &Batch, chunk_bytes: usize) -> bool {
+        let bytes = if redo.len() > 0 { redo.bytes() } else { &[] };
         let mut inner = self.inner.write();
         let inner = &mut *inner;
-        let Some(base) = inner.append(&batch.bytes, chunk_bytes) else {
+        let Some(base) = inner.append(bytes, &batch.bytes, chunk_bytes) else {
             return false;
         };
-        let version = |s: &Staged, prev: u32, start: Lsn| Version {
-            lsn_offset: s.lsn.bytes_since(start).min(u64::from(u32::MAX)) as u32,
-            pos: base + s.start,
-            len_kind: s.len & LEN_MASK | (s.kind as u32) << 30,
-            prev,
-        };
-        for (page, staged) in &batch.pages {
-            let Some(map) = inner.pages.get_mut(shard(*page)) else {
-                continue;
-            };
-            let head = map.entry(*page).or_insert(Head {
-                last: NONE,
-                weight: 0,
-            });
-            let v = version(staged, head.last, self.start);
-            head.last = push_version(&mut inner.versions, v);
-            let before = head.weight;
-            head.weight = match staged.kind.ends_walk() {
-                true => 0,
-                false => before
-                    .saturating_add(staged.len)
-                    .saturating_add(VERSION_WEIGHT),
-            };
-            if before / self.long_at < head.weight / self.long_at {
-                self.long.lock().push(page_from_u64(*page));
+        for (lsn, runs) in redo.runs() {
+            let lsn_offset = self.offset(lsn);
+            for run in runs {
+                let mut v = Version {
+                    lsn_offset,
+                    pos: base + redo.place(run),
+                    len_kind: run.len_kind,
+                    prev: NONE,
+                };
+                inner.pages.change(run.page, |head| {
+                    v.prev = head.last;
+                    head.last = push_version(&mut inner.versions, v);
+                    self.weigh(head, run);
+                });
             }
         }
+        let base = base + bytes.len() as u32;
         for (key, staged) in &batch.others {
             let old = inner.others.get(key).copied();
-            let v = version(staged, old.map_or(NONE, |h| h.last), self.start);
+            let v = Version {
+                lsn_offset: self.offset(staged.lsn),
+                pos: base + staged.start,
+                len_kind: staged.len_kind,
+                prev: old.map_or(NONE, |h| h.last),
+            };
             let last = push_version(&mut inner.versions, v);
             match inner.others.get_mut(key) {
                 Some(head) => head.last = last,
@@ -400,8 +304,8 @@ impl MemLayer {
         }
         self.since.get_or_init(|| self.clock.steady_us());
         self.account(inner);
-        self.records
-            .fetch_add(batch.bytes.len() as u64, Ordering::AcqRel);
+        let added = bytes.len() + batch.bytes();
+        self.records.fetch_add(added as u64, Ordering::AcqRel);
         true
     }
 
@@ -451,7 +355,7 @@ impl MemLayer {
                 let lsn = self.lsn_of(v);
                 let (kind, bytes) = match base.filter(|b| b.version == next && lsn <= want.at) {
                     Some(base) => (Kind::Image, &*base.bytes),
-                    None => (kind_of(v), inner.record(v)),
+                    None => (kind_of(v.len_kind), inner.record(v)),
                 };
                 if !out.offer(want, lsn, kind, bytes) {
                     return Some(());
@@ -472,6 +376,25 @@ impl MemLayer {
             }
             at = Some(next);
         }
+    }
+
+    /// Adds the cost of a run that is new to that of its page.
+    fn weigh(&self, head: &mut Head, run: &Run) {
+        let before = head.weight;
+        head.weight = match kind_of(run.len_kind).ends_walk() {
+            true => 0,
+            false => before
+                .saturating_add(run.len_kind & LEN_MASK)
+                .saturating_add(VERSION_WEIGHT),
+        };
+        // Few are that long, and a division takes a while.
+        if head.weight >= self.long_at && before / self.long_at < head.weight / self.long_at {
+            self.long.lock().push(page_from_u64(run.page));
+        }
+    }
+
+    fn offset(&self, lsn: Lsn) -> u32 {
+        lsn.bytes_since(self.start).min(u64::from(u32::MAX)) as u32
     }
 
     fn lsn_of(&self, v: Version) -> Lsn {
@@ -517,13 +440,7 @@ impl MemLayer {
         let bytes = Arc::clone(bytes);
         inner.bases.insert(key, Base { version, bytes });
         inner.bases_bytes = size;
-        if let Some(head) = inner
-            .pages
-            .get_mut(shard(key))
-            .and_then(|m| m.get_mut(&key))
-        {
-            head.weight = 0;
-        }
+        inner.pages.change(key, |head| head.weight = 0);
         self.account(inner);
         true
     }
@@ -546,7 +463,7 @@ impl MemLayer {
     /// Its page keys, sorted.
     pub(crate) fn page_keys(&self) -> Vec<u64> {
         let inner = self.inner.read();
-        let mut out: Vec<u64> = inner.pages.iter().flat_map(|m| m.keys().copied()).collect();
+        let mut out: Vec<u64> = inner.pages.keys().collect();
         out.sort_unstable();
         out
     }
@@ -600,7 +517,7 @@ impl MemLayer {
     ) -> Result<(), E> {
         let inner = self.inner.read();
         for v in &versions.0 {
-            each(self.lsn_of(*v), kind_of(*v), inner.record(*v))?;
+            each(self.lsn_of(*v), kind_of(v.len_kind), inner.record(*v))?;
         }
         Ok(())
     }
@@ -613,10 +530,8 @@ pub(crate) struct Versions(Vec<Version>);
 impl Versions {
     /// Kind and length of each, oldest first.
     pub(crate) fn sizes(&self) -> impl Iterator<Item = (Kind, u32)> {
-        self.0.iter().map(|v| (kind_of(*v), v.len_kind & LEN_MASK))
+        self.0
+            .iter()
+            .map(|v| (kind_of(v.len_kind), v.len_kind & LEN_MASK))
     }
-}
-
-fn kind_of(v: Version) -> Kind {
-    Kind::from_u8((v.len_kind >> 30) as u8).unwrap_or(Kind::Delta)
 }

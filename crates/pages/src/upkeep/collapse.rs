@@ -50,10 +50,9 @@ impl Shared {
         let Some((_, info)) = found.filter(|(_, i)| i.exists && page.page.0 < i.pages) else {
             return Ok(());
         };
-        let cached = self.resources.caches.pages.peek(&(self.cache_id, page));
-        let base_lsn = cached.as_ref().map(|c| c.lsn());
-        let base = cached.as_ref().zip(base_lsn).map(|(c, lsn)| Base {
-            lsn,
+        let cached = self.cached_page(page);
+        let base = cached.as_ref().map(|c| Base {
+            lsn: c.lsn,
             bytes: &c.bytes,
         });
         let engine = &*self.resources.engine;
@@ -65,7 +64,7 @@ impl Shared {
             reach: Reach::Files,
         };
         match view.page(engine, &wanted)? {
-            Built::Page(bytes, _) => self.keep_base(page, lsn, &info, &bytes.into()),
+            Built::Page(bytes, ..) => self.keep_base(page, lsn, &info, &bytes.into()),
             Built::Unchanged => {
                 if let Some(cached) = &cached {
                     self.keep_base(page, lsn, &info, &cached.bytes);

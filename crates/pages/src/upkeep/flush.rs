@@ -324,7 +324,7 @@ fn image_of(
         reach: Reach::Files,
     };
     match view.page(engine, &wanted)? {
-        Built::Page(bytes, applied) => {
+        Built::Page(bytes, applied, _) => {
             shared.stats.records_applied.add(applied as u64);
             Ok(Some((lsn, bytes)))
         }

@@ -366,7 +366,7 @@ impl<'a> Fold<'a> {
             reach: Reach::Files,
         };
         match view.page(engine, &wanted)? {
-            Built::Page(bytes, _) => Ok(Some(bytes)),
+            Built::Page(bytes, ..) => Ok(Some(bytes)),
             _ => Ok(None),
         }
     }

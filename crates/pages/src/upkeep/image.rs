@@ -75,7 +75,7 @@ impl<'a> Images<'a> {
             reach: Reach::Files,
         };
         match view.page(engine, &wanted)? {
-            Built::Page(bytes, applied) => {
+            Built::Page(bytes, applied, _) => {
                 self.shared.stats.records_applied.add(applied as u64);
                 self.shared.stats.images_written.add(1);
                 Ok(Some((at, bytes)))

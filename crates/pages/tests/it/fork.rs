@@ -464,3 +464,84 @@ fn of_two_servers_one_writes() {
     catch_up(&again, &wal);
     assert_eq!(byte(&again, ReadAt::Newest), 9);
 }
+
+/// All pages of the table, as a branch has them now.
+fn read_all(branch: &Branch, count: u32) -> Vec<u8> {
+    let read = |page| {
+        let page = PageId::new(9, page);
+        branch
+            .get_page(page, ReadAt::Newest, Reach::Files)
+            .unwrap()
+            .bytes[100]
+    };
+    (1..count).map(read).collect()
+}
+
+#[test]
+fn branches_keep_pages_that_they_share_once() {
+    const PAGES: u32 = 200;
+    let mut one = one();
+    one.mtr(|m| {
+        m.size(9, PAGES);
+        for page in 2..PAGES {
+            let page = PageId::new(9, page);
+            m.init(page).write(page, 100, &[page.page.0 as u8]);
+        }
+    });
+    let wanted: Vec<u8> = (1..PAGES).map(|p| p as u8).collect();
+    one.main.flush_now();
+    let forks: Vec<_> = (2..6).map(|id| one.fork(id, ReadAt::Newest)).collect();
+    let bytes = u64::from(PAGES) * 4096;
+    let mut before = one.store.memory_used();
+    for (n, (fork, ..)) in forks.iter().enumerate() {
+        for again in [false, true] {
+            assert_eq!(read_all(fork, PAGES), wanted);
+            let stats = fork.stats();
+            let misses = if n == 0 { u64::from(PAGES) - 1 } else { 0 };
+            assert_eq!(stats.page_cache_misses, misses, "fork {n}, again {again}");
+        }
+        let used = one.store.memory_used();
+        let more = used - before;
+        assert_eq!(more > bytes, n == 0, "fork {n} takes {more} bytes");
+        assert!(n == 0 || more < bytes / 10, "fork {n} takes {more} bytes");
+        before = used;
+    }
+    // The parent goes on from there, and so does each of the others.
+    assert_eq!(read_all(&one.main, PAGES), wanted);
+    assert_eq!(one.main.stats().page_cache_misses, 0);
+    let page = |n| PageId::new(9, n);
+    one.mtr(|m| {
+        m.write(page(7), 100, &[250]);
+    });
+    let (fork, wal, lsn) = &forks[1];
+    wal.redo(
+        *lsn,
+        &mtr(|m| {
+            m.write(page(9), 100, &[251]);
+        }),
+    );
+    catch_up(fork, wal);
+    for _ in 0..2 {
+        let mut of_main = wanted.clone();
+        of_main[6] = 250;
+        assert_eq!(read_all(&one.main, PAGES), of_main);
+        let mut of_fork = wanted.clone();
+        of_fork[8] = 251;
+        for (n, (fork, ..)) in forks.iter().enumerate() {
+            let wanted = if n == 1 { &of_fork } else { &wanted };
+            assert_eq!(&read_all(fork, PAGES), wanted, "fork {n}");
+        }
+    }
+    // A branch that left later shares what the parent has now.
+    let (late, ..) = one.fork(9, ReadAt::Newest);
+    let mut of_main = wanted.clone();
+    of_main[6] = 250;
+    assert_eq!(read_all(&late, PAGES), of_main);
+    assert_eq!(late.stats().page_cache_misses, 0);
+    // What they kept is right in its place, too.
+    let old = ReadAt::Lsn(forks[0].2);
+    assert_eq!(
+        one.main.get_page(page(7), old, Reach::Files).unwrap().bytes[100],
+        7
+    );
+}

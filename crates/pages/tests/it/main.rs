@@ -20,6 +20,7 @@ mod merges;
 mod model;
 mod objects;
 mod owners;
+mod read_ahead;
 mod scrub;
 mod scrub_live;
 mod spaces;

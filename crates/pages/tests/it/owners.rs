@@ -32,7 +32,7 @@ use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn, PageId};
 use xylem_wal::backup::{self, Backup, BackupConfig};
 use xylem_wal::local::{LocalWal, LocalWalConfig};
 use xylem_wal::object::{ObjectWal, ObjectWalConfig};
-use xylem_wal::{BoxFuture, CheckedFrame, Durable, Position, Wal, WalError, WalReader};
+use xylem_wal::{BoxFuture, CheckedFrame, Durable, Position, Wal, WalError, WalReader, Writer};
 
 /// Where WALs are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +69,9 @@ impl Wal for Backed {
         &self,
         epoch: Epoch,
         frames: Vec<CheckedFrame>,
+        writer: Writer,
     ) -> BoxFuture<'_, Result<(), WalError>> {
-        self.wal.append_checked(epoch, frames)
+        self.wal.append_checked(epoch, frames, writer)
     }
     fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), WalError> {
         self.wal.accepted(epoch)

@@ -9,7 +9,7 @@ mod redundant;
 mod undo;
 
 use crate::bytes::{Frame, be32, be64, put};
-use crate::{ApplyError, ApplyFault, Op, RecordKind, Records, RedoError, SpaceFlags};
+use crate::{ApplyError, ApplyFault, Op, RecordKind, Records, SpaceFlags};
 use xylem_types::{Lsn, PageId};
 
 /// `FIL_PAGE_OFFSET`: the page's number.
@@ -84,11 +84,15 @@ pub fn apply(
     let mut applied = Applied::Nothing;
     // Whether the page is known to be initialised and to have this id.
     let mut known = false;
-    for record in Records::of_run(records, end_lsn) {
-        let record = record.map_err(|e| match e {
-            RedoError::Record { kind, fault, .. } => fail(Some(kind), fault.into()),
-            _ => fail(None, ApplyFault::Corrupted),
-        })?;
+    let mut records = Records::of_run(records, end_lsn);
+    let (mut kind, mut named) = (RecordKind::Reserved, None);
+    // Not as an iterator: it would move each record several times.
+    loop {
+        let record = match records.decode(&mut kind, &mut named) {
+            Ok(Some(record)) => record,
+            Ok(None) => break,
+            Err(fault) => return Err(fail(Some(kind), fault.into())),
+        };
         let fail = |fault| fail(Some(record.kind), fault);
         if record.page != page_id || matches!(record.op, Op::File(_) | Op::TrimPages) {
             return Err(fail(ApplyFault::OtherPage(record.page)));

@@ -47,6 +47,7 @@ fn runs() {
                 page,
                 records,
                 starts_fresh,
+                ..
             } => (page, records.to_vec(), starts_fresh),
             i => panic!("{i:?}"),
         })
@@ -166,10 +167,12 @@ fn nothing_is_lost_or_invented() {
         for item in m.items() {
             if let MtrItem::Page {
                 page,
+                at,
                 records: run,
                 starts_fresh,
             } = item.unwrap()
             {
+                assert_eq!(&m.record_bytes()[at as usize..][..run.len()], run);
                 let mut fresh = false;
                 for (i, r) in Records::of_run(run, m.end_lsn()).enumerate() {
                     let r = r.unwrap();
@@ -190,4 +193,42 @@ fn nothing_is_lost_or_invented() {
             .collect();
         assert_eq!(records, want);
     });
+}
+
+/// The runs of a mini-transaction, as its items are.
+fn runs_of_items(m: &xylem_redo::Mtr<'_>) -> Option<Vec<(PageId, u32, u32)>> {
+    let run = |item: Result<MtrItem<'_>, RedoError>| match item.ok()? {
+        MtrItem::Page {
+            page,
+            at,
+            records,
+            starts_fresh: false,
+        } if page.page.0 > 2 => Some((page, at, records.len() as u32)),
+        _ => None,
+    };
+    m.items().map(run).collect()
+}
+
+#[test]
+fn ordinary_runs_are_those_of_the_items() {
+    let (mut ordinary, mut others) = (0, 0);
+    each_mtr(GOLDEN, Lsn::FIRST, |m| {
+        let mut runs = Vec::new();
+        let found = m.ordinary_runs(|page, at, len| runs.push((page, at, len)));
+        match found {
+            Some(()) => {
+                ordinary += 1;
+                assert_eq!(Some(runs), runs_of_items(&m));
+            }
+            None => {
+                others += 1;
+                // There is an item of another kind, or a record that has no effect.
+                let has_option = m
+                    .records()
+                    .any(|r| r.unwrap().op == xylem_redo::Op::Ignored);
+                assert!(runs_of_items(&m).is_none() || has_option);
+            }
+        }
+    });
+    assert!(ordinary > others && others > 0, "{ordinary} and {others}");
 }

@@ -14,6 +14,15 @@ use xylem_types::{Lsn, PageId};
 fn exercise(bytes: &[u8], page: &mut [u8], flags: SpaceFlags, id: PageId) {
     if let Ok(ParseStep::Mtr(m)) = parse_mtr(bytes, Lsn(u64::MAX - 3)) {
         let _ = m.records().count();
+        let mut end = 0;
+        let valid = m.ordinary_runs(|_, at, len| {
+            assert_eq!(at, end);
+            end = at + len;
+        });
+        if valid.is_some() {
+            assert_eq!(end as usize, m.record_bytes().len());
+            assert!(m.items().all(|item| item.is_ok()));
+        }
         for item in m.items().flatten() {
             if let MtrItem::Page {
                 page: id, records, ..

@@ -96,6 +96,7 @@ impl OpenBranch {
         self.ingest_is_near().await?;
         let until = Instant::now() + ATTACH_PATIENCE;
         let sealed = self.wal.seal().await?;
+        self.end_older_writer(sealed.epoch());
         // Older epochs can write no more. Ingest reads the WAL up to the seal, and the
         // history is cut after the last whole mtr.
         self.pages.wait_ingested(sealed.position(), until).await?;
@@ -182,7 +183,8 @@ impl OpenBranch {
         let guard = self.attach_turn.lock().await;
         // Without an epoch there is no compute to fence.
         if self.epoch() > Epoch(0) {
-            self.wal.seal().await?;
+            let sealed = self.wal.seal().await?;
+            self.end_older_writer(sealed.epoch());
         }
         Ok(guard)
     }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use xylem_pages::Branch;
 use xylem_redo::{MtrCheck, RedoError};
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
-use xylem_wal::{CheckedFrame, Position, Record, Wal, WalError};
+use xylem_wal::{CheckedFrame, Position, Record, Wal, WalError, Writer};
 
 /// Attempts to read the end of a WAL that is trimmed meanwhile.
 const TRIES_MAX: usize = 10;
@@ -78,6 +78,7 @@ impl Framing {
         &self,
         epoch: Epoch,
         mut frames: Vec<CheckedFrame>,
+        writer: Writer,
     ) -> Result<(), AppendError> {
         let mut known = self.known.lock().await;
         let (accepted, lsn) = self.wal.accepted(epoch)?;
@@ -117,7 +118,7 @@ impl Framing {
             frames.truncate(nth);
             error
         });
-        self.wal.append_checked(epoch, frames).await?;
+        self.wal.append_checked(epoch, frames, writer).await?;
         if let Some(known) = &mut *known {
             // The WAL accepted all frames.
             known.after.drain(..known.after.len().saturating_sub(1));

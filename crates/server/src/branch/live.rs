@@ -300,19 +300,32 @@ impl OpenBranch {
     }
 
     /// Registers a stream that writes `epoch`, and ends the previous stream of that
-    /// epoch. The returned token is cancelled when a newer stream takes over.
+    /// epoch or an older one. The returned token is cancelled when a newer stream takes
+    /// over, or a newer epoch was created.
     pub fn take_writer(&self, epoch: Epoch) -> CancellationToken {
         let token = CancellationToken::new();
         let mut writer = self.writer.lock();
         match &*writer {
-            // A newer compute attached after this stream's epoch was checked. The
-            // WAL rejects this stream; the newer compute's stream must go on.
-            Some((of, _)) if *of > epoch => return token,
-            Some((of, older)) if *of == epoch => older.cancel(),
-            _ => {}
+            // A newer compute attached after this stream's epoch was checked. The newer
+            // compute's stream must go on.
+            Some((of, _)) if *of > epoch => token.cancel(),
+            older => {
+                if let Some((_, older)) = older {
+                    older.cancel();
+                }
+                *writer = Some((epoch, token.clone()));
+            }
         }
-        *writer = Some((epoch, token.clone()));
         token
+    }
+
+    /// Ends the stream that writes an epoch before `epoch`, which may be idle and would
+    /// not notice.
+    pub(super) fn end_older_writer(&self, epoch: Epoch) {
+        let mut writer = self.writer.lock();
+        if let Some((_, older)) = writer.take_if(|(of, _)| *of < epoch) {
+            older.cancel();
+        }
     }
 
     /// Whether [`OpenBranch::caught_up`] would return at once.

@@ -148,6 +148,8 @@ settings! {
         "Address of the gRPC service", "Port 0 takes any free port.";
     http_listen: "ADDR", Is("127.0.0.1:8081"), None,
         "Address of `/metrics`, `/healthz` and `/readyz`", "Port 0 takes any free port.";
+    compute_socket: "PATH", Off, None,
+        "Unix socket for computes on this machine", "Computes on other machines use `grpc_listen`.";
     memory: "SIZE", Depends("1/8 of the machine's memory, at least 512MiB"), Some(("32MiB", "4TiB")),
         "Memory of all branches",
         "Seven eighths are for pages (layers in memory, indexes, caches), one eighth for WALs (entries that wait to be durable, and objects that readers still need). Where a control group limits memory, the default is an eighth of that limit.";

@@ -84,12 +84,6 @@ pub(super) fn absent(opened: &Opened, which: &BranchRef) -> Status {
 
 /// Checks that the server is ready, and reads the branch and the epoch of a call.
 pub(super) fn caller(node: &Node, metadata: &MetadataMap) -> Result<Caller, Status> {
-    let opened = admitted(node)?;
-    let which = match text(metadata, BRANCH_KEY)? {
-        Some(text) => BranchRef::parse(text)
-            .map_err(|error| Status::invalid_argument(format!("metadata {BRANCH_KEY}: {error}")))?,
-        None => BranchRef::Name(BranchName::main().as_str().to_owned()),
-    };
     let epoch = match text(metadata, EPOCH_KEY)? {
         None => None,
         Some(digits) => Some(Epoch(digits.parse().map_err(|_| {
@@ -97,6 +91,22 @@ pub(super) fn caller(node: &Node, metadata: &MetadataMap) -> Result<Caller, Stat
                 "metadata {EPOCH_KEY}: {digits:?} is not a decimal number"
             ))
         })?)),
+    };
+    identify(node, text(metadata, BRANCH_KEY)?, epoch)
+}
+
+/// Checks that the server is ready, and finds the branch that `name` says; without one,
+/// it is `main`.
+pub(super) fn identify(
+    node: &Node,
+    name: Option<&str>,
+    epoch: Option<Epoch>,
+) -> Result<Caller, Status> {
+    let opened = admitted(node)?;
+    let which = match name {
+        Some(text) => BranchRef::parse(text)
+            .map_err(|error| Status::invalid_argument(format!("{BRANCH_KEY}: {error}")))?,
+        None => BranchRef::Name(BranchName::main().as_str().to_owned()),
     };
     let branch = match opened.branches.get(&which) {
         Some(branch) => branch,
@@ -114,7 +124,7 @@ pub(super) fn caller(node: &Node, metadata: &MetadataMap) -> Result<Caller, Stat
         && branch.id() != opened.catalog.project().first
     {
         return Err(Status::failed_precondition(format!(
-            "metadata {BRANCH_KEY}: {which} is a name, which may have moved to another branch; a call with an epoch must use the id that Attach returned, id:{}",
+            "{BRANCH_KEY}: {which} is a name, which may have moved to another branch; a call with an epoch must use the id that Attach returned, id:{}",
             branch.id()
         )));
     }

@@ -30,40 +30,6 @@ impl ControlService {
     pub(crate) fn new(node: Arc<Node>) -> ControlService {
         ControlService { node }
     }
-
-    /// Waits until `lsn` (or `min_lsn` if `lsn` is 0) is applied, and returns the version
-    /// to read.
-    async fn version(&self, caller: &Caller, lsn: u64, min_lsn: u64) -> Result<ReadAt, Status> {
-        caller.check_epoch()?;
-        let pages = &caller.branch.pages;
-        let wanted = Lsn(if lsn != 0 { lsn } else { min_lsn });
-        let until = Instant::now()
-            + self
-                .node
-                .config
-                .page_wait_timeout
-                .max(Duration::from_secs(1));
-        // As in `pages::wait_applied`: a restart must not hide acknowledged commits.
-        if wanted == Lsn::ZERO {
-            caller
-                .branch
-                .caught_up(until)
-                .await
-                .map_err(|error| status::of_read(&error, &caller.branch.name()))?;
-        }
-        // A branch without redo is at the first LSN, applied or not.
-        if wanted > Lsn::FIRST && (wanted > pages.newest() || !pages.is_readable()) {
-            pages
-                .wait_applied(wanted, until)
-                .await
-                .map_err(|error| status::of_read(&error, &caller.branch.name()))?;
-        }
-        Ok(if lsn != 0 {
-            ReadAt::Lsn(wanted)
-        } else {
-            caller.branch.newest()
-        })
-    }
 }
 
 #[tonic::async_trait]
@@ -178,7 +144,7 @@ impl Control for ControlService {
     ) -> Result<Response<Self::BaseBackupStream>, Status> {
         let caller = call::caller(&self.node, request.metadata())?;
         let request = request.get_ref();
-        let at = self.version(&caller, request.lsn, 0).await?;
+        let at = version(&self.node, &caller, request.lsn, 0).await?;
         let branch = Arc::clone(&caller.branch);
         let items =
             backup::base_backup(Arc::clone(&self.node), caller, at, request.all_tablespaces);
@@ -191,21 +157,9 @@ impl Control for ControlService {
         request: Request<GetTablespaceRequest>,
     ) -> Result<Response<Tablespace>, Status> {
         let caller = call::caller(&self.node, request.metadata())?;
-        let request = request.into_inner();
-        let pages = !request.no_pages;
-        let which = if request.path.is_empty() {
-            backup::Which::Id(SpaceId(request.space_id))
-        } else {
-            let path = convert::relative(request.path)
-                .map_err(|why| Status::invalid_argument(format!("path: {why}")))?;
-            backup::Which::Path(path)
-        };
-        let at = self.version(&caller, request.lsn, request.min_lsn).await?;
-        let branch = Arc::clone(&caller.branch);
-        let tablespace =
-            blocking(&self.node, move || backup::one(&branch, &which, at, pages)).await?;
-        caller.check_epoch()?;
-        Ok(Response::new(tablespace))
+        get_tablespace(&self.node, &caller, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn import_branch(
@@ -233,4 +187,54 @@ impl Control for ControlService {
                 .map_or_else(String::new, |opened| opened.catalog.project().id.clone()),
         }))
     }
+}
+
+/// Waits until `lsn` (or `min_lsn` if `lsn` is 0) is applied, and returns the version
+/// to read.
+async fn version(node: &Node, caller: &Caller, lsn: u64, min_lsn: u64) -> Result<ReadAt, Status> {
+    caller.check_epoch()?;
+    let pages = &caller.branch.pages;
+    let wanted = Lsn(if lsn != 0 { lsn } else { min_lsn });
+    let until = Instant::now() + node.config.page_wait_timeout.max(Duration::from_secs(1));
+    // As in `pages::wait_applied`: a restart must not hide acknowledged commits.
+    if wanted == Lsn::ZERO {
+        caller
+            .branch
+            .caught_up(until)
+            .await
+            .map_err(|error| status::of_read(&error, &caller.branch.name()))?;
+    }
+    // A branch without redo is at the first LSN, applied or not.
+    if wanted > Lsn::FIRST && (wanted > pages.newest() || !pages.is_readable()) {
+        pages
+            .wait_applied(wanted, until)
+            .await
+            .map_err(|error| status::of_read(&error, &caller.branch.name()))?;
+    }
+    Ok(if lsn != 0 {
+        ReadAt::Lsn(wanted)
+    } else {
+        caller.branch.newest()
+    })
+}
+
+/// The sparse file that stands for a tablespace.
+pub(super) async fn get_tablespace(
+    node: &Node,
+    caller: &Caller,
+    request: GetTablespaceRequest,
+) -> Result<Tablespace, Status> {
+    let pages = !request.no_pages;
+    let which = if request.path.is_empty() {
+        backup::Which::Id(SpaceId(request.space_id))
+    } else {
+        let path = convert::relative(request.path)
+            .map_err(|why| Status::invalid_argument(format!("path: {why}")))?;
+        backup::Which::Path(path)
+    };
+    let at = version(node, caller, request.lsn, request.min_lsn).await?;
+    let branch = Arc::clone(&caller.branch);
+    let tablespace = blocking(node, move || backup::one(&branch, &which, at, pages)).await?;
+    caller.check_epoch()?;
+    Ok(tablespace)
 }

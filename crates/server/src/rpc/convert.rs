@@ -6,7 +6,7 @@ use tonic::Status;
 use xylem_pages::Page;
 use xylem_proto::pageserver::{self as wire, wal_frame};
 use xylem_types::{FileOp, Frame, FrameBody, FrameSeq, Lsn, PageId, SIDE_FILE_MAX};
-use xylem_wal::{CheckedFrame, FrameSums};
+use xylem_wal::{CheckedFrame, Damaged, FrameSums, Unreadable};
 
 pub(super) fn page_id(request: &wire::GetPageRequest) -> PageId {
     PageId::new(request.space_id, request.page_no)
@@ -55,12 +55,45 @@ pub(super) fn frame(frame: wire::WalFrame) -> Result<CheckedFrame, Status> {
         start,
         body,
     };
-    let checked = CheckedFrame::verify(frame, FrameSums { payload, header }).map_err(|damaged| {
-        Status::data_loss(format!(
-            "frame {seq} at LSN {start} was damaged on its way from the compute: {damaged}; the server rejected it: send it again"
-        ))
-    })?;
+    let checked = CheckedFrame::verify(frame, FrameSums { payload, header })
+        .map_err(|damaged| Status::data_loss(damage(seq, start, &damaged)))?;
     tidy(checked).map_err(bad)
+}
+
+/// Decodes a frame of the compute protocol, and verifies the checksums that the compute
+/// computed.
+///
+/// # Errors
+/// As for [`frame`].
+pub(super) fn compute_frame(
+    seq: u64,
+    head: &xylem_wire::FrameHead,
+    payload: &[u8],
+) -> Result<CheckedFrame, Status> {
+    let bad = |what: String| Status::invalid_argument(format!("frame {seq}: {what}"));
+    if seq == 0 {
+        return Err(bad("frames are numbered from 1".to_owned()));
+    }
+    let start = Lsn(head.start_lsn);
+    let sums = FrameSums {
+        payload: head.payload_crc,
+        header: head.header_crc,
+    };
+    let checked = CheckedFrame::decode((FrameSeq(seq), start), head.kind, payload, sums);
+    let checked = checked.map_err(|error| match error {
+        Unreadable::Damaged(damaged) => Status::data_loss(damage(seq, start, &damaged)),
+        Unreadable::Malformed(what) => bad(what),
+    })?;
+    if checked.redo().is_some_and(<[u8]>::is_empty) {
+        return Err(bad("its redo is empty".to_owned()));
+    }
+    tidy(checked).map_err(bad)
+}
+
+fn damage(seq: u64, start: Lsn, damaged: &Damaged) -> String {
+    format!(
+        "frame {seq} at LSN {start} was damaged on its way from the compute: {damaged}; the server rejected it: send it again"
+    )
 }
 
 /// Checks the paths and the size of a side-file operation, and removes a leading `./`.

@@ -13,8 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status, Streaming};
 use xylem_pages::{Page, Reach, ReadAt};
 use xylem_proto::pageserver::{
-    GetPageRequest, GetPageResponse, GetPagesRequest, GetPagesResponse, PageStreamRequest,
-    PageStreamResponse,
+    GetPageRequest, GetPagesRequest, GetPagesResponse, PageStreamRequest, PageStreamResponse,
 };
 use xylem_types::{Lsn, PageId};
 
@@ -31,9 +30,32 @@ pub(super) async fn get_page(
     node: &Node,
     caller: &Caller,
     request: &GetPageRequest,
-) -> Result<GetPageResponse, Status> {
+) -> Result<Page, Status> {
     let started = node.config.clock.instant();
-    let outcome = read(node, caller, request).await;
+    let outcome = match from_memory(caller, request) {
+        Some(outcome) => outcome,
+        None => read(node, caller, request).await,
+    };
+    counted(node, caller, started, outcome)
+}
+
+/// Reads one page and counts the read, if memory alone has the answer.
+pub(super) fn get_page_now(
+    node: &Node,
+    caller: &Caller,
+    request: &GetPageRequest,
+) -> Option<Result<Page, Status>> {
+    let started = node.config.clock.instant();
+    let outcome = from_memory(caller, request)?;
+    Some(counted(node, caller, started, outcome))
+}
+
+fn counted(
+    node: &Node,
+    caller: &Caller,
+    started: std::time::Instant,
+    outcome: Result<(Page, ReadResult), Status>,
+) -> Result<Page, Status> {
     let (result, bytes) = match &outcome {
         Ok((page, result)) => (*result, page.bytes.len()),
         Err(status) => (failure(status), 0),
@@ -43,7 +65,7 @@ pub(super) async fn get_page(
         .metrics
         .read(result, bytes, node.config.clock.since(started));
     match outcome {
-        Ok((page, _)) => Ok(convert::page(page)),
+        Ok((page, _)) => Ok(page),
         // The branch's files were removed during the read.
         Err(_) if caller.branch.is_removed() => Err(status::removed(&label.name)),
         Err(status) => Err(status),
@@ -63,7 +85,7 @@ pub(super) async fn get_pages(
         )));
     }
     let pages = futures::stream::iter(request.pages)
-        .map(|request| async move { get_page(node, caller, &request).await })
+        .map(|request| async move { get_page(node, caller, &request).await.map(convert::page) })
         .buffered(PAGES_AT_ONCE)
         .try_collect()
         .await?;
@@ -99,7 +121,7 @@ async fn answer(node: &Node, caller: &Caller, request: PageStreamRequest) -> Pag
             id: request.id,
             status: 0,
             message: String::new(),
-            got: Some(got),
+            got: Some(convert::page(got)),
         },
         Err(status) => PageStreamResponse {
             id: request.id,
@@ -119,75 +141,92 @@ fn failure(status: &Status) -> ReadResult {
     }
 }
 
+/// The page, if it needs neither a file nor a wait.
+fn from_memory(
+    caller: &Caller,
+    request: &GetPageRequest,
+) -> Option<Result<(Page, ReadResult), Status>> {
+    if let Err(status) = caller.check_epoch() {
+        return Some(Err(status));
+    }
+    if request.lsn != 0 || must_wait(caller, request) {
+        return None;
+    }
+    let id = convert::page_id(request);
+    let pages = &caller.branch.pages;
+    let page = pages.get_page(id, ReadAt::Newest, Reach::Memory).ok()?;
+    // A compute that was fenced meanwhile must not see the pages of its successor.
+    Some(caller.check_epoch().map(|()| (page, ReadResult::cached)))
+}
+
 async fn read(
     node: &Node,
     caller: &Caller,
     request: &GetPageRequest,
 ) -> Result<(Page, ReadResult), Status> {
-    caller.check_epoch()?;
+    if must_wait(caller, request) {
+        wait_applied(node, caller, request).await?;
+    }
     let id = convert::page_id(request);
-    let waited = wait_applied(node, caller, request).await?;
-    let (page, result) = if request.lsn == 0 {
-        match caller
-            .branch
-            .pages
-            .get_page(id, ReadAt::Newest, Reach::Memory)
-        {
-            Ok(page) => (
-                page,
-                if waited {
-                    ReadResult::read
-                } else {
-                    ReadResult::cached
-                },
-            ),
-            Err(_) => (
-                read_blocking(node, caller, id, ReadAt::Newest).await?,
-                ReadResult::read,
-            ),
-        }
-    } else {
-        (
-            read_blocking(node, caller, id, ReadAt::Lsn(Lsn(request.lsn))).await?,
-            ReadResult::read,
-        )
+    let at = match request.lsn {
+        0 => ReadAt::Newest,
+        lsn => ReadAt::Lsn(Lsn(lsn)),
+    };
+    let in_memory = match at {
+        ReadAt::Newest => caller.branch.pages.get_page(id, at, Reach::Memory).ok(),
+        ReadAt::Lsn(_) => None,
+    };
+    let page = match in_memory {
+        Some(page) => page,
+        None => read_blocking(node, caller, id, at).await?,
     };
     // A compute that was fenced while it waited must not see the pages of its successor.
     caller.check_epoch()?;
-    Ok((page, result))
+    Ok((page, ReadResult::read))
 }
 
-/// Waits until the branch has applied what the request needs. True when it had to wait.
+/// The LSN that the request needs.
+fn wanted(request: &GetPageRequest) -> Lsn {
+    Lsn(match request.lsn {
+        0 => request.min_lsn,
+        lsn => lsn,
+    })
+}
+
+/// Whether the restart of the server could hide from the request what was acknowledged
+/// before it. A caller that gives an LSN knows what it must see.
+fn is_behind(caller: &Caller, request: &GetPageRequest) -> bool {
+    request.lsn == 0 && request.min_lsn == 0 && !caller.branch.is_caught_up()
+}
+
+/// Whether the branch has not applied yet what the request needs.
+fn must_wait(caller: &Caller, request: &GetPageRequest) -> bool {
+    let pages = &caller.branch.pages;
+    // The LSN may be after the last mini-transaction, as reported ends of a branch are.
+    pages.newest() < wanted(request) || is_behind(caller, request) || !pages.is_readable()
+}
+
+/// Waits until the branch has applied what the request needs.
 async fn wait_applied(
     node: &Node,
     caller: &Caller,
     request: &GetPageRequest,
-) -> Result<bool, Status> {
+) -> Result<(), Status> {
     let branch = &caller.branch;
-    let newest = request.lsn == 0;
-    let wanted = Lsn(if newest { request.min_lsn } else { request.lsn });
-    // A caller that gives an LSN knows what it must see. From any other caller, a restart
-    // must not hide what was acknowledged before.
-    let behind = newest && wanted == Lsn::ZERO && !branch.is_caught_up();
-    // `wanted` may be after the last mini-transaction, as reported ends of a branch are.
-    if branch.pages.newest() >= wanted && !behind && branch.pages.is_readable() {
-        return Ok(false);
-    }
     let patience = match request.timeout_ms {
         0 => node.config.page_wait_timeout,
         ms => Duration::from_millis(u64::from(ms)),
     };
     let until = Instant::now() + patience;
     let waited = async {
-        if behind {
+        if is_behind(caller, request) {
             branch.caught_up(until).await?;
         }
-        branch.pages.wait_applied(wanted, until).await
+        branch.pages.wait_applied(wanted(request), until).await
     };
     waited
         .await
-        .map_err(|error| status::of_read(&error, &branch.name()))?;
-    Ok(true)
+        .map_err(|error| status::of_read(&error, &branch.name()))
 }
 
 async fn read_blocking(

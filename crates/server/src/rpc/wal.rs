@@ -6,43 +6,27 @@
 //! only for the WAL.
 
 use super::call::Caller;
+use super::feed::{Feed, GROUP_BYTES, GROUP_FRAMES, Pending, payload};
+use super::permission::Permission;
 use super::{Answers, convert, stall, status};
 use crate::branch::live::OpenBranch;
-use crate::branch::pace::{self, Pace};
 use crate::metrics::StreamKind;
 use crate::node::Node;
-use crate::ownership::{Ownership, Right};
-use crate::project::catalog::Catalog;
 use futures::stream::Fuse;
 use futures::{FutureExt, StreamExt};
-use parking_lot::Mutex;
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 use tracing::Instrument;
 use xylem_proto::pageserver::{WalAck, WalFrame};
-use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
-use xylem_wal::{CheckedFrame, Durable, WalError};
+use xylem_types::{Epoch, FrameSeq, Lsn};
+use xylem_wal::{CheckedFrame, Durable, WalError, Writer};
 
-/// The largest number of frames in a group. A group contains only frames that have
-/// already arrived.
-const GROUP_FRAMES: usize = 256;
-/// The largest payload of a group, in bytes.
-const GROUP_BYTES: usize = 1 << 20;
 /// The delay of an acknowledgement that reports only a new applied LSN.
 const APPLIED_DELAY: Duration = Duration::from_millis(10);
-/// The merge debt at which writers are slowed, in flushed layers.
-const MERGE_LAYERS_SOFT: u64 = 4;
-/// Limit of groups whose time to durability is measured at once.
-const MEASURED_MAX: usize = 1024;
-
-/// When groups were handed to the WAL, by the number of their last frame.
-type Pending = Arc<Mutex<VecDeque<(FrameSeq, Instant)>>>;
 
 /// Starts the call StreamWAL.
 pub(super) fn stream_wal(
@@ -58,26 +42,16 @@ pub(super) fn stream_wal(
         .wal
         .accepted(epoch)
         .map_err(|error| status::of_wal(&error, &branch.name()))?;
-    let pending = Pending::default();
-    let feeding = Feeding {
-        branch: Arc::clone(&branch),
-        epoch,
-        lag_soft: node.config.ingest_lag_soft.0,
-        merge_soft: MERGE_LAYERS_SOFT * node.config.open_layer_size.0,
-        pending: Arc::clone(&pending),
-        begun: Instant::now(),
-    };
+    let pending = Arc::<Pending>::default();
     let opened = node.opened().ok_or_else(status::stopping)?;
+    let permission = Permission::take(opened, Arc::clone(&branch), epoch);
+    let feed = Feed::new(node, Arc::clone(&branch), epoch, Arc::clone(&pending));
     let acks = Acks {
-        ownership: Arc::clone(&opened.ownership),
-        lost: opened.catalog.lost().clone(),
-        catalog: Arc::clone(&opened.catalog),
-        held: branch.watch_held(),
-        replaced: branch.take_writer(epoch),
+        permission,
         durable: branch.wal.durable(),
         applied: branch.pages.watch_applied(),
         feeder: Some(Feeder(tokio::spawn(
-            feeding.run(frames).instrument(branch.span()),
+            run(feed, frames).instrument(branch.span()),
         ))),
         first: true,
         sent: Instant::now(),
@@ -109,97 +83,25 @@ impl Drop for Feeder {
     }
 }
 
-struct Feeding {
-    branch: Arc<OpenBranch>,
-    epoch: Epoch,
-    lag_soft: u64,
-    merge_soft: u64,
-    pending: Pending,
-    begun: Instant,
-}
-
-impl Feeding {
-    /// Returns the number of the last frame, once the caller has closed its side.
-    async fn run(self, frames: Streaming<WalFrame>) -> Result<FrameSeq, Status> {
-        let mut frames = frames.fuse();
-        let mut last = FrameSeq(0);
-        let mut pace = Pace::default();
-        while let Some(first) = frames.next().await {
-            let (group, end) =
-                gather(first?, &mut frames).inspect_err(|status| self.note_refused(status))?;
-            if let Some(last_of_group) = group.last() {
-                last = last_of_group.frame().seq;
-            }
-            let bytes = group
-                .iter()
-                .map(|frame| payload(frame.frame()) as u64)
-                .sum();
-            self.append(group).await?;
-            if let Some(status) = end {
-                self.note_refused(&status);
-                return Err(status);
-            }
-            self.throttle(&mut pace, bytes).await;
+/// Feeds all frames. Returns the number of the last one, once the caller has closed its
+/// side.
+async fn run(mut feed: Feed, frames: Streaming<WalFrame>) -> Result<FrameSeq, Status> {
+    let mut frames = frames.fuse();
+    let mut last = FrameSeq(0);
+    while let Some(first) = frames.next().await {
+        let (group, end) =
+            gather(first?, &mut frames).inspect_err(|status| feed.note_refused(status))?;
+        if let Some(last_of_group) = group.last() {
+            last = last_of_group.frame().seq;
         }
-        Ok(last)
-    }
-
-    async fn append(&self, group: Vec<CheckedFrame>) -> Result<(), Status> {
-        let label = self.branch.label();
-        let metrics = &label.metrics;
-        metrics.wal_appends.inc();
-        metrics.wal_frames.inc_by(group.len() as u64);
-        metrics.wal_received.inc_by(
-            group
-                .iter()
-                .map(|frame| payload(frame.frame()) as u64)
-                .sum(),
-        );
-        if let Some(last) = group.last() {
-            let mut pending = self.pending.lock();
-            if pending.len() < MEASURED_MAX {
-                pending.push_back((last.frame().seq, Instant::now()));
-            }
+        let bytes = feed.append(group, Writer::Wake).await?;
+        if let Some(status) = end {
+            feed.note_refused(&status);
+            return Err(status);
         }
-        self.branch
-            .framing
-            .append(self.epoch, group)
-            .await
-            .map_err(|error| status::of_append(&error, &self.branch.name()))
-            .inspect_err(|status| self.note_refused(status))
+        feed.throttle(bytes).await;
     }
-
-    /// Counts and logs a frame that is damaged or whose redo is invalid.
-    fn note_refused(&self, status: &Status) {
-        if status.code() == Code::DataLoss {
-            self.branch.label().metrics.wal_refused.inc();
-            let (branch, epoch) = (self.branch.name(), self.epoch);
-            tracing::error!(branch, %epoch, why = status.message(), "frame rejected");
-        }
-    }
-
-    /// Delays the writer in proportion to debt.
-    async fn throttle(&self, pace: &mut Pace, bytes: u64) {
-        let look = || {
-            let applied = self.branch.pages.applied();
-            let lag = self.branch.durable().lsn().bytes_since(applied);
-            let merges = self.branch.pages.merge_debt();
-            let pressure = pace::pressure(lag, self.lag_soft, merges, self.merge_soft);
-            (applied.0, pressure)
-        };
-        let (applied, pressure) = look();
-        let mut wait = pace.after(self.begun.elapsed(), bytes, applied, pressure);
-        while let Some(time) = wait {
-            self.branch
-                .label()
-                .metrics
-                .wal_throttled_seconds
-                .inc_by(time.as_secs_f64());
-            tokio::time::sleep(time).await;
-            let (applied, pressure) = look();
-            wait = pace.rest(self.begun.elapsed(), applied, pressure);
-        }
-    }
+    Ok(last)
 }
 
 /// Groups `first` with the frames that have already arrived. Also returns the error with
@@ -228,26 +130,12 @@ fn gather(
     Ok((group, None))
 }
 
-fn payload(frame: &Frame) -> usize {
-    match &frame.body {
-        FrameBody::Redo(bytes) => bytes.len(),
-        FrameBody::File(xylem_types::FileOp::Write { data, .. }) => data.len(),
-        FrameBody::File(_) => 0,
-    }
-}
-
 struct Acks {
     branch: Arc<OpenBranch>,
-    catalog: Arc<Catalog>,
-    ownership: Arc<Ownership>,
-    /// Cancelled when another server owns the project.
-    lost: CancellationToken,
-    /// Above zero: commits must wait; see [`OpenBranch::hold`].
-    held: watch::Receiver<u32>,
+    permission: Permission,
     epoch: Epoch,
     durable: watch::Receiver<Durable>,
     applied: watch::Receiver<Lsn>,
-    replaced: CancellationToken,
     /// `None` once the caller has closed its side.
     feeder: Option<Feeder>,
     /// The last frame, once the caller has closed its side.
@@ -257,7 +145,7 @@ struct Acks {
     /// When to report a new applied LSN.
     applied_due: Option<Instant>,
     applied_ended: bool,
-    pending: Pending,
+    pending: Arc<Pending>,
 }
 
 impl Acks {
@@ -269,49 +157,12 @@ impl Acks {
             // A stream that ends without an error acknowledges all of its frames, so its
             // end also needs permission. The durable LSN is read after permission is
             // given.
-            ready => match (self.allowed().await, ready) {
+            ready => match (self.permission.wait().await, ready) {
                 (Err(status), _) => Some(Err(status)),
                 (Ok(()), Some(_)) => Some(self.ack()),
                 (Ok(()), None) => None,
             },
         }
-    }
-
-    /// Waits until a commit may be acknowledged.
-    async fn allowed(&mut self) -> Result<(), Status> {
-        let mut renewals = self.ownership.changes();
-        loop {
-            renewals.borrow_and_update();
-            let held = *self.held.borrow_and_update() > 0;
-            match self.ownership.right() {
-                Right::Lost => return Err(self.lost()),
-                Right::Yes if !held => return Ok(()),
-                Right::Yes | Right::Doubtful => {}
-            }
-            tokio::select! {
-                biased;
-                () = self.lost.cancelled() => return Err(self.lost()),
-                () = self.replaced.cancelled() => return Err(self.replaced()),
-                // The senders live as long as the branch and the catalogue.
-                _ = self.held.changed() => {}
-                _ = renewals.changed() => {}
-            }
-        }
-    }
-
-    fn lost(&self) -> Status {
-        match self.catalog.why_lost() {
-            Some(why) => status::lost(&why),
-            None => status::stopping(),
-        }
-    }
-
-    fn replaced(&self) -> Status {
-        Status::aborted(format!(
-            "a newer stream of epoch {} on branch {} has replaced this one",
-            self.epoch,
-            self.branch.name()
-        ))
     }
 
     /// Waits until there is something to acknowledge; `None` when everything is
@@ -337,10 +188,7 @@ impl Acks {
             let due = self.applied_due;
             tokio::select! {
                 biased;
-                () = self.lost.cancelled() => return Some(Err(self.lost())),
-                () = self.replaced.cancelled() => {
-                    return Some(Err(self.replaced()));
-                }
+                ended = self.permission.ended() => return Some(Err(ended)),
                 moved = self.durable.changed() => {
                     return Some(match moved {
                         Ok(()) => Ok(()),
@@ -376,15 +224,7 @@ impl Acks {
         }
         self.applied_due = None;
         self.sent = Instant::now();
-        let label = self.branch.label();
-        let mut pending = self.pending.lock();
-        while let Some(&(_, since)) = pending.front().filter(|(seq, _)| *seq <= durable.seq()) {
-            label
-                .metrics
-                .wal_durable_seconds
-                .observe((self.sent - since).as_secs_f64());
-            pending.pop_front();
-        }
+        self.pending.end(durable.seq(), &self.branch, self.sent);
         Ok(WalAck {
             durable_seq: durable.seq().0,
             durable_lsn: durable.lsn().0,

@@ -6,7 +6,9 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use xylem_types::{BranchId, Epoch, FrameSeq, Lsn};
 use xylem_wal::backup::{Backup, BackupStatus};
-use xylem_wal::{BoxFuture, CheckedFrame, Durable, LocalWal, Position, Wal, WalError, WalReader};
+use xylem_wal::{
+    BoxFuture, CheckedFrame, Durable, LocalWal, Position, Wal, WalError, WalReader, Writer,
+};
 
 /// A local WAL and its backup.
 pub struct BackedWal {
@@ -93,8 +95,13 @@ impl Wal for BackedWal {
         &self,
         epoch: Epoch,
         frames: Vec<CheckedFrame>,
+        writer: Writer,
     ) -> BoxFuture<'_, Result<(), WalError>> {
-        self.wal.append_checked(epoch, frames)
+        self.wal.append_checked(epoch, frames, writer)
+    }
+
+    fn write_queued(&self) {
+        self.wal.write_queued();
     }
 
     fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), WalError> {

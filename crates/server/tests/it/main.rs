@@ -10,6 +10,7 @@
 
 mod branches;
 mod common;
+mod compute;
 mod computes;
 mod config;
 mod import;

@@ -7,7 +7,8 @@
 
 use super::store::Store;
 use super::tools::{Compute, frames_of, open, read, read_all, soon, under};
-use crate::{Position, Record, WalError};
+use crate::{LentRecord, Position, Record, WalError};
+use xylem_types::FrameBody;
 
 pub(super) async fn order(store: &dyn Store) {
     let wal = open(store).await;
@@ -21,6 +22,33 @@ pub(super) async fn order(store: &dyn Store) {
     let entries = read_all(&*wal);
     assert_eq!(frames_of(&entries), all);
     assert_eq!(entries.len(), all.len() + 4);
+    // A reader may lend some and give others.
+    let mut reader = wal.read_from(wal.first()).unwrap();
+    for (n, entry) in entries.iter().enumerate() {
+        if n % 3 == 0 {
+            assert_eq!(reader.next().unwrap().as_ref(), Some(entry));
+            continue;
+        }
+        let mut lent = 0;
+        let is_one = reader.lend(&mut |got| {
+            lent += 1;
+            assert_eq!(
+                (got.next, got.time_us, got.stepped),
+                (entry.next, entry.time_us, entry.stepped)
+            );
+            match (got.record, &entry.record) {
+                (LentRecord::Redo { start, bytes }, Record::Frame(frame)) => {
+                    assert_eq!(start, frame.start);
+                    assert_eq!(FrameBody::Redo(bytes.into()), frame.body);
+                }
+                (LentRecord::Redo { .. }, other) => panic!("redo in place of {other:?}"),
+                (LentRecord::Other(got), wanted) => assert_eq!(got, wanted),
+            }
+        });
+        assert!(is_one.unwrap());
+        assert_eq!(lent, 1);
+    }
+    assert!(!reader.lend(&mut |_| panic!("beyond the end")).unwrap());
 }
 
 pub(super) async fn from_every_position(store: &dyn Store) {

@@ -116,14 +116,23 @@ pub(crate) fn is_of_wal(header: &EntryHeader) -> bool {
 /// Decodes an entry's record, or says what is wrong with it. The checksum was
 /// good, so a wrong payload was written that way.
 pub(crate) fn decode(header: &EntryHeader, payload: &[u8]) -> Result<Record, String> {
+    match header.kind {
+        SEAL | BEGIN if !payload.is_empty() => Err("a payload where none belongs".to_owned()),
+        SEAL => Ok(Record::Seal),
+        BEGIN => Ok(Record::Begin { start: header.lsn }),
+        kind => Ok(Record::Frame(Frame {
+            seq: header.seq,
+            start: header.lsn,
+            body: decode_frame(kind, payload)?,
+        })),
+    }
+}
+
+/// Decodes the payload of a frame of this kind, or says what is wrong with it.
+pub(crate) fn decode_frame(kind: u8, payload: &[u8]) -> Result<FrameBody, String> {
     let mut input = Input { rest: payload };
-    let op = match header.kind {
-        SEAL | BEGIN if !payload.is_empty() => {
-            return Err("a payload where none belongs".to_owned());
-        }
-        SEAL => return Ok(Record::Seal),
-        BEGIN => return Ok(Record::Begin { start: header.lsn }),
-        REDO => return Ok(frame(header, FrameBody::Redo(Arc::from(payload)))),
+    let op = match kind {
+        REDO => return Ok(FrameBody::Redo(Arc::from(payload))),
         CREATE => FileOp::Create {
             mode: u32::from_le_bytes(input.take()?),
             path: input.text()?,
@@ -153,15 +162,7 @@ pub(crate) fn decode(header: &EntryHeader, payload: &[u8]) -> Result<Record, Str
         },
         other => return Err(format!("unknown kind {other}")),
     };
-    Ok(frame(header, FrameBody::File(op)))
-}
-
-fn frame(header: &EntryHeader, body: FrameBody) -> Record {
-    Record::Frame(Frame {
-        seq: header.seq,
-        start: header.lsn,
-        body,
-    })
+    Ok(FrameBody::File(op))
 }
 
 /// Reads a payload from its beginning.

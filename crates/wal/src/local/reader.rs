@@ -4,7 +4,7 @@ use super::segments::{Name, Segment};
 use super::shared::{Health, Shared};
 use crate::disk::DiskFile;
 use crate::entry::{ENTRY_HEADER_BYTES, EntryHeader, payload};
-use crate::{Entry, Position, WalError, WalReader};
+use crate::{Entry, Lent, LentRecord, Position, WalError, WalReader};
 use std::io;
 use std::sync::Arc;
 
@@ -17,8 +17,10 @@ pub(crate) struct Reader {
     /// The place after the last entry given.
     position: Position,
     open: Option<Open>,
-    /// The bytes of the WAL from `buffer_at` on; all of one segment.
+    /// Its first `filled` bytes are those of the WAL from `buffer_at` on; all of
+    /// one segment.
     buffer: Vec<u8>,
+    filled: usize,
     buffer_at: Position,
 }
 
@@ -42,6 +44,7 @@ impl Reader {
             position,
             open: None,
             buffer: Vec::new(),
+            filled: 0,
             buffer_at: position,
         };
         if position == durable {
@@ -65,6 +68,7 @@ impl Reader {
             position: segment.first,
             open: None,
             buffer: Vec::new(),
+            filled: 0,
             buffer_at: segment.first,
         };
         while walker.position < position {
@@ -107,29 +111,54 @@ impl Reader {
         if count > left {
             return Err(self.broken("an entry reaches beyond what is durable"));
         }
-        let have = self.buffer_at.0 + self.buffer.len() as u64;
-        if self.position < self.buffer_at || self.position.0 + count > have {
-            let want = count.max(self.shared.config.read_ahead_bytes.min(left));
-            let want = usize::try_from(want).map_err(|e| WalError::Io {
-                context: "read the WAL".to_owned(),
-                source: io::Error::other(e),
-            })?;
-            self.buffer.resize(want, 0);
-            let read = open
-                .file
-                .read_at(&mut self.buffer, open.segment.offset(self.position));
-            self.buffer_at = self.position;
-            if let Err(source) = read {
-                self.buffer.clear();
-                return Err(self.unreadable(source));
-            }
+        let salt = open.segment.salt;
+        if self.position < self.buffer_at || self.position.0 + count > self.have() {
+            self.fill(count, left)?;
         }
         let from = (self.position.0 - self.buffer_at.0) as usize;
-        let salt = open.segment.salt;
         Ok(Head {
             salt,
             bytes: &self.buffer[from..from + count as usize],
         })
+    }
+
+    /// The place at which the buffer ends.
+    fn have(&self) -> u64 {
+        self.buffer_at.0 + self.filled as u64
+    }
+
+    /// Reads on from the end of what the buffer has from `position` on, until
+    /// that is `count` bytes or more; `left` bytes can be read.
+    fn fill(&mut self, count: u64, left: u64) -> Result<(), WalError> {
+        let kept = match self.position >= self.buffer_at && self.position.0 <= self.have() {
+            true => (self.have() - self.position.0) as usize,
+            false => 0,
+        };
+        self.buffer.copy_within(self.filled - kept..self.filled, 0);
+        (self.buffer_at, self.filled) = (self.position, kept);
+        let kept = kept as u64;
+        let ahead = self
+            .shared
+            .config
+            .read_ahead_bytes
+            .min(left.saturating_sub(kept));
+        let end = kept + ahead.max(count.saturating_sub(kept));
+        let end = usize::try_from(end).map_err(|e| WalError::Io {
+            context: "read the WAL".to_owned(),
+            source: io::Error::other(e),
+        })?;
+        if self.buffer.len() < end {
+            self.buffer.resize(end, 0);
+        }
+        let Some(open) = &self.open else {
+            return Err(self.broken("its segment is not open"));
+        };
+        let at = open.segment.offset(self.position) + kept;
+        if let Err(source) = open.file.read_at(&mut self.buffer[self.filled..end], at) {
+            return Err(self.unreadable(source));
+        }
+        self.filled = end;
+        Ok(())
     }
 
     /// Opens the segment of `position`, or finds the new end of the open one.
@@ -144,7 +173,7 @@ impl Reader {
         match old {
             Some(open) if open.segment == segment => Ok(Open { known, ..open }),
             _ => {
-                self.buffer.clear();
+                self.filled = 0;
                 let name = Name::Segment(segment.number).to_string();
                 let file = self
                     .shared
@@ -209,6 +238,7 @@ impl Reader {
         if self.position >= self.shared.durable.borrow().position {
             if self.buffer.capacity() > IDLE_BYTES {
                 self.buffer = Vec::new();
+                self.filled = 0;
             }
             return Ok(false);
         }
@@ -253,7 +283,33 @@ struct Head<'a> {
     bytes: &'a [u8],
 }
 
+fn lent<'a>(header: &EntryHeader, record: LentRecord<'a>) -> Lent<'a> {
+    Lent {
+        next: Position(header.position.0 + header.total()),
+        time_us: header.time_us,
+        stepped: header.stepped,
+        record,
+    }
+}
+
 impl WalReader for Reader {
+    fn lend(&mut self, take: &mut dyn FnMut(Lent<'_>)) -> Result<bool, WalError> {
+        if !self.is_ready()? {
+            return Ok(false);
+        }
+        let (header, bytes) = self.entry()?;
+        if header.kind == payload::REDO {
+            let start = header.lsn;
+            take(lent(&header, LentRecord::Redo { start, bytes }));
+        } else {
+            let decoded = payload::decode(&header, bytes);
+            let record = decoded.map_err(|why| self.broken(&why))?;
+            take(lent(&header, LentRecord::Other(&record)));
+        }
+        self.position.0 += header.total();
+        Ok(true)
+    }
+
     fn next(&mut self) -> Result<Option<Entry>, WalError> {
         if !self.is_ready()? {
             return Ok(None);

@@ -4,6 +4,7 @@
 use super::config::LocalWalConfig;
 use super::recover::Recovered;
 use super::segments::{Name, NextSegment, Segment, Segments};
+use super::writer::Writer;
 use crate::disk::Disk;
 use crate::failure::Failure;
 use crate::queue::Queue;
@@ -70,7 +71,9 @@ pub(crate) struct State {
     pub next: Next,
     /// The writer waits for the next segment.
     pub next_wanted: bool,
-    /// Why it was not made at the last try.
+    /// A batch waits for room on the disk.
+    pub room_wanted: bool,
+    /// Why the next segment was not made at the last try.
     pub next_failure: Option<Failure>,
     /// The writer has ended and the directory is free.
     pub ended: bool,
@@ -118,6 +121,8 @@ pub(crate) struct Shared {
     pub disk: Arc<dyn Disk>,
     pub config: LocalWalConfig,
     pub state: Mutex<State>,
+    /// Its holder writes. Locked before `state`. `None` once the WAL has ended.
+    pub pen: Mutex<Option<Writer>>,
     /// Wakes the writer: an entry is queued, the next segment is ready, or it
     /// is time to end.
     pub work: Condvar,
@@ -150,6 +155,7 @@ impl Shared {
             closing: Closing::No,
             next: recovered.next.clone().map_or(Next::None, Next::Ready),
             next_wanted: false,
+            room_wanted: false,
             next_failure: None,
             ended: false,
         };
@@ -157,6 +163,7 @@ impl Shared {
             disk,
             config,
             state: Mutex::new(state),
+            pen: Mutex::new(None),
             work: Condvar::new(),
             retry: Condvar::new(),
             changed: Notify::new(),

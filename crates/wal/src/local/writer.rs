@@ -1,6 +1,10 @@
-//! The thread that writes: it takes all queued entries, writes them with one
-//! call, syncs once, and publishes how far the WAL is durable. No other code
-//! makes entries durable.
+//! The writer: it takes all queued entries, writes them with one call, syncs once,
+//! and publishes how far the WAL is durable. No other code makes entries durable.
+//!
+//! Whoever holds the pen ([`Shared::pen`]) writes: the WAL's own thread, or a caller of
+//! [`write_queued`], which saves two switches of threads for each commit. Only the
+//! WAL's thread waits: for the next segment, or for room on a full disk. No entry stays
+//! behind: each holder looks at the queue again after it has put the pen down.
 
 use super::format::SEGMENT_HEADER_BYTES;
 use super::prepare;
@@ -31,11 +35,21 @@ enum Work {
     /// The next entry takes this many bytes, more than the segment has left, or
     /// there is none yet.
     NextSegment(u64),
+    /// Nothing is queued.
+    Nothing,
     End,
 }
 
-struct Writer<'a> {
-    shared: &'a Arc<Shared>,
+/// The outcome of writing a batch.
+enum Written {
+    Durable,
+    /// The disk is full. The batch is kept for the next attempt.
+    Full(Failure),
+}
+
+/// The state of writing.
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
     sender: watch::Sender<Durable>,
     /// None before the first entry.
     active: Option<Active>,
@@ -47,34 +61,51 @@ struct Writer<'a> {
     preparer: Option<JoinHandle<()>>,
     /// Headers and small payloads of a batch; kept for its memory.
     arena: Vec<u8>,
+    /// A batch for which the disk had no room, laid out.
+    kept: Option<Batch>,
 }
 
-/// Writes until the WAL ends or fails. Drops `lock` last: from then on another
-/// owner may take the directory.
-pub(crate) fn run(
-    shared: &Arc<Shared>,
-    sender: watch::Sender<Durable>,
-    active: Option<Active>,
-    time_us: u64,
-    lock: Box<dyn Send>,
-) {
-    let end = sender.borrow().position;
-    let mut writer = Writer {
-        shared,
-        sender,
-        active,
-        end,
-        time_us,
-        stamps: Stamps::new(shared.config.clock.clone()),
-        preparer: None,
-        arena: Vec::new(),
-    };
-    let failure = writer.work().err();
-    if let Some(failure) = failure {
+/// Entries on their way to the disk.
+struct Batch {
+    entries: Vec<Queued>,
+    pieces: Vec<Piece>,
+    end: Position,
+}
+
+impl Writer {
+    /// A writer behind what was recovered.
+    pub fn new(
+        shared: &Arc<Shared>,
+        sender: watch::Sender<Durable>,
+        active: Option<Active>,
+        time_us: u64,
+    ) -> Writer {
+        let end = sender.borrow().position;
+        Writer {
+            shared: Arc::clone(shared),
+            sender,
+            active,
+            end,
+            time_us,
+            stamps: Stamps::new(shared.config.clock.clone()),
+            preparer: None,
+            arena: Vec::new(),
+            kept: None,
+        }
+    }
+}
+
+/// The WAL's thread: writes until the WAL ends or fails. Drops `lock` last: from then
+/// on another owner may take the directory.
+pub(crate) fn run(shared: &Arc<Shared>, lock: Box<dyn Send>) {
+    if let Err(failure) = work(shared) {
         shared.fail(failure);
     }
     shared.stop(Closing::Abandon);
-    if let Some(preparer) = writer.preparer.take()
+    // Waits for a write under way.
+    let mut writer = shared.pen.lock().take();
+    let preparer = writer.as_mut().and_then(|writer| writer.preparer.take());
+    if let Some(preparer) = preparer
         && preparer.join().is_err()
     {
         tracing::error!(dir = %shared.disk.path().display(), "the WAL's preparer panicked");
@@ -97,111 +128,216 @@ pub(crate) fn run(
     shared.changed.notify_waiters();
 }
 
-impl Writer<'_> {
-    fn work(&mut self) -> Result<(), Failure> {
-        loop {
-            match self.take()? {
-                Work::Write(batch) => {
-                    if !self.write(&batch)? {
-                        return Ok(());
-                    }
-                    self.publish(&batch);
-                    self.prepare_ahead();
-                }
-                Work::NextSegment(bytes) => {
-                    if !self.switch(bytes)? {
-                        return Ok(());
-                    }
-                }
-                Work::End => return Ok(()),
+fn work(shared: &Arc<Shared>) -> Result<(), Failure> {
+    loop {
+        if !wait_for_work(shared)? {
+            return Ok(());
+        }
+        let mut pen = shared.pen.lock();
+        let Some(writer) = pen.as_mut() else {
+            return Ok(());
+        };
+        match writer.step() {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(failure) => {
+                // While this thread holds the pen: the next holder would write over the
+                // entries that are lost, and leave a gap.
+                shared.fail(failure.clone());
+                return Err(failure);
             }
         }
     }
+}
 
-    /// Waits for work.
+/// Waits until something is queued. False when the WAL is to end.
+fn wait_for_work(shared: &Shared) -> Result<bool, Failure> {
+    let mut state = shared.state.lock();
+    loop {
+        if let Health::Failed(failure) = &state.health {
+            return Err(failure.clone());
+        }
+        if state.closing == Closing::Abandon {
+            return Ok(false);
+        }
+        if !state.queue.entries.is_empty() || state.room_wanted {
+            return Ok(true);
+        }
+        if state.closing == Closing::Drain {
+            // What is not durable and not queued is a caller's: it may find the disk
+            // full, and leave its batch to this thread. The pen is free when it is done.
+            return Ok(state.queue.bytes > 0);
+        }
+        shared.work.wait(&mut state);
+    }
+}
+
+/// Writes what is queued, unless another thread does, or the WAL's own thread must.
+pub(crate) fn write_queued(shared: &Arc<Shared>) {
+    loop {
+        let Some(mut pen) = shared.pen.try_lock() else {
+            // Its holder looks at the queue again.
+            return;
+        };
+        let Some(writer) = pen.as_mut() else {
+            return;
+        };
+        match writer.write_now() {
+            Ok(true) => {}
+            // The WAL's thread goes on.
+            Ok(false) => {
+                drop(pen);
+                shared.work.notify_all();
+                return;
+            }
+            // As in `work`, before the pen is put down.
+            Err(failure) => return shared.fail(failure),
+        }
+        drop(pen);
+        if shared.state.lock().queue.entries.is_empty() {
+            return;
+        }
+    }
+}
+
+impl Writer {
+    /// Does the next step of the WAL's own thread, and waits where it must. False when
+    /// the WAL is to end.
+    fn step(&mut self) -> Result<bool, Failure> {
+        match self.take()? {
+            Work::Write(entries) => {
+                let batch = self.lay_out(entries)?;
+                self.write_at_last(batch)
+            }
+            Work::NextSegment(bytes) => self.switch(bytes),
+            Work::Nothing => Ok(true),
+            Work::End => Ok(false),
+        }
+    }
+
+    /// Writes what is queued. False when the WAL's own thread must go on.
+    fn write_now(&mut self) -> Result<bool, Failure> {
+        if self.kept.is_some() {
+            return Ok(false);
+        }
+        match self.take()? {
+            Work::Write(entries) => {
+                let batch = self.lay_out(entries)?;
+                match self.write(&batch)? {
+                    Written::Durable => self.publish(&batch.entries),
+                    Written::Full(_) => {
+                        self.kept = Some(batch);
+                        self.shared.state.lock().room_wanted = true;
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            Work::Nothing | Work::End => Ok(true),
+            Work::NextSegment(_) => Ok(false),
+        }
+    }
+
+    /// The next step. Does not wait.
     fn take(&mut self) -> Result<Work, Failure> {
         let limit = self.shared.config.batch_bytes;
         let left = self.active.as_ref().map_or(0, |active| {
             active.segment.bytes - active.segment.offset(self.end)
         });
         let mut state = self.shared.state.lock();
+        if let Health::Failed(failure) = &state.health {
+            return Err(failure.clone());
+        }
+        if state.closing == Closing::Abandon {
+            return Ok(Work::End);
+        }
+        if self.kept.is_some() {
+            return Ok(Work::Write(Vec::new()));
+        }
+        let Some(first) = state.queue.entries.front() else {
+            return Ok(Work::Nothing);
+        };
+        if first.bytes() > left {
+            return Ok(Work::NextSegment(first.bytes()));
+        }
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while let Some(next) = state.queue.entries.front() {
+            bytes += next.bytes();
+            if bytes > left || (bytes > limit && !batch.is_empty()) {
+                break;
+            }
+            batch.extend(state.queue.entries.pop_front());
+        }
+        Ok(Work::Write(batch))
+    }
+
+    /// Writes a batch, and waits for room while the disk is full. False when the WAL is
+    /// to end first.
+    fn write_at_last(&mut self, batch: Batch) -> Result<bool, Failure> {
         loop {
-            if let Health::Failed(failure) = &state.health {
-                return Err(failure.clone());
-            }
-            if state.closing == Closing::Abandon {
-                return Ok(Work::End);
-            }
-            let Some(first) = state.queue.entries.front() else {
-                if state.closing == Closing::Drain {
-                    return Ok(Work::End);
+            match self.write(&batch)? {
+                Written::Durable => {
+                    self.shared.state.lock().room_wanted = false;
+                    self.publish(&batch.entries);
+                    return Ok(true);
                 }
-                self.shared.work.wait(&mut state);
-                continue;
-            };
-            if first.bytes() > left {
-                return Ok(Work::NextSegment(first.bytes()));
-            }
-            let mut batch = Vec::new();
-            let mut bytes = 0;
-            while let Some(next) = state.queue.entries.front() {
-                bytes += next.bytes();
-                if bytes > left || (bytes > limit && !batch.is_empty()) {
-                    break;
+                Written::Full(failure) => {
+                    if !self.wait_for_room(failure) {
+                        return Ok(false);
+                    }
                 }
-                batch.extend(state.queue.entries.pop_front());
             }
-            return Ok(Work::Write(batch));
         }
     }
 
-    /// Makes a batch durable. False when the WAL is to end first.
-    fn write(&mut self, batch: &[Queued]) -> Result<bool, Failure> {
+    /// Makes a batch durable.
+    fn write(&mut self, batch: &Batch) -> Result<Written, Failure> {
         let Some(Active { segment, file }) = self.active.clone() else {
             let bug = io::Error::other("there is no segment to write to");
             return Err(self.failure("write to", bug));
         };
         let offset = segment.offset(self.end);
-        let (pieces, end) = self.lay_out(batch, segment.salt);
-        loop {
-            let mut slices: Vec<IoSlice<'_>> = pieces
-                .iter()
-                .map(|piece| match piece {
-                    Piece::Arena(range) => IoSlice::new(&self.arena[range.clone()]),
-                    Piece::Shared(bytes) => IoSlice::new(bytes),
-                })
-                .collect();
-            let written = file.write_at(&mut slices, offset);
-            match written {
-                Ok(()) => break,
-                // The file has its blocks, but a file system that copies on
-                // write needs new ones. The same bytes are written again, so no
-                // entry passes for durable too early.
-                Err(e) if is_full(&e) => {
-                    if !self.wait_for_room(self.failure("write to", e)) {
-                        return Ok(false);
-                    }
-                }
-                Err(e) => return Err(self.failure("write to", e)),
-            }
+        let mut slices: Vec<IoSlice<'_>> = batch
+            .pieces
+            .iter()
+            .map(|piece| match piece {
+                Piece::Arena(range) => IoSlice::new(&self.arena[range.clone()]),
+                Piece::Shared(bytes) => IoSlice::new(bytes),
+            })
+            .collect();
+        match file.write_at(&mut slices, offset) {
+            Ok(()) => {}
+            // The file has its blocks, but a file system that copies on write needs
+            // new ones. The same bytes are written again, so no entry passes for
+            // durable too early.
+            Err(e) if is_full(&e) => return Ok(Written::Full(self.failure("write to", e))),
+            Err(e) => return Err(self.failure("write to", e)),
         }
         // A failed sync is never tried again: the system may have dropped bytes
         // that it could not write, and would report success.
         file.sync().map_err(|e| self.failure("sync", e))?;
-        self.end = end;
+        self.end = batch.end;
         self.arena.clear();
         self.arena.shrink_to(ARENA_KEPT);
-        Ok(true)
+        Ok(Written::Durable)
     }
 
-    /// Encodes a batch, and says where it ends.
-    fn lay_out(&mut self, batch: &[Queued], salt: u64) -> (Vec<Piece>, Position) {
+    /// Encodes entries, or takes the batch that is encoded already.
+    fn lay_out(&mut self, entries: Vec<Queued>) -> Result<Batch, Failure> {
+        if let Some(kept) = self.kept.take() {
+            return Ok(kept);
+        }
+        let Some(salt) = self.active.as_ref().map(|active| active.segment.salt) else {
+            let bug = io::Error::other("there is no segment to write to");
+            return Err(self.failure("write to", bug));
+        };
         self.arena.clear();
         let stamp = self.stamps.next(&mut self.time_us);
         let mut pieces = Vec::new();
         let mut from = 0;
         let mut position = self.end;
-        for entry in batch {
+        for entry in &entries {
             let header = EntryHeader {
                 payload_crc: entry.payload_crc,
                 // Both are bounded by the configuration's check.
@@ -229,11 +365,15 @@ impl Writer<'_> {
             position.0 += entry.bytes();
         }
         pieces.push(Piece::Arena(from..self.arena.len()));
-        (pieces, position)
+        Ok(Batch {
+            entries,
+            pieces,
+            end: position,
+        })
     }
 
-    /// Publishes that `batch` is durable.
-    fn publish(&self, batch: &[Queued]) {
+    /// Publishes that `batch` is durable, and has the next segment made in time.
+    fn publish(&mut self, batch: &[Queued]) {
         let Some(last) = batch.last() else { return };
         let durable = Durable {
             epoch: last.epoch,
@@ -257,6 +397,7 @@ impl Writer<'_> {
         // watch.
         self.shared.state.lock().durable = durable;
         self.shared.changed.notify_waiters();
+        self.prepare_ahead();
     }
 
     /// Has the next segment made when this one is half full.
@@ -277,7 +418,7 @@ impl Writer<'_> {
             state.next = Next::Coming;
         }
         let bytes = self.shared.config.segment_bytes_of(number);
-        let shared = Arc::clone(self.shared);
+        let shared = Arc::clone(&self.shared);
         let spawned = std::thread::Builder::new()
             .name("xylem-wal-next".to_owned())
             .stack_size(256 << 10)
@@ -354,7 +495,7 @@ impl Writer<'_> {
                     state.next = Next::Coming;
                     drop(state);
                     let bytes = self.shared.config.segment_bytes_of(number).max(bytes_min);
-                    prepare::run(self.shared, number, bytes);
+                    prepare::run(&self.shared, number, bytes);
                     state = self.shared.state.lock();
                 }
             }

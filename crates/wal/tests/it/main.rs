@@ -16,4 +16,5 @@ mod object_conformance;
 mod object_faults;
 mod object_golden;
 mod object_line;
+mod pen;
 mod recovery;

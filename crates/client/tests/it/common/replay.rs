@@ -1,39 +1,38 @@
 //! Replays side-file operations, and compares trees.
 
+use super::Frame;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
+use xylem_client::redo::FileOp;
 use xylem_client::sidefiles::names::is_side_file;
-use xylem_proto::pageserver::{FileOp, WalFrame, file_op::Kind, wal_frame::Body};
 
-fn apply(root: &Path, op: &FileOp) {
-    let path = root.join(&op.path);
-    match op.kind() {
-        Kind::Create => {
-            fs::write(&path, b"").unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(op.mode)).unwrap();
+fn apply(root: &Path, op: FileOp) {
+    let mode = fs::Permissions::from_mode;
+    match op {
+        FileOp::Create { path, mode: bits } => {
+            fs::write(root.join(&path), b"").unwrap();
+            fs::set_permissions(root.join(path), mode(bits)).unwrap();
         }
-        Kind::Write => {
-            let file = fs::OpenOptions::new().write(true).open(&path);
-            let file = file.unwrap_or_else(|e| panic!("{}: {e}", op.path));
-            file.write_all_at(&op.data, op.offset).unwrap();
+        FileOp::Write { path, offset, data } => {
+            let file = fs::OpenOptions::new().write(true).open(root.join(&path));
+            let file = file.unwrap_or_else(|e| panic!("{path}: {e}"));
+            file.write_all_at(&data, offset).unwrap();
         }
-        Kind::Truncate => {
-            fs::OpenOptions::new()
-                .write(true)
-                .open(&path)
-                .unwrap()
-                .set_len(op.offset)
-                .unwrap();
+        FileOp::Truncate { path, size } => {
+            let file = fs::OpenOptions::new().write(true).open(root.join(path));
+            file.unwrap().set_len(size).unwrap();
         }
-        Kind::Rename => fs::rename(&path, root.join(&op.new_path)).unwrap(),
-        Kind::Unlink => fs::remove_file(&path).unwrap_or_else(|e| panic!("{}: {e}", op.path)),
-        Kind::Mkdir => {
-            fs::create_dir(&path).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(op.mode)).unwrap();
+        FileOp::Rename { from, to } => fs::rename(root.join(from), root.join(to)).unwrap(),
+        FileOp::Unlink { path } => {
+            fs::remove_file(root.join(&path)).unwrap_or_else(|e| panic!("{path}: {e}"));
         }
-        Kind::Rmdir => fs::remove_dir(&path).unwrap(),
+        FileOp::Mkdir { path, mode: bits } => {
+            fs::create_dir(root.join(&path)).unwrap();
+            fs::set_permissions(root.join(path), mode(bits)).unwrap();
+        }
+        FileOp::Rmdir { path } => fs::remove_dir(root.join(path)).unwrap(),
     }
 }
 
@@ -59,9 +58,9 @@ fn tree(root: &Path) -> BTreeMap<String, (u32, Vec<u8>)> {
 }
 
 /// Applies the frames to the tree at `root`.
-pub fn replay_onto(root: &Path, frames: &[WalFrame]) {
+pub fn replay_onto(root: &Path, frames: &[Frame]) {
     for frame in frames {
-        if let Some(Body::File(op)) = &frame.body {
+        if let Some(op) = frame.op() {
             apply(root, op);
         }
     }

@@ -50,3 +50,26 @@ fn every_flipped_bit_is_found() {
         );
     }
 }
+
+#[test]
+fn contexts_are_used_again_unless_they_failed() {
+    let contexts = Contexts(Mutex::new(Vec::new()));
+    let made = std::cell::Cell::new(0);
+    let make = || {
+        made.set(made.get() + 1);
+        Ok(made.get())
+    };
+    assert_eq!(contexts.with(make, |n| Ok(*n)).unwrap(), 1);
+    assert_eq!(contexts.with(make, |n| Ok(*n)).unwrap(), 1);
+    // Two at once are two.
+    let both = contexts.with(make, |one| {
+        let one = *one;
+        contexts.with(make, |two| Ok((one, *two)))
+    });
+    assert_eq!(both.unwrap(), (1, 2));
+    for _ in 0..2 {
+        let failed = contexts.with(make, |_| Err::<(), _>(io::ErrorKind::Other.into()));
+        assert!(failed.is_err());
+    }
+    assert_eq!(contexts.with(make, |n| Ok(*n)).unwrap(), 3);
+}

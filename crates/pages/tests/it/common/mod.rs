@@ -18,7 +18,7 @@ use xylem_pages::place::{Hook, LocalPlace, Place};
 use xylem_pages::{Branch, Store, StoreConfig};
 use xylem_types::{BranchId, Epoch, FileOp, Frame, FrameBody, FrameSeq, Lsn};
 use xylem_wal::{
-    BoxFuture, CheckedFrame, Durable, Entry, Position, Record, Wal, WalError, WalReader,
+    BoxFuture, CheckedFrame, Durable, Entry, Position, Record, Wal, WalError, WalReader, Writer,
 };
 
 pub const BRANCH: BranchId = BranchId(0x0123_4567_89ab_cdef_0011_2233_4455_6677);
@@ -128,6 +128,7 @@ impl Wal for MemWal {
         &self,
         _: Epoch,
         _: Vec<CheckedFrame>,
+        _: Writer,
     ) -> BoxFuture<'_, Result<(), WalError>> {
         Box::pin(async { Err(WalError::Closed) })
     }

@@ -1,6 +1,7 @@
 //! A server in this process, and the compute's side of the protocol.
 
 pub mod branch;
+pub mod compute;
 pub mod place;
 pub mod redo;
 

@@ -1,0 +1,254 @@
+//! A connection from its first byte to its role.
+
+use super::super::call::{self, Caller};
+use super::super::status;
+use super::{pages, redo};
+use crate::node::Node;
+use socket2::{Domain, Socket, TcpKeepalive};
+use std::io::{self, ErrorKind, Read};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use tonic::Status;
+use xylem_types::Epoch;
+use xylem_wire::{
+    Ack, Fault, HELLO_BYTES_MAX, Hello, Invalid, Kind, PREFACE_BYTES, Received, Role, Standing,
+    check_preface, fault,
+};
+
+/// How long a peer may take to introduce itself.
+const HELLO_PATIENCE: Duration = Duration::from_secs(10);
+/// A machine that vanishes without a word is noticed after about three times this time:
+/// by probes when nothing is sent, and by the lack of TCP acknowledgements otherwise.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// The stack of a connection's thread. Page reads from memory need little.
+const STACK_BYTES: usize = 512 << 10;
+/// Bytes that the system may hold in each direction.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// A connection of a compute that is known.
+pub(super) struct Connection {
+    pub node: Arc<Node>,
+    pub caller: Caller,
+    pub socket: Arc<Socket>,
+    pub received: Received,
+    pub runtime: Handle,
+}
+
+/// Serves a connection on a thread of its own. `permit` counts it until it ends.
+pub(super) fn spawn(node: Arc<Node>, socket: Socket, permit: OwnedSemaphorePermit) {
+    let runtime = Handle::current();
+    let spawned = std::thread::Builder::new()
+        .name("xylem-compute".to_owned())
+        .stack_size(STACK_BYTES)
+        .spawn(move || {
+            serve(node, socket, runtime);
+            drop(permit);
+        });
+    if let Err(error) = spawned {
+        tracing::warn!(%error, "cannot start a thread for a compute's connection: it is closed");
+    }
+}
+
+fn serve(node: Arc<Node>, socket: Socket, runtime: Handle) {
+    let mut received = Received::default();
+    let outcome = prepare(&node, &socket).map_err(End::from).and_then(|()| {
+        let hello = introduction(&socket, &mut received)?;
+        let caller = admit(&node, &hello)?;
+        socket.set_read_timeout(None)?;
+        Ok((hello.role, caller))
+    });
+    let (role, caller) = match outcome {
+        Ok(known) => known,
+        Err(End::Refused(status)) => return refuse(&socket, &status),
+        Err(End::Gone) => return,
+    };
+    let connection = Connection {
+        node,
+        caller,
+        socket: Arc::new(socket),
+        received,
+        runtime,
+    };
+    match role {
+        Role::Pages => pages::serve(connection),
+        Role::Redo => redo::serve(connection),
+    }
+}
+
+/// Why a connection ends.
+pub(super) enum End {
+    /// The server ends it, and says why.
+    Refused(Status),
+    /// The peer is gone.
+    Gone,
+}
+
+impl From<Status> for End {
+    fn from(status: Status) -> End {
+        End::Refused(status)
+    }
+}
+
+impl From<Invalid> for End {
+    fn from(invalid: Invalid) -> End {
+        End::Refused(Status::invalid_argument(invalid.to_string()))
+    }
+}
+
+impl From<io::Error> for End {
+    fn from(_: io::Error) -> End {
+        End::Gone
+    }
+}
+
+fn prepare(node: &Node, socket: &Socket) -> io::Result<()> {
+    socket.set_nonblocking(false)?;
+    // A peer that takes no answers for longer than that is disconnected.
+    socket.set_write_timeout(Some(node.config.stall_timeout))?;
+    socket.set_send_buffer_size(BUFFER_BYTES)?;
+    socket.set_recv_buffer_size(BUFFER_BYTES)?;
+    if socket.domain()? != Domain::UNIX {
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE)
+            .with_retries(2);
+        socket.set_tcp_keepalive(&keepalive)?;
+        // It counts a peer that is there and takes nothing, too.
+        let timeout = node.config.stall_timeout.max(3 * KEEPALIVE);
+        socket.set_tcp_user_timeout(Some(timeout))?;
+    }
+    Ok(())
+}
+
+fn introduction(socket: &Socket, received: &mut Received) -> Result<Hello, End> {
+    let until = Instant::now() + HELLO_PATIENCE;
+    let mut preface = false;
+    loop {
+        if !preface && let Some(bytes) = received.rest().first_chunk::<PREFACE_BYTES>() {
+            check_preface(bytes)?;
+            received.skip(PREFACE_BYTES);
+            preface = true;
+        }
+        if preface {
+            // Nobody makes the server hold more before it is known.
+            if received.announced() > HELLO_BYTES_MAX {
+                return Err(Invalid::TooLong(HELLO_BYTES_MAX as u32 + 1).into());
+            }
+            if let Some(message) = received.next()? {
+                return match message.header.kind {
+                    Kind::Hello => Ok(Hello::decode(message.body)?),
+                    other => Err(Invalid::Unexpected(other).into()),
+                };
+            }
+        }
+        // The limit is for all of it: a peer may send it byte by byte.
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(End::Gone);
+        }
+        socket.set_read_timeout(Some(left))?;
+        receive(socket, received)?;
+    }
+}
+
+/// Waits for bytes.
+pub(super) fn receive(mut socket: &Socket, received: &mut Received) -> Result<(), End> {
+    loop {
+        match socket.read(received.room()) {
+            Ok(0) => return Err(End::Gone),
+            Ok(count) => {
+                received.filled(count);
+                return Ok(());
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+fn admit(node: &Node, hello: &Hello) -> Result<Caller, Status> {
+    if let Some(token) = &node.config.token {
+        if hello.token.is_empty() {
+            return Err(Status::unauthenticated("this server requires a token"));
+        }
+        if !token.matches(hello.token.as_bytes()) {
+            return Err(Status::unauthenticated("the token is wrong"));
+        }
+    }
+    let name = (!hello.branch.is_empty()).then_some(hello.branch.as_str());
+    let epoch = (hello.epoch != 0).then_some(Epoch(hello.epoch));
+    let caller = call::identify(node, name, epoch)?;
+    caller.check_epoch()?;
+    Ok(caller)
+}
+
+/// Says why the connection ends, and ends it. A peer that does not listen is not waited
+/// for.
+pub(super) fn refuse(socket: &Socket, status: &Status) {
+    let message = fault(
+        0,
+        &Fault {
+            code: status.code() as u32,
+            message: status.message(),
+        },
+    );
+    // An error means that the peer is gone.
+    let _ = socket.send_with_flags(&message, nonblocking());
+    let _ = socket.shutdown(Shutdown::Both);
+}
+
+/// The flags of a send that does not wait.
+pub(super) fn nonblocking() -> i32 {
+    libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL
+}
+
+impl Connection {
+    /// The state of the branch, for a welcome or a pong.
+    pub fn standing(&self) -> Standing {
+        let branch = &self.caller.branch;
+        let durable = branch.durable();
+        Standing {
+            epoch: durable.epoch().0,
+            ack: Ack {
+                durable_seq: durable.seq().0,
+                // Of the same moment as the number.
+                durable_lsn: durable.lsn().0.max(branch.meta.branch_point_lsn),
+                applied_lsn: branch.pages.applied().0,
+            },
+        }
+    }
+
+    /// Why the server ends the connection, if it does.
+    pub fn why_ended(&self) -> Status {
+        status::ended(&self.caller.branch)
+    }
+}
+
+/// Calls its function on drop: also when the runtime ends, and the task that has it.
+pub(super) struct AtLast<F: FnMut()>(pub F);
+
+impl<F: FnMut()> Drop for AtLast<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+/// A task that is aborted on drop.
+pub(super) struct Ender(tokio::task::JoinHandle<()>);
+
+impl Ender {
+    /// Aborts `task` on drop.
+    pub fn of(task: tokio::task::JoinHandle<()>) -> Ender {
+        Ender(task)
+    }
+}
+
+impl Drop for Ender {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

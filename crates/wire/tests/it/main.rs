@@ -1,0 +1,4 @@
+//! Tests of the compute protocol.
+
+mod documented;
+mod messages;
