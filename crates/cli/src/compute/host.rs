@@ -66,8 +66,8 @@ impl Host {
     }
 
     /// Empties the data and temporary directories, which hold nothing of value; files
-    /// that SQL has written and the page cache stay. The data directory is not mariadbd's yet: see
-    /// [`Host::give`].
+    /// that SQL has written and the page cache stay. The data directory is not mariadbd's
+    /// yet: see [`Host::give`].
     pub fn fresh(&self, dir: &ComputeDir) -> Result<()> {
         for path in [dir.data(), dir.tmp()] {
             files::remove_tree(&path)?;

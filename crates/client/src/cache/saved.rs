@@ -22,7 +22,7 @@ const MAGIC: &[u8; 8] = b"XYLPGC01";
 /// The bit of an entry's length that marks the main queue.
 const MAIN: u32 = 1 << 31;
 
-/// What must be the same for an index to be used.
+/// The branch and the shape of a cache. A cache uses only an index that has its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
     pub branch: String,
