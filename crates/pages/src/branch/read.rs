@@ -160,6 +160,16 @@ impl Shared {
         if reach == Reach::Files || found.is_ok() {
             self.stats.get_pages.add(1);
         }
+        if let Err(error @ ReadError::Corrupt { .. }) = &found {
+            self.stats.unreadable_pages.add(1);
+            let is_news = self
+                .health
+                .unreadable
+                .note(self.now_us(), error.to_string());
+            if is_news {
+                tracing::error!(branch_id = %self.id, %error, "a page cannot be read");
+            }
+        }
         found
     }
 

@@ -251,7 +251,8 @@ impl<'a> Merge<'a> {
 /// Notes that a key's history cannot be folded.
 fn note_unfoldable(shared: &Shared, key: &[u8], why: &str) {
     shared.stats.unfoldable_keys.add(1);
-    if shared.health.note_unfoldable(shared.now_us(), key, why) {
+    let message = format!("{}: {why}", key_text(key));
+    if shared.health.unfoldable.note(shared.now_us(), message) {
         tracing::error!(branch_id = %shared.id, key = %key_text(key), error = %why, "a key cannot be folded: all its history stays");
     }
 }
