@@ -20,6 +20,7 @@ mod object_store;
 mod package;
 mod page_cache;
 mod prepared;
+mod read_ahead;
 mod readers;
 mod replica;
 mod stock;
