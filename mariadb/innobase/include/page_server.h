@@ -58,6 +58,11 @@ extern ulonglong cache_size;
 extern char *cache_file;
 /** Whether there is a page cache */
 extern bool caches;
+/** innodb_page_server_hot_pages_interval, in seconds */
+extern uint hot_pages_interval;
+
+/** Write the list of hot pages if it is time to. */
+void keep_hot_pages() noexcept;
 
 /** Check the settings, adjust dependent settings of InnoDB, and connect.
 @return whether InnoDB can start */
