@@ -18,6 +18,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 #include "os0file.h"
 #include "srv0srv.h"
 #include "srv0start.h"
+#include "transactional_lock_guard.h"
 #include <vector>
 
 namespace page_server
@@ -136,6 +137,7 @@ private:
 
 /** Request a page unless the buffer pool has it.
 @return whether it was requested */
+TRANSACTIONAL_TARGET
 bool request_page(fil_space_t *space, page_id_t id) noexcept
 {
   buf_pool_t::hash_chain &chain= buf_pool.page_hash.cell_get(id.fold());
