@@ -9,8 +9,8 @@ const SCAN: &str = "SELECT SUM(b), BIT_XOR(CRC32(c)) FROM d.t";
 
 fn status(project: &Project, compute: &str, name: &str) -> Result<String> {
     let line = project.sql_on(compute, &format!("SHOW GLOBAL STATUS LIKE '{name}'"))?;
-    let (_, value) = line.trim_end().split_once('\t').context(name.to_owned())?;
-    Ok(value.to_owned())
+    let (_, value) = line.split_once('\t').context(name.to_owned())?;
+    Ok(value.trim_end().to_owned())
 }
 
 /// Pages that a scan waits for or reads ahead, once the compute has read its list.

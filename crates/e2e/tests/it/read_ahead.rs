@@ -47,7 +47,7 @@ fn restart(project: &Project) -> Result<()> {
     project.xylem(&["compute", "stop", "main"])?;
     project.xylem(&["compute", "start", "main"])?;
     // Pages that every start and every connection read.
-    project.sql("SELECT * FROM d.t WHERE a = UNHEX(MD5(1)) OR b = -1")?;
+    project.sql("SELECT COUNT(*) FROM d.t WHERE a = UNHEX(MD5(1)) OR b = -1")?;
     Ok(())
 }
 
@@ -112,9 +112,9 @@ fn scans_see_every_row_while_pages_are_split_and_merged() -> Result<()> {
             while !stop.load(Ordering::Acquire) {
                 round += 1;
                 project.sql(&format!(
-                    "INSERT INTO d.t SELECT UNHEX(MD5(CONCAT({round}, '-', seq))), 0, \
+                    "USE d; INSERT INTO t SELECT UNHEX(MD5(CONCAT({round}, '-', seq))), 0, \
                      RANDOM_BYTES(900) FROM seq_1_to_2000; \
-                     DELETE FROM d.t WHERE b = 0"
+                     DELETE FROM t WHERE b = 0"
                 ))?;
             }
             Ok(())
