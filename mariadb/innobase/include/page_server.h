@@ -17,6 +17,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 #include "buf0types.h"
 #include "db0err.h"
 #include "log0types.h"
+#include <atomic>
 
 struct dict_table_t;
 struct fil_space_t;
@@ -126,16 +127,27 @@ void cache_put(page_id_t id, const void *page, size_t len) noexcept;
 @param id  tablespace identifier */
 void cache_forget_space(uint32_t id) noexcept;
 
-/** Slow part of cache_forget() */
-void cache_forget_low(page_id_t id) noexcept;
+/** Whether the pages that the start reads are noted, and some were fetched */
+extern std::atomic<bool> starting;
 
-/** Forget a page that becomes dirty, so that the page cache never has an old version.
+/** Slow parts of cache_forget() */
+void cache_forget_low(page_id_t id) noexcept;
+void start_page_forget(page_id_t id) noexcept;
+
+/** Forget a page that becomes dirty, so that nothing outside the buffer pool has an old
+version.
 @param id  page identifier */
 inline void cache_forget(page_id_t id) noexcept
 {
   if (caches)
     cache_forget_low(id);
+  if (UNIV_UNLIKELY(starting.load(std::memory_order_relaxed)))
+    start_page_forget(id);
 }
+
+/** Write down the pages that the start read, some time after it. Called once a
+second. */
+void end_start() noexcept;
 
 /** Stream redo. Does not return if the page server cannot take it.
 @param lsn   log sequence number of the first byte

@@ -43,12 +43,15 @@ pub const BINLOG_OWNER: &str = "xylem.binlog";
 /// renames it.
 const HOT_PAGES: &str = "ib_buffer_pool";
 
+/// The file in which the plugin lists the pages that a start reads.
+const START_PAGES: &str = "xylem.start_pages";
+
 /// Files of the server as a whole.
 fn is_server_file(name: &str) -> bool {
     let replication = ["master", "multi-master", "relay-log"];
     matches!(
         name,
-        DDL_LOG | "ddl_recovery-backup.log" | BINLOG_OWNER | HOT_PAGES
+        DDL_LOG | "ddl_recovery-backup.log" | BINLOG_OWNER | HOT_PAGES | START_PAGES
     ) || (name.ends_with(".info") && replication.iter().any(|prefix| name.starts_with(prefix)))
 }
 

@@ -164,6 +164,7 @@ fn names() {
         "xylem.binlog",
         "@0023x/t.frm",
         "ib_buffer_pool",
+        "xylem.start_pages",
     ] {
         assert!(is_side_file(yes), "{yes}");
         assert!(may_be_side_file(format!("./{yes}").as_bytes()), "{yes}");
@@ -182,6 +183,7 @@ fn names() {
         "ib_logfile0",
         "ibtmp1",
         "ib_buffer_pool.incomplete",
+        "xylem.start_pages.new",
         "shop/ib_buffer_pool",
         "aria_log.00000001",
         "aria_log_control",

@@ -48,12 +48,36 @@ fn computes_begin_with_the_hot_pages_of_the_ones_before() -> Result<()> {
     ensure!(read < 50, "{read} pages read of about 1,400");
     assert_eq!(project.sql(SCAN)?, sum);
 
+    // The pages of every start came at once; those that have changed since are not used.
+    let used: u64 = status(&project, "main", "Innodb_page_server_start_pages_used")?.parse()?;
+    ensure!(used > 100, "{used} pages used");
+
     // In a branch.
     project.xylem(&["branch", "create", "dev"])?;
     let read = reads_of_scan(&project, "dev")?;
     ensure!(read < 50, "{read} pages read of about 1,400");
     assert_eq!(project.sql_on("dev", SCAN)?, sum);
     project.xylem(&["branch", "rm", "dev", "--yes"])?;
+
+    // The start's pages change at once, and leave the buffer pool.
+    let ddl: String = (0..30)
+        .map(|n| {
+            format!("CREATE TABLE d.n{n} (a INT PRIMARY KEY); INSERT INTO d.n{n} VALUES ({n});")
+        })
+        .collect();
+    for round in 0..3 {
+        project.xylem(&["compute", "kill", "main"])?;
+        project.xylem(&["compute", "start", "main", "--buffer-pool", "16MiB"])?;
+        project.sql(&format!("{ddl} {SCAN}; {SCAN}"))?;
+        let tables = "SELECT COUNT(*) FROM information_schema.tables WHERE table_name LIKE 'n%' \
+                      AND table_schema = 'd'";
+        assert_eq!(project.sql(tables)?, "30\n", "round {round}");
+        let drop: String = (0..30).map(|n| format!("DROP TABLE d.n{n};")).collect();
+        project.sql(&drop)?;
+        ensure!(project.check("d")? == Vec::<String>::new());
+    }
+    project.xylem(&["compute", "stop", "main"])?;
+    project.xylem(&["compute", "start", "main", "--buffer-pool", "64MiB"])?;
 
     // After a kill: the list of now and then has the table that came since.
     project.sql(
