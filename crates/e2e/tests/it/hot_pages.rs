@@ -67,8 +67,10 @@ fn computes_begin_with_the_hot_pages_of_the_ones_before() -> Result<()> {
         .collect();
     for round in 0..3 {
         project.xylem(&["compute", "kill", "main"])?;
-        project.xylem(&["compute", "start", "main", "--buffer-pool", "16MiB"])?;
-        project.sql(&format!("{ddl} {SCAN}; {SCAN}"))?;
+        project.xylem(&["compute", "start", "main"])?;
+        project.sql(&format!(
+            "{ddl} SET GLOBAL innodb_buffer_pool_size = 8388608; {SCAN}; {SCAN}"
+        ))?;
         let tables = "SELECT COUNT(*) FROM information_schema.tables WHERE table_name LIKE 'n%' \
                       AND table_schema = 'd'";
         assert_eq!(project.sql(tables)?, "30\n", "round {round}");
@@ -77,7 +79,7 @@ fn computes_begin_with_the_hot_pages_of_the_ones_before() -> Result<()> {
         ensure!(project.check("d")? == Vec::<String>::new());
     }
     project.xylem(&["compute", "stop", "main"])?;
-    project.xylem(&["compute", "start", "main", "--buffer-pool", "64MiB"])?;
+    project.xylem(&["compute", "start", "main"])?;
 
     // After a kill: the list of now and then has the table that came since.
     project.sql(
