@@ -18,6 +18,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 #include "db0err.h"
 #include "log0types.h"
 #include <atomic>
+#include <set>
 
 struct dict_table_t;
 struct fil_space_t;
@@ -64,6 +65,14 @@ extern uint hot_pages_interval;
 
 /** Write the list of hot pages if it is time to. */
 void keep_hot_pages() noexcept;
+
+/** The largest number of hot pages that are listed: the list is sent as a whole, at
+most 22 bytes for each */
+static constexpr ulint HOT_PAGES_MAX{1U << 18};
+
+/** Open the tablespaces of hot pages that the branch still has. Stops at shutdown.
+@param ids  tablespace identifiers */
+void open_spaces(const std::set<uint32_t> &ids) noexcept;
 
 /** Check the settings, adjust dependent settings of InnoDB, and connect.
 @return whether InnoDB can start */

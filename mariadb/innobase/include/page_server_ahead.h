@@ -32,6 +32,8 @@ class scan
   /** Number of a page of level 1 that names the leaf, or was split since; 0: none is
   known, or the scan has requested all leaves */
   uint32_t parent;
+  /** Number of a page of level 1 that was requested last; 0: none */
+  uint32_t requested;
   /** Leaves after the current one that were requested */
   uint16_t ahead;
   /** The largest number of leaves after the current one to request now; 0: the cursor
@@ -45,6 +47,7 @@ public:
   void descend(uint32_t page_no) noexcept
   {
     parent= page_no;
+    requested= 0;
     ahead= window= 0;
   }
 

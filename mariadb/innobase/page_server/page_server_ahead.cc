@@ -29,9 +29,9 @@ namespace
 {
 /** A scan requests at most this part of the buffer pool, which has other users. */
 constexpr size_t POOL_PART{32};
-/** No more is requested while this part of the buffer pool waits for reads, as in
-buf_read_ahead_linear(). */
-constexpr size_t PENDING_PART{2};
+/** A scan requests at most this part of the reads that may begin without waiting for
+others to end: it holds the latch of a leaf. */
+constexpr size_t READS_PART{2};
 
 /** Finds the leaves after the current one of a scan */
 class finder
@@ -135,6 +135,14 @@ private:
   }
 };
 
+/** @return the number of reads that may begin now without waiting */
+size_t reads_left() noexcept
+{
+  const size_t all{srv_n_read_io_threads * OS_AIO_N_PENDING_IOS_PER_THREAD};
+  const size_t pending{os_aio_pending_reads_approx()};
+  return all > pending ? all - pending : 0;
+}
+
 /** Request a page unless the buffer pool has it.
 @return whether it was requested */
 TRANSACTIONAL_TARGET
@@ -166,29 +174,36 @@ void scan::request(btr_cur_t &cursor, const buf_block_t &leaf, mtr_t *mtr)
     window= FIRST;
     return;
   }
-  if (os_aio_pending_reads_approx() > buf_pool.curr_size() / PENDING_PART)
-    return;
   fil_space_t *const space= fil_space_t::get(id.space());
   if (!space)
     return;
   window= uint16_t(std::min(size_t{window} * 2, limit));
-  if (serves(*space) && window > ahead)
+  const size_t wanted{std::min(size_t(window > ahead ? window - ahead : 0),
+                               reads_left() / READS_PART)};
+  if (wanted && serves(*space))
   {
-    finder leaves{cursor, mtr, id.page_no(), ahead, size_t(window - ahead)};
+    finder leaves{cursor, mtr, id.page_no(), ahead, wanted};
     if (!leaves.walk(parent) || leaves.ended)
       parent= 0;
-    size_t requested{0};
+    size_t count{0};
     for (const uint32_t page_no : leaves.found)
-      requested+= request_page(space, {id.space(), page_no});
-    if (leaves.missing != FIL_NULL)
-      requested+= request_page(space, {id.space(), leaves.missing});
-    ahead= uint16_t(ahead + leaves.found.size());
-    if (requested)
+      count+= request_page(space, {id.space(), page_no});
+    if (leaves.missing != FIL_NULL &&
+        request_page(space, {id.space(), leaves.missing}))
     {
-      mariadb_increment_pages_prefetched(requested);
+      count++;
+      /* The read of the page failed if it is missing again. */
+      if (requested == leaves.missing)
+        parent= 0;
+      requested= leaves.missing;
+    }
+    ahead= uint16_t(ahead + leaves.found.size());
+    if (count)
+    {
+      mariadb_increment_pages_prefetched(count);
       mysql_mutex_lock(&buf_pool.mutex);
       buf_LRU_stat_inc_io();
-      buf_pool.stat.n_ra_pages_read+= requested;
+      buf_pool.stat.n_ra_pages_read+= count;
       mysql_mutex_unlock(&buf_pool.mutex);
     }
   }

@@ -243,25 +243,6 @@ void open_cache() noexcept
                       error);
 }
 
-/** Fetch the pages that the last start read, before InnoDB reads them one by one. */
-void fetch_start_pages()
-{
-  const std::vector<start_page> pages{start_pages()};
-  std::vector<xylem_page_request> requests;
-  requests.reserve(pages.size());
-  for (const start_page &page : pages)
-    requests.push_back({page.id.space(), page.id.page_no(),
-                        clean.of(page.id.raw()), page.buf, page.size,
-                        XYLEM_CANCELLED});
-  if (requests.empty())
-    return;
-  client.get_pages_batch(requests.data(), requests.size());
-  for (size_t i= 0; i < pages.size(); i++)
-    /* Others will be read again, with what there is to say about them. */
-    if (requests[i].status == XYLEM_OK)
-      start_page_fetched(pages[i]);
-}
-
 /** @return whether every page is clean, so that the page cache has no page older
 than the branch */
 bool all_clean() noexcept
@@ -304,6 +285,36 @@ This server holds no data that is needed elsewhere.
                     " acknowledged commit is on the page server. Remove the"
                     " cause and start it again.", what, detail);
   end_server();
+}
+
+/** Fetch the pages that the last start read, before InnoDB reads them one by one. */
+void fetch_start_pages()
+{
+  /* Without the timer of end_start() they would be kept for ever. */
+  if (srv_read_only_mode || srv_force_recovery >= SRV_FORCE_NO_BACKGROUND)
+    return;
+  const std::vector<start_page> pages{start_pages()};
+  std::vector<xylem_page_request> requests;
+  requests.reserve(pages.size());
+  for (const start_page &page : pages)
+    requests.push_back({page.id.space(), page.id.page_no(),
+                        clean.of(page.id.raw()), page.buf, page.size,
+                        XYLEM_CANCELLED});
+  if (requests.empty())
+    return;
+  client.get_pages_batch(requests.data(), requests.size());
+  for (size_t i= 0; i < pages.size(); i++)
+    switch (const int status= requests[i].status) {
+    case XYLEM_OK:
+      start_page_fetched(pages[i]);
+      break;
+    case XYLEM_TIMEOUT:
+    case XYLEM_FENCED:
+      give_up("reading a page", status);
+    default:
+      /* It will be read again, with what there is to say about it. */
+      break;
+    }
 }
 
 /** Shows in SHOW PROCESSLIST what a connection waits for */
@@ -662,7 +673,8 @@ fil_space_t *open_space(uint32_t id, uint32_t flags, bool make) noexcept
   const std::string name{std::string{"./"} + place};
   mysql_mutex_lock(&fil_system.mutex);
   fil_space_t *space= fil_space_get_by_id(id);
-  if (!space &&
+  /* Without a latch of the dictionary, the table may have been dropped since. */
+  if (!space && !was_dropped(id) &&
       (space= fil_space_t::create(id, flags == UINT32_MAX ? flags_there : flags,
                                   false, nullptr)))
     space->add(name.c_str(), OS_FILE_CLOSED, 0, false, true);

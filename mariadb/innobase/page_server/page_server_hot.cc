@@ -48,4 +48,15 @@ void keep_hot_pages() noexcept
   seen= current;
   buf_dump_start();
 }
+
+void open_spaces(const std::set<uint32_t> &ids) noexcept
+{
+  for (const uint32_t id : ids)
+  {
+    if (srv_shutdown_state > SRV_SHUTDOWN_INITIATED)
+      return;
+    if (id < SRV_SPACE_ID_UPPER_BOUND)
+      open_space(id, UINT32_MAX, false);
+  }
+}
 } // namespace page_server

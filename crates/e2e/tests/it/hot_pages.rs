@@ -42,6 +42,10 @@ fn computes_begin_with_the_hot_pages_of_the_ones_before() -> Result<()> {
     let sum = project.sql(SCAN)?;
 
     // After a stop.
+    let list = project.dir().join("computes/main/data/xylem.start_pages");
+    wait_until("the pages of the start", Duration::from_secs(60), || {
+        Ok(list.exists())
+    })?;
     project.xylem(&["compute", "stop", "main"])?;
     project.xylem(&["compute", "start", "main"])?;
     let read = reads_of_scan(&project, "main")?;

@@ -46,15 +46,16 @@ impl Failing {
     }
 }
 
-/// Troubles of one kind: the first ones, each once.
+/// Troubles of one kind: the first ones, one for each subject.
 #[derive(Debug, Default)]
 pub(crate) struct Troubles(Mutex<Vec<Trouble>>);
 
 impl Troubles {
-    /// Notes one. Returns whether that is news that people should have.
-    pub(crate) fn note(&self, time_us: u64, message: String) -> bool {
+    /// Notes one, whose message begins with its subject. Returns whether it is the first
+    /// of its subject, which people should have.
+    pub(crate) fn note(&self, time_us: u64, subject: &str, message: String) -> bool {
         let mut all = self.0.lock();
-        if let Some(known) = all.iter_mut().find(|t| t.message == message) {
+        if let Some(known) = all.iter_mut().find(|t| t.message.starts_with(subject)) {
             known.time_us = time_us;
             return false;
         }

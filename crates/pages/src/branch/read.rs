@@ -162,11 +162,10 @@ impl Shared {
         }
         if let Err(error @ ReadError::Corrupt { .. }) = &found {
             self.stats.unreadable_pages.add(1);
-            let is_news = self
-                .health
-                .unreadable
-                .note(self.now_us(), error.to_string());
-            if is_news {
+            // The LSN may be another one each time.
+            let subject = format!("page {page} ");
+            let troubles = &self.health.unreadable;
+            if troubles.note(self.now_us(), &subject, error.to_string()) {
                 tracing::error!(branch_id = %self.id, %error, "a page cannot be read");
             }
         }
