@@ -673,8 +673,7 @@ fil_space_t *open_space(uint32_t id, uint32_t flags, bool make) noexcept
   const std::string name{std::string{"./"} + place};
   mysql_mutex_lock(&fil_system.mutex);
   fil_space_t *space= fil_space_get_by_id(id);
-  /* Without a latch of the dictionary, the table may have been dropped since. */
-  if (!space && !was_dropped(id) &&
+  if (!space &&
       (space= fil_space_t::create(id, flags == UINT32_MAX ? flags_there : flags,
                                   false, nullptr)))
     space->add(name.c_str(), OS_FILE_CLOSED, 0, false, true);
