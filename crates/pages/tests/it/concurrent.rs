@@ -296,6 +296,7 @@ fn images_are_of_their_lsn_however_fast_the_page_changes() {
         stop.store(true, Ordering::Release);
     });
     assert_eq!(branch.failed(), None);
+    branch.flush_now();
     let stats = branch.stats();
     assert!(stats.flushes > 3, "{stats:?}");
     assert_eq!(stats.images_written, stats.flushes, "{stats:?}");
