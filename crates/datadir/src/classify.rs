@@ -1,6 +1,6 @@
 //! The kinds of files in a data directory, by their names.
 
-use crate::own::{BINLOG_OWNER_FILE, EXPORT_SETTINGS, USER_FILE};
+use crate::own::{BINLOG_OWNER_FILE, EXPORT_SETTINGS, START_PAGES_FILE, USER_FILE};
 
 #[cfg(test)]
 mod tests;
@@ -65,6 +65,7 @@ pub fn top(name: &str) -> Top {
         | "backup-my.cnf"
         | USER_FILE
         | BINLOG_OWNER_FILE
+        | START_PAGES_FILE
         | EXPORT_SETTINGS
         | "aria_log_control.lock"
         | "donor_galera_info"

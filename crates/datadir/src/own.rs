@@ -14,6 +14,9 @@ pub const USER_FILE: &str = "xylem.user";
 /// The side file that names the last branch that ran with a binary log.
 pub const BINLOG_OWNER_FILE: &str = "xylem.binlog";
 
+/// The side file that lists the pages which a start reads.
+pub const START_PAGES_FILE: &str = "xylem.start_pages";
+
 /// The file of an exported directory that lists the settings it needs.
 pub const EXPORT_SETTINGS: &str = "xylem-export.cnf";
 

@@ -215,6 +215,10 @@ impl Project {
     }
 
     /// `CHECK TABLE … EXTENDED` of every table of a database; complaints only.
+    ///
+    /// Without the warning of an entry that is marked as deleted and whose row is gone:
+    /// purge and rollback race for it in stock MariaDB, too (MDEV-29823), where sysbench's
+    /// `oltp_read_write` leaves such an entry in one of some ten runs.
     pub fn check(&self, database: &str) -> Result<Vec<String>> {
         self.check_on("main", database)
     }
@@ -226,7 +230,7 @@ impl Project {
             let rows = self.sql_on(compute, &format!("CHECK TABLE {table} EXTENDED"))?;
             bad.extend(
                 rows.lines()
-                    .filter(|row| !row.ends_with("\tOK"))
+                    .filter(|row| !row.ends_with("\tOK") && !is_unpurged_entry(row))
                     .map(str::to_owned),
             );
         }
@@ -365,6 +369,13 @@ pub fn wait_until(
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
+}
+
+/// Whether `CHECK TABLE` warns of an entry of a secondary index that is marked as deleted
+/// and has no row.
+fn is_unpurged_entry(row: &str) -> bool {
+    row.contains("\tWarning\tInnoDB: Clustered index record not found for index")
+        && row.contains("RECORD(info_bits=32,")
 }
 
 /// Free TCP ports, below the range of ephemeral ports. Tests of the same process get

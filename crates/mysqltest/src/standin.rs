@@ -190,6 +190,9 @@ impl Start {
             format!("--innodb-page-server-branch={branch}"),
             format!("--innodb-page-server-epoch={}", attached.epoch),
             format!("--innodb-page-server-start-lsn={}", attached.start_lsn),
+            // Each test begins with a new data directory, and so without a list of hot
+            // pages, whose tables are open from the start.
+            "--innodb-buffer-pool-load-at-startup=OFF".to_owned(),
             // The runner turns syncs off, since the writes of a killed process stay in
             // the machine's page cache. Here they must have reached the page server.
             "--loose-skip-debug-no-sync".to_owned(),

@@ -19,6 +19,19 @@ pub(crate) trait Materialise: Send + Sync {
         records: &[u8],
     ) -> Result<(), String>;
 
+    /// The LSN that the page itself says it was changed at last; zero for a page that
+    /// says nothing.
+    fn lsn(&self, bytes: &[u8]) -> Lsn;
+
+    /// Refuses an image that is said to be the page as of `lsn` and is of later:
+    /// records applied to a page that has them already do not always fail.
+    fn check_image(&self, bytes: &[u8], lsn: Lsn) -> Result<(), String> {
+        match self.lsn(bytes) {
+            says if says > lsn => Err(format!("its image of LSN {lsn} is as of LSN {says}")),
+            _ => Ok(()),
+        }
+    }
+
     /// Makes the page valid for its reader: its checksum.
     fn seal(&self, bytes: &mut [u8], flags: u32) -> Result<(), String>;
 }
@@ -46,6 +59,10 @@ impl Materialise for InnoDb {
         xylem_redo::apply(bytes, page, flags(raw)?, lsn, records)
             .map(|_| ())
             .map_err(|e| e.to_string())
+    }
+
+    fn lsn(&self, bytes: &[u8]) -> Lsn {
+        xylem_redo::page_lsn(bytes).unwrap_or(Lsn::ZERO)
     }
 
     fn seal(&self, bytes: &mut [u8], raw: u32) -> Result<(), String> {

@@ -111,6 +111,8 @@ counters! {
     trim_failures,
     /// Pages asked for: the sum of the next three, and errors.
     get_pages,
+    /// Reads of pages that their versions do not make.
+    unreadable_pages,
     /// Pages answered from the page cache as they stood there.
     page_cache_hits,
     /// Pages brought forward from an older version in the page cache.

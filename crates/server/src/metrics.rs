@@ -135,7 +135,7 @@ pub struct Metrics {
 type Read = fn(&BranchStats) -> u64;
 
 /// Counters of the page store: name, help, value.
-const MIRRORED: [(&str, &str, Read); 26] = [
+const MIRRORED: [(&str, &str, Read); 27] = [
     ("ingest_bytes", "Bytes of redo ingested", |s| s.redo_bytes),
     ("ingest_mtrs", "Mini-transactions ingested", |s| s.mtrs),
     ("ingest_file_ops", "Side-file operations ingested", |s| {
@@ -173,6 +173,11 @@ const MIRRORED: [(&str, &str, Read); 26] = [
         "unfoldable_keys",
         "Keys found whose history cannot be folded",
         |s| s.unfoldable_keys,
+    ),
+    (
+        "unreadable_pages",
+        "Reads of pages that their versions do not make",
+        |s| s.unreadable_pages,
     ),
     (
         "layer_images_written",

@@ -17,6 +17,8 @@ SPDX-License-Identifier: GPL-2.0-or-later
 #include "buf0types.h"
 #include "db0err.h"
 #include "log0types.h"
+#include <atomic>
+#include <set>
 
 struct dict_table_t;
 struct fil_space_t;
@@ -58,6 +60,19 @@ extern ulonglong cache_size;
 extern char *cache_file;
 /** Whether there is a page cache */
 extern bool caches;
+/** innodb_page_server_hot_pages_interval, in seconds */
+extern uint hot_pages_interval;
+
+/** Write the list of hot pages if it is time to. */
+void keep_hot_pages() noexcept;
+
+/** The largest number of hot pages that are listed: the list is sent as a whole, at
+most 22 bytes for each */
+static constexpr ulint HOT_PAGES_MAX{1U << 18};
+
+/** Open the tablespaces of hot pages that the branch still has. Stops at shutdown.
+@param ids  tablespace identifiers */
+void open_spaces(const std::set<uint32_t> &ids) noexcept;
 
 /** Check the settings, adjust dependent settings of InnoDB, and connect.
 @return whether InnoDB can start */
@@ -121,16 +136,27 @@ void cache_put(page_id_t id, const void *page, size_t len) noexcept;
 @param id  tablespace identifier */
 void cache_forget_space(uint32_t id) noexcept;
 
-/** Slow part of cache_forget() */
-void cache_forget_low(page_id_t id) noexcept;
+/** Whether the pages that the start reads are noted, and some were fetched */
+extern std::atomic<bool> starting;
 
-/** Forget a page that becomes dirty, so that the page cache never has an old version.
+/** Slow parts of cache_forget() */
+void cache_forget_low(page_id_t id) noexcept;
+void start_page_forget(page_id_t id) noexcept;
+
+/** Forget a page that becomes dirty, so that nothing outside the buffer pool has an old
+version.
 @param id  page identifier */
 inline void cache_forget(page_id_t id) noexcept
 {
   if (caches)
     cache_forget_low(id);
+  if (UNIV_UNLIKELY(starting.load(std::memory_order_relaxed)))
+    start_page_forget(id);
 }
+
+/** Write down the pages that the start read, some time after it. Called once a
+second. */
+void end_start() noexcept;
 
 /** Stream redo. Does not return if the page server cannot take it.
 @param lsn   log sequence number of the first byte

@@ -9,9 +9,41 @@ SPDX-License-Identifier: GPL-2.0-or-later
 #pragma once
 
 #include "univ.i"
+#include "buf0types.h"
+#include <vector>
 
 namespace page_server
 {
+/** A page that the last start read */
+struct start_page
+{
+  page_id_t id;
+  /** Physical page size */
+  uint32_t size;
+  /** Where to put it */
+  byte *buf;
+};
+
+/** Reads of the start that start_page_take() answered */
+extern ulonglong start_pages_used;
+
+/** Begin to note the pages that this start reads.
+@return the pages that the branch's last start read */
+std::vector<start_page> start_pages();
+
+/** Keep a page of start_pages() that was read from the page server. */
+void start_page_fetched(const start_page &page);
+
+/** Note that the start reads a page, and get it if it was fetched.
+@param id   page identifier
+@param buf  frame
+@param len  physical page size
+@return whether the page was fetched and did not change since */
+bool start_page_take(page_id_t id, void *buf, size_t len) noexcept;
+
+/** Forget the pages of a tablespace that was dropped, truncated or made anew. */
+void start_pages_forget_space(uint32_t id) noexcept;
+
 /** Record whether the first page of a tablespace cannot be read.
 @param id  tablespace identifier
 @param is  whether the page is unreadable */

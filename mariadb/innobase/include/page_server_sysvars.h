@@ -9,6 +9,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 #pragma once
 
 #include "page_server.h"
+#include "page_server_ahead.h"
 
 void page_server_update_timeouts(THD *, st_mysql_sys_var *, void *var,
                                  const void *save);
@@ -88,6 +89,19 @@ static MYSQL_SYSVAR_ULONGLONG(page_server_queue_size,
   " beyond that",
   nullptr, nullptr, 64ULL << 20, 4ULL << 20, 16ULL << 30, 0);
 
+static MYSQL_SYSVAR_UINT(page_server_read_ahead, page_server::read_ahead,
+  PLUGIN_VAR_RQCMDARG,
+  "Maximum number of leaf pages that are requested ahead of the scan of an index;"
+  " 0: none",
+  nullptr, nullptr, 256, 0, 1024, 0);
+
+static MYSQL_SYSVAR_UINT(page_server_hot_pages_interval,
+  page_server::hot_pages_interval,
+  PLUGIN_VAR_RQCMDARG,
+  "Time in seconds after which the list of hot pages is written again, which the"
+  " branch's next server begins with; 0: only at shutdown",
+  nullptr, nullptr, 300, 0, 86400, 0);
+
 static MYSQL_SYSVAR_ULONGLONG(page_server_cache_size,
   page_server::cache_size,
   PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
@@ -115,5 +129,7 @@ static MYSQL_SYSVAR_STR(page_server_cache_file, page_server::cache_file,
   MYSQL_SYSVAR(page_server_request_timeout), \
   MYSQL_SYSVAR(page_server_retry_limit), \
   MYSQL_SYSVAR(page_server_queue_size), \
+  MYSQL_SYSVAR(page_server_read_ahead), \
+  MYSQL_SYSVAR(page_server_hot_pages_interval), \
   MYSQL_SYSVAR(page_server_cache_size), \
   MYSQL_SYSVAR(page_server_cache_file)

@@ -287,6 +287,36 @@ This server holds no data that is needed elsewhere.
   end_server();
 }
 
+/** Fetch the pages that the last start read, before InnoDB reads them one by one. */
+void fetch_start_pages()
+{
+  /* Without the timer of end_start() they would be kept for ever. */
+  if (srv_read_only_mode || srv_force_recovery >= SRV_FORCE_NO_BACKGROUND)
+    return;
+  const std::vector<start_page> pages{start_pages()};
+  std::vector<xylem_page_request> requests;
+  requests.reserve(pages.size());
+  for (const start_page &page : pages)
+    requests.push_back({page.id.space(), page.id.page_no(),
+                        clean.of(page.id.raw()), page.buf, page.size,
+                        XYLEM_CANCELLED});
+  if (requests.empty())
+    return;
+  client.get_pages_batch(requests.data(), requests.size());
+  for (size_t i= 0; i < pages.size(); i++)
+    switch (const int status= requests[i].status) {
+    case XYLEM_OK:
+      start_page_fetched(pages[i]);
+      break;
+    case XYLEM_TIMEOUT:
+    case XYLEM_FENCED:
+      give_up("reading a page", status);
+    default:
+      /* It will be read again, with what there is to say about it. */
+      break;
+    }
+}
+
 /** Shows in SHOW PROCESSLIST what a connection waits for */
 class stage
 {
@@ -360,6 +390,7 @@ bool start() noexcept
 
   connected= true;
   open_cache();
+  fetch_start_pages();
   sql_print_information("InnoDB: Using branch '%s' of the page server at %s:%u%s%s;"
                         " epoch %llu, start LSN %llu",
                         branch, address, port, *socket ? ", " : "", socket,
@@ -424,6 +455,8 @@ static dberr_t to_dberr(int status, page_id_t id, void *buf, size_t len)
 
 dberr_t read(page_id_t id, void *buf, size_t len, bool pool) noexcept
 {
+  if (start_page_take(id, buf, len))
+    return DB_SUCCESS;
   const bool cached{pool && caches};
   uint64_t ticket;
   if (cached && !client.cache_get(id.space(), id.page_no(), buf, len, true,
@@ -587,6 +620,8 @@ void cache_forget_space(uint32_t id) noexcept
 {
   if (caches)
     client.cache_forget_space(id);
+  if (starting.load(std::memory_order_relaxed))
+    start_pages_forget_space(id);
 }
 
 void note_clean(page_id_t id, lsn_t lsn) noexcept
@@ -729,6 +764,7 @@ st_mysql_show_var status_variables[]=
   {"redo_bytes_sent", (char*) &stats.redo_bytes_sent, SHOW_ULONGLONG},
   {"side_file_ops", (char*) &stats.side_file_ops, SHOW_ULONGLONG},
   {"stalled", (char*) &stats.stalled, SHOW_ULONGLONG},
+  {"start_pages_used", (char*) &start_pages_used, SHOW_ULONGLONG},
   {nullptr, nullptr, SHOW_LONG}
 };
 } // namespace page_server

@@ -87,10 +87,12 @@ pub const PAGE_CACHE: &str = "1G";
 /// The options of a read-only compute. Events and replication write
 /// whatever `read_only` says. The event scheduler is not `DISABLED`: that would
 /// also refuse to show events, as `mariadb-dump --events` asks.
-const READ_ONLY: [(&str, &str); 3] = [
+const READ_ONLY: [(&str, &str); 5] = [
     ("read-only", "ON"),
     ("event-scheduler", "OFF"),
     ("innodb-stats-auto-recalc", "OFF"),
+    ("innodb-buffer-pool-dump-at-shutdown", "OFF"),
+    ("innodb-page-server-hot-pages-interval", "0"),
 ];
 
 /// Writes the options down.
@@ -127,6 +129,8 @@ fn tunable(out: &mut String, options: &Options<'_>) -> Result<()> {
     let tunable: &[(&str, &str)] = &[
         ("innodb-buffer-pool-size", options.buffer_pool),
         ("innodb-page-server-cache-size", options.page_cache),
+        ("innodb-buffer-pool-dump-at-shutdown", "ON"),
+        ("innodb-buffer-pool-load-at-startup", "ON"),
         ("innodb-fast-shutdown", "1"),
         ("default-storage-engine", "InnoDB"),
         ("aria-pagecache-buffer-size", "8M"),
@@ -198,8 +202,6 @@ fn engine(out: &mut String, options: &Options<'_>) -> Result<()> {
     let fixed = [
         ("innodb-doublewrite", "OFF"),
         ("innodb-change-buffering", "none"),
-        ("innodb-buffer-pool-dump-at-shutdown", "OFF"),
-        ("innodb-buffer-pool-load-at-startup", "OFF"),
     ];
     for (name, value) in fixed {
         line(out, name, value)?;

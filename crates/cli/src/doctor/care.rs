@@ -260,6 +260,19 @@ fn layers(b: &BranchHealth) -> Check {
         );
         return Check::fail("layers", what, SPACE);
     }
+    if b.unreadable_pages > 0 {
+        let some: Vec<String> = b.unreadable.iter().map(said).collect();
+        let what = format!(
+            "{found}\n{} reads found a page that its versions do not make:\n{}",
+            b.unreadable_pages,
+            some.join("\n")
+        );
+        return Check::fail(
+            "layers",
+            what,
+            "`xylem inspect page` shows the versions, and which of them can still be read; report this as a bug",
+        );
+    }
     if let Some(trouble) = &b.merge_trouble {
         let what = format!("{found}\nmerges fail: {}", said(trouble));
         return Check::fail(

@@ -61,8 +61,13 @@ impl Received {
                 self.user = Some(String::from_utf8_lossy(&file.data).trim().to_owned());
                 Ok(())
             }
-            // A stock server has no branches.
-            Item::File(file) if file.path == own::BINLOG_OWNER_FILE => Ok(()),
+            // A stock server has no branches, and reads its own files.
+            Item::File(file)
+                if [own::BINLOG_OWNER_FILE, own::START_PAGES_FILE]
+                    .contains(&file.path.as_str()) =>
+            {
+                Ok(())
+            }
             // An imported branch may have them.
             Item::File(file) if log_tables::is_rows(&file.path) => Ok(()),
             Item::File(file) => {

@@ -176,6 +176,17 @@ fn debts_of_layers() {
     });
     assert_eq!(verdict, Verdict::Warn);
     assert!(found.contains("page 5:3"), "{found}");
+    let (verdict, found) = layers(|b| {
+        b.unreadable_pages = 7;
+        b.unreadable = trouble("page 5:3 at LSN 9: does not fit")
+            .into_iter()
+            .collect();
+    });
+    assert_eq!(verdict, Verdict::Fail);
+    assert!(
+        found.contains("7 reads") && found.contains("page 5:3"),
+        "{found}"
+    );
     assert_eq!(layers(|b| b.runs = 100).0, Verdict::Warn);
 }
 

@@ -38,11 +38,21 @@ pub const DDL_LOG: &str = "ddl_recovery.log";
 /// log.
 pub const BINLOG_OWNER: &str = "xylem.binlog";
 
+/// The list of pages with which InnoDB fills the buffer pool at start
+/// (`SRV_BUF_DUMP_FILENAME_DEFAULT`). InnoDB writes it beside under another name and
+/// renames it.
+const HOT_PAGES: &str = "ib_buffer_pool";
+
+/// The file in which the plugin lists the pages that a start reads.
+const START_PAGES: &str = "xylem.start_pages";
+
 /// Files of the server as a whole.
 fn is_server_file(name: &str) -> bool {
     let replication = ["master", "multi-master", "relay-log"];
-    matches!(name, DDL_LOG | "ddl_recovery-backup.log" | BINLOG_OWNER)
-        || (name.ends_with(".info") && replication.iter().any(|prefix| name.starts_with(prefix)))
+    matches!(
+        name,
+        DDL_LOG | "ddl_recovery-backup.log" | BINLOG_OWNER | HOT_PAGES | START_PAGES
+    ) || (name.ends_with(".info") && replication.iter().any(|prefix| name.starts_with(prefix)))
 }
 
 /// Files of a table, view, trigger or database. This includes `#sql-…` files of a

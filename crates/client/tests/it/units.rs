@@ -163,6 +163,8 @@ fn names() {
         "relay-log-a.info",
         "xylem.binlog",
         "@0023x/t.frm",
+        "ib_buffer_pool",
+        "xylem.start_pages",
     ] {
         assert!(is_side_file(yes), "{yes}");
         assert!(may_be_side_file(format!("./{yes}").as_bytes()), "{yes}");
@@ -180,7 +182,9 @@ fn names() {
         "undo001",
         "ib_logfile0",
         "ibtmp1",
-        "ib_buffer_pool",
+        "ib_buffer_pool.incomplete",
+        "xylem.start_pages.new",
+        "shop/ib_buffer_pool",
         "aria_log.00000001",
         "aria_log_control",
         "mysql/t.MAI",

@@ -25,6 +25,7 @@ fn files_of_the_server() {
         ("relay-log.info", Top::Replication),
         ("mysqld-bin.index", Top::Replication),
         ("ib_buffer_pool", Top::LeftOut),
+        ("xylem.start_pages", Top::LeftOut),
         ("xtrabackup_info", Top::LeftOut),
         ("mariadb_backup_checkpoints", Top::LeftOut),
         ("debian-10.11.flag", Top::LeftOut),

@@ -141,6 +141,11 @@ fn a_table_whose_file_finds_no_room_leaves_nothing() -> Result<()> {
         "CREATE DATABASE d; USE d; \
          CREATE TABLE d.t0 (a INT PRIMARY KEY, b CHAR(250) NOT NULL, KEY (b))",
     )?;
+    // The list of pages that the start read would take the room.
+    let list = project.dir().join("computes/main/data/xylem.start_pages");
+    wait_until("the pages of the start", Duration::from_secs(60), || {
+        Ok(list.exists())
+    })?;
     // Ingest lags, so a rollback that asked the server would not find the tablespace.
     let load = "USE d; INSERT INTO d.t0 SELECT seq, MD5(seq) FROM seq_1_to_150000";
     let mut writer = project.command(&["sql", "main", "-e", load]).spawn()?;

@@ -453,8 +453,9 @@ fn a_tablespace_that_cannot_be_opened_is_not_taken_for_missing() -> Result<()> {
     let before = main_log(&project)?.len();
     let mut ended = false;
     // The file may exist before its directory is closed, or the directory may be closed
-    // before mariadbd's account owns it; then try again.
-    for _ in 0..20 {
+    // before mariadbd's account owns it; then try again, sooner or later.
+    let mut pause = Duration::ZERO;
+    for _ in 0..40 {
         let since_log = main_log(&project)?.len();
         std::fs::remove_dir_all(&data)?;
         let mut start = project.command(&["compute", "start", "main"]);
@@ -466,6 +467,11 @@ fn a_tablespace_that_cannot_be_opened_is_not_taken_for_missing() -> Result<()> {
             ensure!(since.elapsed() < Duration::from_secs(60), "no base backup");
             std::thread::yield_now();
         }
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "another process goes on meanwhile"
+        )]
+        std::thread::sleep(pause);
         let Some(closed) = Immutable::new(&data.join("d")) else {
             start.wait_with_output()?;
             eprintln!("no directory can be made immutable here: not tested");
@@ -474,7 +480,11 @@ fn a_tablespace_that_cannot_be_opened_is_not_taken_for_missing() -> Result<()> {
         let missed = data.join("d/t.ibd").exists();
         let (started, _) = said(start)?;
         if !main_log(&project)?[since_log..].contains("Starting MariaDB") {
+            pause += Duration::from_millis(2);
             continue;
+        }
+        if missed {
+            pause /= 2;
         }
         if !missed {
             // At the start, or when the rollback reaches the table.

@@ -76,8 +76,15 @@ fn apply_chain(
     let corrupt = |lsn: Lsn, message: String| ReadError::Corrupt { page, lsn, message };
     let bad = |message: String| corrupt(wanted.at, message);
     let size = engine.page_bytes(info.flags).map_err(bad)?;
+    let check = |bytes: &[u8], lsn: Lsn| {
+        let checked = engine.check_image(bytes, lsn);
+        checked.map_err(|e| corrupt(lsn, e))
+    };
     let mut out = match &base {
-        Some(b) if !chain.is_self_contained() => b.bytes.to_vec(),
+        Some(b) if !chain.is_self_contained() => {
+            check(b.bytes, b.lsn)?;
+            b.bytes.to_vec()
+        }
         _ => vec![0; size],
     };
     let apply = |out: &mut Vec<u8>, lsn: Lsn, records: &[u8]| {
@@ -95,6 +102,7 @@ fn apply_chain(
                     bytes.len()
                 )));
             }
+            check(bytes, lsn)?;
             out.clear();
             out.extend_from_slice(bytes);
             continue;

@@ -3,14 +3,13 @@
 
 use super::samples::Sample;
 use crate::finding::Scrubbed;
-use crate::layer::key::key_text;
 use parking_lot::Mutex;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 use xylem_types::Lsn;
 
-/// Keys that cannot be folded which are remembered.
-const UNFOLDABLE_MAX: usize = 20;
+/// Troubles of one kind that are remembered.
+const TROUBLES_MAX: usize = 20;
 
 /// Something that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +46,31 @@ impl Failing {
     }
 }
 
+/// Troubles of one kind: the first ones, one for each subject.
+#[derive(Debug, Default)]
+pub(crate) struct Troubles(Mutex<Vec<Trouble>>);
+
+impl Troubles {
+    /// Notes one, whose message begins with its subject. Returns whether it is the first
+    /// of its subject, which people should have.
+    pub(crate) fn note(&self, time_us: u64, subject: &str, message: String) -> bool {
+        let mut all = self.0.lock();
+        if let Some(known) = all.iter_mut().find(|t| t.message.starts_with(subject)) {
+            known.time_us = time_us;
+            return false;
+        }
+        let is_news = all.len() < TROUBLES_MAX;
+        if is_news {
+            all.push(Trouble { time_us, message });
+        }
+        is_news
+    }
+
+    pub(crate) fn all(&self) -> Vec<Trouble> {
+        self.0.lock().clone()
+    }
+}
+
 /// The result of a look at layers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Looked {
@@ -66,7 +90,10 @@ pub(crate) struct Looked {
 pub(crate) struct Health {
     pub(crate) flush: Failing,
     pub(crate) merge: Failing,
-    pub(crate) unfoldable: Mutex<Vec<Trouble>>,
+    /// Keys that cannot be folded.
+    pub(crate) unfoldable: Troubles,
+    /// Pages that their versions do not make.
+    pub(crate) unreadable: Troubles,
     pub(crate) scrubbed: Scrubbed,
     /// Bytes that the scrub under way in the background has still to read.
     pub(crate) scrub_left: AtomicU64,
@@ -82,22 +109,4 @@ pub(crate) struct Database {
     pub(crate) lsn: Lsn,
     /// Bytes of all tablespaces as files.
     pub(crate) bytes: u64,
-}
-
-impl Health {
-    /// Notes a key that cannot be folded. Returns whether that is news that
-    /// people should have: of many such keys only the first ones.
-    pub(crate) fn note_unfoldable(&self, time_us: u64, key: &[u8], why: &str) -> bool {
-        let message = format!("{}: {why}", key_text(key));
-        let mut all = self.unfoldable.lock();
-        if let Some(known) = all.iter_mut().find(|t| t.message == message) {
-            known.time_us = time_us;
-            return false;
-        }
-        if all.len() < UNFOLDABLE_MAX {
-            all.push(Trouble { time_us, message });
-            return true;
-        }
-        false
-    }
 }

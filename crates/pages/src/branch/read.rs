@@ -160,6 +160,15 @@ impl Shared {
         if reach == Reach::Files || found.is_ok() {
             self.stats.get_pages.add(1);
         }
+        if let Err(error @ ReadError::Corrupt { .. }) = &found {
+            self.stats.unreadable_pages.add(1);
+            // The LSN may be another one each time.
+            let subject = format!("page {page} ");
+            let troubles = &self.health.unreadable;
+            if troubles.note(self.now_us(), &subject, error.to_string()) {
+                tracing::error!(branch_id = %self.id, %error, "a page cannot be read");
+            }
+        }
         found
     }
 

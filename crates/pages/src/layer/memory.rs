@@ -404,6 +404,10 @@ impl MemLayer {
     /// Takes `bytes` as the page's base: what it is at `at`, nothing before
     /// `floor` counting. All bases together take `limit` bytes at most. False
     /// when the layer has no version of the page that this could stand for.
+    ///
+    /// `false` sends the caller to the layer before, so a walk that gave up must
+    /// not answer it: the page of another LSN would stand for that layer's newest
+    /// version, and the flush would write it as an image.
     pub(crate) fn set_base(
         &self,
         page: PageId,
@@ -412,25 +416,15 @@ impl MemLayer {
         bytes: &Arc<[u8]>,
         limit: u64,
     ) -> bool {
+        let Some((version, lsn)) = self.newest_up_to(&Key::Page(page), at) else {
+            return false;
+        };
+        if lsn < floor {
+            return false;
+        }
         let key = page_to_u64(page);
         let mut inner = self.inner.write();
         let inner = &mut *inner;
-        let Some(head) = inner.head(&Key::Page(page)) else {
-            return false;
-        };
-        // Walks past the versions that have come since.
-        let mut next = head.last;
-        let mut found = None;
-        for _ in 0..SLICE.0 {
-            let Some(v) = inner.version(next) else { break };
-            let lsn = self.lsn_of(v);
-            if lsn <= at {
-                found = (lsn >= floor).then_some(next);
-                break;
-            }
-            next = v.prev;
-        }
-        let Some(version) = found else { return false };
         let old = inner.bases.get(&key);
         let freed = old.map_or(0, |b| b.bytes.len() as u64);
         let size = inner.bases_bytes - freed + bytes.len() as u64;
@@ -443,6 +437,23 @@ impl MemLayer {
         inner.pages.change(key, |head| head.weight = 0);
         self.account(inner);
         true
+    }
+
+    /// The newest version of `key` up to `at`: where it lies, and its LSN. Those
+    /// that the writer appends meanwhile are all newer.
+    fn newest_up_to(&self, key: &Key, at: Lsn) -> Option<(u32, Lsn)> {
+        let mut next = self.inner.read().head(key)?.last;
+        loop {
+            let inner = self.inner.read();
+            for _ in 0..SLICE.0 {
+                let version = inner.version(next)?;
+                let lsn = self.lsn_of(version);
+                if lsn <= at {
+                    return Some((next, lsn));
+                }
+                next = version.prev;
+            }
+        }
     }
 
     /// Counts what it takes now.
@@ -535,3 +546,6 @@ impl Versions {
             .map(|v| (kind_of(v.len_kind), v.len_kind & LEN_MASK))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ use crate::layer::format::{
 use crate::layer::key::{
     TAG_PAGE, TAG_PATH, TAG_SIDE, TAG_SPACE, TAG_STATE, key_text, page_of, side_of, space_of,
 };
+use crate::materialise::{InnoDb, Materialise};
 use crate::place::{FileReader, Files};
 use std::io;
 use std::sync::Arc;
@@ -531,7 +532,7 @@ impl LayerCheck {
                 let kind = Kind::from_u8(*kind).ok_or_else(|| {
                     format!("{} has a version of kind {kind}", key_text(group.key))
                 })?;
-                self.version(group.key, *lsn, kind)?;
+                self.version(group.key, *lsn, kind, bytes)?;
                 visit.version(group.key, *lsn, kind, bytes);
             }
         }
@@ -571,7 +572,7 @@ impl LayerCheck {
         }
     }
 
-    fn version(&mut self, key: &[u8], lsn: Lsn, kind: Kind) -> Result<(), String> {
+    fn version(&mut self, key: &[u8], lsn: Lsn, kind: Kind, bytes: &[u8]) -> Result<(), String> {
         let e = &self.expected;
         if lsn < e.start || lsn > e.end {
             return Err(format!(
@@ -590,6 +591,10 @@ impl LayerCheck {
         }
         if e.kind == LayerKind::Image && kind != Kind::Image {
             return Err(format!("{} is no image", key_text(key)));
+        }
+        if kind == Kind::Image && page_of(key).is_some() {
+            let checked = InnoDb.check_image(bytes, lsn);
+            checked.map_err(|e| format!("{}: {e}", key_text(key)))?;
         }
         self.lsn = lsn;
         Ok(())

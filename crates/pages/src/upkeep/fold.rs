@@ -325,6 +325,7 @@ impl<'a> Fold<'a> {
         let mut records: Vec<u8> = Vec::new();
         while let Some(v) = versions.next() {
             if v.kind == Kind::Image {
+                engine.check_image(&v.bytes, v.lsn).map_err(stuck)?;
                 value.clone_from(&v.bytes);
                 continue;
             }

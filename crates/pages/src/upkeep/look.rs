@@ -62,6 +62,9 @@ pub struct BranchHealth {
     pub merge_trouble: Option<Trouble>,
     /// Keys whose history cannot be folded and stays, at most 20, and why.
     pub unfoldable: Vec<Trouble>,
+    /// Pages that their versions do not make, as reads found them: at most 20, and
+    /// why.
+    pub unreadable: Vec<Trouble>,
     /// The newest scrub.
     pub scrub: LastScrub,
 }
@@ -167,7 +170,8 @@ impl Shared {
             forks: self.forks.all(),
             flush_trouble: self.health.flush.last(),
             merge_trouble: self.health.merge.last(),
-            unfoldable: self.health.unfoldable.lock().clone(),
+            unfoldable: self.health.unfoldable.all(),
+            unreadable: self.health.unreadable.all(),
             scrub: self.health.scrubbed.last(),
         }
     }

@@ -251,7 +251,10 @@ impl<'a> Merge<'a> {
 /// Notes that a key's history cannot be folded.
 fn note_unfoldable(shared: &Shared, key: &[u8], why: &str) {
     shared.stats.unfoldable_keys.add(1);
-    if shared.health.note_unfoldable(shared.now_us(), key, why) {
+    let subject = format!("{}: ", key_text(key));
+    let message = format!("{subject}{why}");
+    let troubles = &shared.health.unfoldable;
+    if troubles.note(shared.now_us(), &subject, message) {
         tracing::error!(branch_id = %shared.id, key = %key_text(key), error = %why, "a key cannot be folded: all its history stays");
     }
 }

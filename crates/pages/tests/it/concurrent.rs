@@ -239,3 +239,69 @@ fn a_page_that_changes_all_the_time_is_short_to_read() {
         branch.flush_now();
     }
 }
+
+/// A page gets more versions while it is built for readers than one look at a layer
+/// passes: it must not stand for the newest version of the layer before, of which
+/// the flush makes an image.
+#[test]
+fn images_are_of_their_lsn_however_fast_the_page_changes() {
+    const CHANGES: u32 = 200_000;
+    let dir = tempfile::tempdir().unwrap();
+    let wal = MemWal::new();
+    let mut config = small();
+    config.open_layer_bytes = 256 << 10;
+    config.long_chain_bytes = 64 << 10;
+    let branch = open(config, dir.path(), &wal);
+    let hot = PageId::new(7, 1);
+    let mut lsn = Lsn::FIRST;
+    wal.epoch(lsn);
+    let flags = SpaceFlags::full_crc32_of(16384).unwrap().raw();
+    let begin = mtr(|m| {
+        m.header(7, 10, flags).init(hot);
+    });
+    wal.redo(lsn, &begin);
+    lsn = after(lsn, &begin);
+    catch_up(&branch, &wal);
+    let mut moments = Vec::new();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        for _ in 0..2 {
+            s.spawn(|| {
+                while !stop.load(Ordering::Acquire) {
+                    branch.get_page(hot, ReadAt::Newest, Reach::Files).unwrap();
+                }
+            });
+        }
+        let mut frame = Vec::new();
+        let mut start = lsn;
+        for n in 1..=CHANGES {
+            let bytes = mtr(|m| {
+                m.write(hot, 100, &n.to_be_bytes());
+            });
+            lsn = after(lsn, &bytes);
+            frame.extend(bytes);
+            if n % 500 == 0 {
+                moments.push((lsn, n));
+            }
+            if frame.len() > 60_000 || n == CHANGES {
+                wal.redo(start, &std::mem::take(&mut frame));
+                start = lsn;
+                // The readers get far behind, and then a turn.
+                if n % 4 == 0 {
+                    catch_up(&branch, &wal);
+                }
+            }
+        }
+        catch_up(&branch, &wal);
+        stop.store(true, Ordering::Release);
+    });
+    assert_eq!(branch.failed(), None);
+    branch.flush_now();
+    let stats = branch.stats();
+    assert!(stats.flushes > 3, "{stats:?}");
+    assert_eq!(stats.images_written, stats.flushes, "{stats:?}");
+    for (at, n) in moments {
+        let page = branch.get_page(hot, ReadAt::Lsn(at), Reach::Files);
+        assert_eq!(value(&page.unwrap().bytes), n, "at {at}");
+    }
+}

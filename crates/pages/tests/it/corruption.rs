@@ -4,6 +4,7 @@
 
 use crate::common;
 use crate::common::model::Model;
+use crate::common::redo::mtr;
 use crate::common::unreadable::Unreadable;
 use crate::common::{BRANCH, MemWal, branch_dir, catch_up, copy_dir, place, small};
 use rand::{Rng, SeedableRng};
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use xylem_pages::place::LocalPlace;
 use xylem_pages::scrub::FindingKind;
 use xylem_pages::{Branch, Reach, ReadAt, ReadError, Store, StoreConfig};
+use xylem_redo::SpaceFlags;
 use xylem_types::{Lsn, PageId};
 use xylem_wal::Wal;
 
@@ -263,4 +265,31 @@ fn a_disk_that_cannot_be_read_for_a_while_loses_nothing() {
     branch.compact_now().unwrap();
     model.check_all(&branch, 20);
     assert_eq!(branch.failed(), None);
+}
+
+/// Redo of a page that was never made.
+#[test]
+fn a_page_that_its_versions_do_not_make_is_counted_and_told_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let wal = MemWal::new();
+    let branch = common::open(small(), dir.path(), &wal);
+    let lsn = Lsn::FIRST;
+    wal.epoch(lsn);
+    let page = PageId::new(7, 3);
+    let flags = SpaceFlags::full_crc32_of(4096).unwrap().raw();
+    wal.redo(
+        lsn,
+        &mtr(|m| {
+            m.header(7, 10, flags).write(page, 100, &[1]);
+        }),
+    );
+    catch_up(&branch, &wal);
+    for _ in 0..3 {
+        let found = branch.get_page(page, ReadAt::Newest, Reach::Files);
+        assert!(matches!(found, Err(ReadError::Corrupt { .. })), "{found:?}");
+    }
+    assert_eq!(branch.stats().unreadable_pages, 3);
+    let told = branch.health().unreadable;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].message.contains("page 7:3"), "{told:?}");
 }

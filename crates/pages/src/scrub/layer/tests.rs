@@ -12,6 +12,13 @@ struct Made {
     meta: LayerMeta,
 }
 
+/// A page of LSN 100.
+fn image(n: u32) -> [u8; 100] {
+    let mut out = [n as u8; 100];
+    out[16..24].copy_from_slice(&100u64.to_be_bytes());
+    out
+}
+
 fn page(n: u32) -> Vec<u8> {
     crate::layer::key::page_key(xylem_types::PageId::new(5, n)).to_vec()
 }
@@ -26,8 +33,7 @@ fn made(pages: u32, kind: LayerKind, more: impl Fn(&mut LayerWriter)) -> Made {
     for n in 0..pages {
         out.begin_key(&page(n), Summary::default()).unwrap();
         for lsn in [100, 200 + u64::from(n % 50)] {
-            out.version(Lsn(lsn), Kind::Image, &[n as u8; 100], None)
-                .unwrap();
+            out.version(Lsn(lsn), Kind::Image, &image(n), None).unwrap();
         }
     }
     more(&mut out);
@@ -142,6 +148,19 @@ fn what_is_out_of_order_is_found() {
         found(&made_with(delta, page(4), &[300, 300, 301], Kind::Fresh)),
         Vec::<String>::new()
     );
+}
+
+#[test]
+fn an_image_that_is_newer_than_its_lsn_is_found() {
+    let with = |lsn| {
+        let made = made(3, LayerKind::Image, |out| {
+            out.begin_key(&page(9), Summary::default()).unwrap();
+            out.version(Lsn(lsn), Kind::Image, &image(9), None).unwrap();
+        });
+        faults(&made, |_| {})
+    };
+    assert_eq!(with(100), Vec::<String>::new());
+    one(&with(99), "its image of LSN 99 is as of LSN 100");
 }
 
 #[test]

@@ -133,6 +133,8 @@ fn health(branch: &Arc<OpenBranch>, names: &Names) -> BranchHealth {
         merge_trouble: h.merge_trouble.as_ref().map(trouble),
         unfoldable: h.unfoldable.iter().map(trouble).collect(),
         unfoldable_keys: stats.unfoldable_keys,
+        unreadable: h.unreadable.iter().map(trouble).collect(),
+        unreadable_pages: stats.unreadable_pages,
         frozen_layers: stats.frozen_layers,
         trim_failures: stats.trim_failures,
         wal_backup: branch.backed.as_ref().map(|b| wal_backup(b)),
