@@ -159,6 +159,12 @@ fn said(trouble: &Trouble) -> String {
     format!("{} (at {})", trouble.message, trouble.time)
 }
 
+/// A line for each.
+fn each_said(troubles: &[Trouble]) -> String {
+    let lines: Vec<String> = troubles.iter().map(said).collect();
+    lines.join("\n")
+}
+
 /// The backup of a WAL is late when it is so many intervals behind.
 const BACKUP_LATE: u64 = 3;
 
@@ -261,11 +267,10 @@ fn layers(b: &BranchHealth) -> Check {
         return Check::fail("layers", what, SPACE);
     }
     if b.unreadable_pages > 0 {
-        let some: Vec<String> = b.unreadable.iter().map(said).collect();
         let what = format!(
             "{found}\n{} reads found a page that its versions do not make:\n{}",
             b.unreadable_pages,
-            some.join("\n")
+            each_said(&b.unreadable)
         );
         return Check::fail(
             "layers",
@@ -282,11 +287,10 @@ fn layers(b: &BranchHealth) -> Check {
         );
     }
     if b.unfoldable_keys > 0 {
-        let some: Vec<String> = b.unfoldable.iter().map(said).collect();
         let what = format!(
             "{found}\nthe history of {} keys cannot be folded and stays:\n{}",
             b.unfoldable_keys,
-            some.join("\n")
+            each_said(&b.unfoldable)
         );
         return Check::warn(
             "layers",
