@@ -34,8 +34,8 @@ fn insert(layer: &MemLayer, mtrs: &Mtrs) {
     assert!(layer.insert(all, &Batch::default(), 64 << 10));
 }
 
-/// What a read as of `at` gathers: the LSN of each version, newest first, and whether
-/// it is an image.
+/// The versions that a read as of `at` gathers, newest first: the LSN of each, and
+/// whether it is an image.
 fn gathered(layer: &MemLayer, at: Lsn) -> Vec<(Lsn, bool)> {
     let mut chain = Chain::default();
     layer.collect(&Key::Page(PAGE), &Want::at(at), true, &mut chain);
