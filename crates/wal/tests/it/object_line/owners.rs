@@ -175,7 +175,7 @@ fn an_empty_wal_is_left_alone_until_it_is_sealed() {
 #[test]
 fn a_busy_writer_cannot_keep_another_from_taking_over() {
     block_on(async {
-        for round in 0..4 {
+        for round in 0..8 {
             let site = Site::new();
             // Objects take their time, so that many are always on their way.
             site.net.set_weather(Weather {
@@ -184,7 +184,9 @@ fn a_busy_writer_cannot_keep_another_from_taking_over() {
                 ..Weather::calm()
             });
             let config = ObjectWalConfig {
-                puts_max: 12,
+                puts_max: if round < 4 { 12 } else { 64 },
+                adaptive: round >= 4,
+                hedge: round >= 4,
                 ..one_each()
             };
             let old = Arc::new(site.open_on(&site.net.wire(), config).await.unwrap());
