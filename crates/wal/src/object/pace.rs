@@ -2,19 +2,20 @@
 //! commits faster on the store as it is measured, and no more.
 //!
 //! A commit waits for the next object to be sent and then for one put. Objects
-//! are therefore sent at even distances, a *share* of the usual latency apart,
-//! whatever the number of clients; what comes in between shares an object. With
-//! `n` objects to a latency, the wait is half of `1/n` of it on average. The
-//! distance matters more than the number: objects that are sent together come
-//! back together, and so do the next commits of the clients who waited for
-//! them.
+//! are therefore sent at even distances, `per_latency` of them in the time that
+//! a put takes, whatever the number of clients; what comes in between shares an
+//! object. A commit then waits half a distance on average, at four objects to a
+//! latency an eighth of it and at eight a sixteenth. Even distances do more than
+//! the number: objects that are sent together come back together, and so do the
+//! next commits of the clients who waited for them.
 //!
-//! More objects to a latency help only while they do not raise it. The usual
-//! latency is the median of a round of puts; the bare one is the lowest median
-//! of late. The number grows by one while the usual latency is near the bare
-//! one, and falls by one when it is far above, as in TCP Vegas. Medians of
-//! rounds take the place of Vegas's single round trips, because puts have a long
-//! tail: its minimum is far below what is usual.
+//! More objects help only while they do not raise the latency. `usual` is the
+//! median of a round of puts, `bare` the lowest median of late. `per_latency`
+//! grows by one while `usual` is near `bare`, and falls by one when it is far
+//! above, as in TCP Vegas. Medians take the place of Vegas's single round trips,
+//! because puts have a long tail: their minimum is far below what is usual.
+//! Where the latency grows, the distance grows with it, so the objects on their
+//! way remain as many.
 
 #[cfg(test)]
 mod tests;
@@ -24,14 +25,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Objects to a latency, at first and at least.
-const SHARES_MIN: u32 = 2;
-/// Objects on their way for each share, so that the slow ones among them do not
-/// hold back the others.
-const PUTS_PER_SHARE: usize = 2;
+const PER_LATENCY_MIN: u32 = 2;
+/// Objects on their way for each of `per_latency`, at most, so that slow ones
+/// among them do not hold back the others.
+const SLACK: usize = 2;
 /// Puts whose median decides at what distance objects are sent: a few, because
 /// a distance that follows a growing latency late makes it swing.
 const RECENT: usize = 5;
-/// Puts whose median decides on the number of shares.
+/// Puts whose median decides on `per_latency`.
 const ROUND: usize = 16;
 /// How long the bare latency is believed. Then it is measured anew with few
 /// objects on their way, because the store may have become slower for good.
@@ -61,17 +62,17 @@ pub(crate) enum Go {
 #[derive(Debug)]
 pub(crate) struct Pace {
     puts_max: usize,
-    shares_max: u32,
+    per_latency_max: u32,
     /// The time that each request takes up of what is allowed.
     request: Duration,
     /// When the requests so far are paid off.
     paid: Option<Instant>,
     last_sent: Option<Instant>,
-    shares: u32,
-    /// Puts that began before this say nothing of `shares`.
+    per_latency: u32,
+    /// Puts that began before this say nothing of `per_latency`.
     since: Option<Instant>,
     /// Whether the rule has held back an object in this round. Where it has
-    /// not, more shares would change nothing.
+    /// not, more objects would change nothing.
     held_back: bool,
     /// The latencies that the distance follows.
     recent: VecDeque<Duration>,
@@ -83,14 +84,14 @@ pub(crate) struct Pace {
 
 impl Pace {
     pub fn new(puts_max: usize, puts_per_second: u32) -> Pace {
-        let shares_max = u32::try_from(puts_max / PUTS_PER_SHARE).unwrap_or(u32::MAX);
+        let most = u32::try_from(puts_max / SLACK).unwrap_or(u32::MAX).max(1);
         Pace {
             puts_max,
-            shares_max: shares_max.max(1),
+            per_latency_max: most,
             request: Duration::from_secs(1) / puts_per_second,
             paid: None,
             last_sent: None,
-            shares: SHARES_MIN.min(shares_max.max(1)),
+            per_latency: PER_LATENCY_MIN.min(most),
             since: None,
             held_back: false,
             recent: VecDeque::with_capacity(RECENT),
@@ -104,7 +105,7 @@ impl Pace {
     /// When the next object may be sent, with so many on their way; one that is
     /// `full` gains nothing by waiting for more entries.
     pub fn next(&mut self, now: Instant, under_way: usize, full: bool) -> Go {
-        let most = (self.shares as usize * PUTS_PER_SHARE).min(self.puts_max);
+        let most = (self.per_latency as usize * SLACK).min(self.puts_max);
         if under_way >= most {
             self.held_back = true;
             return Go::Arrival;
@@ -128,7 +129,7 @@ impl Pace {
         let mut recent: Vec<Duration> = self.recent.iter().copied().collect();
         recent.sort_unstable();
         let latency = recent.get(recent.len() / 2).copied().unwrap_or_default();
-        (latency / self.shares).min(DISTANCE_MAX)
+        (latency / self.per_latency).min(DISTANCE_MAX)
     }
 
     /// How long a put of so many bytes takes when it is late; `None` where that
@@ -168,23 +169,24 @@ impl Pace {
 
     fn judge(&mut self, now: Instant, median: Duration) {
         self.usual = Some(median);
-        let before = self.shares;
+        let before = self.per_latency;
+        let least = PER_LATENCY_MIN.min(self.per_latency_max);
         if self.bare_until.is_some_and(|until| now >= until) {
             self.bare = None;
             self.bare_until = None;
-            self.shares = SHARES_MIN.min(self.shares_max);
+            self.per_latency = least;
         } else {
             let bare = self.bare.map_or(median, |bare| bare.min(median));
             self.bare = Some(bare);
             self.bare_until.get_or_insert(now + BARE_LASTS);
             if median > bare * 2 {
-                self.shares = (self.shares - 1).max(SHARES_MIN.min(self.shares_max));
+                self.per_latency = (self.per_latency - 1).max(least);
             } else if median < bare * 3 / 2 && self.held_back {
-                self.shares = (self.shares + 1).min(self.shares_max);
+                self.per_latency = (self.per_latency + 1).min(self.per_latency_max);
             }
         }
         self.held_back = false;
-        if self.shares != before {
+        if self.per_latency != before {
             self.since = Some(now);
         }
     }

@@ -169,7 +169,7 @@ fn one_client_alone_never_waits() {
         pace.arrived(now, MS * 5, SMALL);
     }
     // Where nothing was held back, nothing is known of more objects.
-    assert_eq!(pace.shares, 2);
+    assert_eq!(pace.per_latency, 2);
 }
 
 #[test]
