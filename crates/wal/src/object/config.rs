@@ -21,8 +21,8 @@ pub struct ObjectWalConfig {
     /// The largest payload of a frame.
     pub max_frame_bytes: u64,
     /// How long the first of several entries waits for others to share its
-    /// object, on top of the wait of the pace. Each object is a request that a
-    /// store may charge for.
+    /// object, also when one could be sent at once. Each object is a request
+    /// that a store may charge for.
     pub linger: Duration,
     /// Objects on their way at a time, at most. Entries that come meanwhile
     /// share the next one.
