@@ -402,6 +402,8 @@ void stop(lsn_t lsn) noexcept
 {
   if (!connected)
     return;
+  /* It ends when the redo before it is durable, which a shutdown waits for, too. */
+  wait_for_start_pages();
   forget_kept();
   connected= false;
   if (caches)
