@@ -31,8 +31,6 @@ SPDX-License-Identifier: GPL-2.0-or-later
 #include <dlfcn.h>
 #include <string>
 
-extern tpool::thread_pool *srv_thread_pool;
-
 namespace page_server
 {
 my_bool enabled;
@@ -494,17 +492,9 @@ dberr_t read_many(page_id_t id, uint32_t n, byte *buf, size_t len) noexcept
   return DB_SUCCESS;
 }
 
-/** Call back InnoDB after an asynchronous read, on a thread of the pool, because
-InnoDB may need other pages.
+/** Put a page that was received into the page cache, and call back InnoDB. m_ret_len
+holds the ticket.
 @param arg  request */
-static void read_complete(void *arg)
-{
-  tpool::aiocb *cb= static_cast<tpool::aiocb*>(arg);
-  cb->m_callback(cb);
-}
-
-/** Like read_complete(), after a page was received that the page cache did not
-have. m_ret_len holds the ticket. */
 static void read_received(void *arg)
 {
   tpool::aiocb *cb= static_cast<tpool::aiocb*>(arg);
@@ -515,12 +505,13 @@ static void read_received(void *arg)
   cb->m_callback(cb);
 }
 
-/** Let a thread of the pool complete an asynchronous read.
-@param cb        request
-@param complete  read_complete() or read_received() */
-static void submit(tpool::aiocb *cb, tpool::callback_func complete) noexcept
+/** Let a thread of the pool go on with an asynchronous read, because InnoDB may need
+other pages when it is called back.
+@param cb     request
+@param go_on  function to call with the request */
+static void submit(tpool::aiocb *cb, tpool::callback_func go_on) noexcept
 {
-  cb->m_internal_task.m_func= complete;
+  cb->m_internal_task.m_func= go_on;
   srv_thread_pool->submit_task(&cb->m_internal_task);
 }
 
@@ -542,7 +533,7 @@ static void read_done(void *context, int status)
     cb->m_err= EIO;
     cb->m_ret_len= 0;
   }
-  submit(cb, put ? read_received : read_complete);
+  submit(cb, put ? read_received : cb->m_callback);
 }
 
 /** Request a page of an asynchronous read from the page server.
@@ -594,7 +585,7 @@ bool read_async(tpool::aiocb *cb, page_id_t id) noexcept
   if (caches)
     switch (read_cached(cb, false)) {
     case XYLEM_OK:
-      submit(cb, read_complete);
+      submit(cb, cb->m_callback);
       return true;
     case XYLEM_TIMEOUT:
       submit(cb, read_disk);
