@@ -64,6 +64,7 @@ struct
   CLIENT_FUNCTION(get_pages_batch);
   CLIENT_FUNCTION(stream_wal);
   CLIENT_FUNCTION(wait_durable);
+  CLIENT_FUNCTION(fetch_tablespace);
   CLIENT_FUNCTION(open_tablespace);
   CLIENT_FUNCTION(cache_open);
   CLIENT_FUNCTION(cache_get);
@@ -117,8 +118,8 @@ bool look_up_all() noexcept
   return LOOK_UP(init) && LOOK_UP(shutdown) && LOOK_UP(set_timeouts) &&
     LOOK_UP(get_page) && LOOK_UP(get_page_async) &&
     LOOK_UP(get_pages_batch) && LOOK_UP(stream_wal) &&
-    LOOK_UP(wait_durable) && LOOK_UP(open_tablespace) &&
-    LOOK_UP(cache_open) && LOOK_UP(cache_get) && LOOK_UP(cache_put) &&
+    LOOK_UP(wait_durable) && LOOK_UP(fetch_tablespace) &&
+    LOOK_UP(open_tablespace) && LOOK_UP(cache_open) && LOOK_UP(cache_get) && LOOK_UP(cache_put) &&
     LOOK_UP(cache_forget) && LOOK_UP(cache_forget_space) &&
     LOOK_UP(cache_close) && LOOK_UP(get_stats) && LOOK_UP(last_error);
 #undef LOOK_UP
@@ -632,6 +633,20 @@ void wait_durable(lsn_t lsn) noexcept
 {
   if (int status= client.wait_durable(lsn))
     give_up("making redo durable", status);
+}
+
+bool fetch_space(uint32_t id) noexcept
+{
+  if (!connected || was_dropped(id))
+    return false;
+  switch (int status= client.fetch_tablespace(id)) {
+  case XYLEM_TIMEOUT:
+  case XYLEM_FENCED:
+    give_up("opening a tablespace", status);
+  default:
+    /* A statement that opens the table says what is wrong with it. */
+    return status == XYLEM_OK;
+  }
 }
 
 fil_space_t *open_space(uint32_t id, uint32_t flags, bool make) noexcept

@@ -9,6 +9,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 *****************************************************************************/
 
 #include "page_server.h"
+#include "page_server_private.h"
 #include "buf0buf.h"
 #include "buf0lru.h"
 #include "dict0dict.h"
@@ -174,12 +175,12 @@ void open_spaces(const std::set<uint32_t> &ids) noexcept
   {
     if (srv_shutdown_state > SRV_SHUTDOWN_INITIATED)
       return;
-    if (id >= SRV_SPACE_ID_UPPER_BOUND)
+    /* The latch is not for a round trip. */
+    if (id >= SRV_SPACE_ID_UPPER_BOUND || !fetch_space(id))
       continue;
-    /* For one table at a time, so that those who wait for the latch get it. It keeps
-    the table from being dropped or renamed while its file is made. A statement that
-    opened the table since may also have renamed it: the page server's answer may have
-    the old name, where a new table is to have its file. */
+    /* It keeps the table from being dropped or renamed while its file is made. A
+    statement that opened the table since may also have renamed it: the page server's
+    answer has the old name, where a new table is to have its file. */
     dict_sys.freeze(SRW_LOCK_CALL);
     mysql_mutex_lock(&fil_system.mutex);
     const bool is_open{fil_space_get_by_id(id) != nullptr};
