@@ -171,6 +171,10 @@ calls this before it takes the lock. Returns what xylem_open_tablespace does, bu
 nothing again that the server has answered. */
 int xylem_fetch_tablespace(uint32_t space_id);
 
+/* Forgets the answer of this thread's last xylem_fetch_tablespace, which would otherwise
+stand for the next xylem_open_tablespace, however late. */
+void xylem_forget_tablespace(void);
+
 /* From this call on, the preloaded library refuses to create files in which
 engines other than InnoDB keep rows of persistent tables (EPERM, and an error in
 the error log), because such rows would be lost with the data directory. It

@@ -660,6 +660,12 @@ pub extern "C" fn xylem_fetch_tablespace(space_id: u32) -> c_int {
 }
 
 /// See the header.
+#[unsafe(no_mangle)]
+pub extern "C" fn xylem_forget_tablespace() {
+    tablespace::forget();
+}
+
+/// See the header.
 ///
 /// # Safety
 /// `path` is NULL or has `size` writable bytes; `flags` is NULL or writable.

@@ -130,7 +130,8 @@ fn ask(client: &Client, id: u32, pages: bool, what: &str) -> Result<Space, Error
 }
 
 thread_local! {
-    /// The tablespace of this thread's last [`fetch`], until its next [`open`].
+    /// The tablespace of this thread's last [`fetch`], until its next [`open`] or
+    /// [`forget`].
     static FETCHED: Cell<Option<(u32, Space)>> = const { Cell::new(None) };
 }
 
@@ -143,6 +144,11 @@ pub fn fetch(client: &Client, id: u32) -> Result<(), Error> {
     let space = ask(client, id, true, &format!("tablespace {id}"))?;
     FETCHED.set(Some((id, space)));
     Ok(())
+}
+
+/// Forgets the answer of this thread's last [`fetch`], which no [`open`] will need.
+pub fn forget() {
+    FETCHED.set(None);
 }
 
 /// Removes `./` and doubled slashes from `path`; `None` if it is absolute, empty,

@@ -50,6 +50,10 @@ the next of this thread does not.
 @return whether the branch has it and the first page is not damaged */
 bool fetch_space(uint32_t id) noexcept;
 
+/** Forget the answer to this thread's last fetch_space(), which open_space() did not
+need. */
+void forget_fetched_space() noexcept;
+
 /** Wait until the list of the pages that this start read is written, if it is being
 written. Called at shutdown, while the page server can still be reached. */
 void wait_for_start_pages() noexcept;

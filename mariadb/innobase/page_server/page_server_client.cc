@@ -65,6 +65,7 @@ struct
   CLIENT_FUNCTION(stream_wal);
   CLIENT_FUNCTION(wait_durable);
   CLIENT_FUNCTION(fetch_tablespace);
+  CLIENT_FUNCTION(forget_tablespace);
   CLIENT_FUNCTION(open_tablespace);
   CLIENT_FUNCTION(cache_open);
   CLIENT_FUNCTION(cache_get);
@@ -119,7 +120,8 @@ bool look_up_all() noexcept
     LOOK_UP(get_page) && LOOK_UP(get_page_async) &&
     LOOK_UP(get_pages_batch) && LOOK_UP(stream_wal) &&
     LOOK_UP(wait_durable) && LOOK_UP(fetch_tablespace) &&
-    LOOK_UP(open_tablespace) && LOOK_UP(cache_open) && LOOK_UP(cache_get) && LOOK_UP(cache_put) &&
+    LOOK_UP(forget_tablespace) && LOOK_UP(open_tablespace) &&
+    LOOK_UP(cache_open) && LOOK_UP(cache_get) && LOOK_UP(cache_put) &&
     LOOK_UP(cache_forget) && LOOK_UP(cache_forget_space) &&
     LOOK_UP(cache_close) && LOOK_UP(get_stats) && LOOK_UP(last_error);
 #undef LOOK_UP
@@ -648,6 +650,9 @@ bool fetch_space(uint32_t id) noexcept
     return status == XYLEM_OK;
   }
 }
+
+void forget_fetched_space() noexcept
+{ client.forget_tablespace(); }
 
 fil_space_t *open_space(uint32_t id, uint32_t flags, bool make) noexcept
 {

@@ -188,6 +188,7 @@ void open_spaces(const std::set<uint32_t> &ids) noexcept
     if (!is_open)
       open_space(id, UINT32_MAX, true);
     dict_sys.unfreeze();
+    forget_fetched_space();
   }
 }
 } // namespace page_server

@@ -318,6 +318,10 @@ fn a_tablespace_that_was_fetched_is_opened_without_a_request() {
     assert_eq!(open(&client, 6), Err(Status::NotFound));
     assert_eq!(open(&client, 5), Ok("early/t.ibd".to_owned()));
     assert_eq!(requests(), 5);
+    xylem_client::tablespace::fetch(&client, 5).unwrap();
+    xylem_client::tablespace::forget();
+    assert_eq!(open(&client, 5), Ok("early/t.ibd".to_owned()));
+    assert_eq!(requests(), 7);
     let missing = xylem_client::tablespace::fetch(&client, 6);
     assert_eq!(missing.unwrap_err().status, Status::NotFound);
     client.shutdown();
