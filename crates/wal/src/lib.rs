@@ -252,7 +252,8 @@ pub trait Wal: Send + Sync + 'static {
     fn durable(&self) -> tokio::sync::watch::Receiver<Durable>;
 
     /// Reads durable entries from `position` on. At the durable end the reader
-    /// returns `None`; called again later, it continues.
+    /// returns `None`; called again later, it continues. It may give an entry a
+    /// moment before [`Wal::durable`] tells of it, never later.
     fn read_from(&self, position: Position) -> Result<Box<dyn WalReader>, WalError>;
 
     /// Removes entries before `before`, as far as the backend can remove them
