@@ -28,6 +28,7 @@ mod setting;
 mod start;
 mod stats;
 mod store;
+mod syncs;
 mod sysbench;
 mod system;
 mod tables;
@@ -226,7 +227,7 @@ fn main() -> Result<()> {
 
 fn measure(part: Part, args: &Args, report: &mut Report) -> Result<()> {
     match part {
-        Part::Limits => limits::report(report),
+        Part::Limits => limits::report(report).and_then(|()| syncs::report(report)),
         Part::Start => start::measure(args, report),
         Part::Oltp => oltp::measure(args, report),
         Part::Misses => oltp::measure_misses(args, report),
