@@ -59,9 +59,6 @@ const CASES: &[(&str, Case)] = &[
     ("readers see only what is durable", |s| {
         Box::pin(reading::only_durable(s))
     }),
-    ("a caller may hold what is durable", |s| {
-        Box::pin(reading::held_value(s))
-    }),
     ("trimming lets go of the past and of nothing else", |s| {
         Box::pin(reading::trim(s))
     }),

@@ -248,7 +248,9 @@ pub trait Wal: Send + Sync + 'static {
     fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), WalError>;
 
     /// Watches how far the WAL is durable. When the WAL has failed or closed,
-    /// the sender is dropped.
+    /// the sender is dropped. A caller copies the value and lets go of it: the
+    /// writer waits while it is borrowed, and with a WAL in an object store a
+    /// thread that makes requests.
     fn durable(&self) -> tokio::sync::watch::Receiver<Durable>;
 
     /// Reads durable entries from `position` on. At the durable end the reader

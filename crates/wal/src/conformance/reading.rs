@@ -2,15 +2,12 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::disallowed_methods,
-    reason = "a test panics where it fails, and waits in real time"
+    reason = "a test panics where it fails"
 )]
 
 use super::store::Store;
 use super::tools::{Compute, frames_of, open, read, read_all, soon, under};
 use crate::{LentRecord, Position, Record, WalError};
-use std::sync::Arc;
-use std::time::Duration;
 use xylem_types::FrameBody;
 
 pub(super) async fn order(store: &dyn Store) {
@@ -149,35 +146,6 @@ pub(super) async fn only_durable(store: &dyn Store) {
         assert_eq!(reader.next().unwrap().unwrap().record, Record::Frame(frame));
     }
     assert_eq!(reader.next().unwrap(), None);
-}
-
-pub(super) async fn held_value(store: &dyn Store) {
-    let wal = open(store).await;
-    let mut compute = Compute::attach(store, &*wal, 12288).await;
-    for _ in 0..20 {
-        let frames: Vec<_> = (0..3).map(|_| compute.redo(1)).collect();
-        wal.append(compute.epoch, frames).await.unwrap();
-        let held = Arc::clone(&wal);
-        // Meanwhile the writer comes to replace the value.
-        let (done, is_done) = std::sync::mpsc::sync_channel(1);
-        std::thread::spawn(move || {
-            let durable = held.durable();
-            let seen = durable.borrow();
-            for _ in 0..5 {
-                std::thread::sleep(Duration::from_millis(1));
-                let mut reader = held.read_from(held.first()).unwrap();
-                reader.next().unwrap();
-                held.read_from(seen.position()).unwrap();
-                held.trim(held.first()).unwrap();
-            }
-            drop(seen);
-            let _ = done.send(());
-        });
-        let done =
-            tokio::task::spawn_blocking(move || is_done.recv_timeout(Duration::from_secs(30)));
-        assert_eq!(done.await.unwrap(), Ok(()), "it waits behind the writer");
-        super::tools::durable(&*wal, compute.epoch, compute.seq).await;
-    }
 }
 
 pub(super) async fn trim(store: &dyn Store) {
