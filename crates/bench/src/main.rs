@@ -17,6 +17,7 @@ mod load;
 mod long;
 mod metrics;
 mod neighbors;
+mod network;
 mod oltp;
 mod pages;
 mod proc;
@@ -27,6 +28,7 @@ mod setting;
 mod start;
 mod stats;
 mod store;
+mod syncs;
 mod sysbench;
 mod system;
 mod tables;
@@ -83,6 +85,10 @@ enum Part {
     /// A branch next to others in trouble: clients that take no answers, layers that
     /// cannot be read, a store that does not answer. Takes minutes; runs only when named.
     Neighbors,
+    /// Computes far from the server, behind a TCP proxy that delays every byte: cold
+    /// scans, starts, commits, commits beside DDL. Takes half an hour; runs only when
+    /// named.
+    Network,
 }
 
 impl Part {
@@ -90,7 +96,12 @@ impl Part {
     fn by_default(self) -> bool {
         !matches!(
             self,
-            Part::Long | Part::Instructions | Part::Store | Part::Branches | Part::Neighbors
+            Part::Long
+                | Part::Instructions
+                | Part::Store
+                | Part::Branches
+                | Part::Neighbors
+                | Part::Network
         )
     }
 }
@@ -125,7 +136,7 @@ struct Args {
     /// Turns of each measurement; the result is the median.
     #[arg(long, default_value_t = 3)]
     turns: u32,
-    /// Client threads of sysbench [default: 1,4,16,64 for oltp, 1,16 for misses].
+    /// Client threads [default: 1,4,16,64 for oltp, 1,16 for misses, 8,32 for network].
     #[arg(long, value_delimiter = ',')]
     threads: Vec<u32>,
     /// Run only these sysbench scripts: point_select, read_only, read_write, write_only.
@@ -152,6 +163,10 @@ struct Args {
     /// Seconds for which the store does not answer in part neighbors.
     #[arg(long, default_value_t = 600)]
     away: u32,
+    /// Milliseconds of the round trip in part network: for scans; for starts and commits.
+    #[arg(long, value_name = "MS,MS", value_delimiter = ',', default_value = "1,100",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    round_trips_ms: Vec<u32>,
 }
 
 impl Args {
@@ -212,7 +227,7 @@ fn main() -> Result<()> {
 
 fn measure(part: Part, args: &Args, report: &mut Report) -> Result<()> {
     match part {
-        Part::Limits => limits::report(report),
+        Part::Limits => limits::report(report).and_then(|()| syncs::report(report)),
         Part::Start => start::measure(args, report),
         Part::Oltp => oltp::measure(args, report),
         Part::Misses => oltp::measure_misses(args, report),
@@ -228,6 +243,7 @@ fn measure(part: Part, args: &Args, report: &mut Report) -> Result<()> {
         Part::Store => store::measure(report),
         Part::Branches => branches::measure(args.gib, report),
         Part::Neighbors => neighbors::measure(args, report),
+        Part::Network => network::measure(args, report),
     }
     .with_context(|| format!("part {part:?}").to_lowercase())
 }

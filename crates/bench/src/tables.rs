@@ -1,4 +1,4 @@
-//! A table that is larger than sysbench's, filled by one statement.
+//! Tables that are larger than sysbench's, each filled by one statement.
 
 use crate::system::System;
 use anyhow::Result;
@@ -16,5 +16,16 @@ pub fn fill(system: &System, rows: u32) -> Result<()> {
          CONCAT(MD5(seq), '-', MD5(seq + 1), '-', REVERSE(MD5(seq)), seq), \
          CONCAT(MD5(seq * 7), seq) FROM d.seq_1_to_{rows}"
     ))?;
+    Ok(())
+}
+
+/// Creates table `d.r` with the rows of `d.t`, whose new keys come in random order: two
+/// neighboring leaves of the primary key are anywhere in the file.
+pub fn fill_scattered(system: &System) -> Result<()> {
+    system.sql(
+        "CREATE TABLE d.r (id BIGINT UNSIGNED PRIMARY KEY, k INT UNSIGNED NOT NULL, \
+         c CHAR(120) NOT NULL, pad CHAR(60) NOT NULL) DEFAULT CHARSET latin1; \
+         INSERT INTO d.r SELECT CONV(LEFT(MD5(id), 15), 16, 10), k, c, pad FROM d.t",
+    )?;
     Ok(())
 }

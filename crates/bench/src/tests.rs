@@ -182,6 +182,7 @@ fn expensive_parts_run_only_when_named() {
     Args::command().debug_assert();
     let all = Args::parse_from(["bench"]);
     assert!(all.wants(Part::Oltp) && all.wants(Part::Scan) && !all.wants(Part::Long));
+    assert!(!all.wants(Part::Network));
     for part in Part::value_variants() {
         let name = part.to_possible_value().unwrap();
         let args = Args::parse_from(["bench", "--only", name.get_name()]);
@@ -197,4 +198,12 @@ fn threads_have_a_default_for_each_part() {
     assert_eq!(args.threads(&[1, 16]), [1, 16]);
     let args = Args::parse_from(["bench", "--threads", "4,8"]);
     assert_eq!(args.threads(&[1, 16]), [4, 8]);
+}
+
+#[test]
+fn round_trips_are_two_and_take_time() {
+    assert_eq!(Args::parse_from(["bench"]).round_trips_ms, [1, 100]);
+    let args = Args::parse_from(["bench", "--round-trips-ms", "2,50"]);
+    assert_eq!(args.round_trips_ms, [2, 50]);
+    assert!(Args::try_parse_from(["bench", "--round-trips-ms", "0,50"]).is_err());
 }

@@ -165,6 +165,16 @@ server responds that it cannot answer yet. */
 int xylem_open_tablespace(uint32_t space_id, char *path, size_t size,
                           uint32_t *flags, int make);
 
+/* Asks the server for a tablespace. If this thread's next xylem_open_tablespace is for
+the same one and makes its file, it does not ask again. A caller that holds a lock there
+calls this before it takes the lock. Returns what xylem_open_tablespace does, but tries
+nothing again that the server has answered. */
+int xylem_fetch_tablespace(uint32_t space_id);
+
+/* Forgets the answer of this thread's last xylem_fetch_tablespace, which would otherwise
+stand for the next xylem_open_tablespace, however late. */
+void xylem_forget_tablespace(void);
+
 /* From this call on, the preloaded library refuses to create files in which
 engines other than InnoDB keep rows of persistent tables (EPERM, and an error in
 the error log), because such rows would be lost with the data directory. It

@@ -654,6 +654,18 @@ pub unsafe extern "C" fn xylem_ping(round_trip_us: *mut u64) -> c_int {
 }
 
 /// See the header.
+#[unsafe(no_mangle)]
+pub extern "C" fn xylem_fetch_tablespace(space_id: u32) -> c_int {
+    with_client(|client| tablespace::fetch(client, space_id))
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub extern "C" fn xylem_forget_tablespace() {
+    tablespace::forget();
+}
+
+/// See the header.
 ///
 /// # Safety
 /// `path` is NULL or has `size` writable bytes; `flags` is NULL or writable.

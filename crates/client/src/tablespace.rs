@@ -7,6 +7,7 @@ use crate::client::Client;
 use crate::log::{self, Level};
 use crate::pages::{Outcome, Patience, Request, may_wait};
 use crate::status::{Error, Status};
+use std::cell::Cell;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Component, Path};
@@ -74,30 +75,9 @@ fn attempt(
     datadir: &Path,
     what: &str,
 ) -> Result<Space, Error> {
-    may_wait(what)?;
-    let request = Request::Space(GetSpace {
-        space_id: id,
-        no_pages: !make,
-        min_lsn: client.shared().config.start_lsn,
-    });
-    let space = match client.pool().request(request, Patience::WhileAlive) {
-        Ok((Outcome::Space(space), _)) => space,
-        Ok(_) => {
-            let message = format!("{what}: the answer is of another kind");
-            return Err(Error::new(Status::Error, message));
-        }
-        Err(error) if error.status == Status::NotFound => {
-            // NOT_FOUND can also mean that the server does not know the branch.
-            // A server that knows it answers a ping.
-            return Err(match client.ping() {
-                Ok(_) => error,
-                Err(ping) if ping.status == Status::NotFound => {
-                    Error::new(Status::Error, ping.message)
-                }
-                Err(ping) => ping,
-            });
-        }
-        Err(error) => return Err(error),
+    let space = match FETCHED.take() {
+        Some((fetched, space)) if make && fetched == id => space,
+        _ => ask(client, id, make, what)?,
     };
     let Some(place) = normalise(&space.path) else {
         return Err(Error::new(
@@ -118,6 +98,57 @@ fn attempt(
         })?;
     }
     Ok(space)
+}
+
+/// Asks the server for a tablespace, with its pages if the file is to be made.
+fn ask(client: &Client, id: u32, pages: bool, what: &str) -> Result<Space, Error> {
+    may_wait(what)?;
+    let request = Request::Space(GetSpace {
+        space_id: id,
+        no_pages: !pages,
+        min_lsn: client.shared().config.start_lsn,
+    });
+    match client.pool().request(request, Patience::WhileAlive) {
+        Ok((Outcome::Space(space), _)) => Ok(space),
+        Ok(_) => {
+            let message = format!("{what}: the answer is of another kind");
+            Err(Error::new(Status::Error, message))
+        }
+        Err(error) if error.status == Status::NotFound => {
+            // NOT_FOUND can also mean that the server does not know the branch.
+            // A server that knows it answers a ping.
+            Err(match client.ping() {
+                Ok(_) => error,
+                Err(ping) if ping.status == Status::NotFound => {
+                    Error::new(Status::Error, ping.message)
+                }
+                Err(ping) => ping,
+            })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+thread_local! {
+    /// The tablespace of this thread's last [`fetch`], until its next [`open`] or
+    /// [`forget`].
+    static FETCHED: Cell<Option<(u32, Space)>> = const { Cell::new(None) };
+}
+
+/// Asks for tablespace `id`, for an [`open`] that makes its file and is the next of this
+/// thread: that then does not wait for the server, and the caller may hold a lock.
+///
+/// # Errors
+/// Those of [`open`], without further attempts.
+pub fn fetch(client: &Client, id: u32) -> Result<(), Error> {
+    let space = ask(client, id, true, &format!("tablespace {id}"))?;
+    FETCHED.set(Some((id, space)));
+    Ok(())
+}
+
+/// Forgets the answer of this thread's last [`fetch`], which no [`open`] will need.
+pub fn forget() {
+    FETCHED.set(None);
 }
 
 /// Removes `./` and doubled slashes from `path`; `None` if it is absolute, empty,

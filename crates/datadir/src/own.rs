@@ -6,6 +6,9 @@
 //! Xylem's own client uses [`OWN_USER`] everywhere, so that people may change
 //! `root` as they like.
 
+#[cfg(test)]
+mod tests;
+
 use std::path::Path;
 
 /// The side file that names the account for people.

@@ -13,6 +13,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -155,6 +156,25 @@ impl Project {
     /// Runs SQL on a compute: a branch's, or a read-only one.
     pub fn sql_on(&self, compute: &str, sql: &str) -> Result<String> {
         self.xylem(&sql_args(compute, sql))
+    }
+
+    /// A global status variable of a compute.
+    ///
+    /// # Errors
+    /// When it has no such variable, or its value is of another type.
+    pub fn status_on<T>(&self, compute: &str, name: &str) -> Result<T>
+    where
+        T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
+    {
+        let line = self.sql_on(compute, &format!("SHOW GLOBAL STATUS LIKE '{name}'"))?;
+        let value = line
+            .split_once('\t')
+            .with_context(|| format!("{compute} has no status variable {name}"))?
+            .1
+            .trim_end();
+        value
+            .parse()
+            .with_context(|| format!("{name} of {compute} is {value:?}"))
     }
 
     /// Starts a client that runs SQL on a compute; its output is piped.

@@ -1,12 +1,15 @@
-//! For tests: a store that fails on request, and a real S3 server.
+//! For tests and benchmarks: a store that fails on request, a real S3 server, a network
+//! with a delay.
 #![allow(
     clippy::disallowed_methods,
     reason = "another process is waited for in real time"
 )]
 
+mod delay;
 mod faulty;
 mod s3server;
 
+pub use delay::DelayProxy;
 pub use faulty::{Fault, Faulty, Op, Rates};
 pub use s3server::S3Server;
 

@@ -1,110 +1,245 @@
-//! Measures the WAL in an object store beside the local one: commits a second
-//! and how long each takes, for one committer and for 64 at a time.
-//! `cargo run --release -p xylem-wal --example object_bench [DIR]`
+//! Measures the WAL in an object store: commits a second and how long each takes,
+//! with 1 to 256 clients and a store that is near or far, beside what the store
+//! itself can do.
+//! `XYLEM_TEST_WEED=PATH cargo run --release -p xylem-wal --example object_bench`
 //!
-//! The store is that of `XYLEM_TEST_S3`, with its options in `AWS_…` variables;
-//! or an S3 server that is started for it, if `XYLEM_TEST_WEED` says where
-//! SeaweedFS's program is; or a directory with fsync.
+//! The store is an S3 server that is started for it; a proxy delays it. Objects
+//! on their way are adaptive, or four at all times, by turns.
 #![allow(
     clippy::disallowed_methods,
     reason = "a measurement reads the system's clock"
 )]
 
-use object_store::ObjectStore;
-use object_store::local::LocalFileSystem;
-use object_store::prefix::PrefixStore;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use xylem_objects::testing::S3Server;
-use xylem_objects::{BucketConfig, Objects};
+use tokio::runtime::Handle;
+use xylem_objects::testing::{DelayProxy, Fault, Faulty, Op, S3Server};
+use xylem_objects::{Bucket, BucketConfig, Objects};
 use xylem_types::{Epoch, Frame, FrameBody, FrameSeq, Lsn};
-use xylem_wal::{LocalWal, LocalWalConfig, ObjectWal, ObjectWalConfig, Wal, WalError};
+use xylem_wal::{ObjectWal, ObjectWalConfig, Wal, WalError};
 
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// The redo of a small transaction.
 const COMMIT_BYTES: usize = 600;
-const LASTS: Duration = Duration::from_secs(4);
+const LASTS: Duration = Duration::from_secs(2);
+const ROUNDS: usize = 2;
+/// Added round trips in milliseconds.
+const DELAYS: [u64; 3] = [0, 5, 20];
+const CLIENTS: [usize; 4] = [1, 16, 64, 256];
+/// One put of so many is slower by `SLOWER`, where a part of them is.
+const SLOW_ONE_OF: u32 = 100;
+const SLOWER: Duration = Duration::from_millis(100);
+
+/// A way to send objects.
+struct Variant {
+    what: &'static str,
+    puts_max: usize,
+    adaptive: bool,
+    hedge: bool,
+}
+
+const FOUR: Variant = Variant {
+    what: "four",
+    puts_max: 4,
+    adaptive: false,
+    hedge: false,
+};
+const NOT_HEDGED: Variant = Variant {
+    what: "adaptive, not hedged",
+    puts_max: 16,
+    adaptive: true,
+    hedge: false,
+};
+const ADAPTIVE: Variant = Variant {
+    what: "adaptive",
+    hedge: true,
+    ..NOT_HEDGED
+};
 
 fn main() -> Outcome {
-    let base = std::env::args()
-        .nth(1)
-        .map_or_else(std::env::temp_dir, Into::into);
-    let dir = base.join(format!("object_bench.{}", std::process::id()));
-    std::fs::create_dir_all(&dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let (store, what) = store(&dir)?;
-    let outcome = runtime.block_on(async {
-        println!("{COMMIT_BYTES} bytes a commit; {what}");
-        for committers in [1, 64] {
-            let name = format!("local-{committers}");
-            let wal = LocalWal::open(&dir.join(name), LocalWalConfig::default())?;
-            let local = measure("local WAL", Arc::new(wal), committers).await?;
-            for (what, linger, puts_max) in [
-                ("object WAL", 0, 4),
-                ("object WAL that lingers for 1 ms", 1, 4),
-                ("object WAL, one put at a time", 0, 1),
-            ] {
-                let config = ObjectWalConfig {
-                    linger: Duration::from_millis(linger),
-                    puts_max,
-                    ..ObjectWalConfig::new(tokio::runtime::Handle::current())
-                };
-                let run = std::process::id();
-                let folder = format!("bench-{run}/{committers}-{linger}-{puts_max}");
-                let runtime = tokio::runtime::Handle::current();
-                let store = Arc::clone(&store);
-                let all = Objects::on(runtime, store, "bench://", BucketConfig::default());
-                let wal = ObjectWal::open(&all.folder(&folder), config).await?;
-                let object = measure(what, Arc::new(wal), committers).await?;
-                println!(
-                    "    beside the local WAL: {:.2} of the commits, {:.1} times the latency",
-                    object.per_second / local.per_second,
-                    object.median.as_secs_f64() / local.median.as_secs_f64()
-                );
+    let server = S3Server::shared()?;
+    let near = SocketAddr::from((Ipv4Addr::LOCALHOST, server.s3_port()));
+    runtime.block_on(async {
+        for delay in DELAYS {
+            let proxy = match delay {
+                0 => None,
+                ms => Some(DelayProxy::start(near, Duration::from_millis(ms))?),
+            };
+            let addr = proxy.as_ref().map_or(near, DelayProxy::addr);
+            let store = open(server, addr)?;
+            println!("\n{delay} ms of added round trip");
+            let bare = alone(&store).await?;
+            together(&store).await?;
+            compare(&CLIENTS, &[FOUR, ADAPTIVE], bare, || store.clone()).await?;
+            if delay == 5 {
+                println!("\nthe same, with one put of {SLOW_ONE_OF} slower by {SLOWER:?}");
+                let variants = [FOUR, NOT_HEDGED, ADAPTIVE];
+                compare(&[16, 64], &variants, bare, || with_slow_puts(&store)).await?;
             }
         }
         Ok(())
-    });
-    std::fs::remove_dir_all(&dir)?;
-    outcome
+    })
 }
 
-fn store(dir: &std::path::Path) -> Outcome<(Arc<dyn ObjectStore>, String)> {
-    let real = match std::env::var("XYLEM_TEST_S3") {
-        Ok(url) => Some((url, std::env::vars().collect())),
-        Err(_) if std::env::var_os("XYLEM_TEST_WEED").is_some() => {
-            let server = S3Server::shared()?;
-            Some((server.place(), server.env()))
-        }
-        Err(_) => None,
+/// The store as it is reached at `addr`.
+fn open(server: &S3Server, addr: SocketAddr) -> Outcome<Objects> {
+    let mut settings = server.settings();
+    settings.insert("endpoint".to_owned(), format!("http://{addr}"));
+    let config = BucketConfig {
+        settings,
+        ..BucketConfig::default()
     };
-    if let Some((url, settings)) = real {
-        let settings: Vec<(String, String)> = settings;
-        let options = settings
-            .into_iter()
-            .filter(|(name, _)| name.starts_with("AWS_"))
-            .map(|(name, value)| (name.to_ascii_lowercase(), value));
-        let (store, prefix) = object_store::parse_url_opts(&url.parse()?, options)?;
-        let what = format!("objects in {url}");
-        return Ok((Arc::new(PrefixStore::new(store, prefix)), what));
+    Ok(Bucket::open(&server.place(), config)?.objects().clone())
+}
+
+/// Puts one after the other: how long each takes.
+async fn alone(store: &Objects) -> Outcome<Duration> {
+    let took = puts(store, "alone", 1, LASTS).await?;
+    let mean = took.iter().sum::<Duration>() / u32::try_from(took.len())?;
+    println!(
+        "bare puts of {COMMIT_BYTES} bytes, one after the other: mean {:.2} ms, median {:.2} ms",
+        ms(mean),
+        ms(part(&took, 500))
+    );
+    Ok(mean)
+}
+
+/// As many puts at a time as the store likes.
+async fn together(store: &Objects) -> Outcome {
+    for count in [4, 16, 64] {
+        let took = puts(store, "together", count, LASTS).await?;
+        println!(
+            "bare puts, {count} at a time: {:.0}/s, median {:.2} ms",
+            took.len() as f64 / LASTS.as_secs_f64(),
+            ms(part(&took, 500))
+        );
     }
-    let objects = dir.join("objects");
-    std::fs::create_dir_all(&objects)?;
-    let store = LocalFileSystem::new_with_prefix(&objects)?.with_fsync(true);
-    let what = format!("objects in {} with fsync", objects.display());
-    Ok((Arc::new(store), what))
+    Ok(())
 }
 
+async fn puts(
+    store: &Objects,
+    what: &str,
+    count: usize,
+    lasts: Duration,
+) -> Outcome<Vec<Duration>> {
+    let began = Instant::now();
+    let tasks: Vec<_> = (0..count)
+        .map(|task| {
+            let folder = store.folder(&format!("{what}-{count}-{task}"));
+            tokio::spawn(async move {
+                let mut took = Vec::new();
+                while began.elapsed() < lasts {
+                    let sent = Instant::now();
+                    let bytes = vec![0x5a; COMMIT_BYTES].into();
+                    folder.put_new(&took.len().to_string(), bytes).await?;
+                    took.push(sent.elapsed());
+                }
+                Outcome::Ok(took)
+            })
+        })
+        .collect();
+    let mut took = Vec::new();
+    for task in tasks {
+        took.extend(task.await??);
+    }
+    took.sort_unstable();
+    Ok(took)
+}
+
+/// The same store, some of whose puts are slow.
+fn with_slow_puts(store: &Objects) -> Objects {
+    let faulty = Faulty::new(Arc::clone(store.store()), 1);
+    for nth in 1..200 {
+        faulty.script(Op::Put, "", nth * SLOW_ONE_OF, 1, Fault::Slow(SLOWER));
+    }
+    let run = store.stats().requests;
+    let config = BucketConfig::default();
+    Objects::on(Handle::current(), Arc::new(faulty), "slow://", config)
+        .folder(&format!("slow-{}-{run}", std::process::id()))
+}
+
+/// The WAL with each variant, by turns.
+async fn compare(
+    clients: &[usize],
+    variants: &[Variant],
+    bare: Duration,
+    store: impl Fn() -> Objects,
+) -> Outcome {
+    println!("| clients | | commits/s | to the limit | to four | p50 ms | p99 ms | puts/s |");
+    println!("|---:|---|---:|---:|---:|---:|---:|---:|");
+    for clients in clients.iter().copied() {
+        let mut sums: Vec<_> = variants.iter().map(|_| Measured::default()).collect();
+        for round in 0..ROUNDS {
+            let mut order: Vec<usize> = (0..variants.len()).collect();
+            if round % 2 == 1 {
+                order.reverse();
+            }
+            for which in order {
+                let variant = &variants[which];
+                let config = ObjectWalConfig {
+                    puts_max: variant.puts_max,
+                    adaptive: variant.adaptive,
+                    hedge: variant.hedge,
+                    ..ObjectWalConfig::new(Handle::current())
+                };
+                let place = store().folder(&format!("{clients}-{which}-{round}"));
+                sums[which].add(measure(&place, config, clients).await?);
+            }
+        }
+        let four = sums[0].per_second();
+        for (variant, sum) in variants.iter().zip(&mut sums) {
+            sum.took.sort_unstable();
+            println!(
+                "| {clients} | {} | {:.0} | {:.2} | {:.2} | {:.2} | {:.2} | {:.0} |",
+                variant.what,
+                sum.per_second(),
+                sum.per_second() * bare.as_secs_f64() / clients as f64,
+                sum.per_second() / four,
+                ms(part(&sum.took, 500)),
+                ms(part(&sum.took, 990)),
+                sum.requests as f64 / sum.lasted.as_secs_f64(),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// The value below which so many of a thousand are.
+fn part(sorted: &[Duration], thousandths: usize) -> Duration {
+    sorted[(sorted.len() * thousandths / 1000).min(sorted.len() - 1)]
+}
+
+#[derive(Default)]
 struct Measured {
-    per_second: f64,
-    median: Duration,
+    took: Vec<Duration>,
+    lasted: Duration,
+    requests: u64,
 }
 
-/// The state that the committers share: one compute.
+impl Measured {
+    fn add(&mut self, more: Measured) {
+        self.took.extend(more.took);
+        self.lasted += more.lasted;
+        self.requests += more.requests;
+    }
+
+    fn per_second(&self) -> f64 {
+        self.took.len() as f64 / self.lasted.as_secs_f64()
+    }
+}
+
+/// The state that the clients share: one compute.
 struct Compute {
     epoch: Epoch,
     next: tokio::sync::Mutex<(u64, u64)>,
@@ -131,7 +266,8 @@ impl Compute {
     }
 }
 
-async fn measure(what: &str, wal: Arc<dyn Wal>, committers: usize) -> Outcome<Measured> {
+async fn measure(place: &Objects, config: ObjectWalConfig, clients: usize) -> Outcome<Measured> {
+    let wal = Arc::new(ObjectWal::open(place, config).await?);
     let epoch = wal.seal().await?.epoch();
     wal.begin(epoch, Lsn::FIRST).await?;
     let compute = Arc::new(Compute {
@@ -139,8 +275,9 @@ async fn measure(what: &str, wal: Arc<dyn Wal>, committers: usize) -> Outcome<Me
         next: tokio::sync::Mutex::new((1, Lsn::FIRST.0)),
         payload: vec![0x5a; COMMIT_BYTES].into(),
     });
+    let before = place.stats().requests;
     let started = Instant::now();
-    let tasks: Vec<_> = (0..committers)
+    let tasks: Vec<_> = (0..clients)
         .map(|_| {
             let (wal, compute) = (Arc::clone(&wal), Arc::clone(&compute));
             tokio::spawn(async move {
@@ -158,20 +295,11 @@ async fn measure(what: &str, wal: Arc<dyn Wal>, committers: usize) -> Outcome<Me
     for task in tasks {
         took.extend(task.await??);
     }
-    let seconds = started.elapsed().as_secs_f64();
-    took.sort_unstable();
-    let at = |part: usize| took[(took.len() * part / 1000).min(took.len() - 1)];
     let measured = Measured {
-        per_second: took.len() as f64 / seconds,
-        median: at(500),
+        took,
+        lasted: started.elapsed(),
+        requests: place.stats().requests - before,
     };
-    println!(
-        "{committers:>3} at a time, {what}: {:.0} commits/s, p50 {} us, p99 {} us, p99.9 {} us",
-        measured.per_second,
-        at(500).as_micros(),
-        at(990).as_micros(),
-        at(999).as_micros()
-    );
     match wal.close().await {
         Ok(()) | Err(WalError::Closed) => Ok(measured),
         Err(e) => Err(e.into()),

@@ -248,11 +248,14 @@ pub trait Wal: Send + Sync + 'static {
     fn accepted(&self, epoch: Epoch) -> Result<(FrameSeq, Lsn), WalError>;
 
     /// Watches how far the WAL is durable. When the WAL has failed or closed,
-    /// the sender is dropped.
+    /// the sender is dropped. A caller copies the value and lets go of it: the
+    /// writer waits while it is borrowed, and with a WAL in an object store a
+    /// thread that makes requests.
     fn durable(&self) -> tokio::sync::watch::Receiver<Durable>;
 
     /// Reads durable entries from `position` on. At the durable end the reader
-    /// returns `None`; called again later, it continues.
+    /// returns `None`; called again later, it continues. It may give an entry a
+    /// moment before [`Wal::durable`] tells of it, never later.
     fn read_from(&self, position: Position) -> Result<Box<dyn WalReader>, WalError>;
 
     /// Removes entries before `before`, as far as the backend can remove them

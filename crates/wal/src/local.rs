@@ -9,6 +9,7 @@ mod format;
 mod prepare;
 mod reader;
 mod recover;
+mod remains;
 mod scan;
 mod segments;
 mod shared;

@@ -9,6 +9,7 @@ mod config;
 mod end;
 mod format;
 mod objects;
+mod pace;
 mod reader;
 mod shared;
 #[cfg(test)]

@@ -154,8 +154,8 @@ inline void cache_forget(page_id_t id) noexcept
     start_page_forget(id);
 }
 
-/** Write down the pages that the start read, some time after it. Called once a
-second. */
+/** Have a thread of the pool write down the pages that the start read, some time after
+it. Called once a second. Does not wait. */
 void end_start() noexcept;
 
 /** Stream redo. Does not return if the page server cannot take it.

@@ -31,8 +31,6 @@ SPDX-License-Identifier: GPL-2.0-or-later
 #include <dlfcn.h>
 #include <string>
 
-extern tpool::thread_pool *srv_thread_pool;
-
 namespace page_server
 {
 my_bool enabled;
@@ -66,6 +64,8 @@ struct
   CLIENT_FUNCTION(get_pages_batch);
   CLIENT_FUNCTION(stream_wal);
   CLIENT_FUNCTION(wait_durable);
+  CLIENT_FUNCTION(fetch_tablespace);
+  CLIENT_FUNCTION(forget_tablespace);
   CLIENT_FUNCTION(open_tablespace);
   CLIENT_FUNCTION(cache_open);
   CLIENT_FUNCTION(cache_get);
@@ -119,7 +119,8 @@ bool look_up_all() noexcept
   return LOOK_UP(init) && LOOK_UP(shutdown) && LOOK_UP(set_timeouts) &&
     LOOK_UP(get_page) && LOOK_UP(get_page_async) &&
     LOOK_UP(get_pages_batch) && LOOK_UP(stream_wal) &&
-    LOOK_UP(wait_durable) && LOOK_UP(open_tablespace) &&
+    LOOK_UP(wait_durable) && LOOK_UP(fetch_tablespace) &&
+    LOOK_UP(forget_tablespace) && LOOK_UP(open_tablespace) &&
     LOOK_UP(cache_open) && LOOK_UP(cache_get) && LOOK_UP(cache_put) &&
     LOOK_UP(cache_forget) && LOOK_UP(cache_forget_space) &&
     LOOK_UP(cache_close) && LOOK_UP(get_stats) && LOOK_UP(last_error);
@@ -402,6 +403,8 @@ void stop(lsn_t lsn) noexcept
 {
   if (!connected)
     return;
+  /* It ends when the redo before it is durable, which a shutdown waits for, too. */
+  wait_for_start_pages();
   forget_kept();
   connected= false;
   if (caches)
@@ -492,17 +495,9 @@ dberr_t read_many(page_id_t id, uint32_t n, byte *buf, size_t len) noexcept
   return DB_SUCCESS;
 }
 
-/** Call back InnoDB after an asynchronous read, on a thread of the pool, because
-InnoDB may need other pages.
+/** Put a page that was received into the page cache, and call back InnoDB. m_ret_len
+holds the ticket.
 @param arg  request */
-static void read_complete(void *arg)
-{
-  tpool::aiocb *cb= static_cast<tpool::aiocb*>(arg);
-  cb->m_callback(cb);
-}
-
-/** Like read_complete(), after a page was received that the page cache did not
-have. m_ret_len holds the ticket. */
 static void read_received(void *arg)
 {
   tpool::aiocb *cb= static_cast<tpool::aiocb*>(arg);
@@ -513,12 +508,13 @@ static void read_received(void *arg)
   cb->m_callback(cb);
 }
 
-/** Let a thread of the pool complete an asynchronous read.
-@param cb        request
-@param complete  read_complete() or read_received() */
-static void submit(tpool::aiocb *cb, tpool::callback_func complete) noexcept
+/** Let a thread of the pool go on with an asynchronous read, because InnoDB may need
+other pages when it is called back.
+@param cb     request
+@param go_on  function to call with the request */
+static void submit(tpool::aiocb *cb, tpool::callback_func go_on) noexcept
 {
-  cb->m_internal_task.m_func= complete;
+  cb->m_internal_task.m_func= go_on;
   srv_thread_pool->submit_task(&cb->m_internal_task);
 }
 
@@ -540,7 +536,7 @@ static void read_done(void *context, int status)
     cb->m_err= EIO;
     cb->m_ret_len= 0;
   }
-  submit(cb, put ? read_received : read_complete);
+  submit(cb, put ? read_received : cb->m_callback);
 }
 
 /** Request a page of an asynchronous read from the page server.
@@ -592,7 +588,7 @@ bool read_async(tpool::aiocb *cb, page_id_t id) noexcept
   if (caches)
     switch (read_cached(cb, false)) {
     case XYLEM_OK:
-      submit(cb, read_complete);
+      submit(cb, cb->m_callback);
       return true;
     case XYLEM_TIMEOUT:
       submit(cb, read_disk);
@@ -640,6 +636,23 @@ void wait_durable(lsn_t lsn) noexcept
   if (int status= client.wait_durable(lsn))
     give_up("making redo durable", status);
 }
+
+bool fetch_space(uint32_t id) noexcept
+{
+  if (!connected || was_dropped(id))
+    return false;
+  switch (int status= client.fetch_tablespace(id)) {
+  case XYLEM_TIMEOUT:
+  case XYLEM_FENCED:
+    give_up("opening a tablespace", status);
+  default:
+    /* A statement that opens the table says what is wrong with it. */
+    return status == XYLEM_OK;
+  }
+}
+
+void forget_fetched_space() noexcept
+{ client.forget_tablespace(); }
 
 fil_space_t *open_space(uint32_t id, uint32_t flags, bool make) noexcept
 {

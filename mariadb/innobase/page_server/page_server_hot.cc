@@ -14,7 +14,6 @@ SPDX-License-Identifier: GPL-2.0-or-later
 #include "page_server.h"
 #include "buf0buf.h"
 #include "buf0dump.h"
-#include "dict0dict.h"
 #include "srv0srv.h"
 #include "srv0start.h"
 
@@ -48,21 +47,5 @@ void keep_hot_pages() noexcept
   last= now;
   seen= current;
   buf_dump_start();
-}
-
-void open_spaces(const std::set<uint32_t> &ids) noexcept
-{
-  for (const uint32_t id : ids)
-  {
-    if (srv_shutdown_state > SRV_SHUTDOWN_INITIATED)
-      return;
-    if (id >= SRV_SPACE_ID_UPPER_BOUND)
-      continue;
-    /* For one table at a time, so that those who wait for the latch get it. It keeps
-    the table from being dropped or renamed while its file is made. */
-    dict_sys.freeze(SRW_LOCK_CALL);
-    open_space(id, UINT32_MAX, true);
-    dict_sys.unfreeze();
-  }
 }
 } // namespace page_server

@@ -20,6 +20,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 #include "log.h"
 #include "srv0srv.h"
 #include "srv0start.h"
+#include "tpool.h"
 #include <algorithm>
 #include <mutex>
 #include <string>
@@ -41,19 +42,46 @@ constexpr size_t LACKS_PART{8};
 constexpr unsigned TAIL{2};
 constexpr char FILE_NAME[]{"xylem.start_pages"};
 
-/** Protects what follows, which is in use while starting */
+/** Protects what follows while starting */
 std::mutex mutex;
 /** The pages that were fetched and did not change */
 std::unordered_map<uint64_t, start_page> fetched;
 /** The memory of all */
 std::vector<byte> memory;
-/** The pages that this start read, with their sizes */
+/** The first PAGES_MAX pages that this start read, with their sizes */
 std::vector<std::pair<page_id_t, uint32_t>> read_now;
-/** Those of them that were not fetched */
+/** Those of them that no fetched page stood for */
 size_t lacking;
 
 std::string path()
 { return std::string{fil_path_to_mysql_datadir} + '/' + FILE_NAME; }
+
+/** Write the list of read_now, which no longer changes. Waits until the page server has
+it, so this is a task of its own. */
+void write_list(void *)
+{
+  if (srv_shutdown_state != SRV_SHUTDOWN_NONE)
+    return;
+  std::sort(read_now.begin(), read_now.end());
+  read_now.erase(std::unique(read_now.begin(), read_now.end()), read_now.end());
+  /* The preloaded library sends a file that gets the name of a side file. */
+  const std::string to{path()}, from{to + ".new"};
+  FILE *f= fopen(from.c_str(), "we");
+  bool written{f != nullptr};
+  if (f)
+  {
+    for (const auto &page : read_now)
+      written= written && fprintf(f, "%u,%u,%u\n", page.first.space(),
+                                  page.first.page_no(), page.second) > 0;
+    written= !fclose(f) && written;
+  }
+  if (!written || rename(from.c_str(), to.c_str()))
+    sql_print_warning("InnoDB: Cannot write %s: %s; the next start takes longer",
+                      to.c_str(), strerror(errno));
+  read_now= decltype(read_now){};
+}
+
+tpool::waitable_task write_task{write_list, nullptr};
 } // namespace
 
 std::vector<start_page> start_pages()
@@ -92,14 +120,18 @@ bool start_page_take(page_id_t id, void *buf, size_t len) noexcept
   if (!starting.load(std::memory_order_relaxed))
     return false;
   const std::lock_guard<std::mutex> lock{mutex};
-  if (read_now.size() < PAGES_MAX)
-    read_now.emplace_back(id, uint32_t(len));
-  const auto found= fetched.find(id.raw());
-  if (found == fetched.end() || found->second.size != len)
-  {
-    lacking++;
+  /* The start may have ended since. */
+  if (!starting.load(std::memory_order_relaxed))
     return false;
+  const auto found= fetched.find(id.raw());
+  const bool there{found != fetched.end() && found->second.size == len};
+  if (read_now.size() < PAGES_MAX)
+  {
+    read_now.emplace_back(id, uint32_t(len));
+    lacking+= !there;
   }
+  if (!there)
+    return false;
   memcpy(buf, found->second.buf, len);
   start_pages_used++;
   return true;
@@ -126,33 +158,20 @@ void end_start() noexcept
   static unsigned seconds;
   if (!starting.load(std::memory_order_relaxed) || seconds++ < TAIL)
     return;
-  starting.store(false, std::memory_order_relaxed);
-  std::vector<std::pair<page_id_t, uint32_t>> pages;
-  bool lacks;
   {
     const std::lock_guard<std::mutex> lock{mutex};
+    starting.store(false, std::memory_order_relaxed);
     fetched.clear();
-    memory= {};
-    pages.swap(read_now);
-    lacks= lacking > pages.size() / LACKS_PART;
+    memory= decltype(memory){};
   }
-  if (!enabled || high_level_read_only || !lacks)
-    return;
-  std::sort(pages.begin(), pages.end());
-  pages.erase(std::unique(pages.begin(), pages.end()), pages.end());
-  /* The preloaded library sends a file that gets the name of a side file. */
-  const std::string to{path()}, from{to + ".new"};
-  FILE *f= fopen(from.c_str(), "we");
-  bool written{f != nullptr};
-  if (f)
-  {
-    for (const auto &page : pages)
-      written= written && fprintf(f, "%u,%u,%u\n", page.first.space(),
-                                  page.first.page_no(), page.second) > 0;
-    written= !fclose(f) && written;
-  }
-  if (!written || rename(from.c_str(), to.c_str()))
-    sql_print_warning("InnoDB: Cannot write %s: %s; the next start takes longer",
-                      to.c_str(), strerror(errno));
+  if (enabled && !high_level_read_only && lacking > read_now.size() / LACKS_PART)
+    srv_thread_pool->submit_task(&write_task);
+  else
+    read_now= decltype(read_now){};
+}
+
+void wait_for_start_pages() noexcept
+{
+  write_task.wait();
 }
 } // namespace page_server

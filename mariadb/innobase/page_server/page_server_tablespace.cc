@@ -1,15 +1,18 @@
 /*****************************************************************************
 
-FLUSH TABLES ... FOR EXPORT and ALTER TABLE ... IMPORT TABLESPACE, which need
-whole data files, on a server that keeps none.
+Data files on a server that keeps none: FLUSH TABLES ... FOR EXPORT and ALTER TABLE
+... IMPORT TABLESPACE, which need whole ones, and those of hot pages, which are opened
+before a statement asks for them.
 
 SPDX-License-Identifier: GPL-2.0-or-later
 
 *****************************************************************************/
 
 #include "page_server.h"
+#include "page_server_private.h"
 #include "buf0buf.h"
 #include "buf0lru.h"
+#include "dict0dict.h"
 #include "fil0fil.h"
 #include "log0log.h"
 #include "mtr0log.h"
@@ -17,6 +20,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 #include "os0file.h"
 #include "page0zip.h"
 #include "srv0srv.h"
+#include "srv0start.h"
 #include "trx0trx.h"
 #include "ut0byte.h"
 #include "log.h"
@@ -163,5 +167,28 @@ dberr_t import_space(fil_space_t *space, const trx_t &trx) noexcept
   }
   aligned_free(page);
   return err;
+}
+
+void open_spaces(const std::set<uint32_t> &ids) noexcept
+{
+  for (const uint32_t id : ids)
+  {
+    if (srv_shutdown_state > SRV_SHUTDOWN_INITIATED)
+      return;
+    /* The latch is not for a round trip. */
+    if (id >= SRV_SPACE_ID_UPPER_BOUND || !fetch_space(id))
+      continue;
+    /* It keeps the table from being dropped or renamed while its file is made. A
+    statement that opened the table since may also have renamed it: the page server's
+    answer has the old name, where a new table is to have its file. */
+    dict_sys.freeze(SRW_LOCK_CALL);
+    mysql_mutex_lock(&fil_system.mutex);
+    const bool is_open{fil_space_get_by_id(id) != nullptr};
+    mysql_mutex_unlock(&fil_system.mutex);
+    if (!is_open)
+      open_space(id, UINT32_MAX, true);
+    dict_sys.unfreeze();
+    forget_fetched_space();
+  }
 }
 } // namespace page_server

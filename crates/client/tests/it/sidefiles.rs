@@ -299,3 +299,30 @@ fn a_tablespace_that_was_never_opened_is_asked_for_as_of_the_start() {
     assert_eq!(asked, [(common::START, false), (common::START, true)]);
     client.shutdown();
 }
+
+/// The list of hot pages names tablespaces to open, each under InnoDB's dictionary lock.
+#[test]
+fn a_tablespace_that_was_fetched_is_opened_without_a_request() {
+    let (server, dir, client) = opener(true);
+    let requests = || server.script().tablespace_requests.len();
+    xylem_client::tablespace::fetch(&client, 5).unwrap();
+    assert!(!dir.path().join("early/t.ibd").exists());
+    assert_eq!(requests(), 1);
+    assert_eq!(open(&client, 5), Ok("early/t.ibd".to_owned()));
+    assert!(dir.path().join("early/t.ibd").exists());
+    assert_eq!(requests(), 1);
+    // It stands for one call, of this tablespace.
+    assert_eq!(open(&client, 5), Ok("early/t.ibd".to_owned()));
+    assert_eq!(requests(), 2);
+    xylem_client::tablespace::fetch(&client, 5).unwrap();
+    assert_eq!(open(&client, 6), Err(Status::NotFound));
+    assert_eq!(open(&client, 5), Ok("early/t.ibd".to_owned()));
+    assert_eq!(requests(), 5);
+    xylem_client::tablespace::fetch(&client, 5).unwrap();
+    xylem_client::tablespace::forget();
+    assert_eq!(open(&client, 5), Ok("early/t.ibd".to_owned()));
+    assert_eq!(requests(), 7);
+    let missing = xylem_client::tablespace::fetch(&client, 6);
+    assert_eq!(missing.unwrap_err().status, Status::NotFound);
+    client.shutdown();
+}

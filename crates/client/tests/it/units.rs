@@ -217,6 +217,21 @@ fn names() {
     }
 }
 
+/// Its list of pages and its note on binary logs would stay on the machine otherwise.
+#[test]
+fn the_plugin_writes_side_files() {
+    for source in [
+        include_str!("../../../../mariadb/innobase/page_server/page_server_prepared.cc"),
+        include_str!("../../../../mariadb/innobase/page_server/page_server_start.cc"),
+    ] {
+        let line = source.lines().find(|line| line.contains(" FILE_NAME[]"));
+        let name = line.and_then(|line| line.split('"').nth(1));
+        let name = name.expect("the source names its file");
+        assert!(is_side_file(name), "{name}");
+        assert!(may_be_side_file(name.as_bytes()), "{name}");
+    }
+}
+
 #[test]
 fn files_in_which_other_engines_keep_rows() {
     for yes in [

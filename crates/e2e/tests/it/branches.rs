@@ -27,9 +27,7 @@ fn a_branch_of_a_database_under_load_goes_its_own_way() -> Result<()> {
     load.prepare(&project.login()?)?;
     let running = load.start(&project.login()?, "oltp_read_write")?;
     wait_until("load to run", Duration::from_secs(20), || {
-        let commits = project.sql("SHOW GLOBAL STATUS LIKE 'Com_commit'")?;
-        let commits = commits.split('\t').nth(1).map(str::trim);
-        Ok(commits.is_some_and(|n| n.parse().is_ok_and(|n: u64| n > 200)))
+        Ok(project.status_on::<u64>("main", "Com_commit")? > 200)
     })?;
     let started = Instant::now();
     let dev = project.json(&["branch", "create", "dev"])?;
@@ -216,9 +214,7 @@ fn killed_with_branches_around_everything_is_there() -> Result<()> {
         let running =
             ["main", "dev"].map(|name| load.start(&project.login_to(name)?, "oltp_read_write"));
         wait_until("load to run", Duration::from_secs(20), || {
-            let commits = project.sql_on("dev", "SHOW GLOBAL STATUS LIKE 'Com_commit'")?;
-            let commits = commits.split('\t').nth(1).map(str::trim);
-            Ok(commits.is_some_and(|n| n.parse().is_ok_and(|n: u64| n > 50)))
+            Ok(project.status_on::<u64>("dev", "Com_commit")? > 50)
         })?;
         let new = format!("r{round}");
         project.xylem(&["branch", "create", &new, "--from", "dev"])?;

@@ -1,28 +1,22 @@
 //! A compute fills its buffer pool with the pages that the last one of the branch, or of
 //! the branch's parent, used most.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use std::time::Duration;
 use xylem_e2e::{Project, wait_until};
 
 const SCAN: &str = "SELECT SUM(b), BIT_XOR(CRC32(c)) FROM d.t";
 
-fn status(project: &Project, compute: &str, name: &str) -> Result<String> {
-    let line = project.sql_on(compute, &format!("SHOW GLOBAL STATUS LIKE '{name}'"))?;
-    let (_, value) = line.split_once('\t').context(name.to_owned())?;
-    Ok(value.trim_end().to_owned())
-}
-
 /// Pages that a scan waits for or reads ahead, once the compute has read its list.
 fn reads_of_scan(project: &Project, compute: &str) -> Result<u64> {
     wait_until("the list was not read", Duration::from_secs(60), || {
-        let said = status(project, compute, "Innodb_buffer_pool_load_status")?;
+        let said: String = project.status_on(compute, "Innodb_buffer_pool_load_status")?;
         Ok(said.contains("load completed"))
     })?;
     let read = || -> Result<u64> {
-        let waited = status(project, compute, "Innodb_page_server_pages_read")?;
-        let ahead = status(project, compute, "Innodb_page_server_pages_read_async")?;
-        Ok(waited.parse::<u64>()? + ahead.parse::<u64>()?)
+        let waited: u64 = project.status_on(compute, "Innodb_page_server_pages_read")?;
+        let ahead: u64 = project.status_on(compute, "Innodb_page_server_pages_read_async")?;
+        Ok(waited + ahead)
     };
     let before = read()?;
     project.sql_on(compute, SCAN)?;
@@ -53,7 +47,7 @@ fn computes_begin_with_the_hot_pages_of_the_ones_before() -> Result<()> {
     assert_eq!(project.sql(SCAN)?, sum);
 
     // The pages of every start came at once; those that have changed since are not used.
-    let used: u64 = status(&project, "main", "Innodb_page_server_start_pages_used")?.parse()?;
+    let used: u64 = project.status_on("main", "Innodb_page_server_start_pages_used")?;
     ensure!(used > 100, "{used} pages used");
 
     // In a branch.
@@ -92,7 +86,7 @@ fn computes_begin_with_the_hot_pages_of_the_ones_before() -> Result<()> {
          SET GLOBAL innodb_page_server_hot_pages_interval = 1",
     )?;
     wait_until("no list was written", Duration::from_secs(60), || {
-        let said = status(&project, "main", "Innodb_buffer_pool_dump_status")?;
+        let said: String = project.status_on("main", "Innodb_buffer_pool_dump_status")?;
         Ok(said.contains("dump completed"))
     })?;
     project.xylem(&["compute", "kill", "main"])?;

@@ -1,16 +1,12 @@
 //! The page cache of a compute: it spares reads from the server, survives a restart, and
 //! never shows an old page.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use xylem_e2e::Project;
 
-/// A status variable of `main`'s compute.
+/// A status variable of the page server's client on `main`.
 fn status(project: &Project, name: &str) -> Result<u64> {
-    let line = project.sql(&format!(
-        "SHOW GLOBAL STATUS LIKE 'Innodb_page_server_{name}'"
-    ))?;
-    let value = line.split_whitespace().last().context(name.to_owned())?;
-    Ok(value.parse()?)
+    project.status_on("main", &format!("Innodb_page_server_{name}"))
 }
 
 /// Pages read from the server and from the cache by `sql`.

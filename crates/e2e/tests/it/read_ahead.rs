@@ -1,24 +1,15 @@
 //! Scans of cold data request leaves ahead of need, in the order of the index and not of
 //! the file.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use xylem_e2e::Project;
 
 /// Reads that a thread waited for, and reads ahead of need.
 fn reads(project: &Project, sql: &str) -> Result<(u64, u64)> {
-    let value = |name: &str| -> Result<u64> {
-        let line = project.sql(&format!(
-            "SHOW GLOBAL STATUS LIKE 'Innodb_page_server_{name}'"
-        ))?;
-        Ok(line
-            .split_whitespace()
-            .last()
-            .context("no value")?
-            .parse()?)
-    };
-    let both = || Ok::<_, anyhow::Error>((value("pages_read")?, value("pages_read_async")?));
+    let value = |name: &str| project.status_on("main", &format!("Innodb_page_server_{name}"));
+    let both = || -> Result<(u64, u64)> { Ok((value("pages_read")?, value("pages_read_async")?)) };
     let before = both()?;
     project.sql(sql)?;
     let after = both()?;

@@ -87,11 +87,7 @@ fn kills_under_load_leave_consistent_tables() -> Result<()> {
     for round in 0..3 {
         let running = load.start(&project.login()?, "oltp_read_write")?;
         xylem_e2e::wait_until("load to run", std::time::Duration::from_secs(20), || {
-            let commits = project.sql("SHOW GLOBAL STATUS LIKE 'Com_commit'")?;
-            Ok(commits
-                .split('\t')
-                .nth(1)
-                .is_some_and(|n| n.trim().parse().is_ok_and(|n: u64| n > 100)))
+            Ok(project.status_on::<u64>("main", "Com_commit")? > 100)
         })?;
         if round == 1 {
             project.kill_server()?;

@@ -74,59 +74,67 @@ fn apply_chain(
 ) -> Result<Built, ReadError> {
     let Wanted { page, info, .. } = *wanted;
     let corrupt = |lsn: Lsn, message: String| ReadError::Corrupt { page, lsn, message };
-    let bad = |message: String| corrupt(wanted.at, message);
-    let size = engine.page_bytes(info.flags).map_err(bad)?;
-    let check = |bytes: &[u8], lsn: Lsn| {
-        let checked = engine.check_image(bytes, lsn);
-        checked.map_err(|e| corrupt(lsn, e))
-    };
+    let size = engine.page_bytes(info.flags);
+    let size = size.map_err(|message| corrupt(wanted.at, message))?;
     let mut out = match &base {
         Some(b) if !chain.is_self_contained() => {
-            check(b.bytes, b.lsn)?;
+            let checked = engine.check_image(b.bytes, b.lsn);
+            checked.map_err(|message| corrupt(b.lsn, message))?;
             b.bytes.to_vec()
         }
         _ => vec![0; size],
     };
-    let apply = |out: &mut Vec<u8>, lsn: Lsn, records: &[u8]| {
-        let applied = engine.apply(out, page, info.flags, lsn, records);
-        applied.map_err(|e| corrupt(lsn, e))
-    };
-    let mut applied = 0;
-    let mut pending: Option<Lsn> = None;
-    let mut records: Vec<u8> = Vec::new();
-    for (lsn, kind, bytes) in chain.forward() {
-        if kind == Kind::Image {
-            if bytes.len() != size {
-                return Err(bad(format!(
-                    "an image of {} bytes in a tablespace of {size}",
-                    bytes.len()
-                )));
-            }
-            check(bytes, lsn)?;
-            out.clear();
-            out.extend_from_slice(bytes);
-            continue;
-        }
-        // An mtr may have several runs for a page; they are applied as one.
-        if let Some(before) = pending.filter(|p| *p != lsn) {
-            apply(&mut out, before, &records)?;
-            applied += 1;
-            records.clear();
-        }
-        records.extend_from_slice(bytes);
-        pending = Some(lsn);
-    }
-    if let Some(lsn) = pending {
-        apply(&mut out, lsn, &records)?;
-        applied += 1;
-        engine.seal(&mut out, info.flags).map_err(bad)?;
-    }
-    if out.len() != size {
-        return Err(bad(format!(
-            "a base of {} bytes in a tablespace of {size}",
-            out.len()
-        )));
-    }
+    let versions = chain.forward();
+    let applied = apply_versions(engine, (page, info.flags), size, &mut out, versions)
+        .map_err(|(lsn, message)| corrupt(lsn, message))?;
     let since = chain.newest().unwrap_or(info.floor).max(info.floor);
     Ok(Built::Page(out, applied, since))
+}
+
+/// Applies the versions of a page, oldest first, to what the page was before, and seals
+/// it after the last mtr. `size` is that of its tablespace's pages. Returns the number of
+/// mtrs applied.
+///
+/// # Errors
+/// The LSN of the version that cannot be applied, and why.
+pub(crate) fn apply_versions<'v>(
+    engine: &dyn Materialise,
+    (page, flags): (PageId, u32),
+    size: usize,
+    value: &mut Vec<u8>,
+    versions: impl Iterator<Item = (Lsn, Kind, &'v [u8])>,
+) -> Result<usize, (Lsn, String)> {
+    let fits = |what: &str, len: usize| match len == size {
+        true => Ok(()),
+        false => Err(format!("{what} of {len} bytes in a tablespace of {size}")),
+    };
+    let mut applied = 0;
+    let mut records: Vec<u8> = Vec::new();
+    let mut versions = versions.peekable();
+    while let Some((lsn, kind, bytes)) = versions.next() {
+        let bad = |message| (lsn, message);
+        if kind == Kind::Image {
+            fits("an image", bytes.len()).map_err(bad)?;
+            engine.check_image(bytes, lsn).map_err(bad)?;
+            value.clear();
+            value.extend_from_slice(bytes);
+            continue;
+        }
+        records.extend_from_slice(bytes);
+        // An mtr may have several runs for a page; they are applied as one.
+        let same_mtr = |next: &(Lsn, Kind, &[u8])| next.0 == lsn && next.1 != Kind::Image;
+        if versions.peek().is_some_and(same_mtr) {
+            continue;
+        }
+        fits("a base", value.len()).map_err(bad)?;
+        engine
+            .apply(value, page, flags, lsn, &records)
+            .map_err(bad)?;
+        records.clear();
+        applied += 1;
+        if versions.peek().is_none() {
+            engine.seal(value, flags).map_err(bad)?;
+        }
+    }
+    Ok(applied)
 }

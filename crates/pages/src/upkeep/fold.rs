@@ -11,7 +11,7 @@
 //! nothing is older but what an ancestor has.
 
 use crate::api::Reach;
-use crate::branch::build::{Built, Wanted};
+use crate::branch::build::{Built, Wanted, apply_versions};
 use crate::branch::shared::Shared;
 use crate::error::ReadError;
 use crate::layer::catalog::{Node, NodeKind, SpaceInfo, chunk_apply};
@@ -321,32 +321,10 @@ impl<'a> Fold<'a> {
             Base::Value(bytes) => bytes.clone(),
             Base::Ancestors => self.ancestors_page(page, info)?.unwrap_or(vec![0; size]),
         };
-        let mut versions = self.carried.iter().chain(&self.tail).peekable();
-        let mut records: Vec<u8> = Vec::new();
-        while let Some(v) = versions.next() {
-            if v.kind == Kind::Image {
-                engine.check_image(&v.bytes, v.lsn).map_err(stuck)?;
-                value.clone_from(&v.bytes);
-                continue;
-            }
-            records.extend_from_slice(&v.bytes);
-            // An mtr may have several runs for a page; they are applied as one.
-            let goes_on = |next: &&Made| next.lsn == v.lsn && next.kind != Kind::Image;
-            if versions.peek().is_some_and(goes_on) {
-                continue;
-            }
-            if value.len() != size {
-                return Err(stuck(format!(
-                    "a base of {} bytes, not {size}",
-                    value.len()
-                )));
-            }
-            engine
-                .apply(&mut value, page, info.flags, v.lsn, &records)
-                .map_err(stuck)?;
-            records.clear();
-        }
-        engine.seal(&mut value, info.flags).map_err(stuck)?;
+        let versions = self.carried.iter().chain(&self.tail);
+        let versions = versions.map(|v| (v.lsn, v.kind, v.bytes.as_slice()));
+        apply_versions(engine, (page, info.flags), size, &mut value, versions)
+            .map_err(|(_, message)| stuck(message))?;
         Ok(value)
     }
 

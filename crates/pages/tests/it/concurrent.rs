@@ -151,6 +151,34 @@ fn a_dropped_tablespace_is_gone_at_once_and_there_before() {
     }
 }
 
+/// Sends mtrs from `lsn` on, each of which writes its number into a page, in frames of
+/// about `frame_bytes`. Calls `made` with each number, the LSN after it, and whether it was
+/// sent, with those before it. Returns the LSN after all.
+fn send_changes(
+    wal: &MemWal,
+    mut lsn: Lsn,
+    (page, changes): (PageId, u32),
+    frame_bytes: usize,
+    mut made: impl FnMut(u32, Lsn, bool),
+) -> Lsn {
+    let mut frame = Vec::new();
+    let mut start = lsn;
+    for n in 1..=changes {
+        let bytes = mtr(|m| {
+            m.write(page, 100, &n.to_be_bytes());
+        });
+        lsn = after(lsn, &bytes);
+        frame.extend(bytes);
+        let sent = frame.len() > frame_bytes || n == changes;
+        if sent {
+            wal.redo(start, &std::mem::take(&mut frame));
+            start = lsn;
+        }
+        made(n, lsn, sent);
+    }
+    lsn
+}
+
 /// A counter that many mtrs have raised, all of them in the open layer: a read
 /// of it must not apply them all, least of all one that must not block.
 #[test]
@@ -177,22 +205,11 @@ fn a_page_that_changes_all_the_time_is_short_to_read() {
     ];
     wal.redo(lsn, &begin.concat());
     lsn = begin.iter().fold(lsn, |lsn, mtr| after(lsn, mtr));
-    let mut frame = Vec::new();
-    let mut start = lsn;
-    for n in 1..=CHANGES {
-        let bytes = mtr(|m| {
-            m.write(hot, 100, &n.to_be_bytes());
-        });
-        lsn = after(lsn, &bytes);
-        frame.extend(bytes);
+    let lsn = send_changes(&wal, lsn, (hot, CHANGES), 100_000, |n, at, _| {
         if n == CHANGES / 2 {
-            middle = lsn;
+            middle = at;
         }
-        if frame.len() > 100_000 || n == CHANGES {
-            wal.redo(start, &std::mem::take(&mut frame));
-            start = lsn;
-        }
-    }
+    });
     catch_up(&branch, &wal);
     // What is known of the tablespace is remembered.
     branch
@@ -272,26 +289,15 @@ fn images_are_of_their_lsn_however_fast_the_page_changes() {
                 }
             });
         }
-        let mut frame = Vec::new();
-        let mut start = lsn;
-        for n in 1..=CHANGES {
-            let bytes = mtr(|m| {
-                m.write(hot, 100, &n.to_be_bytes());
-            });
-            lsn = after(lsn, &bytes);
-            frame.extend(bytes);
+        send_changes(&wal, lsn, (hot, CHANGES), 60_000, |n, at, sent| {
             if n % 500 == 0 {
-                moments.push((lsn, n));
+                moments.push((at, n));
             }
-            if frame.len() > 60_000 || n == CHANGES {
-                wal.redo(start, &std::mem::take(&mut frame));
-                start = lsn;
-                // The readers get far behind, and then a turn.
-                if n % 4 == 0 {
-                    catch_up(&branch, &wal);
-                }
+            // The readers get far behind, and then a turn.
+            if sent && n % 4 == 0 {
+                catch_up(&branch, &wal);
             }
-        }
+        });
         catch_up(&branch, &wal);
         stop.store(true, Ordering::Release);
     });

@@ -3,14 +3,15 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "a test panics where it fails"
+    clippy::disallowed_methods,
+    reason = "a test panics where it fails, and waits in real time"
 )]
 
 use super::store::Store;
 use crate::{Durable, Entry, Position, Record, Wal, WalError};
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use xylem_types::{Epoch, FileOp, Frame, FrameBody, FrameSeq, Lsn};
 
 /// Longer than anything here takes; a test that waits so long has failed.
@@ -223,8 +224,13 @@ pub(super) fn read(wal: &dyn Wal, position: Position) -> Vec<Entry> {
         time_us = entry.time_us;
         entries.push(entry);
     }
-    // It may have grown meanwhile.
-    let most = wal.durable().borrow().position().max(position);
+    // It may have grown meanwhile; a reader may hear of that a moment earlier.
+    let told = || wal.durable().borrow().position().max(position);
+    let until = Instant::now() + Duration::from_secs(10);
+    while told() < before && Instant::now() < until {
+        std::thread::yield_now();
+    }
+    let most = told();
     assert!(
         least <= before && before <= most,
         "the reader ends at {before:?}, the WAL between {least:?} and {most:?}"

@@ -35,7 +35,7 @@ struct Open {
 impl Reader {
     /// A reader at `position`, which must be between two entries.
     pub fn open(shared: Arc<Shared>, position: Position) -> Result<Reader, WalError> {
-        let durable = shared.durable.borrow().position;
+        let durable = shared.durable_now();
         if position > durable || position < shared.segments.read().first() {
             return Err(WalError::NoSuchPosition(position));
         }
@@ -165,7 +165,7 @@ impl Reader {
     fn find(&mut self, old: Option<Open>) -> Result<Open, WalError> {
         // The order matters: the durable end may grow in between, but the end
         // of a finished segment does not.
-        let durable = self.shared.durable.borrow().position;
+        let durable = self.shared.durable_now();
         let Some((segment, end)) = self.shared.segments.read().find(self.position) else {
             return Err(WalError::NoSuchPosition(self.position));
         };
@@ -235,7 +235,7 @@ impl Reader {
         if self.position < self.shared.segments.read().first() {
             return Err(WalError::NoSuchPosition(self.position));
         }
-        if self.position >= self.shared.durable.borrow().position {
+        if self.position >= self.shared.durable_now() {
             if self.buffer.capacity() > IDLE_BYTES {
                 self.buffer = Vec::new();
                 self.filled = 0;

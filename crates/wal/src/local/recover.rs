@@ -5,7 +5,8 @@
 
 use super::config::LocalWalConfig;
 use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
-use super::scan::{self, Expected, Remains, Remnant, ScanError};
+use super::remains::{self, Expected, Remains, Remnant};
+use super::scan::{self, ScanError};
 use super::segments::{Active, Name, NextSegment, Segment, UNFINISHED};
 use crate::disk::{Disk, DiskFile};
 use crate::line::Line;
@@ -346,7 +347,7 @@ fn cut(
     let walked = scan::walk(&*found.file, segment).map_err(|e| scan_error(disk, name, e))?;
     let end = segment.position(walked.end);
     let expected = Expected::after(segment, &walked);
-    let remains = scan::remains(&*found.file, found.header, &expected, walked.end)
+    let remains = remains::remains(&*found.file, found.header, &expected, walked.end)
         .map_err(|e| io("read", e))?;
     if let Some(remnant) = &remains.newest
         && remnant.entry.synced() > end
@@ -364,7 +365,7 @@ fn cut(
             "cutting off a write that was not finished"
         );
     }
-    scan::wipe(&*found.file, &remains).map_err(|e| io("write to", e))?;
+    remains::wipe(&*found.file, &remains).map_err(|e| io("write to", e))?;
     scan::rewrite(&*found.file, walked.unsynced, walked.end).map_err(|e| io("write to", e))?;
     found.file.sync().map_err(|e| io("sync", e))?;
     Ok(End {
@@ -384,7 +385,7 @@ fn unacknowledged(
     end: Position,
     before: Option<(Name, u64)>,
 ) -> Result<Remains, WalError> {
-    let remains = scan::remains(&*found.file, found.header, expected, SEGMENT_HEADER_BYTES)
+    let remains = remains::remains(&*found.file, found.header, expected, SEGMENT_HEADER_BYTES)
         .map_err(|e| io_error(disk, "read", Some(found.name()), e))?;
     // The first write to this segment began when everything before the segment
     // was durable, and later writes began when its first entry was durable.
@@ -418,7 +419,7 @@ fn wipe_unused(
     if remains.dirty.is_empty() {
         return Ok(());
     }
-    scan::wipe(&*found.file, &remains).map_err(|e| io("write to", e))?;
+    remains::wipe(&*found.file, &remains).map_err(|e| io("write to", e))?;
     found.file.sync().map_err(|e| io("sync", e))
 }
 

@@ -1,20 +1,15 @@
-//! Reads a segment file that a crash may have left in any state: walks its
-//! entries, finds remains behind the last good one, and wipes them.
+//! Reads a segment file that a crash may have left in any state, and walks its entries.
 
 use super::format::{SEGMENT_FIELDS_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::segments::Segment;
 use crate::Position;
 use crate::disk::DiskFile;
-use crate::entry::{ENTRY_HEADER_BYTES, EntryHeader, follow, payload, u64_at};
+use crate::entry::{ENTRY_HEADER_BYTES, EntryHeader, follow, payload};
 use crate::line::Line;
 use std::io::{self, IoSlice};
-use std::ops::RangeInclusive;
-use xylem_types::Epoch;
 
 /// Bytes read at once.
-const WINDOW_BYTES: u64 = 1 << 20;
-/// The unit in which zeros are recognized and written.
-const BLOCK_BYTES: usize = 4096;
+pub(super) const WINDOW_BYTES: u64 = 1 << 20;
 
 /// Why a segment cannot be read.
 #[derive(Debug)]
@@ -147,141 +142,6 @@ pub(crate) fn walk(file: &dyn DiskFile, segment: Segment) -> Result<Walked, Scan
     }
 }
 
-/// The limits that an entry must keep before it is read. They tell the
-/// remains of a crash from bytes that happen to have the right checksum: a
-/// checksum alone is wrong once in four billion offsets, and a segment has 64
-/// million offsets, which may hold anything from an earlier use of the file.
-#[derive(Clone, Debug)]
-pub(crate) struct Expected {
-    /// Where the segment's first entry may begin.
-    pub first: RangeInclusive<u64>,
-    /// The epoch of the last entry known before it: later ones have no smaller
-    /// epoch,
-    pub epoch: Epoch,
-    /// and no earlier time.
-    pub time_us: u64,
-}
-
-impl Expected {
-    /// Behind `walked`, in the same segment.
-    pub fn after(segment: Segment, walked: &Walked) -> Expected {
-        Expected {
-            first: segment.first.0..=segment.first.0,
-            epoch: walked.line.epoch,
-            time_us: walked.time_us,
-        }
-    }
-
-    /// The limits in the segment behind `segment`, whose good entries are
-    /// `walked`. Entries behind those may have been good too.
-    pub fn next(segment: Segment, walked: &Walked) -> Expected {
-        let full = segment.position(segment.bytes);
-        Expected {
-            first: segment.position(walked.end).0..=full.0,
-            ..Expected::after(segment, walked)
-        }
-    }
-
-    /// In the first segment of a WAL without entries.
-    pub fn begin() -> Expected {
-        Expected {
-            first: 0..=0,
-            epoch: Epoch(0),
-            time_us: 0,
-        }
-    }
-}
-
-/// An entry's header found beyond the end of the good entries.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Remnant {
-    /// Where, as an offset in the file.
-    pub offset: u64,
-    /// The entry's header.
-    pub entry: EntryHeader,
-}
-
-/// The remains in a segment behind its entries.
-#[derive(Debug, Default)]
-pub(crate) struct Remains {
-    /// The good header among the remains, at any offset, that proves the most
-    /// entries durable before it.
-    pub newest: Option<Remnant>,
-    /// Blocks that are not zeros: offset and length.
-    pub dirty: Vec<(u64, u64)>,
-}
-
-/// Looks at everything from `from` to the end of a segment.
-pub(crate) fn remains(
-    file: &dyn DiskFile,
-    header: SegmentHeader,
-    expected: &Expected,
-    from: u64,
-) -> io::Result<Remains> {
-    let mut out = Remains::default();
-    let mut window = Window::new(file, header.bytes);
-    let mut block = from;
-    while block < header.bytes {
-        let length = (header.bytes - block).min(BLOCK_BYTES as u64);
-        // A header that begins in this block may reach into the next.
-        let reach = (header.bytes - block).min((BLOCK_BYTES + ENTRY_HEADER_BYTES - 1) as u64);
-        let bytes = window.bytes(block, reach)?;
-        if bytes[..length as usize].iter().any(|b| *b != 0) {
-            match out.dirty.last_mut() {
-                Some((at, run)) if *at + *run == block => *run += length,
-                _ => out.dirty.push((block, length)),
-            }
-            for (offset, candidate) in
-                (block..block + length).zip(bytes.windows(ENTRY_HEADER_BYTES))
-            {
-                if let Some(entry) = remnant(header, expected, offset, candidate)
-                    && out.newest.is_none_or(|n| n.entry.synced() < entry.synced())
-                {
-                    out.newest = Some(Remnant { offset, entry });
-                }
-            }
-        }
-        block += length;
-    }
-    Ok(out)
-}
-
-/// The header of an entry that belongs to this use of the file and to this
-/// place.
-fn remnant(
-    header: SegmentHeader,
-    expected: &Expected,
-    offset: u64,
-    bytes: &[u8],
-) -> Option<EntryHeader> {
-    // The cheap test first: this runs for every byte.
-    let before = offset - SEGMENT_HEADER_BYTES;
-    let first = u64_at(bytes, 16).checked_sub(before)?;
-    if !expected.first.contains(&first) {
-        return None;
-    }
-    let entry = EntryHeader::decode_prefix(header.salt, bytes)?;
-    // Neither an entry nor a write crosses segments.
-    let fits = entry.total() <= header.bytes - offset && u64::from(entry.behind) <= before;
-    let later = entry.epoch >= expected.epoch && entry.time_us >= expected.time_us;
-    (fits && later && payload::is_of_wal(&entry)).then_some(entry)
-}
-
-/// Writes zeros over the dirty blocks. Durable after the next sync.
-pub(crate) fn wipe(file: &dyn DiskFile, remains: &Remains) -> io::Result<()> {
-    let zeros = vec![0; WINDOW_BYTES as usize];
-    for (offset, length) in &remains.dirty {
-        let mut at = *offset;
-        let end = offset + length;
-        while at < end {
-            let count = (end - at).min(WINDOW_BYTES);
-            file.write_at(&mut [IoSlice::new(&zeros[..count as usize])], at)?;
-            at += count;
-        }
-    }
-    Ok(())
-}
-
 /// Writes the bytes from `from` to `to` over themselves, so that the next sync
 /// is sure to write them. The system may have failed to write them and
 /// forgotten about it, so that reads show bytes that the disk does not hold.
@@ -305,7 +165,7 @@ enum Found {
 }
 
 /// A part of a file in memory.
-struct Window<'a> {
+pub(super) struct Window<'a> {
     file: &'a dyn DiskFile,
     /// The file's end.
     size: u64,
@@ -314,7 +174,7 @@ struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    fn new(file: &'a dyn DiskFile, size: u64) -> Window<'a> {
+    pub(super) fn new(file: &'a dyn DiskFile, size: u64) -> Window<'a> {
         Window {
             file,
             size,
@@ -324,7 +184,7 @@ impl<'a> Window<'a> {
     }
 
     /// `length` bytes from `offset`; the caller knows that the file has them.
-    fn bytes(&mut self, offset: u64, length: u64) -> io::Result<&[u8]> {
+    pub(super) fn bytes(&mut self, offset: u64, length: u64) -> io::Result<&[u8]> {
         let have = self.at..self.at + self.bytes.len() as u64;
         if offset < have.start || offset + length > have.end {
             let count = length.max(WINDOW_BYTES.min(self.size.saturating_sub(offset)));

@@ -134,6 +134,11 @@ pub(crate) struct Shared {
     /// Appends take turns.
     pub turn: tokio::sync::Mutex<()>,
     pub durable: watch::Receiver<Durable>,
+    /// The position of `durable`, never behind the one that callers have seen. A
+    /// caller that holds the watch's value may ask for something that needs it,
+    /// while the writer waits to replace the value: looking at the watch would
+    /// wait behind the writer, forever.
+    position: AtomicU64,
     pub segments: RwLock<Segments>,
     /// Held while files are made, renamed or removed.
     pub spares: Mutex<Spares>,
@@ -169,6 +174,7 @@ impl Shared {
             changed: Notify::new(),
             turn: tokio::sync::Mutex::new(()),
             durable,
+            position: AtomicU64::new(recovered.durable.position.0),
             segments: RwLock::new(Segments {
                 rows: recovered.segments.clone(),
             }),
@@ -229,8 +235,7 @@ impl Shared {
             Health::Running | Health::Stalled(_) => {}
             ended => return ended.check(),
         }
-        // The value that callers see, which may be a moment ahead of `state`.
-        let durable = self.durable.borrow().position;
+        let durable = self.durable_now();
         if before > durable {
             return Err(WalError::NoSuchPosition(before));
         }
@@ -244,6 +249,18 @@ impl Shared {
             self.retry.notify_all();
         }
         Ok(())
+    }
+
+    /// Publishes how far the WAL is durable. Not called under a lock that a caller
+    /// may need while it holds the watch's value.
+    pub fn tell(&self, sender: &watch::Sender<Durable>, durable: Durable) {
+        self.position.store(durable.position.0, Ordering::SeqCst);
+        sender.send_replace(durable);
+    }
+
+    /// The place after the last durable entry; a moment ahead of `state`.
+    pub fn durable_now(&self) -> Position {
+        Position(self.position.load(Ordering::SeqCst))
     }
 
     /// Takes the oldest segment off the table if all of it is before `before`

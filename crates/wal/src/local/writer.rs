@@ -390,9 +390,7 @@ impl Writer {
                 state.health = Health::Running;
             }
         }
-        // This is not done under the lock: a caller may hold the watch's value
-        // and ask for something that needs the lock.
-        self.sender.send_replace(durable);
+        self.shared.tell(&self.sender, durable);
         // This comes after the news: a caller that waits for it may look at the
         // watch.
         self.shared.state.lock().durable = durable;

@@ -52,14 +52,17 @@ async fn close(objects: &Objects, writer: WriterId, end: &mut End) -> Result<(),
                 // The owner is at work, and with several requests on their way
                 // it may reach each number before us. A claim further on stops
                 // it.
+                let generation = end.generation;
                 if !barred {
                     ahead = (ahead * 2).max(AHEAD_MIN);
                     let far = put(objects, writer, end, end.next + ahead).await?;
                     barred = far.is_none();
-                    let generation = end.generation;
-                    *end = find(objects, Sure::Nearly).await?;
-                    barred &= end.generation == generation;
                 }
+                // What was on its way has arrived meanwhile. One look goes past
+                // all of it, where a claim for each number would take three
+                // requests.
+                *end = find(objects, Sure::Nearly).await?;
+                barred &= end.generation == generation;
             }
         }
     }

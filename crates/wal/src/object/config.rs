@@ -21,11 +21,21 @@ pub struct ObjectWalConfig {
     /// The largest payload of a frame.
     pub max_frame_bytes: u64,
     /// How long the first of several entries waits for others to share its
-    /// object. Each object is a request that a store may charge for. Without a
-    /// wait, entries still gather while `puts_max` objects are under way.
+    /// object, also when one could be sent at once. Each object is a request
+    /// that a store may charge for.
     pub linger: Duration,
-    /// Objects on their way at a time.
+    /// Objects on their way at a time, at most. Entries that come meanwhile
+    /// share the next one.
     pub puts_max: usize,
+    /// Whether the number of objects on their way, and how often they are sent,
+    /// follow the latency that is measured. Otherwise `puts_max` of them are
+    /// sent as soon as there are entries.
+    pub adaptive: bool,
+    /// Objects sent in a second at most, where that is adaptive.
+    pub puts_per_second: u32,
+    /// Whether an object that takes far longer than is usual, while others wait
+    /// for it, is put a second time.
+    pub hedge: bool,
     /// Bytes of the newest objects that are kept for readers.
     pub cache_bytes: u64,
     /// How far a reader fetches ahead: about this many bytes, and as many
@@ -58,7 +68,10 @@ impl ObjectWalConfig {
             queue_bytes: 32 << 20,
             max_frame_bytes: 8 << 20,
             linger: Duration::ZERO,
-            puts_max: 4,
+            puts_max: 16,
+            adaptive: true,
+            puts_per_second: 2000,
+            hedge: true,
             cache_bytes: 16 << 20,
             read_ahead_bytes: 16 << 20,
             read_ahead_objects: 32,
@@ -75,8 +88,8 @@ impl ObjectWalConfig {
         let wrong = if self.max_frame_bytes > 1 << 30 || self.object_bytes > 1 << 30 {
             // Lengths and offsets in an object are 32 bits wide.
             "object_bytes and max_frame_bytes may be 1 GiB at most"
-        } else if self.puts_max == 0 || self.read_ahead_objects == 0 {
-            "puts_max and read_ahead_objects must be 1 at least"
+        } else if self.puts_max == 0 || self.puts_per_second == 0 || self.read_ahead_objects == 0 {
+            "puts_max, puts_per_second and read_ahead_objects must be 1 at least"
         } else if self.retry.give_up != GiveUp::Never {
             "retry must never give up: a WAL ends when a request fails"
         } else {

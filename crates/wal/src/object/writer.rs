@@ -6,6 +6,7 @@ use super::claim::claim;
 use super::end::{End, Sure, find};
 use super::format::{Block, ENTRIES_MAX, Header, Name, WriterId, position};
 use super::objects::{Fault, Object};
+use super::pace::{Go, Pace};
 use super::shared::{Closing, Health, Owner, Shared};
 use crate::entry::payload;
 use crate::failure::Failure;
@@ -16,9 +17,15 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::sync::watch;
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+
+/// Objects that are sent and not acknowledged, at most: those on their way, and
+/// those that wait for one before them. The next owner's search for the end of
+/// the line lists as many.
+const UNACKNOWLEDGED_MAX: usize = 256;
 
 /// The writer's next step.
 enum Step {
@@ -39,6 +46,9 @@ struct Flying {
     /// Bytes of its entries.
     bytes: u64,
     arrived: bool,
+    sent: Instant,
+    /// Asks for a second put of the same bytes, once.
+    again: Option<oneshot::Sender<()>>,
 }
 
 struct Writer {
@@ -51,6 +61,7 @@ struct Writer {
     /// Bytes of the entries that are on their way.
     flying_bytes: u64,
     puts: JoinSet<Result<Landed, Fault>>,
+    pace: Pace,
 }
 
 /// The outcome of making an object: its number, and the object that had its
@@ -58,6 +69,7 @@ struct Writer {
 struct Landed {
     number: u64,
     there: Option<Object>,
+    took: Duration,
 }
 
 /// Writes until the WAL ends or fails.
@@ -80,6 +92,7 @@ pub(crate) async fn run(
         flying: VecDeque::new(),
         flying_bytes: 0,
         puts: JoinSet::new(),
+        pace: Pace::new(shared.config.puts_max, shared.config.puts_per_second),
     };
     let outcome = tokio::select! {
         outcome = writer.work(&ending) => outcome,
@@ -92,6 +105,29 @@ pub(crate) async fn run(
             "the WAL has ended and accepts nothing until it is opened again"
         );
         shared.state.lock().health = Health::Failed(fault);
+    }
+}
+
+/// Makes an object, with a second put of it if that is asked for. The first
+/// answer counts: whichever put made the object, it has our bytes. The other
+/// put may still be carried out later, like one whose answer was lost.
+async fn make(
+    shared: &Shared,
+    name: Name,
+    block: &Block,
+    again: oneshot::Receiver<()>,
+) -> Result<Option<Object>, Fault> {
+    let first = shared.objects.make(name, block.bytes());
+    let second = async {
+        match again.await {
+            Ok(()) => shared.objects.make(name, block.bytes()).await,
+            // The writer has ended.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        done = first => done,
+        done = second => done,
     }
 }
 
@@ -142,6 +178,7 @@ impl Writer {
                 Step::Send(entries) => self.send(entries)?,
                 Step::End => return Ok(()),
                 Step::Wait(until) => {
+                    let until = until.into_iter().chain(self.hedge()).min();
                     let shared = Arc::clone(&self.shared);
                     let lingered = async {
                         match until {
@@ -160,9 +197,10 @@ impl Writer {
     }
 
     fn step(&mut self) -> Step {
-        let config = &self.shared.config;
-        let closing = *self.shared.closing.borrow();
-        let mut state = self.shared.state.lock();
+        let shared = Arc::clone(&self.shared);
+        let config = &shared.config;
+        let closing = *shared.closing.borrow();
+        let mut state = shared.state.lock();
         if closing == Closing::Abandon {
             return Step::End;
         }
@@ -176,17 +214,17 @@ impl Writer {
                 Step::Wait(None)
             };
         }
-        if self.flying.len() >= config.puts_max {
-            return Step::Wait(None);
-        }
-        let waiting = state.queue.bytes - self.flying_bytes;
+        let full = state.queue.bytes - self.flying_bytes >= config.object_bytes;
+        let full = full || closing != Closing::No;
+        let now = Instant::now();
         let due = state.since.map(|since| since + config.linger);
-        if let Some(due) = due
-            && closing == Closing::No
-            && waiting < config.object_bytes
-            && due > Instant::now()
-        {
+        if let Some(due) = due.filter(|due| *due > now && !full) {
             return Step::Wait(Some(due));
+        }
+        match self.go(now, full) {
+            Go::Now => {}
+            Go::At(moment) => return Step::Wait(Some(moment)),
+            Go::Arrival => return Step::Wait(None),
         }
         let mut entries = Vec::new();
         let mut bytes = 0;
@@ -201,6 +239,39 @@ impl Writer {
         // The wait of the remaining entries begins now.
         state.since = (!state.queue.entries.is_empty()).then(Instant::now);
         Step::Send(entries)
+    }
+
+    /// When the next object may be sent.
+    fn go(&mut self, now: Instant, full: bool) -> Go {
+        let config = &self.shared.config;
+        let most = match config.adaptive {
+            true => UNACKNOWLEDGED_MAX,
+            false => config.puts_max,
+        };
+        if self.flying.len() >= most {
+            return Go::Arrival;
+        }
+        match config.adaptive {
+            true => self.pace.next(now, self.puts.len(), full),
+            false => Go::Now,
+        }
+    }
+
+    /// Asks for a second put of the object that all later ones wait for, when
+    /// it takes far longer than is usual. Otherwise says when that will be so.
+    /// Never more than this one: a store that is late with everything has
+    /// enough to do.
+    fn hedge(&mut self) -> Option<Instant> {
+        let first = self.flying.front_mut()?;
+        let late = self.pace.late(first.block.header.total())?;
+        first.again.as_ref().filter(|_| self.shared.config.hedge)?;
+        let due = first.sent + late;
+        if due > Instant::now() {
+            return Some(due);
+        }
+        // A put that has just ended needs no second one.
+        let _ = first.again.take()?.send(());
+        None
     }
 
     /// Takes the line over, for callers that wait for it.
@@ -255,7 +326,11 @@ impl Writer {
         self.end.next += 1;
         self.end.bytes += block.header.total();
         self.flying_bytes += block.header.body_bytes;
+        let sent = Instant::now();
+        let (again, asked) = oneshot::channel();
         self.flying.push_back(Flying {
+            sent,
+            again: Some(again),
             durable,
             begun: begin.map(|index| block.after(index)),
             bytes: block.header.body_bytes,
@@ -267,9 +342,15 @@ impl Writer {
             .lock()
             .insert(Arc::clone(&block), self.shared.config.cache_bytes);
         let shared = Arc::clone(&self.shared);
+        self.pace.sent(sent);
         self.puts.spawn(async move {
-            let there = shared.objects.make(name, block.bytes()).await?;
-            Ok(Landed { number, there })
+            let there = make(&shared, name, &block, asked).await?;
+            let took = sent.elapsed();
+            Ok(Landed {
+                number,
+                there,
+                took,
+            })
         });
         Ok(())
     }
@@ -300,6 +381,8 @@ impl Writer {
         for flying in &mut self.flying {
             if flying.block.header.name.number == landed.number {
                 flying.arrived = true;
+                let bytes = flying.block.header.total();
+                self.pace.arrived(Instant::now(), landed.took, bytes);
             }
         }
         while self.flying.front().is_some_and(|f| f.arrived)

@@ -59,8 +59,21 @@ impl Server {
         let wire = self.net.wire();
         let config = ObjectWalConfig {
             puts_max: 1 + self.below(5) as usize,
-            object_bytes: 100 + self.below(2000),
             ..small()
+        };
+        let config = match self.below(2) {
+            0 => config,
+            // As many at a time as there can be.
+            _ => ObjectWalConfig {
+                puts_max: 64,
+                adaptive: true,
+                hedge: true,
+                ..config
+            },
+        };
+        let config = ObjectWalConfig {
+            object_bytes: 100 + self.below(2000),
+            ..config
         };
         self.told.lock().lives += 1;
         let place = place(Arc::clone(&wire) as _, &self.prefix);

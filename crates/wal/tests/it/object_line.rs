@@ -11,6 +11,7 @@ mod claims;
 mod cost;
 mod crashes;
 mod owners;
+mod pace;
 mod trimming;
 mod trouble;
 

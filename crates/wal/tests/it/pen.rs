@@ -233,7 +233,10 @@ fn no_entry_stays_behind() {
                             std::thread::sleep(Duration::from_millis(2));
                             disk.set_room(None);
                         }
-                        _ => wal.trim(wal.durable().borrow().position()).unwrap(),
+                        _ => {
+                            // While the value is borrowed.
+                            wal.trim(wal.durable().borrow().position()).unwrap();
+                        }
                     }
                     std::thread::sleep(Duration::from_millis(1));
                 }
@@ -389,5 +392,35 @@ fn computes_take_over_from_each_other_while_callers_write() {
                 "{epoch}: a durable frame is lost"
             );
         }
+    }
+}
+
+/// The writer waits to replace the value, and calls that look at the watch themselves
+/// would wait behind it.
+#[test]
+fn a_caller_that_holds_what_is_durable_reads_and_trims() {
+    let disk = ModelDisk::new();
+    let (wal, line) = attached(open(&disk));
+    let (wal, mut compute) = (Arc::new(wal), line.into_inner().compute);
+    for _ in 0..20 {
+        let frames = (0..3).map(|_| compute.redo(1)).collect();
+        block_on(wal.append(compute.epoch, frames)).unwrap();
+        let held = Arc::clone(&wal);
+        let (done, is_done) = std::sync::mpsc::sync_channel(1);
+        std::thread::spawn(move || {
+            let durable = held.durable();
+            let seen = durable.borrow();
+            for _ in 0..5 {
+                std::thread::sleep(Duration::from_millis(1));
+                read_all(&held).unwrap();
+                held.read_from(seen.position()).unwrap();
+                held.trim(held.first()).unwrap();
+            }
+            drop(seen);
+            let _ = done.send(());
+        });
+        let waited = is_done.recv_timeout(Duration::from_secs(30));
+        assert_eq!(waited, Ok(()), "it waits behind the writer");
+        block_on(compute.durable(&wal)).unwrap();
     }
 }

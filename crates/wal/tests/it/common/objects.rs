@@ -41,6 +41,8 @@ pub fn small() -> ObjectWalConfig {
         max_frame_bytes: 2 << 10,
         linger: Duration::ZERO,
         puts_max: 3,
+        adaptive: false,
+        hedge: false,
         cache_bytes: 5 << 10,
         read_ahead_bytes: 8 << 10,
         read_ahead_objects: 4,
@@ -89,6 +91,9 @@ impl Store for ObjectWals {
         Box::pin(async {
             let config = ObjectWalConfig {
                 clock: self.clock.clock(),
+                puts_max: 64,
+                adaptive: true,
+                hedge: true,
                 ..small()
             };
             let wire = Arc::clone(&*self.wire.lock());

@@ -168,6 +168,10 @@ fn wrong_configurations_are_refused() {
                 ..small()
             },
             ObjectWalConfig {
+                puts_per_second: 0,
+                ..small()
+            },
+            ObjectWalConfig {
                 object_bytes: 2 << 30,
                 ..small()
             },

@@ -180,11 +180,13 @@ fn a_busy_writer_cannot_keep_another_from_taking_over() {
             // Objects take their time, so that many are always on their way.
             site.net.set_weather(Weather {
                 delayed: 1000,
-                delay_us: 6000,
+                delay_us: if round < 2 { 6000 } else { 40_000 },
                 ..Weather::calm()
             });
             let config = ObjectWalConfig {
-                puts_max: 12,
+                puts_max: if round < 2 { 12 } else { 64 },
+                adaptive: round >= 2,
+                hedge: round >= 2,
                 ..one_each()
             };
             let old = Arc::new(site.open_on(&site.net.wire(), config).await.unwrap());
