@@ -106,8 +106,13 @@ fn scans(args: &Args, systems: &mut Systems, between: &Between, report: &mut Rep
     let pool = systems.0[0].data_bytes("d/t")? / TIMES_POOL;
     let pool = format!("{}MiB", (pool >> 20).max(8));
     let rows = u64::from(args.tables * args.rows);
-    for (table, order) in tables {
-        let mib = systems.0[0].data_bytes(&format!("d/{table}"))? >> 20;
+    // Those of tables that are open: before a restart.
+    let sizes = tables
+        .iter()
+        .map(|(table, _)| systems.0[0].data_bytes(&format!("d/{table}")))
+        .collect::<Result<Vec<_>>>()?;
+    for ((table, order), bytes) in tables.into_iter().zip(sizes) {
+        let mib = bytes >> 20;
         let seconds = systems.turns(args.turns, |system| {
             between.restart(system, &pool)?;
             let mut connection = system.connect()?;

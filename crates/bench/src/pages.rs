@@ -76,8 +76,11 @@ pub fn measure(args: &Args, report: &mut Report) -> Result<()> {
     let reads = Reads::File(file);
     let mut sources = vec![Source { who, reads }, xylem];
     if let Some(home) = args.against() {
-        let before = filled(args, Some(home))?;
-        sources.push(Source::of_server(before, report)?.0);
+        // It is read with this build's client, and may speak another protocol.
+        match Source::of_server(filled(args, Some(home))?, report) {
+            Ok((before, _)) => sources.push(before),
+            Err(error) => report.note(format!("pages: not measured for before: {error:#}")),
+        }
     }
 
     let times = turns(args.turns, &sources, |source| latency_us(pages, source))?;

@@ -188,8 +188,10 @@ void scan::request(btr_cur_t &cursor, const buf_block_t &leaf, mtr_t *mtr)
     size_t count{0};
     for (const uint32_t page_no : leaves.found)
       count+= request_page(space, {id.space(), page_no});
-    if (leaves.missing != FIL_NULL &&
-        request_page(space, {id.space(), leaves.missing}))
+    if (leaves.missing == FIL_NULL)
+      /* In a small buffer pool, it may be evicted again. */
+      requested= 0;
+    else if (request_page(space, {id.space(), leaves.missing}))
     {
       count++;
       /* The read of the page failed if it is missing again. */
