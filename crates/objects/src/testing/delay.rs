@@ -44,7 +44,7 @@ impl DelayProxy {
         Ok(DelayProxy { addr, ended })
     }
 
-    /// Where it listens.
+    /// The address for clients to connect to.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }

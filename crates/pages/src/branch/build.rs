@@ -74,8 +74,8 @@ fn apply_chain(
 ) -> Result<Built, ReadError> {
     let Wanted { page, info, .. } = *wanted;
     let corrupt = |lsn: Lsn, message: String| ReadError::Corrupt { page, lsn, message };
-    let size = engine.page_bytes(info.flags);
-    let size = size.map_err(|message| corrupt(wanted.at, message))?;
+    let bad = |message: String| corrupt(wanted.at, message);
+    let size = engine.page_bytes(info.flags).map_err(bad)?;
     let mut out = match &base {
         Some(b) if !chain.is_self_contained() => {
             let checked = engine.check_image(b.bytes, b.lsn);
@@ -87,13 +87,26 @@ fn apply_chain(
     let versions = chain.forward();
     let applied = apply_versions(engine, (page, info.flags), size, &mut out, versions)
         .map_err(|(lsn, message)| corrupt(lsn, message))?;
+    if applied > 0 {
+        engine.seal(&mut out, info.flags).map_err(bad)?;
+    }
+    // Also without a version that was applied to it.
+    check_size("a base", out.len(), size).map_err(bad)?;
     let since = chain.newest().unwrap_or(info.floor).max(info.floor);
     Ok(Built::Page(out, applied, since))
 }
 
-/// Applies the versions of a page, oldest first, to what the page was before, and seals
-/// it after the last mtr. `size` is that of its tablespace's pages. Returns the number of
-/// mtrs applied.
+/// Says what is wrong with a value of `len` bytes where pages have `size`.
+fn check_size(what: &str, len: usize, size: usize) -> Result<(), String> {
+    match len == size {
+        true => Ok(()),
+        false => Err(format!("{what} of {len} bytes in a tablespace of {size}")),
+    }
+}
+
+/// Applies the versions of a page, oldest first, to what the page was before. `size` is
+/// that of its tablespace's pages. Returns the number of mtrs applied; the page is to be
+/// sealed after them.
 ///
 /// # Errors
 /// The LSN of the version that cannot be applied, and why.
@@ -104,17 +117,13 @@ pub(crate) fn apply_versions<'v>(
     value: &mut Vec<u8>,
     versions: impl Iterator<Item = (Lsn, Kind, &'v [u8])>,
 ) -> Result<usize, (Lsn, String)> {
-    let fits = |what: &str, len: usize| match len == size {
-        true => Ok(()),
-        false => Err(format!("{what} of {len} bytes in a tablespace of {size}")),
-    };
     let mut applied = 0;
     let mut records: Vec<u8> = Vec::new();
     let mut versions = versions.peekable();
     while let Some((lsn, kind, bytes)) = versions.next() {
         let bad = |message| (lsn, message);
         if kind == Kind::Image {
-            fits("an image", bytes.len()).map_err(bad)?;
+            check_size("an image", bytes.len(), size).map_err(bad)?;
             engine.check_image(bytes, lsn).map_err(bad)?;
             value.clear();
             value.extend_from_slice(bytes);
@@ -126,15 +135,12 @@ pub(crate) fn apply_versions<'v>(
         if versions.peek().is_some_and(same_mtr) {
             continue;
         }
-        fits("a base", value.len()).map_err(bad)?;
+        check_size("a base", value.len(), size).map_err(bad)?;
         engine
             .apply(value, page, flags, lsn, &records)
             .map_err(bad)?;
         records.clear();
         applied += 1;
-        if versions.peek().is_none() {
-            engine.seal(value, flags).map_err(bad)?;
-        }
     }
     Ok(applied)
 }

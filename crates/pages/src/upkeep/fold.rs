@@ -325,6 +325,7 @@ impl<'a> Fold<'a> {
         let versions = versions.map(|v| (v.lsn, v.kind, v.bytes.as_slice()));
         apply_versions(engine, (page, info.flags), size, &mut value, versions)
             .map_err(|(_, message)| stuck(message))?;
+        engine.seal(&mut value, info.flags).map_err(stuck)?;
         Ok(value)
     }
 

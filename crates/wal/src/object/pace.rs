@@ -14,8 +14,8 @@
 //! grows by one while `usual` is near `bare`, and falls by one when it is far
 //! above, as in TCP Vegas. Medians take the place of Vegas's single round trips,
 //! because puts have a long tail: their minimum is far below what is usual.
-//! Where the latency grows, the distance grows with it, so the objects on their
-//! way remain as many.
+//! The distance grows with the latency, so the number of objects on their way
+//! stays the same.
 
 #[cfg(test)]
 mod tests;

@@ -26,7 +26,7 @@ struct Run {
     under_way: BTreeSet<(Instant, Instant)>,
 }
 
-/// What was sent in a while.
+/// The objects sent in a while.
 #[derive(Debug)]
 struct Seen {
     per_second: f64,
