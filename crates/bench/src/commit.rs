@@ -36,16 +36,18 @@ pub fn measure(args: &Args, report: &mut Report) -> Result<()> {
         .for_each(|left| report.note(left));
     let time = Duration::from_secs(args.seconds.into()) / 2;
     let updates = systems.turns(args.turns, |system| update(system, time))?;
-    let (of, limit) = limits::measure()?.commit();
+    let limits = limits::measure()?;
     report.figure(
         Figure::new("commit", "UPDATE of a row and its commit, one client", "us")
             .sides(select(&updates, |update| update.durable)),
     );
-    report.figure(
-        Figure::new("commit", "of that, waiting until it is durable", "us")
-            .sides(select(&updates, |u| u.durable - u.not_waited_for))
-            .limit(of, limit),
-    );
+    for (of, limit) in [limits.commit(), limits.commit_between_work()] {
+        report.figure(
+            Figure::new("commit", "of that, waiting until it is durable", "us")
+                .sides(select(&updates, |u| u.durable - u.not_waited_for))
+                .limit(of, limit),
+        );
+    }
     Ok(())
 }
 

@@ -18,8 +18,8 @@ const THREADS: u32 = 16;
 const SCRIPT: &str = "oltp_write_only";
 /// How long the load may continue after the kill, until it is ended.
 const AFTER: u32 = 120;
-/// A commit of a client of its own.
-const COMMIT: &str = "REPLACE INTO sbtest.probe VALUES (1)";
+/// A commit of a client of its own, which changes something each time.
+const COMMIT: &str = "INSERT INTO sbtest.probe VALUES ()";
 
 /// Milliseconds from the kill.
 struct Answers {
@@ -35,7 +35,7 @@ pub fn measure(args: &Args, report: &mut Report) -> Result<()> {
     let load = args.load(THREADS, args.kill_seconds + AFTER);
     oltp::prepare(&load, &mut systems)?;
     systems.each(|system| {
-        let create = "CREATE TABLE sbtest.probe (id INT PRIMARY KEY)";
+        let create = "CREATE TABLE sbtest.probe (id INT AUTO_INCREMENT PRIMARY KEY)";
         system.sql(create).map(|_| ())
     })?;
     systems

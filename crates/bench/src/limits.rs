@@ -11,7 +11,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Size of a page.
 pub const PAGE_BYTES: usize = 16 << 10;
@@ -30,6 +30,10 @@ const ROUNDS: usize = 3_000;
 /// Messages before them, which are not measured.
 const WARM_UP: usize = 200;
 const SYNCS: usize = 500;
+/// What a thread does between two commits where they do not follow each other at once:
+/// about as long as MariaDB and its client work on a small transaction. Meanwhile the
+/// other processor falls asleep.
+const WORK: Duration = Duration::from_micros(200);
 /// Size of the file and of the memory from which pages are copied. It is larger than
 /// caches of the processor.
 const PAGES: usize = 16_384;
@@ -62,6 +66,9 @@ pub struct Limits {
     pub crc: f64,
     /// Reading a page from the system's page cache.
     pub pread: f64,
+    /// A commit that is sent to another process over a Unix socket and synced there,
+    /// with [`WORK`] before each.
+    pub commit_between_work: f64,
 }
 
 impl Limits {
@@ -69,6 +76,11 @@ impl Limits {
     pub fn commit(&self) -> (&'static str, f64) {
         let time = self.fdatasync + self.tcp_commit;
         ("fdatasync + TCP round trip", time)
+    }
+
+    /// A commit as a client sends it, which works on something else before.
+    pub fn commit_between_work(&self) -> (&'static str, f64) {
+        ("the same between other work", self.commit_between_work)
     }
 
     /// Reading and verifying a page, in bytes per microsecond, which is MB per second.
@@ -98,6 +110,10 @@ pub fn report(report: &mut Report) -> Result<()> {
         ("memcpy of a page", limits.memcpy),
         ("CRC-32C of a page", limits.crc),
         ("pread of a page, cached", limits.pread),
+        (
+            "commit: round trip, Unix socket, and fdatasync, between 200 us of other work",
+            limits.commit_between_work,
+        ),
     ];
     for (name, value) in rows {
         report.figure(Figure::new("limits", name, "us").limit("bare system calls", value));
@@ -117,6 +133,7 @@ pub fn measure() -> Result<Limits> {
         memcpy: memcpy(),
         crc: crc(),
         pread: pread(&file)?,
+        commit_between_work: commit_between_work(&file)?,
     })
 }
 
@@ -192,6 +209,42 @@ fn answer(mut far: impl Read + Write, exchange: Exchange) {
     let mut request = vec![0; exchange.there];
     let answer = vec![1; exchange.back];
     while far.read_exact(&mut request).is_ok() && far.write_all(&answer).is_ok() {}
+}
+
+fn commit_between_work(file: &File) -> Result<f64> {
+    let (mut near, mut far) = UnixStream::pair()?;
+    std::thread::scope(|scope| {
+        let server = scope.spawn(move || {
+            let mut redo = vec![0; COMMIT.there];
+            let mut at = 0;
+            // Until the other end closes the stream.
+            while far.read_exact(&mut redo).is_ok() {
+                file.write_all_at(&redo, at)?;
+                file.sync_data()?;
+                at += redo.len() as u64;
+                far.write_all(&[1; COMMIT.back])?;
+            }
+            std::io::Result::Ok(())
+        });
+        let redo = vec![1; COMMIT.there];
+        let mut times = Vec::with_capacity(SYNCS);
+        for _ in 0..SYNCS {
+            let until = Instant::now() + WORK;
+            while Instant::now() < until {
+                std::hint::spin_loop();
+            }
+            let started = Instant::now();
+            near.write_all(&redo)?;
+            near.read_exact(&mut [0; COMMIT.back])?;
+            times.push(started.elapsed().as_secs_f64() * 1e6);
+        }
+        drop(near);
+        match server.join() {
+            Ok(served) => served.context("cannot write durably")?,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+        Ok(median(&times))
+    })
 }
 
 /// Leaves the file with [`PAGES`] pages.

@@ -7,6 +7,7 @@
 //! nothing of how it was measured.
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 
+mod alike;
 mod branches;
 mod commit;
 mod index;

@@ -1,6 +1,7 @@
 //! Tests of what needs no machine: statistics, and parsing what programs and the kernel
 //! print.
 
+use crate::alike::differing;
 use crate::instructions::total_in;
 use crate::limits;
 use crate::metrics::Metrics;
@@ -206,4 +207,30 @@ fn round_trips_are_two_and_take_time() {
     let args = Args::parse_from(["bench", "--round-trips-ms", "2,50"]);
     assert_eq!(args.round_trips_ms, [2, 50]);
     assert!(Args::try_parse_from(["bench", "--round-trips-ms", "0,50"]).is_err());
+}
+
+#[test]
+fn systems_with_different_character_sets_are_not_alike() {
+    let set = |values: &[(&str, &str)]| {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        values.iter().map(owned).collect()
+    };
+    let one = set(&[
+        ("character_set_server", "latin1"),
+        ("datadir", "/a"),
+        ("innodb_page_server_port", "1"),
+        ("innodb_sort_buffer_size", "1048576"),
+        ("only_here", "1"),
+    ]);
+    let other = set(&[
+        ("character_set_server", "utf8mb4"),
+        ("datadir", "/b"),
+        ("innodb_page_server_port", "2"),
+        ("innodb_sort_buffer_size", "1048576"),
+    ]);
+    assert_eq!(
+        differing(&one, &other),
+        [r#"character_set_server is "latin1" and "utf8mb4""#]
+    );
+    assert!(differing(&one, &one).is_empty());
 }

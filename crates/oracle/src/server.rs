@@ -13,6 +13,7 @@ pub const PREFIX_VAR: &str = "XYLEM_MARIADB_PREFIX";
 #[derive(Clone, Debug)]
 pub struct Install {
     prefix: PathBuf,
+    own_session: bool,
 }
 
 impl Install {
@@ -23,6 +24,7 @@ impl Install {
     pub fn at(prefix: impl Into<PathBuf>) -> Result<Install> {
         let install = Install {
             prefix: prefix.into(),
+            own_session: false,
         };
         let server = install.path("sbin/mariadbd");
         ensure!(
@@ -48,13 +50,38 @@ impl Install {
         }
     }
 
+    /// Servers get a session of their own, as a service has. The kernel divides the
+    /// processor between sessions first (`sched_autogroup_enabled`), so a server in the
+    /// session of its clients is scheduled differently.
+    #[must_use]
+    pub fn in_own_session(self) -> Install {
+        Install {
+            own_session: true,
+            ..self
+        }
+    }
+
     fn path(&self, below_usr: &str) -> PathBuf {
         self.prefix.join("usr").join(below_usr)
     }
 
     /// A command of the installation, with the environment that it needs.
     fn command(&self, below_usr: &str) -> Command {
-        let mut c = Command::new(self.path(below_usr));
+        self.with_environment(Command::new(self.path(below_usr)))
+    }
+
+    fn server(&self) -> Command {
+        let program = self.path("sbin/mariadbd");
+        if !self.own_session {
+            return self.with_environment(Command::new(program));
+        }
+        // It executes the program in its own process: the pid stays.
+        let mut setsid = Command::new("setsid");
+        setsid.arg(program);
+        self.with_environment(setsid)
+    }
+
+    fn with_environment(&self, mut c: Command) -> Command {
         c.env("LD_LIBRARY_PATH", self.path("lib/x86_64-linux-gnu"));
         c.stdin(Stdio::null());
         c
@@ -112,7 +139,7 @@ impl Install {
         let socket = dir.join("s");
         let file = File::options().create(true).append(true).open(&log)?;
         let child = self
-            .command("sbin/mariadbd")
+            .server()
             .args(self.common_args(data)?)
             .arg(format!("--socket={}", socket.display()))
             .arg(format!("--pid-file={}", dir.join("pid").display()))

@@ -18,6 +18,10 @@ use xylem_pages::{Branch, ReadAt, ReadError};
 use xylem_types::{BranchId, Epoch, Lsn};
 use xylem_wal::{Durable, Wal};
 
+/// How long commits wait for ingest after a branch was opened. Ingest reads about 100 MB
+/// of WAL in this time if it has the processor for itself.
+const HEAD_START: Duration = Duration::from_millis(250);
+
 /// A branch that is open.
 pub struct OpenBranch {
     /// The branch's record in the catalogue.
@@ -49,6 +53,8 @@ pub struct OpenBranch {
     opened: Durable,
     /// Set once ingest has reached `opened`.
     caught_up: AtomicBool,
+    /// When the head start of ingest ends at the latest.
+    head_start_ends: OnceLock<Instant>,
     /// The check of redo before it enters the WAL.
     pub framing: Framing,
     /// Held during an attach.
@@ -134,6 +140,7 @@ impl OpenBranch {
             framing: Framing::new(Arc::clone(&wal), Arc::clone(&pages)),
             opened: *wal.durable().borrow(),
             caught_up: AtomicBool::new(false),
+            head_start_ends: OnceLock::new(),
             durable: wal.durable(),
             wal,
             backed,
@@ -349,6 +356,17 @@ impl OpenBranch {
         self.pages.wait_ingested(position, until).await?;
         self.caught_up.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Waits until ingest has reached what was durable when the branch was opened, but no
+    /// longer than [`HEAD_START`] after the first such wait. Commits would compete with
+    /// ingest for the processor, and reads of the same computes wait for ingest.
+    pub async fn head_start(&self) {
+        let until = *self
+            .head_start_ends
+            .get_or_init(|| Instant::now() + HEAD_START);
+        // Commits do not depend on the outcome.
+        let _ = self.caught_up(until).await;
     }
 
     /// The version to which a read without an LSN is pinned.

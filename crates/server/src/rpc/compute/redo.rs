@@ -59,10 +59,14 @@ fn begin(connection: &mut Connection, ticket: &StreamTicket) -> Result<(Serving,
     let opened = node.opened().ok_or_else(status::stopping)?;
     let mut permission = Permission::take(opened, Arc::clone(&branch), epoch);
     connection.runtime.block_on(async {
+        let ready = async {
+            branch.head_start().await;
+            permission.wait().await
+        };
         tokio::select! {
             biased;
             () = over.cancelled() => Err(connection.why_ended()),
-            given = permission.wait() => given,
+            given = ready => given,
         }
     })?;
     let pending = Arc::<Pending>::default();

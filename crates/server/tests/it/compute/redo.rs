@@ -5,7 +5,7 @@ use crate::common::branch::{create, remove};
 use crate::common::compute::{
     Door, Link, Redo, Refusal, WAYS, Way, create_frame, newest, reader, redo_frame, start, writer,
 };
-use crate::common::redo::{mark, marked, mkdir};
+use crate::common::redo::{mark, marked, mkdir, tablespace};
 use crate::common::{Writer, wait_applied, with_database};
 use std::time::{Duration, Instant};
 use tonic::Code;
@@ -51,6 +51,51 @@ async fn frames_are_acknowledged_once_durable_and_survive_a_crash() {
         (server, door) = start(dir.path(), |_| {});
         assert_eq!(read_mark(&door, 3, lsn), round);
         assert_eq!(read_mark(&door, 4, lsn), round);
+    }
+    drop(server);
+}
+
+#[tokio::test]
+async fn after_a_crash_ingest_has_a_head_start() {
+    const FRAMES: u32 = 40_000;
+    let dir = tempfile::tempdir().unwrap();
+    let (server, door) = start(dir.path(), |_| {});
+    let (attached, old) = with_database(&server).await;
+    drop(old);
+    let mut redo = Redo::open(&door, Way::Unix, attached.epoch).unwrap();
+    for number in 0..FRAMES {
+        redo.redo(&mark(5, 3 + number % 50, number));
+        if number % 500 == 499 {
+            redo.durable();
+        }
+    }
+    server.crash();
+    let (server, door) = start(dir.path(), |_| {});
+    let began = Instant::now();
+    let first = Redo::open(&door, Way::Unix, attached.epoch).unwrap().first;
+    assert_eq!(first.durable_lsn, redo.lsn);
+    // On a busy machine the head start may be too short.
+    let waited = began.elapsed() >= Duration::from_millis(250);
+    assert!(first.applied_lsn == redo.lsn || waited, "{first:?}");
+    drop(server);
+}
+
+/// The head start is bounded: here ingest never gets further.
+#[tokio::test]
+async fn after_a_crash_commits_do_not_wait_for_ingest_that_has_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, _) = start(dir.path(), |_| {});
+    let (attached, mut old) = with_database(&server).await;
+    // A valid frame, but no file can have such a name.
+    old.redo(tablespace(7, "./a\0b.ibd", 4)).await;
+    old.durable().await;
+    server.crash();
+    let (server, door) = start(dir.path(), |_| {});
+    for way in WAYS {
+        let mut redo = Redo::open(&door, way, attached.epoch).unwrap();
+        assert!(redo.first.applied_lsn < redo.first.durable_lsn);
+        redo.redo(&mark(5, 3, 1));
+        redo.durable();
     }
     drop(server);
 }
