@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use rand::Rng;
 use std::fs::File;
 use std::hint::black_box;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
@@ -30,9 +30,8 @@ const ROUNDS: usize = 3_000;
 /// Messages before them, which are not measured.
 const WARM_UP: usize = 200;
 const SYNCS: usize = 500;
-/// What a thread does between two commits where they do not follow each other at once:
-/// about as long as MariaDB and its client work on a small transaction. Meanwhile the
-/// other processor falls asleep.
+/// Work of a client before each commit, about as much as MariaDB and its client do for a
+/// small transaction. The other processor falls asleep meanwhile.
 const WORK: Duration = Duration::from_micros(200);
 /// Size of the file and of the memory from which pages are copied. It is larger than
 /// caches of the processor.
@@ -149,8 +148,8 @@ pub fn pages_per_second(connections: usize) -> Result<f64> {
         let threads: Vec<_> = pairs
             .into_iter()
             .map(|(near, far)| {
-                scope.spawn(move || answer(far, PAGE));
-                scope.spawn(move || ping_pong(near, PAGE, each))
+                scope.spawn(move || answer(far, PAGE, |_| Ok(())));
+                scope.spawn(move || ping_pong(near, PAGE, each, || ()))
             })
             .collect();
         threads.into_iter().try_for_each(|thread| {
@@ -183,17 +182,24 @@ fn tcp_pair() -> Result<(TcpStream, TcpStream)> {
 /// The median round trip between two threads.
 fn round_trip<S: Read + Write + Send>(near: S, far: S, exchange: Exchange) -> Result<f64> {
     std::thread::scope(|scope| {
-        scope.spawn(move || answer(far, exchange));
-        ping_pong(near, exchange, ROUNDS).map(|times| median(&times))
+        scope.spawn(move || answer(far, exchange, |_| Ok(())));
+        ping_pong(near, exchange, ROUNDS, || ()).map(|times| median(&times))
     })
 }
 
-/// Times of round trips in microseconds. Closes the stream at the end.
-fn ping_pong(mut near: impl Read + Write, exchange: Exchange, rounds: usize) -> Result<Vec<f64>> {
+/// Times of round trips in microseconds, with `work` before each. Closes the stream at the
+/// end.
+fn ping_pong(
+    mut near: impl Read + Write,
+    exchange: Exchange,
+    rounds: usize,
+    work: impl Fn(),
+) -> Result<Vec<f64>> {
     let request = vec![1; exchange.there];
     let mut answer = vec![0; exchange.back];
     let mut times = Vec::with_capacity(rounds);
     for round in 0..rounds + WARM_UP {
+        work();
         let started = Instant::now();
         near.write_all(&request)?;
         near.read_exact(&mut answer)?;
@@ -204,47 +210,55 @@ fn ping_pong(mut near: impl Read + Write, exchange: Exchange, rounds: usize) -> 
     Ok(times)
 }
 
-/// Answers until the other end closes the stream.
-fn answer(mut far: impl Read + Write, exchange: Exchange) {
+/// Answers each request after `work` on it, until the other end closes the stream.
+///
+/// # Errors
+/// Those of `work`, which also close the stream.
+fn answer(
+    mut far: impl Read + Write,
+    exchange: Exchange,
+    mut work: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
     let mut request = vec![0; exchange.there];
     let answer = vec![1; exchange.back];
-    while far.read_exact(&mut request).is_ok() && far.write_all(&answer).is_ok() {}
+    while far.read_exact(&mut request).is_ok() {
+        work(&request)?;
+        if far.write_all(&answer).is_err() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn commit_between_work(file: &File) -> Result<f64> {
-    let (mut near, mut far) = UnixStream::pair()?;
-    std::thread::scope(|scope| {
-        let server = scope.spawn(move || {
-            let mut redo = vec![0; COMMIT.there];
-            let mut at = 0;
-            // Until the other end closes the stream.
-            while far.read_exact(&mut redo).is_ok() {
-                file.write_all_at(&redo, at)?;
-                file.sync_data()?;
-                at += redo.len() as u64;
-                far.write_all(&[1; COMMIT.back])?;
-            }
-            std::io::Result::Ok(())
-        });
-        let redo = vec![1; COMMIT.there];
-        let mut times = Vec::with_capacity(SYNCS);
-        for _ in 0..SYNCS {
-            let until = Instant::now() + WORK;
-            while Instant::now() < until {
-                std::hint::spin_loop();
-            }
-            let started = Instant::now();
-            near.write_all(&redo)?;
-            near.read_exact(&mut [0; COMMIT.back])?;
-            times.push(started.elapsed().as_secs_f64() * 1e6);
+    let (near, far) = UnixStream::pair()?;
+    let mut at = 0;
+    let sync = move |redo: &[u8]| {
+        write_and_sync(file, redo, at)?;
+        at += redo.len() as u64;
+        Ok(())
+    };
+    let work = || {
+        let until = Instant::now() + WORK;
+        while Instant::now() < until {
+            std::hint::spin_loop();
         }
-        drop(near);
+    };
+    std::thread::scope(|scope| {
+        let server = scope.spawn(move || answer(far, COMMIT, sync));
+        let times = ping_pong(near, COMMIT, SYNCS, work);
         match server.join() {
+            // The reason why the stream closed, if it did too early.
             Ok(served) => served.context("cannot write durably")?,
             Err(panic) => std::panic::resume_unwind(panic),
         }
-        Ok(median(&times))
+        times.map(|times| median(&times))
     })
+}
+
+fn write_and_sync(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+    file.write_all_at(bytes, at)?;
+    file.sync_data()
 }
 
 /// Leaves the file with [`PAGES`] pages.
@@ -257,8 +271,7 @@ fn fdatasync(file: &File) -> Result<f64> {
     let mut times = Vec::with_capacity(SYNCS);
     for n in 0..SYNCS {
         let started = Instant::now();
-        file.write_all_at(&redo, (n * redo.len()) as u64)?;
-        file.sync_data()?;
+        write_and_sync(file, &redo, (n * redo.len()) as u64)?;
         times.push(started.elapsed().as_secs_f64() * 1e6);
     }
     Ok(median(&times))
