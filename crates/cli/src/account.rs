@@ -1,9 +1,8 @@
 //! System accounts, and what they may reach on this machine.
 
 use anyhow::{Context, Result};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, fchown, lchown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 /// A system account other than the caller's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,32 +15,18 @@ pub struct User {
     pub gid: u32,
 }
 
-/// Looks an account up by its name.
-pub fn find(name: &str) -> Option<User> {
-    let said = Command::new("getent")
-        .args(["passwd", "--", name])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output();
-    let text = match said {
-        Ok(out) => String::from_utf8_lossy(&out.stdout).into_owned(),
-        Err(_) => std::fs::read_to_string("/etc/passwd").unwrap_or_default(),
-    };
-    text.lines().find_map(|line| parse(line, name))
-}
-
-/// The account `name` in a line of `passwd`.
-pub fn parse(line: &str, name: &str) -> Option<User> {
-    // xylem:x:997:996:MariaDB of Xylem:/var/lib/xylem:/usr/sbin/nologin
-    let mut fields = line.split(':');
-    let found = fields.next().filter(|found| *found == name)?;
-    let uid = fields.nth(1)?.parse().ok()?;
-    let gid = fields.next()?.parse().ok()?;
-    Some(User {
-        name: found.to_owned(),
-        uid,
-        gid,
-    })
+/// Looks an account up by its name, in all the places where the system keeps accounts.
+///
+/// # Errors
+/// When one of them cannot be asked.
+pub fn find(name: &str) -> Result<Option<User>> {
+    let found = nix::unistd::User::from_name(name)
+        .with_context(|| format!("cannot look up the system account {name}"))?;
+    Ok(found.map(|user| User {
+        name: user.name,
+        uid: user.uid.as_raw(),
+        gid: user.gid.as_raw(),
+    }))
 }
 
 impl User {
@@ -59,21 +44,12 @@ impl User {
         })
     }
 
-    /// Makes `path` and all below it this user's; `path` last, so that until
-    /// then this user cannot put links there which would be followed. It must
-    /// be closed to others.
+    /// Makes the open file or directory `file` this user's.
     ///
     /// # Errors
     /// When that is not allowed.
-    pub fn give_all(&self, path: &Path) -> Result<()> {
-        let failed = || format!("cannot read {}", path.display());
-        let meta = std::fs::symlink_metadata(path).with_context(failed)?;
-        if meta.is_dir() {
-            for entry in std::fs::read_dir(path).with_context(failed)? {
-                self.give_all(&entry.with_context(failed)?.path())?;
-            }
-        }
-        self.give(path)
+    pub fn give_open(&self, file: &std::fs::File) -> std::io::Result<()> {
+        fchown(file, Some(self.uid), Some(self.gid))
     }
 
     /// Lets this user's group read the file `path`, which stays its owner's.

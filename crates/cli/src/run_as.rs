@@ -44,7 +44,7 @@ pub async fn of(project: &Project) -> Result<Option<User>> {
     if !rustix::process::geteuid().is_root() {
         let me = rustix::process::geteuid().as_raw();
         return match wanted {
-            Some(name) if account::find(name).is_none_or(|user| user.uid != me) => {
+            Some(name) if account::find(name)?.is_none_or(|user| user.uid != me) => {
                 Err(Failure::new(
                     format!("only root can run mariadbd as another user, {name}"),
                     "drop the setting with `xylem up --unset user`, or run xylem as root",
@@ -57,7 +57,7 @@ pub async fn of(project: &Project) -> Result<Option<User>> {
     if name == ROOT {
         return Ok(None);
     }
-    let user = match account::find(name) {
+    let user = match account::find(name)? {
         Some(user) => user,
         None if wanted.is_none() => make().await?,
         None => {
@@ -91,7 +91,7 @@ async fn make() -> Result<User> {
             command.output().ok()
         });
         // Another command may have created it.
-        if let Some(user) = account::find(NAME) {
+        if let Some(user) = account::find(NAME)? {
             if made.is_some_and(|out| out.status.success()) {
                 eprintln!("created the system account {NAME} for mariadbd to run as");
             }

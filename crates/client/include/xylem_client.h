@@ -165,15 +165,15 @@ server responds that it cannot answer yet. */
 int xylem_open_tablespace(uint32_t space_id, char *path, size_t size,
                           uint32_t *flags, int make);
 
-/* Asks the server for a tablespace. If this thread's next xylem_open_tablespace is for
-the same one and makes its file, it does not ask again. A caller that holds a lock there
-calls this before it takes the lock. Returns what xylem_open_tablespace does, but tries
-nothing again that the server has answered. */
-int xylem_fetch_tablespace(uint32_t space_id);
+/* Asks the server for count tablespaces, 64 at a time. The next xylem_open_tablespace of
+each does not ask again: a caller that holds a lock there calls this before it takes the
+lock. Returns XYLEM_OK if all were found, and otherwise what xylem_open_tablespace would
+for one of the others, but tries nothing again that the server has answered. */
+int xylem_fetch_tablespaces(const uint32_t *ids, size_t count);
 
-/* Forgets the answer of this thread's last xylem_fetch_tablespace, which would otherwise
-stand for the next xylem_open_tablespace, however late. */
-void xylem_forget_tablespace(void);
+/* Forgets what xylem_fetch_tablespaces found and no xylem_open_tablespace has used. It
+would otherwise stand for the next one, however late. */
+void xylem_forget_tablespaces(const uint32_t *ids, size_t count);
 
 /* From this call on, the preloaded library refuses to create files in which
 engines other than InnoDB keep rows of persistent tables (EPERM, and an error in
@@ -196,6 +196,7 @@ typedef struct xylem_stats {
   uint64_t durable_waits;
   uint64_t durable_wait_us;
   uint64_t side_file_ops;
+  uint64_t tablespace_waits;  /* tablespaces that xylem_open_tablespace asked for */
   uint64_t reconnects;
   uint64_t connected;         /* 1 while the redo stream is connected */
   uint64_t stalled;           /* 1 during a long wait: the server is silent, or

@@ -69,6 +69,7 @@ pub struct CStats {
     pub durable_waits: u64,
     pub durable_wait_us: u64,
     pub side_file_ops: u64,
+    pub tablespace_waits: u64,
     pub reconnects: u64,
     pub connected: u64,
     pub stalled: u64,
@@ -654,15 +655,36 @@ pub unsafe extern "C" fn xylem_ping(round_trip_us: *mut u64) -> c_int {
 }
 
 /// See the header.
+///
+/// # Safety
+/// `ids` points to `count` numbers; it may be NULL if there are none.
 #[unsafe(no_mangle)]
-pub extern "C" fn xylem_fetch_tablespace(space_id: u32) -> c_int {
-    with_client(|client| tablespace::fetch(client, space_id))
+pub unsafe extern "C" fn xylem_fetch_tablespaces(ids: *const u32, count: usize) -> c_int {
+    // SAFETY: the caller vouches for the numbers.
+    with_client(|client| tablespace::fetch(client, unsafe { numbers(ids, count) }))
 }
 
 /// See the header.
+///
+/// # Safety
+/// As for [`xylem_fetch_tablespaces`].
 #[unsafe(no_mangle)]
-pub extern "C" fn xylem_forget_tablespace() {
-    tablespace::forget();
+pub unsafe extern "C" fn xylem_forget_tablespaces(ids: *const u32, count: usize) {
+    if let Some(client) = client() {
+        // SAFETY: the caller vouches for the numbers.
+        client.fetched().forget(unsafe { numbers(ids, count) });
+    }
+}
+
+/// # Safety
+/// `ids` points to `count` numbers that outlive the slice; it may be NULL if there are
+/// none.
+unsafe fn numbers<'a>(ids: *const u32, count: usize) -> &'a [u32] {
+    if ids.is_null() {
+        return &[];
+    }
+    // SAFETY: the caller vouches for the numbers.
+    unsafe { std::slice::from_raw_parts(ids, count) }
 }
 
 /// See the header.
@@ -729,6 +751,7 @@ pub unsafe extern "C" fn xylem_get_stats(stats: *mut CStats) {
                     durable_waits: s.durable_waits.get(),
                     durable_wait_us: s.durable_wait_us.get(),
                     side_file_ops: s.side_file_ops.get(),
+                    tablespace_waits: s.tablespace_waits.get(),
                     reconnects: s.reconnects.get(),
                     connected: s.connected.get(),
                     stalled: u64::from(client.shared().is_stalled()),

@@ -8,6 +8,7 @@ use crate::redo::{self, Queue};
 use crate::shared::{Shared, remember};
 use crate::sidefiles;
 use crate::status::{Error, Status};
+use crate::tablespace::Fetched;
 use crate::threads::{self, lock};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
@@ -37,6 +38,7 @@ pub struct PageWanted {
 pub struct Client {
     shared: Arc<Shared>,
     pool: Arc<Pool>,
+    fetched: Fetched,
     redo: OnceLock<Arc<Queue>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -52,6 +54,7 @@ impl Client {
         let client = Client {
             pool: Arc::new(Pool::new(Arc::clone(&shared))),
             shared,
+            fetched: Fetched::default(),
             redo: OnceLock::new(),
             threads: Mutex::default(),
         };
@@ -116,6 +119,11 @@ impl Client {
     /// The connections for page reads and other requests.
     pub fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// Tablespaces that were asked for before they are opened.
+    pub fn fetched(&self) -> &Fetched {
+        &self.fetched
     }
 
     /// The redo stream; `None` for a reader.

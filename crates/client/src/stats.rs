@@ -46,6 +46,7 @@ pub struct Stats {
     pub durable_waits: Counter,
     pub durable_wait_us: Counter,
     pub side_file_ops: Counter,
+    pub tablespace_waits: Counter,
     pub reconnects: Counter,
     pub connected: Counter,
 }

@@ -7,10 +7,12 @@ use crate::client::Client;
 use crate::log::{self, Level};
 use crate::pages::{Outcome, Patience, Request, may_wait};
 use crate::status::{Error, Status};
-use std::cell::Cell;
+use crate::threads::lock;
+use std::collections::HashMap;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Component, Path};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use xylem_wire::{GetSpace, Space};
 
@@ -75,9 +77,12 @@ fn attempt(
     datadir: &Path,
     what: &str,
 ) -> Result<Space, Error> {
-    let space = match FETCHED.take() {
-        Some((fetched, space)) if make && fetched == id => space,
-        _ => ask(client, id, make, what)?,
+    let space = match client.fetched().take(id) {
+        Some(space) => space,
+        None => {
+            client.shared().stats.tablespace_waits.add(1);
+            ask(client, id, make, what)?
+        }
     };
     let Some(place) = normalise(&space.path) else {
         return Err(Error::new(
@@ -103,17 +108,9 @@ fn attempt(
 /// Asks the server for a tablespace, with its pages if the file is to be made.
 fn ask(client: &Client, id: u32, pages: bool, what: &str) -> Result<Space, Error> {
     may_wait(what)?;
-    let request = Request::Space(GetSpace {
-        space_id: id,
-        no_pages: !pages,
-        min_lsn: client.shared().config.start_lsn,
-    });
+    let request = request(client, id, pages);
     match client.pool().request(request, Patience::WhileAlive) {
-        Ok((Outcome::Space(space), _)) => Ok(space),
-        Ok(_) => {
-            let message = format!("{what}: the answer is of another kind");
-            Err(Error::new(Status::Error, message))
-        }
+        Ok((answer, _)) => space_in(answer, what),
         Err(error) if error.status == Status::NotFound => {
             // NOT_FOUND can also mean that the server does not know the branch.
             // A server that knows it answers a ping.
@@ -129,26 +126,67 @@ fn ask(client: &Client, id: u32, pages: bool, what: &str) -> Result<Space, Error
     }
 }
 
-thread_local! {
-    /// The tablespace of this thread's last [`fetch`], until its next [`open`] or
-    /// [`forget`].
-    static FETCHED: Cell<Option<(u32, Space)>> = const { Cell::new(None) };
+fn request(client: &Client, id: u32, pages: bool) -> Request {
+    Request::Space(GetSpace {
+        space_id: id,
+        no_pages: !pages,
+        min_lsn: client.shared().config.start_lsn,
+    })
 }
 
-/// Asks for tablespace `id`, for an [`open`] that makes its file and is the next of this
-/// thread: that then does not wait for the server, and the caller may hold a lock.
+fn space_in(answer: Outcome, what: &str) -> Result<Space, Error> {
+    match answer {
+        Outcome::Space(space) => Ok(space),
+        _ => Err(Error::new(
+            Status::Error,
+            format!("{what}: the answer is of another kind"),
+        )),
+    }
+}
+
+/// The answers to [`fetch`] that no [`open`] has used.
+#[derive(Debug, Default)]
+pub struct Fetched(Mutex<HashMap<u32, Space>>);
+
+impl Fetched {
+    fn take(&self, id: u32) -> Option<Space> {
+        lock(&self.0).remove(&id)
+    }
+
+    /// Forgets the answers for `ids`.
+    pub fn forget(&self, ids: &[u32]) {
+        let mut fetched = lock(&self.0);
+        for id in ids {
+            fetched.remove(id);
+        }
+    }
+}
+
+/// Asks for the tablespaces `ids`, 64 at a time. The next [`open`] of each does not wait
+/// for the server, and its caller may hold a lock.
 ///
 /// # Errors
-/// Those of [`open`], without further attempts.
-pub fn fetch(client: &Client, id: u32) -> Result<(), Error> {
-    let space = ask(client, id, true, &format!("tablespace {id}"))?;
-    FETCHED.set(Some((id, space)));
-    Ok(())
-}
-
-/// Forgets the answer of this thread's last [`fetch`], which no [`open`] will need.
-pub fn forget() {
-    FETCHED.set(None);
+/// The most severe of their errors, without further attempts where the server has
+/// answered. The other tablespaces are there.
+pub fn fetch(client: &Client, ids: &[u32]) -> Result<(), Error> {
+    may_wait("tablespaces")?;
+    let requests: Vec<Request> = ids.iter().map(|id| request(client, *id, true)).collect();
+    let answers = client.pool().requests(&requests, Patience::WhileAlive);
+    let mut result: Result<(), Error> = Ok(());
+    for (id, answer) in ids.iter().zip(answers) {
+        match answer.and_then(|answer| space_in(answer, &format!("tablespace {id}"))) {
+            Ok(space) => {
+                lock(&client.fetched().0).insert(*id, space);
+            }
+            Err(error) => {
+                result = match result {
+                    Err(first) if first.status.worst(error.status) == first.status => Err(first),
+                    _ => Err(error),
+                };
+            }
+        }
+    }
+    result
 }
 
 /// Removes `./` and doubled slashes from `path`; `None` if it is absolute, empty,

@@ -3,7 +3,7 @@
 
 use crate::error::DatadirError;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The tables.
 pub const NAMES: [&str; 2] = ["general_log", "slow_log"];
@@ -27,11 +27,13 @@ pub fn is_rows(path: &str) -> bool {
     stem.is_some_and(|stem| NAMES.contains(&stem))
 }
 
-/// Empties those of the tables that there are in the data directory `datadir`.
+/// Empties those of the tables that there are in the data directory `datadir`. Returns
+/// the paths of the files that it wrote.
 ///
 /// # Errors
 /// When a file cannot be written.
-pub fn empty(datadir: &Path) -> Result<(), DatadirError> {
+pub fn empty(datadir: &Path) -> Result<Vec<PathBuf>, DatadirError> {
+    let mut written = Vec::new();
     for name in NAMES {
         let place = |extension: &str| datadir.join(format!("mysql/{name}.{extension}"));
         if !place("frm").exists() {
@@ -47,9 +49,10 @@ pub fn empty(datadir: &Path) -> Result<(), DatadirError> {
                 .open(&path)
                 .and_then(|mut file| std::io::Write::write_all(&mut file, content))
                 .map_err(DatadirError::write(&path))?;
+            written.push(path);
         }
     }
-    Ok(())
+    Ok(written)
 }
 
 #[cfg(test)]

@@ -177,10 +177,11 @@ impl Start {
         let attached = control.attach(&branch).await?;
         empty(&datadir)?;
         if !attached.empty {
-            let mut base = Materialise::new(&datadir);
+            let mut base = Materialise::new(&datadir, None);
             control
                 .base_backup(&branch, attached.start_lsn, |item| base.take(item))
                 .await?;
+            base.finish()?;
         }
         let grpc: SocketAddr = record.grpc.parse()?;
         for option in [

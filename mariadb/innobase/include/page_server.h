@@ -66,6 +66,10 @@ extern uint hot_pages_interval;
 /** Write the list of hot pages if it is time to. */
 void keep_hot_pages() noexcept;
 
+/** Wait until the server accepts connections, two seconds at most: the start's own reads
+and statements come before hot pages. */
+void wait_until_started() noexcept;
+
 /** The largest number of hot pages that are listed: the list is sent as a whole, at
 most 22 bytes for each */
 static constexpr ulint HOT_PAGES_MAX{1U << 18};
@@ -73,6 +77,10 @@ static constexpr ulint HOT_PAGES_MAX{1U << 18};
 /** Open the tablespaces of hot pages that the branch still has. Stops at shutdown.
 @param ids  tablespace identifiers */
 void open_spaces(const std::set<uint32_t> &ids) noexcept;
+
+/** Bytes of ib_logfile0 from the checkpoint on that a start reads: it holds no more than
+the checkpoint's mini-transaction, and zeros */
+static constexpr size_t LOG_SCANNED{64U << 10};
 
 /** Check the settings, adjust dependent settings of InnoDB, and connect.
 @return whether InnoDB can start */

@@ -44,15 +44,16 @@ bool start_page_take(page_id_t id, void *buf, size_t len) noexcept;
 /** Forget the pages of a tablespace that was dropped, truncated or made anew. */
 void start_pages_forget_space(uint32_t id) noexcept;
 
-/** Ask the page server for a tablespace, so that an open_space() with make=true that is
-the next of this thread does not.
+/** @return the tablespaces of pages, apart from the system tablespace */
+std::vector<uint32_t> start_spaces(const std::vector<start_page> &pages);
+
+/** Ask the page server for a tablespace, so that the next open_space() of it does not.
 @param id  tablespace identifier
 @return whether the branch has it and the first page is not damaged */
 bool fetch_space(uint32_t id) noexcept;
 
-/** Forget the answer to this thread's last fetch_space(), which open_space() did not
-need. */
-void forget_fetched_space() noexcept;
+/** Forget tablespaces that were asked for and that open_space() did not need. */
+void forget_fetched_spaces(const uint32_t *ids, size_t count) noexcept;
 
 /** Wait until the list of the pages that this start read is written, if it is being
 written. Called at shutdown, while the page server can still be reached. */

@@ -64,8 +64,8 @@ struct
   CLIENT_FUNCTION(get_pages_batch);
   CLIENT_FUNCTION(stream_wal);
   CLIENT_FUNCTION(wait_durable);
-  CLIENT_FUNCTION(fetch_tablespace);
-  CLIENT_FUNCTION(forget_tablespace);
+  CLIENT_FUNCTION(fetch_tablespaces);
+  CLIENT_FUNCTION(forget_tablespaces);
   CLIENT_FUNCTION(open_tablespace);
   CLIENT_FUNCTION(cache_open);
   CLIENT_FUNCTION(cache_get);
@@ -119,8 +119,8 @@ bool look_up_all() noexcept
   return LOOK_UP(init) && LOOK_UP(shutdown) && LOOK_UP(set_timeouts) &&
     LOOK_UP(get_page) && LOOK_UP(get_page_async) &&
     LOOK_UP(get_pages_batch) && LOOK_UP(stream_wal) &&
-    LOOK_UP(wait_durable) && LOOK_UP(fetch_tablespace) &&
-    LOOK_UP(forget_tablespace) && LOOK_UP(open_tablespace) &&
+    LOOK_UP(wait_durable) && LOOK_UP(fetch_tablespaces) &&
+    LOOK_UP(forget_tablespaces) && LOOK_UP(open_tablespace) &&
     LOOK_UP(cache_open) && LOOK_UP(cache_get) && LOOK_UP(cache_put) &&
     LOOK_UP(cache_forget) && LOOK_UP(cache_forget_space) &&
     LOOK_UP(cache_close) && LOOK_UP(get_stats) && LOOK_UP(last_error);
@@ -288,7 +288,8 @@ This server holds no data that is needed elsewhere.
   end_server();
 }
 
-/** Fetch the pages that the last start read, before InnoDB reads them one by one. */
+/** Fetch the pages that the last start read and the tablespaces that they belong to,
+before InnoDB asks for them one by one. */
 void fetch_start_pages()
 {
   /* Without the timer of end_start() they would be kept for ever. */
@@ -316,6 +317,16 @@ void fetch_start_pages()
       /* It will be read again, with what there is to say about it. */
       break;
     }
+
+  const std::vector<uint32_t> spaces{start_spaces(pages)};
+  switch (const int status= client.fetch_tablespaces(spaces.data(),
+                                                     spaces.size())) {
+  case XYLEM_TIMEOUT:
+  case XYLEM_FENCED:
+    give_up("opening a tablespace", status);
+  default:
+    break;
+  }
 }
 
 /** Shows in SHOW PROCESSLIST what a connection waits for */
@@ -641,7 +652,7 @@ bool fetch_space(uint32_t id) noexcept
 {
   if (!connected || was_dropped(id))
     return false;
-  switch (int status= client.fetch_tablespace(id)) {
+  switch (int status= client.fetch_tablespaces(&id, 1)) {
   case XYLEM_TIMEOUT:
   case XYLEM_FENCED:
     give_up("opening a tablespace", status);
@@ -651,8 +662,11 @@ bool fetch_space(uint32_t id) noexcept
   }
 }
 
-void forget_fetched_space() noexcept
-{ client.forget_tablespace(); }
+void forget_fetched_spaces(const uint32_t *ids, size_t count) noexcept
+{
+  if (connected)
+    client.forget_tablespaces(ids, count);
+}
 
 fil_space_t *open_space(uint32_t id, uint32_t flags, bool make) noexcept
 {
@@ -778,6 +792,7 @@ st_mysql_show_var status_variables[]=
   {"side_file_ops", (char*) &stats.side_file_ops, SHOW_ULONGLONG},
   {"stalled", (char*) &stats.stalled, SHOW_ULONGLONG},
   {"start_pages_used", (char*) &start_pages_used, SHOW_ULONGLONG},
+  {"tablespace_waits", (char*) &stats.tablespace_waits, SHOW_ULONGLONG},
   {nullptr, nullptr, SHOW_LONG}
 };
 } // namespace page_server

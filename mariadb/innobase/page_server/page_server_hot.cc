@@ -16,6 +16,8 @@ SPDX-License-Identifier: GPL-2.0-or-later
 #include "buf0dump.h"
 #include "srv0srv.h"
 #include "srv0start.h"
+#include "mysqld.h"
+#include <thread>
 
 namespace page_server
 {
@@ -47,5 +49,14 @@ void keep_hot_pages() noexcept
   last= now;
   seen= current;
   buf_dump_start();
+}
+
+void wait_until_started() noexcept
+{
+  /* Upper bound in milliseconds: an SQL statement of the start may wait for a lock. */
+  static constexpr unsigned LIMIT{2000}, PAUSE{2};
+  for (unsigned waited{0}; enabled && waited < LIMIT && !mysqld_server_started &&
+         srv_shutdown_state == SRV_SHUTDOWN_NONE; waited+= PAUSE)
+    std::this_thread::sleep_for(std::chrono::milliseconds{PAUSE});
 }
 } // namespace page_server

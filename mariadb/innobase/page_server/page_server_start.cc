@@ -8,7 +8,9 @@ read until it was started, in the side file xylem.start_pages, and the branch's 
 server requests them all at once before InnoDB starts.
 
 A page that was fetched so is what the page server has as of the start LSN. It stands
-for a read until this server changes the page: so long it is the newest version.
+for a read until this server changes the page: so long it is the newest version. The
+tablespaces of these pages are requested with them: until a tablespace is opened, this
+server has not changed its name or its size.
 
 SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -48,6 +50,8 @@ std::mutex mutex;
 std::unordered_map<uint64_t, start_page> fetched;
 /** The memory of all */
 std::vector<byte> memory;
+/** The tablespaces that were fetched */
+std::vector<uint32_t> fetched_spaces;
 /** The first PAGES_MAX pages that this start read, with their sizes */
 std::vector<std::pair<page_id_t, uint32_t>> read_now;
 /** Those of them that no fetched page stood for */
@@ -115,6 +119,18 @@ void start_page_fetched(const start_page &page)
   fetched.emplace(page.id.raw(), page);
 }
 
+std::vector<uint32_t> start_spaces(const std::vector<start_page> &pages)
+{
+  const std::lock_guard<std::mutex> lock{mutex};
+  for (const start_page &page : pages)
+    if (page.id.space() != TRX_SYS_SPACE)
+      fetched_spaces.push_back(page.id.space());
+  std::sort(fetched_spaces.begin(), fetched_spaces.end());
+  fetched_spaces.erase(std::unique(fetched_spaces.begin(), fetched_spaces.end()),
+                       fetched_spaces.end());
+  return fetched_spaces;
+}
+
 bool start_page_take(page_id_t id, void *buf, size_t len) noexcept
 {
   if (!starting.load(std::memory_order_relaxed))
@@ -145,6 +161,7 @@ void start_page_forget(page_id_t id) noexcept
 
 void start_pages_forget_space(uint32_t id) noexcept
 {
+  forget_fetched_spaces(&id, 1);
   const std::lock_guard<std::mutex> lock{mutex};
   for (auto i= fetched.begin(); i != fetched.end(); )
     if (page_id_t{i->first}.space() == id)
@@ -164,6 +181,8 @@ void end_start() noexcept
     fetched.clear();
     memory= decltype(memory){};
   }
+  forget_fetched_spaces(fetched_spaces.data(), fetched_spaces.size());
+  fetched_spaces= decltype(fetched_spaces){};
   if (enabled && !high_level_read_only && lacking > read_now.size() / LACKS_PART)
     srv_thread_pool->submit_task(&write_task);
   else

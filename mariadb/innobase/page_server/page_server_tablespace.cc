@@ -188,7 +188,7 @@ void open_spaces(const std::set<uint32_t> &ids) noexcept
     if (!is_open)
       open_space(id, UINT32_MAX, true);
     dict_sys.unfreeze();
-    forget_fetched_space();
+    forget_fetched_spaces(&id, 1);
   }
 }
 } // namespace page_server

@@ -3,6 +3,7 @@
 use crate::app::{App, LOCK_LIMIT};
 use crate::args::project::TemplateArgs;
 use crate::cmd::down;
+use crate::compute::name::ComputeName;
 use crate::failure::Failure;
 use crate::files;
 use crate::home::Home;
@@ -15,10 +16,17 @@ use crate::timing::Timer;
 use anyhow::{Context, Result};
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::Duration;
+use xylem_datadir::own;
 use xylem_types::BranchName;
 
 /// The first port that is tried: away from those that people use.
 const PORT_FROM: u16 = 23_300;
+
+/// How long the compute may take to write the list of the pages that its start read, and
+/// how often it is looked for. The compute writes the list two seconds after its start.
+const LIST_LIMIT: Duration = Duration::from_secs(60);
+const LIST_POLL: Duration = Duration::from_millis(20);
 
 /// Runs the command.
 ///
@@ -62,7 +70,8 @@ pub async fn run(app: &App, args: &TemplateArgs) -> Result<()> {
 }
 
 /// A project up to its system tables. The compute is started once without a
-/// password being set, to prove that the result can be started from.
+/// password being set, to prove that the result can be started from, and to leave the
+/// list of the pages that a start reads.
 async fn make(app: &App) -> Result<()> {
     let home = Home::find()?;
     home.check()?;
@@ -96,9 +105,22 @@ async fn make(app: &App) -> Result<()> {
         lock: app.state.lock(LOCK_LIMIT).await?,
     };
     let mut session = prepared.start(app, &progress).await?;
-    let main = BranchName::main().into();
+    let main: ComputeName = BranchName::main().into();
     session.compute(app, &main, None, &progress).await?;
-    Ok(())
+    let compute = app.state.compute(&main);
+    let list = compute.data().join(own::START_PAGES_FILE);
+    let written = async {
+        while !list.exists() {
+            tokio::time::sleep(LIST_POLL).await;
+        }
+    };
+    match tokio::time::timeout(LIST_LIMIT, written).await {
+        Ok(()) => Ok(()),
+        Err(_) => Err(Failure::new(
+            format!("the compute did not write {}", list.display()),
+            format!("see {}", compute.log().display()),
+        )),
+    }
 }
 
 /// Keeps the directory after a failure, for its log files.

@@ -1,9 +1,11 @@
 //! A fresh data directory from a base backup.
 
+use crate::account::User;
 use anyhow::{Context, Result, bail};
 use std::collections::HashSet;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
+use xylem_datadir::log_tables;
 use xylem_proto::control::BaseItem;
 use xylem_proto::control::base_item::Item;
 
@@ -11,23 +13,21 @@ use xylem_proto::control::base_item::Item;
 #[derive(Debug)]
 pub struct Materialise<'a> {
     datadir: &'a Path,
+    owner: Option<&'a User>,
     directories: HashSet<PathBuf>,
     log_bytes: Option<u64>,
 }
 
 impl<'a> Materialise<'a> {
-    /// Into the directory `datadir`.
-    pub fn new(datadir: &'a Path) -> Materialise<'a> {
+    /// Into the directory `datadir`, which must be closed to others. What is made in it
+    /// is `owner`'s, or else the caller's.
+    pub fn new(datadir: &'a Path, owner: Option<&'a User>) -> Materialise<'a> {
         Materialise {
             datadir,
+            owner,
             directories: HashSet::new(),
             log_bytes: None,
         }
-    }
-
-    /// Size of the redo log file, if one came.
-    pub fn log_bytes(&self) -> Option<u64> {
-        self.log_bytes
     }
 
     /// Writes one item.
@@ -74,6 +74,20 @@ impl<'a> Materialise<'a> {
         }
     }
 
+    /// Adds what no backup has, after the last item. Returns the size of the redo log
+    /// file, if one came.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn finish(self) -> Result<Option<u64>> {
+        for path in log_tables::empty(self.datadir)? {
+            if let Some(owner) = self.owner {
+                owner.give(&path)?;
+            }
+        }
+        Ok(self.log_bytes)
+    }
+
     /// The place of a relative path; refuses what would lead out of the data
     /// directory.
     fn resolve(&self, path: &str) -> Result<PathBuf> {
@@ -88,13 +102,25 @@ impl<'a> Materialise<'a> {
     }
 
     fn directory(&mut self, path: &Path, mode: u32) -> Result<()> {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(mode)
-            .create(path)
-            .with_context(|| format!("cannot make the directory {}", path.display()))?;
-        self.directories.insert(path.to_owned());
-        Ok(())
+        if path == self.datadir || self.directories.contains(path) {
+            return Ok(());
+        }
+        if let Some(parent) = path.parent() {
+            self.directory(parent, 0o700)?;
+        }
+        let made = std::fs::DirBuilder::new().mode(mode).create(path);
+        match made {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                Err(error).with_context(|| format!("cannot make the directory {}", path.display()))
+            }
+            _ => {
+                if let Some(owner) = self.owner {
+                    owner.give(path)?;
+                }
+                self.directories.insert(path.to_owned());
+                Ok(())
+            }
+        }
     }
 
     fn file(
@@ -103,10 +129,7 @@ impl<'a> Materialise<'a> {
         mode: u32,
         fill: impl FnOnce(&std::fs::File) -> std::io::Result<()>,
     ) -> Result<()> {
-        if let Some(parent) = path.parent()
-            && parent != self.datadir
-            && !self.directories.contains(parent)
-        {
+        if let Some(parent) = path.parent() {
             self.directory(parent, 0o700)?;
         }
         std::fs::OpenOptions::new()
@@ -115,7 +138,13 @@ impl<'a> Materialise<'a> {
             .truncate(true)
             .mode(mode)
             .open(path)
-            .and_then(|file| fill(&file))
+            .and_then(|file| {
+                fill(&file)?;
+                match self.owner {
+                    Some(owner) => owner.give_open(&file),
+                    None => Ok(()),
+                }
+            })
             .with_context(|| format!("cannot write {}", path.display()))
     }
 }

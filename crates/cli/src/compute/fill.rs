@@ -23,7 +23,6 @@ impl Starter<'_> {
         self.project.save(&self.app.state)?;
         let sql = bootstrap::sql(self.home)?;
         files::write_atomic(&dir.bootstrap_sql(), sql.as_bytes(), files::SECRET)?;
-        start.host.fresh(dir)?;
         start.host.give(&dir.data())?;
         self.write_options(start, None, true)?;
         let log_from = files::length_of(&dir.log());

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 
 /// The account that mariadbd runs as, and programs that this account can run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Host {
     /// `None` for the caller's.
     pub user: Option<User>,
@@ -84,10 +84,10 @@ impl Host {
             .try_for_each(|path| user.give(path))
     }
 
-    /// Gives the data directory to mariadbd's account.
-    pub fn give(&self, data: &Path) -> Result<()> {
+    /// Gives `path`, and not what is in it, to mariadbd's account.
+    pub fn give(&self, path: &Path) -> Result<()> {
         match &self.user {
-            Some(user) => user.give_all(data),
+            Some(user) => user.give(path),
             None => Ok(()),
         }
     }

@@ -13,8 +13,12 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 
-/// How often a socket that is not there yet is tried.
-const POLL: Duration = Duration::from_millis(4);
+/// How often a socket that is not there yet is tried: that takes 10 us.
+const POLL: Duration = Duration::from_millis(1);
+
+/// How many attempts pass between two looks whether the process is alive, which read
+/// its entry in /proc.
+const ATTEMPTS: u32 = 16;
 
 /// How long a compute may take to get ready.
 pub const LIMIT: Duration = Duration::from_secs(180);
@@ -34,6 +38,7 @@ fn is_greeting(head: &[u8; 5]) -> bool {
 /// on; when it is not ready in time.
 pub async fn wait(process: Process, socket: &Path, log: &Path, log_from: u64) -> Result<()> {
     let ready = async {
+        let mut attempts = 0_u32;
         loop {
             // Bounded, since a process that dies may leave the read hanging for
             // as long as another holds its socket.
@@ -41,9 +46,10 @@ pub async fn wait(process: Process, socket: &Path, log: &Path, log_from: u64) ->
             if matches!(attempt, Ok(true)) {
                 return Ok(());
             }
-            if !process.is_alive() {
+            if attempts.is_multiple_of(ATTEMPTS) && !process.is_alive() {
                 return Err(died("mariadbd ended before it was ready", log, log_from));
             }
+            attempts = attempts.wrapping_add(1);
             tokio::time::sleep(POLL).await;
         }
     };

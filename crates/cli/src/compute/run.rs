@@ -17,7 +17,6 @@ use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use xylem_datadir::log_tables;
 use xylem_datadir::own::{self, OWN_USER};
 
 /// mariadbd's error for a port that is taken.
@@ -39,7 +38,7 @@ struct Login {
 }
 
 impl Starter<'_> {
-    /// Starts mariadbd on a fresh data directory, and waits until it is ready.
+    /// Starts mariadbd on the data directory, which is fresh, and waits until it is ready.
     ///
     /// # Errors
     /// [`PortTaken`], and when mariadbd ends or would not be as it must be.
@@ -83,20 +82,21 @@ impl Starter<'_> {
         Ok(record)
     }
 
-    /// Fills a fresh data directory; the size of its redo log.
+    /// Fills the data directory, which is fresh; the size of its redo log.
     async fn materialise(&self, start: &Start<'_>) -> Result<Option<u64>> {
         let what = start.name.described();
         self.progress.say(format!("fetching files for {what}"));
-        start.host.fresh(&start.dir)?;
-        let data = start.dir.data();
-        let mut base = Materialise::new(&data);
+        let (host, data) = (start.host, start.dir.data());
+        let mut base = Materialise::new(&data, host.user.as_ref());
         let lsn = start.attached.start_lsn;
         self.control
             .base_backup(&start.branch, lsn, |item| base.take(item))
             .await?;
-        log_tables::empty(&data)?;
-        start.host.give(&data)?;
-        Ok(base.log_bytes())
+        let log_bytes = base.finish()?;
+        // Last, so that the account cannot put links there meanwhile which would be
+        // followed.
+        host.give(&data)?;
+        Ok(log_bytes)
     }
 
     fn login(&self, start: &Start<'_>) -> Result<Login> {

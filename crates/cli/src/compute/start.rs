@@ -13,7 +13,7 @@ use crate::moment::Moment;
 use crate::ports::Choice;
 use crate::state::ComputeDir;
 use crate::timing::Timer;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use xylem_proto::control::{AttachResponse, Branch};
 use xylem_types::BranchName;
 
@@ -151,11 +151,10 @@ impl Starter<'_> {
             host,
         };
         self.progress.say(format!("attaching to branch {name}"));
-        // By its name: to the branch that has it now.
-        let mut attached = self.control.attach(name).await?;
+        let mut attached = self.attach(name, host).await?;
         if attached.empty {
             self.fill(&start(attached, None, self.app)).await?;
-            attached = self.control.attach(name).await?;
+            attached = self.attach(name, host).await?;
             if attached.empty {
                 return Err(self.still_empty(name));
             }
@@ -170,6 +169,16 @@ impl Starter<'_> {
             instead_of: choice.instead_of,
             took: request.timer.elapsed(),
         })
+    }
+
+    /// Attaches to the branch that has the name now. The compute's directory is emptied
+    /// meanwhile, since removing the files of the last start takes as long.
+    async fn attach(&self, name: &ComputeName, host: &Host) -> Result<AttachResponse> {
+        let (emptying, dir) = (host.clone(), self.app.state.compute(name));
+        let emptied = tokio::task::spawn_blocking(move || emptying.fresh(&dir));
+        let attached = self.control.attach(name).await;
+        emptied.await.context("cannot wait for a thread")??;
+        attached
     }
 
     fn still_empty(&self, name: &ComputeName) -> anyhow::Error {

@@ -4,9 +4,11 @@ use super::base::Materialise;
 use super::bootstrap::{accounts_sql, in_innodb, own_account_sql};
 use super::mycnf::{Options, PageServer, render, render_client};
 use super::{decoy, reader, ready};
+use crate::account::User;
 use crate::project::Accounts;
 use crate::tests::kit::{me, project};
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use xylem_proto::control::base_item::Item;
@@ -337,7 +339,7 @@ fn side_file(path: &str) -> BaseItem {
 #[test]
 fn a_large_side_file_comes_in_pieces() {
     let dir = tempfile::tempdir().unwrap();
-    let mut base = Materialise::new(dir.path());
+    let mut base = Materialise::new(dir.path(), None);
     let piece = |offset: u64, data: &[u8]| {
         item(Item::File(SideFile {
             path: "db/t.par".to_owned(),
@@ -354,7 +356,7 @@ fn a_large_side_file_comes_in_pieces() {
     let written = std::fs::read(dir.path().join("db/t.par")).unwrap();
     assert_eq!(written, b"abcdefghi");
     assert!(
-        Materialise::new(&dir.path().join("x"))
+        Materialise::new(&dir.path().join("x"), None)
             .take(piece(4, b"efgh"))
             .is_err()
     );
@@ -363,7 +365,7 @@ fn a_large_side_file_comes_in_pieces() {
 #[test]
 fn a_base_backup_becomes_files() {
     let dir = tempfile::tempdir().unwrap();
-    let mut base = Materialise::new(dir.path());
+    let mut base = Materialise::new(dir.path(), None);
     let page = FilePage {
         offset: 16384,
         data: vec![7; 16384].into(),
@@ -375,6 +377,7 @@ fn a_base_backup_becomes_files() {
         })),
         side_file("db/t.frm"),
         side_file("not/announced/t.frm"),
+        side_file("mysql/slow_log.frm"),
         item(Item::Tablespace(Tablespace {
             path: "./ibdata1".to_owned(),
             size: 1 << 30,
@@ -389,9 +392,10 @@ fn a_base_backup_becomes_files() {
     for item in items {
         base.take(item).unwrap();
     }
-    assert_eq!(base.log_bytes(), Some(64 << 20));
+    assert_eq!(base.finish().unwrap(), Some(64 << 20));
     assert_eq!(std::fs::read(dir.path().join("db/t.frm")).unwrap(), b"frm");
     assert!(dir.path().join("not/announced/t.frm").exists());
+    assert!(dir.path().join("mysql/slow_log.CSV").exists());
     let space = std::fs::metadata(dir.path().join("ibdata1")).unwrap();
     assert_eq!(space.len(), 1 << 30);
     assert!(
@@ -403,11 +407,43 @@ fn a_base_backup_becomes_files() {
 }
 
 #[test]
+fn what_a_base_backup_becomes_is_the_accounts() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let owner = User {
+        name: "nobody".to_owned(),
+        uid: 65_534,
+        gid: 65_533,
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut base = Materialise::new(dir.path(), Some(&owner));
+    for path in ["a/b/t.frm", "mysql/general_log.frm"] {
+        base.take(side_file(path)).unwrap();
+    }
+    base.finish().unwrap();
+    for path in [
+        "a",
+        "a/b",
+        "a/b/t.frm",
+        "mysql/general_log.frm",
+        "mysql/general_log.CSV",
+        "mysql/general_log.CSM",
+    ] {
+        let meta = std::fs::symlink_metadata(dir.path().join(path)).unwrap();
+        assert_eq!((meta.uid(), meta.gid()), (65_534, 65_533), "{path}");
+    }
+    // What a compute may change, and nobody but root may give away.
+    let meta = std::fs::symlink_metadata(dir.path()).unwrap();
+    assert_eq!(meta.uid(), 0);
+}
+
+#[test]
 fn files_outside_the_data_directory_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     std::fs::create_dir(&data).unwrap();
-    let mut base = Materialise::new(&data);
+    let mut base = Materialise::new(&data, None);
     for path in ["../x", "/tmp/x", "a/../../x", ""] {
         assert!(base.take(side_file(path)).is_err(), "{path:?} was written");
     }

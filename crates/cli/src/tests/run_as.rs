@@ -1,7 +1,7 @@
 //! Whom mariadbd runs as, and what that user can reach.
 
 use super::kit::project;
-use crate::account::{User, parse};
+use crate::account::{self, User};
 use crate::files;
 use crate::run_as::{self, open_computes};
 use crate::state::StateDir;
@@ -26,25 +26,10 @@ fn mode(path: &Path, mode: u32) {
 }
 
 #[test]
-fn accounts_are_read_as_passwd_has_them() {
-    let line = "xylem:x:997:996:MariaDB of Xylem:/var/lib/xylem:/usr/sbin/nologin";
-    assert_eq!(
-        parse(line, "xylem"),
-        Some(User {
-            name: "xylem".to_owned(),
-            uid: 997,
-            gid: 996
-        })
-    );
-    for line in [
-        "xylem2:x:1:1:::",
-        "xylem:x:one:1:::",
-        "xylem:x:1",
-        "xylem",
-        "",
-    ] {
-        assert_eq!(parse(line, "xylem"), None, "{line}");
-    }
+fn accounts_are_those_of_the_system() {
+    let root = account::find("root").unwrap().unwrap();
+    assert_eq!((root.name.as_str(), root.uid), ("root", 0));
+    assert_eq!(account::find("no-such-account").unwrap(), None);
 }
 
 #[tokio::test]

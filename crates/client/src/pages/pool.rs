@@ -171,6 +171,19 @@ impl Pool {
         result.map(|answer| (answer, took))
     }
 
+    /// As [`Pool::request`], for many at a time. The results are in the order of the
+    /// requests.
+    pub fn requests(
+        &self,
+        requests: &[Request],
+        patience: Patience,
+    ) -> Vec<Result<Outcome, Error>> {
+        let begin = self.shared.limits.now();
+        let some = requests.chunks(AT_ONCE);
+        some.flat_map(|some| self.attempts(some, begin, patience).0)
+            .collect()
+    }
+
     /// Makes the requests, which began at `begin`, on one link, and makes those that
     /// failed again together. Also returns the duration of the last attempt.
     fn attempts(

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use xylem_client::client::Client;
 use xylem_client::redo::FileOp;
 use xylem_client::status::Status;
+use xylem_client::tablespace;
 use xylem_wire::Space;
 
 fn program(dir: &Path) -> std::path::PathBuf {
@@ -214,7 +215,7 @@ fn opener(early: bool) -> (Server, tempfile::TempDir, Client) {
 }
 
 fn open(client: &Client, id: u32) -> Result<String, Status> {
-    let space = xylem_client::tablespace::open(client, id, true);
+    let space = tablespace::open(client, id, true);
     space.map(|space| space.path).map_err(|error| error.status)
 }
 
@@ -288,7 +289,7 @@ fn a_tablespace_that_was_never_opened_is_asked_for_as_of_the_start() {
         .stream_wal(common::START, b"of other tables")
         .unwrap();
     assert_eq!(open(&client, 5), Ok("early/t.ibd".to_owned()));
-    let space = xylem_client::tablespace::open(&client, 5, false).unwrap();
+    let space = tablespace::open(&client, 5, false).unwrap();
     assert_eq!(space.path, "early/t.ibd");
     let asked: Vec<(u64, bool)> = server
         .script()
@@ -300,12 +301,13 @@ fn a_tablespace_that_was_never_opened_is_asked_for_as_of_the_start() {
     client.shutdown();
 }
 
-/// The list of hot pages names tablespaces to open, each under InnoDB's dictionary lock.
+/// The lists of hot pages and of the start name tablespaces to open, each under InnoDB's
+/// dictionary lock.
 #[test]
-fn a_tablespace_that_was_fetched_is_opened_without_a_request() {
+fn tablespaces_that_were_fetched_are_opened_without_a_request() {
     let (server, dir, client) = opener(true);
     let requests = || server.script().tablespace_requests.len();
-    xylem_client::tablespace::fetch(&client, 5).unwrap();
+    tablespace::fetch(&client, &[5]).unwrap();
     assert!(!dir.path().join("early/t.ibd").exists());
     assert_eq!(requests(), 1);
     assert_eq!(open(&client, 5), Ok("early/t.ibd".to_owned()));
@@ -314,15 +316,16 @@ fn a_tablespace_that_was_fetched_is_opened_without_a_request() {
     // It stands for one call, of this tablespace.
     assert_eq!(open(&client, 5), Ok("early/t.ibd".to_owned()));
     assert_eq!(requests(), 2);
-    xylem_client::tablespace::fetch(&client, 5).unwrap();
+    // One that is missing hides no other.
+    let missing = tablespace::fetch(&client, &[6, 5, 7]);
+    assert_eq!(missing.unwrap_err().status, Status::NotFound);
+    assert_eq!(requests(), 5);
     assert_eq!(open(&client, 6), Err(Status::NotFound));
     assert_eq!(open(&client, 5), Ok("early/t.ibd".to_owned()));
-    assert_eq!(requests(), 5);
-    xylem_client::tablespace::fetch(&client, 5).unwrap();
-    xylem_client::tablespace::forget();
+    assert_eq!(requests(), 6);
+    tablespace::fetch(&client, &[5]).unwrap();
+    client.fetched().forget(&[7, 5]);
     assert_eq!(open(&client, 5), Ok("early/t.ibd".to_owned()));
-    assert_eq!(requests(), 7);
-    let missing = xylem_client::tablespace::fetch(&client, 6);
-    assert_eq!(missing.unwrap_err().status, Status::NotFound);
+    assert_eq!(requests(), 8);
     client.shutdown();
 }

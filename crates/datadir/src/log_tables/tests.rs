@@ -14,7 +14,9 @@ fn the_rows_are_emptied_and_nothing_else_is() {
     ] {
         std::fs::write(mysql.join(name), content).unwrap();
     }
-    empty(dir.path()).unwrap();
+    let written = empty(dir.path()).unwrap();
+    let names = ["general_log.CSV", "general_log.CSM"];
+    assert_eq!(written, names.map(|name| mysql.join(name)));
     let read = |name: &str| std::fs::read(mysql.join(name)).unwrap();
     assert_eq!(read("general_log.CSV"), b"");
     assert_eq!(read("general_log.CSM"), EMPTY_META);

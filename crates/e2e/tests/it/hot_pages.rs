@@ -50,6 +50,10 @@ fn computes_begin_with_the_hot_pages_of_the_ones_before() -> Result<()> {
     let used: u64 = project.status_on("main", "Innodb_page_server_start_pages_used")?;
     ensure!(used > 100, "{used} pages used");
 
+    // So did the tablespaces: those of the start, and those of hot pages.
+    let waits: u64 = project.status_on("main", "Innodb_page_server_tablespace_waits")?;
+    ensure!(waits < 5, "{waits} tablespaces were waited for");
+
     // In a branch.
     project.xylem(&["branch", "create", "dev"])?;
     let read = reads_of_scan(&project, "dev")?;
