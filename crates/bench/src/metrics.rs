@@ -16,14 +16,17 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Reads the metrics of the server whose HTTP address is `address`.
-    pub fn scrape(address: &str) -> Result<Metrics> {
+    /// Reads the metrics of the server whose HTTP address is `address`, with the token
+    /// that it asks for, if any.
+    pub fn scrape(address: &str, token: Option<&str>) -> Result<Metrics> {
+        let token = token.map(|token| format!("Authorization: Bearer {token}\r\n"));
+        let token = token.unwrap_or_default();
         let ask = || -> Result<String> {
             let mut stream = TcpStream::connect(address)?;
             stream.set_read_timeout(Some(TIMEOUT))?;
             write!(
                 stream,
-                "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+                "GET /metrics HTTP/1.1\r\nHost: {address}\r\n{token}Connection: close\r\n\r\n"
             )?;
             let mut text = String::new();
             stream.read_to_string(&mut text)?;

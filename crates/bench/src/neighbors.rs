@@ -130,7 +130,7 @@ fn stalled_clients(args: &Args, report: &mut Report) -> Result<()> {
         let idle = runtime.block_on(async {
             let mut idle = Vec::new();
             for _ in 0..IDLE_CLIENTS {
-                idle.push(IdleClient::connect(&grpc).await?);
+                idle.push(IdleClient::connect(&project, &grpc).await?);
             }
             anyhow::Ok(idle)
         })?;
@@ -154,16 +154,16 @@ struct IdleClient {
 }
 
 impl IdleClient {
-    async fn connect(grpc: &str) -> Result<IdleClient> {
+    async fn connect(project: &Project, grpc: &str) -> Result<IdleClient> {
         let channel: Channel = Endpoint::from_shared(format!("http://{grpc}"))?
             .initial_stream_window_size(65_535)
             .initial_connection_window_size(65_535)
             .connect()
             .await?;
-        let mut request = tonic::Request::new(BaseBackupRequest {
+        let mut request = project.request(BaseBackupRequest {
             lsn: 0,
             all_tablespaces: true,
-        });
+        })?;
         request.metadata_mut().insert(BRANCH_KEY, "main".parse()?);
         let backup = ControlClient::new(channel.clone())
             .base_backup(request)
@@ -181,7 +181,9 @@ impl IdleClient {
             requests.send(PageStreamRequest { id, get }).await?;
         }
         let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
-        let pages = PageServerClient::new(channel).page_stream(stream).await?;
+        let pages = PageServerClient::new(channel)
+            .page_stream(project.request(stream)?)
+            .await?;
         Ok(IdleClient {
             _backup: backup,
             _pages: pages.into_inner(),

@@ -156,7 +156,9 @@ pub fn connect(project: &Project) -> Result<Client> {
         .as_str()
         .context("no grpc address")?;
     let (host, port) = grpc.rsplit_once(':').context("no port")?;
-    Client::start(Config::new(host, port.parse()?)).map_err(|error| anyhow!(error.message))
+    let mut config = Config::new(host, port.parse()?);
+    config.token = project.token()?;
+    Client::start(config).map_err(|error| anyhow!(error.message))
 }
 
 /// Reads a page, given as tablespace and page number, as of `min_lsn` or later.

@@ -5,6 +5,7 @@ use crate::Args;
 use crate::report::{Figure, Report};
 use crate::system::{Systems, select};
 use anyhow::Result;
+use mysql::prelude::Queryable;
 use std::time::Instant;
 
 const POOL: &str = "256MiB";
@@ -16,7 +17,7 @@ pub fn measure(args: &Args, report: &mut Report) -> Result<()> {
         system.end()?;
         let started = Instant::now();
         system.start_compute(POOL)?;
-        system.sql("SELECT 1")?;
+        system.connect()?.query_drop("SELECT 1")?;
         Ok(started.elapsed().as_secs_f64() * 1e3)
     })?;
     report.figure(

@@ -333,7 +333,8 @@ impl System {
 pub fn metrics_of(project: &Project) -> Result<Metrics> {
     let status = project.json(&["status"])?;
     let address = status["server"]["http"].as_str();
-    Metrics::scrape(address.context("no HTTP address")?)
+    let address = address.context("no HTTP address")?;
+    Metrics::scrape(address, project.token()?.as_deref())
 }
 
 /// A connection with a login.

@@ -120,7 +120,7 @@ impl Control {
         let hint = match status.code() {
             Code::NotFound => "`xylem branch ls` lists the branches",
             Code::Unauthenticated => {
-                "put the server's token into the state directory's file `token`"
+                "the owner's token is in the state directory's file `token`; if it is gone, restart the server"
             }
             Code::Unavailable => {
                 "the server may be starting or stopping: see `xylem status`, and try again"
@@ -133,6 +133,7 @@ impl Control {
             Code::Unimplemented => {
                 "the server has another version: restart it with `xylem down`, then `xylem up`"
             }
+            Code::PermissionDenied => "`xylem token create` makes a token with other rights",
             _ => "see server.log in the state directory",
         };
         let code = format!("{:?}", status.code());

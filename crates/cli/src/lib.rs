@@ -16,6 +16,7 @@ pub mod history;
 pub mod home;
 pub mod import;
 pub mod inspect;
+pub mod keys;
 pub mod log_file;
 pub mod meter;
 pub mod moment;
@@ -91,6 +92,7 @@ async fn dispatch(app: app::App, command: Command) -> Result<()> {
         Command::Import(args) => cmd::import::run(app, &args).await,
         Command::Scrub(args) => cmd::scrub::run(&app, &args).await,
         Command::Inspect(command) => cmd::inspect::run(&app, &command).await,
+        Command::Token(command) => cmd::token::run(&app, &command).await,
         Command::Template(args) => cmd::template::run(&app, &args).await,
         // Done before there is a runtime.
         Command::Server(_) | Command::Daemon(_) => Ok(()),

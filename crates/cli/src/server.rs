@@ -6,6 +6,7 @@ use crate::control::Control;
 use crate::failure::Failure;
 use crate::files;
 use crate::home::Home;
+use crate::keys;
 use crate::log_file;
 use crate::ports::{self, Wanted};
 use crate::process::Process;
@@ -102,6 +103,7 @@ async fn start(
         grpc: expected_by_computes(state, project, wanted.grpc_port)?.or(wanted.grpc_port),
         http: wanted.http_port,
     };
+    keys::ensure(app)?;
     let mut taken = Vec::new();
     loop {
         let chosen = asked.choose(&taken)?;
@@ -298,9 +300,8 @@ fn spawn(state: &StateDir, project: &Project, grpc: u16, http: u16) -> Result<Se
     if let Some(socket) = state.server_socket() {
         option("--compute-socket", socket.into());
     }
-    if state.token_file().exists() {
-        option("--token-file", state.token_file().into());
-    }
+    option("--keys-dir", keys::dir(state).into());
+    option("--audit-log", state.audit_log().into());
     args.extend(project.settings.server_flags()?);
     if project.restore_wal {
         args.push("--restore-wal".into());

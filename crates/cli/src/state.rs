@@ -131,7 +131,11 @@ impl StateDir {
     pub fn password_file(&self) -> PathBuf {
         self.root.join("root.password")
     }
-    /// The token that the server asks for, if people put one there.
+    /// The log of calls that change something, or were refused.
+    pub fn audit_log(&self) -> PathBuf {
+        self.root.join("audit.log")
+    }
+    /// The token of the project's owner.
     pub fn token_file(&self) -> PathBuf {
         self.root.join("token")
     }
@@ -169,7 +173,7 @@ impl StateDir {
         )
     }
 
-    /// The token, if there is one.
+    /// The owner's token; `None` before the server is started for the first time.
     ///
     /// # Errors
     /// When the file is there and cannot be read.
@@ -326,7 +330,7 @@ impl ComputeDir {
     pub fn run(&self) -> PathBuf {
         self.root.join("run")
     }
-    /// The server's token, where mariadbd may not read the project's own file.
+    /// The compute's token: for its branch and epoch.
     pub fn token_file(&self) -> PathBuf {
         self.root.join("token")
     }

@@ -95,6 +95,30 @@ impl Project {
         self.dir.path()
     }
 
+    /// The owner's token; `None` before the server runs.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn token(&self) -> Result<Option<String>> {
+        match std::fs::read_to_string(self.dir().join("token")) {
+            Ok(token) => Ok(Some(token.trim().to_owned())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A gRPC request with the owner's token.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn request<T>(&self, message: T) -> Result<tonic::Request<T>> {
+        let mut request = tonic::Request::new(message);
+        let token = self.token()?.context("the project has no token")?;
+        let metadata = request.metadata_mut();
+        metadata.insert(xylem_proto::TOKEN_KEY, token.parse()?);
+        Ok(request)
+    }
+
     /// The installation.
     pub fn home(&self) -> &Path {
         &self.home

@@ -201,6 +201,15 @@ impl Start {
         ] {
             options.push(option.into());
         }
+        let token = place.app.state.root().join("compute.token");
+        xylem_cli::files::write_atomic(
+            &token,
+            attached.token.as_bytes(),
+            xylem_cli::files::SECRET,
+        )?;
+        let mut option = OsString::from("--innodb-page-server-token-file=");
+        option.push(&token);
+        options.push(option);
         let envs = [
             ("LD_PRELOAD", self.home.client_library().into()),
             (
@@ -358,7 +367,7 @@ pub async fn retire(state: &StateDir) -> Result<()> {
     if record.process.is_alive()
         && let Some(projects) = root.parent()
     {
-        verify::project(projects, &name, &record).await?;
+        verify::project(projects, &name, state).await?;
     }
     record.process.kill().await
 }

@@ -7,8 +7,12 @@
 use anyhow::{Context, Result};
 use std::fmt::Write as _;
 use std::path::Path;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
-use xylem_cli::state::ServerRecord;
+use tonic::{Request, Status};
+use xylem_cli::state::StateDir;
 use xylem_proto::control::base_item::Item;
 use xylem_proto::control::control_client::ControlClient;
 use xylem_proto::control::{BaseBackupRequest, ListBranchesRequest, Tablespace};
@@ -60,13 +64,27 @@ impl Total {
     }
 }
 
+/// Sends the token of the project's owner.
+#[derive(Clone)]
+struct Owner(MetadataValue<Ascii>);
+
+impl Interceptor for Owner {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let metadata = request.metadata_mut();
+        metadata.insert(xylem_proto::TOKEN_KEY, self.0.clone());
+        Ok(request)
+    }
+}
+
+type Owned = InterceptedService<Channel, Owner>;
+
 /// Reads all pages of a project at several moments and reports on it.
 ///
 /// # Errors
 /// The report cannot be written.
-pub async fn project(projects: &Path, name: &str, server: &ServerRecord) -> Result<()> {
+pub async fn project(projects: &Path, name: &str, state: &StateDir) -> Result<()> {
     let mut lines = String::new();
-    let pages = match all(server, &mut lines).await {
+    let pages = match all(state, &mut lines).await {
         Ok(pages) => pages,
         Err(error) => {
             writeln!(lines, "{name}: {error:#}")?;
@@ -83,14 +101,17 @@ pub async fn project(projects: &Path, name: &str, server: &ServerRecord) -> Resu
         .context("cannot write what was verified")
 }
 
-async fn all(server: &ServerRecord, faults: &mut String) -> Result<u64> {
+async fn all(state: &StateDir, faults: &mut String) -> Result<u64> {
+    let server = state.server_record().context("there is no page server")?;
+    let owner = Owner(state.token()?.context("there is no token")?.parse()?);
     let channel = Channel::from_shared(format!("http://{}", server.grpc))?
         .connect()
         .await
         .context("the page server is gone")?;
-    let mut control =
-        ControlClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let mut pages = PageServerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let mut control = ControlClient::with_interceptor(channel.clone(), owner.clone())
+        .max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let mut pages = PageServerClient::with_interceptor(channel, owner)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX);
     let branches = control
         .list_branches(ListBranchesRequest::default())
         .await?;
@@ -106,7 +127,7 @@ async fn all(server: &ServerRecord, faults: &mut String) -> Result<u64> {
     Ok(read)
 }
 
-async fn tablespaces(control: &mut ControlClient<Channel>, lsn: u64) -> Result<Vec<Tablespace>> {
+async fn tablespaces(control: &mut ControlClient<Owned>, lsn: u64) -> Result<Vec<Tablespace>> {
     let request = BaseBackupRequest {
         lsn,
         all_tablespaces: true,
@@ -122,7 +143,7 @@ async fn tablespaces(control: &mut ControlClient<Channel>, lsn: u64) -> Result<V
 }
 
 async fn tablespace(
-    client: &mut PageServerClient<Channel>,
+    client: &mut PageServerClient<Owned>,
     space: &Tablespace,
     lsn: u64,
     faults: &mut String,

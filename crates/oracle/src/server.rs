@@ -2,6 +2,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -159,16 +161,16 @@ impl Install {
             socket,
             log,
         };
-        for _ in 0..12_000 {
+        for _ in 0..60_000 {
             if let Some(status) = server.child.try_wait()? {
                 bail!("mariadbd ended: {status}\n{}", tail(&server.log));
             }
-            if server.socket.exists() && server.query("SELECT 1").is_ok() {
+            if greets(&server.socket) {
                 return Ok(server);
             }
             // A starting server can only be polled.
             #[allow(clippy::disallowed_methods)]
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(1));
         }
         bail!("mariadbd does not answer\n{}", tail(&server.log))
     }
@@ -223,6 +225,20 @@ fn is_conflict(line: &str) -> bool {
             .any(|code| error.starts_with(code)),
         None => true,
     }
+}
+
+/// Whether a server greets who connects to its socket: the fifth byte of its first packet
+/// is the protocol's version, 10. A server that starts has a socket before it greets.
+fn greets(socket: &Path) -> bool {
+    let Ok(mut stream) = UnixStream::connect(socket) else {
+        return false;
+    };
+    let mut head = [0; 5];
+    stream
+        .set_read_timeout(Some(Duration::from_secs(1)))
+        .is_ok()
+        && stream.read_exact(&mut head).is_ok()
+        && head[4] == 10
 }
 
 /// The end of a text file, for an error message.

@@ -17,7 +17,6 @@ use sources::Sources;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use subtle::ConstantTimeEq;
 pub use wal_store::WalStore;
 use xylem_ambient::{Clock, Entropy};
 
@@ -42,8 +41,10 @@ pub struct ServerConfig {
     pub page_wait_timeout: Duration,
     /// How long computes may stay connected after the server is told to stop.
     pub stop_grace: Duration,
-    /// The token that callers must send as `xylem-token`. `None`: no token.
-    pub token: Option<Token>,
+    /// The directory of the keys that sign tokens. `None`: callers need no token.
+    pub keys_dir: Option<PathBuf>,
+    /// The log of what callers did. `None`: there is none.
+    pub audit_log: Option<PathBuf>,
     /// Format of log lines.
     pub log_format: LogFormat,
     /// Filter of log lines: a level, or a filter of `tracing`.
@@ -145,40 +146,6 @@ impl std::str::FromStr for OnStoreOutage {
     }
 }
 
-/// The project's secret. Its `Debug` output hides it from diagnostics.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
-
-impl Token {
-    /// Accepts `text` as a token.
-    ///
-    /// # Errors
-    /// `text` is empty, or gRPC metadata cannot carry it.
-    pub fn new(text: &str) -> Result<Token, String> {
-        if text.is_empty() {
-            return Err("the token is empty".to_owned());
-        }
-        if !text.bytes().all(|b| (0x21..0x7f).contains(&b)) {
-            return Err(
-                "the token may contain only visible ASCII characters and no spaces".to_owned(),
-            );
-        }
-        Ok(Token(text.to_owned()))
-    }
-
-    /// Whether `given` is this token. The comparison takes a time that depends only
-    /// on the lengths.
-    pub fn matches(&self, given: &[u8]) -> bool {
-        self.0.as_bytes().ct_eq(given).into()
-    }
-}
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Token(..)")
-    }
-}
-
 /// Reads the settings from flags, environment and file. `env` looks a variable up
 /// (`|name| std::env::var(name).ok()`). Without `file`, the file is the one that
 /// `--config` or `XYLEM_CONFIG` names, if any.
@@ -224,7 +191,8 @@ fn build(from: &Sources) -> Result<ServerConfig, ConfigError> {
         open_layer_size: from.get(&setting::open_layer_size)?,
         page_wait_timeout: from.get::<Span>(&setting::page_wait_timeout)?.0,
         stop_grace: from.get::<Span>(&setting::stop_grace)?.0,
-        token: token(from)?,
+        keys_dir: from.find(&setting::keys_dir)?,
+        audit_log: from.find(&setting::audit_log)?,
         log_format: from.get(&setting::log_format)?,
         log_level: log_level(from)?,
         wal_store: from.get(&setting::wal_store)?,
@@ -263,22 +231,6 @@ fn build(from: &Sources) -> Result<ServerConfig, ConfigError> {
         ));
     }
     Ok(config)
-}
-
-fn token(from: &Sources) -> Result<Option<Token>, ConfigError> {
-    // A flag wins over a key in the file, whichever of the two settings each names.
-    let Some(given) = from.stronger(&setting::token, &setting::token_file) else {
-        return Ok(None);
-    };
-    let text = from.text(given).unwrap_or_default();
-    let token = if given.name == setting::token.name {
-        Token::new(text)
-    } else {
-        let text = std::fs::read_to_string(text)
-            .map_err(|error| from.bad(given, &format!("cannot read {text}: {error}")))?;
-        Token::new(text.trim())
-    };
-    token.map(Some).map_err(|message| from.bad(given, &message))
 }
 
 fn log_level(from: &Sources) -> Result<String, ConfigError> {

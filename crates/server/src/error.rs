@@ -33,6 +33,9 @@ pub enum ServerError {
         /// The operating system's error.
         source: std::io::Error,
     },
+    /// The keys of tokens cannot be used.
+    #[error("{0}")]
+    Keys(String),
     /// There is no usable project.
     #[error("{}: {message}", path.display())]
     Project {

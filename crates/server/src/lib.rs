@@ -5,6 +5,7 @@
 //! [`run()`] serves until it is told to stop. [`project`] describes projects, and
 //! [`place`] opens their stores.
 
+mod access;
 mod branch;
 pub mod config;
 mod connections;

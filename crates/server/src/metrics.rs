@@ -103,6 +103,8 @@ type Seconds = Family<BranchLabel, Histogram, Buckets>;
 /// Every metric of a server.
 pub struct Metrics {
     registry: Mutex<Registry>,
+    /// Calls and connections refused for lack of a valid token.
+    pub unauthenticated: Counter,
     page_reads: Family<ReadLabels, Counter>,
     page_read_seconds: Seconds,
     page_bytes: Family<BranchLabel, Counter>,
@@ -355,6 +357,7 @@ impl Metrics {
     pub fn new() -> Metrics {
         let metrics = Metrics {
             registry: Mutex::new(Registry::with_prefix("xylem")),
+            unauthenticated: Counter::default(),
             page_reads: Family::default(),
             page_read_seconds: Family::new_with_constructor(Buckets(&PAGE_BUCKETS)),
             page_bytes: Family::default(),
@@ -432,6 +435,11 @@ impl Metrics {
             "wal_refused",
             "Frames rejected because they are damaged or their redo is invalid",
             m.wal_refused.clone(),
+        );
+        registry.register(
+            "unauthenticated",
+            "Calls and connections refused for lack of a valid token",
+            m.unauthenticated.clone(),
         );
         registry.register("attaches", "Attaches of computes", m.attaches.clone());
         registry.register("streams", "Open streams", m.streams.clone());

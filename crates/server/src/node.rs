@@ -1,5 +1,6 @@
 //! The state of a running server, shared by all calls.
 
+use crate::access::Access;
 use crate::branch::live::{InUse, OpenBranch, Surroundings};
 use crate::branch::registry::Branches;
 use crate::config::ServerConfig;
@@ -46,6 +47,8 @@ impl Phase {
 pub struct Node {
     /// The server's settings.
     pub config: ServerConfig,
+    /// Decides whether callers are admitted.
+    pub access: Access,
     /// The server's metrics.
     pub metrics: Arc<Metrics>,
     /// Limits the page reads that block a thread.
@@ -101,8 +104,9 @@ pub struct StreamTicket {
 
 impl Node {
     /// A server that has not opened anything yet.
-    pub fn new(config: ServerConfig) -> Node {
+    pub fn new(config: ServerConfig, access: Access) -> Node {
         Node {
+            access,
             page_pool: Arc::new(Semaphore::new(config.page_threads)),
             survey_pool: Arc::new(Semaphore::new(SURVEYS_MAX)),
             import_pool: Arc::new(Semaphore::new(IMPORTS_MAX)),

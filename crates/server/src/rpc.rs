@@ -57,7 +57,7 @@ impl PageServer for PageService {
         &self,
         request: Request<GetPageRequest>,
     ) -> Result<Response<GetPageResponse>, Status> {
-        let caller = call::caller(&self.node, request.metadata())?;
+        let caller = call::caller(&self.node, &request)?;
         pages::get_page(&self.node, &caller, request.get_ref())
             .await
             .map(|page| Response::new(convert::page(page)))
@@ -67,7 +67,7 @@ impl PageServer for PageService {
         &self,
         request: Request<GetPagesRequest>,
     ) -> Result<Response<GetPagesResponse>, Status> {
-        let caller = call::caller(&self.node, request.metadata())?;
+        let caller = call::caller(&self.node, &request)?;
         pages::get_pages(&self.node, &caller, request.into_inner())
             .await
             .map(Response::new)
@@ -79,7 +79,7 @@ impl PageServer for PageService {
         &self,
         request: Request<Streaming<PageStreamRequest>>,
     ) -> Result<Response<Self::PageStreamStream>, Status> {
-        let caller = call::caller(&self.node, request.metadata())?;
+        let caller = call::caller(&self.node, &request)?;
         caller.check_epoch()?;
         Ok(Response::new(pages::page_stream(
             Arc::clone(&self.node),
@@ -94,12 +94,12 @@ impl PageServer for PageService {
         &self,
         request: Request<Streaming<WalFrame>>,
     ) -> Result<Response<Self::StreamWALStream>, Status> {
-        let caller = call::caller(&self.node, request.metadata())?;
+        let caller = call::caller(&self.node, &request)?;
         wal::stream_wal(&self.node, caller, request.into_inner()).map(Response::new)
     }
 
     async fn ping(&self, request: Request<PingRequest>) -> Result<Response<PingResponse>, Status> {
-        let caller = call::caller(&self.node, request.metadata())?;
+        let caller = call::caller(&self.node, &request)?;
         let durable = caller.branch.durable();
         Ok(Response::new(PingResponse {
             version: crate::VERSION.to_owned(),

@@ -1,5 +1,6 @@
 //! Runs a server: locks the directory, listens, opens the project, serves, stops.
 
+use crate::access::Access;
 use crate::branch::leases;
 use crate::config::ServerConfig;
 use crate::connections::Limited;
@@ -146,7 +147,8 @@ async fn serve(
         grpc: local_addr(&grpc)?,
         http: local_addr(&http)?,
     };
-    let node = Arc::new(Node::new(config));
+    let access = Access::open(&config)?;
+    let node = Arc::new(Node::new(config, access));
     let (health, health_service) = tonic_health::server::health_reporter();
     report(&health, ServingStatus::NotServing).await;
     // The threads of computes' connections outlive this call if it is dropped.
@@ -354,7 +356,7 @@ fn serve_grpc(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     // An interceptor checks the token before a decoder reads the body.
-    let authenticate = Authenticate(node.config.token.clone());
+    let authenticate = Authenticate(Arc::clone(&node));
     let limit = Limited::new(node.config.connections_max);
     let inspect = InspectServer::new(InspectService::new(Arc::clone(&node)))
         .max_encoding_message_size(MESSAGE_BYTES_MAX);

@@ -5,6 +5,7 @@ pub mod compute;
 pub mod inspect;
 pub mod parse;
 pub mod project;
+pub mod token;
 pub mod transfer;
 
 use clap::{Args, Parser, Subcommand};
@@ -59,6 +60,9 @@ pub enum Command {
     /// Create, list, remove and restore branches
     #[command(subcommand)]
     Branch(branch::BranchCommand),
+    /// Make, list and revoke tokens, which say who may do what
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Import a stock data directory or a prepared backup as a branch
     Import(transfer::ImportArgs),
     /// Export a branch, as of any moment, as a stock data directory

@@ -12,4 +12,5 @@ pub mod serve;
 pub mod sql;
 pub mod status;
 pub mod template;
+pub mod token;
 pub mod up;

@@ -46,11 +46,12 @@ impl Starter<'_> {
             self.server.grpc.parse().with_context(|| {
                 format!("{:?} in server.json is not an address", self.server.grpc)
             })?;
-        let token_file = self.app.state.token_file();
-        let token_file = if token_file.exists() {
-            Some(host.readable(token_file, dir.token_file())?)
-        } else {
+        let token = start.attached.token.as_bytes();
+        let token_file = if token.is_empty() {
             None
+        } else {
+            host.write_for(&dir.token_file(), token)?;
+            Some(dir.token_file())
         };
         let settings = &self.project.settings;
         let buffer_pool = settings.compute.buffer_pool.as_deref();

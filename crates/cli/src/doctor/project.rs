@@ -4,6 +4,7 @@ use super::Check;
 use crate::compute::name::ComputeName;
 use crate::compute::record::{self, ComputeRecord, ComputeState};
 use crate::files;
+use crate::keys;
 use crate::log_file;
 use crate::output::bytes;
 use crate::ports;
@@ -85,7 +86,11 @@ fn password(state: &StateDir, checks: &mut Vec<Check>) {
     for (name, path) in secrets {
         let chmod = format!("`chmod 600 {}`", path.display());
         match files::mode_of(&path) {
-            None if name == "token" => {}
+            None if name == "token" => checks.push(Check::warn(
+                name,
+                format!("{} is missing", path.display()),
+                "restart the server, which makes it anew",
+            )),
             None => checks.push(Check::fail(
                 name,
                 format!("{} is missing", path.display()),
@@ -112,6 +117,8 @@ fn private(state: &StateDir, checks: &mut Vec<Check>) {
         state.project_file(),
         state.server_file(),
         state.server_log(),
+        state.audit_log(),
+        keys::dir(state),
         state.server_data(),
         state.custom_cnf(),
     ];

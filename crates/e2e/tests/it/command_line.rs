@@ -232,7 +232,11 @@ fn metrics(project: &Project) -> Result<String> {
     let status = project.json(&["status"])?;
     let address = status["server"]["http"].as_str().context("no http")?;
     let mut stream = std::net::TcpStream::connect(address)?;
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+    let token = project.token()?.context("no token")?;
+    write!(
+        stream,
+        "GET /metrics HTTP/1.0\r\nAuthorization: Bearer {token}\r\n\r\n"
+    )?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     Ok(text)

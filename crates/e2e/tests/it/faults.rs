@@ -19,9 +19,10 @@ fn take_over(project: &Project) -> Result<u64> {
         .as_str()
         .context("no grpc address")?;
     let url = format!("http://{grpc}");
+    let request = project.request(AttachRequest {})?;
     tokio::runtime::Runtime::new()?.block_on(async {
         let mut control = ControlClient::connect(url).await?;
-        Ok(control.attach(AttachRequest {}).await?.into_inner().epoch)
+        Ok(control.attach(request).await?.into_inner().epoch)
     })
 }
 

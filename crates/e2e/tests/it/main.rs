@@ -26,4 +26,5 @@ mod readers;
 mod replica;
 mod stock;
 mod survive;
+mod tokens;
 mod transport;

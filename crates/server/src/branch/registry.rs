@@ -117,6 +117,17 @@ impl Branches {
         }
     }
 
+    /// The present name and the id of the branch `which`, open or not.
+    pub fn named(&self, which: &BranchRef) -> Option<(String, BranchId)> {
+        let rows = self.rows.read();
+        let id = match which {
+            BranchRef::Id(id) => *id,
+            BranchRef::Name(name) => *rows.by_name.get(name)?,
+        };
+        let name = rows.by_name.iter().find(|(_, of)| **of == id)?.0;
+        Some((name.clone(), id))
+    }
+
     /// All open branches, in the order of their names.
     pub fn all(&self) -> Vec<Arc<OpenBranch>> {
         let rows = self.rows.read();

@@ -161,11 +161,11 @@ settings! {
         "How long a page read waits for its LSN if the request does not say", "";
     stop_grace: "DURATION", Is("5s"), Some(("0s", "1h")),
         "How long computes may stay connected while the server stops", "";
-    token: "TOKEN", Off, None,
-        "Token that clients must send",
-        "Clients send it as the gRPC metadata `xylem-token`. Other users of the machine can see flags and environment variables: prefer `token_file`.";
-    token_file: "FILE", Off, None,
-        "File that holds the token", "";
+    keys_dir: "DIR", Off, None,
+        "Directory of the keys that sign tokens",
+        "With it, callers must send a token, and the token says what they may do. See [Tokens](#tokens). It is read anew when it changes.";
+    audit_log: "FILE", Off, None,
+        "File to which a line of JSON is appended for each call that changes something or was refused", "";
     log_format: "FORMAT", Is("text"), None,
         "Format of log lines: `text` or `json`", "The server logs to standard error.";
     log_level: "LEVEL", Is("info"), None,

@@ -90,17 +90,6 @@ impl Sources {
     pub(super) fn text(&self, setting: &Setting) -> Option<&str> {
         self.values.get(setting.name).map(|(_, text)| text.as_str())
     }
-
-    /// The one of two settings whose origin has precedence; `a` if they are equal.
-    pub(super) fn stronger<'a>(&self, a: &'a Setting, b: &'a Setting) -> Option<&'a Setting> {
-        match (self.values.get(a.name), self.values.get(b.name)) {
-            (None, None) => None,
-            (Some(_), None) => Some(a),
-            (None, Some(_)) => Some(b),
-            (Some((of_a, _)), Some((of_b, _))) => Some(if of_a >= of_b { a } else { b }),
-        }
-    }
-
     /// An error about `setting` that says where it was set.
     pub(super) fn bad(&self, setting: &Setting, message: &str) -> ConfigError {
         let name = setting.name;

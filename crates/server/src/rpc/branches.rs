@@ -2,6 +2,7 @@
 
 use super::pages::pooled;
 use super::{call, status};
+use crate::access::Bearer;
 use crate::branch::lifecycle::{self, Early, ManageError, Name, New};
 use crate::branch::live::OpenBranch;
 use crate::branch::moment::{self, At, Point};
@@ -20,6 +21,7 @@ use xylem_proto::control::{
     RemoveBranchRequest, RenameBranchRequest, ReopenBranchRequest, ResolveTimeRequest,
     ResolveTimeResponse, RestoreBranchRequest, RestoreBranchResponse, moment::At as WireAt,
 };
+use xylem_tokens::Right;
 use xylem_types::{BranchName, Lsn};
 
 /// How long ResolveTime waits for ingest to reach a moment.
@@ -29,12 +31,14 @@ const LIST_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) async fn list(
     node: &Arc<Node>,
+    bearer: &Bearer,
     request: Request<ListBranchesRequest>,
 ) -> Result<Vec<Branch>, Status> {
     let opened = call::in_charge(node)?;
     let request = request.get_ref();
     if !request.name.is_empty() {
         let which = branch("name", &request.name)?;
+        bearer.may_on(Right::Read, &opened.branches, &which)?;
         if let Some(closed) = opened.branches.closed(&which) {
             return Ok(vec![closed_of(&opened.catalog.project(), &closed)]);
         }
@@ -42,13 +46,17 @@ pub(super) async fn list(
         return describe(node, vec![one]).await;
     }
     let all = opened.branches.all().into_iter();
-    let open = all.filter(|branch| request.leases || !branch.meta.lease);
+    let may_read = |name: &str, id| bearer.may(Right::Read, name, Some(id)).is_ok();
+    let open = all
+        .filter(|branch| request.leases || !branch.meta.lease)
+        .filter(|branch| may_read(&branch.name(), branch.id()));
     let mut told = describe(node, open.collect()).await?;
     let project = opened.catalog.project();
     let closed = opened.branches.all_closed().into_iter();
     told.extend(
         closed
             .filter(|(_, closed)| request.leases || !closed.meta.lease)
+            .filter(|(name, closed)| may_read(name, closed.meta.id))
             .map(|(_, closed)| closed_of(&project, &closed)),
     );
     told.sort_by(|a, b| a.name.cmp(&b.name));
@@ -77,11 +85,14 @@ fn closed_of(project: &Project, closed: &ClosedBranch) -> Branch {
 
 pub(super) async fn create(
     node: &Arc<Node>,
+    bearer: &Bearer,
     request: Request<CreateBranchRequest>,
 ) -> Result<Branch, Status> {
-    call::in_charge(node)?;
+    let opened = call::in_charge(node)?;
     let request = request.into_inner();
     let name = name("name", &request.name)?;
+    bearer.manages()?;
+    bearer.may(Right::Admin, name.as_str(), None)?;
     let made = if request.empty {
         if !request.from.is_empty() || request.at.is_some() {
             return Err(Status::invalid_argument(
@@ -93,9 +104,11 @@ pub(super) async fn create(
         })
         .await?
     } else {
+        let from = from(&request.from)?;
+        bearer.may_on(Right::Read, &opened.branches, &from)?;
         let new = New {
             name: Name::Given(name),
-            from: from(&request.from)?,
+            from,
             at: at(request.at)?,
         };
         on_its_own(node, |node, early| async move {
@@ -108,13 +121,17 @@ pub(super) async fn create(
 
 pub(super) async fn create_lease(
     node: &Arc<Node>,
+    bearer: &Bearer,
     request: Request<CreateLeaseRequest>,
 ) -> Result<Branch, Status> {
-    call::in_charge(node)?;
+    let opened = call::in_charge(node)?;
     let request = request.into_inner();
+    let from = from(&request.from)?;
+    bearer.manages()?;
+    bearer.may_on(Right::Read, &opened.branches, &from)?;
     let new = New {
         name: Name::Lease,
-        from: from(&request.from)?,
+        from,
         at: at(request.at)?,
     };
     let made = on_its_own(node, |node, early| async move {
@@ -126,10 +143,19 @@ pub(super) async fn create_lease(
 
 pub(super) async fn remove(
     node: &Arc<Node>,
+    bearer: &Bearer,
     request: Request<RemoveBranchRequest>,
 ) -> Result<(), Status> {
-    call::in_charge(node)?;
+    let opened = call::in_charge(node)?;
     let which = branch("name", &request.get_ref().name)?;
+    bearer.manages()?;
+    // A reader ends its own lease.
+    let lease = opened.branches.get(&which);
+    let right = match lease.is_some_and(|branch| branch.meta.lease) {
+        true => Right::Read,
+        false => Right::Admin,
+    };
+    bearer.may_on(right, &opened.branches, &which)?;
     on_its_own(node, |node, early| async move {
         lifecycle::remove(&node, &which, early).await
     })
@@ -138,10 +164,13 @@ pub(super) async fn remove(
 
 pub(super) async fn reopen(
     node: &Arc<Node>,
+    bearer: &Bearer,
     request: Request<ReopenBranchRequest>,
 ) -> Result<Branch, Status> {
-    call::in_charge(node)?;
+    let opened = call::in_charge(node)?;
     let which = branch("name", &request.get_ref().name)?;
+    bearer.manages()?;
+    bearer.may_on(Right::Admin, &opened.branches, &which)?;
     let reopened = on_its_own(node, |node, early| async move {
         lifecycle::reopen(&node, &which, early).await
     })
@@ -151,12 +180,16 @@ pub(super) async fn reopen(
 
 pub(super) async fn rename(
     node: &Arc<Node>,
+    bearer: &Bearer,
     request: Request<RenameBranchRequest>,
 ) -> Result<Branch, Status> {
-    call::in_charge(node)?;
+    let opened = call::in_charge(node)?;
     let request = request.into_inner();
     let which = branch("name", &request.name)?;
     let to = name("new_name", &request.new_name)?;
+    bearer.manages()?;
+    bearer.may_on(Right::Admin, &opened.branches, &which)?;
+    bearer.may(Right::Admin, to.as_str(), None)?;
     let renamed = on_its_own(node, |node, early| async move {
         lifecycle::rename(&node, &which, to, early).await
     })
@@ -166,11 +199,14 @@ pub(super) async fn rename(
 
 pub(super) async fn restore(
     node: &Arc<Node>,
+    bearer: &Bearer,
     request: Request<RestoreBranchRequest>,
 ) -> Result<RestoreBranchResponse, Status> {
-    call::in_charge(node)?;
+    let opened = call::in_charge(node)?;
     let request = request.into_inner();
     let which = branch("name", &request.name)?;
+    bearer.manages()?;
+    bearer.may_on(Right::Admin, &opened.branches, &which)?;
     let at = match at(request.at)? {
         At::Newest => {
             return Err(Status::invalid_argument(
@@ -183,6 +219,9 @@ pub(super) async fn restore(
         "" => None,
         text => Some(name("keep_as", text)?),
     };
+    if let Some(keep_as) = &keep_as {
+        bearer.may(Right::Admin, keep_as.as_str(), None)?;
+    }
     let restored = on_its_own(node, |node, early| async move {
         lifecycle::restore(&node, &which, at, keep_as, early).await
     })
@@ -195,11 +234,13 @@ pub(super) async fn restore(
 
 pub(super) async fn resolve_time(
     node: &Arc<Node>,
+    bearer: &Bearer,
     request: Request<ResolveTimeRequest>,
 ) -> Result<ResolveTimeResponse, Status> {
     let opened = call::in_charge(node)?;
     let request = request.into_inner();
     let which = from(&request.branch)?;
+    bearer.may_on(Right::Read, &opened.branches, &which)?;
     let branch = call::named(opened, "branch", &which.to_string())?;
     let found = moment::resolve(&branch, at(request.at)?, Instant::now() + PATIENCE)
         .await

@@ -1,20 +1,23 @@
 //! Reads the gRPC metadata of every call: token, branch, epoch.
 
 use super::status;
+use crate::access::Bearer;
 use crate::branch::live::OpenBranch;
 use crate::branch::registry::BranchRef;
-use crate::config::Token;
 use crate::node::{Node, Opened, Phase};
 use std::sync::Arc;
 use tonic::metadata::MetadataMap;
 use tonic::service::Interceptor;
 use tonic::{Request, Status};
 use xylem_proto::{BRANCH_KEY, EPOCH_KEY, TOKEN_KEY};
+use xylem_tokens::Right;
 use xylem_types::{BranchName, Epoch};
 
 /// The caller of a branch's call.
 #[derive(Clone)]
 pub(super) struct Caller {
+    /// Who calls.
+    pub bearer: Bearer,
     /// The branch of the call.
     pub branch: Arc<OpenBranch>,
     /// The name or id that the caller gave.
@@ -23,25 +26,31 @@ pub(super) struct Caller {
     pub epoch: Option<Epoch>,
 }
 
-/// Checks the token before the request's body is read.
+/// Checks the token before the request's body is read, and notes whose it is.
 #[derive(Clone)]
-pub(crate) struct Authenticate(pub(crate) Option<Token>);
+pub(crate) struct Authenticate(pub(crate) Arc<Node>);
 
 impl Interceptor for Authenticate {
-    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let Some(token) = &self.0 else {
-            return Ok(request);
-        };
-        match request.metadata().get(TOKEN_KEY) {
-            None => Err(Status::unauthenticated(format!(
-                "this server requires a token in metadata {TOKEN_KEY}"
-            ))),
-            Some(given) if token.matches(given.as_encoded_bytes()) => Ok(request),
-            Some(_) => Err(Status::unauthenticated(format!(
-                "the token in metadata {TOKEN_KEY} is wrong"
-            ))),
-        }
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let token = request.metadata().get(TOKEN_KEY);
+        let bearer = self
+            .0
+            .access
+            .bearer(token.map(|token| token.as_encoded_bytes()));
+        let bearer = bearer.inspect_err(|_| {
+            self.0.metrics.unauthenticated.inc();
+        })?;
+        request.extensions_mut().insert(bearer);
+        Ok(request)
     }
+}
+
+/// The caller whose token [`Authenticate`] has checked.
+pub(super) fn bearer<T>(request: &Request<T>) -> Result<Bearer, Status> {
+    let bearer = request.extensions().get::<Bearer>();
+    bearer
+        .cloned()
+        .ok_or_else(|| Status::internal("the token was not checked"))
 }
 
 /// Checks that the server is ready. [`Authenticate`] has checked the token.
@@ -82,8 +91,10 @@ pub(super) fn absent(opened: &Opened, which: &BranchRef) -> Status {
     }
 }
 
-/// Checks that the server is ready, and reads the branch and the epoch of a call.
-pub(super) fn caller(node: &Node, metadata: &MetadataMap) -> Result<Caller, Status> {
+/// Checks that the server is ready and that the caller may make the call, and reads the
+/// call's branch and epoch. A call in an epoch writes.
+pub(super) fn caller<T>(node: &Node, request: &Request<T>) -> Result<Caller, Status> {
+    let (bearer, metadata) = (bearer(request)?, request.metadata());
     let epoch = match text(metadata, EPOCH_KEY)? {
         None => None,
         Some(digits) => Some(Epoch(digits.parse().map_err(|_| {
@@ -92,13 +103,14 @@ pub(super) fn caller(node: &Node, metadata: &MetadataMap) -> Result<Caller, Stat
             ))
         })?)),
     };
-    identify(node, text(metadata, BRANCH_KEY)?, epoch)
+    identify(node, bearer, text(metadata, BRANCH_KEY)?, epoch)
 }
 
 /// Checks that the server is ready, and finds the branch that `name` says; without one,
 /// it is `main`.
 pub(super) fn identify(
     node: &Node,
+    bearer: Bearer,
     name: Option<&str>,
     epoch: Option<Epoch>,
 ) -> Result<Caller, Status> {
@@ -108,6 +120,12 @@ pub(super) fn identify(
             .map_err(|error| Status::invalid_argument(format!("{BRANCH_KEY}: {error}")))?,
         None => BranchRef::Name(BranchName::main().as_str().to_owned()),
     };
+    let right = match epoch {
+        Some(_) => Right::Write,
+        None => Right::Read,
+    };
+    bearer.may_on(right, &opened.branches, &which)?;
+    bearer.may_in(epoch)?;
     let branch = match opened.branches.get(&which) {
         Some(branch) => branch,
         // NOT_FOUND would mean a missing page to a compute.
@@ -130,13 +148,14 @@ pub(super) fn identify(
     }
     branch.touch();
     Ok(Caller {
+        bearer,
         branch,
         which,
         epoch,
     })
 }
 
-fn text<'a>(metadata: &'a MetadataMap, key: &str) -> Result<Option<&'a str>, Status> {
+pub(super) fn text<'a>(metadata: &'a MetadataMap, key: &str) -> Result<Option<&'a str>, Status> {
     metadata
         .get(key)
         .map(|value| {

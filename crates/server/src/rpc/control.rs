@@ -3,6 +3,7 @@
 use super::call::{self, Caller};
 use super::pages::blocking;
 use super::{Answers, backup, branches, convert, import, stall, status};
+use crate::access::{Bearer, Origin};
 use crate::metrics::StreamKind;
 use crate::node::{Node, Phase};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 use xylem_pages::ReadAt;
+use xylem_proto::BRANCH_KEY;
 use xylem_proto::control::control_server::Control;
 use xylem_proto::control::{
     AttachRequest, AttachResponse, BaseBackupRequest, BaseItem, Branch, CreateBranchRequest,
@@ -19,6 +21,7 @@ use xylem_proto::control::{
     ReopenBranchRequest, ResolveTimeRequest, ResolveTimeResponse, RestoreBranchRequest,
     RestoreBranchResponse, StatusRequest, StatusResponse, Tablespace,
 };
+use xylem_tokens::Right;
 use xylem_types::{Lsn, SpaceId};
 
 /// Service `xylem.control.v1.Control`.
@@ -30,88 +33,27 @@ impl ControlService {
     pub(crate) fn new(node: Arc<Node>) -> ControlService {
         ControlService { node }
     }
-}
 
-#[tonic::async_trait]
-impl Control for ControlService {
-    async fn list_branches(
-        &self,
-        request: Request<ListBranchesRequest>,
-    ) -> Result<Response<ListBranchesResponse>, Status> {
-        let branches = branches::list(&self.node, request).await?;
-        Ok(Response::new(ListBranchesResponse { branches }))
+    /// Where the call comes from, and who makes it.
+    fn origin<T>(&self, request: &Request<T>) -> Result<(Origin, Bearer), Status> {
+        let bearer = call::bearer(request)?;
+        Ok((Origin::of(request, bearer.clone()), bearer))
     }
 
-    async fn create_branch(
-        &self,
-        request: Request<CreateBranchRequest>,
-    ) -> Result<Response<Branch>, Status> {
-        branches::create(&self.node, request)
-            .await
-            .map(Response::new)
+    fn note<T>(&self, origin: &Origin, call: &'static str, on: &str, result: &Result<T, Status>) {
+        self.node.access.audit.note(origin, call, on, result);
     }
 
-    async fn remove_branch(
-        &self,
-        request: Request<RemoveBranchRequest>,
-    ) -> Result<Response<RemoveBranchResponse>, Status> {
-        branches::remove(&self.node, request).await?;
-        Ok(Response::new(RemoveBranchResponse {}))
-    }
-
-    async fn rename_branch(
-        &self,
-        request: Request<RenameBranchRequest>,
-    ) -> Result<Response<Branch>, Status> {
-        branches::rename(&self.node, request)
-            .await
-            .map(Response::new)
-    }
-
-    async fn reopen_branch(
-        &self,
-        request: Request<ReopenBranchRequest>,
-    ) -> Result<Response<Branch>, Status> {
-        branches::reopen(&self.node, request)
-            .await
-            .map(Response::new)
-    }
-
-    async fn restore_branch(
-        &self,
-        request: Request<RestoreBranchRequest>,
-    ) -> Result<Response<RestoreBranchResponse>, Status> {
-        branches::restore(&self.node, request)
-            .await
-            .map(Response::new)
-    }
-
-    async fn create_lease(
-        &self,
-        request: Request<CreateLeaseRequest>,
-    ) -> Result<Response<Branch>, Status> {
-        branches::create_lease(&self.node, request)
-            .await
-            .map(Response::new)
-    }
-
-    async fn resolve_time(
-        &self,
-        request: Request<ResolveTimeRequest>,
-    ) -> Result<Response<ResolveTimeResponse>, Status> {
-        branches::resolve_time(&self.node, request)
-            .await
-            .map(Response::new)
-    }
-
-    async fn attach(
-        &self,
-        request: Request<AttachRequest>,
-    ) -> Result<Response<AttachResponse>, Status> {
+    async fn attached(&self, request: &Request<AttachRequest>) -> Result<AttachResponse, Status> {
         call::in_charge(&self.node)?;
-        let caller = call::caller(&self.node, request.metadata())?;
+        let caller = call::caller(&self.node, request)?;
+        caller.bearer.manages()?;
         let (node, branch) = (Arc::clone(&self.node), caller.branch);
         let id = branch.id();
+        // A lease is a reader's, and nobody else sees what it writes.
+        if !branch.meta.lease {
+            caller.bearer.may(Right::Write, &branch.name(), Some(id))?;
+        }
         // A task of its own, so that a caller that disconnects does not interrupt it.
         let span = branch.span();
         let attaching = async move {
@@ -128,12 +70,112 @@ impl Control for ControlService {
         let attached = tokio::spawn(attaching.instrument(span))
             .await
             .map_err(|error| Status::internal(format!("the attach failed: {error}")))??;
-        Ok(Response::new(AttachResponse {
+        Ok(AttachResponse {
             epoch: attached.epoch.0,
             start_lsn: attached.start_lsn.0,
             empty: attached.empty,
             branch_id: id.to_string(),
-        }))
+            token: self.node.access.compute_token(id, attached.epoch)?,
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl Control for ControlService {
+    async fn list_branches(
+        &self,
+        request: Request<ListBranchesRequest>,
+    ) -> Result<Response<ListBranchesResponse>, Status> {
+        let bearer = call::bearer(&request)?;
+        let branches = branches::list(&self.node, &bearer, request).await?;
+        Ok(Response::new(ListBranchesResponse { branches }))
+    }
+
+    async fn create_branch(
+        &self,
+        request: Request<CreateBranchRequest>,
+    ) -> Result<Response<Branch>, Status> {
+        let on = request.get_ref().name.clone();
+        let (origin, bearer) = self.origin(&request)?;
+        let done = branches::create(&self.node, &bearer, request).await;
+        self.note(&origin, "CreateBranch", &on, &done);
+        done.map(Response::new)
+    }
+
+    async fn remove_branch(
+        &self,
+        request: Request<RemoveBranchRequest>,
+    ) -> Result<Response<RemoveBranchResponse>, Status> {
+        let on = request.get_ref().name.clone();
+        let (origin, bearer) = self.origin(&request)?;
+        let removed = branches::remove(&self.node, &bearer, request).await;
+        self.note(&origin, "RemoveBranch", &on, &removed);
+        removed.map(|()| Response::new(RemoveBranchResponse {}))
+    }
+
+    async fn rename_branch(
+        &self,
+        request: Request<RenameBranchRequest>,
+    ) -> Result<Response<Branch>, Status> {
+        let on = request.get_ref().name.clone();
+        let (origin, bearer) = self.origin(&request)?;
+        let done = branches::rename(&self.node, &bearer, request).await;
+        self.note(&origin, "RenameBranch", &on, &done);
+        done.map(Response::new)
+    }
+
+    async fn reopen_branch(
+        &self,
+        request: Request<ReopenBranchRequest>,
+    ) -> Result<Response<Branch>, Status> {
+        let on = request.get_ref().name.clone();
+        let (origin, bearer) = self.origin(&request)?;
+        let done = branches::reopen(&self.node, &bearer, request).await;
+        self.note(&origin, "ReopenBranch", &on, &done);
+        done.map(Response::new)
+    }
+
+    async fn restore_branch(
+        &self,
+        request: Request<RestoreBranchRequest>,
+    ) -> Result<Response<RestoreBranchResponse>, Status> {
+        let on = request.get_ref().name.clone();
+        let (origin, bearer) = self.origin(&request)?;
+        let done = branches::restore(&self.node, &bearer, request).await;
+        self.note(&origin, "RestoreBranch", &on, &done);
+        done.map(Response::new)
+    }
+
+    async fn create_lease(
+        &self,
+        request: Request<CreateLeaseRequest>,
+    ) -> Result<Response<Branch>, Status> {
+        let on = request.get_ref().from.clone();
+        let (origin, bearer) = self.origin(&request)?;
+        let done = branches::create_lease(&self.node, &bearer, request).await;
+        self.note(&origin, "CreateLease", &on, &done);
+        done.map(Response::new)
+    }
+
+    async fn resolve_time(
+        &self,
+        request: Request<ResolveTimeRequest>,
+    ) -> Result<Response<ResolveTimeResponse>, Status> {
+        let bearer = call::bearer(&request)?;
+        branches::resolve_time(&self.node, &bearer, request)
+            .await
+            .map(Response::new)
+    }
+
+    async fn attach(
+        &self,
+        request: Request<AttachRequest>,
+    ) -> Result<Response<AttachResponse>, Status> {
+        let (origin, _) = self.origin(&request)?;
+        let on = call::text(request.metadata(), BRANCH_KEY)?.unwrap_or("main");
+        let attached = self.attached(&request).await;
+        self.note(&origin, "Attach", on, &attached);
+        attached.map(Response::new)
     }
 
     type BaseBackupStream = Answers<BaseItem>;
@@ -142,7 +184,7 @@ impl Control for ControlService {
         &self,
         request: Request<BaseBackupRequest>,
     ) -> Result<Response<Self::BaseBackupStream>, Status> {
-        let caller = call::caller(&self.node, request.metadata())?;
+        let caller = call::caller(&self.node, &request)?;
         let request = request.get_ref();
         let at = version(&self.node, &caller, request.lsn, 0).await?;
         let branch = Arc::clone(&caller.branch);
@@ -156,7 +198,7 @@ impl Control for ControlService {
         &self,
         request: Request<GetTablespaceRequest>,
     ) -> Result<Response<Tablespace>, Status> {
-        let caller = call::caller(&self.node, request.metadata())?;
+        let caller = call::caller(&self.node, &request)?;
         get_tablespace(&self.node, &caller, request.into_inner())
             .await
             .map(Response::new)
@@ -167,9 +209,11 @@ impl Control for ControlService {
         request: Request<Streaming<ImportItem>>,
     ) -> Result<Response<ImportResponse>, Status> {
         call::in_charge(&self.node)?;
-        import::import(&self.node, request.into_inner())
-            .await
-            .map(Response::new)
+        let (origin, bearer) = self.origin(&request)?;
+        let mut on = String::new();
+        let imported = import::import(&self.node, &bearer, &mut on, request.into_inner()).await;
+        self.note(&origin, "ImportBranch", &on, &imported);
+        imported.map(Response::new)
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {

@@ -5,6 +5,7 @@
 
 use super::branches::on_its_own;
 use super::{convert, status};
+use crate::access::Bearer;
 use crate::branch::lifecycle::adopt;
 use crate::node::{Node, Phase};
 use crate::project::InnodbParams;
@@ -17,6 +18,7 @@ use xylem_proto::control::{
     import_item::Item,
 };
 use xylem_redo::{SpaceFlags, page_lsn, verify};
+use xylem_tokens::Right;
 use xylem_types::{BranchId, BranchName, Lsn, PageId, PageNo, SpaceId};
 
 /// The length of the writing thread's queue, in items.
@@ -25,9 +27,11 @@ const ITEMS_AHEAD: usize = 8;
 const SIZE_AT: usize = 38 + 8;
 const FLAGS_AT: usize = 38 + 16;
 
-/// Runs one import.
+/// Runs one import. `on` becomes the name of the branch.
 pub(super) async fn import(
     node: &Arc<Node>,
+    bearer: &Bearer,
+    on: &mut String,
     mut items: Streaming<ImportItem>,
 ) -> Result<ImportResponse, Status> {
     let opened = node
@@ -44,6 +48,9 @@ pub(super) async fn import(
     };
     let name = BranchName::parse(&start.branch)
         .map_err(|error| Status::invalid_argument(format!("start.branch: {error}")))?;
+    name.as_str().clone_into(on);
+    bearer.manages()?;
+    bearer.may(Right::Admin, name.as_str(), None)?;
     let innodb = InnodbParams {
         page_size: start.page_size,
         undo_tablespaces: start.undo_tablespaces,

@@ -4,6 +4,7 @@ mod diagnose;
 mod history;
 mod scrub;
 
+use super::call::Caller;
 use super::pages::pooled;
 use super::{Answers, call};
 use crate::branch::live::OpenBranch;
@@ -20,6 +21,7 @@ use xylem_proto::inspect::{
     Layer, LayersRequest, LayersResponse, MemoryLayer, PageHistoryRequest, PageHistoryResponse,
     ScrubRequest, ScrubUpdate,
 };
+use xylem_tokens::Right;
 use xylem_types::BranchId;
 
 /// Service `xylem.inspect.v1.Inspect`.
@@ -76,7 +78,7 @@ impl Inspect for InspectService {
         &self,
         request: Request<LayersRequest>,
     ) -> Result<Response<LayersResponse>, Status> {
-        let branch = call::caller(&self.node, request.metadata())?.branch;
+        let branch = call::caller(&self.node, &request)?.branch;
         let info = branch.pages.layers_info();
         Ok(Response::new(layers(branch.name(), info)))
     }
@@ -85,7 +87,7 @@ impl Inspect for InspectService {
         &self,
         request: Request<PageHistoryRequest>,
     ) -> Result<Response<PageHistoryResponse>, Status> {
-        let branch = call::caller(&self.node, request.metadata())?.branch;
+        let branch = call::caller(&self.node, &request)?.branch;
         let opened = call::admitted(&self.node)?;
         let names = Names::of(opened);
         let request = request.into_inner();
@@ -104,9 +106,13 @@ impl Inspect for InspectService {
         let opened = call::admitted(&self.node)?;
         let names = Names::of(opened);
         let branches = match request.get_ref().all {
-            true => None,
+            true => {
+                call::bearer(&request)?.may_all(Right::Admin)?;
+                None
+            }
             false => {
-                let branch = call::caller(&self.node, request.metadata())?.branch;
+                let Caller { bearer, branch, .. } = call::caller(&self.node, &request)?;
+                bearer.may(Right::Admin, &branch.name(), Some(branch.id()))?;
                 Some(vec![branch.pages.id()])
             }
         };
@@ -119,9 +125,14 @@ impl Inspect for InspectService {
 
     async fn last_scrubs(
         &self,
-        _: Request<LastScrubsRequest>,
+        request: Request<LastScrubsRequest>,
     ) -> Result<Response<LastScrubsResponse>, Status> {
         let opened = call::admitted(&self.node)?;
+        let bearer = call::bearer(&request)?;
+        let may_read = |branch: &Arc<OpenBranch>| {
+            let id = Some(branch.id());
+            bearer.may(Right::Read, &branch.name(), id).is_ok()
+        };
         let names = Names::of(opened);
         let one = |branch: Arc<OpenBranch>| {
             let last = branch.pages.last_scrub();
@@ -136,7 +147,13 @@ impl Inspect for InspectService {
         };
         Ok(Response::new(LastScrubsResponse {
             bytes_per_second: opened.store.config().scrub_bytes_per_second,
-            branches: opened.branches.all().into_iter().map(one).collect(),
+            branches: opened
+                .branches
+                .all()
+                .into_iter()
+                .filter(may_read)
+                .map(one)
+                .collect(),
         }))
     }
 
@@ -145,6 +162,7 @@ impl Inspect for InspectService {
         request: Request<DiagnoseRequest>,
     ) -> Result<Response<DiagnoseResponse>, Status> {
         call::admitted(&self.node)?;
+        call::bearer(&request)?.may_all(Right::Admin)?;
         let node = Arc::clone(&self.node);
         let probe = request.get_ref().probe_store;
         let work = move || {

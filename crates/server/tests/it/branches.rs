@@ -10,8 +10,8 @@ use crate::common::{Server, Writer, http_get, page, refused, with, with_database
 use std::time::Instant;
 use tonic::Code;
 use xylem_proto::control::{
-    AttachRequest, CreateBranchRequest, CreateLeaseRequest, ListBranchesRequest,
-    RemoveBranchRequest, RenameBranchRequest, ResolveTimeRequest, RestoreBranchRequest,
+    AttachRequest, CreateBranchRequest, ListBranchesRequest, ResolveTimeRequest,
+    RestoreBranchRequest,
 };
 use xylem_proto::pageserver::PageStreamRequest;
 
@@ -500,30 +500,4 @@ async fn a_branch_is_made_quickly() {
     let server = Server::start(dir.path());
     println!("stopped and started in {:?}", started.elapsed());
     assert_eq!(names(&server).await.len(), 41);
-}
-
-#[tokio::test]
-async fn a_token_is_wanted_for_changes() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut args = common::args(dir.path());
-    args.token = Some("s3cret".to_owned());
-    let server = Server::with(common::config(&args)).unwrap();
-    let mut control = server.control().await;
-    let codes = [
-        refused(control.create_branch(CreateBranchRequest::default()).await).code(),
-        refused(control.remove_branch(RemoveBranchRequest::default()).await).code(),
-        refused(control.rename_branch(RenameBranchRequest::default()).await).code(),
-        refused(
-            control
-                .restore_branch(RestoreBranchRequest::default())
-                .await,
-        )
-        .code(),
-        refused(control.create_lease(CreateLeaseRequest::default()).await).code(),
-        refused(control.resolve_time(ResolveTimeRequest::default()).await).code(),
-    ];
-    assert!(
-        codes.iter().all(|code| *code == Code::Unauthenticated),
-        "{codes:?}"
-    );
 }

@@ -57,11 +57,6 @@ fn what_cannot_be_used_is_refused_with_its_place() {
             "use the URL of a directory",
         ),
         ("compute_redo_log_size = 5000001", "multiple of 4096"),
-        (
-            "token_file = '/nowhere/token'",
-            "cannot read /nowhere/token",
-        ),
-        ("token = ''", "empty"),
         ("log_level = 'a=b=c'", "key log_level"),
         ("history = '7'", "90s, 15m, 36h or 7d"),
         ("history = 'a week'", "key history"),
@@ -123,25 +118,6 @@ fn spans_of_time_have_their_units() {
     }
     for text in ["", "7", "d", "-1d", "99999999999999999d", "1 week ago"] {
         assert!(text.parse::<Span>().is_err(), "{text:?}");
-    }
-}
-
-#[test]
-fn a_token_comes_from_a_file_and_is_not_shown() {
-    let (dir, path) = file("token = 'weak'");
-    let secret = dir.path().join("token");
-    std::fs::write(&secret, "s3cret\n").unwrap();
-    let args = ServerArgs {
-        data_dir: Some("x".into()),
-        token_file: Some(secret.display().to_string()),
-        ..ServerArgs::default()
-    };
-    let config = load(&args, &|_| None, Some(&path)).unwrap();
-    assert!(!format!("{config:?}").contains("s3cret"));
-    let token = config.token.unwrap();
-    assert!(token.matches(b"s3cret"));
-    for wrong in [&b"weak"[..], b"", b"s3cre", b"s3crets", b"s3crets3cret"] {
-        assert!(!token.matches(wrong), "{wrong:?}");
     }
 }
 

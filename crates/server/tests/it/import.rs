@@ -337,7 +337,7 @@ async fn what_is_not_right_is_refused_and_nothing_is_left() {
     tokio::time::timeout(std::time::Duration::from_secs(20), gone)
         .await
         .expect("what the import wrote goes");
-    // A server with a token rejects an import without it.
+    // An import without a start is refused.
     let status = refused(
         server
             .control()

@@ -4,7 +4,7 @@
 use crate::common;
 use crate::common::branch::{at_lsn, lease, list};
 use crate::common::redo::{create, fill, marked};
-use crate::common::{Server, args, config, http_get, page, refused, with, with_database};
+use crate::common::{Server, args, config, http_get, page, refused, with_database};
 use std::future::Future;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -18,9 +18,7 @@ use xylem_proto::control::control_client::ControlClient;
 use xylem_proto::control::import_item::Item as ImportPart;
 use xylem_proto::control::{BaseBackupRequest, BaseItem, ImportItem, ImportStart};
 use xylem_proto::pageserver::page_server_client::PageServerClient;
-use xylem_proto::pageserver::{
-    FileOp, GetPageRequest, GetPagesRequest, PageStreamRequest, file_op::Kind,
-};
+use xylem_proto::pageserver::{FileOp, GetPageRequest, PageStreamRequest, file_op::Kind};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -182,31 +180,6 @@ async fn page_requests_whose_answers_nobody_takes_leave_the_threads_to_others() 
         ended = answer.err();
     }
     assert_eq!(ended.unwrap().code(), Code::Aborted);
-}
-
-#[tokio::test]
-async fn a_request_without_the_token_is_refused_before_its_body_is_read() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut args = args(dir.path());
-    args.token = Some("s3cret".to_owned());
-    let server = Server::with(config(&args)).unwrap();
-    // Larger than a message may be: the side that decodes it reports that.
-    let large = || GetPagesRequest {
-        pages: vec![
-            GetPageRequest {
-                lsn: u64::MAX,
-                min_lsn: u64::MAX,
-                ..page(u32::MAX, u32::MAX)
-            };
-            1 << 20
-        ],
-    };
-    let mut pages = server.pages().await;
-    let status = refused(pages.get_pages(large()).await);
-    assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
-    let request = with(large(), &[("xylem-token", "s3cret")]);
-    let status = refused(pages.get_pages(request).await);
-    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
     reason = "a test panics where it fails, and runs in real time"
 )]
 
+mod access;
 mod branches;
 mod common;
 mod compute;

@@ -3,7 +3,7 @@
 
 use crate::common;
 use crate::common::redo::{self, mark, marked, verify};
-use crate::common::{Server, args, config, page, refused, with, with_database};
+use crate::common::{Server, page, refused, with, with_database};
 use bytes::{Buf, BufMut, Bytes};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, Value};
@@ -16,7 +16,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 use xylem_proto::control::{GetTablespaceRequest, ListBranchesRequest, StatusRequest};
-use xylem_proto::pageserver::{GetPageRequest, GetPagesRequest, PageStreamRequest, PingRequest};
+use xylem_proto::pageserver::{GetPageRequest, GetPagesRequest, PageStreamRequest};
 
 async fn reflect(server: &Server, ask: MessageRequest) -> MessageResponse {
     let mut client = ServerReflectionClient::new(server.channel().await);
@@ -296,50 +296,6 @@ async fn after_a_restart_reads_wait_for_what_they_ask_for() {
     assert_eq!(got.space_id, 5);
     let status = refused(pages.get_page(page(5, 3)).await);
     assert_eq!(status.code(), Code::DataLoss, "{status:?}");
-}
-
-#[tokio::test]
-async fn a_token_is_wanted_by_every_call() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut args = args(dir.path());
-    args.token = Some("s3cret".to_owned());
-    let server = Server::with(config(&args)).unwrap();
-    let mut pages = server.pages().await;
-    let mut control = server.control().await;
-    for wrong in [
-        &[][..],
-        &[("xylem-token", "s3cre")],
-        &[("xylem-token", "s3cret2")],
-        &[("xylem-token", "S3cret")],
-    ] {
-        let codes = [
-            refused(pages.ping(with(PingRequest {}, wrong)).await).code(),
-            refused(pages.get_page(with(page(5, 3), wrong)).await).code(),
-            refused(pages.page_stream(with(tokio_stream::empty(), wrong)).await).code(),
-            refused(pages.stream_wal(with(tokio_stream::empty(), wrong)).await).code(),
-            refused(control.status(with(StatusRequest {}, wrong)).await).code(),
-            refused(
-                control
-                    .list_branches(with(ListBranchesRequest::default(), wrong))
-                    .await,
-            )
-            .code(),
-            refused(
-                control
-                    .attach(with(xylem_proto::control::AttachRequest {}, wrong))
-                    .await,
-            )
-            .code(),
-        ];
-        assert!(
-            codes.iter().all(|code| *code == Code::Unauthenticated),
-            "{codes:?}"
-        );
-    }
-    pages
-        .ping(with(PingRequest {}, &[("xylem-token", "s3cret")]))
-        .await
-        .unwrap();
 }
 
 #[tokio::test]

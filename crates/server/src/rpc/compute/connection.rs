@@ -171,17 +171,13 @@ pub(super) fn receive(mut socket: &Socket, received: &mut Received) -> Result<()
 }
 
 fn admit(node: &Node, hello: &Hello) -> Result<Caller, Status> {
-    if let Some(token) = &node.config.token {
-        if hello.token.is_empty() {
-            return Err(Status::unauthenticated("this server requires a token"));
-        }
-        if !token.matches(hello.token.as_bytes()) {
-            return Err(Status::unauthenticated("the token is wrong"));
-        }
-    }
+    let bearer = node.access.bearer(Some(hello.token.as_bytes()));
+    let bearer = bearer.inspect_err(|_| {
+        node.metrics.unauthenticated.inc();
+    })?;
     let name = (!hello.branch.is_empty()).then_some(hello.branch.as_str());
     let epoch = (hello.epoch != 0).then_some(Epoch(hello.epoch));
-    let caller = call::identify(node, name, epoch)?;
+    let caller = call::identify(node, bearer, name, epoch)?;
     caller.check_epoch()?;
     Ok(caller)
 }

@@ -106,7 +106,8 @@ fn health(branch: &Arc<OpenBranch>, names: &Names) -> BranchHealth {
         stopped: branch.broken().unwrap_or_default(),
         busy: h.busy,
         applied_lsn: branch.pages.applied().0,
-        durable_lsn: h.wal_lsn.0,
+        // A branch that nobody has written since it was made has an empty WAL.
+        durable_lsn: h.wal_lsn.0.max(branch.meta.branch_point_lsn),
         resume_lsn: h.resume_lsn.0,
         resume_position: h.resume_position.0,
         wal_first_position: h.wal_first.0,

@@ -218,14 +218,23 @@ impl Writer {
 
     /// Opens a stream on a branch, given by its name or `id:…`.
     pub async fn open_on(server: &Server, branch: &str, epoch: u64) -> Result<Writer, Status> {
+        Writer::open_as(server, branch, epoch, "").await
+    }
+
+    /// As [`Writer::open_on`], with a token unless it is empty.
+    pub async fn open_as(
+        server: &Server,
+        branch: &str,
+        epoch: u64,
+        token: &str,
+    ) -> Result<Writer, Status> {
         let (frames, receiver) = mpsc::channel(64);
-        let request = with(
-            ReceiverStream::new(receiver),
-            &[
-                ("xylem-epoch", &epoch.to_string()),
-                ("xylem-branch", branch),
-            ],
-        );
+        let epoch = epoch.to_string();
+        let mut metadata = vec![("xylem-epoch", epoch.as_str()), ("xylem-branch", branch)];
+        if !token.is_empty() {
+            metadata.push(("xylem-token", token));
+        }
+        let request = with(ReceiverStream::new(receiver), &metadata);
         let mut acks = server.pages().await.stream_wal(request).await?.into_inner();
         let first = acks.message().await?.unwrap();
         let (seq, lsn) = (first.durable_seq, first.durable_lsn);
@@ -332,9 +341,19 @@ pub async fn wait_applied(server: &Server, lsn: u64) -> GetPageResponse {
 
 /// `GET path`: status and body.
 pub async fn http_get(addr: SocketAddr, path: &str) -> (u16, String) {
+    http_get_as(addr, path, "").await
+}
+
+/// As [`http_get`], with a token unless it is empty.
+pub async fn http_get_as(addr: SocketAddr, path: &str, token: &str) -> (u16, String) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+    let token = match token {
+        "" => String::new(),
+        token => format!("Authorization: Bearer {token}\r\n"),
+    };
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\n{token}Connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();

@@ -16,27 +16,6 @@ fn refused(door: &Door, way: Way, who: &Hello, code: Code, says: &str) {
 }
 
 #[tokio::test]
-async fn the_token_is_wanted_before_anything_else() {
-    let dir = tempfile::tempdir().unwrap();
-    let (_server, door) = start(dir.path(), |args| args.token = Some("s3cret".to_owned()));
-    let with_token = |token: &str, branch: &str| Hello {
-        token: token.to_owned(),
-        branch: branch.to_owned(),
-        ..reader()
-    };
-    for way in WAYS {
-        for wrong in ["", "s3cre", "s3cret2", "S3cret"] {
-            // Whether there is such a branch is none of a stranger's business.
-            for branch in ["main", "other"] {
-                let who = with_token(wrong, branch);
-                refused(&door, way, &who, Code::Unauthenticated, "token");
-            }
-        }
-        Link::open(&door, way, &with_token("s3cret", "main")).unwrap();
-    }
-}
-
-#[tokio::test]
 async fn branch_and_epoch_must_be_right() {
     let dir = tempfile::tempdir().unwrap();
     let (server, door) = start(dir.path(), |_| {});

@@ -1,0 +1,307 @@
+//! Who may do what: callers' tokens, and the log of what they did.
+
+use crate::branch::registry::{BranchRef, Branches};
+use crate::config::ServerConfig;
+use crate::error::ServerError;
+use parking_lot::{Mutex, RwLock};
+use quick_cache::sync::Cache;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tonic::Status;
+use xylem_ambient::{Clock, Entropy};
+use xylem_proto::TOKEN_KEY;
+use xylem_tokens::{Claims, Refused, Right, RightOn, Ring, Scope, Stamp};
+use xylem_types::{BranchId, Epoch};
+
+mod audit;
+
+pub(crate) use audit::{Audit, Origin};
+
+/// How often the files of the ring are looked at, so how long a token that was revoked is
+/// still accepted.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The number of tokens whose signature need not be verified again.
+const VERIFIED_MAX: usize = 256;
+
+/// The longest token that is looked at, in bytes. Ours have some 500.
+const TOKEN_BYTES_MAX: usize = 8 << 10;
+
+/// The name of a compute's token.
+const COMPUTE: &str = "compute";
+
+/// Decides whether callers are admitted.
+pub struct Access {
+    /// `None`: everybody may do everything.
+    keys: Option<Keys>,
+    /// What callers did.
+    pub(crate) audit: Audit,
+}
+
+struct Keys {
+    dir: PathBuf,
+    current: RwLock<Arc<Read>>,
+    looked: Mutex<Looked>,
+    /// Claims whose signatures were verified, by token, with the number of the ring that
+    /// did so: what an earlier one has verified says nothing about the present one.
+    verified: Cache<String, (u64, Arc<Claims>)>,
+    clock: Clock,
+    entropy: Entropy,
+}
+
+/// The ring as it was read for the `number`th time.
+struct Read {
+    number: u64,
+    ring: Ring,
+}
+
+struct Looked {
+    at: Instant,
+    stamp: Stamp,
+    /// Why the ring could not be read the last time; it is reported once.
+    fault: String,
+}
+
+/// A caller whose token was accepted.
+#[derive(Clone, Debug)]
+pub(crate) struct Bearer(Option<Arc<Claims>>);
+
+impl Access {
+    /// Reads the keys that the configuration names, and opens the log.
+    ///
+    /// # Errors
+    /// When they cannot be read, or the log cannot be written.
+    pub fn open(config: &ServerConfig) -> Result<Access, ServerError> {
+        let audit = Audit::open(config.audit_log.as_deref(), config.clock.clone())?;
+        let Some(dir) = config.keys_dir.clone() else {
+            tracing::warn!(
+                "keys_dir is not set: whoever reaches this server's ports can read and change all branches"
+            );
+            return Ok(Access { keys: None, audit });
+        };
+        let failed = |error: xylem_tokens::RingError| {
+            ServerError::Keys(format!("--keys-dir {}: {error}", dir.display()))
+        };
+        let stamp = Ring::stamp(&dir).map_err(failed)?;
+        let ring = Ring::open(&dir).map_err(failed)?;
+        Ok(Access {
+            keys: Some(Keys {
+                current: RwLock::new(Arc::new(Read { number: 0, ring })),
+                looked: Mutex::new(Looked {
+                    at: config.clock.instant(),
+                    stamp,
+                    fault: String::new(),
+                }),
+                verified: Cache::new(VERIFIED_MAX),
+                clock: config.clock.clone(),
+                entropy: config.entropy.clone(),
+                dir,
+            }),
+            audit,
+        })
+    }
+
+    /// The caller that sent `token`.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED when it is missing or not valid now.
+    pub(crate) fn bearer(&self, token: Option<&[u8]>) -> Result<Bearer, Status> {
+        let Some(keys) = &self.keys else {
+            return Ok(Bearer(None));
+        };
+        let Some(token) = token.filter(|token| !token.is_empty()) else {
+            return Err(Status::unauthenticated(format!(
+                "this server requires a token: send one in metadata {TOKEN_KEY}"
+            )));
+        };
+        let claims = keys
+            .claims(token)
+            .map_err(|why| Status::unauthenticated(format!("the token is refused: {why}")))?;
+        Ok(Bearer(Some(claims)))
+    }
+
+    /// A token for the compute that has `epoch` on branch `id`; empty where none are
+    /// required. It is of use for as long as its epoch is the newest.
+    pub(crate) fn compute_token(&self, id: BranchId, epoch: Epoch) -> Result<String, Status> {
+        let Some(keys) = &self.keys else {
+            return Ok(String::new());
+        };
+        let current = keys.current();
+        let ring = &current.ring;
+        let rights = vec![RightOn {
+            can: Right::Write,
+            on: Scope::Id(id.to_string()),
+        }];
+        ring.claims(COMPUTE, rights, &keys.clock, &keys.entropy)
+            .and_then(|claims| {
+                ring.sign(&Claims {
+                    epoch: Some(epoch.0),
+                    ..claims
+                })
+            })
+            .map_err(|error| Status::internal(format!("no token for the compute: {error}")))
+    }
+}
+
+impl Keys {
+    /// The ring, at most [`LOOK`] old. One caller looks at the files; others go on with
+    /// what is there.
+    fn current(&self) -> Arc<Read> {
+        if let Some(mut looked) = self.looked.try_lock()
+            && self.clock.since(looked.at) >= LOOK
+        {
+            self.look(&mut looked);
+        }
+        Arc::clone(&self.current.read())
+    }
+
+    fn claims(&self, token: &[u8]) -> Result<Arc<Claims>, Refused> {
+        let token = std::str::from_utf8(token).map_err(|_| Refused::Malformed)?;
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(Refused::Malformed);
+        }
+        let mut current = self.current();
+        if let Some((number, claims)) = self.verified.get(token)
+            && number == current.number
+        {
+            // All but the signature.
+            current.ring.check(&claims, &self.clock)?;
+            return Ok(claims);
+        }
+        let claims = match current.ring.verify(token, &self.clock) {
+            // The key may be new.
+            Err(Refused::UnknownKey) => {
+                self.look(&mut self.looked.lock());
+                current = Arc::clone(&self.current.read());
+                current.ring.verify(token, &self.clock)?
+            }
+            verified => verified?,
+        };
+        let claims = Arc::new(claims);
+        let verified = (current.number, Arc::clone(&claims));
+        self.verified.insert(token.to_owned(), verified);
+        Ok(claims)
+    }
+
+    /// Reads the ring anew if its files have changed.
+    fn look(&self, looked: &mut Looked) {
+        looked.at = self.clock.instant();
+        let read = Ring::stamp(&self.dir).and_then(|stamp| {
+            if stamp == looked.stamp {
+                return Ok(None);
+            }
+            Ok(Some((Ring::open(&self.dir)?, stamp)))
+        });
+        let fault = read.as_ref().err().map(ToString::to_string);
+        let fault = fault.unwrap_or_default();
+        let new_fault = fault != looked.fault;
+        looked.fault = fault;
+        match read {
+            Ok(None) => {}
+            Ok(Some((ring, stamp))) => {
+                let mut current = self.current.write();
+                let number = current.number + 1;
+                *current = Arc::new(Read { number, ring });
+                looked.stamp = stamp;
+                tracing::info!(dir = %self.dir.display(), "read the keys of tokens anew");
+            }
+            Err(error) if new_fault => {
+                tracing::error!(%error, "cannot read the keys of tokens; those read before stay in force");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+impl Bearer {
+    /// Refuses a caller without `right` on a branch.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED, which does not say whether there is such a branch.
+    pub(crate) fn may(&self, right: Right, name: &str, id: Option<BranchId>) -> Result<(), Status> {
+        match &self.0 {
+            Some(claims) if !claims.allows(right, name, id.map(|id| id.to_string()).as_deref()) => {
+                Err(Status::permission_denied(format!(
+                    "the token of {} does not allow {right} on branch {name}",
+                    claims.sub
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// As [`Bearer::may`], for the branch that a caller named.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn may_on(
+        &self,
+        right: Right,
+        branches: &Branches,
+        which: &BranchRef,
+    ) -> Result<(), Status> {
+        if self.0.is_none() {
+            return Ok(());
+        }
+        let (name, id) = match (branches.named(which), which) {
+            (Some((name, id)), _) => (name, Some(id)),
+            (None, BranchRef::Name(name)) => (name.clone(), None),
+            (None, BranchRef::Id(id)) => (which.to_string(), Some(*id)),
+        };
+        self.may(right, &name, id)
+    }
+
+    /// Refuses a caller without `right` on the whole project.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED.
+    pub(crate) fn may_all(&self, right: Right) -> Result<(), Status> {
+        match &self.0 {
+            Some(claims) if !claims.allows_all(right) => Err(Status::permission_denied(format!(
+                "the token of {} does not allow {right} on all branches",
+                claims.sub
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a call in another epoch than the token's. `None` is a call in no epoch,
+    /// which reads.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED.
+    pub(crate) fn may_in(&self, epoch: Option<Epoch>) -> Result<(), Status> {
+        match (self.epoch(), epoch) {
+            (Some(own), Some(given)) if own != given => Err(Status::permission_denied(format!(
+                "the token is for epoch {own}, and the call for {given}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a compute's token, with which nothing is managed.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED.
+    pub(crate) fn manages(&self) -> Result<(), Status> {
+        match self.epoch() {
+            Some(_) => Err(Status::permission_denied(
+                "this is a compute's token, which is for pages and redo alone",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn epoch(&self) -> Option<Epoch> {
+        self.0.as_ref()?.epoch.map(Epoch)
+    }
+
+    /// The name and the id of its token, for the log.
+    fn who(&self) -> (&str, &str) {
+        match &self.0 {
+            Some(claims) => (&claims.sub, &claims.jti),
+            None => ("", ""),
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! The record of a token that was made: all but the token itself.
+
+use crate::claims::{Claims, RightOn};
+use serde::{Deserialize, Serialize};
+
+/// A token that was made. Times are in seconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issued {
+    /// The token's id.
+    pub id: String,
+    /// Whose it is.
+    pub name: String,
+    /// What it allows.
+    pub rights: Vec<RightOn>,
+    /// When it was made.
+    pub created: u64,
+    /// When it ends; `None`: never.
+    pub expires: Option<u64>,
+}
+
+impl From<&Claims> for Issued {
+    fn from(claims: &Claims) -> Issued {
+        Issued {
+            id: claims.jti.clone(),
+            name: claims.sub.clone(),
+            rights: claims.rights.clone(),
+            created: claims.iat,
+            expires: claims.exp,
+        }
+    }
+}
