@@ -158,8 +158,8 @@ impl Control {
             .map_err(|s| self.explain(STATUS, &s))
     }
 
-    /// The server's status; the inner error is for a server that is not up yet, when
-    /// asking again makes sense.
+    /// The server's status; the inner error is for a server that is not up yet, or that
+    /// does not know the token, when asking again may make sense.
     ///
     /// # Errors
     /// When it refuses to answer.
@@ -168,7 +168,8 @@ impl Control {
         request.set_timeout(Duration::from_secs(5));
         match self.client.clone().status(request).await {
             Ok(answer) => Ok(Ok(answer.into_inner())),
-            Err(s) if is_passing(&s) => Ok(Err(s)),
+            // Another project's server does not know the token, and may have the address.
+            Err(s) if is_passing(&s) || s.code() == Code::Unauthenticated => Ok(Err(s)),
             Err(s) => Err(self.explain(STATUS, &s)),
         }
     }

@@ -20,6 +20,7 @@ use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
+use tonic::Code;
 
 /// The address on which the server listens. Computes on this machine reach it; other
 /// machines must not without a token. `xylem server` by itself can listen elsewhere.
@@ -27,6 +28,10 @@ const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// How long the server may take to open its branches.
 const READY_LIMIT: Duration = Duration::from_secs(600);
+
+/// How long a server that has the address and does not know the project's token is taken
+/// for another project's, because of which the server that was started is about to end.
+const STRANGER_LIMIT: Duration = Duration::from_secs(15);
 
 /// How long the server may take to stop by itself.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
@@ -337,9 +342,19 @@ async fn wait_ready(app: &App, record: ServerRecord, progress: &Progress) -> Res
         let trouble = match Control::of(app, &record).await {
             // It listens before it is ready, and answers then.
             Ok(control) => match control.status_if_up().await? {
+                Ok(status) if status.pid != record.process.pid => {
+                    anyhow::anyhow!("another server answers at {}", record.grpc)
+                }
                 Ok(status) if status.state == "ready" => return Ok(Running { record, control }),
                 Ok(status) => anyhow::anyhow!("the server says it is {:?}", status.state),
-                Err(status) => anyhow::anyhow!("the server says {}", status.message()),
+                Err(status) => {
+                    let error = anyhow::anyhow!("the server says {}", status.message());
+                    if status.code() == Code::Unauthenticated && timer.elapsed() > STRANGER_LIMIT {
+                        let what = format!("{} does not know this project's token", record.grpc);
+                        return Err(error.context(what));
+                    }
+                    error
+                }
             },
             Err(error) => error,
         };

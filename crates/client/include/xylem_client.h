@@ -165,7 +165,7 @@ server responds that it cannot answer yet. */
 int xylem_open_tablespace(uint32_t space_id, char *path, size_t size,
                           uint32_t *flags, int make);
 
-/* Asks the server for count tablespaces, 64 at a time. The next xylem_open_tablespace of
+/* Asks the server for count tablespaces, 256 at a time. The next xylem_open_tablespace of
 each does not ask again: a caller that holds a lock there calls this before it takes the
 lock. Returns XYLEM_OK if all were found, and otherwise what xylem_open_tablespace would
 for one of the others, but tries nothing again that the server has answered. */

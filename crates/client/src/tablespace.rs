@@ -162,7 +162,7 @@ impl Fetched {
     }
 }
 
-/// Asks for the tablespaces `ids`, 64 at a time. The next [`open`] of each does not wait
+/// Asks for the tablespaces `ids`, 256 at a time. The next [`open`] of each does not wait
 /// for the server, and its caller may hold a lock.
 ///
 /// # Errors

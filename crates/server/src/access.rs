@@ -3,6 +3,7 @@
 use crate::branch::registry::{BranchRef, Branches};
 use crate::config::ServerConfig;
 use crate::error::ServerError;
+use crate::project::lease_of;
 use parking_lot::{Mutex, RwLock};
 use quick_cache::sync::Cache;
 use std::path::PathBuf;
@@ -12,15 +13,19 @@ use tonic::Status;
 use xylem_ambient::{Clock, Entropy};
 use xylem_proto::TOKEN_KEY;
 use xylem_tokens::{Claims, Refused, Right, RightOn, Ring, Scope, Stamp};
-use xylem_types::{BranchId, Epoch};
+use xylem_types::{BranchId, BranchName, Epoch};
 
 mod audit;
 
-pub(crate) use audit::{Audit, Origin};
+pub(crate) use audit::{Audit, Entry};
 
 /// How often the files of the ring are looked at, so how long a token that was revoked is
 /// still accepted.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How often the files are also looked at in that time because a token names a key that is
+/// not known. Whoever has no token can cause that.
+const LOOKS_FOR_KEYS_MAX: u32 = 20;
 
 /// The number of tokens whose signature need not be verified again.
 const VERIFIED_MAX: usize = 256;
@@ -59,6 +64,8 @@ struct Read {
 struct Looked {
     at: Instant,
     stamp: Stamp,
+    /// Since then, for a key.
+    for_keys: u32,
     /// Why the ring could not be read the last time; it is reported once.
     fault: String,
 }
@@ -91,6 +98,7 @@ impl Access {
                 looked: Mutex::new(Looked {
                     at: config.clock.instant(),
                     stamp,
+                    for_keys: 0,
                     fault: String::new(),
                 }),
                 verified: Cache::new(VERIFIED_MAX),
@@ -122,8 +130,14 @@ impl Access {
     }
 
     /// A token for the compute that has `epoch` on branch `id`; empty where none are
-    /// required. It is of use for as long as its epoch is the newest.
-    pub(crate) fn compute_token(&self, id: BranchId, epoch: Epoch) -> Result<String, Status> {
+    /// required. It is of use for as long as its epoch is the newest, and ends with the
+    /// token of `by`, which has attached.
+    pub(crate) fn compute_token(
+        &self,
+        by: &Bearer,
+        id: BranchId,
+        epoch: Epoch,
+    ) -> Result<String, Status> {
         let Some(keys) = &self.keys else {
             return Ok(String::new());
         };
@@ -137,6 +151,8 @@ impl Access {
             .and_then(|claims| {
                 ring.sign(&Claims {
                     epoch: Some(epoch.0),
+                    exp: by.0.as_ref().and_then(|by| by.exp),
+                    parent: by.0.as_ref().map(|by| by.jti.clone()),
                     ..claims
                 })
             })
@@ -151,6 +167,19 @@ impl Keys {
         if let Some(mut looked) = self.looked.try_lock()
             && self.clock.since(looked.at) >= LOOK
         {
+            looked.at = self.clock.instant();
+            looked.for_keys = 0;
+            self.look(&mut looked);
+        }
+        Arc::clone(&self.current.read())
+    }
+
+    /// The ring, if somebody has looked since a key was not found in it.
+    fn current_for_key(&self) -> Arc<Read> {
+        if let Some(mut looked) = self.looked.try_lock()
+            && looked.for_keys < LOOKS_FOR_KEYS_MAX
+        {
+            looked.for_keys += 1;
             self.look(&mut looked);
         }
         Arc::clone(&self.current.read())
@@ -172,8 +201,7 @@ impl Keys {
         let claims = match current.ring.verify(token, &self.clock) {
             // The key may be new.
             Err(Refused::UnknownKey) => {
-                self.look(&mut self.looked.lock());
-                current = Arc::clone(&self.current.read());
+                current = self.current_for_key();
                 current.ring.verify(token, &self.clock)?
             }
             verified => verified?,
@@ -186,7 +214,6 @@ impl Keys {
 
     /// Reads the ring anew if its files have changed.
     fn look(&self, looked: &mut Looked) {
-        looked.at = self.clock.instant();
         let read = Ring::stamp(&self.dir).and_then(|stamp| {
             if stamp == looked.stamp {
                 return Ok(None);
@@ -219,19 +246,14 @@ impl Bearer {
     ///
     /// # Errors
     /// PERMISSION_DENIED, which does not say whether there is such a branch.
-    pub(crate) fn may(&self, right: Right, name: &str, id: Option<BranchId>) -> Result<(), Status> {
-        match &self.0 {
-            Some(claims) if !claims.allows(right, name, id.map(|id| id.to_string()).as_deref()) => {
-                Err(Status::permission_denied(format!(
-                    "the token of {} does not allow {right} on branch {name}",
-                    claims.sub
-                )))
-            }
-            _ => Ok(()),
-        }
+    pub(crate) fn may(&self, right: Right, name: &BranchName) -> Result<(), Status> {
+        self.refuse_unless(right, name, |claims| {
+            claims.allows(right, name.as_str(), None)
+        })
     }
 
-    /// As [`Bearer::may`], for the branch that a caller named.
+    /// As [`Bearer::may`], for the branch that `which` names, if there is one. A lease is
+    /// its parent's, and a compute may have its own.
     ///
     /// # Errors
     /// As there.
@@ -241,15 +263,32 @@ impl Bearer {
         branches: &Branches,
         which: &BranchRef,
     ) -> Result<(), Status> {
-        if self.0.is_none() {
-            return Ok(());
+        self.refuse_unless(right, which, |claims| match branches.place(which) {
+            Some(place) => {
+                claims.allows(right, &place.name, Some(&place.id.to_string()))
+                    || claims.allows(right, &place.name, Some(&place.own_id.to_string()))
+            }
+            None => match which {
+                BranchRef::Name(name) => claims.allows(right, lease_of(name).unwrap_or(name), None),
+                BranchRef::Id(id) => claims.allows(right, "", Some(&id.to_string())),
+            },
+        })
+    }
+
+    /// The message has what the caller said, and no more.
+    fn refuse_unless(
+        &self,
+        right: Right,
+        on: &dyn std::fmt::Display,
+        allowed: impl FnOnce(&Claims) -> bool,
+    ) -> Result<(), Status> {
+        match &self.0 {
+            Some(claims) if !allowed(claims) => Err(Status::permission_denied(format!(
+                "the token of {} does not allow {right} on branch {on}",
+                claims.sub
+            ))),
+            _ => Ok(()),
         }
-        let (name, id) = match (branches.named(which), which) {
-            (Some((name, id)), _) => (name, Some(id)),
-            (None, BranchRef::Name(name)) => (name.clone(), None),
-            (None, BranchRef::Id(id)) => (which.to_string(), Some(*id)),
-        };
-        self.may(right, &name, id)
     }
 
     /// Refuses a caller without `right` on the whole project.
@@ -266,15 +305,15 @@ impl Bearer {
         }
     }
 
-    /// Refuses a call in another epoch than the token's. `None` is a call in no epoch,
-    /// which reads.
+    /// Refuses a call outside of the token's epoch, if it has one.
     ///
     /// # Errors
     /// PERMISSION_DENIED.
     pub(crate) fn may_in(&self, epoch: Option<Epoch>) -> Result<(), Status> {
         match (self.epoch(), epoch) {
-            (Some(own), Some(given)) if own != given => Err(Status::permission_denied(format!(
-                "the token is for epoch {own}, and the call for {given}"
+            (Some(own), given) if given != Some(own) => Err(Status::permission_denied(format!(
+                "the token is for calls in epoch {own}, and the call is in {}",
+                given.map_or_else(|| "none".to_owned(), |given| given.to_string())
             ))),
             _ => Ok(()),
         }
@@ -291,6 +330,11 @@ impl Bearer {
             )),
             None => Ok(()),
         }
+    }
+
+    /// Whether it is a compute, whose token is for one epoch.
+    pub(crate) fn is_computes(&self) -> bool {
+        self.epoch().is_some()
     }
 
     fn epoch(&self) -> Option<Epoch> {

@@ -43,10 +43,8 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Whether it has the branch of this name and id. The name of a read-only compute's
-    /// branch is that of its parent and a number: `main@1`.
+    /// Whether it has the branch of this name and id.
     pub fn has(&self, name: &str, id: Option<&str>) -> bool {
-        let name = name.split_once('@').map_or(name, |(parent, _)| parent);
         match self {
             Scope::All => true,
             Scope::Name(own) => own.as_str() == name,
@@ -135,9 +133,13 @@ pub struct Claims {
     pub exp: Option<u64>,
     /// What it allows: the sum of these.
     pub rights: Vec<RightOn>,
-    /// The only epoch in which it may write, if it is a compute's.
+    /// The only epoch in which it is of use, if it is a compute's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
+    /// The id of the token with which the compute attached, if it is a compute's: that
+    /// token's revocation is also the end of this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
 }
 
 impl Claims {

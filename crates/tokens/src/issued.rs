@@ -1,6 +1,6 @@
 //! The record of a token that was made: all but the token itself.
 
-use crate::claims::{Claims, RightOn};
+use crate::claims::RightOn;
 use serde::{Deserialize, Serialize};
 
 /// A token that was made. Times are in seconds since 1970.
@@ -16,16 +16,6 @@ pub struct Issued {
     pub created: u64,
     /// When it ends; `None`: never.
     pub expires: Option<u64>,
-}
-
-impl From<&Claims> for Issued {
-    fn from(claims: &Claims) -> Issued {
-        Issued {
-            id: claims.jti.clone(),
-            name: claims.sub.clone(),
-            rights: claims.rights.clone(),
-            created: claims.iat,
-            expires: claims.exp,
-        }
-    }
+    /// The id of the key that has signed it.
+    pub key: String,
 }

@@ -143,6 +143,10 @@ impl Ring {
             let path = dir.join(format!("{number}.pem"));
             std::fs::remove_file(&path).map_err(RingError::io("remove", &path))?;
         }
+        // A key that leaked must not come back with the power.
+        std::fs::File::open(dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(RingError::io("sync", dir))?;
         Ok(numbers.len())
     }
 
@@ -173,6 +177,7 @@ impl Ring {
             exp: None,
             rights,
             epoch: None,
+            parent: None,
         })
     }
 
@@ -227,30 +232,44 @@ impl Ring {
         if claims.project != self.project {
             return Err(Refused::OtherProject);
         }
-        if self.revoked.contains(&claims.jti) {
+        let revoked = |id: &String| self.revoked.contains(id);
+        if revoked(&claims.jti) || claims.parent.as_ref().is_some_and(revoked) {
             return Err(Refused::Revoked);
         }
         match claims.exp {
-            Some(end) if end + LEEWAY_S <= seconds(clock) => Err(Refused::Expired {
+            Some(end) if end.saturating_add(LEEWAY_S) <= seconds(clock) => Err(Refused::Expired {
                 seconds: seconds(clock) - end,
             }),
             _ => Ok(()),
         }
     }
 
-    /// Whether the token with this id was revoked.
-    pub fn is_revoked(&self, id: &str) -> bool {
-        self.revoked.contains(id)
+    /// Whether a token is refused before its time: it was revoked, or its key is gone.
+    pub fn is_revoked(&self, issued: &Issued) -> bool {
+        self.revoked.contains(&issued.id) || !self.keys.iter().any(|key| key.id == issued.key)
+    }
+
+    /// The record of a token with these claims that [`Ring::sign`] makes now.
+    pub fn record_of(&self, claims: &Claims) -> Issued {
+        let key = self.keys.first().map(|key| key.id.clone());
+        Issued {
+            id: claims.jti.clone(),
+            name: claims.sub.clone(),
+            rights: claims.rights.clone(),
+            created: claims.iat,
+            expires: claims.exp,
+            key: key.unwrap_or_default(),
+        }
     }
 
     /// Notes a token that was made, so that it can be listed.
     ///
     /// # Errors
     /// When the list cannot be written.
-    pub fn record(dir: &Path, claims: &Claims) -> Result<(), RingError> {
+    pub fn record(dir: &Path, issued: &Issued) -> Result<(), RingError> {
         let path = dir.join(ISSUED);
-        let line = serde_json::to_string(&Issued::from(claims))
-            .map_err(|error| RingError::content(&path, error))?;
+        let line =
+            serde_json::to_string(issued).map_err(|error| RingError::content(&path, error))?;
         append(&path, line)
     }
 

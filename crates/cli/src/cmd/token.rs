@@ -78,11 +78,12 @@ fn create(app: &App, dir: &Path, args: &TokenCreateArgs) -> Result<()> {
     };
     let token = ring.sign(&claims)?;
     // Before it is given away: what is not listed cannot be revoked.
-    Ring::record(dir, &claims)?;
+    let issued = ring.record_of(&claims);
+    Ring::record(dir, &issued)?;
     if app.json {
         let report = TokenReport {
             token: Some(token),
-            ..reported(app, &ring, Issued::from(&claims))?
+            ..reported(app, &ring, issued)?
         };
         return output::json(&report);
     }
@@ -130,7 +131,7 @@ fn reported(app: &App, ring: &Ring, issued: Issued) -> Result<TokenReport> {
     let ended = |end: u64| end <= app.clock.now_us() / 1_000_000;
     Ok(TokenReport {
         state: match issued.expires {
-            _ if ring.is_revoked(&issued.id) => "revoked",
+            _ if ring.is_revoked(&issued) => "revoked",
             Some(end) if ended(end) => "expired",
             _ => "valid",
         },

@@ -14,8 +14,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use xylem_wire::{GetPage, Role, Standing};
 
-/// The largest number of requests that one thread makes at once on a link.
-const AT_ONCE: usize = 64;
+/// The largest number of requests that one thread makes at once on a link: as many as the
+/// server works on. Some 200 pages of a start are then one round trip.
+const AT_ONCE: usize = 256;
 
 /// How long a request is tried.
 #[derive(Clone, Copy, Debug)]

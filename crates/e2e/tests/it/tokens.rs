@@ -130,6 +130,8 @@ fn others_do_what_their_tokens_allow() -> Result<()> {
             "soon",
         ],
         &["token", "create", " ", "--read", "main"],
+        &["token", "create", "x", "--read", "id:00"],
+        &["token", "create", "x", "--read", "d", "--expires", "99999d"],
     ] {
         let out = project.try_xylem(wrong)?;
         assert_eq!(out.status.code(), Some(2), "{wrong:?}");
@@ -210,7 +212,16 @@ fn secrets_are_in_closed_files_and_nowhere_else() -> Result<()> {
     let of_compute = std::fs::metadata(dir.join("computes/main/token"))?;
     ensure!(of_compute.permissions().mode() & 0o007 == 0);
 
-    // Neither in arguments and environments, nor in logs.
+    // Not in a core dump.
+    let status = project.json(&["status"])?;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", status["server"]["pid"]))?;
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"));
+    let soft = core.and_then(|line| line.split_whitespace().nth(4));
+    assert_eq!(soft, Some("0"), "{limits}");
+
+    // Not in arguments, environments and logs.
     let key = std::fs::read_to_string(dir.join("keys/1.pem"))?;
     let key = key.lines().nth(1).context("no key")?.to_owned();
     let signature = |token: &str| {
@@ -222,7 +233,6 @@ fn secrets_are_in_closed_files_and_nowhere_else() -> Result<()> {
             .to_owned()
     };
     let secrets = [signature(&owner), signature(&compute), key];
-    let status = project.json(&["status"])?;
     let mut texts = Vec::new();
     for pid in [&status["server"]["pid"], &project.compute()?["pid"]] {
         for file in ["cmdline", "environ"] {

@@ -1,4 +1,4 @@
-//! The audit log: a line of JSON for each call that changes something, or was refused.
+//! The audit log: a line of JSON for each call that manages a branch, done or refused.
 
 use super::Bearer;
 use crate::error::ServerError;
@@ -18,12 +18,23 @@ pub(crate) struct Audit {
     clock: Clock,
 }
 
-/// A caller and where it calls from.
-#[derive(Clone, Debug)]
-pub(crate) struct Origin {
+/// A call that is under way. Its line is written when it ends, or when its caller goes
+/// away, after which a change that has begun is still finished.
+pub(crate) struct Entry<'a> {
+    audit: &'a Audit,
     bearer: Bearer,
     from: Option<SocketAddr>,
+    call: &'static str,
+    /// The branch, as the caller names it.
+    pub on: String,
+    ended: bool,
 }
+
+/// The outcome of a call whose caller went away.
+const UNKNOWN: &str = "unknown";
+
+/// The longest text of a caller in a line, in characters.
+const TEXT_MAX: usize = 256;
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -39,16 +50,6 @@ struct Line<'a> {
     outcome: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     message: &'a str,
-}
-
-impl Origin {
-    /// The origin of a request.
-    pub(crate) fn of<T>(request: &Request<T>, bearer: Bearer) -> Origin {
-        Origin {
-            bearer,
-            from: request.remote_addr(),
-        }
-    }
 }
 
 impl Audit {
@@ -77,34 +78,40 @@ impl Audit {
         Ok(Audit { file, clock })
     }
 
-    /// Notes the outcome of `call` on the branch `on`. A log that cannot be written is
-    /// reported in the server's log, and fails no call.
-    pub(crate) fn note<T>(
+    /// Begins the entry of a call about the branch `on`.
+    pub(crate) fn begin<T>(
         &self,
-        origin: &Origin,
+        request: &Request<T>,
+        bearer: &Bearer,
         call: &'static str,
         on: &str,
-        result: &Result<T, Status>,
-    ) {
+    ) -> Entry<'_> {
+        Entry {
+            audit: self,
+            bearer: bearer.clone(),
+            from: request.remote_addr(),
+            call,
+            on: on.to_owned(),
+            ended: false,
+        }
+    }
+
+    /// Writes a line. A log that cannot be written is reported in the server's log, and
+    /// fails no call.
+    fn write(&self, entry: &Entry<'_>, outcome: &str, message: &str) {
         let Some((path, file)) = &self.file else {
             return;
         };
-        let outcome = match result {
-            Ok(_) => "ok".to_owned(),
-            Err(status) => format!("{:?}", status.code()),
-        };
-        let (who, token) = origin.bearer.who();
+        let (who, token) = entry.bearer.who();
         let line = Line {
-            time: crate::time::timestamp(self.clock.now_us())
-                .map(|time| time.to_string())
-                .unwrap_or_default(),
+            time: crate::time::now(&self.clock).to_string(),
             who,
             token,
-            from: origin.from,
-            call,
-            on,
-            outcome: &outcome,
-            message: result.as_ref().err().map_or("", Status::message),
+            from: entry.from,
+            call: entry.call,
+            on: short(&entry.on),
+            outcome,
+            message: short(message),
         };
         let written = serde_json::to_vec(&line)
             .map_err(std::io::Error::from)
@@ -115,6 +122,35 @@ impl Audit {
             });
         if let Err(error) = written {
             tracing::error!(%error, path = %path.display(), "cannot write the audit log");
+        }
+    }
+}
+
+fn short(text: &str) -> &str {
+    match text.char_indices().nth(TEXT_MAX) {
+        Some((end, _)) => &text[..end],
+        None => text,
+    }
+}
+
+impl Entry<'_> {
+    /// Writes the outcome.
+    pub(crate) fn end<T>(mut self, result: &Result<T, Status>) {
+        self.ended = true;
+        match result {
+            Ok(_) => self.audit.write(&self, "ok", ""),
+            Err(status) => {
+                let outcome = format!("{:?}", status.code());
+                self.audit.write(&self, &outcome, status.message());
+            }
+        }
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.audit.write(self, UNKNOWN, "the caller went away");
         }
     }
 }

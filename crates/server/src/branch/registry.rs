@@ -55,6 +55,18 @@ impl fmt::Display for BranchRef {
     }
 }
 
+/// The branch to which a branch or lease belongs.
+pub struct Place {
+    /// Its present name.
+    pub name: String,
+    /// Its id.
+    pub id: BranchId,
+    /// The id of the branch or lease itself.
+    pub own_id: BranchId,
+    /// Whether that is a lease.
+    pub lease: bool,
+}
+
 /// A branch that is not open.
 pub struct ClosedBranch {
     /// The branch's record in the catalogue.
@@ -95,6 +107,13 @@ enum Row {
 }
 
 impl Row {
+    fn meta(&self) -> &BranchMeta {
+        match self {
+            Row::Open(branch) => &branch.meta,
+            Row::Closed(branch) => &branch.meta,
+        }
+    }
+
     fn open(&self) -> Option<Arc<OpenBranch>> {
         match self {
             Row::Open(branch) => Some(Arc::clone(branch)),
@@ -117,15 +136,25 @@ impl Branches {
         }
     }
 
-    /// The present name and the id of the branch `which`, open or not.
-    pub fn named(&self, which: &BranchRef) -> Option<(String, BranchId)> {
+    /// The branch to which `which` belongs, open or not: itself, or, for a lease, the one
+    /// that it shows.
+    pub fn place(&self, which: &BranchRef) -> Option<Place> {
         let rows = self.rows.read();
-        let id = match which {
-            BranchRef::Id(id) => *id,
-            BranchRef::Name(name) => *rows.by_name.get(name)?,
+        let meta = rows.row(which)?.meta();
+        let id = match meta.parent {
+            Some(parent) if meta.lease => parent,
+            _ => meta.id,
         };
-        let name = rows.by_name.iter().find(|(_, of)| **of == id)?.0;
-        Some((name.clone(), id))
+        let name = match rows.by_id.get(&id)? {
+            Row::Open(branch) => branch.name(),
+            Row::Closed(_) => rows.by_name.iter().find(|(_, of)| **of == id)?.0.clone(),
+        };
+        Some(Place {
+            name,
+            id,
+            own_id: meta.id,
+            lease: meta.lease,
+        })
     }
 
     /// All open branches, in the order of their names.

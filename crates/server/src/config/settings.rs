@@ -165,7 +165,7 @@ settings! {
         "Directory of the keys that sign tokens",
         "With it, callers must send a token, and the token says what they may do. See [Tokens](#tokens). It is read anew when it changes.";
     audit_log: "FILE", Off, None,
-        "File to which a line of JSON is appended for each call that changes something or was refused", "";
+        "File to which a line of JSON is appended for each call that manages a branch, done or refused", "";
     log_format: "FORMAT", Is("text"), None,
         "Format of log lines: `text` or `json`", "The server logs to standard error.";
     log_level: "LEVEL", Is("info"), None,

@@ -8,7 +8,7 @@ use crate::branch::live::OpenBranch;
 use crate::branch::moment::{self, At, Point};
 use crate::branch::registry::{BranchRef, ClosedBranch};
 use crate::node::{Node, Opened};
-use crate::project::Project;
+use crate::project::{Project, lease_of};
 use jiff::Timestamp;
 use std::future::Future;
 use std::sync::Arc;
@@ -35,32 +35,54 @@ pub(super) async fn list(
     request: Request<ListBranchesRequest>,
 ) -> Result<Vec<Branch>, Status> {
     let opened = call::in_charge(node)?;
+    bearer.manages()?;
     let request = request.get_ref();
     if !request.name.is_empty() {
         let which = branch("name", &request.name)?;
         bearer.may_on(Right::Read, &opened.branches, &which)?;
         if let Some(closed) = opened.branches.closed(&which) {
-            return Ok(vec![closed_of(&opened.catalog.project(), &closed)]);
+            let mut told = closed_of(&opened.catalog.project(), &closed);
+            hide_relatives(opened, bearer, &mut told);
+            return Ok(vec![told]);
         }
-        let one = call::named(opened, "name", &request.name)?;
-        return describe(node, vec![one]).await;
+        let named = call::named(opened, "name", &request.name)?;
+        return Ok(vec![one(node, bearer, named).await?]);
     }
     let all = opened.branches.all().into_iter();
-    let may_read = |name: &str, id| bearer.may(Right::Read, name, Some(id)).is_ok();
+    let may_read = |id| {
+        let which = BranchRef::Id(id);
+        bearer.may_on(Right::Read, &opened.branches, &which).is_ok()
+    };
     let open = all
         .filter(|branch| request.leases || !branch.meta.lease)
-        .filter(|branch| may_read(&branch.name(), branch.id()));
+        .filter(|branch| may_read(branch.id()));
     let mut told = describe(node, open.collect()).await?;
     let project = opened.catalog.project();
     let closed = opened.branches.all_closed().into_iter();
     told.extend(
         closed
             .filter(|(_, closed)| request.leases || !closed.meta.lease)
-            .filter(|(name, closed)| may_read(name, closed.meta.id))
+            .filter(|(_, closed)| may_read(closed.meta.id))
             .map(|(_, closed)| closed_of(&project, &closed)),
     );
     told.sort_by(|a, b| a.name.cmp(&b.name));
+    for branch in &mut told {
+        hide_relatives(opened, bearer, branch);
+    }
     Ok(told)
+}
+
+/// Leaves out the parent and the children that the caller may not read.
+fn hide_relatives(opened: &Opened, bearer: &Bearer, branch: &mut Branch) {
+    let may_read = |name: &str| {
+        let which = BranchRef::Name(name.to_owned());
+        bearer.may_on(Right::Read, &opened.branches, &which).is_ok()
+    };
+    if !branch.parent.is_empty() && !may_read(&branch.parent) {
+        branch.parent.clear();
+        branch.parent_id.clear();
+    }
+    branch.children.retain(|child| may_read(child));
 }
 
 /// Describes a branch that is not open, from the catalogue alone.
@@ -92,7 +114,7 @@ pub(super) async fn create(
     let request = request.into_inner();
     let name = name("name", &request.name)?;
     bearer.manages()?;
-    bearer.may(Right::Admin, name.as_str(), None)?;
+    bearer.may(Right::Admin, &name)?;
     let made = if request.empty {
         if !request.from.is_empty() || request.at.is_some() {
             return Err(Status::invalid_argument(
@@ -116,7 +138,7 @@ pub(super) async fn create(
         })
         .await?
     };
-    one(node, made).await
+    one(node, bearer, made).await
 }
 
 pub(super) async fn create_lease(
@@ -138,7 +160,7 @@ pub(super) async fn create_lease(
         lifecycle::create(&node, new, early).await
     })
     .await?;
-    one(node, made).await
+    one(node, bearer, made).await
 }
 
 pub(super) async fn remove(
@@ -149,9 +171,13 @@ pub(super) async fn remove(
     let opened = call::in_charge(node)?;
     let which = branch("name", &request.get_ref().name)?;
     bearer.manages()?;
-    // A reader ends its own lease.
-    let lease = opened.branches.get(&which);
-    let right = match lease.is_some_and(|branch| branch.meta.lease) {
+    // Readers end leases, also one that is gone already.
+    let lease = match (opened.branches.place(&which), &which) {
+        (Some(place), _) => place.lease,
+        (None, BranchRef::Name(name)) => lease_of(name).is_some(),
+        (None, BranchRef::Id(_)) => false,
+    };
+    let right = match lease {
         true => Right::Read,
         false => Right::Admin,
     };
@@ -175,7 +201,7 @@ pub(super) async fn reopen(
         lifecycle::reopen(&node, &which, early).await
     })
     .await?;
-    one(node, reopened).await
+    one(node, bearer, reopened).await
 }
 
 pub(super) async fn rename(
@@ -189,12 +215,12 @@ pub(super) async fn rename(
     let to = name("new_name", &request.new_name)?;
     bearer.manages()?;
     bearer.may_on(Right::Admin, &opened.branches, &which)?;
-    bearer.may(Right::Admin, to.as_str(), None)?;
+    bearer.may(Right::Admin, &to)?;
     let renamed = on_its_own(node, |node, early| async move {
         lifecycle::rename(&node, &which, to, early).await
     })
     .await?;
-    one(node, renamed).await
+    one(node, bearer, renamed).await
 }
 
 pub(super) async fn restore(
@@ -220,15 +246,15 @@ pub(super) async fn restore(
         text => Some(name("keep_as", text)?),
     };
     if let Some(keep_as) = &keep_as {
-        bearer.may(Right::Admin, keep_as.as_str(), None)?;
+        bearer.may(Right::Admin, keep_as)?;
     }
     let restored = on_its_own(node, |node, early| async move {
         lifecycle::restore(&node, &which, at, keep_as, early).await
     })
     .await?;
     Ok(RestoreBranchResponse {
-        branch: Some(one(node, restored.new).await?),
-        kept: Some(one(node, restored.old).await?),
+        branch: Some(one(node, bearer, restored.new).await?),
+        kept: Some(one(node, bearer, restored.old).await?),
     })
 }
 
@@ -240,6 +266,7 @@ pub(super) async fn resolve_time(
     let opened = call::in_charge(node)?;
     let request = request.into_inner();
     let which = from(&request.branch)?;
+    bearer.manages()?;
     bearer.may_on(Right::Read, &opened.branches, &which)?;
     let branch = call::named(opened, "branch", &which.to_string())?;
     let found = moment::resolve(&branch, at(request.at)?, Instant::now() + PATIENCE)
@@ -285,10 +312,12 @@ where
     }
 }
 
-async fn one(node: &Arc<Node>, branch: Arc<OpenBranch>) -> Result<Branch, Status> {
-    let mut told = describe(node, vec![branch]).await?;
-    told.pop()
-        .ok_or_else(|| Status::internal("the branch has no description"))
+async fn one(node: &Arc<Node>, bearer: &Bearer, branch: Arc<OpenBranch>) -> Result<Branch, Status> {
+    let opened = call::admitted(node)?;
+    let told = describe(node, vec![branch]).await?.pop();
+    let mut told = told.ok_or_else(|| Status::internal("the branch has no description"))?;
+    hide_relatives(opened, bearer, &mut told);
+    Ok(told)
 }
 
 /// Describes each branch. Reads pages to find the times.

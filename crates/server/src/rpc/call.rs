@@ -147,12 +147,16 @@ pub(super) fn identify(
         )));
     }
     branch.touch();
-    Ok(Caller {
+    let caller = Caller {
         bearer,
         branch,
         which,
         epoch,
-    })
+    };
+    if caller.bearer.is_computes() {
+        caller.check_epoch()?;
+    }
+    Ok(caller)
 }
 
 pub(super) fn text<'a>(metadata: &'a MetadataMap, key: &str) -> Result<Option<&'a str>, Status> {

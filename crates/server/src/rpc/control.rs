@@ -3,7 +3,8 @@
 use super::call::{self, Caller};
 use super::pages::blocking;
 use super::{Answers, backup, branches, convert, import, stall, status};
-use crate::access::{Bearer, Origin};
+use crate::access::{Bearer, Entry};
+use crate::branch::registry::BranchRef;
 use crate::metrics::StreamKind;
 use crate::node::{Node, Phase};
 use std::sync::Arc;
@@ -34,25 +35,33 @@ impl ControlService {
         ControlService { node }
     }
 
-    /// Where the call comes from, and who makes it.
-    fn origin<T>(&self, request: &Request<T>) -> Result<(Origin, Bearer), Status> {
+    /// Who makes the call, which is about the branch `on`, and its entry in the log.
+    fn begin<T>(
+        &self,
+        request: &Request<T>,
+        call: &'static str,
+        on: &str,
+    ) -> Result<(Entry<'_>, Bearer), Status> {
         let bearer = call::bearer(request)?;
-        Ok((Origin::of(request, bearer.clone()), bearer))
+        let entry = self.node.access.audit.begin(request, &bearer, call, on);
+        Ok((entry, bearer))
     }
 
-    fn note<T>(&self, origin: &Origin, call: &'static str, on: &str, result: &Result<T, Status>) {
-        self.node.access.audit.note(origin, call, on, result);
-    }
-
-    async fn attached(&self, request: &Request<AttachRequest>) -> Result<AttachResponse, Status> {
+    async fn attached(
+        &self,
+        bearer: &Bearer,
+        request: &Request<AttachRequest>,
+    ) -> Result<AttachResponse, Status> {
         call::in_charge(&self.node)?;
+        bearer.manages()?;
         let caller = call::caller(&self.node, request)?;
-        caller.bearer.manages()?;
         let (node, branch) = (Arc::clone(&self.node), caller.branch);
         let id = branch.id();
         // A lease is a reader's, and nobody else sees what it writes.
         if !branch.meta.lease {
-            caller.bearer.may(Right::Write, &branch.name(), Some(id))?;
+            let opened = call::admitted(&node)?;
+            let this = BranchRef::Id(id);
+            bearer.may_on(Right::Write, &opened.branches, &this)?;
         }
         // A task of its own, so that a caller that disconnects does not interrupt it.
         let span = branch.span();
@@ -75,7 +84,7 @@ impl ControlService {
             start_lsn: attached.start_lsn.0,
             empty: attached.empty,
             branch_id: id.to_string(),
-            token: self.node.access.compute_token(id, attached.epoch)?,
+            token: self.node.access.compute_token(bearer, id, attached.epoch)?,
         })
     }
 }
@@ -95,10 +104,9 @@ impl Control for ControlService {
         &self,
         request: Request<CreateBranchRequest>,
     ) -> Result<Response<Branch>, Status> {
-        let on = request.get_ref().name.clone();
-        let (origin, bearer) = self.origin(&request)?;
+        let (entry, bearer) = self.begin(&request, "CreateBranch", &request.get_ref().name)?;
         let done = branches::create(&self.node, &bearer, request).await;
-        self.note(&origin, "CreateBranch", &on, &done);
+        entry.end(&done);
         done.map(Response::new)
     }
 
@@ -106,10 +114,9 @@ impl Control for ControlService {
         &self,
         request: Request<RemoveBranchRequest>,
     ) -> Result<Response<RemoveBranchResponse>, Status> {
-        let on = request.get_ref().name.clone();
-        let (origin, bearer) = self.origin(&request)?;
+        let (entry, bearer) = self.begin(&request, "RemoveBranch", &request.get_ref().name)?;
         let removed = branches::remove(&self.node, &bearer, request).await;
-        self.note(&origin, "RemoveBranch", &on, &removed);
+        entry.end(&removed);
         removed.map(|()| Response::new(RemoveBranchResponse {}))
     }
 
@@ -117,10 +124,9 @@ impl Control for ControlService {
         &self,
         request: Request<RenameBranchRequest>,
     ) -> Result<Response<Branch>, Status> {
-        let on = request.get_ref().name.clone();
-        let (origin, bearer) = self.origin(&request)?;
+        let (entry, bearer) = self.begin(&request, "RenameBranch", &request.get_ref().name)?;
         let done = branches::rename(&self.node, &bearer, request).await;
-        self.note(&origin, "RenameBranch", &on, &done);
+        entry.end(&done);
         done.map(Response::new)
     }
 
@@ -128,10 +134,9 @@ impl Control for ControlService {
         &self,
         request: Request<ReopenBranchRequest>,
     ) -> Result<Response<Branch>, Status> {
-        let on = request.get_ref().name.clone();
-        let (origin, bearer) = self.origin(&request)?;
+        let (entry, bearer) = self.begin(&request, "ReopenBranch", &request.get_ref().name)?;
         let done = branches::reopen(&self.node, &bearer, request).await;
-        self.note(&origin, "ReopenBranch", &on, &done);
+        entry.end(&done);
         done.map(Response::new)
     }
 
@@ -139,10 +144,9 @@ impl Control for ControlService {
         &self,
         request: Request<RestoreBranchRequest>,
     ) -> Result<Response<RestoreBranchResponse>, Status> {
-        let on = request.get_ref().name.clone();
-        let (origin, bearer) = self.origin(&request)?;
+        let (entry, bearer) = self.begin(&request, "RestoreBranch", &request.get_ref().name)?;
         let done = branches::restore(&self.node, &bearer, request).await;
-        self.note(&origin, "RestoreBranch", &on, &done);
+        entry.end(&done);
         done.map(Response::new)
     }
 
@@ -150,10 +154,9 @@ impl Control for ControlService {
         &self,
         request: Request<CreateLeaseRequest>,
     ) -> Result<Response<Branch>, Status> {
-        let on = request.get_ref().from.clone();
-        let (origin, bearer) = self.origin(&request)?;
+        let (entry, bearer) = self.begin(&request, "CreateLease", &request.get_ref().from)?;
         let done = branches::create_lease(&self.node, &bearer, request).await;
-        self.note(&origin, "CreateLease", &on, &done);
+        entry.end(&done);
         done.map(Response::new)
     }
 
@@ -171,10 +174,10 @@ impl Control for ControlService {
         &self,
         request: Request<AttachRequest>,
     ) -> Result<Response<AttachResponse>, Status> {
-        let (origin, _) = self.origin(&request)?;
         let on = call::text(request.metadata(), BRANCH_KEY)?.unwrap_or("main");
-        let attached = self.attached(&request).await;
-        self.note(&origin, "Attach", on, &attached);
+        let (entry, bearer) = self.begin(&request, "Attach", on)?;
+        let attached = self.attached(&bearer, &request).await;
+        entry.end(&attached);
         attached.map(Response::new)
     }
 
@@ -209,10 +212,10 @@ impl Control for ControlService {
         request: Request<Streaming<ImportItem>>,
     ) -> Result<Response<ImportResponse>, Status> {
         call::in_charge(&self.node)?;
-        let (origin, bearer) = self.origin(&request)?;
-        let mut on = String::new();
-        let imported = import::import(&self.node, &bearer, &mut on, request.into_inner()).await;
-        self.note(&origin, "ImportBranch", &on, &imported);
+        let (mut entry, bearer) = self.begin(&request, "ImportBranch", "")?;
+        let items = request.into_inner();
+        let imported = import::import(&self.node, &bearer, &mut entry.on, items).await;
+        entry.end(&imported);
         imported.map(Response::new)
     }
 

@@ -37,11 +37,7 @@ pub(super) async fn import(
     let opened = node
         .opened()
         .ok_or_else(|| Status::unavailable("the server is starting; retry"))?;
-    let Ok(_permit) = node.import_pool.try_acquire() else {
-        return Err(Status::resource_exhausted(
-            "the server already runs the maximum number of imports; retry when one is done",
-        ));
-    };
+    bearer.manages()?;
     let start = match next(node, &mut items).await?.and_then(|item| item.item) {
         Some(Item::Start(start)) => start,
         _ => return Err(Status::invalid_argument("the first item is not a start")),
@@ -49,8 +45,12 @@ pub(super) async fn import(
     let name = BranchName::parse(&start.branch)
         .map_err(|error| Status::invalid_argument(format!("start.branch: {error}")))?;
     name.as_str().clone_into(on);
-    bearer.manages()?;
-    bearer.may(Right::Admin, name.as_str(), None)?;
+    bearer.may(Right::Admin, &name)?;
+    let Ok(_permit) = node.import_pool.try_acquire() else {
+        return Err(Status::resource_exhausted(
+            "the server already runs the maximum number of imports; retry when one is done",
+        ));
+    };
     let innodb = InnodbParams {
         page_size: start.page_size,
         undo_tablespaces: start.undo_tablespaces,

@@ -8,6 +8,7 @@ use super::call::Caller;
 use super::pages::pooled;
 use super::{Answers, call};
 use crate::branch::live::OpenBranch;
+use crate::branch::registry::BranchRef;
 use crate::node::{Node, Opened};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -112,7 +113,8 @@ impl Inspect for InspectService {
             }
             false => {
                 let Caller { bearer, branch, .. } = call::caller(&self.node, &request)?;
-                bearer.may(Right::Admin, &branch.name(), Some(branch.id()))?;
+                let this = BranchRef::Id(branch.id());
+                bearer.may_on(Right::Admin, &opened.branches, &this)?;
                 Some(vec![branch.pages.id()])
             }
         };
@@ -129,9 +131,10 @@ impl Inspect for InspectService {
     ) -> Result<Response<LastScrubsResponse>, Status> {
         let opened = call::admitted(&self.node)?;
         let bearer = call::bearer(&request)?;
+        bearer.manages()?;
         let may_read = |branch: &Arc<OpenBranch>| {
-            let id = Some(branch.id());
-            bearer.may(Right::Read, &branch.name(), id).is_ok()
+            let this = BranchRef::Id(branch.id());
+            bearer.may_on(Right::Read, &opened.branches, &this).is_ok()
         };
         let names = Names::of(opened);
         let one = |branch: Arc<OpenBranch>| {

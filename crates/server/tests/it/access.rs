@@ -544,23 +544,38 @@ async fn a_computes_token_is_for_its_branch_and_epoch() {
         guarded.hello(writer(dev.epoch + 1), &at(&dev), &dev.token),
         denied
     );
-    // It manages nothing: not even its own branch.
+    // Outside of its epoch it reads nothing, and it manages nothing.
+    assert_eq!(guarded.hello(reader(), &at(&dev), &dev.token), denied);
     for (method, call) in calls() {
         let code = guarded.outcome(method, &call, &dev.token).await;
-        let reads = matches!(call.needs, Needs::Token | Needs::On(Right::Read));
-        let leases = method.ends_with("CreateLease");
-        let writes = method.ends_with("StreamWAL");
-        let allowed = (reads && !leases) || writes;
+        let in_epoch = method.ends_with("StreamWAL");
+        let allowed = in_epoch || method.ends_with("/Status");
         assert_eq!(
             code != Code::PermissionDenied,
             allowed,
             "{method}: {code:?}"
         );
     }
+    let metadata = |epoch: u64| {
+        [
+            ("xylem-branch", at(&dev)),
+            ("xylem-epoch", epoch.to_string()),
+        ]
+    };
+    let layers = async |epoch: u64| {
+        let metadata = metadata(epoch);
+        let metadata: Vec<_> = metadata.iter().map(|(k, v)| (*k, v.as_str())).collect();
+        let method = "xylem.inspect.v1.Inspect/Layers";
+        let answer = guarded.call(method, &metadata, i::LayersRequest {}, &dev.token);
+        answer.await.map(|_| ()).map_err(|status| status.code())
+    };
+    assert_eq!(layers(dev.epoch).await, Ok(()));
+    assert_eq!(layers(dev.epoch + 1).await, denied);
     // A later compute's epoch ends what it is good for.
     let next = guarded.attach("dev", &guarded.owner).await.unwrap();
     let late = guarded.hello(writer(dev.epoch), &at(&dev), &dev.token);
     assert_eq!(late, Err(Code::FailedPrecondition));
+    assert_eq!(layers(dev.epoch).await, Err(Code::FailedPrecondition));
     assert_eq!(
         guarded.hello(writer(next.epoch), &at(&dev), &dev.token),
         denied
@@ -610,6 +625,126 @@ async fn readers_run_and_end_their_own_computes() {
     let status = control.remove_branch(remove(&dev)).await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
     control.remove_branch(remove(&token)).await.unwrap();
+    // A reader that did not get the answer asks again.
+    let status = control.remove_branch(remove(&token)).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound, "{status:?}");
+
+    // A lease follows its branch to another name.
+    let request = c::CreateLeaseRequest {
+        from: "main".to_owned(),
+        at: None,
+    };
+    let lease = control
+        .create_lease(with(request, &metadata))
+        .await
+        .unwrap();
+    let lease = lease.into_inner().name;
+    let request = c::RenameBranchRequest {
+        name: "main".to_owned(),
+        new_name: "prod".to_owned(),
+    };
+    let owner = [("xylem-token", guarded.owner.as_str())];
+    control.rename_branch(with(request, &owner)).await.unwrap();
+    let status = guarded.attach(&lease, &token).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+    let token = guarded.keys.token(&[(Right::Read, "prod")]);
+    guarded.attach(&lease, &token).await.unwrap();
+    let request = c::RemoveBranchRequest { name: lease };
+    let metadata = [("xylem-token", token.as_str())];
+    control
+        .remove_branch(with(request, &metadata))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn what_attached_with_a_token_ends_with_it() {
+    let guarded = Guarded::start().await;
+    let mut claims = guarded.keys.claims(&[(Right::Write, "dev")]);
+    claims.exp = Some(claims.iat + 3600);
+    let token = guarded.keys.sign(&claims);
+    let dev = guarded.attach("dev", &token).await.unwrap();
+    let ring = Ring::open(&guarded.keys.dir).unwrap();
+    let own = ring.verify(&dev.token, &Clock::system()).unwrap();
+    assert_eq!(
+        (own.exp, own.parent.as_ref()),
+        (claims.exp, Some(&claims.jti))
+    );
+    let at = format!("id:{}", dev.branch_id);
+    assert_eq!(guarded.hello(writer(dev.epoch), &at, &dev.token), Ok(()));
+    Ring::revoke(&guarded.keys.dir, &claims.jti).unwrap();
+    let until = Instant::now() + Duration::from_secs(5);
+    while guarded.hello(writer(dev.epoch), &at, &dev.token) != Err(Code::Unauthenticated) {
+        assert!(Instant::now() < until, "it is still admitted");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn names_of_branches_out_of_reach_are_not_told() {
+    let guarded = Guarded::start().await;
+    let attached = guarded.attach("main", &guarded.owner).await.unwrap();
+    let id = format!("id:{}", attached.branch_id);
+    let mut writer =
+        crate::common::Writer::open_as(&guarded.server, &id, attached.epoch, &attached.token)
+            .await
+            .unwrap();
+    writer.redo(crate::common::redo::system_tablespace()).await;
+    writer.durable().await;
+    let create = c::CreateBranchRequest {
+        name: "secret".to_owned(),
+        from: "main".to_owned(),
+        ..Default::default()
+    };
+    let method = "xylem.control.v1.Control/CreateBranch";
+    let made = guarded.call(method, &[], create, &guarded.owner).await;
+    let secret = c::Branch::decode(made.unwrap()).unwrap();
+    let list = async |name: &str, token: &str| {
+        let message = c::ListBranchesRequest {
+            name: name.to_owned(),
+            leases: false,
+        };
+        let method = "xylem.control.v1.Control/ListBranches";
+        let answer = guarded.call(method, &[], message, token).await.unwrap();
+        c::ListBranchesResponse::decode(answer).unwrap().branches
+    };
+    let of_main = guarded.keys.token(&[(Right::Read, "main")]);
+    for name in ["", "main"] {
+        let branches = list(name, &of_main).await;
+        assert_eq!(branches.len(), 1);
+        assert_eq!(branches[0].children, Vec::<String>::new());
+    }
+    assert_eq!(list("main", &guarded.owner).await[0].children, ["secret"]);
+    let of_secret = guarded.keys.token(&[(Right::Read, "secret")]);
+    let branches = list("secret", &of_secret).await;
+    assert_eq!(
+        (branches[0].parent.as_str(), branches[0].parent_id.as_str()),
+        ("", "")
+    );
+    // Nor does a refusal translate an id.
+    let status = guarded.attach(&format!("id:{}", secret.id), &of_main).await;
+    let status = status.unwrap_err();
+    assert!(!status.message().contains("secret"), "{status:?}");
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_is_in_the_log() {
+    let guarded = Guarded::start().await;
+    // Requests are on their way, and their answers are not waited for.
+    for n in 0..200 {
+        let attach = guarded.attach("dev", &guarded.owner);
+        let wait = Duration::from_micros(20 * n);
+        let _ = tokio::time::timeout(wait, attach).await;
+    }
+    let last = guarded.attach("dev", &guarded.owner).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let log = std::fs::read_to_string(&guarded.audit).unwrap();
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("\"Attach\""))
+        .count();
+    // Not fewer: a request that was cut off before it began has a line, too.
+    assert!(lines as u64 >= last.epoch, "epoch {}: {log}", last.epoch);
 }
 
 #[tokio::test]
