@@ -153,9 +153,12 @@ impl Control {
     /// # Errors
     /// When it cannot be asked.
     pub async fn status(&self) -> Result<StatusResponse> {
-        self.status_if_up()
-            .await?
-            .map_err(|s| self.explain(STATUS, &s))
+        self.status_if_up().await?.map_err(|s| self.no_status(&s))
+    }
+
+    /// The error for people when [`Control::status_if_up`] has none yet.
+    pub fn no_status(&self, status: &Status) -> anyhow::Error {
+        self.explain(STATUS, status)
     }
 
     /// The server's status; the inner error is for a server that is not up yet, or that
@@ -170,7 +173,7 @@ impl Control {
             Ok(answer) => Ok(Ok(answer.into_inner())),
             // Another project's server does not know the token, and may have the address.
             Err(s) if is_passing(&s) || s.code() == Code::Unauthenticated => Ok(Err(s)),
-            Err(s) => Err(self.explain(STATUS, &s)),
+            Err(s) => Err(self.no_status(&s)),
         }
     }
 

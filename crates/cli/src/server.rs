@@ -29,8 +29,8 @@ const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// How long the server may take to open its branches.
 const READY_LIMIT: Duration = Duration::from_secs(600);
 
-/// How long a server that has the address and does not know the project's token is taken
-/// for another project's, because of which the server that was started is about to end.
+/// How long, after a server was started, another one that has its address and refuses the
+/// token is taken for another project's: the new server is about to end, and says why.
 const STRANGER_LIMIT: Duration = Duration::from_secs(15);
 
 /// How long the server may take to stop by itself.
@@ -67,7 +67,7 @@ pub async fn ensure(
     if let Some(record) = state.server_record().filter(|r| r.process.is_alive()) {
         check_wanted(&record, wanted)?;
         let process = record.process;
-        match wait_ready(app, record, progress).await {
+        match wait_ready(app, record, Duration::ZERO, progress).await {
             // It was dying already, killed from outside, and is gone now.
             Err(_) if !process.is_alive() => {}
             ready_or_not => return ready_or_not,
@@ -115,7 +115,7 @@ async fn start(
         progress.say("starting the server".to_owned());
         let record = spawn(state, project, chosen.grpc.port, chosen.http.port)?;
         let log_from = record.log_from;
-        let error = match wait_ready(app, record, progress).await {
+        let error = match wait_ready(app, record, STRANGER_LIMIT, progress).await {
             Ok(running) => return Ok((chosen, running)),
             Err(error) => error,
         };
@@ -335,8 +335,14 @@ fn spawn(state: &StateDir, project: &Project, grpc: u16, http: u16) -> Result<Se
     Ok(record)
 }
 
-/// Waits until the server says it is ready.
-async fn wait_ready(app: &App, record: ServerRecord, progress: &Progress) -> Result<Running> {
+/// Waits until the server says it is ready. For `strangers`, an answer that the token is
+/// refused is taken for another server's.
+async fn wait_ready(
+    app: &App,
+    record: ServerRecord,
+    strangers: Duration,
+    progress: &Progress,
+) -> Result<Running> {
     let timer = Timer::start(&app.clock);
     loop {
         let trouble = match Control::of(app, &record).await {
@@ -347,14 +353,12 @@ async fn wait_ready(app: &App, record: ServerRecord, progress: &Progress) -> Res
                 }
                 Ok(status) if status.state == "ready" => return Ok(Running { record, control }),
                 Ok(status) => anyhow::anyhow!("the server says it is {:?}", status.state),
-                Err(status) => {
-                    let error = anyhow::anyhow!("the server says {}", status.message());
-                    if status.code() == Code::Unauthenticated && timer.elapsed() > STRANGER_LIMIT {
-                        let what = format!("{} does not know this project's token", record.grpc);
-                        return Err(error.context(what));
-                    }
-                    error
+                Err(status)
+                    if status.code() == Code::Unauthenticated && timer.elapsed() >= strangers =>
+                {
+                    return Err(control.no_status(&status));
                 }
+                Err(status) => anyhow::anyhow!("the server says {}", status.message()),
             },
             Err(error) => error,
         };

@@ -131,7 +131,7 @@ impl StateDir {
     pub fn password_file(&self) -> PathBuf {
         self.root.join("root.password")
     }
-    /// The log of calls that change something, or were refused.
+    /// The log of calls that manage branches.
     pub fn audit_log(&self) -> PathBuf {
         self.root.join("audit.log")
     }

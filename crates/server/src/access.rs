@@ -1,4 +1,4 @@
-//! Who may do what: callers' tokens, and the log of what they did.
+//! Authentication and authorization of callers by their tokens, and the audit log.
 
 use crate::branch::registry::{BranchRef, Branches};
 use crate::config::ServerConfig;
@@ -40,7 +40,7 @@ const COMPUTE: &str = "compute";
 pub struct Access {
     /// `None`: everybody may do everything.
     keys: Option<Keys>,
-    /// What callers did.
+    /// The log of calls that manage branches.
     pub(crate) audit: Audit,
 }
 

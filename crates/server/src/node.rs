@@ -1,6 +1,6 @@
 //! The state of a running server, shared by all calls.
 
-use crate::access::Access;
+use crate::access::{Access, Bearer};
 use crate::branch::live::{InUse, OpenBranch, Surroundings};
 use crate::branch::registry::Branches;
 use crate::config::ServerConfig;
@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use tonic::Status;
 use xylem_pages::Store;
 
 /// Limit of concurrent calls about many branches; further calls wait.
@@ -117,6 +118,16 @@ impl Node {
             streams: TaskTracker::new(),
             end_streams: CancellationToken::new(),
         }
+    }
+
+    /// The caller that sent `token`; a refusal is counted.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED when it is missing or not valid now.
+    pub(crate) fn bearer(&self, token: Option<&[u8]>) -> Result<Bearer, Status> {
+        self.access.bearer(token).inspect_err(|_| {
+            self.metrics.unauthenticated.inc();
+        })
     }
 
     /// The server's present phase.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use xylem_types::BranchName;
 
-/// What a token allows on a branch. Each right includes those before it.
+/// A right on a branch. Each one includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Right {
@@ -131,7 +131,7 @@ pub struct Claims {
     /// When it ends; `None`: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exp: Option<u64>,
-    /// What it allows: the sum of these.
+    /// The rights on branches: it has the sum of them.
     pub rights: Vec<RightOn>,
     /// The only epoch in which it is of use, if it is a compute's.
     #[serde(default, skip_serializing_if = "Option::is_none")]

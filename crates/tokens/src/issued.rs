@@ -10,7 +10,7 @@ pub struct Issued {
     pub id: String,
     /// Whose it is.
     pub name: String,
-    /// What it allows.
+    /// The rights that it has.
     pub rights: Vec<RightOn>,
     /// When it was made.
     pub created: u64,

@@ -281,6 +281,7 @@ fn the_owners_token_is_made_anew() -> Result<()> {
     let out = project.try_xylem(&["branch", "ls"])?;
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     ensure!(!out.status.success() && said.contains("token"), "{said}");
+    ensure!(said.contains("restart the server"), "{said}");
     project.xylem(&["token", "ls"])?;
     project.xylem(&["branch", "ls"])?;
     Ok(())

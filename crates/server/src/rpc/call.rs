@@ -16,7 +16,7 @@ use xylem_types::{BranchName, Epoch};
 /// The caller of a branch's call.
 #[derive(Clone)]
 pub(super) struct Caller {
-    /// Who calls.
+    /// The caller's rights.
     pub bearer: Bearer,
     /// The branch of the call.
     pub branch: Arc<OpenBranch>,
@@ -33,13 +33,7 @@ pub(crate) struct Authenticate(pub(crate) Arc<Node>);
 impl Interceptor for Authenticate {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         let token = request.metadata().get(TOKEN_KEY);
-        let bearer = self
-            .0
-            .access
-            .bearer(token.map(|token| token.as_encoded_bytes()));
-        let bearer = bearer.inspect_err(|_| {
-            self.0.metrics.unauthenticated.inc();
-        })?;
+        let bearer = self.0.bearer(token.map(|token| token.as_encoded_bytes()))?;
         request.extensions_mut().insert(bearer);
         Ok(request)
     }

@@ -35,7 +35,7 @@ impl ControlService {
         ControlService { node }
     }
 
-    /// Who makes the call, which is about the branch `on`, and its entry in the log.
+    /// The entry in the log of a call about the branch `on`, and its caller.
     fn begin<T>(
         &self,
         request: &Request<T>,

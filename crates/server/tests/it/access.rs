@@ -1,14 +1,15 @@
-//! Who may do what: every call with tokens that allow it and with tokens that do not.
+//! Authorization: every call with tokens that allow it and with tokens that do not.
+
+mod calls;
 
 use crate::common::compute::{Door, Link, WAYS, reader, start, writer};
+use crate::common::raw::first_answer;
 use crate::common::{Server, http_get_as, with};
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
+use calls::{Call, Needs, calls};
 use prost::Message;
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tonic::client::Grpc;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Code, Status};
 use xylem_ambient::{Clock, Entropy};
 use xylem_proto::control as c;
@@ -102,17 +103,12 @@ impl Guarded {
         message: impl Message,
         token: &str,
     ) -> Result<Bytes, Status> {
-        let mut client = Grpc::new(self.server.channel().await);
-        client.ready().await.unwrap();
-        let body = Bytes::from(message.encode_to_vec());
-        let mut request = with(tokio_stream::once(body), metadata);
+        let message = Bytes::from(message.encode_to_vec());
+        let mut metadata = metadata.to_vec();
         if !token.is_empty() {
-            let metadata = request.metadata_mut();
-            metadata.insert("xylem-token", token.parse().unwrap());
+            metadata.push(("xylem-token", token));
         }
-        let path = format!("/{method}").parse().unwrap();
-        let mut answers = client.streaming(request, path, Raw).await?.into_inner();
-        Ok(answers.message().await?.unwrap_or_default())
+        first_answer(&self.server, method, &metadata, message).await
     }
 
     async fn branches(&self, token: &str) -> Vec<String> {
@@ -149,253 +145,8 @@ impl Guarded {
     }
 }
 
-/// Messages as bytes.
-#[derive(Clone, Copy)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Raw;
-    type Decoder = Raw;
-
-    fn encoder(&mut self) -> Raw {
-        Raw
-    }
-
-    fn decoder(&mut self) -> Raw {
-        Raw
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        to.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(from.copy_to_bytes(from.remaining())))
-    }
-}
-
-/// What a call needs.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Needs {
-    /// A valid token; the answer has what the token allows to read.
-    Token,
-    /// A right on the branch that the call is about.
-    On(Right),
-    /// A right on all branches.
-    OnAll(Right),
-}
-
-/// A call about branch dev.
-struct Call {
-    needs: Needs,
-    /// Sent as metadata, where the message does not name the branch.
-    in_metadata: bool,
-    message: Vec<u8>,
-}
-
-/// Every call of the server.
-fn calls() -> BTreeMap<&'static str, Call> {
-    let dev = || "dev".to_owned();
-    let lsn = |lsn| {
-        Some(c::Moment {
-            at: Some(c::moment::At::Lsn(lsn)),
-        })
-    };
-    let start = c::ImportItem {
-        item: Some(c::import_item::Item::Start(c::ImportStart {
-            branch: dev(),
-            ..Default::default()
-        })),
-    };
-    let (read, write, admin) = (Right::Read, Right::Write, Right::Admin);
-    let by_metadata = |needs, message: Vec<u8>| Call {
-        needs,
-        in_metadata: true,
-        message,
-    };
-    let by_name = |needs, message: Vec<u8>| Call {
-        needs,
-        in_metadata: false,
-        message,
-    };
-    let on = Needs::On;
-    BTreeMap::from([
-        (
-            "pageserver.PageServer/GetPage",
-            by_metadata(on(read), vec![]),
-        ),
-        (
-            "pageserver.PageServer/GetPages",
-            by_metadata(on(read), vec![]),
-        ),
-        (
-            "pageserver.PageServer/PageStream",
-            by_metadata(on(read), vec![]),
-        ),
-        (
-            "pageserver.PageServer/StreamWAL",
-            by_metadata(on(write), vec![]),
-        ),
-        ("pageserver.PageServer/Ping", by_metadata(on(read), vec![])),
-        (
-            "xylem.control.v1.Control/ListBranches",
-            by_name(Needs::Token, vec![]),
-        ),
-        (
-            "xylem.control.v1.Control/CreateBranch",
-            by_name(
-                on(admin),
-                c::CreateBranchRequest {
-                    name: dev(),
-                    from: dev(),
-                    ..Default::default()
-                }
-                .encode_to_vec(),
-            ),
-        ),
-        (
-            "xylem.control.v1.Control/RemoveBranch",
-            by_name(
-                on(admin),
-                c::RemoveBranchRequest { name: dev() }.encode_to_vec(),
-            ),
-        ),
-        (
-            "xylem.control.v1.Control/RenameBranch",
-            by_name(
-                on(admin),
-                c::RenameBranchRequest {
-                    name: dev(),
-                    new_name: dev(),
-                }
-                .encode_to_vec(),
-            ),
-        ),
-        (
-            "xylem.control.v1.Control/ReopenBranch",
-            by_name(
-                on(admin),
-                c::ReopenBranchRequest { name: dev() }.encode_to_vec(),
-            ),
-        ),
-        (
-            "xylem.control.v1.Control/RestoreBranch",
-            by_name(
-                on(admin),
-                c::RestoreBranchRequest {
-                    name: dev(),
-                    at: lsn(1),
-                    ..Default::default()
-                }
-                .encode_to_vec(),
-            ),
-        ),
-        (
-            "xylem.control.v1.Control/CreateLease",
-            by_name(
-                on(read),
-                c::CreateLeaseRequest {
-                    from: dev(),
-                    at: lsn(1),
-                }
-                .encode_to_vec(),
-            ),
-        ),
-        (
-            "xylem.control.v1.Control/ResolveTime",
-            by_name(
-                on(read),
-                c::ResolveTimeRequest {
-                    branch: dev(),
-                    at: lsn(1),
-                }
-                .encode_to_vec(),
-            ),
-        ),
-        (
-            "xylem.control.v1.Control/Attach",
-            by_metadata(on(write), vec![]),
-        ),
-        (
-            "xylem.control.v1.Control/BaseBackup",
-            by_metadata(on(read), vec![]),
-        ),
-        (
-            "xylem.control.v1.Control/GetTablespace",
-            by_metadata(on(read), vec![]),
-        ),
-        (
-            "xylem.control.v1.Control/Status",
-            by_name(Needs::Token, vec![]),
-        ),
-        (
-            "xylem.control.v1.Control/ImportBranch",
-            by_name(on(admin), start.encode_to_vec()),
-        ),
-        (
-            "xylem.inspect.v1.Inspect/Layers",
-            by_metadata(on(read), vec![]),
-        ),
-        (
-            "xylem.inspect.v1.Inspect/PageHistory",
-            by_metadata(on(read), vec![]),
-        ),
-        (
-            "xylem.inspect.v1.Inspect/Scrub",
-            by_metadata(on(admin), vec![]),
-        ),
-        (
-            "xylem.inspect.v1.Inspect/LastScrubs",
-            by_name(Needs::Token, vec![]),
-        ),
-        (
-            "xylem.inspect.v1.Inspect/Diagnose",
-            by_name(
-                Needs::OnAll(admin),
-                i::DiagnoseRequest::default().encode_to_vec(),
-            ),
-        ),
-    ])
-}
-
-/// The calls that the server's own description has.
-fn described() -> BTreeSet<String> {
-    let pool = prost_reflect::DescriptorPool::decode(xylem_proto::FILE_DESCRIPTOR_SET).unwrap();
-    pool.services()
-        .flat_map(|service| {
-            let name = service.full_name().to_owned();
-            let methods: Vec<String> = service
-                .methods()
-                .map(|method| format!("{name}/{}", method.name()))
-                .collect();
-            methods
-        })
-        .collect()
-}
-
-#[test]
-fn the_table_has_every_call() {
-    let listed: BTreeSet<String> = calls().keys().map(|name| (*name).to_owned()).collect();
-    assert_eq!(listed, described());
-}
-
 impl Guarded {
     async fn outcome(&self, method: &str, call: &Call, token: &str) -> Code {
-        let mut client = Grpc::new(self.server.channel().await);
-        client.ready().await.unwrap();
         let mut metadata = Vec::new();
         if call.in_metadata {
             metadata.push(("xylem-branch", "dev"));
@@ -406,13 +157,8 @@ impl Guarded {
         if !token.is_empty() {
             metadata.push(("xylem-token", token));
         }
-        let body = Bytes::copy_from_slice(&call.message);
-        let request = with(tokio_stream::once(body), &metadata);
-        let path = format!("/{method}").parse().unwrap();
-        let first = async {
-            let mut answers = client.streaming(request, path, Raw).await?.into_inner();
-            answers.message().await
-        };
+        let message = Bytes::copy_from_slice(&call.message);
+        let first = first_answer(&self.server, method, &metadata, message);
         match tokio::time::timeout(Duration::from_secs(30), first).await {
             Ok(Ok(_)) => Code::Ok,
             Ok(Err(status)) => status.code(),

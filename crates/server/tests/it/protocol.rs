@@ -1,16 +1,15 @@
-//! The protocol: reflection, statuses, tokens, and the three calls that read pages.
+//! The protocol: reflection, statuses, and the three calls that read pages.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::common;
+use crate::common::raw::Raw;
 use crate::common::redo::{self, mark, marked, verify};
 use crate::common::{Server, page, refused, with, with_database};
-use bytes::{Buf, BufMut, Bytes};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, Value};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request};
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
@@ -33,40 +32,6 @@ async fn reflect(server: &Server, ask: MessageRequest) -> MessageResponse {
         message_response, ..
     } = answers.message().await.unwrap().unwrap();
     message_response.unwrap()
-}
-
-/// Messages as bytes, so that the test uses only what reflection returns.
-#[derive(Clone, Default)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Raw;
-    type Decoder = Raw;
-    fn encoder(&mut self) -> Raw {
-        Raw
-    }
-    fn decoder(&mut self) -> Raw {
-        Raw
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-    fn encode(&mut self, item: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        to.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(from.copy_to_bytes(from.remaining())))
-    }
 }
 
 #[tokio::test]

@@ -171,10 +171,7 @@ pub(super) fn receive(mut socket: &Socket, received: &mut Received) -> Result<()
 }
 
 fn admit(node: &Node, hello: &Hello) -> Result<Caller, Status> {
-    let bearer = node.access.bearer(Some(hello.token.as_bytes()));
-    let bearer = bearer.inspect_err(|_| {
-        node.metrics.unauthenticated.inc();
-    })?;
+    let bearer = node.bearer(Some(hello.token.as_bytes()))?;
     let name = (!hello.branch.is_empty()).then_some(hello.branch.as_str());
     let epoch = (hello.epoch != 0).then_some(Epoch(hello.epoch));
     let caller = call::identify(node, bearer, name, epoch)?;

@@ -3,6 +3,7 @@
 pub mod branch;
 pub mod compute;
 pub mod place;
+pub mod raw;
 pub mod redo;
 
 use std::future::Future;
