@@ -16,7 +16,7 @@ use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use xylem_e2e::sysbench::{Load, Login};
 use xylem_e2e::{Project, wait_until};
 use xylem_objects::testing::S3Server;
@@ -120,17 +120,13 @@ fn stalled_clients(args: &Args, report: &mut Report) -> Result<()> {
     let login = project.login_to("dev")?;
     let load = load(args, args.seconds);
     let runtime = tokio::runtime::Runtime::new()?;
-    let grpc = project.json(&["status"])?["server"]["grpc"]
-        .as_str()
-        .context("no grpc address")?
-        .to_owned();
     let (mut well, mut beside) = (Vec::new(), Vec::new());
     for _ in 0..args.turns {
         well.push(rate(&load, &login)?);
         let idle = runtime.block_on(async {
             let mut idle = Vec::new();
             for _ in 0..IDLE_CLIENTS {
-                idle.push(IdleClient::connect(&project, &grpc).await?);
+                idle.push(IdleClient::connect(&project).await?);
             }
             anyhow::Ok(idle)
         })?;
@@ -154,12 +150,14 @@ struct IdleClient {
 }
 
 impl IdleClient {
-    async fn connect(project: &Project, grpc: &str) -> Result<IdleClient> {
-        let channel: Channel = Endpoint::from_shared(format!("http://{grpc}"))?
-            .initial_stream_window_size(65_535)
-            .initial_connection_window_size(65_535)
-            .connect()
-            .await?;
+    async fn connect(project: &Project) -> Result<IdleClient> {
+        let windows = |endpoint: Endpoint| {
+            endpoint
+                .initial_stream_window_size(65_535)
+                .initial_connection_window_size(65_535)
+        };
+        let way = project.way()?;
+        let channel = way.connect(Duration::from_secs(5), windows).await?;
         let mut request = project.request(BaseBackupRequest {
             lsn: 0,
             all_tablespaces: true,

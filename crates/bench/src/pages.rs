@@ -151,12 +151,12 @@ pub fn tablespace(project: &Project) -> Result<(u32, u32)> {
 
 /// A client of the project's server, as a compute has it.
 pub fn connect(project: &Project) -> Result<Client> {
-    let status = project.json(&["status"])?;
-    let grpc = status["server"]["grpc"]
-        .as_str()
-        .context("no grpc address")?;
+    let grpc = project.server_address("grpc")?;
     let (host, port) = grpc.rsplit_once(':').context("no port")?;
     let mut config = Config::new(host, port.parse()?);
+    // As a compute on the server's machine.
+    let socket = project.dir().join("server.sock");
+    config.socket = Some(socket).filter(|socket| socket.exists());
     config.token = project.token()?;
     Client::start(config).map_err(|error| anyhow!(error.message))
 }

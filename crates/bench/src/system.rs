@@ -331,10 +331,7 @@ impl System {
 
 /// The metrics of a project's server.
 pub fn metrics_of(project: &Project) -> Result<Metrics> {
-    let status = project.json(&["status"])?;
-    let address = status["server"]["http"].as_str();
-    let address = address.context("no HTTP address")?;
-    Metrics::scrape(address, project.token()?.as_deref())
+    Ok(Metrics::parse(&project.http_get("/metrics")?))
 }
 
 /// A connection with a login.

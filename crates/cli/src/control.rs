@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use std::fmt::Display;
 use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use xylem_ambient::Clock;
 use xylem_proto::control::control_client::ControlClient;
@@ -23,10 +23,14 @@ use xylem_proto::control::{
     RenameBranchRequest, ReopenBranchRequest, ResolveTimeRequest, ResolveTimeResponse,
     RestoreBranchRequest, RestoreBranchResponse, StatusRequest, StatusResponse, moment::At,
 };
+use xylem_proto::dial::Way;
 use xylem_proto::inspect::inspect_client::InspectClient;
 
 /// Largest answer that is taken: a base backup's items are side files.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
+
+/// How long it may take to connect to a server.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a server that is not ready is asked again.
 const RETRY_LIMIT: Duration = Duration::from_secs(30);
@@ -51,7 +55,7 @@ const STATUS: &str = "ask for the status";
 pub struct Control {
     client: ControlClient<Channel>,
     inspect: InspectClient<Channel>,
-    address: String,
+    way: Way,
     token: Option<MetadataValue<Ascii>>,
     clock: Clock,
 }
@@ -62,7 +66,7 @@ impl Control {
     /// # Errors
     /// When it does not answer.
     pub async fn of(app: &App, server: &ServerRecord) -> Result<Control> {
-        let address = server.grpc.as_str();
+        let way = server.way()?;
         let token = app.state.token()?;
         let token = token
             .as_deref()
@@ -74,28 +78,20 @@ impl Control {
                     "use printable ASCII in the file `token`",
                 )
             })?;
-        let channel = Endpoint::from_shared(format!("http://{address}"))
-            .with_context(|| format!("{address:?} is not an address"))?
-            .connect_timeout(Duration::from_secs(5))
-            .tcp_nodelay(true)
-            .connect()
-            .await
-            .map_err(|e| {
-                Failure::new(
-                    format!(
-                        "the server at {address} does not answer: {}",
-                        root_cause(&e)
-                    ),
-                    "see `xylem status`; `xylem up` starts it",
-                )
-            })?;
+        let channel = way.connect(CONNECT_LIMIT, |endpoint| endpoint).await;
+        let channel = channel.map_err(|e| {
+            Failure::new(
+                format!("the server at {way} does not answer: {}", root_cause(&e)),
+                "see `xylem status`; `xylem up` starts it",
+            )
+        })?;
         let inspect =
             InspectClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let client = ControlClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         Ok(Control {
             client,
             inspect,
-            address: address.to_owned(),
+            way,
             token,
             clock: app.clock.clone(),
         })
@@ -140,7 +136,7 @@ impl Control {
         Failure::new(
             format!(
                 "cannot {doing}: server {} says {}: {}",
-                self.address,
+                self.way,
                 code,
                 status.message()
             ),

@@ -1,13 +1,12 @@
 //! Small files: written whole or not at all, readable by their owner only.
 
 use anyhow::{Context, Result};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 /// The mode of files: nothing of a project is for other users. Even log files
 /// contain statements and addresses.
-pub const SECRET: u32 = 0o600;
+pub const SECRET: u32 = xylem_durable::SECRET;
 
 /// Writes `data` to `path` through a temporary file beside it, so that a reader sees
 /// the old content or the new one. Not synced: for files that can be made again
@@ -16,7 +15,8 @@ pub const SECRET: u32 = 0o600;
 /// # Errors
 /// When the directory or the file cannot be written.
 pub fn write_atomic(path: &Path, data: &[u8], mode: u32) -> Result<()> {
-    write(path, data, mode, false).with_context(|| format!("cannot write {}", path.display()))
+    xylem_durable::replace_in_cache(path, data, mode)
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// As [`write_atomic`], and on disk when it returns.
@@ -24,31 +24,8 @@ pub fn write_atomic(path: &Path, data: &[u8], mode: u32) -> Result<()> {
 /// # Errors
 /// When the directory or the file cannot be written.
 pub fn write_durable(path: &Path, data: &[u8], mode: u32) -> Result<()> {
-    write(path, data, mode, true).with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn write(path: &Path, data: &[u8], mode: u32, sync: bool) -> std::io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
-    // A leftover may have another mode, which opening would not change.
-    let _ = std::fs::remove_file(&temporary);
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&temporary)?;
-    // The umask may have taken bits away, which is fine; it adds none.
-    let written = file
-        .write_all(data)
-        .and_then(|()| if sync { file.sync_all() } else { Ok(()) })
-        .and_then(|()| std::fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&temporary);
-    } else if sync && let Some(parent) = path.parent() {
-        std::fs::File::open(parent)?.sync_all()?;
-    }
-    written
+    xylem_durable::replace(path, data, mode)
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Makes a directory that only its owner may enter, and its parents.

@@ -1,6 +1,7 @@
 //! The server process: starting, waiting, stopping.
 
 use crate::app::App;
+use crate::compute::mycnf::reaches;
 use crate::compute::record;
 use crate::control::Control;
 use crate::failure::Failure;
@@ -12,19 +13,17 @@ use crate::ports::{self, Wanted};
 use crate::process::Process;
 use crate::progress::Progress;
 use crate::project::{self, Project};
+use crate::run_as;
 use crate::settings::{Ports, ServerPorts};
 use crate::spawn::{Detached, Inherits, put_aside};
 use crate::state::{ServerRecord, StateDir};
 use crate::timing::Timer;
 use anyhow::{Context, Result};
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tonic::Code;
-
-/// The address on which the server listens. Computes on this machine reach it; other
-/// machines must not without a token. `xylem server` by itself can listen elsewhere.
-const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+use xylem_tls::authority::Paths;
 
 /// How long the server may take to open its branches.
 const READY_LIMIT: Duration = Duration::from_secs(600);
@@ -104,14 +103,17 @@ async fn start(
 ) -> Result<(Chosen, Running)> {
     let state = &app.state;
     let asked = Asked {
+        address: project.settings.server_bind(),
         kept: project.ports,
         grpc: expected_by_computes(state, project, wanted.grpc_port)?.or(wanted.grpc_port),
         http: wanted.http_port,
     };
     keys::ensure(app)?;
+    place_socket(state, project).await;
     let mut taken = Vec::new();
     loop {
         let chosen = asked.choose(&taken)?;
+        check_computes(app, project, chosen.grpc.port)?;
         progress.say("starting the server".to_owned());
         let record = spawn(state, project, chosen.grpc.port, chosen.http.port)?;
         let log_from = record.log_from;
@@ -147,6 +149,43 @@ fn expected_by_computes(
     }
 }
 
+/// Gives the server's socket a place that computes of another account can reach. What is
+/// wrong with the account or the place is reported when a compute is started.
+async fn place_socket(state: &StateDir, project: &Project) {
+    let computes = record::list(state);
+    // What runs knows where the socket is.
+    if computes.iter().any(|(_, c)| c.process.is_alive()) {
+        return;
+    }
+    if let Ok(Some(user)) = run_as::of(project).await {
+        let _ = run_as::open_computes(&user, state);
+    }
+}
+
+/// Refuses to start a server that a compute which runs cannot reach: without TLS, as
+/// older versions started it, or at another address. It would end at its next call.
+fn check_computes(app: &App, project: &Project, port: u16) -> Result<()> {
+    let state = &app.state;
+    let bind = ports::reachable(project.settings.server_bind());
+    let address = SocketAddr::new(bind, port);
+    let socket = state.server_socket();
+    for (name, compute) in record::list(state) {
+        let text = std::fs::read_to_string(state.compute(&name).my_cnf());
+        let lost = text.is_ok_and(|text| !reaches(&text, socket.as_deref(), address));
+        if compute.process.is_alive() && lost {
+            let stop = app.command(&format!("compute stop {name}"));
+            return Err(Failure::new(
+                format!(
+                    "{} runs, and knows the server by another address or without TLS, which the server now requires: it could not go on",
+                    name.described()
+                ),
+                format!("stop it first, nothing that it has acknowledged is lost: `{stop}`"),
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// The ports of one try to start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chosen {
@@ -158,6 +197,8 @@ pub(crate) struct Chosen {
 
 /// The ports that a start must choose from.
 pub(crate) struct Asked {
+    /// The address that the server listens on.
+    pub address: IpAddr,
     /// Those of last time.
     pub kept: Ports,
     /// The port that gRPC must have.
@@ -180,7 +221,7 @@ impl Asked {
         let grpc = Wanted {
             what: "the server's gRPC",
             flag: "--grpc-port",
-            address: ADDRESS,
+            address: self.address,
             explicit: self.grpc,
             preferred: kept.server.grpc_port.unwrap_or(project::GRPC_PORT),
         }
@@ -193,7 +234,7 @@ impl Asked {
         let http = Wanted {
             what: "the server's HTTP",
             flag: "--http-port",
-            address: ADDRESS,
+            address: self.address,
             explicit: self.http,
             preferred: kept.server.http_port.unwrap_or(project::HTTP_PORT),
         }
@@ -211,7 +252,8 @@ impl Asked {
     /// another.
     pub fn lost(&self, log: &str, grpc: u16, http: u16) -> Option<u16> {
         let says = |port: u16| {
-            let address = format!("cannot listen on {ADDRESS}:{port}:");
+            let address = SocketAddr::new(self.address, port);
+            let address = format!("cannot listen on {address}:");
             log.lines()
                 .any(|line| line.contains(&address) && line.contains(IN_USE))
         };
@@ -295,17 +337,31 @@ fn spawn(state: &StateDir, project: &Project, grpc: u16, http: u16) -> Result<Se
     files::make_private_dir(&state.server_data())?;
     files::close(&state.server_data())?;
     let me = std::env::current_exe().context("cannot find this program's own file")?;
-    let grpc = format!("{ADDRESS}:{grpc}");
-    let http = format!("{ADDRESS}:{http}");
+    let [grpc, http] = [grpc, http].map(|port| {
+        let address = SocketAddr::new(project.settings.server_bind(), port);
+        address.to_string()
+    });
+    let socket = state.server_socket();
+    let own = project.settings.server.tls_cert.is_some();
+    if own && socket.is_none() {
+        return Err(Failure::new(
+            format!(
+                "the path {} is too long for the server's Unix socket, and with --tls-cert the programs on this machine reach the server through it",
+                state.root().display()
+            ),
+            "move the state directory to a shorter path, or go back to the project's certificate: `xylem up --unset tls-cert`",
+        ));
+    }
     let mut args: Vec<OsString> = vec!["server".into()];
     let mut option = |name: &str, value: OsString| args.extend([name.into(), value]);
     option("--data-dir", state.server_data().into());
     option("--grpc-listen", grpc.clone().into());
     option("--http-listen", http.clone().into());
-    if let Some(socket) = state.server_socket() {
+    if let Some(socket) = &socket {
         option("--compute-socket", socket.into());
     }
     option("--keys-dir", keys::dir(state).into());
+    option("--tls-dir", state.certificates().into());
     option("--audit-log", state.audit_log().into());
     args.extend(project.settings.server_flags()?);
     if project.restore_wal {
@@ -328,6 +384,8 @@ fn spawn(state: &StateDir, project: &Project, grpc: u16, http: u16) -> Result<Se
         process,
         grpc,
         http,
+        socket,
+        authority: Some(Paths::in_dir(&state.certificates()).authority),
         stopped: false,
         log_from,
     };

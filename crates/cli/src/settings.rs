@@ -29,6 +29,10 @@ pub struct Settings {
     #[command(flatten)]
     #[serde(flatten)]
     pub server: ServerSettings,
+    /// The place at which the server listens.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub listen: ListenSettings,
     /// Settings with which computes are started.
     #[command(flatten)]
     #[serde(flatten)]
@@ -72,6 +76,29 @@ pub struct ServerSettings {
     /// How far back branches keep their history, such as 36h [default: 7d]
     #[arg(long, value_name = "SPAN", value_parser = span)]
     pub history: Option<String>,
+    /// Names and addresses under which other machines reach the server, with commas
+    /// between them: its certificate is for them, too
+    #[arg(long, value_name = "NAMES")]
+    pub tls_names: Option<String>,
+    /// Certificate of your own for the server (PEM), in place of the project's
+    #[arg(long, value_name = "FILE", value_parser = path)]
+    pub tls_cert: Option<String>,
+    /// Private key of that certificate (PEM) [default: in the file of --tls-cert]
+    #[arg(long, value_name = "FILE", value_parser = path)]
+    pub tls_key: Option<String>,
+    /// Authorities (PEM) of the certificates that other machines need to connect to the
+    /// server, such as the project's ca.pem [default: none needed]
+    #[arg(long, value_name = "FILE", value_parser = path)]
+    pub tls_client_ca: Option<String>,
+}
+
+/// The place at which the server listens.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
+pub struct ListenSettings {
+    /// Address that the server listens on, such as 0.0.0.0 for other machines, too
+    /// [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDR")]
+    pub server_bind: Option<IpAddr>,
 }
 
 /// Settings with which computes are started.
@@ -123,10 +150,14 @@ pub struct ServerPorts {
 /// The setting `--grpc-port`, which computes that run depend on.
 pub const GRPC_PORT: &str = "grpc-port";
 
+/// The setting `--tls-cert`, to which `--tls-key` belongs.
+pub const TLS_CERT: &str = "tls-cert";
+
 /// The settings that `--unset` accepts, by the names of their flags.
 pub fn names() -> Vec<String> {
     let command = Command::new("names");
     let command = ServerSettings::augment_args(command);
+    let command = ListenSettings::augment_args(command);
     let command = ComputeSettings::augment_args(command);
     let command = Ports::augment_args(command);
     let mut names: Vec<String> = command
@@ -156,6 +187,12 @@ impl Settings {
     /// The address that computes listen on.
     pub fn bind(&self) -> IpAddr {
         self.compute.bind.unwrap_or(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// The address that the server listens on.
+    pub fn server_bind(&self) -> IpAddr {
+        let bind = self.listen.server_bind;
+        bind.unwrap_or(Ipv4Addr::LOCALHOST.into())
     }
 
     /// The database's page size in bytes.
@@ -198,6 +235,13 @@ pub fn without<T: Serialize + DeserializeOwned>(settings: &T, name: &str) -> Res
 
 fn table<T: Serialize>(settings: &T) -> Result<toml::Table> {
     toml::Table::try_from(settings).context("cannot write the settings in TOML")
+}
+
+/// A path that stays right when the server is started in another directory.
+fn path(text: &str) -> Result<String, String> {
+    let path = std::path::absolute(text).map_err(|error| error.to_string())?;
+    let path = path.into_os_string().into_string();
+    path.map_err(|_| "the path is not UTF-8".to_owned())
 }
 
 fn span(text: &str) -> Result<String, String> {

@@ -4,15 +4,21 @@ use crate::account::User;
 use crate::compute::name::ComputeName;
 use crate::failure::Failure;
 use crate::files;
+use crate::ports;
 use crate::process::Process;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, TryLockError};
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use xylem_ambient::Entropy;
+use xylem_channel::{ClientTls, Identity};
+use xylem_proto::dial::{PROTOCOL, Way};
+use xylem_tls::authority::Paths;
 
 /// Environment variable that names the state directory.
 pub const VARIABLE: &str = "XYLEM_DIR";
@@ -36,12 +42,61 @@ pub struct ServerRecord {
     pub grpc: String,
     /// The address of metrics and health, `host:port`.
     pub http: String,
+    /// Its Unix socket. Servers of older versions speak no gRPC there.
+    #[serde(default)]
+    pub socket: Option<PathBuf>,
+    /// The authority of its certificate. Servers of older versions have no TLS.
+    #[serde(default)]
+    pub authority: Option<PathBuf>,
     /// It was ended on purpose.
     #[serde(default)]
     pub stopped: bool,
     /// Where this run's lines begin in `server.log`, in bytes.
     #[serde(default)]
     pub log_from: u64,
+}
+
+impl ServerRecord {
+    /// The address at which a program on this machine reaches the server.
+    ///
+    /// # Errors
+    /// When the record has none.
+    pub fn address(&self) -> Result<SocketAddr> {
+        let listens: SocketAddr = self
+            .grpc
+            .parse()
+            .with_context(|| format!("{:?} in server.json is not an address", self.grpc))?;
+        Ok(SocketAddr::new(
+            ports::reachable(listens.ip()),
+            listens.port(),
+        ))
+    }
+
+    /// The way to the server's gRPC.
+    ///
+    /// # Errors
+    /// When the record has no address, or the authority cannot be read.
+    pub fn way(&self) -> Result<Way> {
+        if let Some(socket) = &self.socket {
+            return Ok(Way::Socket(socket.clone()));
+        }
+        let address = self.address()?.to_string();
+        let Some(authority) = &self.authority else {
+            return Ok(Way::Plain(address));
+        };
+        let identity = self.identity().map(|file| Identity {
+            certificate: file.clone(),
+            key: file,
+        });
+        let tls = ClientTls::new(xylem_tls::provider(), PROTOCOL, authority.clone(), identity)?;
+        Ok(Way::Tls(address, Arc::new(tls)))
+    }
+
+    /// The key and certificate that the authority has made for this project's programs.
+    pub fn identity(&self) -> Option<PathBuf> {
+        let dir = self.authority.as_ref()?.parent()?;
+        Some(Paths::in_dir(dir).client).filter(|file| file.exists())
+    }
 }
 
 impl StateDir {
@@ -110,10 +165,12 @@ impl StateDir {
     pub fn server_file(&self) -> PathBuf {
         self.root.join("server.json")
     }
-    /// The socket on which the server listens for computes; `None` where its path would
-    /// be too long, so that computes use the port.
+    /// The socket on which the server listens, in a directory that computes can reach;
+    /// `None` where its path would be too long, so that the port is used.
     pub fn server_socket(&self) -> Option<PathBuf> {
-        Some(self.root.join("server.sock")).filter(|path| fits(path))
+        let elsewhere = std::fs::read_link(self.root.join("computes"));
+        let dir = elsewhere.unwrap_or_else(|_| self.root.clone());
+        Some(dir.join("server.sock")).filter(|path| fits(path))
     }
     /// The server's output.
     pub fn server_log(&self) -> PathBuf {
@@ -134,6 +191,10 @@ impl StateDir {
     /// The log of calls that manage branches.
     pub fn audit_log(&self) -> PathBuf {
         self.root.join("audit.log")
+    }
+    /// The project's certificates.
+    pub fn certificates(&self) -> PathBuf {
+        self.root.join("tls")
     }
     /// The token of the project's owner.
     pub fn token_file(&self) -> PathBuf {
@@ -329,6 +390,14 @@ impl ComputeDir {
     /// The directory of mariadbd's socket and pid file.
     pub fn run(&self) -> PathBuf {
         self.root.join("run")
+    }
+    /// The authority of the server's certificate.
+    pub fn authority_file(&self) -> PathBuf {
+        self.root.join("ca.pem")
+    }
+    /// The compute's own key and certificate.
+    pub fn identity_file(&self) -> PathBuf {
+        self.root.join("client.pem")
     }
     /// The compute's token: for its branch and epoch.
     pub fn token_file(&self) -> PathBuf {

@@ -43,6 +43,9 @@ typedef struct xylem_config {
   const char *branch;           /* name; NULL: "main" */
   uint64_t epoch;               /* from the attach; 0: a reader */
   const char *token;            /* NULL: none */
+  const char *tls_ca;           /* file of authorities (PEM); NULL: no TLS */
+  const char *tls_cert;         /* file of its own certificate; NULL: none */
+  const char *tls_key;          /* file of its key; NULL: that of tls_cert */
   const char *datadir;          /* absolute path of the data directory */
   uint64_t start_lsn;           /* where this compute's own redo begins */
   uint32_t connections;         /* most connections for pages; 0: 4 */

@@ -29,6 +29,9 @@ pub struct CConfig {
     pub branch: *const c_char,
     pub epoch: u64,
     pub token: *const c_char,
+    pub tls_ca: *const c_char,
+    pub tls_cert: *const c_char,
+    pub tls_key: *const c_char,
     pub datadir: *const c_char,
     pub start_lsn: u64,
     pub connections: u32,
@@ -169,13 +172,18 @@ unsafe fn text(name: &str, text: *const c_char) -> Result<Option<String>, Error>
 /// The strings in `c` are NULL or NUL-terminated.
 unsafe fn checked(c: &CConfig) -> Result<Config, Error> {
     // SAFETY: as the caller vouches.
-    let (address, socket, branch, token, datadir) = unsafe {
+    let (address, socket, branch, token, datadir, tls) = unsafe {
         (
             text("address", c.address)?,
             text("socket", c.socket)?,
             text("branch", c.branch)?,
             text("token", c.token)?,
             text("datadir", c.datadir)?,
+            [
+                text("tls_ca", c.tls_ca)?,
+                text("tls_cert", c.tls_cert)?,
+                text("tls_key", c.tls_key)?,
+            ],
         )
     };
     let or = |value: u32, default: u32| if value == 0 { default } else { value };
@@ -194,6 +202,9 @@ unsafe fn checked(c: &CConfig) -> Result<Config, Error> {
     }
     let mut config = Config::new(&address, c.port);
     config.socket = socket.map(PathBuf::from);
+    if config.socket.is_none() {
+        config.tls = crate::trust::of(tls.map(|file| file.map(PathBuf::from)))?;
+    }
     if let Some(branch) = branch {
         config.branch = branch;
     }

@@ -1,9 +1,11 @@
 //! The configuration of a connection, and its defaults.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use xylem_ambient::{Clock, Entropy};
+use xylem_channel::ClientTls;
 
 /// The default number of page connections.
 pub const CONNECTIONS: u32 = 4;
@@ -27,6 +29,8 @@ pub struct Config {
     pub port: u16,
     /// The server's Unix socket, which is used instead of `host` and `port`.
     pub socket: Option<PathBuf>,
+    /// Whom this compute trusts; `None`: no TLS. A Unix socket needs none.
+    pub tls: Option<Arc<ClientTls>>,
     /// The branch's name.
     pub branch: String,
     /// The epoch of the compute's attach; 0 for a reader.
@@ -60,6 +64,7 @@ impl Config {
             host: host.to_owned(),
             port,
             socket: None,
+            tls: None,
             branch: "main".to_owned(),
             epoch: 0,
             token: None,

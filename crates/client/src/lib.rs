@@ -30,3 +30,4 @@ pub mod stats;
 pub mod status;
 pub mod tablespace;
 pub mod threads;
+pub mod trust;

@@ -1,16 +1,18 @@
 //! A connection to the page server: a Unix socket on the server's machine, otherwise
-//! TCP. All calls block, a receive at most for [`Limits::tick`].
+//! TCP, with TLS if the configuration says whom to trust. All calls block, a receive at
+//! most for [`Limits::tick`].
 
 use crate::config::Limits;
 use crate::refusal::Closed;
 use crate::shared::Shared;
 use crate::sidefiles::Uncaptured;
 use socket2::{Domain, SockAddr, Socket as Raw, TcpKeepalive, Type};
-use std::io::{self, ErrorKind, IoSlice, Read};
+use std::io::{self, ErrorKind, IoSlice};
 use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use xylem_channel::{Channel, ClientTls, Wait};
 use xylem_wire::{Fault, Hello, Invalid, Kind, Received, Role, Standing, hello};
 
 /// Bytes of redo that the system may hold for the server, and pages for the compute.
@@ -19,7 +21,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 /// An established connection.
 #[derive(Debug)]
 pub struct Socket {
-    raw: Raw,
+    channel: Channel,
     /// The time limit of a receive, in microseconds, as the system knows it.
     tick_us: AtomicU64,
 }
@@ -42,19 +44,26 @@ impl Socket {
         let _ours = Uncaptured::new();
         let config = &shared.config;
         let timeout = config.connect_timeout;
-        let raw = match &config.socket {
-            Some(path) => unix(path, timeout)?,
-            None => tcp(&config.host, config.port, timeout)?,
+        let limits = &shared.limits;
+        let channel = match (&config.socket, &config.tls) {
+            (Some(path), _) => Channel::plain(unix(path, timeout)?),
+            (None, tls) => {
+                let raw = tcp(&config.host, config.port, timeout)?;
+                match tls {
+                    None => Channel::plain(raw),
+                    Some(tls) => secured(raw, tls, shared)?,
+                }
+            }
         };
         let socket = Socket {
-            raw,
+            channel,
             tick_us: AtomicU64::new(0),
         };
-        let limits = &shared.limits;
         // The server may admit a compute late, while it opens its branches.
         let until = limits.now() + limits.request_timeout();
         socket.set_tick(limits.tick())?;
-        socket.raw.set_write_timeout(Some(limits.tick()))?;
+        let raw = socket.channel.socket();
+        raw.set_write_timeout(Some(limits.tick()))?;
         let introduction = hello(&Hello {
             role,
             epoch: config.epoch,
@@ -102,7 +111,8 @@ impl Socket {
     pub fn set_tick(&self, tick: Duration) -> io::Result<()> {
         let us = u64::try_from(tick.as_micros()).unwrap_or(u64::MAX).max(1);
         if self.tick_us.swap(us, Ordering::Relaxed) != us {
-            self.raw.set_read_timeout(Some(Duration::from_micros(us)))?;
+            let limit = Duration::from_micros(us);
+            self.channel.socket().set_read_timeout(Some(limit))?;
         }
         Ok(())
     }
@@ -113,11 +123,7 @@ impl Socket {
     /// # Errors
     /// The system's error.
     pub fn receive(&self, received: &mut Received) -> io::Result<Progress> {
-        let result = (&self.raw).read(received.room());
-        if let Ok(count) = result {
-            received.filled(count);
-        }
-        progress(result)
+        self.receive_into(received, Wait::Yes)
     }
 
     /// As [`Socket::receive`], without waiting.
@@ -125,17 +131,15 @@ impl Socket {
     /// # Errors
     /// The system's error.
     pub fn receive_ready(&self, received: &mut Received) -> io::Result<Progress> {
-        let mut ready = libc::pollfd {
-            fd: std::os::fd::AsRawFd::as_raw_fd(&self.raw),
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        // SAFETY: `ready` is one pollfd.
-        match unsafe { libc::poll(&mut ready, 1, 0) } {
-            0 => Ok(Progress::NotYet),
-            n if n > 0 => self.receive(received),
-            _ => progress(Err(io::Error::last_os_error())),
+        self.receive_into(received, Wait::No)
+    }
+
+    fn receive_into(&self, received: &mut Received, wait: Wait) -> io::Result<Progress> {
+        let result = self.channel.receive(received.room(), wait);
+        if let Ok(count) = result {
+            received.filled(count);
         }
+        progress(result)
     }
 
     /// Sends all of `bytes`, and waits while the system has no room for them.
@@ -146,7 +150,7 @@ impl Socket {
         let mut rest = bytes;
         let mut until = None;
         while !rest.is_empty() {
-            match progress(self.raw.send_with_flags(rest, libc::MSG_NOSIGNAL))? {
+            match progress(self.channel.send(&[IoSlice::new(rest)], Wait::Yes))? {
                 Progress::Bytes(count) => {
                     rest = &rest[count..];
                     until = None;
@@ -162,19 +166,19 @@ impl Socket {
         Ok(())
     }
 
-    /// Sends what the system has room for.
+    /// Sends what the system has room for. After [`Progress::NotYet`], the next call must
+    /// begin with the same bytes.
     ///
     /// # Errors
     /// The system's error.
     pub fn send_ready(&self, parts: &[IoSlice<'_>]) -> io::Result<Progress> {
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-        progress(self.raw.send_vectored_with_flags(parts, flags))
+        progress(self.channel.send(parts, Wait::No))
     }
 
     /// Waits until the system has room to send, or until `limit` has passed.
     pub fn wait_for_room(&self, limit: Duration) {
         let mut room = libc::pollfd {
-            fd: std::os::fd::AsRawFd::as_raw_fd(&self.raw),
+            fd: std::os::fd::AsRawFd::as_raw_fd(self.channel.socket()),
             events: libc::POLLOUT,
             revents: 0,
         };
@@ -185,9 +189,33 @@ impl Socket {
 
     /// Ends the connection. Blocked calls return.
     pub fn end(&self) {
-        // An error means that it has ended already.
-        let _ = self.raw.shutdown(Shutdown::Both);
+        self.channel.end(Shutdown::Both);
     }
+}
+
+/// Makes the TLS handshake on a new connection.
+fn secured(raw: Raw, tls: &ClientTls, shared: &Shared) -> Result<Channel, Closed> {
+    let (config, limits) = (&shared.config, &shared.limits);
+    let until = limits.now() + config.connect_timeout;
+    let tick = config.connect_timeout.min(limits.tick());
+    raw.set_read_timeout(Some(tick))?;
+    raw.set_write_timeout(Some(tick))?;
+    let mut goes_on = || match shared.is_ending() || limits.now() >= until {
+        true => Err(ErrorKind::TimedOut.into()),
+        false => Ok(()),
+    };
+    tls.connect(raw, &config.host, &mut goes_on)
+        .map_err(|error| {
+            let server = config.server();
+            Closed::Broken(match error.kind() {
+                ErrorKind::TimedOut => format!(
+                    "{server}: no TLS handshake within {} ms",
+                    config.connect_timeout.as_millis()
+                ),
+                ErrorKind::InvalidData => format!("{server}: TLS: {error}"),
+                _ => format!("{server}: TLS handshake: {error}"),
+            })
+        })
 }
 
 fn progress(result: io::Result<usize>) -> io::Result<Progress> {

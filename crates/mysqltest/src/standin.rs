@@ -12,7 +12,6 @@ use crate::verify;
 use anyhow::{Context, Result, bail};
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
-use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -183,7 +182,7 @@ impl Start {
                 .await?;
             base.finish()?;
         }
-        let grpc: SocketAddr = record.grpc.parse()?;
+        let grpc = record.address()?;
         for option in [
             "--innodb-page-server-enabled=ON".to_owned(),
             format!("--innodb-page-server-address={}", grpc.ip()),
@@ -210,6 +209,12 @@ impl Start {
         let mut option = OsString::from("--innodb-page-server-token-file=");
         option.push(&token);
         options.push(option);
+        // Over TLS, as on another machine.
+        if let Some(authority) = &record.authority {
+            let mut option = OsString::from("--innodb-page-server-tls-ca=");
+            option.push(authority);
+            options.push(option);
+        }
         let envs = [
             ("LD_PRELOAD", self.home.client_library().into()),
             (

@@ -7,6 +7,7 @@
 use anyhow::{Context, Result};
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -21,6 +22,8 @@ use xylem_proto::pageserver::{GetPageRequest, GetPagesRequest};
 
 /// The number of moments of a project's history that are read.
 const MOMENTS: u64 = 4;
+/// How long it may take to connect to the page server.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The LSN at which a database's redo begins.
 const FIRST_LSN: u64 = 12_288;
 /// Pages per request.
@@ -104,10 +107,8 @@ pub async fn project(projects: &Path, name: &str, state: &StateDir) -> Result<()
 async fn all(state: &StateDir, faults: &mut String) -> Result<u64> {
     let server = state.server_record().context("there is no page server")?;
     let owner = Owner(state.token()?.context("there is no token")?.parse()?);
-    let channel = Channel::from_shared(format!("http://{}", server.grpc))?
-        .connect()
-        .await
-        .context("the page server is gone")?;
+    let connected = server.way()?.connect(PATIENCE, |endpoint| endpoint).await;
+    let channel = connected.context("the page server is gone")?;
     let mut control = ControlClient::with_interceptor(channel.clone(), owner.clone())
         .max_decoding_message_size(MESSAGE_BYTES_MAX);
     let mut pages = PageServerClient::with_interceptor(channel, owner)

@@ -3,6 +3,8 @@
 //! Generated from `proto/*.proto`, which say what each field means. Wire types
 //! are not domain types: convert them at the edge.
 
+pub mod dial;
+
 /// Pages and redo: package `pageserver`.
 #[allow(missing_docs, clippy::all)]
 pub mod pageserver {

@@ -14,11 +14,13 @@ use settings as setting;
 pub use settings::{SETTINGS, ServerArgs, Setting, markdown};
 pub use sources::ConfigError;
 use sources::Sources;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 pub use wal_store::WalStore;
 use xylem_ambient::{Clock, Entropy};
+use xylem_tls::ServerFiles;
+use xylem_tls::authority::Paths;
 
 /// All settings of a server, validated.
 #[derive(Clone, Debug)]
@@ -45,6 +47,10 @@ pub struct ServerConfig {
     pub keys_dir: Option<PathBuf>,
     /// The log of what callers did. `None`: there is none.
     pub audit_log: Option<PathBuf>,
+    /// The files of TLS. `None`: both ports speak without it.
+    pub tls: Option<ServerFiles>,
+    /// The project's own certificates.
+    pub certificates: Option<Certificates>,
     /// Format of log lines.
     pub log_format: LogFormat,
     /// Filter of log lines: a level, or a filter of `tracing`.
@@ -75,6 +81,8 @@ pub struct ServerConfig {
     pub stall_timeout: Duration,
     /// Limit of open connections; the server closes further ones at once.
     pub connections_max: usize,
+    /// Limit of open connections of one host beyond loopback.
+    pub connections_per_host: usize,
     /// Limit of leases of read-only computes.
     pub leases_max: usize,
     /// Threads that read pages from layers.
@@ -91,6 +99,15 @@ pub struct ServerConfig {
     pub clock: Clock,
     /// The source of ids and of the tokens that identify writers.
     pub entropy: Entropy,
+}
+
+/// The project's own certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificates {
+    /// Their directory.
+    pub dir: PathBuf,
+    /// Names of this server that it does not know by itself.
+    pub names: Vec<String>,
 }
 
 impl ServerConfig {
@@ -180,6 +197,7 @@ fn build(from: &Sources) -> Result<ServerConfig, ConfigError> {
         },
     };
     let remote = place::is_remote(&object_store);
+    let certificates = certificates(from)?;
     let config = ServerConfig {
         grpc_listen: from.get(&setting::grpc_listen)?,
         http_listen: from.get(&setting::http_listen)?,
@@ -193,6 +211,8 @@ fn build(from: &Sources) -> Result<ServerConfig, ConfigError> {
         stop_grace: from.get::<Span>(&setting::stop_grace)?.0,
         keys_dir: from.find(&setting::keys_dir)?,
         audit_log: from.find(&setting::audit_log)?,
+        tls: tls(from, certificates.as_ref())?,
+        certificates,
         log_format: from.get(&setting::log_format)?,
         log_level: log_level(from)?,
         wal_store: from.get(&setting::wal_store)?,
@@ -208,6 +228,7 @@ fn build(from: &Sources) -> Result<ServerConfig, ConfigError> {
         lease_timeout: from.get::<Span>(&setting::lease_timeout)?.0,
         stall_timeout: from.get::<Span>(&setting::stall_timeout)?.0,
         connections_max: from.get(&setting::connections_max)?,
+        connections_per_host: from.get(&setting::connections_per_host)?,
         leases_max: from.get(&setting::leases_max)?,
         // A read that waits for the network occupies a thread but no processor.
         page_threads: from.find(&setting::page_threads)?.unwrap_or(if remote {
@@ -224,6 +245,7 @@ fn build(from: &Sources) -> Result<ServerConfig, ConfigError> {
         object_store,
         data_dir,
     };
+    check_exposure(from, &config)?;
     if !config.compute_redo_log_size.0.is_multiple_of(4096) {
         return Err(from.bad(
             &setting::compute_redo_log_size,
@@ -231,6 +253,79 @@ fn build(from: &Sources) -> Result<ServerConfig, ConfigError> {
         ));
     }
     Ok(config)
+}
+
+fn certificates(from: &Sources) -> Result<Option<Certificates>, ConfigError> {
+    let names = from.text(&setting::tls_names);
+    let Some(dir) = from.find(&setting::tls_dir)? else {
+        return match names {
+            None => Ok(None),
+            Some(_) => Err(from.bad(&setting::tls_names, "it needs tls_dir, which is not set")),
+        };
+    };
+    let names = names.unwrap_or_default().split(',').map(str::trim);
+    let names = names.filter(|name| !name.is_empty());
+    let names: Result<Vec<String>, ConfigError> = names
+        .map(|name| {
+            // An address has one spelling in a certificate.
+            let address = name.trim_matches(['[', ']']).parse::<IpAddr>();
+            if let Ok(address) = address {
+                return Ok(address.to_string());
+            }
+            xylem_channel::server_name(name).map_err(|_| {
+                let why = format!("{name:?} is neither a DNS name nor an IP address");
+                from.bad(&setting::tls_names, &why)
+            })?;
+            Ok(name.to_owned())
+        })
+        .collect();
+    Ok(Some(Certificates { dir, names: names? }))
+}
+
+fn tls(from: &Sources, own: Option<&Certificates>) -> Result<Option<ServerFiles>, ConfigError> {
+    let own = own.map(|own| Paths::in_dir(&own.dir).server);
+    let given: Option<PathBuf> = from.find(&setting::tls_cert)?;
+    let key: Option<PathBuf> = from.find(&setting::tls_key)?;
+    let clients = from.find(&setting::tls_client_ca)?;
+    if key.is_some() && given.is_none() {
+        return Err(from.bad(&setting::tls_key, "it needs tls_cert, which is not set"));
+    }
+    match given.or(own) {
+        None if clients.is_some() => Err(from.bad(
+            &setting::tls_client_ca,
+            "it needs tls_dir or tls_cert, which are not set",
+        )),
+        None => Ok(None),
+        Some(certificate) => Ok(Some(ServerFiles {
+            key: key.unwrap_or_else(|| certificate.clone()),
+            clients,
+            certificate,
+        })),
+    }
+}
+
+/// Refuses addresses that other machines reach without TLS or without tokens.
+fn check_exposure(from: &Sources, config: &ServerConfig) -> Result<(), ConfigError> {
+    if from.get::<bool>(&setting::insecure_listen)? {
+        return Ok(());
+    }
+    let lacks = match (&config.tls, &config.keys_dir) {
+        (None, _) => "tls_dir: without TLS they read what is sent",
+        (_, None) => "keys_dir: without tokens they read and change all branches",
+        _ => return Ok(()),
+    };
+    for (setting, addr) in [
+        (&setting::grpc_listen, config.grpc_listen),
+        (&setting::http_listen, config.http_listen),
+    ] {
+        if !addr.ip().to_canonical().is_loopback() {
+            return Err(from.bad(
+                setting,
+                &format!("other machines reach this address. Set {lacks}. Or set insecure_listen=true, in a network that you trust"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn log_level(from: &Sources) -> Result<String, ConfigError> {

@@ -1,117 +1,232 @@
-//! Limits open connections. The server closes further connections at once, which keeps
-//! its memory and file descriptors for the open ones; the callers retry.
+//! Open connections: their limits, their peers, and the kinds of transport below gRPC
+//! and HTTP. The server closes connections beyond a limit at once, which keeps its
+//! memory and file descriptors for the open ones; the callers retry.
 
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tokio::time::{Instant, Sleep};
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::Connected;
 
-/// The limit, shared by a listener and its connections.
+/// The other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// An address.
+    Address(SocketAddr),
+    /// A user of this machine, on a Unix socket.
+    User(u32),
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Address(addr) => addr.fmt(f),
+            Peer::User(uid) => write!(f, "uid {uid}"),
+        }
+    }
+}
+
+/// The limits, shared by all listeners and their connections.
 #[derive(Clone)]
 pub struct Limited {
     permits: Arc<Semaphore>,
     max: usize,
     /// The warning was logged since the limit was reached.
     told: Arc<AtomicBool>,
+    hosts: Arc<Hosts>,
+}
+
+/// Connections of each host beyond loopback. All users of this machine look the same, and
+/// a busy compute needs many.
+struct Hosts {
+    max: usize,
+    open: Mutex<HashMap<IpAddr, Host>>,
+}
+
+#[derive(Default)]
+struct Host {
+    count: usize,
+    /// The warning was logged since the host has had a connection.
+    told: bool,
+}
+
+/// Counts a connection until it is dropped.
+pub struct Permit {
+    _all: OwnedSemaphorePermit,
+    host: Option<(Arc<Hosts>, IpAddr)>,
+}
+
+impl Hosts {
+    /// Counts a connection of `host`, if it may have another one.
+    fn admit(&self, host: IpAddr) -> bool {
+        let mut open = self.open.lock();
+        let known = open.entry(host).or_default();
+        if known.count < self.max {
+            known.count += 1;
+            return true;
+        }
+        if !std::mem::replace(&mut known.told, true) {
+            tracing::warn!(
+                "{host} has {} connections, the limit of the setting connections_per_host: the server closes further ones",
+                self.max
+            );
+        }
+        false
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some((hosts, host)) = &self.host {
+            let mut open = hosts.open.lock();
+            match open.get_mut(host) {
+                Some(host) if host.count > 1 => host.count -= 1,
+                _ => drop(open.remove(host)),
+            }
+        }
+    }
 }
 
 impl Limited {
-    /// A limit of `max` connections.
-    pub fn new(max: usize) -> Limited {
+    /// A limit of `max` connections, of which one host may have `per_host`.
+    pub fn new(max: usize, per_host: usize) -> Limited {
         Limited {
             permits: Arc::new(Semaphore::new(max)),
             max,
             told: Arc::default(),
+            hosts: Arc::new(Hosts {
+                max: per_host,
+                open: Mutex::default(),
+            }),
         }
     }
 
-    /// A limited listener for a service that accepts connections itself.
-    pub fn listener(self, listener: TcpListener) -> Listener {
-        Listener {
-            listener,
-            limit: self,
-        }
-    }
-
-    /// Counts `stream`; `None` when too many connections are open.
-    pub fn admit(&self, stream: TcpStream) -> Option<Counted> {
-        let permit = self.permit()?;
-        Some(Counted { stream, permit })
-    }
-
-    /// Counts a connection until the permit is dropped; `None` when too many are open.
-    pub fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        match Arc::clone(&self.permits).try_acquire_owned() {
-            Ok(permit) => {
-                self.told.store(false, Ordering::Relaxed);
-                Some(permit)
+    /// Counts a connection of `peer`; `None` when too many are open.
+    pub fn permit(&self, peer: Peer) -> Option<Permit> {
+        let Ok(all) = Arc::clone(&self.permits).try_acquire_owned() else {
+            if !self.told.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    "{} connections are open, the limit of the setting connections_max: the server closes further ones",
+                    self.max
+                );
             }
-            Err(_) => {
-                if !self.told.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(
-                        "{} connections are open, the limit of the setting connections_max: the server closes further ones",
-                        self.max
-                    );
-                }
-                None
+            return None;
+        };
+        self.told.store(false, Ordering::Relaxed);
+        let host = match peer {
+            Peer::Address(addr) if !addr.ip().to_canonical().is_loopback() => {
+                Some(network(addr.ip()))
             }
+            _ => None,
+        };
+        if let Some(host) = host
+            && !self.hosts.admit(host)
+        {
+            return None;
         }
+        Some(Permit {
+            _all: all,
+            host: host.map(|host| (Arc::clone(&self.hosts), host)),
+        })
     }
 }
 
-/// A listener with a limit.
-pub struct Listener {
-    listener: TcpListener,
-    limit: Limited,
+/// The address that counts: a host has a whole network of IPv6.
+fn network(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(v6) => {
+            let prefix = u128::from(v6) & !u128::from(u64::MAX);
+            Ipv6Addr::from(prefix).into()
+        }
+        v4 => v4,
+    }
 }
 
-impl axum::serve::Listener for Listener {
-    type Io = Counted;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Counted, SocketAddr) {
-        loop {
-            let (stream, addr) = axum::serve::Listener::accept(&mut self.listener).await;
-            if let Some(counted) = self.limit.admit(stream) {
-                return (counted, addr);
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
+/// The bytes below gRPC and HTTP.
+pub enum Transport {
+    /// TCP without TLS.
+    Tcp(TcpStream),
+    /// TLS over TCP.
+    Tls(Box<TlsStream<TcpStream>>),
+    /// A Unix socket.
+    Unix(UnixStream),
 }
 
 /// A connection that counts until it is dropped.
 pub struct Counted {
-    stream: TcpStream,
-    permit: OwnedSemaphorePermit,
+    transport: Transport,
+    peer: Peer,
+    permit: Permit,
+    idle: Option<Idle>,
 }
 
-impl Counted {
-    /// The connection itself.
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
-    }
-
-    /// The connection, and the permit that counts it.
-    pub fn into_parts(self) -> (TcpStream, OwnedSemaphorePermit) {
-        (self.stream, self.permit)
-    }
+/// Ends a connection whose peer sends nothing for too long.
+struct Idle {
+    limit: Duration,
+    end: Pin<Box<Sleep>>,
 }
 
 impl Connected for Counted {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> Peer {
+        self.peer
+    }
+}
+
+impl Counted {
+    /// A connection over `transport` with `peer`.
+    pub fn new(transport: Transport, peer: Peer, permit: Permit) -> Counted {
+        Counted {
+            transport,
+            peer,
+            permit,
+            idle: None,
+        }
+    }
+
+    /// The connection, which fails when its peer sends nothing for `limit`.
+    pub fn with_idle_limit(mut self, limit: Duration) -> Counted {
+        let end = Box::pin(tokio::time::sleep(limit));
+        self.idle = Some(Idle { limit, end });
+        self
+    }
+
+    /// Its other end.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// The bytes, the other end, and the permit that counts it.
+    pub fn into_parts(self) -> (Transport, Peer, Permit) {
+        (self.transport, self.peer, self.permit)
+    }
+
+    fn read_half(&mut self) -> Pin<&mut (dyn AsyncRead + Unpin)> {
+        match &mut self.transport {
+            Transport::Tcp(stream) => Pin::new(stream),
+            Transport::Tls(stream) => Pin::new(&mut **stream),
+            Transport::Unix(stream) => Pin::new(stream),
+        }
+    }
+
+    fn write_half(&mut self) -> Pin<&mut (dyn AsyncWrite + Unpin)> {
+        match &mut self.transport {
+            Transport::Tcp(stream) => Pin::new(stream),
+            Transport::Tls(stream) => Pin::new(&mut **stream),
+            Transport::Unix(stream) => Pin::new(stream),
+        }
     }
 }
 
@@ -121,7 +236,16 @@ impl AsyncRead for Counted {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let read = self.read_half().poll_read(cx, buf);
+        let Some(idle) = &mut self.idle else {
+            return read;
+        };
+        if read.is_ready() {
+            idle.end.as_mut().reset(Instant::now() + idle.limit);
+            return read;
+        }
+        ready!(idle.end.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -131,15 +255,15 @@ impl AsyncWrite for Counted {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        self.write_half().poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        self.write_half().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        self.write_half().poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -147,10 +271,74 @@ impl AsyncWrite for Counted {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        self.write_half().poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        match &self.transport {
+            Transport::Tcp(stream) => stream.is_write_vectored(),
+            Transport::Tls(stream) => stream.is_write_vectored(),
+            Transport::Unix(stream) => stream.is_write_vectored(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn peer(addr: &str) -> Peer {
+        Peer::Address(SocketAddr::new(addr.parse().unwrap(), 7))
+    }
+
+    #[test]
+    fn a_host_that_has_its_share_leaves_the_rest_to_others() {
+        let limit = Limited::new(6, 2);
+        let mut open = Vec::new();
+        for _ in 0..2 {
+            open.push(limit.permit(peer("192.0.2.1")).unwrap());
+        }
+        assert!(limit.permit(peer("192.0.2.1")).is_none());
+        assert!(limit.permit(peer("::ffff:192.0.2.1")).is_none());
+        open.push(limit.permit(peer("192.0.2.2")).unwrap());
+        // One that it closes it may open again, and what was refused counts nothing.
+        open.remove(0);
+        open.push(limit.permit(peer("192.0.2.1")).unwrap());
+        assert!(limit.permit(peer("192.0.2.1")).is_none());
+        // Loopback and users of this machine have only the limit of all.
+        for other in [peer("127.0.0.1"), peer("::ffff:127.0.0.1"), Peer::User(7)] {
+            open.push(limit.permit(other).unwrap());
+        }
+        assert!(limit.permit(peer("127.0.0.1")).is_none());
+        drop(open);
+        assert!(limit.hosts.open.lock().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_whose_peer_sends_nothing_ends_and_another_goes_on() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let limit = Limited::new(2, 2);
+        let (mut peer, stream) = UnixStream::pair().unwrap();
+        let permit = limit.permit(Peer::User(0)).unwrap();
+        let counted = Counted::new(Transport::Unix(stream), Peer::User(0), permit);
+        let mut counted = counted.with_idle_limit(Duration::from_secs(60));
+        let mut byte = [0];
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_secs(50)).await;
+            peer.write_all(b"x").await.unwrap();
+            assert_eq!(counted.read(&mut byte).await.unwrap(), 1);
+        }
+        let error = counted.read(&mut byte).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn a_network_of_ipv6_counts_as_one_host() {
+        let limit = Limited::new(10, 1);
+        let _one = limit.permit(peer("2001:db8:1:2::1")).unwrap();
+        assert!(limit.permit(peer("2001:db8:1:2:ffff::2")).is_none());
+        assert!(limit.permit(peer("2001:db8:1:3::1")).is_some());
     }
 }

@@ -36,6 +36,14 @@ pub enum ServerError {
     /// The keys of tokens cannot be used.
     #[error("{0}")]
     Keys(String),
+    /// The certificates cannot be used.
+    #[error(
+        "a certificate, a key or an authority of --tls-cert, --tls-key or --tls-client-ca is of no use: {0}"
+    )]
+    Tls(#[from] xylem_channel::TlsError),
+    /// The project's own certificates cannot be made.
+    #[error("--tls-dir: {0}")]
+    Authority(#[from] xylem_tls::authority::AuthorityError),
     /// There is no usable project.
     #[error("{}: {message}", path.display())]
     Project {

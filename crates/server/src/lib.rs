@@ -5,8 +5,10 @@
 //! [`run()`] serves until it is told to stop. [`project`] describes projects, and
 //! [`place`] opens their stores.
 
+mod accept;
 mod access;
 mod branch;
+mod certificates;
 pub mod config;
 mod connections;
 mod error;

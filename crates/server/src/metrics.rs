@@ -105,6 +105,8 @@ pub struct Metrics {
     registry: Mutex<Registry>,
     /// Calls and connections refused for lack of a valid token.
     pub unauthenticated: Counter,
+    /// Connections without TLS where it is required, and failed handshakes.
+    pub tls_failures: Counter,
     page_reads: Family<ReadLabels, Counter>,
     page_read_seconds: Seconds,
     page_bytes: Family<BranchLabel, Counter>,
@@ -358,6 +360,7 @@ impl Metrics {
         let metrics = Metrics {
             registry: Mutex::new(Registry::with_prefix("xylem")),
             unauthenticated: Counter::default(),
+            tls_failures: Counter::default(),
             page_reads: Family::default(),
             page_read_seconds: Family::new_with_constructor(Buckets(&PAGE_BUCKETS)),
             page_bytes: Family::default(),
@@ -440,6 +443,11 @@ impl Metrics {
             "unauthenticated",
             "Calls and connections refused for lack of a valid token",
             m.unauthenticated.clone(),
+        );
+        registry.register(
+            "tls_failures",
+            "Connections without TLS where it is required, and failed handshakes",
+            m.tls_failures.clone(),
         );
         registry.register("attaches", "Attaches of computes", m.attaches.clone());
         registry.register("streams", "Open streams", m.streams.clone());

@@ -1,13 +1,14 @@
 //! Runs a server: locks the directory, listens, opens the project, serves, stops.
 
+use crate::accept::{self, Listeners, Port};
 use crate::access::Access;
 use crate::branch::leases;
+use crate::certificates::Keeper;
 use crate::config::ServerConfig;
 use crate::connections::Limited;
 use crate::error::ServerError;
 use crate::lock::DirLock;
 use crate::node::Node;
-use crate::rpc::compute::{Listeners, accept};
 use crate::rpc::{Authenticate, ControlService, InspectService, MESSAGE_BYTES_MAX, PageService};
 use crate::{http, open, ownership, watch};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -36,6 +37,8 @@ const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// The largest HTTP/2 frame: large enough for an answer with a page of 64 KiB.
 const FRAME_BYTES_MAX: u32 = 256 << 10;
+/// Limit of open connections of HTTP.
+const HTTP_CONNECTIONS_MAX: usize = 256;
 /// Limit of concurrent calls on one connection; further calls wait at the caller.
 const CONNECTION_STREAMS_MAX: u32 = 1024;
 /// How long connections may take to close after their streams have ended.
@@ -148,6 +151,20 @@ async fn serve(
         http: local_addr(&http)?,
     };
     let access = Access::open(&config)?;
+    let mut certificates = Keeper::new(&config, [addrs.grpc, addrs.http]);
+    let grpc = Port {
+        listener: grpc,
+        tls: certificates.port(accept::GRPC_PROTOCOLS)?,
+    };
+    let http = Port {
+        listener: http,
+        tls: certificates.port(accept::HTTP_PROTOCOLS)?,
+    };
+    let certificates = Task(tokio::spawn(certificates.keep()));
+    let per_host = config.connections_per_host;
+    let limit = Limited::new(config.connections_max, per_host);
+    // Of its own: scrapers must not take the place of computes.
+    let http_limit = Limited::new(HTTP_CONNECTIONS_MAX, per_host);
     let node = Arc::new(Node::new(config, access));
     let (health, health_service) = tonic_health::server::health_reporter();
     report(&health, ServingStatus::NotServing).await;
@@ -156,10 +173,11 @@ async fn serve(
     let mut serving = Serving {
         grpc: serve_grpc(
             Arc::clone(&node),
-            Listeners { tcp: grpc, unix },
+            Listeners { port: grpc, unix },
+            limit,
             health_service,
         )?,
-        http: serve_http(Arc::clone(&node), http),
+        http: serve_http(Arc::clone(&node), http, http_limit),
     };
 
     tokio::pin!(shutdown);
@@ -186,6 +204,7 @@ async fn serve(
     let lost = opened.catalog.lost().clone();
     node.set_ready(opened);
     let _care = [
+        certificates,
         Task(tokio::spawn(watch::watch(Arc::clone(&node)))),
         Task(tokio::spawn(leases::remove_unused(Arc::clone(&node)))),
     ];
@@ -343,6 +362,7 @@ impl Drop for Service {
 fn serve_grpc(
     node: Arc<Node>,
     listeners: Listeners,
+    limit: Limited,
     health: HealthServer<impl Health>,
 ) -> Result<Service, ServerError> {
     let reflection = || {
@@ -357,10 +377,9 @@ fn serve_grpc(
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     // An interceptor checks the token before a decoder reads the body.
     let authenticate = Authenticate(Arc::clone(&node));
-    let limit = Limited::new(node.config.connections_max);
     let inspect = InspectServer::new(InspectService::new(Arc::clone(&node)))
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let incoming = accept(Arc::clone(&node), listeners, limit);
+    let incoming = accept::accept_grpc(Arc::clone(&node), listeners, limit);
     let control =
         ControlServer::new(ControlService::new(node)).max_encoding_message_size(MESSAGE_BYTES_MAX);
     let router = tonic::transport::Server::builder()
@@ -383,10 +402,9 @@ fn serve_grpc(
     }))
 }
 
-fn serve_http(node: Arc<Node>, listener: TcpListener) -> Service {
-    let limit = Limited::new(node.config.connections_max);
+fn serve_http(node: Arc<Node>, port: Port, limit: Limited) -> Service {
+    let listener = accept::accept_http(Arc::clone(&node), port, limit);
     let router = http::router(node);
-    let listener = limit.listener(listener);
     Service::spawn(CancellationToken::new(), async move {
         axum::serve(listener, router).await
     })

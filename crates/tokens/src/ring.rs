@@ -18,10 +18,8 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Header, Validation};
 use std::collections::HashSet;
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use std::time::SystemTime;
 use xylem_ambient::{Clock, Entropy};
 
@@ -336,23 +334,6 @@ fn append(path: &Path, line: String) -> Result<(), RingError> {
 
 /// Replaces a file by one with this content, durably.
 fn replace(path: &Path, content: &[u8]) -> Result<(), RingError> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".new");
-    let temporary = PathBuf::from(temporary);
-    let written = (|| {
-        let _ = std::fs::remove_file(&temporary);
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)?;
-        match path.parent() {
-            Some(parent) => std::fs::File::open(parent)?.sync_all(),
-            None => Ok(()),
-        }
-    })();
-    written.map_err(RingError::io("write", path))
+    xylem_durable::replace(path, content, xylem_durable::SECRET)
+        .map_err(RingError::io("write", path))
 }

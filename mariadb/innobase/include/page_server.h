@@ -44,6 +44,12 @@ extern ulonglong epoch;
 extern ulonglong start_lsn;
 /** innodb_page_server_token_file; the token itself is never shown */
 extern char *token_file;
+/** innodb_page_server_tls_ca */
+extern char *tls_ca;
+/** innodb_page_server_tls_cert */
+extern char *tls_cert;
+/** innodb_page_server_tls_key */
+extern char *tls_key;
 /** innodb_page_server_connections */
 extern uint connections;
 /** innodb_page_server_connect_timeout, in milliseconds */

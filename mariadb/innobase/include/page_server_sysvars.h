@@ -58,6 +58,22 @@ static MYSQL_SYSVAR_STR(page_server_token_file, page_server::token_file,
   "File that holds the project's token, if the page server requires one",
   nullptr, nullptr, nullptr);
 
+static MYSQL_SYSVAR_STR(page_server_tls_ca, page_server::tls_ca,
+  PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
+  "File of the authorities (PEM) whose page server this server trusts; without"
+  " it, TCP to the page server has no TLS",
+  nullptr, nullptr, nullptr);
+
+static MYSQL_SYSVAR_STR(page_server_tls_cert, page_server::tls_cert,
+  PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
+  "File of this server's own certificate (PEM), if the page server requires one",
+  nullptr, nullptr, nullptr);
+
+static MYSQL_SYSVAR_STR(page_server_tls_key, page_server::tls_key,
+  PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
+  "File of the private key (PEM) of innodb_page_server_tls_cert, if it is another",
+  nullptr, nullptr, nullptr);
+
 static MYSQL_SYSVAR_UINT(page_server_connections, page_server::connections,
   PLUGIN_VAR_RQCMDARG | PLUGIN_VAR_READONLY,
   "Largest number of connections for page reads that threads wait for",
@@ -124,6 +140,9 @@ static MYSQL_SYSVAR_STR(page_server_cache_file, page_server::cache_file,
   MYSQL_SYSVAR(page_server_epoch), \
   MYSQL_SYSVAR(page_server_start_lsn), \
   MYSQL_SYSVAR(page_server_token_file), \
+  MYSQL_SYSVAR(page_server_tls_ca), \
+  MYSQL_SYSVAR(page_server_tls_cert), \
+  MYSQL_SYSVAR(page_server_tls_key), \
   MYSQL_SYSVAR(page_server_connections), \
   MYSQL_SYSVAR(page_server_connect_timeout), \
   MYSQL_SYSVAR(page_server_request_timeout), \

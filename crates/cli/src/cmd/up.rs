@@ -4,6 +4,7 @@ mod revive;
 mod settle;
 mod watch;
 
+use settle::Settled;
 pub use settle::check_binary_log;
 
 use super::down;
@@ -91,7 +92,13 @@ async fn bring_up(app: &mut App, args: &UpArgs) -> Result<(Started, Duration)> {
     app.state.create()?;
     let app = &*app;
     let lock = app.state.lock(LOCK_LIMIT).await?;
-    let (project, changed) = settle::settle(app, args)?;
+    let Settled {
+        project,
+        changed,
+        server_changed,
+    } = settle::settle(app, args)?;
+    let server = app.state.server_record();
+    let server_runs = server.is_some_and(|server| server.process.is_alive());
     check_port(app, &project, args)?;
     if args.settings.compute.user.is_some() {
         // Before it is kept.
@@ -118,6 +125,13 @@ async fn bring_up(app: &mut App, args: &UpArgs) -> Result<(Started, Duration)> {
             return Err(error);
         }
     };
+    if server_runs && server_changed {
+        progress.note(&format!(
+            "the server runs already: its new settings take effect when it is started again, by `{}` and `{}`",
+            app.command("down"),
+            app.command("up")
+        ));
+    }
     let port = args.ports.mysql_port;
     let started = session.compute(app, &main(), port, &progress).await?;
     if started.already && changed {

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use std::ffi::OsString;
 use std::fmt::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// The options of a compute that vary.
@@ -76,6 +76,17 @@ pub struct PageServer<'a> {
     pub start_lsn: u64,
     /// The token's file, if the server wants one.
     pub token_file: Option<PathBuf>,
+    /// The files for TLS, if the server has it.
+    pub tls: Option<Tls>,
+}
+
+/// The files with which a compute and the server trust each other.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The authority of the server's certificate.
+    pub authority: PathBuf,
+    /// The compute's own key and certificate.
+    pub identity: Option<PathBuf>,
 }
 
 /// The default of `innodb_buffer_pool_size`.
@@ -244,7 +255,33 @@ fn page_server(out: &mut String, page: &PageServer<'_>) -> Result<()> {
     if let Some(file) = &page.token_file {
         line(out, "innodb-page-server-token-file", plain(file)?)?;
     }
+    if let Some(tls) = &page.tls {
+        line(out, "innodb-page-server-tls-ca", plain(&tls.authority)?)?;
+        if let Some(file) = &tls.identity {
+            line(out, "innodb-page-server-tls-cert", plain(file)?)?;
+        }
+    }
     Ok(())
+}
+
+/// Whether a compute whose `my.cnf` is `text` will reach a server that has TLS, and that
+/// listens on `socket` and at `address`. Computes of older versions had no TLS.
+pub fn reaches(text: &str, socket: Option<&Path>, address: SocketAddr) -> bool {
+    let has = |name: &str, value: &str| {
+        let mut wanted = String::new();
+        line(&mut wanted, name, value).is_ok() && text.lines().any(|l| l == wanted.trim_end())
+    };
+    if let Some(socket) = socket.and_then(Path::to_str)
+        && has("innodb-page-server-socket", socket)
+    {
+        return true;
+    }
+    let secure = text
+        .lines()
+        .any(|l| l.starts_with("innodb-page-server-tls-ca"));
+    let host = address.ip().to_string();
+    let port = address.port().to_string();
+    secure && has("innodb-page-server-address", &host) && has("innodb-page-server-port", &port)
 }
 
 /// A server's id that no other branch has, nor, but for a chance of one in four

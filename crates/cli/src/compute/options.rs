@@ -1,21 +1,16 @@
 //! The options and the environment of the mariadbd that is started.
 
-use super::mycnf::{self, Options, PageServer};
+use super::mycnf::{self, Options, PageServer, Tls};
 use super::starter::{Start, Starter};
 use crate::account::User;
-use crate::state::StateDir;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::ffi::OsString;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use xylem_datadir::walk;
 
-/// The server's socket, if the account that mariadbd runs as can reach it.
-fn server_socket(state: &StateDir, user: Option<&User>) -> Option<PathBuf> {
-    let reached = user.is_none_or(|user| user.stopped_at(state.root()).is_none());
-    state
-        .server_socket()
-        .filter(|socket| reached && socket.exists())
+/// Whether the account that mariadbd runs as can reach the server's `socket`.
+fn is_reached(socket: &Path, user: Option<&User>) -> bool {
+    socket.exists() && user.is_none_or(|user| user.stopped_at(socket).is_none())
 }
 
 impl Starter<'_> {
@@ -42,10 +37,10 @@ impl Starter<'_> {
         let dir = &start.dir;
         let (host, home) = (start.host, &start.host.home);
         let socket = dir.socket(host.user.as_ref())?;
-        let server: SocketAddr =
-            self.server.grpc.parse().with_context(|| {
-                format!("{:?} in server.json is not an address", self.server.grpc)
-            })?;
+        let server = self.server.address()?;
+        let state = &self.app.state;
+        // Servers of older versions say nothing of it.
+        let server_socket = self.server.socket.clone().or_else(|| state.server_socket());
         let token = start.attached.token.as_bytes();
         let token_file = if token.is_empty() {
             None
@@ -53,6 +48,15 @@ impl Starter<'_> {
             host.write_for(&dir.token_file(), token)?;
             Some(dir.token_file())
         };
+        let tls = self.server.authority.clone().map(|authority| {
+            let identity = self.server.identity();
+            let identity = identity.map(|file| host.readable(file, dir.identity_file()));
+            anyhow::Ok(Tls {
+                authority: host.readable(authority, dir.authority_file())?,
+                identity: identity.transpose()?,
+            })
+        });
+        let tls = tls.transpose()?;
         let settings = &self.project.settings;
         let buffer_pool = settings.compute.buffer_pool.as_deref();
         let page_cache = settings.compute.page_cache.as_deref();
@@ -79,11 +83,12 @@ impl Starter<'_> {
             page_server: PageServer {
                 host: server.ip().to_string(),
                 port: server.port(),
-                socket: server_socket(&self.app.state, host.user.as_ref()),
+                socket: server_socket.filter(|path| is_reached(path, host.user.as_ref())),
                 branch: &start.branch,
                 epoch: start.attached.epoch,
                 start_lsn: start.attached.start_lsn,
                 token_file,
+                tls,
             },
             bootstrap,
             read_only: start.at_lsn.is_some(),

@@ -2,12 +2,13 @@
 
 use super::base::Materialise;
 use super::bootstrap::{accounts_sql, in_innodb, own_account_sql};
-use super::mycnf::{Options, PageServer, render, render_client};
+use super::mycnf::{Options, PageServer, Tls, reaches, render, render_client};
 use super::{decoy, reader, ready};
 use crate::account::User;
 use crate::project::Accounts;
 use crate::tests::kit::{me, project};
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -43,6 +44,7 @@ fn options() -> Options<'static> {
             epoch: 3,
             start_lsn: 54321,
             token_file: None,
+            tls: None,
         },
         bootstrap: false,
         read_only: false,
@@ -91,7 +93,7 @@ fn options_are_all_there() {
         assert!(has(&text, line), "{line} is missing in\n{text}");
     }
     assert!(has(&text, "relay-log-recovery"));
-    assert!(!text.contains("token-file"));
+    assert!(!text.contains("token-file") && !text.contains("tls"));
     assert!(!text.contains("read-only"));
     assert!(!text.contains("skip-slave-start") && !text.contains("server-id"));
     assert!(!has(&text, "user = \"root\""));
@@ -105,9 +107,18 @@ fn options_that_vary() {
     options.read_only = true;
     options.log_file_bytes = None;
     options.page_server.token_file = Some("/s/token".into());
+    options.page_server.tls = Some(Tls {
+        authority: "/s/ca.pem".into(),
+        identity: Some("/s/client.pem".into()),
+    });
     let text = render(&options).unwrap();
     assert!(has(&text, "user = \"root\""));
     assert!(has(&text, "innodb-page-server-token-file = \"/s/token\""));
+    assert!(has(&text, "innodb-page-server-tls-ca = \"/s/ca.pem\""));
+    assert!(has(
+        &text,
+        "innodb-page-server-tls-cert = \"/s/client.pem\""
+    ));
     for line in [
         "read-only = \"ON\"",
         "event-scheduler = \"OFF\"",
@@ -499,4 +510,24 @@ async fn waiting_ends_with_the_greeting() {
     ready::wait(me(), &socket, Path::new("/nowhere"), 0)
         .await
         .unwrap();
+}
+
+#[test]
+fn a_compute_that_cannot_reach_a_server_with_tls_is_told_from_one_that_can() {
+    let socket = Some(Path::new("/s/server.sock"));
+    let here: SocketAddr = "127.0.0.1:8080".parse().unwrap();
+    let elsewhere: SocketAddr = "10.0.0.5:8080".parse().unwrap();
+    let mut options = options();
+    let text = render(&options).unwrap();
+    // The socket needs neither TLS nor the address.
+    assert!(reaches(&text, socket, elsewhere));
+    assert!(!reaches(&text, Some(Path::new("/v/server.sock")), here));
+    assert!(!reaches(&text, None, here));
+    options.page_server.tls = Some(Tls {
+        authority: "/s/ca.pem".into(),
+        identity: None,
+    });
+    let text = render(&options).unwrap();
+    assert!(reaches(&text, None, here));
+    assert!(!reaches(&text, None, elsewhere));
 }

@@ -1,6 +1,6 @@
 //! Pages of a branch at an LSN, many at a time.
 
-use super::{Control, RETRY_LIMIT, is_passing};
+use super::{CONNECT_LIMIT, Control, RETRY_LIMIT, is_passing};
 use crate::failure::Failure;
 use crate::timing::Timer;
 use anyhow::{Context, Result};
@@ -29,15 +29,14 @@ impl Control {
     /// # Errors
     /// When nobody answers.
     pub async fn pages(&self, branch: &str, lsn: u64) -> Result<Pages> {
-        let channel = Endpoint::from_shared(format!("http://{}", self.address))
-            .with_context(|| format!("{:?} is not an address", self.address))?
-            .connect_timeout(Duration::from_secs(5))
-            .tcp_nodelay(true)
-            .initial_stream_window_size(Some(4 << 20))
-            .initial_connection_window_size(Some(16 << 20))
-            .connect()
-            .await
-            .with_context(|| format!("the server at {} does not answer", self.address))?;
+        let windows = |endpoint: Endpoint| {
+            endpoint
+                .initial_stream_window_size(Some(4 << 20))
+                .initial_connection_window_size(Some(16 << 20))
+        };
+        let channel = self.way.connect(CONNECT_LIMIT, windows).await;
+        let channel =
+            channel.with_context(|| format!("the server at {} does not answer", self.way))?;
         Ok(Pages {
             client: PageServerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX),
             control: self.clone(),

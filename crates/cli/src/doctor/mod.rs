@@ -1,6 +1,7 @@
 //! Checks of the installation, the machine and the project.
 
 pub(crate) mod care;
+mod certificates;
 mod installation;
 mod machine;
 mod project;
@@ -105,6 +106,7 @@ pub async fn all(app: &App) -> Vec<Check> {
     if state.has_project() {
         let seen = seen::look(app).await;
         project::check(state, &seen, &mut checks);
+        certificates::check(app, &mut checks);
         care::check(app, &seen, &mut checks).await;
     } else {
         checks.push(Check::warn(

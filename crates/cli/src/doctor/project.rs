@@ -11,7 +11,7 @@ use crate::ports;
 use crate::project::Project;
 use crate::report::seen::Seen;
 use crate::state::StateDir;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 /// Ingest this far behind the WAL makes reads wait.
@@ -214,12 +214,9 @@ fn server(state: &StateDir, seen: &Seen, checks: &mut Vec<Check>) {
         log_errors("server.log", &log, record.log_from, checks);
     } else {
         for address in [&record.grpc, &record.http] {
-            port(
-                "port",
-                IpAddr::V4(Ipv4Addr::LOCALHOST),
-                address.rsplit(':').next().unwrap_or(""),
-                checks,
-            );
+            if let Ok(address) = address.parse::<SocketAddr>() {
+                port("port", address.ip(), &address.port().to_string(), checks);
+            }
         }
     }
 }

@@ -110,6 +110,7 @@ fn a_server_port_that_somebody_took_meanwhile_is_passed_over() {
     );
     let other = port.wrapping_add(1);
     let asked = |grpc, http| Asked {
+        address: LOCAL,
         kept: Ports {
             mysql_port: None,
             server: ServerPorts {

@@ -251,6 +251,8 @@ fn server(process: Process, stopped: bool) -> ServerRecord {
         process,
         grpc: "127.0.0.1:8080".to_owned(),
         http: "127.0.0.1:8081".to_owned(),
+        socket: None,
+        authority: None,
         stopped,
         log_from: 0,
     }

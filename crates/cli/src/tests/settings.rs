@@ -16,7 +16,9 @@ fn sample(id: &str) -> &'static str {
         "wal_store" => "object",
         "page_size" => "32k",
         "wal_backup" | "history" => "36h",
-        "bind" => "0.0.0.0",
+        "bind" | "server_bind" => "0.0.0.0",
+        "tls_names" => "db.example.com",
+        "tls_cert" | "tls_key" | "tls_client_ca" => "/own.pem",
         "memory" | "buffer_pool" | "page_cache" => "512M",
         "user" => "mysql",
         "mariadbd_args" => "--max-connections=10",
@@ -78,20 +80,27 @@ fn every_setting_is_kept_and_comes_back() {
 #[test]
 fn every_setting_that_can_change_can_be_unset() {
     let (settings, ports) = (up::<Settings>().settings, up::<Ports>().ports);
-    let (mut server, mut compute, mut ports) = (settings.server, settings.compute, ports);
-    let count_all = |a: &_, b: &_, c: &_| {
+    let (mut server, mut listen, mut compute, mut ports) =
+        (settings.server, settings.listen, settings.compute, ports);
+    let count_all = |a: &_, b: &_, c: &_, d: &_| {
         count::<settings::ServerSettings>(a)
-            + count::<settings::ComputeSettings>(b)
-            + count::<Ports>(c)
+            + count::<settings::ListenSettings>(b)
+            + count::<settings::ComputeSettings>(c)
+            + count::<Ports>(d)
     };
-    let mut left = count_all(&server, &compute, &ports);
+    let mut left = count_all(&server, &listen, &compute, &ports);
     assert_eq!(left, settings::names().len());
     for name in settings::names() {
         server = settings::without(&server, &name).unwrap();
+        listen = settings::without(&listen, &name).unwrap();
         compute = settings::without(&compute, &name).unwrap();
         ports = settings::without(&ports, &name).unwrap();
         left -= 1;
-        assert_eq!(count_all(&server, &compute, &ports), left, "{name}");
+        assert_eq!(
+            count_all(&server, &listen, &compute, &ports),
+            left,
+            "{name}"
+        );
     }
     assert!(settings::names().contains(&settings::GRPC_PORT.to_owned()));
 }

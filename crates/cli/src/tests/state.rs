@@ -79,6 +79,8 @@ fn a_server_record_comes_back() {
         },
         grpc: "127.0.0.1:8080".to_owned(),
         http: "127.0.0.1:8081".to_owned(),
+        socket: Some("/s/server.sock".into()),
+        authority: None,
         stopped: false,
         log_from: 9,
     };

@@ -14,4 +14,5 @@ mod redo;
 mod sending;
 mod sidefiles;
 mod stress;
+mod tls;
 mod units;

@@ -4,7 +4,7 @@
 // Helpers outside #[test] functions may fail a test in any way.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
-use crate::common::{PAGE, START, Server, bytes, code, eventually, page, wanted};
+use crate::common::{PAGE, START, Server, Way, bytes, code, eventually, page, wanted};
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -56,13 +56,10 @@ fn idle_connections_are_used_before_new_ones() {
 }
 
 #[test]
-fn a_unix_socket_serves_as_well_as_a_port() {
-    for local in [false, true] {
+fn a_unix_socket_and_tls_serve_as_well_as_a_port() {
+    for way in Way::ALL {
         let server = Server::start();
-        let mut config = match local {
-            true => server.local_config(),
-            false => server.config(),
-        };
+        let mut config = server.config_by(way);
         config.token = Some("secret".to_owned());
         config.branch = "dev".to_owned();
         let client = Client::start(config).unwrap();
@@ -90,7 +87,7 @@ fn a_unix_socket_serves_as_well_as_a_port() {
     }
     // The error names the socket.
     let server = Server::start();
-    let mut config = server.local_config();
+    let mut config = server.config_by(Way::Socket);
     config.socket = Some(server.path.with_file_name("missing"));
     config.retry_limit_ms = 200;
     let error = Client::start(config).unwrap_err();
@@ -270,7 +267,7 @@ fn a_call_that_is_dropped_is_completed() {
 fn requests_that_the_server_does_not_take() {
     let server = Server::start();
     server.script().page_size = 1024;
-    let client = Client::start(server.local_config()).unwrap();
+    let client = Client::start(server.config_by(Way::Socket)).unwrap();
     client.shared().limits.set(300, 60_000);
     server.script().pause_pages = true;
     let started = Instant::now();

@@ -4,7 +4,7 @@
 // Helpers outside #[test] functions may fail a test in any way.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
-use crate::common::{START, Server, bytes, code, eventually};
+use crate::common::{START, Server, Way, bytes, code, eventually};
 use std::time::{Duration, Instant};
 use xylem_client::client::Client;
 use xylem_client::status::Status;
@@ -22,13 +22,9 @@ fn ten_bytes_each(client: &Client, from: u64, count: u64) {
 /// wait for that.
 #[test]
 fn a_server_that_does_not_read_does_not_stop_the_writer() {
-    for local in [false, true] {
+    for way in Way::ALL {
         let server = Server::start();
-        let client = Client::start(match local {
-            true => server.local_config(),
-            false => server.config(),
-        })
-        .unwrap();
+        let client = Client::start(server.config_by(way)).unwrap();
         server.script().pause_redo = true;
         let mut all = Vec::new();
         let started = Instant::now();

@@ -226,22 +226,6 @@ fn refused(project: &Project, args: &[&str]) -> Result<(Option<i32>, String)> {
     Ok((out.status.code(), said))
 }
 
-/// The text of the server's metrics.
-fn metrics(project: &Project) -> Result<String> {
-    use std::io::{Read, Write};
-    let status = project.json(&["status"])?;
-    let address = status["server"]["http"].as_str().context("no http")?;
-    let mut stream = std::net::TcpStream::connect(address)?;
-    let token = project.token()?.context("no token")?;
-    write!(
-        stream,
-        "GET /metrics HTTP/1.0\r\nAuthorization: Bearer {token}\r\n\r\n"
-    )?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
-}
-
 #[test]
 fn branches_are_named_as_ci_names_them() -> Result<()> {
     let project = Project::up("16MiB")?;
@@ -259,7 +243,7 @@ fn branches_are_named_as_ci_names_them() -> Result<()> {
         assert_eq!(project.branch(name)?["parent"], "main");
     }
     let label = "branch=\"feature/login\"";
-    assert!(metrics(&project)?.contains(label), "no {label}");
+    assert!(project.http_get("/metrics")?.contains(label), "no {label}");
     let lsn = project.branch("feature/login")?["last_lsn"].to_string();
 
     let reader = ["compute", "start", "feature/login", "--read-only"];

@@ -14,14 +14,9 @@ use xylem_proto::control::control_client::ControlClient;
 
 /// Attaches to the branch, as another compute would.
 fn take_over(project: &Project) -> Result<u64> {
-    let status = project.json(&["status"])?;
-    let grpc = status["server"]["grpc"]
-        .as_str()
-        .context("no grpc address")?;
-    let url = format!("http://{grpc}");
     let request = project.request(AttachRequest {})?;
     tokio::runtime::Runtime::new()?.block_on(async {
-        let mut control = ControlClient::connect(url).await?;
+        let mut control = ControlClient::new(project.channel().await?);
         Ok(control.attach(request).await?.into_inner().epoch)
     })
 }

@@ -26,5 +26,6 @@ mod readers;
 mod replica;
 mod stock;
 mod survive;
+mod tls;
 mod tokens;
 mod transport;

@@ -16,14 +16,11 @@ fn call<T>(
     token: &str,
     make: impl AsyncFnOnce(&mut ControlClient<tonic::transport::Channel>, &str) -> Result<T, Status>,
 ) -> Result<Result<T, Code>> {
-    let status = project.json(&["status"])?;
-    let grpc = status["server"]["grpc"].as_str().context("no address")?;
-    let url = format!("http://{grpc}");
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
         .block_on(async {
-            let mut control = ControlClient::connect(url).await?;
+            let mut control = ControlClient::new(project.channel().await?);
             Ok(make(&mut control, token)
                 .await
                 .map_err(|status| status.code()))

@@ -1,12 +1,12 @@
 //! The audit log: a line of JSON for each call that manages a branch, done or refused.
 
 use super::Bearer;
+use crate::connections::Peer;
 use crate::error::ServerError;
 use parking_lot::Mutex;
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use tonic::{Request, Status};
@@ -23,7 +23,7 @@ pub(crate) struct Audit {
 pub(crate) struct Entry<'a> {
     audit: &'a Audit,
     bearer: Bearer,
-    from: Option<SocketAddr>,
+    from: Option<Peer>,
     call: &'static str,
     /// The branch, as the caller names it.
     pub on: String,
@@ -44,7 +44,7 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     token: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    from: Option<SocketAddr>,
+    from: Option<String>,
     call: &'static str,
     on: &'a str,
     outcome: &'a str,
@@ -89,7 +89,7 @@ impl Audit {
         Entry {
             audit: self,
             bearer: bearer.clone(),
-            from: request.remote_addr(),
+            from: request.extensions().get::<Peer>().copied(),
             call,
             on: on.to_owned(),
             ended: false,
@@ -107,7 +107,7 @@ impl Audit {
             time: crate::time::now(&self.clock).to_string(),
             who,
             token,
-            from: entry.from,
+            from: entry.from.map(|peer| peer.to_string()),
             call: entry.call,
             on: short(&entry.on),
             outcome,

@@ -149,7 +149,7 @@ settings! {
     http_listen: "ADDR", Is("127.0.0.1:8081"), None,
         "Address of `/metrics`, `/healthz` and `/readyz`", "Port 0 takes any free port.";
     compute_socket: "PATH", Off, None,
-        "Unix socket for computes on this machine", "Computes on other machines use `grpc_listen`.";
+        "Unix socket for computes on this machine, and for gRPC of root and of the server's own user", "Computes on other machines use `grpc_listen`.";
     memory: "SIZE", Depends("1/8 of the machine's memory, at least 512MiB"), Some(("32MiB", "4TiB")),
         "Memory of all branches",
         "Seven eighths are for pages (layers in memory, indexes, caches), one eighth for WALs (entries that wait to be durable, and objects that readers still need). Where a control group limits memory, the default is an eighth of that limit.";
@@ -164,6 +164,22 @@ settings! {
     keys_dir: "DIR", Off, None,
         "Directory of the keys that sign tokens",
         "With it, callers must send a token, and the token says what they may do. See [Tokens](#tokens). It is read anew when it changes.";
+    tls_dir: "DIR", Off, None,
+        "Directory of the project's own certificates",
+        "With it, both addresses require TLS. The server makes an authority and certificates there if they are missing, and renews them. See [TLS](#tls).";
+    tls_names: "NAMES", Off, None,
+        "Further DNS names and IP addresses of this server, with commas between them",
+        "The server's certificate in `tls_dir` is also for `localhost`, the machine's name, and the addresses that the server listens on.";
+    tls_cert: "FILE", Depends("`server.pem` in `tls_dir`"), None,
+        "The server's certificate (PEM), then those that lead to its authority",
+        "A certificate of your own in place of the one in `tls_dir`. Changed files are read again within 5 seconds.";
+    tls_key: "FILE", Depends("the file of `tls_cert`"), None,
+        "The certificate's private key (PEM)", "";
+    tls_client_ca: "FILE", Off, None,
+        "Authorities of clients (PEM)", "With it, clients need a certificate of one of them (mutual TLS), beside a token.";
+    insecure_listen: "BOOL", Is("false"), None,
+        "Listen where other machines reach the server, without TLS or without tokens: `true` or `false`",
+        "Only for a network that you trust.";
     audit_log: "FILE", Off, None,
         "File to which a line of JSON is appended for each call that manages a branch, done or refused", "";
     log_format: "FORMAT", Is("text"), None,
@@ -197,7 +213,9 @@ settings! {
         "How long a client may take no answer, or send no item, before its stream ends",
         "The stream's memory and permits are free from then on.";
     connections_max: "N", Is("4096"), Some(("8", "1048576")),
-        "Open connections on both addresses together", "Further connections are closed at once.";
+        "Open connections of computes and gRPC callers", "Further connections are closed at once. HTTP has a limit of 256 of its own, and closes connections that are idle for a minute.";
+    connections_per_host: "N", Is("1024"), Some(("8", "1048576")),
+        "Open connections of one host, or one /64 network of IPv6", "Loopback and the Unix socket have no such limit.";
     leases_max: "N", Is("1000"), Some(("1", "1000000")),
         "Leases of read-only computes", "Further leases are refused.";
     page_threads: "N", Depends("twice the processors; 64 with a remote object store"), Some(("1", "512")),

@@ -5,11 +5,10 @@
 //! the request, and makes commits durable where it reads the frames. What has to wait
 //! for files, for redo or for other servers runs elsewhere and writes its answer itself.
 
-mod accept;
 mod acks;
 mod connection;
 mod outbox;
 mod pages;
 mod redo;
 
-pub(crate) use accept::{Listeners, accept};
+pub(crate) use connection::{refusal, spawn as serve};

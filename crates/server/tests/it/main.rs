@@ -24,4 +24,5 @@ mod protocol;
 mod service;
 mod takeover;
 mod times;
+mod tls;
 mod wal_home;

@@ -11,8 +11,18 @@ use crate::state::StateDir;
 use anyhow::Result;
 use std::path::Path;
 
-/// The project with the settings given now; true when they changed.
-pub(super) fn settle(app: &App, args: &UpArgs) -> Result<(Project, bool)> {
+/// A project with the settings given now.
+pub(super) struct Settled {
+    /// The project.
+    pub project: Project,
+    /// A setting has changed.
+    pub changed: bool,
+    /// One of them is the server's.
+    pub server_changed: bool,
+}
+
+/// The project with the settings given now.
+pub(super) fn settle(app: &App, args: &UpArgs) -> Result<Settled> {
     let old = if app.state.has_project() {
         Some(Project::load(&app.state)?)
     } else {
@@ -36,9 +46,24 @@ pub(super) fn settle(app: &App, args: &UpArgs) -> Result<(Project, bool)> {
     *store = store.take().filter(|wanted| wanted != WAL_STORE);
     let format = &mut project.settings.format.page_size;
     *format = format.filter(|size| *size != PAGE_SIZE);
+    let server = &project.settings.server;
+    if server.tls_key.is_some() && server.tls_cert.is_none() {
+        return Err(Failure::usage(
+            "--tls-key is the key of --tls-cert, which is missing",
+            "give both, or neither",
+        ));
+    }
     let changed = old.as_ref() != Some(&project);
+    let server_changed = old.is_some_and(|old| {
+        let (old, new) = (&old.settings, &project.settings);
+        (&old.server, &old.listen) != (&new.server, &new.listen)
+    });
     project.restore_wal = args.restore_wal;
-    Ok((project, changed))
+    Ok(Settled {
+        project,
+        changed,
+        server_changed,
+    })
 }
 
 /// Refuses to change what is fixed when a project is created.
@@ -86,6 +111,11 @@ fn unset(app: &App, project: &mut Project, name: &str) -> Result<()> {
     }
     let settings = &mut project.settings;
     settings.server = settings::without(&settings.server, name)?;
+    if name == settings::TLS_CERT {
+        // Of no use by itself.
+        settings.server.tls_key = None;
+    }
+    settings.listen = settings::without(&settings.listen, name)?;
     settings.compute = settings::without(&settings.compute, name)?;
     project.ports = settings::without(&project.ports, name)?;
     Ok(())

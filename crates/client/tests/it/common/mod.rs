@@ -7,8 +7,9 @@ mod proxy;
 pub mod replay;
 mod script;
 mod serve;
+pub mod trust;
 
-pub use proxy::Server;
+pub use proxy::{Server, Way};
 pub use script::{Frame, Script, code};
 
 use std::time::{Duration, Instant};

@@ -1,15 +1,28 @@
 //! The proxy between the client and the scripted server. It cuts connections at any
 //! byte.
 
-use super::{PAGE, START, Script, serve};
+use super::{PAGE, START, Script, serve, trust};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use xylem_channel::Channel;
 use xylem_client::client::Client;
 use xylem_client::config::Config;
+
+/// A way to reach the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Port,
+    Tls,
+    Socket,
+}
+
+impl Way {
+    pub const ALL: [Way; 3] = [Way::Port, Way::Tls, Way::Socket];
+}
 
 /// The scripted server and the proxy in front of it.
 pub struct Server {
@@ -17,6 +30,8 @@ pub struct Server {
     pub addr: SocketAddr,
     /// The Unix socket, beside the port.
     pub path: PathBuf,
+    /// A port with TLS.
+    pub secure: SocketAddr,
     proxy: Arc<Proxy>,
     _dir: tempfile::TempDir,
 }
@@ -45,13 +60,15 @@ impl Server {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let local = SockAddr::unix(&path).unwrap();
-        proxy.listen(Domain::UNIX, &local, &script);
+        proxy.listen(Way::Socket, &local, &script);
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let addr = proxy.listen(Domain::IPV4, &any.into(), &script);
+        let addr = proxy.listen(Way::Port, &any.into(), &script);
+        let secure = proxy.listen(Way::Tls, &any.into(), &script);
         Server {
             script,
             addr: addr.as_socket().unwrap(),
             path,
+            secure: secure.as_socket().unwrap(),
             proxy,
             _dir: dir,
         }
@@ -64,12 +81,21 @@ impl Server {
         config
     }
 
-    /// Connects through the Unix socket.
-    pub fn local_config(&self) -> Config {
+    /// Connects in this way.
+    pub fn config_by(&self, way: Way) -> Config {
         let mut config = self.config();
-        // Nobody listens there.
-        config.port = 1;
-        config.socket = Some(self.path.clone());
+        match way {
+            Way::Port => {}
+            Way::Tls => {
+                config.port = self.secure.port();
+                config.tls = Some(trust::client());
+            }
+            Way::Socket => {
+                // Nobody listens there.
+                config.port = 1;
+                config.socket = Some(self.path.clone());
+            }
+        }
         config
     }
 
@@ -108,10 +134,14 @@ impl Server {
 impl Proxy {
     fn listen(
         self: &Arc<Self>,
-        domain: Domain,
+        way: Way,
         addr: &SockAddr,
         script: &Arc<Mutex<Script>>,
     ) -> SockAddr {
+        let domain = match way {
+            Way::Socket => Domain::UNIX,
+            Way::Port | Way::Tls => Domain::IPV4,
+        };
         let listener = Socket::new(domain, Type::STREAM, None).unwrap();
         listener.bind(addr).unwrap();
         listener.listen(128).unwrap();
@@ -119,13 +149,13 @@ impl Proxy {
         let (proxy, script) = (Arc::clone(self), Arc::clone(script));
         std::thread::spawn(move || {
             while let Ok((client, _)) = listener.accept() {
-                proxy.connect(client, &script);
+                proxy.connect(way, client, &script);
             }
         });
         addr
     }
 
-    fn connect(self: &Arc<Self>, client: Socket, script: &Arc<Mutex<Script>>) {
+    fn connect(self: &Arc<Self>, way: Way, client: Socket, script: &Arc<Mutex<Script>>) {
         // Fails for a Unix socket.
         let _ = client.set_tcp_nodelay(true);
         let (front, back) = Socket::pair(Domain::UNIX, Type::STREAM, None).unwrap();
@@ -138,7 +168,15 @@ impl Proxy {
             ends.push((client.try_clone().unwrap(), front.try_clone().unwrap()));
         }
         let script = Arc::clone(script);
-        std::thread::spawn(move || serve::serve(script, back));
+        std::thread::spawn(move || {
+            let channel = match way {
+                Way::Tls => trust::accept(back).ok(),
+                Way::Port | Way::Socket => Some(Channel::plain(back)),
+            };
+            if let Some(channel) = channel {
+                serve::serve(script, channel);
+            }
+        });
         let (to, from) = (front.try_clone().unwrap(), client.try_clone().unwrap());
         std::thread::spawn(move || pump(from, to, None));
         let proxy = Arc::clone(self);

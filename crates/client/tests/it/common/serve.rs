@@ -1,10 +1,10 @@
 //! The scripted server's side of a connection.
 
 use super::script::{Frame, Refusal, Script, code};
-use socket2::Socket;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, IoSlice};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use xylem_channel::{Channel, Wait};
 use xylem_wire::{
     Fault, FrameHead, GetPage, GetSpace, Hello, Kind, PREFACE_BYTES, Received, Role, Standing, ack,
     check_preface, fault, pong, space, welcome,
@@ -22,15 +22,15 @@ enum Got {
 /// A connection. `None` of its methods means that it is over.
 struct Connection {
     script: Arc<Mutex<Script>>,
-    socket: Socket,
+    channel: Channel,
     received: Received,
 }
 
-pub fn serve(script: Arc<Mutex<Script>>, socket: Socket) {
-    socket.set_read_timeout(Some(TICK)).unwrap();
+pub fn serve(script: Arc<Mutex<Script>>, channel: Channel) {
+    channel.socket().set_read_timeout(Some(TICK)).unwrap();
     let mut connection = Connection {
         script,
-        socket,
+        channel,
         received: Received::default(),
     };
     let _over = connection.run();
@@ -71,7 +71,7 @@ impl Connection {
     }
 
     fn receive(&mut self) -> Option<Got> {
-        match self.socket.read(self.received.room()) {
+        match self.channel.receive(self.received.room(), Wait::Yes) {
             Ok(0) => None,
             Ok(count) => {
                 self.received.filled(count);
@@ -84,8 +84,12 @@ impl Connection {
         }
     }
 
-    fn send(&mut self, bytes: &[u8]) -> Option<()> {
-        self.socket.write_all(bytes).ok()
+    fn send(&mut self, mut bytes: &[u8]) -> Option<()> {
+        while !bytes.is_empty() {
+            let sent = self.channel.send(&[IoSlice::new(bytes)], Wait::Yes);
+            bytes = &bytes[sent.ok()?..];
+        }
+        Some(())
     }
 
     fn end(&mut self, (code, message): Refusal) -> Option<()> {
@@ -174,7 +178,7 @@ impl Connection {
         while group.len() >= size || (all && !group.is_empty()) {
             let count = size.min(group.len());
             for answer in group.drain(..count).rev() {
-                self.socket.write_all(&answer).ok()?;
+                self.send(&answer)?;
                 self.script.lock().unwrap().page_answers += 1;
             }
         }

@@ -5,11 +5,10 @@
 use super::super::feed::Pending;
 use super::super::permission::Permission;
 use super::super::status;
-use super::connection::{AtLast, nonblocking};
+use super::connection::AtLast;
 use crate::branch::live::OpenBranch;
 use parking_lot::Mutex;
-use socket2::Socket;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, IoSlice};
 use std::net::Shutdown;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -17,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+use xylem_channel::{Channel, Wait};
 use xylem_types::{Epoch, FrameSeq};
 use xylem_wal::{Durable, WalError};
 use xylem_wire::{Ack, Standing, ack};
@@ -40,7 +40,7 @@ enum Told {
 /// The acknowledgements of one connection.
 pub(super) struct Acks {
     branch: Arc<OpenBranch>,
-    socket: Arc<Socket>,
+    channel: Arc<Channel>,
     permission: Permission,
     epoch: Epoch,
     durable: watch::Receiver<Durable>,
@@ -69,11 +69,11 @@ struct State {
 }
 
 impl Acks {
-    /// Acknowledgements on `socket` for the compute that writes `epoch`. The connection
+    /// Acknowledgements on `channel` for the compute that writes `epoch`. The connection
     /// ends when `over` is cancelled, and `over` when it has to end.
     pub fn new(
         (branch, epoch): (&Arc<OpenBranch>, Epoch),
-        socket: &Arc<Socket>,
+        channel: &Arc<Channel>,
         permission: Permission,
         (pending, stall): (Arc<Pending>, Duration),
         over: CancellationToken,
@@ -82,7 +82,7 @@ impl Acks {
         let told = durable.borrow().seq();
         Acks {
             branch: Arc::clone(branch),
-            socket: Arc::clone(socket),
+            channel: Arc::clone(channel),
             permission,
             epoch,
             durable,
@@ -177,7 +177,7 @@ impl Acks {
     /// Sends the rest of the last acknowledgement. Returns whether all of it was sent.
     fn send_rest(&self, state: &mut State) -> Result<bool, Status> {
         while !state.rest.is_empty() {
-            match self.socket.send_with_flags(&state.rest, nonblocking()) {
+            match self.channel.send(&[IoSlice::new(&state.rest)], Wait::No) {
                 Ok(count) => drop(state.rest.drain(..count)),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),
@@ -257,8 +257,7 @@ impl Acks {
     fn end(&self, why: Status) {
         let _ = self.why.set(why);
         self.over.cancel();
-        // An error means that the peer is gone.
-        let _ = self.socket.shutdown(Shutdown::Read);
+        self.channel.end(Shutdown::Read);
     }
 
     /// Completes when the connection has to end.

@@ -3,16 +3,17 @@
 use super::super::call::{self, Caller};
 use super::super::status;
 use super::{pages, redo};
+use crate::connections::Permit;
 use crate::node::Node;
-use socket2::{Domain, Socket, TcpKeepalive};
-use std::io::{self, ErrorKind, Read};
+use socket2::{Domain, TcpKeepalive};
+use std::io::{self, ErrorKind, IoSlice};
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tonic::Status;
+use xylem_channel::{Channel, Wait};
 use xylem_types::Epoch;
 use xylem_wire::{
     Ack, Fault, HELLO_BYTES_MAX, Hello, Invalid, Kind, PREFACE_BYTES, Received, Role, Standing,
@@ -33,19 +34,19 @@ const BUFFER_BYTES: usize = 1 << 20;
 pub(super) struct Connection {
     pub node: Arc<Node>,
     pub caller: Caller,
-    pub socket: Arc<Socket>,
+    pub channel: Arc<Channel>,
     pub received: Received,
     pub runtime: Handle,
 }
 
 /// Serves a connection on a thread of its own. `permit` counts it until it ends.
-pub(super) fn spawn(node: Arc<Node>, socket: Socket, permit: OwnedSemaphorePermit) {
+pub(crate) fn spawn(node: Arc<Node>, channel: Channel, permit: Permit) {
     let runtime = Handle::current();
     let spawned = std::thread::Builder::new()
         .name("xylem-compute".to_owned())
         .stack_size(STACK_BYTES)
         .spawn(move || {
-            serve(node, socket, runtime);
+            serve(node, channel, runtime);
             drop(permit);
         });
     if let Err(error) = spawned {
@@ -53,23 +54,23 @@ pub(super) fn spawn(node: Arc<Node>, socket: Socket, permit: OwnedSemaphorePermi
     }
 }
 
-fn serve(node: Arc<Node>, socket: Socket, runtime: Handle) {
+fn serve(node: Arc<Node>, channel: Channel, runtime: Handle) {
     let mut received = Received::default();
-    let outcome = prepare(&node, &socket).map_err(End::from).and_then(|()| {
-        let hello = introduction(&socket, &mut received)?;
+    let outcome = prepare(&node, &channel).map_err(End::from).and_then(|()| {
+        let hello = introduction(&channel, &mut received)?;
         let caller = admit(&node, &hello)?;
-        socket.set_read_timeout(None)?;
+        channel.socket().set_read_timeout(None)?;
         Ok((hello.role, caller))
     });
     let (role, caller) = match outcome {
         Ok(known) => known,
-        Err(End::Refused(status)) => return refuse(&socket, &status),
+        Err(End::Refused(status)) => return refuse(&channel, &status),
         Err(End::Gone) => return,
     };
     let connection = Connection {
         node,
         caller,
-        socket: Arc::new(socket),
+        channel: Arc::new(channel),
         received,
         runtime,
     };
@@ -105,7 +106,8 @@ impl From<io::Error> for End {
     }
 }
 
-fn prepare(node: &Node, socket: &Socket) -> io::Result<()> {
+fn prepare(node: &Node, channel: &Channel) -> io::Result<()> {
+    let socket = channel.socket();
     socket.set_nonblocking(false)?;
     // A peer that takes no answers for longer than that is disconnected.
     socket.set_write_timeout(Some(node.config.stall_timeout))?;
@@ -124,7 +126,7 @@ fn prepare(node: &Node, socket: &Socket) -> io::Result<()> {
     Ok(())
 }
 
-fn introduction(socket: &Socket, received: &mut Received) -> Result<Hello, End> {
+fn introduction(channel: &Channel, received: &mut Received) -> Result<Hello, End> {
     let until = Instant::now() + HELLO_PATIENCE;
     let mut preface = false;
     loop {
@@ -150,15 +152,15 @@ fn introduction(socket: &Socket, received: &mut Received) -> Result<Hello, End> 
         if left.is_zero() {
             return Err(End::Gone);
         }
-        socket.set_read_timeout(Some(left))?;
-        receive(socket, received)?;
+        channel.socket().set_read_timeout(Some(left))?;
+        receive(channel, received)?;
     }
 }
 
 /// Waits for bytes.
-pub(super) fn receive(mut socket: &Socket, received: &mut Received) -> Result<(), End> {
+pub(super) fn receive(channel: &Channel, received: &mut Received) -> Result<(), End> {
     loop {
-        match socket.read(received.room()) {
+        match channel.receive(received.room(), Wait::Yes) {
             Ok(0) => return Err(End::Gone),
             Ok(count) => {
                 received.filled(count);
@@ -170,6 +172,18 @@ pub(super) fn receive(mut socket: &Socket, received: &mut Received) -> Result<()
     }
 }
 
+/// Sends all of `bytes`.
+pub(super) fn send_all(channel: &Channel, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match channel.send(&[IoSlice::new(bytes)], Wait::Yes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
 fn admit(node: &Node, hello: &Hello) -> Result<Caller, Status> {
     let bearer = node.bearer(Some(hello.token.as_bytes()))?;
     let name = (!hello.branch.is_empty()).then_some(hello.branch.as_str());
@@ -179,24 +193,18 @@ fn admit(node: &Node, hello: &Hello) -> Result<Caller, Status> {
     Ok(caller)
 }
 
-/// Says why the connection ends, and ends it. A peer that does not listen is not waited
-/// for.
-pub(super) fn refuse(socket: &Socket, status: &Status) {
-    let message = fault(
-        0,
-        &Fault {
-            code: status.code() as u32,
-            message: status.message(),
-        },
-    );
-    // An error means that the peer is gone.
-    let _ = socket.send_with_flags(&message, nonblocking());
-    let _ = socket.shutdown(Shutdown::Both);
+/// The message that says why a connection ends.
+pub(crate) fn refusal(status: &Status) -> Vec<u8> {
+    let (code, message) = (status.code() as u32, status.message());
+    fault(0, &Fault { code, message })
 }
 
-/// The flags of a send that does not wait.
-pub(super) fn nonblocking() -> i32 {
-    libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL
+/// Says why the connection ends, and ends it. A peer that does not listen is not waited
+/// for.
+pub(super) fn refuse(channel: &Channel, status: &Status) {
+    // An error means that the peer is gone.
+    let _ = channel.send(&[IoSlice::new(&refusal(status))], Wait::No);
+    channel.end(Shutdown::Both);
 }
 
 impl Connection {

@@ -1,17 +1,17 @@
 //! The answers of a connection on their way to the compute. Several threads make
 //! answers; whoever finds nobody writing writes, for all.
 
-use super::connection::{nonblocking, refuse};
+use super::connection::refuse;
 use crate::branch::live::OpenBranch;
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use socket2::Socket;
 use std::collections::VecDeque;
 use std::io::{ErrorKind, IoSlice};
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::Status;
+use xylem_channel::{Channel, Wait};
 use xylem_wire::{Fault, PAGE_HEAD_BYTES, fault, page_head};
 
 /// Limit of requests of a connection that are under way. Further ones wait in the
@@ -57,7 +57,7 @@ impl Answer {
 
 /// The answers of one connection.
 pub(super) struct Outbox {
-    socket: Arc<Socket>,
+    channel: Arc<Channel>,
     branch: Arc<OpenBranch>,
     state: Mutex<State>,
     changed: Condvar,
@@ -77,18 +77,11 @@ struct State {
     ended: bool,
 }
 
-/// Whether a writer may wait for room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wait {
-    Yes,
-    No,
-}
-
 impl Outbox {
     /// An empty outbox.
-    pub fn new(socket: Arc<Socket>, branch: Arc<OpenBranch>) -> Outbox {
+    pub fn new(channel: Arc<Channel>, branch: Arc<OpenBranch>) -> Outbox {
         Outbox {
-            socket,
+            channel,
             branch,
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -162,7 +155,7 @@ impl Outbox {
         {
             let waited = self.changed.wait_for(&mut state, LOOK);
             // Nobody reads from the socket meanwhile, and perhaps nobody writes.
-            if waited.timed_out() && is_hung_up(&self.socket) {
+            if waited.timed_out() && is_hung_up(&self.channel) {
                 return false;
             }
         }
@@ -172,8 +165,7 @@ impl Outbox {
     /// Lets the connection's thread read no further requests.
     pub fn end(&self) {
         self.state.lock().ended = true;
-        // An error means that the peer is gone.
-        let _ = self.socket.shutdown(Shutdown::Read);
+        self.channel.end(Shutdown::Read);
         self.changed.notify_all();
     }
 
@@ -183,7 +175,7 @@ impl Outbox {
         // Within an answer, the message would pass for a part of a page.
         if !state.writing && !state.broken {
             state.broken = true;
-            refuse(&self.socket, status);
+            refuse(&self.channel, status);
         }
         drop(state);
         self.break_off();
@@ -248,11 +240,7 @@ impl Outbox {
                 parts.push(IoSlice::new(&part[skipped..]));
             }
         }
-        let flags = match wait {
-            Wait::Yes => libc::MSG_NOSIGNAL,
-            Wait::No => nonblocking(),
-        };
-        self.socket.send_vectored_with_flags(&parts, flags)
+        self.channel.send(&parts, wait)
     }
 
     /// Ends the connection: nothing more is written.
@@ -261,8 +249,7 @@ impl Outbox {
         state.broken = true;
         state.waiting.clear();
         drop(state);
-        // An error means that the peer is gone.
-        let _ = self.socket.shutdown(Shutdown::Both);
+        self.channel.end(Shutdown::Both);
         self.changed.notify_all();
     }
 }
@@ -300,8 +287,8 @@ impl Drop for UnderWay {
 }
 
 /// Whether the peer has ended the connection, or is gone.
-fn is_hung_up(socket: &Socket) -> bool {
-    let mut look = [PollFd::new(socket, PollFlags::RDHUP)];
+fn is_hung_up(channel: &Channel) -> bool {
+    let mut look = [PollFd::new(channel.socket(), PollFlags::RDHUP)];
     poll(&mut look, Some(&Timespec::default())).is_ok_and(|count| count > 0)
 }
 

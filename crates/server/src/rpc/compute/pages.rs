@@ -21,7 +21,7 @@ pub(super) fn serve(mut connection: Connection) {
     let branch = Arc::clone(&connection.caller.branch);
     let _span = branch.span().entered();
     let ticket = connection.node.stream(StreamKind::pages, &branch);
-    let outbox = Arc::new(Outbox::new(Arc::clone(&connection.socket), branch));
+    let outbox = Arc::new(Outbox::new(Arc::clone(&connection.channel), branch));
     let ended = ticket.end.clone();
     let _ender = Ender::of(connection.runtime.spawn({
         let (ended, outbox) = (ended.clone(), Arc::clone(&outbox));
@@ -72,7 +72,7 @@ impl Serving {
         if !self.outbox.send(answers) || !self.outbox.wait_for_room() {
             return Err(End::Gone);
         }
-        receive(&self.connection.socket, received)
+        receive(&self.connection.channel, received)
     }
 
     /// The answer, if it needs no wait. Otherwise it is sent when it is ready.

@@ -4,7 +4,7 @@ use super::super::feed::{Feed, GROUP_BYTES, GROUP_FRAMES, Pending, payload};
 use super::super::permission::Permission;
 use super::super::{convert, status};
 use super::acks::Acks;
-use super::connection::{Connection, End, Ender, receive, refuse};
+use super::connection::{Connection, End, Ender, receive, refuse, send_all};
 use crate::metrics::StreamKind;
 use crate::node::StreamTicket;
 use std::sync::Arc;
@@ -31,8 +31,8 @@ pub(super) fn serve(mut connection: Connection) {
         Err(end) => end,
     };
     match end {
-        _ if ticket.end.is_cancelled() => refuse(&connection.socket, &connection.why_ended()),
-        End::Refused(status) => refuse(&connection.socket, &status),
+        _ if ticket.end.is_cancelled() => refuse(&connection.channel, &connection.why_ended()),
+        End::Refused(status) => refuse(&connection.channel, &status),
         End::Gone => {}
     }
 }
@@ -72,14 +72,14 @@ fn begin(connection: &mut Connection, ticket: &StreamTicket) -> Result<(Serving,
     let pending = Arc::<Pending>::default();
     let acks = Acks::new(
         (&branch, epoch),
-        &connection.socket,
+        &connection.channel,
         permission,
         (Arc::clone(&pending), ticket.stall),
         over,
     );
     let acks = Arc::new(acks);
     let task = Ender::of(connection.runtime.spawn(Arc::clone(&acks).run()));
-    connection.socket.send(&welcome(&acks.standing()?))?;
+    send_all(&connection.channel, &welcome(&acks.standing()?))?;
     let serving = Serving {
         feed: Feed::new(node, branch, epoch, pending),
         acks,
@@ -114,7 +114,7 @@ impl Serving {
                 }
             }
         }
-        receive(&connection.socket, &mut self.received)
+        receive(&connection.channel, &mut self.received)
     }
 
     fn append(&mut self, group: Vec<CheckedFrame>, connection: &Connection) -> Result<(), End> {

@@ -6,7 +6,9 @@ use crate::common::compute::{Door, Link, Redo, Refusal, Reply, WAYS, Way, reader
 use crate::common::{Server, args, config, with_database};
 use std::time::{Duration, Instant};
 use tonic::Code;
+use xylem_proto::dial;
 use xylem_proto::pageserver::PingRequest;
+use xylem_proto::pageserver::page_server_client::PageServerClient;
 use xylem_wire::{Header, Hello, Kind, MAGIC, PREFACE_BYTES, VERSION, hello, ping};
 
 fn refused(door: &Door, way: Way, who: &Hello, code: Code, says: &str) {
@@ -137,11 +139,13 @@ async fn garbage_and_other_versions_are_refused() {
         );
         assert_eq!(link.ended().unwrap().0, Code::InvalidArgument);
     }
-    // The Unix socket is for computes alone.
-    let (code, _) = answer_to(&door, Way::Unix, b"PRI * HTTP/2.0\r\n\r\n").unwrap();
-    assert_eq!(code, Code::InvalidArgument);
-    // On the port, gRPC has the other first bytes.
+    // Both have gRPC, too, whose first byte is another.
     server.pages().await.ping(PingRequest {}).await.unwrap();
+    let socket = dial::Way::Socket(door.unix.clone());
+    let limit = std::time::Duration::from_secs(10);
+    let channel = socket.connect(limit, |endpoint| endpoint).await.unwrap();
+    let mut pages = PageServerClient::new(channel);
+    pages.ping(PingRequest {}).await.unwrap();
     streams(&server, "pages", 0.0).await;
 }
 
