@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod export;
 pub mod failure;
 pub mod files;
+pub mod gateway;
 pub mod history;
 pub mod home;
 pub mod import;
@@ -69,6 +70,7 @@ fn run(cli: Cli) -> Result<()> {
             spawn::become_daemon(&args, program, rest)
         }
         Command::Server(args) => cmd::serve::run(&args),
+        Command::Gateway(args) => cmd::gateway::run(app, &args),
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -95,6 +97,6 @@ async fn dispatch(app: app::App, command: Command) -> Result<()> {
         Command::Token(command) => cmd::token::run(&app, &command).await,
         Command::Template(args) => cmd::template::run(&app, &args).await,
         // Done before there is a runtime.
-        Command::Server(_) | Command::Daemon(_) => Ok(()),
+        Command::Server(_) | Command::Gateway(_) | Command::Daemon(_) => Ok(()),
     }
 }

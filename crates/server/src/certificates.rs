@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use xylem_ambient::{Clock, Entropy};
-use xylem_tls::ServerTls;
 use xylem_tls::authority::{self, AuthorityError};
+use xylem_tls::{ServerTls, Versions};
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(5);
@@ -68,7 +68,7 @@ impl Keeper {
         let Some(files) = self.config.tls.clone() else {
             return Ok(None);
         };
-        let opened = ServerTls::open(files, protocols);
+        let opened = ServerTls::open(files, Versions::Newest, protocols);
         let tls = match (opened, self.trouble.take()) {
             (Ok(tls), _) => Arc::new(tls),
             (Err(_), Some(trouble)) => return Err(trouble.into()),

@@ -1,7 +1,17 @@
 //! Sets up log lines on standard error.
 
 use crate::config::{LogFormat, ServerConfig};
+use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
+
+/// Sends log lines of a program without settings for them to standard error.
+pub fn init_plain() {
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new("info"))
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    let _ = lines.try_init();
+}
 
 /// Sends log lines to standard error, as the settings say. Has no effect if logging is
 /// already set up in this process.

@@ -6,7 +6,7 @@
 pub mod authority;
 mod server;
 
-pub use server::{ServerFiles, ServerTls};
+pub use server::{ServerFiles, ServerTls, Versions};
 
 use rustls::crypto::CryptoProvider;
 use std::sync::Arc;

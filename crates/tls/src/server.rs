@@ -9,8 +9,25 @@ use std::sync::Arc;
 use xylem_channel::TlsError;
 use xylem_channel::files::{self, Stamp};
 
-/// TLS 1.3 alone: every peer of these ports knows it.
-const VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+/// The versions of TLS that a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Versions {
+    /// TLS 1.3 alone: every peer of the server's own ports knows it.
+    Newest,
+    /// TLS 1.2, too, for clients of MariaDB.
+    WithTls12,
+}
+
+static NEWEST: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
+impl Versions {
+    fn list(self) -> &'static [&'static SupportedProtocolVersion] {
+        match self {
+            Versions::Newest => NEWEST,
+            Versions::WithTls12 => rustls::ALL_VERSIONS,
+        }
+    }
+}
 
 /// The files of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +45,7 @@ pub struct ServerFiles {
 #[derive(Debug)]
 pub struct ServerTls {
     files: ServerFiles,
+    versions: Versions,
     protocols: Vec<Vec<u8>>,
     current: RwLock<(Stamp, Arc<ServerConfig>)>,
     /// The stamp of files of no use, which were reported.
@@ -35,16 +53,22 @@ pub struct ServerTls {
 }
 
 impl ServerTls {
-    /// Reads `files`. The listener speaks `protocols` (ALPN), in order of preference.
+    /// Reads `files`. The listener speaks `protocols` (ALPN), in order of preference; with
+    /// none, it does not look at what the client prefers.
     ///
     /// # Errors
     /// When a file cannot be read or is of no use, or the key is not the certificate's.
-    pub fn open(files: ServerFiles, protocols: &[&[u8]]) -> Result<ServerTls, TlsError> {
+    pub fn open(
+        files: ServerFiles,
+        versions: Versions,
+        protocols: &[&[u8]],
+    ) -> Result<ServerTls, TlsError> {
         let protocols: Vec<_> = protocols.iter().map(|name| name.to_vec()).collect();
         let stamp = files.stamp();
-        let config = load(&files, &protocols)?;
+        let config = load(&files, versions, &protocols)?;
         Ok(ServerTls {
             files,
+            versions,
             protocols,
             current: RwLock::new((stamp, Arc::new(config))),
             reported: Mutex::default(),
@@ -68,7 +92,7 @@ impl ServerTls {
         if self.current.read().0 == stamp {
             return Ok(false);
         }
-        match load(&self.files, &self.protocols) {
+        match load(&self.files, self.versions, &self.protocols) {
             Ok(config) => {
                 *self.current.write() = (stamp, Arc::new(config));
                 *self.reported.lock() = None;
@@ -89,10 +113,14 @@ impl ServerFiles {
     }
 }
 
-fn load(from: &ServerFiles, protocols: &[Vec<u8>]) -> Result<ServerConfig, TlsError> {
+fn load(
+    from: &ServerFiles,
+    versions: Versions,
+    protocols: &[Vec<u8>],
+) -> Result<ServerConfig, TlsError> {
     let provider = provider();
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(VERSIONS)
+        .with_protocol_versions(versions.list())
         .map_err(|error| TlsError::new(&from.certificate, error))?;
     let builder = match &from.clients {
         None => builder.with_no_client_auth(),

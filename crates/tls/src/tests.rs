@@ -1,7 +1,7 @@
 //! Tests of certificates and of the server's configuration.
 
 use crate::authority::{self, AuthorityError, Paths};
-use crate::{ServerFiles, ServerTls};
+use crate::{ServerFiles, ServerTls, Versions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -152,7 +152,7 @@ fn open(paths: &Paths) -> Result<ServerTls, xylem_channel::TlsError> {
         key: paths.server.clone(),
         clients: Some(paths.authority.clone()),
     };
-    ServerTls::open(files, &[b"h2"])
+    ServerTls::open(files, Versions::Newest, &[b"h2"])
 }
 
 #[test]
@@ -190,6 +190,6 @@ fn a_key_of_another_certificate_is_refused() {
         key: paths.client.clone(),
         clients: None,
     };
-    let error = ServerTls::open(files, &[b"h2"]).unwrap_err();
+    let error = ServerTls::open(files, Versions::Newest, &[b"h2"]).unwrap_err();
     assert!(error.to_string().contains("client.pem"), "{error}");
 }

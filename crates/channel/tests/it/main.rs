@@ -16,7 +16,7 @@ use std::time::Duration;
 use xylem_ambient::{Clock, Entropy};
 use xylem_channel::{Channel, ClientTls, PROTOCOL};
 use xylem_tls::authority::{self, Paths};
-use xylem_tls::{ServerFiles, ServerTls};
+use xylem_tls::{ServerFiles, ServerTls, Versions};
 
 /// Makes a project's certificates for the name `host`.
 fn certificates(dir: &Path, host: &str) -> Paths {
@@ -32,7 +32,7 @@ fn server(paths: &Paths, clients: bool) -> ServerTls {
         key: paths.server.clone(),
         clients: clients.then(|| paths.authority.clone()),
     };
-    ServerTls::open(files, &[PROTOCOL]).unwrap()
+    ServerTls::open(files, Versions::Newest, &[PROTOCOL]).unwrap()
 }
 
 /// A client that trusts the project in `paths`.

@@ -2,6 +2,7 @@
 
 pub mod branch;
 pub mod compute;
+pub mod gateway;
 pub mod inspect;
 pub mod parse;
 pub mod project;
@@ -69,6 +70,8 @@ pub enum Command {
     Export(transfer::ExportArgs),
     /// Run the page server as a service, in the foreground
     Server(Box<xylem_server::config::ServerArgs>),
+    /// Listen for MariaDB's clients at one address for all branches, in the foreground
+    Gateway(gateway::GatewayArgs),
     /// Diagnose problems and suggest fixes
     Doctor,
     /// Read and check everything in the store

@@ -5,6 +5,7 @@ pub mod compute;
 pub mod doctor;
 pub mod down;
 pub mod export;
+pub mod gateway;
 pub mod import;
 pub mod inspect;
 pub mod scrub;

@@ -193,6 +193,12 @@ fn place(out: &mut String, options: &Options<'_>) -> Result<()> {
         line(out, "user", "root")?;
     }
     out.push_str("skip-name-resolve\n");
+    // The gateway on this machine says where its clients come from.
+    let mut gateways = "127.0.0.1, ::1".to_owned();
+    if !options.bind.is_loopback() && !options.bind.is_unspecified() {
+        write!(gateways, ", {}", options.bind)?;
+    }
+    line(out, "proxy-protocol-networks", &gateways)?;
     Ok(())
 }
 

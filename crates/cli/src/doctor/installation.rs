@@ -2,6 +2,7 @@
 
 use super::Check;
 use crate::home::{Home, VARIABLE};
+use anyhow::{Context, Result};
 use std::process::{Command, Output, Stdio};
 
 pub(super) fn check(home: &Home, checks: &mut Vec<Check>) {
@@ -42,6 +43,18 @@ fn execute(home: &Home, program: &std::path::Path, preload: bool) -> std::io::Re
         command.env("LD_PRELOAD", home.client_library());
     }
     command.stdin(Stdio::null()).output()
+}
+
+/// The version of the installation's mariadbd, such as `10.11.18`.
+///
+/// # Errors
+/// When it cannot be executed.
+pub(crate) fn mariadb_version(home: &Home) -> Result<String> {
+    let program = home.mariadbd();
+    let out = execute(home, &program, true)
+        .with_context(|| format!("cannot execute {}", program.display()))?;
+    let said = String::from_utf8_lossy(&out.stdout);
+    version_in(&said).with_context(|| format!("{} tells no version: {said}", program.display()))
 }
 
 /// Runs the programs; returns mariadbd's version, such as `10.11.18`.

@@ -2,7 +2,7 @@
 
 pub(crate) mod care;
 mod certificates;
-mod installation;
+pub(crate) mod installation;
 mod machine;
 mod project;
 

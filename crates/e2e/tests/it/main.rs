@@ -12,6 +12,7 @@ mod documents;
 mod engines;
 mod export;
 mod faults;
+mod gateway;
 mod hot_pages;
 mod import;
 mod kills;

@@ -8,7 +8,7 @@ use xylem_ambient::{Clock, Entropy};
 use xylem_channel::{Channel, ClientTls, PROTOCOL};
 use xylem_client::trust;
 use xylem_tls::authority::{self, Paths};
-use xylem_tls::{ServerFiles, ServerTls};
+use xylem_tls::{ServerFiles, ServerTls, Versions};
 
 struct Trust {
     paths: Paths,
@@ -27,7 +27,7 @@ static TRUST: LazyLock<Trust> = LazyLock::new(|| {
         clients: Some(paths.authority.clone()),
     };
     Trust {
-        server: ServerTls::open(files, &[PROTOCOL]).unwrap(),
+        server: ServerTls::open(files, Versions::Newest, &[PROTOCOL]).unwrap(),
         paths,
         _dir: dir,
     }

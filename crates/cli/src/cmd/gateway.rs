@@ -1,0 +1,109 @@
+//! `xylem gateway`: one address for all branches.
+
+use crate::app::App;
+use crate::args::gateway::GatewayArgs;
+use crate::doctor::installation::mariadb_version;
+use crate::failure::Failure;
+use crate::gateway::Branches;
+use crate::home::Home;
+use crate::output;
+use crate::project::Project;
+use crate::session::Session;
+use anyhow::{Context, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use xylem_gateway::{Gateway, Settings};
+use xylem_tls::authority::Paths;
+use xylem_tls::{ServerFiles, ServerTls, Versions};
+
+/// How long connections may go on after the signal to stop.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// What MariaDB's servers put before their version, for old replicas.
+const VERSION_PREFIX: &str = "5.5.5-";
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When there is no project, its server does not start, or the address is taken.
+pub fn run(app: App, args: &GatewayArgs) -> Result<()> {
+    app.state.require_project()?;
+    xylem_server::logging::init_plain();
+    raise_descriptors(args.connections_max);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("xylem-gateway")
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let served = runtime.block_on(serve(app, args));
+    runtime.shutdown_background();
+    served
+}
+
+/// Lets the process have as many files as the system allows it: each client takes two.
+fn raise_descriptors(connections_max: usize) {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    let _ = setrlimit(Resource::Nofile, raised);
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if files / 2 < connections_max as u64 {
+        tracing::warn!(
+            "the system allows {files} open files, enough for {} connections, not for {connections_max}: raise `ulimit -n`",
+            files / 2
+        );
+    }
+}
+
+async fn serve(app: App, args: &GatewayArgs) -> Result<()> {
+    let shutdown = xylem_server::shutdown_signal().context("cannot wait for signals")?;
+    let home = Home::find()?;
+    // Its first start makes the certificates.
+    drop(Session::open(&app, &app.progress()).await?);
+    let settings = Settings {
+        version: format!("{VERSION_PREFIX}{}-MariaDB", mariadb_version(&home)?),
+        tls: Some(tls(&app)?),
+        require_tls: !args.allow_plaintext,
+        domain: args.domain.clone(),
+        connections_max: args.connections_max,
+        drain: DRAIN,
+        entropy: app.entropy.clone(),
+    };
+    let listener = TcpListener::bind(args.listen).await.map_err(|error| {
+        Failure::new(
+            format!("cannot listen on {}: {error}", args.listen),
+            "choose another address with --listen",
+        )
+    })?;
+    let address = listener.local_addr().context("the gateway's address")?;
+    output::text_line(&format!(
+        "The gateway listens on {address}. A client names a branch by its user (`app@dev`) or database (`shop@dev`)."
+    ))?;
+    let computes = Arc::new(Branches::new(app));
+    Gateway::new(settings, computes)
+        .serve(listener, shutdown)
+        .await;
+    Ok(())
+}
+
+/// The certificate of the project's server, or the one that replaces it.
+fn tls(app: &App) -> Result<ServerTls> {
+    let server = Project::load(&app.state)?.settings.server;
+    let certificate = match server.tls_cert {
+        Some(own) => PathBuf::from(own),
+        None => Paths::in_dir(&app.state.certificates()).server,
+    };
+    let files = ServerFiles {
+        key: server
+            .tls_key
+            .map_or_else(|| certificate.clone(), PathBuf::from),
+        clients: None,
+        certificate,
+    };
+    Ok(ServerTls::open(files, Versions::WithTls12, &[])?)
+}

@@ -1,0 +1,394 @@
+//! The gateway with MariaDB's own client and with another one: branches by name, sleeping
+//! computes, every plugin of authentication, and everything that the protocol has.
+
+use anyhow::{Context, Result, ensure};
+use mysql::prelude::Queryable;
+use mysql::{ChangeUserOpts, Conn, LocalInfileHandler, OptsBuilder};
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use xylem_e2e::{Project, wait_until};
+
+/// A gateway of a project, with the branches `main` and `dev` and an account on both.
+struct Gateway {
+    project: Project,
+    process: Child,
+    port: u16,
+}
+
+impl Gateway {
+    fn start() -> Result<Gateway> {
+        Gateway::with(&[])
+    }
+
+    fn with(args: &[&str]) -> Result<Gateway> {
+        let project = Project::up("16MiB")?;
+        project.sql(
+            "CREATE USER app IDENTIFIED BY 'pw'; GRANT ALL ON *.* TO app;
+             CREATE DATABASE shop; CREATE TABLE shop.here (name TEXT);
+             INSERT INTO shop.here VALUES ('main')",
+        )?;
+        project.xylem(&["branch", "create", "dev"])?;
+        project.sql_on("dev", "UPDATE shop.here SET name = 'dev'")?;
+        project.xylem(&["compute", "stop", "dev"])?;
+        let mut process = project
+            .command(&[&["gateway", "--listen", "127.0.0.1:0"], args].concat())
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(project.dir().join("gateway.log"))?)
+            .spawn()?;
+        let mut said = String::new();
+        let out = process.stdout.take().context("no output")?;
+        BufReader::new(out).read_line(&mut said)?;
+        let address = said.split_whitespace().nth(4).context("no address")?;
+        let port = address.trim_end_matches('.').rsplit(':').next();
+        let port = port.context("no port")?.parse();
+        Ok(Gateway {
+            port: port.with_context(|| said.clone())?,
+            process,
+            project,
+        })
+    }
+
+    fn options(&self, user: &str, database: &str) -> OptsBuilder {
+        OptsBuilder::new()
+            .ip_or_hostname(Some("127.0.0.1"))
+            .tcp_port(self.port)
+            .prefer_socket(false)
+            .user(Some(user))
+            .pass(Some("pw"))
+            .db_name(Some(database).filter(|name| !name.is_empty()))
+    }
+
+    fn connect(&self, user: &str, database: &str) -> Result<Conn> {
+        Ok(Conn::new(self.options(user, database))?)
+    }
+
+    /// Runs MariaDB's client on the gateway.
+    fn client(&self, args: &[&str]) -> Result<Output> {
+        let prefix = self.project.home().join("mariadb/usr");
+        Ok(Command::new(prefix.join("bin/mariadb"))
+            .args(["--no-defaults", "--protocol=tcp", "--host=127.0.0.1"])
+            .args(["--batch", "--skip-column-names"])
+            .arg(format!("--port={}", self.port))
+            .args(args)
+            .env("LD_LIBRARY_PATH", prefix.join("lib/x86_64-linux-gnu"))
+            .stdin(Stdio::null())
+            .output()?)
+    }
+
+    /// The branch's name, as its table says.
+    fn branch_of(conn: &mut Conn) -> Result<String> {
+        let name: Option<String> = conn.query_first("SELECT name FROM shop.here")?;
+        name.context("the table is empty")
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.project.dir().join("gateway.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn said(out: &Output) -> String {
+    let text = [&out.stdout[..], &out.stderr[..]].concat();
+    String::from_utf8_lossy(&text).trim().to_owned()
+}
+
+/// The number of the error.
+fn refused(result: Result<Conn>) -> Result<(u16, String)> {
+    let error = result.err().context("it was let in")?;
+    match error.downcast_ref::<mysql::Error>() {
+        Some(mysql::Error::MySqlError(error)) => Ok((error.code, error.message.clone())),
+        _ => Err(error),
+    }
+}
+
+#[test]
+fn one_address_leads_to_every_branch() -> Result<()> {
+    let gateway = Gateway::start()?;
+    let branch = |user: &str, database: &str| -> Result<String> {
+        Gateway::branch_of(&mut gateway.connect(user, database)?)
+    };
+    assert_eq!(branch("app", "")?, "main");
+    assert_eq!(branch("app@dev", "")?, "dev");
+    assert_eq!(branch("app", "shop@dev")?, "dev");
+    assert_eq!(branch("app@main", "shop")?, "main");
+    let attributes = HashMap::from([("xylem_branch".to_owned(), "dev".to_owned())]);
+    let named = gateway
+        .options("app", "shop")
+        .connect_attrs(Some(attributes));
+    assert_eq!(Gateway::branch_of(&mut Conn::new(named)?)?, "dev");
+    // Neither the user nor the database has the branch in it.
+    let mut conn = gateway.connect("app@dev", "shop@dev")?;
+    let who: Option<(String, String)> = conn.query_first("SELECT USER(), DATABASE()")?;
+    assert_eq!(who, Some(("app@127.0.0.1".to_owned(), "shop".to_owned())));
+
+    let (code, message) = refused(gateway.connect("app@nope", ""))?;
+    ensure!(code == 1049 && message.contains("dev, main"), "{message}");
+    let (code, message) = refused(gateway.connect("app@dev", "shop@main"))?;
+    ensure!(code == 1049 && message.contains("'dev'"), "{message}");
+    // The compute decides about passwords.
+    let wrong = gateway.options("app@dev", "").pass(Some("wrong"));
+    let (code, message) = refused(Conn::new(wrong).map_err(Into::into))?;
+    ensure!(
+        code == 1045 && message.contains("'app'@'127.0.0.1'"),
+        "{message}"
+    );
+    Ok(())
+}
+
+#[test]
+fn many_clients_of_a_sleeping_branch_start_it_once() -> Result<()> {
+    let gateway = Gateway::start()?;
+    let epoch = || -> Result<u64> {
+        let branch = gateway.project.branch("dev")?;
+        branch["epoch"].as_u64().context("no epoch")
+    };
+    let before = epoch()?;
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..64)
+            .map(|_| scope.spawn(|| Gateway::branch_of(&mut gateway.connect("app@dev", "")?)))
+            .collect();
+        for client in clients {
+            assert_eq!(client.join().expect("a client panicked")?, "dev");
+        }
+        anyhow::Ok(())
+    })?;
+    assert_eq!(epoch()?, before + 1);
+    assert_eq!(gateway.log().matches("started a compute").count(), 1);
+
+    // One that was killed is started for the next client.
+    gateway.project.xylem(&["compute", "kill", "dev"])?;
+    let mut conn = gateway.connect("app@dev", "")?;
+    assert_eq!(Gateway::branch_of(&mut conn)?, "dev");
+    assert_eq!(epoch()?, before + 2);
+    Ok(())
+}
+
+#[test]
+fn a_compute_that_does_not_start_is_an_error_at_once_and_harms_no_other() -> Result<()> {
+    let gateway = Gateway::start()?;
+    let dir = gateway.project.compute_named("dev")?["dir"].clone();
+    let options = std::path::Path::new(dir.as_str().context("no dir")?).join("custom.cnf");
+    std::fs::write(&options, "[mariadbd]\nno-such-option = 1\n")?;
+    let (code, message) = refused(gateway.connect("app@dev", ""))?;
+    ensure!(
+        code == 1053 && message.contains("does not start"),
+        "{code} {message}"
+    );
+    // The next ones are told the same, without another attempt each time.
+    for _ in 0..20 {
+        let again = refused(gateway.connect("app@dev", ""))?;
+        ensure!(again.0 == code, "{again:?}");
+    }
+    let attempts = gateway.log().matches("does not start;").count();
+    ensure!(attempts < 10, "{}", gateway.log());
+    assert_eq!(
+        Gateway::branch_of(&mut gateway.connect("app", "")?)?,
+        "main"
+    );
+    std::fs::remove_file(&options)?;
+    wait_until("another attempt", Duration::from_secs(20), || {
+        Ok(gateway.connect("app@dev", "").is_ok())
+    })?;
+    ensure!(
+        gateway.log().contains("does not start"),
+        "{}",
+        gateway.log()
+    );
+    Ok(())
+}
+
+#[test]
+fn every_plugin_of_authentication_passes_and_none_is_taken_for_granted() -> Result<()> {
+    let gateway = Gateway::start()?;
+    // The account of the gateway's own user must not open the door for others.
+    gateway.project.sql(
+        "INSTALL SONAME 'auth_ed25519';
+         CREATE USER ed IDENTIFIED VIA ed25519 USING PASSWORD('pw');
+         CREATE OR REPLACE USER root@'127.0.0.1' IDENTIFIED VIA unix_socket;
+         CREATE USER twofold@'127.0.0.1' IDENTIFIED VIA mysql_native_password USING PASSWORD('pw') OR unix_socket",
+    )?;
+    for user in ["ed", "twofold"] {
+        let out = gateway.client(&[&format!("-u{user}"), "-ppw", "-e", "SELECT 7"])?;
+        ensure!(said(&out) == "7", "{user}: {}", said(&out));
+        let out = gateway.client(&[&format!("-u{user}"), "-pwrong", "-e", "SELECT 7"])?;
+        ensure!(
+            said(&out).contains("Access denied"),
+            "{user}: {}",
+            said(&out)
+        );
+    }
+    for user in ["root", "xylem"] {
+        let out = gateway.client(&[&format!("-u{user}"), "-e", "SELECT 7"])?;
+        ensure!(!out.status.success(), "{user}: {}", said(&out));
+    }
+    // With TLS, packets have other numbers; and the certificate is the project's.
+    let ca = gateway.project.authority().context("no authority")?;
+    let ca = format!("--ssl-ca={}", ca.display());
+    let secure = ["--ssl", &ca, "--ssl-verify-server-cert", "-ued", "-ppw"];
+    let out = gateway.client(&[&secure[..], &["-e", "SELECT USER()"]].concat())?;
+    ensure!(said(&out) == "ed@127.0.0.1", "{}", said(&out));
+    Ok(())
+}
+
+#[test]
+fn the_whole_protocol_passes() -> Result<()> {
+    let gateway = Gateway::start()?;
+    gateway
+        .project
+        .sql("SET GLOBAL max_allowed_packet = 67108864")?;
+    let mut conn = gateway.connect("app", "shop")?;
+    // Packets beyond 16 MiB in both directions, as text and as a prepared statement.
+    let large = "x".repeat(20_000_000);
+    let back: Option<String> = conn.query_first(format!("SELECT '{large}'"))?;
+    ensure!(back.as_ref() == Some(&large));
+    let back: Option<String> = conn.exec_first("SELECT ?", (&large,))?;
+    ensure!(back == Some(large));
+    // Several statements at once.
+    let mut results = conn.query_iter("SELECT 1; SELECT 'two'; DO 3")?;
+    let mut sets = 0;
+    while let Some(set) = results.iter() {
+        sets += 1;
+        set.collect::<Result<Vec<mysql::Row>, _>>()?;
+    }
+    drop(results);
+    assert_eq!(sets, 3);
+    // A file of the client, in more packets than there are numbers.
+    conn.query_drop("CREATE TABLE t (a INT PRIMARY KEY)")?;
+    conn.set_local_infile_handler(Some(LocalInfileHandler::new(|_, stream| {
+        for row in 0..200_000 {
+            writeln!(stream, "{row}")?;
+        }
+        Ok(())
+    })));
+    conn.query_drop("LOAD DATA LOCAL INFILE 'file' INTO TABLE t")?;
+    let rows: Option<u64> = conn.query_first("SELECT COUNT(*) FROM t")?;
+    assert_eq!(rows, Some(200_000));
+    // Another user on the same connection, and the same one without a session.
+    gateway
+        .project
+        .sql("CREATE USER other IDENTIFIED BY 'pw2'; GRANT ALL ON *.* TO other")?;
+    let other = ChangeUserOpts::new()
+        .with_user(Some("other@main".to_owned()))
+        .with_pass(Some("pw2".to_owned()))
+        .with_db_name(Some("shop".to_owned()));
+    conn.change_user(other)?;
+    let who: Option<String> = conn.query_first("SELECT CONCAT(USER(), DATABASE())")?;
+    assert_eq!(who.as_deref(), Some("other@127.0.0.1shop"));
+    conn.query_drop("SET @a = 1")?;
+    conn.reset()?;
+    let gone: Option<Option<u32>> = conn.query_first("SELECT @a")?;
+    assert_eq!(gone, Some(None));
+    Ok(())
+}
+
+#[test]
+fn a_statement_is_killed_by_either_number() -> Result<()> {
+    let gateway = Gateway::start()?;
+    let mut killer = gateway.connect("app", "")?;
+    for of_gateway in [true, false] {
+        let mut sleeper = gateway.connect("app", "")?;
+        let inner: Option<u32> = sleeper.query_first("SELECT CONNECTION_ID()")?;
+        let number = match of_gateway {
+            true => sleeper.connection_id(),
+            false => inner.context("no number")?,
+        };
+        std::thread::scope(|scope| {
+            let sleeping = scope.spawn(move || sleeper.query_drop("SELECT SLEEP(60)"));
+            let sleeps = "SELECT COUNT(*) FROM information_schema.processlist \
+                          WHERE info LIKE 'SELECT SLEEP%'";
+            wait_until("a statement that sleeps", Duration::from_secs(10), || {
+                Ok(killer.query_first::<u32, _>(sleeps)? == Some(1))
+            })?;
+            let began = Instant::now();
+            killer.query_drop(format!("KILL QUERY {number}"))?;
+            let _ = sleeping.join().expect("it panicked");
+            ensure!(began.elapsed() < Duration::from_secs(30), "it went on");
+            anyhow::Ok(())
+        })?;
+    }
+    // A connection of another branch is none of this one's.
+    let other = gateway.connect("app@dev", "")?;
+    let unknown = killer.query_drop(format!("KILL {}", other.connection_id()));
+    let error = unknown.err().context("it was killed")?.to_string();
+    ensure!(error.contains("1094"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn clients_beyond_the_limit_are_told_so_and_a_stop_lets_the_others_finish() -> Result<()> {
+    let mut gateway = Gateway::with(&["--connections-max", "1"])?;
+    let mut first = gateway.connect("app", "")?;
+    let (code, _) = refused(gateway.connect("app", ""))?;
+    assert_eq!(code, 1040);
+    let pid = rustix::process::Pid::from_child(&gateway.process);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+    wait_until("the listener to go", Duration::from_secs(10), || {
+        Ok(std::net::TcpStream::connect(("127.0.0.1", gateway.port)).is_err())
+    })?;
+    assert_eq!(Gateway::branch_of(&mut first)?, "main");
+    ensure!(gateway.process.try_wait()?.is_none());
+    drop(first);
+    wait_until("the end", Duration::from_secs(10), || {
+        Ok(gateway
+            .process
+            .try_wait()?
+            .is_some_and(|status| status.success()))
+    })
+}
+
+/// The capabilities in the greeting of a server, and MariaDB's own.
+fn offered(port: u16) -> Result<(u32, u32)> {
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
+    let mut bytes = [0; 200];
+    let count = std::io::Read::read(&mut stream, &mut bytes)?;
+    let version = bytes[5..count].iter().position(|&byte| byte == 0);
+    let at = 5 + version.context("no version")? + 1 + 4 + 8 + 1;
+    let [a, b, _, _, _, c, d] = *bytes[at..].first_chunk().context("too short")?;
+    let more = bytes[at + 7 + 1 + 6..].first_chunk().context("too short")?;
+    Ok((u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes(*more)))
+}
+
+#[test]
+fn a_client_is_offered_what_its_compute_has() -> Result<()> {
+    const COMPRESS: u32 = 1 << 5;
+    const SSL: u32 = 1 << 11;
+    let gateway = Gateway::start()?;
+    let port = gateway.project.compute()?["port"].as_u64();
+    let (compute, more) = offered(u16::try_from(port.context("no port")?)?)?;
+    assert_eq!(offered(gateway.port)?, ((compute | SSL) & !COMPRESS, more));
+    Ok(())
+}
+
+#[test]
+fn strangers_that_do_not_speak_the_protocol_are_no_trouble() -> Result<()> {
+    let gateway = Gateway::start()?;
+    for bytes in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        &[0xff; 4096],
+        &[4, 0, 0, 1, 0, 2, 0, 0],
+        &[],
+    ] {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", gateway.port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        // The gateway may have gone already.
+        let _ = stream.write_all(bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        // It ends, with an error or without.
+        let mut answer = Vec::new();
+        let _ = std::io::Read::read_to_end(&mut stream, &mut answer);
+        ensure!(!answer.is_empty(), "no greeting");
+    }
+    assert_eq!(
+        Gateway::branch_of(&mut gateway.connect("app", "")?)?,
+        "main"
+    );
+    Ok(())
+}

@@ -1,0 +1,227 @@
+//! The gateway itself: its listener, its limits and its clients.
+
+use crate::computes::Computes;
+use crate::kill::FIRST_ID;
+use crate::login::Greeting;
+use crate::refusal::Refusal;
+use crate::session;
+use parking_lot::Mutex;
+use rustls::ServerConfig;
+use socket2::SockRef;
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use xylem_ambient::Entropy;
+use xylem_tls::ServerTls;
+
+/// The pause after the system refused a connection, for lack of descriptors as a rule.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How often the files of certificates are looked at.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// The settings of a gateway.
+#[derive(Debug)]
+pub struct Settings {
+    /// The version that the greeting tells, as MariaDB writes it.
+    pub version: String,
+    /// Its TLS; `None`: clients cannot use TLS.
+    pub tls: Option<ServerTls>,
+    /// Clients of other machines must use TLS.
+    pub require_tls: bool,
+    /// The part of a server's name in TLS behind that of a branch: `example.com`, so that
+    /// `dev.example.com` names the branch `dev`.
+    pub domain: Option<String>,
+    /// Limit of open connections.
+    pub connections_max: usize,
+    /// How long connections may go on when the gateway is told to stop.
+    pub drain: Duration,
+    /// The source of challenges.
+    pub entropy: Entropy,
+}
+
+/// A gateway.
+#[derive(Clone)]
+pub struct Gateway(Arc<Shared>);
+
+/// What all connections share.
+pub(crate) struct Shared {
+    pub settings: Settings,
+    pub computes: Arc<dyn Computes>,
+    next_id: AtomicU32,
+    permits: Arc<Semaphore>,
+    /// Connections after their login, by their numbers here.
+    open: Mutex<HashMap<u32, Open>>,
+}
+
+struct Open {
+    branch: String,
+    /// The compute's number.
+    inner: u32,
+}
+
+/// Removes a connection from the list on drop.
+pub(crate) struct Entry<'a>(&'a Shared, u32);
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.0.open.lock().remove(&self.1);
+    }
+}
+
+impl Gateway {
+    /// A gateway to `computes`.
+    pub fn new(settings: Settings, computes: Arc<dyn Computes>) -> Gateway {
+        let permits = Arc::new(Semaphore::new(settings.connections_max));
+        Gateway(Arc::new(Shared {
+            settings,
+            computes,
+            next_id: AtomicU32::new(FIRST_ID),
+            permits,
+            open: Mutex::default(),
+        }))
+    }
+
+    /// Serves `listener` until `shutdown` completes, then lets connections go on for the
+    /// time that the settings give.
+    pub async fn serve(&self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+        let tasks = TaskTracker::new();
+        let over = CancellationToken::new();
+        let accepting = async {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, peer)) => self.take(&tasks, &over, stream, peer),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a connection");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = accepting => {}
+            () = self.refresh() => {}
+            () = shutdown => {}
+        }
+        drop(listener);
+        tasks.close();
+        let drain = self.0.settings.drain;
+        if tokio::time::timeout(drain, tasks.wait()).await.is_err() {
+            tracing::info!("closing the connections that are still open");
+            over.cancel();
+            tasks.wait().await;
+        }
+    }
+
+    fn take(
+        &self,
+        tasks: &TaskTracker,
+        over: &CancellationToken,
+        stream: TcpStream,
+        peer: SocketAddr,
+    ) {
+        let (shared, over) = (Arc::clone(&self.0), over.clone());
+        let id = shared.number();
+        let Ok(permit) = Arc::clone(&shared.permits).try_acquire_owned() else {
+            // Without a greeting, as MariaDB does it. A new connection has room for it.
+            let refusal = Refusal::too_many().encode();
+            let mut bytes = crate::packet::header(refusal.len(), 0).to_vec();
+            bytes.extend_from_slice(&refusal);
+            let _ = SockRef::from(&stream).send(&bytes);
+            return;
+        };
+        tasks.spawn(async move {
+            tokio::select! {
+                () = session::serve(shared, stream, peer, id) => {}
+                () = over.cancelled() => {}
+            }
+            drop(permit);
+        });
+    }
+
+    /// Takes certificates that have changed.
+    async fn refresh(&self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            match self.0.settings.tls.as_ref().map(ServerTls::refresh) {
+                Some(Ok(true)) => tracing::info!("took a new certificate: its file has changed"),
+                Some(Err(error)) => {
+                    tracing::error!(%error, "cannot take the new certificate: the old one stays in use");
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// A number for a new connection.
+    fn number(&self) -> u32 {
+        // Wraps within the upper half.
+        self.next_id.fetch_add(1, Ordering::Relaxed) | FIRST_ID
+    }
+
+    /// The TLS of a connection that begins now.
+    pub(crate) fn tls(&self) -> Option<Arc<ServerConfig>> {
+        self.settings.tls.as_ref().map(ServerTls::config)
+    }
+
+    /// The greeting of connection `id`. It offers what MariaDB 10.11 offers by default.
+    pub(crate) fn greeting(&self, id: u32) -> io::Result<Greeting> {
+        let mut challenge = [0; 20];
+        let random = [self.settings.entropy.next()?, self.settings.entropy.next()?];
+        let random = random.iter().flat_map(|number| number.to_le_bytes());
+        for (byte, random) in challenge.iter_mut().zip(random) {
+            // No NUL, which would end it for some clients.
+            *byte = random % 127 + 1;
+        }
+        let mut caps = OFFERED;
+        if self.settings.tls.is_none() {
+            caps &= !crate::login::caps::SSL;
+        }
+        Ok(Greeting {
+            version: self.settings.version.as_bytes().to_vec(),
+            id,
+            challenge,
+            caps,
+            more_caps: MORE_OFFERED,
+            charset: UTF8MB4,
+            status: AUTOCOMMIT,
+        })
+    }
+
+    /// Lists a connection until the entry is dropped.
+    pub(crate) fn enter(&self, id: u32, branch: &str, inner: u32) -> Entry<'_> {
+        let open = Open {
+            branch: branch.to_owned(),
+            inner,
+        };
+        self.open.lock().insert(id, open);
+        Entry(self, id)
+    }
+
+    /// The compute's number of connection `id`, if that is on `branch`.
+    pub(crate) fn inner_id(&self, id: u32, branch: &str) -> Option<u32> {
+        let open = self.open.lock();
+        open.get(&id)
+            .filter(|open| open.branch == branch)
+            .map(|open| open.inner)
+    }
+}
+
+/// The capabilities of MariaDB 10.11 with TLS, without compression, which ends at the
+/// gateway.
+const OFFERED: u32 = 0x81ff_fffe & !crate::login::caps::COMPRESS;
+/// MariaDB's own: progress reports, bulk operations, extended metadata, and metadata that
+/// clients keep.
+const MORE_OFFERED: u32 = 0x1d;
+/// The character set utf8mb4_general_ci.
+const UTF8MB4: u8 = 45;
+/// `SERVER_STATUS_AUTOCOMMIT`
+const AUTOCOMMIT: u16 = 2;

@@ -1,0 +1,31 @@
+//! One address for all branches of a project.
+//!
+//! A client of MariaDB names the branch that it wants (`route.rs`). The gateway wakes the
+//! branch's compute, and passes on what the compute and the client say to each other
+//! (`login.rs`): it knows no passwords, because the compute's own challenge reaches the
+//! client (authentication switch), whatever the account's plugin is. After the login it
+//! copies bytes, and looks only at the commands whose content depends on the gateway
+//! (`relay.rs`).
+//!
+//! The protocol is MariaDB's client/server protocol, version 10:
+//! <https://mariadb.com/kb/en/clientserver-protocol/>. All numbers in it are
+//! little-endian.
+
+mod bytes;
+mod computes;
+mod gateway;
+mod kill;
+mod login;
+mod packet;
+mod proxy;
+mod refusal;
+mod relay;
+mod route;
+mod session;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests;
+
+pub use computes::{Computes, Reached};
+pub use gateway::{Gateway, Settings};
+pub use refusal::Refusal;

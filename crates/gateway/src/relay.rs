@@ -1,0 +1,217 @@
+//! A connection after its login: bytes are copied in both directions. What the client
+//! sends is looked at packet by packet, because a few commands have names and numbers in
+//! them that the gateway has changed.
+
+use crate::kill;
+use crate::login::ChangeUser;
+use crate::packet::{FULL, HEADER_BYTES, header, length};
+use crate::route::split;
+use std::io;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// The buffer of a direction that is idle or has little to copy.
+const SMALL_BYTES: usize = 4 << 10;
+/// The buffer of a direction that has much to copy.
+const LARGE_BYTES: usize = 64 << 10;
+/// The largest command that is looked at. It fits into a large buffer.
+const LOOK_BYTES: usize = 60 << 10;
+
+const COM_QUERY: u8 = 0x03;
+const COM_PROCESS_KILL: u8 = 0x0c;
+const COM_CHANGE_USER: u8 = 0x11;
+
+/// Copies from `from` to `to` until `from` ends.
+pub(crate) async fn copy(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<()> {
+    let mut buffer = vec![0; SMALL_BYTES];
+    loop {
+        let got = from.read(&mut buffer).await?;
+        if got == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&buffer[..got]).await?;
+        to.flush().await?;
+        fit(&mut buffer, got);
+    }
+}
+
+/// Copies commands of a client, as [`copy`] does, and changes those that `commands` says.
+pub(crate) async fn copy_commands(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    mut commands: Commands<'_>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; SMALL_BYTES];
+    let mut held = 0;
+    loop {
+        let got = from.read(&mut buffer[held..]).await?;
+        if got == 0 {
+            to.write_all(&buffer[..held]).await?;
+            return to.shutdown().await;
+        }
+        let end = held + got;
+        let mut begin = 0;
+        loop {
+            match commands.next(&buffer[begin..end]) {
+                Next::Pass(passed) => {
+                    to.write_all(&buffer[begin..begin + passed]).await?;
+                    begin += passed;
+                }
+                Next::Replace(passed, replaced, by) => {
+                    to.write_all(&buffer[begin..begin + passed]).await?;
+                    to.write_all(&by).await?;
+                    begin += passed + replaced;
+                }
+                Next::More => break,
+            }
+            if begin == end {
+                break;
+            }
+        }
+        to.flush().await?;
+        buffer.copy_within(begin..end, 0);
+        held = end - begin;
+        match held {
+            0 => fit(&mut buffer, got),
+            // A command that is looked at fits.
+            _ => buffer.resize(LARGE_BYTES, 0),
+        }
+    }
+}
+
+/// Gives a buffer the size that its direction needs now.
+fn fit(buffer: &mut Vec<u8>, used: usize) {
+    if used == buffer.len() && used < LARGE_BYTES {
+        buffer.resize(2 * used, 0);
+    } else if used < SMALL_BYTES && buffer.len() > SMALL_BYTES {
+        buffer.truncate(SMALL_BYTES);
+        buffer.shrink_to_fit();
+    }
+}
+
+/// Looks at what a client sends.
+pub(crate) struct Commands<'a> {
+    /// The branch that the client is on.
+    branch: &'a str,
+    /// The compute's number of a connection of this branch that has this number here.
+    inner: &'a (dyn Fn(u32) -> Option<u32> + Send + Sync),
+    /// Bytes that belong to a packet that was looked at.
+    left: usize,
+    /// The last packet is continued by the next one.
+    continued: bool,
+}
+
+/// What to do with the next bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Pass this many.
+    Pass(usize),
+    /// Pass this many, then leave so many out, and send these.
+    Replace(usize, usize, Vec<u8>),
+    /// Wait for more.
+    More,
+}
+
+impl<'a> Commands<'a> {
+    pub(crate) fn new(
+        branch: &'a str,
+        inner: &'a (dyn Fn(u32) -> Option<u32> + Send + Sync),
+    ) -> Commands<'a> {
+        Commands {
+            branch,
+            inner,
+            left: 0,
+            continued: false,
+        }
+    }
+
+    /// Looks at the front of `bytes`, which have not been passed yet.
+    pub(crate) fn next(&mut self, bytes: &[u8]) -> Next {
+        let mut at = 0;
+        loop {
+            let rest = &bytes[at..];
+            if self.left > 0 {
+                let passed = self.left.min(rest.len());
+                self.left -= passed;
+                at += passed;
+                if self.left > 0 || at == bytes.len() {
+                    return Next::Pass(at);
+                }
+                continue;
+            }
+            let incomplete = match at {
+                0 => Next::More,
+                _ => Next::Pass(at),
+            };
+            let Some(head) = rest.first_chunk::<HEADER_BYTES>() else {
+                return incomplete;
+            };
+            let (count, seq) = (length(*head), head[3]);
+            let payload = &rest[HEADER_BYTES..];
+            // A command begins with the number 0. So does a packet of a longer sequence:
+            // of LOAD DATA LOCAL, or behind a full one.
+            if seq == 0 && !self.continued && count > 0 && count <= LOOK_BYTES {
+                let Some(command) = payload.first() else {
+                    return incomplete;
+                };
+                let whole = payload.len() >= count;
+                let body = &payload[1..count.min(payload.len())];
+                if is_looked_at(*command, body) {
+                    if !whole {
+                        return incomplete;
+                    }
+                    if let Some(changed) = self.change(*command, body) {
+                        let mut by = header(changed.len() + 1, seq).to_vec();
+                        by.push(*command);
+                        by.extend_from_slice(&changed);
+                        self.continued = false;
+                        return Next::Replace(at, HEADER_BYTES + count, by);
+                    }
+                }
+            }
+            self.continued = seq == u8::MAX || count == FULL;
+            self.left = HEADER_BYTES + count;
+        }
+    }
+
+    /// What the compute gets in place of the command's body, if it is something else.
+    fn change(&self, command: u8, body: &[u8]) -> Option<Vec<u8>> {
+        match command {
+            COM_QUERY => {
+                let (range, id) = kill::number(body)?;
+                let inner = (self.inner)(id)?.to_string();
+                Some([&body[..range.start], inner.as_bytes(), &body[range.end..]].concat())
+            }
+            COM_PROCESS_KILL => {
+                let id = u32::from_le_bytes(*body.first_chunk()?);
+                Some((self.inner)(id)?.to_le_bytes().to_vec())
+            }
+            COM_CHANGE_USER => {
+                let mut change = ChangeUser::decode(body).ok()?;
+                for name in [&mut change.user, &mut change.database] {
+                    // Another branch is another compute: this one does not know the
+                    // name, and says so.
+                    if let (before, Some(branch)) = split(name)
+                        && branch == self.branch.as_bytes()
+                    {
+                        *name = before;
+                    }
+                }
+                Some(change.encode())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Whether a command may have something in it that the gateway changes. `body` may be
+/// only the beginning.
+fn is_looked_at(command: u8, body: &[u8]) -> bool {
+    match command {
+        COM_QUERY => kill::may_be(body),
+        COM_PROCESS_KILL | COM_CHANGE_USER => true,
+        _ => false,
+    }
+}
