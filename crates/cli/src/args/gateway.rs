@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 #[derive(Clone, Debug, Args)]
 pub struct GatewayArgs {
     /// Address to listen on
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:3307")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:3300")]
     pub listen: SocketAddr,
     /// Domain of server names in TLS, such as example.com: dev.example.com names branch
     /// dev
