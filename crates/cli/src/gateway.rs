@@ -6,10 +6,7 @@ use crate::compute::name::ComputeName;
 use crate::compute::record::{ComputeRecord, Phase};
 use crate::control::Control;
 use crate::failure::describe;
-use crate::home::Home;
-use crate::project::Project;
 use crate::session::Prepared;
-use crate::settings::ServerPorts;
 use anyhow::{Context, Result};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -174,9 +171,10 @@ impl Branches {
         let (app, wanted) = (self.app.clone(), name.clone());
         // A start reads and writes files, and may take seconds where there is trouble.
         let started = tokio::task::spawn_blocking(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread();
-            let runtime = { runtime }.enable_all().build();
-            let runtime = runtime.context("cannot start the runtime")?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .context("cannot start the runtime")?;
             runtime.block_on(start(&app, &wanted))
         });
         let refusal = match started.await {
@@ -222,12 +220,7 @@ async fn start(app: &App, name: &ComputeName) -> Result<Result<(), Refusal>> {
             return Ok(Err(Refusal::gone(why)));
         }
     };
-    let prepared = Prepared {
-        lock,
-        home: Home::find()?,
-        project: Project::load(&app.state)?,
-        ports: ServerPorts::default(),
-    };
+    let prepared = Prepared::locked(app, lock)?;
     let mut session = prepared.start(app, &progress).await?;
     let started = session.compute(app, name, None, &progress).await?;
     if !started.already {

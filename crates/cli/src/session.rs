@@ -44,8 +44,16 @@ impl Prepared {
     /// When there is none, or another command keeps it locked.
     pub async fn load(app: &App) -> Result<Prepared> {
         app.state.require_project()?;
+        Prepared::locked(app, app.state.lock(LOCK_LIMIT).await?)
+    }
+
+    /// The project of the state directory, of which the caller has the lock.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn locked(app: &App, lock: Lock) -> Result<Prepared> {
         Ok(Prepared {
-            lock: app.state.lock(LOCK_LIMIT).await?,
+            lock,
             home: Home::find()?,
             project: Project::load(&app.state)?,
             ports: ServerPorts::default(),

@@ -11,7 +11,7 @@ impl<'a> Reader<'a> {
         Reader(bytes)
     }
 
-    /// What was not read yet.
+    /// The bytes that were not read yet.
     pub(crate) fn rest(&self) -> &'a [u8] {
         self.0
     }

@@ -1,4 +1,4 @@
-//! What the gateway needs to know of a project.
+//! The gateway's view of a project.
 
 use crate::refusal::Refusal;
 use futures::future::BoxFuture;
@@ -24,6 +24,6 @@ pub trait Computes: Send + Sync + 'static {
 pub struct Reached {
     /// Its branch.
     pub branch: String,
-    /// Where it listens. It must take headers of proxies from the gateway.
+    /// The address it listens on. It must take headers of proxies from the gateway.
     pub address: SocketAddr,
 }

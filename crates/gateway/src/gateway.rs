@@ -50,7 +50,7 @@ pub struct Settings {
 #[derive(Clone)]
 pub struct Gateway(Arc<Shared>);
 
-/// What all connections share.
+/// The state that all connections share.
 pub(crate) struct Shared {
     pub settings: Settings,
     pub computes: Arc<dyn Computes>,

@@ -31,7 +31,7 @@ const NONE: &[u8] = b"xylem_gateway";
 /// The payload of a request for TLS: the beginning of an answer.
 const SSL_REQUEST_BYTES: usize = 32;
 
-/// What a server says first.
+/// The first packet of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Greeting {
     pub version: Vec<u8>,

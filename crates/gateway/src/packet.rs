@@ -65,7 +65,7 @@ pub(crate) async fn read(from: &mut (impl AsyncRead + Unpin)) -> Result<Packet, 
 /// Reads packets of a login ahead, so that a read which is given up loses nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Ahead {
-    /// What has arrived and belongs to no packet that was taken.
+    /// Bytes that have arrived and belong to no packet that was taken.
     pub bytes: Vec<u8>,
 }
 

@@ -103,7 +103,7 @@ pub(crate) struct Commands<'a> {
     continued: bool,
 }
 
-/// What to do with the next bytes.
+/// The treatment of the next bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// Pass this many.
@@ -176,7 +176,7 @@ impl<'a> Commands<'a> {
         }
     }
 
-    /// What the compute gets in place of the command's body, if it is something else.
+    /// The body that the compute gets in place of the command's own, if it is another.
     fn change(&self, command: u8, body: &[u8]) -> Option<Vec<u8>> {
         match command {
             COM_QUERY => {

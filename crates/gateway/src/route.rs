@@ -10,7 +10,7 @@ use crate::refusal::Refusal;
 /// The connection attribute that names a branch.
 pub(crate) const ATTRIBUTE: &[u8] = b"xylem_branch";
 
-/// What a client says about its branch.
+/// The names that a client gives for its branch.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Wishes<'a> {
     pub user: &'a [u8],

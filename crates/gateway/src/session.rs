@@ -58,7 +58,7 @@ struct Inner {
     stream: TcpStream,
     branch: String,
     greeting: Greeting,
-    /// What the client and the compute have sent behind the login.
+    /// Bytes that the client and the compute have sent behind the login.
     ahead: [Vec<u8>; 2],
 }
 
@@ -92,7 +92,7 @@ async fn begin(
     let reached = match reach(shared, &mut client).await {
         Ok(reached) => reached,
         Err(Broken::Refused(refusal)) => {
-            client.refuse(&refusal).await?;
+            client.end(&refusal.encode()).await?;
             return Ok(None);
         }
         Err(error) => return Err(error),
@@ -106,9 +106,15 @@ struct Told(Box<dyn Stream>, u8, Refusal);
 impl Told {
     async fn end(&mut self) -> io::Result<()> {
         let Told(stream, seq, refusal) = self;
-        packet::write(stream, seq.wrapping_add(1), &refusal.encode()).await?;
-        stream.shutdown().await
+        last_packet(stream, *seq, &refusal.encode()).await
     }
+}
+
+/// Answers the packet `seq` for the last time.
+async fn last_packet(stream: &mut dyn Stream, seq: u8, payload: &[u8]) -> io::Result<()> {
+    let mut stream = stream;
+    packet::write(&mut stream, seq.wrapping_add(1), payload).await?;
+    stream.shutdown().await
 }
 
 /// Greets the client, and reads what it wants.
@@ -194,7 +200,7 @@ async fn reach(shared: &Shared, client: &mut Client) -> Result<Option<Inner>, Br
     })?;
     if greeting.payload.first() == Some(&ERR) {
         // It has too many connections, for example.
-        client.forward(1, &greeting.payload).await?;
+        client.end(&greeting.payload).await?;
         return Ok(None);
     }
     let greeting = Greeting::decode(&greeting.payload)?;
@@ -292,14 +298,9 @@ async fn pass(shared: &Shared, client: Client, inner: Inner) {
 }
 
 impl Client {
-    async fn refuse(&mut self, refusal: &Refusal) -> io::Result<()> {
-        self.forward(1, &refusal.encode()).await
-    }
-
-    /// Sends a last packet, `ahead` of the client's own.
-    async fn forward(&mut self, ahead: u8, payload: &[u8]) -> io::Result<()> {
-        packet::write(&mut self.stream, self.seq.wrapping_add(ahead), payload).await?;
-        self.stream.shutdown().await
+    /// Sends a last packet.
+    async fn end(&mut self, payload: &[u8]) -> io::Result<()> {
+        last_packet(&mut *self.stream, self.seq, payload).await
     }
 }
 

@@ -126,7 +126,7 @@ fn packet(seq: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What the compute gets of `bytes`, which arrive in pieces that end at `cuts`.
+/// The bytes that the compute gets of `bytes`, which arrive in pieces that end at `cuts`.
 fn passed(bytes: &[u8], mut cuts: Vec<usize>) -> Vec<u8> {
     let inner = |id: u32| (id == FIRST_ID + 1).then_some(42);
     let mut commands = Commands::new("dev", &inner);

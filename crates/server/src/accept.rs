@@ -29,7 +29,7 @@ const LAST_PATIENCE: Duration = Duration::from_secs(1);
 /// How often bytes of a peer that was refused are read.
 const LAST_READS: usize = 16;
 /// A machine that vanishes without a word is noticed after about three times this time.
-const KEEPALIVE: Duration = Duration::from_secs(10);
+pub(crate) const KEEPALIVE: Duration = Duration::from_secs(10);
 /// The pause after the system refused a connection, for lack of descriptors as a rule.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Connections that wait for their service.

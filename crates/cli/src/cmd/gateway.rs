@@ -22,7 +22,7 @@ use xylem_tls::{ServerFiles, ServerTls, Versions};
 /// How long connections may go on after the signal to stop.
 const DRAIN: Duration = Duration::from_secs(30);
 
-/// What MariaDB's servers put before their version, for old replicas.
+/// The prefix of the version that MariaDB's servers tell, for old replicas.
 const VERSION_PREFIX: &str = "5.5.5-";
 
 /// Serves until SIGTERM or SIGINT.

@@ -3,9 +3,10 @@
 use super::super::call::{self, Caller};
 use super::super::status;
 use super::{pages, redo};
+use crate::accept::KEEPALIVE;
 use crate::connections::Permit;
 use crate::node::Node;
-use socket2::{Domain, TcpKeepalive};
+use socket2::Domain;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -22,9 +23,6 @@ use xylem_wire::{
 
 /// How long a peer may take to introduce itself.
 const HELLO_PATIENCE: Duration = Duration::from_secs(10);
-/// A machine that vanishes without a word is noticed after about three times this time:
-/// by probes when nothing is sent, and by the lack of TCP acknowledgements otherwise.
-const KEEPALIVE: Duration = Duration::from_secs(10);
 /// The stack of a connection's thread. Page reads from memory need little.
 const STACK_BYTES: usize = 512 << 10;
 /// Bytes that the system may hold in each direction.
@@ -114,12 +112,8 @@ fn prepare(node: &Node, channel: &Channel) -> io::Result<()> {
     socket.set_send_buffer_size(BUFFER_BYTES)?;
     socket.set_recv_buffer_size(BUFFER_BYTES)?;
     if socket.domain()? != Domain::UNIX {
-        let keepalive = TcpKeepalive::new()
-            .with_time(KEEPALIVE)
-            .with_interval(KEEPALIVE)
-            .with_retries(2);
-        socket.set_tcp_keepalive(&keepalive)?;
-        // It counts a peer that is there and takes nothing, too.
+        // The connection has probes for when nothing is sent. This limit is for when
+        // something is; it counts a peer that is there and takes nothing, too.
         let timeout = node.config.stall_timeout.max(3 * KEEPALIVE);
         socket.set_tcp_user_timeout(Some(timeout))?;
     }
