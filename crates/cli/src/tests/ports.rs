@@ -112,6 +112,7 @@ fn a_server_port_that_somebody_took_meanwhile_is_passed_over() {
     let asked = |grpc, http| Asked {
         address: LOCAL,
         kept: Ports {
+            gateway_port: None,
             mysql_port: None,
             server: ServerPorts {
                 grpc_port: Some(port),
