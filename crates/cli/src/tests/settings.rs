@@ -110,6 +110,21 @@ fn every_setting_that_can_change_can_be_unset() {
 }
 
 #[test]
+fn a_project_has_a_gateway_unless_told_otherwise() {
+    let defaults = Settings::default();
+    assert!(defaults.has_gateway());
+    let off = up::<settings::GatewaySettings>().settings;
+    assert!(!off.has_gateway());
+    let unset = settings::without(&off.gateway, "gateway").unwrap();
+    let back = Settings {
+        gateway: unset,
+        ..off
+    };
+    assert!(back.has_gateway());
+    assert_eq!(back.gateway.gateway_domain.unwrap(), "db.example.com");
+}
+
+#[test]
 fn the_server_knows_the_flags_that_it_is_given() {
     let flags = up::<Settings>().settings.server_flags().unwrap();
     let stored = ids::<settings::StoreSettings>().len() + ids::<settings::ServerSettings>().len();

@@ -29,7 +29,17 @@ fn json_has_the_promised_fields() -> Result<()> {
     ];
     let status = project.json(&["status"])?;
     assert_eq!(
-        fields(&status, &["server", "branches", "computes", "object_store"]),
+        fields(
+            &status,
+            &["server", "gateway", "branches", "computes", "object_store"]
+        ),
+        [""; 0]
+    );
+    assert_eq!(
+        fields(
+            &status["gateway"],
+            &["state", "address", "host", "port", "pid", "log"]
+        ),
         [""; 0]
     );
     assert_eq!(

@@ -228,14 +228,16 @@ fn a_foreground_up_tells_of_its_gateway_and_takes_it_along() -> Result<()> {
     let project = project()?;
     let mut up = project
         .command(&["up"])
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    let mut lines = BufReader::new(up.stderr.take().context("a pipe")?).lines();
+    let mut out = BufReader::new(up.stdout.take().context("a pipe")?).lines();
+    let watches = out.any(|line| line.is_ok_and(|line| line.contains("Ctrl-C")));
+    ensure!(watches, "xylem up ended");
+    let mut notes = BufReader::new(up.stderr.take().context("a pipe")?).lines();
     let before = pid(&project)?;
-    std::thread::sleep(Duration::from_secs(2));
     kill(before)?;
-    let told = lines.any(|line| line.is_ok_and(|line| line.contains("the gateway (pid")));
+    let told = notes.any(|line| line.is_ok_and(|line| line.contains("the gateway (pid")));
     ensure!(told, "it said nothing");
     project.start()?;
     let (process, address) = (pid(&project)?, port(&project)?);

@@ -24,7 +24,9 @@ pub(super) async fn watch(app: &App) -> Result<()> {
         app,
         progress: Progress::new(false),
         server: app.state.server_record().map(|r| r.process),
-        gateway: None,
+        gateway: GatewayRecord::load(&app.state)
+            .filter(|record| !record.stopped)
+            .map(|record| record.process),
         seen: HashMap::new(),
         revive: Revive::new(&app.clock),
     };
