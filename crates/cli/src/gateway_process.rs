@@ -189,7 +189,7 @@ pub async fn ensure(
     }
     // A command that told it to stop may have been ended before the gateway was.
     if let Some(record) = GatewayRecord::load(state) {
-        wait_stopped(record.process, Duration::ZERO).await?;
+        record.process.kill().await?;
     }
     let choice = start(app, home, project, wanted, progress).await?;
     if let Some(taken) = choice.instead_of {
@@ -349,7 +349,8 @@ pub fn tell_to_stop(state: &StateDir) -> Result<Option<Process>> {
     Ok(Some(process).filter(|_| ran))
 }
 
-/// Waits until a gateway that was told to stop has ended; kills it after `limit`.
+/// Waits until a gateway that was told to stop has ended; kills it after `limit`, and says
+/// so.
 ///
 /// # Errors
 /// When it does not go.
@@ -357,6 +358,11 @@ pub async fn wait_stopped(process: Process, limit: Duration) -> Result<()> {
     if process.wait_gone(limit).await {
         return Ok(());
     }
+    eprintln!(
+        "the gateway (pid {}) did not end in {} s: killing it (clients that have not logged in yet must connect again)",
+        process.pid,
+        limit.as_secs()
+    );
     process.kill().await.context("cannot kill the gateway")
 }
 
