@@ -172,7 +172,9 @@ async fn settle_gateway(
         project.ports.gateway_port = port;
         project.save(&app.state)?;
     }
-    progress.say("waiting for clients of the gateway to finish".to_owned());
+    if gateway_process::running(&app.state).is_some() {
+        progress.say("waiting for the gateway's clients to finish".to_owned());
+    }
     if gateway_process::stop(&app.state).await? {
         progress.note("stopped the gateway");
     }
