@@ -13,6 +13,7 @@ pub mod export;
 pub mod failure;
 pub mod files;
 pub mod gateway;
+pub mod gateway_process;
 pub mod history;
 pub mod home;
 pub mod import;

@@ -82,6 +82,17 @@ impl Wanted<'_> {
     }
 }
 
+/// The system's error for a port that is taken (`EADDRINUSE`).
+const IN_USE: &str = "os error 98";
+
+/// Whether a server or gateway that was to listen on `address` found it taken, according
+/// to its log file.
+pub fn was_taken(log: &str, address: SocketAddr) -> bool {
+    let failed = format!("cannot listen on {address}:");
+    log.lines()
+        .any(|line| line.contains(&failed) && line.contains(IN_USE))
+}
+
 /// The process that listens on a port, as far as this user may know:
 /// `mariadbd (pid 17)`.
 pub fn owner(port: u16) -> Option<String> {

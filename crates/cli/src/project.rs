@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
+/// The gateway's port that is tried first: the one that clients of MariaDB try.
+pub const GATEWAY_PORT: u16 = 3306;
 /// The port of branch main's compute that is tried first.
-pub const MYSQL_PORT: u16 = 3306;
+pub const MYSQL_PORT: u16 = 3307;
 /// The server's gRPC port that is tried first.
 pub const GRPC_PORT: u16 = 8080;
 /// The server's HTTP port that is tried first.

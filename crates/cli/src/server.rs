@@ -38,9 +38,6 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// How often other ports are tried when those chosen are taken meanwhile.
 const PORT_TRIES: usize = 20;
 
-/// The system's error for a port that is taken (`EADDRINUSE`).
-const IN_USE: &str = "os error 98";
-
 /// A server that is ready.
 #[derive(Debug)]
 pub struct Running {
@@ -214,7 +211,7 @@ impl Asked {
     /// When one that was asked for is taken, or none is free.
     pub fn choose(&self, taken: &[u16]) -> Result<Chosen> {
         let kept = self.kept;
-        let avoid = |others: [Option<u16>; 4]| {
+        let avoid = |others: [Option<u16>; 5]| {
             let others = others.into_iter().flatten();
             others.chain(taken.iter().copied()).collect::<Vec<_>>()
         };
@@ -229,6 +226,7 @@ impl Asked {
             Some(project::HTTP_PORT).filter(|_| kept.server.grpc_port.is_none()),
             kept.server.http_port,
             kept.mysql_port,
+            kept.gateway_port,
             self.http,
         ]))?;
         let http = Wanted {
@@ -238,7 +236,13 @@ impl Asked {
             explicit: self.http,
             preferred: kept.server.http_port.unwrap_or(project::HTTP_PORT),
         }
-        .choose(&avoid([Some(grpc.port), kept.mysql_port, None, None]))?;
+        .choose(&avoid([
+            Some(grpc.port),
+            kept.mysql_port,
+            kept.gateway_port,
+            None,
+            None,
+        ]))?;
         if grpc.port == http.port {
             return Err(Failure::usage(
                 format!("gRPC and HTTP cannot both have port {}", grpc.port),
@@ -251,12 +255,7 @@ impl Asked {
     /// The port that a server found taken according to its log file, if it may use
     /// another.
     pub fn lost(&self, log: &str, grpc: u16, http: u16) -> Option<u16> {
-        let says = |port: u16| {
-            let address = SocketAddr::new(self.address, port);
-            let address = format!("cannot listen on {address}:");
-            log.lines()
-                .any(|line| line.contains(&address) && line.contains(IN_USE))
-        };
+        let says = |port: u16| ports::was_taken(log, SocketAddr::new(self.address, port));
         let grpc = Some(grpc).filter(|port| self.grpc.is_none() && says(*port));
         grpc.or_else(|| Some(http).filter(|port| self.http.is_none() && says(*port)))
     }

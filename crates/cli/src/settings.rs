@@ -3,7 +3,7 @@
 //! the server all follow from these structs.
 
 use anyhow::{Context, Result};
-use clap::{Args, Command};
+use clap::{Args, Command, ValueEnum};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -37,6 +37,10 @@ pub struct Settings {
     #[command(flatten)]
     #[serde(flatten)]
     pub compute: ComputeSettings,
+    /// Settings with which the gateway is started.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub gateway: GatewaySettings,
 }
 
 /// The place of a project's data: flags of the server that never change.
@@ -124,10 +128,40 @@ pub struct ComputeSettings {
     pub mariadbd_args: Vec<String>,
 }
 
+/// Settings with which the gateway is started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
+pub struct GatewaySettings {
+    /// Run a gateway, which gives all branches one address: on or off; off stops one that
+    /// runs [default: on]
+    #[arg(long, value_name = "SWITCH", hide_possible_values = true)]
+    pub gateway: Option<Switch>,
+    /// Address that the gateway listens on, such as 0.0.0.0 for other machines, which must
+    /// use TLS [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDR")]
+    pub gateway_bind: Option<IpAddr>,
+    /// Domain of server names in TLS, such as example.com: a client that connects to
+    /// dev.example.com gets branch dev
+    #[arg(long, value_name = "DOMAIN")]
+    pub gateway_domain: Option<String>,
+}
+
+/// Whether something runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// It runs.
+    On,
+    /// It does not.
+    Off,
+}
+
 /// The ports of a project; `None`: not chosen yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
 pub struct Ports {
-    /// Port of branch main's compute [default: 3306, or the next free one]
+    /// Port of the gateway [default: 3306, or the next free one]
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..))]
+    pub gateway_port: Option<u16>,
+    /// Port of branch main's compute [default: 3307, or the next free one]
     #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..))]
     pub mysql_port: Option<u16>,
     /// Those of the server.
@@ -159,6 +193,7 @@ pub fn names() -> Vec<String> {
     let command = ServerSettings::augment_args(command);
     let command = ListenSettings::augment_args(command);
     let command = ComputeSettings::augment_args(command);
+    let command = GatewaySettings::augment_args(command);
     let command = Ports::augment_args(command);
     let mut names: Vec<String> = command
         .get_arguments()
@@ -192,6 +227,17 @@ impl Settings {
     /// The address that the server listens on.
     pub fn server_bind(&self) -> IpAddr {
         let bind = self.listen.server_bind;
+        bind.unwrap_or(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// Whether the project has a gateway.
+    pub fn has_gateway(&self) -> bool {
+        self.gateway.gateway != Some(Switch::Off)
+    }
+
+    /// The address that the gateway listens on.
+    pub fn gateway_bind(&self) -> IpAddr {
+        let bind = self.gateway.gateway_bind;
         bind.unwrap_or(Ipv4Addr::LOCALHOST.into())
     }
 

@@ -176,6 +176,14 @@ impl StateDir {
     pub fn server_log(&self) -> PathBuf {
         self.root.join("server.log")
     }
+    /// The gateway process.
+    pub fn gateway_file(&self) -> PathBuf {
+        self.root.join("gateway.json")
+    }
+    /// The gateway's output.
+    pub fn gateway_log(&self) -> PathBuf {
+        self.root.join("gateway.log")
+    }
     /// The error log of stock MariaDB when an export failed.
     pub fn export_log(&self) -> PathBuf {
         self.root.join("export.log")

@@ -30,27 +30,46 @@ pub struct Project {
     envs: Vec<(String, String)>,
     /// Further arguments of `up`.
     up_args: Vec<String>,
+    /// The `--gateway` of each `up` that gives none; `None`: the installation does not know
+    /// it.
+    gateway: Option<&'static str>,
 }
 
 impl Project {
-    /// An empty directory; starts nothing.
+    /// An empty directory; starts nothing. The project has no gateway.
     pub fn new() -> Result<Project> {
         let home = std::env::var_os("XYLEM_HOME").context(
             "XYLEM_HOME is not set: run these tests with cargo xtask test, which builds an \
              installation for them",
         )?;
-        Project::of(Path::new(&home))
+        Project::in_new_dir(Path::new(&home), Some("off"))
     }
 
-    /// As [`Project::new`], of the installation in `home`.
+    /// As [`Project::new`], of the installation in `home`, which may be of an older version.
     pub fn of(home: &Path) -> Result<Project> {
+        let help = Command::new(home.join("bin/xylem"))
+            .args(["up", "--help"])
+            .output()
+            .with_context(|| format!("no installation in {}", home.display()))?;
+        let known = String::from_utf8_lossy(&help.stdout).contains("--gateway ");
+        Project::in_new_dir(home, known.then_some("off"))
+    }
+
+    fn in_new_dir(home: &Path, gateway: Option<&'static str>) -> Result<Project> {
         let dir = tempfile::Builder::new().prefix("xylem-e2e-").tempdir()?;
         Ok(Project {
             dir,
             home: home.into(),
             envs: Vec::new(),
             up_args: Vec::new(),
+            gateway,
         })
+    }
+
+    /// The same project with a gateway.
+    pub fn with_gateway(mut self) -> Project {
+        self.gateway = Some("on");
+        self
     }
 
     /// As [`Project::new`], with environment variables for every command and further
@@ -72,13 +91,13 @@ impl Project {
     /// Starts the project in its prepared directory.
     pub fn up_in_place(&self, buffer_pool: &str) -> Result<()> {
         // Further computes take the ports after that of the first.
-        let ports = free_ports(3 + COMPUTES)?;
+        let ports = free_ports(4 + COMPUTES)?;
         let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
         let mut args = vec![
             "up",
             "--detach",
             "--mysql-port",
-            &ports[2],
+            &ports[3],
             "--grpc-port",
             &ports[0],
             "--http-port",
@@ -86,6 +105,9 @@ impl Project {
             "--buffer-pool",
             buffer_pool,
         ];
+        if self.gateway == Some("on") {
+            args.extend(["--gateway-port", &ports[2]]);
+        }
         args.extend(self.up_args.iter().map(String::as_str));
         self.xylem(&args)?;
         Ok(())
@@ -127,9 +149,16 @@ impl Project {
 
     /// The command `xylem ARGS --dir …`; does not run it.
     pub fn command(&self, args: &[&str]) -> Command {
+        let mut words = args.to_vec();
+        if let Some(gateway) = self.gateway
+            && words.first() == Some(&"up")
+            && !words.contains(&"--gateway")
+        {
+            words.splice(1..1, ["--gateway", gateway]);
+        }
         let mut command = Command::new(self.home.join("bin/xylem"));
         command
-            .args(args)
+            .args(words)
             .env("XYLEM_DIR", self.dir())
             .env("XYLEM_HOME", &self.home)
             .envs(self.envs.iter().map(|(name, value)| (name, value)))
@@ -351,7 +380,7 @@ impl Project {
     /// The last lines of all logs, for the message of a failure.
     pub fn logs(&self) -> String {
         let mut text = String::new();
-        let mut logs = vec!["server.log".to_owned()];
+        let mut logs = vec!["server.log".to_owned(), "gateway.log".to_owned()];
         let computes = std::fs::read_dir(self.dir().join("computes"));
         logs.extend(computes.into_iter().flatten().flatten().map(|entry| {
             format!(

@@ -47,11 +47,11 @@ pub struct Global {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Start a project on this machine: the server and the compute of branch main
+    /// Start a project on this machine: the server, the compute of branch main, the gateway
     Up(Box<project::UpArgs>),
-    /// Stop the project: its computes, then the server
+    /// Stop the project: the gateway, its computes, then the server
     Down,
-    /// Show the server, branches and computes: state, LSNs, lag, sizes
+    /// Show the server, the gateway, branches and computes: state, LSNs, lag, sizes
     Status,
     /// Open a MariaDB client on a branch, and start its compute if needed
     Sql(compute::SqlArgs),

@@ -1,7 +1,8 @@
-//! `xylem down`: computes, then the server.
+//! `xylem down`: the gateway and computes, then the server.
 
 use crate::app::{App, LOCK_LIMIT};
 use crate::compute::{record, stop};
+use crate::gateway_process::{self, END_LIMIT};
 use crate::output;
 use crate::report::StatusReport;
 use crate::server;
@@ -32,11 +33,33 @@ pub async fn run(app: &App) -> Result<()> {
     output::text_line(&format!("stopped {}", stopped.join(", ")))
 }
 
-/// Stops all computes at once, then the server; returns what ran.
+/// Stops the gateway and all computes at once, then the server; returns what ran.
 ///
 /// # Errors
 /// When a process does not go.
 pub async fn stop_all(app: &App) -> Result<Vec<String>> {
+    let state = &app.state;
+    // It takes no further clients, and loses those that it has to the end of the computes.
+    let gateway = gateway_process::tell_to_stop(state)?;
+    let computes = stop_computes(app).await;
+    let mut stopped = Vec::new();
+    if let Some(gateway) = gateway {
+        gateway_process::wait_stopped(gateway, END_LIMIT).await?;
+        stopped.push("the gateway".to_owned());
+        stopped.extend(computes?);
+        // The gateway may have started one meanwhile, for a client that came before.
+        stopped.extend(stop_computes(app).await?);
+    } else {
+        stopped = computes?;
+    }
+    if server::stop(state).await? {
+        stopped.push("the server".to_owned());
+    }
+    Ok(stopped)
+}
+
+/// Stops all computes at once; returns those that ran.
+async fn stop_computes(app: &App) -> Result<Vec<String>> {
     let state = &app.state;
     let mut stopped = Vec::new();
     let mut tasks = JoinSet::new();
@@ -63,13 +86,7 @@ pub async fn stop_all(app: &App) -> Result<Vec<String>> {
         }
     }
     stopped.sort();
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    if server::stop(state).await? {
-        stopped.push("the server".to_owned());
-    }
-    Ok(stopped)
+    failed.map_or(Ok(stopped), Err)
 }
 
 /// Kills everything.
@@ -77,6 +94,7 @@ pub async fn stop_all(app: &App) -> Result<Vec<String>> {
 /// # Errors
 /// When a process cannot be signalled.
 pub async fn kill_all(state: &StateDir) -> Result<()> {
+    gateway_process::kill(state)?;
     for (name, _) in record::list(state) {
         stop::kill(state, &name).await?;
     }

@@ -5,6 +5,7 @@ use crate::args::gateway::GatewayArgs;
 use crate::doctor::installation::mariadb_version;
 use crate::failure::Failure;
 use crate::gateway::Branches;
+use crate::gateway_process::{DRAIN, listening};
 use crate::home::Home;
 use crate::output;
 use crate::project::Project;
@@ -13,14 +14,10 @@ use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpListener;
 use xylem_gateway::{Gateway, Settings};
 use xylem_tls::authority::Paths;
 use xylem_tls::{ServerFiles, ServerTls, Versions};
-
-/// How long connections may go on after the signal to stop.
-const DRAIN: Duration = Duration::from_secs(30);
 
 /// The prefix of the version that MariaDB's servers tell, for old replicas.
 const VERSION_PREFIX: &str = "5.5.5-";
@@ -63,11 +60,17 @@ fn raise_descriptors(connections_max: usize) {
 async fn serve(app: App, args: &GatewayArgs) -> Result<()> {
     let shutdown = xylem_server::shutdown_signal().context("cannot wait for signals")?;
     let home = Home::find()?;
-    // Its first start makes the certificates.
-    drop(Session::open(&app, &app.progress()).await?);
+    let files = certificate(&app)?;
+    let server = app.state.server_record();
+    let runs = server.is_some_and(|server| server.process.is_alive());
+    // The server's first start makes the certificates. While `xylem up`, which has the lock,
+    // waits for this process, the server runs.
+    if !runs || !files.certificate.exists() {
+        drop(Session::open(&app, &app.progress()).await?);
+    }
     let settings = Settings {
         version: format!("{VERSION_PREFIX}{}-MariaDB", mariadb_version(&home)?),
-        tls: Some(tls(&app)?),
+        tls: Some(ServerTls::open(files, Versions::WithTls12, &[])?),
         require_tls: !args.allow_plaintext,
         domain: args.domain.clone(),
         connections_max: args.connections_max,
@@ -82,7 +85,8 @@ async fn serve(app: App, args: &GatewayArgs) -> Result<()> {
     })?;
     let address = listener.local_addr().context("the gateway's address")?;
     output::text_line(&format!(
-        "The gateway listens on {address}. A client names a branch by its user (`app@dev`) or database (`shop@dev`)."
+        "{} A client names a branch by its user (`app@dev`) or database (`shop@dev`).",
+        listening(address)
     ))?;
     let computes = Arc::new(Branches::new(app));
     Gateway::new(settings, computes)
@@ -92,18 +96,17 @@ async fn serve(app: App, args: &GatewayArgs) -> Result<()> {
 }
 
 /// The certificate of the project's server, or the one that replaces it.
-fn tls(app: &App) -> Result<ServerTls> {
+fn certificate(app: &App) -> Result<ServerFiles> {
     let server = Project::load(&app.state)?.settings.server;
     let certificate = match server.tls_cert {
         Some(own) => PathBuf::from(own),
         None => Paths::in_dir(&app.state.certificates()).server,
     };
-    let files = ServerFiles {
+    Ok(ServerFiles {
         key: server
             .tls_key
             .map_or_else(|| certificate.clone(), PathBuf::from),
         clients: None,
         certificate,
-    };
-    Ok(ServerTls::open(files, Versions::WithTls12, &[])?)
+    })
 }

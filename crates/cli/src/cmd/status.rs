@@ -1,4 +1,4 @@
-//! `xylem status`: the server, branches and computes.
+//! `xylem status`: the server, the gateway, branches and computes.
 
 use crate::app::App;
 use crate::output::{self, bytes, table};
@@ -35,6 +35,11 @@ pub fn text(report: &StatusReport) -> String {
     }
     if let (Some(used), Some(budget)) = (server.memory_bytes, server.memory_budget_bytes) {
         let _ = write!(out, ", memory {} of {}", bytes(used), bytes(budget));
+    }
+    let gateway = &report.gateway;
+    let _ = write!(out, "\ngateway   {}", gateway.state.as_str());
+    if let (Some(pid), Some(address)) = (gateway.pid, gateway.address) {
+        let _ = write!(out, ", pid {pid}, {address}");
     }
     let _ = writeln!(out, "\nstate     {}", report.dir.display());
     if let Some(store) = &report.object_store {

@@ -13,9 +13,11 @@ use crate::args::project::UpArgs;
 use crate::compute::name::ComputeName;
 use crate::compute::record::ComputeRecord;
 use crate::compute::starter::Started;
+use crate::gateway_process;
 use crate::home::Home;
 use crate::output;
 use crate::ports::Wanted;
+use crate::progress::Progress;
 use crate::project::Project;
 use crate::report::StatusReport;
 use crate::run_as;
@@ -96,10 +98,13 @@ async fn bring_up(app: &mut App, args: &UpArgs) -> Result<(Started, Duration)> {
         project,
         changed,
         server_changed,
+        computes_changed,
+        gateway_changed,
     } = settle::settle(app, args)?;
     let server = app.state.server_record();
     let server_runs = server.is_some_and(|server| server.process.is_alive());
     check_port(app, &project, args)?;
+    gateway_process::check_port(&app.state, &project, &args.ports)?;
     if args.settings.compute.user.is_some() {
         // Before it is kept.
         run_as::of(&project).await?;
@@ -134,12 +139,46 @@ async fn bring_up(app: &mut App, args: &UpArgs) -> Result<(Started, Duration)> {
     }
     let port = args.ports.mysql_port;
     let started = session.compute(app, &main(), port, &progress).await?;
-    if started.already && changed {
+    if started.already && computes_changed {
         progress.note(
             "the compute of branch main runs already: new settings take effect at its next start",
         );
     }
+    let runs = settle_gateway(app, &mut session, args.ports.gateway_port, &progress).await?;
+    if runs && gateway_changed {
+        progress.note(&format!(
+            "the gateway runs already: its new settings take effect when it is started again, by `{}` and `{}`",
+            app.command("up --gateway off"),
+            app.command("up --gateway on")
+        ));
+    }
     Ok((started, timer.elapsed()))
+}
+
+/// Starts the gateway, or stops it if the project is to have none. True when it ran
+/// already and goes on.
+async fn settle_gateway(
+    app: &App,
+    session: &mut Session,
+    port: Option<u16>,
+    progress: &Progress,
+) -> Result<bool> {
+    let Session { home, project, .. } = session;
+    if project.settings.has_gateway() {
+        let started = gateway_process::ensure(app, home, project, port, progress).await?;
+        return Ok(!started);
+    }
+    if port.is_some_and(|_| project.ports.gateway_port != port) {
+        project.ports.gateway_port = port;
+        project.save(&app.state)?;
+    }
+    if gateway_process::running(&app.state).is_some() {
+        progress.say("waiting for the gateway's clients to finish".to_owned());
+    }
+    if gateway_process::stop(&app.state).await? {
+        progress.note("stopped the gateway");
+    }
+    Ok(false)
 }
 
 fn main() -> ComputeName {
@@ -178,18 +217,25 @@ async fn announce(app: &App, started: &Started, took: Duration, detached: bool) 
         "Ctrl-C".to_owned()
     };
     let word = |path: &std::path::Path| shell_word(&path.to_string_lossy());
+    let (host, port, branches, of) = match gateway_process::running(&app.state) {
+        Some(gateway) => (
+            gateway.address().ip().to_string(),
+            gateway.address().port(),
+            "\n\x20 branches  all, by the user: `root@dev` is root on branch dev",
+            " (branch main)",
+        ),
+        None => (record.host.clone(), record.port, "", ""),
+    };
     output::text_line(&format!(
         "Xylem {how}.\n\n\
-         \x20 host      {}\n\
-         \x20 port      {}\n\
-         \x20 socket    {}\n\
+         \x20 host      {host}\n\
+         \x20 port      {port}{branches}\n\
+         \x20 socket    {}{of}\n\
          \x20 user      {}\n\
          \x20 password  in {}\n\
          \x20 connect   {}\n\
          \x20 or        mariadb --defaults-file={}\n\
          \x20 stop      {stop}",
-        record.host,
-        record.port,
         record.socket.display(),
         record.user,
         app.state.password_file().display(),

@@ -55,13 +55,14 @@ pub(super) fn choose(
 }
 
 /// The ports of other computes, even of stopped ones, which would move about
-/// otherwise, those of the server, and `taken`.
+/// otherwise, those of the server and of the gateway, and `taken`.
 fn avoid(state: &StateDir, project: &Project, name: &ComputeName, taken: &[u16]) -> Vec<u16> {
     let others = record::list(state);
     let others = others.iter().filter(|(other, _)| other != name);
     let mut avoid: Vec<u16> = others.map(|(_, record)| record.port).collect();
     let server = project.ports.server;
     avoid.extend([server.grpc_port, server.http_port].into_iter().flatten());
+    avoid.extend(project.ports.gateway_port);
     avoid.extend(taken);
     if !name.is_main() {
         avoid.extend(project.ports.mysql_port);

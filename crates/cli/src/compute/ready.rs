@@ -8,6 +8,7 @@ use crate::log_file::died;
 use crate::process::Process;
 use anyhow::Result;
 use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -77,15 +78,26 @@ async fn greeted(socket: &Path) -> bool {
     stream.read_exact(&mut head).await.is_ok() && is_greeting(&head)
 }
 
+/// How long a quick look waits for an answer.
+const LOOK: Duration = Duration::from_millis(300);
+
 /// One quick look.
 pub fn probe(socket: &Path) -> bool {
-    let Ok(mut stream) = UnixStream::connect(socket) else {
+    let Ok(stream) = UnixStream::connect(socket) else {
         return false;
     };
+    stream.set_read_timeout(Some(LOOK)).is_ok() && greets(stream)
+}
+
+/// One quick look at a TCP port.
+pub fn probe_at(address: SocketAddr) -> bool {
+    let Ok(stream) = TcpStream::connect_timeout(&address, LOOK) else {
+        return false;
+    };
+    stream.set_read_timeout(Some(LOOK)).is_ok() && greets(stream)
+}
+
+fn greets(mut stream: impl Read) -> bool {
     let mut head = [0; 5];
-    stream
-        .set_read_timeout(Some(Duration::from_millis(300)))
-        .is_ok()
-        && stream.read_exact(&mut head).is_ok()
-        && is_greeting(&head)
+    stream.read_exact(&mut head).is_ok() && is_greeting(&head)
 }

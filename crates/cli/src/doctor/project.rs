@@ -4,6 +4,7 @@ use super::Check;
 use crate::compute::name::ComputeName;
 use crate::compute::record::{self, ComputeRecord, ComputeState};
 use crate::files;
+use crate::gateway_process::{GatewayRecord, GatewayState};
 use crate::keys;
 use crate::log_file;
 use crate::output::bytes;
@@ -25,6 +26,7 @@ pub(super) fn check(state: &StateDir, seen: &Seen, checks: &mut Vec<Check>) {
     password(state, checks);
     private(state, checks);
     server(state, seen, checks);
+    gateway(state, checks);
     lag(seen, checks);
     let computes = record::list(state);
     if computes.is_empty() {
@@ -117,6 +119,8 @@ fn private(state: &StateDir, checks: &mut Vec<Check>) {
         state.project_file(),
         state.server_file(),
         state.server_log(),
+        state.gateway_file(),
+        state.gateway_log(),
         state.audit_log(),
         keys::dir(state),
         state.server_data(),
@@ -218,6 +222,57 @@ fn server(state: &StateDir, seen: &Seen, checks: &mut Vec<Check>) {
                 port("port", address.ip(), &address.port().to_string(), checks);
             }
         }
+    }
+}
+
+fn gateway(state: &StateDir, checks: &mut Vec<Check>) {
+    let Ok(project) = Project::load(state) else {
+        return;
+    };
+    let wanted = project.settings.has_gateway();
+    let Some(record) = GatewayRecord::load(state) else {
+        checks.push(if wanted {
+            Check::warn(
+                "gateway",
+                "it has not been started yet",
+                "start it with `xylem up`",
+            )
+        } else {
+            Check::ok("gateway", "off")
+        });
+        return;
+    };
+    let (pid, log) = (record.process.pid, state.gateway_log());
+    match record.state() {
+        GatewayState::Running => {
+            checks.push(if record.answers() {
+                Check::ok("gateway", format!("running, pid {pid}, {}", record.listen))
+            } else {
+                Check::fail(
+                    "gateway",
+                    format!("process {pid} runs but does not answer on {}", record.listen),
+                    format!(
+                        "see {}; restart it with `xylem up --gateway off` and `xylem up --gateway on`",
+                        log.display()
+                    ),
+                )
+            });
+            log_errors("gateway.log", &log, record.log_from, checks);
+            return;
+        }
+        GatewayState::Stopped => checks.push(Check::ok("gateway", "stopped")),
+        GatewayState::Crashed => checks.push(Check::fail(
+            "gateway",
+            format!(
+                "it died (pid {pid})\n{}",
+                log_file::last_errors(&log, record.log_from)
+            ),
+            "`xylem up` starts it again",
+        )),
+    }
+    if wanted {
+        let listen = record.listen;
+        port("port", listen.ip(), &listen.port().to_string(), checks);
     }
 }
 

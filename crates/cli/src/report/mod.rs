@@ -8,12 +8,13 @@ use self::branch::BranchReport;
 use self::finding::FindingRow;
 use self::seen::Seen;
 use crate::app::App;
-
 use crate::compute::name::ComputeName;
 use crate::compute::record::{self, ComputeRecord, ComputeState};
+use crate::gateway_process::{GatewayRecord, GatewayState};
 use crate::project::Project;
 use crate::state::StateDir;
 use serde::Serialize;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// `xylem status`
@@ -23,6 +24,8 @@ pub struct StatusReport {
     pub dir: PathBuf,
     /// The server.
     pub server: ServerReport,
+    /// The gateway.
+    pub gateway: GatewayReport,
     /// As `branch ls`; empty while the server does not run.
     pub branches: Vec<BranchReport>,
     /// As `compute ls`.
@@ -51,6 +54,23 @@ pub struct ServerReport {
     pub memory_bytes: Option<u64>,
     /// Most memory it uses for pages, in bytes.
     pub memory_budget_bytes: Option<u64>,
+}
+
+/// The gateway.
+#[derive(Debug, Serialize)]
+pub struct GatewayReport {
+    /// Its state.
+    pub state: GatewayState,
+    /// `host:port` on which it listens, or did last.
+    pub address: Option<SocketAddr>,
+    /// The address at which this machine reaches it.
+    pub host: Option<String>,
+    /// Its TCP port.
+    pub port: Option<u16>,
+    /// Its process, while it runs.
+    pub pid: Option<u32>,
+    /// Its log file.
+    pub log: PathBuf,
 }
 
 /// A compute.
@@ -120,6 +140,22 @@ impl ComputeReport {
     }
 }
 
+impl GatewayReport {
+    /// The report of the gateway that `record` tells of; `None`: it never ran.
+    pub fn new(state: &StateDir, record: Option<&GatewayRecord>) -> GatewayReport {
+        let now = record.map_or(GatewayState::Stopped, GatewayRecord::state);
+        let alive = record.filter(|_| now == GatewayState::Running);
+        GatewayReport {
+            state: now,
+            address: record.map(|r| r.listen),
+            host: record.map(|r| r.address().ip().to_string()),
+            port: record.map(|r| r.listen.port()),
+            pid: alive.map(|r| r.process.pid),
+            log: state.gateway_log(),
+        }
+    }
+}
+
 impl ServerReport {
     /// The report of a server that was looked at.
     pub fn new(seen: &Seen) -> ServerReport {
@@ -161,6 +197,7 @@ impl StatusReport {
         StatusReport {
             dir: state.root().to_owned(),
             server: ServerReport::new(&seen),
+            gateway: GatewayReport::new(state, GatewayRecord::load(state).as_ref()),
             branches: seen.branches,
             computes,
             object_store,

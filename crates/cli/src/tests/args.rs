@@ -31,6 +31,12 @@ fn up_takes_what_it_says() {
         "file:///s",
         "--bind",
         "0.0.0.0",
+        "--gateway-port",
+        "3310",
+        "--gateway-bind",
+        "10.0.0.1",
+        "--gateway",
+        "off",
         "--json",
         "--",
         "--max-connections=10",
@@ -44,7 +50,10 @@ fn up_takes_what_it_says() {
     };
     assert!(up.detach);
     assert_eq!(up.ports.mysql_port, Some(3307));
+    assert_eq!(up.ports.gateway_port, Some(3310));
     assert_eq!(up.settings.compute.bind, "0.0.0.0".parse().ok());
+    assert!(!up.settings.has_gateway());
+    assert_eq!(up.settings.gateway_bind().to_string(), "10.0.0.1");
     let args = up.settings.compute.mariadbd_args;
     assert_eq!(args, ["--max-connections=10", "--skip-grant"]);
 }
@@ -154,12 +163,14 @@ fn a_moment_that_is_none_shows_the_forms() {
 
 #[test]
 fn nonsense_is_wrong_usage() {
-    let cases: [&[&str]; 20] = [
+    let cases: [&[&str]; 22] = [
         &[],
         &["fly"],
         &["up", "--mysql-port", "0"],
         &["up", "--mysql-port", "70000"],
         &["up", "--bind", "nowhere"],
+        &["up", "--gateway", "perhaps"],
+        &["up", "--gateway-port", "0"],
         &["compute", "start"],
         &["compute", "start", "-x"],
         &["compute", "start", "../main"],

@@ -1,9 +1,13 @@
 //! Choosing ports.
 
-use crate::failure::describe;
-use crate::ports::{Choice, Wanted, is_free, listening_inodes, owner, reachable};
+use super::kit::{me, project, state};
+use crate::compute::record::{ComputeRecord, Phase};
+use crate::failure::{describe, exit_status};
+use crate::files::make_private_dir;
+use crate::gateway_process::{self, GatewayRecord};
+use crate::ports::{Choice, Wanted, is_free, listening_inodes, owner, reachable, was_taken};
 use crate::server::Asked;
-use crate::settings::{Ports, ServerPorts};
+use crate::settings::{Ports, ServerPorts, Switch};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -112,6 +116,7 @@ fn a_server_port_that_somebody_took_meanwhile_is_passed_over() {
     let asked = |grpc, http| Asked {
         address: LOCAL,
         kept: Ports {
+            gateway_port: None,
             mysql_port: None,
             server: ServerPorts {
                 grpc_port: Some(port),
@@ -132,4 +137,86 @@ fn a_server_port_that_somebody_took_meanwhile_is_passed_over() {
     assert_ne!(grpc.port, port);
     assert_eq!(grpc.instead_of, Some(port));
     assert!(http.port != port && http.port != grpc.port);
+}
+
+#[test]
+fn the_gateway_takes_no_port_that_is_kept_for_something_else() {
+    let (_dir, state) = state();
+    let mut project = project();
+    let (listener, first) = taken();
+    drop(listener);
+    project.ports = Ports {
+        gateway_port: Some(first),
+        mysql_port: Some(first),
+        server: ServerPorts {
+            grpc_port: Some(first + 1),
+            http_port: Some(first + 2),
+        },
+    };
+    // A compute that is stopped keeps its port.
+    let dir = state.compute(&crate::compute::name::ComputeName::parse("dev").unwrap());
+    make_private_dir(dir.root()).unwrap();
+    let compute = ComputeRecord {
+        branch: "dev".to_owned(),
+        branch_id: "01".to_owned(),
+        process: me(),
+        phase: Phase::Stopped,
+        bind: LOCAL,
+        host: LOCAL.to_string(),
+        port: first + 3,
+        socket: "/s/mysql.sock".into(),
+        user: "root".to_owned(),
+        read_only: false,
+        at_lsn: None,
+        epoch: 1,
+        start_lsn: 12288,
+        log_from: 0,
+    };
+    compute.save(&dir).unwrap();
+    let choice = gateway_process::choose(&state, &project, None, &[first + 4]).unwrap();
+    assert!(choice.port > first + 4, "{choice:?}");
+    assert_eq!(choice.instead_of, Some(first));
+}
+
+#[test]
+fn a_port_that_the_gateway_cannot_have_is_refused_before_anything_starts() {
+    let (_dir, state) = state();
+    let mut project = project();
+    let given = |gateway_port: u16, mysql_port: Option<u16>| Ports {
+        gateway_port: Some(gateway_port),
+        mysql_port,
+        server: ServerPorts::default(),
+    };
+    let check = |project: &_, given: &_| gateway_process::check_port(&state, project, given);
+    let (_listener, port) = taken();
+    let error = check(&project, &given(port, None)).unwrap_err();
+    assert!(describe(&error).contains("--gateway-port"), "{error:#}");
+    let error = check(&project, &given(3306, Some(3306))).unwrap_err();
+    assert_eq!(exit_status(&error), 2, "{error:#}");
+    check(&project, &Ports::default()).unwrap();
+    // One that runs has its port, and no other.
+    let record = GatewayRecord {
+        process: me(),
+        listen: (LOCAL, port).into(),
+        stopped: false,
+        log_from: 0,
+    };
+    record.save(&state).unwrap();
+    check(&project, &given(port, None)).unwrap();
+    let error = check(&project, &given(port.wrapping_add(1), None)).unwrap_err();
+    assert!(describe(&error).contains("runs already"), "{error:#}");
+    // Without a gateway its port is only kept.
+    project.settings.gateway.gateway = Some(Switch::Off);
+    check(&project, &given(port.wrapping_add(1), None)).unwrap();
+}
+
+#[test]
+fn a_gateway_says_by_its_log_why_it_did_not_start() {
+    let (_listener, port) = taken();
+    let address = std::net::SocketAddr::new(LOCAL, port);
+    let os = TcpListener::bind(address).unwrap_err();
+    let log = format!("error: cannot listen on {address}: {os}\n  hint: choose another");
+    assert!(was_taken(&log, address));
+    assert!(!was_taken(&log, (LOCAL, port.wrapping_add(1)).into()));
+    assert!(!was_taken(&gateway_process::listening(address), address));
 }

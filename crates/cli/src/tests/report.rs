@@ -4,11 +4,12 @@ use super::kit::me;
 use crate::cmd::branch::Shown;
 use crate::compute::name::ComputeName;
 use crate::compute::record::{ComputeRecord, Phase};
+use crate::gateway_process::GatewayRecord;
 use crate::process::Process;
 use crate::report::branch::{BranchReport, reports};
 use crate::report::finding::FindingRow;
 use crate::report::seen::Seen;
-use crate::report::{ComputeReport, ServerReport, StatusReport};
+use crate::report::{ComputeReport, GatewayReport, ServerReport, StatusReport};
 use crate::state::{ServerRecord, StateDir};
 use serde_json::{Value, json};
 use xylem_proto::control::{Branch, StatusResponse};
@@ -279,6 +280,42 @@ fn a_server_is_what_can_be_seen_of_it() {
     assert_eq!(state(Some(server(me(), false)), Some(ready)), "ready");
 }
 
+fn gateway(process: Process, stopped: bool) -> GatewayRecord {
+    GatewayRecord {
+        process,
+        listen: "0.0.0.0:3306".parse().unwrap(),
+        stopped,
+        log_from: 0,
+    }
+}
+
+fn gateway_report(record: Option<&GatewayRecord>) -> GatewayReport {
+    let state = StateDir::find(Some(std::path::Path::new("/s"))).unwrap();
+    GatewayReport::new(&state, record)
+}
+
+#[test]
+fn a_gateway_is_what_its_process_and_its_record_say() {
+    let report =
+        |record: Option<&GatewayRecord>| serde_json::to_value(gateway_report(record)).unwrap();
+    let row = report(Some(&gateway(me(), false)));
+    assert_eq!(row["state"], "running");
+    assert_eq!(row["address"], "0.0.0.0:3306");
+    assert_eq!(row["host"], "127.0.0.1");
+    assert_eq!(row["port"], 3306);
+    assert_eq!(row["pid"], std::process::id());
+    assert_eq!(row["log"], "/s/gateway.log");
+    let row = report(Some(&gateway(GONE, false)));
+    assert_eq!(
+        (&row["state"], &row["pid"]),
+        (&json!("crashed"), &Value::Null)
+    );
+    assert_eq!(report(Some(&gateway(GONE, true)))["state"], "stopped");
+    let never = report(None);
+    assert_eq!(never["state"], "stopped");
+    assert_eq!(never["address"], Value::Null);
+}
+
 #[test]
 fn the_status_has_its_fields() {
     let report = StatusReport {
@@ -287,6 +324,7 @@ fn the_status_has_its_fields() {
             record: Some(server(me(), false)),
             ..Seen::default()
         }),
+        gateway: gateway_report(Some(&gateway(me(), false))),
         branches: vec![branch()],
         computes: Vec::new(),
         object_store: Some("file:///s/server/store".to_owned()),
@@ -294,11 +332,17 @@ fn the_status_has_its_fields() {
     };
     let text = crate::cmd::status::text(&report);
     assert!(text.contains("main") && text.contains("8080"), "{text}");
+    let line = format!(
+        "gateway   running, pid {}, 0.0.0.0:3306\n",
+        std::process::id()
+    );
+    assert!(text.contains(&line), "{text}");
     let document = serde_json::to_value(report).unwrap();
     assert_eq!(document["server"]["grpc"], "127.0.0.1:8080");
     assert_eq!(document["server"]["http"], "127.0.0.1:8081");
     assert_eq!(document["server"]["pid"], std::process::id());
     assert_eq!(document["server"]["state"], "unreachable");
+    assert_eq!(document["gateway"]["state"], "running");
     assert_eq!(document["branches"][0]["name"], "main");
     assert_eq!(document["computes"], json!([]));
     assert_eq!(document["object_store"], "file:///s/server/store");
@@ -317,6 +361,7 @@ fn damage_is_told_with_the_status() {
     let report = StatusReport {
         dir: "/s".into(),
         server: ServerReport::new(&Seen::default()),
+        gateway: gateway_report(None),
         branches: Vec::new(),
         computes: Vec::new(),
         object_store: None,

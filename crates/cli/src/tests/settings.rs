@@ -16,8 +16,9 @@ fn sample(id: &str) -> &'static str {
         "wal_store" => "object",
         "page_size" => "32k",
         "wal_backup" | "history" => "36h",
-        "bind" | "server_bind" => "0.0.0.0",
-        "tls_names" => "db.example.com",
+        "bind" | "server_bind" | "gateway_bind" => "0.0.0.0",
+        "gateway" => "off",
+        "gateway_domain" | "tls_names" => "db.example.com",
         "tls_cert" | "tls_key" | "tls_client_ca" => "/own.pem",
         "memory" | "buffer_pool" | "page_cache" => "512M",
         "user" => "mysql",
@@ -80,29 +81,47 @@ fn every_setting_is_kept_and_comes_back() {
 #[test]
 fn every_setting_that_can_change_can_be_unset() {
     let (settings, ports) = (up::<Settings>().settings, up::<Ports>().ports);
-    let (mut server, mut listen, mut compute, mut ports) =
-        (settings.server, settings.listen, settings.compute, ports);
-    let count_all = |a: &_, b: &_, c: &_, d: &_| {
+    let (mut server, mut listen, mut compute) =
+        (settings.server, settings.listen, settings.compute);
+    let (mut gateway, mut ports) = (settings.gateway, ports);
+    let count_all = |a: &_, b: &_, c: &_, d: &_, e: &_| {
         count::<settings::ServerSettings>(a)
             + count::<settings::ListenSettings>(b)
             + count::<settings::ComputeSettings>(c)
-            + count::<Ports>(d)
+            + count::<settings::GatewaySettings>(d)
+            + count::<Ports>(e)
     };
-    let mut left = count_all(&server, &listen, &compute, &ports);
+    let mut left = count_all(&server, &listen, &compute, &gateway, &ports);
     assert_eq!(left, settings::names().len());
     for name in settings::names() {
         server = settings::without(&server, &name).unwrap();
         listen = settings::without(&listen, &name).unwrap();
         compute = settings::without(&compute, &name).unwrap();
+        gateway = settings::without(&gateway, &name).unwrap();
         ports = settings::without(&ports, &name).unwrap();
         left -= 1;
         assert_eq!(
-            count_all(&server, &listen, &compute, &ports),
+            count_all(&server, &listen, &compute, &gateway, &ports),
             left,
             "{name}"
         );
     }
     assert!(settings::names().contains(&settings::GRPC_PORT.to_owned()));
+}
+
+#[test]
+fn a_project_has_a_gateway_unless_told_otherwise() {
+    let defaults = Settings::default();
+    assert!(defaults.has_gateway());
+    let off = up::<settings::GatewaySettings>().settings;
+    assert!(!off.has_gateway());
+    let unset = settings::without(&off.gateway, "gateway").unwrap();
+    let back = Settings {
+        gateway: unset,
+        ..off
+    };
+    assert!(back.has_gateway());
+    assert_eq!(back.gateway.gateway_domain.unwrap(), "db.example.com");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::kit::{entropy, project, state};
 use crate::files;
+use crate::gateway_process::GatewayRecord;
 use crate::process::Process;
 use crate::project::{Accounts, Project};
 use crate::state::{SOCKET_PATH_MAX, ServerRecord, socket_path};
@@ -91,6 +92,26 @@ fn a_server_record_comes_back() {
     assert_eq!(json["pid"], 7);
     std::fs::write(state.server_file(), "{").unwrap();
     assert_eq!(state.server_record(), None);
+}
+
+#[test]
+fn a_gateway_record_comes_back() {
+    let (_dir, state) = state();
+    assert_eq!(GatewayRecord::load(&state), None);
+    let record = GatewayRecord {
+        process: Process {
+            pid: 7,
+            start_time: 8,
+        },
+        listen: "[::1]:3306".parse().unwrap(),
+        stopped: true,
+        log_from: 9,
+    };
+    record.save(&state).unwrap();
+    assert_eq!(GatewayRecord::load(&state), Some(record));
+    assert_eq!(files::mode_of(&state.gateway_file()), Some(0o600));
+    std::fs::write(state.gateway_file(), "{").unwrap();
+    assert_eq!(GatewayRecord::load(&state), None);
 }
 
 #[tokio::test]

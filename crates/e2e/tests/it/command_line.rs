@@ -29,7 +29,17 @@ fn json_has_the_promised_fields() -> Result<()> {
     ];
     let status = project.json(&["status"])?;
     assert_eq!(
-        fields(&status, &["server", "branches", "computes", "object_store"]),
+        fields(
+            &status,
+            &["server", "gateway", "branches", "computes", "object_store"]
+        ),
+        [""; 0]
+    );
+    assert_eq!(
+        fields(
+            &status["gateway"],
+            &["state", "address", "host", "port", "pid", "log"]
+        ),
         [""; 0]
     );
     assert_eq!(
@@ -429,7 +439,8 @@ fn xylem_keeps_a_way_in() -> Result<()> {
 
 #[test]
 fn several_come_up_at_once_on_default_ports() -> Result<()> {
-    let projects = [Project::new()?, Project::new()?, Project::new()?];
+    let project = || anyhow::Ok(Project::new()?.with_gateway());
+    let projects = [project()?, project()?, project()?];
     let mut children = Vec::new();
     for project in &projects {
         let child = project
@@ -439,12 +450,17 @@ fn several_come_up_at_once_on_default_ports() -> Result<()> {
             .spawn()?;
         children.push(child);
     }
+    let mut gateways = std::collections::BTreeSet::new();
     for (child, project) in children.into_iter().zip(&projects) {
         let out = child.wait_with_output()?;
         let said = String::from_utf8_lossy(&out.stderr);
         assert!(out.status.success(), "{said}\n{}", project.logs());
         assert_eq!(project.sql("SELECT 1")?.trim(), "1");
+        let gateway = project.json(&["status"])?["gateway"].take();
+        assert_eq!(gateway["state"], "running");
+        gateways.insert(gateway["port"].to_string());
     }
+    assert_eq!(gateways.len(), projects.len(), "{gateways:?}");
     Ok(())
 }
 

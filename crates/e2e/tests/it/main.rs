@@ -30,3 +30,4 @@ mod survive;
 mod tls;
 mod tokens;
 mod transport;
+mod up_gateway;

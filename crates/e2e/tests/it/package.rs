@@ -16,7 +16,8 @@ done
 export PATH="$PATH:$1/bin"
 cd /root
 trap 'xylem down >&2' EXIT
-xylem up --detach --buffer-pool 16M --mysql-port "$2" --grpc-port "$3" --http-port "$4" >&2
+xylem up --detach --buffer-pool 16M --mysql-port "$2" --grpc-port "$3" --http-port "$4" \
+    --gateway-port "$5" >&2
 xylem sql -e "CREATE DATABASE shop; CREATE TABLE shop.orders (item VARCHAR(40)); INSERT INTO shop.orders VALUES ('chair')"
 xylem branch create dev >&2
 xylem sql -e "INSERT INTO shop.orders VALUES ('lamp')"
@@ -56,7 +57,7 @@ fn the_archive_runs_on_a_minimal_debian() -> Result<()> {
         .next()
         .context("the archive is empty")??
         .file_name();
-    let ports = free_ports(3)?;
+    let ports = free_ports(4)?;
     // A process namespace of its own, so that no process outlives it.
     let mut command = Command::new("unshare");
     command

@@ -6,7 +6,7 @@ use crate::compute::record;
 use crate::failure::Failure;
 use crate::files;
 use crate::project::{self, Project};
-use crate::settings::{self, PAGE_SIZE, Settings, WAL_STORE};
+use crate::settings::{self, PAGE_SIZE, Settings, Switch, WAL_STORE};
 use crate::state::StateDir;
 use anyhow::Result;
 use std::path::Path;
@@ -19,6 +19,10 @@ pub(super) struct Settled {
     pub changed: bool,
     /// One of them is the server's.
     pub server_changed: bool,
+    /// One of them is that of computes.
+    pub computes_changed: bool,
+    /// One of them is the gateway's.
+    pub gateway_changed: bool,
 }
 
 /// The project with the settings given now.
@@ -46,6 +50,8 @@ pub(super) fn settle(app: &App, args: &UpArgs) -> Result<Settled> {
     *store = store.take().filter(|wanted| wanted != WAL_STORE);
     let format = &mut project.settings.format.page_size;
     *format = format.filter(|size| *size != PAGE_SIZE);
+    let switch = &mut project.settings.gateway.gateway;
+    *switch = switch.filter(|wanted| *wanted != Switch::On);
     let server = &project.settings.server;
     if server.tls_key.is_some() && server.tls_cert.is_none() {
         return Err(Failure::usage(
@@ -54,15 +60,20 @@ pub(super) fn settle(app: &App, args: &UpArgs) -> Result<Settled> {
         ));
     }
     let changed = old.as_ref() != Some(&project);
-    let server_changed = old.is_some_and(|old| {
-        let (old, new) = (&old.settings, &project.settings);
-        (&old.server, &old.listen) != (&new.server, &new.listen)
-    });
+    let before = old.as_ref().unwrap_or(&project);
+    let (was, is) = (&before.settings, &project.settings);
+    let server_changed = (&was.server, &was.listen) != (&is.server, &is.listen);
+    let computes_changed =
+        was.compute != is.compute || before.ports.mysql_port != project.ports.mysql_port;
+    let gateway_changed =
+        was.gateway != is.gateway || before.ports.gateway_port != project.ports.gateway_port;
     project.restore_wal = args.restore_wal;
     Ok(Settled {
         project,
         changed,
         server_changed,
+        computes_changed,
+        gateway_changed,
     })
 }
 
@@ -117,6 +128,7 @@ fn unset(app: &App, project: &mut Project, name: &str) -> Result<()> {
     }
     settings.listen = settings::without(&settings.listen, name)?;
     settings.compute = settings::without(&settings.compute, name)?;
+    settings.gateway = settings::without(&settings.gateway, name)?;
     project.ports = settings::without(&project.ports, name)?;
     Ok(())
 }

@@ -6,6 +6,7 @@ use crate::app::App;
 use crate::compute::name::ComputeName;
 use crate::compute::record::{self, ComputeRecord, ComputeState, Phase};
 use crate::failure::Failure;
+use crate::gateway_process::GatewayRecord;
 use crate::log_file;
 use crate::process::{Process, reap_children};
 use crate::progress::Progress;
@@ -23,6 +24,9 @@ pub(super) async fn watch(app: &App) -> Result<()> {
         app,
         progress: Progress::new(false),
         server: app.state.server_record().map(|r| r.process),
+        gateway: GatewayRecord::load(&app.state)
+            .filter(|record| !record.stopped)
+            .map(|record| record.process),
         seen: HashMap::new(),
         revive: Revive::new(&app.clock),
     };
@@ -33,8 +37,10 @@ pub(super) async fn watch(app: &App) -> Result<()> {
         let record = app.state.server_record();
         let alive = watch.look_at_server(record.as_ref());
         let computes = watch.look_at_computes();
+        let gateway = watch.look_at_gateway();
         watch.revive.start_due(app, alive, &watch.progress).await;
-        if alive || computes > 0 {
+        // For a client, a gateway starts the rest again.
+        if alive || computes > 0 || gateway {
             continue;
         }
         if record.is_none_or(|r| r.stopped) {
@@ -56,6 +62,8 @@ struct Watch<'a> {
     progress: Progress,
     /// The server, while it is known to run.
     server: Option<Process>,
+    /// The gateway, while it is known to run.
+    gateway: Option<Process>,
     /// The pids of computes that are known to run.
     seen: HashMap<ComputeName, u32>,
     revive: Revive,
@@ -93,6 +101,35 @@ impl Watch<'_> {
             _ => {}
         }
         alive
+    }
+
+    /// Whether the gateway runs.
+    fn look_at_gateway(&mut self) -> bool {
+        let Some(record) = GatewayRecord::load(&self.app.state) else {
+            return false;
+        };
+        if record.process.is_alive() {
+            self.gateway = Some(record.process);
+            return true;
+        }
+        if self.gateway.take() == Some(record.process) {
+            let pid = record.process.pid;
+            let up = self.app.command("up");
+            let how = if record.stopped {
+                "was stopped"
+            } else {
+                "died"
+            };
+            self.progress.note(&format!(
+                "the gateway (pid {pid}) {how}; start it with `{up}`"
+            ));
+            if !record.stopped {
+                let log = self.app.state.gateway_log();
+                self.progress
+                    .note(&log_file::last_errors(&log, record.log_from));
+            }
+        }
+        false
     }
 
     /// How many computes run.
