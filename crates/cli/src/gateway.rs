@@ -3,17 +3,24 @@
 
 use crate::app::App;
 use crate::compute::name::ComputeName;
-use crate::compute::record::{ComputeRecord, Phase};
+use crate::compute::record::{self, ComputeRecord, Phase};
+use crate::compute::stop;
 use crate::control::Control;
 use crate::failure::describe;
+use crate::files::SECRET;
+use crate::project::Project;
 use crate::session::Prepared;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use futures::future::BoxFuture;
 use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, Semaphore};
-use xylem_gateway::{Computes, Reached, Refusal};
+use xylem_datadir::own::OWN_USER;
+use xylem_gateway::{Computes, OwnWay, Reached, Refusal, Seen, Sleep};
 use xylem_types::BranchName;
 
 /// The wait before a compute that did not start is started again, the first time. It
@@ -21,12 +28,14 @@ use xylem_types::BranchName;
 const BACKOFF: Duration = Duration::from_secs(1);
 /// The longest such wait.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
-/// How long a list of branches counts for a name that is not in it.
-const KNOWN: Duration = Duration::from_secs(1);
+/// The shortest time between two lists of branches.
+const KNOWN: Duration = Duration::from_millis(50);
 /// Starts at a time. Further ones wait.
 const STARTS_MAX: usize = 8;
 /// How long a start waits for other commands that change the project.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
+/// How long the end of a compute that nobody uses does: its clients wait meanwhile.
+const SUSPEND_LOCK_LIMIT: Duration = Duration::from_secs(1);
 /// Failures are forgotten beyond this number of branches, whose names clients may make up.
 const GATES_MAX: usize = 1000;
 /// The most branches that an error names.
@@ -35,10 +44,15 @@ const NAMES_MAX: usize = 20;
 /// The computes of a project.
 pub struct Branches {
     app: App,
+    /// The branch of clients that name none.
+    main: BranchName,
     /// The branches whose computes are being started, or did not start.
     gates: Mutex<HashMap<String, Gate>>,
-    /// The branches that there were at this time.
+    /// The branches that there were, and when the list of them was begun.
     known: Mutex<Option<(Instant, Vec<String>)>>,
+    /// Held by the one gateway of the state directory that puts computes to sleep: another
+    /// one's sessions look like any client's.
+    bedtime: OnceLock<File>,
     /// Starts at a time. Each holds the lock on the state directory for its length.
     starts: Semaphore,
 }
@@ -59,7 +73,9 @@ impl Branches {
     pub fn new(app: App) -> Branches {
         Branches {
             app,
+            main: BranchName::main(),
             gates: Mutex::default(),
+            bedtime: OnceLock::new(),
             known: Mutex::default(),
             starts: Semaphore::new(STARTS_MAX),
         }
@@ -69,19 +85,40 @@ impl Branches {
     fn running(&self, name: &ComputeName) -> Option<Reached> {
         let record = ComputeRecord::load(&self.app.state.compute(name))?;
         let ready = record.phase == Phase::Running && record.process.is_alive();
+        ready.then(|| self.reached(name, &record))?
+    }
+
+    fn reached(&self, name: &ComputeName, record: &ComputeRecord) -> Option<Reached> {
         let address: IpAddr = record.host.parse().ok()?;
-        ready.then(|| Reached {
+        Some(Reached {
             branch: name.to_string(),
             address: SocketAddr::new(address, record.port),
+            own: OwnWay {
+                socket: record.socket.clone(),
+                user: OWN_USER.to_owned(),
+                password: self.app.state.password().ok()??,
+            },
         })
     }
 
-    async fn find(&self, branch: Option<&str>, from: IpAddr) -> Result<Reached, Refusal> {
-        let name = match branch {
-            None => BranchName::main(),
-            Some(text) => BranchName::parse(text)
-                .map_err(|why| Refusal::no_branch(format!("Unknown branch '{text}': {why}")))?,
-        };
+    /// Whether this gateway puts computes to sleep.
+    fn puts_to_sleep(&self) -> bool {
+        if self.bedtime.get().is_some() {
+            return true;
+        }
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(SECRET)
+            .open(self.app.state.sleep_lock());
+        let locked = file.ok().filter(|file| file.try_lock().is_ok());
+        locked.is_some_and(|file| self.bedtime.set(file).is_ok())
+    }
+
+    async fn find(&self, branch: &str, from: IpAddr) -> Result<Reached, Refusal> {
+        let name = BranchName::parse(branch)
+            .map_err(|why| Refusal::no_branch(format!("Unknown branch '{branch}': {why}")))?;
         let name = ComputeName::from(name);
         if let Some(reached) = self.running(&name) {
             return Ok(reached);
@@ -115,19 +152,29 @@ impl Branches {
     }
 
     /// Refuses names of branches that do not exist, without the lock on the state
-    /// directory: anybody may make names up. Lists the branches at most once a second.
+    /// directory: anybody may make names up. A branch that was created before the client
+    /// asked is known; names that do not exist cost one list in [`KNOWN`], for all clients.
     async fn check_exists(&self, name: &ComputeName, from: IpAddr) -> Result<(), Refusal> {
+        let clock = &self.app.clock;
+        let asked = clock.instant();
         let mut known = self.known.lock().await;
         let wanted = name.to_string();
-        let fresh = |at: &Instant| self.app.clock.instant() < *at + KNOWN;
-        match &*known {
-            Some((_, names)) if names.contains(&wanted) => return Ok(()),
-            Some((at, _)) if fresh(at) => {}
-            _ => match self.list().await {
-                Ok(names) => *known = Some((self.app.clock.instant(), names)),
+        let listed = known.as_ref().map(|(at, _)| *at);
+        let is_known = known
+            .as_ref()
+            .is_some_and(|(_, names)| names.contains(&wanted));
+        if is_known {
+            return Ok(());
+        }
+        if listed.is_none_or(|at| at <= asked) {
+            let since = listed.map_or(KNOWN, |at| clock.since(at));
+            tokio::time::sleep(KNOWN.saturating_sub(since)).await;
+            let begun = clock.instant();
+            match self.list().await {
+                Ok(names) => *known = Some((begun, names)),
                 // Its start begins with that of the server, and says what is wrong.
                 Err(_) => return Ok(()),
-            },
+            }
         }
         let names = known.as_ref().map_or(&[][..], |(_, names)| names);
         if names.contains(&wanted) {
@@ -230,12 +277,81 @@ async fn start(app: &App, name: &ComputeName) -> Result<Result<(), Refusal>> {
     Ok(Ok(()))
 }
 
+/// Ends the compute `reached`, unless another one runs by now.
+async fn suspend(app: &App, reached: &Reached, sleep: &Sleep) -> Result<()> {
+    let name: BranchName = BranchName::parse(&reached.branch)?;
+    let name = ComputeName::from(name);
+    let _lock = app.state.lock(SUSPEND_LOCK_LIMIT).await?;
+    let record = ComputeRecord::load(&app.state.compute(&name)).context("it has no record")?;
+    let same = record.phase == Phase::Running && record.socket == reached.own.socket;
+    ensure!(same, "it was stopped or started meanwhile");
+    stop::suspend(&app.state, &name, sleep).await?;
+    record.process.reap();
+    Ok(())
+}
+
 impl Computes for Branches {
+    fn default_branch(&self) -> &str {
+        self.main.as_str()
+    }
+
     fn reach<'a>(
         &'a self,
-        branch: Option<&'a str>,
+        branch: &'a str,
         from: IpAddr,
-    ) -> futures::future::BoxFuture<'a, Result<Reached, Refusal>> {
+    ) -> BoxFuture<'a, Result<Reached, Refusal>> {
         Box::pin(self.find(branch, from))
+    }
+
+    fn look(&self) -> Vec<Seen> {
+        if !self.puts_to_sleep() {
+            return Vec::new();
+        }
+        let Ok(project) = Project::load(&self.app.state) else {
+            return Vec::new();
+        };
+        let mut seen = Vec::new();
+        for (name, record) in record::list(&self.app.state) {
+            // Children that have ended.
+            record.process.reap();
+            // Readers end for ever.
+            if name.is_reader() {
+                continue;
+            }
+            match (record.phase, record.wake_at) {
+                (Phase::Running, _)
+                    if project.suspend_after(&record.branch_id).is_some()
+                        && record.process.is_alive() =>
+                {
+                    seen.push(Seen::MaySleep(name.to_string()));
+                }
+                // Also where the last attempt to wake it has failed.
+                (Phase::Asleep | Phase::Starting, Some(at)) if !record.process.is_alive() => {
+                    seen.push(Seen::WakeAt(name.to_string(), at))
+                }
+                _ => {}
+            }
+        }
+        seen
+    }
+
+    fn look_at(&self, branch: &str) -> Option<(Reached, Duration)> {
+        let name = ComputeName::from(BranchName::parse(branch).ok()?);
+        let record = ComputeRecord::load(&self.app.state.compute(&name))?;
+        if record.phase != Phase::Running || !record.process.is_alive() {
+            return None;
+        }
+        let project = Project::load(&self.app.state).ok()?;
+        let after = project.suspend_after(&record.branch_id)?;
+        Some((self.reached(&name, &record)?, after))
+    }
+
+    fn suspend<'a>(
+        &'a self,
+        reached: &'a Reached,
+        sleep: &'a Sleep,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        let ended = suspend(&self.app, reached, sleep);
+        Box::pin(async move { ended.await.map_err(|error| format!("{error:#}")) })
     }
 }

@@ -153,6 +153,18 @@ impl Process {
     }
 }
 
+impl Process {
+    /// Collects it if it has ended and is a child of this process. Others may wait for
+    /// other children meanwhile.
+    pub fn reap(self) {
+        use rustix::process::{WaitOptions, waitpid};
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        if pid.is_some() && !self.is_alive() {
+            let _ = waitpid(pid, WaitOptions::NOHANG);
+        }
+    }
+}
+
 /// Collects children that have ended. Call it only where nobody waits for a
 /// child in another way.
 pub fn reap_children() {

@@ -10,6 +10,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::time::Duration;
+use xylem_server::span::Span;
 
 /// The gateway's port that is tried first: the one that clients of MariaDB try.
 pub const GATEWAY_PORT: u16 = 3306;
@@ -19,6 +21,9 @@ pub const MYSQL_PORT: u16 = 3307;
 pub const GRPC_PORT: u16 = 8080;
 /// The server's HTTP port that is tried first.
 pub const HTTP_PORT: u16 = 8081;
+
+/// How long a compute may be unused before it sleeps, unless people say otherwise.
+const SUSPEND_AFTER: Duration = Duration::from_secs(300);
 
 /// A project, as this machine knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +47,10 @@ pub struct Project {
     /// whose branch point is before they were created has none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub accounts_of: BTreeMap<String, Accounts>,
+    /// The time after which the compute of the branch of that id sleeps, where it is
+    /// another than the project's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub suspend_after_of: BTreeMap<String, String>,
     /// The first branch is being filled. Left over after a crash it says that the
     /// project is incomplete.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -67,7 +76,14 @@ pub enum Accounts {
 /// The first key of `table` that `project.toml` does not have: it is neither a field
 /// of [`Project`] nor a setting.
 fn unknown_key(table: &toml::Table) -> Option<&String> {
-    const FIELDS: [&str; 5] = ["created", "accounts", "accounts_of", "half_made", "ports"];
+    const FIELDS: [&str; 6] = [
+        "created",
+        "accounts",
+        "accounts_of",
+        "suspend_after_of",
+        "half_made",
+        "ports",
+    ];
     let settings = Settings::augment_args(Command::new("settings"));
     let is_setting = |key: &str| settings.get_arguments().any(|arg| arg.get_id() == key);
     table
@@ -85,6 +101,7 @@ impl Project {
             without_accounts: false,
             accounts: Accounts::None,
             accounts_of: BTreeMap::new(),
+            suspend_after_of: BTreeMap::new(),
             half_made: false,
             ports: Ports::default(),
         }
@@ -133,6 +150,16 @@ impl Project {
     /// From where `root` can log in on branch `id` so far.
     pub fn accounts_on(&self, id: &str) -> Accounts {
         self.accounts_of.get(id).copied().unwrap_or(self.accounts)
+    }
+
+    /// How long the compute of branch `id` may be unused before it sleeps; `None`: for
+    /// ever.
+    pub fn suspend_after(&self, id: &str) -> Option<Duration> {
+        let own = self.suspend_after_of.get(id);
+        let span = own.or(self.settings.sleep.suspend_after.as_ref());
+        let span = span.and_then(|span| span.parse::<Span>().ok());
+        let after = span.map_or(SUSPEND_AFTER, |span| span.0);
+        (after > Duration::ZERO).then_some(after)
     }
 
     /// The accounts that the address of the computes requires.

@@ -41,6 +41,10 @@ pub struct Settings {
     #[command(flatten)]
     #[serde(flatten)]
     pub gateway: GatewaySettings,
+    /// When computes sleep.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub sleep: SleepSettings,
 }
 
 /// The place of a project's data: flags of the server that never change.
@@ -145,6 +149,15 @@ pub struct GatewaySettings {
     pub gateway_domain: Option<String>,
 }
 
+/// Settings that a gateway which runs takes at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
+pub struct SleepSettings {
+    /// Time after which the gateway puts a compute to sleep that nobody uses, such as 1h;
+    /// 0s: never [default: 5m]
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    pub suspend_after: Option<String>,
+}
+
 /// Whether something runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -194,6 +207,7 @@ pub fn names() -> Vec<String> {
     let command = ListenSettings::augment_args(command);
     let command = ComputeSettings::augment_args(command);
     let command = GatewaySettings::augment_args(command);
+    let command = SleepSettings::augment_args(command);
     let command = Ports::augment_args(command);
     let mut names: Vec<String> = command
         .get_arguments()
@@ -290,7 +304,11 @@ fn path(text: &str) -> Result<String, String> {
     path.map_err(|_| "the path is not UTF-8".to_owned())
 }
 
-fn span(text: &str) -> Result<String, String> {
+/// A time with its unit, such as 90s, as it is kept.
+///
+/// # Errors
+/// When it is none.
+pub fn span(text: &str) -> Result<String, String> {
     let span = text.parse::<xylem_server::span::Span>();
     span.map(|span| span.to_string()).map_err(|e| e.to_string())
 }

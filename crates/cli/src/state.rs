@@ -176,6 +176,10 @@ impl StateDir {
     pub fn server_log(&self) -> PathBuf {
         self.root.join("server.log")
     }
+    /// Locked by the gateway that puts computes to sleep.
+    pub fn sleep_lock(&self) -> PathBuf {
+        self.root.join("sleep.lock")
+    }
     /// The gateway process.
     pub fn gateway_file(&self) -> PathBuf {
         self.root.join("gateway.json")

@@ -2,21 +2,44 @@
 
 use crate::refusal::Refusal;
 use futures::future::BoxFuture;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
 
 /// The computes of a project.
 pub trait Computes: Send + Sync + 'static {
-    /// Finds the compute of `branch`, the default branch if it is `None`, and starts it
-    /// if it does not run. Many callers may ask for one branch at the same time.
+    /// The branch of clients that name none.
+    fn default_branch(&self) -> &str;
+
+    /// Finds the compute of `branch`, and starts it if it does not run. Many callers may
+    /// ask for one branch at the same time.
     ///
     /// # Errors
     /// When there is no such branch, or its compute does not start. `from` is the
     /// client's address: an error for another machine tells less.
     fn reach<'a>(
         &'a self,
-        branch: Option<&'a str>,
+        branch: &'a str,
         from: IpAddr,
     ) -> BoxFuture<'a, Result<Reached, Refusal>>;
+
+    /// The computes that run and may fall asleep, and those that sleep and want to be
+    /// woken at some time.
+    fn look(&self) -> Vec<Seen>;
+
+    /// The compute that runs as `branch`'s, if it may fall asleep, as of now.
+    fn look_at(&self, branch: &str) -> Option<(Reached, Duration)>;
+
+    /// Ends the compute `reached`, which nobody uses, until the next [`Computes::reach`].
+    ///
+    /// # Errors
+    /// When it is another one by now, or does not end: the reason.
+    fn suspend<'a>(
+        &'a self,
+        reached: &'a Reached,
+        sleep: &'a Sleep,
+    ) -> BoxFuture<'a, Result<(), String>>;
 }
 
 /// A compute that runs.
@@ -26,4 +49,44 @@ pub struct Reached {
     pub branch: String,
     /// The address it listens on. It must take headers of proxies from the gateway.
     pub address: SocketAddr,
+    /// The way of Xylem's own account to it.
+    pub own: OwnWay,
+}
+
+/// What the next start of a compute that sleeps needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sleep {
+    /// The time of its next event, in seconds since 1970.
+    pub wake_at: Option<u64>,
+    /// Statements that set its global variables.
+    pub globals: Vec<String>,
+}
+
+/// The way of Xylem's own account, which may do everything, to a compute.
+#[derive(Clone, PartialEq, Eq)]
+pub struct OwnWay {
+    /// The compute's Unix socket.
+    pub socket: PathBuf,
+    /// The account's name.
+    pub user: String,
+    /// Its password.
+    pub password: String,
+}
+
+impl fmt::Debug for OwnWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnWay")
+            .field("socket", &self.socket)
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A compute that concerns the gateway without a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// It runs, and may fall asleep when nobody uses it.
+    MaySleep(String),
+    /// It sleeps until then, in seconds since 1970.
+    WakeAt(String, u64),
 }

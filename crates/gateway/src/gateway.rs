@@ -1,10 +1,11 @@
 //! The gateway itself: its listener, its limits and its clients.
 
+use crate::branch::Branches;
 use crate::computes::Computes;
 use crate::kill::FIRST_ID;
 use crate::login::Greeting;
 use crate::refusal::Refusal;
-use crate::session;
+use crate::{session, sleep};
 use parking_lot::Mutex;
 use rustls::ServerConfig;
 use socket2::SockRef;
@@ -18,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use xylem_ambient::Entropy;
+use xylem_ambient::{Clock, Entropy};
 use xylem_tls::ServerTls;
 
 /// The pause after the system refused a connection, for lack of descriptors as a rule.
@@ -44,6 +45,8 @@ pub struct Settings {
     pub drain: Duration,
     /// The source of challenges.
     pub entropy: Entropy,
+    /// The time.
+    pub clock: Clock,
 }
 
 /// A gateway.
@@ -58,6 +61,10 @@ pub(crate) struct Shared {
     permits: Arc<Semaphore>,
     /// Connections after their login, by their numbers here.
     open: Mutex<HashMap<u32, Open>>,
+    /// The sessions of each branch.
+    pub branches: Branches,
+    /// The gateway takes no further clients, and starts no compute.
+    pub stopping: CancellationToken,
 }
 
 struct Open {
@@ -85,6 +92,8 @@ impl Gateway {
             next_id: AtomicU32::new(FIRST_ID),
             permits,
             open: Mutex::default(),
+            branches: Branches::default(),
+            stopping: CancellationToken::new(),
         }))
     }
 
@@ -107,9 +116,11 @@ impl Gateway {
         tokio::select! {
             () = accepting => {}
             () = self.refresh() => {}
+            () = sleep::run(Arc::clone(&self.0)) => {}
             () = shutdown => {}
         }
         drop(listener);
+        self.0.stopping.cancel();
         tasks.close();
         let drain = self.0.settings.drain;
         if tokio::time::timeout(drain, tasks.wait()).await.is_err() {
@@ -165,6 +176,11 @@ impl Shared {
     fn number(&self) -> u32 {
         // Wraps within the upper half.
         self.next_id.fetch_add(1, Ordering::Relaxed) | FIRST_ID
+    }
+
+    /// The time of day in seconds since 1970.
+    pub(crate) fn now_s(&self) -> u64 {
+        self.settings.clock.now_us() / 1_000_000
     }
 
     /// The TLS of a connection that begins now.

@@ -11,21 +11,27 @@
 //! <https://mariadb.com/kb/en/clientserver-protocol/>. All numbers in it are
 //! little-endian.
 
+mod branch;
 mod bytes;
 mod computes;
+mod conversation;
 mod gateway;
 mod kill;
 mod login;
+mod own;
 mod packet;
+mod park;
 mod proxy;
 mod refusal;
 mod relay;
 mod route;
 mod session;
+mod sleep;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests;
+mod variable;
 
-pub use computes::{Computes, Reached};
+pub use computes::{Computes, OwnWay, Reached, Seen, Sleep};
 pub use gateway::{Gateway, Settings};
 pub use refusal::Refusal;

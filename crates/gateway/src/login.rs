@@ -18,7 +18,13 @@ pub(crate) mod caps {
     /// Change the form of what follows the login, so that both sides must have them.
     pub const FORM: u32 = PROTOCOL_41 | SESSION_TRACK | DEPRECATE_EOF;
     const SESSION_TRACK: u32 = 1 << 23;
-    const DEPRECATE_EOF: u32 = 1 << 24;
+    pub const DEPRECATE_EOF: u32 = 1 << 24;
+}
+
+/// MariaDB's own capabilities.
+pub(crate) mod more_caps {
+    /// Metadata that the client has already are left out.
+    pub const CACHE_METADATA: u32 = 1 << 4;
 }
 
 /// The version of the protocol.

@@ -1,6 +1,7 @@
 //! Packets: a header of four bytes (length of three bytes, sequence number), then the
 //! payload.
 
+use crate::own;
 use crate::refusal::Refusal;
 use std::io::{self, ErrorKind};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -60,6 +61,18 @@ pub(crate) async fn read(from: &mut (impl AsyncRead + Unpin)) -> Result<Packet, 
         seq: head[3],
         payload,
     })
+}
+
+/// Reads the next packet of an answer.
+///
+/// # Errors
+/// Also when it is an error: the server's.
+pub(crate) async fn answer(from: &mut (impl AsyncRead + Unpin)) -> Result<Packet, Broken> {
+    let packet = read(from).await?;
+    match own::error(&packet.payload) {
+        Some(error) => Err(error.into()),
+        None => Ok(packet),
+    }
 }
 
 /// Reads packets of a login ahead, so that a read which is given up loses nothing.

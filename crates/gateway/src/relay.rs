@@ -2,10 +2,13 @@
 //! sends is looked at packet by packet, because a few commands have names and numbers in
 //! them that the gateway has changed.
 
+use crate::branch::Handle;
+use crate::conversation::{Conversation, command};
 use crate::kill;
 use crate::login::ChangeUser;
 use crate::packet::{FULL, HEADER_BYTES, header, length};
 use crate::route::split;
+use parking_lot::Mutex;
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -16,14 +19,11 @@ const LARGE_BYTES: usize = 64 << 10;
 /// The largest command that is looked at. It fits into a large buffer.
 const LOOK_BYTES: usize = 60 << 10;
 
-const COM_QUERY: u8 = 0x03;
-const COM_PROCESS_KILL: u8 = 0x0c;
-const COM_CHANGE_USER: u8 = 0x11;
-
-/// Copies from `from` to `to` until `from` ends.
-pub(crate) async fn copy(
+/// Copies answers from `from` to `to` until `from` ends.
+pub(crate) async fn copy_answers(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
+    conversation: &Mutex<Conversation>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; SMALL_BYTES];
     loop {
@@ -33,23 +33,46 @@ pub(crate) async fn copy(
         }
         to.write_all(&buffer[..got]).await?;
         to.flush().await?;
+        // Only now: a session that is idle has nothing on its way.
+        conversation.lock().received(&buffer[..got]);
         fit(&mut buffer, got);
     }
 }
 
-/// Copies commands of a client, as [`copy`] does, and changes those that `commands` says.
+/// Why [`copy_commands`] has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stopped {
+    /// The client has ended its side.
+    Ended,
+    /// The session is to leave the compute.
+    Asked,
+}
+
+/// Copies commands of a client, and changes those that `commands` says, until the client
+/// ends or `asked` completes between two commands.
 pub(crate) async fn copy_commands(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
-    mut commands: Commands<'_>,
-) -> io::Result<()> {
+    commands: &mut Commands<'_>,
+    handle: &Handle,
+) -> io::Result<Stopped> {
     let mut buffer = vec![0; SMALL_BYTES];
     let mut held = 0;
     loop {
-        let got = from.read(&mut buffer[held..]).await?;
+        let got = tokio::select! {
+            got = from.read(&mut buffer[held..]) => got?,
+            () = handle.asked() => {
+                if held == 0 && commands.are_answered() {
+                    return Ok(Stopped::Asked);
+                }
+                handle.refuse();
+                continue;
+            }
+        };
         if got == 0 {
             to.write_all(&buffer[..held]).await?;
-            return to.shutdown().await;
+            to.shutdown().await?;
+            return Ok(Stopped::Ended);
         }
         let end = held + got;
         let mut begin = 0;
@@ -101,6 +124,7 @@ pub(crate) struct Commands<'a> {
     left: usize,
     /// The last packet is continued by the next one.
     continued: bool,
+    conversation: &'a Mutex<Conversation>,
 }
 
 /// The treatment of the next bytes.
@@ -118,13 +142,21 @@ impl<'a> Commands<'a> {
     pub(crate) fn new(
         branch: &'a str,
         inner: &'a (dyn Fn(u32) -> Option<u32> + Send + Sync),
+        conversation: &'a Mutex<Conversation>,
     ) -> Commands<'a> {
         Commands {
             branch,
             inner,
             left: 0,
             continued: false,
+            conversation,
         }
+    }
+
+    /// Whether all commands were passed to their ends and have their whole answers,
+    /// outside of a transaction.
+    fn are_answered(&self) -> bool {
+        self.left == 0 && !self.continued && self.conversation.lock().is_idle()
     }
 
     /// Looks at the front of `bytes`, which have not been passed yet.
@@ -152,23 +184,26 @@ impl<'a> Commands<'a> {
             let payload = &rest[HEADER_BYTES..];
             // A command begins with the number 0. So does a packet of a longer sequence:
             // of LOAD DATA LOCAL, or behind a full one.
-            if seq == 0 && !self.continued && count > 0 && count <= LOOK_BYTES {
-                let Some(command) = payload.first() else {
+            if seq == 0 && !self.continued && count > 0 {
+                let Some(&code) = payload.first() else {
                     return incomplete;
                 };
                 let whole = payload.len() >= count;
                 let body = &payload[1..count.min(payload.len())];
-                if is_looked_at(*command, body) {
+                let mut changed = None;
+                if count <= LOOK_BYTES && is_looked_at(code, body) {
                     if !whole {
                         return incomplete;
                     }
-                    if let Some(changed) = self.change(*command, body) {
-                        let mut by = header(changed.len() + 1, seq).to_vec();
-                        by.push(*command);
-                        by.extend_from_slice(&changed);
-                        self.continued = false;
-                        return Next::Replace(at, HEADER_BYTES + count, by);
-                    }
+                    changed = self.change(code, body);
+                }
+                self.conversation.lock().sent(code);
+                if let Some(changed) = changed {
+                    let mut by = header(changed.len() + 1, seq).to_vec();
+                    by.push(code);
+                    by.extend_from_slice(&changed);
+                    self.continued = false;
+                    return Next::Replace(at, HEADER_BYTES + count, by);
                 }
             }
             self.continued = seq == u8::MAX || count == FULL;
@@ -177,18 +212,18 @@ impl<'a> Commands<'a> {
     }
 
     /// The body that the compute gets in place of the command's own, if it is another.
-    fn change(&self, command: u8, body: &[u8]) -> Option<Vec<u8>> {
-        match command {
-            COM_QUERY => {
+    fn change(&self, code: u8, body: &[u8]) -> Option<Vec<u8>> {
+        match code {
+            command::QUERY => {
                 let (range, id) = kill::number(body)?;
                 let inner = (self.inner)(id)?.to_string();
                 Some([&body[..range.start], inner.as_bytes(), &body[range.end..]].concat())
             }
-            COM_PROCESS_KILL => {
+            command::PROCESS_KILL => {
                 let id = u32::from_le_bytes(*body.first_chunk()?);
                 Some((self.inner)(id)?.to_le_bytes().to_vec())
             }
-            COM_CHANGE_USER => {
+            command::CHANGE_USER => {
                 let mut change = ChangeUser::decode(body).ok()?;
                 for name in [&mut change.user, &mut change.database] {
                     // Another branch is another compute: this one does not know the
@@ -208,10 +243,10 @@ impl<'a> Commands<'a> {
 
 /// Whether a command may have something in it that the gateway changes. `body` may be
 /// only the beginning.
-fn is_looked_at(command: u8, body: &[u8]) -> bool {
-    match command {
-        COM_QUERY => kill::may_be(body),
-        COM_PROCESS_KILL | COM_CHANGE_USER => true,
+fn is_looked_at(code: u8, body: &[u8]) -> bool {
+    match code {
+        command::QUERY => kill::may_be(body),
+        command::PROCESS_KILL | command::CHANGE_USER => true,
         _ => false,
     }
 }

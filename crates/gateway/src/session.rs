@@ -1,21 +1,27 @@
-//! A client's connection, from the greeting to its end.
+//! A client's connection, from the greeting to its end. Its session on a compute may end
+//! before it, and is restored on the next compute of the branch (`park.rs`).
 
+use crate::branch::{Branch, Entered};
+use crate::conversation::{Conversation, ERR, Form, OK, command};
 use crate::gateway::Shared;
 use crate::login::{Answer, Greeting, asks_for_tls, caps};
-use crate::packet::{self, Ahead, Broken};
+use crate::packet::{self, Ahead, Broken, FULL, HEADER_BYTES};
+use crate::park::{Parked, pong};
 use crate::proxy;
 use crate::refusal::Refusal;
-use crate::relay::{self, Commands};
+use crate::relay::{self, Commands, Stopped};
 use crate::route::{ATTRIBUTE, Wishes, route};
 use futures::future::Either;
+use parking_lot::Mutex;
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsAcceptor;
 
 /// How long a client may take to say what it wants, and the compute to greet.
@@ -31,10 +37,8 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(60))
     .with_interval(Duration::from_secs(20))
     .with_retries(3);
-/// The first byte of a packet that ends a login well.
-const OK: u8 = 0x00;
-/// The first byte of an error.
-const ERR: u8 = 0xff;
+/// How long a compute may take to say what a session is, and to make it anew.
+const MOVE: Duration = Duration::from_secs(10);
 
 /// The client's side of a connection, with TLS or without.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -53,21 +57,76 @@ struct Client {
     server_name: Option<String>,
 }
 
-/// A compute that has greeted.
+/// A session on a compute.
 struct Inner {
-    stream: TcpStream,
-    branch: String,
-    greeting: Greeting,
-    /// Bytes that the client and the compute have sent behind the login.
-    ahead: [Vec<u8>; 2],
+    stream: InnerStream,
+    name: String,
+    branch: Arc<Branch>,
+    /// Its number on the compute.
+    id: u32,
+    entered: Entered,
+    /// Bytes that the client has sent and the compute has not got.
+    by_client: Vec<u8>,
+    /// Bytes that the compute has sent and the client has not got.
+    by_compute: Vec<u8>,
+}
+
+/// A client's way to a compute: its own account's, or that of a session which was restored.
+enum InnerStream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+type Halves<'a> = (
+    Box<dyn AsyncRead + Send + Unpin + 'a>,
+    Box<dyn AsyncWrite + Send + Unpin + 'a>,
+);
+
+impl InnerStream {
+    fn split(&mut self) -> Halves<'_> {
+        match self {
+            InnerStream::Tcp(stream) => {
+                let (from, to) = stream.split();
+                (Box::new(from), Box::new(to))
+            }
+            InnerStream::Unix(stream) => {
+                let (from, to) = stream.split();
+                (Box::new(from), Box::new(to))
+            }
+        }
+    }
 }
 
 /// Serves a client. `id` is the number by which it can be killed.
 pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, id: u32) {
-    match begin(&shared, stream, peer, id).await {
-        Ok(Some((client, inner))) => pass(&shared, client, inner).await,
-        Ok(None) => {}
-        Err(error) => tracing::debug!(%peer, %error, "a login was not finished"),
+    let (mut client, mut inner) = match begin(&shared, stream, peer, id).await {
+        Ok(Some(begun)) => begun,
+        Ok(None) => return,
+        Err(error) => {
+            tracing::debug!(%peer, %error, "a login was not finished");
+            return;
+        }
+    };
+    // A login may have had much that is of no use any more.
+    client.answer.attributes = Vec::new();
+    let branch = Arc::clone(&inner.branch);
+    branch.exists.store(true, Relaxed);
+    loop {
+        let Some((name, parked)) = pass(&shared, &mut client, inner).await else {
+            return;
+        };
+        let back = tokio::select! {
+            back = come_back(&shared, &mut client, &branch, &name, &parked) => back,
+            () = shared.stopping.cancelled() => return,
+        };
+        inner = match back {
+            Ok(Some(inner)) => inner,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::debug!(%peer, %error, "a client was lost");
+                return;
+            }
+        };
     }
 }
 
@@ -177,13 +236,32 @@ async fn reach(shared: &Shared, client: &mut Client) -> Result<Option<Inner>, Br
         server_name: client.server_name.as_deref(),
     };
     let route = route(&wishes, shared.settings.domain.as_deref())?;
-    let from = client.peer.ip().to_canonical();
-    let reached = shared.computes.reach(route.branch.as_deref(), from).await?;
     client.answer.user = route.user;
     client.answer.database = route.database;
+    let name = route
+        .branch
+        .unwrap_or_else(|| shared.computes.default_branch().to_owned());
+    let branch = shared.branches.get(&name);
+    let reached = log_in(shared, client, &branch, &name).await;
+    drop(branch);
+    if !matches!(reached, Ok(Some(_))) {
+        shared.branches.forget(&name);
+    }
+    reached
+}
 
+/// Finds a client's compute, and logs the client in there.
+async fn log_in(
+    shared: &Shared,
+    client: &mut Client,
+    branch: &Arc<Branch>,
+    name: &str,
+) -> Result<Option<Inner>, Broken> {
+    let _passed = branch.gate.read().await;
+    let from = client.peer.ip().to_canonical();
+    let compute = shared.computes.reach(name, from).await?;
     let connected = within(async {
-        let mut stream = TcpStream::connect(reached.address).await?;
+        let mut stream = TcpStream::connect(compute.address).await?;
         stream.set_nodelay(true)?;
         let header = proxy::header(client.peer, client.local);
         stream.write_all(&header).await?;
@@ -192,8 +270,7 @@ async fn reach(shared: &Shared, client: &mut Client) -> Result<Option<Inner>, Br
     });
     let (mut stream, greeting) = connected.await.map_err(|error| match error {
         Broken::Io(error) => Refusal::gone(format!(
-            "The compute of branch '{}' does not answer: {error}; try again",
-            reached.branch
+            "The compute of branch '{name}' does not answer: {error}; try again"
         ))
         .into(),
         refused => refused,
@@ -213,12 +290,17 @@ async fn reach(shared: &Shared, client: &mut Client) -> Result<Option<Inner>, Br
     client.answer.caps &= greeting.caps | caps::SSL;
     client.answer.more_caps &= greeting.more_caps;
     packet::write(&mut stream, 1, &client.answer.encode()).await?;
-    let ahead = authenticate(client, &mut stream).await?;
-    Ok(ahead.map(|ahead| Inner {
-        stream,
-        branch: reached.branch,
-        greeting,
-        ahead,
+    let Some([by_client, by_compute]) = authenticate(client, &mut stream).await? else {
+        return Ok(None);
+    };
+    Ok(Some(Inner {
+        stream: InnerStream::Tcp(stream),
+        name: name.to_owned(),
+        branch: Arc::clone(branch),
+        id: greeting.id,
+        entered: branch.enter(greeting.id),
+        by_client,
+        by_compute,
     }))
 }
 
@@ -266,34 +348,182 @@ async fn authenticate(
     }
 }
 
-/// Copies bytes until one side ends.
-async fn pass(shared: &Shared, client: Client, inner: Inner) {
+/// Copies bytes until one side ends, or the session leaves its compute: then returns the
+/// branch and what the session was.
+async fn pass(shared: &Shared, client: &mut Client, inner: Inner) -> Option<(String, Parked)> {
     let Inner {
         mut stream,
-        branch,
-        greeting,
-        ahead: [by_client, by_compute],
+        name,
+        id,
+        entered,
+        by_client,
+        by_compute,
+        ..
     } = inner;
-    let _entry = shared.enter(client.id, &branch, greeting.id);
-    let numbers = |id| shared.inner_id(id, &branch);
-    let commands = Commands::new(&branch, &numbers);
-    // A login may have had much that is of no use any more.
-    drop(client.answer);
-    let (from_client, mut to_client) = tokio::io::split(client.stream);
-    let (from_compute, mut to_compute) = stream.split();
-    let mut from_client = (&by_client[..]).chain(from_client);
-    let mut from_compute = (&by_compute[..]).chain(from_compute);
-    let there = pin!(relay::copy_commands(
-        &mut from_client,
-        &mut to_compute,
-        commands
-    ));
-    let back = pin!(relay::copy(&mut from_compute, &mut to_client));
-    // A client that has ended well may still want the rest of an answer, which the
-    // compute ends by itself. In all other cases the compute must learn at once that it is
-    // over, because the session's locks wait for it.
-    if let Either::Left((Ok(()), back)) = futures::future::select(there, back).await {
-        let _ = tokio::time::timeout(PATIENCE, back).await;
+    let _entry = shared.enter(client.id, &name, id);
+    let form = Form::of(&client.answer);
+    let conversation = Mutex::new(Conversation::new(form));
+    let numbers = |id| shared.inner_id(id, &name);
+    let mut commands = Commands::new(&name, &numbers, &conversation);
+    let (mut by_client, mut by_compute) = (&by_client[..], &by_compute[..]);
+    loop {
+        {
+            let (from_client, mut to_client) = tokio::io::split(&mut client.stream);
+            let (from_compute, mut to_compute) = stream.split();
+            let mut from_client = (&mut by_client).chain(from_client);
+            let mut from_compute = (&mut by_compute).chain(from_compute);
+            let there = pin!(relay::copy_commands(
+                &mut from_client,
+                &mut to_compute,
+                &mut commands,
+                &entered.handle,
+            ));
+            let back = pin!(relay::copy_answers(
+                &mut from_compute,
+                &mut to_client,
+                &conversation,
+            ));
+            // A client that has ended well may still want the rest of an answer, which the
+            // compute ends by itself. In all other cases the compute must learn at once
+            // that it is over, because the session's locks wait for it.
+            match futures::future::select(there, back).await {
+                Either::Left((Ok(Stopped::Asked), _)) => {}
+                Either::Left((Ok(Stopped::Ended), back)) => {
+                    let _ = tokio::time::timeout(PATIENCE, back).await;
+                    return None;
+                }
+                _ => return None,
+            }
+        }
+        let Some(request) = entered.handle.take() else {
+            continue;
+        };
+        let capture = async {
+            match &mut stream {
+                InnerStream::Tcp(stream) => Parked::capture(stream, form, request.account).await,
+                InnerStream::Unix(stream) => Parked::capture(stream, form, request.account).await,
+            }
+        };
+        let captured = match tokio::time::timeout(MOVE, capture).await {
+            Ok(captured) => captured,
+            Err(_) => return None,
+        };
+        match captured {
+            Ok(parked) => {
+                drop(stream);
+                drop(entered);
+                let _ = request.left.send(true);
+                return Some((name.clone(), parked));
+            }
+            // It goes on where it is.
+            Err(Broken::Refused(error)) => {
+                tracing::debug!(branch = name, %error, "a session does not leave");
+                let _ = request.left.send(false);
+            }
+            Err(Broken::Io(_)) => return None,
+        }
+    }
+}
+
+/// Waits until a client whose session is parked speaks, and restores the session. A client
+/// whose compute does not start is told so, and may try again. `None`: the client has gone.
+async fn come_back(
+    shared: &Shared,
+    client: &mut Client,
+    branch: &Arc<Branch>,
+    name: &str,
+    parked: &Parked,
+) -> Result<Option<Inner>, Broken> {
+    let mut said = Vec::new();
+    loop {
+        while said.len() <= HEADER_BYTES {
+            if client.stream.read_buf(&mut said).await? == 0 {
+                return Ok(None);
+            }
+        }
+        match said[..] {
+            [1, 0, 0, 0, command::QUIT] => return Ok(None),
+            [1, 0, 0, 0, command::PING] => {
+                said.clear();
+                packet::write(&mut client.stream, 1, &pong()).await?;
+                continue;
+            }
+            _ => {}
+        }
+        let (peer, answer) = (client.peer, &client.answer);
+        match restore(shared, peer, answer, branch, name, parked).await {
+            Ok((stream, id, entered)) => {
+                return Ok(Some(Inner {
+                    stream: InnerStream::Unix(stream),
+                    name: name.to_owned(),
+                    branch: Arc::clone(branch),
+                    id,
+                    entered,
+                    by_client: said,
+                    by_compute: Vec::new(),
+                }));
+            }
+            Err(refusal) => {
+                let seq = skip_command(&mut client.stream, &mut said).await?;
+                let seq = seq.wrapping_add(1);
+                packet::write(&mut client.stream, seq, &refusal.encode()).await?;
+            }
+        }
+    }
+}
+
+/// Makes a session anew, on a compute that is started if it does not run.
+async fn restore(
+    shared: &Shared,
+    peer: SocketAddr,
+    answer: &Answer,
+    branch: &Arc<Branch>,
+    name: &str,
+    parked: &Parked,
+) -> Result<(UnixStream, u32, Entered), Refusal> {
+    let _passed = branch.gate.read().await;
+    let from = peer.ip().to_canonical();
+    let compute = shared.computes.reach(name, from).await?;
+    let restored = tokio::time::timeout(MOVE, parked.restore(&compute, answer)).await;
+    let why = match restored {
+        Ok(Ok((stream, id))) => return Ok((stream, id, branch.enter(id))),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "it does not answer".to_owned(),
+    };
+    Err(Refusal::gone(format!(
+        "The compute of branch '{name}' cannot continue this session: {why}; try again or connect anew"
+    )))
+}
+
+/// Reads a command to its end, of which `said` is the beginning, and keeps what follows it.
+/// Returns the number of its last packet.
+async fn skip_command(client: &mut Box<dyn Stream>, said: &mut Vec<u8>) -> io::Result<u8> {
+    loop {
+        while said.len() < HEADER_BYTES {
+            read_on(client, said).await?;
+        }
+        let head = *said.first_chunk().ok_or(io::ErrorKind::UnexpectedEof)?;
+        let count = packet::length(head);
+        let mut left = HEADER_BYTES + count;
+        loop {
+            let passed = left.min(said.len());
+            said.drain(..passed);
+            left -= passed;
+            if left == 0 {
+                break;
+            }
+            read_on(client, said).await?;
+        }
+        if count < FULL {
+            return Ok(head[3]);
+        }
+    }
+}
+
+async fn read_on(client: &mut Box<dyn Stream>, said: &mut Vec<u8>) -> io::Result<()> {
+    match client.read_buf(said).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
     }
 }
 

@@ -1,14 +1,21 @@
 //! Tests of the parts that need no compute.
 
+use crate::branch::Handle;
 use crate::bytes::{Reader, put_counted, put_number};
+use crate::conversation::{Conversation, Form};
 use crate::kill::{self, FIRST_ID};
 use crate::login::{Answer, ChangeUser, Greeting, asks_for_tls, caps};
 use crate::packet::{FULL, header};
 use crate::proxy;
 use crate::refusal::Refusal;
-use crate::relay::{Commands, Next, copy_commands};
+use crate::relay::{Commands, Next, Stopped, copy_commands};
 use crate::route::{ATTRIBUTE, Route, Wishes, route};
+use parking_lot::Mutex;
 use proptest::prelude::*;
+
+fn conversation() -> Mutex<Conversation> {
+    Mutex::new(Conversation::new(Form::default()))
+}
 
 fn wishes<'a>(user: &'a str, database: &'a str) -> Wishes<'a> {
     Wishes {
@@ -129,7 +136,8 @@ fn packet(seq: u8, payload: &[u8]) -> Vec<u8> {
 /// The bytes that the compute gets of `bytes`, which arrive in pieces that end at `cuts`.
 fn passed(bytes: &[u8], mut cuts: Vec<usize>) -> Vec<u8> {
     let inner = |id: u32| (id == FIRST_ID + 1).then_some(42);
-    let mut commands = Commands::new("dev", &inner);
+    let conversation = conversation();
+    let mut commands = Commands::new("dev", &inner, &conversation);
     let mut out = Vec::new();
     cuts.push(bytes.len());
     let mut held: Vec<u8> = Vec::new();
@@ -370,8 +378,11 @@ async fn the_relay_holds_back_no_byte_for_good() {
             drop(client);
         };
         let relaying = async {
-            let commands = Commands::new("dev", &inner);
-            copy_commands(&mut from, &mut to, commands).await.unwrap();
+            let conversation = conversation();
+            let mut commands = Commands::new("dev", &inner, &conversation);
+            let handle = Handle::default();
+            let stopped = copy_commands(&mut from, &mut to, &mut commands, &handle);
+            assert_eq!(stopped.await.unwrap(), Stopped::Ended);
             drop(to);
         };
         let mut got = Vec::new();

@@ -10,6 +10,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 
 #include "page_server.h"
 #include "page_server_ahead.h"
+#include "page_server_sessions.h"
 
 void page_server_update_timeouts(THD *, st_mysql_sys_var *, void *var,
                                  const void *save);
@@ -131,6 +132,12 @@ static MYSQL_SYSVAR_STR(page_server_cache_file, page_server::cache_file,
   " it, to the next server of the branch",
   nullptr, nullptr, "./ib_page_cache");
 
+static MYSQL_THDVAR_STR(page_server_act_as,
+  PLUGIN_VAR_NOCMDOPT | PLUGIN_VAR_MEMALLOC,
+  "Setting it turns a session of Xylem's own account into one of another account:"
+  " its user, host and address, each ended by a NUL",
+  page_server_act_as, nullptr, nullptr);
+
 #define PAGE_SERVER_SYSTEM_VARIABLES \
   MYSQL_SYSVAR(page_server_enabled), \
   MYSQL_SYSVAR(page_server_address), \
@@ -151,4 +158,5 @@ static MYSQL_SYSVAR_STR(page_server_cache_file, page_server::cache_file,
   MYSQL_SYSVAR(page_server_read_ahead), \
   MYSQL_SYSVAR(page_server_hot_pages_interval), \
   MYSQL_SYSVAR(page_server_cache_size), \
-  MYSQL_SYSVAR(page_server_cache_file)
+  MYSQL_SYSVAR(page_server_cache_file), \
+  MYSQL_SYSVAR(page_server_act_as)

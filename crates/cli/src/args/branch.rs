@@ -3,6 +3,7 @@
 use super::parse::{branch, compute};
 use crate::compute::name::ComputeName;
 use crate::moment::When;
+use crate::settings::span;
 use clap::{Args, Subcommand};
 use xylem_types::BranchName;
 
@@ -21,6 +22,8 @@ pub enum BranchCommand {
     Reopen(OneBranch),
     /// Rename a branch
     Rename(BranchRenameArgs),
+    /// Change the settings of a branch
+    Set(BranchSetArgs),
     /// Restore a branch to a moment; its present state is kept as another branch
     Restore(BranchRestoreArgs),
 }
@@ -37,6 +40,38 @@ pub struct BranchCreateArgs {
     /// Branch point: an LSN or a time [default: now]
     #[arg(long, value_name = "LSN|TIME", value_parser = When::parse)]
     pub at: Option<When>,
+    /// Time after which the branch's compute sleeps if nobody uses it; 0s: never
+    /// [default: the project's]
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    pub suspend_after: Option<String>,
+}
+
+/// `xylem branch set`
+#[derive(Debug, Args)]
+pub struct BranchSetArgs {
+    /// Branch
+    #[arg(value_parser = branch)]
+    pub name: BranchName,
+    /// Time after which the branch's compute sleeps if nobody uses it; 0s: never;
+    /// default: the project's
+    #[arg(long, value_name = "SPAN|default", value_parser = span_or_default, required = true)]
+    pub suspend_after: SpanOrDefault,
+}
+
+/// A time, or that of the project.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SpanOrDefault {
+    /// The project's.
+    Default,
+    /// This one.
+    Span(String),
+}
+
+fn span_or_default(text: &str) -> Result<SpanOrDefault, String> {
+    match text {
+        "default" => Ok(SpanOrDefault::Default),
+        text => span(text).map(SpanOrDefault::Span),
+    }
 }
 
 /// `xylem branch ls`

@@ -5,7 +5,8 @@ mod tree;
 use super::status::seconds;
 use crate::app::App;
 use crate::args::branch::{
-    BranchCommand, BranchCreateArgs, BranchRenameArgs, BranchRestoreArgs, BranchShowArgs,
+    BranchCommand, BranchCreateArgs, BranchRenameArgs, BranchRestoreArgs, BranchSetArgs,
+    BranchShowArgs, SpanOrDefault,
 };
 use crate::compute::name::ComputeName;
 use crate::compute::record::ComputeRecord;
@@ -27,6 +28,7 @@ use serde::Serialize;
 use std::fmt::Write;
 use std::io::IsTerminal;
 use xylem_proto::inspect::{BranchHealth, DiagnoseResponse, Trouble};
+use xylem_server::span::Span;
 use xylem_types::BranchName;
 
 pub use tree::tree;
@@ -52,7 +54,8 @@ pub async fn run(app: &App, command: &BranchCommand) -> Result<()> {
     let progress = app.progress();
     let mut up = Session::open(app, &progress).await?;
     match command {
-        BranchCommand::Create(args) => create(app, &up, args, at).await,
+        BranchCommand::Create(args) => create(app, &mut up, args, at).await,
+        BranchCommand::Set(args) => set(app, &mut up, args).await,
         BranchCommand::Ls(args) => {
             let rows = fetch(&up, args.all).await?;
             if app.json {
@@ -61,7 +64,7 @@ pub async fn run(app: &App, command: &BranchCommand) -> Result<()> {
             output::text_line(&super::status::branches(&rows))
         }
         BranchCommand::Show(args) => show(app, &up, args).await,
-        BranchCommand::Rm(args) => remove(app, &up, &args.branch).await,
+        BranchCommand::Rm(args) => remove(app, &mut up, &args.branch).await,
         BranchCommand::Reopen(args) => reopen(app, &up, &args.branch).await,
         BranchCommand::Rename(args) => rename(app, &mut up, &progress, args).await,
         BranchCommand::Restore(args) => restore(app, &mut up, &progress, args, at).await,
@@ -75,7 +78,7 @@ async fn fetch(up: &Session, leases: bool) -> Result<Vec<BranchReport>> {
 
 async fn create(
     app: &App,
-    up: &Session,
+    up: &mut Session,
     args: &BranchCreateArgs,
     at: Option<Moment>,
 ) -> Result<()> {
@@ -85,6 +88,9 @@ async fn create(
     let made = control.create_branch(&args.name, &args.from, at).await?;
     let took = timer.elapsed();
     let made = BranchReport::from(made);
+    if let Some(span) = &args.suspend_after {
+        keep_suspend_after(app, up, &made.id, Some(span.clone()))?;
+    }
     if app.json {
         return output::json(&made);
     }
@@ -100,6 +106,36 @@ async fn create(
         app.command(&format!("sql {}", made.name)),
         app.command(&format!("compute start {}", made.name)),
     ))
+}
+
+async fn set(app: &App, up: &mut Session, args: &BranchSetArgs) -> Result<()> {
+    let branch = BranchReport::from(up.running.control.branch(&args.name).await?);
+    let span = match &args.suspend_after {
+        SpanOrDefault::Default => None,
+        SpanOrDefault::Span(span) => Some(span.clone()),
+    };
+    keep_suspend_after(app, up, &branch.id, span)?;
+    if app.json {
+        return output::json(&branch);
+    }
+    let after = match up.project.suspend_after(&branch.id) {
+        Some(after) => format!("sleeps after {} without use", Span(after)),
+        None => "never sleeps".to_owned(),
+    };
+    output::text_line(&format!("the compute of branch {} {after}", branch.name))
+}
+
+/// Keeps the time after which the compute of branch `id` sleeps; `None`: the project's.
+fn keep_suspend_after(app: &App, up: &mut Session, id: &str, span: Option<String>) -> Result<()> {
+    let kept = &mut up.project.suspend_after_of;
+    let before = match span.clone() {
+        Some(span) => kept.insert(id.to_owned(), span),
+        None => kept.remove(id),
+    };
+    if before == span {
+        return Ok(());
+    }
+    up.project.save(&app.state)
 }
 
 /// `, 2026-11-22T14:05:00Z`, if the time is known.
@@ -262,8 +298,8 @@ pub fn is_yes(answer: &str) -> bool {
     matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
 }
 
-async fn remove(app: &App, up: &Session, name: &ComputeName) -> Result<()> {
-    let control = &up.running.control;
+async fn remove(app: &App, up: &mut Session, name: &ComputeName) -> Result<()> {
+    let control = up.running.control.clone();
     let branch = BranchReport::from(control.branch(name).await?);
     let mut ran = false;
     // If the server will refuse, the compute must go on.
@@ -271,6 +307,7 @@ async fn remove(app: &App, up: &Session, name: &ComputeName) -> Result<()> {
         ran = stop::stop(&app.state, name).await?;
     }
     control.remove_branch(name).await?;
+    keep_suspend_after(app, up, &branch.id, None)?;
     files::remove_tree(app.state.compute(name).root())?;
     if app.json {
         return output::json(&branch);
@@ -377,6 +414,10 @@ async fn restore(
     let started = started?;
     let new = BranchReport::from(restored.branch.unwrap_or_default());
     let kept = BranchReport::from(restored.kept.unwrap_or_default());
+    let after = up.project.suspend_after_of.get(&kept.id).cloned();
+    if let Some(after) = after {
+        keep_suspend_after(app, up, &new.id, Some(after))?;
+    }
     if app.json {
         return output::json(&Restored {
             compute: compute_report(app, started.as_ref()).await,

@@ -76,6 +76,7 @@ async fn serve(app: App, args: &GatewayArgs) -> Result<()> {
         connections_max: args.connections_max,
         drain: DRAIN,
         entropy: app.entropy.clone(),
+        clock: app.clock.clone(),
     };
     let listener = TcpListener::bind(args.listen).await.map_err(|error| {
         Failure::new(

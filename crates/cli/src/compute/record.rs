@@ -43,6 +43,13 @@ pub struct ComputeRecord {
     pub start_lsn: u64,
     /// Where this run's lines begin in `mariadbd.log`, in bytes.
     pub log_from: u64,
+    /// When its event scheduler wants to run while it sleeps, in seconds since 1970.
+    #[serde(default)]
+    pub wake_at: Option<u64>,
+    /// Statements for its next start after a sleep: they set the global variables that SQL
+    /// had set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub globals: Vec<String>,
 }
 
 /// The phase of a compute's life, as the commands that handled it know.
@@ -55,6 +62,8 @@ pub enum Phase {
     Running,
     /// Ended on purpose.
     Stopped,
+    /// Ended because nobody used it; the next client starts it.
+    Asleep,
 }
 
 /// The state of a compute.
@@ -67,6 +76,8 @@ pub enum ComputeState {
     Starting,
     /// Was ended on purpose.
     Stopped,
+    /// Was ended because nobody used it; the gateway starts it for the next client.
+    Asleep,
     /// Ended by itself, or was ended behind our back.
     Crashed,
 }
@@ -78,6 +89,7 @@ impl ComputeState {
             ComputeState::Running => "running",
             ComputeState::Starting => "starting",
             ComputeState::Stopped => "stopped",
+            ComputeState::Asleep => "asleep",
             ComputeState::Crashed => "crashed",
         }
     }
@@ -101,6 +113,13 @@ impl ComputeRecord {
         )
     }
 
+    /// Notes that it accepts connections, and has what its sleep had left for it.
+    pub fn is_up(&mut self) {
+        self.phase = Phase::Running;
+        self.wake_at = None;
+        self.globals.clear();
+    }
+
     /// Its present state.
     pub fn state(&self) -> ComputeState {
         match (self.process.is_alive(), self.phase) {
@@ -114,6 +133,7 @@ impl ComputeRecord {
             }
             (true, _) => ComputeState::Running,
             (false, Phase::Stopped) => ComputeState::Stopped,
+            (false, Phase::Asleep) => ComputeState::Asleep,
             (false, _) => ComputeState::Crashed,
         }
     }

@@ -76,7 +76,7 @@ impl Starter<'_> {
         }
         // Unless it was ended on purpose in this very moment.
         if ComputeRecord::load(dir).is_none_or(|now| now.phase != Phase::Stopped) {
-            record.phase = Phase::Running;
+            record.is_up();
             record.save(dir)?;
         }
         Ok(record)
@@ -123,6 +123,14 @@ impl Starter<'_> {
         if start.at_lsn.is_some() {
             init.push_str(reader::INIT_SQL);
         }
+        let before = ComputeRecord::load(&start.dir);
+        for statement in before.iter().flat_map(|before| &before.globals) {
+            // The file has one statement in a line.
+            if !statement.contains('\n') {
+                init.push_str(statement);
+                init.push_str(";\n");
+            }
+        }
         if init.is_empty() {
             return Ok(None);
         }
@@ -166,6 +174,10 @@ impl Starter<'_> {
         log_from: u64,
     ) -> ComputeRecord {
         let bind = self.project.settings.bind();
+        // For the next start, in case this one fails.
+        let before = ComputeRecord::load(&start.dir);
+        let (wake_at, globals) =
+            before.map_or_else(Default::default, |before| (before.wake_at, before.globals));
         ComputeRecord {
             branch: start.name.branch().to_string(),
             branch_id: start.attached.branch_id.clone(),
@@ -181,6 +193,8 @@ impl Starter<'_> {
             epoch: start.attached.epoch,
             start_lsn: start.attached.start_lsn,
             log_from,
+            wake_at,
+            globals,
         }
     }
 

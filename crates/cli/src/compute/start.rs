@@ -223,7 +223,7 @@ async fn running(
     if record.phase != Phase::Running || record.state() != ComputeState::Running {
         ready::wait(record.process, &record.socket, &dir.log(), record.log_from).await?;
         decoy::put(&dir.data())?;
-        record.phase = Phase::Running;
+        record.is_up();
         record.save(dir)?;
     }
     Ok(Started {

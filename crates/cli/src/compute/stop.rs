@@ -8,10 +8,15 @@ use crate::files;
 use crate::state::StateDir;
 use anyhow::{Context, Result};
 use std::time::Duration;
+use xylem_gateway::Sleep;
 
 /// How long a compute may take to end by itself. Nothing is lost when it is killed:
 /// what it acknowledged is durable elsewhere.
 pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a compute that nobody uses may take to end by itself. Its next clients wait
+/// meanwhile, and so do the starts of others.
+const SUSPEND_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long the server may take to remove a lease.
 const FORGET_LIMIT: Duration = Duration::from_secs(5);
@@ -22,27 +27,43 @@ const FORGET_LIMIT: Duration = Duration::from_secs(5);
 /// # Errors
 /// When it cannot be signalled, or does not go.
 pub async fn stop(state: &StateDir, name: &ComputeName) -> Result<bool> {
+    end(state, name, Phase::Stopped, &Sleep::default()).await
+}
+
+/// Ends the compute as [`stop`] does, because nobody uses it.
+///
+/// # Errors
+/// As for [`stop`].
+pub async fn suspend(state: &StateDir, name: &ComputeName, sleep: &Sleep) -> Result<bool> {
+    end(state, name, Phase::Asleep, sleep).await
+}
+
+async fn end(state: &StateDir, name: &ComputeName, phase: Phase, sleep: &Sleep) -> Result<bool> {
     let dir = state.compute(name);
     let Some(record) = ComputeRecord::load(&dir) else {
         return Ok(false);
     };
     let ran = record.process.is_alive();
+    let limit = match phase {
+        Phase::Asleep => SUSPEND_LIMIT,
+        _ => LIMIT,
+    };
     if ran {
-        mark(state, name, &record)?;
+        mark(state, name, &record, phase, sleep)?;
         record
             .process
-            .stop(LIMIT, || {
+            .stop(limit, || {
                 eprintln!(
                     "{} (pid {}) did not end in {} s: killing it (nothing acknowledged is lost)",
                     name.described(),
                     record.process.pid,
-                    LIMIT.as_secs()
+                    limit.as_secs()
                 );
             })
             .await
             .with_context(|| format!("cannot stop {}", name.described()))?;
-    } else if record.phase != Phase::Stopped {
-        mark(state, name, &record)?;
+    } else if record.phase != phase {
+        mark(state, name, &record, phase, sleep)?;
     }
     tidy(&record);
     Ok(ran)
@@ -59,7 +80,7 @@ pub async fn kill(state: &StateDir, name: &ComputeName) -> Result<bool> {
     };
     let ran = record.process.is_alive();
     if ran {
-        mark(state, name, &record)?;
+        mark(state, name, &record, Phase::Stopped, &Sleep::default())?;
         record
             .process
             .kill()
@@ -98,9 +119,17 @@ pub async fn forget_reader(app: &App, name: &ComputeName) -> Result<()> {
 
 /// Notes that the end is on purpose. Before the signal, so that a command
 /// which watches does not take it for a crash.
-fn mark(state: &StateDir, name: &ComputeName, record: &ComputeRecord) -> Result<()> {
+fn mark(
+    state: &StateDir,
+    name: &ComputeName,
+    record: &ComputeRecord,
+    phase: Phase,
+    sleep: &Sleep,
+) -> Result<()> {
     ComputeRecord {
-        phase: Phase::Stopped,
+        phase,
+        wake_at: sleep.wake_at,
+        globals: sleep.globals.clone(),
         ..record.clone()
     }
     .save(&state.compute(name))

@@ -330,6 +330,7 @@ fn compute(state: &StateDir, name: &ComputeName, record: &ComputeRecord, checks:
             ),
         ),
         ComputeState::Stopped => Check::ok("compute", format!("{name}: stopped")),
+        ComputeState::Asleep => Check::ok("compute", format!("{name}: asleep")),
         ComputeState::Crashed => Check::fail(
             "compute",
             format!(
@@ -357,7 +358,7 @@ fn compute(state: &StateDir, name: &ComputeName, record: &ComputeRecord, checks:
             log_errors("error log", &dir.log(), record.log_from, checks);
         }
         ComputeState::Starting => {}
-        ComputeState::Stopped | ComputeState::Crashed => {
+        ComputeState::Stopped | ComputeState::Asleep | ComputeState::Crashed => {
             for stale in [&record.socket, &dir.pid_file()] {
                 if stale.exists() {
                     checks.push(Check::warn(

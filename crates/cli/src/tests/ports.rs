@@ -170,6 +170,8 @@ fn the_gateway_takes_no_port_that_is_kept_for_something_else() {
         at_lsn: None,
         epoch: 1,
         start_lsn: 12288,
+        wake_at: None,
+        globals: Vec::new(),
         log_from: 0,
     };
     compute.save(&dir).unwrap();

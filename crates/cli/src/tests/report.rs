@@ -31,6 +31,8 @@ fn record(process: Process, phase: Phase) -> ComputeRecord {
         at_lsn: None,
         epoch: 2,
         start_lsn: 12288,
+        wake_at: None,
+        globals: Vec::new(),
         log_from: 0,
     }
 }

@@ -15,7 +15,7 @@ fn sample(id: &str) -> &'static str {
         "object_store" => "file:///s",
         "wal_store" => "object",
         "page_size" => "32k",
-        "wal_backup" | "history" => "36h",
+        "wal_backup" | "history" | "suspend_after" => "36h",
         "bind" | "server_bind" | "gateway_bind" => "0.0.0.0",
         "gateway" => "off",
         "gateway_domain" | "tls_names" => "db.example.com",
@@ -83,25 +83,27 @@ fn every_setting_that_can_change_can_be_unset() {
     let (settings, ports) = (up::<Settings>().settings, up::<Ports>().ports);
     let (mut server, mut listen, mut compute) =
         (settings.server, settings.listen, settings.compute);
-    let (mut gateway, mut ports) = (settings.gateway, ports);
-    let count_all = |a: &_, b: &_, c: &_, d: &_, e: &_| {
+    let (mut gateway, mut sleep, mut ports) = (settings.gateway, settings.sleep, ports);
+    let count_all = |a: &_, b: &_, c: &_, d: &_, e: &_, f: &_| {
         count::<settings::ServerSettings>(a)
             + count::<settings::ListenSettings>(b)
             + count::<settings::ComputeSettings>(c)
             + count::<settings::GatewaySettings>(d)
-            + count::<Ports>(e)
+            + count::<settings::SleepSettings>(e)
+            + count::<Ports>(f)
     };
-    let mut left = count_all(&server, &listen, &compute, &gateway, &ports);
+    let mut left = count_all(&server, &listen, &compute, &gateway, &sleep, &ports);
     assert_eq!(left, settings::names().len());
     for name in settings::names() {
         server = settings::without(&server, &name).unwrap();
         listen = settings::without(&listen, &name).unwrap();
         compute = settings::without(&compute, &name).unwrap();
         gateway = settings::without(&gateway, &name).unwrap();
+        sleep = settings::without(&sleep, &name).unwrap();
         ports = settings::without(&ports, &name).unwrap();
         left -= 1;
         assert_eq!(
-            count_all(&server, &listen, &compute, &gateway, &ports),
+            count_all(&server, &listen, &compute, &gateway, &sleep, &ports),
             left,
             "{name}"
         );

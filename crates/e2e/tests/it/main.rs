@@ -25,6 +25,7 @@ mod prepared;
 mod read_ahead;
 mod readers;
 mod replica;
+mod sleep;
 mod stock;
 mod survive;
 mod tls;

@@ -129,6 +129,7 @@ fn unset(app: &App, project: &mut Project, name: &str) -> Result<()> {
     settings.listen = settings::without(&settings.listen, name)?;
     settings.compute = settings::without(&settings.compute, name)?;
     settings.gateway = settings::without(&settings.gateway, name)?;
+    settings.sleep = settings::without(&settings.sleep, name)?;
     project.ports = settings::without(&project.ports, name)?;
     Ok(())
 }

@@ -149,6 +149,11 @@ impl Watch<'_> {
     }
 
     fn ended(&mut self, name: &ComputeName, record: &ComputeRecord) {
+        if record.phase == Phase::Asleep {
+            self.progress
+                .note(&format!("{} sleeps until a client comes", name.described()));
+            return;
+        }
         let how = if record.phase == Phase::Stopped {
             "was stopped"
         } else {

@@ -1,0 +1,132 @@
+//! The sessions of each branch, and the gate that keeps clients from a compute that is
+//! about to sleep.
+
+use crate::park::Account;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use tokio::sync::{Notify, RwLock, oneshot};
+
+/// The branches that clients are on or ask for.
+#[derive(Debug, Default)]
+pub(crate) struct Branches(Mutex<HashMap<String, Arc<Branch>>>);
+
+/// A branch.
+#[derive(Debug, Default)]
+pub(crate) struct Branch {
+    /// Held for reading while a client goes to the compute, until its session is listed
+    /// here; for writing while the compute is being ended.
+    pub gate: Arc<RwLock<()>>,
+    /// The sessions on the compute, by their numbers there.
+    sessions: Mutex<HashMap<u32, Arc<Handle>>>,
+    /// A client has logged in on it, so that it exists.
+    pub exists: AtomicBool,
+}
+
+impl Branches {
+    /// The branch of this name, which need not exist.
+    pub fn get(&self, name: &str) -> Arc<Branch> {
+        let mut all = self.0.lock();
+        if let Some(known) = all.get(name) {
+            return Arc::clone(known);
+        }
+        let branch = Arc::default();
+        all.insert(name.to_owned(), Arc::clone(&branch));
+        branch
+    }
+
+    /// Forgets a name that a client made up, unless another one uses it.
+    pub fn forget(&self, name: &str) {
+        let mut all = self.0.lock();
+        let unused =
+            |branch: &Arc<Branch>| Arc::strong_count(branch) == 1 && !branch.exists.load(Relaxed);
+        if all.get(name).is_some_and(unused) {
+            all.remove(name);
+        }
+    }
+}
+
+impl Branch {
+    /// Lists a session by its number on the compute, until the entry is dropped.
+    pub fn enter(self: &Arc<Branch>, inner: u32) -> Entered {
+        let handle = Arc::new(Handle::default());
+        self.sessions.lock().insert(inner, Arc::clone(&handle));
+        Entered {
+            branch: Arc::clone(self),
+            inner,
+            handle,
+        }
+    }
+
+    /// The session that has this number on the compute.
+    pub fn session(&self, inner: u32) -> Option<Arc<Handle>> {
+        self.sessions.lock().get(&inner).map(Arc::clone)
+    }
+}
+
+/// A session that is listed.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    branch: Arc<Branch>,
+    inner: u32,
+    /// The requests to it.
+    pub handle: Arc<Handle>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut sessions = self.branch.sessions.lock();
+        // A compute that was started anew counts from 1 again.
+        if sessions
+            .get(&self.inner)
+            .is_some_and(|known| Arc::ptr_eq(known, &self.handle))
+        {
+            sessions.remove(&self.inner);
+        }
+    }
+}
+
+/// Requests to a session.
+#[derive(Debug, Default)]
+pub(crate) struct Handle {
+    asked: Notify,
+    request: Mutex<Option<Request>>,
+}
+
+/// A request to leave the compute.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// The account of the session.
+    pub account: Account,
+    /// Told whether the session has left.
+    pub left: oneshot::Sender<bool>,
+}
+
+impl Handle {
+    /// Asks the session to leave its compute. The receiver is told whether it has, or is
+    /// dropped when the session ends.
+    pub fn park(&self, account: Account) -> oneshot::Receiver<bool> {
+        let (left, answer) = oneshot::channel();
+        *self.request.lock() = Some(Request { account, left });
+        self.asked.notify_one();
+        answer
+    }
+
+    /// Waits for a request.
+    pub async fn asked(&self) {
+        self.asked.notified().await;
+    }
+
+    /// Says that the session cannot leave now.
+    pub fn refuse(&self) {
+        if let Some(request) = self.take() {
+            let _ = request.left.send(false);
+        }
+    }
+
+    /// The request, once.
+    pub fn take(&self) -> Option<Request> {
+        self.request.lock().take()
+    }
+}

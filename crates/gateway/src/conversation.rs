@@ -1,0 +1,342 @@
+//! The course of a session: which commands of the client have no whole answer yet. The
+//! gateway may take a session off its compute only between an answer and the next command.
+//!
+//! Reads the headers of all packets and the beginnings of some, and changes nothing. A
+//! conversation that it cannot follow is never idle again, and goes on all the same.
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests;
+
+use crate::bytes::Reader;
+use crate::login::{Answer, caps, more_caps};
+use crate::packet::{FULL, HEADER_BYTES, length};
+use crate::refusal::Refusal;
+use std::collections::VecDeque;
+
+/// Commands, as the first byte of a packet names them.
+pub(crate) mod command {
+    pub const QUIT: u8 = 0x01;
+    pub const INIT_DB: u8 = 0x02;
+    pub const QUERY: u8 = 0x03;
+    pub const FIELD_LIST: u8 = 0x04;
+    pub const STATISTICS: u8 = 0x09;
+    pub const PROCESS_KILL: u8 = 0x0c;
+    pub const PING: u8 = 0x0e;
+    pub const CHANGE_USER: u8 = 0x11;
+    pub const BINLOG_DUMP: u8 = 0x12;
+    pub const TABLE_DUMP: u8 = 0x13;
+    pub const STMT_PREPARE: u8 = 0x16;
+    pub const STMT_SEND_LONG_DATA: u8 = 0x18;
+    pub const STMT_CLOSE: u8 = 0x19;
+    pub const STMT_FETCH: u8 = 0x1c;
+    pub const DAEMON: u8 = 0x1d;
+    pub const BINLOG_DUMP_GTID: u8 = 0x1e;
+}
+
+/// `SERVER_STATUS_IN_TRANS`
+pub(crate) const IN_TRANSACTION: u16 = 1;
+/// `SERVER_MORE_RESULTS_EXISTS`
+pub(crate) const MORE_RESULTS: u16 = 1 << 3;
+/// `SERVER_STATUS_CURSOR_EXISTS`: the rows are fetched by further commands.
+const CURSOR_EXISTS: u16 = 1 << 6;
+
+/// The first byte of a packet that says that all went well.
+pub(crate) const OK: u8 = 0x00;
+/// That of a packet which ends a list, and of a request to authenticate otherwise.
+pub(crate) const EOF: u8 = 0xfe;
+/// That of an error.
+pub(crate) const ERR: u8 = 0xff;
+/// That of a packet that asks for a file of the client.
+const LOCAL_FILE: u8 = 0xfb;
+/// The number of an error that is a report of progress.
+const PROGRESS: [u8; 2] = [0xff, 0xff];
+/// A shorter packet that begins with [`EOF`] ends a list; a longer one is a row.
+const EOF_BYTES_MAX: usize = 9;
+/// The most of a packet that is looked at.
+const LOOK_BYTES: usize = 32;
+/// Commands under way at a time, beyond which a client's pipeline is not followed.
+const PIPELINE_MAX: usize = 1000;
+
+/// The form of a session's packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Form {
+    /// Lists end with a packet like that of success, and metadata with none.
+    deprecate_eof: bool,
+    /// A byte behind the number of columns says whether their metadata follow.
+    cached_metadata: bool,
+}
+
+impl Form {
+    /// That of a client that answered a greeting so.
+    pub fn of(answer: &Answer) -> Form {
+        Form {
+            deprecate_eof: answer.caps & caps::DEPRECATE_EOF != 0,
+            cached_metadata: answer.more_caps & more_caps::CACHE_METADATA != 0,
+        }
+    }
+
+    /// Whether a packet of this length that begins with `first` ends a list.
+    pub fn ends_list(self, first: u8, count: usize) -> bool {
+        first == EOF
+            && count
+                < if self.deprecate_eof {
+                    FULL
+                } else {
+                    EOF_BYTES_MAX
+                }
+    }
+
+    /// The flags of the server's status in a packet that ends a list.
+    pub fn status_at_end(self, payload: &[u8]) -> Result<u16, Refusal> {
+        if self.deprecate_eof {
+            return status_of_ok(payload);
+        }
+        let mut from = Reader::new(payload);
+        from.bytes(1 + 2)?;
+        from.u16()
+    }
+
+    /// The number of columns, and whether their metadata follow.
+    pub fn columns(self, payload: &[u8]) -> Result<(u64, bool), Refusal> {
+        let mut from = Reader::new(payload);
+        let columns = from.number()?;
+        let follow = !self.cached_metadata || from.u8()? != 0;
+        Ok((columns, follow))
+    }
+
+    /// Whether metadata end with a packet of their own.
+    pub fn metadata_end(self) -> bool {
+        !self.deprecate_eof
+    }
+}
+
+/// The flags of the server's status in a packet of success.
+pub(crate) fn status_of_ok(payload: &[u8]) -> Result<u16, Refusal> {
+    let mut from = Reader::new(payload);
+    from.u8()?;
+    from.number()?;
+    from.number()?;
+    from.u16()
+}
+
+/// The next packets of the answer to a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expected {
+    /// One packet.
+    Single,
+    /// The first packet of a result.
+    Result,
+    /// The first packet of a prepared statement.
+    Prepared,
+    /// So many packets with metadata, then the rest.
+    Metadata(u64, Rest),
+    /// The packet behind metadata.
+    MetadataEnd(Rest),
+    /// Rows until the end of the list.
+    Rows,
+    /// Steps of an authentication.
+    Login,
+}
+
+/// The part of an answer behind metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    Rows,
+    /// Metadata of so many columns.
+    Columns(u64),
+    Nothing,
+}
+
+/// What is known of a session.
+#[derive(Debug)]
+pub(crate) struct Conversation {
+    form: Form,
+    /// The answers under way, in the order of their commands.
+    expected: VecDeque<Expected>,
+    /// The flags of the server's status, as it said last.
+    status: u16,
+    /// It cannot be followed.
+    lost: bool,
+    /// Of a packet of the compute that is being read: its header and its beginning.
+    seen: Vec<u8>,
+    /// Bytes of that packet that have not come yet.
+    left: usize,
+    /// The packet continues one that was full.
+    continued: bool,
+}
+
+impl Conversation {
+    /// That of a session that begins.
+    pub fn new(form: Form) -> Conversation {
+        Conversation {
+            form,
+            expected: VecDeque::new(),
+            status: 0,
+            lost: false,
+            seen: Vec::with_capacity(HEADER_BYTES + LOOK_BYTES),
+            left: 0,
+            continued: false,
+        }
+    }
+
+    /// Whether every command has its whole answer, outside of a transaction.
+    pub fn is_idle(&self) -> bool {
+        !self.lost
+            && self.expected.is_empty()
+            && self.seen.is_empty()
+            && self.left == 0
+            && self.status & IN_TRANSACTION == 0
+    }
+
+    /// The client has sent a command.
+    pub fn sent(&mut self, code: u8) {
+        use self::command as c;
+        let expected = match code {
+            c::QUIT | c::STMT_SEND_LONG_DATA | c::STMT_CLOSE => return,
+            c::STATISTICS => Expected::Single,
+            c::FIELD_LIST | c::STMT_FETCH => Expected::Rows,
+            c::STMT_PREPARE => Expected::Prepared,
+            c::CHANGE_USER => Expected::Login,
+            // Go on without an end.
+            c::BINLOG_DUMP | c::TABLE_DUMP | c::BINLOG_DUMP_GTID | c::DAEMON => {
+                self.lost = true;
+                return;
+            }
+            _ => Expected::Result,
+        };
+        if self.expected.len() == PIPELINE_MAX {
+            self.lost = true;
+        }
+        if !self.lost {
+            self.expected.push_back(expected);
+        }
+    }
+
+    /// The compute has sent these bytes.
+    pub fn received(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() && !self.lost {
+            if self.left > 0 {
+                let passed = self.left.min(bytes.len());
+                self.left -= passed;
+                bytes = &bytes[passed..];
+                continue;
+            }
+            // The header, then as much of the payload as is looked at.
+            let wanted = match self.seen.first_chunk::<HEADER_BYTES>() {
+                None => HEADER_BYTES,
+                Some(head) => HEADER_BYTES + length(*head).min(LOOK_BYTES),
+            };
+            let taken = (wanted - self.seen.len()).min(bytes.len());
+            self.seen.extend_from_slice(&bytes[..taken]);
+            bytes = &bytes[taken..];
+            let Some(head) = self.seen.first_chunk::<HEADER_BYTES>() else {
+                continue;
+            };
+            let count = length(*head);
+            if self.seen.len() < HEADER_BYTES + count.min(LOOK_BYTES) {
+                continue;
+            }
+            let continued = std::mem::replace(&mut self.continued, count == FULL);
+            if !continued && self.packet(count).is_err() {
+                self.lost = true;
+            }
+            self.left = count.saturating_sub(LOOK_BYTES);
+            self.seen.clear();
+        }
+    }
+
+    /// Takes the packet in `seen`, whose whole length is `count`.
+    fn packet(&mut self, count: usize) -> Result<(), Refusal> {
+        use Expected as E;
+        let payload = &self.seen[HEADER_BYTES..];
+        let Some(&expected) = self.expected.front() else {
+            // The compute ends the session, or nothing that is known here.
+            self.lost = true;
+            return Ok(());
+        };
+        let first = *payload.first().ok_or_else(Refusal::malformed)?;
+        // No row and no metadata begin with it.
+        if first == ERR {
+            let progress = payload.get(1..3) == Some(&PROGRESS);
+            if !progress {
+                self.expected.pop_front();
+            }
+            return Ok(());
+        }
+        let next = match expected {
+            E::Single => None,
+            E::Result => match first {
+                OK => {
+                    self.status = status_of_ok(payload)?;
+                    self.more()
+                }
+                LOCAL_FILE => Some(E::Result),
+                _ => {
+                    let (columns, follow) = self.form.columns(payload)?;
+                    Some(self.metadata(if follow { columns } else { 0 }, Rest::Rows))
+                }
+            },
+            E::Prepared => {
+                let mut from = Reader::new(payload);
+                from.bytes(1 + 4)?;
+                let (columns, parameters) = (u64::from(from.u16()?), u64::from(from.u16()?));
+                match parameters {
+                    0 => self.columns_of(columns),
+                    _ => Some(E::Metadata(parameters, Rest::Columns(columns))),
+                }
+            }
+            E::Metadata(count, rest) if count > 1 => Some(E::Metadata(count - 1, rest)),
+            E::Metadata(_, rest) if self.form.metadata_end() => Some(E::MetadataEnd(rest)),
+            E::Metadata(_, rest) => self.after_metadata(rest),
+            E::MetadataEnd(rest) => {
+                self.status = self.form.status_at_end(payload)?;
+                match self.status & CURSOR_EXISTS {
+                    0 => self.after_metadata(rest),
+                    _ => None,
+                }
+            }
+            E::Rows if self.form.ends_list(first, count) => {
+                self.status = self.form.status_at_end(payload)?;
+                self.more()
+            }
+            E::Rows => Some(E::Rows),
+            E::Login if first == OK => {
+                self.status = status_of_ok(payload)?;
+                None
+            }
+            E::Login => Some(E::Login),
+        };
+        match (next, self.expected.front_mut()) {
+            (Some(next), Some(front)) => *front = next,
+            _ => {
+                self.expected.pop_front();
+            }
+        }
+        Ok(())
+    }
+
+    fn more(&self) -> Option<Expected> {
+        (self.status & MORE_RESULTS != 0).then_some(Expected::Result)
+    }
+
+    fn metadata(&self, columns: u64, rest: Rest) -> Expected {
+        match columns {
+            0 if self.form.metadata_end() => Expected::MetadataEnd(rest),
+            0 => Expected::Rows,
+            _ => Expected::Metadata(columns, rest),
+        }
+    }
+
+    fn columns_of(&self, columns: u64) -> Option<Expected> {
+        (columns > 0).then_some(Expected::Metadata(columns, Rest::Nothing))
+    }
+
+    fn after_metadata(&self, rest: Rest) -> Option<Expected> {
+        match rest {
+            Rest::Rows => Some(Expected::Rows),
+            Rest::Columns(columns) => self.columns_of(columns),
+            Rest::Nothing => None,
+        }
+    }
+}

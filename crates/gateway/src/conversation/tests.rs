@@ -1,0 +1,322 @@
+//! Conversations whose course is known.
+
+use super::{Conversation, ERR, Form, IN_TRANSACTION, MORE_RESULTS, command};
+use crate::bytes::put_number;
+use crate::packet::{FULL, header};
+use proptest::prelude::*;
+
+/// Packets with their numbers, as a compute sends them.
+#[derive(Default)]
+struct Answer {
+    bytes: Vec<u8>,
+    seq: u8,
+}
+
+impl Answer {
+    fn packet(&mut self, payload: &[u8]) {
+        self.seq = self.seq.wrapping_add(1);
+        self.bytes.extend(header(payload.len(), self.seq));
+        self.bytes.extend_from_slice(payload);
+    }
+
+    fn ok(&mut self, first: u8, status: u16) {
+        // Two rows, an identifier of three bytes, no warnings.
+        let mut payload = vec![first, 2, 0xfc, 1, 2];
+        payload.extend(status.to_le_bytes());
+        payload.extend([0, 0]);
+        self.packet(&payload);
+    }
+
+    fn end(&mut self, form: Form, status: u16) {
+        if form.deprecate_eof {
+            self.ok(0xfe, status);
+        } else {
+            let [a, b] = status.to_le_bytes();
+            self.packet(&[0xfe, 0, 0, a, b]);
+        }
+    }
+
+    fn error(&mut self) {
+        self.packet(b"\xff\x15\x04#28000Access denied");
+    }
+
+    fn metadata(&mut self, form: Form, columns: usize) {
+        for _ in 0..columns {
+            self.packet(
+                b"\x03def\x00\x00\x00\x01a\x00\x0c?\x00\x01\x00\x00\x00\x08\x80\x00\x00\x00\x00",
+            );
+        }
+        if form.metadata_end() {
+            self.packet(&[0xfe, 0, 0, 2, 0]);
+        }
+    }
+
+    fn rows(&mut self, form: Form, rows: &[usize], status: u16) {
+        let mut count = Vec::new();
+        put_number(&mut count, 2);
+        if form.cached_metadata {
+            count.push(1);
+        }
+        self.packet(&count);
+        self.metadata(form, 2);
+        for &bytes in rows {
+            // The first column of a long row has a length that begins as the end of a
+            // list does.
+            let mut row = Vec::new();
+            put_number(&mut row, bytes as u64);
+            row.resize(row.len() + bytes, b'x');
+            row.push(0xfb);
+            while row.len() >= FULL {
+                let rest = row.split_off(FULL);
+                self.packet(&row);
+                row = rest;
+            }
+            self.packet(&row);
+        }
+        self.end(form, status);
+    }
+}
+
+/// A command and the form of its answer.
+#[derive(Clone, Debug)]
+enum Step {
+    Ok(u16),
+    Error,
+    Rows(Vec<usize>),
+    Several(usize),
+    File(usize),
+    Prepare(u8, u8),
+    Cursor,
+    Fetch(Vec<usize>),
+    Statistics,
+    Fields(usize),
+    ChangeUser,
+    Close,
+    Progress,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let rows = prop::collection::vec(0_usize..400, 0..5);
+    prop_oneof![
+        (0_u16..4).prop_map(|status| Step::Ok(status & !IN_TRANSACTION)),
+        Just(Step::Error),
+        rows.clone().prop_map(Step::Rows),
+        (1_usize..4).prop_map(Step::Several),
+        (0_usize..3).prop_map(Step::File),
+        (0_u8..3, 0_u8..3).prop_map(|(columns, parameters)| Step::Prepare(columns, parameters)),
+        Just(Step::Cursor),
+        rows.prop_map(Step::Fetch),
+        Just(Step::Statistics),
+        (0_usize..3).prop_map(Step::Fields),
+        Just(Step::ChangeUser),
+        Just(Step::Close),
+        Just(Step::Progress),
+    ]
+}
+
+/// The command of a step, and the answer to it.
+fn act(step: &Step, form: Form) -> (u8, Vec<u8>) {
+    let mut out = Answer::default();
+    let code = match step {
+        Step::Ok(status) => {
+            out.ok(0, *status);
+            command::QUERY
+        }
+        Step::Error => {
+            out.error();
+            command::QUERY
+        }
+        Step::Rows(rows) => {
+            out.rows(form, rows, 2);
+            command::QUERY
+        }
+        Step::Several(times) => {
+            for _ in 0..*times {
+                out.rows(form, &[3], MORE_RESULTS);
+                out.ok(0, MORE_RESULTS);
+            }
+            out.ok(0, 2);
+            command::QUERY
+        }
+        Step::File(times) => {
+            for _ in 0..*times {
+                out.packet(b"\xfbfile");
+                out.ok(0, MORE_RESULTS);
+            }
+            out.packet(b"\xfbfile");
+            out.ok(0, 2);
+            command::QUERY
+        }
+        Step::Prepare(columns, parameters) => {
+            out.packet(&[0, 9, 0, 0, 0, *columns, 0, *parameters, 0, 0, 0, 0]);
+            for count in [*parameters, *columns] {
+                if count > 0 {
+                    out.metadata(form, count.into());
+                }
+            }
+            command::STMT_PREPARE
+        }
+        Step::Cursor => {
+            out.packet(if form.cached_metadata { &[1, 1] } else { &[1] });
+            let mut metadata = Answer {
+                seq: out.seq,
+                ..Answer::default()
+            };
+            metadata.metadata(
+                Form {
+                    deprecate_eof: true,
+                    ..form
+                },
+                1,
+            );
+            out.bytes.extend(metadata.bytes);
+            out.seq = metadata.seq;
+            out.end(form, 0x42);
+            0x17
+        }
+        Step::Fetch(rows) => {
+            for _ in rows {
+                out.packet(b"\x00\x00\x01a");
+            }
+            out.end(form, 0x82);
+            command::STMT_FETCH
+        }
+        Step::Statistics => {
+            out.packet(b"Uptime: 7");
+            command::STATISTICS
+        }
+        Step::Fields(count) => {
+            for _ in 0..*count {
+                out.packet(b"\x03def");
+            }
+            out.end(form, 2);
+            command::FIELD_LIST
+        }
+        Step::ChangeUser => {
+            out.packet(b"\xfemysql_native_password\x00challenge");
+            out.ok(0, 2);
+            command::CHANGE_USER
+        }
+        Step::Close => command::STMT_CLOSE,
+        Step::Progress => {
+            out.packet(&[ERR, 0xff, 0xff, 1, 1, 2, 0, 0, 0]);
+            out.ok(0, 2);
+            command::QUERY
+        }
+    };
+    (code, out.bytes)
+}
+
+fn forms() -> impl Strategy<Value = Form> {
+    (any::<bool>(), any::<bool>()).prop_map(|(deprecate_eof, cached_metadata)| Form {
+        deprecate_eof,
+        cached_metadata,
+    })
+}
+
+proptest! {
+    /// A session is idle when each command has its whole answer, and not a byte before,
+    /// however the bytes are cut.
+    #[test]
+    fn idle_means_answered(
+        form in forms(),
+        steps in prop::collection::vec(step(), 1..8),
+        piece in 1_usize..40,
+    ) {
+        let mut conversation = Conversation::new(form);
+        for step in &steps {
+            prop_assert!(conversation.is_idle());
+            let (code, answer) = act(step, form);
+            conversation.sent(code);
+            prop_assert_eq!(conversation.is_idle(), answer.is_empty());
+            for (nth, part) in answer.chunks(piece).enumerate() {
+                prop_assert!(!conversation.is_idle(), "{:?}: part {}", step, nth);
+                conversation.received(part);
+            }
+            prop_assert!(conversation.is_idle(), "{:?} has ended", step);
+        }
+    }
+
+    /// The same for a client that does not wait for answers.
+    #[test]
+    fn commands_may_be_sent_ahead(
+        form in forms(),
+        steps in prop::collection::vec(step(), 1..8),
+    ) {
+        let mut conversation = Conversation::new(form);
+        let mut answers = Vec::new();
+        for step in &steps {
+            let (code, answer) = act(step, form);
+            conversation.sent(code);
+            answers.extend(answer);
+        }
+        if let Some((last, first)) = answers.split_last() {
+            conversation.received(first);
+            prop_assert!(!conversation.is_idle());
+            conversation.received(&[*last]);
+        }
+        prop_assert!(conversation.is_idle());
+    }
+
+    /// Nothing that a compute sends ends the gateway.
+    #[test]
+    fn any_bytes_are_taken(
+        form in forms(),
+        codes in prop::collection::vec(any::<u8>(), 0..6),
+        bytes in prop::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let mut conversation = Conversation::new(form);
+        for code in codes {
+            conversation.sent(code);
+        }
+        for part in bytes.chunks(7) {
+            conversation.received(part);
+        }
+    }
+}
+
+#[test]
+fn a_transaction_is_not_idle() {
+    let mut conversation = Conversation::new(Form::default());
+    let mut answer = Answer::default();
+    answer.ok(0, IN_TRANSACTION);
+    conversation.sent(command::QUERY);
+    conversation.received(&answer.bytes);
+    assert!(!conversation.is_idle());
+    let mut answer = Answer::default();
+    answer.ok(0, 2);
+    conversation.sent(command::QUERY);
+    conversation.received(&answer.bytes);
+    assert!(conversation.is_idle());
+}
+
+#[test]
+fn a_row_of_several_packets_is_one() {
+    let form = Form::default();
+    let mut answer = Answer::default();
+    // The second packet of the row begins with a byte of the row, and the third has none.
+    answer.rows(form, &[FULL - 5, 2 * FULL], 2);
+    let mut conversation = Conversation::new(form);
+    conversation.sent(command::QUERY);
+    let (last, first) = answer.bytes.split_last().unwrap();
+    conversation.received(first);
+    assert!(!conversation.is_idle());
+    conversation.received(&[*last]);
+    assert!(conversation.is_idle());
+}
+
+#[test]
+fn a_stream_without_an_end_is_never_idle() {
+    let mut conversation = Conversation::new(Form::default());
+    conversation.sent(command::BINLOG_DUMP);
+    assert!(!conversation.is_idle());
+}
+
+#[test]
+fn words_that_nobody_asked_for_are_not_followed() {
+    let mut conversation = Conversation::new(Form::default());
+    let mut answer = Answer::default();
+    answer.error();
+    conversation.received(&answer.bytes);
+    assert!(!conversation.is_idle());
+}

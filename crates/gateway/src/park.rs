@@ -1,0 +1,182 @@
+//! Sessions that leave their compute and come back to another one of the branch.
+//!
+//! A session is what its statements have set: variables, the database, a role. All that
+//! is read from the compute when the session leaves it. A session that has more, such as
+//! an open transaction or a temporary table, stays (INNODB_PAGE_SERVER_SESSIONS says so).
+//! What the last statement left for the next one to ask is lost: warnings, `FOUND_ROWS()`
+//! and `ROW_COUNT()`.
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests;
+
+use crate::computes::Reached;
+use crate::conversation::{Form, OK, command};
+use crate::login::Answer;
+use crate::own::{self, Row, hex};
+use crate::packet::{self, Broken};
+use crate::refusal::Refusal;
+use crate::variable;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
+
+/// The account of a session, as the compute knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Account {
+    pub user: Vec<u8>,
+    pub host: Vec<u8>,
+    pub ip: Vec<u8>,
+}
+
+/// A session that is on no compute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Parked {
+    account: Account,
+    /// The statement that sets its variables, but for the next ones.
+    settings: Settings,
+    /// The statement that sets its character sets.
+    charsets: Settings,
+    database: Option<Vec<u8>>,
+    role: Option<Vec<u8>>,
+}
+
+/// The errors of a database that is gone, or that the account may not use any more:
+/// `ER_DBACCESS_DENIED_ERROR` and `ER_BAD_DB_ERROR`.
+const NO_DATABASE: [u16; 2] = [1044, 1049];
+
+/// Variables with their values, as the list of a SET statement.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Settings(String);
+
+/// Reads a session: its database, its role, and the variables that differ from those of a
+/// new session. A variable counts that the server's own start does not set again (origin
+/// SQL), and so do those that a login sets by what the client wants. Three cannot be set by
+/// a session. `LIMIT` stands
+/// against `sql_select_limit`, and only ASCII against the session's character set.
+const CAPTURE: &str = "SELECT 'database', HEX(CONVERT(DATABASE() USING utf8mb4)), '' \
+    UNION ALL SELECT 'role', HEX(CONVERT(CURRENT_ROLE() USING utf8mb4)), '' \
+    UNION ALL SELECT VARIABLE_NAME, HEX(CONVERT(SESSION_VALUE USING utf8mb4)), VARIABLE_TYPE \
+    FROM information_schema.SYSTEM_VARIABLES \
+    WHERE READ_ONLY = 'NO' AND (VARIABLE_SCOPE = 'SESSION' \
+    AND (NOT SESSION_VALUE <=> GLOBAL_VALUE OR GLOBAL_VALUE_ORIGIN = 'SQL') \
+    AND VARIABLE_NAME NOT IN ('CHARACTER_SET_DATABASE', 'COLLATION_DATABASE', \
+    'CHARACTER_SET_CONNECTION', 'STORAGE_ENGINE', 'INNODB_PAGE_SERVER_ACT_AS', 'DEBUG', \
+    'DEBUG_DBUG', 'DEBUG_SYNC', 'MAX_ALLOWED_PACKET', 'NET_BUFFER_LENGTH', \
+    'MAX_USER_CONNECTIONS') \
+    OR VARIABLE_NAME IN ('CHARACTER_SET_CLIENT', 'CHARACTER_SET_RESULTS', \
+    'COLLATION_CONNECTION', 'LAST_INSERT_ID', 'SQL_LOG_BIN', 'SKIP_REPLICATION', \
+    'PSEUDO_SLAVE_MODE', 'DEFAULT_MASTER_CONNECTION')) \
+    LIMIT 10000";
+
+impl Parked {
+    /// Reads the session on `stream`, which is idle.
+    ///
+    /// # Errors
+    /// When the connection broke, or the compute refuses to say (`Refused`: the session
+    /// goes on).
+    pub async fn capture(
+        stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        form: Form,
+        account: Account,
+    ) -> Result<Parked, Broken> {
+        let rows = own::query(stream, form, CAPTURE.as_bytes()).await?;
+        let parked = Parked::of(account, &rows)?;
+        packet::write(stream, 0, &[command::QUIT]).await?;
+        Ok(parked)
+    }
+
+    /// The session that [`CAPTURE`] tells about.
+    fn of(account: Account, rows: &[Row]) -> Result<Parked, Refusal> {
+        let mut parked = Parked {
+            account,
+            settings: Settings::default(),
+            charsets: Settings::default(),
+            database: None,
+            role: None,
+        };
+        for row in rows {
+            let [Some(name), value, Some(kind)] = &row[..] else {
+                return Err(Refusal::malformed());
+            };
+            let value = value.as_deref().map(variable::unhex).transpose()?;
+            match &name[..] {
+                b"database" => parked.database = value,
+                b"role" => parked.role = value,
+                b"CHARACTER_SET_CLIENT" | b"CHARACTER_SET_RESULTS" | b"COLLATION_CONNECTION" => {
+                    parked.charsets.add(name, value.as_deref(), kind)?;
+                }
+                _ => parked.settings.add(name, value.as_deref(), kind)?,
+            }
+        }
+        Ok(parked)
+    }
+
+    /// Makes the session anew at a compute, for a client that logged in with `answer`.
+    /// Returns its number there.
+    ///
+    /// # Errors
+    /// When the compute does not answer (`Io`), or the session cannot be had any more
+    /// (`Refused`), for example because its account was dropped.
+    pub async fn restore(
+        &self,
+        compute: &Reached,
+        answer: &Answer,
+    ) -> Result<(UnixStream, u32), Broken> {
+        let form = Form::of(answer);
+        let (mut stream, inner) = own::login(compute, answer).await?;
+        own::query(&mut stream, form, b"SET NAMES utf8mb4").await?;
+        // Some variables need rights that the client need not have any more.
+        self.settings.set(&mut stream, form).await?;
+        let Account { user, host, ip } = &self.account;
+        // A host that was not looked up is the address.
+        let host = if host.is_empty() { ip } else { host };
+        let account = [&user[..], b"\0", host, b"\0", ip, b"\0"].concat();
+        let become_client = format!("SET innodb_page_server_act_as = {}", hex(&account));
+        own::query(&mut stream, form, become_client.as_bytes()).await?;
+        if let Some(role) = &self.role {
+            let quoted = String::from_utf8_lossy(role).replace('`', "``");
+            let set_role = format!("SET ROLE `{quoted}`");
+            own::query(&mut stream, form, set_role.as_bytes()).await?;
+        }
+        if let Some(database) = &self.database {
+            match own::run(&mut stream, form, command::INIT_DB, database).await {
+                // As in a session whose database is dropped.
+                Err(Broken::Refused(error)) if NO_DATABASE.contains(&error.code) => {}
+                used => {
+                    used?;
+                }
+            }
+        }
+        self.charsets.set(&mut stream, form).await?;
+        Ok((stream, inner))
+    }
+}
+
+impl Settings {
+    /// Adds a variable. `kind` is its type, as MariaDB names it.
+    fn add(&mut self, name: &[u8], value: Option<&[u8]>, kind: &[u8]) -> Result<(), Refusal> {
+        if !self.0.is_empty() {
+            self.0.push_str(", ");
+        }
+        self.0.push_str("SESSION ");
+        self.0.push_str(&variable::assignment(name, value, kind)?);
+        Ok(())
+    }
+
+    /// Sets the variables on a session.
+    async fn set(&self, stream: &mut UnixStream, form: Form) -> Result<(), Broken> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let statement = format!("SET {}", self.0);
+        own::query(stream, form, statement.as_bytes()).await?;
+        Ok(())
+    }
+}
+
+/// The payload of the answer to a ping of a client whose session is parked.
+pub(crate) fn pong() -> [u8; 7] {
+    /// `SERVER_STATUS_AUTOCOMMIT`
+    const AUTOCOMMIT: u8 = 2;
+    [OK, 0, 0, AUTOCOMMIT, 0, 0, 0]
+}

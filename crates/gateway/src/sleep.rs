@@ -1,0 +1,341 @@
+//! Computes that nobody uses are put to sleep.
+//!
+//! Each compute that may sleep is watched by a task of its own, which asks the compute how
+//! many statements it has executed: for clients of the gateway and others alike. When
+//! that number has not changed for as long as the branch's setting says,
+//!
+//! 1. the branch's gate is closed: no client goes to the compute;
+//! 2. the compute is asked which sessions it has, and what keeps them there. A session
+//!    that did not come through the gateway, or cannot be restored, keeps it awake; so
+//!    does an event that is about to be executed;
+//! 3. the gateway's sessions are taken off the compute (`park.rs`), and stay with their
+//!    clients;
+//! 4. the compute is asked again: it must have no session left;
+//! 5. it is ended, and the gate opens. The next client that speaks starts it, with the
+//!    variables that SQL has set for the whole server.
+//!
+//! A step that fails opens the gate, and the sessions that have left go back when their
+//! clients speak.
+
+use crate::branch::Branch;
+use crate::computes::{Reached, Seen, Sleep};
+use crate::gateway::Shared;
+use crate::own::{Own, Row};
+use crate::packet::Broken;
+use crate::park::Account;
+use crate::refusal::Refusal;
+use crate::variable;
+use futures::future::join_all;
+use parking_lot::Mutex;
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::OwnedRwLockWriteGuard;
+use tokio::task::JoinSet;
+
+/// How often the gateway looks for computes that it does not watch.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often a compute is asked, as a part of the time after which it sleeps.
+const PART: u32 = 8;
+/// The limits of that.
+const ASK_MIN: Duration = Duration::from_millis(200);
+const ASK_MAX: Duration = Duration::from_secs(10);
+/// How long the compute may take to answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long sessions may take to leave.
+const LEAVE: Duration = Duration::from_secs(5);
+/// How long the compute may take to notice that they have left.
+const NOTICE: Duration = Duration::from_secs(2);
+/// A compute does not sleep for less than this before an event, in seconds.
+const NAP_MIN_S: u64 = 10;
+/// A compute is started so long before its next event, in seconds.
+const EARLY_S: u64 = 2;
+
+const STATEMENTS: &str =
+    "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME = 'QUESTIONS'";
+const SESSIONS: &str = "SELECT ID, USER, HOST, IP, TIES, DUE \
+    FROM information_schema.INNODB_PAGE_SERVER_SESSIONS";
+
+/// The variables that SQL has set for the whole server, which its next start does not know.
+const GLOBALS: &str = "SELECT VARIABLE_NAME, HEX(CONVERT(GLOBAL_VALUE USING utf8mb4)), VARIABLE_TYPE \
+    FROM information_schema.SYSTEM_VARIABLES \
+    WHERE GLOBAL_VALUE_ORIGIN = 'SQL' AND READ_ONLY = 'NO'";
+
+/// Watches all computes, and wakes those whose events are due, until it is dropped.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let mut tasks = JoinSet::new();
+    let watched: Arc<Mutex<HashSet<String>>> = Arc::default();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        while tasks.try_join_next().is_some() {}
+        let looking = Arc::clone(&shared);
+        // Reads files.
+        let Ok(seen) = tokio::task::spawn_blocking(move || looking.computes.look()).await else {
+            continue;
+        };
+        for seen in seen {
+            let branch = match &seen {
+                Seen::MaySleep(branch) => branch.clone(),
+                Seen::WakeAt(branch, at) if shared.now_s() + EARLY_S >= *at => branch.clone(),
+                Seen::WakeAt(..) => continue,
+            };
+            if !watched.lock().insert(branch.clone()) {
+                continue;
+            }
+            let (shared, watched) = (Arc::clone(&shared), Arc::clone(&watched));
+            tasks.spawn(async move {
+                match seen {
+                    Seen::MaySleep(_) => watch(&shared, &branch).await,
+                    Seen::WakeAt(..) => wake(&shared, &branch).await,
+                }
+                watched.lock().remove(&branch);
+            });
+        }
+    }
+}
+
+/// Starts a compute whose event is due.
+async fn wake(shared: &Shared, name: &str) {
+    let branch = shared.branches.get(name);
+    let _passed = branch.gate.read().await;
+    match shared
+        .computes
+        .reach(name, IpAddr::V4(Ipv4Addr::LOCALHOST))
+        .await
+    {
+        Ok(_) => tracing::info!(branch = name, "woke a compute for its next event"),
+        Err(error) => {
+            tracing::warn!(branch = name, %error, "cannot wake a compute for its next event")
+        }
+    }
+}
+
+/// Watches a compute until it sleeps or ends, or does not answer.
+async fn watch(shared: &Shared, name: &str) {
+    let branch = shared.branches.get(name);
+    match watch_until(shared, name, &branch).await {
+        Ok(()) => {}
+        Err(error) => tracing::debug!(branch = name, %error, "a compute does not answer"),
+    }
+    drop(branch);
+    shared.branches.forget(name);
+}
+
+async fn watch_until(shared: &Shared, name: &str, branch: &Arc<Branch>) -> Result<(), Broken> {
+    let Some((compute, _)) = shared.computes.look_at(name) else {
+        return Ok(());
+    };
+    let mut own = within(Own::open(&compute)).await?;
+    let watched = ask(shared, name, branch, &compute, &mut own).await;
+    own.close().await;
+    watched
+}
+
+/// Asks a compute until it sleeps, ends, or may not sleep any more.
+async fn ask(
+    shared: &Shared,
+    name: &str,
+    branch: &Arc<Branch>,
+    compute: &Reached,
+    own: &mut Own,
+) -> Result<(), Broken> {
+    let mut executed = statements(own).await?;
+    let mut quiet_since = shared.settings.clock.instant();
+    let mut told = String::new();
+    loop {
+        let Some((now, after)) = shared.computes.look_at(name) else {
+            return Ok(());
+        };
+        if now.own != compute.own || now.address != compute.address {
+            return Ok(());
+        }
+        let pause = (after / PART).clamp(ASK_MIN, ASK_MAX);
+        tokio::time::sleep(pause).await;
+        let seen = statements(own).await?;
+        if seen != executed {
+            executed = seen;
+            quiet_since = shared.settings.clock.instant();
+        }
+        if shared.settings.clock.instant() - quiet_since < after {
+            continue;
+        }
+        let Ok(gate) = Arc::clone(&branch.gate).try_write_owned() else {
+            // A client is on its way.
+            continue;
+        };
+        match suspend(shared, branch, compute, own, gate).await? {
+            Outcome::Asleep => return Ok(()),
+            Outcome::Awake(why) => {
+                if told != why {
+                    tracing::info!(branch = name, why, "a compute stays awake");
+                    told = why;
+                }
+            }
+        }
+    }
+}
+
+/// The end of an attempt.
+enum Outcome {
+    Asleep,
+    /// Why not.
+    Awake(String),
+}
+
+/// Puts a compute to sleep if nothing keeps it awake.
+async fn suspend(
+    shared: &Shared,
+    branch: &Arc<Branch>,
+    compute: &Reached,
+    own: &mut Own,
+    gate: OwnedRwLockWriteGuard<()>,
+) -> Result<Outcome, Broken> {
+    let sessions = sessions(own).await?;
+    let mut due = None;
+    let mut leaving = Vec::new();
+    for session in &sessions {
+        if session.is_scheduler() {
+            due = session.due;
+            if due.is_some_and(|at| at < shared.now_s() + NAP_MIN_S) {
+                return Ok(Outcome::Awake(
+                    "an event is about to be executed".to_owned(),
+                ));
+            }
+        } else if !session.ties.is_empty() {
+            return Ok(Outcome::Awake(format!(
+                "connection {} has: {}",
+                session.id, session.ties
+            )));
+        } else {
+            let Some(handle) = branch.session(session.id) else {
+                return Ok(Outcome::Awake(format!(
+                    "connection {} is to the compute itself",
+                    session.id
+                )));
+            };
+            leaving.push((handle, session.account.clone()));
+        }
+    }
+    let leaving = leaving
+        .into_iter()
+        .map(|(handle, account)| handle.park(account));
+    let left = tokio::time::timeout(LEAVE, join_all(leaving)).await;
+    // A session that has ended has left, too.
+    let all_left = left.is_ok_and(|left| left.iter().all(|left| *left != Ok(false)));
+    if !all_left {
+        return Ok(Outcome::Awake("a client speaks".to_owned()));
+    }
+    let noticed = shared.settings.clock.instant();
+    loop {
+        let rest = self::sessions(own).await?;
+        if rest.iter().all(Session::is_scheduler) {
+            break;
+        }
+        if shared.settings.clock.instant() - noticed > NOTICE {
+            return Ok(Outcome::Awake("a session does not end".to_owned()));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let began = shared.settings.clock.instant();
+    let sleep = Sleep {
+        wake_at: due,
+        globals: globals(own).await?,
+    };
+    match shared.computes.suspend(compute, &sleep).await {
+        Ok(()) => {
+            let took = shared.settings.clock.instant() - began;
+            let took_ms = took.as_millis() as u64;
+            tracing::info!(branch = compute.branch, took_ms, "a compute sleeps");
+            drop(gate);
+            Ok(Outcome::Asleep)
+        }
+        Err(why) => Ok(Outcome::Awake(why)),
+    }
+}
+
+/// A session on a compute, or a thread of the compute's own.
+struct Session {
+    id: u32,
+    account: Account,
+    /// What could not be restored of it.
+    ties: String,
+    /// When the event scheduler executes the next event.
+    due: Option<u64>,
+}
+
+impl Session {
+    /// Whether it is the event scheduler and not a client.
+    fn is_scheduler(&self) -> bool {
+        self.ties == "event scheduler"
+    }
+}
+
+async fn sessions(own: &mut Own) -> Result<Vec<Session>, Broken> {
+    let rows = within(own.query(SESSIONS)).await?;
+    let sessions = rows
+        .iter()
+        .map(|row| session(row).ok_or_else(Refusal::malformed));
+    Ok(sessions.collect::<Result<_, _>>()?)
+}
+
+fn session(row: &Row) -> Option<Session> {
+    let [
+        Some(id),
+        Some(user),
+        Some(host),
+        Some(ip),
+        Some(ties),
+        Some(due),
+    ] = &row[..]
+    else {
+        return None;
+    };
+    let due: u64 = number(due)?;
+    Some(Session {
+        id: number(id)?,
+        account: Account {
+            user: user.clone(),
+            host: host.clone(),
+            ip: ip.clone(),
+        },
+        ties: String::from_utf8_lossy(ties).into_owned(),
+        due: (due > 0).then_some(due),
+    })
+}
+
+/// The statements that set the variables which SQL has set for the whole server.
+async fn globals(own: &mut Own) -> Result<Vec<String>, Broken> {
+    let rows = within(own.query(GLOBALS)).await?;
+    let mut statements = Vec::new();
+    for row in &rows {
+        let [Some(name), value, Some(kind)] = &row[..] else {
+            return Err(Refusal::malformed().into());
+        };
+        let value = value.as_deref().map(variable::unhex).transpose()?;
+        let set = variable::assignment(name, value.as_deref(), kind)?;
+        statements.push(format!("SET GLOBAL {set}"));
+    }
+    Ok(statements)
+}
+
+fn number<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// The statements that clients have had executed, without the gateway's own.
+async fn statements(own: &mut Own) -> Result<u64, Broken> {
+    let rows = within(own.query(STATEMENTS)).await?;
+    let all: Option<u64> = rows
+        .first()
+        .and_then(|row| number(row.first()?.as_deref()?));
+    let all = all.ok_or_else(Refusal::malformed)?;
+    Ok(all.saturating_sub(own.statements()))
+}
+
+async fn within<T>(answer: impl Future<Output = Result<T, Broken>>) -> Result<T, Broken> {
+    match tokio::time::timeout(ANSWER, answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Broken::Io(std::io::ErrorKind::TimedOut.into())),
+    }
+}
