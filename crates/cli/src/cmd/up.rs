@@ -24,6 +24,7 @@ use crate::run_as;
 use crate::session::{Prepared, Session};
 use crate::timing::Timer;
 use anyhow::{Context, Result};
+use std::fmt::Write as _;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use xylem_types::BranchName;
@@ -216,30 +217,42 @@ async fn announce(app: &App, started: &Started, took: Duration, detached: bool) 
     } else {
         "Ctrl-C".to_owned()
     };
-    let word = |path: &std::path::Path| shell_word(&path.to_string_lossy());
-    let (host, port, branches, of) = match gateway_process::running(&app.state) {
-        Some(gateway) => (
-            gateway.address().ip().to_string(),
-            gateway.address().port(),
-            "\n\x20 branches  all, by the user: `root@dev` is root on branch dev",
-            " (branch main)",
-        ),
-        None => (record.host.clone(), record.port, "", ""),
+    let socket = record.socket.display().to_string();
+    let mut lines = Vec::new();
+    let client = match gateway_process::running(&app.state) {
+        Some(gateway) => {
+            let (host, port) = (gateway.address().ip(), gateway.address().port());
+            lines.push(("host", host.to_string()));
+            lines.push(("port", port.to_string()));
+            let branches = "all, by the user: `root@dev` is root on branch dev";
+            lines.push(("branches", branches.to_owned()));
+            lines.push(("socket", format!("{socket} (branch main)")));
+            // Also while the compute sleeps, when its socket is gone.
+            format!(
+                "--host={host} --port={port} --user={} --password",
+                record.user
+            )
+        }
+        None => {
+            lines.push(("host", record.host.clone()));
+            lines.push(("port", record.port.to_string()));
+            lines.push(("socket", socket));
+            let options = app.state.compute(&started.name).client_cnf();
+            let options = shell_word(&options.to_string_lossy());
+            format!("--defaults-file={options}")
+        }
     };
-    output::text_line(&format!(
-        "Xylem {how}.\n\n\
-         \x20 host      {host}\n\
-         \x20 port      {port}{branches}\n\
-         \x20 socket    {}{of}\n\
-         \x20 user      {}\n\
-         \x20 password  in {}\n\
-         \x20 connect   {}\n\
-         \x20 or        mariadb --defaults-file={}\n\
-         \x20 stop      {stop}",
-        record.socket.display(),
-        record.user,
-        app.state.password_file().display(),
-        app.command("sql"),
-        word(&app.state.compute(&started.name).client_cnf()),
-    ))
+    let password = app.state.password_file();
+    lines.extend([
+        ("user", record.user.clone()),
+        ("password", format!("in {}", password.display())),
+        ("connect", app.command("sql")),
+        ("or", format!("mariadb {client}")),
+        ("stop", stop),
+    ]);
+    let mut text = format!("Xylem {how}.\n");
+    for (name, value) in lines {
+        let _ = write!(text, "\n  {name:<9} {value}");
+    }
+    output::text_line(&text)
 }
