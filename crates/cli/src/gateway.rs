@@ -92,6 +92,7 @@ impl Branches {
         let address: IpAddr = record.host.parse().ok()?;
         Some(Reached {
             branch: name.to_string(),
+            branch_id: record.branch_id.clone(),
             address: SocketAddr::new(address, record.port),
             own: OwnWay {
                 socket: record.socket.clone(),

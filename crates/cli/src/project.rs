@@ -22,9 +22,6 @@ pub const GRPC_PORT: u16 = 8080;
 /// The server's HTTP port that is tried first.
 pub const HTTP_PORT: u16 = 8081;
 
-/// How long a compute may be unused before it sleeps, unless people say otherwise.
-const SUSPEND_AFTER: Duration = Duration::from_secs(300);
-
 /// A project, as this machine knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Project {
@@ -158,8 +155,8 @@ impl Project {
         let own = self.suspend_after_of.get(id);
         let span = own.or(self.settings.sleep.suspend_after.as_ref());
         let span = span.and_then(|span| span.parse::<Span>().ok());
-        let after = span.map_or(SUSPEND_AFTER, |span| span.0);
-        (after > Duration::ZERO).then_some(after)
+        span.map(|span| span.0)
+            .filter(|after| *after > Duration::ZERO)
     }
 
     /// The accounts that the address of the computes requires.

@@ -5,7 +5,10 @@ use crate::park::Account;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use tokio::sync::{Notify, RwLock, oneshot};
 
 /// The branches that clients are on or ask for.
@@ -59,9 +62,14 @@ impl Branch {
         }
     }
 
-    /// The session that has this number on the compute.
-    pub fn session(&self, inner: u32) -> Option<Arc<Handle>> {
-        self.sessions.lock().get(&inner).map(Arc::clone)
+    /// The sessions by their numbers on the compute, and how often something was said in
+    /// each.
+    pub fn sessions(&self) -> HashMap<u32, (Arc<Handle>, u64)> {
+        let sessions = self.sessions.lock();
+        sessions
+            .iter()
+            .map(|(id, handle)| (*id, (Arc::clone(handle), handle.spoken())))
+            .collect()
     }
 }
 
@@ -90,6 +98,8 @@ impl Drop for Entered {
 /// Requests to a session.
 #[derive(Debug, Default)]
 pub(crate) struct Handle {
+    /// How often the client or the compute has said something.
+    spoken: AtomicU64,
     asked: Notify,
     request: Mutex<Option<Request>>,
 }
@@ -99,6 +109,8 @@ pub(crate) struct Handle {
 pub(crate) struct Request {
     /// The account of the session.
     pub account: Account,
+    /// What [`Handle::spoken`] was before the compute was asked about the session.
+    spoken: u64,
     /// Told whether the session has left.
     pub left: oneshot::Sender<bool>,
 }
@@ -106,11 +118,35 @@ pub(crate) struct Request {
 impl Handle {
     /// Asks the session to leave its compute. The receiver is told whether it has, or is
     /// dropped when the session ends.
-    pub fn park(&self, account: Account) -> oneshot::Receiver<bool> {
+    /// A session in which something was said since `spoken` was read stays: the compute's
+    /// word about it is old.
+    pub fn park(&self, account: Account, spoken: u64) -> oneshot::Receiver<bool> {
         let (left, answer) = oneshot::channel();
-        *self.request.lock() = Some(Request { account, left });
+        *self.request.lock() = Some(Request {
+            account,
+            spoken,
+            left,
+        });
         self.asked.notify_one();
         answer
+    }
+
+    /// The client or the compute has said something.
+    pub fn speak(&self) {
+        self.spoken.fetch_add(1, SeqCst);
+    }
+
+    /// How often something was said.
+    pub fn spoken(&self) -> u64 {
+        self.spoken.load(SeqCst)
+    }
+
+    /// Whether nothing was said since the compute was asked.
+    pub fn is_silent(&self) -> bool {
+        let request = self.request.lock();
+        request
+            .as_ref()
+            .is_some_and(|request| request.spoken == self.spoken())
     }
 
     /// Waits for a request.

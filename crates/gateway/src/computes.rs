@@ -47,6 +47,8 @@ pub trait Computes: Send + Sync + 'static {
 pub struct Reached {
     /// Its branch.
     pub branch: String,
+    /// The branch's id: another branch may get the name.
+    pub branch_id: String,
     /// The address it listens on. It must take headers of proxies from the gateway.
     pub address: SocketAddr,
     /// The way of Xylem's own account to it.

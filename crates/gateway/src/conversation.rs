@@ -167,12 +167,12 @@ pub(crate) struct Conversation {
 }
 
 impl Conversation {
-    /// That of a session that begins.
-    pub fn new(form: Form) -> Conversation {
+    /// That of a session that begins, with the flags of the server's status.
+    pub fn new(form: Form, status: u16) -> Conversation {
         Conversation {
             form,
             expected: VecDeque::new(),
-            status: 0,
+            status,
             lost: false,
             seen: Vec::with_capacity(HEADER_BYTES + LOOK_BYTES),
             left: 0,
@@ -187,6 +187,11 @@ impl Conversation {
             && self.seen.is_empty()
             && self.left == 0
             && self.status & IN_TRANSACTION == 0
+    }
+
+    /// The flags of the server's status, as it said last.
+    pub fn status(&self) -> u16 {
+        self.status
     }
 
     /// The client has sent a command.

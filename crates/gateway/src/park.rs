@@ -174,9 +174,9 @@ impl Settings {
     }
 }
 
-/// The payload of the answer to a ping of a client whose session is parked.
-pub(crate) fn pong() -> [u8; 7] {
-    /// `SERVER_STATUS_AUTOCOMMIT`
-    const AUTOCOMMIT: u8 = 2;
-    [OK, 0, 0, AUTOCOMMIT, 0, 0, 0]
+/// The payload of the answer to a ping of a client whose session is parked, with the flags
+/// of the server's status: clients go by them.
+pub(crate) fn pong(status: u16) -> [u8; 7] {
+    let [low, high] = status.to_le_bytes();
+    [OK, 0, 0, low, high, 0, 0]
 }

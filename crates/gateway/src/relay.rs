@@ -24,6 +24,7 @@ pub(crate) async fn copy_answers(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     conversation: &Mutex<Conversation>,
+    handle: &Handle,
 ) -> io::Result<()> {
     let mut buffer = vec![0; SMALL_BYTES];
     loop {
@@ -31,6 +32,7 @@ pub(crate) async fn copy_answers(
         if got == 0 {
             return to.shutdown().await;
         }
+        handle.speak();
         to.write_all(&buffer[..got]).await?;
         to.flush().await?;
         // Only now: a session that is idle has nothing on its way.
@@ -60,15 +62,18 @@ pub(crate) async fn copy_commands(
     let mut held = 0;
     loop {
         let got = tokio::select! {
+            // What has arrived comes first.
+            biased;
             got = from.read(&mut buffer[held..]) => got?,
             () = handle.asked() => {
-                if held == 0 && commands.are_answered() {
+                if held == 0 && commands.are_answered() && handle.is_silent() {
                     return Ok(Stopped::Asked);
                 }
                 handle.refuse();
                 continue;
             }
         };
+        handle.speak();
         if got == 0 {
             to.write_all(&buffer[..held]).await?;
             to.shutdown().await?;
@@ -206,7 +211,8 @@ impl<'a> Commands<'a> {
                     return Next::Replace(at, HEADER_BYTES + count, by);
                 }
             }
-            self.continued = seq == u8::MAX || count == FULL;
+            // The empty packet that ends a file of LOAD DATA LOCAL has any number.
+            self.continued = (seq == u8::MAX && count > 0) || count == FULL;
             self.left = HEADER_BYTES + count;
         }
     }

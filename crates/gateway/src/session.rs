@@ -2,7 +2,7 @@
 //! before it, and is restored on the next compute of the branch (`park.rs`).
 
 use crate::branch::{Branch, Entered};
-use crate::conversation::{Conversation, ERR, Form, OK, command};
+use crate::conversation::{Conversation, ERR, Form, OK, command, status_of_ok};
 use crate::gateway::Shared;
 use crate::login::{Answer, Greeting, asks_for_tls, caps};
 use crate::packet::{self, Ahead, Broken, FULL, HEADER_BYTES};
@@ -62,13 +62,33 @@ struct Inner {
     stream: InnerStream,
     name: String,
     branch: Arc<Branch>,
+    /// The branch's id.
+    branch_id: String,
     /// Its number on the compute.
     id: u32,
+    /// The flags of the server's status.
+    status: u16,
     entered: Entered,
     /// Bytes that the client has sent and the compute has not got.
     by_client: Vec<u8>,
     /// Bytes that the compute has sent and the client has not got.
     by_compute: Vec<u8>,
+}
+
+/// A session that has left its compute.
+struct Away {
+    name: String,
+    branch_id: String,
+    status: u16,
+    parked: Parked,
+}
+
+/// Why a session does not come back.
+enum Stuck {
+    /// Another attempt may work.
+    Now(Refusal),
+    /// The branch is gone.
+    ForGood(Refusal),
 }
 
 /// A client's way to a compute: its own account's, or that of a session which was restored.
@@ -112,11 +132,11 @@ pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAd
     let branch = Arc::clone(&inner.branch);
     branch.exists.store(true, Relaxed);
     loop {
-        let Some((name, parked)) = pass(&shared, &mut client, inner).await else {
+        let Some(away) = pass(&shared, &mut client, inner).await else {
             return;
         };
         let back = tokio::select! {
-            back = come_back(&shared, &mut client, &branch, &name, &parked) => back,
+            back = come_back(&shared, &mut client, &branch, &away) => back,
             () = shared.stopping.cancelled() => return,
         };
         inner = match back {
@@ -290,14 +310,16 @@ async fn log_in(
     client.answer.caps &= greeting.caps | caps::SSL;
     client.answer.more_caps &= greeting.more_caps;
     packet::write(&mut stream, 1, &client.answer.encode()).await?;
-    let Some([by_client, by_compute]) = authenticate(client, &mut stream).await? else {
+    let Some((status, [by_client, by_compute])) = authenticate(client, &mut stream).await? else {
         return Ok(None);
     };
     Ok(Some(Inner {
         stream: InnerStream::Tcp(stream),
         name: name.to_owned(),
         branch: Arc::clone(branch),
+        branch_id: compute.branch_id,
         id: greeting.id,
+        status,
         entered: branch.enter(greeting.id),
         by_client,
         by_compute,
@@ -305,12 +327,12 @@ async fn log_in(
 }
 
 /// Passes the compute's challenge to the client and its answers back, until the compute
-/// has decided. Returns what the client and the compute have sent behind that; `None`
-/// when the compute does not let the client in.
+/// has decided. Returns the flags of its status, and what the client and the compute have
+/// sent behind that; `None` when the compute does not let the client in.
 async fn authenticate(
     client: &mut Client,
     compute: &mut TcpStream,
-) -> Result<Option<[Vec<u8>; 2]>, Broken> {
+) -> Result<Option<(u16, [Vec<u8>; 2])>, Broken> {
     // The compute's numbers are smaller by the packets that only the client had.
     let offset = client.seq.wrapping_sub(1);
     let (mut by_client, mut by_compute) = (Ahead::default(), Ahead::default());
@@ -331,7 +353,10 @@ async fn authenticate(
                 client.seq = seq;
                 packet::write(&mut client.stream, seq, &packet.payload).await?;
                 match packet.payload.first() {
-                    Some(&OK) => return Ok(Some([by_client.bytes, by_compute.bytes])),
+                    Some(&OK) => {
+                        let status = status_of_ok(&packet.payload)?;
+                        return Ok(Some((status, [by_client.bytes, by_compute.bytes])));
+                    }
                     Some(&ERR) => {
                         client.stream.shutdown().await?;
                         return Ok(None);
@@ -348,13 +373,15 @@ async fn authenticate(
     }
 }
 
-/// Copies bytes until one side ends, or the session leaves its compute: then returns the
-/// branch and what the session was.
-async fn pass(shared: &Shared, client: &mut Client, inner: Inner) -> Option<(String, Parked)> {
+/// Copies bytes until one side ends, or the session leaves its compute: then returns what
+/// it was.
+async fn pass(shared: &Shared, client: &mut Client, inner: Inner) -> Option<Away> {
     let Inner {
         mut stream,
         name,
+        branch_id,
         id,
+        status,
         entered,
         by_client,
         by_compute,
@@ -362,7 +389,7 @@ async fn pass(shared: &Shared, client: &mut Client, inner: Inner) -> Option<(Str
     } = inner;
     let _entry = shared.enter(client.id, &name, id);
     let form = Form::of(&client.answer);
-    let conversation = Mutex::new(Conversation::new(form));
+    let conversation = Mutex::new(Conversation::new(form, status));
     let numbers = |id| shared.inner_id(id, &name);
     let mut commands = Commands::new(&name, &numbers, &conversation);
     let (mut by_client, mut by_compute) = (&by_client[..], &by_compute[..]);
@@ -382,6 +409,7 @@ async fn pass(shared: &Shared, client: &mut Client, inner: Inner) -> Option<(Str
                 &mut from_compute,
                 &mut to_client,
                 &conversation,
+                &entered.handle,
             ));
             // A client that has ended well may still want the rest of an answer, which the
             // compute ends by itself. In all other cases the compute must learn at once
@@ -413,7 +441,13 @@ async fn pass(shared: &Shared, client: &mut Client, inner: Inner) -> Option<(Str
                 drop(stream);
                 drop(entered);
                 let _ = request.left.send(true);
-                return Some((name.clone(), parked));
+                let status = conversation.lock().status();
+                return Some(Away {
+                    name: name.clone(),
+                    branch_id,
+                    status,
+                    parked,
+                });
             }
             // It goes on where it is.
             Err(Broken::Refused(error)) => {
@@ -431,8 +465,7 @@ async fn come_back(
     shared: &Shared,
     client: &mut Client,
     branch: &Arc<Branch>,
-    name: &str,
-    parked: &Parked,
+    away: &Away,
 ) -> Result<Option<Inner>, Broken> {
     let mut said = Vec::new();
     loop {
@@ -445,28 +478,35 @@ async fn come_back(
             [1, 0, 0, 0, command::QUIT] => return Ok(None),
             [1, 0, 0, 0, command::PING] => {
                 said.clear();
-                packet::write(&mut client.stream, 1, &pong()).await?;
+                packet::write(&mut client.stream, 1, &pong(away.status)).await?;
                 continue;
             }
             _ => {}
         }
         let (peer, answer) = (client.peer, &client.answer);
-        match restore(shared, peer, answer, branch, name, parked).await {
+        match restore(shared, peer, answer, branch, away).await {
             Ok((stream, id, entered)) => {
                 return Ok(Some(Inner {
                     stream: InnerStream::Unix(stream),
-                    name: name.to_owned(),
+                    name: away.name.clone(),
                     branch: Arc::clone(branch),
+                    branch_id: away.branch_id.clone(),
                     id,
+                    status: away.status,
                     entered,
                     by_client: said,
                     by_compute: Vec::new(),
                 }));
             }
-            Err(refusal) => {
+            Err(stuck) => {
+                let (Stuck::Now(refusal) | Stuck::ForGood(refusal)) = &stuck;
                 let seq = skip_command(&mut client.stream, &mut said).await?;
                 let seq = seq.wrapping_add(1);
                 packet::write(&mut client.stream, seq, &refusal.encode()).await?;
+                if matches!(stuck, Stuck::ForGood(_)) {
+                    client.stream.shutdown().await?;
+                    return Ok(None);
+                }
             }
         }
     }
@@ -478,21 +518,28 @@ async fn restore(
     peer: SocketAddr,
     answer: &Answer,
     branch: &Arc<Branch>,
-    name: &str,
-    parked: &Parked,
-) -> Result<(UnixStream, u32, Entered), Refusal> {
+    away: &Away,
+) -> Result<(UnixStream, u32, Entered), Stuck> {
     let _passed = branch.gate.read().await;
     let from = peer.ip().to_canonical();
-    let compute = shared.computes.reach(name, from).await?;
-    let restored = tokio::time::timeout(MOVE, parked.restore(&compute, answer)).await;
+    let name = &away.name;
+    let reached = shared.computes.reach(name, from).await;
+    let compute = reached.map_err(Stuck::Now)?;
+    if compute.branch_id != away.branch_id {
+        // The client has not logged in there.
+        return Err(Stuck::ForGood(Refusal::gone(format!(
+            "Branch '{name}' is another one by now: connect anew"
+        ))));
+    }
+    let restored = tokio::time::timeout(MOVE, away.parked.restore(&compute, answer)).await;
     let why = match restored {
         Ok(Ok((stream, id))) => return Ok((stream, id, branch.enter(id))),
         Ok(Err(error)) => error.to_string(),
         Err(_) => "it does not answer".to_owned(),
     };
-    Err(Refusal::gone(format!(
+    Err(Stuck::Now(Refusal::gone(format!(
         "The compute of branch '{name}' cannot continue this session: {why}; try again or connect anew"
-    )))
+    ))))
 }
 
 /// Reads a command to its end, of which `said` is the beginning, and keeps what follows it.

@@ -191,6 +191,7 @@ async fn suspend(
     own: &mut Own,
     gate: OwnedRwLockWriteGuard<()>,
 ) -> Result<Outcome, Broken> {
+    let mut known = branch.sessions();
     let sessions = sessions(own).await?;
     let mut due = None;
     let mut leaving = Vec::new();
@@ -208,18 +209,18 @@ async fn suspend(
                 session.id, session.ties
             )));
         } else {
-            let Some(handle) = branch.session(session.id) else {
+            let Some((handle, spoken)) = known.remove(&session.id) else {
                 return Ok(Outcome::Awake(format!(
                     "connection {} is to the compute itself",
                     session.id
                 )));
             };
-            leaving.push((handle, session.account.clone()));
+            leaving.push((handle, session.account.clone(), spoken));
         }
     }
     let leaving = leaving
         .into_iter()
-        .map(|(handle, account)| handle.park(account));
+        .map(|(handle, account, spoken)| handle.park(account, spoken));
     let left = tokio::time::timeout(LEAVE, join_all(leaving)).await;
     // A session that has ended has left, too.
     let all_left = left.is_ok_and(|left| left.iter().all(|left| *left != Ok(false)));

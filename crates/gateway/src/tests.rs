@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 
 fn conversation() -> Mutex<Conversation> {
-    Mutex::new(Conversation::new(Form::default()))
+    Mutex::new(Conversation::new(Form::default(), 2))
 }
 
 fn wishes<'a>(user: &'a str, database: &'a str) -> Wishes<'a> {

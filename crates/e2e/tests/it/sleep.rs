@@ -115,8 +115,10 @@ fn a_session_survives_the_sleep_of_its_compute() -> Result<()> {
         "{globals:?}"
     );
     // Rights are the client's own, not those of the account that restored the session.
-    let refused = conn.query_drop("SET innodb_page_server_act_as = X'7800780078'");
-    ensure!(refused.is_err(), "the client became somebody else");
+    match conn.query_drop("SET innodb_page_server_act_as = 'app\\0127.0.0.1\\0127.0.0.1\\0'") {
+        Err(mysql::Error::MySqlError(error)) => assert_eq!(error.code, 1227, "{error}"),
+        other => anyhow::bail!("the client became somebody else: {other:?}"),
+    }
     conn.query_drop("SET sql_select_limit = DEFAULT")?;
     conn.query_drop("INSERT INTO t (v) VALUES ('c')")?;
     conn.query_drop("COMMIT")?;
@@ -335,6 +337,21 @@ fn a_start_that_fails_is_an_error_of_the_statement_and_not_of_the_connection() -
     sleepers.wait_asleep("main")?;
     let none: Option<Option<String>> = conn.query_first("SELECT DATABASE()")?;
     assert_eq!(none, Some(None));
+
+    // Another branch of the same name is one where nobody has logged in.
+    sleepers.project.xylem(&["branch", "create", "twice"])?;
+    let mut old = sleepers.connect("app@twice")?;
+    sleepers.wait_asleep("twice")?;
+    sleepers
+        .project
+        .xylem(&["branch", "rm", "twice", "--yes"])?;
+    sleepers.project.xylem(&["branch", "create", "twice"])?;
+    match old.query_drop("INSERT INTO t (v) VALUES ('elsewhere')") {
+        Err(mysql::Error::MySqlError(error)) => {
+            ensure!(error.message.contains("another one by now"), "{error}");
+        }
+        other => anyhow::bail!("{other:?}"),
+    }
 
     // An account that is gone has no session to come back to.
     let mut gone = sleepers.connect("app")?;

@@ -223,7 +223,7 @@ proptest! {
         steps in prop::collection::vec(step(), 1..8),
         piece in 1_usize..40,
     ) {
-        let mut conversation = Conversation::new(form);
+        let mut conversation = Conversation::new(form, 2);
         for step in &steps {
             prop_assert!(conversation.is_idle());
             let (code, answer) = act(step, form);
@@ -243,7 +243,7 @@ proptest! {
         form in forms(),
         steps in prop::collection::vec(step(), 1..8),
     ) {
-        let mut conversation = Conversation::new(form);
+        let mut conversation = Conversation::new(form, 2);
         let mut answers = Vec::new();
         for step in &steps {
             let (code, answer) = act(step, form);
@@ -265,7 +265,7 @@ proptest! {
         codes in prop::collection::vec(any::<u8>(), 0..6),
         bytes in prop::collection::vec(any::<u8>(), 0..300),
     ) {
-        let mut conversation = Conversation::new(form);
+        let mut conversation = Conversation::new(form, 2);
         for code in codes {
             conversation.sent(code);
         }
@@ -277,7 +277,7 @@ proptest! {
 
 #[test]
 fn a_transaction_is_not_idle() {
-    let mut conversation = Conversation::new(Form::default());
+    let mut conversation = Conversation::new(Form::default(), 2);
     let mut answer = Answer::default();
     answer.ok(0, IN_TRANSACTION);
     conversation.sent(command::QUERY);
@@ -296,7 +296,7 @@ fn a_row_of_several_packets_is_one() {
     let mut answer = Answer::default();
     // The second packet of the row begins with a byte of the row, and the third has none.
     answer.rows(form, &[FULL - 5, 2 * FULL], 2);
-    let mut conversation = Conversation::new(form);
+    let mut conversation = Conversation::new(form, 2);
     conversation.sent(command::QUERY);
     let (last, first) = answer.bytes.split_last().unwrap();
     conversation.received(first);
@@ -307,14 +307,14 @@ fn a_row_of_several_packets_is_one() {
 
 #[test]
 fn a_stream_without_an_end_is_never_idle() {
-    let mut conversation = Conversation::new(Form::default());
+    let mut conversation = Conversation::new(Form::default(), 2);
     conversation.sent(command::BINLOG_DUMP);
     assert!(!conversation.is_idle());
 }
 
 #[test]
 fn words_that_nobody_asked_for_are_not_followed() {
-    let mut conversation = Conversation::new(Form::default());
+    let mut conversation = Conversation::new(Form::default(), 2);
     let mut answer = Answer::default();
     answer.error();
     conversation.received(&answer.bytes);
