@@ -51,7 +51,7 @@ pub struct GatewayRecord {
     /// It was ended on purpose.
     #[serde(default)]
     pub stopped: bool,
-    /// Where this run's lines begin in `gateway.log`, in bytes.
+    /// Offset in bytes at which this run's lines begin in `gateway.log`.
     pub log_from: u64,
 }
 

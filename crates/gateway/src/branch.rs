@@ -109,7 +109,7 @@ pub(crate) struct Handle {
 pub(crate) struct Request {
     /// The account of the session.
     pub account: Account,
-    /// What [`Handle::spoken`] was before the compute was asked about the session.
+    /// [`Handle::spoken`] from before the compute was asked about the session.
     spoken: u64,
     /// Told whether the session has left.
     pub left: oneshot::Sender<bool>,
@@ -117,9 +117,8 @@ pub(crate) struct Request {
 
 impl Handle {
     /// Asks the session to leave its compute. The receiver is told whether it has, or is
-    /// dropped when the session ends.
-    /// A session in which something was said since `spoken` was read stays: the compute's
-    /// word about it is old.
+    /// dropped when the session ends. A session in which something was said since `spoken`
+    /// was read stays: the compute's word about it is old.
     pub fn park(&self, account: Account, spoken: u64) -> oneshot::Receiver<bool> {
         let (left, answer) = oneshot::channel();
         *self.request.lock() = Some(Request {

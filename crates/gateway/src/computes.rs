@@ -55,7 +55,7 @@ pub struct Reached {
     pub own: OwnWay,
 }
 
-/// What the next start of a compute that sleeps needs.
+/// State of a compute that sleeps, for its next start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sleep {
     /// The time of its next event, in seconds since 1970.

@@ -129,7 +129,7 @@ enum Expected {
     Result,
     /// The first packet of a prepared statement.
     Prepared,
-    /// So many packets with metadata, then the rest.
+    /// This many packets with metadata, then the rest.
     Metadata(u64, Rest),
     /// The packet behind metadata.
     MetadataEnd(Rest),
@@ -148,7 +148,7 @@ enum Rest {
     Nothing,
 }
 
-/// What is known of a session.
+/// The answers that a session waits for.
 #[derive(Debug)]
 pub(crate) struct Conversation {
     form: Form,
@@ -158,7 +158,7 @@ pub(crate) struct Conversation {
     status: u16,
     /// It cannot be followed.
     lost: bool,
-    /// Of a packet of the compute that is being read: its header and its beginning.
+    /// The header and the beginning of the compute's packet that is being read.
     seen: Vec<u8>,
     /// Bytes of that packet that have not come yet.
     left: usize,

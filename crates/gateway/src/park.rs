@@ -3,8 +3,8 @@
 //! A session is what its statements have set: variables, the database, a role. All that
 //! is read from the compute when the session leaves it. A session that has more, such as
 //! an open transaction or a temporary table, stays (INNODB_PAGE_SERVER_SESSIONS says so).
-//! What the last statement left for the next one to ask is lost: warnings, `FOUND_ROWS()`
-//! and `ROW_COUNT()`.
+//! The diagnostics of the last statement are lost: warnings, `FOUND_ROWS()` and
+//! `ROW_COUNT()`.
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]

@@ -51,7 +51,7 @@ pub(crate) enum Stopped {
 }
 
 /// Copies commands of a client, and changes those that `commands` says, until the client
-/// ends or `asked` completes between two commands.
+/// ends, or `handle` asks the session to leave between two commands.
 pub(crate) async fn copy_commands(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),

@@ -259,7 +259,7 @@ async fn suspend(
 struct Session {
     id: u32,
     account: Account,
-    /// What could not be restored of it.
+    /// The part of it that could not be restored, or nothing.
     ties: String,
     /// When the event scheduler executes the next event.
     due: Option<u64>,

@@ -10,6 +10,20 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use xylem_e2e::{Project, wait_until};
 
+/// Gives a project the branches `main` and `dev`, whose compute does not run, and an account
+/// on both.
+pub(crate) fn furnish(project: &Project) -> Result<()> {
+    project.sql(
+        "CREATE USER app IDENTIFIED BY 'pw'; GRANT ALL ON *.* TO app;
+         CREATE DATABASE shop; CREATE TABLE shop.here (name TEXT);
+         INSERT INTO shop.here VALUES ('main')",
+    )?;
+    project.xylem(&["branch", "create", "dev"])?;
+    project.sql_on("dev", "UPDATE shop.here SET name = 'dev'")?;
+    project.xylem(&["compute", "stop", "dev"])?;
+    Ok(())
+}
+
 /// A gateway of a project, with the branches `main` and `dev` and an account on both.
 struct Gateway {
     project: Project,
@@ -24,14 +38,7 @@ impl Gateway {
 
     fn with(args: &[&str]) -> Result<Gateway> {
         let project = Project::up("16MiB")?;
-        project.sql(
-            "CREATE USER app IDENTIFIED BY 'pw'; GRANT ALL ON *.* TO app;
-             CREATE DATABASE shop; CREATE TABLE shop.here (name TEXT);
-             INSERT INTO shop.here VALUES ('main')",
-        )?;
-        project.xylem(&["branch", "create", "dev"])?;
-        project.sql_on("dev", "UPDATE shop.here SET name = 'dev'")?;
-        project.xylem(&["compute", "stop", "dev"])?;
+        furnish(&project)?;
         let mut process = project
             .command(&[&["gateway", "--listen", "127.0.0.1:0"], args].concat())
             .stdout(Stdio::piped())

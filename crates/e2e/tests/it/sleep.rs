@@ -127,7 +127,8 @@ fn a_session_survives_the_sleep_of_its_compute() -> Result<()> {
     Ok(())
 }
 
-/// What a session has that cannot be restored, how it gets it, and how it gives it up.
+/// Branches whose sessions have something that cannot be restored, with the statements that
+/// take it and give it up.
 const TIES: [(&str, &str, &str); 8] = [
     (
         "transaction",

@@ -1,5 +1,6 @@
 //! The gateway as a part of `xylem up`: its start, its ports, its death and its end.
 
+use crate::gateway::furnish;
 use anyhow::{Context, Result, ensure};
 use mysql::prelude::Queryable;
 use mysql::{Conn, OptsBuilder};
@@ -12,14 +13,7 @@ use xylem_e2e::{Project, free_ports, kill, wait_until};
 fn project() -> Result<Project> {
     let project = Project::new()?.with_gateway();
     project.up_in_place("16MiB")?;
-    project.sql(
-        "CREATE USER app IDENTIFIED BY 'pw'; GRANT ALL ON *.* TO app;
-         CREATE DATABASE shop; CREATE TABLE shop.here (name TEXT);
-         INSERT INTO shop.here VALUES ('main')",
-    )?;
-    project.xylem(&["branch", "create", "dev"])?;
-    project.sql_on("dev", "UPDATE shop.here SET name = 'dev'")?;
-    project.xylem(&["compute", "stop", "dev"])?;
+    furnish(&project)?;
     Ok(project)
 }
 

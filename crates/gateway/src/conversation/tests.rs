@@ -258,7 +258,7 @@ proptest! {
         prop_assert!(conversation.is_idle());
     }
 
-    /// Nothing that a compute sends ends the gateway.
+    /// The gateway survives whatever a compute sends.
     #[test]
     fn any_bytes_are_taken(
         form in forms(),
