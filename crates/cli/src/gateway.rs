@@ -93,6 +93,7 @@ impl Branches {
         Some(Reached {
             branch: name.to_string(),
             branch_id: record.branch_id.clone(),
+            process: record.process.tag(),
             address: SocketAddr::new(address, record.port),
             own: OwnWay {
                 socket: record.socket.clone(),
@@ -284,7 +285,7 @@ async fn suspend(app: &App, reached: &Reached, sleep: &Sleep) -> Result<()> {
     let name = ComputeName::from(name);
     let _lock = app.state.lock(SUSPEND_LOCK_LIMIT).await?;
     let record = ComputeRecord::load(&app.state.compute(&name)).context("it has no record")?;
-    let same = record.phase == Phase::Running && record.socket == reached.own.socket;
+    let same = record.phase == Phase::Running && record.process.tag() == reached.process;
     ensure!(same, "it was stopped or started meanwhile");
     stop::suspend(&app.state, &name, sleep).await?;
     record.process.reap();
@@ -325,6 +326,10 @@ impl Computes for Branches {
                         && record.process.is_alive() =>
                 {
                     seen.push(Seen::MaySleep(name.to_string()));
+                }
+                // A gateway that put it to sleep was killed before it had ended it.
+                (Phase::Asleep, _) if record.process.is_alive() => {
+                    seen.push(Seen::WakeAt(name.to_string(), 0));
                 }
                 // Also where the last attempt to wake it has failed.
                 (Phase::Asleep | Phase::Starting, Some(at)) if !record.process.is_alive() => {

@@ -22,6 +22,9 @@ pub const GRPC_PORT: u16 = 8080;
 /// The server's HTTP port that is tried first.
 pub const HTTP_PORT: u16 = 8081;
 
+/// The time after which computes sleep that nobody uses.
+const SUSPEND_AFTER: Duration = Duration::from_secs(5 * 60);
+
 /// A project, as this machine knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Project {
@@ -37,6 +40,10 @@ pub struct Project {
     /// Computes create no accounts: the project becomes a template for others.
     #[serde(skip)]
     pub without_accounts: bool,
+    /// Computes sleep unless a setting says otherwise. Those of projects that an earlier
+    /// version created do not: their clients may connect to the computes' own ports.
+    #[serde(default)]
+    pub sleep_by_default: bool,
     /// From where `root` can log in so far, on every branch.
     #[serde(default)]
     pub accounts: Accounts,
@@ -73,8 +80,9 @@ pub enum Accounts {
 /// The first key of `table` that `project.toml` does not have: it is neither a field
 /// of [`Project`] nor a setting.
 fn unknown_key(table: &toml::Table) -> Option<&String> {
-    const FIELDS: [&str; 6] = [
+    const FIELDS: [&str; 7] = [
         "created",
+        "sleep_by_default",
         "accounts",
         "accounts_of",
         "suspend_after_of",
@@ -96,6 +104,7 @@ impl Project {
             settings: Settings::default(),
             restore_wal: false,
             without_accounts: false,
+            sleep_by_default: true,
             accounts: Accounts::None,
             accounts_of: BTreeMap::new(),
             suspend_after_of: BTreeMap::new(),
@@ -151,12 +160,18 @@ impl Project {
 
     /// How long the compute of branch `id` may be unused before it sleeps; `None`: for
     /// ever.
+    ///
+    /// Computes that other machines reach by their own ports sleep only where a setting
+    /// says so, since nobody would wake them there.
     pub fn suspend_after(&self, id: &str) -> Option<Duration> {
         let own = self.suspend_after_of.get(id);
         let span = own.or(self.settings.sleep.suspend_after.as_ref());
-        let span = span.and_then(|span| span.parse::<Span>().ok());
-        span.map(|span| span.0)
-            .filter(|after| *after > Duration::ZERO)
+        let by_default = self.sleep_by_default && self.settings.bind().is_loopback();
+        let after = match span {
+            Some(span) => span.parse::<Span>().ok().map(|span| span.0),
+            None => by_default.then_some(SUSPEND_AFTER),
+        };
+        after.filter(|after| *after > Duration::ZERO)
     }
 
     /// The accounts that the address of the computes requires.

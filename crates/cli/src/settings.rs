@@ -153,7 +153,7 @@ pub struct GatewaySettings {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
 pub struct SleepSettings {
     /// Time after which the gateway puts a compute to sleep that nobody uses, such as 1h;
-    /// 0s: never [default: never]
+    /// 0s: never [default: 5m, never with --bind]
     #[arg(long, value_name = "SPAN", value_parser = span)]
     pub suspend_after: Option<String>,
 }

@@ -1,6 +1,7 @@
 //! The sessions of each branch, and the gate that keeps clients from a compute that is
 //! about to sleep.
 
+use crate::conversation::Conversation;
 use crate::park::Account;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -19,7 +20,8 @@ pub(crate) struct Branches(Mutex<HashMap<String, Arc<Branch>>>);
 #[derive(Debug, Default)]
 pub(crate) struct Branch {
     /// Held for reading while a client goes to the compute, until its session is listed
-    /// here; for writing while the compute is being ended.
+    /// here, which may be before its login is finished; for writing while the compute is
+    /// being ended.
     pub gate: Arc<RwLock<()>>,
     /// The sessions on the compute, by their numbers there.
     sessions: Mutex<HashMap<u32, Arc<Handle>>>,
@@ -52,8 +54,8 @@ impl Branches {
 
 impl Branch {
     /// Lists a session by its number on the compute, until the entry is dropped.
-    pub fn enter(self: &Arc<Branch>, inner: u32) -> Entered {
-        let handle = Arc::new(Handle::default());
+    pub fn enter(self: &Arc<Branch>, inner: u32, conversation: Conversation) -> Entered {
+        let handle = Arc::new(Handle::new(conversation));
         self.sessions.lock().insert(inner, Arc::clone(&handle));
         Entered {
             branch: Arc::clone(self),
@@ -95,9 +97,11 @@ impl Drop for Entered {
     }
 }
 
-/// Requests to a session.
-#[derive(Debug, Default)]
+/// A session, as others see it: its course, and requests to it.
+#[derive(Debug)]
 pub(crate) struct Handle {
+    /// The course of the session.
+    pub conversation: Mutex<Conversation>,
     /// How often the client or the compute has said something.
     spoken: AtomicU64,
     asked: Notify,
@@ -111,15 +115,25 @@ pub(crate) struct Request {
     pub account: Account,
     /// [`Handle::spoken`] from before the compute was asked about the session.
     spoken: u64,
-    /// Told whether the session has left.
-    pub left: oneshot::Sender<bool>,
+    /// Told whether the session has left, or why it has not.
+    pub left: oneshot::Sender<Result<(), String>>,
 }
 
 impl Handle {
+    /// A session of which nothing was asked yet.
+    pub fn new(conversation: Conversation) -> Handle {
+        Handle {
+            conversation: Mutex::new(conversation),
+            spoken: AtomicU64::new(0),
+            asked: Notify::new(),
+            request: Mutex::default(),
+        }
+    }
+
     /// Asks the session to leave its compute. The receiver is told whether it has, or is
     /// dropped when the session ends. A session in which something was said since `spoken`
     /// was read stays: the compute's word about it is old.
-    pub fn park(&self, account: Account, spoken: u64) -> oneshot::Receiver<bool> {
+    pub fn park(&self, account: Account, spoken: u64) -> oneshot::Receiver<Result<(), String>> {
         let (left, answer) = oneshot::channel();
         *self.request.lock() = Some(Request {
             account,
@@ -156,7 +170,7 @@ impl Handle {
     /// Says that the session cannot leave now.
     pub fn refuse(&self) {
         if let Some(request) = self.take() {
-            let _ = request.left.send(false);
+            let _ = request.left.send(Err("a client speaks".to_owned()));
         }
     }
 

@@ -49,6 +49,8 @@ pub struct Reached {
     pub branch: String,
     /// The branch's id: another branch may get the name.
     pub branch_id: String,
+    /// Its process: another start has another one.
+    pub process: String,
     /// The address it listens on. It must take headers of proxies from the gateway.
     pub address: SocketAddr,
     /// The way of Xylem's own account to it.

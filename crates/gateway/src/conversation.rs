@@ -26,12 +26,17 @@ pub(crate) mod command {
     pub const CHANGE_USER: u8 = 0x11;
     pub const BINLOG_DUMP: u8 = 0x12;
     pub const TABLE_DUMP: u8 = 0x13;
+    pub const DEBUG: u8 = 0x0d;
     pub const STMT_PREPARE: u8 = 0x16;
+    pub const STMT_EXECUTE: u8 = 0x17;
     pub const STMT_SEND_LONG_DATA: u8 = 0x18;
     pub const STMT_CLOSE: u8 = 0x19;
+    pub const STMT_RESET: u8 = 0x1a;
+    pub const SET_OPTION: u8 = 0x1b;
     pub const STMT_FETCH: u8 = 0x1c;
     pub const DAEMON: u8 = 0x1d;
     pub const BINLOG_DUMP_GTID: u8 = 0x1e;
+    pub const RESET_CONNECTION: u8 = 0x1f;
 }
 
 /// `SERVER_STATUS_IN_TRANS`
@@ -40,6 +45,8 @@ pub(crate) const IN_TRANSACTION: u16 = 1;
 pub(crate) const MORE_RESULTS: u16 = 1 << 3;
 /// `SERVER_STATUS_CURSOR_EXISTS`: the rows are fetched by further commands.
 const CURSOR_EXISTS: u16 = 1 << 6;
+/// `SERVER_STATUS_LAST_ROW_SENT`: the cursor is at its end, and closed.
+const LAST_ROW_SENT: u16 = 1 << 7;
 
 /// The first byte of a packet that says that all went well.
 pub(crate) const OK: u8 = 0x00;
@@ -152,8 +159,13 @@ enum Rest {
 #[derive(Debug)]
 pub(crate) struct Conversation {
     form: Form,
-    /// The answers under way, in the order of their commands.
-    expected: VecDeque<Expected>,
+    /// The answers under way, in the order of their commands, and the prepared statements
+    /// that these commands are about, or 0.
+    expected: VecDeque<(Expected, u32)>,
+    /// The prepared statements that have open cursors.
+    cursors: Vec<u32>,
+    /// What COM_SET_OPTION has set.
+    option: Option<[u8; 2]>,
     /// The flags of the server's status, as it said last.
     status: u16,
     /// It cannot be followed.
@@ -168,10 +180,12 @@ pub(crate) struct Conversation {
 
 impl Conversation {
     /// That of a session that begins, with the flags of the server's status.
-    pub fn new(form: Form, status: u16) -> Conversation {
+    fn new(form: Form, status: u16) -> Conversation {
         Conversation {
             form,
             expected: VecDeque::new(),
+            cursors: Vec::new(),
+            option: None,
             status,
             lost: false,
             seen: Vec::with_capacity(HEADER_BYTES + LOOK_BYTES),
@@ -180,9 +194,44 @@ impl Conversation {
         }
     }
 
+    /// That of a session whose client is logging in, until [`Conversation::begin`].
+    pub fn login(form: Form) -> Conversation {
+        let mut conversation = Conversation::new(form, 0);
+        conversation.expected.push_back((Expected::Login, 0));
+        conversation
+    }
+
+    /// That of a session that continues one in which COM_SET_OPTION has set `option`.
+    pub fn restored(form: Form, status: u16, option: Option<[u8; 2]>) -> Conversation {
+        Conversation {
+            option,
+            ..Conversation::new(form, status)
+        }
+    }
+
+    /// The client has logged in, with the flags of the server's status.
+    pub fn begin(&mut self, status: u16) {
+        self.expected.clear();
+        self.status = status;
+    }
+
+    /// What keeps the session where it is, whatever the compute says.
+    pub fn tie(&self) -> Option<&'static str> {
+        match self.cursors.is_empty() {
+            _ if self.lost => Some("commands that the gateway cannot follow"),
+            false => Some("an open cursor"),
+            true => None,
+        }
+    }
+
+    /// What COM_SET_OPTION has set, if anything.
+    pub fn option(&self) -> Option<[u8; 2]> {
+        self.option
+    }
+
     /// Whether every command has its whole answer, outside of a transaction.
     pub fn is_idle(&self) -> bool {
-        !self.lost
+        self.tie().is_none()
             && self.expected.is_empty()
             && self.seen.is_empty()
             && self.left == 0
@@ -194,15 +243,39 @@ impl Conversation {
         self.status
     }
 
-    /// The client has sent a command.
-    pub fn sent(&mut self, code: u8) {
+    /// The client has sent a command. `body` may be only the beginning of what follows it.
+    pub fn sent(&mut self, code: u8, body: &[u8]) {
         use self::command as c;
+        let mut statement = 0;
+        if let c::STMT_EXECUTE | c::STMT_FETCH | c::STMT_RESET | c::STMT_CLOSE = code {
+            let Some(id) = body.first_chunk() else {
+                self.lost = true;
+                return;
+            };
+            statement = u32::from_le_bytes(*id);
+        }
         let expected = match code {
-            c::QUIT | c::STMT_SEND_LONG_DATA | c::STMT_CLOSE => return,
-            c::STATISTICS => Expected::Single,
+            c::STMT_CLOSE => return self.close_cursor(statement),
+            c::QUIT | c::STMT_SEND_LONG_DATA => return,
+            c::STATISTICS | c::DEBUG => Expected::Single,
+            c::SET_OPTION => {
+                self.option = body.first_chunk().copied();
+                Expected::Single
+            }
             c::FIELD_LIST | c::STMT_FETCH => Expected::Rows,
             c::STMT_PREPARE => Expected::Prepared,
-            c::CHANGE_USER => Expected::Login,
+            c::STMT_EXECUTE | c::STMT_RESET => {
+                self.close_cursor(statement);
+                Expected::Result
+            }
+            c::RESET_CONNECTION => {
+                self.cursors.clear();
+                Expected::Result
+            }
+            c::CHANGE_USER => {
+                self.cursors.clear();
+                Expected::Login
+            }
             // Go on without an end.
             c::BINLOG_DUMP | c::TABLE_DUMP | c::BINLOG_DUMP_GTID | c::DAEMON => {
                 self.lost = true;
@@ -214,7 +287,7 @@ impl Conversation {
             self.lost = true;
         }
         if !self.lost {
-            self.expected.push_back(expected);
+            self.expected.push_back((expected, statement));
         }
     }
 
@@ -255,7 +328,7 @@ impl Conversation {
     fn packet(&mut self, count: usize) -> Result<(), Refusal> {
         use Expected as E;
         let payload = &self.seen[HEADER_BYTES..];
-        let Some(&expected) = self.expected.front() else {
+        let Some(&(expected, statement)) = self.expected.front() else {
             // The compute ends the session, or nothing that is known here.
             self.lost = true;
             return Ok(());
@@ -298,11 +371,19 @@ impl Conversation {
                 self.status = self.form.status_at_end(payload)?;
                 match self.status & CURSOR_EXISTS {
                     0 => self.after_metadata(rest),
-                    _ => None,
+                    _ => {
+                        self.cursors.push(statement);
+                        None
+                    }
                 }
             }
             E::Rows if self.form.ends_list(first, count) => {
                 self.status = self.form.status_at_end(payload)?;
+                if self.status & LAST_ROW_SENT != 0 {
+                    self.close_cursor(statement);
+                } else if self.status & CURSOR_EXISTS != 0 && !self.cursors.contains(&statement) {
+                    self.cursors.push(statement);
+                }
                 self.more()
             }
             E::Rows => Some(E::Rows),
@@ -313,12 +394,16 @@ impl Conversation {
             E::Login => Some(E::Login),
         };
         match (next, self.expected.front_mut()) {
-            (Some(next), Some(front)) => *front = next,
+            (Some(next), Some(front)) => front.0 = next,
             _ => {
                 self.expected.pop_front();
             }
         }
         Ok(())
+    }
+
+    fn close_cursor(&mut self, statement: u32) {
+        self.cursors.retain(|open| *open != statement);
     }
 
     fn more(&self) -> Option<Expected> {

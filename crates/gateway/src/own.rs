@@ -124,6 +124,10 @@ pub(crate) async fn query(
 }
 
 /// Runs a command that is answered as a statement is.
+///
+/// # Errors
+/// `Refused`: the compute has answered with an error, and the session is idle again. `Io`:
+/// the session cannot be used any more.
 pub(crate) async fn run(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     form: Form,
@@ -137,12 +141,12 @@ pub(crate) async fn run(
     loop {
         let first = packet::answer(stream).await?;
         if first.payload.first() == Some(&OK) {
-            if status_of_ok(&first.payload)? & MORE_RESULTS == 0 {
+            if status_of_ok(&first.payload).map_err(garbled)? & MORE_RESULTS == 0 {
                 return Ok(rows);
             }
             continue;
         }
-        let (columns, follow) = form.columns(&first.payload)?;
+        let (columns, follow) = form.columns(&first.payload).map_err(garbled)?;
         let metadata = if follow { columns } else { 0 } + u64::from(form.metadata_end());
         for _ in 0..metadata {
             packet::answer(stream).await?;
@@ -151,19 +155,53 @@ pub(crate) async fn run(
             let Packet { payload, .. } = packet::answer(stream).await?;
             match payload.first() {
                 Some(&first) if form.ends_list(first, payload.len()) => {
-                    break form.status_at_end(&payload)?;
+                    break form.status_at_end(&payload).map_err(garbled)?;
                 }
                 _ => {}
             }
             if rows.len() == ROWS_MAX {
-                return Err(Refusal::gone("The compute answers with too many rows").into());
+                return Err(garbled(Refusal::malformed()));
             }
-            rows.push(row(&payload, columns)?);
+            rows.push(row(&payload, columns).map_err(garbled)?);
         };
         if status & MORE_RESULTS == 0 {
             return Ok(rows);
         }
     }
+}
+
+/// Prepares a statement on a session that is idle, and returns its number.
+pub(crate) async fn prepare(
+    stream: &mut UnixStream,
+    form: Form,
+    sql: &[u8],
+) -> Result<u32, Broken> {
+    let payload = [&[command::STMT_PREPARE], sql].concat();
+    packet::write(stream, 0, &payload).await?;
+    let prepared = packet::answer(stream).await?;
+    let mut from = bytes::Reader::new(&prepared.payload);
+    let mut head = || Ok((from.u8()?, from.u32()?, from.u16()?, from.u16()?));
+    let (_, id, columns, parameters) = head().map_err(garbled)?;
+    for count in [parameters, columns] {
+        let end = u16::from(count > 0 && form.metadata_end());
+        for _ in 0..count + end {
+            packet::answer(stream).await?;
+        }
+    }
+    Ok(id)
+}
+
+/// Sets what COM_SET_OPTION sets, on a session that is idle.
+pub(crate) async fn set_option(stream: &mut UnixStream, option: [u8; 2]) -> Result<(), Broken> {
+    let [low, high] = option;
+    packet::write(stream, 0, &[command::SET_OPTION, low, high]).await?;
+    packet::answer(stream).await?;
+    Ok(())
+}
+
+/// An answer that cannot be read: nobody knows what the session's next bytes are.
+fn garbled(_: Refusal) -> Broken {
+    Broken::Io(std::io::ErrorKind::InvalidData.into())
 }
 
 /// The columns of a row as text.

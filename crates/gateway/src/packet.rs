@@ -13,6 +13,8 @@ pub(crate) const FULL: usize = 0xff_ffff;
 /// The largest packet before the end of a login. Nobody makes the gateway hold more
 /// before it is known. MariaDB takes 64 KiB of connection attributes.
 const LOGIN_BYTES_MAX: usize = 80 << 10;
+/// The largest packet of an answer to the gateway itself.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// A packet of a login.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,27 +50,41 @@ pub(crate) fn header(length: usize, seq: u8) -> [u8; HEADER_BYTES] {
 
 /// Reads a packet of a login, and no byte more.
 pub(crate) async fn read(from: &mut (impl AsyncRead + Unpin)) -> Result<Packet, Broken> {
+    let head = read_header(from).await?;
+    let length = check(length(head))?;
+    read_payload(from, length, head[3]).await
+}
+
+async fn read_header(from: &mut (impl AsyncRead + Unpin)) -> io::Result<[u8; HEADER_BYTES]> {
     let mut head = [0; HEADER_BYTES];
     from.read_exact(&mut head).await?;
-    let length = check(length(head))?;
+    Ok(head)
+}
+
+async fn read_payload(
+    from: &mut (impl AsyncRead + Unpin),
+    length: usize,
+    seq: u8,
+) -> Result<Packet, Broken> {
     // Grows as the bytes come: a length is easily claimed.
     let mut payload = Vec::new();
     from.take(length as u64).read_to_end(&mut payload).await?;
     if payload.len() < length {
         return Err(io::Error::from(ErrorKind::UnexpectedEof).into());
     }
-    Ok(Packet {
-        seq: head[3],
-        payload,
-    })
+    Ok(Packet { seq, payload })
 }
 
-/// Reads the next packet of an answer.
+/// Reads the next packet of an answer to the gateway itself.
 ///
 /// # Errors
-/// Also when it is an error: the server's.
+/// Also when it is an error: the server's (`Refused`).
 pub(crate) async fn answer(from: &mut (impl AsyncRead + Unpin)) -> Result<Packet, Broken> {
-    let packet = read(from).await?;
+    let head = read_header(from).await?;
+    if length(head) > ANSWER_BYTES_MAX {
+        return Err(io::Error::from(ErrorKind::InvalidData).into());
+    }
+    let packet = read_payload(from, length(head), head[3]).await?;
     match own::error(&packet.payload) {
         Some(error) => Err(error.into()),
         None => Ok(packet),

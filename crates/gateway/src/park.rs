@@ -1,11 +1,12 @@
 //! Sessions that leave their compute and come back to another one of the branch.
 //!
-//! A session is what its statements have set: variables, the database, a role. All that
-//! is read from the compute when the session leaves it. A session that has more, such as
-//! an open transaction or a temporary table, stays (INNODB_PAGE_SERVER_SESSIONS says so).
-//! The diagnostics of the last statement are lost: warnings, `FOUND_ROWS()` and
-//! `ROW_COUNT()`.
+//! A session is what its statements have set: variables, the database, a role, and the
+//! statements that it has prepared (`park/state.rs`). All that is read from the compute when
+//! the session leaves it. A session that has more, such as an open transaction or a temporary
+//! table, stays (INNODB_PAGE_SERVER_SESSIONS says so). The diagnostics of the last statement
+//! are lost: warnings, `FOUND_ROWS()` and `ROW_COUNT()`.
 
+mod state;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests;
@@ -17,6 +18,7 @@ use crate::own::{self, Row, hex};
 use crate::packet::{self, Broken};
 use crate::refusal::Refusal;
 use crate::variable;
+use state::State;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
@@ -24,8 +26,11 @@ use tokio::net::UnixStream;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Account {
     pub user: Vec<u8>,
+    /// The client's host, if it was looked up.
     pub host: Vec<u8>,
     pub ip: Vec<u8>,
+    /// The host of the account itself, such as `%`.
+    pub account_host: Vec<u8>,
 }
 
 /// A session that is on no compute.
@@ -38,7 +43,11 @@ pub(crate) struct Parked {
     charsets: Settings,
     database: Option<Vec<u8>>,
     role: Option<Vec<u8>>,
+    state: State,
 }
+
+/// The most bytes that the gateway keeps of a session.
+const PARKED_BYTES_MAX: usize = 256 << 10;
 
 /// The errors of a database that is gone, or that the account may not use any more:
 /// `ER_DBACCESS_DENIED_ERROR` and `ER_BAD_DB_ERROR`.
@@ -51,8 +60,9 @@ struct Settings(String);
 /// Reads a session: its database, its role, and the variables that differ from those of a
 /// new session. A variable counts that the server's own start does not set again (origin
 /// SQL), and so do those that a login sets by what the client wants. Three cannot be set by
-/// a session. `LIMIT` stands
-/// against `sql_select_limit`, and only ASCII against the session's character set.
+/// a session. `sql_mode` is always read, because it decides how the others are written.
+/// `LIMIT` stands against `sql_select_limit`, and only ASCII against the session's character
+/// set.
 const CAPTURE: &str = "SELECT 'database', HEX(CONVERT(DATABASE() USING utf8mb4)), '' \
     UNION ALL SELECT 'role', HEX(CONVERT(CURRENT_ROLE() USING utf8mb4)), '' \
     UNION ALL SELECT VARIABLE_NAME, HEX(CONVERT(SESSION_VALUE USING utf8mb4)), VARIABLE_TYPE \
@@ -60,12 +70,12 @@ const CAPTURE: &str = "SELECT 'database', HEX(CONVERT(DATABASE() USING utf8mb4))
     WHERE READ_ONLY = 'NO' AND (VARIABLE_SCOPE = 'SESSION' \
     AND (NOT SESSION_VALUE <=> GLOBAL_VALUE OR GLOBAL_VALUE_ORIGIN = 'SQL') \
     AND VARIABLE_NAME NOT IN ('CHARACTER_SET_DATABASE', 'COLLATION_DATABASE', \
-    'CHARACTER_SET_CONNECTION', 'STORAGE_ENGINE', 'INNODB_PAGE_SERVER_ACT_AS', 'DEBUG', \
-    'DEBUG_DBUG', 'DEBUG_SYNC', 'MAX_ALLOWED_PACKET', 'NET_BUFFER_LENGTH', \
-    'MAX_USER_CONNECTIONS') \
-    OR VARIABLE_NAME IN ('CHARACTER_SET_CLIENT', 'CHARACTER_SET_RESULTS', \
+    'CHARACTER_SET_CONNECTION', 'STORAGE_ENGINE', 'DEBUG', 'DEBUG_DBUG', 'DEBUG_SYNC', \
+    'MAX_ALLOWED_PACKET', 'NET_BUFFER_LENGTH', 'MAX_USER_CONNECTIONS') \
+    AND LEFT(VARIABLE_NAME, 18) <> 'INNODB_PAGE_SERVER' \
+    OR VARIABLE_NAME IN ('SQL_MODE', 'CHARACTER_SET_CLIENT', 'CHARACTER_SET_RESULTS', \
     'COLLATION_CONNECTION', 'LAST_INSERT_ID', 'SQL_LOG_BIN', 'SKIP_REPLICATION', \
-    'PSEUDO_SLAVE_MODE', 'DEFAULT_MASTER_CONNECTION')) \
+    'SKIP_PARALLEL_REPLICATION', 'PSEUDO_SLAVE_MODE', 'DEFAULT_MASTER_CONNECTION')) \
     LIMIT 10000";
 
 impl Parked {
@@ -80,19 +90,21 @@ impl Parked {
         account: Account,
     ) -> Result<Parked, Broken> {
         let rows = own::query(stream, form, CAPTURE.as_bytes()).await?;
-        let parked = Parked::of(account, &rows)?;
+        let state = own::query(stream, form, state::CAPTURE.as_bytes()).await?;
+        let parked = Parked::of(account, &rows, &state)?;
         packet::write(stream, 0, &[command::QUIT]).await?;
         Ok(parked)
     }
 
-    /// The session that [`CAPTURE`] tells about.
-    fn of(account: Account, rows: &[Row]) -> Result<Parked, Refusal> {
+    /// The session that [`CAPTURE`] and [`state::CAPTURE`] tell about.
+    fn of(account: Account, rows: &[Row], state: &[Row]) -> Result<Parked, Refusal> {
         let mut parked = Parked {
             account,
             settings: Settings::default(),
             charsets: Settings::default(),
             database: None,
             role: None,
+            state: State::of(state)?,
         };
         for row in rows {
             let [Some(name), value, Some(kind)] = &row[..] else {
@@ -102,13 +114,34 @@ impl Parked {
             match &name[..] {
                 b"database" => parked.database = value,
                 b"role" => parked.role = value,
-                b"CHARACTER_SET_CLIENT" | b"CHARACTER_SET_RESULTS" | b"COLLATION_CONNECTION" => {
+                b"CHARACTER_SET_CLIENT" => {
+                    parked.charsets.add(name, value.as_deref(), kind)?;
+                    parked.state.charset = value.unwrap_or_default();
+                }
+                b"CHARACTER_SET_RESULTS" | b"COLLATION_CONNECTION" => {
                     parked.charsets.add(name, value.as_deref(), kind)?;
                 }
                 _ => parked.settings.add(name, value.as_deref(), kind)?,
             }
         }
+        parked.check()?;
         Ok(parked)
+    }
+
+    /// Refuses a session that [`Parked::restore`] could not make anew.
+    fn check(&self) -> Result<(), Refusal> {
+        let bytes = self.settings.0.len() + self.state.bytes();
+        if bytes > PARKED_BYTES_MAX {
+            return Err(Refusal::gone(format!(
+                "variables and prepared statements of {bytes} bytes"
+            )));
+        }
+        if self.database.is_none() && self.state.needs_database() {
+            return Err(Refusal::gone(
+                "prepared statements of a database that is gone",
+            ));
+        }
+        Ok(())
     }
 
     /// Makes the session anew at a compute, for a client that logged in with `answer`.
@@ -124,13 +157,20 @@ impl Parked {
     ) -> Result<(UnixStream, u32), Broken> {
         let form = Form::of(answer);
         let (mut stream, inner) = own::login(compute, answer).await?;
-        own::query(&mut stream, form, b"SET NAMES utf8mb4").await?;
+        own::query(&mut stream, form, b"SET NAMES utf8mb4, sql_mode = ''").await?;
+        self.state.set_variables(&mut stream, form).await?;
         // Some variables need rights that the client need not have any more.
         self.settings.set(&mut stream, form).await?;
-        let Account { user, host, ip } = &self.account;
+        let Account {
+            user,
+            host,
+            ip,
+            account_host,
+        } = &self.account;
         // A host that was not looked up is the address.
         let host = if host.is_empty() { ip } else { host };
-        let account = [&user[..], b"\0", host, b"\0", ip, b"\0"].concat();
+        let fields = [&user[..], host, ip, account_host];
+        let account = fields.map(|field| [field, b"\0"].concat()).concat();
         let become_client = format!("SET innodb_page_server_act_as = {}", hex(&account));
         own::query(&mut stream, form, become_client.as_bytes()).await?;
         if let Some(role) = &self.role {
@@ -139,16 +179,21 @@ impl Parked {
             own::query(&mut stream, form, set_role.as_bytes()).await?;
         }
         if let Some(database) = &self.database {
-            match own::run(&mut stream, form, command::INIT_DB, database).await {
-                // As in a session whose database is dropped.
-                Err(Broken::Refused(error)) if NO_DATABASE.contains(&error.code) => {}
-                used => {
-                    used?;
-                }
-            }
+            use_database(&mut stream, form, database).await?;
         }
         self.charsets.set(&mut stream, form).await?;
+        let database = self.database.as_deref();
+        self.state.prepare(&mut stream, form, database).await?;
         Ok((stream, inner))
+    }
+}
+
+/// Makes `database` the default one of a session, as long as it is there and may be used.
+async fn use_database(stream: &mut UnixStream, form: Form, database: &[u8]) -> Result<(), Broken> {
+    match own::run(stream, form, command::INIT_DB, database).await {
+        // As in a session whose database is dropped.
+        Err(Broken::Refused(error)) if NO_DATABASE.contains(&error.code) => Ok(()),
+        used => used.map(|_| ()),
     }
 }
 

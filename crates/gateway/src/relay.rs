@@ -16,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 const SMALL_BYTES: usize = 4 << 10;
 /// The buffer of a direction that has much to copy.
 const LARGE_BYTES: usize = 64 << 10;
+/// A command's code, and the number of the prepared statement that it is about.
+const CODE_BYTES: usize = 1 + 4;
 /// The largest command that is looked at. It fits into a large buffer.
 const LOOK_BYTES: usize = 60 << 10;
 
@@ -23,7 +25,6 @@ const LOOK_BYTES: usize = 60 << 10;
 pub(crate) async fn copy_answers(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
-    conversation: &Mutex<Conversation>,
     handle: &Handle,
 ) -> io::Result<()> {
     let mut buffer = vec![0; SMALL_BYTES];
@@ -36,7 +37,7 @@ pub(crate) async fn copy_answers(
         to.write_all(&buffer[..got]).await?;
         to.flush().await?;
         // Only now: a session that is idle has nothing on its way.
-        conversation.lock().received(&buffer[..got]);
+        handle.conversation.lock().received(&buffer[..got]);
         fit(&mut buffer, got);
     }
 }
@@ -193,6 +194,9 @@ impl<'a> Commands<'a> {
                 let Some(&code) = payload.first() else {
                     return incomplete;
                 };
+                if payload.len() < CODE_BYTES.min(count) {
+                    return incomplete;
+                }
                 let whole = payload.len() >= count;
                 let body = &payload[1..count.min(payload.len())];
                 let mut changed = None;
@@ -202,7 +206,7 @@ impl<'a> Commands<'a> {
                     }
                     changed = self.change(code, body);
                 }
-                self.conversation.lock().sent(code);
+                self.conversation.lock().sent(code, body);
                 if let Some(changed) = changed {
                     let mut by = header(changed.len() + 1, seq).to_vec();
                     by.push(code);

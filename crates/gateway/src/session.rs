@@ -5,6 +5,7 @@ use crate::branch::{Branch, Entered};
 use crate::conversation::{Conversation, ERR, Form, OK, command, status_of_ok};
 use crate::gateway::Shared;
 use crate::login::{Answer, Greeting, asks_for_tls, caps};
+use crate::own;
 use crate::packet::{self, Ahead, Broken, FULL, HEADER_BYTES};
 use crate::park::{Parked, pong};
 use crate::proxy;
@@ -12,7 +13,6 @@ use crate::refusal::Refusal;
 use crate::relay::{self, Commands, Stopped};
 use crate::route::{ATTRIBUTE, Wishes, route};
 use futures::future::Either;
-use parking_lot::Mutex;
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::SocketAddr;
@@ -66,8 +66,6 @@ struct Inner {
     branch_id: String,
     /// Its number on the compute.
     id: u32,
-    /// The flags of the server's status.
-    status: u16,
     entered: Entered,
     /// Bytes that the client has sent and the compute has not got.
     by_client: Vec<u8>,
@@ -79,7 +77,10 @@ struct Inner {
 struct Away {
     name: String,
     branch_id: String,
+    /// The flags of the server's status.
     status: u16,
+    /// What COM_SET_OPTION has set.
+    option: Option<[u8; 2]>,
     parked: Parked,
 }
 
@@ -277,7 +278,7 @@ async fn log_in(
     branch: &Arc<Branch>,
     name: &str,
 ) -> Result<Option<Inner>, Broken> {
-    let _passed = branch.gate.read().await;
+    let passed = branch.gate.read().await;
     let from = client.peer.ip().to_canonical();
     let compute = shared.computes.reach(name, from).await?;
     let connected = within(async {
@@ -309,18 +310,23 @@ async fn log_in(
     }
     client.answer.caps &= greeting.caps | caps::SSL;
     client.answer.more_caps &= greeting.more_caps;
+    // From here on, the compute lists the session as one that is busy. Nobody waits for a
+    // client that takes its time to log in.
+    let conversation = Conversation::login(Form::of(&client.answer));
+    let entered = branch.enter(greeting.id, conversation);
+    drop(passed);
     packet::write(&mut stream, 1, &client.answer.encode()).await?;
     let Some((status, [by_client, by_compute])) = authenticate(client, &mut stream).await? else {
         return Ok(None);
     };
+    entered.handle.conversation.lock().begin(status);
     Ok(Some(Inner {
         stream: InnerStream::Tcp(stream),
         name: name.to_owned(),
         branch: Arc::clone(branch),
         branch_id: compute.branch_id,
         id: greeting.id,
-        status,
-        entered: branch.enter(greeting.id),
+        entered,
         by_client,
         by_compute,
     }))
@@ -381,7 +387,6 @@ async fn pass(shared: &Shared, client: &mut Client, inner: Inner) -> Option<Away
         name,
         branch_id,
         id,
-        status,
         entered,
         by_client,
         by_compute,
@@ -389,9 +394,9 @@ async fn pass(shared: &Shared, client: &mut Client, inner: Inner) -> Option<Away
     } = inner;
     let _entry = shared.enter(client.id, &name, id);
     let form = Form::of(&client.answer);
-    let conversation = Mutex::new(Conversation::new(form, status));
+    let conversation = &entered.handle.conversation;
     let numbers = |id| shared.inner_id(id, &name);
-    let mut commands = Commands::new(&name, &numbers, &conversation);
+    let mut commands = Commands::new(&name, &numbers, conversation);
     let (mut by_client, mut by_compute) = (&by_client[..], &by_compute[..]);
     loop {
         {
@@ -408,7 +413,6 @@ async fn pass(shared: &Shared, client: &mut Client, inner: Inner) -> Option<Away
             let back = pin!(relay::copy_answers(
                 &mut from_compute,
                 &mut to_client,
-                &conversation,
                 &entered.handle,
             ));
             // A client that has ended well may still want the rest of an answer, which the
@@ -438,21 +442,24 @@ async fn pass(shared: &Shared, client: &mut Client, inner: Inner) -> Option<Away
         };
         match captured {
             Ok(parked) => {
+                let (status, option) = {
+                    let conversation = conversation.lock();
+                    (conversation.status(), conversation.option())
+                };
                 drop(stream);
                 drop(entered);
-                let _ = request.left.send(true);
-                let status = conversation.lock().status();
+                let _ = request.left.send(Ok(()));
                 return Some(Away {
                     name: name.clone(),
                     branch_id,
                     status,
+                    option,
                     parked,
                 });
             }
             // It goes on where it is.
             Err(Broken::Refused(error)) => {
-                tracing::debug!(branch = name, %error, "a session does not leave");
-                let _ = request.left.send(false);
+                let _ = request.left.send(Err(error.message.into_owned()));
             }
             Err(Broken::Io(_)) => return None,
         }
@@ -492,7 +499,6 @@ async fn come_back(
                     branch: Arc::clone(branch),
                     branch_id: away.branch_id.clone(),
                     id,
-                    status: away.status,
                     entered,
                     by_client: said,
                     by_compute: Vec::new(),
@@ -531,9 +537,18 @@ async fn restore(
             "Branch '{name}' is another one by now: connect anew"
         ))));
     }
-    let restored = tokio::time::timeout(MOVE, away.parked.restore(&compute, answer)).await;
-    let why = match restored {
-        Ok(Ok((stream, id))) => return Ok((stream, id, branch.enter(id))),
+    let restored = async {
+        let (mut stream, id) = away.parked.restore(&compute, answer).await?;
+        if let Some(option) = away.option {
+            own::set_option(&mut stream, option).await?;
+        }
+        Ok::<_, Broken>((stream, id))
+    };
+    let why = match tokio::time::timeout(MOVE, restored).await {
+        Ok(Ok((stream, id))) => {
+            let conversation = Conversation::restored(Form::of(answer), away.status, away.option);
+            return Ok((stream, id, branch.enter(id, conversation)));
+        }
         Ok(Err(error)) => error.to_string(),
         Err(_) => "it does not answer".to_owned(),
     };

@@ -10,7 +10,8 @@
 //!    does an event that is about to be executed;
 //! 3. the gateway's sessions are taken off the compute (`park.rs`), and stay with their
 //!    clients;
-//! 4. the compute is asked again: it must have no session left;
+//! 4. the compute is asked again: it must have no session left, and its next event must
+//!    still be the same, so that none is between its queue and its execution;
 //! 5. it is ended, and the gate opens. The next client that speaks starts it, with the
 //!    variables that SQL has set for the whole server.
 //!
@@ -47,6 +48,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 const LEAVE: Duration = Duration::from_secs(5);
 /// How long the compute may take to notice that they have left.
 const NOTICE: Duration = Duration::from_secs(2);
+/// An event that has left the queue is a session after this time.
+const EVENT_BEGIN: Duration = Duration::from_millis(100);
 /// A compute does not sleep for less than this before an event, in seconds.
 const NAP_MIN_S: u64 = 10;
 /// A compute is started so long before its next event, in seconds.
@@ -54,13 +57,17 @@ const EARLY_S: u64 = 2;
 
 const STATEMENTS: &str =
     "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME = 'QUESTIONS'";
-const SESSIONS: &str = "SELECT ID, USER, HOST, IP, TIES, DUE \
+const SESSIONS: &str = "SELECT ID, USER, HOST, IP, ACCOUNT_HOST, TIES, DUE \
     FROM information_schema.INNODB_PAGE_SERVER_SESSIONS";
 
 /// The variables that SQL has set for the whole server, which its next start does not know.
+/// Two are states of replication that it keeps elsewhere; those that end in `_now` are
+/// commands.
 const GLOBALS: &str = "SELECT VARIABLE_NAME, HEX(CONVERT(GLOBAL_VALUE USING utf8mb4)), VARIABLE_TYPE \
     FROM information_schema.SYSTEM_VARIABLES \
-    WHERE GLOBAL_VALUE_ORIGIN = 'SQL' AND READ_ONLY = 'NO'";
+    WHERE GLOBAL_VALUE_ORIGIN = 'SQL' AND READ_ONLY = 'NO' \
+    AND VARIABLE_NAME NOT IN ('GTID_SLAVE_POS', 'GTID_BINLOG_STATE') \
+    AND RIGHT(VARIABLE_NAME, 4) <> '_NOW'";
 
 /// Watches all computes, and wakes those whose events are due, until it is dropped.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -83,15 +90,24 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             if !watched.lock().insert(branch.clone()) {
                 continue;
             }
-            let (shared, watched) = (Arc::clone(&shared), Arc::clone(&watched));
+            let watching = Watching(Arc::clone(&watched), branch);
+            let shared = Arc::clone(&shared);
             tasks.spawn(async move {
                 match seen {
-                    Seen::MaySleep(_) => watch(&shared, &branch).await,
-                    Seen::WakeAt(..) => wake(&shared, &branch).await,
+                    Seen::MaySleep(_) => watch(&shared, &watching.1).await,
+                    Seen::WakeAt(..) => wake(&shared, &watching.1).await,
                 }
-                watched.lock().remove(&branch);
             });
         }
+    }
+}
+
+/// The entry of a branch that has a task, for as long as that lives.
+struct Watching(Arc<Mutex<HashSet<String>>>, String);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.lock().remove(&self.1);
     }
 }
 
@@ -147,7 +163,7 @@ async fn ask(
         let Some((now, after)) = shared.computes.look_at(name) else {
             return Ok(());
         };
-        if now.own != compute.own || now.address != compute.address {
+        if now.process != compute.process {
             return Ok(());
         }
         let pause = (after / PART).clamp(ASK_MIN, ASK_MAX);
@@ -192,6 +208,7 @@ async fn suspend(
     gate: OwnedRwLockWriteGuard<()>,
 ) -> Result<Outcome, Broken> {
     let mut known = branch.sessions();
+    let asked = shared.settings.clock.instant();
     let sessions = sessions(own).await?;
     let mut due = None;
     let mut leaving = Vec::new();
@@ -215,22 +232,39 @@ async fn suspend(
                     session.id
                 )));
             };
+            if let Some(tie) = handle.conversation.lock().tie() {
+                return Ok(Outcome::Awake(format!(
+                    "connection {} has: {tie}",
+                    session.id
+                )));
+            }
             leaving.push((handle, session.account.clone(), spoken));
         }
     }
+    let globals = match globals(own).await {
+        Ok(globals) => globals,
+        Err(Broken::Refused(why)) => return Ok(Outcome::Awake(why.to_string())),
+        Err(broken) => return Err(broken),
+    };
     let leaving = leaving
         .into_iter()
         .map(|(handle, account, spoken)| handle.park(account, spoken));
     let left = tokio::time::timeout(LEAVE, join_all(leaving)).await;
     // A session that has ended has left, too.
-    let all_left = left.is_ok_and(|left| left.iter().all(|left| *left != Ok(false)));
-    if !all_left {
-        return Ok(Outcome::Awake("a client speaks".to_owned()));
+    match left.map(|left| left.into_iter().find_map(|left| left.ok()?.err())) {
+        Ok(None) => {}
+        Ok(Some(why)) => return Ok(Outcome::Awake(format!("a session stays: {why}"))),
+        Err(_) => return Ok(Outcome::Awake("a session does not answer".to_owned())),
     }
     let noticed = shared.settings.clock.instant();
     loop {
         let rest = self::sessions(own).await?;
-        if rest.iter().all(Session::is_scheduler) {
+        let scheduler = rest.iter().find(|session| session.is_scheduler());
+        if scheduler.is_some_and(|scheduler| scheduler.due != due) {
+            return Ok(Outcome::Awake("an event is executed".to_owned()));
+        }
+        let may_begin = scheduler.is_some() && shared.settings.clock.since(asked) < EVENT_BEGIN;
+        if rest.iter().all(Session::is_scheduler) && !may_begin {
             break;
         }
         if shared.settings.clock.instant() - noticed > NOTICE {
@@ -241,7 +275,7 @@ async fn suspend(
     let began = shared.settings.clock.instant();
     let sleep = Sleep {
         wake_at: due,
-        globals: globals(own).await?,
+        globals,
     };
     match shared.computes.suspend(compute, &sleep).await {
         Ok(()) => {
@@ -286,6 +320,7 @@ fn session(row: &Row) -> Option<Session> {
         Some(user),
         Some(host),
         Some(ip),
+        Some(account_host),
         Some(ties),
         Some(due),
     ] = &row[..]
@@ -299,6 +334,7 @@ fn session(row: &Row) -> Option<Session> {
             user: user.clone(),
             host: host.clone(),
             ip: ip.clone(),
+            account_host: account_host.clone(),
         },
         ties: String::from_utf8_lossy(ties).into_owned(),
         due: (due > 0).then_some(due),

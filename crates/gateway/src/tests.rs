@@ -13,8 +13,8 @@ use crate::route::{ATTRIBUTE, Route, Wishes, route};
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
-fn conversation() -> Mutex<Conversation> {
-    Mutex::new(Conversation::new(Form::default(), 2))
+fn conversation() -> Conversation {
+    Conversation::restored(Form::default(), 2, None)
 }
 
 fn wishes<'a>(user: &'a str, database: &'a str) -> Wishes<'a> {
@@ -136,7 +136,7 @@ fn packet(seq: u8, payload: &[u8]) -> Vec<u8> {
 /// The bytes that the compute gets of `bytes`, which arrive in pieces that end at `cuts`.
 fn passed(bytes: &[u8], mut cuts: Vec<usize>) -> Vec<u8> {
     let inner = |id: u32| (id == FIRST_ID + 1).then_some(42);
-    let conversation = conversation();
+    let conversation = Mutex::new(conversation());
     let mut commands = Commands::new("dev", &inner, &conversation);
     let mut out = Vec::new();
     cuts.push(bytes.len());
@@ -378,9 +378,8 @@ async fn the_relay_holds_back_no_byte_for_good() {
             drop(client);
         };
         let relaying = async {
-            let conversation = conversation();
-            let mut commands = Commands::new("dev", &inner, &conversation);
-            let handle = Handle::default();
+            let handle = Handle::new(conversation());
+            let mut commands = Commands::new("dev", &inner, &handle.conversation);
             let stopped = copy_commands(&mut from, &mut to, &mut commands, &handle);
             assert_eq!(stopped.await.unwrap(), Stopped::Ended);
             drop(to);

@@ -135,8 +135,19 @@ static MYSQL_SYSVAR_STR(page_server_cache_file, page_server::cache_file,
 static MYSQL_THDVAR_STR(page_server_act_as,
   PLUGIN_VAR_NOCMDOPT | PLUGIN_VAR_MEMALLOC,
   "Setting it turns a session of Xylem's own account into one of another account:"
-  " its user, host and address, each ended by a NUL",
+  " its user, host and address, and the account's host, each ended by a NUL",
   page_server_act_as, nullptr, nullptr);
+
+static MYSQL_THDVAR_ULONG(page_server_statement_id,
+  PLUGIN_VAR_NOCMDOPT,
+  "Setting it gives the next prepared statement this number",
+  page_server_statement_id, nullptr, 0, 0, ~0U, 0);
+
+static MYSQL_THDVAR_STR(page_server_statement_types,
+  PLUGIN_VAR_NOCMDOPT | PLUGIN_VAR_MEMALLOC,
+  "Setting it gives the parameters of a prepared statement their types: the statement's"
+  " number (4 bytes), and 2 bytes for each parameter, as COM_STMT_EXECUTE has them",
+  page_server_statement_types, nullptr, nullptr);
 
 #define PAGE_SERVER_SYSTEM_VARIABLES \
   MYSQL_SYSVAR(page_server_enabled), \
@@ -159,4 +170,6 @@ static MYSQL_THDVAR_STR(page_server_act_as,
   MYSQL_SYSVAR(page_server_hot_pages_interval), \
   MYSQL_SYSVAR(page_server_cache_size), \
   MYSQL_SYSVAR(page_server_cache_file), \
-  MYSQL_SYSVAR(page_server_act_as)
+  MYSQL_SYSVAR(page_server_act_as), \
+  MYSQL_SYSVAR(page_server_statement_id), \
+  MYSQL_SYSVAR(page_server_statement_types)

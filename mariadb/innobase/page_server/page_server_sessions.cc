@@ -95,17 +95,18 @@ const char *ties(const THD &thd) noexcept
     return "temporary tables";
   if (thd.handler_tables_hash.records)
     return "open handlers";
-  if (thd.stmt_map.st_hash.records)
-    return "prepared statements";
   for (const auto &locks : thd.mdl_context.m_tickets)
     if (!locks.is_empty())
       return "metadata locks";
   if (thd.rli_fake || thd.rgi_fake)
     return "events of a binary log";
-  if (thd.user_vars.records)
-    return "user variables";
-  if (thd.user_time.val || thd.auto_inc_intervals_forced.nb_elements())
+  if (thd.sp_package_body_cache)
+    return "variables of packages";
+  if (thd.user_time.val || thd.auto_inc_intervals_forced.nb_elements() ||
+      thd.variables.gtid_seq_no)
     return "settings of the next statement";
+  if (thd.variables.collation_database != thd.db_charset)
+    return "collation_database";
   const Security_context &account= thd.main_security_ctx;
   if (!account.user || strcmp(account.user, account.priv_user) ||
       account.external_user || *account.proxy_user || account.password_expired ||
@@ -150,7 +151,7 @@ my_bool fill_session(THD *thd, Fill *fill)
   const char *tie= thd->system_thread ? system_ties(*thd) : "";
   if (thd == fill->thd || !tie)
     return 0;
-  std::string user, host, ip;
+  std::string user, host, ip, priv_host;
   mysql_mutex_lock(&thd->LOCK_thd_data);
   if (!thd->system_thread)
     tie= ties(*thd);
@@ -161,13 +162,16 @@ my_bool fill_session(THD *thd, Fill *fill)
     host= account.host;
   if (account.ip)
     ip= account.ip;
+  if (account.user)
+    priv_host= account.priv_host;
   mysql_mutex_unlock(&thd->LOCK_thd_data);
   const bool scheduler= thd->system_thread == SYSTEM_THREAD_EVENT_SCHEDULER;
   Field **const fields= fill->table->field;
   fields[0]->store(thd->thread_id, true);
-  fields[5]->store(scheduler ? next_event() : 0, true);
+  fields[6]->store(scheduler ? next_event() : 0, true);
   return store(fields[1], user.c_str()) || store(fields[2], host.c_str()) ||
-    store(fields[3], ip.c_str()) || store(fields[4], tie) ||
+    store(fields[3], ip.c_str()) || store(fields[4], priv_host.c_str()) ||
+    store(fields[5], tie) ||
     schema_table_store_record(fill->thd, fill->table);
 }
 
@@ -188,6 +192,7 @@ static ST_FIELD_INFO page_server_sessions_fields[]=
   Column("USER", Varchar(128), NOT_NULL),
   Column("HOST", Varchar(255), NOT_NULL),
   Column("IP", Varchar(64), NOT_NULL),
+  Column("ACCOUNT_HOST", Varchar(255), NOT_NULL),
   Column("TIES", Varchar(64), NOT_NULL),
   Column("DUE", ULonglong(), NOT_NULL),
   CEnd()
@@ -233,10 +238,11 @@ int page_server_act_as(THD *thd, st_mysql_sys_var *, void *save, st_mysql_value 
   int length{sizeof buf};
   const char *const given= value->val_str(value, buf, &length);
   const std::string fields{given ? std::string(given, size_t(length)) : std::string{}};
-  /* The user, the host, and the address, each ended by a NUL */
+  /* The user, the host, the address, and the account's host, each ended by a NUL */
   const size_t host_at{fields.find('\0') + 1};
   const size_t ip_at{fields.find('\0', host_at) + 1};
-  if (!host_at || !ip_at || fields.size() <= ip_at || fields.back())
+  const size_t account_at{fields.find('\0', ip_at) + 1};
+  if (!host_at || !ip_at || !account_at || fields.size() <= account_at || fields.back())
   {
     my_error(ER_WRONG_VALUE_FOR_VAR, MYF(0), "innodb_page_server_act_as", "");
     return 1;
@@ -245,9 +251,12 @@ int page_server_act_as(THD *thd, st_mysql_sys_var *, void *save, st_mysql_value 
   char *const host= my_strdup(PSI_NOT_INSTRUMENTED, &fields[host_at], MYF(MY_WME));
   char *const ip= my_strdup(PSI_NOT_INSTRUMENTED, &fields[ip_at], MYF(MY_WME));
   Security_context client;
-  if (!user || !host || !ip || acl_getroot(&client, user, host, ip, ""))
+  /* The most specific account is chosen: it must be the one that the client logged in to,
+  whose password it knew. */
+  if (!user || !host || !ip || acl_getroot(&client, user, host, ip, "") ||
+      strcmp(client.priv_user, user) || strcmp(client.priv_host, &fields[account_at]))
   {
-    my_error(ER_NO_SUCH_USER, MYF(0), &fields[0], &fields[host_at]);
+    my_error(ER_NO_SUCH_USER, MYF(0), &fields[0], &fields[account_at]);
     my_free(user);
     my_free(host);
     my_free(ip);

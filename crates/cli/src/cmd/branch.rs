@@ -9,7 +9,7 @@ use crate::args::branch::{
     BranchShowArgs, SpanOrDefault,
 };
 use crate::compute::name::ComputeName;
-use crate::compute::record::ComputeRecord;
+use crate::compute::record::{ComputeRecord, ComputeState};
 use crate::compute::starter::Started;
 use crate::compute::stop;
 use crate::failure::Failure;
@@ -344,7 +344,7 @@ async fn rename(
     let running = is_running(app, &old);
     let control = &up.running.control;
     let branch = BranchReport::from(control.rename_branch(&args.old, &args.new).await?);
-    stop::stop(&app.state, &old).await?;
+    stop::stop_awake(&app.state, &old).await?;
     take_directory(app, up, &old, &new).await?;
     let started = restart(app, up, progress, &new, running).await?;
     if app.json {
@@ -402,7 +402,7 @@ async fn restore(
     let moment = control.resolve(&args.branch, at).await?;
     let running = is_running(app, &compute);
     // Its clients' transactions end in an orderly way, and are kept.
-    stop::stop(&app.state, &compute).await?;
+    let before = stop::stop_awake(&app.state, &compute).await?;
     let keep_as = args.keep_as.as_ref();
     let at = Moment::Lsn(moment.lsn);
     let restored = control
@@ -411,6 +411,7 @@ async fn restore(
     // Whatever the outcome, a compute that ran runs again.
     let started = restart(app, up, progress, &compute, running).await;
     let restored = restored?;
+    wake_soon(app, &compute, before)?;
     let started = started?;
     let new = BranchReport::from(restored.branch.unwrap_or_default());
     let kept = BranchReport::from(restored.kept.unwrap_or_default());
@@ -435,6 +436,18 @@ async fn restore(
         timer.elapsed().as_secs_f64(),
         kept.name,
     ))
+}
+
+/// Has the gateway wake a compute that slept before its branch was restored: the branch may
+/// have other events now.
+fn wake_soon(app: &App, name: &ComputeName, before: Option<ComputeRecord>) -> Result<()> {
+    match before {
+        Some(mut record) if record.state() == ComputeState::Asleep => {
+            record.wake_at = Some(0);
+            record.save(&app.state.compute(name))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `xylem branch restore`

@@ -163,6 +163,19 @@ fn only_if(condition: &str, then: &str) -> String {
     format!("BEGIN NOT ATOMIC IF {condition} THEN {then} END IF; END;\n")
 }
 
+/// A statement of one line, whose failure does not end the init file.
+pub fn if_possible(statement: &str) -> String {
+    let bytes: String = statement
+        .bytes()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    // Not the statement itself: a variable that is unknown is an error of the whole line.
+    format!(
+        "BEGIN NOT ATOMIC DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END; \
+         SET sql_mode = ''; EXECUTE IMMEDIATE _utf8mb4 X'{bytes}'; END;\n"
+    )
+}
+
 fn quoted(text: &str) -> String {
     text.replace('\\', "\\\\").replace('\'', "\\'")
 }

@@ -125,11 +125,7 @@ impl Starter<'_> {
         }
         let before = ComputeRecord::load(&start.dir);
         for statement in before.iter().flat_map(|before| &before.globals) {
-            // The file has one statement in a line.
-            if !statement.contains('\n') {
-                init.push_str(statement);
-                init.push_str(";\n");
-            }
+            init.push_str(&bootstrap::if_possible(statement));
         }
         if init.is_empty() {
             return Ok(None);

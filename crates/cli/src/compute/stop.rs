@@ -1,7 +1,7 @@
 //! Ending computes.
 
 use super::name::ComputeName;
-use super::record::{ComputeRecord, Phase};
+use super::record::{ComputeRecord, ComputeState, Phase};
 use crate::app::App;
 use crate::control::Control;
 use crate::files;
@@ -36,6 +36,20 @@ pub async fn stop(state: &StateDir, name: &ComputeName) -> Result<bool> {
 /// As for [`stop`].
 pub async fn suspend(state: &StateDir, name: &ComputeName, sleep: &Sleep) -> Result<bool> {
     end(state, name, Phase::Asleep, sleep).await
+}
+
+/// Ends the compute as [`stop`] does, unless it sleeps: then it goes on sleeping. The record
+/// that it had before, if it was ever started.
+///
+/// # Errors
+/// As for [`stop`].
+pub async fn stop_awake(state: &StateDir, name: &ComputeName) -> Result<Option<ComputeRecord>> {
+    let before = ComputeRecord::load(&state.compute(name));
+    let sleeps = |record: &ComputeRecord| record.state() == ComputeState::Asleep;
+    if !before.as_ref().is_some_and(sleeps) {
+        stop(state, name).await?;
+    }
+    Ok(before)
 }
 
 async fn end(state: &StateDir, name: &ComputeName, phase: Phase, sleep: &Sleep) -> Result<bool> {

@@ -1,7 +1,7 @@
 //! Options, scripts and data directories of computes.
 
 use super::base::Materialise;
-use super::bootstrap::{accounts_sql, in_innodb, own_account_sql};
+use super::bootstrap::{accounts_sql, if_possible, in_innodb, own_account_sql};
 use super::mycnf::{Options, PageServer, Tls, reaches, render, render_client};
 use super::{decoy, reader, ready};
 use crate::account::User;
@@ -269,6 +269,17 @@ fn xylem_s_own_account_is_seen_to_in_one_line() {
     assert!(sql.starts_with("BEGIN NOT ATOMIC IF NOT EXISTS") && sql.ends_with("END;\n"));
     assert!(sql.contains(r"PASSWORD('it\'s')"));
     assert!(!sql.contains("'root'"), "{sql}");
+}
+
+#[test]
+fn a_statement_that_may_fail_is_one_line() {
+    let sql = if_possible("SET GLOBAL a = 'x\ny'");
+    assert_eq!(sql.lines().count(), 1);
+    assert!(
+        sql.contains(
+            "EXECUTE IMMEDIATE _utf8mb4 X'53455420474c4f42414c2061203d2027780a7927'; END;"
+        )
+    );
 }
 
 #[test]

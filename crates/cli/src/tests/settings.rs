@@ -7,6 +7,8 @@ use crate::args::{Cli, Command};
 use crate::project::Project;
 use crate::settings::{self, Ports, Settings};
 use clap::{Args, CommandFactory, Parser};
+use std::net::Ipv4Addr;
+use std::time::Duration;
 use xylem_server::config::ServerArgs;
 
 /// A value of the argument `id`.
@@ -124,6 +126,32 @@ fn a_project_has_a_gateway_unless_told_otherwise() {
     };
     assert!(back.has_gateway());
     assert_eq!(back.gateway.gateway_domain.unwrap(), "db.example.com");
+}
+
+#[test]
+fn computes_sleep_unless_somebody_may_need_their_own_ports() {
+    const MINUTES: Option<Duration> = Some(Duration::from_secs(300));
+    let new = project();
+    assert_eq!(new.suspend_after("a"), MINUTES);
+    let mut open = project();
+    open.settings.compute.bind = Some(Ipv4Addr::UNSPECIFIED.into());
+    assert_eq!(open.suspend_after("a"), None);
+    // Where a setting says so, they sleep.
+    open.suspend_after_of
+        .insert("a".to_owned(), "1h".to_owned());
+    assert_eq!(open.suspend_after("a"), Some(Duration::from_secs(3600)));
+    assert_eq!(open.suspend_after("b"), None);
+    open.settings.sleep.suspend_after = Some("5m".to_owned());
+    assert_eq!(open.suspend_after("b"), MINUTES);
+    open.settings.sleep.suspend_after = Some("0s".to_owned());
+    assert_eq!(open.suspend_after("b"), None);
+
+    // A project file of a version whose computes did not sleep.
+    let file = toml::to_string(&project()).unwrap();
+    let line = "sleep_by_default = true\n";
+    assert!(file.contains(line), "{file}");
+    let old: Project = toml::from_str(&file.replace(line, "")).unwrap();
+    assert_eq!(old.suspend_after("a"), None);
 }
 
 #[test]

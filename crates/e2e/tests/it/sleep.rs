@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 use mysql::prelude::Queryable;
 use mysql::{Conn, OptsBuilder, Value};
 use std::time::{Duration, Instant};
+use xylem_e2e::raw_client::RawClient;
 use xylem_e2e::{Project, wait_until};
 
 /// The number of sleeps of the test with the trickle of queries.
@@ -22,6 +23,7 @@ impl Sleepers {
         project.up_in_place("16MiB")?;
         project.sql(
             "CREATE USER app IDENTIFIED BY 'pw'; GRANT ALL ON *.* TO app;
+             CREATE USER raw; GRANT ALL ON *.* TO raw;
              CREATE ROLE clerk; GRANT clerk TO app; CREATE DATABASE shop;
              CREATE TABLE shop.t (id INT AUTO_INCREMENT PRIMARY KEY, v TEXT)",
         )?;
@@ -127,51 +129,127 @@ fn a_session_survives_the_sleep_of_its_compute() -> Result<()> {
     Ok(())
 }
 
-/// Branches whose sessions have something that cannot be restored, with the statements that
-/// take it and give it up.
-const TIES: [(&str, &str, &str); 8] = [
-    (
-        "transaction",
-        "BEGIN; INSERT INTO t (v) VALUES ('x')",
-        "ROLLBACK",
-    ),
-    ("table-locks", "LOCK TABLES t READ", "UNLOCK TABLES"),
-    (
-        "global-lock",
-        "FLUSH TABLES WITH READ LOCK",
-        "UNLOCK TABLES",
-    ),
-    ("user-lock", "DO GET_LOCK('l', 1)", "DO RELEASE_LOCK('l')"),
-    (
-        "temporary",
-        "CREATE TEMPORARY TABLE mine (i INT)",
-        "DROP TABLE mine",
-    ),
-    ("handler", "HANDLER t OPEN", "HANDLER t CLOSE"),
-    (
-        "prepared",
-        "PREPARE s FROM 'SELECT 1'",
-        "DEALLOCATE PREPARE s",
-    ),
-    (
-        "next",
-        "SET insert_id = 77",
-        "INSERT INTO t (v) VALUES ('y')",
-    ),
+/// Something that cannot be restored, on a branch of its own.
+struct Tie {
+    branch: &'static str,
+    /// The statements that make it.
+    take: &'static [&'static str],
+    /// The statements that end it.
+    give: &'static [&'static str],
+    /// Words of the gateway's log.
+    reason: &'static str,
+}
+
+const TIES: [Tie; 11] = [
+    Tie {
+        branch: "transaction",
+        take: &["BEGIN", "INSERT INTO t (v) VALUES ('x')"],
+        give: &["ROLLBACK"],
+        reason: "transaction",
+    },
+    Tie {
+        branch: "xa",
+        take: &["XA START 'x'"],
+        give: &["XA END 'x'", "XA ROLLBACK 'x'"],
+        reason: "transaction",
+    },
+    Tie {
+        branch: "table-locks",
+        take: &["LOCK TABLES t READ"],
+        give: &["UNLOCK TABLES"],
+        reason: "table locks",
+    },
+    Tie {
+        branch: "global-lock",
+        take: &["FLUSH TABLES WITH READ LOCK"],
+        give: &["UNLOCK TABLES"],
+        reason: "table locks",
+    },
+    Tie {
+        branch: "user-lock",
+        take: &["DO GET_LOCK('l', 1)"],
+        give: &["DO RELEASE_LOCK('l')"],
+        reason: "user locks",
+    },
+    Tie {
+        branch: "temporary",
+        take: &["CREATE TEMPORARY TABLE mine (i INT)"],
+        give: &["DROP TABLE mine"],
+        reason: "temporary tables",
+    },
+    Tie {
+        branch: "handler",
+        take: &["HANDLER t OPEN"],
+        give: &["HANDLER t CLOSE"],
+        reason: "open handlers",
+    },
+    Tie {
+        branch: "next",
+        take: &["SET insert_id = 77"],
+        give: &["INSERT INTO t (v) VALUES ('y')"],
+        reason: "settings of the next statement",
+    },
+    Tie {
+        branch: "collation",
+        take: &["SET collation_database = latin1_german2_ci"],
+        give: &["USE shop"],
+        reason: "collation_database",
+    },
+    Tie {
+        branch: "charset",
+        take: &[
+            "SET NAMES latin1",
+            "PREPARE s FROM 'SELECT 1'",
+            "SET NAMES utf8mb4",
+        ],
+        give: &["DEALLOCATE PREPARE s"],
+        reason: "another character set",
+    },
+    Tie {
+        branch: "long",
+        take: &["SET @v = REPEAT('x', 40000)"],
+        give: &["SET @v = 1"],
+        reason: "more than 32768 bytes",
+    },
 ];
 
 #[test]
 fn what_cannot_be_restored_keeps_a_compute_awake() -> Result<()> {
     let sleepers = Sleepers::start()?;
     let mut held = Vec::new();
-    for (branch, take, give) in TIES {
-        sleepers.project.xylem(&["branch", "create", branch])?;
-        let mut conn = sleepers.connect(&format!("app@{branch}"))?;
-        for statement in take.split("; ") {
-            conn.query_drop(statement)?;
+    for tie in &TIES {
+        sleepers.project.xylem(&["branch", "create", tie.branch])?;
+        let mut conn = sleepers.connect(&format!("app@{}", tie.branch))?;
+        for statement in tie.take {
+            conn.query_drop(statement).context(tie.branch)?;
         }
-        held.push((branch, conn, give));
+        held.push((tie, conn));
     }
+    // Nothing but its end takes the variables of a package from a session.
+    sleepers.project.xylem(&["branch", "create", "package"])?;
+    let mut package = sleepers.connect("app@package")?;
+    for statement in [
+        "SET sql_mode = ORACLE",
+        "CREATE PACKAGE p AS PROCEDURE a(); END",
+        "CREATE PACKAGE BODY p AS v INT := 0; PROCEDURE a() AS BEGIN v := v + 1; END; END",
+        "CALL p.a()",
+    ] {
+        package.query_drop(statement)?;
+    }
+    sleepers.project.sql(
+        "CREATE USER few IDENTIFIED BY 'pw' WITH MAX_USER_CONNECTIONS 5; GRANT ALL ON *.* TO few",
+    )?;
+    sleepers.project.xylem(&["branch", "create", "limits"])?;
+    let limited = sleepers.connect("few@limits")?;
+    // A cursor whose rows were not all fetched.
+    sleepers.project.xylem(&["branch", "create", "cursor"])?;
+    let mut cursor = RawClient::connect(sleepers.port, "raw@cursor", "shop")?;
+    let prepared = cursor.command(b"\x16SELECT 1 UNION ALL SELECT 2")?;
+    // Its one column.
+    cursor.list()?;
+    let statement = [&prepared[1..5], &[1, 1, 0, 0, 0]].concat();
+    cursor.command(&[b"\x17", &statement[..]].concat())?;
+    cursor.list()?;
     // A connection that does not come through the gateway.
     sleepers.project.xylem(&["branch", "create", "direct"])?;
     sleepers.project.xylem(&["compute", "start", "direct"])?;
@@ -194,40 +272,234 @@ fn what_cannot_be_restored_keeps_a_compute_awake() -> Result<()> {
         .xylem(&["branch", "create", "awake", "--suspend-after", "0s"])?;
     drop(sleepers.connect("app@awake")?);
 
-    let reasons = [
-        "transaction",
-        "table locks",
-        "user locks",
-        "temporary tables",
-        "open handlers",
-        "prepared statements",
-        "settings of the next statement",
-        "is to the compute itself",
-    ];
-    wait_until("each tie was found", Duration::from_secs(30), || {
+    let mut reasons: Vec<_> = TIES.iter().map(|tie| (tie.branch, tie.reason)).collect();
+    reasons.extend([
+        ("direct", "is to the compute itself"),
+        ("package", "variables of packages"),
+        ("limits", "limits of the account"),
+        ("cursor", "an open cursor"),
+    ]);
+    wait_until("each tie was found", Duration::from_secs(40), || {
         let log = sleepers.log();
-        Ok(reasons.iter().all(|reason| log.contains(reason)))
+        Ok(reasons.iter().all(|(branch, reason)| {
+            let said = format!("branch=\"{branch}\"");
+            log.lines()
+                .any(|line| line.contains(&said) && line.contains(reason))
+        }))
     })
     .with_context(|| sleepers.log())?;
-    for (branch, ..) in &held {
+    for (branch, _) in &reasons {
         assert_eq!(sleepers.state(branch)?, "running", "{branch}");
     }
-    assert_eq!(sleepers.state("direct")?, "running");
     assert_eq!(sleepers.state("awake")?, "running");
-    drop(direct);
-    for (branch, conn, give) in &mut held {
-        conn.query_drop(*give).with_context(|| branch.to_string())?;
+    drop((direct, package, limited));
+    for (tie, conn) in &mut held {
+        for statement in tie.give {
+            conn.query_drop(statement).context(tie.branch)?;
+        }
     }
+    cursor.command(&[b"\x1a", &statement[..4]].concat())?;
     sleepers
         .project
         .xylem(&["branch", "set", "awake", "--suspend-after", "1s"])?;
-    for (branch, conn, _) in &mut held {
-        sleepers.wait_asleep(branch)?;
+    for (tie, conn) in &mut held {
+        sleepers.wait_asleep(tie.branch)?;
         let one: Option<u8> = conn.query_first("SELECT 1")?;
-        assert_eq!(one, Some(1), "{branch}");
+        assert_eq!(one, Some(1), "{}", tie.branch);
     }
-    sleepers.wait_asleep("direct")?;
-    sleepers.wait_asleep("awake")?;
+    for branch in ["direct", "awake", "package", "limits", "cursor"] {
+        sleepers.wait_asleep(branch)?;
+    }
+    Ok(())
+}
+
+/// User variables, with their types.
+const VARIABLES: &str = "SELECT CONCAT_WS('|', @i, @u + 0, @d, @n, @s, COLLATION(@s),
+    HEX(@b), @z IS NULL, @`odd ``name`, COLUMN_GET(COLUMN_CREATE('n', @n), 'n' AS CHAR),
+    LENGTH(@l))";
+
+#[test]
+fn prepared_statements_and_user_variables_survive() -> Result<()> {
+    let sleepers = Sleepers::start()?;
+    let mut conn = sleepers.connect("app")?;
+    conn.query_drop("INSERT INTO t (v) VALUES ('a'), ('b'), ('c')")?;
+    conn.query_drop(
+        "SET @i = -5, @u = 18446744073709551615, @d = 0.1e0, @n = 1.50, @b = x'ff00', @z = NULL,
+         @s = CONVERT('\u{e4}' USING latin1) COLLATE latin1_german2_ci, @`odd ``name` = 'it''s',
+         @l = REPEAT('x', 20000)",
+    )?;
+    let variables: Option<String> = conn.query_first(VARIABLES)?;
+    let before = variables.context("no row")?;
+    assert!(
+        before.starts_with("-5|18446744073709551615|0.1|1.50|\u{e4}|latin1_german2_ci|FF00|1|it's"),
+        "{before}"
+    );
+    let first = conn.prep("SELECT v FROM t WHERE id = ?")?;
+    // One that is gone, so that there is a number that no statement has.
+    let closed = conn.prep("SELECT 1")?;
+    conn.close(closed)?;
+    conn.query_drop("CREATE DATABASE other")?;
+    conn.query_drop("CREATE TABLE other.t (id INT, v TEXT)")?;
+    conn.query_drop("INSERT INTO other.t VALUES (1, 'other')")?;
+    conn.query_drop("USE other")?;
+    let elsewhere = conn.prep("SELECT v FROM t WHERE id = ? AND 'x' = ?")?;
+    let unused = conn.prep("INSERT INTO t VALUES (?, ?)")?;
+    let doomed = conn
+        .prep("SELECT * FROM shop.doomed_view")
+        .err()
+        .map(|error| error.to_string());
+    assert!(doomed.is_some());
+    conn.query_drop("CREATE TABLE shop.doomed (i INT)")?;
+    let doomed = conn.prep("SELECT * FROM shop.doomed")?;
+    conn.query_drop("PREPARE `na``med` FROM 'SELECT CONCAT(?, \"-\", DATABASE())'")?;
+    conn.query_drop("USE shop")?;
+    let one: Option<String> = conn.exec_first(&first, (2,))?;
+    assert_eq!(one.as_deref(), Some("b"));
+    let one: Option<String> = conn.exec_first(&elsewhere, (1, "x"))?;
+    assert_eq!(one.as_deref(), Some("other"));
+
+    // A client that sends the types of parameters once.
+    let mut raw = RawClient::connect(sleepers.port, "raw", "shop")?;
+    let prepared = raw.command(b"\x16SELECT HEX(?), ? + 1")?;
+    let id = &prepared[1..5];
+    // The parameters, then the columns.
+    raw.list()?;
+    raw.list()?;
+    // One iteration, no NULL, types: VARCHAR and BIGINT UNSIGNED.
+    let types = [0, 1, 0, 0, 0, 0, 1, 253, 0, 8, 0x80];
+    let values = [&[1, b'A'][..], &(u64::MAX - 1).to_le_bytes()].concat();
+    let execute = |raw: &mut RawClient, head: &[u8]| -> Result<Vec<Vec<u8>>> {
+        raw.command(&[b"\x17", id, head, &values].concat())?;
+        raw.list()?;
+        raw.list()
+    };
+    let row_before = execute(&mut raw, &types)?;
+    let untyped = [0, 1, 0, 0, 0, 0, 0];
+    assert_eq!(execute(&mut raw, &untyped)?, row_before);
+
+    sleepers.project.sql("DROP TABLE shop.doomed")?;
+    for round in 0..2 {
+        sleepers.wait_asleep("main")?;
+        assert_eq!(execute(&mut raw, &untyped)?, row_before, "round {round}");
+        let variables: Option<String> = conn.query_first(VARIABLES)?;
+        assert_eq!(variables.as_deref(), Some(&before[..]));
+        let one: Option<String> = conn.exec_first(&first, (3,))?;
+        assert_eq!(one.as_deref(), Some("c"));
+        let one: Option<String> = conn.exec_first(&elsewhere, (1, "x"))?;
+        assert_eq!(one.as_deref(), Some("other"));
+        conn.exec_drop(&unused, (7, "seven"))?;
+        let database: Option<String> = conn.query_first("SELECT DATABASE()")?;
+        assert_eq!(database.as_deref(), Some("shop"));
+        // The name of a table that is gone: one error, and the session goes on.
+        match conn.exec_drop(&doomed, ()) {
+            Err(mysql::Error::MySqlError(_)) => {}
+            other => anyhow::bail!("{other:?}"),
+        }
+        let named: Option<String> = conn.query_first("EXECUTE `na``med` USING @i")?;
+        assert_eq!(named.as_deref(), Some("-5-other"));
+        // A new one gets a number of its own.
+        let new = conn.prep("SELECT ?")?;
+        assert!(
+            ![&first, &elsewhere, &unused]
+                .iter()
+                .any(|old| old.id() == new.id())
+        );
+        let echo: Option<u8> = conn.exec_first(&new, (9,))?;
+        assert_eq!(echo, Some(9));
+        conn.close(new)?;
+    }
+    let rows: Option<usize> = conn.query_first("SELECT COUNT(*) FROM other.t")?;
+    assert_eq!(rows, Some(3));
+    Ok(())
+}
+
+#[test]
+fn a_session_comes_back_as_its_own_account_only() -> Result<()> {
+    let sleepers = Sleepers::start()?;
+    // One that has become another user, and one that a more specific account is made beside.
+    let mut changed = sleepers.connect("app")?;
+    changed.change_user(
+        mysql::ChangeUserOpts::new()
+            .with_user(Some("raw".to_owned()))
+            .with_pass(None)
+            .with_db_name(Some("mysql".to_owned())),
+    )?;
+    let mut beside = sleepers.connect("app")?;
+    sleepers.project.sql(
+        "CREATE USER app@127.0.0.1 IDENTIFIED BY 'other'; GRANT ALL ON *.* TO app@127.0.0.1",
+    )?;
+    sleepers.wait_asleep("main")?;
+    let account: Option<String> =
+        changed.query_first("SELECT CONCAT(CURRENT_USER(), ' ', DATABASE())")?;
+    assert_eq!(account.as_deref(), Some("raw@% mysql"));
+    match beside.query_drop("SELECT 1") {
+        Err(mysql::Error::MySqlError(error)) => {
+            ensure!(error.message.contains("'app'@'%'"), "{error}");
+        }
+        other => anyhow::bail!("{other:?}"),
+    }
+    // The connection is still there, for when the account is.
+    sleepers.project.sql("DROP USER app@127.0.0.1")?;
+    let account: Option<String> = beside.query_first("SELECT CURRENT_USER()")?;
+    assert_eq!(account.as_deref(), Some("app@%"));
+    Ok(())
+}
+
+#[test]
+fn a_branch_that_sleeps_may_be_renamed_and_restored() -> Result<()> {
+    let sleepers = Sleepers::start()?;
+    let record = |branch: &str| -> Result<serde_json::Value> {
+        let path = sleepers
+            .project
+            .dir()
+            .join(format!("computes/{branch}/compute.json"));
+        Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+    };
+    sleepers.project.xylem(&["branch", "create", "dev"])?;
+    let mut conn = sleepers.connect("app@dev")?;
+    conn.query_drop("SET GLOBAL event_scheduler = ON, GLOBAL long_query_time = 3.5")?;
+    conn.query_drop(
+        "CREATE EVENT e ON SCHEDULE EVERY 1 DAY STARTS NOW() + INTERVAL 1 DAY DO DO 1",
+    )?;
+    let moment: Option<u64> = conn.query_first(
+        "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS
+         WHERE VARIABLE_NAME = 'INNODB_LSN_CURRENT'",
+    )?;
+    let moment = moment.context("no LSN")?.to_string();
+    conn.query_drop("INSERT INTO t (v) VALUES ('later')")?;
+    sleepers.wait_asleep("dev")?;
+    let before = record("dev")?;
+    ensure!(before["wake_at"].is_u64(), "{before}");
+
+    sleepers
+        .project
+        .xylem(&["branch", "rename", "dev", "renamed"])?;
+    assert_eq!(sleepers.state("renamed")?, "asleep");
+    let after = record("renamed")?;
+    for field in ["wake_at", "globals", "phase"] {
+        assert_eq!(after[field], before[field], "{field}");
+    }
+
+    // A statement that this start refuses does not keep it from the others.
+    let mut edited = after;
+    let globals = edited["globals"].as_array_mut().context("no list")?;
+    globals.insert(0, "SET GLOBAL no_such_variable = 1".into());
+    std::fs::write(
+        sleepers.project.dir().join("computes/renamed/compute.json"),
+        serde_json::to_vec(&edited)?,
+    )?;
+    // The events of the moment may be others.
+    sleepers
+        .project
+        .xylem(&["branch", "restore", "renamed", "--at", &moment])?;
+    wait_until("the restored branch wakes", Duration::from_secs(20), || {
+        Ok(sleepers.log().contains("woke a compute for its next event"))
+    })?;
+    let mut conn = sleepers.connect("app@renamed")?;
+    let kept: Option<(f64, usize)> =
+        conn.query_first("SELECT @@GLOBAL.long_query_time, (SELECT COUNT(*) FROM t)")?;
+    let kept = kept.context("no row")?;
+    ensure!((kept.0 - 3.5).abs() < 1e-6 && kept.1 == 0, "{kept:?}");
     Ok(())
 }
 
@@ -260,11 +532,13 @@ fn a_trickle_of_queries_through_sleeps_sees_no_error() -> Result<()> {
         longest = longest.max(began.elapsed());
     }
     println!("{cycles} sleeps; 8 clients had their answers within {longest:?}");
-    let starts = sleepers
-        .log()
-        .matches("started a compute for a client")
-        .count();
-    assert_eq!(starts, cycles, "{}", sleepers.log());
+    let log = sleepers.log();
+    let (starts, sleeps) = (
+        log.matches("started a compute for a client").count(),
+        log.matches("a compute sleeps").count(),
+    );
+    // A machine that is busy may let it sleep once more.
+    ensure!(cycles <= starts && starts <= sleeps, "{log}");
     let rows: Option<usize> = conns[0].query_first("SELECT COUNT(*) FROM t")?;
     assert_eq!(rows, Some(8 * cycles));
     Ok(())

@@ -5,6 +5,9 @@ use crate::bytes::put_number;
 use crate::packet::{FULL, header};
 use proptest::prelude::*;
 
+/// The beginning of commands about a prepared statement.
+const STATEMENT: &[u8] = &[9, 0, 0, 0, 1];
+
 /// Packets with their numbers, as a compute sends them.
 #[derive(Default)]
 struct Answer {
@@ -93,6 +96,18 @@ enum Step {
     ChangeUser,
     Close,
     Progress,
+    Option,
+}
+
+impl Step {
+    /// Whether a cursor is open behind it.
+    fn leaves_cursor(&self, before: bool) -> bool {
+        match self {
+            Step::Cursor => true,
+            Step::Fetch(_) | Step::ChangeUser | Step::Close => false,
+            _ => before,
+        }
+    }
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -111,6 +126,7 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Step::ChangeUser),
         Just(Step::Close),
         Just(Step::Progress),
+        Just(Step::Option),
     ]
 }
 
@@ -172,7 +188,7 @@ fn act(step: &Step, form: Form) -> (u8, Vec<u8>) {
             out.bytes.extend(metadata.bytes);
             out.seq = metadata.seq;
             out.end(form, 0x42);
-            0x17
+            command::STMT_EXECUTE
         }
         Step::Fetch(rows) => {
             for _ in rows {
@@ -198,6 +214,10 @@ fn act(step: &Step, form: Form) -> (u8, Vec<u8>) {
             command::CHANGE_USER
         }
         Step::Close => command::STMT_CLOSE,
+        Step::Option => {
+            out.end(form, 2);
+            command::SET_OPTION
+        }
         Step::Progress => {
             out.packet(&[ERR, 0xff, 0xff, 1, 1, 2, 0, 0, 0]);
             out.ok(0, 2);
@@ -215,8 +235,8 @@ fn forms() -> impl Strategy<Value = Form> {
 }
 
 proptest! {
-    /// A session is idle when each command has its whole answer, and not a byte before,
-    /// however the bytes are cut.
+    /// A session is idle when each command has its whole answer and no cursor is open, and
+    /// not a byte before, however the bytes are cut.
     #[test]
     fn idle_means_answered(
         form in forms(),
@@ -224,16 +244,20 @@ proptest! {
         piece in 1_usize..40,
     ) {
         let mut conversation = Conversation::new(form, 2);
+        let mut cursor = false;
         for step in &steps {
-            prop_assert!(conversation.is_idle());
+            prop_assert_eq!(conversation.is_idle(), !cursor);
+            cursor = step.leaves_cursor(cursor);
             let (code, answer) = act(step, form);
-            conversation.sent(code);
-            prop_assert_eq!(conversation.is_idle(), answer.is_empty());
+            conversation.sent(code, STATEMENT);
+            if !answer.is_empty() {
+                prop_assert!(!conversation.is_idle());
+            }
             for (nth, part) in answer.chunks(piece).enumerate() {
                 prop_assert!(!conversation.is_idle(), "{:?}: part {}", step, nth);
                 conversation.received(part);
             }
-            prop_assert!(conversation.is_idle(), "{:?} has ended", step);
+            prop_assert_eq!(conversation.is_idle(), !cursor, "{:?} has ended", step);
         }
     }
 
@@ -246,8 +270,10 @@ proptest! {
         let mut conversation = Conversation::new(form, 2);
         let mut answers = Vec::new();
         for step in &steps {
+            // Which cursor an answer opens is known when it comes.
+            prop_assume!(!matches!(step, Step::Cursor));
             let (code, answer) = act(step, form);
-            conversation.sent(code);
+            conversation.sent(code, STATEMENT);
             answers.extend(answer);
         }
         if let Some((last, first)) = answers.split_last() {
@@ -267,7 +293,7 @@ proptest! {
     ) {
         let mut conversation = Conversation::new(form, 2);
         for code in codes {
-            conversation.sent(code);
+            conversation.sent(code, STATEMENT);
         }
         for part in bytes.chunks(7) {
             conversation.received(part);
@@ -280,14 +306,56 @@ fn a_transaction_is_not_idle() {
     let mut conversation = Conversation::new(Form::default(), 2);
     let mut answer = Answer::default();
     answer.ok(0, IN_TRANSACTION);
-    conversation.sent(command::QUERY);
+    conversation.sent(command::QUERY, b"");
     conversation.received(&answer.bytes);
     assert!(!conversation.is_idle());
     let mut answer = Answer::default();
     answer.ok(0, 2);
-    conversation.sent(command::QUERY);
+    conversation.sent(command::QUERY, b"");
     conversation.received(&answer.bytes);
     assert!(conversation.is_idle());
+}
+
+#[test]
+fn what_an_option_has_set_is_known() {
+    let mut conversation = Conversation::new(Form::default(), 2);
+    assert_eq!(conversation.option(), None);
+    conversation.sent(command::SET_OPTION, &[1, 0]);
+    assert_eq!(conversation.option(), Some([1, 0]));
+    let mut answer = Answer::default();
+    answer.end(Form::default(), 2);
+    conversation.received(&answer.bytes);
+    assert!(conversation.is_idle());
+}
+
+#[test]
+fn a_session_is_busy_until_its_login_has_ended() {
+    let mut conversation = Conversation::login(Form::default());
+    assert!(!conversation.is_idle());
+    assert_eq!(conversation.tie(), None);
+    conversation.begin(2);
+    assert!(conversation.is_idle());
+    assert_eq!(conversation.status(), 2);
+}
+
+#[test]
+fn a_cursor_is_open_until_its_statement_is_reset() {
+    for code in [
+        command::STMT_RESET,
+        command::STMT_EXECUTE,
+        command::RESET_CONNECTION,
+    ] {
+        let mut conversation = Conversation::new(Form::default(), 2);
+        let (execute, answer) = act(&Step::Cursor, Form::default());
+        conversation.sent(execute, STATEMENT);
+        conversation.received(&answer);
+        assert_eq!(conversation.tie(), Some("an open cursor"));
+        let mut answer = Answer::default();
+        answer.ok(0, 2);
+        conversation.sent(code, STATEMENT);
+        conversation.received(&answer.bytes);
+        assert!(conversation.is_idle());
+    }
 }
 
 #[test]
@@ -297,7 +365,7 @@ fn a_row_of_several_packets_is_one() {
     // The second packet of the row begins with a byte of the row, and the third has none.
     answer.rows(form, &[FULL - 5, 2 * FULL], 2);
     let mut conversation = Conversation::new(form, 2);
-    conversation.sent(command::QUERY);
+    conversation.sent(command::QUERY, b"");
     let (last, first) = answer.bytes.split_last().unwrap();
     conversation.received(first);
     assert!(!conversation.is_idle());
@@ -308,7 +376,7 @@ fn a_row_of_several_packets_is_one() {
 #[test]
 fn a_stream_without_an_end_is_never_idle() {
     let mut conversation = Conversation::new(Form::default(), 2);
-    conversation.sent(command::BINLOG_DUMP);
+    conversation.sent(command::BINLOG_DUMP, b"");
     assert!(!conversation.is_idle());
 }
 
