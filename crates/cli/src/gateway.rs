@@ -8,6 +8,7 @@ use crate::compute::stop;
 use crate::control::Control;
 use crate::failure::describe;
 use crate::files::SECRET;
+use crate::process::Process;
 use crate::project::Project;
 use crate::session::Prepared;
 use anyhow::{Context, Result, ensure};
@@ -306,33 +307,26 @@ impl Computes for Branches {
     }
 
     fn look(&self) -> Vec<Seen> {
-        if !self.puts_to_sleep() {
-            return Vec::new();
-        }
-        let Ok(project) = Project::load(&self.app.state) else {
-            return Vec::new();
-        };
         let mut seen = Vec::new();
         for (name, record) in record::list(&self.app.state) {
             // Children that have ended.
             record.process.reap();
-            // Readers end for ever.
+            // Clients do not reach readers here.
             if name.is_reader() {
                 continue;
             }
             match (record.phase, record.wake_at) {
-                (Phase::Running, _)
-                    if project.suspend_after(&record.branch_id).is_some()
-                        && record.process.is_alive() =>
-                {
-                    seen.push(Seen::MaySleep(name.to_string()));
+                (Phase::Running, _) if record.process.is_alive() => {
+                    seen.push(Seen::Runs(name.to_string()));
                 }
                 // A gateway that put it to sleep was killed before it had ended it.
-                (Phase::Asleep, _) if record.process.is_alive() => {
+                (Phase::Asleep, _) if record.process.is_alive() && self.puts_to_sleep() => {
                     seen.push(Seen::WakeAt(name.to_string(), 0));
                 }
                 // Also where the last attempt to wake it has failed.
-                (Phase::Asleep | Phase::Starting, Some(at)) if !record.process.is_alive() => {
+                (Phase::Asleep | Phase::Starting, Some(at))
+                    if !record.process.is_alive() && self.puts_to_sleep() =>
+                {
                     seen.push(Seen::WakeAt(name.to_string(), at))
                 }
                 _ => {}
@@ -341,15 +335,21 @@ impl Computes for Branches {
         seen
     }
 
-    fn look_at(&self, branch: &str) -> Option<(Reached, Duration)> {
+    fn look_at(&self, branch: &str) -> Option<(Reached, Option<Duration>)> {
         let name = ComputeName::from(BranchName::parse(branch).ok()?);
         let record = ComputeRecord::load(&self.app.state.compute(&name))?;
         if record.phase != Phase::Running || !record.process.is_alive() {
             return None;
         }
         let project = Project::load(&self.app.state).ok()?;
-        let after = project.suspend_after(&record.branch_id)?;
+        let after = project.suspend_after(&record.branch_id);
+        let after = after.filter(|_| self.puts_to_sleep());
         Some((self.reached(&name, &record)?, after))
+    }
+
+    fn is_alive(&self, reached: &Reached) -> bool {
+        let process = Process::from_tag(&reached.process);
+        process.is_some_and(Process::is_alive)
     }
 
     fn suspend<'a>(

@@ -51,14 +51,14 @@ impl RawClient {
     /// Also when that is an error.
     pub fn command(&mut self, payload: &[u8]) -> Result<Vec<u8>> {
         self.send(0, payload)?;
-        self.next()
+        self.packet()
     }
 
     /// The next packet.
     ///
     /// # Errors
     /// Also when it is an error.
-    pub fn next(&mut self) -> Result<Vec<u8>> {
+    pub fn packet(&mut self) -> Result<Vec<u8>> {
         let (_, said) = self.receive()?;
         if said.first() == Some(&0xff) {
             bail!("{}", text(&said));
@@ -73,7 +73,7 @@ impl RawClient {
     pub fn list(&mut self) -> Result<Vec<Vec<u8>>> {
         let mut all = Vec::new();
         loop {
-            let packet = self.next()?;
+            let packet = self.packet()?;
             if packet.first() == Some(&0xfe) && packet.len() < 9 {
                 return Ok(all);
             }

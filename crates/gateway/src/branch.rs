@@ -5,11 +5,11 @@ use crate::conversation::Conversation;
 use crate::park::Account;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
+use std::sync::{Arc, OnceLock};
 use tokio::sync::{Notify, RwLock, oneshot};
 
 /// The branches that clients are on or ask for.
@@ -102,6 +102,8 @@ impl Drop for Entered {
 pub(crate) struct Handle {
     /// The course of the session.
     pub conversation: Mutex<Conversation>,
+    /// The account of the session, once the compute has told it and if it can be had again.
+    pub account: OnceLock<Account>,
     /// How often the client or the compute has said something.
     spoken: AtomicU64,
     asked: Notify,
@@ -124,6 +126,7 @@ impl Handle {
     pub fn new(conversation: Conversation) -> Handle {
         Handle {
             conversation: Mutex::new(conversation),
+            account: OnceLock::new(),
             spoken: AtomicU64::new(0),
             asked: Notify::new(),
             request: Mutex::default(),

@@ -24,12 +24,15 @@ pub trait Computes: Send + Sync + 'static {
         from: IpAddr,
     ) -> BoxFuture<'a, Result<Reached, Refusal>>;
 
-    /// The computes that run and may fall asleep, and those that sleep and want to be
-    /// woken at some time.
+    /// The computes that run, and those that sleep and want to be woken at some time.
     fn look(&self) -> Vec<Seen>;
 
-    /// The compute that runs as `branch`'s, if it may fall asleep, as of now.
-    fn look_at(&self, branch: &str) -> Option<(Reached, Duration)>;
+    /// The compute that runs as `branch`'s, as of now, and after which time without use it
+    /// may fall asleep, if it may.
+    fn look_at(&self, branch: &str) -> Option<(Reached, Option<Duration>)>;
+
+    /// Whether the process of a compute is alive.
+    fn is_alive(&self, reached: &Reached) -> bool;
 
     /// Ends the compute `reached`, which nobody uses, until the next [`Computes::reach`].
     ///
@@ -89,8 +92,8 @@ impl fmt::Debug for OwnWay {
 /// A compute that concerns the gateway without a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// It runs, and may fall asleep when nobody uses it.
-    MaySleep(String),
+    /// It runs.
+    Runs(String),
     /// It sleeps until then, in seconds since 1970.
     WakeAt(String, u64),
 }

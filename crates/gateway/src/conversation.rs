@@ -9,6 +9,7 @@
 mod tests;
 
 use crate::bytes::Reader;
+use crate::history::{History, Pending, Reading};
 use crate::login::{Answer, caps, more_caps};
 use crate::packet::{FULL, HEADER_BYTES, length};
 use crate::refusal::Refusal;
@@ -37,10 +38,14 @@ pub(crate) mod command {
     pub const DAEMON: u8 = 0x1d;
     pub const BINLOG_DUMP_GTID: u8 = 0x1e;
     pub const RESET_CONNECTION: u8 = 0x1f;
+    /// MariaDB's own.
+    pub const STMT_BULK_EXECUTE: u8 = 0xfa;
 }
 
 /// `SERVER_STATUS_IN_TRANS`
 pub(crate) const IN_TRANSACTION: u16 = 1;
+/// `SERVER_STATUS_NO_BACKSLASH_ESCAPES`
+const NO_BACKSLASH_ESCAPES: u16 = 1 << 9;
 /// `SERVER_MORE_RESULTS_EXISTS`
 pub(crate) const MORE_RESULTS: u16 = 1 << 3;
 /// `SERVER_STATUS_CURSOR_EXISTS`: the rows are fetched by further commands.
@@ -120,11 +125,16 @@ impl Form {
 
 /// The flags of the server's status in a packet of success.
 pub(crate) fn status_of_ok(payload: &[u8]) -> Result<u16, Refusal> {
+    read_ok(payload).map(|(status, _)| status)
+}
+
+/// The same, and the value of `LAST_INSERT_ID()` that the command has set, or 0.
+fn read_ok(payload: &[u8]) -> Result<(u16, u64), Refusal> {
     let mut from = Reader::new(payload);
     from.u8()?;
     from.number()?;
-    from.number()?;
-    from.u16()
+    let insert_id = from.number()?;
+    Ok((from.u16()?, insert_id))
 }
 
 /// The next packets of the answer to a command.
@@ -159,9 +169,10 @@ enum Rest {
 #[derive(Debug)]
 pub(crate) struct Conversation {
     form: Form,
-    /// The answers under way, in the order of their commands, and the prepared statements
-    /// that these commands are about, or 0.
-    expected: VecDeque<(Expected, u32)>,
+    /// The answers under way, in the order of their commands.
+    expected: VecDeque<Waiting>,
+    /// What the commands have made of the session.
+    pub history: History,
     /// The prepared statements that have open cursors.
     cursors: Vec<u32>,
     /// What COM_SET_OPTION has set.
@@ -176,6 +187,48 @@ pub(crate) struct Conversation {
     left: usize,
     /// The packet continues one that was full.
     continued: bool,
+    /// The number of the last packet of the answer under way; 0: it has none yet.
+    seq: u8,
+    /// The client sends a file that the compute has asked for.
+    sends_file: bool,
+}
+
+/// The end of a session, whose compute has died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Interrupted {
+    /// A transaction was open before the command.
+    pub in_transaction: bool,
+    /// The command without a whole answer.
+    pub command: Option<Unanswered>,
+}
+
+/// A command without a whole answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unanswered {
+    /// The number of the next packet of its answer.
+    pub seq: u8,
+    /// It may end a transaction.
+    pub may_commit: bool,
+    /// It only asks whether somebody is there.
+    pub is_ping: bool,
+}
+
+/// Whether a command is answered by nothing.
+fn has_no_answer(code: u8) -> bool {
+    matches!(
+        code,
+        command::QUIT | command::STMT_SEND_LONG_DATA | command::STMT_CLOSE
+    )
+}
+
+/// A command that waits for its answer.
+#[derive(Debug)]
+struct Waiting {
+    expected: Expected,
+    /// The prepared statement that it is about, or 0.
+    statement: u32,
+    /// Its effect, once the client has sent all of it.
+    pending: Option<Pending>,
 }
 
 impl Conversation {
@@ -184,6 +237,7 @@ impl Conversation {
         Conversation {
             form,
             expected: VecDeque::new(),
+            history: History::default(),
             cursors: Vec::new(),
             option: None,
             status,
@@ -191,20 +245,29 @@ impl Conversation {
             seen: Vec::with_capacity(HEADER_BYTES + LOOK_BYTES),
             left: 0,
             continued: false,
+            seq: 0,
+            sends_file: false,
         }
     }
 
     /// That of a session whose client is logging in, until [`Conversation::begin`].
     pub fn login(form: Form) -> Conversation {
         let mut conversation = Conversation::new(form, 0);
-        conversation.expected.push_back((Expected::Login, 0));
+        conversation.expect(Expected::Login, 0);
         conversation
     }
 
-    /// That of a session that continues one in which COM_SET_OPTION has set `option`.
-    pub fn restored(form: Form, status: u16, option: Option<[u8; 2]>) -> Conversation {
+    /// That of a session that continues one with this history, in which COM_SET_OPTION has
+    /// set `option`.
+    pub fn restored(
+        form: Form,
+        status: u16,
+        option: Option<[u8; 2]>,
+        history: History,
+    ) -> Conversation {
         Conversation {
             option,
+            history,
             ..Conversation::new(form, status)
         }
     }
@@ -238,6 +301,50 @@ impl Conversation {
             && self.status & IN_TRANSACTION == 0
     }
 
+    /// Whether the compute has nothing to say.
+    pub fn is_quiet(&self) -> bool {
+        self.expected.is_empty() && !self.lost
+    }
+
+    /// Where the compute has ended: whether there is a command that waits for its answer, and
+    /// how an error can be put in place of the rest of it. `None`: it cannot.
+    pub fn interrupted(&self) -> Option<Interrupted> {
+        let at_boundary = self.seen.is_empty() && self.left == 0 && !self.continued;
+        if self.lost || self.sends_file || !at_boundary {
+            return None;
+        }
+        let in_transaction = self.status & IN_TRANSACTION != 0;
+        let waiting = match self.expected.len() {
+            0 => None,
+            1 => Some(self.expected.front()?),
+            _ => return None,
+        };
+        let command = match waiting {
+            None => None,
+            Some(Waiting {
+                expected: Expected::Login,
+                ..
+            }) => return None,
+            Some(Waiting { pending, .. }) => {
+                let pending = pending.as_ref()?;
+                Some(Unanswered {
+                    seq: self.seq.wrapping_add(1),
+                    may_commit: pending.may_commit,
+                    is_ping: pending.is_ping,
+                })
+            }
+        };
+        Some(Interrupted {
+            in_transaction,
+            command,
+        })
+    }
+
+    /// Whether backslashes in quotes are escapes.
+    pub fn has_backslashes(&self) -> bool {
+        self.status & NO_BACKSLASH_ESCAPES == 0
+    }
+
     /// The flags of the server's status, as it said last.
     pub fn status(&self) -> u16 {
         self.status
@@ -247,7 +354,12 @@ impl Conversation {
     pub fn sent(&mut self, code: u8, body: &[u8]) {
         use self::command as c;
         let mut statement = 0;
-        if let c::STMT_EXECUTE | c::STMT_FETCH | c::STMT_RESET | c::STMT_CLOSE = code {
+        if let c::STMT_EXECUTE
+        | c::STMT_FETCH
+        | c::STMT_RESET
+        | c::STMT_CLOSE
+        | c::STMT_SEND_LONG_DATA = code
+        {
             let Some(id) = body.first_chunk() else {
                 self.lost = true;
                 return;
@@ -255,8 +367,12 @@ impl Conversation {
             statement = u32::from_le_bytes(*id);
         }
         let expected = match code {
-            c::STMT_CLOSE => return self.close_cursor(statement),
-            c::QUIT | c::STMT_SEND_LONG_DATA => return,
+            c::STMT_CLOSE => {
+                self.history.closed(statement);
+                return self.close_cursor(statement);
+            }
+            c::STMT_SEND_LONG_DATA => return self.history.sent_long_data(statement),
+            c::QUIT => return,
             c::STATISTICS | c::DEBUG => Expected::Single,
             c::SET_OPTION => {
                 self.option = body.first_chunk().copied();
@@ -266,6 +382,9 @@ impl Conversation {
             c::STMT_PREPARE => Expected::Prepared,
             c::STMT_EXECUTE | c::STMT_RESET => {
                 self.close_cursor(statement);
+                if code == c::STMT_RESET {
+                    self.history.reset_statement(statement);
+                }
                 Expected::Result
             }
             c::RESET_CONNECTION => {
@@ -287,8 +406,47 @@ impl Conversation {
             self.lost = true;
         }
         if !self.lost {
-            self.expected.push_back((expected, statement));
+            self.expect(expected, statement);
         }
+    }
+
+    fn expect(&mut self, expected: Expected, statement: u32) {
+        self.expected.push_back(Waiting {
+            expected,
+            statement,
+            pending: None,
+        });
+    }
+
+    /// The client has sent all of the command at once, with `body` behind its code.
+    pub fn sent_whole(&mut self, code: u8, body: &[u8]) {
+        let backslashes = self.has_backslashes();
+        if let Some(waiting) = self.unfinished(code) {
+            let pending = self.history.sent(code, body, backslashes);
+            self.expected[waiting].pending = Some(pending);
+        }
+    }
+
+    /// The client has sent the end of a command that was read in parts.
+    pub fn sent_in_parts(&mut self, reading: Reading) {
+        if let Some(waiting) = self.unfinished(reading.code()) {
+            let pending = self.history.sent_in_parts(reading);
+            self.expected[waiting].pending = Some(pending);
+        }
+    }
+
+    /// The place of the command whose end the client has just sent, if it has an answer. The
+    /// compute may have refused it before.
+    fn unfinished(&mut self, code: u8) -> Option<usize> {
+        if has_no_answer(code) || self.lost {
+            return None;
+        }
+        let last = self.expected.len().checked_sub(1);
+        let last = last.filter(|last| self.expected[*last].pending.is_none());
+        if last.is_none() {
+            self.history.lose();
+        }
+        last
     }
 
     /// The compute has sent these bytes.
@@ -328,28 +486,40 @@ impl Conversation {
     fn packet(&mut self, count: usize) -> Result<(), Refusal> {
         use Expected as E;
         let payload = &self.seen[HEADER_BYTES..];
-        let Some(&(expected, statement)) = self.expected.front() else {
+        let Some(&Waiting {
+            expected,
+            statement,
+            ..
+        }) = self.expected.front()
+        else {
             // The compute ends the session, or nothing that is known here.
             self.lost = true;
             return Ok(());
         };
+        self.seq = self.seen[HEADER_BYTES - 1];
+        self.sends_file = false;
         let first = *payload.first().ok_or_else(Refusal::malformed)?;
         // No row and no metadata begin with it.
         if first == ERR {
             let progress = payload.get(1..3) == Some(&PROGRESS);
             if !progress {
                 self.expected.pop_front();
+                self.seq = 0;
             }
             return Ok(());
         }
+        let mut insert_id = 0;
         let next = match expected {
             E::Single => None,
             E::Result => match first {
                 OK => {
-                    self.status = status_of_ok(payload)?;
+                    (self.status, insert_id) = read_ok(payload)?;
                     self.more()
                 }
-                LOCAL_FILE => Some(E::Result),
+                LOCAL_FILE => {
+                    self.sends_file = true;
+                    Some(E::Result)
+                }
                 _ => {
                     let (columns, follow) = self.form.columns(payload)?;
                     Some(self.metadata(if follow { columns } else { 0 }, Rest::Rows))
@@ -357,11 +527,18 @@ impl Conversation {
             },
             E::Prepared => {
                 let mut from = Reader::new(payload);
-                from.bytes(1 + 4)?;
-                let (columns, parameters) = (u64::from(from.u16()?), u64::from(from.u16()?));
-                match parameters {
+                from.u8()?;
+                let id = from.u32()?;
+                let (columns, parameters) = (from.u16()?, from.u16()?);
+                let pending = self.expected.front_mut().and_then(|one| one.pending.take());
+                match pending {
+                    Some(pending) => self.history.prepared(pending, id, parameters),
+                    None => self.history.lose(),
+                }
+                let columns = u64::from(columns);
+                match u64::from(parameters) {
                     0 => self.columns_of(columns),
-                    _ => Some(E::Metadata(parameters, Rest::Columns(columns))),
+                    parameters => Some(E::Metadata(parameters, Rest::Columns(columns))),
                 }
             }
             E::Metadata(count, rest) if count > 1 => Some(E::Metadata(count - 1, rest)),
@@ -394,9 +571,22 @@ impl Conversation {
             E::Login => Some(E::Login),
         };
         match (next, self.expected.front_mut()) {
-            (Some(next), Some(front)) => front.0 = next,
+            (Some(next), Some(front)) => front.expected = next,
             _ => {
-                self.expected.pop_front();
+                self.seq = 0;
+                let done = self.expected.pop_front();
+                match done.map(|done| (done.pending, expected)) {
+                    Some((Some(pending), _)) => self.history.succeeded(pending, insert_id),
+                    // Told before.
+                    Some((
+                        None,
+                        E::Prepared
+                        | E::Metadata(_, Rest::Columns(_) | Rest::Nothing)
+                        | E::MetadataEnd(Rest::Columns(_) | Rest::Nothing)
+                        | E::Login,
+                    )) => {}
+                    _ => self.history.lose(),
+                }
             }
         }
         Ok(())

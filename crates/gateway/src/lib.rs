@@ -7,15 +7,22 @@
 //! copies bytes, and looks only at the commands whose content depends on the gateway
 //! (`relay.rs`).
 //!
+//! A client's connection outlives its session on a compute: a compute that nobody uses is
+//! ended (`sleep.rs`), and one may die. When the client speaks again, its session is made
+//! anew on the next compute (`away.rs`), from what the sleeping compute has told about it
+//! (`park.rs`) or from the client's own statements (`history.rs`).
+//!
 //! The protocol is MariaDB's client/server protocol, version 10:
 //! <https://mariadb.com/kb/en/clientserver-protocol/>. All numbers in it are
 //! little-endian.
 
+mod away;
 mod branch;
 mod bytes;
 mod computes;
 mod conversation;
 mod gateway;
+mod history;
 mod kill;
 mod login;
 mod own;
@@ -25,6 +32,7 @@ mod proxy;
 mod refusal;
 mod relay;
 mod route;
+mod scan;
 mod session;
 mod sleep;
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod tests;
 
 use crate::computes::Reached;
 use crate::conversation::{Form, OK, command};
+use crate::history::{Change, History};
 use crate::login::Answer;
 use crate::own::{self, Row, hex};
 use crate::packet::{self, Broken};
@@ -128,6 +129,21 @@ impl Parked {
         Ok(parked)
     }
 
+    /// See [`State::statements`].
+    pub fn statements(&self) -> impl Iterator<Item = (u32, &[u8], &[u8])> {
+        self.state.statements()
+    }
+
+    /// See [`State::set_types`].
+    pub fn set_types(&mut self, id: u32, types: &[u8]) {
+        self.state.set_types(id, types);
+    }
+
+    /// See [`State::close`].
+    pub fn close(&mut self, id: u32) {
+        self.state.close(id);
+    }
+
     /// Refuses a session that [`Parked::restore`] could not make anew.
     fn check(&self) -> Result<(), Refusal> {
         let bytes = self.settings.0.len() + self.state.bytes();
@@ -161,18 +177,7 @@ impl Parked {
         self.state.set_variables(&mut stream, form).await?;
         // Some variables need rights that the client need not have any more.
         self.settings.set(&mut stream, form).await?;
-        let Account {
-            user,
-            host,
-            ip,
-            account_host,
-        } = &self.account;
-        // A host that was not looked up is the address.
-        let host = if host.is_empty() { ip } else { host };
-        let fields = [&user[..], host, ip, account_host];
-        let account = fields.map(|field| [field, b"\0"].concat()).concat();
-        let become_client = format!("SET innodb_page_server_act_as = {}", hex(&account));
-        own::query(&mut stream, form, become_client.as_bytes()).await?;
+        self.account.take_on(&mut stream, form).await?;
         if let Some(role) = &self.role {
             let quoted = String::from_utf8_lossy(role).replace('`', "``");
             let set_role = format!("SET ROLE `{quoted}`");
@@ -188,10 +193,89 @@ impl Parked {
     }
 }
 
+impl Account {
+    /// Turns a session of Xylem's own account into one of this account.
+    async fn take_on(&self, stream: &mut UnixStream, form: Form) -> Result<(), Broken> {
+        let Account {
+            user,
+            host,
+            ip,
+            account_host,
+        } = self;
+        // A host that was not looked up is the address.
+        let host = if host.is_empty() { ip } else { host };
+        let fields = [&user[..], host, ip, account_host];
+        let account = fields.map(|field| [field, b"\0"].concat()).concat();
+        let become_client = format!("SET innodb_page_server_act_as = {}", hex(&account));
+        own::query(stream, form, become_client.as_bytes()).await?;
+        Ok(())
+    }
+
+    /// Makes a session of this account as it is after a login with `answer`. Returns its
+    /// number.
+    ///
+    /// # Errors
+    /// As for [`Parked::restore`].
+    pub async fn log_in(
+        &self,
+        compute: &Reached,
+        answer: &Answer,
+    ) -> Result<(UnixStream, u32), Broken> {
+        let form = Form::of(answer);
+        let (mut stream, inner) = own::login(compute, answer).await?;
+        let init = own::query(&mut stream, form, b"SELECT LENGTH(@@init_connect)").await?;
+        if !matches!(&init[..], [row] if row[..] == [Some(b"0".to_vec())]) {
+            // It is executed at a login, but not for an account that may do everything.
+            return Err(Refusal::gone("init_connect is set").into());
+        }
+        self.take_on(&mut stream, form).await?;
+        if !answer.database.is_empty() {
+            use_database(&mut stream, form, &answer.database).await?;
+        }
+        Ok((stream, inner))
+    }
+}
+
+/// Makes the changes of `history` on a session that is as it was before them.
+///
+/// # Errors
+/// As for [`Parked::restore`].
+pub(crate) async fn repeat(
+    history: &History,
+    stream: &mut UnixStream,
+    form: Form,
+) -> Result<(), Broken> {
+    for change in &history.changes {
+        match change {
+            Change::Command(payload) => {
+                let (code, body) = payload.split_first().ok_or_else(Refusal::malformed)?;
+                tolerate_no_database(own::run(stream, form, *code, body).await)?;
+            }
+            Change::Prepared(id) => {
+                let Some(statement) = history.statement(*id) else {
+                    continue;
+                };
+                let (text, types) = (&statement.text, &statement.types);
+                state::prepare_as(stream, form, *id, text, types).await?;
+            }
+        }
+    }
+    if let Some(id) = history.insert_id {
+        let set = format!("SET last_insert_id = {id}");
+        own::query(stream, form, set.as_bytes()).await?;
+    }
+    Ok(())
+}
+
 /// Makes `database` the default one of a session, as long as it is there and may be used.
 async fn use_database(stream: &mut UnixStream, form: Form, database: &[u8]) -> Result<(), Broken> {
-    match own::run(stream, form, command::INIT_DB, database).await {
-        // As in a session whose database is dropped.
+    tolerate_no_database(own::run(stream, form, command::INIT_DB, database).await)
+}
+
+/// Takes the error of a database that is gone for success, as in a session whose database is
+/// dropped.
+fn tolerate_no_database<T>(used: Result<T, Broken>) -> Result<(), Broken> {
+    match used {
         Err(Broken::Refused(error)) if NO_DATABASE.contains(&error.code) => Ok(()),
         used => used.map(|_| ()),
     }

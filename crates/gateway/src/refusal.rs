@@ -53,6 +53,11 @@ impl Refusal {
         Refusal::new(1053, *b"08S01", message)
     }
 
+    /// `ER_LOCK_DEADLOCK`: the transaction was rolled back, and can be tried again.
+    pub(crate) fn rolled_back(message: impl Into<Cow<'static, str>>) -> Refusal {
+        Refusal::new(1213, *b"40001", message)
+    }
+
     /// The payload of an error packet.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = vec![0xff];

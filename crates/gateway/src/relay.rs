@@ -4,12 +4,14 @@
 
 use crate::branch::Handle;
 use crate::conversation::{Conversation, command};
+use crate::history::Reading;
 use crate::kill;
 use crate::login::ChangeUser;
 use crate::packet::{FULL, HEADER_BYTES, header, length};
 use crate::route::split;
 use parking_lot::Mutex;
 use std::io;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// The buffer of a direction that is idle or has little to copy.
@@ -21,17 +23,31 @@ const CODE_BYTES: usize = 1 + 4;
 /// The largest command that is looked at. It fits into a large buffer.
 const LOOK_BYTES: usize = 60 << 10;
 
-/// Copies answers from `from` to `to` until `from` ends.
+/// Copies answers from `from` to `to` until `from` ends. Returns what the compute has said
+/// at its end without being asked, which `to` has not got.
+///
+/// # Errors
+/// When `to` has ended.
 pub(crate) async fn copy_answers(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     handle: &Handle,
-) -> io::Result<()> {
+) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0; SMALL_BYTES];
     loop {
-        let got = from.read(&mut buffer).await?;
-        if got == 0 {
-            return to.shutdown().await;
+        let Ok(got @ 1..) = from.read(&mut buffer).await else {
+            return Ok(Vec::new());
+        };
+        let is_quiet = handle.conversation.lock().is_quiet();
+        if is_quiet {
+            let mut said = buffer[..got].to_vec();
+            if ends(from, &mut said).await {
+                return Ok(said);
+            }
+            to.write_all(&said).await?;
+            to.flush().await?;
+            handle.conversation.lock().received(&said);
+            continue;
         }
         handle.speak();
         to.write_all(&buffer[..got]).await?;
@@ -42,6 +58,21 @@ pub(crate) async fn copy_answers(
     }
 }
 
+/// Reads on for a moment. Whether `from` ends.
+async fn ends(from: &mut (impl AsyncRead + Unpin), said: &mut Vec<u8>) -> bool {
+    let rest = async {
+        while said.len() < SMALL_BYTES {
+            if !matches!(from.read_buf(said).await, Ok(1..)) {
+                return true;
+            }
+        }
+        false
+    };
+    tokio::time::timeout(LAST_WORDS, rest)
+        .await
+        .unwrap_or(false)
+}
+
 /// Why [`copy_commands`] has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stopped {
@@ -49,10 +80,19 @@ pub(crate) enum Stopped {
     Ended,
     /// The session is to leave the compute.
     Asked,
+    /// The compute takes nothing more.
+    Gone,
 }
 
-/// Copies commands of a client, and changes those that `commands` says, until the client
-/// ends, or `handle` asks the session to leave between two commands.
+/// How long a compute that ends a session may take from its last words to the end of the
+/// connection.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Copies commands of a client, and changes those that `commands` says, until the client or
+/// the compute ends, or `handle` asks the session to leave between two commands.
+///
+/// # Errors
+/// When the client has broken off.
 pub(crate) async fn copy_commands(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
@@ -76,32 +116,36 @@ pub(crate) async fn copy_commands(
         };
         handle.speak();
         if got == 0 {
-            to.write_all(&buffer[..held]).await?;
-            to.shutdown().await?;
+            let _ = to.write_all(&buffer[..held]).await;
+            let _ = to.shutdown().await;
             return Ok(Stopped::Ended);
         }
         let end = held + got;
         let mut begin = 0;
-        loop {
-            match commands.next(&buffer[begin..end]) {
-                Next::Pass(passed) => {
-                    to.write_all(&buffer[begin..begin + passed]).await?;
-                    begin += passed;
-                }
+        while begin < end {
+            let (passed, by) = match commands.next(&buffer[begin..end]) {
+                Next::Pass(passed) => (begin..begin + passed, None),
                 Next::Replace(passed, replaced, by) => {
-                    to.write_all(&buffer[begin..begin + passed]).await?;
-                    to.write_all(&by).await?;
-                    begin += passed + replaced;
+                    (begin..begin + passed, Some((replaced, by)))
                 }
                 Next::More => break,
-            }
-            if begin == end {
-                break;
+            };
+            begin = passed.end + by.as_ref().map_or(0, |(replaced, _)| *replaced);
+            commands.unread = end - begin;
+            let passing = async {
+                to.write_all(&buffer[passed]).await?;
+                if let Some((_, by)) = &by {
+                    to.write_all(by).await?;
+                }
+                to.flush().await
+            };
+            if passing.await.is_err() {
+                return Ok(Stopped::Gone);
             }
         }
-        to.flush().await?;
         buffer.copy_within(begin..end, 0);
         held = end - begin;
+        commands.unread = held;
         match held {
             0 => fit(&mut buffer, got),
             // A command that is looked at fits.
@@ -130,6 +174,12 @@ pub(crate) struct Commands<'a> {
     left: usize,
     /// The last packet is continued by the next one.
     continued: bool,
+    /// A command that arrives in parts.
+    reading: Option<Reading>,
+    /// Bytes in front of that command's next ones: a header, and the code.
+    skip: usize,
+    /// Bytes that the client has sent and that were not looked at.
+    unread: usize,
     conversation: &'a Mutex<Conversation>,
 }
 
@@ -155,8 +205,16 @@ impl<'a> Commands<'a> {
             inner,
             left: 0,
             continued: false,
+            reading: None,
+            skip: 0,
+            unread: 0,
             conversation,
         }
+    }
+
+    /// Whether the client has sent whole commands, and nothing behind them.
+    pub(crate) fn are_whole(&self) -> bool {
+        self.left == 0 && !self.continued && self.unread == 0
     }
 
     /// Whether all commands were passed to their ends and have their whole answers,
@@ -174,6 +232,7 @@ impl<'a> Commands<'a> {
                 let passed = self.left.min(rest.len());
                 self.left -= passed;
                 at += passed;
+                self.read(&rest[..passed]);
                 if self.left > 0 || at == bytes.len() {
                     return Next::Pass(at);
                 }
@@ -206,7 +265,7 @@ impl<'a> Commands<'a> {
                     }
                     changed = self.change(code, body);
                 }
-                self.conversation.lock().sent(code, body);
+                self.begin(code, body, whole && count < FULL);
                 if let Some(changed) = changed {
                     let mut by = header(changed.len() + 1, seq).to_vec();
                     by.push(code);
@@ -215,9 +274,40 @@ impl<'a> Commands<'a> {
                     return Next::Replace(at, HEADER_BYTES + count, by);
                 }
             }
+            self.skip = match (&self.reading, seq) {
+                (Some(_), 0) if !self.continued => HEADER_BYTES + 1,
+                _ => HEADER_BYTES,
+            };
             // The empty packet that ends a file of LOAD DATA LOCAL has any number.
             self.continued = (seq == u8::MAX && count > 0) || count == FULL;
             self.left = HEADER_BYTES + count;
+        }
+    }
+
+    /// Takes the beginning of a command, which may be all of it.
+    fn begin(&mut self, code: u8, body: &[u8], whole: bool) {
+        let mut conversation = self.conversation.lock();
+        conversation.sent(code, body);
+        if whole {
+            conversation.sent_whole(code, body);
+        } else {
+            self.reading = Some(Reading::new(code, conversation.has_backslashes()));
+        }
+    }
+
+    /// Takes the next bytes of a command that arrives in parts, if there is one.
+    fn read(&mut self, part: &[u8]) {
+        let Some(reading) = &mut self.reading else {
+            return;
+        };
+        let skipped = self.skip.min(part.len());
+        self.skip -= skipped;
+        reading.feed(&part[skipped..]);
+        if self.left == 0
+            && !self.continued
+            && let Some(reading) = self.reading.take()
+        {
+            self.conversation.lock().sent_in_parts(reading);
         }
     }
 

@@ -1,13 +1,14 @@
 //! A client's connection, from the greeting to its end. Its session on a compute may end
 //! before it, and is restored on the next compute of the branch (`park.rs`).
 
+use crate::away::Away;
 use crate::branch::{Branch, Entered};
-use crate::conversation::{Conversation, ERR, Form, OK, command, status_of_ok};
+use crate::computes::Reached;
+use crate::conversation::{Conversation, ERR, Form, OK, status_of_ok};
 use crate::gateway::Shared;
 use crate::login::{Answer, Greeting, asks_for_tls, caps};
-use crate::own;
-use crate::packet::{self, Ahead, Broken, FULL, HEADER_BYTES};
-use crate::park::{Parked, pong};
+use crate::packet::{self, Ahead, Broken};
+use crate::park::Parked;
 use crate::proxy;
 use crate::refusal::Refusal;
 use crate::relay::{self, Commands, Stopped};
@@ -38,62 +39,44 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_interval(Duration::from_secs(20))
     .with_retries(3);
 /// How long a compute may take to say what a session is, and to make it anew.
-const MOVE: Duration = Duration::from_secs(10);
+pub(crate) const MOVE: Duration = Duration::from_secs(10);
+/// How long a compute that has ended its sessions may take to end.
+const DEATH: Duration = Duration::from_secs(60);
+/// How often it is looked whether it has.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// The client's side of a connection, with TLS or without.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// A client that is known by what it asked for.
-struct Client {
-    stream: Box<dyn Stream>,
-    peer: SocketAddr,
+pub(crate) struct Client {
+    pub stream: Box<dyn Stream>,
+    pub peer: SocketAddr,
     local: SocketAddr,
     id: u32,
     /// The number of its last packet.
     seq: u8,
-    answer: Answer,
+    pub answer: Answer,
     server_name: Option<String>,
 }
 
 /// A session on a compute.
-struct Inner {
-    stream: InnerStream,
-    name: String,
-    branch: Arc<Branch>,
-    /// The branch's id.
-    branch_id: String,
+pub(crate) struct Inner {
+    pub stream: InnerStream,
+    pub compute: Reached,
     /// Its number on the compute.
-    id: u32,
-    entered: Entered,
+    pub id: u32,
+    pub entered: Entered,
     /// Bytes that the client has sent and the compute has not got.
-    by_client: Vec<u8>,
+    pub by_client: Vec<u8>,
     /// Bytes that the compute has sent and the client has not got.
-    by_compute: Vec<u8>,
-}
-
-/// A session that has left its compute.
-struct Away {
-    name: String,
-    branch_id: String,
-    /// The flags of the server's status.
-    status: u16,
-    /// What COM_SET_OPTION has set.
-    option: Option<[u8; 2]>,
-    parked: Parked,
-}
-
-/// Why a session does not come back.
-enum Stuck {
-    /// Another attempt may work.
-    Now(Refusal),
-    /// The branch is gone.
-    ForGood(Refusal),
+    pub by_compute: Vec<u8>,
 }
 
 /// A client's way to a compute: its own account's, or that of a session which was restored.
-enum InnerStream {
+pub(crate) enum InnerStream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -130,14 +113,14 @@ pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAd
     };
     // A login may have had much that is of no use any more.
     client.answer.attributes = Vec::new();
-    let branch = Arc::clone(&inner.branch);
+    let branch = shared.branches.get(&inner.compute.branch);
     branch.exists.store(true, Relaxed);
     loop {
         let Some(away) = pass(&shared, &mut client, inner).await else {
             return;
         };
         let back = tokio::select! {
-            back = come_back(&shared, &mut client, &branch, &away) => back,
+            back = away.come_back(&shared, &mut client, &branch) => back,
             () = shared.stopping.cancelled() => return,
         };
         inner = match back {
@@ -322,9 +305,7 @@ async fn log_in(
     entered.handle.conversation.lock().begin(status);
     Ok(Some(Inner {
         stream: InnerStream::Tcp(stream),
-        name: name.to_owned(),
-        branch: Arc::clone(branch),
-        branch_id: compute.branch_id,
+        compute,
         id: greeting.id,
         entered,
         by_client,
@@ -379,83 +360,92 @@ async fn authenticate(
     }
 }
 
+/// Why copying has ended.
+enum End {
+    /// The client has gone.
+    Client,
+    /// The session is to leave the compute.
+    Asked,
+    /// The compute has ended the session, with these words that nobody asked for.
+    Compute(Vec<u8>),
+}
+
 /// Copies bytes until one side ends, or the session leaves its compute: then returns what
 /// it was.
-async fn pass(shared: &Shared, client: &mut Client, inner: Inner) -> Option<Away> {
-    let Inner {
-        mut stream,
-        name,
-        branch_id,
-        id,
-        entered,
-        by_client,
-        by_compute,
-        ..
-    } = inner;
-    let _entry = shared.enter(client.id, &name, id);
+async fn pass(shared: &Shared, client: &mut Client, mut inner: Inner) -> Option<Away> {
+    let name = inner.compute.branch.clone();
+    let _entry = shared.enter(client.id, &name, inner.id);
     let form = Form::of(&client.answer);
-    let conversation = &entered.handle.conversation;
+    let handle = Arc::clone(&inner.entered.handle);
     let numbers = |id| shared.inner_id(id, &name);
-    let mut commands = Commands::new(&name, &numbers, conversation);
+    let mut commands = Commands::new(&name, &numbers, &handle.conversation);
+    let (by_client, by_compute) = (
+        std::mem::take(&mut inner.by_client),
+        std::mem::take(&mut inner.by_compute),
+    );
     let (mut by_client, mut by_compute) = (&by_client[..], &by_compute[..]);
     loop {
-        {
+        let end = {
             let (from_client, mut to_client) = tokio::io::split(&mut client.stream);
-            let (from_compute, mut to_compute) = stream.split();
+            let (from_compute, mut to_compute) = inner.stream.split();
             let mut from_client = (&mut by_client).chain(from_client);
             let mut from_compute = (&mut by_compute).chain(from_compute);
             let there = pin!(relay::copy_commands(
                 &mut from_client,
                 &mut to_compute,
                 &mut commands,
-                &entered.handle,
+                &handle,
             ));
             let back = pin!(relay::copy_answers(
                 &mut from_compute,
                 &mut to_client,
-                &entered.handle,
+                &handle
             ));
-            // A client that has ended well may still want the rest of an answer, which the
-            // compute ends by itself. In all other cases the compute must learn at once
-            // that it is over, because the session's locks wait for it.
-            match futures::future::select(there, back).await {
-                Either::Left((Ok(Stopped::Asked), _)) => {}
-                Either::Left((Ok(Stopped::Ended), back)) => {
+            // Answers first: a compute that has ended gets no further command.
+            match futures::future::select(back, there).await {
+                Either::Left((Ok(said), _)) => End::Compute(said),
+                Either::Right((Ok(Stopped::Asked), _)) => End::Asked,
+                // A client that has ended well may still want the rest of an answer, which
+                // the compute ends by itself.
+                Either::Right((Ok(Stopped::Ended), back)) => {
                     let _ = tokio::time::timeout(PATIENCE, back).await;
-                    return None;
+                    End::Client
                 }
-                _ => return None,
+                Either::Right((Ok(Stopped::Gone), _)) => End::Compute(Vec::new()),
+                // The compute must learn at once that it is over, because the session's
+                // locks wait for it.
+                Either::Left((Err(_), _)) | Either::Right((Err(_), _)) => End::Client,
             }
+        };
+        match end {
+            End::Client => {
+                let _ = client.stream.shutdown().await;
+                return None;
+            }
+            End::Compute(said) => {
+                let has_all = commands.are_whole() && by_client.is_empty();
+                return bereaved(shared, client, inner, &said, has_all).await;
+            }
+            End::Asked => {}
         }
-        let Some(request) = entered.handle.take() else {
+        let Some(request) = handle.take() else {
             continue;
         };
         let capture = async {
-            match &mut stream {
+            match &mut inner.stream {
                 InnerStream::Tcp(stream) => Parked::capture(stream, form, request.account).await,
                 InnerStream::Unix(stream) => Parked::capture(stream, form, request.account).await,
             }
         };
-        let captured = match tokio::time::timeout(MOVE, capture).await {
-            Ok(captured) => captured,
-            Err(_) => return None,
+        let Ok(captured) = tokio::time::timeout(MOVE, capture).await else {
+            return None;
         };
         match captured {
             Ok(parked) => {
-                let (status, option) = {
-                    let conversation = conversation.lock();
-                    (conversation.status(), conversation.option())
-                };
-                drop(stream);
-                drop(entered);
+                let away = Away::parked(&inner, parked);
+                drop(inner);
                 let _ = request.left.send(Ok(()));
-                return Some(Away {
-                    name: name.clone(),
-                    branch_id,
-                    status,
-                    option,
-                    parked,
-                });
+                return Some(away);
             }
             // It goes on where it is.
             Err(Broken::Refused(error)) => {
@@ -466,127 +456,58 @@ async fn pass(shared: &Shared, client: &mut Client, inner: Inner) -> Option<Away
     }
 }
 
-/// Waits until a client whose session is parked speaks, and restores the session. A client
-/// whose compute does not start is told so, and may try again. `None`: the client has gone.
-async fn come_back(
+/// Finds out why a compute has ended a session. If it has died, the session can come back on
+/// another one, unless something in it is not known; a command that waits for its answer gets
+/// an error. Otherwise the client's connection ends with what the compute has `said`.
+/// `has_all`: nothing that the client has sent is lost.
+async fn bereaved(
     shared: &Shared,
     client: &mut Client,
-    branch: &Arc<Branch>,
-    away: &Away,
-) -> Result<Option<Inner>, Broken> {
-    let mut said = Vec::new();
-    loop {
-        while said.len() <= HEADER_BYTES {
-            if client.stream.read_buf(&mut said).await? == 0 {
-                return Ok(None);
-            }
-        }
-        match said[..] {
-            [1, 0, 0, 0, command::QUIT] => return Ok(None),
-            [1, 0, 0, 0, command::PING] => {
-                said.clear();
-                packet::write(&mut client.stream, 1, &pong(away.status)).await?;
-                continue;
-            }
-            _ => {}
-        }
-        let (peer, answer) = (client.peer, &client.answer);
-        match restore(shared, peer, answer, branch, away).await {
-            Ok((stream, id, entered)) => {
-                return Ok(Some(Inner {
-                    stream: InnerStream::Unix(stream),
-                    name: away.name.clone(),
-                    branch: Arc::clone(branch),
-                    branch_id: away.branch_id.clone(),
-                    id,
-                    entered,
-                    by_client: said,
-                    by_compute: Vec::new(),
-                }));
-            }
-            Err(stuck) => {
-                let (Stuck::Now(refusal) | Stuck::ForGood(refusal)) = &stuck;
-                let seq = skip_command(&mut client.stream, &mut said).await?;
-                let seq = seq.wrapping_add(1);
-                packet::write(&mut client.stream, seq, &refusal.encode()).await?;
-                if matches!(stuck, Stuck::ForGood(_)) {
-                    client.stream.shutdown().await?;
-                    return Ok(None);
-                }
-            }
-        }
-    }
-}
-
-/// Makes a session anew, on a compute that is started if it does not run.
-async fn restore(
-    shared: &Shared,
-    peer: SocketAddr,
-    answer: &Answer,
-    branch: &Arc<Branch>,
-    away: &Away,
-) -> Result<(UnixStream, u32, Entered), Stuck> {
-    let _passed = branch.gate.read().await;
-    let from = peer.ip().to_canonical();
-    let name = &away.name;
-    let reached = shared.computes.reach(name, from).await;
-    let compute = reached.map_err(Stuck::Now)?;
-    if compute.branch_id != away.branch_id {
-        // The client has not logged in there.
-        return Err(Stuck::ForGood(Refusal::gone(format!(
-            "Branch '{name}' is another one by now: connect anew"
-        ))));
-    }
-    let restored = async {
-        let (mut stream, id) = away.parked.restore(&compute, answer).await?;
-        if let Some(option) = away.option {
-            own::set_option(&mut stream, option).await?;
-        }
-        Ok::<_, Broken>((stream, id))
+    inner: Inner,
+    said: &[u8],
+    has_all: bool,
+) -> Option<Away> {
+    let away = match has_all {
+        true => Away::bereaved(&inner),
+        false => None,
     };
-    let why = match tokio::time::timeout(MOVE, restored).await {
-        Ok(Ok((stream, id))) => {
-            let conversation = Conversation::restored(Form::of(answer), away.status, away.option);
-            return Ok((stream, id, branch.enter(id, conversation)));
-        }
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "it does not answer".to_owned(),
+    let survives = match &away {
+        Some(_) => has_died(shared, &inner.compute).await,
+        None => false,
     };
-    Err(Stuck::Now(Refusal::gone(format!(
-        "The compute of branch '{name}' cannot continue this session: {why}; try again or connect anew"
-    ))))
+    drop(inner);
+    let Some((mut away, command)) = away.filter(|_| survives) else {
+        let _ = client.stream.write_all(said).await;
+        let _ = client.stream.shutdown().await;
+        return None;
+    };
+    if let Some(command) = command {
+        let answer = away.answer(command);
+        let told = packet::write(&mut client.stream, command.seq, &answer).await;
+        told.ok()?;
+    }
+    tracing::debug!(branch = away.name(), "a session survives its compute");
+    Some(away)
 }
 
-/// Reads a command to its end, of which `said` is the beginning, and keeps what follows it.
-/// Returns the number of its last packet.
-async fn skip_command(client: &mut Box<dyn Stream>, said: &mut Vec<u8>) -> io::Result<u8> {
-    loop {
-        while said.len() < HEADER_BYTES {
-            read_on(client, said).await?;
+/// Whether the process of a compute that has ended a session ends as well. It may take its
+/// time: it is asked whether it takes others.
+async fn has_died(shared: &Shared, compute: &Reached) -> bool {
+    let began = shared.settings.clock.instant();
+    while shared.settings.clock.since(began) < DEATH && !shared.stopping.is_cancelled() {
+        if !shared.computes.is_alive(compute) {
+            return true;
         }
-        let head = *said.first_chunk().ok_or(io::ErrorKind::UnexpectedEof)?;
-        let count = packet::length(head);
-        let mut left = HEADER_BYTES + count;
-        loop {
-            let passed = left.min(said.len());
-            said.drain(..passed);
-            left -= passed;
-            if left == 0 {
-                break;
-            }
-            read_on(client, said).await?;
+        let greeted = async {
+            let mut stream = UnixStream::connect(&compute.own.socket).await?;
+            packet::read(&mut stream).await
+        };
+        if matches!(tokio::time::timeout(PATIENCE, greeted).await, Ok(Ok(_))) {
+            return false;
         }
-        if count < FULL {
-            return Ok(head[3]);
-        }
+        tokio::time::sleep(LOOK).await;
     }
-}
-
-async fn read_on(client: &mut Box<dyn Stream>, said: &mut Vec<u8>) -> io::Result<()> {
-    match client.read_buf(said).await? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        _ => Ok(()),
-    }
+    false
 }
 
 impl Client {

@@ -1,8 +1,9 @@
 //! Computes that nobody uses are put to sleep.
 //!
-//! Each compute that may sleep is watched by a task of its own, which asks the compute how
-//! many statements it has executed: for clients of the gateway and others alike. When
-//! that number has not changed for as long as the branch's setting says,
+//! Each compute is watched by a task of its own. It asks for the accounts of new sessions,
+//! which survive the death of their compute only if they are known, and how many statements
+//! the compute has executed: for clients of the gateway and others alike. When that number
+//! has not changed for as long as the branch's setting says,
 //!
 //! 1. the branch's gate is closed: no client goes to the compute;
 //! 2. the compute is asked which sessions it has, and what keeps them there. A session
@@ -39,9 +40,10 @@ use tokio::task::JoinSet;
 const LOOK: Duration = Duration::from_secs(1);
 /// How often a compute is asked, as a part of the time after which it sleeps.
 const PART: u32 = 8;
-/// The limits of that.
-const ASK_MIN: Duration = Duration::from_millis(200);
+/// The longest time between two questions.
 const ASK_MAX: Duration = Duration::from_secs(10);
+/// How often the accounts of new sessions are asked for.
+const LEARN: Duration = Duration::from_millis(200);
 /// How long the compute may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long sessions may take to leave.
@@ -83,7 +85,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         };
         for seen in seen {
             let branch = match &seen {
-                Seen::MaySleep(branch) => branch.clone(),
+                Seen::Runs(branch) => branch.clone(),
                 Seen::WakeAt(branch, at) if shared.now_s() + EARLY_S >= *at => branch.clone(),
                 Seen::WakeAt(..) => continue,
             };
@@ -94,7 +96,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             let shared = Arc::clone(&shared);
             tasks.spawn(async move {
                 match seen {
-                    Seen::MaySleep(_) => watch(&shared, &watching.1).await,
+                    Seen::Runs(_) => watch(&shared, &watching.1).await,
                     Seen::WakeAt(..) => wake(&shared, &watching.1).await,
                 }
             });
@@ -158,6 +160,7 @@ async fn ask(
 ) -> Result<(), Broken> {
     let mut executed = statements(own).await?;
     let mut quiet_since = shared.settings.clock.instant();
+    let mut asked = quiet_since;
     let mut told = String::new();
     loop {
         let Some((now, after)) = shared.computes.look_at(name) else {
@@ -166,8 +169,18 @@ async fn ask(
         if now.process != compute.process {
             return Ok(());
         }
-        let pause = (after / PART).clamp(ASK_MIN, ASK_MAX);
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(LEARN).await;
+        learn_accounts(branch, own).await?;
+        let Some(after) = after else {
+            asked = shared.settings.clock.instant();
+            quiet_since = asked;
+            continue;
+        };
+        let pause = (after / PART).clamp(LEARN, ASK_MAX);
+        if shared.settings.clock.since(asked) < pause {
+            continue;
+        }
+        asked = shared.settings.clock.instant();
         let seen = statements(own).await?;
         if seen != executed {
             executed = seen;
@@ -190,6 +203,23 @@ async fn ask(
             }
         }
     }
+}
+
+/// Asks for the accounts of sessions whose accounts are not known.
+async fn learn_accounts(branch: &Branch, own: &mut Own) -> Result<(), Broken> {
+    let mut unknown = branch.sessions();
+    unknown.retain(|_, (handle, _)| handle.account.get().is_none());
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    for session in sessions(own).await? {
+        if let Some((handle, _)) = unknown.remove(&session.id)
+            && !session.has_lost_account()
+        {
+            let _ = handle.account.set(session.account);
+        }
+    }
+    Ok(())
 }
 
 /// The end of an attempt.
@@ -303,6 +333,11 @@ impl Session {
     /// Whether it is the event scheduler and not a client.
     fn is_scheduler(&self) -> bool {
         self.ties == "event scheduler"
+    }
+
+    /// Whether its account could not be had again, or it has not logged in yet.
+    fn has_lost_account(&self) -> bool {
+        self.ties == "account" || self.ties == "limits of the account"
     }
 }
 

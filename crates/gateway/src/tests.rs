@@ -3,6 +3,7 @@
 use crate::branch::Handle;
 use crate::bytes::{Reader, put_counted, put_number};
 use crate::conversation::{Conversation, Form};
+use crate::history::History;
 use crate::kill::{self, FIRST_ID};
 use crate::login::{Answer, ChangeUser, Greeting, asks_for_tls, caps};
 use crate::packet::{FULL, header};
@@ -14,7 +15,7 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 
 fn conversation() -> Conversation {
-    Conversation::restored(Form::default(), 2, None)
+    Conversation::restored(Form::default(), 2, None, History::default())
 }
 
 fn wishes<'a>(user: &'a str, database: &'a str) -> Wishes<'a> {

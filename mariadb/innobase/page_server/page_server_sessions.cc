@@ -72,6 +72,14 @@ bool has_temporary_tables(const THD &thd) noexcept
 @param thd  a session, which may be running: only counts and flags are read */
 const char *ties(const THD &thd) noexcept
 {
+  /* First, because a gateway also asks about sessions that execute something. */
+  const Security_context &account= thd.main_security_ctx;
+  if (!account.user || strcmp(account.user, account.priv_user) ||
+      account.external_user || *account.proxy_user || account.password_expired ||
+      thd.security_ctx != &thd.main_security_ctx)
+    return "account";
+  if (thd.user_connect)
+    return "limits of the account";
   switch (thd.m_command) {
   case COM_SLEEP:
     break;
@@ -107,13 +115,6 @@ const char *ties(const THD &thd) noexcept
     return "settings of the next statement";
   if (thd.variables.collation_database != thd.db_charset)
     return "collation_database";
-  const Security_context &account= thd.main_security_ctx;
-  if (!account.user || strcmp(account.user, account.priv_user) ||
-      account.external_user || *account.proxy_user || account.password_expired ||
-      thd.security_ctx != &thd.main_security_ctx)
-    return "account";
-  if (thd.user_connect)
-    return "limits of the account";
   return "";
 }
 

@@ -5,6 +5,7 @@ mod branches;
 mod care;
 mod clean_lsns;
 mod command_line;
+mod compute_death;
 mod creations;
 mod dictionary;
 mod disk_errors;

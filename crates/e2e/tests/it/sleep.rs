@@ -11,15 +11,20 @@ use xylem_e2e::{Project, wait_until};
 /// The number of sleeps of the test with the trickle of queries.
 const CYCLES: &str = "XYLEM_TEST_SLEEPS";
 
-/// A project whose computes sleep after a second, with an account.
-struct Sleepers {
-    project: Project,
-    port: u16,
+/// A project with a gateway, and an account.
+pub(crate) struct Sleepers {
+    pub project: Project,
+    pub port: u16,
 }
 
 impl Sleepers {
     fn start() -> Result<Sleepers> {
-        let project = Project::with(Vec::new(), &["--suspend-after", "1s"])?.with_gateway();
+        Sleepers::after("1s")
+    }
+
+    /// Its computes sleep after `span`.
+    pub fn after(span: &str) -> Result<Sleepers> {
+        let project = Project::with(Vec::new(), &["--suspend-after", span])?.with_gateway();
         project.up_in_place("16MiB")?;
         project.sql(
             "CREATE USER app IDENTIFIED BY 'pw'; GRANT ALL ON *.* TO app;
@@ -32,7 +37,7 @@ impl Sleepers {
         Ok(Sleepers { project, port })
     }
 
-    fn connect(&self, user: &str) -> Result<Conn> {
+    pub fn connect(&self, user: &str) -> Result<Conn> {
         let options = OptsBuilder::new()
             .ip_or_hostname(Some("127.0.0.1"))
             .tcp_port(self.port)
@@ -64,7 +69,7 @@ impl Sleepers {
         .with_context(|| self.log())
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.project.dir().join("gateway.log")).unwrap_or_default()
     }
 }

@@ -1,6 +1,6 @@
 //! Conversations whose course is known.
 
-use super::{Conversation, ERR, Form, IN_TRANSACTION, MORE_RESULTS, command};
+use super::{Conversation, ERR, Form, IN_TRANSACTION, Interrupted, MORE_RESULTS, command};
 use crate::bytes::put_number;
 use crate::packet::{FULL, header};
 use proptest::prelude::*;
@@ -387,4 +387,105 @@ fn words_that_nobody_asked_for_are_not_followed() {
     answer.error();
     conversation.received(&answer.bytes);
     assert!(!conversation.is_idle());
+}
+
+/// A session whose one command has no whole answer.
+fn interrupted_by(code: u8, body: &[u8], answer: &[u8]) -> Option<(bool, Option<(u8, bool)>)> {
+    let mut conversation = Conversation::new(Form::default(), 2 | IN_TRANSACTION);
+    conversation.sent(code, body);
+    conversation.sent_whole(code, body);
+    conversation.received(answer);
+    let Interrupted {
+        in_transaction,
+        command,
+    } = conversation.interrupted()?;
+    Some((in_transaction, command.map(|one| (one.seq, one.may_commit))))
+}
+
+#[test]
+fn an_answer_that_breaks_off_can_be_ended_between_two_packets() {
+    let q = command::QUERY;
+    assert_eq!(
+        interrupted_by(q, b"SELECT 1", b""),
+        Some((true, Some((1, false))))
+    );
+    assert_eq!(
+        interrupted_by(q, b"COMMIT", b""),
+        Some((true, Some((1, true))))
+    );
+    let mut rows = Answer::default();
+    rows.rows(Form::default(), &[3, 4], 2);
+    // The count, two packets of metadata with their end, and one row.
+    let ends: Vec<usize> = (0..rows.bytes.len())
+        .filter(|end| {
+            let said = interrupted_by(q, b"SELECT 1", &rows.bytes[..*end]);
+            said.is_some_and(|(_, command)| command.is_some())
+        })
+        .collect();
+    assert_eq!(ends.len(), 7);
+    let last = interrupted_by(q, b"SELECT 1", &rows.bytes[..ends[6]]);
+    assert_eq!(last, Some((false, Some((7, false)))));
+    // An answer that is whole.
+    let mut answer = Answer::default();
+    answer.ok(0, 2);
+    assert_eq!(
+        interrupted_by(q, b"COMMIT", &answer.bytes),
+        Some((false, None))
+    );
+    // A client that sends a file, one that logs in again, and one that is ahead.
+    let mut file = Answer::default();
+    file.packet(b"\xfbfile");
+    assert_eq!(
+        interrupted_by(
+            q,
+            b"LOAD DATA LOCAL INFILE 'file' INTO TABLE t",
+            &file.bytes
+        ),
+        None
+    );
+    assert_eq!(interrupted_by(command::CHANGE_USER, b"", b""), None);
+    let mut conversation = Conversation::new(Form::default(), 2);
+    for _ in 0..2 {
+        conversation.sent(q, b"SELECT 1");
+        conversation.sent_whole(q, b"SELECT 1");
+    }
+    assert_eq!(conversation.interrupted(), None);
+}
+
+#[test]
+fn only_what_has_succeeded_is_history() {
+    let mut conversation = Conversation::new(Form::default(), 2);
+    let mut say = |code: u8, body: &[u8], answer: &Answer| {
+        conversation.sent(code, body);
+        conversation.sent_whole(code, body);
+        conversation.received(&answer.bytes);
+        assert!(conversation.is_idle());
+        (
+            conversation.history.is_known(),
+            conversation.history.changes.len(),
+        )
+    };
+    let (mut ok, mut error, mut prepared) =
+        (Answer::default(), Answer::default(), Answer::default());
+    ok.ok(0, 2);
+    error.error();
+    // A statement with one column, and one parameter.
+    prepared.packet(&[0, 9, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0]);
+    prepared.metadata(Form::default(), 1);
+    prepared.metadata(Form::default(), 1);
+    assert_eq!(say(command::QUERY, b"SET NAMES latin1", &ok), (true, 1));
+    assert_eq!(say(command::QUERY, b"SET nonsense = 1", &error), (true, 1));
+    assert_eq!(
+        say(command::STMT_PREPARE, b"SELECT ?", &prepared),
+        (true, 2)
+    );
+    assert_eq!(
+        say(command::STMT_PREPARE, b"SELECT FROM", &error),
+        (true, 2)
+    );
+    assert_eq!(say(command::INIT_DB, b"shop", &ok), (true, 3));
+    // Though it has failed.
+    assert_eq!(say(command::QUERY, b"SET @a = 1", &error), (false, 3));
+    // Its OK has an identifier.
+    assert_eq!(conversation.history.insert_id, Some(513));
 }

@@ -94,6 +94,24 @@ impl State {
         Ok(())
     }
 
+    /// The statements that the client knows by number: number, text, and types of parameters.
+    pub fn statements(&self) -> impl Iterator<Item = (u32, &[u8], &[u8])> {
+        let numbered = self.statements.iter().filter(|one| one.name.is_empty());
+        numbered.map(|one| (one.id, &one.text[..], &one.types[..]))
+    }
+
+    /// The client has sent other types for the parameters of a statement.
+    pub fn set_types(&mut self, id: u32, types: &[u8]) {
+        if let Some(one) = self.statements.iter_mut().find(|one| one.id == id) {
+            one.types = types.to_vec();
+        }
+    }
+
+    /// The client has closed a statement.
+    pub fn close(&mut self, id: u32) {
+        self.statements.retain(|one| one.id != id);
+    }
+
     /// The bytes that it has.
     pub fn bytes(&self) -> usize {
         let statements = self.statements.iter();
@@ -131,12 +149,15 @@ impl State {
                 at = &statement.database;
                 use_database(stream, form, at).await?;
             }
-            match self.prepare_one(stream, form, statement).await {
-                Ok(()) => {}
-                Err(Broken::Refused(error)) => {
-                    tracing::debug!(%error, "a statement cannot be prepared any more");
-                }
-                Err(broken) => return Err(broken),
+            if statement.name.is_empty() {
+                let Statement {
+                    id, text, types, ..
+                } = statement;
+                prepare_as(stream, form, *id, text, types).await?;
+            } else {
+                let prepare = self.prepare_by_sql(statement);
+                set_next_id(stream, form, statement.id).await?;
+                leave_out(own::query(stream, form, prepare.as_bytes()).await)?;
             }
         }
         if at != database {
@@ -145,32 +166,52 @@ impl State {
         Ok(())
     }
 
-    async fn prepare_one(
-        &self,
-        stream: &mut UnixStream,
-        form: Form,
-        statement: &Statement,
-    ) -> Result<(), Broken> {
-        let id = statement.id;
-        let set_id = format!("SET innodb_page_server_statement_id = {id}");
-        own::query(stream, form, set_id.as_bytes()).await?;
-        if !statement.name.is_empty() {
-            let charset = String::from_utf8_lossy(&self.charset);
-            let (name, text) = (identifier(&statement.name), hex(&statement.text));
-            let prepare = format!("PREPARE {name} FROM _{charset} {text}");
-            own::query(stream, form, prepare.as_bytes()).await?;
-            return Ok(());
+    fn prepare_by_sql(&self, statement: &Statement) -> String {
+        let charset = String::from_utf8_lossy(&self.charset);
+        let (name, text) = (identifier(&statement.name), hex(&statement.text));
+        format!("PREPARE {name} FROM _{charset} {text}")
+    }
+}
+
+/// Prepares a statement with this number, and gives its parameters their types. A statement
+/// that cannot be prepared any more is left out.
+pub(super) async fn prepare_as(
+    stream: &mut UnixStream,
+    form: Form,
+    id: u32,
+    text: &[u8],
+    types: &[u8],
+) -> Result<(), Broken> {
+    set_next_id(stream, form, id).await?;
+    let Some(given) = leave_out(own::prepare(stream, form, text).await)? else {
+        return Ok(());
+    };
+    if given != id {
+        return Err(Refusal::gone(format!("Statement {id} is number {given} now")).into());
+    }
+    if types.chunks(2).any(|kind| kind != NO_TYPE) {
+        let types = [&id.to_le_bytes()[..], types].concat();
+        let set_types = format!("SET innodb_page_server_statement_types = {}", hex(&types));
+        own::query(stream, form, set_types.as_bytes()).await?;
+    }
+    Ok(())
+}
+
+/// Sets the number of the next prepared statement.
+async fn set_next_id(stream: &mut UnixStream, form: Form, id: u32) -> Result<(), Broken> {
+    let set_id = format!("SET innodb_page_server_statement_id = {id}");
+    own::query(stream, form, set_id.as_bytes()).await?;
+    Ok(())
+}
+
+/// `None` for a statement that the compute refuses to prepare.
+fn leave_out<T>(prepared: Result<T, Broken>) -> Result<Option<T>, Broken> {
+    match prepared {
+        Err(Broken::Refused(error)) => {
+            tracing::debug!(%error, "a statement cannot be prepared any more");
+            Ok(None)
         }
-        let given = own::prepare(stream, form, &statement.text).await?;
-        if given != id {
-            return Err(Refusal::gone(format!("Statement {id} is number {given} now")).into());
-        }
-        if statement.types.chunks(2).any(|kind| kind != NO_TYPE) {
-            let types = [&id.to_le_bytes()[..], &statement.types].concat();
-            let set_types = format!("SET innodb_page_server_statement_types = {}", hex(&types));
-            own::query(stream, form, set_types.as_bytes()).await?;
-        }
-        Ok(())
+        prepared => prepared.map(Some),
     }
 }
 

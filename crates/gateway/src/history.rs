@@ -1,0 +1,446 @@
+//! What has made a session what it is, as its client has said it.
+//!
+//! A compute that dies takes its sessions with it, and cannot be asked any more what they
+//! were. The gateway therefore keeps, for each session, the beginning that it had on the
+//! compute and the commands that have changed it since: those whose repetition on another
+//! compute has the same effect (`scan.rs`). After a command of which that is not known, the
+//! session survives no death of its compute. (A compute that falls asleep is asked itself:
+//! `park.rs`.)
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests;
+
+use crate::conversation::command;
+use crate::park::Parked;
+use crate::scan::{Effect, Scanned, Scanner};
+use std::collections::HashMap;
+
+/// The most bytes that are kept of a session.
+const BYTES_MAX: usize = 256 << 10;
+/// The longest prepared statement that is kept.
+const STATEMENT_BYTES_MAX: usize = 32 << 10;
+/// The number by which a client means the statement that it has prepared last.
+const LAST_PREPARED: u32 = u32::MAX;
+/// The flag of COM_STMT_BULK_EXECUTE that says that types follow.
+const BULK_TYPES: u16 = 128;
+
+/// The history of a session.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct History {
+    /// What the session was when it came to this compute; `None`: one that had just logged
+    /// in.
+    pub base: Option<Box<Parked>>,
+    pub changes: Vec<Change>,
+    /// The statements that the client has prepared, by their numbers.
+    statements: HashMap<u32, Statement>,
+    /// The last one that was prepared.
+    last: Option<u32>,
+    /// The code and the rest of an execution of the one that is being prepared.
+    ahead: Option<(u8, Vec<u8>)>,
+    /// `LAST_INSERT_ID()`, if a statement has set it since.
+    pub insert_id: Option<u64>,
+    /// The session has something that is not known.
+    unknown: bool,
+    /// The bytes of changes and statements.
+    bytes: usize,
+}
+
+/// A change of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// A command, as the client has sent it.
+    Command(Vec<u8>),
+    /// The prepared statement of this number.
+    Prepared(u32),
+}
+
+/// A prepared statement.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Statement {
+    pub text: Vec<u8>,
+    /// How many parameters it has.
+    parameters: u16,
+    /// Their types, as COM_STMT_EXECUTE has them; empty: none were sent yet.
+    pub types: Vec<u8>,
+    /// It may end a transaction.
+    may_commit: bool,
+    /// An execution leaves something in the session that is not known.
+    is_unknown: bool,
+    /// Parameters were sent by themselves, and not used yet.
+    has_long_data: bool,
+    /// It is one of [`History::base`].
+    in_base: bool,
+}
+
+/// A command whose answer has not come yet.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    /// It may end a transaction.
+    pub may_commit: bool,
+    /// It only asks whether somebody is there.
+    pub is_ping: bool,
+    on_success: OnSuccess,
+}
+
+#[derive(Debug)]
+enum OnSuccess {
+    Nothing,
+    Change(Vec<u8>),
+    Reset,
+    Prepare {
+        text: Vec<u8>,
+        may_commit: bool,
+        is_unknown: bool,
+    },
+}
+
+/// A command that arrives in parts.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    code: u8,
+    /// Of a statement.
+    scanner: Option<Scanner>,
+    /// What follows the code, of commands that are kept.
+    body: Option<Vec<u8>>,
+}
+
+impl Reading {
+    /// Begins to read a command. `backslashes`: in quotes they are escapes.
+    pub fn new(code: u8, backslashes: bool) -> Reading {
+        Reading {
+            code,
+            scanner: is_statement(code).then(|| Scanner::new(backslashes)),
+            body: (code != command::QUERY).then(Vec::new),
+        }
+    }
+
+    /// The command's code.
+    pub fn code(&self) -> u8 {
+        self.code
+    }
+
+    /// Reads the next part of what follows the code.
+    pub fn feed(&mut self, part: &[u8]) {
+        if let Some(scanner) = &mut self.scanner {
+            scanner.feed(part);
+        }
+        if let Some(body) = &mut self.body {
+            // The types of parameters stand before the values.
+            let room = STATEMENT_BYTES_MAX + 1 - body.len();
+            body.extend_from_slice(&part[..part.len().min(room)]);
+        }
+    }
+}
+
+fn is_statement(code: u8) -> bool {
+    matches!(code, command::QUERY | command::STMT_PREPARE)
+}
+
+impl History {
+    /// That of a session that continues `parked` on another compute.
+    pub fn of(parked: Parked) -> History {
+        let statements = parked.statements().map(|(id, text, types)| {
+            let mut scanner = Scanner::new(true);
+            scanner.feed(text);
+            let scanned = scanner.end();
+            let statement = Statement {
+                parameters: (types.len() / 2) as u16,
+                types: types.to_vec(),
+                may_commit: scanned.may_commit,
+                is_unknown: scanned.effect != Effect::Nothing,
+                in_base: true,
+                ..Statement::default()
+            };
+            (id, statement)
+        });
+        History {
+            statements: statements.collect(),
+            base: Some(Box::new(parked)),
+            ..History::default()
+        }
+    }
+
+    /// Whether the session can be made anew.
+    pub fn is_known(&self) -> bool {
+        !self.unknown
+            && self.bytes <= BYTES_MAX
+            && !self.statements.values().any(|one| one.has_long_data)
+    }
+
+    /// A prepared statement of [`History::changes`].
+    pub fn statement(&self, id: u32) -> Option<&Statement> {
+        self.statements.get(&id)
+    }
+
+    /// The client has sent a whole command, with `body` behind its code. `backslashes`: in
+    /// quotes they are escapes.
+    pub fn sent(&mut self, code: u8, body: &[u8], backslashes: bool) -> Pending {
+        let scanned = (is_statement(code) && !self.unknown).then(|| {
+            let mut scanner = Scanner::new(backslashes);
+            scanner.feed(body);
+            scanner.end()
+        });
+        self.take(code, scanned, body)
+    }
+
+    /// The client has sent a command that was read in parts.
+    pub fn sent_in_parts(&mut self, reading: Reading) -> Pending {
+        let Reading {
+            code,
+            scanner,
+            body,
+        } = reading;
+        let body = body.unwrap_or_default();
+        self.take(code, scanner.map(Scanner::end), &body)
+    }
+
+    fn take(&mut self, code: u8, scanned: Option<Scanned>, body: &[u8]) -> Pending {
+        let mut pending = Pending {
+            may_commit: true,
+            is_ping: code == command::PING,
+            on_success: OnSuccess::Nothing,
+        };
+        if self.unknown {
+            return pending;
+        }
+        pending.on_success = match (code, scanned) {
+            (command::QUERY, Some(scanned)) => {
+                pending.may_commit = scanned.may_commit;
+                match (scanned.effect, scanned.text) {
+                    (Effect::Nothing, _) => OnSuccess::Nothing,
+                    (Effect::Repeatable, Some(text)) => {
+                        OnSuccess::Change([&[command::QUERY], &text[..]].concat())
+                    }
+                    // Even where it fails: a part of it may have been executed.
+                    _ => self.lose_by(),
+                }
+            }
+            (command::STMT_PREPARE, Some(scanned)) if body.len() <= STATEMENT_BYTES_MAX => {
+                pending.may_commit = false;
+                self.last = None;
+                OnSuccess::Prepare {
+                    text: body.to_vec(),
+                    may_commit: scanned.may_commit,
+                    is_unknown: scanned.effect != Effect::Nothing,
+                }
+            }
+            (command::STMT_EXECUTE | command::STMT_BULK_EXECUTE, _) => {
+                pending.may_commit = self.executed(code, body);
+                OnSuccess::Nothing
+            }
+            (command::INIT_DB, _) => {
+                pending.may_commit = false;
+                OnSuccess::Change([&[code], body].concat())
+            }
+            (command::RESET_CONNECTION, _) => OnSuccess::Reset,
+            (
+                command::PING | command::STATISTICS | command::FIELD_LIST | command::STMT_FETCH
+                | command::STMT_RESET | command::PROCESS_KILL | command::DEBUG
+                // Kept by the conversation.
+                | command::SET_OPTION,
+                _,
+            ) => {
+                pending.may_commit = false;
+                OnSuccess::Nothing
+            }
+            _ => self.lose_by(),
+        };
+        pending
+    }
+
+    fn lose_by(&mut self) -> OnSuccess {
+        self.lose();
+        OnSuccess::Nothing
+    }
+
+    /// The session has something that is not known.
+    pub fn lose(&mut self) {
+        self.unknown = true;
+    }
+
+    /// The client executes a prepared statement. Whether that may end a transaction.
+    fn executed(&mut self, code: u8, body: &[u8]) -> bool {
+        let Some((id, rest)) = body.split_first_chunk() else {
+            self.unknown = true;
+            return true;
+        };
+        let mut id = u32::from_le_bytes(*id);
+        if id == LAST_PREPARED {
+            match self.last {
+                Some(last) => id = last,
+                None => {
+                    self.ahead = Some((code, rest.to_vec()));
+                    return true;
+                }
+            }
+        }
+        let Some(statement) = self.statements.get_mut(&id) else {
+            self.unknown = true;
+            return true;
+        };
+        statement.has_long_data = false;
+        let sent = types(code, rest, statement.parameters.into());
+        if let Some(types) = sent.filter(|types| *types != statement.types) {
+            if let Some(base) = self.base.as_mut().filter(|_| statement.in_base) {
+                base.set_types(id, types);
+            } else {
+                self.bytes += types.len() - statement.types.len();
+            }
+            statement.types = types.to_vec();
+        }
+        self.unknown |= statement.is_unknown;
+        statement.may_commit
+    }
+
+    /// The client sends parameters of a statement by themselves.
+    pub fn sent_long_data(&mut self, id: u32) {
+        match self.statements.get_mut(&id) {
+            Some(statement) => statement.has_long_data = true,
+            None => self.unknown = true,
+        }
+    }
+
+    /// The client resets a statement.
+    pub fn reset_statement(&mut self, id: u32) {
+        if let Some(statement) = self.statements.get_mut(&id) {
+            statement.has_long_data = false;
+        }
+    }
+
+    /// The client closes a statement.
+    pub fn closed(&mut self, id: u32) {
+        let Some(statement) = self.statements.remove(&id) else {
+            return;
+        };
+        if let Some(base) = self.base.as_mut().filter(|_| statement.in_base) {
+            base.close(id);
+        } else {
+            self.bytes -= statement.bytes();
+            self.changes
+                .retain(|change| *change != Change::Prepared(id));
+        }
+    }
+
+    /// A command has succeeded.
+    pub fn succeeded(&mut self, pending: Pending, insert_id: u64) {
+        if insert_id > 0 {
+            self.insert_id = Some(insert_id);
+        }
+        match pending.on_success {
+            OnSuccess::Nothing => {}
+            OnSuccess::Change(payload) => self.change(payload),
+            OnSuccess::Reset => {
+                // The default database stays, and statements go.
+                for id in self.statements.keys().copied().collect::<Vec<_>>() {
+                    self.closed(id);
+                }
+                self.insert_id = None;
+                let is_use =
+                    |change: &Change| matches!(change, Change::Command(payload) if is_use(payload));
+                self.changes.retain(is_use);
+                self.bytes = self.changes.iter().map(Change::bytes).sum();
+                self.change(vec![command::RESET_CONNECTION]);
+            }
+            // Its answer has a number (`prepared`).
+            OnSuccess::Prepare { .. } => self.unknown = true,
+        }
+    }
+
+    /// A statement was prepared, and has got a number.
+    pub fn prepared(&mut self, pending: Pending, id: u32, parameters: u16) {
+        let OnSuccess::Prepare {
+            text,
+            may_commit,
+            is_unknown,
+        } = pending.on_success
+        else {
+            self.unknown = true;
+            return;
+        };
+        let statement = Statement {
+            text,
+            parameters,
+            types: Vec::new(),
+            may_commit,
+            is_unknown,
+            has_long_data: false,
+            in_base: false,
+        };
+        self.bytes += statement.bytes();
+        self.statements.insert(id, statement);
+        self.changes.push(Change::Prepared(id));
+        self.last = Some(id);
+        if let Some((code, rest)) = self.ahead.take() {
+            self.executed(code, &[&id.to_le_bytes(), &rest[..]].concat());
+        }
+    }
+
+    /// Adds a command that changes the session.
+    fn change(&mut self, payload: Vec<u8>) {
+        let change = Change::Command(payload);
+        // Programs set the same again and again. Statements are prepared under what was set
+        // before them.
+        let since = self
+            .changes
+            .iter()
+            .rposition(|one| matches!(one, Change::Prepared(_)));
+        let since = since.map_or(0, |at| at + 1);
+        let same = self.changes[since..].iter().position(|one| *one == change);
+        if let Some(same) = same {
+            self.changes.remove(since + same);
+        } else {
+            self.bytes += change.bytes();
+        }
+        if self.bytes > BYTES_MAX {
+            // Never again: the rest is not needed.
+            self.unknown = true;
+            self.changes = Vec::new();
+        } else {
+            self.changes.push(change);
+        }
+    }
+}
+
+impl Change {
+    fn bytes(&self) -> usize {
+        size_of::<Change>()
+            + match self {
+                Change::Command(payload) => payload.len(),
+                Change::Prepared(_) => 0,
+            }
+    }
+}
+
+impl Statement {
+    fn bytes(&self) -> usize {
+        size_of::<Statement>() + size_of::<Change>() + self.text.len() + self.types.len()
+    }
+}
+
+/// The types of `count` parameters in an execution, behind the statement's number, if the
+/// client has sent them.
+fn types(code: u8, rest: &[u8], count: usize) -> Option<&[u8]> {
+    let at = if code == command::STMT_BULK_EXECUTE {
+        let flags = u16::from_le_bytes(*rest.first_chunk()?);
+        (flags & BULK_TYPES != 0).then_some(2)?
+    } else {
+        // Flags, the count of iterations, and a bit for each NULL.
+        let at = 1 + 4 + count.div_ceil(8);
+        (*rest.get(at)? != 0).then_some(at + 1)?
+    };
+    rest.get(at..at + 2 * count)
+        .filter(|types| !types.is_empty())
+}
+
+/// Whether a command sets the default database, and nothing else.
+fn is_use(payload: &[u8]) -> bool {
+    match payload {
+        [command::INIT_DB, ..] => true,
+        [command::QUERY, statement @ ..] => {
+            let word = statement.trim_ascii_start().first_chunk::<3>();
+            word.is_some_and(|word| word.eq_ignore_ascii_case(b"USE"))
+        }
+        _ => false,
+    }
+}
