@@ -95,6 +95,7 @@ impl Branches {
             branch: name.to_string(),
             branch_id: record.branch_id.clone(),
             process: record.process.tag(),
+            started: None,
             address: SocketAddr::new(address, record.port),
             own: OwnWay {
                 socket: record.socket.clone(),
@@ -215,6 +216,7 @@ impl Branches {
             Some(last) => last.times,
             None => 0,
         };
+        let began = clock.instant();
         let Ok(_turn) = self.starts.acquire().await else {
             return Err(Refusal::gone("The gateway is stopping"));
         };
@@ -229,8 +231,9 @@ impl Branches {
         });
         let refusal = match started.await {
             Ok(Ok(Ok(()))) => match self.running(name) {
-                Some(reached) => {
+                Some(mut reached) => {
                     *failed = None;
+                    reached.started = Some(clock.since(began));
                     return Ok(reached);
                 }
                 None => Refusal::gone(format!(

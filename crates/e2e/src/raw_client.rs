@@ -54,6 +54,14 @@ impl RawClient {
         self.packet()
     }
 
+    /// Sends a command that has no answer.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub fn say(&mut self, payload: &[u8]) -> Result<()> {
+        self.send(0, payload)
+    }
+
     /// The next packet.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use crate::branch::Branch;
 use crate::computes::Reached;
-use crate::conversation::{Conversation, Form, IN_TRANSACTION, Unanswered, command};
+use crate::conversation::{Conversation, Form, IN_TRANSACTION, Unanswered, command, has_no_answer};
 use crate::gateway::Shared;
 use crate::history::History;
 use crate::login::Answer;
@@ -13,9 +13,12 @@ use crate::refusal::Refusal;
 use crate::session::{Client, Inner, InnerStream, MOVE};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+
+/// The bytes of COM_STMT_CLOSE.
+const CLOSE_BYTES: usize = HEADER_BYTES + 1 + 4;
 
 /// A session that has left its compute.
 pub(crate) struct Away {
@@ -27,10 +30,19 @@ pub(crate) struct Away {
     option: Option<[u8; 2]>,
     history: History,
     /// The account, if the history begins with its login.
-    account: OnceLock<Account>,
+    account: Option<Account>,
     /// A transaction was open when its compute died, and the client does not know that it
     /// is lost.
-    lost_transaction: bool,
+    lost: Option<Lost>,
+}
+
+/// A transaction of a compute that has died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lost {
+    /// It was not committed.
+    RolledBack,
+    /// A command that has failed may have ended it.
+    Uncertain,
 }
 
 /// Why a session does not come back.
@@ -51,8 +63,8 @@ impl Away {
             status: conversation.status(),
             option: conversation.option(),
             history: History::of(parked),
-            account: OnceLock::new(),
-            lost_transaction: false,
+            account: None,
+            lost: None,
         }
     }
 
@@ -62,7 +74,8 @@ impl Away {
         let handle = &inner.entered.handle;
         let mut conversation = handle.conversation.lock();
         let interrupted = conversation.interrupted()?;
-        let has_account = conversation.history.base.is_some() || handle.account.get().is_some();
+        let account = handle.account.get().cloned().flatten();
+        let has_account = conversation.history.base.is_some() || account.is_some();
         if conversation.tie().is_some() || !conversation.history.is_known() || !has_account {
             return None;
         }
@@ -72,8 +85,13 @@ impl Away {
             status: conversation.status() & !IN_TRANSACTION,
             option: conversation.option(),
             history: std::mem::take(&mut conversation.history),
-            account: handle.account.clone(),
-            lost_transaction: interrupted.in_transaction,
+            account,
+            lost: interrupted
+                .in_transaction
+                .then_some(match interrupted.is_uncertain {
+                    true => Lost::Uncertain,
+                    false => Lost::RolledBack,
+                }),
         };
         Some((away, interrupted.command))
     }
@@ -86,17 +104,27 @@ impl Away {
     /// The answer to a command that a dead compute has not answered.
     pub fn answer(&mut self, command: Unanswered) -> Vec<u8> {
         match command.is_ping {
-            true => pong(self.status).to_vec(),
+            true => self.pong().to_vec(),
             false => self.take_refusal(command.may_commit).encode(),
         }
+    }
+
+    /// The answer to a ping. A client goes by its flags when it has a transaction to commit.
+    fn pong(&self) -> [u8; 7] {
+        let in_transaction = if self.lost.is_some() {
+            IN_TRANSACTION
+        } else {
+            0
+        };
+        pong(self.status | in_transaction)
     }
 
     /// The error of a command that a dead compute has not answered. `may_commit`: the command
     /// may have ended a transaction.
     fn take_refusal(&mut self, may_commit: bool) -> Refusal {
-        let in_transaction = std::mem::take(&mut self.lost_transaction);
+        let lost = self.lost.take();
         let name = &self.name;
-        if in_transaction && !may_commit {
+        if lost == Some(Lost::RolledBack) && !may_commit {
             return Refusal::rolled_back(format!(
                 "The compute of branch '{name}' has ended, and nothing of the transaction was kept; try the transaction again"
             ));
@@ -125,27 +153,40 @@ impl Away {
                 [1, 0, 0, 0, command::QUIT] => return Ok(None),
                 [1, 0, 0, 0, command::PING] => {
                     said.clear();
-                    packet::write(&mut client.stream, 1, &pong(self.status)).await?;
+                    packet::write(&mut client.stream, 1, &self.pong()).await?;
+                    continue;
+                }
+                // It changes nothing on a compute.
+                [5, 0, 0, 0, command::STMT_CLOSE, ..] => {
+                    while said.len() < CLOSE_BYTES {
+                        read_on(&mut client.stream, &mut said).await?;
+                    }
+                    let id = [said[5], said[6], said[7], said[8]];
+                    self.history.closed(u32::from_le_bytes(id));
+                    said.drain(..CLOSE_BYTES);
                     continue;
                 }
                 _ => {}
             }
-            let stuck = if self.lost_transaction {
+            let code = said[HEADER_BYTES];
+            let stuck = if self.lost.is_some() {
                 Stuck::Now(self.take_refusal(false))
             } else {
                 let (peer, answer) = (client.peer, &client.answer);
                 match self.restore(shared, peer, answer, branch).await {
                     Ok((stream, compute, id)) => {
+                        if let Some(metrics) = branch.metrics() {
+                            metrics.restored.inc();
+                        }
                         let conversation = Conversation::restored(
                             Form::of(&client.answer),
                             self.status,
                             self.option,
                             self.history,
                         );
-                        let entered = branch.enter(id, conversation);
-                        if let Some(account) = self.account.into_inner() {
-                            let _ = entered.handle.account.set(account);
-                        }
+                        let process = compute.process.clone();
+                        let entered = branch.enter(id, process, conversation);
+                        let _ = entered.handle.account.set(self.account);
                         return Ok(Some(Inner {
                             stream: InnerStream::Unix(stream),
                             compute,
@@ -158,6 +199,11 @@ impl Away {
                     Err(stuck) => stuck,
                 }
             };
+            if has_no_answer(code) {
+                // The client would take an error for the answer to its next command.
+                client.stream.shutdown().await?;
+                return Ok(None);
+            }
             let (Stuck::Now(refusal) | Stuck::ForGood(refusal)) = &stuck;
             let seq = skip_command(&mut client.stream, &mut said).await?;
             let seq = seq.wrapping_add(1);
@@ -180,7 +226,7 @@ impl Away {
         let _passed = branch.gate.read().await;
         let from = peer.ip().to_canonical();
         let name = &self.name;
-        let reached = shared.computes.reach(name, from).await;
+        let reached = shared.reach(branch, name, from).await;
         let compute = reached.map_err(Stuck::Now)?;
         if compute.branch_id != self.branch_id {
             // The client has not logged in there.
@@ -200,7 +246,7 @@ impl Away {
     }
 
     async fn make(&self, compute: &Reached, answer: &Answer) -> Result<(UnixStream, u32), Broken> {
-        let (mut stream, id) = match (&self.history.base, self.account.get()) {
+        let (mut stream, id) = match (&self.history.base, &self.account) {
             (Some(parked), _) => parked.restore(compute, answer).await?,
             (None, Some(account)) => account.log_in(compute, answer).await?,
             (None, None) => return Err(Refusal::gone("its account is not known").into()),

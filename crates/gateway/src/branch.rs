@@ -2,13 +2,11 @@
 //! about to sleep.
 
 use crate::conversation::Conversation;
+use crate::metrics::{BranchMetrics, Metrics};
 use crate::park::Account;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::atomic::{
-    AtomicBool, AtomicU64,
-    Ordering::{Relaxed, SeqCst},
-};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{Notify, RwLock, oneshot};
 
@@ -25,8 +23,8 @@ pub(crate) struct Branch {
     pub gate: Arc<RwLock<()>>,
     /// The sessions on the compute, by their numbers there.
     sessions: Mutex<HashMap<u32, Arc<Handle>>>,
-    /// A client has logged in on it, so that it exists.
-    pub exists: AtomicBool,
+    /// Its metrics, once a client has logged in on it, so that it exists.
+    metrics: OnceLock<BranchMetrics>,
 }
 
 impl Branches {
@@ -45,7 +43,7 @@ impl Branches {
     pub fn forget(&self, name: &str) {
         let mut all = self.0.lock();
         let unused =
-            |branch: &Arc<Branch>| Arc::strong_count(branch) == 1 && !branch.exists.load(Relaxed);
+            |branch: &Arc<Branch>| Arc::strong_count(branch) == 1 && branch.metrics().is_none();
         if all.get(name).is_some_and(unused) {
             all.remove(name);
         }
@@ -53,9 +51,24 @@ impl Branches {
 }
 
 impl Branch {
+    /// A client has logged in.
+    pub fn exists(&self, name: &str, metrics: &Metrics) -> &BranchMetrics {
+        self.metrics.get_or_init(|| metrics.of(name))
+    }
+
+    /// Its metrics, if it is known to exist.
+    pub fn metrics(&self) -> Option<&BranchMetrics> {
+        self.metrics.get()
+    }
+
     /// Lists a session by its number on the compute, until the entry is dropped.
-    pub fn enter(self: &Arc<Branch>, inner: u32, conversation: Conversation) -> Entered {
-        let handle = Arc::new(Handle::new(conversation));
+    pub fn enter(
+        self: &Arc<Branch>,
+        inner: u32,
+        process: String,
+        conversation: Conversation,
+    ) -> Entered {
+        let handle = Arc::new(Handle::new(process, conversation));
         self.sessions.lock().insert(inner, Arc::clone(&handle));
         Entered {
             branch: Arc::clone(self),
@@ -64,12 +77,13 @@ impl Branch {
         }
     }
 
-    /// The sessions by their numbers on the compute, and how often something was said in
-    /// each.
-    pub fn sessions(&self) -> HashMap<u32, (Arc<Handle>, u64)> {
+    /// The sessions by their numbers on the compute that is this process, and how often
+    /// something was said in each.
+    pub fn sessions(&self, process: &str) -> HashMap<u32, (Arc<Handle>, u64)> {
         let sessions = self.sessions.lock();
         sessions
             .iter()
+            .filter(|(_, handle)| handle.process == process)
             .map(|(id, handle)| (*id, (Arc::clone(handle), handle.spoken())))
             .collect()
     }
@@ -102,8 +116,11 @@ impl Drop for Entered {
 pub(crate) struct Handle {
     /// The course of the session.
     pub conversation: Mutex<Conversation>,
-    /// The account of the session, once the compute has told it and if it can be had again.
-    pub account: OnceLock<Account>,
+    /// The process of the compute: others count their sessions from 1 as well.
+    pub process: String,
+    /// The account of the session, once the compute has told it; `None`: it cannot be had
+    /// again.
+    pub account: OnceLock<Option<Account>>,
     /// How often the client or the compute has said something.
     spoken: AtomicU64,
     asked: Notify,
@@ -123,8 +140,9 @@ pub(crate) struct Request {
 
 impl Handle {
     /// A session of which nothing was asked yet.
-    pub fn new(conversation: Conversation) -> Handle {
+    pub fn new(process: String, conversation: Conversation) -> Handle {
         Handle {
+            process,
             conversation: Mutex::new(conversation),
             account: OnceLock::new(),
             spoken: AtomicU64::new(0),

@@ -58,6 +58,8 @@ pub struct Reached {
     pub address: SocketAddr,
     /// The way of Xylem's own account to it.
     pub own: OwnWay,
+    /// How long its start took, for the caller that has started it.
+    pub started: Option<Duration>,
 }
 
 /// State of a compute that sleeps, for its next start.

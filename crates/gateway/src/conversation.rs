@@ -10,7 +10,7 @@ mod tests;
 
 use crate::bytes::Reader;
 use crate::history::{History, Pending, Reading};
-use crate::login::{Answer, caps, more_caps};
+use crate::login::{Answer, caps};
 use crate::packet::{FULL, HEADER_BYTES, length};
 use crate::refusal::Refusal;
 use std::collections::VecDeque;
@@ -75,8 +75,6 @@ const PIPELINE_MAX: usize = 1000;
 pub(crate) struct Form {
     /// Lists end with a packet like that of success, and metadata with none.
     deprecate_eof: bool,
-    /// A byte behind the number of columns says whether their metadata follow.
-    cached_metadata: bool,
 }
 
 impl Form {
@@ -84,7 +82,6 @@ impl Form {
     pub fn of(answer: &Answer) -> Form {
         Form {
             deprecate_eof: answer.caps & caps::DEPRECATE_EOF != 0,
-            cached_metadata: answer.more_caps & more_caps::CACHE_METADATA != 0,
         }
     }
 
@@ -109,12 +106,9 @@ impl Form {
         from.u16()
     }
 
-    /// The number of columns, and whether their metadata follow.
-    pub fn columns(self, payload: &[u8]) -> Result<(u64, bool), Refusal> {
-        let mut from = Reader::new(payload);
-        let columns = from.number()?;
-        let follow = !self.cached_metadata || from.u8()? != 0;
-        Ok((columns, follow))
+    /// The number of columns.
+    pub fn columns(payload: &[u8]) -> Result<u64, Refusal> {
+        Reader::new(payload).number()
     }
 
     /// Whether metadata end with a packet of their own.
@@ -191,6 +185,8 @@ pub(crate) struct Conversation {
     seq: u8,
     /// The client sends a file that the compute has asked for.
     sends_file: bool,
+    /// A command in a transaction has failed since `status` was said.
+    is_uncertain: bool,
 }
 
 /// The end of a session, whose compute has died.
@@ -198,6 +194,9 @@ pub(crate) struct Conversation {
 pub(crate) struct Interrupted {
     /// A transaction was open before the command.
     pub in_transaction: bool,
+    /// Whether one is open is not certain: a command has failed since that was said, and may
+    /// have ended it.
+    pub is_uncertain: bool,
     /// The command without a whole answer.
     pub command: Option<Unanswered>,
 }
@@ -214,7 +213,7 @@ pub(crate) struct Unanswered {
 }
 
 /// Whether a command is answered by nothing.
-fn has_no_answer(code: u8) -> bool {
+pub(crate) fn has_no_answer(code: u8) -> bool {
     matches!(
         code,
         command::QUIT | command::STMT_SEND_LONG_DATA | command::STMT_CLOSE
@@ -247,6 +246,7 @@ impl Conversation {
             continued: false,
             seq: 0,
             sends_file: false,
+            is_uncertain: false,
         }
     }
 
@@ -301,6 +301,12 @@ impl Conversation {
             && self.status & IN_TRANSACTION == 0
     }
 
+    /// Whether the client is logging in.
+    pub fn is_login(&self) -> bool {
+        let front = self.expected.front();
+        front.is_some_and(|one| one.expected == Expected::Login)
+    }
+
     /// Whether the compute has nothing to say.
     pub fn is_quiet(&self) -> bool {
         self.expected.is_empty() && !self.lost
@@ -321,21 +327,23 @@ impl Conversation {
         };
         let command = match waiting {
             None => None,
+            // Clients look for no error among metadata.
             Some(Waiting {
-                expected: Expected::Login,
+                expected: Expected::Login | Expected::Metadata(..) | Expected::MetadataEnd(_),
                 ..
             }) => return None,
             Some(Waiting { pending, .. }) => {
                 let pending = pending.as_ref()?;
                 Some(Unanswered {
                     seq: self.seq.wrapping_add(1),
-                    may_commit: pending.may_commit,
+                    may_commit: pending.may_commit || self.is_uncertain,
                     is_ping: pending.is_ping,
                 })
             }
         };
         Some(Interrupted {
             in_transaction,
+            is_uncertain: in_transaction && self.is_uncertain,
             command,
         })
     }
@@ -427,8 +435,12 @@ impl Conversation {
         }
     }
 
-    /// The client has sent the end of a command that was read in parts.
-    pub fn sent_in_parts(&mut self, reading: Reading) {
+    /// The client has sent the end of a command that was read in parts; `seq` is the number
+    /// of its last packet.
+    pub fn sent_in_parts(&mut self, reading: Reading, seq: u8) {
+        if self.expected.len() == 1 {
+            self.seq = seq;
+        }
         if let Some(waiting) = self.unfinished(reading.code()) {
             let pending = self.history.sent_in_parts(reading);
             self.expected[waiting].pending = Some(pending);
@@ -503,8 +515,13 @@ impl Conversation {
         if first == ERR {
             let progress = payload.get(1..3) == Some(&PROGRESS);
             if !progress {
-                self.expected.pop_front();
+                let failed = self.expected.pop_front();
                 self.seq = 0;
+                self.is_uncertain |= self.status & IN_TRANSACTION != 0;
+                match failed.map(|one| one.pending) {
+                    Some(Some(pending)) => self.history.failed(pending),
+                    _ => self.history.lose(),
+                }
             }
             return Ok(());
         }
@@ -514,6 +531,7 @@ impl Conversation {
             E::Result => match first {
                 OK => {
                     (self.status, insert_id) = read_ok(payload)?;
+                    self.is_uncertain = false;
                     self.more()
                 }
                 LOCAL_FILE => {
@@ -521,8 +539,8 @@ impl Conversation {
                     Some(E::Result)
                 }
                 _ => {
-                    let (columns, follow) = self.form.columns(payload)?;
-                    Some(self.metadata(if follow { columns } else { 0 }, Rest::Rows))
+                    let columns = Form::columns(payload)?;
+                    Some(self.metadata(columns, Rest::Rows))
                 }
             },
             E::Prepared => {
@@ -546,6 +564,7 @@ impl Conversation {
             E::Metadata(_, rest) => self.after_metadata(rest),
             E::MetadataEnd(rest) => {
                 self.status = self.form.status_at_end(payload)?;
+                self.is_uncertain = false;
                 match self.status & CURSOR_EXISTS {
                     0 => self.after_metadata(rest),
                     _ => {
@@ -556,6 +575,7 @@ impl Conversation {
             }
             E::Rows if self.form.ends_list(first, count) => {
                 self.status = self.form.status_at_end(payload)?;
+                self.is_uncertain = false;
                 if self.status & LAST_ROW_SENT != 0 {
                     self.close_cursor(statement);
                 } else if self.status & CURSOR_EXISTS != 0 && !self.cursors.contains(&statement) {

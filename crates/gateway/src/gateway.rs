@@ -1,9 +1,10 @@
 //! The gateway itself: its listener, its limits and its clients.
 
-use crate::branch::Branches;
-use crate::computes::Computes;
+use crate::branch::{Branch, Branches};
+use crate::computes::{Computes, Reached};
 use crate::kill::FIRST_ID;
 use crate::login::Greeting;
+use crate::metrics::{Counted, Metrics};
 use crate::refusal::Refusal;
 use crate::{session, sleep};
 use parking_lot::Mutex;
@@ -11,7 +12,7 @@ use rustls::ServerConfig;
 use socket2::SockRef;
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -63,6 +64,7 @@ pub(crate) struct Shared {
     open: Mutex<HashMap<u32, Open>>,
     /// The sessions of each branch.
     pub branches: Branches,
+    pub metrics: Metrics,
     /// The gateway takes no further clients, and starts no compute.
     pub stopping: CancellationToken,
 }
@@ -93,8 +95,14 @@ impl Gateway {
             permits,
             open: Mutex::default(),
             branches: Branches::default(),
+            metrics: Metrics::new(),
             stopping: CancellationToken::new(),
         }))
+    }
+
+    /// All metrics in the OpenMetrics text format.
+    pub fn scrape(&self) -> String {
+        self.0.metrics.scrape()
     }
 
     /// Serves `listener` until `shutdown` completes, then lets connections go on for the
@@ -140,6 +148,7 @@ impl Gateway {
         let (shared, over) = (Arc::clone(&self.0), over.clone());
         let id = shared.number();
         let Ok(permit) = Arc::clone(&shared.permits).try_acquire_owned() else {
+            shared.metrics.too_many.inc();
             // Without a greeting, as MariaDB does it. A new connection has room for it.
             let refusal = Refusal::too_many().encode();
             let mut bytes = crate::packet::header(refusal.len(), 0).to_vec();
@@ -148,8 +157,9 @@ impl Gateway {
             return;
         };
         tasks.spawn(async move {
+            let _open = Counted::one(&shared.metrics.connections);
             tokio::select! {
-                () = session::serve(shared, stream, peer, id) => {}
+                () = session::serve(Arc::clone(&shared), stream, peer, id) => {}
                 () = over.cancelled() => {}
             }
             drop(permit);
@@ -212,6 +222,25 @@ impl Shared {
         })
     }
 
+    /// Finds the compute of a branch, and starts it if it does not run.
+    pub(crate) async fn reach(
+        &self,
+        branch: &Branch,
+        name: &str,
+        from: IpAddr,
+    ) -> Result<Reached, Refusal> {
+        let mut reached = self.computes.reach(name, from).await;
+        if let Some(metrics) = branch.metrics() {
+            match &mut reached {
+                Ok(compute) => metrics.woken(compute),
+                Err(_) => {
+                    metrics.wake_failures.inc();
+                }
+            }
+        }
+        reached
+    }
+
     /// Lists a connection until the entry is dropped.
     pub(crate) fn enter(&self, id: u32, branch: &str, inner: u32) -> Entry<'_> {
         let open = Open {
@@ -234,9 +263,9 @@ impl Shared {
 /// The capabilities of MariaDB 10.11 with TLS, without compression, which ends at the
 /// gateway.
 const OFFERED: u32 = 0x81ff_fffe & !crate::login::caps::COMPRESS;
-/// MariaDB's own: progress reports, bulk operations, extended metadata, and metadata that
-/// clients keep.
-const MORE_OFFERED: u32 = 0x1d;
+/// MariaDB's own: progress reports, bulk operations and extended metadata. Not metadata that
+/// clients keep (0x10): the next compute of a session does not know which ones those are.
+pub(crate) const MORE_OFFERED: u32 = 0x0d;
 /// The character set utf8mb4_general_ci.
 const UTF8MB4: u8 = 45;
 /// `SERVER_STATUS_AUTOCOMMIT`

@@ -44,15 +44,27 @@ pub(crate) struct History {
     unknown: bool,
     /// The bytes of changes and statements.
     bytes: usize,
+    /// The bytes of statements that are being prepared.
+    preparing: usize,
 }
 
 /// A change of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// A command, as the client has sent it.
-    Command(Vec<u8>),
+    Command(Command),
     /// The prepared statement of this number.
     Prepared(u32),
+}
+
+/// A command that has changed a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Command {
+    /// As the client has sent it.
+    pub payload: Vec<u8>,
+    /// COM_RESET_CONNECTION leaves what it has done.
+    survives_reset: bool,
+    /// What it does depends on nothing else.
+    is_literal: bool,
 }
 
 /// A prepared statement.
@@ -86,7 +98,7 @@ pub(crate) struct Pending {
 #[derive(Debug)]
 enum OnSuccess {
     Nothing,
-    Change(Vec<u8>),
+    Change(Command),
     Reset,
     Prepare {
         text: Vec<u8>,
@@ -141,14 +153,17 @@ impl History {
     /// That of a session that continues `parked` on another compute.
     pub fn of(parked: Parked) -> History {
         let statements = parked.statements().map(|(id, text, types)| {
-            let mut scanner = Scanner::new(true);
-            scanner.feed(text);
-            let scanned = scanner.end();
+            // In which sql_mode it was prepared is not known.
+            let scanned = [true, false].map(|backslashes| {
+                let mut scanner = Scanner::new(backslashes);
+                scanner.feed(text);
+                scanner.end()
+            });
             let statement = Statement {
                 parameters: (types.len() / 2) as u16,
                 types: types.to_vec(),
-                may_commit: scanned.may_commit,
-                is_unknown: scanned.effect != Effect::Nothing,
+                may_commit: scanned.iter().any(|one| one.may_commit),
+                is_unknown: scanned.iter().any(|one| one.effect != Effect::Nothing),
                 in_base: true,
                 ..Statement::default()
             };
@@ -209,9 +224,11 @@ impl History {
                 pending.may_commit = scanned.may_commit;
                 match (scanned.effect, scanned.text) {
                     (Effect::Nothing, _) => OnSuccess::Nothing,
-                    (Effect::Repeatable, Some(text)) => {
-                        OnSuccess::Change([&[command::QUERY], &text[..]].concat())
-                    }
+                    (Effect::Repeatable, Some(text)) => OnSuccess::Change(Command {
+                        payload: [&[command::QUERY], &text[..]].concat(),
+                        survives_reset: scanned.survives_reset,
+                        is_literal: scanned.is_literal,
+                    }),
                     // Even where it fails: a part of it may have been executed.
                     _ => self.lose_by(),
                 }
@@ -219,6 +236,11 @@ impl History {
             (command::STMT_PREPARE, Some(scanned)) if body.len() <= STATEMENT_BYTES_MAX => {
                 pending.may_commit = false;
                 self.last = None;
+                self.preparing += body.len();
+                if self.preparing > BYTES_MAX {
+                    self.lose();
+                    return pending;
+                }
                 OnSuccess::Prepare {
                     text: body.to_vec(),
                     may_commit: scanned.may_commit,
@@ -231,7 +253,11 @@ impl History {
             }
             (command::INIT_DB, _) => {
                 pending.may_commit = false;
-                OnSuccess::Change([&[code], body].concat())
+                OnSuccess::Change(Command {
+                    payload: [&[code], body].concat(),
+                    survives_reset: true,
+                    is_literal: true,
+                })
             }
             (command::RESET_CONNECTION, _) => OnSuccess::Reset,
             (
@@ -254,9 +280,13 @@ impl History {
         OnSuccess::Nothing
     }
 
-    /// The session has something that is not known.
+    /// The session has something that is not known. Nothing of its history is of use any
+    /// more.
     pub fn lose(&mut self) {
-        self.unknown = true;
+        *self = History {
+            unknown: true,
+            ..History::default()
+        };
     }
 
     /// The client executes a prepared statement. Whether that may end a transaction.
@@ -317,30 +347,72 @@ impl History {
             base.close(id);
         } else {
             self.bytes -= statement.bytes();
-            self.changes
-                .retain(|change| *change != Change::Prepared(id));
+            let place = self
+                .changes
+                .iter()
+                .position(|one| *one == Change::Prepared(id));
+            if let Some(place) = place {
+                self.changes.remove(place);
+                self.merge_around(place);
+            }
+        }
+    }
+
+    /// Leaves out the commands before `place` that are repeated behind it.
+    fn merge_around(&mut self, place: usize) {
+        let (before, behind) = self.changes.split_at(place);
+        let first = before
+            .iter()
+            .rposition(Change::is_barrier)
+            .map_or(0, |at| at + 1);
+        let behind: Vec<_> = behind.iter().take_while(|one| !one.is_barrier()).collect();
+        let repeated: Vec<usize> = (first..place)
+            .filter(|at| behind.contains(&&self.changes[*at]))
+            .collect();
+        for at in repeated.into_iter().rev() {
+            let change = self.changes.remove(at);
+            self.bytes -= change.bytes();
+        }
+    }
+
+    /// A command has failed.
+    pub fn failed(&mut self, pending: Pending) {
+        match pending.on_success {
+            // A part of it may have been executed.
+            OnSuccess::Change(command) if command.payload.contains(&b',') => self.lose(),
+            OnSuccess::Prepare { text, .. } => {
+                self.preparing = self.preparing.saturating_sub(text.len());
+                self.ahead = None;
+            }
+            _ => {}
         }
     }
 
     /// A command has succeeded.
     pub fn succeeded(&mut self, pending: Pending, insert_id: u64) {
+        if self.unknown {
+            return;
+        }
         if insert_id > 0 {
             self.insert_id = Some(insert_id);
         }
         match pending.on_success {
             OnSuccess::Nothing => {}
-            OnSuccess::Change(payload) => self.change(payload),
+            OnSuccess::Change(command) => self.change(command),
             OnSuccess::Reset => {
-                // The default database stays, and statements go.
+                // The default database and the role stay, and statements go.
                 for id in self.statements.keys().copied().collect::<Vec<_>>() {
                     self.closed(id);
                 }
                 self.insert_id = None;
-                let is_use =
-                    |change: &Change| matches!(change, Change::Command(payload) if is_use(payload));
-                self.changes.retain(is_use);
+                self.changes
+                    .retain(|change| matches!(change, Change::Command(one) if one.survives_reset));
                 self.bytes = self.changes.iter().map(Change::bytes).sum();
-                self.change(vec![command::RESET_CONNECTION]);
+                self.change(Command {
+                    payload: vec![command::RESET_CONNECTION],
+                    survives_reset: false,
+                    is_literal: false,
+                });
             }
             // Its answer has a number (`prepared`).
             OnSuccess::Prepare { .. } => self.unknown = true,
@@ -349,6 +421,9 @@ impl History {
 
     /// A statement was prepared, and has got a number.
     pub fn prepared(&mut self, pending: Pending, id: u32, parameters: u16) {
+        if self.unknown {
+            return;
+        }
         let OnSuccess::Prepare {
             text,
             may_commit,
@@ -358,6 +433,7 @@ impl History {
             self.unknown = true;
             return;
         };
+        self.preparing = self.preparing.saturating_sub(text.len());
         let statement = Statement {
             text,
             parameters,
@@ -368,6 +444,10 @@ impl History {
             in_base: false,
         };
         self.bytes += statement.bytes();
+        if self.bytes > BYTES_MAX {
+            self.lose();
+            return;
+        }
         self.statements.insert(id, statement);
         self.changes.push(Change::Prepared(id));
         self.last = Some(id);
@@ -377,25 +457,21 @@ impl History {
     }
 
     /// Adds a command that changes the session.
-    fn change(&mut self, payload: Vec<u8>) {
-        let change = Change::Command(payload);
-        // Programs set the same again and again. Statements are prepared under what was set
-        // before them.
-        let since = self
-            .changes
-            .iter()
-            .rposition(|one| matches!(one, Change::Prepared(_)));
+    fn change(&mut self, command: Command) {
+        let is_literal = command.is_literal;
+        let change = Change::Command(command);
+        // Programs set the same again and again.
+        let since = self.changes.iter().rposition(Change::is_barrier);
         let since = since.map_or(0, |at| at + 1);
         let same = self.changes[since..].iter().position(|one| *one == change);
-        if let Some(same) = same {
-            self.changes.remove(since + same);
-        } else {
-            self.bytes += change.bytes();
+        match same.filter(|_| is_literal) {
+            Some(same) => {
+                self.changes.remove(since + same);
+            }
+            None => self.bytes += change.bytes(),
         }
         if self.bytes > BYTES_MAX {
-            // Never again: the rest is not needed.
-            self.unknown = true;
-            self.changes = Vec::new();
+            self.lose();
         } else {
             self.changes.push(change);
         }
@@ -406,9 +482,17 @@ impl Change {
     fn bytes(&self) -> usize {
         size_of::<Change>()
             + match self {
-                Change::Command(payload) => payload.len(),
+                Change::Command(command) => command.payload.len(),
                 Change::Prepared(_) => 0,
             }
+    }
+
+    /// Whether its effect depends on the changes before it, which must stay before it.
+    fn is_barrier(&self) -> bool {
+        match self {
+            Change::Command(command) => !command.is_literal,
+            Change::Prepared(_) => true,
+        }
     }
 }
 
@@ -431,16 +515,4 @@ fn types(code: u8, rest: &[u8], count: usize) -> Option<&[u8]> {
     };
     rest.get(at..at + 2 * count)
         .filter(|types| !types.is_empty())
-}
-
-/// Whether a command sets the default database, and nothing else.
-fn is_use(payload: &[u8]) -> bool {
-    match payload {
-        [command::INIT_DB, ..] => true,
-        [command::QUERY, statement @ ..] => {
-            let word = statement.trim_ascii_start().first_chunk::<3>();
-            word.is_some_and(|word| word.eq_ignore_ascii_case(b"USE"))
-        }
-        _ => false,
-    }
 }

@@ -25,6 +25,7 @@ mod gateway;
 mod history;
 mod kill;
 mod login;
+mod metrics;
 mod own;
 mod packet;
 mod park;

@@ -21,12 +21,6 @@ pub(crate) mod caps {
     pub const DEPRECATE_EOF: u32 = 1 << 24;
 }
 
-/// MariaDB's own capabilities.
-pub(crate) mod more_caps {
-    /// Metadata that the client has already are left out.
-    pub const CACHE_METADATA: u32 = 1 << 4;
-}
-
 /// The version of the protocol.
 const VERSION: u8 = 10;
 /// The plugin that the greeting names. The client's answer by it is not used.

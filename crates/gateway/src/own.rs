@@ -146,8 +146,8 @@ pub(crate) async fn run(
             }
             continue;
         }
-        let (columns, follow) = form.columns(&first.payload).map_err(garbled)?;
-        let metadata = if follow { columns } else { 0 } + u64::from(form.metadata_end());
+        let columns = Form::columns(&first.payload).map_err(garbled)?;
+        let metadata = columns + u64::from(form.metadata_end());
         for _ in 0..metadata {
             packet::answer(stream).await?;
         }

@@ -179,15 +179,16 @@ impl Parked {
         self.settings.set(&mut stream, form).await?;
         self.account.take_on(&mut stream, form).await?;
         if let Some(role) = &self.role {
-            let quoted = String::from_utf8_lossy(role).replace('`', "``");
-            let set_role = format!("SET ROLE `{quoted}`");
-            own::query(&mut stream, form, set_role.as_bytes()).await?;
+            set_role(&mut stream, form, role).await?;
         }
-        if let Some(database) = &self.database {
-            use_database(&mut stream, form, database).await?;
+        let mut database = self.database.as_deref();
+        if let Some(name) = database
+            && !use_database(&mut stream, form, name).await?
+        {
+            // As in a session whose database is dropped.
+            database = None;
         }
         self.charsets.set(&mut stream, form).await?;
-        let database = self.database.as_deref();
         self.state.prepare(&mut stream, form, database).await?;
         Ok((stream, inner))
     }
@@ -228,7 +229,24 @@ impl Account {
             // It is executed at a login, but not for an account that may do everything.
             return Err(Refusal::gone("init_connect is set").into());
         }
+        let role = format!(
+            "SELECT default_role FROM mysql.user WHERE User = {} AND Host = {}",
+            hex(&self.user),
+            hex(&self.account_host)
+        );
+        let role = own::query(&mut stream, form, role.as_bytes()).await?;
+        let role = role
+            .into_iter()
+            .next()
+            .and_then(|row| row.into_iter().next()?);
         self.take_on(&mut stream, form).await?;
+        if let Some(role) = role.filter(|role| !role.is_empty()) {
+            // A login does without one that was revoked.
+            match set_role(&mut stream, form, &role).await {
+                Ok(()) | Err(Broken::Refused(_)) => {}
+                Err(broken) => return Err(broken),
+            }
+        }
         if !answer.database.is_empty() {
             use_database(&mut stream, form, &answer.database).await?;
         }
@@ -247,9 +265,12 @@ pub(crate) async fn repeat(
 ) -> Result<(), Broken> {
     for change in &history.changes {
         match change {
-            Change::Command(payload) => {
-                let (code, body) = payload.split_first().ok_or_else(Refusal::malformed)?;
-                tolerate_no_database(own::run(stream, form, *code, body).await)?;
+            Change::Command(command) => {
+                let (code, body) = command
+                    .payload
+                    .split_first()
+                    .ok_or_else(Refusal::malformed)?;
+                own::run(stream, form, *code, body).await?;
             }
             Change::Prepared(id) => {
                 let Some(statement) = history.statement(*id) else {
@@ -267,17 +288,24 @@ pub(crate) async fn repeat(
     Ok(())
 }
 
-/// Makes `database` the default one of a session, as long as it is there and may be used.
-async fn use_database(stream: &mut UnixStream, form: Form, database: &[u8]) -> Result<(), Broken> {
-    tolerate_no_database(own::run(stream, form, command::INIT_DB, database).await)
+/// Activates a role of a session.
+async fn set_role(stream: &mut UnixStream, form: Form, role: &[u8]) -> Result<(), Broken> {
+    let quoted = String::from_utf8_lossy(role).replace('`', "``");
+    let set_role = format!("SET ROLE `{quoted}`");
+    own::query(stream, form, set_role.as_bytes()).await?;
+    Ok(())
 }
 
-/// Takes the error of a database that is gone for success, as in a session whose database is
-/// dropped.
-fn tolerate_no_database<T>(used: Result<T, Broken>) -> Result<(), Broken> {
-    match used {
-        Err(Broken::Refused(error)) if NO_DATABASE.contains(&error.code) => Ok(()),
-        used => used.map(|_| ()),
+/// Makes `database` the default one of a session. False if it is gone, or may not be used any
+/// more: then the session's is still the one that it was.
+async fn use_database(
+    stream: &mut UnixStream,
+    form: Form,
+    database: &[u8],
+) -> Result<bool, Broken> {
+    match own::run(stream, form, command::INIT_DB, database).await {
+        Err(Broken::Refused(error)) if NO_DATABASE.contains(&error.code) => Ok(false),
+        used => used.map(|_| true),
     }
 }
 

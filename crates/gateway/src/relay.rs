@@ -10,6 +10,7 @@ use crate::login::ChangeUser;
 use crate::packet::{FULL, HEADER_BYTES, header, length};
 use crate::route::split;
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -32,12 +33,14 @@ pub(crate) async fn copy_answers(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     handle: &Handle,
+    bytes: &Counter,
 ) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0; SMALL_BYTES];
     loop {
         let Ok(got @ 1..) = from.read(&mut buffer).await else {
             return Ok(Vec::new());
         };
+        bytes.inc_by(got as u64);
         let is_quiet = handle.conversation.lock().is_quiet();
         if is_quiet {
             let mut said = buffer[..got].to_vec();
@@ -98,6 +101,7 @@ pub(crate) async fn copy_commands(
     to: &mut (impl AsyncWrite + Unpin),
     commands: &mut Commands<'_>,
     handle: &Handle,
+    bytes: &Counter,
 ) -> io::Result<Stopped> {
     let mut buffer = vec![0; SMALL_BYTES];
     let mut held = 0;
@@ -115,6 +119,7 @@ pub(crate) async fn copy_commands(
             }
         };
         handle.speak();
+        bytes.inc_by(got as u64);
         if got == 0 {
             let _ = to.write_all(&buffer[..held]).await;
             let _ = to.shutdown().await;
@@ -178,6 +183,8 @@ pub(crate) struct Commands<'a> {
     reading: Option<Reading>,
     /// Bytes in front of that command's next ones: a header, and the code.
     skip: usize,
+    /// The number of its last packet.
+    seq: u8,
     /// Bytes that the client has sent and that were not looked at.
     unread: usize,
     conversation: &'a Mutex<Conversation>,
@@ -207,6 +214,7 @@ impl<'a> Commands<'a> {
             continued: false,
             reading: None,
             skip: 0,
+            seq: 0,
             unread: 0,
             conversation,
         }
@@ -278,6 +286,7 @@ impl<'a> Commands<'a> {
                 (Some(_), 0) if !self.continued => HEADER_BYTES + 1,
                 _ => HEADER_BYTES,
             };
+            self.seq = seq;
             // The empty packet that ends a file of LOAD DATA LOCAL has any number.
             self.continued = (seq == u8::MAX && count > 0) || count == FULL;
             self.left = HEADER_BYTES + count;
@@ -307,7 +316,7 @@ impl<'a> Commands<'a> {
             && !self.continued
             && let Some(reading) = self.reading.take()
         {
-            self.conversation.lock().sent_in_parts(reading);
+            self.conversation.lock().sent_in_parts(reading, self.seq);
         }
     }
 

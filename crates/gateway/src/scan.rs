@@ -43,8 +43,26 @@ pub(crate) struct Scanner {
     unknown: bool,
     /// A semicolon was read.
     ended: bool,
+    /// It has more than names, numbers and texts.
+    has_expressions: bool,
+    /// It sets several things.
+    has_commas: bool,
+    /// It is about accounts or roles.
+    is_role: bool,
+    /// It has set the isolation of transactions by a variable's name.
+    has_isolation: bool,
+    /// Behind `LAST_INSERT_ID`, and its parenthesis.
+    argument: Argument,
     /// The statement, as long as it may have to be executed again.
     text: Option<Vec<u8>>,
+}
+
+/// A place behind `LAST_INSERT_ID`, which with an argument sets what it returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Argument {
+    Elsewhere,
+    Named,
+    Opened,
 }
 
 /// A place in a statement.
@@ -78,8 +96,27 @@ enum Kind {
     Begin,
     Flush,
     Set,
+    /// `SET PASSWORD` and `SET DEFAULT ROLE`.
+    Account,
     Use,
     Unknown,
+}
+
+/// Whether a text names a character set in which a part of a character can be an ASCII
+/// character that is not there.
+fn names_ambiguous(text: &[u8]) -> bool {
+    let text = text.to_ascii_lowercase();
+    [&b"gbk"[..], b"big5", b"sjis", b"cp932"]
+        .iter()
+        .any(|name| text.windows(name.len()).any(|part| part == *name))
+}
+
+/// The collations of these character sets that a client can name at its login.
+const AMBIGUOUS: [u8; 8] = [1, 13, 28, 84, 87, 88, 95, 96];
+
+/// Whether statements in the character set of this collation cannot be read here.
+pub(crate) fn is_ambiguous(collation: u8) -> bool {
+    AMBIGUOUS.contains(&collation)
 }
 
 impl Scanner {
@@ -95,6 +132,11 @@ impl Scanner {
             kind: Kind::None,
             unknown: false,
             ended: false,
+            has_expressions: false,
+            has_commas: false,
+            is_role: false,
+            has_isolation: false,
+            argument: Argument::Elsewhere,
             text: Some(Vec::new()),
         }
     }
@@ -120,12 +162,11 @@ impl Scanner {
                 self.code(byte);
                 return;
             }
-            At::Quotes(end) if byte == end => At::Code,
+            At::Quotes(end) if byte == end => self.back(end),
             At::Quotes(end) if byte == b'\\' && self.backslashes && end != b'`' => At::Escaped(end),
             At::Quotes(end) | At::Escaped(end) => At::Quotes(end),
-            At::Line if byte == b'\n' => At::Code,
+            At::Line | At::Dashes if byte == b'\n' => self.back(b' '),
             At::Line => At::Line,
-            At::Dashes if byte == b'\n' => At::Code,
             At::Dashes if byte <= b' ' => At::Line,
             At::Dashes => {
                 self.at = At::Code;
@@ -141,9 +182,15 @@ impl Scanner {
                 }
             }
             At::Comment | At::Star if byte == b'*' => At::Star,
-            At::Star if byte == b'/' => At::Code,
+            At::Star if byte == b'/' => self.back(b' '),
             At::Comment | At::Star => At::Comment,
         };
+    }
+
+    /// Behind a comment or quotes. `last`: what stands for them.
+    fn back(&mut self, last: u8) -> At {
+        self.last = last;
+        At::Code
     }
 
     /// A byte outside of comments and quotes.
@@ -164,8 +211,24 @@ impl Scanner {
         if before == b'@' && byte != b'@' {
             self.unknown = true;
         }
-        // A name of a variable that is quoted is not read.
-        self.unknown |= byte == b'`' && self.kind == Kind::Set;
+        self.unknown |= match byte {
+            // A name that is quoted is not read: of a variable, and of a function.
+            b'`' | b'"' => self.kind == Kind::Set,
+            b'(' => matches!(before, b'`' | b'"'),
+            _ => false,
+        };
+        self.has_expressions |= matches!(byte, b'(' | b'@' | b'+' | b'*' | b'/');
+        self.has_commas |= byte == b',';
+        self.argument = match (self.argument, byte) {
+            (place, ..=b' ') => place,
+            (Argument::Named, b'(') => Argument::Opened,
+            (Argument::Opened, b')') | (Argument::Elsewhere, _) => Argument::Elsewhere,
+            (Argument::Named, _) => Argument::Elsewhere,
+            (Argument::Opened, _) => {
+                self.unknown = true;
+                Argument::Elsewhere
+            }
+        };
         self.last = byte;
         match byte {
             b'\'' | b'"' | b'`' => self.at = At::Quotes(byte),
@@ -186,7 +249,8 @@ impl Scanner {
             return self.last;
         }
         let before = std::mem::replace(&mut self.last, b' ');
-        self.unknown |= before == b'@' || self.ended;
+        self.unknown |= before == b'@' || self.ended || self.argument == Argument::Opened;
+        self.argument = Argument::Elsewhere;
         let word = self.word;
         self.take_word(&word[..count]);
         self.words += 1;
@@ -197,7 +261,23 @@ impl Scanner {
         match (self.words, self.kind, word) {
             (0, ..) => self.kind = Kind::of(word),
             // What others see or lose, and not what the session has.
-            (1, Kind::Set, b"PASSWORD" | b"DEFAULT") => self.kind = Kind::Other,
+            (1, Kind::Set, b"PASSWORD" | b"DEFAULT") => self.kind = Kind::Account,
+            (1, Kind::Set, b"ROLE") => self.is_role = true,
+            (_, Kind::Set, b"PASSWORD" | b"ROLE") => self.unknown = true,
+            // From tables, which may have changed.
+            (_, Kind::Set, b"FROM") => self.unknown = true,
+            (
+                _,
+                Kind::Set,
+                b"TX_ISOLATION"
+                | b"TX_READ_ONLY"
+                | b"TRANSACTION_ISOLATION"
+                | b"TRANSACTION_READ_ONLY",
+            ) => self.has_isolation = true,
+            (_, Kind::Set, b"LAST_INSERT_ID" | b"IDENTITY") => self.unknown = true,
+            (_, _, b"LAST_INSERT_ID") => self.argument = Argument::Named,
+            // Its answer does not tell LAST_INSERT_ID().
+            (_, Kind::Rows, b"RETURNING") => self.unknown = true,
             // For the next transaction or statement only.
             (1, Kind::Set, b"TRANSACTION" | b"STATEMENT") => self.unknown = true,
             (
@@ -227,6 +307,11 @@ impl Scanner {
         let unknown = self.unknown
             || self.kind == Kind::Unknown
             || self.at != At::Code && self.at != At::Line;
+        // `SET @@tx_isolation` is for the next transaction only.
+        let unknown = unknown
+            || self.has_commas && (self.is_role || self.kind == Kind::Account)
+            || self.has_isolation && self.has_expressions
+            || self.kind == Kind::Set && self.text.as_deref().is_some_and(names_ambiguous);
         let effect = match self.kind {
             _ if unknown => Effect::Unknown,
             Kind::Set | Kind::Use if self.text.is_some() => Effect::Repeatable,
@@ -236,6 +321,8 @@ impl Scanner {
         Scanned {
             effect,
             may_commit: unknown || self.kind != Kind::Rows,
+            survives_reset: self.kind == Kind::Use || self.is_role,
+            is_literal: self.kind == Kind::Use || !self.has_expressions,
             text: self.text.filter(|_| effect == Effect::Repeatable),
         }
     }
@@ -247,6 +334,10 @@ pub(crate) struct Scanned {
     pub effect: Effect,
     /// It may end a transaction.
     pub may_commit: bool,
+    /// COM_RESET_CONNECTION leaves what it does.
+    pub survives_reset: bool,
+    /// What it does depends on nothing else.
+    pub is_literal: bool,
     /// The statement, if it is repeatable.
     pub text: Option<Vec<u8>>,
 }

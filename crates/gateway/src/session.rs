@@ -5,21 +5,22 @@ use crate::away::Away;
 use crate::branch::{Branch, Entered};
 use crate::computes::Reached;
 use crate::conversation::{Conversation, ERR, Form, OK, status_of_ok};
-use crate::gateway::Shared;
+use crate::gateway::{MORE_OFFERED, Shared};
 use crate::login::{Answer, Greeting, asks_for_tls, caps};
+use crate::metrics::{BranchMetrics, Counted};
 use crate::packet::{self, Ahead, Broken};
 use crate::park::Parked;
 use crate::proxy;
 use crate::refusal::Refusal;
 use crate::relay::{self, Commands, Stopped};
 use crate::route::{ATTRIBUTE, Wishes, route};
+use crate::scan::is_ambiguous;
 use futures::future::Either;
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -42,8 +43,10 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
 pub(crate) const MOVE: Duration = Duration::from_secs(10);
 /// How long a compute that has ended its sessions may take to end.
 const DEATH: Duration = Duration::from_secs(60);
-/// How often it is looked whether it has.
+/// The first pause between two looks whether it has. It doubles each time.
 const LOOK: Duration = Duration::from_millis(10);
+/// The longest one.
+const LOOK_MAX: Duration = Duration::from_secs(1);
 
 /// The client's side of a connection, with TLS or without.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -114,11 +117,16 @@ pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAd
     // A login may have had much that is of no use any more.
     client.answer.attributes = Vec::new();
     let branch = shared.branches.get(&inner.compute.branch);
-    branch.exists.store(true, Relaxed);
+    let metrics = branch.exists(&inner.compute.branch, &shared.metrics);
+    metrics.logins.inc();
+    // That of the first client, before the branch was known to exist.
+    metrics.woken(&mut inner.compute);
+    let _client = Counted::one(&metrics.clients);
     loop {
-        let Some(away) = pass(&shared, &mut client, inner).await else {
+        let Some(away) = pass(&shared, &mut client, inner, metrics).await else {
             return;
         };
+        let _parked = Counted::one(&metrics.parked);
         let back = tokio::select! {
             back = away.come_back(&shared, &mut client, &branch) => back,
             () = shared.stopping.cancelled() => return,
@@ -263,7 +271,7 @@ async fn log_in(
 ) -> Result<Option<Inner>, Broken> {
     let passed = branch.gate.read().await;
     let from = client.peer.ip().to_canonical();
-    let compute = shared.computes.reach(name, from).await?;
+    let compute = shared.reach(branch, name, from).await?;
     let connected = within(async {
         let mut stream = TcpStream::connect(compute.address).await?;
         stream.set_nodelay(true)?;
@@ -292,11 +300,14 @@ async fn log_in(
         .into());
     }
     client.answer.caps &= greeting.caps | caps::SSL;
-    client.answer.more_caps &= greeting.more_caps;
+    client.answer.more_caps &= greeting.more_caps & MORE_OFFERED;
     // From here on, the compute lists the session as one that is busy. Nobody waits for a
     // client that takes its time to log in.
-    let conversation = Conversation::login(Form::of(&client.answer));
-    let entered = branch.enter(greeting.id, conversation);
+    let mut conversation = Conversation::login(Form::of(&client.answer));
+    if is_ambiguous(client.answer.charset) {
+        conversation.history.lose();
+    }
+    let entered = branch.enter(greeting.id, compute.process.clone(), conversation);
     drop(passed);
     packet::write(&mut stream, 1, &client.answer.encode()).await?;
     let Some((status, [by_client, by_compute])) = authenticate(client, &mut stream).await? else {
@@ -372,7 +383,12 @@ enum End {
 
 /// Copies bytes until one side ends, or the session leaves its compute: then returns what
 /// it was.
-async fn pass(shared: &Shared, client: &mut Client, mut inner: Inner) -> Option<Away> {
+async fn pass(
+    shared: &Shared,
+    client: &mut Client,
+    mut inner: Inner,
+    metrics: &BranchMetrics,
+) -> Option<Away> {
     let name = inner.compute.branch.clone();
     let _entry = shared.enter(client.id, &name, inner.id);
     let form = Form::of(&client.answer);
@@ -395,11 +411,13 @@ async fn pass(shared: &Shared, client: &mut Client, mut inner: Inner) -> Option<
                 &mut to_compute,
                 &mut commands,
                 &handle,
+                &metrics.commands,
             ));
             let back = pin!(relay::copy_answers(
                 &mut from_compute,
                 &mut to_client,
-                &handle
+                &handle,
+                &metrics.answers,
             ));
             // Answers first: a compute that has ended gets no further command.
             match futures::future::select(back, there).await {
@@ -411,7 +429,13 @@ async fn pass(shared: &Shared, client: &mut Client, mut inner: Inner) -> Option<
                     let _ = tokio::time::timeout(PATIENCE, back).await;
                     End::Client
                 }
-                Either::Right((Ok(Stopped::Gone), _)) => End::Compute(Vec::new()),
+                // What the compute has said before is still on its way.
+                Either::Right((Ok(Stopped::Gone), back)) => {
+                    match tokio::time::timeout(PATIENCE, back).await {
+                        Ok(Ok(said)) => End::Compute(said),
+                        _ => End::Client,
+                    }
+                }
                 // The compute must learn at once that it is over, because the session's
                 // locks wait for it.
                 Either::Left((Err(_), _)) | Either::Right((Err(_), _)) => End::Client,
@@ -424,7 +448,9 @@ async fn pass(shared: &Shared, client: &mut Client, mut inner: Inner) -> Option<
             }
             End::Compute(said) => {
                 let has_all = commands.are_whole() && by_client.is_empty();
-                return bereaved(shared, client, inner, &said, has_all).await;
+                let away = bereaved(shared, client, inner, &said, has_all).await?;
+                metrics.bereaved.inc();
+                return Some(away);
             }
             End::Asked => {}
         }
@@ -494,6 +520,7 @@ async fn bereaved(
 /// time: it is asked whether it takes others.
 async fn has_died(shared: &Shared, compute: &Reached) -> bool {
     let began = shared.settings.clock.instant();
+    let mut pause = LOOK;
     while shared.settings.clock.since(began) < DEATH && !shared.stopping.is_cancelled() {
         if !shared.computes.is_alive(compute) {
             return true;
@@ -505,7 +532,9 @@ async fn has_died(shared: &Shared, compute: &Reached) -> bool {
         if matches!(tokio::time::timeout(PATIENCE, greeted).await, Ok(Ok(_))) {
             return false;
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(pause).await;
+        // Thousands of sessions may look at once.
+        pause = (pause * 2).min(LOOK_MAX);
     }
     false
 }

@@ -62,6 +62,12 @@ const STATEMENTS: &str =
 const SESSIONS: &str = "SELECT ID, USER, HOST, IP, ACCOUNT_HOST, TIES, DUE \
     FROM information_schema.INNODB_PAGE_SERVER_SESSIONS";
 
+/// The variables that SQL has set for the whole server, and that sessions begin with: they
+/// are others after the death of the compute.
+const SESSION_GLOBALS: &str = "SELECT 1 FROM information_schema.SYSTEM_VARIABLES \
+    WHERE GLOBAL_VALUE_ORIGIN = 'SQL' \
+    AND (VARIABLE_SCOPE = 'SESSION' OR VARIABLE_NAME = 'INIT_CONNECT') LIMIT 1";
+
 /// The variables that SQL has set for the whole server, which its next start does not know.
 /// Two are states of replication that it keeps elsewhere; those that end in `_now` are
 /// commands.
@@ -118,8 +124,7 @@ async fn wake(shared: &Shared, name: &str) {
     let branch = shared.branches.get(name);
     let _passed = branch.gate.read().await;
     match shared
-        .computes
-        .reach(name, IpAddr::V4(Ipv4Addr::LOCALHOST))
+        .reach(&branch, name, IpAddr::V4(Ipv4Addr::LOCALHOST))
         .await
     {
         Ok(_) => tracing::info!(branch = name, "woke a compute for its next event"),
@@ -161,22 +166,28 @@ async fn ask(
     let mut executed = statements(own).await?;
     let mut quiet_since = shared.settings.clock.instant();
     let mut asked = quiet_since;
+    let mut looked = quiet_since;
+    let mut pause = LEARN;
     let mut told = String::new();
     loop {
+        tokio::time::sleep(LEARN).await;
+        learn_accounts(branch, compute, own).await?;
+        if shared.settings.clock.since(looked) < LOOK.min(pause) {
+            continue;
+        }
+        looked = shared.settings.clock.instant();
         let Some((now, after)) = shared.computes.look_at(name) else {
             return Ok(());
         };
         if now.process != compute.process {
             return Ok(());
         }
-        tokio::time::sleep(LEARN).await;
-        learn_accounts(branch, own).await?;
         let Some(after) = after else {
             asked = shared.settings.clock.instant();
             quiet_since = asked;
             continue;
         };
-        let pause = (after / PART).clamp(LEARN, ASK_MAX);
+        pause = (after / PART).clamp(LEARN, ASK_MAX);
         if shared.settings.clock.since(asked) < pause {
             continue;
         }
@@ -206,18 +217,22 @@ async fn ask(
 }
 
 /// Asks for the accounts of sessions whose accounts are not known.
-async fn learn_accounts(branch: &Branch, own: &mut Own) -> Result<(), Broken> {
-    let mut unknown = branch.sessions();
-    unknown.retain(|_, (handle, _)| handle.account.get().is_none());
+async fn learn_accounts(branch: &Branch, compute: &Reached, own: &mut Own) -> Result<(), Broken> {
+    let mut unknown = branch.sessions(&compute.process);
+    unknown.retain(|_, (handle, _)| {
+        handle.account.get().is_none() && !handle.conversation.lock().is_login()
+    });
     if unknown.is_empty() {
         return Ok(());
     }
+    let has_globals = !within(own.query(SESSION_GLOBALS)).await?.is_empty();
     for session in sessions(own).await? {
-        if let Some((handle, _)) = unknown.remove(&session.id)
-            && !session.has_lost_account()
-        {
-            let _ = handle.account.set(session.account);
-        }
+        let Some((handle, _)) = unknown.remove(&session.id) else {
+            continue;
+        };
+        let is_own = session.account.user == compute.own.user.as_bytes();
+        let can_be_had = !has_globals && !is_own && !session.has_lost_account();
+        let _ = handle.account.set(can_be_had.then_some(session.account));
     }
     Ok(())
 }
@@ -237,7 +252,7 @@ async fn suspend(
     own: &mut Own,
     gate: OwnedRwLockWriteGuard<()>,
 ) -> Result<Outcome, Broken> {
-    let mut known = branch.sessions();
+    let mut known = branch.sessions(&compute.process);
     let asked = shared.settings.clock.instant();
     let sessions = sessions(own).await?;
     let mut due = None;
@@ -312,6 +327,9 @@ async fn suspend(
             let took = shared.settings.clock.instant() - began;
             let took_ms = took.as_millis() as u64;
             tracing::info!(branch = compute.branch, took_ms, "a compute sleeps");
+            if let Some(metrics) = branch.metrics() {
+                metrics.sleeps.inc();
+            }
             drop(gate);
             Ok(Outcome::Asleep)
         }
@@ -335,7 +353,7 @@ impl Session {
         self.ties == "event scheduler"
     }
 
-    /// Whether its account could not be had again, or it has not logged in yet.
+    /// Whether its account could not be had again.
     fn has_lost_account(&self) -> bool {
         self.ties == "account" || self.ties == "limits of the account"
     }

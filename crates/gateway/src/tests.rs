@@ -12,6 +12,7 @@ use crate::refusal::Refusal;
 use crate::relay::{Commands, Next, Stopped, copy_commands};
 use crate::route::{ATTRIBUTE, Route, Wishes, route};
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
 use proptest::prelude::*;
 
 fn conversation() -> Conversation {
@@ -379,10 +380,12 @@ async fn the_relay_holds_back_no_byte_for_good() {
             drop(client);
         };
         let relaying = async {
-            let handle = Handle::new(conversation());
+            let bytes = Counter::default();
+            let handle = Handle::new(String::new(), conversation());
             let mut commands = Commands::new("dev", &inner, &handle.conversation);
-            let stopped = copy_commands(&mut from, &mut to, &mut commands, &handle);
+            let stopped = copy_commands(&mut from, &mut to, &mut commands, &handle, &bytes);
             assert_eq!(stopped.await.unwrap(), Stopped::Ended);
+            assert_eq!(bytes.get(), sent.len() as u64);
             drop(to);
         };
         let mut got = Vec::new();

@@ -104,7 +104,7 @@ std::string type_of(const user_var_entry &variable)
 {
   switch (variable.type_handler()->result_type()) {
   case INT_RESULT:
-    return "INT";
+    return variable.type_handler()->is_unsigned() ? "INT UNSIGNED" : "INT";
   case REAL_RESULT:
     return "DOUBLE";
   case DECIMAL_RESULT:

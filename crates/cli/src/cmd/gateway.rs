@@ -12,9 +12,11 @@ use crate::project::Project;
 use crate::session::Session;
 use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use xylem_gateway::{Gateway, Settings};
 use xylem_tls::authority::Paths;
 use xylem_tls::{ServerFiles, ServerTls, Versions};
@@ -78,7 +80,7 @@ async fn serve(app: App, args: &GatewayArgs) -> Result<()> {
         entropy: app.entropy.clone(),
         clock: app.clock.clone(),
     };
-    let listener = TcpListener::bind(args.listen).await.map_err(|error| {
+    let listener = listen(args.listen, args.connections_max).map_err(|error| {
         Failure::new(
             format!("cannot listen on {}: {error}", args.listen),
             "choose another address with --listen",
@@ -94,6 +96,23 @@ async fn serve(app: App, args: &GatewayArgs) -> Result<()> {
         .serve(listener, shutdown)
         .await;
     Ok(())
+}
+
+/// Listens with room for all clients to arrive at once. The system drops those for whom there
+/// is none, and a client of MariaDB, which waits for the greeting, then waits for ever.
+fn listen(address: SocketAddr, connections_max: usize) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    // The system has a limit of its own (net.core.somaxconn).
+    socket.listen(
+        u32::try_from(connections_max)
+            .unwrap_or(u32::MAX)
+            .min(1 << 16),
+    )
 }
 
 /// The certificate of the project's server, or the one that replaces it.

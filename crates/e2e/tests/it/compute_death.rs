@@ -6,6 +6,7 @@ use mysql::prelude::Queryable;
 use mysql::{Conn, TxOpts};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
+use xylem_e2e::raw_client::RawClient;
 use xylem_e2e::wait_until;
 
 /// The time after which the gateway knows the account of a new session.
@@ -60,7 +61,8 @@ fn an_idle_session_survives_its_compute() -> Result<()> {
         before.as_ref().is_some_and(|s| s.contains("|clerk|shop|")),
         "{before:?}"
     );
-    // One that has done nothing but log in, and one that is pinged.
+    // One that has done nothing but log in, with a role that the login has activated.
+    front.project.sql("SET DEFAULT ROLE clerk FOR app")?;
     let mut fresh = front.connect("app")?;
     let fresh_before: Option<String> = fresh.query_first(SESSION)?;
     std::thread::sleep(KNOWN);
@@ -143,6 +145,55 @@ fn a_transaction_that_is_lost_is_one_error_and_no_half_of_it_stays() -> Result<(
         assert_eq!(kept, ["again"; 3]);
         Ok(())
     })
+}
+
+#[test]
+fn commands_without_an_answer_get_no_error() -> Result<()> {
+    let front = Sleepers::after("0s")?;
+    let mut raw = RawClient::connect(front.port, "raw", "shop")?;
+    let prepared = raw.command(b"\x16SELECT 7")?;
+    raw.list()?;
+    std::thread::sleep(KNOWN);
+    raw.command(b"\x03BEGIN")?;
+    raw.command(b"\x03INSERT INTO t (v) VALUES ('lost')")?;
+    front.kill_main()?;
+    std::thread::sleep(Duration::from_millis(300));
+    // The transaction that is lost looks like one to a driver that goes by the status.
+    let pong = raw.command(b"\x0e")?;
+    assert_eq!(pong[3] & 1, 1, "{pong:?}");
+    raw.say(&[b"\x19", &prepared[1..5]].concat())?;
+    let error = raw
+        .command(b"\x03ROLLBACK")
+        .err()
+        .context("it is not told")?;
+    ensure!(
+        error.to_string().contains("try the transaction again"),
+        "{error}"
+    );
+    raw.command(b"\x03SELECT 'mine'")?;
+    let rows = [raw.list()?, raw.list()?].concat();
+    ensure!(rows.iter().any(|row| row == b"\x04mine"), "{rows:?}");
+    let unknown = raw.command(&[b"\x17", &prepared[1..5], &[0, 1, 0, 0, 0]].concat());
+    ensure!(unknown.is_err(), "a statement that was closed is there");
+
+    // A database that is gone is not another one.
+    let mut conn = front.connect("app")?;
+    for statement in ["CREATE DATABASE a", "CREATE DATABASE b", "USE a", "USE b"] {
+        conn.query_drop(statement)?;
+    }
+    std::thread::sleep(KNOWN);
+    front.project.sql("DROP DATABASE b")?;
+    front.kill_main()?;
+    std::thread::sleep(Duration::from_millis(300));
+    let error = conn
+        .query_drop("CREATE TABLE here (i INT)")
+        .err()
+        .context("in another one")?;
+    ensure!(
+        error.to_string().contains("cannot continue this session"),
+        "{error}"
+    );
+    Ok(())
 }
 
 #[test]

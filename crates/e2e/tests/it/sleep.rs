@@ -10,6 +10,16 @@ use xylem_e2e::{Project, wait_until};
 
 /// The number of sleeps of the test with the trickle of queries.
 const CYCLES: &str = "XYLEM_TEST_SLEEPS";
+/// The numbers of branches and of clients of each in the test with many of them.
+const BRANCHES: &str = "XYLEM_TEST_BRANCHES";
+const CLIENTS: &str = "XYLEM_TEST_CLIENTS";
+
+fn number(variable: &str, default: usize) -> Result<usize> {
+    match std::env::var(variable) {
+        Ok(text) => Ok(text.parse()?),
+        Err(_) => Ok(default),
+    }
+}
 
 /// A project with a gateway, and an account.
 pub(crate) struct Sleepers {
@@ -510,10 +520,7 @@ fn a_branch_that_sleeps_may_be_renamed_and_restored() -> Result<()> {
 
 #[test]
 fn a_trickle_of_queries_through_sleeps_sees_no_error() -> Result<()> {
-    let cycles: usize = match std::env::var(CYCLES) {
-        Ok(text) => text.parse()?,
-        Err(_) => 2,
-    };
+    let cycles = number(CYCLES, 2)?;
     let sleepers = Sleepers::start()?;
     let mut conns = (0..8)
         .map(|_| sleepers.connect("app"))
@@ -546,6 +553,52 @@ fn a_trickle_of_queries_through_sleeps_sees_no_error() -> Result<()> {
     ensure!(cycles <= starts && starts <= sleeps, "{log}");
     let rows: Option<usize> = conns[0].query_first("SELECT COUNT(*) FROM t")?;
     assert_eq!(rows, Some(8 * cycles));
+    Ok(())
+}
+
+#[test]
+fn many_clients_at_once_start_each_compute_once() -> Result<()> {
+    let (branches, clients) = (number(BRANCHES, 3)?, number(CLIENTS, 10)?);
+    let sleepers = Sleepers::after("0s")?;
+    for branch in 0..branches {
+        sleepers
+            .project
+            .xylem(&["branch", "create", &format!("b{branch}")])?;
+    }
+    let barrier = std::sync::Barrier::new(branches * clients);
+    let mut took = std::thread::scope(|scope| -> Result<Vec<Duration>> {
+        let mut all = Vec::new();
+        for nth in 0..branches * clients {
+            let (sleepers, barrier) = (&sleepers, &barrier);
+            let client = move || -> Result<Duration> {
+                barrier.wait();
+                let began = Instant::now();
+                let mut conn = sleepers.connect(&format!("app@b{}", nth % branches))?;
+                let rows: Option<usize> = conn.query_first("SELECT COUNT(*) FROM t")?;
+                ensure!(rows == Some(0));
+                Ok(began.elapsed())
+            };
+            all.push(std::thread::Builder::new().spawn_scoped(scope, client)?);
+        }
+        let done = all.into_iter().map(|one| match one.join() {
+            Ok(done) => done,
+            Err(_) => anyhow::bail!("a client's thread has panicked"),
+        });
+        done.collect()
+    })
+    .with_context(|| sleepers.log())?;
+    took.sort_unstable();
+    let part = |percent: usize| took[(took.len() - 1) * percent / 100];
+    println!(
+        "{clients} clients for each of {branches} branches: first answers p50 {:?}, p99 {:?}",
+        part(50),
+        part(99)
+    );
+    let starts = sleepers
+        .log()
+        .matches("started a compute for a client")
+        .count();
+    assert_eq!(starts, branches, "{}", sleepers.log());
     Ok(())
 }
 

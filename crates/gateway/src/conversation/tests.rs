@@ -2,6 +2,7 @@
 
 use super::{Conversation, ERR, Form, IN_TRANSACTION, Interrupted, MORE_RESULTS, command};
 use crate::bytes::put_number;
+use crate::history::Reading;
 use crate::packet::{FULL, header};
 use proptest::prelude::*;
 
@@ -57,9 +58,6 @@ impl Answer {
     fn rows(&mut self, form: Form, rows: &[usize], status: u16) {
         let mut count = Vec::new();
         put_number(&mut count, 2);
-        if form.cached_metadata {
-            count.push(1);
-        }
         self.packet(&count);
         self.metadata(form, 2);
         for &bytes in rows {
@@ -173,7 +171,7 @@ fn act(step: &Step, form: Form) -> (u8, Vec<u8>) {
             command::STMT_PREPARE
         }
         Step::Cursor => {
-            out.packet(if form.cached_metadata { &[1, 1] } else { &[1] });
+            out.packet(&[1]);
             let mut metadata = Answer {
                 seq: out.seq,
                 ..Answer::default()
@@ -181,7 +179,6 @@ fn act(step: &Step, form: Form) -> (u8, Vec<u8>) {
             metadata.metadata(
                 Form {
                     deprecate_eof: true,
-                    ..form
                 },
                 1,
             );
@@ -228,10 +225,7 @@ fn act(step: &Step, form: Form) -> (u8, Vec<u8>) {
 }
 
 fn forms() -> impl Strategy<Value = Form> {
-    (any::<bool>(), any::<bool>()).prop_map(|(deprecate_eof, cached_metadata)| Form {
-        deprecate_eof,
-        cached_metadata,
-    })
+    any::<bool>().prop_map(|deprecate_eof| Form { deprecate_eof })
 }
 
 proptest! {
@@ -398,6 +392,7 @@ fn interrupted_by(code: u8, body: &[u8], answer: &[u8]) -> Option<(bool, Option<
     let Interrupted {
         in_transaction,
         command,
+        ..
     } = conversation.interrupted()?;
     Some((in_transaction, command.map(|one| (one.seq, one.may_commit))))
 }
@@ -415,15 +410,15 @@ fn an_answer_that_breaks_off_can_be_ended_between_two_packets() {
     );
     let mut rows = Answer::default();
     rows.rows(Form::default(), &[3, 4], 2);
-    // The count, two packets of metadata with their end, and one row.
+    // Before it, and behind the metadata and each row.
     let ends: Vec<usize> = (0..rows.bytes.len())
         .filter(|end| {
             let said = interrupted_by(q, b"SELECT 1", &rows.bytes[..*end]);
             said.is_some_and(|(_, command)| command.is_some())
         })
         .collect();
-    assert_eq!(ends.len(), 7);
-    let last = interrupted_by(q, b"SELECT 1", &rows.bytes[..ends[6]]);
+    assert_eq!(ends.len(), 4);
+    let last = interrupted_by(q, b"SELECT 1", &rows.bytes[..ends[3]]);
     assert_eq!(last, Some((false, Some((7, false)))));
     // An answer that is whole.
     let mut answer = Answer::default();
@@ -484,8 +479,58 @@ fn only_what_has_succeeded_is_history() {
         (true, 2)
     );
     assert_eq!(say(command::INIT_DB, b"shop", &ok), (true, 3));
-    // Though it has failed.
-    assert_eq!(say(command::QUERY, b"SET @a = 1", &error), (false, 3));
     // Its OK has an identifier.
     assert_eq!(conversation.history.insert_id, Some(513));
+    // Though it has failed.
+    conversation.sent(command::QUERY, b"SET @a = 1");
+    conversation.sent_whole(command::QUERY, b"SET @a = 1");
+    conversation.received(&error.bytes);
+    assert!(!conversation.history.is_known());
+}
+
+#[test]
+fn after_an_error_it_is_not_certain_that_a_transaction_is_open() {
+    let mut conversation = Conversation::new(Form::default(), 2 | IN_TRANSACTION);
+    let said = |conversation: &Conversation| {
+        let interrupted = conversation.interrupted().unwrap();
+        (interrupted.in_transaction, interrupted.is_uncertain)
+    };
+    assert_eq!(said(&conversation), (true, false));
+    let mut say = |statement: &[u8], answer: &Answer, end: bool| {
+        conversation.sent(command::QUERY, statement);
+        conversation.sent_whole(command::QUERY, statement);
+        if end {
+            conversation.received(&answer.bytes);
+        }
+        let command = conversation.interrupted().unwrap().command;
+        (said(&conversation), command.map(|one| one.may_commit))
+    };
+    let (mut error, mut ok) = (Answer::default(), Answer::default());
+    error.error();
+    ok.ok(0, 2 | IN_TRANSACTION);
+    assert_eq!(
+        say(b"CREATE TABLE t (a INT)", &error, true),
+        ((true, true), None)
+    );
+    assert_eq!(say(b"SELECT 1", &ok, true), ((true, false), None));
+    assert_eq!(
+        say(b"INSERT INTO t VALUES (1)", &error, true),
+        ((true, true), None)
+    );
+    // What the error has ended makes this one commit by itself.
+    assert_eq!(
+        say(b"INSERT INTO t VALUES (1)", &ok, false),
+        ((true, true), Some(true))
+    );
+}
+
+#[test]
+fn the_answer_to_a_command_of_several_packets_is_numbered_behind_them() {
+    let mut conversation = Conversation::new(Form::default(), 2);
+    conversation.sent(command::QUERY, b"INSERT");
+    let mut reading = Reading::new(command::QUERY, true);
+    reading.feed(b"INSERT INTO t VALUES (1)");
+    conversation.sent_in_parts(reading, 3);
+    let command = conversation.interrupted().unwrap().command.unwrap();
+    assert_eq!((command.seq, command.may_commit), (4, false));
 }

@@ -1,6 +1,6 @@
 //! Histories whose end is known.
 
-use super::{BYTES_MAX, Change, History, LAST_PREPARED, Reading};
+use super::{Change, History, LAST_PREPARED, Reading};
 use crate::conversation::command as c;
 
 impl History {
@@ -24,7 +24,7 @@ impl History {
 
     fn commands(&self) -> Vec<String> {
         let text = |change: &Change| match change {
-            Change::Command(payload) => String::from_utf8_lossy(&payload[1..]).into_owned(),
+            Change::Command(one) => String::from_utf8_lossy(&one.payload[1..]).into_owned(),
             Change::Prepared(id) => format!("#{id}"),
         };
         self.changes.iter().map(text).collect()
@@ -123,14 +123,18 @@ fn parameters_that_were_sent_by_themselves_are_lost_until_they_are_used() {
 #[test]
 fn a_reset_leaves_the_default_database() {
     let mut history = History::default();
-    history.say(c::QUERY, b"use shop");
+    history.say(c::QUERY, b"/* x */ use shop");
+    history.say(c::QUERY, b"SET ROLE clerk");
     history.say(c::QUERY, b"SET a = 1");
     history.prepare(1, "SELECT 1", 0);
     let insert = history.sent(c::QUERY, b"INSERT INTO t VALUES (1)", true);
     history.succeeded(insert, 5);
     assert_eq!(history.insert_id, Some(5));
     history.say(c::RESET_CONNECTION, b"");
-    assert_eq!(history.commands(), ["use shop", ""]);
+    assert_eq!(
+        history.commands(),
+        ["/* x */ use shop", "SET ROLE clerk", ""]
+    );
     assert_eq!(history.insert_id, None);
     assert!(history.statement(1).is_none());
 }
@@ -173,7 +177,7 @@ fn history_has_a_bound() {
         }
     }
     assert!(!history.is_known());
-    assert!(history.bytes <= BYTES_MAX + 1000 && history.changes.is_empty());
+    assert!(history.bytes == 0 && history.changes.is_empty());
     // Statements come and go without a trace.
     let mut history = History::default();
     for nth in 0..3000 {
@@ -183,4 +187,65 @@ fn history_has_a_bound() {
     }
     assert!(history.is_known());
     assert_eq!(history.bytes, 0);
+}
+
+#[test]
+fn statements_that_are_prepared_ahead_have_a_bound() {
+    let mut history = History::default();
+    let text = format!("SELECT '{}'", "x".repeat(30_000));
+    for _ in 0..8 {
+        history.sent(c::STMT_PREPARE, text.as_bytes(), true);
+    }
+    assert!(history.is_known());
+    history.sent(c::STMT_PREPARE, text.as_bytes(), true);
+    assert!(!history.is_known());
+    // Those that have their numbers, too.
+    let mut history = History::default();
+    for id in 0..9 {
+        history.prepare(id, &text, 0);
+    }
+    assert!(!history.is_known() && history.statements.is_empty());
+}
+
+#[test]
+fn what_depends_on_others_stays_where_it_is() {
+    let mut history = History::default();
+    for statement in ["SET a = 1", "SET b = @@a", "SET a = 1", "SET b = @@a"] {
+        history.say(c::QUERY, statement.as_bytes());
+    }
+    assert_eq!(
+        history.commands(),
+        ["SET a = 1", "SET b = @@a", "SET a = 1", "SET b = @@a"]
+    );
+    // A statement that is closed between two that are the same.
+    let mut history = History::default();
+    for turn in 0..50 {
+        history.say(c::QUERY, b"SET autocommit = 0");
+        history.prepare(turn, "SELECT 1", 0);
+        history.say(c::QUERY, b"SET autocommit = 1");
+        history.closed(turn);
+    }
+    assert_eq!(
+        history.commands(),
+        ["SET autocommit = 0", "SET autocommit = 1"]
+    );
+    let sizes = history.changes.iter().map(Change::bytes).sum::<usize>();
+    assert_eq!(history.bytes, sizes);
+}
+
+#[test]
+fn a_list_that_has_failed_may_have_been_executed_in_part() {
+    let mut history = History::default();
+    let one = history.sent(c::QUERY, b"SET nonsense = 1", true);
+    history.failed(one);
+    assert!(history.is_known() && history.changes.is_empty());
+    let pending = history.sent(c::STMT_PREPARE, b"SELECT", true);
+    let body = [&LAST_PREPARED.to_le_bytes(), TYPES].concat();
+    history.sent(c::STMT_EXECUTE, &body, true);
+    history.failed(pending);
+    history.prepare(3, "SELECT ?, ?", 2);
+    assert!(history.statement(3).unwrap().types.is_empty());
+    let list = history.sent(c::QUERY, b"SET a = 1, nonsense = 1", true);
+    history.failed(list);
+    assert!(!history.is_known());
 }

@@ -135,7 +135,11 @@ impl State {
     }
 
     /// Prepares the statements on a session whose default database is `database`. One that
-    /// cannot be prepared any more, because its table is gone for example, is left out.
+    /// cannot be prepared any more, because its table or database is gone for example, is left
+    /// out.
+    ///
+    /// # Errors
+    /// `Refused`: among others, where the session has no database, and a statement has had one.
     pub async fn prepare(
         &self,
         stream: &mut UnixStream,
@@ -146,8 +150,14 @@ impl State {
         let mut at = database;
         for statement in &self.statements {
             if !statement.database.is_empty() && statement.database != at {
+                if database.is_empty() {
+                    // Nothing leads back to none.
+                    return Err(Refusal::gone("its database is gone").into());
+                }
+                if !use_database(stream, form, &statement.database).await? {
+                    continue;
+                }
                 at = &statement.database;
-                use_database(stream, form, at).await?;
             }
             if statement.name.is_empty() {
                 let Statement {
@@ -160,8 +170,8 @@ impl State {
                 leave_out(own::query(stream, form, prepare.as_bytes()).await)?;
             }
         }
-        if at != database {
-            use_database(stream, form, database).await?;
+        if at != database && !use_database(stream, form, database).await? {
+            return Err(Refusal::gone("its database is gone").into());
         }
         Ok(())
     }
@@ -219,11 +229,12 @@ fn leave_out<T>(prepared: Result<T, Broken>) -> Result<Option<T>, Broken> {
 /// collation of a text.
 fn literal(value: &[u8], kind: &[u8]) -> Result<String, Refusal> {
     let kind = std::str::from_utf8(kind).map_err(|_| Refusal::malformed())?;
-    if let "INT" | "DOUBLE" | "DECIMAL" = kind {
+    if let "INT" | "INT UNSIGNED" | "DOUBLE" | "DECIMAL" = kind {
         let number = std::str::from_utf8(value).ok();
         let number = number.filter(|number| number.parse::<f64>().is_ok_and(f64::is_finite));
         let number = number.ok_or_else(Refusal::malformed)?;
         return Ok(match kind {
+            "INT UNSIGNED" => format!("CAST({number} AS UNSIGNED)"),
             "DOUBLE" if !number.contains('e') => format!("{number}e0"),
             "DECIMAL" if !number.contains('.') => format!("{number}."),
             _ => number.to_owned(),

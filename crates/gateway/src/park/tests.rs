@@ -96,7 +96,8 @@ fn state(kind: &str, name: &str, database: &str, value: Option<&[u8]>, type_: &s
 
 #[test]
 fn user_variables_keep_their_types() {
-    let cases: [(Option<&[u8]>, &str, &str); 7] = [
+    let cases: [(Option<&[u8]>, &str, &str); 8] = [
+        (Some(b"5"), "INT UNSIGNED", "CAST(5 AS UNSIGNED)"),
         (Some(b"-5"), "INT", "-5"),
         (Some(b"0.1"), "DOUBLE", "0.1e0"),
         (Some(b"1e300"), "DOUBLE", "1e300"),

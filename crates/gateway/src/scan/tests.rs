@@ -25,6 +25,9 @@ fn rows_leave_nothing_and_end_no_transaction() {
         "SELECT 5--1",
         "SELECT 4/2 /* a ** b */ -- end",
         "DELETE FROM locks",
+        "SELECT LAST_INSERT_ID()",
+        "SELECT LAST_INSERT_ID ( ), 1",
+        "SELECT 1 -- c\n- 1",
     ] {
         let done = scan(statement.as_bytes(), 1, true);
         assert_eq!(done.effect, Effect::Nothing, "{statement}");
@@ -62,7 +65,7 @@ fn settings_are_repeatable() {
         "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
         "SET ROLE clerk",
         "USE `a@b`",
-        "SET last_insert_id = 5",
+        "SET tx_isolation = 'READ-COMMITTED'",
     ] {
         let done = scan(statement.as_bytes(), 2, true);
         assert_eq!(done.effect, Effect::Repeatable, "{statement}");
@@ -91,6 +94,21 @@ fn what_is_not_certain_is_unknown() {
         "SET timestamp = 5",
         "SET insert_id = 5",
         "SET `timestamp` = 5",
+        "SET \"timestamp\" = 5",
+        "SELECT `GET_LOCK`('a', 1)",
+        "SELECT 1 -- c\n- 1, @a := 5",
+        "SELECT LAST_INSERT_ID(5)",
+        "UPDATE t SET id = LAST_INSERT_ID( id + 1)",
+        "SET last_insert_id = 5",
+        "SET identity = 5",
+        "INSERT INTO t VALUES (1) RETURNING id",
+        "SET PASSWORD = PASSWORD('x'), sql_mode = ''",
+        "SET sql_mode = '', PASSWORD = PASSWORD('x')",
+        "SET ROLE a, sql_mode = ''",
+        "SET @@tx_isolation = 'READ-COMMITTED'",
+        "SET sql_mode = (SELECT v FROM conf)",
+        "SET NAMES 'gbk'",
+        "SET character_set_client = sjis",
         "LOCK TABLES t READ",
         "FLUSH TABLES WITH READ LOCK",
         "FLUSH TABLES t FOR EXPORT",
@@ -137,4 +155,17 @@ proptest! {
         let whole = scan(statement.as_bytes(), usize::MAX, backslashes);
         prop_assert_eq!(scan(statement.as_bytes(), piece, backslashes), whole);
     }
+}
+
+#[test]
+fn some_settings_depend_on_nothing_and_some_outlast_a_reset() {
+    let of = |statement: &str| {
+        let done = scan(statement.as_bytes(), 4, true);
+        (done.is_literal, done.survives_reset)
+    };
+    assert_eq!(of("SET autocommit = 0"), (true, false));
+    assert_eq!(of("SET a = @@a * 2"), (false, false));
+    assert_eq!(of("SET a = (SELECT 1)"), (false, false));
+    assert_eq!(of("/* x */ use shop"), (true, true));
+    assert_eq!(of("SET ROLE clerk"), (true, true));
 }
