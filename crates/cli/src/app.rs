@@ -2,15 +2,18 @@
 //! and the source of randomness.
 
 use crate::args::Global;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::moment::{Moment, When};
-use crate::progress::Progress;
-use crate::state::StateDir;
+use crate::progress::{Listener, Progress};
+use crate::remote::Remote;
+use crate::state::{Lock, StateDir};
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 use xylem_ambient::{Clock, Entropy};
 
 /// How long a command waits for others that change the project.
@@ -27,6 +30,12 @@ pub struct App {
     pub clock: Clock,
     /// Randomness.
     pub entropy: Entropy,
+    /// The API of a server elsewhere, if that is to do the work.
+    pub remote: Option<Arc<Remote>>,
+    /// Takes the progress, in place of the terminal.
+    pub listener: Option<Listener>,
+    /// Cancelled when commands that have not begun to change anything must give up.
+    pub stopping: CancellationToken,
     /// The state directory as `--dir` named it.
     asked: Option<PathBuf>,
 }
@@ -35,13 +44,16 @@ impl App {
     /// From the options that every command takes.
     ///
     /// # Errors
-    /// When the current directory cannot be told.
+    /// When the current directory cannot be told, or options contradict each other.
     pub fn new(global: &Global, clock: Clock, entropy: Entropy) -> Result<App> {
         Ok(App {
             state: StateDir::find(global.dir.as_deref())?,
             json: global.json,
+            remote: Remote::find(global, &entropy)?.map(Arc::new),
             clock,
             entropy,
+            listener: None,
+            stopping: CancellationToken::new(),
             asked: global.dir.clone(),
         })
     }
@@ -53,7 +65,7 @@ impl App {
     pub fn at(dir: &Path, clock: Clock, entropy: Entropy) -> Result<App> {
         let global = Global {
             dir: Some(dir.to_owned()),
-            json: false,
+            ..Global::default()
         };
         App::new(&global, clock, entropy)
     }
@@ -79,6 +91,9 @@ impl App {
 
     /// A further command, as it must be typed to mean this state directory.
     pub fn command(&self, rest: &str) -> String {
+        if let Some(remote) = &self.remote {
+            return remote.command(rest);
+        }
         let by_env = std::env::var_os(crate::state::VARIABLE).is_some_and(|v| !v.is_empty());
         match &self.asked {
             Some(dir) if !by_env && dir != Path::new(".xylem") => {
@@ -91,9 +106,28 @@ impl App {
         }
     }
 
-    /// A line on the terminal that shows progress.
+    /// A line on the terminal that shows progress, or what takes its place.
     pub fn progress(&self) -> Progress {
-        Progress::new(true)
+        match &self.listener {
+            Some(listener) => Progress::told_to(listener.clone()),
+            None => Progress::new(true),
+        }
+    }
+
+    /// Waits for the sole right to change the state directory.
+    ///
+    /// # Errors
+    /// When another command keeps it for longer than [`LOCK_LIMIT`], or this process is
+    /// stopping.
+    pub async fn lock(&self) -> Result<Lock> {
+        tokio::select! {
+            lock = self.state.lock(LOCK_LIMIT) => lock,
+            () = self.stopping.cancelled() => Err(Failure::of(
+                Kind::Unavailable,
+                "this process is stopping, and nothing was changed",
+                "try again in a moment",
+            )),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ mod inspect;
 pub mod pages;
 
 use crate::app::App;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::moment::Moment;
 use crate::state::ServerRecord;
 use crate::timing::Timer;
@@ -66,8 +66,19 @@ impl Control {
     /// # Errors
     /// When it does not answer.
     pub async fn of(app: &App, server: &ServerRecord) -> Result<Control> {
+        Control::with_token(app, server, app.state.token()?).await
+    }
+
+    /// Connects to the server of the state directory as the bearer of `token`.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn with_token(
+        app: &App,
+        server: &ServerRecord,
+        token: Option<String>,
+    ) -> Result<Control> {
         let way = server.way()?;
-        let token = app.state.token()?;
         let token = token
             .as_deref()
             .map(MetadataValue::try_from)
@@ -80,7 +91,8 @@ impl Control {
             })?;
         let channel = way.connect(CONNECT_LIMIT, |endpoint| endpoint).await;
         let channel = channel.map_err(|e| {
-            Failure::new(
+            Failure::of(
+                Kind::Unavailable,
                 format!("the server at {way} does not answer: {}", root_cause(&e)),
                 "see `xylem status`; `xylem up` starts it",
             )
@@ -133,7 +145,11 @@ impl Control {
             _ => "see server.log in the state directory",
         };
         let code = format!("{:?}", status.code());
-        Failure::new(
+        Failure::of(
+            match is_passing(status) {
+                true => Kind::Unavailable,
+                false => kind_of(status.code()),
+            },
             format!(
                 "cannot {doing}: server {} says {}: {}",
                 self.way,
@@ -234,7 +250,7 @@ impl Control {
             Some(near) => format!("did you mean {near}? `xylem branch ls` lists all branches"),
             None => "`xylem branch ls` lists the branches".to_owned(),
         };
-        Failure::new(format!("there is no branch {name}"), hint)
+        Failure::of(Kind::NotFound, format!("there is no branch {name}"), hint)
     }
 
     /// The result of a change. A missing branch is an error that offers the most
@@ -436,6 +452,18 @@ fn wire(moment: Moment) -> WireMoment {
             Moment::Lsn(lsn) => At::Lsn(lsn),
             Moment::Time(time) => At::Time(time.to_string()),
         }),
+    }
+}
+
+fn kind_of(code: Code) -> Kind {
+    match code {
+        Code::NotFound => Kind::NotFound,
+        Code::AlreadyExists | Code::FailedPrecondition | Code::Aborted => Kind::Conflict,
+        Code::InvalidArgument | Code::OutOfRange => Kind::Invalid,
+        Code::Unauthenticated => Kind::Unauthenticated,
+        Code::PermissionDenied => Kind::Denied,
+        Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => Kind::Unavailable,
+        _ => Kind::Failed,
     }
 }
 

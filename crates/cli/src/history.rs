@@ -3,7 +3,7 @@
 //! anything on its branches.
 
 use crate::control::Control;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::moment::Moment;
 use crate::session::Session;
 use anyhow::Result;
@@ -42,7 +42,8 @@ pub async fn check(
     // LSN was there at the beginning: all that is older shows the empty database.
     let first = control.resolve(branch, Some(Moment::Time(began))).await;
     let oldest = first.map_or(reach.oldest_lsn, |first| first.lsn);
-    Err(Failure::new(
+    Err(Failure::of(
+        Kind::Invalid,
         format!(
             "{time} is outside the history of branch {branch}, which reaches from LSN {oldest} ({began}) to LSN {} ({}): the project began at {began}",
             reach.newest_lsn, reach.newest_time

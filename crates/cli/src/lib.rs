@@ -3,6 +3,7 @@
 //! The binary is only [`main`]; everything else is here, where tests reach it.
 
 pub mod account;
+pub mod api;
 pub mod app;
 pub mod args;
 pub mod cmd;
@@ -13,7 +14,6 @@ pub mod export;
 pub mod failure;
 pub mod files;
 pub mod gateway;
-pub mod gateway_process;
 pub mod history;
 pub mod home;
 pub mod import;
@@ -28,7 +28,9 @@ pub mod process;
 pub mod programs;
 pub mod progress;
 pub mod project;
+pub mod remote;
 pub mod report;
+pub mod role;
 pub mod run_as;
 pub mod server;
 pub mod session;
@@ -37,6 +39,7 @@ pub mod spawn;
 pub mod state;
 pub mod stock;
 pub mod timing;
+pub mod work;
 
 #[cfg(test)]
 mod tests;
@@ -44,6 +47,7 @@ mod tests;
 use anyhow::{Context, Result};
 use args::{Cli, Command};
 use clap::Parser;
+use remote::only_local;
 use std::process::ExitCode;
 use xylem_ambient::{Clock, Entropy};
 
@@ -71,7 +75,14 @@ fn run(cli: Cli) -> Result<()> {
             spawn::become_daemon(&args, program, rest)
         }
         Command::Server(args) => cmd::serve::run(&args),
-        Command::Gateway(args) => cmd::gateway::run(app, &args),
+        Command::Gateway(args) => {
+            only_local(&app, "gateway", THERE)?;
+            cmd::gateway::run(app, &args)
+        }
+        Command::Api(args) => {
+            only_local(&app, "api", THERE)?;
+            cmd::api::run(app, &args)
+        }
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -82,7 +93,34 @@ fn run(cli: Cli) -> Result<()> {
     }
 }
 
+/// What to do where a command does not work by `--server`.
+const THERE: &str = "run it there, or leave --server out";
+
+/// Refuses what only works on the machine of the project.
+fn check_local(app: &app::App, command: &Command) -> Result<()> {
+    let name = match command {
+        Command::Sql(_) => {
+            return only_local(
+                app,
+                "sql",
+                "connect MariaDB's client to the gateway there, as user@branch: `xylem status` shows its address",
+            );
+        }
+        Command::Up(_) => "up",
+        Command::Down => "down",
+        Command::Doctor => "doctor",
+        Command::Export(_) => "export",
+        Command::Import(_) => "import",
+        Command::Scrub(_) => "scrub",
+        Command::Inspect(_) => "inspect",
+        Command::Template(_) => "template",
+        _ => return Ok(()),
+    };
+    only_local(app, name, THERE)
+}
+
 async fn dispatch(app: app::App, command: Command) -> Result<()> {
+    check_local(&app, &command)?;
     match command {
         Command::Up(args) => cmd::up::run(app, &args).await,
         Command::Down => cmd::down::run(&app).await,
@@ -98,6 +136,6 @@ async fn dispatch(app: app::App, command: Command) -> Result<()> {
         Command::Token(command) => cmd::token::run(&app, &command).await,
         Command::Template(args) => cmd::template::run(&app, &args).await,
         // Done before there is a runtime.
-        Command::Server(_) | Command::Gateway(_) | Command::Daemon(_) => Ok(()),
+        Command::Server(_) | Command::Gateway(_) | Command::Api(_) | Command::Daemon(_) => Ok(()),
     }
 }

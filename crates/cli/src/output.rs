@@ -1,5 +1,6 @@
 //! Output on stdout: one JSON document, or text for people.
 
+use crate::app::App;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::io::Write;
@@ -12,6 +13,17 @@ pub fn json<T: Serialize>(document: &T) -> Result<()> {
     let text =
         serde_json::to_string_pretty(document).context("cannot express the answer as JSON")?;
     text_line(&text)
+}
+
+/// Prints `document` as JSON if that is asked for, else its `text`.
+///
+/// # Errors
+/// As [`json`].
+pub fn print<T: Serialize>(app: &App, document: &T, text: impl FnOnce() -> String) -> Result<()> {
+    match app.json {
+        true => json(document),
+        false => text_line(&text()),
+    }
 }
 
 /// Prints `text` and a line break.

@@ -1,6 +1,6 @@
 //! TCP ports: which are free, which to use, and which process has one.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use anyhow::Result;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
@@ -58,7 +58,8 @@ impl Wanted<'_> {
                 });
             }
             let owner = owner(port).map_or_else(String::new, |owner| format!(" by {owner}"));
-            return Err(Failure::new(
+            return Err(Failure::of(
+                Kind::Conflict,
                 format!("port {port}, given for {what}, is taken on {address}{owner}"),
                 format!(
                     "give another port with {flag}, or stop the program that listens there (`ss -ltnp 'sport = :{port}'` shows it)"

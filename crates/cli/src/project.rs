@@ -15,6 +15,8 @@ use xylem_server::span::Span;
 
 /// The gateway's port that is tried first: the one that clients of MariaDB try.
 pub const GATEWAY_PORT: u16 = 3306;
+/// The API's port that is tried first.
+pub const API_PORT: u16 = 3380;
 /// The port of branch main's compute that is tried first.
 pub const MYSQL_PORT: u16 = 3307;
 /// The server's gRPC port that is tried first.

@@ -1,6 +1,6 @@
 //! A project whose server runs, with the sole right to change it.
 
-use crate::app::{App, LOCK_LIMIT};
+use crate::app::App;
 use crate::compute::name::ComputeName;
 use crate::compute::starter::{Started, Starter};
 use crate::control::Control;
@@ -21,6 +21,9 @@ pub struct Session {
     pub project: Project,
     /// The server.
     pub running: Running,
+    /// Asks the server in the name of the caller, whose rights may be fewer than the
+    /// owner's.
+    pub caller: Control,
     _lock: Lock,
 }
 
@@ -44,7 +47,7 @@ impl Prepared {
     /// When there is none, or another command keeps it locked.
     pub async fn load(app: &App) -> Result<Prepared> {
         app.state.require_project()?;
-        Prepared::locked(app, app.state.lock(LOCK_LIMIT).await?)
+        Prepared::locked(app, app.lock().await?)
     }
 
     /// The project of the state directory, of which the caller has the lock.
@@ -70,6 +73,7 @@ impl Prepared {
         Ok(Session {
             home: self.home,
             project: self.project,
+            caller: running.control.clone(),
             running,
             _lock: self.lock,
         })

@@ -41,6 +41,10 @@ pub struct Settings {
     #[command(flatten)]
     #[serde(flatten)]
     pub gateway: GatewaySettings,
+    /// Settings with which the API is started.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub api: ApiSettings,
     /// When computes sleep.
     #[command(flatten)]
     #[serde(flatten)]
@@ -149,6 +153,18 @@ pub struct GatewaySettings {
     pub gateway_domain: Option<String>,
 }
 
+/// Settings with which the API is started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
+pub struct ApiSettings {
+    /// Serve the HTTP API: on or off; off stops one that runs [default: on]
+    #[arg(long, value_name = "SWITCH", hide_possible_values = true)]
+    pub api: Option<Switch>,
+    /// Address that the API listens on, such as 0.0.0.0 for other machines, too
+    /// [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDR")]
+    pub api_bind: Option<IpAddr>,
+}
+
 /// Settings that a gateway which runs takes at once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
 pub struct SleepSettings {
@@ -174,6 +190,9 @@ pub struct Ports {
     /// Port of the gateway [default: 3306, or the next free one]
     #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..))]
     pub gateway_port: Option<u16>,
+    /// Port of the API [default: 3380, or the next free one]
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..))]
+    pub api_port: Option<u16>,
     /// Port of branch main's compute [default: 3307, or the next free one]
     #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..))]
     pub mysql_port: Option<u16>,
@@ -207,6 +226,7 @@ pub fn names() -> Vec<String> {
     let command = ListenSettings::augment_args(command);
     let command = ComputeSettings::augment_args(command);
     let command = GatewaySettings::augment_args(command);
+    let command = ApiSettings::augment_args(command);
     let command = SleepSettings::augment_args(command);
     let command = Ports::augment_args(command);
     let mut names: Vec<String> = command
@@ -252,6 +272,17 @@ impl Settings {
     /// The address that the gateway listens on.
     pub fn gateway_bind(&self) -> IpAddr {
         let bind = self.gateway.gateway_bind;
+        bind.unwrap_or(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// Whether the project has an API.
+    pub fn has_api(&self) -> bool {
+        self.api.api != Some(Switch::Off)
+    }
+
+    /// The address that the API listens on.
+    pub fn api_bind(&self) -> IpAddr {
+        let bind = self.api.api_bind;
         bind.unwrap_or(Ipv4Addr::LOCALHOST.into())
     }
 

@@ -2,10 +2,11 @@
 
 use crate::account::User;
 use crate::compute::name::ComputeName;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::files;
 use crate::ports;
 use crate::process::Process;
+use crate::role::Role;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, TryLockError};
@@ -180,13 +181,13 @@ impl StateDir {
     pub fn sleep_lock(&self) -> PathBuf {
         self.root.join("sleep.lock")
     }
-    /// The gateway process.
-    pub fn gateway_file(&self) -> PathBuf {
-        self.root.join("gateway.json")
+    /// The process of a role.
+    pub fn role_file(&self, role: Role) -> PathBuf {
+        self.root.join(format!("{}.json", role.name()))
     }
-    /// The gateway's output.
-    pub fn gateway_log(&self) -> PathBuf {
-        self.root.join("gateway.log")
+    /// The output of a role.
+    pub fn role_log(&self, role: Role) -> PathBuf {
+        self.root.join(format!("{}.log", role.name()))
     }
     /// The error log of stock MariaDB when an export failed.
     pub fn export_log(&self) -> PathBuf {
@@ -308,7 +309,8 @@ impl StateDir {
         match locked {
             Ok(taken) => taken.with_context(|| format!("cannot lock {}", path.display()))?,
             Err(_) => {
-                return Err(Failure::new(
+                return Err(Failure::of(
+                    Kind::Conflict,
                     format!(
                         "another xylem command ({}) is still changing {}",
                         holder(),

@@ -34,16 +34,18 @@ pub struct Project {
     /// The `--gateway` of each `up` that gives none; `None`: the installation does not know
     /// it.
     gateway: Option<&'static str>,
+    /// The `--api`, in the same way.
+    api: Option<&'static str>,
 }
 
 impl Project {
-    /// An empty directory; starts nothing. The project has no gateway.
+    /// An empty directory; starts nothing. The project has no gateway and no API.
     pub fn new() -> Result<Project> {
         let home = std::env::var_os("XYLEM_HOME").context(
             "XYLEM_HOME is not set: run these tests with cargo xtask test, which builds an \
              installation for them",
         )?;
-        Project::in_new_dir(Path::new(&home), Some("off"))
+        Project::in_new_dir(Path::new(&home), Some("off"), Some("off"))
     }
 
     /// As [`Project::new`], of the installation in `home`, which may be of an older version.
@@ -52,11 +54,16 @@ impl Project {
             .args(["up", "--help"])
             .output()
             .with_context(|| format!("no installation in {}", home.display()))?;
-        let known = String::from_utf8_lossy(&help.stdout).contains("--gateway ");
-        Project::in_new_dir(home, known.then_some("off"))
+        let help = String::from_utf8_lossy(&help.stdout);
+        let off = |flag: &str| help.contains(flag).then_some("off");
+        Project::in_new_dir(home, off("--gateway "), off("--api "))
     }
 
-    fn in_new_dir(home: &Path, gateway: Option<&'static str>) -> Result<Project> {
+    fn in_new_dir(
+        home: &Path,
+        gateway: Option<&'static str>,
+        api: Option<&'static str>,
+    ) -> Result<Project> {
         let dir = tempfile::Builder::new().prefix("xylem-e2e-").tempdir()?;
         Ok(Project {
             dir,
@@ -64,12 +71,19 @@ impl Project {
             envs: Vec::new(),
             up_args: Vec::new(),
             gateway,
+            api,
         })
     }
 
     /// The same project with a gateway.
     pub fn with_gateway(mut self) -> Project {
         self.gateway = Some("on");
+        self
+    }
+
+    /// The same project with an API.
+    pub fn with_api(mut self) -> Project {
+        self.api = Some("on");
         self
     }
 
@@ -92,13 +106,13 @@ impl Project {
     /// Starts the project in its prepared directory.
     pub fn up_in_place(&self, buffer_pool: &str) -> Result<()> {
         // Further computes take the ports after that of the first.
-        let ports = free_ports(4 + COMPUTES)?;
+        let ports = free_ports(5 + COMPUTES)?;
         let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
         let mut args = vec![
             "up",
             "--detach",
             "--mysql-port",
-            &ports[3],
+            &ports[4],
             "--grpc-port",
             &ports[0],
             "--http-port",
@@ -108,6 +122,9 @@ impl Project {
         ];
         if self.gateway == Some("on") {
             args.extend(["--gateway-port", &ports[2]]);
+        }
+        if self.api == Some("on") {
+            args.extend(["--api-port", &ports[3]]);
         }
         args.extend(self.up_args.iter().map(String::as_str));
         self.xylem(&args)?;
@@ -151,11 +168,13 @@ impl Project {
     /// The command `xylem ARGS --dir …`; does not run it.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut words = args.to_vec();
-        if let Some(gateway) = self.gateway
-            && words.first() == Some(&"up")
-            && !words.contains(&"--gateway")
-        {
-            words.splice(1..1, ["--gateway", gateway]);
+        for (flag, switch) in [("--gateway", self.gateway), ("--api", self.api)] {
+            if let Some(switch) = switch
+                && words.first() == Some(&"up")
+                && !words.contains(&flag)
+            {
+                words.splice(1..1, [flag, switch]);
+            }
         }
         let mut command = Command::new(self.home.join("bin/xylem"));
         command

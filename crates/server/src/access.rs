@@ -4,34 +4,16 @@ use crate::branch::registry::{BranchRef, Branches};
 use crate::config::ServerConfig;
 use crate::error::ServerError;
 use crate::project::lease_of;
-use parking_lot::{Mutex, RwLock};
-use quick_cache::sync::Cache;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 use tonic::Status;
 use xylem_ambient::{Clock, Entropy};
 use xylem_proto::TOKEN_KEY;
-use xylem_tokens::{Claims, Refused, Right, RightOn, Ring, Scope, Stamp};
+use xylem_tokens::{Claims, Right, RightOn, Scope, Watched};
 use xylem_types::{BranchId, BranchName, Epoch};
 
 mod audit;
 
 pub(crate) use audit::{Audit, Entry};
-
-/// How often the files of the ring are looked at, so how long a token that was revoked is
-/// still accepted.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// How often the files are also looked at in that time because a token names a key that is
-/// not known. Whoever has no token can cause that.
-const LOOKS_FOR_KEYS_MAX: u32 = 20;
-
-/// The number of tokens whose signature need not be verified again.
-const VERIFIED_MAX: usize = 256;
-
-/// The longest token that is looked at, in bytes. Ours have some 500.
-const TOKEN_BYTES_MAX: usize = 8 << 10;
 
 /// The name of a compute's token.
 const COMPUTE: &str = "compute";
@@ -45,29 +27,9 @@ pub struct Access {
 }
 
 struct Keys {
-    dir: PathBuf,
-    current: RwLock<Arc<Read>>,
-    looked: Mutex<Looked>,
-    /// Claims whose signatures were verified, by token, with the number of the ring that
-    /// did so: what an earlier one has verified says nothing about the present one.
-    verified: Cache<String, (u64, Arc<Claims>)>,
+    ring: Watched,
     clock: Clock,
     entropy: Entropy,
-}
-
-/// The ring as it was read for the `number`th time.
-struct Read {
-    number: u64,
-    ring: Ring,
-}
-
-struct Looked {
-    at: Instant,
-    stamp: Stamp,
-    /// Since then, for a key.
-    for_keys: u32,
-    /// Why the ring could not be read the last time; it is reported once.
-    fault: String,
 }
 
 /// A caller whose token was accepted.
@@ -90,21 +52,12 @@ impl Access {
         let failed = |error: xylem_tokens::RingError| {
             ServerError::Keys(format!("--keys-dir {}: {error}", dir.display()))
         };
-        let stamp = Ring::stamp(&dir).map_err(failed)?;
-        let ring = Ring::open(&dir).map_err(failed)?;
+        let ring = Watched::open(&dir, config.clock.clone()).map_err(failed)?;
         Ok(Access {
             keys: Some(Keys {
-                current: RwLock::new(Arc::new(Read { number: 0, ring })),
-                looked: Mutex::new(Looked {
-                    at: config.clock.instant(),
-                    stamp,
-                    for_keys: 0,
-                    fault: String::new(),
-                }),
-                verified: Cache::new(VERIFIED_MAX),
+                ring,
                 clock: config.clock.clone(),
                 entropy: config.entropy.clone(),
-                dir,
             }),
             audit,
         })
@@ -124,6 +77,7 @@ impl Access {
             )));
         };
         let claims = keys
+            .ring
             .claims(token)
             .map_err(|why| Status::unauthenticated(format!("the token is refused: {why}")))?;
         Ok(Bearer(Some(claims)))
@@ -141,103 +95,20 @@ impl Access {
         let Some(keys) = &self.keys else {
             return Ok(String::new());
         };
-        let current = keys.current();
-        let ring = &current.ring;
         let rights = vec![RightOn {
             can: Right::Write,
             on: Scope::Id(id.to_string()),
         }];
-        ring.claims(COMPUTE, rights, &keys.clock, &keys.entropy)
-            .and_then(|claims| {
-                ring.sign(&Claims {
-                    epoch: Some(epoch.0),
-                    exp: by.0.as_ref().and_then(|by| by.exp),
-                    parent: by.0.as_ref().map(|by| by.jti.clone()),
-                    ..claims
-                })
+        let signed = keys.ring.with_ring(|ring| {
+            let claims = ring.claims(COMPUTE, rights, &keys.clock, &keys.entropy)?;
+            ring.sign(&Claims {
+                epoch: Some(epoch.0),
+                exp: by.0.as_ref().and_then(|by| by.exp),
+                parent: by.0.as_ref().map(|by| by.jti.clone()),
+                ..claims
             })
-            .map_err(|error| Status::internal(format!("no token for the compute: {error}")))
-    }
-}
-
-impl Keys {
-    /// The ring, at most [`LOOK`] old. One caller looks at the files; others go on with
-    /// what is there.
-    fn current(&self) -> Arc<Read> {
-        if let Some(mut looked) = self.looked.try_lock()
-            && self.clock.since(looked.at) >= LOOK
-        {
-            looked.at = self.clock.instant();
-            looked.for_keys = 0;
-            self.look(&mut looked);
-        }
-        Arc::clone(&self.current.read())
-    }
-
-    /// The ring, if somebody has looked since a key was not found in it.
-    fn current_for_key(&self) -> Arc<Read> {
-        if let Some(mut looked) = self.looked.try_lock()
-            && looked.for_keys < LOOKS_FOR_KEYS_MAX
-        {
-            looked.for_keys += 1;
-            self.look(&mut looked);
-        }
-        Arc::clone(&self.current.read())
-    }
-
-    fn claims(&self, token: &[u8]) -> Result<Arc<Claims>, Refused> {
-        let token = std::str::from_utf8(token).map_err(|_| Refused::Malformed)?;
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(Refused::Malformed);
-        }
-        let mut current = self.current();
-        if let Some((number, claims)) = self.verified.get(token)
-            && number == current.number
-        {
-            // All but the signature.
-            current.ring.check(&claims, &self.clock)?;
-            return Ok(claims);
-        }
-        let claims = match current.ring.verify(token, &self.clock) {
-            // The key may be new.
-            Err(Refused::UnknownKey) => {
-                current = self.current_for_key();
-                current.ring.verify(token, &self.clock)?
-            }
-            verified => verified?,
-        };
-        let claims = Arc::new(claims);
-        let verified = (current.number, Arc::clone(&claims));
-        self.verified.insert(token.to_owned(), verified);
-        Ok(claims)
-    }
-
-    /// Reads the ring anew if its files have changed.
-    fn look(&self, looked: &mut Looked) {
-        let read = Ring::stamp(&self.dir).and_then(|stamp| {
-            if stamp == looked.stamp {
-                return Ok(None);
-            }
-            Ok(Some((Ring::open(&self.dir)?, stamp)))
         });
-        let fault = read.as_ref().err().map(ToString::to_string);
-        let fault = fault.unwrap_or_default();
-        let new_fault = fault != looked.fault;
-        looked.fault = fault;
-        match read {
-            Ok(None) => {}
-            Ok(Some((ring, stamp))) => {
-                let mut current = self.current.write();
-                let number = current.number + 1;
-                *current = Arc::new(Read { number, ring });
-                looked.stamp = stamp;
-                tracing::info!(dir = %self.dir.display(), "read the keys of tokens anew");
-            }
-            Err(error) if new_fault => {
-                tracing::error!(%error, "cannot read the keys of tokens; those read before stay in force");
-            }
-            Err(_) => {}
-        }
+        signed.map_err(|error| Status::internal(format!("no token for the compute: {error}")))
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod accept;
 mod access;
+pub mod audit;
 mod branch;
 mod certificates;
 pub mod config;

@@ -10,11 +10,13 @@ mod error;
 mod issued;
 mod key;
 mod ring;
+mod watched;
 
 pub use claims::{Claims, Right, RightOn, Scope};
 pub use error::{Refused, RingError};
 pub use issued::Issued;
 pub use ring::{Ring, Stamp};
+pub use watched::Watched;
 
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@ use super::parse::{branch, compute};
 use crate::compute::name::ComputeName;
 use crate::moment::When;
 use crate::settings::span;
+use crate::work::branch::SpanOrDefault;
 use clap::{Args, Subcommand};
 use xylem_types::BranchName;
 
@@ -54,24 +55,8 @@ pub struct BranchSetArgs {
     pub name: BranchName,
     /// Time after which the branch's compute sleeps if nobody uses it; 0s: never;
     /// default: the project's
-    #[arg(long, value_name = "SPAN|default", value_parser = span_or_default, required = true)]
+    #[arg(long, value_name = "SPAN|default", value_parser = SpanOrDefault::parse, required = true)]
     pub suspend_after: SpanOrDefault,
-}
-
-/// A time, or that of the project.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SpanOrDefault {
-    /// The project's.
-    Default,
-    /// This one.
-    Span(String),
-}
-
-fn span_or_default(text: &str) -> Result<SpanOrDefault, String> {
-    match text {
-        "default" => Ok(SpanOrDefault::Default),
-        text => span(text).map(SpanOrDefault::Span),
-    }
 }
 
 /// `xylem branch ls`

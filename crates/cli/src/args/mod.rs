@@ -1,5 +1,6 @@
 //! The command line: every command with its arguments.
 
+pub mod api;
 pub mod branch;
 pub mod compute;
 pub mod gateway;
@@ -33,8 +34,11 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Environment variable that names the API of a server elsewhere.
+pub const SERVER: &str = "XYLEM_SERVER";
+
 /// Options of every command.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct Global {
     /// State directory [default: ./.xylem]
     #[arg(long, global = true, env = crate::state::VARIABLE, value_name = "D", hide_env_values = true)]
@@ -42,6 +46,28 @@ pub struct Global {
     /// Print one JSON document on stdout, and nothing else there
     #[arg(long, global = true)]
     pub json: bool,
+    /// Work on a server elsewhere, by its API at this address
+    #[arg(long, global = true, env = SERVER, value_name = "https://HOST:PORT", hide_env_values = true)]
+    pub server: Option<String>,
+    /// With --server: file that holds the token
+    #[arg(
+        long,
+        global = true,
+        env = "XYLEM_TOKEN_FILE",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
+    pub token_file: Option<PathBuf>,
+    /// With --server: authority (PEM) of its certificate, such as a copy of the project's
+    /// tls/ca.pem [default: the system's authorities]
+    #[arg(
+        long,
+        global = true,
+        env = "XYLEM_CA",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
+    pub ca: Option<PathBuf>,
 }
 
 /// The commands.
@@ -72,6 +98,8 @@ pub enum Command {
     Server(Box<xylem_server::config::ServerArgs>),
     /// Listen for MariaDB's clients at one address for all branches, in the foreground
     Gateway(gateway::GatewayArgs),
+    /// Serve the HTTP API of the project, in the foreground
+    Api(api::ApiArgs),
     /// Diagnose problems and suggest fixes
     Doctor,
     /// Read and check everything in the store

@@ -1,8 +1,7 @@
 //! Arguments of `xylem token`.
 
+use crate::work::token::{Lifetime, scope};
 use clap::{Args, Subcommand};
-use std::time::Duration;
-use xylem_server::span::Span;
 use xylem_tokens::Scope;
 
 /// `xylem token …`
@@ -29,55 +28,17 @@ pub struct TokenCreateArgs {
     /// Name of the token's owner, for people
     pub name: String,
     /// Allow reading these branches, also by read-only computes
-    #[arg(long, value_name = "BRANCHES", group = "rights", value_parser = branches)]
+    #[arg(long, value_name = "BRANCHES", group = "rights", value_parser = scope)]
     pub read: Vec<Scope>,
     /// Allow being the compute of these branches
-    #[arg(long, value_name = "BRANCHES", group = "rights", value_parser = branches)]
+    #[arg(long, value_name = "BRANCHES", group = "rights", value_parser = scope)]
     pub write: Vec<Scope>,
     /// Allow creating, renaming, restoring and removing these branches
-    #[arg(long, value_name = "BRANCHES", group = "rights", value_parser = branches)]
+    #[arg(long, value_name = "BRANCHES", group = "rights", value_parser = scope)]
     pub admin: Vec<Scope>,
     /// Time until the token ends, such as 30d; `never`
-    #[arg(long, value_name = "TIME|never", default_value = "30d", value_parser = lifetime)]
+    #[arg(long, value_name = "TIME|never", default_value = "30d", value_parser = Lifetime::parse)]
     pub expires: Lifetime,
-}
-
-/// How long a token is valid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lifetime {
-    /// For this many seconds.
-    Seconds(u64),
-    /// Until it is revoked.
-    Never,
-}
-
-/// The longest time that a token may be valid: a hundred years.
-const LIFETIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-
-/// Branches by their names: ids are for the tokens of computes.
-fn branches(text: &str) -> Result<Scope, String> {
-    match text.parse()? {
-        Scope::Id(_) => Err("name branches, or the beginning of names and *".to_owned()),
-        scope => Ok(scope),
-    }
-}
-
-fn lifetime(text: &str) -> Result<Lifetime, String> {
-    if text == "never" {
-        return Ok(Lifetime::Never);
-    }
-    let span: Span = text
-        .parse()
-        .map_err(|error| format!("{error}; or write never"))?;
-    match span.0 {
-        time if time.as_secs() == 0 => {
-            Err("a token must be valid for a second at least".to_owned())
-        }
-        time if time > LIFETIME_MAX => {
-            Err("a token may be valid for 100 years; or write never".to_owned())
-        }
-        time => Ok(Lifetime::Seconds(time.as_secs())),
-    }
 }
 
 /// `xylem token revoke`

@@ -1,18 +1,17 @@
 //! `xylem compute start|stop|kill|ls`.
 
-use crate::app::{App, LOCK_LIMIT};
+use crate::api::request::{StartCompute, at_text};
+use crate::app::App;
 use crate::args::compute::{ComputeCommand, ComputeStartArgs};
 use crate::compute::name::ComputeName;
-use crate::compute::record::ComputeRecord;
-use crate::compute::starter::Started;
-use crate::compute::stop;
-use crate::control::near;
-use crate::failure::Failure;
-use crate::history;
 use crate::output;
+use crate::remote::path;
+use crate::report::change::{Ended, Started};
 use crate::report::{self, ComputeReport, seen};
 use crate::session::Session;
-use anyhow::Result;
+use crate::work::compute as work;
+use anyhow::{Context, Result};
+use reqwest::Method;
 
 /// Runs the command.
 ///
@@ -22,140 +21,115 @@ pub async fn run(app: &App, command: &ComputeCommand) -> Result<()> {
     match command {
         ComputeCommand::Start(args) => start(app, args).await,
         ComputeCommand::Stop(args) => {
-            app.state.require_project()?;
-            let _lock = app.state.lock(LOCK_LIMIT).await?;
-            let ran = stop::stop(&app.state, &args.compute).await?;
-            ended(app, &args.compute, ran, "stopped").await
+            let ended = match &app.remote {
+                Some(_) => end_there(app, &args.compute, "stop").await?,
+                None => work::stop(app, &args.compute).await?,
+            };
+            print_ended(app, &args.compute, &ended, "stopped")
         }
         ComputeCommand::Kill(args) => {
-            app.state.require_project()?;
-            // No lock: killing must not wait for a start that hangs.
-            let ran = stop::kill(&app.state, &args.compute).await?;
-            ended(app, &args.compute, ran, "killed").await
+            let ended = match &app.remote {
+                Some(_) => end_there(app, &args.compute, "kill").await?,
+                None => work::kill(app, &args.compute).await?,
+            };
+            print_ended(app, &args.compute, &ended, "killed")
         }
         ComputeCommand::Ls => ls(app).await,
     }
 }
 
+async fn end_there(app: &App, name: &ComputeName, how: &str) -> Result<Ended> {
+    let remote = app.remote.as_ref().context("no server")?;
+    let path = path(&["computes", &name.to_string(), how]);
+    remote.change(app, Method::POST, &path, None::<&()>).await
+}
+
 async fn start(app: &App, args: &ComputeStartArgs) -> Result<()> {
-    if args.read_only && args.compute.is_reader() {
-        return Err(Failure::usage(
-            format!("{} is a read-only compute already", args.compute),
-            format!(
-                "to start another, name the branch: `{}`",
-                app.command(&format!(
-                    "compute start {} --read-only",
-                    args.compute.branch()
-                ))
-            ),
-        ));
-    }
-    let progress = app.progress();
-    app.state.require_project()?;
+    work::check(app, &args.compute, args.read_only)?;
     let at = app.moment(args.at)?;
-    let mut session = Session::open(app, &progress).await?;
-    let started = if args.read_only {
-        let branch = args.compute.branch();
-        history::check(&session, branch, at).await?;
-        let mut starter = session.starter(app, &progress);
-        starter.start_reader(branch, at, args.port).await?
-    } else {
-        session
-            .compute(app, &args.compute, args.port, &progress)
-            .await?
+    let started: Started = match &app.remote {
+        Some(remote) => {
+            let path = path(&["computes", &args.compute.to_string(), "start"]);
+            let body = StartCompute {
+                read_only: args.read_only,
+                at: at.map(at_text),
+                port: args.port,
+            };
+            remote.change(app, Method::POST, &path, Some(&body)).await?
+        }
+        None => {
+            let progress = app.progress();
+            let mut session = Session::open(app, &progress).await?;
+            let wanted = work::Wanted {
+                name: args.compute.clone(),
+                port: args.port,
+                read_only: args.read_only,
+                at,
+            };
+            let started = work::start(app, &mut session, &progress, &wanted).await?;
+            drop(session);
+            let report = work::report_of(app, Some(&started)).await;
+            report.context("no report")?
+        }
     };
-    drop(session);
-    drop(progress);
-    if app.json {
-        return one(app, &started.name).await;
-    }
-    output::text_line(&said(app, &started))
+    output::print(app, &started, || said(app, &started))
 }
 
 /// The result of a start, for people.
 pub fn said(app: &App, started: &Started) -> String {
-    let (name, record) = (&started.name, &started.record);
+    let compute = &started.compute;
     let how = if started.already {
         "was running already".to_owned()
     } else {
-        format!("is ready ({} ms)", started.took.as_millis())
+        format!("is ready ({} ms)", started.took_ms)
     };
-    let shows = match record.at_lsn {
+    let shows = match compute.lsn.filter(|_| compute.read_only) {
         Some(lsn) => format!(
-            "\nit shows branch {} as of LSN {lsn}; connect with `{}`",
-            record.branch,
-            app.command(&format!("sql {name}"))
+            "\nit shows branch {} as of LSN {lsn}{}",
+            compute.branch,
+            match app.remote {
+                // Clients have to reach its port there.
+                Some(_) => String::new(),
+                None => format!(
+                    "; connect with `{}`",
+                    app.command(&format!("sql {}", compute.name))
+                ),
+            }
         ),
         None => String::new(),
     };
+    let pid = compute
+        .pid
+        .map_or_else(|| "-".to_owned(), |pid| pid.to_string());
     format!(
-        "{} {how}: {}:{}, socket {}, pid {}{shows}",
-        name.described(),
-        record.host,
-        record.port,
-        record.socket.display(),
-        record.process.pid
+        "{} {how}: {}:{}, socket {}, pid {pid}{shows}",
+        described(&compute.name),
+        compute.host,
+        compute.port,
+        compute.socket.display(),
     )
 }
 
-/// Prints one compute as a document.
-async fn one(app: &App, name: &ComputeName) -> Result<()> {
-    let seen = seen::look(app).await;
-    match ComputeRecord::load(&app.state.compute(name)) {
-        Some(record) => output::json(&ComputeReport::new(
-            &app.state,
-            name,
-            &record,
-            &seen.branches,
-        )),
-        None => Err(no_compute(app, name)),
-    }
+fn described(name: &str) -> String {
+    ComputeName::parse(name).map_or_else(|_| name.to_owned(), |name| name.described())
 }
 
-async fn ended(app: &App, name: &ComputeName, ran: bool, how: &str) -> Result<()> {
-    let Some(record) = ComputeRecord::load(&app.state.compute(name)) else {
-        return Err(no_compute(app, name));
-    };
-    let seen = seen::look(app).await;
-    let report = ComputeReport::new(&app.state, name, &record, &seen.branches);
-    if name.is_reader() {
-        stop::forget_reader(app, name).await?;
-    }
-    if app.json {
-        return output::json(&report);
-    }
-    let how = if ran { how } else { "was not running" };
-    let be = if ran { "is " } else { "" };
-    output::text_line(&format!("{} {be}{how}", name.described()))
-}
-
-fn no_compute(app: &App, name: &ComputeName) -> anyhow::Error {
-    let all = crate::compute::record::list(&app.state);
-    let names: Vec<String> = all.iter().map(|(name, _)| name.to_string()).collect();
-    let hint = match near(&name.to_string(), names.iter().map(String::as_str)) {
-        Some(near) => format!("did you mean {near}?"),
-        None if name.is_reader() => {
-            format!("`{}` lists the computes", app.command("compute ls"))
-        }
-        None => format!(
-            "start one with `{}`",
-            app.command(&format!("compute start {name}"))
-        ),
-    };
-    let what = if name.is_reader() {
-        format!("there is no read-only compute {name}")
-    } else {
-        format!("there is no compute of branch {name}")
-    };
-    Failure::new(format!("{what} in {}", app.state.root().display()), hint)
+fn print_ended(app: &App, name: &ComputeName, ended: &Ended, how: &str) -> Result<()> {
+    output::print(app, ended, || {
+        let how = if ended.ran { how } else { "was not running" };
+        let be = if ended.ran { "is " } else { "" };
+        format!("{} {be}{how}", name.described())
+    })
 }
 
 async fn ls(app: &App) -> Result<()> {
-    app.state.require_project()?;
-    let seen = seen::look(app).await;
-    let rows = report::computes(&app.state, &seen.branches);
-    if app.json {
-        return output::json(&rows);
-    }
-    output::text_line(&super::status::computes(&rows))
+    let rows: Vec<ComputeReport> = match &app.remote {
+        Some(remote) => remote.get(&path(&["computes"])).await?,
+        None => {
+            app.state.require_project()?;
+            let seen = seen::look(app).await;
+            report::computes(&app.state, &seen.branches)
+        }
+    };
+    output::print(app, &rows, || super::status::computes(&rows))
 }

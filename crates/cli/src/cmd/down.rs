@@ -1,10 +1,10 @@
-//! `xylem down`: the gateway and computes, then the server.
+//! `xylem down`: the gateway, the API and computes, then the server.
 
 use crate::app::{App, LOCK_LIMIT};
 use crate::compute::{record, stop};
-use crate::gateway_process::{self, END_LIMIT};
 use crate::output;
 use crate::report::StatusReport;
+use crate::role::{self, END_LIMIT, Role};
 use crate::server;
 use crate::state::StateDir;
 use anyhow::{Context, Result};
@@ -33,24 +33,30 @@ pub async fn run(app: &App) -> Result<()> {
     output::text_line(&format!("stopped {}", stopped.join(", ")))
 }
 
-/// Stops the gateway and all computes at once, then the server; returns what ran.
+/// Stops the gateway, the API and all computes at once, then the server; returns what ran.
 ///
 /// # Errors
 /// When a process does not go.
 pub async fn stop_all(app: &App) -> Result<Vec<String>> {
     let state = &app.state;
     // It takes no further clients, and loses those that it has to the end of the computes.
-    let gateway = gateway_process::tell_to_stop(state)?;
+    let gateway = role::tell_to_stop(state, Role::Gateway)?;
+    // What it would change waits for the lock, which the caller has.
+    let api = role::tell_to_stop(state, Role::Api)?;
     let computes = stop_computes(app).await;
     let mut stopped = Vec::new();
     if let Some(gateway) = gateway {
-        gateway_process::wait_stopped(gateway, END_LIMIT).await?;
+        role::wait_stopped(Role::Gateway, gateway, END_LIMIT).await?;
         stopped.push("the gateway".to_owned());
         stopped.extend(computes?);
         // The gateway may have started one meanwhile, for a client that came before.
         stopped.extend(stop_computes(app).await?);
     } else {
         stopped = computes?;
+    }
+    if let Some(api) = api {
+        role::wait_stopped(Role::Api, api, END_LIMIT).await?;
+        stopped.push("the API".to_owned());
     }
     if server::stop(state).await? {
         stopped.push("the server".to_owned());
@@ -94,7 +100,9 @@ async fn stop_computes(app: &App) -> Result<Vec<String>> {
 /// # Errors
 /// When a process cannot be signalled.
 pub async fn kill_all(state: &StateDir) -> Result<()> {
-    gateway_process::kill(state)?;
+    for role in Role::ALL {
+        role::kill(state, role)?;
+    }
     for (name, _) in record::list(state) {
         stop::kill(state, &name).await?;
     }

@@ -5,21 +5,18 @@ use crate::args::gateway::GatewayArgs;
 use crate::doctor::installation::mariadb_version;
 use crate::failure::Failure;
 use crate::gateway::Branches;
-use crate::gateway_process::{DRAIN, listening};
 use crate::home::Home;
 use crate::output;
-use crate::project::Project;
+use crate::role::{self, DRAIN, Role, listening};
 use crate::session::Session;
 use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::net::{TcpListener, TcpSocket};
 use xylem_gateway::{Gateway, Settings};
-use xylem_tls::authority::Paths;
-use xylem_tls::{ServerFiles, ServerTls, Versions};
+use xylem_tls::{ServerTls, Versions};
 
 /// The prefix of the version that MariaDB's servers tell, for old replicas.
 const VERSION_PREFIX: &str = "5.5.5-";
@@ -62,7 +59,7 @@ fn raise_descriptors(connections_max: usize) {
 async fn serve(app: App, args: &GatewayArgs) -> Result<()> {
     let shutdown = xylem_server::shutdown_signal().context("cannot wait for signals")?;
     let home = Home::find()?;
-    let files = certificate(&app)?;
+    let files = role::certificate(&app)?;
     let server = app.state.server_record();
     let runs = server.is_some_and(|server| server.process.is_alive());
     // The server's first start makes the certificates. While `xylem up`, which has the lock,
@@ -89,7 +86,7 @@ async fn serve(app: App, args: &GatewayArgs) -> Result<()> {
     let address = listener.local_addr().context("the gateway's address")?;
     output::text_line(&format!(
         "{} A client names a branch by its user (`app@dev`) or database (`shop@dev`).",
-        listening(address)
+        listening(Role::Gateway, address)
     ))?;
     let computes = Arc::new(Branches::new(app));
     Gateway::new(settings, computes)
@@ -113,20 +110,4 @@ fn listen(address: SocketAddr, connections_max: usize) -> io::Result<TcpListener
             .unwrap_or(u32::MAX)
             .min(1 << 16),
     )
-}
-
-/// The certificate of the project's server, or the one that replaces it.
-fn certificate(app: &App) -> Result<ServerFiles> {
-    let server = Project::load(&app.state)?.settings.server;
-    let certificate = match server.tls_cert {
-        Some(own) => PathBuf::from(own),
-        None => Paths::in_dir(&app.state.certificates()).server,
-    };
-    Ok(ServerFiles {
-        key: server
-            .tls_key
-            .map_or_else(|| certificate.clone(), PathBuf::from),
-        clients: None,
-        certificate,
-    })
 }

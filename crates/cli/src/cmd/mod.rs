@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub mod api;
 pub mod branch;
 pub mod compute;
 pub mod doctor;

@@ -2,6 +2,7 @@
 
 use crate::app::App;
 use crate::output::{self, bytes, table};
+use crate::remote::path;
 use crate::report::branch::BranchReport;
 use crate::report::{ComputeReport, StatusReport};
 use anyhow::Result;
@@ -12,12 +13,14 @@ use std::fmt::Write;
 /// # Errors
 /// When there is no project.
 pub async fn run(app: &App) -> Result<()> {
-    app.state.require_project()?;
-    let report = StatusReport::gather(app).await;
-    if app.json {
-        return output::json(&report);
-    }
-    output::text_line(text(&report).trim_end())
+    let report = match &app.remote {
+        Some(remote) => remote.get(&path(&["status"])).await?,
+        None => {
+            app.state.require_project()?;
+            StatusReport::gather(app).await
+        }
+    };
+    output::print(app, &report, || text(&report).trim_end().to_owned())
 }
 
 /// The report for people.
@@ -36,10 +39,11 @@ pub fn text(report: &StatusReport) -> String {
     if let (Some(used), Some(budget)) = (server.memory_bytes, server.memory_budget_bytes) {
         let _ = write!(out, ", memory {} of {}", bytes(used), bytes(budget));
     }
-    let gateway = &report.gateway;
-    let _ = write!(out, "\ngateway   {}", gateway.state.as_str());
-    if let (Some(pid), Some(address)) = (gateway.pid, gateway.address) {
-        let _ = write!(out, ", pid {pid}, {address}");
+    for (name, role) in [("gateway", &report.gateway), ("API", &report.api)] {
+        let _ = write!(out, "\n{name:<9} {}", role.state.as_str());
+        if let (Some(pid), Some(address)) = (role.pid, role.address) {
+            let _ = write!(out, ", pid {pid}, {address}");
+        }
     }
     let _ = writeln!(out, "\nstate     {}", report.dir.display());
     if let Some(store) = &report.object_store {

@@ -13,15 +13,16 @@ use crate::args::project::UpArgs;
 use crate::compute::name::ComputeName;
 use crate::compute::record::ComputeRecord;
 use crate::compute::starter::Started;
-use crate::gateway_process;
 use crate::home::Home;
 use crate::output;
 use crate::ports::Wanted;
 use crate::progress::Progress;
 use crate::project::Project;
 use crate::report::StatusReport;
+use crate::role::{self, Role};
 use crate::run_as;
 use crate::session::{Prepared, Session};
+use crate::settings::Ports;
 use crate::timing::Timer;
 use anyhow::{Context, Result};
 use std::fmt::Write as _;
@@ -101,11 +102,14 @@ async fn bring_up(app: &mut App, args: &UpArgs) -> Result<(Started, Duration)> {
         server_changed,
         computes_changed,
         gateway_changed,
+        api_changed,
     } = settle::settle(app, args)?;
     let server = app.state.server_record();
     let server_runs = server.is_some_and(|server| server.process.is_alive());
     check_port(app, &project, args)?;
-    gateway_process::check_port(&app.state, &project, &args.ports)?;
+    for role in Role::ALL {
+        role::check_port(&app.state, role, &project, &args.ports)?;
+    }
     if args.settings.compute.user.is_some() {
         // Before it is kept.
         run_as::of(&project).await?;
@@ -145,39 +149,47 @@ async fn bring_up(app: &mut App, args: &UpArgs) -> Result<(Started, Duration)> {
             "the compute of branch main runs already: new settings take effect at its next start",
         );
     }
-    let runs = settle_gateway(app, &mut session, args.ports.gateway_port, &progress).await?;
-    if runs && gateway_changed {
-        progress.note(&format!(
-            "the gateway runs already: its new settings take effect when it is started again, by `{}` and `{}`",
-            app.command("up --gateway off"),
-            app.command("up --gateway on")
-        ));
+    for (role, changed) in [(Role::Gateway, gateway_changed), (Role::Api, api_changed)] {
+        let runs = settle_role(app, role, &mut session, &args.ports, &progress).await?;
+        if runs && changed {
+            progress.note(&format!(
+                "{} runs already: its new settings take effect when it is started again, by `{}` and `{}`",
+                role.described(),
+                app.command(&format!("up --{} off", role.name())),
+                app.command(&format!("up --{} on", role.name()))
+            ));
+        }
     }
     Ok((started, timer.elapsed()))
 }
 
-/// Starts the gateway, or stops it if the project is to have none. True when it ran
-/// already and goes on.
-async fn settle_gateway(
+/// Starts a role, or stops it if the project is to have none. True when it ran already and
+/// goes on.
+async fn settle_role(
     app: &App,
+    role: Role,
     session: &mut Session,
-    port: Option<u16>,
+    given: &Ports,
     progress: &Progress,
 ) -> Result<bool> {
     let Session { home, project, .. } = session;
-    if project.settings.has_gateway() {
-        let started = gateway_process::ensure(app, home, project, port, progress).await?;
+    let port = role.port(given);
+    if role.is_wanted(project) {
+        let started = role::ensure(app, role, home, project, port, progress).await?;
         return Ok(!started);
     }
-    if port.is_some_and(|_| project.ports.gateway_port != port) {
-        project.ports.gateway_port = port;
+    if port.is_some_and(|_| role.port(&project.ports) != port) {
+        role.set_port(&mut project.ports, port);
         project.save(&app.state)?;
     }
-    if gateway_process::running(&app.state).is_some() {
-        progress.say("waiting for the gateway's clients to finish".to_owned());
+    if role::running(&app.state, role).is_some() {
+        progress.say(format!(
+            "waiting for {}'s clients to finish",
+            role.described()
+        ));
     }
-    if gateway_process::stop(&app.state).await? {
-        progress.note("stopped the gateway");
+    if role::stop(&app.state, role).await? {
+        progress.note(&format!("stopped {}", role.described()));
     }
     Ok(false)
 }
@@ -219,7 +231,7 @@ async fn announce(app: &App, started: &Started, took: Duration, detached: bool) 
     };
     let socket = record.socket.display().to_string();
     let mut lines = Vec::new();
-    let client = match gateway_process::running(&app.state) {
+    let client = match role::running(&app.state, Role::Gateway) {
         Some(gateway) => {
             let (host, port) = (gateway.address().ip(), gateway.address().port());
             lines.push(("host", host.to_string()));
@@ -246,6 +258,11 @@ async fn announce(app: &App, started: &Started, took: Duration, detached: bool) 
     lines.extend([
         ("user", record.user.clone()),
         ("password", format!("in {}", password.display())),
+    ]);
+    if let Some(api) = role::running(&app.state, Role::Api) {
+        lines.push(("API", format!("https://{}", api.address())));
+    }
+    lines.extend([
         ("connect", app.command("sql")),
         ("or", format!("mariadb {client}")),
         ("stop", stop),

@@ -8,7 +8,7 @@ use super::run::PortTaken;
 use super::starter::{Start, Started, Starter};
 use super::{decoy, port, ready, stop};
 use crate::app::App;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::moment::Moment;
 use crate::ports::Choice;
 use crate::state::ComputeDir;
@@ -97,7 +97,8 @@ impl Starter<'_> {
         }
         match self.control.find_branch(name).await? {
             Some(branch) => Ok(branch),
-            None => Err(Failure::new(
+            None => Err(Failure::of(
+                Kind::NotFound,
                 format!("there is no read-only compute {name}, or it was down for too long"),
                 format!(
                     "`xylem compute ls` lists the computes; `xylem compute start {} --read-only` starts another",
@@ -210,7 +211,8 @@ async fn running(
 ) -> Result<Started> {
     let name = request.name;
     if let Some(port) = request.port.filter(|port| *port != record.port) {
-        return Err(Failure::new(
+        return Err(Failure::of(
+            Kind::Conflict,
             format!(
                 "{} runs already, on port {} and not {port}",
                 name.described(),

@@ -4,13 +4,13 @@ use super::Check;
 use crate::compute::name::ComputeName;
 use crate::compute::record::{self, ComputeRecord, ComputeState};
 use crate::files;
-use crate::gateway_process::{GatewayRecord, GatewayState};
 use crate::keys;
 use crate::log_file;
 use crate::output::bytes;
 use crate::ports;
 use crate::project::Project;
 use crate::report::seen::Seen;
+use crate::role::{Role, RoleRecord, RoleState};
 use crate::state::StateDir;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -26,7 +26,9 @@ pub(super) fn check(state: &StateDir, seen: &Seen, checks: &mut Vec<Check>) {
     password(state, checks);
     private(state, checks);
     server(state, seen, checks);
-    gateway(state, checks);
+    for of in Role::ALL {
+        role(state, of, checks);
+    }
     lag(seen, checks);
     let computes = record::list(state);
     if computes.is_empty() {
@@ -119,8 +121,10 @@ fn private(state: &StateDir, checks: &mut Vec<Check>) {
         state.project_file(),
         state.server_file(),
         state.server_log(),
-        state.gateway_file(),
-        state.gateway_log(),
+        state.role_file(Role::Gateway),
+        state.role_log(Role::Gateway),
+        state.role_file(Role::Api),
+        state.role_log(Role::Api),
         state.audit_log(),
         keys::dir(state),
         state.server_data(),
@@ -225,44 +229,44 @@ fn server(state: &StateDir, seen: &Seen, checks: &mut Vec<Check>) {
     }
 }
 
-fn gateway(state: &StateDir, checks: &mut Vec<Check>) {
+fn role(state: &StateDir, role: Role, checks: &mut Vec<Check>) {
     let Ok(project) = Project::load(state) else {
         return;
     };
-    let wanted = project.settings.has_gateway();
-    let Some(record) = GatewayRecord::load(state) else {
+    let (wanted, name) = (role.is_wanted(&project), role.name());
+    let Some(record) = RoleRecord::load(state, role) else {
         checks.push(if wanted {
             Check::warn(
-                "gateway",
+                name,
                 "it has not been started yet",
                 "start it with `xylem up`",
             )
         } else {
-            Check::ok("gateway", "off")
+            Check::ok(name, "off")
         });
         return;
     };
-    let (pid, log) = (record.process.pid, state.gateway_log());
+    let (pid, log) = (record.process.pid, state.role_log(role));
     match record.state() {
-        GatewayState::Running => {
-            checks.push(if record.answers() {
-                Check::ok("gateway", format!("running, pid {pid}, {}", record.listen))
+        RoleState::Running => {
+            checks.push(if record.answers(role) {
+                Check::ok(name, format!("running, pid {pid}, {}", record.listen))
             } else {
                 Check::fail(
-                    "gateway",
+                    name,
                     format!("process {pid} runs but does not answer on {}", record.listen),
                     format!(
-                        "see {}; restart it with `xylem up --gateway off` and `xylem up --gateway on`",
+                        "see {}; restart it with `xylem up --{name} off` and `xylem up --{name} on`",
                         log.display()
                     ),
                 )
             });
-            log_errors("gateway.log", &log, record.log_from, checks);
+            log_errors(role.log_name(), &log, record.log_from, checks);
             return;
         }
-        GatewayState::Stopped => checks.push(Check::ok("gateway", "stopped")),
-        GatewayState::Crashed => checks.push(Check::fail(
-            "gateway",
+        RoleState::Stopped => checks.push(Check::ok(name, "stopped")),
+        RoleState::Crashed => checks.push(Check::fail(
+            name,
             format!(
                 "it died (pid {pid})\n{}",
                 log_file::last_errors(&log, record.log_from)

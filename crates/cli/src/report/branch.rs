@@ -1,11 +1,12 @@
 //! A branch, as a document.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use xylem_proto::control::Branch;
 
 /// A branch.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BranchReport {
     /// Its name.
     pub name: String,

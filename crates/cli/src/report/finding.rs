@@ -1,10 +1,11 @@
 //! A scrub's findings, as a document.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use xylem_proto::inspect::Finding;
 
 /// A finding of a scrub.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FindingRow {
     /// The branch's name.
     pub branch: String,

@@ -1,8 +1,10 @@
 //! The documents that commands print. Scripts rely on their fields.
 
 pub mod branch;
+pub mod change;
 pub mod finding;
 pub mod seen;
+pub mod token;
 
 use self::branch::BranchReport;
 use self::finding::FindingRow;
@@ -10,22 +12,26 @@ use self::seen::Seen;
 use crate::app::App;
 use crate::compute::name::ComputeName;
 use crate::compute::record::{self, ComputeRecord, ComputeState};
-use crate::gateway_process::{GatewayRecord, GatewayState};
 use crate::project::Project;
+use crate::role::{Role, RoleRecord, RoleState};
 use crate::state::StateDir;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use utoipa::ToSchema;
 
 /// `xylem status`
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StatusReport {
     /// The state directory.
+    #[schema(value_type = String)]
     pub dir: PathBuf,
     /// The server.
     pub server: ServerReport,
     /// The gateway.
-    pub gateway: GatewayReport,
+    pub gateway: RoleReport,
+    /// The HTTP API.
+    pub api: RoleReport,
     /// As `branch ls`; empty while the server does not run.
     pub branches: Vec<BranchReport>,
     /// As `compute ls`.
@@ -37,7 +43,7 @@ pub struct StatusReport {
 }
 
 /// The server.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServerReport {
     /// `host:port` of gRPC.
     pub grpc: Option<String>,
@@ -56,12 +62,13 @@ pub struct ServerReport {
     pub memory_budget_bytes: Option<u64>,
 }
 
-/// The gateway.
-#[derive(Debug, Serialize)]
-pub struct GatewayReport {
+/// The gateway, or the API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RoleReport {
     /// Its state.
-    pub state: GatewayState,
+    pub state: RoleState,
     /// `host:port` on which it listens, or did last.
+    #[schema(value_type = Option<String>)]
     pub address: Option<SocketAddr>,
     /// The address at which this machine reaches it.
     pub host: Option<String>,
@@ -70,11 +77,12 @@ pub struct GatewayReport {
     /// Its process, while it runs.
     pub pid: Option<u32>,
     /// Its log file.
+    #[schema(value_type = String)]
     pub log: PathBuf,
 }
 
 /// A compute.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ComputeReport {
     /// Its name: that of its branch, or `main@1` if it is read-only.
     pub name: String,
@@ -87,12 +95,15 @@ pub struct ComputeReport {
     /// Its TCP port.
     pub port: u16,
     /// Its unix socket.
+    #[schema(value_type = String)]
     pub socket: PathBuf,
     /// The account to log in as.
     pub user: String,
     /// File that holds that account's password.
+    #[schema(value_type = String)]
     pub password_file: PathBuf,
     /// The compute's directory.
+    #[schema(value_type = String)]
     pub dir: PathBuf,
     /// Its process, while it runs.
     pub pid: Option<u32>,
@@ -140,18 +151,23 @@ impl ComputeReport {
     }
 }
 
-impl GatewayReport {
-    /// The report of the gateway that `record` tells of; `None`: it never ran.
-    pub fn new(state: &StateDir, record: Option<&GatewayRecord>) -> GatewayReport {
-        let now = record.map_or(GatewayState::Stopped, GatewayRecord::state);
-        let alive = record.filter(|_| now == GatewayState::Running);
-        GatewayReport {
+impl RoleReport {
+    /// The report of a role now.
+    pub fn of(state: &StateDir, role: Role) -> RoleReport {
+        RoleReport::new(state, role, RoleRecord::load(state, role).as_ref())
+    }
+
+    /// The report of the role that `record` tells of; `None`: it never ran.
+    pub fn new(state: &StateDir, role: Role, record: Option<&RoleRecord>) -> RoleReport {
+        let now = record.map_or(RoleState::Stopped, RoleRecord::state);
+        let alive = record.filter(|_| now == RoleState::Running);
+        RoleReport {
             state: now,
             address: record.map(|r| r.listen),
             host: record.map(|r| r.address().ip().to_string()),
             port: record.map(|r| r.listen.port()),
             pid: alive.map(|r| r.process.pid),
-            log: state.gateway_log(),
+            log: state.role_log(role),
         }
     }
 }
@@ -185,8 +201,12 @@ impl ServerReport {
 impl StatusReport {
     /// The state of the whole project now.
     pub async fn gather(app: &App) -> StatusReport {
+        StatusReport::of(app, seen::look(app).await)
+    }
+
+    /// The state of the project with what the server has told.
+    pub fn of(app: &App, seen: Seen) -> StatusReport {
         let state = &app.state;
-        let seen = seen::look(app).await;
         let computes = computes(state, &seen.branches);
         let object_store = match &seen.status {
             Some(status) => Some(status.object_store.clone()),
@@ -197,7 +217,8 @@ impl StatusReport {
         StatusReport {
             dir: state.root().to_owned(),
             server: ServerReport::new(&seen),
-            gateway: GatewayReport::new(state, GatewayRecord::load(state).as_ref()),
+            gateway: RoleReport::of(state, Role::Gateway),
+            api: RoleReport::of(state, Role::Api),
             branches: seen.branches,
             computes,
             object_store,

@@ -24,6 +24,19 @@ pub struct Seen {
 
 /// Asks the server, if it runs.
 pub async fn look(app: &App) -> Seen {
+    match app.state.token() {
+        Ok(token) => look_as(app, token).await,
+        Err(error) => Seen {
+            record: app.state.server_record(),
+            trouble: Some(error),
+            ..Seen::default()
+        },
+    }
+}
+
+/// Asks the server, if it runs, as the bearer of `token`: branches that this one may not
+/// read are left out.
+pub async fn look_as(app: &App, token: Option<String>) -> Seen {
     let state = &app.state;
     let mut seen = Seen {
         record: state.server_record(),
@@ -33,7 +46,7 @@ pub async fn look(app: &App) -> Seen {
         return seen;
     };
     let asked = async {
-        let control = Control::of(app, record).await?;
+        let control = Control::with_token(app, record, token).await?;
         let status = control.status().await?;
         // A server that still opens its branches cannot list them.
         let branches = if status.state == "ready" {

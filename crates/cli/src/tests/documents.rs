@@ -8,6 +8,7 @@ use std::path::Path;
 const CLI: &str = include_str!("../../../../docs/cli.md");
 const IMPORT: &str = include_str!("../../../../docs/import-export.md");
 const GATEWAY: &str = include_str!("../../../../docs/gateway.md");
+const API: &str = include_str!("../../../../docs/api.md");
 const SERVER: &str = include_str!("../../../../docs/server.md");
 
 /// The words between backquotes in `text`.
@@ -47,6 +48,7 @@ fn the_flags_are_those_of_the_documents() {
     book.extend(documented(IMPORT));
     book.extend(documented(SERVER));
     book.extend(documented(GATEWAY));
+    book.extend(documented(API));
     let missing: Vec<_> = code.difference(&book).collect();
     assert!(missing.is_empty(), "not documented: {missing:?}");
     let unknown: Vec<_> = book.difference(&code).collect();

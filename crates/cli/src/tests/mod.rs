@@ -1,5 +1,6 @@
 //! Tests of what needs no server and no database.
 
+mod api;
 mod args;
 mod care;
 mod documents;

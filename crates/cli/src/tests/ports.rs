@@ -4,8 +4,8 @@ use super::kit::{me, project, state};
 use crate::compute::record::{ComputeRecord, Phase};
 use crate::failure::{describe, exit_status};
 use crate::files::make_private_dir;
-use crate::gateway_process::{self, GatewayRecord};
 use crate::ports::{Choice, Wanted, is_free, listening_inodes, owner, reachable, was_taken};
+use crate::role::{self, Role, RoleRecord};
 use crate::server::Asked;
 use crate::settings::{Ports, ServerPorts, Switch};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
@@ -117,6 +117,7 @@ fn a_server_port_that_somebody_took_meanwhile_is_passed_over() {
         address: LOCAL,
         kept: Ports {
             gateway_port: None,
+            api_port: None,
             mysql_port: None,
             server: ServerPorts {
                 grpc_port: Some(port),
@@ -147,6 +148,7 @@ fn the_gateway_takes_no_port_that_is_kept_for_something_else() {
     drop(listener);
     project.ports = Ports {
         gateway_port: Some(first),
+        api_port: Some(first + 5),
         mysql_port: Some(first),
         server: ServerPorts {
             grpc_port: Some(first + 1),
@@ -175,8 +177,8 @@ fn the_gateway_takes_no_port_that_is_kept_for_something_else() {
         log_from: 0,
     };
     compute.save(&dir).unwrap();
-    let choice = gateway_process::choose(&state, &project, None, &[first + 4]).unwrap();
-    assert!(choice.port > first + 4, "{choice:?}");
+    let choice = role::choose(&state, Role::Gateway, &project, None, &[first + 4]).unwrap();
+    assert!(choice.port > first + 5, "{choice:?}");
     assert_eq!(choice.instead_of, Some(first));
 }
 
@@ -186,10 +188,11 @@ fn a_port_that_the_gateway_cannot_have_is_refused_before_anything_starts() {
     let mut project = project();
     let given = |gateway_port: u16, mysql_port: Option<u16>| Ports {
         gateway_port: Some(gateway_port),
+        api_port: None,
         mysql_port,
         server: ServerPorts::default(),
     };
-    let check = |project: &_, given: &_| gateway_process::check_port(&state, project, given);
+    let check = |project: &_, given: &_| role::check_port(&state, Role::Gateway, project, given);
     let (_listener, port) = taken();
     let error = check(&project, &given(port, None)).unwrap_err();
     assert!(describe(&error).contains("--gateway-port"), "{error:#}");
@@ -197,13 +200,13 @@ fn a_port_that_the_gateway_cannot_have_is_refused_before_anything_starts() {
     assert_eq!(exit_status(&error), 2, "{error:#}");
     check(&project, &Ports::default()).unwrap();
     // One that runs has its port, and no other.
-    let record = GatewayRecord {
+    let record = RoleRecord {
         process: me(),
         listen: (LOCAL, port).into(),
         stopped: false,
         log_from: 0,
     };
-    record.save(&state).unwrap();
+    record.save(&state, Role::Gateway).unwrap();
     check(&project, &given(port, None)).unwrap();
     let error = check(&project, &given(port.wrapping_add(1), None)).unwrap_err();
     assert!(describe(&error).contains("runs already"), "{error:#}");
@@ -220,5 +223,8 @@ fn a_gateway_says_by_its_log_why_it_did_not_start() {
     let log = format!("error: cannot listen on {address}: {os}\n  hint: choose another");
     assert!(was_taken(&log, address));
     assert!(!was_taken(&log, (LOCAL, port.wrapping_add(1)).into()));
-    assert!(!was_taken(&gateway_process::listening(address), address));
+    assert!(!was_taken(
+        &role::listening(Role::Gateway, address),
+        address
+    ));
 }

@@ -1,15 +1,15 @@
 //! The documents that scripts rely on.
 
 use super::kit::me;
-use crate::cmd::branch::Shown;
 use crate::compute::name::ComputeName;
 use crate::compute::record::{ComputeRecord, Phase};
-use crate::gateway_process::GatewayRecord;
 use crate::process::Process;
 use crate::report::branch::{BranchReport, reports};
+use crate::report::change::Shown;
 use crate::report::finding::FindingRow;
 use crate::report::seen::Seen;
-use crate::report::{ComputeReport, GatewayReport, ServerReport, StatusReport};
+use crate::report::{ComputeReport, RoleReport, ServerReport, StatusReport};
+use crate::role::{Role, RoleRecord};
 use crate::state::{ServerRecord, StateDir};
 use serde_json::{Value, json};
 use xylem_proto::control::{Branch, StatusResponse};
@@ -231,7 +231,11 @@ fn a_project_from_a_template_has_no_history_before_its_beginning() {
 #[test]
 fn a_branch_is_shown_with_its_troubles() {
     let sound = Shown::new(branch(), None);
-    assert!(!sound.text().contains("trouble"), "{}", sound.text());
+    assert!(
+        !crate::cmd::branch::shown_text(&sound).contains("trouble"),
+        "{}",
+        crate::cmd::branch::shown_text(&sound)
+    );
     let trouble = Trouble {
         time: "2026-11-22T14:05:00Z".to_owned(),
         message: "no space".to_owned(),
@@ -242,7 +246,11 @@ fn a_branch_is_shown_with_its_troubles() {
     };
     let shown = Shown::new(branch(), Some(health));
     let says = "trouble   flushes fail: no space (at 2026-11-22T14:05:00Z)";
-    assert!(shown.text().contains(says), "{}", shown.text());
+    assert!(
+        crate::cmd::branch::shown_text(&shown).contains(says),
+        "{}",
+        crate::cmd::branch::shown_text(&shown)
+    );
     let row = serde_json::to_value(shown).unwrap();
     assert_eq!(row["flush_trouble"], "no space (at 2026-11-22T14:05:00Z)");
     assert_eq!(row["merge_trouble"], Value::Null);
@@ -282,8 +290,8 @@ fn a_server_is_what_can_be_seen_of_it() {
     assert_eq!(state(Some(server(me(), false)), Some(ready)), "ready");
 }
 
-fn gateway(process: Process, stopped: bool) -> GatewayRecord {
-    GatewayRecord {
+fn gateway(process: Process, stopped: bool) -> RoleRecord {
+    RoleRecord {
         process,
         listen: "0.0.0.0:3306".parse().unwrap(),
         stopped,
@@ -291,15 +299,15 @@ fn gateway(process: Process, stopped: bool) -> GatewayRecord {
     }
 }
 
-fn gateway_report(record: Option<&GatewayRecord>) -> GatewayReport {
+fn gateway_report(record: Option<&RoleRecord>) -> RoleReport {
     let state = StateDir::find(Some(std::path::Path::new("/s"))).unwrap();
-    GatewayReport::new(&state, record)
+    RoleReport::new(&state, Role::Gateway, record)
 }
 
 #[test]
 fn a_gateway_is_what_its_process_and_its_record_say() {
     let report =
-        |record: Option<&GatewayRecord>| serde_json::to_value(gateway_report(record)).unwrap();
+        |record: Option<&RoleRecord>| serde_json::to_value(gateway_report(record)).unwrap();
     let row = report(Some(&gateway(me(), false)));
     assert_eq!(row["state"], "running");
     assert_eq!(row["address"], "0.0.0.0:3306");
@@ -327,6 +335,7 @@ fn the_status_has_its_fields() {
             ..Seen::default()
         }),
         gateway: gateway_report(Some(&gateway(me(), false))),
+        api: RoleReport::of(&StateDir::find(None).unwrap(), Role::Api),
         branches: vec![branch()],
         computes: Vec::new(),
         object_store: Some("file:///s/server/store".to_owned()),
@@ -364,6 +373,7 @@ fn damage_is_told_with_the_status() {
         dir: "/s".into(),
         server: ServerReport::new(&Seen::default()),
         gateway: gateway_report(None),
+        api: RoleReport::of(&StateDir::find(None).unwrap(), Role::Api),
         branches: Vec::new(),
         computes: Vec::new(),
         object_store: None,

@@ -18,8 +18,8 @@ fn sample(id: &str) -> &'static str {
         "wal_store" => "object",
         "page_size" => "32k",
         "wal_backup" | "history" | "suspend_after" => "36h",
-        "bind" | "server_bind" | "gateway_bind" => "0.0.0.0",
-        "gateway" => "off",
+        "bind" | "server_bind" | "gateway_bind" | "api_bind" => "0.0.0.0",
+        "gateway" | "api" => "off",
         "gateway_domain" | "tls_names" => "db.example.com",
         "tls_cert" | "tls_key" | "tls_client_ca" => "/own.pem",
         "memory" | "buffer_pool" | "page_cache" => "512M",
@@ -83,32 +83,23 @@ fn every_setting_is_kept_and_comes_back() {
 #[test]
 fn every_setting_that_can_change_can_be_unset() {
     let (settings, ports) = (up::<Settings>().settings, up::<Ports>().ports);
-    let (mut server, mut listen, mut compute) =
-        (settings.server, settings.listen, settings.compute);
-    let (mut gateway, mut sleep, mut ports) = (settings.gateway, settings.sleep, ports);
-    let count_all = |a: &_, b: &_, c: &_, d: &_, e: &_, f: &_| {
-        count::<settings::ServerSettings>(a)
-            + count::<settings::ListenSettings>(b)
-            + count::<settings::ComputeSettings>(c)
-            + count::<settings::GatewaySettings>(d)
-            + count::<settings::SleepSettings>(e)
-            + count::<Ports>(f)
+    let mut left = settings::names().len();
+    let (mut settings, mut ports) = (settings, ports);
+    let count_all = |all: &Settings, ports: &Ports| {
+        let fixed = count(&all.store) + count(&all.format);
+        count(all) - fixed + count(ports)
     };
-    let mut left = count_all(&server, &listen, &compute, &gateway, &sleep, &ports);
-    assert_eq!(left, settings::names().len());
+    assert_eq!(count_all(&settings, &ports), left);
     for name in settings::names() {
-        server = settings::without(&server, &name).unwrap();
-        listen = settings::without(&listen, &name).unwrap();
-        compute = settings::without(&compute, &name).unwrap();
-        gateway = settings::without(&gateway, &name).unwrap();
-        sleep = settings::without(&sleep, &name).unwrap();
+        settings.server = settings::without(&settings.server, &name).unwrap();
+        settings.listen = settings::without(&settings.listen, &name).unwrap();
+        settings.compute = settings::without(&settings.compute, &name).unwrap();
+        settings.gateway = settings::without(&settings.gateway, &name).unwrap();
+        settings.api = settings::without(&settings.api, &name).unwrap();
+        settings.sleep = settings::without(&settings.sleep, &name).unwrap();
         ports = settings::without(&ports, &name).unwrap();
         left -= 1;
-        assert_eq!(
-            count_all(&server, &listen, &compute, &gateway, &sleep, &ports),
-            left,
-            "{name}"
-        );
+        assert_eq!(count_all(&settings, &ports), left, "{name}");
     }
     assert!(settings::names().contains(&settings::GRPC_PORT.to_owned()));
 }

@@ -2,9 +2,9 @@
 
 use super::kit::{entropy, project, state};
 use crate::files;
-use crate::gateway_process::GatewayRecord;
 use crate::process::Process;
 use crate::project::{Accounts, Project};
+use crate::role::{Role, RoleRecord};
 use crate::state::{SOCKET_PATH_MAX, ServerRecord, socket_path};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -97,8 +97,8 @@ fn a_server_record_comes_back() {
 #[test]
 fn a_gateway_record_comes_back() {
     let (_dir, state) = state();
-    assert_eq!(GatewayRecord::load(&state), None);
-    let record = GatewayRecord {
+    assert_eq!(RoleRecord::load(&state, Role::Gateway), None);
+    let record = RoleRecord {
         process: Process {
             pid: 7,
             start_time: 8,
@@ -107,11 +107,11 @@ fn a_gateway_record_comes_back() {
         stopped: true,
         log_from: 9,
     };
-    record.save(&state).unwrap();
-    assert_eq!(GatewayRecord::load(&state), Some(record));
-    assert_eq!(files::mode_of(&state.gateway_file()), Some(0o600));
-    std::fs::write(state.gateway_file(), "{").unwrap();
-    assert_eq!(GatewayRecord::load(&state), None);
+    record.save(&state, Role::Gateway).unwrap();
+    assert_eq!(RoleRecord::load(&state, Role::Gateway), Some(record));
+    assert_eq!(files::mode_of(&state.role_file(Role::Gateway)), Some(0o600));
+    std::fs::write(state.role_file(Role::Gateway), "{").unwrap();
+    assert_eq!(RoleRecord::load(&state, Role::Gateway), None);
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! All tests of the crate in one program, since each program costs seconds to link.
 #![allow(clippy::disallowed_methods, reason = "whole systems run in real time")]
 
+mod api;
+mod api_events;
+mod api_remote;
 mod branches;
 mod care;
 mod clean_lsns;

@@ -1,22 +1,15 @@
-//! The audit log: a line of JSON for each call that manages a branch, done or refused.
+//! The lines of the server's calls in the audit log.
 
 use super::Bearer;
+use crate::audit::{AuditLog, Call, UNKNOWN};
 use crate::connections::Peer;
 use crate::error::ServerError;
-use parking_lot::Mutex;
-use serde::Serialize;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tonic::{Request, Status};
 use xylem_ambient::Clock;
 
 /// Writes the log, if there is one.
-pub(crate) struct Audit {
-    file: Option<(PathBuf, Mutex<File>)>,
-    clock: Clock,
-}
+pub(crate) struct Audit(Option<AuditLog>);
 
 /// A call that is under way. Its line is written when it ends, or when its caller goes
 /// away, after which a change that has begun is still finished.
@@ -30,28 +23,6 @@ pub(crate) struct Entry<'a> {
     ended: bool,
 }
 
-/// The outcome of a call whose caller went away.
-const UNKNOWN: &str = "unknown";
-
-/// The longest text of a caller in a line, in characters.
-const TEXT_MAX: usize = 256;
-
-#[derive(Serialize)]
-struct Line<'a> {
-    time: String,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    who: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    token: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    from: Option<String>,
-    call: &'static str,
-    on: &'a str,
-    outcome: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    message: &'a str,
-}
-
 impl Audit {
     /// Opens the log at `path` for appending; `None`: writes none.
     ///
@@ -59,23 +30,14 @@ impl Audit {
     /// When it cannot be opened.
     pub(crate) fn open(path: Option<&Path>, clock: Clock) -> Result<Audit, ServerError> {
         let open = |path: &Path| {
-            OpenOptions::new()
-                .create(true)
-                .append(true)
-                .mode(0o600)
-                .open(path)
-                .map_err(|source| {
-                    ServerError::io(
-                        format!("cannot open --audit-log {}", path.display()),
-                        source,
-                    )
-                })
+            AuditLog::open(path, clock).map_err(|source| {
+                ServerError::io(
+                    format!("cannot open --audit-log {}", path.display()),
+                    source,
+                )
+            })
         };
-        let file = match path {
-            Some(path) => Some((path.to_owned(), Mutex::new(open(path)?))),
-            None => None,
-        };
-        Ok(Audit { file, clock })
+        Ok(Audit(path.map(open).transpose()?))
     }
 
     /// Begins the entry of a call about the branch `on`.
@@ -95,42 +57,6 @@ impl Audit {
             ended: false,
         }
     }
-
-    /// Writes a line. A log that cannot be written is reported in the server's log, and
-    /// fails no call.
-    fn write(&self, entry: &Entry<'_>, outcome: &str, message: &str) {
-        let Some((path, file)) = &self.file else {
-            return;
-        };
-        let (who, token) = entry.bearer.who();
-        let line = Line {
-            time: crate::time::now(&self.clock).to_string(),
-            who,
-            token,
-            from: entry.from.map(|peer| peer.to_string()),
-            call: entry.call,
-            on: short(&entry.on),
-            outcome,
-            message: short(message),
-        };
-        let written = serde_json::to_vec(&line)
-            .map_err(std::io::Error::from)
-            .and_then(|mut line| {
-                line.push(b'\n');
-                // One call: lines of several threads do not mix.
-                file.lock().write_all(&line)
-            });
-        if let Err(error) = written {
-            tracing::error!(%error, path = %path.display(), "cannot write the audit log");
-        }
-    }
-}
-
-fn short(text: &str) -> &str {
-    match text.char_indices().nth(TEXT_MAX) {
-        Some((end, _)) => &text[..end],
-        None => text,
-    }
 }
 
 impl Entry<'_> {
@@ -138,19 +64,33 @@ impl Entry<'_> {
     pub(crate) fn end<T>(mut self, result: &Result<T, Status>) {
         self.ended = true;
         match result {
-            Ok(_) => self.audit.write(&self, "ok", ""),
+            Ok(_) => self.write("ok", ""),
             Err(status) => {
                 let outcome = format!("{:?}", status.code());
-                self.audit.write(&self, &outcome, status.message());
+                self.write(&outcome, status.message());
             }
         }
+    }
+
+    fn write(&self, outcome: &str, message: &str) {
+        let Some(log) = &self.audit.0 else { return };
+        let (who, token) = self.bearer.who();
+        log.write(&Call {
+            who,
+            token,
+            from: self.from.map(|peer| peer.to_string()),
+            call: self.call,
+            on: &self.on,
+            outcome,
+            message,
+        });
     }
 }
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            self.audit.write(self, UNKNOWN, "the caller went away");
+            self.write(UNKNOWN, "the caller went away");
         }
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct Settled {
     pub computes_changed: bool,
     /// One of them is the gateway's.
     pub gateway_changed: bool,
+    /// One of them is the API's.
+    pub api_changed: bool,
 }
 
 /// The project with the settings given now.
@@ -50,8 +52,12 @@ pub(super) fn settle(app: &App, args: &UpArgs) -> Result<Settled> {
     *store = store.take().filter(|wanted| wanted != WAL_STORE);
     let format = &mut project.settings.format.page_size;
     *format = format.filter(|size| *size != PAGE_SIZE);
-    let switch = &mut project.settings.gateway.gateway;
-    *switch = switch.filter(|wanted| *wanted != Switch::On);
+    for switch in [
+        &mut project.settings.gateway.gateway,
+        &mut project.settings.api.api,
+    ] {
+        *switch = switch.filter(|wanted| *wanted != Switch::On);
+    }
     let server = &project.settings.server;
     if server.tls_key.is_some() && server.tls_cert.is_none() {
         return Err(Failure::usage(
@@ -67,6 +73,7 @@ pub(super) fn settle(app: &App, args: &UpArgs) -> Result<Settled> {
         was.compute != is.compute || before.ports.mysql_port != project.ports.mysql_port;
     let gateway_changed =
         was.gateway != is.gateway || before.ports.gateway_port != project.ports.gateway_port;
+    let api_changed = was.api != is.api || before.ports.api_port != project.ports.api_port;
     project.restore_wal = args.restore_wal;
     Ok(Settled {
         project,
@@ -74,6 +81,7 @@ pub(super) fn settle(app: &App, args: &UpArgs) -> Result<Settled> {
         server_changed,
         computes_changed,
         gateway_changed,
+        api_changed,
     })
 }
 
@@ -129,6 +137,7 @@ fn unset(app: &App, project: &mut Project, name: &str) -> Result<()> {
     settings.listen = settings::without(&settings.listen, name)?;
     settings.compute = settings::without(&settings.compute, name)?;
     settings.gateway = settings::without(&settings.gateway, name)?;
+    settings.api = settings::without(&settings.api, name)?;
     settings.sleep = settings::without(&settings.sleep, name)?;
     project.ports = settings::without(&project.ports, name)?;
     Ok(())

@@ -6,10 +6,10 @@ use crate::app::App;
 use crate::compute::name::ComputeName;
 use crate::compute::record::{self, ComputeRecord, ComputeState, Phase};
 use crate::failure::Failure;
-use crate::gateway_process::GatewayRecord;
 use crate::log_file;
 use crate::process::{Process, reap_children};
 use crate::progress::Progress;
+use crate::role::{Role, RoleRecord};
 use crate::state::ServerRecord;
 use anyhow::Result;
 use std::collections::HashMap;
@@ -24,9 +24,10 @@ pub(super) async fn watch(app: &App) -> Result<()> {
         app,
         progress: Progress::new(false),
         server: app.state.server_record().map(|r| r.process),
-        gateway: GatewayRecord::load(&app.state)
-            .filter(|record| !record.stopped)
-            .map(|record| record.process),
+        roles: Role::ALL.map(|role| {
+            let record = RoleRecord::load(&app.state, role).filter(|record| !record.stopped);
+            (role, record.map(|record| record.process))
+        }),
         seen: HashMap::new(),
         revive: Revive::new(&app.clock),
     };
@@ -37,10 +38,10 @@ pub(super) async fn watch(app: &App) -> Result<()> {
         let record = app.state.server_record();
         let alive = watch.look_at_server(record.as_ref());
         let computes = watch.look_at_computes();
-        let gateway = watch.look_at_gateway();
+        let roles = watch.look_at_roles();
         watch.revive.start_due(app, alive, &watch.progress).await;
-        // For a client, a gateway starts the rest again.
-        if alive || computes > 0 || gateway {
+        // For a client, a gateway or the API starts the rest again.
+        if alive || computes > 0 || roles {
             continue;
         }
         if record.is_none_or(|r| r.stopped) {
@@ -62,8 +63,8 @@ struct Watch<'a> {
     progress: Progress,
     /// The server, while it is known to run.
     server: Option<Process>,
-    /// The gateway, while it is known to run.
-    gateway: Option<Process>,
+    /// The gateway and the API, while they are known to run.
+    roles: [(Role, Option<Process>); 2],
     /// The pids of computes that are known to run.
     seen: HashMap<ComputeName, u32>,
     revive: Revive,
@@ -103,33 +104,37 @@ impl Watch<'_> {
         alive
     }
 
-    /// Whether the gateway runs.
-    fn look_at_gateway(&mut self) -> bool {
-        let Some(record) = GatewayRecord::load(&self.app.state) else {
-            return false;
-        };
-        if record.process.is_alive() {
-            self.gateway = Some(record.process);
-            return true;
-        }
-        if self.gateway.take() == Some(record.process) {
-            let pid = record.process.pid;
+    /// Whether the gateway or the API runs.
+    fn look_at_roles(&mut self) -> bool {
+        let mut runs = false;
+        for (role, known) in &mut self.roles {
+            let Some(record) = RoleRecord::load(&self.app.state, *role) else {
+                continue;
+            };
+            if record.process.is_alive() {
+                *known = Some(record.process);
+                runs = true;
+                continue;
+            }
+            if known.take() != Some(record.process) {
+                continue;
+            }
+            let (who, pid) = (role.described(), record.process.pid);
             let up = self.app.command("up");
             let how = if record.stopped {
                 "was stopped"
             } else {
                 "died"
             };
-            self.progress.note(&format!(
-                "the gateway (pid {pid}) {how}; start it with `{up}`"
-            ));
+            self.progress
+                .note(&format!("{who} (pid {pid}) {how}; start it with `{up}`"));
             if !record.stopped {
-                let log = self.app.state.gateway_log();
+                let log = self.app.state.role_log(*role);
                 self.progress
                     .note(&log_file::last_errors(&log, record.log_from));
             }
         }
-        false
+        runs
     }
 
     /// How many computes run.

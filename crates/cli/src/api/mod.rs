@@ -1,0 +1,36 @@
+//! The HTTP API: all that the command line can do with branches, computes and tokens.
+//!
+//! [`routes`] has the table of routes with the right that each one needs, [`handlers`]
+//! answers them by [`crate::work`], [`operations`] runs what changes something, [`events`]
+//! tells what changes, and [`serve`] takes connections.
+
+pub mod access;
+pub mod error;
+pub mod events;
+pub mod handlers;
+pub mod operations;
+pub mod request;
+pub mod routes;
+pub mod serve;
+
+use self::access::Access;
+use self::events::Events;
+use self::operations::Operations;
+use crate::app::App;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// The state that all requests share.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// The project.
+    pub app: App,
+    /// Who may do what.
+    pub access: Arc<Access>,
+    /// What was begun, and its outcome.
+    pub operations: Arc<Operations>,
+    /// What changes.
+    pub events: Arc<Events>,
+    /// Cancelled when no further requests are taken.
+    pub stopping: CancellationToken,
+}

@@ -1,0 +1,431 @@
+//! Operations: what a request has begun to change. An operation goes on when its caller
+//! disconnects, and its outcome is kept for a while.
+
+use super::access::Caller;
+use super::error::Problem;
+use super::{Api, events};
+use crate::app::App;
+use crate::compute::name::ComputeName;
+use crate::failure::Kind;
+use crate::progress::Listener;
+use anyhow::{Context, Result};
+use axum::Json;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures::future::LocalBoxFuture;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use utoipa::ToSchema;
+use xylem_tokens::Right;
+
+/// Most operations at a time.
+const RUNNING_MAX: usize = 32;
+/// Most operations at a time of one token, so that others have some left.
+const RUNNING_OF_ONE_MAX: usize = 8;
+/// How long the outcome of an operation is kept.
+const KEPT: Duration = Duration::from_secs(60 * 60);
+/// Most operations whose outcomes are kept.
+const KEPT_MAX: usize = 1000;
+/// How long a request waits for its operation unless it says otherwise.
+pub const WAIT: u64 = 30;
+/// The longest such wait, in seconds.
+pub const WAIT_MAX: u64 = 300;
+/// The longest idempotency key, in bytes.
+const KEY_BYTES_MAX: usize = 256;
+
+/// The header that names a request's operation.
+pub const OPERATION: HeaderName = HeaderName::from_static("xylem-operation");
+/// The header by which a repeated request gets the operation of the first.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// An operation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct OperationReport {
+    /// Its id.
+    pub id: String,
+    /// The request, such as `POST /v1/branches`.
+    pub call: String,
+    /// The branch, compute or token that it is about.
+    pub on: String,
+    /// Its state.
+    pub state: OperationState,
+    /// The present work, in words.
+    pub progress: Option<String>,
+    /// When it began, RFC 3339.
+    pub began: String,
+    /// When it ended, RFC 3339.
+    pub ended: Option<String>,
+    /// The document that its request is answered with, if it has succeeded. Only the
+    /// token that has begun it sees this.
+    #[schema(value_type = Option<Object>)]
+    pub result: Option<Value>,
+    /// Why it has failed.
+    pub problem: Option<Problem>,
+}
+
+/// The state of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OperationState {
+    /// It goes on.
+    Running,
+    /// It has done its work.
+    Succeeded,
+    /// It has not.
+    Failed,
+}
+
+/// The subject of an operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum On {
+    /// A branch, or a compute of it.
+    Branch(ComputeName),
+    /// The project: its token of this name, or its keys.
+    Project(String),
+}
+
+impl fmt::Display for On {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            On::Branch(name) => name.fmt(f),
+            On::Project(what) => f.write_str(what),
+        }
+    }
+}
+
+/// An operation that was begun.
+#[derive(Debug)]
+pub struct Operation {
+    id: String,
+    call: String,
+    on: On,
+    /// The id of the token that has begun it.
+    by: String,
+    /// The caller's idempotency key, and the request that came with it.
+    key: Option<(String, String)>,
+    began: Timestamp,
+    state: watch::Sender<Progress>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Progress {
+    text: Option<String>,
+    ended: Option<(Timestamp, Result<Outcome, Problem>)>,
+}
+
+/// The answer to a request whose operation has succeeded.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    status: StatusCode,
+    location: Option<String>,
+    body: Value,
+}
+
+impl Outcome {
+    /// The document `body`.
+    ///
+    /// # Errors
+    /// When it cannot be written as JSON.
+    pub fn ok<T: Serialize>(body: &T) -> Result<Outcome> {
+        Ok(Outcome {
+            status: StatusCode::OK,
+            location: None,
+            body: serde_json::to_value(body).context("cannot express the answer as JSON")?,
+        })
+    }
+
+    /// The document of what was created at `location`.
+    ///
+    /// # Errors
+    /// As for [`Outcome::ok`].
+    pub fn created<T: Serialize>(body: &T, location: String) -> Result<Outcome> {
+        Ok(Outcome {
+            status: StatusCode::CREATED,
+            location: Some(location),
+            ..Outcome::ok(body)?
+        })
+    }
+}
+
+/// A request for a change.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The caller.
+    pub caller: Caller,
+    /// The request, such as `POST /v1/branches`.
+    pub call: String,
+    /// Its subject.
+    pub on: On,
+    /// Its idempotency key.
+    pub key: Option<String>,
+    /// All that the request says, to compare it with another of the same key.
+    pub said: String,
+}
+
+/// The operations of this process.
+#[derive(Debug, Default)]
+pub struct Operations {
+    all: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// The oldest one first.
+    operations: VecDeque<Arc<Operation>>,
+}
+
+impl Operation {
+    /// The operation as a document, for `caller`.
+    pub fn report(&self, caller: &Caller) -> OperationReport {
+        let own = caller.claims.jti == self.by;
+        let mut report = self.told();
+        if own && let Some((_, Ok(outcome))) = &self.state.borrow().ended {
+            report.result = Some(outcome.body.clone());
+        }
+        report
+    }
+
+    /// Without its result.
+    pub fn told(&self) -> OperationReport {
+        let now = self.state.borrow();
+        let ended = now.ended.as_ref();
+        OperationReport {
+            id: self.id.clone(),
+            call: self.call.clone(),
+            on: self.on.to_string(),
+            state: match ended {
+                None => OperationState::Running,
+                Some((_, Ok(_))) => OperationState::Succeeded,
+                Some((_, Err(_))) => OperationState::Failed,
+            },
+            progress: now.text.clone(),
+            began: self.began.to_string(),
+            ended: ended.map(|(at, _)| at.to_string()),
+            result: None,
+            problem: ended.and_then(|(_, outcome)| outcome.as_ref().err().cloned()),
+        }
+    }
+
+    /// Whether `caller` may know of it.
+    pub fn is_visible(&self, caller: &Caller) -> bool {
+        self.by == caller.claims.jti
+            || match &self.on {
+                On::Branch(name) => caller.has(Right::Read, name),
+                On::Project(_) => caller.claims.allows_all(Right::Admin),
+            }
+    }
+
+    /// The subject, for events.
+    pub fn on(&self) -> &On {
+        &self.on
+    }
+
+    /// The id of the token that has begun it.
+    pub fn by(&self) -> &str {
+        &self.by
+    }
+
+    fn is_running(&self) -> bool {
+        self.state.borrow().ended.is_none()
+    }
+
+    /// Waits until it has ended, for `limit` at most.
+    pub async fn wait(&self, limit: Duration) {
+        let mut state = self.state.subscribe();
+        let ended = state.wait_for(|now| now.ended.is_some());
+        let _ = tokio::time::timeout(limit, ended).await;
+    }
+
+    /// The answer to its request, after `limit` at most.
+    pub async fn answer(&self, caller: &Caller, limit: Duration) -> Response {
+        self.wait(limit).await;
+        let ended = self.state.borrow().ended.clone();
+        let place = format!("/v1/operations/{}", self.id);
+        let mut response = match ended {
+            None => {
+                let report = self.report(caller);
+                let mut response = (StatusCode::ACCEPTED, Json(report)).into_response();
+                set(&mut response, header::LOCATION, &place);
+                response
+            }
+            Some((_, Err(problem))) => problem.into_response(),
+            Some((_, Ok(outcome))) => {
+                let mut response = (outcome.status, Json(outcome.body)).into_response();
+                if let Some(location) = &outcome.location {
+                    set(&mut response, header::LOCATION, location);
+                }
+                response
+            }
+        };
+        set(&mut response, OPERATION, &self.id);
+        response
+    }
+}
+
+fn set(response: &mut Response, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
+    }
+}
+
+impl Operations {
+    /// Begins the work of a request, or finds what an earlier request of the same key has
+    /// begun.
+    ///
+    /// # Errors
+    /// When too many operations go on, or the key was that of another request.
+    pub fn begin<W>(&self, api: &Api, asked: Asked, work: W) -> Result<Arc<Operation>, Problem>
+    where
+        W: FnOnce(App) -> LocalBoxFuture<'static, Result<Outcome>> + Send + 'static,
+    {
+        let now = api.app.now()?;
+        let (operation, new) = self.enter(api, &asked, now)?;
+        if !new {
+            return Ok(operation);
+        }
+        events::operation(&api.events, &operation);
+        let mut app = api.app.clone();
+        let (told, tells) = (Arc::clone(&operation), Arc::clone(&api.events));
+        app.listener = Some(Listener::new(move |text| {
+            told.state
+                .send_modify(|now| now.text = Some(text.to_owned()));
+            events::operation(&tells, &told);
+        }));
+        // Commands wait for locks and files, and their futures stay on their thread.
+        let done = tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .context("cannot start the runtime")?;
+            runtime.block_on(work(app))
+        });
+        let (api, ending) = (api.clone(), Arc::clone(&operation));
+        tokio::spawn(async move {
+            let outcome = match done.await {
+                Ok(done) => done.map_err(|error| Problem::new(&error)),
+                Err(error) => Err(Problem::of(
+                    Kind::Failed,
+                    format!("the operation failed: {error}"),
+                )),
+            };
+            let result = outcome.as_ref().map(|_| ());
+            let on = asked.on.to_string();
+            api.access.audit(&asked.caller, &asked.call, &on, result);
+            let at = api.app.now().unwrap_or(now);
+            ending
+                .state
+                .send_modify(|now| now.ended = Some((at, outcome)));
+            events::operation(&api.events, &ending);
+        });
+        Ok(operation)
+    }
+
+    /// The operation of a request, and whether it is new.
+    fn enter(
+        &self,
+        api: &Api,
+        asked: &Asked,
+        now: Timestamp,
+    ) -> Result<(Arc<Operation>, bool), Problem> {
+        let by = &asked.caller.claims.jti;
+        let said = format!("{} {}", asked.call, asked.said);
+        let mut all = self.all.lock();
+        all.forget(now);
+        if let Some(key) = &asked.key {
+            if key.is_empty() || key.len() > KEY_BYTES_MAX {
+                let detail = format!("Idempotency-Key has 1 to {KEY_BYTES_MAX} characters");
+                return Err(Problem::at(StatusCode::BAD_REQUEST, detail));
+            }
+            let same = |operation: &&Arc<Operation>| {
+                operation.by == *by && operation.key.as_ref().is_some_and(|(own, _)| own == key)
+            };
+            if let Some(known) = all.operations.iter().find(same) {
+                if known.key.as_ref().is_some_and(|(_, own)| *own == said) {
+                    return Ok((Arc::clone(known), false));
+                }
+                return Err(Problem::of(
+                    Kind::Invalid,
+                    "Idempotency-Key was that of another request",
+                )
+                .hint("choose a key at random for each request"));
+            }
+        }
+        let running = || all.operations.iter().filter(|o| o.is_running());
+        let own = running().filter(|o| o.by == *by).count();
+        if running().count() >= RUNNING_MAX || own >= RUNNING_OF_ONE_MAX {
+            return Err(Problem::of(
+                Kind::Unavailable,
+                format!(
+                    "too many operations go on: {RUNNING_OF_ONE_MAX} of one token at most, and {RUNNING_MAX} in all"
+                ),
+            )
+            .hint("wait for one of them to end, and try again"));
+        }
+        let id = api.app.entropy.next().context("no id for an operation")?;
+        let operation = Arc::new(Operation {
+            id: format!("{id:032x}"),
+            call: asked.call.clone(),
+            on: asked.on.clone(),
+            by: by.clone(),
+            key: asked.key.clone().map(|key| (key, said)),
+            began: now,
+            state: watch::Sender::new(Progress::default()),
+        });
+        all.operations.push_back(Arc::clone(&operation));
+        Ok((operation, true))
+    }
+
+    /// The operations that `caller` may know of, the oldest one first, without results.
+    pub fn list(&self, caller: &Caller, now: Timestamp) -> Vec<OperationReport> {
+        let mut all = self.all.lock();
+        all.forget(now);
+        all.operations
+            .iter()
+            .filter(|operation| operation.is_visible(caller))
+            .map(|operation| operation.told())
+            .collect()
+    }
+
+    /// The operation with this id, if `caller` may know of it.
+    pub fn find(&self, caller: &Caller, id: &str, now: Timestamp) -> Option<Arc<Operation>> {
+        let mut all = self.all.lock();
+        all.forget(now);
+        let mut found = all.operations.iter();
+        let found = found.find(|operation| operation.id == id)?;
+        found.is_visible(caller).then(|| Arc::clone(found))
+    }
+
+    /// Waits until all have ended, for `limit` at most.
+    pub async fn drain(&self, limit: Duration) {
+        let running: Vec<Arc<Operation>> = {
+            let all = self.all.lock();
+            let running = all.operations.iter().filter(|o| o.is_running());
+            running.cloned().collect()
+        };
+        let all = running.iter().map(|operation| operation.wait(limit));
+        futures::future::join_all(all).await;
+    }
+}
+
+impl Kept {
+    /// Forgets operations that ended long ago, and the oldest of too many.
+    fn forget(&mut self, now: Timestamp) {
+        let oldest = now - KEPT;
+        self.operations.retain(|operation| {
+            let state = operation.state.borrow();
+            state.ended.as_ref().is_none_or(|(at, _)| *at >= oldest)
+        });
+        while self.operations.len() > KEPT_MAX {
+            let ended = self.operations.iter().position(|o| !o.is_running());
+            let Some(ended) = ended else { return };
+            self.operations.remove(ended);
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The API of a server elsewhere, for `--server`.
+
+use crate::api::error::{PROBLEM, Problem};
+use crate::api::operations::{IDEMPOTENCY_KEY, OperationReport, OperationState};
+use crate::app::{App, shell_word};
+use crate::args::Global;
+use crate::failure::{Failure, Kind};
+use anyhow::{Context, Result};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, header};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt::{self, Write};
+use std::net::IpAddr;
+use std::time::Duration;
+use xylem_ambient::Entropy;
+
+/// How long it may take to connect.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How long an answer may take. The server is asked to wait for less.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// How long the server waits for the outcome of a change before it tells the progress, in
+/// seconds.
+const WAIT: u64 = 1;
+
+/// A connection to an API.
+pub struct Remote {
+    base: Url,
+    token: String,
+    client: Client,
+    entropy: Entropy,
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remote")
+            .field("base", &self.base.as_str())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The path of a resource: `/v1` and `parts`, with all that is not plain escaped.
+pub fn path(parts: &[&str]) -> String {
+    let mut path = "/v1".to_owned();
+    for part in parts {
+        path.push('/');
+        for byte in part.bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                    path.push(char::from(byte));
+                }
+                other => {
+                    let _ = write!(path, "%{other:02X}");
+                }
+            }
+        }
+    }
+    path
+}
+
+/// Reads the address of an API: HTTPS, or HTTP to this machine.
+///
+/// # Errors
+/// When it is neither.
+pub fn address(text: &str) -> Result<Url> {
+    let wrong = |why: &str| {
+        Failure::usage(
+            format!("--server {text}: {why}"),
+            "write it as https://HOST:PORT, as `xylem status` shows it there",
+        )
+    };
+    let url = Url::parse(text).map_err(|error| wrong(&error.to_string()))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(wrong(
+            "a token is not part of the address: use --token-file",
+        ));
+    }
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return Err(wrong("only a host and a port"));
+    }
+    let host = url.host_str().unwrap_or_default();
+    let plain = host.trim_start_matches('[').trim_end_matches(']');
+    let local = plain == "localhost" || plain.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    match url.scheme() {
+        "https" => Ok(url),
+        "http" if local => Ok(url),
+        "http" => Err(wrong("without TLS the token would be seen on the way")),
+        other => Err(wrong(&format!("{other} is not HTTPS"))),
+    }
+}
+
+impl Remote {
+    /// The API that the options name, if they name one.
+    ///
+    /// # Errors
+    /// When the address or a file is of no use.
+    pub fn find(global: &Global, entropy: &Entropy) -> Result<Option<Remote>> {
+        let Some(server) = global.server.as_deref().filter(|text| !text.is_empty()) else {
+            return Ok(None);
+        };
+        let base = address(server)?;
+        let Some(file) = &global.token_file else {
+            return Err(Failure::usage(
+                "--server needs a token",
+                "give a file that has it: --token-file FILE, or XYLEM_TOKEN_FILE",
+            ));
+        };
+        let token = std::fs::read_to_string(file)
+            .with_context(|| format!("cannot read --token-file {}", file.display()))?;
+        // Fails only if there is one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut client = Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_LIMIT)
+            .timeout(ANSWER_LIMIT);
+        if let Some(file) = &global.ca {
+            let failed = || format!("cannot use --ca {}", file.display());
+            let pem = std::fs::read(file).with_context(failed)?;
+            let roots = reqwest::Certificate::from_pem_bundle(&pem).with_context(failed)?;
+            client = client.tls_certs_only(roots);
+        }
+        Ok(Some(Remote {
+            base,
+            token: token.trim().to_owned(),
+            client: client.build().context("cannot prepare for HTTPS")?,
+            entropy: entropy.clone(),
+        }))
+    }
+
+    /// A further command for the same API, as it must be typed.
+    pub fn command(&self, rest: &str) -> String {
+        let by_env = std::env::var_os(crate::args::SERVER).is_some_and(|v| !v.is_empty());
+        let base = self.base.as_str().trim_end_matches('/');
+        match by_env {
+            true => format!("xylem {rest}"),
+            false => format!("xylem --server {} {rest}", shell_word(base)),
+        }
+    }
+
+    fn request(&self, method: Method, path: &str) -> Result<RequestBuilder> {
+        let url = self.base.join(path).context("the address of a resource")?;
+        let request = self.client.request(method, url);
+        Ok(request.bearer_auth(&self.token))
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response> {
+        request.send().await.map_err(|error| {
+            let cause = root_cause(&error);
+            let hint = match cause.contains("ertificate") {
+                true => "give the authority of its certificate, a copy of the project's tls/ca.pem: --ca FILE",
+                false => "`xylem status` there says whether the API runs",
+            };
+            Failure::of(
+                Kind::Unavailable,
+                format!("the API at {} does not answer: {cause}", self.base),
+                hint,
+            )
+        })
+    }
+
+    /// The document at `path`.
+    ///
+    /// # Errors
+    /// When the API refuses, or has another.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let response = self.send(self.request(Method::GET, path)?).await?;
+        document(response).await
+    }
+
+    /// Makes a change, and waits for its outcome. Shows its progress meanwhile.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn change<B: Serialize, T: DeserializeOwned>(
+        &self,
+        app: &App,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<T> {
+        let progress = app.progress();
+        let key = self.entropy.next().context("no idempotency key")?;
+        let mut request = self
+            .request(method, &format!("{path}?wait={WAIT}"))?
+            .header(IDEMPOTENCY_KEY.as_str(), format!("{key:032x}"));
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let mut response = self.send(request).await?;
+        if response.status() != StatusCode::ACCEPTED {
+            return document(response).await;
+        }
+        loop {
+            let operation: OperationReport = document(response).await?;
+            match (operation.state, operation.problem) {
+                (OperationState::Running, _) => {}
+                (OperationState::Succeeded, _) => {
+                    let result = operation.result.context("the operation has no result")?;
+                    return serde_json::from_value(result).context("the result of the operation");
+                }
+                (OperationState::Failed, Some(problem)) => return Err(problem.into_error()),
+                (OperationState::Failed, None) => anyhow::bail!("the operation failed"),
+            }
+            progress.say(operation.progress.unwrap_or_default());
+            let next = format!("{}?wait={WAIT}", self::path(&["operations", &operation.id]));
+            response = self.send(self.request(Method::GET, &next)?).await?;
+        }
+    }
+}
+
+/// The document of an answer, or the error that it tells.
+async fn document<T: DeserializeOwned>(response: Response) -> Result<T> {
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is_problem = kind.is_some_and(|kind| kind.as_bytes() == PROBLEM.as_bytes());
+    let body = response.bytes().await.context("the answer broke off")?;
+    if status.is_success() {
+        return serde_json::from_slice(&body)
+            .context("the answer is not what this version of xylem expects");
+    }
+    match serde_json::from_slice::<Problem>(&body) {
+        Ok(problem) if is_problem => Err(problem.into_error()),
+        _ => Err(Failure::new(
+            format!("the answer is {status}, and no problem document"),
+            "is this the address of a project's API?",
+        )),
+    }
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
+/// Refuses a command that only works on the machine of the project.
+///
+/// # Errors
+/// When the options name an API.
+pub fn only_local(app: &App, command: &str, hint: &str) -> Result<()> {
+    match app.remote {
+        None => Ok(()),
+        Some(_) => Err(Failure::usage(
+            format!("`xylem {command}` works on the machine of the project, not by --server"),
+            hint,
+        )),
+    }
+}
