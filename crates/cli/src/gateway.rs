@@ -1,6 +1,8 @@
 //! The computes of a project, as the gateway sees them: found by their branch, and started
 //! if they do not run.
 
+pub mod metrics;
+
 use crate::app::App;
 use crate::compute::name::ComputeName;
 use crate::compute::record::{self, ComputeRecord, Phase};

@@ -177,6 +177,11 @@ impl StateDir {
     pub fn server_log(&self) -> PathBuf {
         self.root.join("server.log")
     }
+    /// The socket on which the gateway tells its metrics; `None` where its path would be too
+    /// long.
+    pub fn gateway_metrics(&self) -> Option<PathBuf> {
+        Some(self.root.join("gateway-metrics.sock")).filter(|path| fits(path))
+    }
     /// Locked by the gateway that puts computes to sleep.
     pub fn sleep_lock(&self) -> PathBuf {
         self.root.join("sleep.lock")

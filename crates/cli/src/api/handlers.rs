@@ -12,6 +12,7 @@ use crate::compute::name::ComputeName;
 use crate::compute::record::{self, ComputeRecord};
 use crate::control::{Control, near};
 use crate::failure::{Failure, Kind};
+use crate::gateway::metrics;
 use crate::remote::path as resource;
 use crate::report::branch::BranchReport;
 use crate::report::change::{
@@ -25,7 +26,7 @@ use crate::work;
 use anyhow::{Context, Result};
 use axum::Json;
 use axum::extract::{Extension, Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,9 @@ use std::time::Duration;
 use utoipa::IntoParams;
 use xylem_tokens::Right;
 use xylem_types::BranchName;
+
+/// The media type of metrics.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// An answer, or why there is none.
 type Answer<T> = Result<T, Problem>;
@@ -217,6 +221,26 @@ pub async fn healthz() -> &'static str {
 )]
 pub async fn openapi() -> Json<utoipa::openapi::OpenApi> {
     Json(routes::split().1)
+}
+
+/// The metrics of the gateway.
+#[utoipa::path(
+    get, path = "/v1/metrics", tag = "project", operation_id = "metrics",
+    responses(
+        (status = 200, description = "OpenMetrics text", body = String, content_type = OPENMETRICS),
+        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "No gateway runs", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub async fn gateway_metrics(State(api): State<Api>) -> Result<impl IntoResponse, Problem> {
+    let text = metrics::read(&api.app.state).await.map_err(|error| {
+        Problem::of(
+            Kind::Unavailable,
+            format!("the gateway tells no metrics: {error:#}"),
+        )
+        .hint("`xylem status` says whether it runs")
+    })?;
+    Ok(([(header::CONTENT_TYPE, OPENMETRICS)], text))
 }
 
 /// The server, the gateway, and the branches and computes that the token reaches.

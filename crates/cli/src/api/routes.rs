@@ -46,6 +46,7 @@ pub enum Need {
 pub const ROUTES: &[(&str, &str, Need)] = &[
     ("GET", "/healthz", Need::Nothing),
     ("GET", "/v1/openapi.json", Need::Token),
+    ("GET", "/v1/metrics", Need::Project(Right::Read)),
     ("GET", "/v1/status", Need::Token),
     ("GET", "/v1/events", Need::Token),
     ("GET", "/v1/operations", Need::Token),
@@ -117,6 +118,7 @@ pub fn split() -> (Router<Api>, utoipa::openapi::OpenApi) {
     OpenApiRouter::with_openapi(document)
         .routes(routes!(handlers::healthz))
         .routes(routes!(handlers::openapi))
+        .routes(routes!(handlers::gateway_metrics))
         .routes(routes!(handlers::status))
         .routes(routes!(handlers::events))
         .routes(routes!(handlers::operations))

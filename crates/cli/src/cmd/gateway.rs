@@ -4,7 +4,7 @@ use crate::app::App;
 use crate::args::gateway::GatewayArgs;
 use crate::doctor::installation::mariadb_version;
 use crate::failure::Failure;
-use crate::gateway::Branches;
+use crate::gateway::{Branches, metrics};
 use crate::home::Home;
 use crate::output;
 use crate::role::{self, DRAIN, Role, listening};
@@ -88,10 +88,12 @@ async fn serve(app: App, args: &GatewayArgs) -> Result<()> {
         "{} A client names a branch by its user (`app@dev`) or database (`shop@dev`).",
         listening(Role::Gateway, address)
     ))?;
-    let computes = Arc::new(Branches::new(app));
-    Gateway::new(settings, computes)
-        .serve(listener, shutdown)
-        .await;
+    let state = app.state.clone();
+    let gateway = Gateway::new(settings, Arc::new(Branches::new(app)));
+    tokio::select! {
+        () = gateway.serve(listener, shutdown) => {}
+        () = metrics::tell(&state, gateway.clone()) => {}
+    }
     Ok(())
 }
 

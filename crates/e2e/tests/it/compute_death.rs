@@ -4,6 +4,9 @@ use crate::sleep::Sleepers;
 use anyhow::{Context, Result, bail, ensure};
 use mysql::prelude::Queryable;
 use mysql::{Conn, TxOpts};
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 use xylem_e2e::raw_client::RawClient;
@@ -26,6 +29,15 @@ impl Sleepers {
             pid,
             rustix::process::Signal::KILL,
         )?)
+    }
+}
+
+impl Sleepers {
+    fn metrics(&self) -> Result<String> {
+        let path = self.project.dir().join("gateway-metrics.sock");
+        let mut text = String::new();
+        UnixStream::connect(path)?.read_to_string(&mut text)?;
+        Ok(text)
     }
 }
 
@@ -84,6 +96,42 @@ fn an_idle_session_survives_its_compute() -> Result<()> {
         let fresh_after: Option<String> = fresh.query_first(SESSION)?;
         assert_eq!(fresh_after, fresh_before);
     }
+    // The documentation lists every metric, and no others.
+    let text = front.metrics()?;
+    let value = |name: &str| -> Result<f64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        Ok(line
+            .with_context(|| format!("no {name} in {text}"))?
+            .trim()
+            .parse()?)
+    };
+    assert_eq!(value("xylem_gateway_clients{branch=\"main\"}")?, 2.0);
+    assert_eq!(value("xylem_gateway_parked{branch=\"main\"}")?, 0.0);
+    assert_eq!(value("xylem_gateway_logins_total{branch=\"main\"}")?, 2.0);
+    assert_eq!(
+        value("xylem_gateway_sessions_bereaved_total{branch=\"main\"}")?,
+        6.0
+    );
+    assert_eq!(
+        value("xylem_gateway_sessions_restored_total{branch=\"main\"}")?,
+        6.0
+    );
+    assert_eq!(
+        value("xylem_gateway_wake_seconds_count{branch=\"main\"}")?,
+        3.0
+    );
+    ensure!(value("xylem_gateway_commands_bytes_total{branch=\"main\"}")? > 1000.0);
+    let book = include_str!("../../../../docs/metrics.md");
+    let listed = book
+        .split('`')
+        .filter(|word| word.starts_with("xylem_gateway_"));
+    let listed: BTreeSet<&str> = listed
+        .filter_map(|name| name.split('{').next())
+        .map(|name| name.trim_end_matches("_total"))
+        .collect();
+    let told = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let told: BTreeSet<&str> = told.filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(told, listed);
     Ok(())
 }
 
