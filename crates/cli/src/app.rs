@@ -10,6 +10,7 @@ use crate::state::{Lock, StateDir};
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub struct App {
     pub remote: Option<Arc<Remote>>,
     /// Takes the progress, in place of the terminal.
     pub listener: Option<Listener>,
+    /// Asked whether a command that has the lock may still do its work.
+    pub check: Option<Check>,
     /// Cancelled when commands that have not begun to change anything must give up.
     pub stopping: CancellationToken,
     /// The state directory as `--dir` named it.
@@ -46,6 +49,12 @@ impl App {
     /// # Errors
     /// When the current directory cannot be told, or options contradict each other.
     pub fn new(global: &Global, clock: Clock, entropy: Entropy) -> Result<App> {
+        if global.server.is_some() && global.dir.is_some() {
+            return Err(Failure::usage(
+                "--dir (or XYLEM_DIR) is a project on this machine, and --server (or XYLEM_SERVER) one elsewhere",
+                "leave one of them out, or unset the variable",
+            ));
+        }
         Ok(App {
             state: StateDir::find(global.dir.as_deref())?,
             json: global.json,
@@ -53,6 +62,7 @@ impl App {
             clock,
             entropy,
             listener: None,
+            check: None,
             stopping: CancellationToken::new(),
             asked: global.dir.clone(),
         })
@@ -120,14 +130,40 @@ impl App {
     /// When another command keeps it for longer than [`LOCK_LIMIT`], or this process is
     /// stopping.
     pub async fn lock(&self) -> Result<Lock> {
-        tokio::select! {
-            lock = self.state.lock(LOCK_LIMIT) => lock,
+        let lock = tokio::select! {
+            biased;
             () = self.stopping.cancelled() => Err(Failure::of(
                 Kind::Unavailable,
                 "this process is stopping, and nothing was changed",
                 "try again in a moment",
             )),
+            lock = self.state.lock(LOCK_LIMIT) => lock,
+        };
+        if let Some(check) = &self.check {
+            check.run()?;
         }
+        lock
+    }
+}
+
+/// A question that is asked before a command changes something.
+#[derive(Clone)]
+pub struct Check(Arc<dyn Fn() -> Result<()> + Send + Sync>);
+
+impl Check {
+    /// The question `asked`, which fails where the answer is no.
+    pub fn new(asked: impl Fn() -> Result<()> + Send + Sync + 'static) -> Check {
+        Check(Arc::new(asked))
+    }
+
+    fn run(&self) -> Result<()> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Check").finish_non_exhaustive()
     }
 }
 

@@ -81,6 +81,20 @@ impl Access {
         })
     }
 
+    /// Refuses a caller whose token is not valid any more.
+    ///
+    /// # Errors
+    /// When it has expired or was revoked.
+    pub fn still_valid(&self, caller: &Caller) -> Result<(), Problem> {
+        match self.still(caller) {
+            true => Ok(()),
+            false => Err(Problem::of(
+                Kind::Unauthenticated,
+                "the token is not valid any more",
+            )),
+        }
+    }
+
     /// Whether the caller's token is still valid.
     pub fn still(&self, caller: &Caller) -> bool {
         self.keys.claims(caller.token.as_bytes()).is_ok()

@@ -171,7 +171,7 @@ impl Events {
             return (Some(VecDeque::new()), receiver);
         };
         let oldest = told.ring.front().map_or(told.next, |event| event.id);
-        let known = last + 1 >= oldest && last < told.next;
+        let known = last.saturating_add(1) >= oldest && last < told.next;
         let missed = told.ring.iter().filter(|event| event.id > last).cloned();
         (known.then(|| missed.collect()), receiver)
     }
@@ -209,7 +209,12 @@ impl Event {
                 event.event("branch").json_data(branch)
             }
             Data::Compute(compute) => event.event("compute").json_data(compute),
-            Data::Operation(report, _, _) => event.event("operation").json_data(report),
+            Data::Operation(report, _, by) if *by == caller.claims.jti => {
+                event.event("operation").json_data(report)
+            }
+            Data::Operation(report, _, _) => event
+                .event("operation")
+                .json_data(report.clone().for_others()),
         };
         with.unwrap_or_else(|_| SseEvent::default().comment("an event that has no JSON"))
     }

@@ -11,7 +11,7 @@ use crate::app::App;
 use crate::compute::name::ComputeName;
 use crate::compute::record::{self, ComputeRecord};
 use crate::control::{Control, near};
-use crate::failure::{Failure, Kind};
+use crate::failure::{self, Failure, Kind};
 use crate::gateway::metrics;
 use crate::remote::path as resource;
 use crate::report::branch::BranchReport;
@@ -40,6 +40,9 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 
 /// An answer, or why there is none.
 type Answer<T> = Result<T, Problem>;
+
+/// How long the server may take to say what a read-only compute shows.
+const READER_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a request waits.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -198,7 +201,7 @@ impl Change {
             .api
             .operations
             .begin(&self.api, self.asked, move |app| work(app, theirs))?;
-        Ok(begun.answer(&caller, self.wait).await)
+        Ok(begun.answer(&self.api.access, &caller, self.wait).await)
     }
 }
 
@@ -691,6 +694,37 @@ fn check_compute(app: &App, caller: &Caller, name: &ComputeName) -> Result<()> {
     }
 }
 
+/// Whether there is a read-only compute `name`, and the caller may not read what it shows.
+async fn is_hidden(up: &Session, name: &ComputeName) -> Result<bool> {
+    let seen = up.caller.find_branch(name).await?;
+    Ok(seen.is_none() && up.running.control.find_branch(name).await?.is_some())
+}
+
+/// Refuses a caller that may not read what the read-only compute `name` shows: its branch may
+/// have another name by now.
+async fn check_reader(app: &App, caller: &Caller, name: &ComputeName) -> Result<()> {
+    let record = ComputeRecord::load(&app.state.compute(name));
+    let server = app
+        .state
+        .server_record()
+        .filter(|one| one.process.is_alive());
+    let (Some(record), Some(server)) = (record, server) else {
+        return Ok(());
+    };
+    if !record.process.is_alive() {
+        return Ok(());
+    }
+    let look = async {
+        let control = Control::with_token(app, &server, Some(caller.token.clone())).await?;
+        control.find_branch(name).await
+    };
+    let found = tokio::time::timeout(READER_LIMIT, look).await;
+    match found.context("the server does not say what the compute shows")?? {
+        Some(_) => Ok(()),
+        None => Err(no_compute(app, caller, name)),
+    }
+}
+
 /// Start the compute of a branch (needs `write`), or a further one that only reads (needs
 /// `read`). One that runs already is no error.
 #[utoipa::path(
@@ -741,9 +775,11 @@ pub async fn start_compute(
             Box::pin(async move {
                 let progress = app.progress();
                 let mut up = session(&app, &caller).await?;
-                // One that only reads is looked up by its start.
+                // The branch of one that only reads may have another name by now.
                 if !name.is_reader() {
                     up.caller.branch(&name).await?;
+                } else if is_hidden(&up, &name).await? {
+                    return Err(no_compute(&app, &caller, &name));
                 }
                 let started = work::compute::start(&app, &mut up, &progress, &wanted).await?;
                 drop(up);
@@ -840,11 +876,19 @@ async fn end(
         .by(move |app, caller| {
             Box::pin(async move {
                 check_compute(&app, &caller, &name)?;
+                if name.is_reader() {
+                    check_reader(&app, &caller, &name).await?;
+                }
                 let ended = match kill {
-                    true => work::compute::kill(&app, &name).await?,
-                    false => work::compute::stop(&app, &name).await?,
+                    true => work::compute::kill(&app, &name).await,
+                    false => work::compute::stop(&app, &name).await,
                 };
-                Outcome::ok(&ended)
+                // It may have gone meanwhile.
+                let ended = ended.map_err(|error| match failure::kind(&error) {
+                    Kind::NotFound => no_compute(&app, &caller, &name),
+                    _ => error,
+                });
+                Outcome::ok(&ended?)
             })
         })
         .await

@@ -1,12 +1,12 @@
 //! Operations: what a request has begun to change. An operation goes on when its caller
 //! disconnects, and its outcome is kept for a while.
 
-use super::access::Caller;
+use super::access::{Access, Caller};
 use super::error::Problem;
 use super::{Api, events};
-use crate::app::App;
+use crate::app::{App, Check};
 use crate::compute::name::ComputeName;
-use crate::failure::Kind;
+use crate::failure::{Failure, Kind};
 use crate::progress::Listener;
 use anyhow::{Context, Result};
 use axum::Json;
@@ -33,6 +33,10 @@ const RUNNING_OF_ONE_MAX: usize = 8;
 const KEPT: Duration = Duration::from_secs(60 * 60);
 /// Most operations whose outcomes are kept.
 const KEPT_MAX: usize = 1000;
+/// The most of them that one token has begun.
+const KEPT_OF_ONE_MAX: usize = 100;
+/// The request that is not kept from doing its work by others.
+const KILL: &str = "POST /v1/computes/{name}/kill";
 /// How long a request waits for its operation unless it says otherwise.
 pub const WAIT: u64 = 30;
 /// The longest such wait, in seconds.
@@ -68,6 +72,21 @@ pub struct OperationReport {
     pub result: Option<Value>,
     /// Why it has failed.
     pub problem: Option<Problem>,
+}
+
+impl OperationReport {
+    /// Without what was found out by the rights of the token that has begun it: names in
+    /// its progress and its problem.
+    pub fn for_others(mut self) -> OperationReport {
+        self.progress = None;
+        self.result = None;
+        self.problem = self.problem.map(|problem| Problem {
+            detail: "only the token that has begun the operation is told why".to_owned(),
+            hint: String::new(),
+            ..problem
+        });
+        self
+    }
 }
 
 /// The state of an operation.
@@ -184,15 +203,24 @@ struct Kept {
 impl Operation {
     /// The operation as a document, for `caller`.
     pub fn report(&self, caller: &Caller) -> OperationReport {
-        let own = caller.claims.jti == self.by;
-        let mut report = self.told();
-        if own && let Some((_, Ok(outcome))) = &self.state.borrow().ended {
+        let mut report = self.without_result(caller);
+        if caller.claims.jti == self.by
+            && let Some((_, Ok(outcome))) = &self.state.borrow().ended
+        {
             report.result = Some(outcome.body.clone());
         }
         report
     }
 
-    /// Without its result.
+    /// The same without its result.
+    fn without_result(&self, caller: &Caller) -> OperationReport {
+        match caller.claims.jti == self.by {
+            true => self.told(),
+            false => self.told().for_others(),
+        }
+    }
+
+    /// Without its result, for the token that has begun it.
     pub fn told(&self) -> OperationReport {
         let now = self.state.borrow();
         let ended = now.ended.as_ref();
@@ -232,6 +260,17 @@ impl Operation {
         &self.by
     }
 
+    /// Whether it has failed because something was in the way, before it changed anything: the
+    /// same request may do better.
+    fn may_be_repeated(&self) -> bool {
+        let state = self.state.borrow();
+        let problem = state
+            .ended
+            .as_ref()
+            .and_then(|(_, outcome)| outcome.as_ref().err());
+        problem.is_some_and(|problem| matches!(problem.status, 409 | 503))
+    }
+
     fn is_running(&self) -> bool {
         self.state.borrow().ended.is_none()
     }
@@ -244,8 +283,12 @@ impl Operation {
     }
 
     /// The answer to its request, after `limit` at most.
-    pub async fn answer(&self, caller: &Caller, limit: Duration) -> Response {
+    pub async fn answer(&self, access: &Access, caller: &Caller, limit: Duration) -> Response {
         self.wait(limit).await;
+        // It may have been revoked while it waited.
+        if let Err(problem) = access.still_valid(caller) {
+            return problem.into_response();
+        }
         let ended = self.state.borrow().ended.clone();
         let place = format!("/v1/operations/{}", self.id);
         let mut response = match ended {
@@ -292,6 +335,12 @@ impl Operations {
         }
         events::operation(&api.events, &operation);
         let mut app = api.app.clone();
+        let (access, caller) = (Arc::clone(&api.access), asked.caller.clone());
+        app.check = Some(Check::new(move || {
+            access
+                .still_valid(&caller)
+                .map_err(|problem| Failure::of(Kind::Unauthenticated, problem.detail, ""))
+        }));
         let (told, tells) = (Arc::clone(&operation), Arc::clone(&api.events));
         app.listener = Some(Listener::new(move |text| {
             told.state
@@ -337,6 +386,11 @@ impl Operations {
         let by = &asked.caller.claims.jti;
         let said = format!("{} {}", asked.call, asked.said);
         let mut all = self.all.lock();
+        // Under the lock: those that wait for the end of the operations know all of them.
+        if api.stopping.is_cancelled() {
+            let detail = "the API is stopping, and nothing was changed";
+            return Err(Problem::of(Kind::Unavailable, detail));
+        }
         all.forget(now);
         if let Some(key) = &asked.key {
             if key.is_empty() || key.len() > KEY_BYTES_MAX {
@@ -344,7 +398,9 @@ impl Operations {
                 return Err(Problem::at(StatusCode::BAD_REQUEST, detail));
             }
             let same = |operation: &&Arc<Operation>| {
-                operation.by == *by && operation.key.as_ref().is_some_and(|(own, _)| own == key)
+                operation.by == *by
+                    && operation.key.as_ref().is_some_and(|(own, _)| own == key)
+                    && !operation.may_be_repeated()
             };
             if let Some(known) = all.operations.iter().find(same) {
                 if known.key.as_ref().is_some_and(|(_, own)| *own == said) {
@@ -357,7 +413,12 @@ impl Operations {
                 .hint("choose a key at random for each request"));
             }
         }
-        let running = || all.operations.iter().filter(|o| o.is_running());
+        // What ends a compute that hangs must not wait for those that wait for it.
+        let is_kill = asked.call == KILL;
+        let running = || {
+            let running = all.operations.iter().filter(|o| o.is_running());
+            running.filter(|o| (o.call == KILL) == is_kill)
+        };
         let own = running().filter(|o| o.by == *by).count();
         if running().count() >= RUNNING_MAX || own >= RUNNING_OF_ONE_MAX {
             return Err(Problem::of(
@@ -379,6 +440,7 @@ impl Operations {
             state: watch::Sender::new(Progress::default()),
         });
         all.operations.push_back(Arc::clone(&operation));
+        all.forget_of(by);
         Ok((operation, true))
     }
 
@@ -389,7 +451,7 @@ impl Operations {
         all.operations
             .iter()
             .filter(|operation| operation.is_visible(caller))
-            .map(|operation| operation.told())
+            .map(|operation| operation.without_result(caller))
             .collect()
     }
 
@@ -415,6 +477,18 @@ impl Operations {
 }
 
 impl Kept {
+    /// Forgets the oldest one of a token that has begun many.
+    fn forget_of(&mut self, by: &str) {
+        let own = || self.operations.iter().filter(|one| one.by == by);
+        if own().count() <= KEPT_OF_ONE_MAX {
+            return;
+        }
+        let mut ended = self.operations.iter();
+        if let Some(oldest) = ended.position(|one| one.by == by && !one.is_running()) {
+            self.operations.remove(oldest);
+        }
+    }
+
     /// Forgets operations that ended long ago, and the oldest of too many.
     fn forget(&mut self, now: Timestamp) {
         let oldest = now - KEPT;

@@ -82,9 +82,19 @@ impl Signals {
 async fn bring_down(app: &App, mut signals: Signals) -> Result<()> {
     eprintln!("stopping; press Ctrl-C again to kill everything at once");
     tokio::select! {
-        done = down::stop_all(app) => done.map(|_| ()),
+        done = stop_all(app) => done,
         () = signals.next() => down::kill_all(&app.state).await,
     }
+}
+
+/// Stops everything once nobody else changes the project: an operation of the API may be
+/// starting a compute.
+async fn stop_all(app: &App) -> Result<()> {
+    // It begins nothing more, so that the lock is free soon.
+    role::tell_to_stop(&app.state, Role::Api)?;
+    let _lock = app.state.lock(LOCK_LIMIT).await?;
+    down::stop_all(app).await?;
+    Ok(())
 }
 
 /// Starts what does not run.

@@ -17,6 +17,18 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 #[test]
+fn a_project_here_and_a_server_elsewhere_contradict_each_other() {
+    let global = Global {
+        dir: Some("there".into()),
+        server: Some("https://db.example.com:3380".to_owned()),
+        ..Global::default()
+    };
+    let error = App::new(&global, clock(), entropy()).unwrap_err();
+    assert_eq!(exit_status(&error), 2);
+    assert!(describe(&error).contains("XYLEM_SERVER"), "{error:#}");
+}
+
+#[test]
 fn each_route_has_a_right_and_is_described() {
     let document = serde_json::to_value(split().1).unwrap();
     let mut served = BTreeSet::new();

@@ -860,3 +860,41 @@ fn a_client_that_sends_slowly_is_let_go_and_a_stranger_at_once() -> Result<()> {
     ensure!(took < Duration::from_secs(20), "{took:?}");
     Ok(())
 }
+
+#[test]
+fn others_learn_that_an_operation_has_failed_and_not_why() -> Result<()> {
+    let project = project()?;
+    project.xylem(&["branch", "create", "secret"])?;
+    let owner = Caller::owner(&project)?;
+    let reader = Caller::with_rights(&project, "reader", &["--read", "dev"])?;
+    let rename = || -> Result<Answer> {
+        let request = owner.request("PATCH", "/v1/branches/dev")?;
+        let request = request.header("Idempotency-Key", "one");
+        owner.send(request.json(&json!({ "name": "secret" })))
+    };
+    let first = rename()?;
+    ensure!(first.is_problem(409)?.contains("secret"), "{first:?}");
+    let id = first
+        .headers
+        .get("xylem-operation")
+        .context("no id")?
+        .to_str()?;
+    let seen = reader.ok("GET", &format!("/v1/operations/{id}"), None)?;
+    assert_eq!(seen["state"], "failed");
+    ensure!(!seen.to_string().contains("secret"), "{seen}");
+    let all = reader.ok("GET", "/v1/operations", None)?;
+    ensure!(
+        all.to_string().contains(id) && !all.to_string().contains("secret"),
+        "{all}"
+    );
+    let own = owner.ok("GET", &format!("/v1/operations/{id}"), None)?;
+    ensure!(
+        own["problem"]["detail"].to_string().contains("secret"),
+        "{own}"
+    );
+    // What was in the way may be gone: the key is no obstacle.
+    project.xylem(&["branch", "rm", "secret", "--yes"])?;
+    let again = rename()?;
+    assert_eq!(again.status, 200, "{again:?}");
+    Ok(())
+}
