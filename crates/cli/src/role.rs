@@ -118,7 +118,7 @@ impl Role {
         }
     }
 
-    /// What its clients lose when it is ended by force.
+    /// The loss of its clients when it is ended by force.
     fn lost(self) -> &'static str {
         match self {
             Role::Gateway => "clients that have not logged in yet must connect again",

@@ -26,7 +26,7 @@ pub(crate) struct Away {
     branch_id: String,
     /// The flags of the server's status.
     status: u16,
-    /// What COM_SET_OPTION has set.
+    /// The option of COM_SET_OPTION, if the client has set it.
     option: Option<[u8; 2]>,
     history: History,
     /// The account, if the history begins with its login.

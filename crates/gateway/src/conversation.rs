@@ -165,11 +165,11 @@ pub(crate) struct Conversation {
     form: Form,
     /// The answers under way, in the order of their commands.
     expected: VecDeque<Waiting>,
-    /// What the commands have made of the session.
+    /// The commands that have made the session what it is.
     pub history: History,
     /// The prepared statements that have open cursors.
     cursors: Vec<u32>,
-    /// What COM_SET_OPTION has set.
+    /// The option of COM_SET_OPTION, if the client has set it.
     option: Option<[u8; 2]>,
     /// The flags of the server's status, as it said last.
     status: u16,
@@ -275,10 +275,10 @@ impl Conversation {
     /// The client has logged in, with the flags of the server's status.
     pub fn begin(&mut self, status: u16) {
         self.expected.clear();
-        self.status = status;
+        self.take_status(status);
     }
 
-    /// What keeps the session where it is, whatever the compute says.
+    /// The reason why the session stays where it is, whatever the compute says.
     pub fn tie(&self) -> Option<&'static str> {
         match self.cursors.is_empty() {
             _ if self.lost => Some("commands that the gateway cannot follow"),
@@ -287,7 +287,7 @@ impl Conversation {
         }
     }
 
-    /// What COM_SET_OPTION has set, if anything.
+    /// The option of COM_SET_OPTION, if the client has set it.
     pub fn option(&self) -> Option<[u8; 2]> {
         self.option
     }
@@ -518,9 +518,8 @@ impl Conversation {
                 let failed = self.expected.pop_front();
                 self.seq = 0;
                 self.is_uncertain |= self.status & IN_TRANSACTION != 0;
-                match failed.map(|one| one.pending) {
-                    Some(Some(pending)) => self.history.failed(pending),
-                    _ => self.history.lose(),
+                if let Some(pending) = failed.and_then(|one| one.pending) {
+                    self.history.failed(pending);
                 }
             }
             return Ok(());
@@ -530,8 +529,9 @@ impl Conversation {
             E::Single => None,
             E::Result => match first {
                 OK => {
-                    (self.status, insert_id) = read_ok(payload)?;
-                    self.is_uncertain = false;
+                    let (status, set) = read_ok(payload)?;
+                    insert_id = set;
+                    self.take_status(status);
                     self.more()
                 }
                 LOCAL_FILE => {
@@ -563,8 +563,8 @@ impl Conversation {
             E::Metadata(_, rest) if self.form.metadata_end() => Some(E::MetadataEnd(rest)),
             E::Metadata(_, rest) => self.after_metadata(rest),
             E::MetadataEnd(rest) => {
-                self.status = self.form.status_at_end(payload)?;
-                self.is_uncertain = false;
+                let status = self.form.status_at_end(payload)?;
+                self.take_status(status);
                 match self.status & CURSOR_EXISTS {
                     0 => self.after_metadata(rest),
                     _ => {
@@ -574,8 +574,8 @@ impl Conversation {
                 }
             }
             E::Rows if self.form.ends_list(first, count) => {
-                self.status = self.form.status_at_end(payload)?;
-                self.is_uncertain = false;
+                let status = self.form.status_at_end(payload)?;
+                self.take_status(status);
                 if self.status & LAST_ROW_SENT != 0 {
                     self.close_cursor(statement);
                 } else if self.status & CURSOR_EXISTS != 0 && !self.cursors.contains(&statement) {
@@ -585,7 +585,8 @@ impl Conversation {
             }
             E::Rows => Some(E::Rows),
             E::Login if first == OK => {
-                self.status = status_of_ok(payload)?;
+                let status = status_of_ok(payload)?;
+                self.take_status(status);
                 None
             }
             E::Login => Some(E::Login),
@@ -595,21 +596,20 @@ impl Conversation {
             _ => {
                 self.seq = 0;
                 let done = self.expected.pop_front();
-                match done.map(|done| (done.pending, expected)) {
-                    Some((Some(pending), _)) => self.history.succeeded(pending, insert_id),
-                    // Told before.
-                    Some((
-                        None,
-                        E::Prepared
-                        | E::Metadata(_, Rest::Columns(_) | Rest::Nothing)
-                        | E::MetadataEnd(Rest::Columns(_) | Rest::Nothing)
-                        | E::Login,
-                    )) => {}
-                    _ => self.history.lose(),
+                // That of a statement which was prepared was taken with its number. Where the
+                // client has not sent all of the command, `unfinished` finds that out.
+                if let Some(pending) = done.and_then(|done| done.pending) {
+                    self.history.succeeded(pending, insert_id);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Takes the flags of the server's status.
+    fn take_status(&mut self, status: u16) {
+        self.status = status;
+        self.is_uncertain = false;
     }
 
     fn close_cursor(&mut self, statement: u32) {

@@ -1,4 +1,4 @@
-//! What has made a session what it is, as its client has said it.
+//! The statements of a client that have made its session what it is.
 //!
 //! A compute that dies takes its sessions with it, and cannot be asked any more what they
 //! were. The gateway therefore keeps, for each session, the beginning that it had on the
@@ -28,7 +28,7 @@ const BULK_TYPES: u16 = 128;
 /// The history of a session.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
-    /// What the session was when it came to this compute; `None`: one that had just logged
+    /// The session as it was when it came to this compute; `None`: one that had just logged
     /// in.
     pub base: Option<Box<Parked>>,
     pub changes: Vec<Change>,
@@ -63,7 +63,7 @@ pub(crate) struct Command {
     pub payload: Vec<u8>,
     /// COM_RESET_CONNECTION leaves what it has done.
     survives_reset: bool,
-    /// What it does depends on nothing else.
+    /// Its effect depends on nothing else.
     is_literal: bool,
 }
 
@@ -113,7 +113,7 @@ pub(crate) struct Reading {
     code: u8,
     /// Of a statement.
     scanner: Option<Scanner>,
-    /// What follows the code, of commands that are kept.
+    /// The bytes behind the code, of commands that are kept.
     body: Option<Vec<u8>>,
 }
 
@@ -152,13 +152,9 @@ fn is_statement(code: u8) -> bool {
 impl History {
     /// That of a session that continues `parked` on another compute.
     pub fn of(parked: Parked) -> History {
-        let statements = parked.statements().map(|(id, text, types)| {
+        let statements = parked.state.statements().map(|(id, text, types)| {
             // In which sql_mode it was prepared is not known.
-            let scanned = [true, false].map(|backslashes| {
-                let mut scanner = Scanner::new(backslashes);
-                scanner.feed(text);
-                scanner.end()
-            });
+            let scanned = [true, false].map(|backslashes| Scanned::of(text, backslashes));
             let statement = Statement {
                 parameters: (types.len() / 2) as u16,
                 types: types.to_vec(),
@@ -191,11 +187,8 @@ impl History {
     /// The client has sent a whole command, with `body` behind its code. `backslashes`: in
     /// quotes they are escapes.
     pub fn sent(&mut self, code: u8, body: &[u8], backslashes: bool) -> Pending {
-        let scanned = (is_statement(code) && !self.unknown).then(|| {
-            let mut scanner = Scanner::new(backslashes);
-            scanner.feed(body);
-            scanner.end()
-        });
+        let is_read = is_statement(code) && !self.unknown;
+        let scanned = is_read.then(|| Scanned::of(body, backslashes));
         self.take(code, scanned, body)
     }
 
@@ -292,7 +285,7 @@ impl History {
     /// The client executes a prepared statement. Whether that may end a transaction.
     fn executed(&mut self, code: u8, body: &[u8]) -> bool {
         let Some((id, rest)) = body.split_first_chunk() else {
-            self.unknown = true;
+            self.lose();
             return true;
         };
         let mut id = u32::from_le_bytes(*id);
@@ -306,28 +299,31 @@ impl History {
             }
         }
         let Some(statement) = self.statements.get_mut(&id) else {
-            self.unknown = true;
+            self.lose();
             return true;
         };
         statement.has_long_data = false;
         let sent = types(code, rest, statement.parameters.into());
         if let Some(types) = sent.filter(|types| *types != statement.types) {
             if let Some(base) = self.base.as_mut().filter(|_| statement.in_base) {
-                base.set_types(id, types);
+                base.state.set_types(id, types);
             } else {
                 self.bytes += types.len() - statement.types.len();
             }
             statement.types = types.to_vec();
         }
-        self.unknown |= statement.is_unknown;
-        statement.may_commit
+        let may_commit = statement.may_commit;
+        if statement.is_unknown {
+            self.lose();
+        }
+        may_commit
     }
 
     /// The client sends parameters of a statement by themselves.
     pub fn sent_long_data(&mut self, id: u32) {
         match self.statements.get_mut(&id) {
             Some(statement) => statement.has_long_data = true,
-            None => self.unknown = true,
+            None => self.lose(),
         }
     }
 
@@ -344,7 +340,7 @@ impl History {
             return;
         };
         if let Some(base) = self.base.as_mut().filter(|_| statement.in_base) {
-            base.close(id);
+            base.state.close(id);
         } else {
             self.bytes -= statement.bytes();
             let place = self
@@ -415,7 +411,7 @@ impl History {
                 });
             }
             // Its answer has a number (`prepared`).
-            OnSuccess::Prepare { .. } => self.unknown = true,
+            OnSuccess::Prepare { .. } => self.lose(),
         }
     }
 
@@ -430,7 +426,7 @@ impl History {
             is_unknown,
         } = pending.on_success
         else {
-            self.unknown = true;
+            self.lose();
             return;
         };
         self.preparing = self.preparing.saturating_sub(text.len());

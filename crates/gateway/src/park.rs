@@ -44,7 +44,8 @@ pub(crate) struct Parked {
     charsets: Settings,
     database: Option<Vec<u8>>,
     role: Option<Vec<u8>>,
-    state: State,
+    /// Its user variables and prepared statements.
+    pub state: State,
 }
 
 /// The most bytes that the gateway keeps of a session.
@@ -127,21 +128,6 @@ impl Parked {
         }
         parked.check()?;
         Ok(parked)
-    }
-
-    /// See [`State::statements`].
-    pub fn statements(&self) -> impl Iterator<Item = (u32, &[u8], &[u8])> {
-        self.state.statements()
-    }
-
-    /// See [`State::set_types`].
-    pub fn set_types(&mut self, id: u32, types: &[u8]) {
-        self.state.set_types(id, types);
-    }
-
-    /// See [`State::close`].
-    pub fn close(&mut self, id: u32) {
-        self.state.close(id);
     }
 
     /// Refuses a session that [`Parked::restore`] could not make anew.

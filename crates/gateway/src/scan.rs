@@ -1,4 +1,4 @@
-//! What a statement does to its session, as far as its words tell.
+//! The effect of a statement on its session, as far as its words tell.
 //!
 //! A session whose compute has died is made anew from the statements that have set it up
 //! (`history.rs`). A statement of which it is not certain what it has left in the session is
@@ -16,7 +16,7 @@ const WORD_BYTES: usize = 24;
 /// The longest statement that is kept.
 const KEPT_BYTES: usize = 4 << 10;
 
-/// What a statement does to its session, if it succeeds.
+/// The effect of a statement on its session, if it succeeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
     /// Nothing that lasts.
@@ -336,10 +336,19 @@ pub(crate) struct Scanned {
     pub may_commit: bool,
     /// COM_RESET_CONNECTION leaves what it does.
     pub survives_reset: bool,
-    /// What it does depends on nothing else.
+    /// Its effect depends on nothing else.
     pub is_literal: bool,
     /// The statement, if it is repeatable.
     pub text: Option<Vec<u8>>,
+}
+
+impl Scanned {
+    /// Reads a statement that is there as a whole.
+    pub fn of(statement: &[u8], backslashes: bool) -> Scanned {
+        let mut scanner = Scanner::new(backslashes);
+        scanner.feed(statement);
+        scanner.end()
+    }
 }
 
 impl Kind {

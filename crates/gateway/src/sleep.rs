@@ -137,9 +137,8 @@ async fn wake(shared: &Shared, name: &str) {
 /// Watches a compute until it sleeps or ends, or does not answer.
 async fn watch(shared: &Shared, name: &str) {
     let branch = shared.branches.get(name);
-    match watch_until(shared, name, &branch).await {
-        Ok(()) => {}
-        Err(error) => tracing::debug!(branch = name, %error, "a compute does not answer"),
+    if let Err(error) = watch_until(shared, name, &branch).await {
+        tracing::debug!(branch = name, %error, "a compute does not answer");
     }
     drop(branch);
     shared.branches.forget(name);

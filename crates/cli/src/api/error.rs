@@ -31,9 +31,9 @@ pub struct Problem {
     pub title: String,
     /// The HTTP status.
     pub status: u16,
-    /// What failed, where and why.
+    /// The failure, with its place and its reason.
     pub detail: String,
-    /// What to do about it.
+    /// A remedy.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hint: String,
     /// The command line ends with status 2 (wrong usage), not 1.

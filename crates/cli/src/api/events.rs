@@ -40,7 +40,7 @@ const CHECK: Duration = Duration::from_secs(2);
 /// How often an idle listener gets a comment.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// What has happened to a branch or a compute.
+/// The change of a branch or a compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Happened {
@@ -55,7 +55,7 @@ pub enum Happened {
 /// An event about a branch (`event: branch`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BranchEvent {
-    /// What has happened.
+    /// The change.
     pub happened: Happened,
     /// Its name.
     pub name: String,
@@ -72,7 +72,7 @@ pub struct BranchEvent {
 /// An event about a compute (`event: compute`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ComputeEvent {
-    /// What has happened.
+    /// The change.
     pub happened: Happened,
     /// Its name.
     pub name: String,
@@ -162,8 +162,8 @@ impl Events {
         !self.listeners.lock().is_empty()
     }
 
-    /// What came after the event `last`, and what comes. `None`: some of that is not known
-    /// any more.
+    /// The events after the event `last`, and those to come. `None`: some of the former are
+    /// not known any more.
     fn listen(&self, last: Option<u64>) -> (Option<VecDeque<Event>>, broadcast::Receiver<Event>) {
         let told = self.told.lock();
         let receiver = self.sender.subscribe();

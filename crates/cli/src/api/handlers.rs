@@ -106,7 +106,7 @@ struct Repeatable {
     key: Option<String>,
 }
 
-/// Which branches are listed.
+/// The choice of branches that are listed.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct All {

@@ -25,11 +25,11 @@ use tokio_util::sync::CancellationToken;
 pub struct Api {
     /// The project.
     pub app: App,
-    /// Who may do what.
+    /// Checks tokens, and writes the audit log.
     pub access: Arc<Access>,
-    /// What was begun, and its outcome.
+    /// The changes that were begun, and their outcomes.
     pub operations: Arc<Operations>,
-    /// What changes.
+    /// Tells listeners of changes.
     pub events: Arc<Events>,
     /// Cancelled when no further requests are taken.
     pub stopping: CancellationToken,

@@ -1,4 +1,4 @@
-//! What commands have changed, as documents.
+//! The outcomes of commands that change something, as documents.
 
 use super::ComputeReport;
 use super::branch::BranchReport;

@@ -48,7 +48,7 @@ fn code_of(error: &mysql::Error) -> Option<u16> {
     }
 }
 
-/// What a session has.
+/// A session, as SQL sees it.
 const SESSION: &str = "SELECT CONCAT_WS('|', @@sql_mode, @@time_zone, @@lock_wait_timeout,
     CURRENT_ROLE(), DATABASE(), USER(), CURRENT_USER(), @@collation_connection,
     LAST_INSERT_ID(), @@autocommit, @@tx_isolation)";

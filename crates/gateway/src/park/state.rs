@@ -17,7 +17,7 @@ pub(super) const CAPTURE: &str = "SELECT KIND, ID, HEX(CONVERT(NAME USING utf8mb
 const NO_TYPE: [u8; 2] = [6, 0];
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct State {
+pub(crate) struct State {
     /// The list of a SET statement.
     pub(super) variables: String,
     /// In the order in which they were prepared.
