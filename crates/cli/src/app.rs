@@ -3,10 +3,11 @@
 
 use crate::args::Global;
 use crate::failure::{Failure, Kind};
+use crate::lock::Lock;
 use crate::moment::{Moment, When};
 use crate::progress::{Listener, Progress};
 use crate::remote::Remote;
-use crate::state::{Lock, StateDir};
+use crate::state::StateDir;
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use xylem_ambient::{Clock, Entropy};
 
-/// How long a command waits for others that change the project.
+/// How long a command waits for others that change the project, unless it has less time.
 pub const LOCK_LIMIT: Duration = Duration::from_secs(120);
 
 /// The context of a command.
@@ -37,6 +38,8 @@ pub struct App {
     pub listener: Option<Listener>,
     /// Asked whether a command that has the lock may still do its work.
     pub check: Option<Check>,
+    /// How long to wait for other commands that change the project.
+    pub lock_limit: Duration,
     /// Cancelled when commands that have not begun to change anything must give up.
     pub stopping: CancellationToken,
     /// The state directory as `--dir` named it.
@@ -63,6 +66,7 @@ impl App {
             entropy,
             listener: None,
             check: None,
+            lock_limit: LOCK_LIMIT,
             stopping: CancellationToken::new(),
             asked: global.dir.clone(),
         })
@@ -127,9 +131,22 @@ impl App {
     /// Waits for the sole right to change the state directory.
     ///
     /// # Errors
-    /// When another command keeps it for longer than [`LOCK_LIMIT`], or this process is
+    /// When another command keeps it for longer than `lock_limit`, or this process is
     /// stopping.
     pub async fn lock(&self) -> Result<Lock> {
+        self.wait_for(self.state.lock(self.lock_limit)).await
+    }
+
+    /// Waits for the right to start and end computes, which other commands may have as
+    /// well.
+    ///
+    /// # Errors
+    /// As for [`App::lock`].
+    pub async fn share(&self) -> Result<Lock> {
+        self.wait_for(self.state.share(self.lock_limit)).await
+    }
+
+    async fn wait_for(&self, lock: impl Future<Output = Result<Lock>>) -> Result<Lock> {
         let lock = tokio::select! {
             biased;
             () = self.stopping.cancelled() => Err(Failure::of(
@@ -137,7 +154,7 @@ impl App {
                 "this process is stopping, and nothing was changed",
                 "try again in a moment",
             )),
-            lock = self.state.lock(LOCK_LIMIT) => lock,
+            lock = lock => lock,
         };
         if let Some(check) = &self.check {
             check.run()?;

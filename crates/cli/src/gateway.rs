@@ -8,11 +8,11 @@ use crate::compute::name::ComputeName;
 use crate::compute::record::{self, ComputeRecord, Phase};
 use crate::compute::stop;
 use crate::control::Control;
-use crate::failure::describe;
+use crate::failure::{self, Kind, describe};
 use crate::files::SECRET;
 use crate::process::Process;
 use crate::project::Project;
-use crate::session::Prepared;
+use crate::session::Session;
 use anyhow::{Context, Result, ensure};
 use futures::future::BoxFuture;
 use std::collections::HashMap;
@@ -37,7 +37,7 @@ const KNOWN: Duration = Duration::from_millis(50);
 const STARTS_MAX: usize = 8;
 /// How long a start waits for other commands that change the project.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
-/// How long the end of a compute that nobody uses does: its clients wait meanwhile.
+/// How long the end of a compute that nobody uses waits for them: its clients wait meanwhile.
 const SUSPEND_LOCK_LIMIT: Duration = Duration::from_secs(1);
 /// Failures are forgotten beyond this number of branches, whose names clients may make up.
 const GATES_MAX: usize = 1000;
@@ -56,7 +56,7 @@ pub struct Branches {
     /// Held by the one gateway of the state directory that puts computes to sleep: another
     /// one's sessions look like any client's.
     bedtime: OnceLock<File>,
-    /// Starts at a time. Each holds the lock on the state directory for its length.
+    /// Starts at a time.
     starts: Semaphore,
 }
 
@@ -73,7 +73,8 @@ struct Failed {
 
 impl Branches {
     /// The computes of the project of `app`.
-    pub fn new(app: App) -> Branches {
+    pub fn new(mut app: App) -> Branches {
+        app.lock_limit = LOCK_LIMIT;
         Branches {
             app,
             main: BranchName::main(),
@@ -267,16 +268,14 @@ impl Branches {
 /// is changing: nothing is wrong with the branch.
 async fn start(app: &App, name: &ComputeName) -> Result<Result<(), Refusal>> {
     let progress = app.progress();
-    app.state.require_project()?;
-    let lock = match app.state.lock(LOCK_LIMIT).await {
-        Ok(lock) => lock,
-        Err(error) => {
+    let mut session = match Session::share(app, &progress).await {
+        Ok(session) => session,
+        Err(error) if failure::kind(&error) == Kind::Conflict => {
             let why = format!("Branch '{name}' cannot be started now: {error:#}; try again");
             return Ok(Err(Refusal::gone(why)));
         }
+        Err(error) => return Err(error),
     };
-    let prepared = Prepared::locked(app, lock)?;
-    let mut session = prepared.start(app, &progress).await?;
     let started = session.compute(app, name, None, &progress).await?;
     if !started.already {
         let took_ms = started.took.as_millis() as u64;
@@ -289,7 +288,8 @@ async fn start(app: &App, name: &ComputeName) -> Result<Result<(), Refusal>> {
 async fn suspend(app: &App, reached: &Reached, sleep: &Sleep) -> Result<()> {
     let name: BranchName = BranchName::parse(&reached.branch)?;
     let name = ComputeName::from(name);
-    let _lock = app.state.lock(SUSPEND_LOCK_LIMIT).await?;
+    let lock = app.state.share(SUSPEND_LOCK_LIMIT).await?;
+    let _alone = lock.compute(&name).await?;
     let record = ComputeRecord::load(&app.state.compute(&name)).context("it has no record")?;
     let same = record.phase == Phase::Running && record.process.tag() == reached.process;
     ensure!(same, "it was stopped or started meanwhile");

@@ -19,6 +19,7 @@ pub mod home;
 pub mod import;
 pub mod inspect;
 pub mod keys;
+pub mod lock;
 pub mod log_file;
 pub mod meter;
 pub mod moment;

@@ -145,6 +145,23 @@ impl Project {
         files::write_durable(&state.project_file(), text.as_bytes(), files::SECRET)
     }
 
+    /// Makes a change that must not lose one of another command: in `project.toml` as it is
+    /// now, and here.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn update(&mut self, state: &StateDir, change: impl Fn(&mut Project)) -> Result<()> {
+        let _alone = state.lock_settings()?;
+        let mut stored = Project::load(state)?;
+        let before = stored.clone();
+        change(&mut stored);
+        if stored != before {
+            stored.save(state)?;
+        }
+        change(self);
+        Ok(())
+    }
+
     /// The further arguments of a compute; `main`: of branch main's. Only that one
     /// gets a binary log, since two computes that wrote the same files would ruin
     /// them, and a server's id, since two replicas with the same id push each

@@ -60,14 +60,8 @@ pub async fn ensure(
     progress: &Progress,
 ) -> Result<Running> {
     let state = &app.state;
-    if let Some(record) = state.server_record().filter(|r| r.process.is_alive()) {
-        check_wanted(&record, wanted)?;
-        let process = record.process;
-        match wait_ready(app, record, Duration::ZERO, progress).await {
-            // It was dying already, killed from outside, and is gone now.
-            Err(_) if !process.is_alive() => {}
-            ready_or_not => return ready_or_not,
-        }
+    if let Some(running) = running(app, wanted, progress).await? {
+        return Ok(running);
     }
     prepare(app, home, project, progress).await?;
     let (choice, running) = start(app, project, wanted, progress).await?;
@@ -89,6 +83,29 @@ pub async fn ensure(
         project.save(state)?;
     }
     Ok(running)
+}
+
+/// The server, once it is ready, if it runs.
+///
+/// # Errors
+/// When it has other ports than those that are wanted, or does not get ready.
+pub async fn running(
+    app: &App,
+    wanted: ServerPorts,
+    progress: &Progress,
+) -> Result<Option<Running>> {
+    let record = app.state.server_record();
+    let Some(record) = record.filter(|record| record.process.is_alive()) else {
+        return Ok(None);
+    };
+    check_wanted(&record, wanted)?;
+    let process = record.process;
+    match wait_ready(app, record, Duration::ZERO, progress).await {
+        Ok(running) => Ok(Some(running)),
+        // It was dying already, killed from outside, and is gone now.
+        Err(_) if !process.is_alive() => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Starts the server, on other ports if those chosen are taken meanwhile.

@@ -1,15 +1,15 @@
-//! A project whose server runs, with the sole right to change it.
+//! A project whose server runs, with the right to change it.
 
 use crate::app::App;
 use crate::compute::name::ComputeName;
 use crate::compute::starter::{Started, Starter};
 use crate::control::Control;
 use crate::home::Home;
+use crate::lock::Lock;
 use crate::progress::Progress;
 use crate::project::Project;
 use crate::server::{self, Running};
 use crate::settings::ServerPorts;
-use crate::state::Lock;
 use anyhow::Result;
 
 /// A project at work.
@@ -24,7 +24,7 @@ pub struct Session {
     /// Asks the server in the name of the caller, whose rights may be fewer than the
     /// owner's.
     pub caller: Control,
-    _lock: Lock,
+    lock: Lock,
 }
 
 /// A project whose server is to be started.
@@ -70,13 +70,17 @@ impl Prepared {
     pub async fn start(mut self, app: &App, progress: &Progress) -> Result<Session> {
         let project = &mut self.project;
         let running = server::ensure(app, &self.home, project, self.ports, progress).await?;
-        Ok(Session {
+        Ok(self.session(running))
+    }
+
+    fn session(self, running: Running) -> Session {
+        Session {
             home: self.home,
             project: self.project,
             caller: running.control.clone(),
             running,
-            _lock: self.lock,
-        })
+            lock: self.lock,
+        }
     }
 }
 
@@ -87,6 +91,24 @@ impl Session {
     /// When there is no project, or the server does not start.
     pub async fn open(app: &App, progress: &Progress) -> Result<Session> {
         Prepared::load(app).await?.start(app, progress).await
+    }
+
+    /// As [`Session::open`], for commands that change single computes or add branches: others
+    /// may do so at the same time.
+    ///
+    /// # Errors
+    /// As for [`Session::open`].
+    pub async fn share(app: &App, progress: &Progress) -> Result<Session> {
+        app.state.require_project()?;
+        let prepared = Prepared::locked(app, app.share().await?)?;
+        match server::running(app, prepared.ports, progress).await? {
+            Some(running) => Ok(prepared.session(running)),
+            // Only a command that has the project alone may start the server.
+            None => {
+                drop(prepared);
+                Session::open(app, progress).await
+            }
+        }
     }
 
     /// Starts the compute `name` unless it runs.
@@ -115,6 +137,7 @@ impl Session {
     pub fn starter<'a>(&'a mut self, app: &'a App, progress: &'a Progress) -> Starter<'a> {
         Starter {
             app,
+            lock: &self.lock,
             home: &self.home,
             project: &mut self.project,
             server: &self.running.record,
@@ -130,5 +153,5 @@ impl Session {
 /// # Errors
 /// As for [`Session::open`].
 pub async fn connect(app: &App, progress: &Progress) -> Result<Control> {
-    Ok(Session::open(app, progress).await?.running.control)
+    Ok(Session::share(app, progress).await?.running.control)
 }

@@ -1,21 +1,18 @@
-//! The state directory: the paths in it, and the lock on it.
+//! The state directory, and the paths in it.
 
 use crate::account::User;
 use crate::compute::name::ComputeName;
-use crate::failure::{Failure, Kind};
+use crate::failure::Failure;
 use crate::files;
 use crate::ports;
 use crate::process::Process;
 use crate::role::Role;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use std::fs::{File, TryLockError};
-use std::io::Write;
 use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 use xylem_ambient::Entropy;
 use xylem_channel::{ClientTls, Identity};
 use xylem_proto::dial::{PROTOCOL, Way};
@@ -284,66 +281,6 @@ impl StateDir {
         )?;
         Ok(password)
     }
-
-    /// Waits for the sole right to change things here.
-    ///
-    /// # Errors
-    /// When another command keeps it for longer than `limit`.
-    pub async fn lock(&self, limit: Duration) -> Result<Lock> {
-        let path = self.root.join("lock");
-        let mut file = std::fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .with_context(|| format!("cannot open {}", path.display()))?;
-        let holder = || {
-            let text = std::fs::read_to_string(&path).unwrap_or_default();
-            text.trim().to_owned()
-        };
-        let silent = limit.min(QUIET);
-        let locked = match tokio::time::timeout(silent, take(&file)).await {
-            Err(_) if limit > silent => {
-                eprintln!("waiting for another xylem command ({})", holder());
-                tokio::time::timeout(limit - silent, take(&file)).await
-            }
-            other => other,
-        };
-        match locked {
-            Ok(taken) => taken.with_context(|| format!("cannot lock {}", path.display()))?,
-            Err(_) => {
-                return Err(Failure::of(
-                    Kind::Conflict,
-                    format!(
-                        "another xylem command ({}) is still changing {}",
-                        holder(),
-                        self.root.display()
-                    ),
-                    "wait for it to end, or end it if it hangs",
-                ));
-            }
-        }
-        file.set_len(0)
-            .and_then(|()| writeln!(file, "pid {}", std::process::id()))
-            .ok();
-        Ok(Lock { _file: file })
-    }
-}
-
-/// How long a command waits for another before it says so.
-const QUIET: Duration = Duration::from_secs(1);
-
-/// Tries to lock `file` until that succeeds.
-async fn take(file: &File) -> std::io::Result<()> {
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::Error(e)) => return Err(e),
-            Err(TryLockError::WouldBlock) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
-    }
 }
 
 /// 32 letters and digits, more than 128 bits of randomness.
@@ -359,12 +296,6 @@ fn random_password(entropy: &Entropy) -> std::io::Result<String> {
         }
     }
     Ok(out)
-}
-
-/// The sole right to change things in a state directory, until dropped.
-#[derive(Debug)]
-pub struct Lock {
-    _file: File,
 }
 
 fn read_secret(path: &Path) -> Result<Option<String>> {
@@ -385,6 +316,10 @@ impl ComputeDir {
     /// The directory itself.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+    /// The port that was chosen for it, in decimal digits.
+    pub fn port_file(&self) -> PathBuf {
+        self.root.join("port")
     }
     /// The record of the compute.
     pub fn record_file(&self) -> PathBuf {

@@ -86,7 +86,7 @@ async fn create(app: &App, args: &BranchCreateArgs, at: Option<Moment>) -> Resul
                 .await?
         }
         None => {
-            let mut up = Session::open(app, &app.progress()).await?;
+            let mut up = Session::share(app, &app.progress()).await?;
             let new = work::branch::New {
                 name: args.name.clone(),
                 from: args.from.clone(),
@@ -133,7 +133,7 @@ async fn set(app: &App, args: &BranchSetArgs) -> Result<()> {
                 .await?
         }
         None => {
-            let mut up = Session::open(app, &app.progress()).await?;
+            let mut up = Session::share(app, &app.progress()).await?;
             work::branch::set(app, &mut up, &args.name, &args.suspend_after).await?
         }
     };

@@ -59,7 +59,7 @@ async fn start(app: &App, args: &ComputeStartArgs) -> Result<()> {
         }
         None => {
             let progress = app.progress();
-            let mut session = Session::open(app, &progress).await?;
+            let mut session = Session::share(app, &progress).await?;
             let wanted = work::Wanted {
                 name: args.compute.clone(),
                 port: args.port,

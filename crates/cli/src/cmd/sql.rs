@@ -36,7 +36,7 @@ pub async fn run(app: &App, args: &SqlArgs) -> Result<()> {
     // If everything runs nothing needs to be locked or asked.
     if !(server && compute && dir.client_cnf().exists()) {
         let progress = app.progress();
-        let mut session = Session::open(app, &progress).await?;
+        let mut session = Session::share(app, &progress).await?;
         session.compute(app, &args.compute, None, &progress).await?;
     }
     let client = || {

@@ -19,8 +19,10 @@ impl Starter<'_> {
         let dir = &start.dir;
         self.progress.say("creating the system tables".to_owned());
         // Other branches are worth keeping.
-        self.project.half_made = start.name.is_main();
-        self.project.save(&self.app.state)?;
+        let half_made = start.name.is_main();
+        let state = &self.app.state;
+        self.project
+            .update(state, |project| project.half_made |= half_made)?;
         let sql = bootstrap::sql(self.home)?;
         files::write_atomic(&dir.bootstrap_sql(), sql.as_bytes(), files::SECRET)?;
         start.host.give(&dir.data())?;
@@ -60,7 +62,7 @@ impl Starter<'_> {
             ));
         }
         let _ = std::fs::remove_file(dir.bootstrap_sql());
-        self.project.half_made = false;
-        self.project.save(&self.app.state)
+        self.project
+            .update(state, |project| project.half_made &= !half_made)
     }
 }

@@ -2,6 +2,7 @@
 
 use super::name::ComputeName;
 use super::record::{self, ComputeRecord};
+use crate::files;
 use crate::ports::{Choice, Wanted};
 use crate::project::{self, Project};
 use crate::state::StateDir;
@@ -11,7 +12,8 @@ use anyhow::Result;
 const MAIN_FLAG: &str = "--mysql-port (`up`) or --port (`compute start`)";
 
 /// Chooses the port of the compute `name`: the `explicit` one, else the one of
-/// last time, which `before` knows, else the next free one that is not in `taken`.
+/// last time, which `before` knows, else the next free one that is not in `taken`. It is
+/// noted in the compute's directory, where starts at the same time see it.
 ///
 /// # Errors
 /// When the explicit port is taken, or none is free.
@@ -39,6 +41,7 @@ pub(super) fn choose(
         None => first.saturating_add(1),
     };
     let what = name.described();
+    let _alone = state.lock_ports()?;
     let mut choice = Wanted {
         what: &what,
         flag: if main { MAIN_FLAG } else { "--port" },
@@ -51,15 +54,21 @@ pub(super) fn choose(
     if kept.is_none() && !main {
         choice.instead_of = None;
     }
+    let file = state.compute(name).port_file();
+    files::write_atomic(&file, choice.port.to_string().as_bytes(), files::SECRET)?;
     Ok(choice)
 }
 
 /// The ports of other computes, even of stopped ones, which would move about
 /// otherwise, those of the server and of the gateway, and `taken`.
 fn avoid(state: &StateDir, project: &Project, name: &ComputeName, taken: &[u16]) -> Vec<u16> {
-    let others = record::list(state);
-    let others = others.iter().filter(|(other, _)| other != name);
-    let mut avoid: Vec<u16> = others.map(|(_, record)| record.port).collect();
+    let mut avoid = Vec::new();
+    for other in record::names(state).iter().filter(|other| *other != name) {
+        let dir = state.compute(other);
+        avoid.extend(ComputeRecord::load(&dir).map(|record| record.port));
+        let chosen = std::fs::read_to_string(dir.port_file());
+        avoid.extend(chosen.ok().and_then(|port| port.parse::<u16>().ok()));
+    }
     let server = project.ports.server;
     avoid.extend([server.grpc_port, server.http_port].into_iter().flatten());
     avoid.extend(project.ports.gateway_port);

@@ -142,20 +142,18 @@ impl ComputeRecord {
 
 /// All computes of `state` that were ever started, by name.
 pub fn list(state: &StateDir) -> Vec<(ComputeName, ComputeRecord)> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(state.computes())
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let name = entry.file_name();
-        let Some(name) = name.to_str().and_then(ComputeName::from_file_name) else {
-            continue;
-        };
-        if let Some(record) = ComputeRecord::load(&state.compute(&name)) {
-            found.push((name, record));
-        }
-    }
-    found.sort_by(|a, b| a.0.cmp(&b.0));
+    let names = names(state).into_iter();
+    names
+        .filter_map(|name| Some((name.clone(), ComputeRecord::load(&state.compute(&name))?)))
+        .collect()
+}
+
+/// The names of all computes of `state` that have a directory, in order.
+pub fn names(state: &StateDir) -> Vec<ComputeName> {
+    let entries = std::fs::read_dir(state.computes()).into_iter().flatten();
+    let names = entries.flatten().map(|entry| entry.file_name());
+    let names = names.filter_map(|name| ComputeName::from_file_name(name.to_str()?));
+    let mut found: Vec<_> = names.collect();
+    found.sort();
     found
 }

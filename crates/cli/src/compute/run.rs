@@ -69,9 +69,10 @@ impl Starter<'_> {
             self.check_login(dir, record.log_from)?;
             // The branch of a read-only compute is used once, except after a crash.
             if start.at_lsn.is_none() {
-                let id = start.attached.branch_id.clone();
-                self.project.accounts_of.insert(id, accounts);
-                self.project.save(&self.app.state)?;
+                let id = &start.attached.branch_id;
+                self.project.update(&self.app.state, |project| {
+                    project.accounts_of.insert(id.clone(), accounts);
+                })?;
             }
         }
         // Unless it was ended on purpose in this very moment.

@@ -11,6 +11,7 @@ use crate::app::App;
 use crate::failure::{Failure, Kind};
 use crate::moment::Moment;
 use crate::ports::Choice;
+use crate::project::Project;
 use crate::state::ComputeDir;
 use crate::timing::Timer;
 use anyhow::{Context, Result};
@@ -41,6 +42,7 @@ impl Starter<'_> {
             timer: Timer::start(&self.app.clock),
         };
         let dir = self.app.state.compute(name);
+        let _alone = self.lock.compute(name).await?;
         let branch = self.branch_of(name).await?;
         let mut before = ComputeRecord::load(&dir);
         if let Some(record) = before.as_ref().filter(|r| r.process.is_alive()) {
@@ -71,6 +73,7 @@ impl Starter<'_> {
         let lease = self.control.create_lease(branch, at).await?;
         let name = ComputeName::parse(&lease.name)
             .map_err(|error| anyhow::anyhow!("the server made a lease: {error}"))?;
+        let _alone = self.lock.compute(&name).await?;
         // An earlier compute of that name has no branch any more.
         stop::stop(&self.app.state, &name).await?;
         let request = Request {
@@ -195,11 +198,11 @@ impl Starter<'_> {
     }
 
     fn remember_port(&mut self, name: &ComputeName, port: u16) -> Result<()> {
-        if name.is_main() && self.project.ports.mysql_port != Some(port) {
-            self.project.ports.mysql_port = Some(port);
-            self.project.save(&self.app.state)?;
+        if !name.is_main() || self.project.ports.mysql_port == Some(port) {
+            return Ok(());
         }
-        Ok(())
+        let keep = |project: &mut Project| project.ports.mysql_port = Some(port);
+        self.project.update(&self.app.state, keep)
     }
 }
 

@@ -6,6 +6,7 @@ use super::record::ComputeRecord;
 use crate::app::App;
 use crate::control::Control;
 use crate::home::Home;
+use crate::lock::Lock;
 use crate::progress::Progress;
 use crate::project::Project;
 use crate::state::{ComputeDir, ServerRecord};
@@ -15,11 +16,13 @@ use xylem_proto::control::AttachResponse;
 /// Starts computes of a project.
 #[derive(Debug)]
 pub struct Starter<'a> {
-    /// The command's context; the caller holds the state directory's lock.
+    /// The command's context.
     pub app: &'a App,
+    /// The lock on the project, alone or shared.
+    pub lock: &'a Lock,
     /// The installation.
     pub home: &'a Home,
-    /// The project's settings; saved when they change.
+    /// The project's settings; what a start changes in them is saved.
     pub project: &'a mut Project,
     /// The server that runs.
     pub server: &'a ServerRecord,

@@ -110,7 +110,7 @@ pub async fn kill(state: &StateDir, name: &ComputeName) -> Result<bool> {
 }
 
 /// Removes a read-only compute that has ended: its lease on the server, its
-/// directory here. The server removes the lease by itself later, so it is no
+/// directory and its lock here, which the caller holds. The server removes the lease by itself later, so it is no
 /// error if the server does not answer.
 ///
 /// # Errors
@@ -128,7 +128,9 @@ pub async fn forget_reader(app: &App, name: &ComputeName) -> Result<()> {
         // A server that hangs must not keep a compute from being stopped.
         let _ = tokio::time::timeout(FORGET_LIMIT, asked).await;
     }
-    files::remove_tree(dir.root())
+    files::remove_tree(dir.root())?;
+    state.forget_lock(name);
+    Ok(())
 }
 
 /// Notes that the end is on purpose. Before the signal, so that a command

@@ -6,6 +6,7 @@ mod care;
 mod documents;
 mod files;
 pub(crate) mod kit;
+mod lock;
 mod log_file;
 mod moment;
 mod output;

@@ -1,4 +1,4 @@
-//! The state directory: names, secrets, lock, settings.
+//! The state directory: names, secrets, settings.
 
 use super::kit::{entropy, project, state};
 use crate::files;
@@ -7,7 +7,6 @@ use crate::project::{Accounts, Project};
 use crate::role::{Role, RoleRecord};
 use crate::state::{SOCKET_PATH_MAX, ServerRecord, socket_path};
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
 use xylem_types::BranchName;
 
 #[test]
@@ -112,19 +111,6 @@ fn a_gateway_record_comes_back() {
     assert_eq!(files::mode_of(&state.role_file(Role::Gateway)), Some(0o600));
     std::fs::write(state.role_file(Role::Gateway), "{").unwrap();
     assert_eq!(RoleRecord::load(&state, Role::Gateway), None);
-}
-
-#[tokio::test]
-async fn one_command_at_a_time() {
-    let (_dir, state) = state();
-    let lock = state.lock(Duration::ZERO).await.unwrap();
-    let text = crate::failure::describe(&state.lock(Duration::from_millis(30)).await.unwrap_err());
-    assert!(
-        text.contains(&format!("pid {}", std::process::id())),
-        "{text}"
-    );
-    drop(lock);
-    state.lock(Duration::ZERO).await.unwrap();
 }
 
 #[test]

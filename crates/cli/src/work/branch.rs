@@ -154,15 +154,13 @@ fn suspend_after(project: &Project, id: &str) -> Option<String> {
 
 /// Keeps the time after which the compute of branch `id` sleeps; `None`: the project's.
 fn keep_suspend_after(app: &App, up: &mut Session, id: &str, span: Option<String>) -> Result<()> {
-    let kept = &mut up.project.suspend_after_of;
-    let before = match span.clone() {
-        Some(span) => kept.insert(id.to_owned(), span),
-        None => kept.remove(id),
-    };
-    if before == span {
-        return Ok(());
-    }
-    up.project.save(&app.state)
+    up.project.update(&app.state, |project| {
+        let kept = &mut project.suspend_after_of;
+        match &span {
+            Some(span) => kept.insert(id.to_owned(), span.clone()),
+            None => kept.remove(id),
+        };
+    })
 }
 
 /// Removes a branch with its compute and its history.
@@ -181,6 +179,7 @@ pub async fn remove(app: &App, up: &mut Session, name: &ComputeName) -> Result<R
     up.caller.remove_branch(name).await?;
     keep_suspend_after(app, up, &branch.id, None)?;
     files::remove_tree(app.state.compute(name).root())?;
+    app.state.forget_lock(name);
     Ok(Removed {
         branch,
         compute_stopped,

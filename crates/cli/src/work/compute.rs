@@ -84,7 +84,8 @@ pub async fn report_of(app: &App, started: Option<&starter::Started>) -> Option<
 /// When there is none, or it does not go.
 pub async fn stop(app: &App, name: &ComputeName) -> Result<Ended> {
     app.state.require_project()?;
-    let _lock = app.lock().await?;
+    let lock = app.share().await?;
+    let _alone = lock.compute(name).await?;
     let ran = stop::stop(&app.state, name).await?;
     ended(app, name, ran).await
 }

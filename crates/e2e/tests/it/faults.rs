@@ -123,13 +123,18 @@ fn settings_that_cannot_work_are_refused_at_start() -> Result<()> {
     Ok(())
 }
 
-/// Suspends a server until dropped, as a disk that does not answer would.
-struct Stalled(Pid);
+/// Suspends a process until dropped, as a disk that does not answer would.
+pub(crate) struct Stalled(Pid);
 
 impl Stalled {
+    /// A project's server.
     fn new(project: &Project) -> Result<Stalled> {
-        let pid = project.json(&["status"])?["server"]["pid"].as_i64();
-        let pid = i32::try_from(pid.context("the server has no pid")?)?;
+        Stalled::process(&project.json(&["status"])?["server"])
+    }
+
+    /// The process that a document names by its `pid`.
+    pub(crate) fn process(of: &serde_json::Value) -> Result<Stalled> {
+        let pid = i32::try_from(of["pid"].as_i64().context("no pid")?)?;
         let pid = Pid::from_raw(pid).context("not a pid")?;
         kill_process(pid, Signal::STOP)?;
         Ok(Stalled(pid))

@@ -1,6 +1,7 @@
 //! The gateway with MariaDB's own client and with another one: branches by name, sleeping
 //! computes, every plugin of authentication, and everything that the protocol has.
 
+use crate::faults::Stalled;
 use anyhow::{Context, Result, ensure};
 use mysql::prelude::Queryable;
 use mysql::{ChangeUserOpts, Conn, LocalInfileHandler, OptsBuilder};
@@ -401,4 +402,48 @@ fn strangers_that_do_not_speak_the_protocol_are_no_trouble() -> Result<()> {
         "main"
     );
     Ok(())
+}
+
+#[test]
+fn a_start_that_hangs_keeps_no_other_branch_from_starting() -> Result<()> {
+    let gateway = Gateway::start()?;
+    gateway.project.xylem(&["branch", "create", "other"])?;
+    let file = gateway.project.dir().join("computes/dev/compute.json");
+    std::thread::scope(|scope| {
+        let hangs = scope.spawn(|| gateway.connect("app@dev", ""));
+        let mut record = serde_json::Value::Null;
+        wait_until(
+            "the compute is being started",
+            Duration::from_secs(20),
+            || {
+                let text = std::fs::read(&file).unwrap_or_default();
+                record = serde_json::from_slice(&text).unwrap_or_default();
+                Ok(record["phase"] == "starting")
+            },
+        )?;
+        let stalled = Stalled::process(&record)?;
+        let others = [
+            gateway.connect("app@other", "").map(drop),
+            gateway
+                .project
+                .xylem(&["branch", "create", "third"])
+                .map(drop),
+            gateway
+                .project
+                .xylem(&["compute", "stop", "other"])
+                .map(drop),
+        ];
+        let hung = !hangs.is_finished();
+        drop(stalled);
+        for other in others {
+            other?;
+        }
+        ensure!(hung, "the start was over before it was stopped");
+        let mut conn = match hangs.join() {
+            Ok(connected) => connected?,
+            Err(_) => anyhow::bail!("a client's thread has panicked"),
+        };
+        assert_eq!(Gateway::branch_of(&mut conn)?, "dev");
+        Ok(())
+    })
 }
