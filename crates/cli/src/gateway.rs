@@ -2,6 +2,7 @@
 //! if they do not run.
 
 pub mod metrics;
+pub(crate) mod moments;
 
 use crate::app::App;
 use crate::compute::name::ComputeName;
@@ -15,7 +16,9 @@ use crate::project::Project;
 use crate::session::Session;
 use anyhow::{Context, Result, ensure};
 use futures::future::BoxFuture;
+use moments::At;
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
@@ -23,7 +26,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, Semaphore};
 use xylem_datadir::own::OWN_USER;
-use xylem_gateway::{Computes, OwnWay, Reached, Refusal, Seen, Sleep};
+use xylem_gateway::{Computes, MOMENT, OwnWay, Reached, Refusal, Seen, Sleep};
 use xylem_types::BranchName;
 
 /// The wait before a compute that did not start is started again, the first time. It
@@ -60,6 +63,43 @@ pub struct Branches {
     starts: Semaphore,
 }
 
+/// A compute, as a client names it.
+#[derive(Clone, Debug)]
+enum Wanted {
+    /// The compute of a branch.
+    Branch(ComputeName),
+    /// A read-only one.
+    Moment(At),
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wanted::Branch(name) => name.fmt(f),
+            Wanted::Moment(at) => at.fmt(f),
+        }
+    }
+}
+
+impl Wanted {
+    /// Reads the name of a branch, or that of a moment with its LSN.
+    fn parse(name: &str) -> Result<Wanted, Refusal> {
+        if let Some(at) = At::parse(name) {
+            return Ok(Wanted::Moment(at));
+        }
+        let branch = BranchName::parse(name)
+            .map_err(|why| Refusal::no_branch(format!("Unknown branch '{name}': {why}")))?;
+        Ok(Wanted::Branch(branch.into()))
+    }
+
+    fn branch(&self) -> &BranchName {
+        match self {
+            Wanted::Branch(name) => name.branch(),
+            Wanted::Moment(at) => &at.branch,
+        }
+    }
+}
+
 /// Lets one caller start a compute; the others wait for it.
 type Gate = Arc<Mutex<Option<Failed>>>;
 
@@ -85,18 +125,24 @@ impl Branches {
         }
     }
 
-    /// The compute of a branch, if it runs. One that is being started does not yet.
-    fn running(&self, name: &ComputeName) -> Option<Reached> {
+    /// The compute, if it runs. One that is being started does not yet. `of` is the id of
+    /// the branch of a moment.
+    fn running(&self, wanted: &Wanted, of: Option<&str>) -> Option<Reached> {
+        let name = match wanted {
+            Wanted::Branch(name) => name,
+            Wanted::Moment(at) => return self.running_at(at, of),
+        };
         let record = ComputeRecord::load(&self.app.state.compute(name))?;
         let ready = record.phase == Phase::Running && record.process.is_alive();
-        ready.then(|| self.reached(name, &record))?
+        ready.then(|| self.reached(&name.to_string(), &record))?
     }
 
-    fn reached(&self, name: &ComputeName, record: &ComputeRecord) -> Option<Reached> {
+    fn reached(&self, name: &str, record: &ComputeRecord) -> Option<Reached> {
         let address: IpAddr = record.host.parse().ok()?;
+        let branch_id = record.moment_of.as_ref().unwrap_or(&record.branch_id);
         Some(Reached {
-            branch: name.to_string(),
-            branch_id: record.branch_id.clone(),
+            branch: name.to_owned(),
+            branch_id: branch_id.clone(),
             process: record.process.tag(),
             started: None,
             address: SocketAddr::new(address, record.port),
@@ -124,14 +170,19 @@ impl Branches {
     }
 
     async fn find(&self, branch: &str, from: IpAddr) -> Result<Reached, Refusal> {
-        let name = BranchName::parse(branch)
-            .map_err(|why| Refusal::no_branch(format!("Unknown branch '{branch}': {why}")))?;
-        let name = ComputeName::from(name);
-        if let Some(reached) = self.running(&name) {
+        let wanted = Wanted::parse(branch)?;
+        let mut of = None;
+        if let Wanted::Moment(at) = &wanted {
+            self.check_exists(&at.branch, from).await?;
+            let id = self.id_of(&at.branch).await;
+            of = Some(id.map_err(|error| self.no_id(&wanted, &error, from))?);
+        }
+        let of = of.as_deref();
+        if let Some(reached) = self.running(&wanted, of) {
             return Ok(reached);
         }
-        self.check_exists(&name, from).await?;
-        let key = name.to_string();
+        self.check_exists(wanted.branch(), from).await?;
+        let key = wanted.to_string();
         let gate = {
             let mut gates = self.gates.lock().await;
             if gates.len() >= GATES_MAX {
@@ -139,7 +190,7 @@ impl Branches {
             }
             Arc::clone(gates.entry(key.clone()).or_default())
         };
-        let mut outcome = self.wake(&name, &gate).await;
+        let mut outcome = self.wake(&wanted, of, &gate).await;
         if outcome.is_ok() {
             let mut gates = self.gates.lock().await;
             if gates
@@ -153,15 +204,25 @@ impl Branches {
             && !from.is_loopback()
         {
             // The reason has paths and lines of logs in it.
-            refusal.message = format!("The compute of branch '{name}' does not start").into();
+            refusal.message = format!("The compute of branch '{wanted}' does not start").into();
         }
         outcome
+    }
+
+    fn no_id(&self, wanted: &Wanted, error: &anyhow::Error, from: IpAddr) -> Refusal {
+        let why = match from.is_loopback() {
+            true => format!(": {error:#}"),
+            false => String::new(),
+        };
+        Refusal::gone(format!(
+            "Branch '{wanted}' cannot be looked up now{why}; try again"
+        ))
     }
 
     /// Refuses names of branches that do not exist, without the lock on the state
     /// directory: anybody may make names up. A branch that was created before the client
     /// asked is known; names that do not exist cost one list in [`KNOWN`], for all clients.
-    async fn check_exists(&self, name: &ComputeName, from: IpAddr) -> Result<(), Refusal> {
+    async fn check_exists(&self, name: &BranchName, from: IpAddr) -> Result<(), Refusal> {
         let clock = &self.app.clock;
         let asked = clock.instant();
         let mut known = self.known.lock().await;
@@ -208,9 +269,9 @@ impl Branches {
     }
 
     /// Starts a compute, unless another caller just did or failed to.
-    async fn wake(&self, name: &ComputeName, gate: &Gate) -> Result<Reached, Refusal> {
+    async fn wake(&self, name: &Wanted, of: Option<&str>, gate: &Gate) -> Result<Reached, Refusal> {
         let mut failed = gate.lock().await;
-        if let Some(reached) = self.running(name) {
+        if let Some(reached) = self.running(name, of) {
             return Ok(reached);
         }
         let clock = &self.app.clock;
@@ -225,15 +286,9 @@ impl Branches {
         };
         let (app, wanted) = (self.app.clone(), name.clone());
         // A start reads and writes files, and may take seconds where there is trouble.
-        let started = tokio::task::spawn_blocking(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .context("cannot start the runtime")?;
-            runtime.block_on(start(&app, &wanted))
-        });
+        let started = spawned(async move { start(&app, &wanted).await });
         let refusal = match started.await {
-            Ok(Ok(Ok(()))) => match self.running(name) {
+            Ok(Ok(Ok(()))) => match self.running(name, of) {
                 Some(mut reached) => {
                     *failed = None;
                     reached.started = Some(clock.since(began));
@@ -251,7 +306,7 @@ impl Branches {
                     .trim_start_matches("error: ")
                     .replace('\n', " ")
             )),
-            Err(error) => Refusal::gone(format!("The start of branch '{name}' failed: {error}")),
+            Err(error) => Refusal::gone(format!("The start of branch '{name}' failed: {error:#}")),
         };
         let wait = BACKOFF.saturating_mul(1 << times.min(6)).min(BACKOFF_MAX);
         tracing::warn!(branch = %name, %refusal, "a compute does not start; the next attempt is in {} s or later", wait.as_secs());
@@ -264,9 +319,24 @@ impl Branches {
     }
 }
 
-/// Starts the compute of a branch. The inner error is for a project that another command
-/// is changing: nothing is wrong with the branch.
-async fn start(app: &App, name: &ComputeName) -> Result<Result<(), Refusal>> {
+/// Does work that reads and writes files in a thread of its own.
+///
+/// # Errors
+/// When there is no thread, or the work panics.
+async fn spawned<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the runtime")?;
+        Ok(runtime.block_on(work))
+    });
+    done.await?
+}
+
+/// Starts a compute. The inner error is for a client who has asked for too much, or at the
+/// wrong moment: nothing is wrong with the branch.
+async fn start(app: &App, name: &Wanted) -> Result<Result<(), Refusal>> {
     let progress = app.progress();
     let mut session = match Session::share(app, &progress).await {
         Ok(session) => session,
@@ -276,9 +346,25 @@ async fn start(app: &App, name: &ComputeName) -> Result<Result<(), Refusal>> {
         }
         Err(error) => return Err(error),
     };
-    let started = session.compute(app, name, None, &progress).await?;
-    if !started.already {
-        let took_ms = started.took.as_millis() as u64;
+    let took = match name {
+        Wanted::Branch(name) => {
+            let started = session.compute(app, name, None, &progress).await?;
+            (!started.already).then_some(started.took)
+        }
+        Wanted::Moment(at) => match at.start(app, &mut session).await {
+            Ok(Some(took)) => Some(took),
+            Ok(None) => {
+                let why = format!("Too many moments are looked at to show '{name}': try again");
+                return Ok(Err(Refusal::gone(why)));
+            }
+            Err(error) if failure::kind(&error) == Kind::Invalid => {
+                return Ok(Err(Refusal::no_branch(format!("{error:#}"))));
+            }
+            Err(error) => return Err(error),
+        },
+    };
+    if let Some(took) = took {
+        let took_ms = took.as_millis() as u64;
         tracing::info!(branch = %name, took_ms, "started a compute for a client");
     }
     Ok(Ok(()))
@@ -286,6 +372,9 @@ async fn start(app: &App, name: &ComputeName) -> Result<Result<(), Refusal>> {
 
 /// Ends the compute `reached`, unless another one runs by now.
 async fn suspend(app: &App, reached: &Reached, sleep: &Sleep) -> Result<()> {
+    if let Some(at) = At::parse(&reached.branch) {
+        return moments::remove(app, &at, reached).await;
+    }
     let name: BranchName = BranchName::parse(&reached.branch)?;
     let name = ComputeName::from(name);
     let lock = app.state.share(SUSPEND_LOCK_LIMIT).await?;
@@ -303,6 +392,15 @@ impl Computes for Branches {
         self.main.as_str()
     }
 
+    fn settle<'a>(&'a self, name: &'a str, from: IpAddr) -> BoxFuture<'a, Result<String, Refusal>> {
+        Box::pin(async move {
+            match name.contains(MOMENT) {
+                true => self.settle_moment(name, from).await,
+                false => Ok(name.to_owned()),
+            }
+        })
+    }
+
     fn reach<'a>(
         &'a self,
         branch: &'a str,
@@ -316,8 +414,11 @@ impl Computes for Branches {
         for (name, record) in record::list(&self.app.state) {
             // Children that have ended.
             record.process.reap();
-            // Clients do not reach readers here.
             if name.is_reader() {
+                let runs = record.phase == Phase::Running && record.process.is_alive();
+                let moment = At::of(&record).filter(|_| runs);
+                // Clients do not reach other ones here.
+                seen.extend(moment.map(|at| Seen::Runs(at.to_string())));
                 continue;
             }
             match (record.phase, record.wake_at) {
@@ -341,6 +442,9 @@ impl Computes for Branches {
     }
 
     fn look_at(&self, branch: &str) -> Option<(Reached, Option<Duration>)> {
+        if let Some(at) = At::parse(branch) {
+            return self.look_at_moment(&at);
+        }
         let name = ComputeName::from(BranchName::parse(branch).ok()?);
         let record = ComputeRecord::load(&self.app.state.compute(&name))?;
         if record.phase != Phase::Running || !record.process.is_alive() {
@@ -349,7 +453,7 @@ impl Computes for Branches {
         let project = Project::load(&self.app.state).ok()?;
         let after = project.suspend_after(&record.branch_id);
         let after = after.filter(|_| self.puts_to_sleep());
-        Some((self.reached(&name, &record)?, after))
+        Some((self.reached(branch, &record)?, after))
     }
 
     fn is_alive(&self, reached: &Reached) -> bool {

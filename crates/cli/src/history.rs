@@ -5,7 +5,7 @@
 use crate::control::Control;
 use crate::failure::{Failure, Kind};
 use crate::moment::Moment;
-use crate::session::Session;
+use crate::project::Project;
 use anyhow::Result;
 use jiff::Timestamp;
 use std::fmt::Display;
@@ -16,7 +16,8 @@ use std::fmt::Display;
 /// # Errors
 /// When it had not, with how far back the history of `branch` reaches.
 pub async fn check(
-    session: &Session,
+    project: &Project,
+    control: &Control,
     branch: &(dyn Display + Sync),
     at: Option<Moment>,
 ) -> Result<()> {
@@ -24,11 +25,10 @@ pub async fn check(
         return Ok(());
     };
     // On this machine; nearly always it spares asking the server.
-    let created = session.project.created.parse::<Timestamp>();
+    let created = project.created.parse::<Timestamp>();
     if created.is_ok_and(|created| time >= created) {
         return Ok(());
     }
-    let control = &session.running.control;
     let Some(began) = began(control, branch).await?.filter(|began| time < *began) else {
         return Ok(());
     };

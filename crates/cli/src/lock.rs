@@ -137,8 +137,20 @@ impl Lock {
     /// # Errors
     /// When another command keeps it for longer than this lock was waited for at most.
     pub async fn compute(&self, name: &ComputeName) -> Result<ComputeLock> {
+        self.compute_within(name, self.limit).await
+    }
+
+    /// As [`Lock::compute`], without waiting.
+    ///
+    /// # Errors
+    /// When another command has it.
+    pub async fn try_compute(&self, name: &ComputeName) -> Result<ComputeLock> {
+        self.compute_within(name, Duration::ZERO).await
+    }
+
+    async fn compute_within(&self, name: &ComputeName, limit: Duration) -> Result<ComputeLock> {
         let path = self.state.compute_lock(name);
-        let file = wait(&self.state, &path, self.limit, take(&path, File::try_lock)).await?;
+        let file = wait(&self.state, &path, limit, take(&path, File::try_lock)).await?;
         Ok(ComputeLock { _file: file })
     }
 }

@@ -4,6 +4,7 @@
 use crate::conversation::Conversation;
 use crate::metrics::{BranchMetrics, Metrics};
 use crate::park::Account;
+use crate::route::branch_of;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -53,7 +54,7 @@ impl Branches {
 impl Branch {
     /// A client has logged in.
     pub fn exists(&self, name: &str, metrics: &Metrics) -> &BranchMetrics {
-        self.metrics.get_or_init(|| metrics.of(name))
+        self.metrics.get_or_init(|| metrics.of(branch_of(name)))
     }
 
     /// Its metrics, if it is known to exist.

@@ -12,6 +12,14 @@ pub trait Computes: Send + Sync + 'static {
     /// The branch of clients that name none.
     fn default_branch(&self) -> &str;
 
+    /// The name by which the compute is known that a client names: another one for a moment
+    /// (`main~5min`), whose meaning depends on the present.
+    ///
+    /// # Errors
+    /// When there is no such branch, or its history does not reach there. `from` is as for
+    /// [`Computes::reach`].
+    fn settle<'a>(&'a self, name: &'a str, from: IpAddr) -> BoxFuture<'a, Result<String, Refusal>>;
+
     /// Finds the compute of `branch`, and starts it if it does not run. Many callers may
     /// ask for one branch at the same time.
     ///
@@ -48,7 +56,7 @@ pub trait Computes: Send + Sync + 'static {
 /// A compute that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reached {
-    /// Its branch.
+    /// Its branch, or the moment of a branch that it shows.
     pub branch: String,
     /// The branch's id: another branch may get the name.
     pub branch_id: String,

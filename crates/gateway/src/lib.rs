@@ -44,3 +44,4 @@ mod variable;
 pub use computes::{Computes, OwnWay, Reached, Seen, Sleep};
 pub use gateway::{Gateway, Settings};
 pub use refusal::Refusal;
+pub use route::MOMENT;

@@ -171,8 +171,8 @@ fn fit(buffer: &mut Vec<u8>, used: usize) {
 
 /// Looks at what a client sends.
 pub(crate) struct Commands<'a> {
-    /// The branch that the client is on.
-    branch: &'a str,
+    /// The branch that the client is on, and the name by which it has asked for it.
+    branches: [&'a str; 2],
     /// The compute's number of a connection of this branch that has this number here.
     inner: &'a (dyn Fn(u32) -> Option<u32> + Send + Sync),
     /// Bytes that belong to a packet that was looked at.
@@ -203,12 +203,12 @@ pub(crate) enum Next {
 
 impl<'a> Commands<'a> {
     pub(crate) fn new(
-        branch: &'a str,
+        branches: [&'a str; 2],
         inner: &'a (dyn Fn(u32) -> Option<u32> + Send + Sync),
         conversation: &'a Mutex<Conversation>,
     ) -> Commands<'a> {
         Commands {
-            branch,
+            branches,
             inner,
             left: 0,
             continued: false,
@@ -338,7 +338,7 @@ impl<'a> Commands<'a> {
                     // Another branch is another compute: this one does not know the
                     // name, and says so.
                     if let (before, Some(branch)) = split(name)
-                        && branch == self.branch.as_bytes()
+                        && self.branches.iter().any(|name| name.as_bytes() == branch)
                     {
                         *name = before;
                     }

@@ -7,6 +7,9 @@
 
 use crate::refusal::Refusal;
 
+/// Stands between the name of a branch and the moment at which a client wants to see it.
+pub const MOMENT: char = '~';
+
 /// The connection attribute that names a branch.
 pub(crate) const ATTRIBUTE: &[u8] = b"xylem_branch";
 
@@ -66,6 +69,11 @@ pub(crate) fn route(wishes: &Wishes<'_>, domain: Option<&str>) -> Result<Route, 
         user: user.to_vec(),
         database: database.to_vec(),
     })
+}
+
+/// The branch in the name of one, or in that of a moment of it.
+pub(crate) fn branch_of(name: &str) -> &str {
+    name.split_once(MOMENT).map_or(name, |(branch, _)| branch)
 }
 
 /// `name`, and what is behind its last `@`.

@@ -63,6 +63,8 @@ pub(crate) struct Client {
     seq: u8,
     pub answer: Answer,
     server_name: Option<String>,
+    /// The branch or moment that it has named.
+    named: String,
 }
 
 /// A session on a compute.
@@ -235,6 +237,7 @@ async fn greet(
         seq: first.seq,
         answer,
         server_name,
+        named: String::new(),
     }))
 }
 
@@ -250,9 +253,11 @@ async fn reach(shared: &Shared, client: &mut Client) -> Result<Option<Inner>, Br
     let route = route(&wishes, shared.settings.domain.as_deref())?;
     client.answer.user = route.user;
     client.answer.database = route.database;
-    let name = route
+    client.named = route
         .branch
         .unwrap_or_else(|| shared.computes.default_branch().to_owned());
+    let from = client.peer.ip().to_canonical();
+    let name = shared.computes.settle(&client.named, from).await?;
     let branch = shared.branches.get(&name);
     let reached = log_in(shared, client, &branch, &name).await;
     drop(branch);
@@ -394,7 +399,8 @@ async fn pass(
     let form = Form::of(&client.answer);
     let handle = Arc::clone(&inner.entered.handle);
     let numbers = |id| shared.inner_id(id, &name);
-    let mut commands = Commands::new(&name, &numbers, &handle.conversation);
+    let named = client.named.clone();
+    let mut commands = Commands::new([&name, &named], &numbers, &handle.conversation);
     let (by_client, by_compute) = (
         std::mem::take(&mut inner.by_client),
         std::mem::take(&mut inner.by_compute),

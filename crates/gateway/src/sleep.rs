@@ -26,6 +26,7 @@ use crate::own::{Own, Row};
 use crate::packet::Broken;
 use crate::park::Account;
 use crate::refusal::Refusal;
+use crate::route::MOMENT;
 use crate::variable;
 use futures::future::join_all;
 use parking_lot::Mutex;
@@ -52,6 +53,9 @@ const LEAVE: Duration = Duration::from_secs(5);
 const NOTICE: Duration = Duration::from_secs(2);
 /// An event that has left the queue is a session after this time.
 const EVENT_BEGIN: Duration = Duration::from_millis(100);
+/// A compute at a moment that no client is on is ended after this time without use: it is
+/// unlikely that another client wants the same moment.
+const FORSAKEN: Duration = Duration::from_secs(30);
 /// A compute does not sleep for less than this before an event, in seconds.
 const NAP_MIN_S: u64 = 10;
 /// A compute is started so long before its next event, in seconds.
@@ -181,6 +185,11 @@ async fn ask(
         if now.process != compute.process {
             return Ok(());
         }
+        let forsaken = branch.sessions(&compute.process).is_empty() && name.contains(MOMENT);
+        let after = match forsaken {
+            true => after.map(|after| after.min(FORSAKEN)),
+            false => after,
+        };
         let Some(after) = after else {
             asked = shared.settings.clock.instant();
             quiet_since = asked;

@@ -139,7 +139,7 @@ fn packet(seq: u8, payload: &[u8]) -> Vec<u8> {
 fn passed(bytes: &[u8], mut cuts: Vec<usize>) -> Vec<u8> {
     let inner = |id: u32| (id == FIRST_ID + 1).then_some(42);
     let conversation = Mutex::new(conversation());
-    let mut commands = Commands::new("dev", &inner, &conversation);
+    let mut commands = Commands::new(["dev"; 2], &inner, &conversation);
     let mut out = Vec::new();
     cuts.push(bytes.len());
     let mut held: Vec<u8> = Vec::new();
@@ -382,7 +382,7 @@ async fn the_relay_holds_back_no_byte_for_good() {
         let relaying = async {
             let bytes = Counter::default();
             let handle = Handle::new(String::new(), conversation());
-            let mut commands = Commands::new("dev", &inner, &handle.conversation);
+            let mut commands = Commands::new(["dev"; 2], &inner, &handle.conversation);
             let stopped = copy_commands(&mut from, &mut to, &mut commands, &handle, &bytes);
             assert_eq!(stopped.await.unwrap(), Stopped::Ended);
             assert_eq!(bytes.get(), sent.len() as u64);

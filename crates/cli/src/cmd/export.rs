@@ -63,7 +63,7 @@ async fn export(app: &App, args: &ExportArgs) -> Result<()> {
     // Before anything is started for it.
     let target = Target::begin(&args.target)?;
     let session = Session::open(app, &progress).await?;
-    history::check(&session, &args.branch, at).await?;
+    history::check(&session.project, &session.running.control, &args.branch, at).await?;
     let control = session.running.control.clone();
     drop(session);
     // The lease keeps the history there while it is fetched. If this command is

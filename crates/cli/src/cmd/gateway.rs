@@ -89,8 +89,10 @@ async fn serve(app: App, args: &GatewayArgs) -> Result<()> {
         listening(Role::Gateway, address)
     ))?;
     let state = app.state.clone();
-    let gateway = Gateway::new(settings, Arc::new(Branches::new(app)));
+    let branches = Arc::new(Branches::new(app));
+    let gateway = Gateway::new(settings, Arc::clone(&branches) as _);
     tokio::select! {
+        () = branches.tidy() => {}
         () = gateway.serve(listener, shutdown) => {}
         () = metrics::tell(&state, gateway.clone()) => {}
     }

@@ -38,6 +38,10 @@ pub struct ComputeRecord {
     /// The LSN that it shows, if it is read-only.
     #[serde(default)]
     pub at_lsn: Option<u64>,
+    /// The id of the branch that it shows, if the gateway has started it for clients who
+    /// named a moment of that branch. The gateway removes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moment_of: Option<String>,
     /// The epoch of its right to write the branch.
     pub epoch: u64,
     /// The LSN at which its redo began.

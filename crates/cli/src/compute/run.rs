@@ -187,6 +187,7 @@ impl Starter<'_> {
             user: own::root(),
             read_only: start.at_lsn.is_some(),
             at_lsn: start.at_lsn,
+            moment_of: start.moment_of.map(str::to_owned),
             epoch: start.attached.epoch,
             start_lsn: start.attached.start_lsn,
             log_from,

@@ -14,7 +14,7 @@ use crate::ports::Choice;
 use crate::project::Project;
 use crate::state::ComputeDir;
 use crate::timing::Timer;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use xylem_proto::control::{AttachResponse, Branch};
 use xylem_types::BranchName;
 
@@ -26,6 +26,8 @@ struct Request<'a> {
     name: &'a ComputeName,
     /// The port that people asked for.
     port: Option<u16>,
+    /// The branch's id, if clients of the gateway have named a moment of it.
+    moment_of: Option<&'a str>,
     timer: Timer,
 }
 
@@ -36,15 +38,18 @@ impl Starter<'_> {
     /// # Errors
     /// When something is missing, the server refuses, or mariadbd ends.
     pub async fn start(&mut self, name: &ComputeName, port: Option<u16>) -> Result<Started> {
-        let request = Request {
-            name,
-            port,
-            timer: Timer::start(&self.app.clock),
-        };
+        let timer = Timer::start(&self.app.clock);
         let dir = self.app.state.compute(name);
         let _alone = self.lock.compute(name).await?;
         let branch = self.branch_of(name).await?;
         let mut before = ComputeRecord::load(&dir);
+        let moment_of = before.as_ref().and_then(|record| record.moment_of.clone());
+        let request = Request {
+            name,
+            port,
+            moment_of: moment_of.as_deref(),
+            timer,
+        };
         if let Some(record) = before.as_ref().filter(|r| r.process.is_alive()) {
             if record.branch_id == branch.id {
                 return running(&request, &dir, record).await;
@@ -71,6 +76,39 @@ impl Starter<'_> {
         let timer = Timer::start(&self.app.clock);
         self.home.check()?;
         let lease = self.control.create_lease(branch, at).await?;
+        self.read(lease, None, port, timer).await
+    }
+
+    /// As [`Starter::start_reader`], for clients of the gateway who have named that moment.
+    /// `id` is the branch's, which may have been renamed.
+    ///
+    /// # Errors
+    /// As for [`Starter::start_reader`].
+    pub async fn start_moment(
+        &mut self,
+        branch: &BranchName,
+        id: &str,
+        at: Option<Moment>,
+    ) -> Result<Started> {
+        let timer = Timer::start(&self.app.clock);
+        self.home.check()?;
+        let lease = self.control.create_lease(&format!("id:{id}"), at).await?;
+        let started = self.read(lease, Some(id), None, timer).await?;
+        ensure!(
+            started.name.branch() == branch,
+            "branch {branch} was renamed meanwhile"
+        );
+        Ok(started)
+    }
+
+    /// Starts the compute of a lease that was just made.
+    async fn read(
+        &mut self,
+        lease: Branch,
+        moment_of: Option<&str>,
+        port: Option<u16>,
+        timer: Timer,
+    ) -> Result<Started> {
         let name = ComputeName::parse(&lease.name)
             .map_err(|error| anyhow::anyhow!("the server made a lease: {error}"))?;
         let _alone = self.lock.compute(&name).await?;
@@ -79,6 +117,7 @@ impl Starter<'_> {
         let request = Request {
             name: &name,
             port,
+            moment_of,
             timer,
         };
         let started = self.bring_up(&request, &lease, None).await;
@@ -152,6 +191,7 @@ impl Starter<'_> {
             port: choice.port,
             attached,
             at_lsn,
+            moment_of: request.moment_of,
             host,
         };
         self.progress.say(format!("attaching to branch {name}"));

@@ -61,6 +61,8 @@ pub(super) struct Start<'a> {
     pub attached: AttachResponse,
     /// The LSN that it shows, if it is read-only.
     pub at_lsn: Option<u64>,
+    /// The branch's id, if clients of the gateway have named this moment of it.
+    pub moment_of: Option<&'a str>,
     /// The account that mariadbd runs as.
     pub host: &'a Host,
 }

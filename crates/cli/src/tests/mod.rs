@@ -9,6 +9,7 @@ pub(crate) mod kit;
 mod lock;
 mod log_file;
 mod moment;
+mod moments;
 mod output;
 mod ports;
 mod processes;

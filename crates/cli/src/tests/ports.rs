@@ -170,6 +170,7 @@ fn the_gateway_takes_no_port_that_is_kept_for_something_else() {
         user: "root".to_owned(),
         read_only: false,
         at_lsn: None,
+        moment_of: None,
         epoch: 1,
         start_lsn: 12288,
         wake_at: None,

@@ -16,7 +16,7 @@ use xylem_proto::control::{Branch, StatusResponse};
 use xylem_proto::inspect::{BranchHealth, Trouble};
 use xylem_types::BranchName;
 
-fn record(process: Process, phase: Phase) -> ComputeRecord {
+pub(super) fn record(process: Process, phase: Phase) -> ComputeRecord {
     ComputeRecord {
         branch: "main".to_owned(),
         branch_id: "00".to_owned(),
@@ -29,6 +29,7 @@ fn record(process: Process, phase: Phase) -> ComputeRecord {
         user: "root".to_owned(),
         read_only: false,
         at_lsn: None,
+        moment_of: None,
         epoch: 2,
         start_lsn: 12288,
         wake_at: None,
@@ -87,6 +88,7 @@ fn a_reader_has_its_name_and_its_lsn() {
     let record = ComputeRecord {
         read_only: true,
         at_lsn: Some(77),
+        moment_of: None,
         ..record(me(), Phase::Running)
     };
     let name = ComputeName::parse("main@2").unwrap();

@@ -108,7 +108,7 @@ pub async fn show(
 /// When the server refuses.
 pub async fn create(app: &App, up: &mut Session, new: &New) -> Result<Created> {
     let timer = Timer::start(&app.clock);
-    history::check(up, &new.from, new.at).await?;
+    history::check(&up.project, &up.running.control, &new.from, new.at).await?;
     let made = up.caller.create_branch(&new.name, &new.from, new.at);
     let branch = BranchReport::from(made.await?);
     let took_ms = took_ms(&timer);
@@ -264,7 +264,7 @@ pub async fn restore(
     keep_as: Option<&BranchName>,
 ) -> Result<Restored> {
     let timer = Timer::start(&app.clock);
-    history::check(up, name, Some(at)).await?;
+    history::check(&up.project, &up.running.control, name, Some(at)).await?;
     let compute = ComputeName::from(name.clone());
     // Before anything is stopped: the moment may be out of reach.
     let moment = up.caller.resolve(name, Some(at)).await?;

@@ -62,7 +62,13 @@ pub async fn start(
         return session.compute(app, name, wanted.port, progress).await;
     }
     let branch = wanted.name.branch();
-    history::check(session, branch, wanted.at).await?;
+    history::check(
+        &session.project,
+        &session.running.control,
+        branch,
+        wanted.at,
+    )
+    .await?;
     let mut starter = session.starter(app, progress);
     starter.start_reader(branch, wanted.at, wanted.port).await
 }

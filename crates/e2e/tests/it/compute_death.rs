@@ -16,14 +16,18 @@ use xylem_e2e::wait_until;
 const KNOWN: Duration = Duration::from_millis(1500);
 
 impl Sleepers {
-    /// Kills the compute of branch main, behind everybody's back.
     fn kill_main(&self) -> Result<()> {
+        self.kill("main")
+    }
+
+    /// Kills a compute behind everybody's back.
+    pub fn kill(&self, name: &str) -> Result<()> {
         let computes = self.project.json(&["compute", "ls"])?;
         let mut all = computes.as_array().context("no list")?.iter();
-        let main = all
-            .find(|compute| compute["name"] == "main")
+        let compute = all
+            .find(|compute| compute["name"] == name)
             .context("no compute")?;
-        let pid = i32::try_from(main["pid"].as_i64().context("no process")?)?;
+        let pid = i32::try_from(compute["pid"].as_i64().context("no process")?)?;
         let pid = rustix::process::Pid::from_raw(pid).context("no process")?;
         Ok(rustix::process::kill_process(
             pid,

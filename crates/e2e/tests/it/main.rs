@@ -17,6 +17,7 @@ mod engines;
 mod export;
 mod faults;
 mod gateway;
+mod gateway_moments;
 mod hot_pages;
 mod import;
 mod kills;
