@@ -58,12 +58,24 @@ pub enum ManageError {
     #[error(transparent)]
     Moment(#[from] MomentError),
     /// Child branches need the branch's history.
-    #[error("branch {branch} cannot be removed: its child branches need its history; remove them first: {}", by.join(", "))]
+    #[error("branch {branch} cannot be removed: its child branches need its history; remove them first: {}", named(by, *hidden))]
     Needed {
         /// The parent branch.
         branch: String,
         /// Its child branches.
         by: Vec<String>,
+        /// The number of further ones, whose names the caller may not know.
+        hidden: usize,
+    },
+    /// The parent of a branch that is to be reopened is closed.
+    #[error("the parent branch of {branch}{} is not open either: reopen {}, which also reopens its child branches",
+        parent.as_ref().map_or_else(String::new, |name| format!(", {name},")),
+        parent.as_deref().unwrap_or("it with a token that reaches it"))]
+    ParentClosed {
+        /// The branch.
+        branch: BranchRef,
+        /// The parent's name, if the caller may know it.
+        parent: Option<String>,
     },
     /// The change is not possible for this branch.
     #[error("{0}")]
@@ -113,7 +125,42 @@ pub enum ManageError {
     Stopping,
 }
 
+fn named(names: &[String], hidden: usize) -> String {
+    let mut all = names.to_vec();
+    match (hidden, names.is_empty()) {
+        (0, _) => {}
+        (1, true) => all.push("one that this token may not read".to_owned()),
+        (more, true) => all.push(format!("{more} that this token may not read")),
+        (more, false) => all.push(format!("and {more} more that this token may not read")),
+    }
+    all.join(", ")
+}
+
 impl ManageError {
+    /// The same for a caller who must not learn the names of relatives that it may not read.
+    pub fn without_names(self, may_read: impl Fn(&str) -> bool) -> ManageError {
+        match self {
+            ManageError::Needed {
+                branch,
+                mut by,
+                hidden,
+            } => {
+                let all = by.len() + hidden;
+                by.retain(|name| may_read(name));
+                ManageError::Needed {
+                    branch,
+                    hidden: all - by.len(),
+                    by,
+                }
+            }
+            ManageError::ParentClosed { branch, parent } => ManageError::ParentClosed {
+                branch,
+                parent: parent.filter(|name| may_read(name)),
+            },
+            other => other,
+        }
+    }
+
     /// Whether the change was certainly not made, and will not be.
     fn is_certain(&self) -> bool {
         !matches!(
@@ -298,6 +345,7 @@ async fn remove_entry(node: &Arc<Node>, id: BranchId, early: Early) -> Result<()
             return Err(ManageError::Needed {
                 branch: name.to_owned(),
                 by: by.into_iter().map(str::to_owned).collect(),
+                hidden: 0,
             });
         }
         if !meta.lease && project.branches.values().filter(|b| !b.lease).count() == 1 {

@@ -74,15 +74,22 @@ pub(super) async fn list(
 
 /// Leaves out the parent and the children that the caller may not read.
 fn hide_relatives(opened: &Opened, bearer: &Bearer, branch: &mut Branch) {
-    let may_read = |name: &str| {
-        let which = BranchRef::Name(name.to_owned());
-        bearer.may_on(Right::Read, &opened.branches, &which).is_ok()
-    };
+    let may_read = may_read(opened, bearer);
     if !branch.parent.is_empty() && !may_read(&branch.parent) {
+        let id = format!("id:{}", branch.parent_id);
+        branch.trouble = branch.trouble.replace(&id, "which this token may not read");
         branch.parent.clear();
         branch.parent_id.clear();
     }
     branch.children.retain(|child| may_read(child));
+}
+
+/// Whether the caller may read the branch of a name.
+fn may_read<'a>(opened: &'a Opened, bearer: &'a Bearer) -> impl Fn(&str) -> bool + 'a {
+    |name| {
+        let which = BranchRef::Name(name.to_owned());
+        bearer.may_on(Right::Read, &opened.branches, &which).is_ok()
+    }
 }
 
 /// Describes a branch that is not open, from the catalogue alone.
@@ -182,7 +189,8 @@ pub(super) async fn remove(
         false => Right::Admin,
     };
     bearer.may_on(right, &opened.branches, &which)?;
-    on_its_own(node, |node, early| async move {
+    let may_read = may_read(opened, bearer);
+    on_its_own_for(node, may_read, |node, early| async move {
         lifecycle::remove(&node, &which, early).await
     })
     .await
@@ -197,7 +205,8 @@ pub(super) async fn reopen(
     let which = branch("name", &request.get_ref().name)?;
     bearer.manages()?;
     bearer.may_on(Right::Admin, &opened.branches, &which)?;
-    let reopened = on_its_own(node, |node, early| async move {
+    let may_read = may_read(opened, bearer);
+    let reopened = on_its_own_for(node, may_read, |node, early| async move {
         lifecycle::reopen(&node, &which, early).await
     })
     .await?;
@@ -302,13 +311,27 @@ where
     T: Send + 'static,
     F: Future<Output = Result<T, ManageError>> + Send + 'static,
 {
+    on_its_own_for(node, |_| true, change).await
+}
+
+/// As [`on_its_own`], for a caller who must not learn names that it may not read.
+async fn on_its_own_for<T, F>(
+    node: &Arc<Node>,
+    may_read: impl Fn(&str) -> bool,
+    change: impl FnOnce(Arc<Node>, Early) -> F,
+) -> Result<T, Status>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, ManageError>> + Send + 'static,
+{
+    let told_to = |error: ManageError| status::of_manage(&error.without_names(&may_read));
     let (early, told) = lifecycle::early();
     tokio::select! {
         done = tokio::spawn(change(Arc::clone(node), early)) => match done {
-            Ok(done) => done.map_err(|error| status::of_manage(&error)),
+            Ok(done) => done.map_err(told_to),
             Err(error) => Err(Status::internal(format!("the change failed: {error}"))),
         },
-        Ok(error) = told => Err(status::of_manage(&error)),
+        Ok(error) = told => Err(told_to(error)),
     }
 }
 

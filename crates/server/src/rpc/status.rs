@@ -135,7 +135,7 @@ pub(super) fn of_manage(error: &ManageError) -> Status {
         ManageError::NoBranch(_) => Status::not_found(message),
         ManageError::Exists(_) => Status::already_exists(message),
         ManageError::Moment(error) => of_moment(error),
-        ManageError::Needed { .. } | ManageError::Refused(_) => {
+        ManageError::Needed { .. } | ManageError::ParentClosed { .. } | ManageError::Refused(_) => {
             Status::failed_precondition(message)
         }
         ManageError::Fork { name, source } => match source {

@@ -39,12 +39,10 @@ pub async fn reopen(
     if let Some(of) = line.first().and_then(|(_, meta)| meta.parent)
         && opened.branches.closed(&BranchRef::Id(of)).is_some()
     {
-        let of = project
-            .branch(of)
-            .map_or_else(String::new, |(name, _)| name.to_owned());
-        return Err(ManageError::Refused(format!(
-            "the parent branch of {which}, {of}, is not open either: reopen {of}, which also reopens its child branches"
-        )));
+        return Err(ManageError::ParentClosed {
+            branch: which.clone(),
+            parent: project.branch(of).map(|(name, _)| name.to_owned()),
+        });
     }
     // Creates a number that no WAL was opened with, and proves that this server still
     // owns the project.
