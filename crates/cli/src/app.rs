@@ -42,6 +42,8 @@ pub struct App {
     pub lock_limit: Duration,
     /// Cancelled when commands that have not begun to change anything must give up.
     pub stopping: CancellationToken,
+    /// Cancelled when an import or an export must end and leave nothing.
+    pub cancelled: CancellationToken,
     /// The state directory as `--dir` named it.
     asked: Option<PathBuf>,
 }
@@ -68,6 +70,7 @@ impl App {
             check: None,
             lock_limit: LOCK_LIMIT,
             stopping: CancellationToken::new(),
+            cancelled: CancellationToken::new(),
             asked: global.dir.clone(),
         })
     }
@@ -82,6 +85,36 @@ impl App {
             ..Global::default()
         };
         App::new(&global, clock, entropy)
+    }
+
+    /// The same for the errors of clients elsewhere: commands in them do not name this
+    /// machine's state directory.
+    pub fn for_clients(self) -> App {
+        App {
+            asked: None,
+            ..self
+        }
+    }
+
+    /// Does `work` unless it is cancelled, before or meanwhile.
+    ///
+    /// # Errors
+    /// Those of `work`, and that it was cancelled.
+    pub async fn unless_cancelled<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            () = self.cancelled.cancelled() => Err(match self.stopping.is_cancelled() {
+                true => Failure::of(
+                    Kind::Unavailable,
+                    "this process is stopping: the work was cancelled, and has left nothing",
+                    "begin again in a moment",
+                ),
+                false => {
+                    Failure::of(Kind::Conflict, "it was cancelled, and has left nothing", "")
+                }
+            }),
+            done = work => done,
+        }
     }
 
     /// The time of day.

@@ -110,8 +110,6 @@ fn check_local(app: &app::App, command: &Command) -> Result<()> {
         Command::Up(_) => "up",
         Command::Down => "down",
         Command::Doctor => "doctor",
-        Command::Export(_) => "export",
-        Command::Import(_) => "import",
         Command::Scrub(_) => "scrub",
         Command::Inspect(_) => "inspect",
         Command::Template(_) => "template",

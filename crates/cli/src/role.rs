@@ -112,9 +112,17 @@ impl Role {
 
     /// Its arguments beside the address.
     fn args(self, project: &Project) -> Vec<OsString> {
-        match (self, &project.settings.gateway.gateway_domain) {
-            (Role::Gateway, Some(domain)) => vec!["--domain".into(), domain.into()],
-            _ => Vec::new(),
+        let settings = &project.settings;
+        match self {
+            Role::Gateway => match &settings.gateway.gateway_domain {
+                Some(domain) => vec!["--domain".into(), domain.into()],
+                None => Vec::new(),
+            },
+            Role::Api => {
+                let dirs = settings.api.api_files.iter();
+                dirs.flat_map(|dir| ["--files".into(), dir.into()])
+                    .collect()
+            }
         }
     }
 

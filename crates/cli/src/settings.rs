@@ -163,6 +163,11 @@ pub struct ApiSettings {
     /// [default: 127.0.0.1]
     #[arg(long, value_name = "ADDR")]
     pub api_bind: Option<IpAddr>,
+    /// Directory of this machine in which imports by the API read, and exports write; may be
+    /// given several times [default: none, and no import or export by the API]
+    #[arg(long, value_name = "DIR", value_parser = path)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub api_files: Vec<String>,
 }
 
 /// Settings that a gateway which runs takes at once.

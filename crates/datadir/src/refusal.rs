@@ -1,13 +1,13 @@
 //! Why a directory cannot be imported, and what helps.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The hint for a file that cannot be read.
 pub const READABLE: &str =
     "check the disk, and that this user may read the directory (its owner or root may)";
 
 /// One thing that stands in the way.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// The file or table.
     pub subject: String,

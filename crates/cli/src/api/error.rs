@@ -122,6 +122,12 @@ impl Problem {
     }
 }
 
+impl From<Problem> for anyhow::Error {
+    fn from(problem: Problem) -> anyhow::Error {
+        problem.into_error()
+    }
+}
+
 impl From<anyhow::Error> for Problem {
     fn from(error: anyhow::Error) -> Problem {
         Problem::new(&error)

@@ -23,6 +23,9 @@ use tokio::sync::{Notify, broadcast, watch};
 use utoipa::ToSchema;
 use xylem_tokens::Right;
 
+#[cfg(test)]
+mod tests;
+
 /// How often is looked for changes.
 const LOOK: Duration = Duration::from_millis(500);
 /// The number of events that a listener which comes back may have missed.
@@ -184,12 +187,34 @@ pub fn operation(events: &Events, operation: &Operation) {
     events.tell(Data::Operation(report, on, by));
 }
 
+impl BranchEvent {
+    /// The event without the names that the listener may not read. A branch that has got such a
+    /// name is gone for it.
+    fn told_to(mut self, may_read: impl Fn(&str) -> bool) -> BranchEvent {
+        let before = self.renamed_from.take().filter(|name| may_read(name));
+        match (may_read(&self.name), before) {
+            (false, Some(before)) => BranchEvent {
+                happened: Happened::Removed,
+                name: before,
+                ..self
+            },
+            (_, before) => BranchEvent {
+                renamed_from: before,
+                ..self
+            },
+        }
+    }
+}
+
 impl Event {
     fn is_for(&self, caller: &Caller) -> bool {
         let may_read =
             |name: &str| ComputeName::parse(name).is_ok_and(|name| caller.has(Right::Read, &name));
         match &self.data {
-            Data::Branch(branch) => may_read(&branch.name),
+            Data::Branch(branch) => {
+                let mut names = branch.renamed_from.iter().chain([&branch.name]);
+                names.any(|name| may_read(name))
+            }
             Data::Compute(compute) => may_read(&compute.branch),
             Data::Operation(_, _, by) if *by == caller.claims.jti => true,
             Data::Operation(_, On::Branch(name), _) => caller.has(Right::Read, name),
@@ -201,9 +226,7 @@ impl Event {
         let event = SseEvent::default().id(self.id.to_string());
         let with = match &self.data {
             Data::Branch(branch) => {
-                let mut branch = branch.clone();
-                // A name that the caller may not read stays hidden.
-                branch.renamed_from = branch.renamed_from.filter(|name| {
+                let branch = branch.clone().told_to(|name| {
                     ComputeName::parse(name).is_ok_and(|name| caller.has(Right::Read, &name))
                 });
                 event.event("branch").json_data(branch)

@@ -22,8 +22,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 use xylem_tokens::Right;
+
+#[cfg(test)]
+mod tests;
 
 /// Most operations at a time.
 const RUNNING_MAX: usize = 32;
@@ -131,6 +135,8 @@ pub struct Operation {
     key: Option<(String, String)>,
     began: Timestamp,
     state: watch::Sender<Progress>,
+    /// Ends it, if it may be cancelled.
+    cancel: Option<CancellationToken>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -184,6 +190,8 @@ pub struct Asked {
     pub on: On,
     /// Its idempotency key.
     pub key: Option<String>,
+    /// Whether the operation may be cancelled.
+    pub cancellable: bool,
     /// All that the request says, to compare it with another of the same key.
     pub said: String,
 }
@@ -271,6 +279,30 @@ impl Operation {
         problem.is_some_and(|problem| matches!(problem.status, 409 | 503))
     }
 
+    /// Has it end, and leave nothing. It has not ended when this returns.
+    ///
+    /// # Errors
+    /// When `caller` may not cancel it, or it cannot be cancelled.
+    pub fn cancel(&self, caller: &Caller) -> Result<(), Problem> {
+        if self.by != caller.claims.jti && !caller.claims.allows_all(Right::Admin) {
+            let detail = "the operation may be cancelled by the token that has begun it, and by those with admin on all branches";
+            return Err(Problem::of(Kind::Denied, detail));
+        }
+        match &self.cancel {
+            Some(cancel) => {
+                cancel.cancel();
+                Ok(())
+            }
+            None => Err(Problem::of(
+                Kind::Conflict,
+                format!(
+                    "{} cannot be cancelled: only imports and exports can",
+                    self.call
+                ),
+            )),
+        }
+    }
+
     fn is_running(&self) -> bool {
         self.state.borrow().ended.is_none()
     }
@@ -341,6 +373,9 @@ impl Operations {
                 .still_valid(&caller)
                 .map_err(|problem| Failure::of(Kind::Unauthenticated, problem.detail, ""))
         }));
+        if let Some(cancel) = &operation.cancel {
+            app.cancelled = cancel.clone();
+        }
         let (told, tells) = (Arc::clone(&operation), Arc::clone(&api.events));
         app.listener = Some(Listener::new(move |text| {
             told.state
@@ -438,6 +473,8 @@ impl Operations {
             key: asked.key.clone().map(|key| (key, said)),
             began: now,
             state: watch::Sender::new(Progress::default()),
+            // They take long, and are not waited for when the API stops.
+            cancel: asked.cancellable.then(|| api.stopping.child_token()),
         });
         all.operations.push_back(Arc::clone(&operation));
         all.forget_of(by);

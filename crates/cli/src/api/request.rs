@@ -105,6 +105,50 @@ pub struct NewToken {
     pub expires: Option<String>,
 }
 
+/// A data directory to be imported.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewImport {
+    /// Whole path, on the server's machine, of the data directory of a cleanly stopped MariaDB
+    /// 10.11, or of a backup prepared by mariadb-backup; it is only read.
+    #[schema(pattern = "^/")]
+    pub datadir: String,
+    /// Name of the new branch. Default: `main`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(
+        max_length = 200,
+        pattern = "^[a-zA-Z0-9][a-zA-Z0-9._-]*(/[a-zA-Z0-9][a-zA-Z0-9._-]*)*$"
+    )]
+    pub branch: Option<String>,
+    /// Check only whether the directory can be imported, every page included. The answer lists
+    /// the obstacles.
+    #[serde(default)]
+    pub check: bool,
+    /// Leave out unknown files, instead of refusing the directory.
+    #[serde(default)]
+    pub leave_out_unknown: bool,
+    /// Whole path, on the server's machine, of a directory for the copy of the system
+    /// tablespace. Default: the state directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^/")]
+    pub scratch: Option<String>,
+}
+
+/// An export of a branch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExportBranch {
+    /// Whole path, on the server's machine, of the data directory to write; it must not exist,
+    /// or be empty.
+    #[schema(pattern = "^/")]
+    pub dir: String,
+    /// The moment to export: an LSN, a time (RFC 3339), or how long ago (`5 minutes ago`).
+    /// Default: now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1)]
+    pub at: Option<String>,
+}
+
 /// A change of the keys that sign tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

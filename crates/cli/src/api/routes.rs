@@ -1,10 +1,11 @@
 //! The routes, and the right that each one needs. A request is admitted before its body is
 //! read.
 
+use super::Api;
 use super::access::Caller;
 use super::error::{Problem, document};
+use super::handlers::{branches, compute_name, computes, operations, project, tokens, transfers};
 use super::operations::OPERATION;
-use super::{Api, handlers};
 use crate::failure::Kind;
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -38,6 +39,9 @@ pub enum Need {
     Compute,
     /// A right on the branches that the body names, which the handler checks.
     Body,
+    /// To have begun the operation in the path, or `admin` on the whole project, which the
+    /// handler checks.
+    Operation,
     /// This right on the whole project.
     Project(Right),
 }
@@ -51,6 +55,7 @@ pub const ROUTES: &[(&str, &str, Need)] = &[
     ("GET", "/v1/events", Need::Token),
     ("GET", "/v1/operations", Need::Token),
     ("GET", "/v1/operations/{id}", Need::Token),
+    ("DELETE", "/v1/operations/{id}", Need::Operation),
     ("GET", "/v1/branches", Need::Token),
     ("POST", "/v1/branches", Need::Body),
     ("GET", "/v1/branches/{name}", Need::Branch(Right::Read)),
@@ -71,6 +76,12 @@ pub const ROUTES: &[(&str, &str, Need)] = &[
         "/v1/branches/{name}/reopen",
         Need::Branch(Right::Admin),
     ),
+    (
+        "POST",
+        "/v1/branches/{name}/exports",
+        Need::Project(Right::Admin),
+    ),
+    ("POST", "/v1/imports", Need::Project(Right::Admin)),
     ("GET", "/v1/computes", Need::Token),
     ("GET", "/v1/computes/{name}", Need::Branch(Right::Read)),
     ("DELETE", "/v1/computes/{name}", Need::Compute),
@@ -85,6 +96,7 @@ pub const ROUTES: &[(&str, &str, Need)] = &[
     ("GET", "/v1/tokens", Need::Project(Right::Admin)),
     ("POST", "/v1/tokens", Need::Project(Right::Admin)),
     ("POST", "/v1/tokens/rotate", Need::Project(Right::Admin)),
+    ("GET", "/v1/tokens/{id}", Need::Project(Right::Admin)),
     ("DELETE", "/v1/tokens/{id}", Need::Project(Right::Admin)),
 ];
 
@@ -116,30 +128,32 @@ pub fn split() -> (Router<Api>, utoipa::openapi::OpenApi) {
         .get_or_insert_default()
         .add_security_scheme("token", SecurityScheme::Http(scheme));
     OpenApiRouter::with_openapi(document)
-        .routes(routes!(handlers::healthz))
-        .routes(routes!(handlers::openapi))
-        .routes(routes!(handlers::gateway_metrics))
-        .routes(routes!(handlers::status))
-        .routes(routes!(handlers::events))
-        .routes(routes!(handlers::operations))
-        .routes(routes!(handlers::operation))
-        .routes(routes!(handlers::branches, handlers::create_branch))
+        .routes(routes!(project::healthz))
+        .routes(routes!(project::openapi))
+        .routes(routes!(project::gateway_metrics))
+        .routes(routes!(project::status))
+        .routes(routes!(project::events))
+        .routes(routes!(operations::operations))
+        .routes(routes!(operations::operation, operations::cancel_operation))
+        .routes(routes!(branches::branches, branches::create_branch))
         .routes(routes!(
-            handlers::branch,
-            handlers::change_branch,
-            handlers::remove_branch
+            branches::branch,
+            branches::change_branch,
+            branches::remove_branch
         ))
-        .routes(routes!(handlers::moments))
-        .routes(routes!(handlers::restore_branch))
-        .routes(routes!(handlers::reopen_branch))
-        .routes(routes!(handlers::computes))
-        .routes(routes!(handlers::compute, handlers::remove_compute))
-        .routes(routes!(handlers::start_compute))
-        .routes(routes!(handlers::stop_compute))
-        .routes(routes!(handlers::kill_compute))
-        .routes(routes!(handlers::tokens, handlers::create_token))
-        .routes(routes!(handlers::rotate_keys))
-        .routes(routes!(handlers::revoke_token))
+        .routes(routes!(branches::moments))
+        .routes(routes!(branches::restore_branch))
+        .routes(routes!(branches::reopen_branch))
+        .routes(routes!(transfers::export_branch))
+        .routes(routes!(transfers::import_branch))
+        .routes(routes!(computes::computes))
+        .routes(routes!(computes::compute, computes::remove_compute))
+        .routes(routes!(computes::start_compute))
+        .routes(routes!(computes::stop_compute))
+        .routes(routes!(computes::kill_compute))
+        .routes(routes!(tokens::tokens, tokens::create_token))
+        .routes(routes!(tokens::rotate_keys))
+        .routes(routes!(tokens::token, tokens::revoke_token))
         .split_for_parts()
 }
 
@@ -225,10 +239,10 @@ fn admitted(caller: &Caller, method: &Method, path: &str, on: &str) -> Result<()
         };
     };
     match need {
-        Need::Nothing | Need::Token | Need::Body => Ok(()),
-        Need::Branch(right) => caller.may(*right, &handlers::compute_name(on)?),
+        Need::Nothing | Need::Token | Need::Body | Need::Operation => Ok(()),
+        Need::Branch(right) => caller.may(*right, &compute_name(on)?),
         Need::Compute => {
-            let name = handlers::compute_name(on)?;
+            let name = compute_name(on)?;
             let right = match name.is_reader() {
                 true => Right::Read,
                 false => Right::Write,

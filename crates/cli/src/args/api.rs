@@ -2,6 +2,7 @@
 
 use clap::Args;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// `xylem api`
 #[derive(Clone, Debug, Args)]
@@ -16,4 +17,8 @@ pub struct ApiArgs {
     /// the network
     #[arg(long)]
     pub allow_plaintext: bool,
+    /// Directory of this machine in which imports read, and exports write; may be given
+    /// several times
+    #[arg(long, value_name = "DIR")]
+    pub files: Vec<PathBuf>,
 }

@@ -2,6 +2,7 @@
 
 use crate::api::access::Access;
 use crate::api::events::Events;
+use crate::api::files::Files;
 use crate::api::serve::{PROTOCOLS, check_address, serve};
 use crate::api::{Api, operations::Operations};
 use crate::app::App;
@@ -35,19 +36,20 @@ pub fn run(app: App, args: &ApiArgs) -> Result<()> {
 }
 
 async fn listen(app: App, args: &ApiArgs) -> Result<()> {
+    let files = Files::open(&args.files, app.state.root())?;
     let shutdown = xylem_server::shutdown_signal().context("cannot wait for signals")?;
-    let files = role::certificate(&app)?;
+    let pair = role::certificate(&app)?;
     let server = app.state.server_record();
     let runs = server.is_some_and(|server| server.process.is_alive());
     // The server's first start makes the certificates and keys. While `xylem up`, which has
     // the lock, waits for this process, the server runs.
-    if !runs || !files.certificate.exists() {
+    if !runs || !pair.certificate.exists() {
         drop(Session::open(&app, &app.progress()).await?);
     }
     let tls = match args.plaintext {
         true => None,
         false => Some(Arc::new(ServerTls::open(
-            files,
+            pair,
             Versions::WithTls12,
             PROTOCOLS,
         )?)),
@@ -59,8 +61,11 @@ async fn listen(app: App, args: &ApiArgs) -> Result<()> {
         )
     })?;
     let address = listener.local_addr().context("the API's address")?;
+    let app = app.for_clients();
     let api = Api {
         access: Arc::new(Access::open(&app)?),
+        files: Arc::new(files),
+        transfers: Arc::default(),
         operations: Arc::new(Operations::default()),
         events: Arc::new(Events::new(app.clock.now_us())),
         stopping: CancellationToken::new(),

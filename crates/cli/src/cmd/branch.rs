@@ -333,7 +333,7 @@ async fn rename(app: &App, args: &BranchRenameArgs) -> Result<()> {
         None => {
             let progress = app.progress();
             let mut up = Session::open(app, &progress).await?;
-            work::branch::rename(app, &mut up, &progress, &args.old, &args.new).await?
+            work::branch::rename(app, &mut up, &progress, &args.old, &args.new, None).await?
         }
     };
     output::print(app, &renamed, || {

@@ -16,3 +16,21 @@ pub mod status;
 pub mod template;
 pub mod token;
 pub mod up;
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Waits for SIGINT or SIGTERM, from now on; how the process was told to end.
+///
+/// # Errors
+/// When signals cannot be waited for.
+pub(crate) fn interrupted() -> Result<impl Future<Output = &'static str>> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => "interrupted",
+            _ = terminate.recv() => "terminated",
+        }
+    })
+}

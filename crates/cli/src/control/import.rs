@@ -1,7 +1,7 @@
 //! The call that fills a new branch.
 
 use super::Control;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use anyhow::Result;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,12 +22,13 @@ impl Control {
         let request = self.request(None, ReceiverStream::new(items))?;
         match self.client.clone().import_branch(request).await {
             Ok(answer) => Ok(answer.into_inner()),
-            Err(status) if status.code() == Code::AlreadyExists => Err(Failure::new(
+            Err(status) if status.code() == Code::AlreadyExists => Err(Failure::of(
+                Kind::Conflict,
                 status.message().to_owned(),
                 "name a new branch with --branch",
             )),
             Err(status) if status.code() == Code::FailedPrecondition => {
-                Err(Failure::new(status.message().to_owned(), ""))
+                Err(Failure::of(Kind::Conflict, status.message().to_owned(), ""))
             }
             Err(status) => Err(self.explain(&format!("import branch {branch}"), &status)),
         }

@@ -1,7 +1,7 @@
 //! A data directory that is being written: under another name until it is
 //! complete.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::files;
 use crate::process::Process;
 use anyhow::{Context, Result, bail};
@@ -38,7 +38,8 @@ impl Target {
         };
         check_free(&place)?;
         if !parent.is_dir() {
-            return Err(Failure::new(
+            return Err(Failure::of(
+                Kind::Invalid,
                 format!("there is no directory {}", parent.display()),
                 format!("create it first: `mkdir -p {}`", parent.display()),
             ));
@@ -145,11 +146,18 @@ impl Drop for Target {
 /// An error of writing, which mostly is a full disk.
 pub fn cannot_write(path: &Path, error: std::io::Error) -> anyhow::Error {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-    let hint = match error.kind() {
-        StorageFull | QuotaExceeded => "free some space there, or export to another disk",
-        _ => "",
+    let (kind, hint) = match error.kind() {
+        StorageFull | QuotaExceeded => (
+            Kind::Unavailable,
+            "free some space there, or export to another disk",
+        ),
+        _ => (Kind::Failed, ""),
     };
-    Failure::new(format!("cannot write {}: {error}", path.display()), hint)
+    Failure::of(
+        kind,
+        format!("cannot write {}: {error}", path.display()),
+        hint,
+    )
 }
 
 /// Checks that nothing would be overwritten at `place`.
@@ -160,7 +168,8 @@ fn check_free(place: &Path) -> Result<()> {
         other => other.with_context(|| format!("cannot look at {}", place.display()))?,
     };
     if !meta.is_dir() {
-        return Err(Failure::new(
+        return Err(Failure::of(
+            Kind::Conflict,
             format!("{} exists, and is not a directory", place.display()),
             HINT,
         ));
@@ -169,14 +178,16 @@ fn check_free(place: &Path) -> Result<()> {
         .with_context(|| format!("cannot read {}", place.display()))?
         .next();
     if first.is_some() {
-        return Err(Failure::new(
+        return Err(Failure::of(
+            Kind::Conflict,
             format!("{} is not empty", place.display()),
             HINT,
         ));
     }
     let parent = place.parent().and_then(|p| std::fs::metadata(p).ok());
     if parent.is_some_and(|parent| parent.dev() != meta.dev()) {
-        return Err(Failure::new(
+        return Err(Failure::of(
+            Kind::Invalid,
             format!(
                 "{} is a mount point, and cannot be replaced",
                 place.display()

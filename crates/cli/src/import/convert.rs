@@ -3,7 +3,7 @@
 use super::check;
 use super::scratch::Scratch;
 use super::tally::BadFile;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::files;
 use crate::home::Home;
 use crate::log_file;
@@ -205,7 +205,8 @@ fn check_room(copy: &WorkingCopy<'_>) -> Result<()> {
     if free >= needed {
         return Ok(());
     }
-    Err(Failure::new(
+    Err(Failure::of(
+        Kind::Unavailable,
         format!(
             "the import needs {} for a copy of {}, and {} has {}",
             output::bytes(needed),

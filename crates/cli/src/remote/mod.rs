@@ -6,11 +6,13 @@ use crate::app::{App, shell_word};
 use crate::args::Global;
 use crate::failure::{Failure, Kind};
 use anyhow::{Context, Result};
-use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, header};
+use bytes::Bytes;
+use reqwest::{Client, Method, RequestBuilder, StatusCode, Url, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::{self, Write};
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 use xylem_ambient::Entropy;
 
@@ -18,6 +20,12 @@ use xylem_ambient::Entropy;
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long an answer may take. The server is asked to wait for less.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// The pauses before further tries of a request whose connection broke.
+const PAUSES: [Duration; 3] = [
+    Duration::from_millis(200),
+    Duration::from_millis(600),
+    Duration::from_millis(1800),
+];
 /// How long the server waits for the outcome of a change before it tells the progress, in
 /// seconds.
 const WAIT: u64 = 1;
@@ -57,6 +65,54 @@ pub fn path(parts: &[&str]) -> String {
     path
 }
 
+/// `text` without the user and the password that it may have before an `@`: errors are shown
+/// and kept.
+fn without_user(text: &str) -> String {
+    let Some((before, host)) = text.rsplit_once('@') else {
+        return text.to_owned();
+    };
+    match before.split_once("://") {
+        Some((scheme, _)) => format!("{scheme}://...@{host}"),
+        None => format!("...@{host}"),
+    }
+}
+
+/// A path of the server's machine, as an argument has it.
+///
+/// # Errors
+/// When it is not whole: nobody could say where it begins.
+pub fn place(what: &str, path: &Path) -> Result<String> {
+    let text = path.to_str().filter(|_| path.is_absolute());
+    text.map(str::to_owned).ok_or_else(|| {
+        Failure::usage(
+            format!("{what} {} is not a whole path", path.display()),
+            "with --server it is a directory of the server's machine, such as /srv/backups/main",
+        )
+    })
+}
+
+/// The end of an import or an export there.
+#[derive(Debug)]
+pub enum Ended<T> {
+    /// Its outcome.
+    Done(T),
+    /// This command was told to end, in this way, and has cancelled it.
+    Interrupted(&'static str),
+}
+
+/// An answer that has arrived as a whole.
+struct Answer {
+    status: StatusCode,
+    is_problem: bool,
+    body: Bytes,
+}
+
+/// What a request for a change has come to.
+enum Begun<T> {
+    Done(T),
+    GoesOn(Box<OperationReport>),
+}
+
 /// Reads the address of an API: HTTPS, or HTTP to this machine.
 ///
 /// # Errors
@@ -64,7 +120,7 @@ pub fn path(parts: &[&str]) -> String {
 pub fn address(text: &str) -> Result<Url> {
     let wrong = |why: &str| {
         Failure::usage(
-            format!("--server {text}: {why}"),
+            format!("--server {}: {why}", without_user(text)),
             "write it as https://HOST:PORT, as `xylem status` shows it there",
         )
     };
@@ -143,19 +199,38 @@ impl Remote {
         Ok(request.bearer_auth(&self.token))
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Response> {
-        request.send().await.map_err(|error| {
-            let cause = root_cause(&error);
-            let hint = match cause.contains("ertificate") {
-                true => "give the authority of its certificate, a copy of the project's tls/ca.pem: --ca FILE",
-                false => "`xylem status` there says whether the API runs",
+    /// Sends `request`, again if the connection breaks before the answer is there. A change has
+    /// an idempotency key, so that it is made once.
+    async fn exchange(&self, request: RequestBuilder) -> Result<Answer> {
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            let again = request
+                .try_clone()
+                .context("a request that cannot be sent")?;
+            let error = match answer(again).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
             };
-            Failure::of(
-                Kind::Unavailable,
-                format!("the API at {} does not answer: {cause}", self.base),
-                hint,
-            )
-        })
+            let cause = root_cause(&error);
+            let bad_certificate = cause.contains("ertificate");
+            // Nobody is there: the next try would take as long.
+            let no_route = error.is_connect() && error.is_timeout();
+            let pause = pauses.next().filter(|_| !bad_certificate && !no_route);
+            let Some(pause) = pause else {
+                let hint = match bad_certificate {
+                    true => {
+                        "give the authority of its certificate, a copy of the project's tls/ca.pem: --ca FILE"
+                    }
+                    false => "`xylem status` there says whether the API runs",
+                };
+                return Err(Failure::of(
+                    Kind::Unavailable,
+                    format!("the API at {} does not answer: {cause}", self.base),
+                    hint,
+                ));
+            };
+            tokio::time::sleep(pause).await;
+        }
     }
 
     /// The document at `path`.
@@ -163,8 +238,7 @@ impl Remote {
     /// # Errors
     /// When the API refuses, or has another.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        let response = self.send(self.request(Method::GET, path)?).await?;
-        document(response).await
+        document(&self.exchange(self.request(Method::GET, path)?).await?)
     }
 
     /// Makes a change, and waits for its outcome. Shows its progress meanwhile.
@@ -178,20 +252,73 @@ impl Remote {
         path: &str,
         body: Option<&B>,
     ) -> Result<T> {
-        let progress = app.progress();
+        match self.begin(method, path, body, WAIT).await? {
+            Begun::Done(done) => Ok(done),
+            Begun::GoesOn(operation) => self.follow(app, *operation).await,
+        }
+    }
+
+    /// Makes a change that takes long, as [`Remote::change`]. If this process is told to end
+    /// meanwhile, the change is cancelled there.
+    ///
+    /// # Errors
+    /// When it fails, or cannot be cancelled.
+    pub async fn long<B: Serialize, T: DeserializeOwned>(
+        &self,
+        app: &App,
+        path: &str,
+        body: &B,
+    ) -> Result<Ended<T>> {
+        // Its id first: without it nobody could cancel it.
+        let operation = match self.begin(Method::POST, path, Some(body), 0).await? {
+            Begun::Done(done) => return Ok(Ended::Done(done)),
+            Begun::GoesOn(operation) => *operation,
+        };
+        let resource = self::path(&["operations", &operation.id]);
+        let interrupted = crate::cmd::interrupted()?;
+        tokio::select! {
+            done = self.follow(app, operation) => Ok(Ended::Done(done?)),
+            how = interrupted => {
+                let cancel = self.request(Method::DELETE, &resource)?;
+                let after: OperationReport = document(&self.exchange(cancel).await?)?;
+                if after.state == OperationState::Succeeded {
+                    anyhow::bail!("{how}, after it was done");
+                }
+                Ok(Ended::Interrupted(how))
+            }
+        }
+    }
+
+    /// Begins a change, and waits for its outcome for `wait` seconds at most.
+    async fn begin<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+        wait: u64,
+    ) -> Result<Begun<T>> {
         let key = self.entropy.next().context("no idempotency key")?;
         let mut request = self
-            .request(method, &format!("{path}?wait={WAIT}"))?
+            .request(method, &format!("{path}?wait={wait}"))?
             .header(IDEMPOTENCY_KEY.as_str(), format!("{key:032x}"));
         if let Some(body) = body {
             request = request.json(body);
         }
-        let mut response = self.send(request).await?;
-        if response.status() != StatusCode::ACCEPTED {
-            return document(response).await;
+        let answer = self.exchange(request).await?;
+        match answer.status {
+            StatusCode::ACCEPTED => document(&answer).map(Box::new).map(Begun::GoesOn),
+            _ => document(&answer).map(Begun::Done),
         }
+    }
+
+    /// Waits for the outcome of `operation`, and shows its progress meanwhile.
+    async fn follow<T: DeserializeOwned>(
+        &self,
+        app: &App,
+        mut operation: OperationReport,
+    ) -> Result<T> {
+        let progress = app.progress();
         loop {
-            let operation: OperationReport = document(response).await?;
             match (operation.state, operation.problem) {
                 (OperationState::Running, _) => {}
                 (OperationState::Succeeded, _) => {
@@ -203,25 +330,31 @@ impl Remote {
             }
             progress.say(operation.progress.unwrap_or_default());
             let next = format!("{}?wait={WAIT}", self::path(&["operations", &operation.id]));
-            response = self.send(self.request(Method::GET, &next)?).await?;
+            operation = self.get(&next).await?;
         }
     }
 }
 
-/// The document of an answer, or the error that it tells.
-async fn document<T: DeserializeOwned>(response: Response) -> Result<T> {
-    let status = response.status();
+async fn answer(request: RequestBuilder) -> reqwest::Result<Answer> {
+    let response = request.send().await?;
     let kind = response.headers().get(header::CONTENT_TYPE);
-    let is_problem = kind.is_some_and(|kind| kind.as_bytes() == PROBLEM.as_bytes());
-    let body = response.bytes().await.context("the answer broke off")?;
-    if status.is_success() {
-        return serde_json::from_slice(&body)
+    Ok(Answer {
+        status: response.status(),
+        is_problem: kind.is_some_and(|kind| kind.as_bytes() == PROBLEM.as_bytes()),
+        body: response.bytes().await?,
+    })
+}
+
+/// The document of an answer, or the error that it tells.
+fn document<T: DeserializeOwned>(answer: &Answer) -> Result<T> {
+    if answer.status.is_success() {
+        return serde_json::from_slice(&answer.body)
             .context("the answer is not what this version of xylem expects");
     }
-    match serde_json::from_slice::<Problem>(&body) {
-        Ok(problem) if is_problem => Err(problem.into_error()),
+    match serde_json::from_slice::<Problem>(&answer.body) {
+        Ok(problem) if answer.is_problem => Err(problem.into_error()),
         _ => Err(Failure::new(
-            format!("the answer is {status}, and no problem document"),
+            format!("the answer is {}, and no problem document", answer.status),
             "is this the address of a project's API?",
         )),
     }

@@ -5,6 +5,7 @@ pub mod change;
 pub mod finding;
 pub mod seen;
 pub mod token;
+pub mod transfer;
 
 use self::branch::BranchReport;
 use self::finding::FindingRow;

@@ -1,6 +1,7 @@
 //! The API without a project: its table of routes, its problem documents, its limits.
 
 use crate::api::error::{PROBLEM, Problem, document};
+use crate::api::files::Files;
 use crate::api::request::moment;
 use crate::api::routes::{Need, ROUTES, split};
 use crate::api::serve::check_address;
@@ -15,6 +16,10 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 #[test]
 fn a_project_here_and_a_server_elsewhere_contradict_each_other() {
@@ -176,6 +181,9 @@ fn a_token_goes_to_no_server_in_the_clear() {
         "http://localhost.example.com",
         "ftp://localhost",
         "https://me:secret@localhost",
+        "https://me:secret@localhost:99999",
+        "me:secret@localhost",
+        "https://me:sec@ret@localhost/v1",
         "https://localhost/v1",
         "https://localhost/?x",
         "localhost:3380",
@@ -183,6 +191,8 @@ fn a_token_goes_to_no_server_in_the_clear() {
     ] {
         let error = address(bad).unwrap_err();
         assert_eq!(exit_status(&error), 2, "{bad}");
+        let said = describe(&error);
+        assert!(!said.contains("sec") && !said.contains("me:"), "{said}");
     }
     let listen = |address: &str, tls, allow| check_address(address.parse().unwrap(), tls, allow);
     listen("0.0.0.0:1", true, false).unwrap();
@@ -227,4 +237,110 @@ fn a_server_elsewhere_needs_a_token_in_a_file() {
     }))
     .unwrap();
     assert_eq!(kind(&problem.into_error()), Kind::Failed);
+}
+
+/// Reads a request, and says its head.
+async fn head(stream: &mut tokio::net::TcpStream) -> String {
+    let mut read = Vec::new();
+    while !read.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        if stream.read(&mut byte).await.unwrap() == 0 {
+            break;
+        }
+        read.extend(byte);
+    }
+    String::from_utf8(read).unwrap().to_lowercase()
+}
+
+#[tokio::test]
+async fn a_change_whose_connection_breaks_is_sent_again_with_its_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, "abc").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let global = Global {
+        server: Some(format!("http://{}", listener.local_addr().unwrap())),
+        token_file: Some(file),
+        ..Global::default()
+    };
+    let app = App::new(&global, clock(), entropy()).unwrap();
+    let remote = app.remote.clone().unwrap();
+    let serve = async {
+        let mut keys = Vec::new();
+        for round in 0..4 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let head = head(&mut stream).await;
+            let key = head
+                .lines()
+                .find(|line| line.starts_with("idempotency-key: "));
+            keys.push(key.map(str::to_owned));
+            let answer = match round {
+                // Nothing; half a head; half a body.
+                0 => "",
+                1 => "HTTP/1.1 200",
+                2 => "HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\n{\"na",
+                _ => "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+            };
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+        keys
+    };
+    let asked = remote.change::<(), Value>(&app, reqwest::Method::DELETE, "/v1/x", None);
+    let (keys, answer) = tokio::join!(serve, asked);
+    assert_eq!(answer.unwrap(), json!({}));
+    assert!(keys.iter().all(Option::is_some), "{keys:?}");
+    assert_eq!(keys.into_iter().collect::<BTreeSet<_>>().len(), 1);
+    // A server that is never there is given up.
+    drop(listener);
+    let given_up = tokio::time::timeout(Duration::from_secs(30), remote.get::<Value>("/v1/x"));
+    let error = given_up.await.unwrap().unwrap_err();
+    assert_eq!(kind(&error), Kind::Unavailable);
+}
+
+#[test]
+fn files_are_those_of_the_allowed_directories() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = std::fs::canonicalize(dir.path()).unwrap();
+    let make = |name: &str| {
+        std::fs::create_dir_all(dir.join(name)).unwrap();
+        dir.join(name)
+    };
+    let (allowed, state) = (make("allowed"), make("allowed/state"));
+    let data = make("allowed/data");
+    let (outside, other) = (make("outside"), make("allowed-too"));
+    std::os::unix::fs::symlink(&allowed, dir.join("by-link")).unwrap();
+    std::os::unix::fs::symlink(&outside, allowed.join("out")).unwrap();
+    std::os::unix::fs::symlink(&data, allowed.join("in")).unwrap();
+    let text = |path: PathBuf| path.to_str().unwrap().to_owned();
+    let files = Files::open(&[dir.join("by-link")], &state).unwrap();
+    let source = |path: PathBuf| files.source("datadir", &text(path)).map_err(|p| p.status);
+    let target = |path: PathBuf| files.target("dir", &text(path)).map_err(|p| p.status);
+    // By its name, by its path without links, and by a link within.
+    assert_eq!(source(dir.join("by-link/data")), Ok(data.clone()));
+    assert_eq!(source(data.clone()), Ok(data.clone()));
+    assert_eq!(source(allowed.join("in")), Ok(data.clone()));
+    assert_eq!(target(dir.join("by-link/new")), Ok(allowed.join("new")));
+    for wrong in [
+        allowed.join("out"),
+        allowed.join("data/../../outside"),
+        allowed.join("nothing"),
+        outside.clone(),
+        other.clone(),
+        state.clone(),
+        PathBuf::from("data"),
+    ] {
+        assert_eq!(source(wrong.clone()), Err(422), "{}", wrong.display());
+        let inside = wrong.join("new");
+        assert_eq!(target(inside), Err(422), "{}", wrong.display());
+    }
+    assert_eq!(target(allowed.clone()), Err(422));
+    // Links below the directory, at any depth.
+    make("allowed/data/shop");
+    std::os::unix::fs::symlink(&outside, data.join("shop/far")).unwrap();
+    assert_eq!(source(data.clone()), Err(422));
+    // Without a directory nothing is allowed.
+    let none = Files::open(&[], &state).unwrap();
+    assert_eq!(none.source("datadir", "/").unwrap_err().status, 409);
+    assert_eq!(none.target("dir", "/x").unwrap_err().status, 409);
+    Files::open(&[dir.join("missing")], &state).unwrap_err();
 }

@@ -21,6 +21,7 @@ fn sample(id: &str) -> &'static str {
         "bind" | "server_bind" | "gateway_bind" | "api_bind" => "0.0.0.0",
         "gateway" | "api" => "off",
         "gateway_domain" | "tls_names" => "db.example.com",
+        "api_files" => "/srv",
         "tls_cert" | "tls_key" | "tls_client_ca" => "/own.pem",
         "memory" | "buffer_pool" | "page_cache" => "512M",
         "user" => "mysql",

@@ -58,6 +58,16 @@ impl SpanOrDefault {
     }
 }
 
+impl SpanOrDefault {
+    /// The branch's own time; `None`: the project's holds.
+    fn own(&self) -> Option<String> {
+        match self {
+            SpanOrDefault::Default => None,
+            SpanOrDefault::Span(span) => Some(span.clone()),
+        }
+    }
+}
+
 impl std::fmt::Display for SpanOrDefault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -129,11 +139,7 @@ pub async fn set(
     suspend_after: &SpanOrDefault,
 ) -> Result<Changed> {
     let branch = BranchReport::from(up.caller.branch(name).await?);
-    let span = match suspend_after {
-        SpanOrDefault::Default => None,
-        SpanOrDefault::Span(span) => Some(span.clone()),
-    };
-    keep_suspend_after(app, up, &branch.id, span)?;
+    keep_suspend_after(app, up, &branch.id, suspend_after.own())?;
     Ok(changed(up, branch))
 }
 
@@ -194,7 +200,8 @@ pub async fn reopen(up: &Session, name: &ComputeName) -> Result<BranchReport> {
     Ok(BranchReport::from(up.caller.reopen_branch(name).await?))
 }
 
-/// Renames a branch. A compute that runs is restarted, because its directory has the name.
+/// Renames a branch, and changes its settings if `after` is given: both or neither. A compute
+/// that runs is restarted, because its directory has the name.
 ///
 /// # Errors
 /// When the server refuses.
@@ -204,6 +211,7 @@ pub async fn rename(
     progress: &Progress,
     from: &BranchName,
     to: &BranchName,
+    after: Option<&SpanOrDefault>,
 ) -> Result<Changed> {
     let (old, new) = (
         ComputeName::from(from.clone()),
@@ -211,6 +219,17 @@ pub async fn rename(
     );
     let running = is_running(app, &old);
     let branch = BranchReport::from(up.caller.rename_branch(from, to).await?);
+    // The server may refuse, and this machine's disk nearly never.
+    if let Some(after) = after
+        && let Err(error) = keep_suspend_after(app, up, &branch.id, after.own())
+    {
+        return match up.caller.rename_branch(to, from).await {
+            Ok(_) => Err(error),
+            Err(also) => Err(error.context(format!(
+                "branch {from} was renamed to {to}, without its new setting, and cannot be renamed back ({also:#})"
+            ))),
+        };
+    }
     stop::stop_awake(&app.state, &old).await?;
     take_directory(app, up, &old, &new).await?;
     let compute = restart(app, up, progress, &new, running).await?;

@@ -10,9 +10,11 @@ use crate::failure::{Failure, Kind};
 use crate::history;
 use crate::moment::Moment;
 use crate::progress::Progress;
+use crate::project::Project;
 use crate::report::branch::BranchReport;
 use crate::report::change::{Ended, Started};
 use crate::report::{ComputeReport, seen};
+use crate::run_as;
 use crate::session::Session;
 use anyhow::Result;
 
@@ -46,6 +48,26 @@ pub fn check(app: &App, name: &ComputeName, read_only: bool) -> Result<()> {
     ))
 }
 
+/// The file that tells from which port on programs that are not root's may listen.
+const FIRST_PORT: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+
+/// Refuses a port that the system keeps for root where mariadbd runs as another account.
+async fn check_port(project: &Project, port: Option<u16>) -> Result<()> {
+    let Some(port) = port else { return Ok(()) };
+    let told = std::fs::read_to_string(FIRST_PORT).unwrap_or_default();
+    let first = told.trim().parse().unwrap_or(1024);
+    let user = run_as::of(project).await?;
+    let is_root = user.is_none() && rustix::process::geteuid().is_root();
+    if port >= first || is_root {
+        return Ok(());
+    }
+    Err(Failure::of(
+        Kind::Invalid,
+        format!("a compute cannot listen on port {port}: ports below {first} are for root"),
+        format!("give a port from {first} on"),
+    ))
+}
+
 /// Starts a compute, unless it runs.
 ///
 /// # Errors
@@ -57,6 +79,7 @@ pub async fn start(
     wanted: &Wanted,
 ) -> Result<starter::Started> {
     check(app, &wanted.name, wanted.read_only)?;
+    check_port(&session.project, wanted.port).await?;
     if !wanted.read_only {
         let name = &wanted.name;
         return session.compute(app, name, wanted.port, progress).await;

@@ -1,8 +1,10 @@
-//! The work of the commands on branches, computes and tokens, without what they print: the
-//! command line and the HTTP API do the same.
+//! The work of the commands on branches, computes and tokens, of imports and exports, without
+//! what they print: the command line and the HTTP API do the same.
 
 pub mod branch;
 pub mod compute;
+pub mod export;
+pub mod import;
 pub mod token;
 
 use crate::timing::Timer;

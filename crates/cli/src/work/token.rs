@@ -148,6 +148,27 @@ pub fn known(app: &App) -> Result<Vec<TokenReport>> {
         .collect()
 }
 
+/// A token that was made, given by its id or its name.
+///
+/// # Errors
+/// When there is none, or the list cannot be read.
+pub fn find(app: &App, token: &str) -> Result<TokenReport> {
+    let mut known = known(app)?.into_iter();
+    let found = known.find(|known| known.id == token || known.name == token);
+    found.ok_or_else(|| no_token(app, token))
+}
+
+fn no_token(app: &App, token: &str) -> anyhow::Error {
+    Failure::of(
+        Kind::NotFound,
+        format!("there is no token {token}"),
+        format!(
+            "`{}` lists the tokens that were made",
+            app.command("token ls")
+        ),
+    )
+}
+
 /// Revokes a token, given by its id or its name.
 ///
 /// # Errors
@@ -159,14 +180,7 @@ pub async fn revoke(app: &App, token: &str) -> Result<TokenReport> {
         .iter()
         .find(|issued| issued.id == token || issued.name == token);
     let Some(found) = found else {
-        return Err(Failure::of(
-            Kind::NotFound,
-            format!("there is no token {token}"),
-            format!(
-                "`{}` lists the tokens that were made",
-                app.command("token ls")
-            ),
-        ));
+        return Err(no_token(app, token));
     };
     Ring::revoke(&dir, &found.id)?;
     TokenReport::new(found.clone(), &Ring::open(&dir)?, &app.clock)

@@ -1,0 +1,163 @@
+//! The directories of this machine in which imports by the API read, and exports write. A
+//! token must not give access to the file system: there are none unless the owner names some.
+
+use super::error::Problem;
+use crate::failure::{Failure, Kind};
+use anyhow::Result;
+use std::path::{Component, Path, PathBuf};
+
+/// The allowed directories.
+#[derive(Debug, Default)]
+pub struct Files {
+    allowed: Vec<Allowed>,
+    /// The state directory, which has keys: nothing in it is allowed.
+    state: PathBuf,
+}
+
+#[derive(Debug)]
+struct Allowed {
+    /// As the owner named it.
+    named: PathBuf,
+    /// Without symbolic links.
+    real: PathBuf,
+}
+
+impl Files {
+    /// Allows the directories `dirs`, without what is in the state directory `state`.
+    ///
+    /// # Errors
+    /// When one of them is no directory.
+    pub fn open(dirs: &[PathBuf], state: &Path) -> Result<Files> {
+        let mut allowed = Vec::new();
+        for dir in dirs {
+            let wrong = |why: &str| {
+                Failure::new(
+                    format!("--files {}: {why}", dir.display()),
+                    "create the directory, or leave it out: `xylem up --unset api-files`",
+                )
+            };
+            let named = std::path::absolute(dir).map_err(|error| wrong(&error.to_string()))?;
+            let real = std::fs::canonicalize(dir).map_err(|error| wrong(&error.to_string()))?;
+            if !real.is_dir() {
+                return Err(wrong("it is not a directory"));
+            }
+            allowed.push(Allowed { named, real });
+        }
+        Ok(Files {
+            allowed,
+            state: std::fs::canonicalize(state).unwrap_or_else(|_| state.to_owned()),
+        })
+    }
+
+    /// The directory `text`, which is there. The answer has no symbolic link in it, and no link
+    /// below it leads out of the allowed directories. Blocking.
+    ///
+    /// # Errors
+    /// When it is not in an allowed directory; `field` names it.
+    pub fn source(&self, field: &str, text: &str) -> Result<PathBuf, Problem> {
+        let path = self.named(field, text)?;
+        let real = std::fs::canonicalize(&path)
+            .map_err(|error| invalid(format!("{field}: {text}: {error}")))?;
+        self.check(field, text, &real)?;
+        self.check_links(field, &real)?;
+        Ok(real)
+    }
+
+    /// The directory `text`, which is to be made in one that is there.
+    ///
+    /// # Errors
+    /// As for [`Files::source`].
+    pub fn target(&self, field: &str, text: &str) -> Result<PathBuf, Problem> {
+        let path = self.named(field, text)?;
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(self.outside(field, text));
+        };
+        let parent = std::fs::canonicalize(parent).map_err(|error| {
+            invalid(format!("{field}: {}: {error}", parent.display()))
+                .hint("name a directory in one that is there")
+        })?;
+        self.check(field, text, &parent)?;
+        Ok(parent.join(name))
+    }
+
+    /// The path `text`, if it is written as one in an allowed directory. What is outside is
+    /// not even looked at.
+    fn named(&self, field: &str, text: &str) -> Result<PathBuf, Problem> {
+        if self.allowed.is_empty() {
+            return Err(Problem::of(
+                Kind::Conflict,
+                "the API may not read or write files of its machine",
+            )
+            .hint("the owner allows it there, in one directory: `xylem up --api-files DIR`"));
+        }
+        let path = Path::new(text);
+        let plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
+        if !path.is_absolute() || !path.components().all(plain) || text.contains('\0') {
+            return Err(invalid(format!(
+                "{field}: {text:?} is not a whole path without `..`"
+            )));
+        }
+        let mut allowed = self.allowed.iter();
+        match allowed.any(|dir| path.starts_with(&dir.named) || path.starts_with(&dir.real)) {
+            true => Ok(path.to_owned()),
+            false => Err(self.outside(field, text)),
+        }
+    }
+
+    /// Refuses a path without symbolic links that is outside.
+    fn check(&self, field: &str, text: &str, real: &Path) -> Result<(), Problem> {
+        match self.is_inside(real) {
+            true => Ok(()),
+            false => Err(self.outside(field, text)),
+        }
+    }
+
+    fn is_inside(&self, real: &Path) -> bool {
+        let mut allowed = self.allowed.iter();
+        allowed.any(|dir| real.starts_with(&dir.real)) && !real.starts_with(&self.state)
+    }
+
+    fn outside(&self, field: &str, text: &str) -> Problem {
+        let allowed: Vec<String> = self
+            .allowed
+            .iter()
+            .map(|dir| dir.named.display().to_string())
+            .collect();
+        invalid(format!(
+            "{field}: {text} is not in a directory that the API may use ({})",
+            allowed.join(", ")
+        ))
+    }
+
+    /// Refuses a directory with a symbolic link that leads out: an import follows them.
+    fn check_links(&self, field: &str, top: &Path) -> Result<(), Problem> {
+        let mut left = vec![top.to_owned()];
+        while let Some(dir) = left.pop() {
+            let failed = |error| invalid(format!("{field}: {}: {error}", dir.display()));
+            for entry in std::fs::read_dir(&dir).map_err(failed)? {
+                let entry = entry.map_err(failed)?;
+                let kind = entry.file_type().map_err(failed)?;
+                if kind.is_dir() {
+                    left.push(entry.path());
+                    continue;
+                }
+                let leads_out = || {
+                    let real = std::fs::canonicalize(entry.path());
+                    real.is_ok_and(|real| !self.is_inside(&real))
+                };
+                if kind.is_symlink() && leads_out() {
+                    return Err(invalid(format!(
+                        "{field}: the symbolic link {} leads out of the directories that the API may use",
+                        entry.path().display()
+                    ))
+                    .hint("put what it leads to in its place, or import there, by `xylem import`"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn invalid(detail: String) -> Problem {
+    Problem::of(Kind::Invalid, detail)
+}
