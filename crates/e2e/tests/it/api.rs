@@ -23,8 +23,8 @@ pub struct Caller {
 /// An answer.
 #[derive(Debug)]
 pub struct Answer {
-    status: u16,
-    headers: HeaderMap,
+    pub status: u16,
+    pub headers: HeaderMap,
     pub body: Value,
 }
 
@@ -75,7 +75,7 @@ impl Caller {
         })
     }
 
-    fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer> {
+    pub fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer> {
         self.runtime.block_on(async {
             let response = request.send().await?;
             let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -139,6 +139,7 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/v1/events", "token"),
     ("GET", "/v1/operations", "token"),
     ("GET", "/v1/operations/{id}", "token"),
+    ("DELETE", "/v1/operations/{id}", "token"),
     ("GET", "/v1/branches", "token"),
     ("POST", "/v1/branches", "admin"),
     ("GET", "/v1/branches/{name}", "read"),
@@ -147,6 +148,8 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/v1/branches/{name}/moments", "read"),
     ("POST", "/v1/branches/{name}/restore", "admin"),
     ("POST", "/v1/branches/{name}/reopen", "admin"),
+    ("POST", "/v1/branches/{name}/exports", "project"),
+    ("POST", "/v1/imports", "project"),
     ("GET", "/v1/computes", "token"),
     ("GET", "/v1/computes/{name}", "read"),
     ("DELETE", "/v1/computes/{name}", "write"),
@@ -156,6 +159,7 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/v1/tokens", "project"),
     ("POST", "/v1/tokens", "project"),
     ("POST", "/v1/tokens/rotate", "project"),
+    ("GET", "/v1/tokens/{id}", "project"),
     ("DELETE", "/v1/tokens/{id}", "project"),
 ];
 
@@ -165,6 +169,8 @@ fn body_of(method: &str, path: &str, name: &str) -> Option<Value> {
         ("POST", "/v1/branches") => Some(json!({ "name": name, "from": name })),
         ("PATCH", "/v1/branches/{name}") => Some(json!({ "suspend_after": "5m" })),
         ("POST", "/v1/branches/{name}/restore") => Some(json!({ "at": "1 second ago" })),
+        ("POST", "/v1/branches/{name}/exports") => Some(json!({ "dir": "/tmp/x" })),
+        ("POST", "/v1/imports") => Some(json!({ "datadir": "/tmp", "branch": name })),
         ("POST", "/v1/tokens") => {
             Some(json!({ "name": "more", "rights": [{ "can": "admin", "on": "*" }] }))
         }
@@ -469,6 +475,20 @@ fn errors_are_problem_documents() -> Result<()> {
     owner
         .call("DELETE", "/v1/tokens/nobody", None)?
         .is_problem(404)?;
+    // A port that mariadbd cannot have, unless the system gives those to everybody.
+    let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")?;
+    if first.trim().parse::<u16>()? > 80 {
+        let body = json!({ "port": 80 });
+        let answer = owner.call("POST", "/v1/computes/dev/start", Some(&body))?;
+        ensure!(answer.is_problem(422)?.contains("port 80"), "{answer:?}");
+    }
+    // Both changes, or none.
+    let body = json!({ "name": "child", "suspend_after": "77m" });
+    owner
+        .call("PATCH", "/v1/branches/dev", Some(&body))?
+        .is_problem(409)?;
+    let kept = std::fs::read_to_string(project.dir().join("project.toml"))?;
+    ensure!(!kept.contains("77m") && !kept.contains("1h 17m"), "{kept}");
     let none = json!({ "name": "none", "rights": [] });
     owner
         .call("POST", "/v1/tokens", Some(&none))?
@@ -579,6 +599,13 @@ fn all_that_the_command_line_can_do() -> Result<()> {
         json!({ "name": "t", "rights": [{ "can": "read", "on": "ma*" }], "expires": "2d" });
     let made = owner.ok("POST", "/v1/tokens", Some(&rights))?;
     let token = made["token"].as_str().context("no token")?;
+    // The place of what was made, which does not show the token again.
+    let id = made["id"].as_str().context("no id")?;
+    let seen = owner.ok("GET", &format!("/v1/tokens/{id}"), None)?;
+    assert_eq!((&seen["name"], &seen["token"]), (&json!("t"), &Value::Null));
+    owner
+        .call("GET", "/v1/tokens/nobody", None)?
+        .is_problem(404)?;
     let bearer = Caller::new(&project, Some(token))?;
     bearer.ok("GET", "/v1/branches/main", None)?;
     let listed = owner.ok("GET", "/v1/tokens", None)?;
@@ -793,10 +820,10 @@ fn a_request_that_is_no_http_or_no_tls_is_refused() -> Result<()> {
 }
 
 /// `xylem api` in the foreground, without TLS; ended on drop.
-struct Plain(std::process::Child, String);
+pub struct Plain(std::process::Child, pub String);
 
 impl Plain {
-    fn new(project: &Project) -> Result<Plain> {
+    pub fn new(project: &Project) -> Result<Plain> {
         use std::io::BufRead;
         let mut child = project
             .command(&["api", "--plaintext", "--listen", "127.0.0.1:0"])
@@ -896,5 +923,66 @@ fn others_learn_that_an_operation_has_failed_and_not_why() -> Result<()> {
     project.xylem(&["branch", "rm", "secret", "--yes"])?;
     let again = rename()?;
     assert_eq!(again.status, 200, "{again:?}");
+    Ok(())
+}
+
+#[test]
+fn a_refusal_names_no_relatives_that_are_hidden() -> Result<()> {
+    let project = project()?;
+    for (name, from) in [("secret-child", "dev"), ("ci/1", "dev")] {
+        project.xylem(&["branch", "create", name, "--from", from])?;
+    }
+    let admin = Caller::with_rights(&project, "admin", &["--admin", "dev", "--read", "ci/*"])?;
+    let answer = admin.call("DELETE", "/v1/branches/dev", None)?;
+    let detail = answer.is_problem(409)?;
+    ensure!(
+        detail.contains("ci/1, and 1 more that this token may not read")
+            && !detail.contains("secret"),
+        "{detail}"
+    );
+    let alone = Caller::with_rights(&project, "alone", &["--admin", "dev"])?;
+    let answer = alone.call("DELETE", "/v1/branches/dev", None)?;
+    let detail = answer.is_problem(409)?;
+    ensure!(
+        detail.contains("first: 2 that this token may not read") && !detail.contains("ci/"),
+        "{detail}"
+    );
+    // Whoever may read them is told.
+    let answer = Caller::owner(&project)?.call("DELETE", "/v1/branches/dev", None)?;
+    let detail = answer.is_problem(409)?;
+    ensure!(detail.contains("ci/1, secret-child"), "{detail}");
+    Ok(())
+}
+
+#[test]
+fn hints_are_for_the_caller_and_not_for_the_servers_shell() -> Result<()> {
+    let project = project()?;
+    project.xylem(&["up", "--detach", "--api", "off"])?;
+    let dir = project.dir().to_str().context("the path is not UTF-8")?;
+    let mut command = project.command(&["up", "--api", "on", "--detach", "--dir", dir]);
+    let out = command.env_remove("XYLEM_DIR").output()?;
+    ensure!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    let owner = Caller::owner(&project)?;
+    for (method, path) in [
+        ("DELETE", "/v1/tokens/nobody"),
+        ("GET", "/v1/computes/dev"),
+        ("GET", "/v1/branches/deb"),
+    ] {
+        let answer = owner.call(method, path, None)?;
+        answer.is_problem(404)?;
+        let hint = answer.body["hint"].as_str().unwrap_or_default();
+        ensure!(
+            hint.contains("xylem ") && !hint.contains("--dir"),
+            "{method} {path}: {answer:?}"
+        );
+    }
+    let body = json!({ "read_only": true });
+    let answer = owner.call("POST", "/v1/computes/main@1/start", Some(&body))?;
+    answer.is_problem(422)?;
+    ensure!(!answer.body.to_string().contains("--dir"), "{answer:?}");
     Ok(())
 }

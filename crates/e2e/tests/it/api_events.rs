@@ -191,6 +191,10 @@ fn a_listener_is_told_of_its_tokens_branches_and_while_it_is_valid() -> Result<(
     project.xylem(&["branch", "rename", "secret", "ci/2"])?;
     let renamed = listener.until_branch("changed", "ci/2")?;
     assert_eq!(renamed.data["renamed_from"], Value::Null);
+    // And back: for this listener it is gone, whatever its name is now.
+    project.xylem(&["branch", "rename", "ci/2", "secret"])?;
+    let gone = listener.until_branch("removed", "ci/2")?;
+    ensure!(!gone.data.to_string().contains("secret"), "{gone:?}");
     project.xylem(&["token", "revoke", "ci"])?;
     while listener.next(SOON)?.is_some() {}
     Ok(())

@@ -1,22 +1,26 @@
 //! The command line that works on a server elsewhere, and the API as a part of `xylem up`.
 
-use crate::api::{Caller, address, project};
+use crate::api::{Caller, Plain, address, project};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use std::io::Read;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use xylem_e2e::{Project, kill, wait_until};
 
 /// Another directory, from which the project is worked on.
-struct Laptop<'a> {
+pub struct Laptop<'a> {
     project: &'a Project,
     dir: TempDir,
     server: String,
 }
 
 impl Laptop<'_> {
-    fn new(project: &Project) -> Result<Laptop<'_>> {
+    pub fn new(project: &Project) -> Result<Laptop<'_>> {
         let dir = tempfile::tempdir()?;
         for (from, to) in [("token", "token"), ("tls/ca.pem", "ca.pem")] {
             std::fs::copy(project.dir().join(from), dir.path().join(to))?;
@@ -28,7 +32,7 @@ impl Laptop<'_> {
         })
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.project.home().join("bin/xylem"));
         command
             .args(args)
@@ -40,18 +44,18 @@ impl Laptop<'_> {
         command
     }
 
-    fn try_xylem(&self, args: &[&str]) -> Result<Output> {
+    pub fn try_xylem(&self, args: &[&str]) -> Result<Output> {
         Ok(self.command(args).output()?)
     }
 
-    fn xylem(&self, args: &[&str]) -> Result<String> {
+    pub fn xylem(&self, args: &[&str]) -> Result<String> {
         let out = self.try_xylem(args)?;
         let said = String::from_utf8_lossy(&out.stderr);
         ensure!(out.status.success(), "{args:?}: {said}");
         Ok(String::from_utf8(out.stdout)?)
     }
 
-    fn json(&self, args: &[&str]) -> Result<Value> {
+    pub fn json(&self, args: &[&str]) -> Result<Value> {
         let text = self.xylem(&[args, &["--json"]].concat())?;
         serde_json::from_str(&text).with_context(|| text)
     }
@@ -187,8 +191,6 @@ fn what_fails_there_says_so_as_it_does_here() -> Result<()> {
         &["doctor"],
         &["sql"],
         &["scrub"],
-        &["export", "main", "x"],
-        &["import", "x"],
         &["inspect", "layers", "main"],
         &["gateway"],
         &["api"],
@@ -206,6 +208,11 @@ fn what_fails_there_says_so_as_it_does_here() -> Result<()> {
         ("http://192.0.2.1:3380", "without TLS"),
         ("ftp://localhost:1", "not HTTPS"),
         ("https://token@localhost:1", "--token-file"),
+        ("https://me:hush@localhost:1", "https://...@localhost:1"),
+        (
+            "https://me:hush@localhost:99999",
+            "https://...@localhost:99999",
+        ),
         ("https://localhost:1/path", "only a host"),
     ] {
         let (code, text) = said(
@@ -226,6 +233,7 @@ fn what_fails_there_says_so_as_it_does_here() -> Result<()> {
         let (code, text) = said(command.env("XYLEM_TOKEN_FILE", "token").output()?);
         assert_eq!(code, Some(2), "{server}: {text}");
         ensure!(text.contains(why), "{server}: {text}");
+        ensure!(!text.contains("hush"), "{server}: {text}");
     }
     let mut command = laptop.command(&["status"]);
     let (code, text) = said(command.env_remove("XYLEM_TOKEN_FILE").output()?);
@@ -292,5 +300,69 @@ fn up_keeps_the_api_and_down_ends_it() -> Result<()> {
     // Off is kept by later starts.
     project.xylem(&["up", "--detach", "--api", "off"])?;
     assert_eq!(status(&project)?["state"], "stopped");
+    Ok(())
+}
+
+/// Passes each connection on to `to`, and breaks the first `broken` ones off when the answer
+/// begins. The address to connect to, and the number of connections so far.
+fn unreliable(to: &str, broken: usize) -> Result<(String, Arc<AtomicUsize>)> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = format!("http://{}", listener.local_addr()?);
+    let (seen, to) = (Arc::new(AtomicUsize::new(0)), to.to_owned());
+    let count = Arc::clone(&seen);
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let number = count.fetch_add(1, Ordering::Relaxed);
+            let Ok(server) = TcpStream::connect(&to) else {
+                return;
+            };
+            std::thread::spawn(move || pass(client, server, number < broken));
+        }
+    });
+    Ok((address, seen))
+}
+
+fn pass(mut client: TcpStream, mut server: TcpStream, breaks: bool) -> std::io::Result<()> {
+    let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
+    let asks = std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+    if breaks {
+        // The server has done something by now.
+        server.read_exact(&mut [0])?;
+        client.shutdown(Shutdown::Both)?;
+        return server.shutdown(Shutdown::Both);
+    }
+    std::io::copy(&mut server, &mut client)?;
+    client.shutdown(Shutdown::Both)?;
+    let _ = asks.join();
+    Ok(())
+}
+
+#[test]
+fn a_connection_that_breaks_is_made_again_and_nothing_twice() -> Result<()> {
+    let project = project()?;
+    let plain = Plain::new(&project)?;
+    let mut laptop = Laptop::new(&project)?;
+    let (address, seen) = unreliable(&plain.1, 2)?;
+    laptop.server = address;
+    let made = laptop.json(&["branch", "create", "once"])?;
+    assert_eq!(made["name"], "once");
+    assert_eq!(seen.load(Ordering::Relaxed), 3);
+    // Looks, too.
+    let (address, seen) = unreliable(&plain.1, 2)?;
+    laptop.server = address;
+    assert_eq!(laptop.json(&["branch", "show", "once"])?["name"], "once");
+    ensure!(seen.load(Ordering::Relaxed) >= 3);
+    // Not for ever.
+    let (address, seen) = unreliable(&plain.1, usize::MAX)?;
+    laptop.server = address;
+    let out = laptop.try_xylem(&["branch", "create", "never"])?;
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    ensure!(
+        out.status.code() == Some(1) && said.contains("does not answer"),
+        "{said}"
+    );
+    assert_eq!(seen.load(Ordering::Relaxed), 4);
+    // It was done at the first try, and the others were told so.
+    project.branch("never")?;
     Ok(())
 }

@@ -3,7 +3,9 @@
 
 mod api;
 mod api_events;
+mod api_limits;
 mod api_remote;
+mod api_transfers;
 mod branches;
 mod care;
 mod clean_lsns;
