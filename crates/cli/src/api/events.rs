@@ -55,6 +55,18 @@ pub enum Happened {
     Removed,
 }
 
+/// An event of the stream, for the OpenAPI document.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "a schema")]
+pub struct SentEvent {
+    /// Its id, which the next one's is above; `reset` has none.
+    id: Option<String>,
+    /// `branch`, `compute`, `operation` or `reset`.
+    event: Option<String>,
+    /// A JSON document: BranchEvent, ComputeEvent, OperationReport, or an object with `detail`.
+    data: Option<String>,
+}
+
 /// An event about a branch (`event: branch`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BranchEvent {

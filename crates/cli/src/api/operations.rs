@@ -428,8 +428,11 @@ impl Operations {
         }
         all.forget(now);
         if let Some(key) = &asked.key {
-            if key.is_empty() || key.len() > KEY_BYTES_MAX {
-                let detail = format!("Idempotency-Key has 1 to {KEY_BYTES_MAX} characters");
+            let plain = key.bytes().all(|byte| byte.is_ascii_graphic());
+            if key.is_empty() || key.len() > KEY_BYTES_MAX || !plain {
+                let detail = format!(
+                    "Idempotency-Key has 1 to {KEY_BYTES_MAX} characters of ASCII, and no space"
+                );
                 return Err(Problem::at(StatusCode::BAD_REQUEST, detail));
             }
             let same = |operation: &&Arc<Operation>| {

@@ -269,13 +269,13 @@ impl Remote {
         path: &str,
         body: &B,
     ) -> Result<Ended<T>> {
+        let interrupted = crate::cmd::interrupted()?;
         // Its id first: without it nobody could cancel it.
         let operation = match self.begin(Method::POST, path, Some(body), 0).await? {
             Begun::Done(done) => return Ok(Ended::Done(done)),
             Begun::GoesOn(operation) => *operation,
         };
         let resource = self::path(&["operations", &operation.id]);
-        let interrupted = crate::cmd::interrupted()?;
         tokio::select! {
             done = self.follow(app, operation) => Ok(Ended::Done(done?)),
             how = interrupted => {

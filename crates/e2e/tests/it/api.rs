@@ -704,6 +704,9 @@ fn an_operation_goes_on_without_its_caller() -> Result<()> {
     let operation = |answer: &Answer| answer.headers.get("xylem-operation").cloned();
     assert_eq!(operation(&first), operation(&second));
     with_key(&owner, "k1", "other")?.is_problem(422)?;
+    for bad in ["", "k 1", "\u{e9}", &"k".repeat(257)] {
+        with_key(&owner, bad, "other")?.is_problem(400)?;
+    }
     with_key(&owner, "k2", "once")?.is_problem(409)?;
     // A key is its caller's.
     let other = Caller::with_rights(&project, "other", &["--admin", "*"])?;

@@ -3,6 +3,7 @@
 use super::{Answer, Refused};
 use crate::api::access::Caller;
 use crate::api::error::Problem;
+use crate::api::events::SentEvent;
 use crate::api::{Api, events as stream, routes};
 use crate::failure::Kind;
 use crate::gateway::metrics;
@@ -93,7 +94,7 @@ pub async fn status(
     get, path = "/v1/events", tag = "project", operation_id = "events",
     params(("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that was received")),
     responses(
-        (status = 200, description = "A stream without an end", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "A stream of such events without an end", body = SentEvent, content_type = "text/event-stream"),
         Refused,
     )
 )]
