@@ -38,6 +38,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60);
 const KNOWN: Duration = Duration::from_millis(50);
 /// Starts at a time. Further ones wait.
 const STARTS_MAX: usize = 8;
+/// Those of them that are of computes at moments.
+const MOMENT_STARTS_MAX: usize = 2;
 /// How long a start waits for other commands that change the project.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
 /// How long the end of a compute that nobody uses waits for them: its clients wait meanwhile.
@@ -61,6 +63,9 @@ pub struct Branches {
     bedtime: OnceLock<File>,
     /// Starts at a time.
     starts: Semaphore,
+    /// Starts of computes at moments at a time. They leave most of [`Branches::starts`] to
+    /// branches.
+    moment_starts: Semaphore,
 }
 
 /// A compute, as a client names it.
@@ -122,6 +127,7 @@ impl Branches {
             bedtime: OnceLock::new(),
             known: Mutex::default(),
             starts: Semaphore::new(STARTS_MAX),
+            moment_starts: Semaphore::new(MOMENT_STARTS_MAX),
         }
     }
 
@@ -144,6 +150,7 @@ impl Branches {
             branch: name.to_owned(),
             branch_id: branch_id.clone(),
             process: record.process.tag(),
+            pool: self.pool_of(branch_id),
             started: None,
             address: SocketAddr::new(address, record.port),
             own: OwnWay {
@@ -152,6 +159,12 @@ impl Branches {
                 password: self.app.state.password().ok()??,
             },
         })
+    }
+
+    /// The limit of sessions on the compute of a branch.
+    fn pool_of(&self, id: &str) -> Option<usize> {
+        let project = Project::load(&self.app.state).ok()?;
+        Some(project.pool_size_of.get(id)?.get() as usize)
     }
 
     /// Whether this gateway puts computes to sleep.
@@ -175,7 +188,9 @@ impl Branches {
         if let Wanted::Moment(at) = &wanted {
             self.check_exists(&at.branch, from).await?;
             let id = self.id_of(&at.branch).await;
-            of = Some(id.map_err(|error| self.no_id(&wanted, &error, from))?);
+            let id = id.map_err(|error| moments::not_now(branch, &error, from))?;
+            self.check_shown(&at.branch, &id)?;
+            of = Some(id);
         }
         let of = of.as_deref();
         if let Some(reached) = self.running(&wanted, of) {
@@ -190,7 +205,7 @@ impl Branches {
             }
             Arc::clone(gates.entry(key.clone()).or_default())
         };
-        let mut outcome = self.wake(&wanted, of, &gate).await;
+        let outcome = self.wake(&wanted, of, &gate, from).await;
         if outcome.is_ok() {
             let mut gates = self.gates.lock().await;
             if gates
@@ -200,23 +215,7 @@ impl Branches {
                 gates.remove(&key);
             }
         }
-        if let Err(refusal) = &mut outcome
-            && !from.is_loopback()
-        {
-            // The reason has paths and lines of logs in it.
-            refusal.message = format!("The compute of branch '{wanted}' does not start").into();
-        }
         outcome
-    }
-
-    fn no_id(&self, wanted: &Wanted, error: &anyhow::Error, from: IpAddr) -> Refusal {
-        let why = match from.is_loopback() {
-            true => format!(": {error:#}"),
-            false => String::new(),
-        };
-        Refusal::gone(format!(
-            "Branch '{wanted}' cannot be looked up now{why}; try again"
-        ))
     }
 
     /// Refuses names of branches that do not exist, without the lock on the state
@@ -269,18 +268,30 @@ impl Branches {
     }
 
     /// Starts a compute, unless another caller just did or failed to.
-    async fn wake(&self, name: &Wanted, of: Option<&str>, gate: &Gate) -> Result<Reached, Refusal> {
+    async fn wake(
+        &self,
+        name: &Wanted,
+        of: Option<&str>,
+        gate: &Gate,
+        from: IpAddr,
+    ) -> Result<Reached, Refusal> {
         let mut failed = gate.lock().await;
         if let Some(reached) = self.running(name, of) {
             return Ok(reached);
         }
         let clock = &self.app.clock;
         let times = match &*failed {
-            Some(last) if clock.instant() < last.until => return Err(last.refusal.clone()),
+            Some(last) if clock.instant() < last.until => {
+                return Err(shown_to(from, name, &last.refusal));
+            }
             Some(last) => last.times,
             None => 0,
         };
         let began = clock.instant();
+        let _place = match name {
+            Wanted::Branch(_) => None,
+            Wanted::Moment(_) => Some(self.moment_place().await?),
+        };
         let Ok(_turn) = self.starts.acquire().await else {
             return Err(Refusal::gone("The gateway is stopping"));
         };
@@ -315,7 +326,16 @@ impl Branches {
             until: clock.instant() + wait,
             refusal: refusal.clone(),
         });
-        Err(refusal)
+        Err(shown_to(from, name, &refusal))
+    }
+}
+
+/// The refusal of a start that failed, as a client at this address may see it: the reason has
+/// paths and lines of logs in it.
+fn shown_to(from: IpAddr, name: &Wanted, refusal: &Refusal) -> Refusal {
+    match from.is_loopback() {
+        true => refusal.clone(),
+        false => Refusal::gone(format!("The compute of branch '{name}' does not start")),
     }
 }
 
@@ -352,11 +372,7 @@ async fn start(app: &App, name: &Wanted) -> Result<Result<(), Refusal>> {
             (!started.already).then_some(started.took)
         }
         Wanted::Moment(at) => match at.start(app, &mut session).await {
-            Ok(Some(took)) => Some(took),
-            Ok(None) => {
-                let why = format!("Too many moments are looked at to show '{name}': try again");
-                return Ok(Err(Refusal::gone(why)));
-            }
+            Ok(took) => Some(took),
             Err(error) if failure::kind(&error) == Kind::Invalid => {
                 return Ok(Err(Refusal::no_branch(format!("{error:#}"))));
             }

@@ -9,6 +9,7 @@
 //! | file | held |
 //! |---|---|
 //! | `lock` | alone by a command that changes the project, shared by the others |
+//! | `locks/queue` | alone by the one command that is next to have `lock` alone |
 //! | `locks/turn` | by whoever waits for `lock`: shared by those that would share it. Commands that share it follow each other closely, and would otherwise keep one that wants it alone from it for ever |
 //! | `locks/compute-NAME` | alone, in addition to `lock`, by a command that starts or ends this compute |
 //! | `locks/ports` | while a port is chosen |
@@ -63,7 +64,7 @@ impl StateDir {
     /// # Errors
     /// When other commands keep it for longer than `limit`.
     pub async fn lock(&self, limit: Duration) -> Result<Lock> {
-        self.lock_as(limit, alone(self)).await
+        self.lock_as(true, limit, alone(self)).await
     }
 
     /// Waits for the right to start and end computes, which others may have as well:
@@ -72,16 +73,23 @@ impl StateDir {
     /// # Errors
     /// When a command that changes the project takes longer than `limit`.
     pub async fn share(&self, limit: Duration) -> Result<Lock> {
-        self.lock_as(limit, shared(self)).await
+        self.lock_as(false, limit, shared(self)).await
     }
 
     async fn lock_as(
         &self,
+        is_alone: bool,
         limit: Duration,
         taking: impl Future<Output = Result<File>>,
     ) -> Result<Lock> {
         files::make_private_dir(&self.locks())?;
         let file = wait(self, &whole(self), limit, taking).await?;
+        if is_alone {
+            note_holder(&file);
+        } else {
+            // The one that was noted before has ended.
+            let _ = file.set_len(0);
+        }
         Ok(Lock {
             _file: file,
             state: self.clone(),
@@ -151,6 +159,7 @@ impl Lock {
     async fn compute_within(&self, name: &ComputeName, limit: Duration) -> Result<ComputeLock> {
         let path = self.state.compute_lock(name);
         let file = wait(&self.state, &path, limit, take(&path, File::try_lock)).await?;
+        note_holder(&file);
         Ok(ComputeLock { _file: file })
     }
 }
@@ -164,6 +173,8 @@ fn turn(state: &StateDir) -> PathBuf {
 }
 
 async fn alone(state: &StateDir) -> Result<File> {
+    // One at a time: the turns of many would leave no break in which others may begin.
+    let _next = take(&state.locks().join("queue"), File::try_lock).await?;
     loop {
         let _turn = take(&turn(state), File::try_lock).await?;
         let whole = whole(state);
@@ -181,8 +192,14 @@ async fn shared(state: &StateDir) -> Result<File> {
     take(&whole(state), File::try_lock_shared).await
 }
 
-/// Waits for `taking`, the lock on the file `path`, for `limit` at most, and notes that this
-/// process has it.
+/// Notes that this process has the lock on `file` alone.
+fn note_holder(mut file: &File) {
+    file.set_len(0)
+        .and_then(|()| writeln!(file, "pid {}", std::process::id()))
+        .ok();
+}
+
+/// Waits for `taking`, the lock on the file `path`, for `limit` at most.
 async fn wait(
     state: &StateDir,
     path: &Path,
@@ -193,32 +210,30 @@ async fn wait(
     let silent = limit.min(QUIET);
     let mut taken = tokio::time::timeout(silent, &mut taking).await;
     if taken.is_err() && limit > silent {
-        eprintln!("waiting for another xylem command ({})", holder(path));
+        eprintln!("waiting for another xylem command{}", holder(path));
         taken = tokio::time::timeout(limit - silent, &mut taking).await;
     }
     let Ok(file) = taken else {
         return Err(Failure::of(
             Kind::Conflict,
             format!(
-                "another xylem command ({}) is still changing {}",
+                "another xylem command{} is still changing {}",
                 holder(path),
                 state.root().display()
             ),
             "wait for it to end, or end it if it hangs",
         ));
     };
-    let mut file = file?;
-    // Those that share the lock overwrite each other: any of them is a right answer.
-    file.set_len(0)
-        .and_then(|()| writeln!(file, "pid {}", std::process::id()))
-        .ok();
-    Ok(file)
+    file
 }
 
-/// The process that has the lock on `path`, as it has noted itself.
+/// The process that has the lock on `path` alone, as it has noted itself: ` (pid 17)`.
 fn holder(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.trim().to_owned()
+    match text.trim() {
+        "" => String::new(),
+        process => format!(" ({process})"),
+    }
 }
 
 fn open(path: &Path) -> Result<File> {

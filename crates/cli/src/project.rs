@@ -8,8 +8,9 @@ use anyhow::{Context, Result};
 use clap::{Args, Command};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::num::NonZeroU32;
 use std::time::Duration;
 use xylem_server::span::Span;
 
@@ -57,6 +58,13 @@ pub struct Project {
     /// another than the project's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub suspend_after_of: BTreeMap<String, String>,
+    /// The most sessions that clients of the gateway have on the compute of the branch of that
+    /// id, where there is a limit.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pool_size_of: BTreeMap<String, NonZeroU32>,
+    /// The ids of branches whose moments clients of the gateway may name.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub moments_of: BTreeSet<String>,
     /// The first branch is being filled. Left over after a crash it says that the
     /// project is incomplete.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -82,12 +90,14 @@ pub enum Accounts {
 /// The first key of `table` that `project.toml` does not have: it is neither a field
 /// of [`Project`] nor a setting.
 fn unknown_key(table: &toml::Table) -> Option<&String> {
-    const FIELDS: [&str; 7] = [
+    const FIELDS: [&str; 9] = [
         "created",
         "sleep_by_default",
         "accounts",
         "accounts_of",
         "suspend_after_of",
+        "pool_size_of",
+        "moments_of",
         "half_made",
         "ports",
     ];
@@ -110,6 +120,8 @@ impl Project {
             accounts: Accounts::None,
             accounts_of: BTreeMap::new(),
             suspend_after_of: BTreeMap::new(),
+            pool_size_of: BTreeMap::new(),
+            moments_of: BTreeSet::new(),
             half_made: false,
             ports: Ports::default(),
         }

@@ -12,6 +12,10 @@ use crate::server::{self, Running};
 use crate::settings::ServerPorts;
 use anyhow::Result;
 
+/// How often the server is started for a command that shares the project, and has ended again
+/// before that command has it.
+const SHARE_TRIES: usize = 3;
+
 /// A project at work.
 #[derive(Debug)]
 pub struct Session {
@@ -100,15 +104,17 @@ impl Session {
     /// As for [`Session::open`].
     pub async fn share(app: &App, progress: &Progress) -> Result<Session> {
         app.state.require_project()?;
-        let prepared = Prepared::locked(app, app.share().await?)?;
-        match server::running(app, prepared.ports, progress).await? {
-            Some(running) => Ok(prepared.session(running)),
-            // Only a command that has the project alone may start the server.
-            None => {
-                drop(prepared);
-                Session::open(app, progress).await
+        for _ in 0..SHARE_TRIES {
+            let prepared = Prepared::locked(app, app.share().await?)?;
+            if let Some(running) = server::running(app, prepared.ports, progress).await? {
+                return Ok(prepared.session(running));
             }
+            drop(prepared);
+            // Only a command that has the project alone may start the server. Others are not
+            // kept waiting for what comes after.
+            drop(Session::open(app, progress).await?);
         }
+        Session::open(app, progress).await
     }
 
     /// Starts the compute `name` unless it runs.

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
+use utoipa::ToSchema;
 
 /// InnoDB's default page size in bytes; that of the template.
 pub const PAGE_SIZE: u32 = 16_384;
@@ -180,7 +181,7 @@ pub struct SleepSettings {
 }
 
 /// Whether something runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Switch {
     /// It runs.

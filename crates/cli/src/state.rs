@@ -9,6 +9,7 @@ use crate::process::Process;
 use crate::role::Role;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -138,10 +139,19 @@ impl StateDir {
     /// Checks that there is a project here.
     ///
     /// # Errors
-    /// When none was.
+    /// When none was, or it belongs to somebody else.
     pub fn require_project(&self) -> Result<()> {
-        if self.has_project() {
-            return Ok(());
+        match std::fs::metadata(self.project_file()) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(Failure::new(
+                    format!("cannot look into {}: {error}", self.root.display()),
+                    format!(
+                        "run this command as the user that the project belongs to, or name another directory with --dir or {VARIABLE}"
+                    ),
+                ));
+            }
         }
         Err(Failure::new(
             format!("there is no project in {}", self.root.display()),

@@ -9,6 +9,7 @@ use crate::login::Answer;
 use crate::own;
 use crate::packet::{self, Broken, FULL, HEADER_BYTES};
 use crate::park::{Account, Parked, pong, repeat};
+use crate::pool::{Coming, Place};
 use crate::refusal::Refusal;
 use crate::session::{Client, Inner, InnerStream, MOVE};
 use std::io;
@@ -174,7 +175,7 @@ impl Away {
             } else {
                 let (peer, answer) = (client.peer, &client.answer);
                 match self.restore(shared, peer, answer, branch).await {
-                    Ok((stream, compute, id)) => {
+                    Ok((stream, compute, id, place)) => {
                         if let Some(metrics) = branch.metrics() {
                             metrics.restored.inc();
                         }
@@ -185,7 +186,7 @@ impl Away {
                             self.history,
                         );
                         let process = compute.process.clone();
-                        let entered = branch.enter(id, process, conversation);
+                        let entered = branch.enter(id, process, conversation, place);
                         let _ = entered.handle.account.set(self.account);
                         return Ok(Some(Inner {
                             stream: InnerStream::Unix(stream),
@@ -222,12 +223,12 @@ impl Away {
         peer: SocketAddr,
         answer: &Answer,
         branch: &Arc<Branch>,
-    ) -> Result<(UnixStream, Reached, u32), Stuck> {
+    ) -> Result<(UnixStream, Reached, u32, Place), Stuck> {
         let _passed = branch.gate.read().await;
         let from = peer.ip().to_canonical();
         let name = &self.name;
-        let reached = shared.reach(branch, name, from).await;
-        let compute = reached.map_err(Stuck::Now)?;
+        let reached = shared.reach_place(branch, name, from, Coming::Back).await;
+        let (compute, place) = reached.map_err(Stuck::Now)?;
         if compute.branch_id != self.branch_id {
             // The client has not logged in there.
             return Err(Stuck::ForGood(Refusal::gone(format!(
@@ -236,7 +237,7 @@ impl Away {
         }
         let made = self.make(&compute, answer);
         let why = match tokio::time::timeout(MOVE, made).await {
-            Ok(Ok((stream, id))) => return Ok((stream, compute, id)),
+            Ok(Ok((stream, id))) => return Ok((stream, compute, id, place)),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "it does not answer".to_owned(),
         };

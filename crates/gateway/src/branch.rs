@@ -4,6 +4,7 @@
 use crate::conversation::Conversation;
 use crate::metrics::{BranchMetrics, Metrics};
 use crate::park::Account;
+use crate::pool::{Place, Pool};
 use crate::route::branch_of;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -22,6 +23,8 @@ pub(crate) struct Branch {
     /// here, which may be before its login is finished; for writing while the compute is
     /// being ended.
     pub gate: Arc<RwLock<()>>,
+    /// The places on the compute.
+    pub pool: Arc<Pool>,
     /// The sessions on the compute, by their numbers there.
     sessions: Mutex<HashMap<u32, Arc<Handle>>>,
     /// Its metrics, once a client has logged in on it, so that it exists.
@@ -40,11 +43,13 @@ impl Branches {
         branch
     }
 
-    /// Forgets a name that a client made up, unless another one uses it.
+    /// Forgets a name that a client made up, or a moment, unless another one uses it.
     pub fn forget(&self, name: &str) {
         let mut all = self.0.lock();
-        let unused =
-            |branch: &Arc<Branch>| Arc::strong_count(branch) == 1 && branch.metrics().is_none();
+        let unused = |branch: &Arc<Branch>| {
+            Arc::strong_count(branch) == 1
+                && (branch.metrics().is_none() || branch_of(name) != name)
+        };
         if all.get(name).is_some_and(unused) {
             all.remove(name);
         }
@@ -68,6 +73,7 @@ impl Branch {
         inner: u32,
         process: String,
         conversation: Conversation,
+        place: Place,
     ) -> Entered {
         let handle = Arc::new(Handle::new(process, conversation));
         self.sessions.lock().insert(inner, Arc::clone(&handle));
@@ -75,6 +81,7 @@ impl Branch {
             branch: Arc::clone(self),
             inner,
             handle,
+            place,
         }
     }
 
@@ -97,6 +104,8 @@ pub(crate) struct Entered {
     inner: u32,
     /// The requests to it.
     pub handle: Arc<Handle>,
+    /// Its place on the compute.
+    pub place: Place,
 }
 
 impl Drop for Entered {

@@ -66,6 +66,9 @@ pub struct Reached {
     pub address: SocketAddr,
     /// The way of Xylem's own account to it.
     pub own: OwnWay,
+    /// The most sessions that clients of the gateway may have on it at a time; `None`: no
+    /// limit.
+    pub pool: Option<usize>,
     /// How long its start took, for the caller that has started it.
     pub started: Option<Duration>,
 }

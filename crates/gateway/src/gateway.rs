@@ -5,6 +5,7 @@ use crate::computes::{Computes, Reached};
 use crate::kill::FIRST_ID;
 use crate::login::Greeting;
 use crate::metrics::{Counted, Metrics};
+use crate::pool::{Coming, Place};
 use crate::refusal::Refusal;
 use crate::{session, sleep};
 use parking_lot::Mutex;
@@ -150,7 +151,9 @@ impl Gateway {
         let Ok(permit) = Arc::clone(&shared.permits).try_acquire_owned() else {
             shared.metrics.too_many.inc();
             // Without a greeting, as MariaDB does it. A new connection has room for it.
-            let refusal = Refusal::too_many().encode();
+            let refusal =
+                Refusal::too_many("Too many connections: the gateway has as many as it may");
+            let refusal = refusal.encode();
             let mut bytes = crate::packet::header(refusal.len(), 0).to_vec();
             bytes.extend_from_slice(&refusal);
             let _ = SockRef::from(&stream).send(&bytes);
@@ -239,6 +242,24 @@ impl Shared {
             }
         }
         reached
+    }
+
+    /// Finds the compute of a branch as [`Shared::reach`] does, and a place on it.
+    pub(crate) async fn reach_place(
+        &self,
+        branch: &Branch,
+        name: &str,
+        from: IpAddr,
+        coming: Coming,
+    ) -> Result<(Reached, Place), Refusal> {
+        loop {
+            let compute = self.reach(branch, name, from).await?;
+            let place = branch.pool.enter(coming, compute.pool, name).await?;
+            // It may have died while the client waited for its place.
+            if self.computes.is_alive(&compute) {
+                return Ok((compute, place));
+            }
+        }
     }
 
     /// Lists a connection until the entry is dropped.

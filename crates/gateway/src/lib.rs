@@ -29,12 +29,14 @@ mod metrics;
 mod own;
 mod packet;
 mod park;
+mod pool;
 mod proxy;
 mod refusal;
 mod relay;
 mod route;
 mod scan;
 mod session;
+mod sessions;
 mod sleep;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]

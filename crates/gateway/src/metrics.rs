@@ -50,6 +50,7 @@ pub(crate) struct Metrics {
     sleeps: Family<BranchLabel, Counter>,
     restored: Family<BranchLabel, Counter>,
     bereaved: Family<BranchLabel, Counter>,
+    pooled: Family<BranchLabel, Counter>,
     commands: Family<BranchLabel, Counter>,
     answers: Family<BranchLabel, Counter>,
 }
@@ -70,6 +71,8 @@ pub(crate) struct BranchMetrics {
     pub restored: Counter,
     /// Sessions whose compute has died, and that survived it.
     pub bereaved: Counter,
+    /// Sessions that have made room for others.
+    pub pooled: Counter,
     /// Bytes from clients.
     pub commands: Counter,
     /// Bytes to clients.
@@ -90,6 +93,7 @@ impl Metrics {
             sleeps: Family::default(),
             restored: Family::default(),
             bereaved: Family::default(),
+            pooled: Family::default(),
             commands: Family::default(),
             answers: Family::default(),
         };
@@ -147,6 +151,11 @@ impl Metrics {
             "Sessions that survived the death of their compute",
             self.bereaved.clone(),
         );
+        all.register(
+            "sessions_pooled",
+            "Sessions that left their compute to make room for those of other clients",
+            self.pooled.clone(),
+        );
         all.register_with_unit(
             "commands",
             "Bytes that clients have sent after their login",
@@ -175,6 +184,7 @@ impl Metrics {
             sleeps: self.sleeps.get_or_create_owned(&label),
             restored: self.restored.get_or_create_owned(&label),
             bereaved: self.bereaved.get_or_create_owned(&label),
+            pooled: self.pooled.get_or_create_owned(&label),
             commands: self.commands.get_or_create_owned(&label),
             answers: self.answers.get_or_create_owned(&label),
         }

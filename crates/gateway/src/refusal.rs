@@ -40,12 +40,8 @@ impl Refusal {
     }
 
     /// `ER_CON_COUNT_ERROR`: as many connections are open as there may be.
-    pub fn too_many() -> Refusal {
-        Refusal::new(
-            1040,
-            *b"08004",
-            "Too many connections: the gateway has as many as it may",
-        )
+    pub fn too_many(message: impl Into<Cow<'static, str>>) -> Refusal {
+        Refusal::new(1040, *b"08004", message)
     }
 
     /// `ER_SERVER_SHUTDOWN`: the gateway or the compute ends; another attempt may work.

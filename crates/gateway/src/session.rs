@@ -10,6 +10,7 @@ use crate::login::{Answer, Greeting, asks_for_tls, caps};
 use crate::metrics::{BranchMetrics, Counted};
 use crate::packet::{self, Ahead, Broken};
 use crate::park::Parked;
+use crate::pool::Coming;
 use crate::proxy;
 use crate::refusal::Refusal;
 use crate::relay::{self, Commands, Stopped};
@@ -124,6 +125,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAd
     // That of the first client, before the branch was known to exist.
     metrics.woken(&mut inner.compute);
     let _client = Counted::one(&metrics.clients);
+    let _forgotten = Forgotten(&shared, inner.compute.branch.clone());
     loop {
         let Some(away) = pass(&shared, &mut client, inner, metrics).await else {
             return;
@@ -141,6 +143,15 @@ pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAd
                 return;
             }
         };
+    }
+}
+
+/// Forgets the name of a moment that nobody is at any more, on drop.
+struct Forgotten<'a>(&'a Shared, String);
+
+impl Drop for Forgotten<'_> {
+    fn drop(&mut self) {
+        self.0.branches.forget(&self.1);
     }
 }
 
@@ -276,7 +287,8 @@ async fn log_in(
 ) -> Result<Option<Inner>, Broken> {
     let passed = branch.gate.read().await;
     let from = client.peer.ip().to_canonical();
-    let compute = shared.reach(branch, name, from).await?;
+    let reached = shared.reach_place(branch, name, from, Coming::In).await;
+    let (compute, place) = reached?;
     let connected = within(async {
         let mut stream = TcpStream::connect(compute.address).await?;
         stream.set_nodelay(true)?;
@@ -312,13 +324,14 @@ async fn log_in(
     if is_ambiguous(client.answer.charset) {
         conversation.history.lose();
     }
-    let entered = branch.enter(greeting.id, compute.process.clone(), conversation);
+    let mut entered = branch.enter(greeting.id, compute.process.clone(), conversation, place);
     drop(passed);
     packet::write(&mut stream, 1, &client.answer.encode()).await?;
     let Some((status, [by_client, by_compute])) = authenticate(client, &mut stream).await? else {
         return Ok(None);
     };
     entered.handle.conversation.lock().begin(status);
+    entered.place.is_settled();
     Ok(Some(Inner {
         stream: InnerStream::Tcp(stream),
         compute,

@@ -22,11 +22,12 @@
 use crate::branch::Branch;
 use crate::computes::{Reached, Seen, Sleep};
 use crate::gateway::Shared;
-use crate::own::{Own, Row};
+use crate::own::Own;
 use crate::packet::Broken;
-use crate::park::Account;
+use crate::pool::{self, Silence};
 use crate::refusal::Refusal;
 use crate::route::MOMENT;
+use crate::sessions::{Session, number, sessions, within};
 use crate::variable;
 use futures::future::join_all;
 use parking_lot::Mutex;
@@ -45,8 +46,10 @@ const PART: u32 = 8;
 const ASK_MAX: Duration = Duration::from_secs(10);
 /// How often the accounts of new sessions are asked for.
 const LEARN: Duration = Duration::from_millis(200);
-/// How long the compute may take to answer.
-const ANSWER: Duration = Duration::from_secs(10);
+/// The pause between two attempts to make room for clients.
+const ROOM: Duration = Duration::from_millis(10);
+/// The same where no session could leave.
+const ROOM_MAX: Duration = Duration::from_millis(50);
 /// How long sessions may take to leave.
 const LEAVE: Duration = Duration::from_secs(5);
 /// How long the compute may take to notice that they have left.
@@ -63,8 +66,6 @@ const EARLY_S: u64 = 2;
 
 const STATEMENTS: &str =
     "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME = 'QUESTIONS'";
-const SESSIONS: &str = "SELECT ID, USER, HOST, IP, ACCOUNT_HOST, TIES, DUE \
-    FROM information_schema.INNODB_PAGE_SERVER_SESSIONS";
 
 /// The variables that SQL has set for the whole server, and that sessions begin with: they
 /// are others after the death of the compute.
@@ -172,8 +173,18 @@ async fn ask(
     let mut looked = quiet_since;
     let mut pause = LEARN;
     let mut told = String::new();
+    let mut silence = Silence::default();
+    branch.pool.set_limit(compute.pool);
     loop {
-        tokio::time::sleep(LEARN).await;
+        tokio::select! {
+            () = branch.pool.wanted() => {}
+            () = tokio::time::sleep(LEARN) => {}
+        }
+        let left = pool::make_room(shared, branch, compute, own, &mut silence).await?;
+        if branch.pool.waiting() > 0 {
+            tokio::time::sleep(if left > 0 { ROOM } else { ROOM_MAX }).await;
+            branch.pool.want();
+        }
         learn_accounts(branch, compute, own).await?;
         if shared.settings.clock.since(looked) < LOOK.min(pause) {
             continue;
@@ -185,6 +196,7 @@ async fn ask(
         if now.process != compute.process {
             return Ok(());
         }
+        branch.pool.set_limit(now.pool);
         let forsaken = branch.sessions(&compute.process).is_empty() && name.contains(MOMENT);
         let after = match forsaken {
             true => after.map(|after| after.min(FORSAKEN)),
@@ -262,10 +274,10 @@ async fn suspend(
 ) -> Result<Outcome, Broken> {
     let mut known = branch.sessions(&compute.process);
     let asked = shared.settings.clock.instant();
-    let sessions = sessions(own).await?;
+    let present = sessions(own).await?;
     let mut due = None;
     let mut leaving = Vec::new();
-    for session in &sessions {
+    for session in &present {
         if session.is_scheduler() {
             due = session.due;
             if due.is_some_and(|at| at < shared.now_s() + NAP_MIN_S) {
@@ -311,7 +323,7 @@ async fn suspend(
     }
     let noticed = shared.settings.clock.instant();
     loop {
-        let rest = self::sessions(own).await?;
+        let rest = sessions(own).await?;
         let scheduler = rest.iter().find(|session| session.is_scheduler());
         if scheduler.is_some_and(|scheduler| scheduler.due != due) {
             return Ok(Outcome::Awake("an event is executed".to_owned()));
@@ -345,63 +357,6 @@ async fn suspend(
     }
 }
 
-/// A session on a compute, or a thread of the compute's own.
-struct Session {
-    id: u32,
-    account: Account,
-    /// The part of it that could not be restored, or nothing.
-    ties: String,
-    /// When the event scheduler executes the next event.
-    due: Option<u64>,
-}
-
-impl Session {
-    /// Whether it is the event scheduler and not a client.
-    fn is_scheduler(&self) -> bool {
-        self.ties == "event scheduler"
-    }
-
-    /// Whether its account could not be had again.
-    fn has_lost_account(&self) -> bool {
-        self.ties == "account" || self.ties == "limits of the account"
-    }
-}
-
-async fn sessions(own: &mut Own) -> Result<Vec<Session>, Broken> {
-    let rows = within(own.query(SESSIONS)).await?;
-    let sessions = rows
-        .iter()
-        .map(|row| session(row).ok_or_else(Refusal::malformed));
-    Ok(sessions.collect::<Result<_, _>>()?)
-}
-
-fn session(row: &Row) -> Option<Session> {
-    let [
-        Some(id),
-        Some(user),
-        Some(host),
-        Some(ip),
-        Some(account_host),
-        Some(ties),
-        Some(due),
-    ] = &row[..]
-    else {
-        return None;
-    };
-    let due: u64 = number(due)?;
-    Some(Session {
-        id: number(id)?,
-        account: Account {
-            user: user.clone(),
-            host: host.clone(),
-            ip: ip.clone(),
-            account_host: account_host.clone(),
-        },
-        ties: String::from_utf8_lossy(ties).into_owned(),
-        due: (due > 0).then_some(due),
-    })
-}
-
 /// The statements that set the variables which SQL has set for the whole server.
 async fn globals(own: &mut Own) -> Result<Vec<String>, Broken> {
     let rows = within(own.query(GLOBALS)).await?;
@@ -417,10 +372,6 @@ async fn globals(own: &mut Own) -> Result<Vec<String>, Broken> {
     Ok(statements)
 }
 
-fn number<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
 /// The statements that clients have had executed, without the gateway's own.
 async fn statements(own: &mut Own) -> Result<u64, Broken> {
     let rows = within(own.query(STATEMENTS)).await?;
@@ -429,11 +380,4 @@ async fn statements(own: &mut Own) -> Result<u64, Broken> {
         .and_then(|row| number(row.first()?.as_deref()?));
     let all = all.ok_or_else(Refusal::malformed)?;
     Ok(all.saturating_sub(own.statements()))
-}
-
-async fn within<T>(answer: impl Future<Output = Result<T, Broken>>) -> Result<T, Broken> {
-    match tokio::time::timeout(ANSWER, answer).await {
-        Ok(answer) => answer,
-        Err(_) => Err(Broken::Io(std::io::ErrorKind::TimedOut.into())),
-    }
 }

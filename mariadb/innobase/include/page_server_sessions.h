@@ -30,7 +30,7 @@ int page_server_act_as(THD *thd, st_mysql_sys_var *, void *save, st_mysql_value 
 /** Check function of innodb_page_server_statement_id: sets the number of the next prepared
 statement.
 @param save   gets 0, because the value is not kept
-@param value  a number above those of all statements that the session has prepared
+@param value  a number above those of all prepared statements that the session has
 @return 0, or 1 after an error was set */
 int page_server_statement_id(THD *thd, st_mysql_sys_var *, void *save,
                              st_mysql_value *value);

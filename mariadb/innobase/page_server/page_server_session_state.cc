@@ -229,14 +229,25 @@ static int wrong_value(const char *variable, const char *value)
   return 1;
 }
 
+/** No two statements of a session may have one number. The counter does not tell: a
+connection that reuses the THD of an earlier one goes on with the counter of that one.
+@return whether all statements of the session have smaller numbers */
+static bool is_above_all_statements(THD *thd, ulong id)
+{
+  HASH &statements= thd->stmt_map.st_hash;
+  for (ulong i= 0; i < statements.records; i++)
+    if (reinterpret_cast<Statement*>(my_hash_element(&statements, i))->id >= id)
+      return false;
+  return true;
+}
+
 int page_server_statement_id(THD *thd, st_mysql_sys_var *, void *save,
                              st_mysql_value *value)
 {
   *static_cast<ulong*>(save)= 0;
   longlong id;
-  /* Only forward: no two statements of a session may have one number. */
   if (value->val_int(value, &id) || id <= 0 || id > STMT_ID_MASK ||
-      ulong(id) <= thd->statement_id_counter)
+      !is_above_all_statements(thd, ulong(id)))
     return wrong_value("innodb_page_server_statement_id", std::to_string(id).c_str());
   thd->statement_id_counter= ulong(id) - 1;
   return 0;

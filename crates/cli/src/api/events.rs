@@ -82,6 +82,10 @@ pub struct BranchEvent {
     pub state: String,
     /// The branch's own time after which its compute sleeps; `null`: the project's.
     pub suspend_after: Option<String>,
+    /// Most sessions of the gateway's clients on its compute; `null`: no limit.
+    pub pool_size: Option<u32>,
+    /// Whether clients of the gateway may name its moments.
+    pub moments: bool,
 }
 
 /// An event about a compute (`event: compute`).
@@ -415,13 +419,15 @@ async fn branches(api: &Api) -> Option<BTreeMap<String, BranchEvent>> {
     }
     let control = Control::of(&api.app, &server).await.ok()?;
     let all = control.branches(false).await.ok()?;
-    let settings = Project::load(&api.app.state).ok()?.suspend_after_of;
+    let settings = Project::load(&api.app.state).ok()?;
     let all = all.into_iter().map(|branch| {
         let event = BranchEvent {
             happened: Happened::Changed,
             name: branch.name,
             renamed_from: None,
-            suspend_after: settings.get(&branch.id).cloned(),
+            suspend_after: settings.suspend_after_of.get(&branch.id).cloned(),
+            pool_size: settings.pool_size_of.get(&branch.id).map(|size| size.get()),
+            moments: settings.moments_of.contains(&branch.id),
             id: branch.id.clone(),
             state: branch.state,
         };

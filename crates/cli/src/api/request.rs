@@ -2,6 +2,7 @@
 
 use crate::moment::{Moment, When};
 use crate::report::token::RightOnSchema;
+use crate::settings::Switch;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,13 @@ pub struct ChangeBranch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(pattern = "^(default|([0-9]{1,6}(ms|s|m|h|d|w) ?)+)$")]
     pub suspend_after: Option<String>,
+    /// Most sessions of the gateway's clients on its compute, such as `200`; `off`: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^(off|[1-9][0-9]{0,8})$")]
+    pub pool_size: Option<String>,
+    /// Whether clients of the gateway may name its moments: `on` or `off`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moments: Option<Switch>,
 }
 
 /// A moment to restore.

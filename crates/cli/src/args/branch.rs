@@ -3,8 +3,8 @@
 use super::parse::{branch, compute};
 use crate::compute::name::ComputeName;
 use crate::moment::When;
-use crate::settings::span;
-use crate::work::branch::SpanOrDefault;
+use crate::settings::{Switch, span};
+use crate::work::branch::{PoolSize, SpanOrDefault};
 use clap::{Args, Subcommand};
 use xylem_types::BranchName;
 
@@ -49,14 +49,23 @@ pub struct BranchCreateArgs {
 
 /// `xylem branch set`
 #[derive(Debug, Args)]
+#[group(required = true, multiple = true, args = ["suspend_after", "pool_size", "moments"])]
 pub struct BranchSetArgs {
     /// Branch
     #[arg(value_parser = branch)]
     pub name: BranchName,
     /// Time after which the branch's compute sleeps if nobody uses it; 0s: never;
     /// default: the project's
-    #[arg(long, value_name = "SPAN|default", value_parser = SpanOrDefault::parse, required = true)]
-    pub suspend_after: SpanOrDefault,
+    #[arg(long, value_name = "SPAN|default", value_parser = SpanOrDefault::parse)]
+    pub suspend_after: Option<SpanOrDefault>,
+    /// Most sessions that clients of the gateway have on the branch's compute at a time:
+    /// idle clients make room for others; off: no limit
+    #[arg(long, value_name = "N|off", value_parser = PoolSize::parse)]
+    pub pool_size: Option<PoolSize>,
+    /// Whether clients of the gateway may name moments of the branch (app@main~5min), at which
+    /// accounts have the passwords and rights that they had then
+    #[arg(long, value_name = "on|off")]
+    pub moments: Option<Switch>,
 }
 
 /// `xylem branch ls`

@@ -125,7 +125,9 @@ async fn set(app: &App, args: &BranchSetArgs) -> Result<()> {
         Some(remote) => {
             let body = ChangeBranch {
                 name: None,
-                suspend_after: Some(args.suspend_after.to_string()),
+                suspend_after: args.suspend_after.as_ref().map(ToString::to_string),
+                pool_size: args.pool_size.map(|size| size.to_string()),
+                moments: args.moments,
             };
             let path = resource(&args.name, &[]);
             remote
@@ -134,7 +136,12 @@ async fn set(app: &App, args: &BranchSetArgs) -> Result<()> {
         }
         None => {
             let mut up = Session::share(app, &app.progress()).await?;
-            work::branch::set(app, &mut up, &args.name, &args.suspend_after).await?
+            let settings = work::branch::BranchSettings {
+                suspend_after: args.suspend_after.clone(),
+                pool_size: args.pool_size,
+                moments: args.moments,
+            };
+            work::branch::set(app, &mut up, &args.name, &settings).await?
         }
     };
     output::print(app, &set, || {
@@ -142,7 +149,18 @@ async fn set(app: &App, args: &BranchSetArgs) -> Result<()> {
             Some(after) => format!("sleeps after {after} without use"),
             None => "never sleeps".to_owned(),
         };
-        format!("the compute of branch {} {after}", set.branch.name)
+        let pool = match set.pool_size {
+            Some(size) => format!("; its clients share {size} sessions"),
+            None => String::new(),
+        };
+        let moments = match set.moments {
+            true => "; they may name its moments",
+            false => "",
+        };
+        format!(
+            "the compute of branch {} {after}{pool}{moments}",
+            set.branch.name
+        )
     })
 }
 
@@ -324,6 +342,8 @@ async fn rename(app: &App, args: &BranchRenameArgs) -> Result<()> {
             let body = ChangeBranch {
                 name: Some(args.new.to_string()),
                 suspend_after: None,
+                pool_size: None,
+                moments: None,
             };
             let path = resource(&args.old, &[]);
             remote
@@ -333,7 +353,8 @@ async fn rename(app: &App, args: &BranchRenameArgs) -> Result<()> {
         None => {
             let progress = app.progress();
             let mut up = Session::open(app, &progress).await?;
-            work::branch::rename(app, &mut up, &progress, &args.old, &args.new, None).await?
+            let none = work::branch::BranchSettings::default();
+            work::branch::rename(app, &mut up, &progress, &args.old, &args.new, &none).await?
         }
     };
     output::print(app, &renamed, || {

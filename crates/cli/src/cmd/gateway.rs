@@ -68,7 +68,7 @@ async fn serve(app: App, args: &GatewayArgs) -> Result<()> {
         drop(Session::open(&app, &app.progress()).await?);
     }
     let settings = Settings {
-        version: format!("{VERSION_PREFIX}{}-MariaDB", mariadb_version(&home)?),
+        version: format!("{VERSION_PREFIX}{}", mariadb_version(&home)?),
         tls: Some(ServerTls::open(files, Versions::WithTls12, &[])?),
         require_tls: !args.allow_plaintext,
         domain: args.domain.clone(),
@@ -96,6 +96,7 @@ async fn serve(app: App, args: &GatewayArgs) -> Result<()> {
         () = gateway.serve(listener, shutdown) => {}
         () = metrics::tell(&state, gateway.clone()) => {}
     }
+    branches.remove_moments().await;
     Ok(())
 }
 

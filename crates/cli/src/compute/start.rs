@@ -9,6 +9,7 @@ use super::starter::{Start, Started, Starter};
 use super::{decoy, port, ready, stop};
 use crate::app::App;
 use crate::failure::{Failure, Kind};
+use crate::files;
 use crate::moment::Moment;
 use crate::ports::Choice;
 use crate::project::Project;
@@ -109,18 +110,7 @@ impl Starter<'_> {
         port: Option<u16>,
         timer: Timer,
     ) -> Result<Started> {
-        let name = ComputeName::parse(&lease.name)
-            .map_err(|error| anyhow::anyhow!("the server made a lease: {error}"))?;
-        let _alone = self.lock.compute(&name).await?;
-        // An earlier compute of that name has no branch any more.
-        stop::stop(&self.app.state, &name).await?;
-        let request = Request {
-            name: &name,
-            port,
-            moment_of,
-            timer,
-        };
-        let started = self.bring_up(&request, &lease, None).await;
+        let started = self.read_leased(&lease, moment_of, port, timer).await;
         if started.is_err()
             && let Err(error) = self.control.remove_branch(&lease.name).await
         {
@@ -128,6 +118,36 @@ impl Starter<'_> {
                 "the server removes {} after a while: {error:#}",
                 lease.name
             ));
+        }
+        started
+    }
+
+    async fn read_leased(
+        &mut self,
+        lease: &Branch,
+        moment_of: Option<&str>,
+        port: Option<u16>,
+        timer: Timer,
+    ) -> Result<Started> {
+        let name = ComputeName::parse(&lease.name)
+            .map_err(|error| anyhow::anyhow!("the server made a lease: {error}"))?;
+        let _alone = self.lock.compute(&name).await?;
+        let state = &self.app.state;
+        // An earlier compute of that name has no branch any more.
+        stop::stop(state, &name).await?;
+        let dir = state.compute(&name);
+        let _ = std::fs::remove_file(dir.record_file());
+        let request = Request {
+            name: &name,
+            port,
+            moment_of,
+            timer,
+        };
+        let started = self.bring_up(&request, lease, None).await;
+        if started.is_err() && ComputeRecord::load(&dir).is_none() {
+            // mariadbd was not executed, and has left no log. Nobody else removes this.
+            files::remove_tree(dir.root())?;
+            self.app.state.forget_lock(&name);
         }
         started
     }

@@ -45,7 +45,8 @@ fn execute(home: &Home, program: &std::path::Path, preload: bool) -> std::io::Re
     command.stdin(Stdio::null()).output()
 }
 
-/// The version of the installation's mariadbd, such as `10.11.18`.
+/// The version of the installation's mariadbd as SQL tells it, such as
+/// `10.11.18-MariaDB-0+deb12u1`.
 ///
 /// # Errors
 /// When it cannot be executed.
@@ -54,7 +55,10 @@ pub(crate) fn mariadb_version(home: &Home) -> Result<String> {
     let out = execute(home, &program, true)
         .with_context(|| format!("cannot execute {}", program.display()))?;
     let said = String::from_utf8_lossy(&out.stdout);
-    version_in(&said).with_context(|| format!("{} tells no version: {said}", program.display()))
+    let behind = said.split_once(" Ver ").map(|(_, version)| version);
+    let version = behind.and_then(|version| version.split_whitespace().next());
+    let version = version.map(str::to_owned);
+    version.with_context(|| format!("{} tells no version: {said}", program.display()))
 }
 
 /// Runs the programs; returns mariadbd's version, such as `10.11.18`.

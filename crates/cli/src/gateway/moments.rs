@@ -6,7 +6,7 @@
 //! once they are idle or have left. The next client starts another one, which shows the same,
 //! so that idle clients keep their connections as they do on a branch.
 
-use super::{Branches, spawned};
+use super::{Branches, SUSPEND_LOCK_LIMIT, spawned};
 use crate::app::App;
 use crate::compute::name::ComputeName;
 use crate::compute::record::{self, ComputeRecord, Phase};
@@ -23,11 +23,12 @@ use jiff::tz::TimeZone;
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
-use xylem_gateway::{MOMENT, Reached, Refusal};
+use tokio::sync::SemaphorePermit;
+use xylem_gateway::{MOMENT, Reached, Refusal, Sleep};
 use xylem_types::BranchName;
 
-/// Computes at moments at a time. Anybody who reaches the gateway can ask for one: accounts
-/// are checked by the compute itself.
+/// Computes at moments at a time. Anybody who reaches the gateway can ask for one, on branches
+/// that allow it: accounts are checked by the compute itself.
 const MOMENTS_MAX: usize = 16;
 /// The time after which idle clients leave a compute at a moment whose branch's compute never
 /// sleeps.
@@ -76,24 +77,17 @@ impl At {
         At::of(record).as_ref() == Some(self)
     }
 
-    /// Starts a compute for clients who have named this moment. `None`: there are too many
-    /// already.
+    /// Starts a compute for clients who have named this moment.
     ///
     /// # Errors
     /// When it does not start, or the branch's history does not reach there.
-    pub async fn start(&self, app: &App, session: &mut Session) -> Result<Option<Duration>> {
-        let running = record::list(&app.state).into_iter();
-        let shown =
-            running.filter(|(_, record)| record.moment_of.is_some() && record.process.is_alive());
-        if shown.count() >= MOMENTS_MAX {
-            return Ok(None);
-        }
+    pub async fn start(&self, app: &App, session: &mut Session) -> Result<Duration> {
         let id = session.running.control.branch(&self.branch).await?.id;
         let at = Some(Moment::Lsn(self.lsn));
         let progress = app.progress();
         let mut starter = session.starter(app, &progress);
         let started = starter.start_moment(&self.branch, &id, at).await?;
-        Ok(Some(started.took))
+        Ok(started.took)
     }
 }
 
@@ -136,6 +130,9 @@ impl Branches {
             Refusal::no_branch(format!("Unknown moment of branch '{branch}': {why}"))
         })?;
         self.check_exists(&branch, from).await?;
+        let id = self.id_of(&branch).await;
+        let id = id.map_err(|error| not_now(name, &error, from))?;
+        self.check_shown(&branch, &id)?;
         let lsn = self.lsn_of(&branch, when).await.map_err(|error| {
             // The reason tells how far back the history reaches.
             let why = match from.is_loopback() {
@@ -149,6 +146,32 @@ impl Branches {
             }
         })?;
         Ok(At { branch, lsn }.to_string())
+    }
+
+    /// Refuses moments of a branch whose owner has not allowed them. The accounts of a moment
+    /// are those of then: one that was dropped since, or has another password, is there.
+    pub(super) fn check_shown(&self, branch: &BranchName, id: &str) -> Result<(), Refusal> {
+        let project = Project::load(&self.app.state);
+        if project.is_ok_and(|project| project.moments_of.contains(id)) {
+            return Ok(());
+        }
+        Err(Refusal::no_branch(format!(
+            "Moments of branch '{branch}' are not shown: `xylem branch set {branch} --moments on` allows it"
+        )))
+    }
+
+    /// A free place among the computes at moments, for a start.
+    pub(super) async fn moment_place(&self) -> Result<SemaphorePermit<'_>, Refusal> {
+        let place = self.moment_starts.acquire().await;
+        let place = place.map_err(|_| Refusal::gone("The gateway is stopping"))?;
+        let app = self.app.clone();
+        let shown = spawned(async move { shown(&app, None).len() }).await;
+        if shown.unwrap_or(0) >= MOMENTS_MAX {
+            return Err(Refusal::gone(format!(
+                "{MOMENTS_MAX} moments are shown already: try again when one of them is not looked at any more"
+            )));
+        }
+        Ok(place)
     }
 
     async fn lsn_of(&self, branch: &BranchName, when: When) -> Result<u64> {
@@ -209,21 +232,64 @@ impl Branches {
     pub async fn tidy(&self) {
         loop {
             tokio::time::sleep(TIDY).await;
-            if !self.puts_to_sleep() {
-                continue;
+            if self.puts_to_sleep() {
+                let app = self.app.clone();
+                let _ = spawned(async move { tidy(&app).await }).await;
             }
+        }
+    }
+
+    /// Removes all computes at moments, which nobody would end after the gateway.
+    pub async fn remove_moments(&self) {
+        if self.puts_to_sleep() {
             let app = self.app.clone();
-            match spawned(async move { tidy(&app).await }).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) | Err(error) => {
-                    tracing::warn!("cannot remove a read-only compute that has ended: {error:#}");
-                }
+            if let Ok(Err(error)) | Err(error) =
+                spawned(async move { remove_all(&app, None).await }).await
+            {
+                tracing::warn!("cannot remove the computes at moments: {error:#}");
             }
         }
     }
 }
 
-async fn tidy(app: &App) -> Result<()> {
+/// A refusal of a client whose branch cannot be looked up.
+pub(super) fn not_now(name: &str, error: &anyhow::Error, from: IpAddr) -> Refusal {
+    if failure::kind(error) == Kind::NotFound {
+        return Refusal::no_branch(format!("Unknown branch '{name}'"));
+    }
+    let why = match from.is_loopback() {
+        true => format!(": {error:#}"),
+        false => String::new(),
+    };
+    Refusal::gone(format!(
+        "Branch '{name}' cannot be looked up now{why}; try again"
+    ))
+}
+
+/// The computes at moments: of the branch of this id, or of all.
+fn shown(app: &App, of: Option<&str>) -> Vec<(ComputeName, ComputeRecord)> {
+    let mut all = record::list(&app.state);
+    all.retain(|(_, record)| match (&record.moment_of, of) {
+        (Some(id), Some(of)) => id == of,
+        (id, _) => id.is_some(),
+    });
+    all
+}
+
+/// Removes the computes at moments of the branch of this id, or of all.
+///
+/// # Errors
+/// When one does not end.
+pub(crate) async fn remove_all(app: &App, of: Option<&str>) -> Result<()> {
+    for (name, record) in shown(app, of) {
+        stop::stop(&app.state, &name).await?;
+        record.process.reap();
+        stop::forget_reader(app, &name).await?;
+    }
+    Ok(())
+}
+
+async fn tidy(app: &App) {
     for (name, record) in record::list(&app.state) {
         let runs = record.phase == Phase::Running && record.process.is_alive();
         if record.moment_of.is_none() || runs {
@@ -231,7 +297,7 @@ async fn tidy(app: &App) -> Result<()> {
         }
         // Whoever has begun to start it still does, or is gone.
         let Ok(lock) = app.state.share(Duration::ZERO).await else {
-            return Ok(());
+            return;
         };
         let Ok(_alone) = lock.try_compute(&name).await else {
             continue;
@@ -240,16 +306,20 @@ async fn tidy(app: &App) -> Result<()> {
         if now.as_ref() != Some(&record) {
             continue;
         }
-        stop::stop(&app.state, &name).await?;
-        record.process.reap();
-        stop::forget_reader(app, &name).await?;
+        let removed = async {
+            stop::stop(&app.state, &name).await?;
+            record.process.reap();
+            stop::forget_reader(app, &name).await
+        };
+        if let Err(error) = removed.await {
+            tracing::warn!(compute = %name, "cannot remove a compute at a moment: {error:#}");
+        }
     }
-    Ok(())
 }
 
 /// Removes the compute `reached`, which nobody uses, unless another one runs by now.
 pub(super) async fn remove(app: &App, at: &At, reached: &Reached) -> Result<()> {
-    let lock = app.share().await?;
+    let lock = app.state.share(SUSPEND_LOCK_LIMIT).await?;
     let is_this =
         |record: &ComputeRecord| at.is_shown_by(record) && record.process.tag() == reached.process;
     let found = record::list(&app.state).into_iter();
@@ -258,7 +328,7 @@ pub(super) async fn remove(app: &App, at: &At, reached: &Reached) -> Result<()> 
     let _alone = lock.compute(&name).await?;
     let same = ComputeRecord::load(&app.state.compute(&name)).is_some_and(|now| is_this(&now));
     ensure!(same, "it was stopped or started meanwhile");
-    stop::stop(&app.state, &name).await?;
+    stop::suspend(&app.state, &name, &Sleep::default()).await?;
     record.process.reap();
     stop::forget_reader(app, &name).await
 }

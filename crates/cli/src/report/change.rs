@@ -39,6 +39,10 @@ pub struct Changed {
     pub branch: BranchReport,
     /// Time after which its compute sleeps if nobody uses it; `null`: never.
     pub suspend_after: Option<String>,
+    /// Most sessions of the gateway's clients on its compute; `null`: no limit.
+    pub pool_size: Option<u32>,
+    /// Whether clients of the gateway may name its moments.
+    pub moments: bool,
     /// The name that it had, if it was renamed.
     pub renamed_from: Option<String>,
     /// Its compute, if that was restarted.

@@ -5,7 +5,7 @@ use crate::files;
 use crate::process::Process;
 use crate::project::{Accounts, Project};
 use crate::role::{Role, RoleRecord};
-use crate::state::{SOCKET_PATH_MAX, ServerRecord, socket_path};
+use crate::state::{SOCKET_PATH_MAX, ServerRecord, StateDir, socket_path};
 use std::os::unix::fs::PermissionsExt;
 use xylem_types::BranchName;
 
@@ -24,6 +24,19 @@ fn without_a_project_commands_say_what_to_do() {
         "{text}"
     );
     assert!(Project::load(&state).is_err());
+}
+
+#[test]
+fn a_directory_that_cannot_be_looked_into_is_not_one_without_a_project() {
+    let (_dir, state) = state();
+    let file = state.root().join("file");
+    std::fs::write(&file, "").unwrap();
+    let state = StateDir::find(Some(&file)).unwrap();
+    let text = crate::failure::describe(&state.require_project().unwrap_err());
+    assert!(
+        text.contains("cannot look into") && text.contains("--dir"),
+        "{text}"
+    );
 }
 
 #[test]

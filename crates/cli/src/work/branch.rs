@@ -9,6 +9,7 @@ use crate::compute::starter;
 use crate::compute::stop;
 use crate::control::Control;
 use crate::files;
+use crate::gateway::moments;
 use crate::history;
 use crate::moment::Moment;
 use crate::progress::Progress;
@@ -17,8 +18,10 @@ use crate::report::branch::{self, BranchReport};
 use crate::report::change::{Changed, Created, Removed, Restored, Shown};
 use crate::run_as;
 use crate::session::Session;
+use crate::settings::Switch;
 use crate::timing::Timer;
 use anyhow::{Context, Result};
+use std::num::NonZeroU32;
 use xylem_proto::inspect::DiagnoseResponse;
 use xylem_server::span::Span;
 use xylem_types::BranchName;
@@ -58,16 +61,6 @@ impl SpanOrDefault {
     }
 }
 
-impl SpanOrDefault {
-    /// The branch's own time; `None`: the project's holds.
-    fn own(&self) -> Option<String> {
-        match self {
-            SpanOrDefault::Default => None,
-            SpanOrDefault::Span(span) => Some(span.clone()),
-        }
-    }
-}
-
 impl std::fmt::Display for SpanOrDefault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -75,6 +68,51 @@ impl std::fmt::Display for SpanOrDefault {
             SpanOrDefault::Span(span) => span,
         })
     }
+}
+
+/// A limit of sessions, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolSize {
+    /// No limit.
+    Off,
+    /// So many.
+    Sessions(NonZeroU32),
+}
+
+impl PoolSize {
+    /// Reads a number above zero, or `off`.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub fn parse(text: &str) -> Result<PoolSize, String> {
+        let number = || text.parse().map(PoolSize::Sessions);
+        match text {
+            "off" => Ok(PoolSize::Off),
+            _ => number().map_err(|_| {
+                format!("{text:?} is no number of sessions: write 1 or more, or `off`")
+            }),
+        }
+    }
+}
+
+impl std::fmt::Display for PoolSize {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            PoolSize::Off => f.write_str("off"),
+            PoolSize::Sessions(count) => count.fmt(f),
+        }
+    }
+}
+
+/// Settings of a branch; what is missing stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BranchSettings {
+    /// Time after which its compute sleeps.
+    pub suspend_after: Option<SpanOrDefault>,
+    /// Most sessions of the gateway's clients on its compute.
+    pub pool_size: Option<PoolSize>,
+    /// Whether clients of the gateway may name its moments.
+    pub moments: Option<Switch>,
 }
 
 /// The branches that `control` may read, with the hidden ones of read-only computes if
@@ -123,7 +161,12 @@ pub async fn create(app: &App, up: &mut Session, new: &New) -> Result<Created> {
     let branch = BranchReport::from(made.await?);
     let took_ms = took_ms(&timer);
     if let Some(span) = &new.suspend_after {
-        keep_suspend_after(app, up, &branch.id, Some(span.clone()))?;
+        let settings = BranchSettings {
+            suspend_after: Some(SpanOrDefault::Span(span.clone())),
+            ..BranchSettings::default()
+        };
+        up.project
+            .update(&app.state, |project| project.keep(&branch.id, &settings))?;
     }
     Ok(Created { branch, took_ms })
 }
@@ -136,16 +179,24 @@ pub async fn set(
     app: &App,
     up: &mut Session,
     name: &BranchName,
-    suspend_after: &SpanOrDefault,
+    settings: &BranchSettings,
 ) -> Result<Changed> {
     let branch = BranchReport::from(up.caller.branch(name).await?);
-    keep_suspend_after(app, up, &branch.id, suspend_after.own())?;
+    up.project.update(&app.state, |project| {
+        project.keep(&branch.id, settings);
+    })?;
     Ok(changed(up, branch))
 }
 
 fn changed(up: &Session, branch: BranchReport) -> Changed {
     Changed {
         suspend_after: suspend_after(&up.project, &branch.id),
+        pool_size: up
+            .project
+            .pool_size_of
+            .get(&branch.id)
+            .map(|size| size.get()),
+        moments: up.project.moments_of.contains(&branch.id),
         branch,
         renamed_from: None,
         compute: None,
@@ -158,15 +209,50 @@ fn suspend_after(project: &Project, id: &str) -> Option<String> {
         .map(|after| Span(after).to_string())
 }
 
-/// Keeps the time after which the compute of branch `id` sleeps; `None`: the project's.
-fn keep_suspend_after(app: &App, up: &mut Session, id: &str, span: Option<String>) -> Result<()> {
-    up.project.update(&app.state, |project| {
-        let kept = &mut project.suspend_after_of;
-        match &span {
-            Some(span) => kept.insert(id.to_owned(), span.clone()),
-            None => kept.remove(id),
+impl Project {
+    /// Keeps settings of the branch `id`.
+    fn keep(&mut self, id: &str, settings: &BranchSettings) {
+        let id = id.to_owned();
+        match &settings.suspend_after {
+            Some(SpanOrDefault::Span(span)) => {
+                self.suspend_after_of.insert(id.clone(), span.clone());
+            }
+            Some(SpanOrDefault::Default) => {
+                self.suspend_after_of.remove(&id);
+            }
+            None => {}
+        }
+        match settings.moments {
+            Some(Switch::On) => {
+                self.moments_of.insert(id.clone());
+            }
+            Some(Switch::Off) => {
+                self.moments_of.remove(&id);
+            }
+            None => {}
+        }
+        match settings.pool_size {
+            Some(PoolSize::Sessions(count)) => {
+                self.pool_size_of.insert(id, count);
+            }
+            Some(PoolSize::Off) => {
+                self.pool_size_of.remove(&id);
+            }
+            None => {}
+        }
+    }
+
+    /// Gives the branch `to` the settings that the branch `from` has of its own.
+    fn keep_as(&mut self, from: &str, to: &str) {
+        let span = self.suspend_after_of.get(from).cloned();
+        let size = self.pool_size_of.get(from).copied();
+        let settings = BranchSettings {
+            suspend_after: span.map(SpanOrDefault::Span),
+            pool_size: size.map(PoolSize::Sessions),
+            moments: self.moments_of.contains(from).then_some(Switch::On),
         };
-    })
+        self.keep(to, &settings);
+    }
 }
 
 /// Removes a branch with its compute and its history.
@@ -175,6 +261,8 @@ fn keep_suspend_after(app: &App, up: &mut Session, id: &str, span: Option<String
 /// When the server refuses, as while the branch has child branches.
 pub async fn remove(app: &App, up: &mut Session, name: &ComputeName) -> Result<Removed> {
     // As the owner: there may be children that the caller may not see.
+    let present = up.running.control.branch(name).await?;
+    moments::remove_all(app, Some(&present.id)).await?;
     let children = up.running.control.branch(name).await?.children;
     let branch = BranchReport::from(up.caller.branch(name).await?);
     let mut compute_stopped = false;
@@ -183,7 +271,13 @@ pub async fn remove(app: &App, up: &mut Session, name: &ComputeName) -> Result<R
         compute_stopped = stop::stop(&app.state, name).await?;
     }
     up.caller.remove_branch(name).await?;
-    keep_suspend_after(app, up, &branch.id, None)?;
+    let none = BranchSettings {
+        suspend_after: Some(SpanOrDefault::Default),
+        pool_size: Some(PoolSize::Off),
+        moments: Some(Switch::Off),
+    };
+    up.project
+        .update(&app.state, |project| project.keep(&branch.id, &none))?;
     files::remove_tree(app.state.compute(name).root())?;
     app.state.forget_lock(name);
     Ok(Removed {
@@ -200,8 +294,8 @@ pub async fn reopen(up: &Session, name: &ComputeName) -> Result<BranchReport> {
     Ok(BranchReport::from(up.caller.reopen_branch(name).await?))
 }
 
-/// Renames a branch, and changes its settings if `after` is given: both or neither. A compute
-/// that runs is restarted, because its directory has the name.
+/// Renames a branch and changes its `settings`: both or neither. A compute that runs is
+/// restarted, because its directory has the name.
 ///
 /// # Errors
 /// When the server refuses.
@@ -211,7 +305,7 @@ pub async fn rename(
     progress: &Progress,
     from: &BranchName,
     to: &BranchName,
-    after: Option<&SpanOrDefault>,
+    settings: &BranchSettings,
 ) -> Result<Changed> {
     let (old, new) = (
         ComputeName::from(from.clone()),
@@ -220,9 +314,10 @@ pub async fn rename(
     let running = is_running(app, &old);
     let branch = BranchReport::from(up.caller.rename_branch(from, to).await?);
     // The server may refuse, and this machine's disk nearly never.
-    if let Some(after) = after
-        && let Err(error) = keep_suspend_after(app, up, &branch.id, after.own())
-    {
+    let kept = up
+        .project
+        .update(&app.state, |project| project.keep(&branch.id, settings));
+    if let Err(error) = kept {
         return match up.caller.rename_branch(to, from).await {
             Ok(_) => Err(error),
             Err(also) => Err(error.context(format!(
@@ -303,14 +398,12 @@ pub async fn restore(
     // Whatever the outcome, a compute that ran runs again.
     let started = restart(app, up, progress, &compute, running).await;
     let restored = restored?;
-    wake_soon(app, &compute, before)?;
-    let started = started?;
     let new = BranchReport::from(restored.branch.unwrap_or_default());
     let kept = BranchReport::from(restored.kept.unwrap_or_default());
-    let after = up.project.suspend_after_of.get(&kept.id).cloned();
-    if let Some(after) = after {
-        keep_suspend_after(app, up, &new.id, Some(after))?;
-    }
+    up.project
+        .update(&app.state, |project| project.keep_as(&kept.id, &new.id))?;
+    wake_soon(app, &compute, before)?;
+    let started = started?;
     Ok(Restored {
         compute: report_of(app, started.as_ref()).await,
         branch: new,

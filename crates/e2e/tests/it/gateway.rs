@@ -379,6 +379,20 @@ fn a_client_is_offered_what_its_compute_has() -> Result<()> {
 }
 
 #[test]
+fn a_client_is_told_the_version_of_its_compute() -> Result<()> {
+    let gateway = Gateway::start()?;
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", gateway.port))?;
+    let mut bytes = [0; 200];
+    let count = std::io::Read::read(&mut stream, &mut bytes)?;
+    let told = bytes[5..count].split(|&byte| byte == 0).next();
+    let told = String::from_utf8_lossy(told.context("no version")?).into_owned();
+    let version = gateway.project.sql("SELECT VERSION()")?;
+    // The prefix is for old replicas; MariaDB tells it, too.
+    assert_eq!(told, format!("5.5.5-{}", version.trim()));
+    Ok(())
+}
+
+#[test]
 fn strangers_that_do_not_speak_the_protocol_are_no_trouble() -> Result<()> {
     let gateway = Gateway::start()?;
     for bytes in [

@@ -38,6 +38,14 @@ fn add(sleepers: &Sleepers) -> Result<(u64, String)> {
     Ok((lsn, time.trim().replace(' ', "T") + "Z"))
 }
 
+fn allow(sleepers: &Sleepers, branch: &str) -> Result<()> {
+    let set = sleepers
+        .project
+        .json(&["branch", "set", branch, "--moments", "on"])?;
+    assert_eq!(set["moments"], true);
+    Ok(())
+}
+
 fn refused(result: Result<Conn>) -> Result<(u16, String)> {
     let error = result.err().context("it was let in")?;
     match error.downcast_ref::<mysql::Error>() {
@@ -50,6 +58,13 @@ fn refused(result: Result<Conn>) -> Result<(u16, String)> {
 fn a_moment_is_a_branch_that_takes_no_writes_and_goes_when_idle() -> Result<()> {
     let sleepers = Sleepers::after("3s")?;
     let (lsn, time) = add(&sleepers)?;
+    // Accounts of a moment have the passwords that they had then: the owner decides.
+    let (code, message) = refused(sleepers.connect(&format!("app@main~{time}")))?;
+    ensure!(
+        code == 1049 && message.contains("--moments on"),
+        "{message}"
+    );
+    allow(&sleepers, "main")?;
     std::thread::sleep(Duration::from_millis(1500));
     add(&sleepers)?;
 
@@ -92,6 +107,7 @@ fn a_moment_is_a_branch_that_takes_no_writes_and_goes_when_idle() -> Result<()> 
 #[test]
 fn a_compute_at_a_moment_may_die() -> Result<()> {
     let sleepers = Sleepers::after("0s")?;
+    allow(&sleepers, "main")?;
     let (lsn, _) = add(&sleepers)?;
     let mut conn = sleepers.connect(&format!("app@main~{lsn}"))?;
     conn.query_drop("SET time_zone = '+03:00'")?;
@@ -110,14 +126,24 @@ fn a_compute_at_a_moment_may_die() -> Result<()> {
     })?;
     // A moment before a branch was created is one of its parent.
     sleepers.project.xylem(&["branch", "create", "dev"])?;
+    allow(&sleepers, "dev")?;
     let mut dev = sleepers.connect(&format!("app@dev~{lsn}"))?;
     assert_eq!(rows(&mut dev)?, Some(1));
+    // It does not keep its branch from being removed, nor outlive the gateway.
+    sleepers.project.xylem(&["branch", "rm", "dev", "--yes"])?;
+    assert_eq!(moments(&sleepers)?.len(), 1);
+    drop((dev, conn));
+    sleepers
+        .project
+        .xylem(&["up", "--detach", "--gateway", "off"])?;
+    assert_eq!(moments(&sleepers)?.len(), 0);
     Ok(())
 }
 
 #[test]
 fn a_moment_that_is_none_is_an_error_that_says_why() -> Result<()> {
     let sleepers = Sleepers::after("0s")?;
+    allow(&sleepers, "main")?;
     for (user, words) in [
         ("app@main~9999999999999", "outside the history"),
         ("app@main~2020-01-01T00:00Z", "outside the history"),

@@ -28,6 +28,7 @@ mod moments;
 mod object_store;
 mod package;
 mod page_cache;
+mod pooling;
 mod prepared;
 mod read_ahead;
 mod readers;

@@ -14,7 +14,7 @@ const CYCLES: &str = "XYLEM_TEST_SLEEPS";
 const BRANCHES: &str = "XYLEM_TEST_BRANCHES";
 const CLIENTS: &str = "XYLEM_TEST_CLIENTS";
 
-fn number(variable: &str, default: usize) -> Result<usize> {
+pub(crate) fn number(variable: &str, default: usize) -> Result<usize> {
     match std::env::var(variable) {
         Ok(text) => Ok(text.parse()?),
         Err(_) => Ok(default),

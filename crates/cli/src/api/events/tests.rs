@@ -10,6 +10,8 @@ fn branch(name: &str, before: Option<&str>) -> BranchEvent {
         id: "00".to_owned(),
         state: "open".to_owned(),
         suspend_after: None,
+        pool_size: None,
+        moments: false,
     }
 }
 

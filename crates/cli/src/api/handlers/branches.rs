@@ -1,7 +1,7 @@
 //! Branches.
 
 use super::{Answer, Begun, BranchPath, Change, Refused, Repeatable, Wait};
-use super::{at, branch_name, compute_name, control, invalid, session};
+use super::{at, branch_name, compute_name, control, invalid, session, shared_session};
 use crate::api::Api;
 use crate::api::access::Caller;
 use crate::api::operations::{On, Outcome};
@@ -12,7 +12,8 @@ use crate::report::branch::BranchReport;
 use crate::report::change::{Changed, Created, MomentReport, Removed, Restored, Shown};
 use crate::settings::span;
 use crate::work;
-use anyhow::{Context, bail};
+use crate::work::branch::{BranchSettings, PoolSize, SpanOrDefault};
+use anyhow::Context;
 use axum::Json;
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::HeaderMap;
@@ -94,7 +95,7 @@ pub async fn create_branch(
     change
         .by(|app, caller| {
             Box::pin(async move {
-                let mut up = session(&app, &caller).await?;
+                let mut up = shared_session(&app, &caller).await?;
                 up.caller.branch(&new.from).await?;
                 let made = work::branch::create(&app, &mut up, &new).await?;
                 let place = resource(&["branches", &made.branch.name]);
@@ -159,11 +160,17 @@ pub async fn change_branch(
         caller.may(Right::Admin, &ComputeName::from(to.clone()))?;
     }
     let after = body.suspend_after.as_deref();
-    let after = after.map(work::branch::SpanOrDefault::parse).transpose();
-    let after = after.map_err(|why| invalid(format!("suspend_after: {why}")))?;
-    if to.is_none() && after.is_none() {
+    let after = after.map(SpanOrDefault::parse).transpose();
+    let size = body.pool_size.as_deref();
+    let size = size.map(PoolSize::parse).transpose();
+    let settings = BranchSettings {
+        suspend_after: after.map_err(|why| invalid(format!("suspend_after: {why}")))?,
+        pool_size: size.map_err(|why| invalid(format!("pool_size: {why}")))?,
+        moments: body.moments,
+    };
+    if to.is_none() && settings == BranchSettings::default() {
         return Err(invalid(
-            "there is nothing to change: give name or suspend_after",
+            "there is nothing to change: give name, suspend_after, pool_size or moments",
         ));
     }
     let on = (On::Branch(name.clone().into()), &body);
@@ -173,15 +180,16 @@ pub async fn change_branch(
         .by(move |app, caller| {
             Box::pin(async move {
                 let progress = app.progress();
-                let mut up = session(&app, &caller).await?;
+                let mut up = match to {
+                    Some(_) => session(&app, &caller).await?,
+                    None => shared_session(&app, &caller).await?,
+                };
                 up.caller.branch(&name).await?;
-                let changed = match (&to, &after) {
-                    (Some(to), after) => {
-                        let after = after.as_ref();
-                        work::branch::rename(&app, &mut up, &progress, &name, to, after).await?
+                let changed = match &to {
+                    Some(to) => {
+                        work::branch::rename(&app, &mut up, &progress, &name, to, &settings).await?
                     }
-                    (None, Some(after)) => work::branch::set(&app, &mut up, &name, after).await?,
-                    (None, None) => bail!("nothing was changed"),
+                    None => work::branch::set(&app, &mut up, &name, &settings).await?,
                 };
                 Outcome::ok(&changed)
             })

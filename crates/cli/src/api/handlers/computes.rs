@@ -1,7 +1,7 @@
 //! Computes.
 
 use super::{Answer, Begun, Change, ComputePath, Refused, Repeatable, Wait};
-use super::{at, compute_name, invalid, session};
+use super::{at, compute_name, invalid, shared_session};
 use crate::api::Api;
 use crate::api::access::Caller;
 use crate::api::error::Problem;
@@ -180,7 +180,7 @@ pub async fn start_compute(
         .by(move |app, caller| {
             Box::pin(async move {
                 let progress = app.progress();
-                let mut up = session(&app, &caller).await?;
+                let mut up = shared_session(&app, &caller).await?;
                 // The branch of one that only reads may have another name by now.
                 if !name.is_reader() {
                     up.caller.branch(&name).await?;

@@ -151,7 +151,15 @@ pub(super) async fn control(api: &Api, caller: &Caller) -> Answer<Control> {
 
 /// A session in which the server is asked with the caller's rights.
 pub(super) async fn session(app: &App, caller: &Caller) -> Result<Session> {
-    let mut session = Session::open(app, &app.progress()).await?;
+    as_caller(app, caller, Session::open(app, &app.progress()).await?).await
+}
+
+/// As [`session`], beside others that start and end computes or add branches.
+pub(super) async fn shared_session(app: &App, caller: &Caller) -> Result<Session> {
+    as_caller(app, caller, Session::share(app, &app.progress()).await?).await
+}
+
+async fn as_caller(app: &App, caller: &Caller, mut session: Session) -> Result<Session> {
     let server = &session.running.record;
     session.caller = Control::with_token(app, server, Some(caller.token.clone())).await?;
     Ok(session)
