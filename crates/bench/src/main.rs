@@ -10,6 +10,8 @@
 mod alike;
 mod branches;
 mod commit;
+mod copier;
+mod gateway;
 mod index;
 mod instructions;
 mod kill;
@@ -90,6 +92,10 @@ enum Part {
     /// scans, starts, commits, commits beside DDL. Takes half an hour; runs only when
     /// named.
     Network,
+    /// The gateway beside its compute's own port: throughput with and without TLS, the time
+    /// that it adds to a statement, wakes of sleeping branches, memory of idle clients. Takes
+    /// a quarter of an hour; runs only when named.
+    Gateway,
 }
 
 impl Part {
@@ -103,6 +109,7 @@ impl Part {
                 | Part::Branches
                 | Part::Neighbors
                 | Part::Network
+                | Part::Gateway
         )
     }
 }
@@ -137,7 +144,8 @@ struct Args {
     /// Turns of each measurement; the result is the median.
     #[arg(long, default_value_t = 3)]
     turns: u32,
-    /// Client threads [default: 1,4,16,64 for oltp, 1,16 for misses, 8,32 for network].
+    /// Client threads [default: 1,4,16,64 for oltp, 1,16 for misses, 8,32 for network,
+    /// 1,16,64 for gateway].
     #[arg(long, value_delimiter = ',')]
     threads: Vec<u32>,
     /// Run only these sysbench scripts: point_select, read_only, read_write, write_only.
@@ -168,6 +176,12 @@ struct Args {
     #[arg(long, value_name = "MS,MS", value_delimiter = ',', default_value = "1,100",
           value_parser = clap::value_parser!(u32).range(1..))]
     round_trips_ms: Vec<u32>,
+    /// Wakes of sleeping branches in part gateway.
+    #[arg(long, default_value_t = 104)]
+    wakes: u32,
+    /// Be the copier of part gateway instead, to this port.
+    #[arg(long, hide = true, value_name = "PORT")]
+    copy_to: Option<u16>,
 }
 
 impl Args {
@@ -205,6 +219,9 @@ impl Args {
 
 fn main() -> Result<()> {
     let mut args = Args::parse();
+    if let Some(port) = args.copy_to {
+        return copier::run(port);
+    }
     if let Some(home) = &mut args.against {
         *home = std::fs::canonicalize(&*home)
             .with_context(|| format!("no build at {}", home.display()))?;
@@ -245,6 +262,7 @@ fn measure(part: Part, args: &Args, report: &mut Report) -> Result<()> {
         Part::Branches => branches::measure(args.gib, report),
         Part::Neighbors => neighbors::measure(args, report),
         Part::Network => network::measure(args, report),
+        Part::Gateway => gateway::measure(args, report),
     }
     .with_context(|| format!("part {part:?}").to_lowercase())
 }

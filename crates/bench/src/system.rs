@@ -351,7 +351,8 @@ pub fn status(connection: &mut Conn, name: &str) -> Result<u64> {
     Ok(row.with_context(|| format!("no status {name}"))?.1)
 }
 
-fn pid_in(value: &serde_json::Value) -> Result<u32> {
+/// A process number in a document of `xylem`.
+pub fn pid_in(value: &serde_json::Value) -> Result<u32> {
     let pid = value.as_u64().with_context(|| format!("no pid: {value}"))?;
     Ok(u32::try_from(pid)?)
 }

@@ -183,7 +183,7 @@ fn expensive_parts_run_only_when_named() {
     Args::command().debug_assert();
     let all = Args::parse_from(["bench"]);
     assert!(all.wants(Part::Oltp) && all.wants(Part::Scan) && !all.wants(Part::Long));
-    assert!(!all.wants(Part::Network));
+    assert!(!all.wants(Part::Network) && !all.wants(Part::Gateway));
     for part in Part::value_variants() {
         let name = part.to_possible_value().unwrap();
         let args = Args::parse_from(["bench", "--only", name.get_name()]);
@@ -233,4 +233,26 @@ fn systems_with_different_character_sets_are_not_alike() {
         [r#"character_set_server is "latin1" and "utf8mb4""#]
     );
     assert!(differing(&one, &one).is_empty());
+}
+
+#[test]
+fn a_copier_leads_there_and_back() {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = server.local_addr().unwrap().port();
+    let copier = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut near = TcpStream::connect(copier.local_addr().unwrap()).unwrap();
+    std::thread::spawn(move || crate::copier::serve(&copier, to));
+    near.write_all(b"ping").unwrap();
+    let (mut far, _) = server.accept().unwrap();
+    let mut got = [0; 4];
+    far.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"ping");
+    far.write_all(b"pong").unwrap();
+    near.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"pong");
+    // One end that goes takes the other with it.
+    drop(far);
+    assert_eq!(near.read(&mut got).unwrap(), 0);
 }

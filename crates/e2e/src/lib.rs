@@ -3,6 +3,7 @@
 //! Needs an installation in `XYLEM_HOME`, which `cargo xtask test` sets.
 #![allow(clippy::disallowed_methods, reason = "whole systems run in real time")]
 
+pub mod process;
 pub mod raw_client;
 mod reach;
 pub mod rounds;

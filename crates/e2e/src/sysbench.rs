@@ -30,13 +30,28 @@ pub struct Load {
     pub rate: Option<u32>,
 }
 
+/// A TCP port of this machine that stands for the socket of a [`Login`].
+#[derive(Clone, Debug)]
+pub struct Port {
+    /// The port at 127.0.0.1.
+    pub number: u16,
+    /// With TLS: a directory with the `cacert.pem`, `client-cert.pem` and `client-key.pem`
+    /// that sysbench reads from its working directory.
+    pub tls: Option<PathBuf>,
+}
+
 impl Load {
     fn command(&self, login: &Login, script: &str, action: &str) -> Command {
+        let mut command = self.command_anywhere(login, script, action);
+        command.arg(format!("--mysql-socket={}", login.socket.display()));
+        command
+    }
+
+    fn command_anywhere(&self, login: &Login, script: &str, action: &str) -> Command {
         let mut command = Command::new("sysbench");
         command
             .arg(script)
             .arg("--db-driver=mysql")
-            .arg(format!("--mysql-socket={}", login.socket.display()))
             .arg(format!("--mysql-user={}", login.user))
             .arg(format!("--mysql-password={}", login.password))
             .arg("--mysql-db=sbtest")
@@ -67,6 +82,18 @@ impl Load {
     /// error.
     pub fn run(&self, login: &Login, script: &str) -> Result<String> {
         finish(self.start(login, script)?)
+    }
+
+    /// As [`Load::run`], at a TCP port.
+    pub fn run_at(&self, port: &Port, login: &Login, script: &str) -> Result<String> {
+        let mut command = self.command_anywhere(login, script, "run");
+        command
+            .arg("--mysql-host=127.0.0.1")
+            .arg(format!("--mysql-port={}", port.number));
+        if let Some(files) = &port.tls {
+            command.arg("--mysql-ssl=on").current_dir(files);
+        }
+        finish(spawn(command)?)
     }
 
     /// Starts a run in the background; see [`finish`].
