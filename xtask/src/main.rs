@@ -51,6 +51,12 @@ enum Task {
         #[arg(trailing_var_arg = true)]
         args: Vec<String>,
     },
+    /// Load a project through its gateway for `--minutes N`, and fail if the memory, the
+    /// descriptors or the threads of a process grow. --help lists the options.
+    Soak {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Run MariaDB's own tests on the page server: `mysqltest SUITE [FILTER]`; --help
     /// lists the options.
     Mysqltest {
@@ -94,15 +100,16 @@ fn run(task: Task) -> Result<ExitCode> {
             suite::run(&dist, filter.as_deref())?;
             Ok(ExitCode::SUCCESS)
         }
-        Task::Bench { args } => harness("xylem-bench", &args),
-        Task::Kills { args } => harness("xylem-e2e", &args),
+        Task::Bench { args } => harness("xylem-bench", "xylem-bench", &args),
+        Task::Kills { args } => harness("xylem-e2e", "xylem-kills", &args),
+        Task::Soak { args } => harness("xylem-e2e", "xylem-soak", &args),
         Task::Mysqltest { debug, mut args } => {
             if debug {
                 packages::install()?;
                 let server = plugin::build_debug_server(&debian::mariadb()?)?;
                 args.splice(0..0, ["--debug".to_owned(), server.display().to_string()]);
             }
-            harness("xylem-mysqltest", &args)
+            harness("xylem-mysqltest", "xylem-mysqltest", &args)
         }
         Task::Package => {
             println!("{}", package::make(&dist::build()?)?.display());
@@ -116,13 +123,14 @@ fn run(task: Task) -> Result<ExitCode> {
     }
 }
 
-/// Builds everything and runs a harness package's program on it.
-fn harness(package: &str, args: &[String]) -> Result<ExitCode> {
+/// Builds everything and runs a program of a harness package on it.
+fn harness(package: &str, program: &str, args: &[String]) -> Result<ExitCode> {
     let dist = dist::build()?;
     let weed = s3server::weed()?;
     let mut run = steps::cargo();
     run.env(s3server::VARIABLE, weed);
-    run.args(["run", "--release", "--quiet", "--package", package, "--"]);
+    run.args(["run", "--release", "--quiet", "--package", package]);
+    run.args(["--bin", program, "--"]);
     pass_through(dist.environment(&mut run).args(args))
 }
 

@@ -8,6 +8,7 @@ pub mod raw_client;
 mod reach;
 pub mod rounds;
 pub mod small;
+pub mod soak;
 pub mod sysbench;
 
 use crate::sysbench::Login;
