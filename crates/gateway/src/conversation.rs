@@ -49,7 +49,7 @@ const NO_BACKSLASH_ESCAPES: u16 = 1 << 9;
 /// `SERVER_MORE_RESULTS_EXISTS`
 pub(crate) const MORE_RESULTS: u16 = 1 << 3;
 /// `SERVER_STATUS_CURSOR_EXISTS`: the rows are fetched by further commands.
-const CURSOR_EXISTS: u16 = 1 << 6;
+pub(crate) const CURSOR_EXISTS: u16 = 1 << 6;
 /// `SERVER_STATUS_LAST_ROW_SENT`: the cursor is at its end, and closed.
 const LAST_ROW_SENT: u16 = 1 << 7;
 
@@ -60,9 +60,9 @@ pub(crate) const EOF: u8 = 0xfe;
 /// That of an error.
 pub(crate) const ERR: u8 = 0xff;
 /// That of a packet that asks for a file of the client.
-const LOCAL_FILE: u8 = 0xfb;
+pub(crate) const LOCAL_FILE: u8 = 0xfb;
 /// The number of an error that is a report of progress.
-const PROGRESS: [u8; 2] = [0xff, 0xff];
+pub(crate) const PROGRESS: [u8; 2] = [0xff, 0xff];
 /// A shorter packet that begins with [`EOF`] ends a list; a longer one is a row.
 const EOF_BYTES_MAX: usize = 9;
 /// The most of a packet that is looked at.

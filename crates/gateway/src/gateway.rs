@@ -281,9 +281,8 @@ impl Shared {
     }
 }
 
-/// The capabilities of MariaDB 10.11 with TLS, without compression, which ends at the
-/// gateway.
-const OFFERED: u32 = 0x81ff_fffe & !crate::login::caps::COMPRESS;
+/// The capabilities of MariaDB 10.11 with TLS. TLS and compression end at the gateway.
+const OFFERED: u32 = 0x81ff_fffe;
 /// MariaDB's own: progress reports, bulk operations and extended metadata. Not metadata that
 /// clients keep (0x10): the next compute of a session does not know which ones those are.
 pub(crate) const MORE_OFFERED: u32 = 0x0d;

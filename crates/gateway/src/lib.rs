@@ -5,7 +5,7 @@
 //! (`login.rs`): it knows no passwords, because the compute's own challenge reaches the
 //! client (authentication switch), whatever the account's plugin is. After the login it
 //! copies bytes, and looks only at the commands whose content depends on the gateway
-//! (`relay.rs`).
+//! (`relay.rs`). TLS and compression end here (`compressed.rs`).
 //!
 //! A client's connection outlives its session on a compute: a compute that nobody uses is
 //! ended (`sleep.rs`), and one may die. When the client speaks again, its session is made
@@ -19,6 +19,7 @@
 mod away;
 mod branch;
 mod bytes;
+mod compressed;
 mod computes;
 mod conversation;
 mod gateway;

@@ -3,6 +3,7 @@
 
 use crate::away::Away;
 use crate::branch::{Branch, Entered};
+use crate::compressed::Compressed;
 use crate::computes::Reached;
 use crate::conversation::{Conversation, ERR, Form, OK, status_of_ok};
 use crate::gateway::{MORE_OFFERED, Shared};
@@ -49,7 +50,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// The longest one.
 const LOOK_MAX: Duration = Duration::from_secs(1);
 
-/// The client's side of a connection, with TLS or without.
+/// The client's side of a connection, with TLS and compression or without.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
@@ -316,7 +317,7 @@ async fn log_in(
         )
         .into());
     }
-    client.answer.caps &= greeting.caps | caps::SSL;
+    client.answer.caps &= greeting.caps | caps::SSL | caps::COMPRESS;
     client.answer.more_caps &= greeting.more_caps & MORE_OFFERED;
     // From here on, the compute lists the session as one that is busy. Nobody waits for a
     // client that takes its time to log in.
@@ -330,6 +331,7 @@ async fn log_in(
     let Some((status, [by_client, by_compute])) = authenticate(client, &mut stream).await? else {
         return Ok(None);
     };
+    let by_client = client.compress(by_client);
     entered.handle.conversation.lock().begin(status);
     entered.place.is_settled();
     Ok(Some(Inner {
@@ -457,7 +459,10 @@ async fn pass(
                 }
                 // The compute must learn at once that it is over, because the session's
                 // locks wait for it.
-                Either::Left((Err(_), _)) | Either::Right((Err(_), _)) => End::Client,
+                Either::Left((Err(error), _)) | Either::Right((Err(error), _)) => {
+                    tracing::debug!(peer = %client.peer, %error, "a client was lost");
+                    End::Client
+                }
             }
         };
         match end {
@@ -559,6 +564,17 @@ async fn has_died(shared: &Shared, compute: &Reached) -> bool {
 }
 
 impl Client {
+    /// Compresses what follows the login, if the client has asked for it. `ahead` was read
+    /// already; returns what of it is not compressed.
+    fn compress(&mut self, ahead: Vec<u8>) -> Vec<u8> {
+        if self.answer.caps & caps::COMPRESS == 0 {
+            return ahead;
+        }
+        let stream = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
+        self.stream = Box::new(Compressed::new(stream, ahead, Form::of(&self.answer)));
+        Vec::new()
+    }
+
     /// Sends a last packet.
     async fn end(&mut self, payload: &[u8]) -> io::Result<()> {
         last_packet(&mut *self.stream, self.seq, payload).await
