@@ -22,11 +22,24 @@ impl RawClient {
     /// # Errors
     /// When it is refused.
     pub fn connect(port: u16, user: &str, database: &str) -> Result<RawClient> {
+        RawClient::connect_with(port, user, database, 0)
+    }
+
+    /// Logs in as [`RawClient::connect`] does, with further capabilities.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn connect_with(
+        port: u16,
+        user: &str,
+        database: &str,
+        capabilities: u32,
+    ) -> Result<RawClient> {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut client = RawClient(stream);
         client.receive()?;
-        let mut answer = CAPABILITIES.to_le_bytes().to_vec();
+        let mut answer = (CAPABILITIES | capabilities).to_le_bytes().to_vec();
         answer.extend((1_u32 << 24).to_le_bytes());
         answer.push(45);
         answer.extend([0; 23]);
@@ -43,6 +56,11 @@ impl RawClient {
         }
         ensure!(said.first() == Some(&0), "packet {seq}: {}", text(&said));
         Ok(client)
+    }
+
+    /// The bytes behind the login.
+    pub fn into_stream(self) -> TcpStream {
+        self.0
     }
 
     /// Sends a command, and returns the first packet of its answer.

@@ -26,14 +26,14 @@ pub(crate) fn furnish(project: &Project) -> Result<()> {
 }
 
 /// A gateway of a project, with the branches `main` and `dev` and an account on both.
-struct Gateway {
-    project: Project,
+pub(crate) struct Gateway {
+    pub project: Project,
     process: Child,
-    port: u16,
+    pub port: u16,
 }
 
 impl Gateway {
-    fn start() -> Result<Gateway> {
+    pub fn start() -> Result<Gateway> {
         Gateway::with(&[])
     }
 
@@ -58,7 +58,7 @@ impl Gateway {
         })
     }
 
-    fn options(&self, user: &str, database: &str) -> OptsBuilder {
+    pub fn options(&self, user: &str, database: &str) -> OptsBuilder {
         OptsBuilder::new()
             .ip_or_hostname(Some("127.0.0.1"))
             .tcp_port(self.port)
@@ -73,7 +73,7 @@ impl Gateway {
     }
 
     /// Runs MariaDB's client on the gateway.
-    fn client(&self, args: &[&str]) -> Result<Output> {
+    pub fn client(&self, args: &[&str]) -> Result<Output> {
         let prefix = self.project.home().join("mariadb/usr");
         Ok(Command::new(prefix.join("bin/mariadb"))
             .args(["--no-defaults", "--protocol=tcp", "--host=127.0.0.1"])
@@ -103,13 +103,13 @@ impl Drop for Gateway {
     }
 }
 
-fn said(out: &Output) -> String {
+pub(crate) fn said(out: &Output) -> String {
     let text = [&out.stdout[..], &out.stderr[..]].concat();
     String::from_utf8_lossy(&text).trim().to_owned()
 }
 
 /// The number of the error.
-fn refused(result: Result<Conn>) -> Result<(u16, String)> {
+pub(crate) fn refused(result: Result<Conn>) -> Result<(u16, String)> {
     let error = result.err().context("it was let in")?;
     match error.downcast_ref::<mysql::Error>() {
         Some(mysql::Error::MySqlError(error)) => Ok((error.code, error.message.clone())),
@@ -368,13 +368,16 @@ fn offered(port: u16) -> Result<(u32, u32)> {
 fn a_client_is_offered_what_its_compute_has() -> Result<()> {
     const COMPRESS: u32 = 1 << 5;
     const SSL: u32 = 1 << 11;
+    /// MySQL's `CLIENT_ZSTD_COMPRESSION_ALGORITHM`.
+    const ZSTD: u32 = 1 << 26;
     const CACHE_METADATA: u32 = 1 << 4;
     let gateway = Gateway::start()?;
     let port = gateway.project.compute()?["port"].as_u64();
     let (compute, more) = offered(u16::try_from(port.context("no port")?)?)?;
     // Metadata that a client keeps are those of one compute.
-    let wanted = ((compute | SSL) & !COMPRESS, more & !CACHE_METADATA);
+    let wanted = (compute | SSL, more & !CACHE_METADATA);
     assert_eq!(offered(gateway.port)?, wanted);
+    assert_eq!(wanted.0 & (COMPRESS | ZSTD), COMPRESS);
     Ok(())
 }
 

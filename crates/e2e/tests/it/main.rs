@@ -19,6 +19,7 @@ mod engines;
 mod export;
 mod faults;
 mod gateway;
+mod gateway_compressed;
 mod gateway_moments;
 mod hot_pages;
 mod import;

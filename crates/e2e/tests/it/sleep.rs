@@ -66,11 +66,11 @@ impl Sleepers {
         Ok(state.unwrap_or("unknown").to_owned())
     }
 
-    fn is_asleep(&self, branch: &str) -> bool {
+    pub fn is_asleep(&self, branch: &str) -> bool {
         self.state(branch).is_ok_and(|state| state == "asleep")
     }
 
-    fn wait_asleep(&self, branch: &str) -> Result<()> {
+    pub fn wait_asleep(&self, branch: &str) -> Result<()> {
         wait_until(
             &format!("branch {branch} sleeps"),
             Duration::from_secs(20),
