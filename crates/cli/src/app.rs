@@ -179,19 +179,25 @@ impl App {
         self.wait_for(self.state.share(self.lock_limit)).await
     }
 
+    /// Asks whether the command may still do its work.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> Result<()> {
+        self.check.as_ref().map_or(Ok(()), Check::run)
+    }
+
     async fn wait_for(&self, lock: impl Future<Output = Result<Lock>>) -> Result<Lock> {
         let lock = tokio::select! {
             biased;
-            () = self.stopping.cancelled() => Err(Failure::of(
+            () = self.stopping.cancelled() => Err(Failure::unchanged(
                 Kind::Unavailable,
                 "this process is stopping, and nothing was changed",
                 "try again in a moment",
             )),
             lock = lock => lock,
         };
-        if let Some(check) = &self.check {
-            check.run()?;
-        }
+        self.check()?;
         lock
     }
 }

@@ -9,6 +9,8 @@ pub struct Failure {
     hint: String,
     kind: Kind,
     usage: bool,
+    /// The command certainly has changed nothing.
+    unchanged: bool,
 }
 
 /// The kind of an error, which programs can act on.
@@ -44,6 +46,7 @@ impl Failure {
             hint: hint.into(),
             kind,
             usage: false,
+            unchanged: false,
         }
         .into()
     }
@@ -60,6 +63,23 @@ impl Failure {
             hint: hint.into(),
             kind,
             usage: true,
+            unchanged: false,
+        }
+        .into()
+    }
+
+    /// As [`Failure::of`], of a command that could not begin.
+    pub fn unchanged(
+        kind: Kind,
+        what: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> anyhow::Error {
+        Failure {
+            what: what.into(),
+            hint: hint.into(),
+            kind,
+            usage: false,
+            unchanged: true,
         }
         .into()
     }
@@ -80,6 +100,11 @@ fn failures(error: &anyhow::Error) -> impl Iterator<Item = &Failure> {
 /// Whether `error` is wrong usage.
 pub fn is_usage(error: &anyhow::Error) -> bool {
     failures(error).any(|f| f.usage)
+}
+
+/// Whether the command that has failed certainly has changed nothing.
+pub fn is_unchanged(error: &anyhow::Error) -> bool {
+    failures(error).any(|f| f.unchanged)
 }
 
 /// The exit status that `error` stands for.

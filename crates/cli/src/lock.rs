@@ -214,7 +214,7 @@ async fn wait(
         taken = tokio::time::timeout(limit - silent, &mut taking).await;
     }
     let Ok(file) = taken else {
-        return Err(Failure::of(
+        return Err(Failure::unchanged(
             Kind::Conflict,
             format!(
                 "another xylem command{} is still changing {}",

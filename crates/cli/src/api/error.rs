@@ -39,6 +39,10 @@ pub struct Problem {
     /// The command line ends with status 2 (wrong usage), not 1.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub usage: bool,
+    /// The request certainly has changed nothing, because something was in the way: the same
+    /// request may do better.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unchanged: bool,
 }
 
 fn name(kind: Kind) -> &'static str {
@@ -72,6 +76,7 @@ impl Problem {
         Problem {
             hint: failure::hint(error),
             usage: failure::is_usage(error),
+            unchanged: failure::is_unchanged(error),
             ..Problem::of(kind, format!("{error:#}"))
         }
     }
@@ -94,6 +99,7 @@ impl Problem {
             detail: detail.into(),
             hint: String::new(),
             usage: false,
+            unchanged: false,
         }
     }
 

@@ -207,8 +207,14 @@ impl BranchEvent {
     /// The event without the names that the listener may not read. A branch that has got such a
     /// name is gone for it.
     fn told_to(mut self, may_read: impl Fn(&str) -> bool) -> BranchEvent {
-        let before = self.renamed_from.take().filter(|name| may_read(name));
+        let renamed = self.renamed_from.take();
+        let before = renamed.clone().filter(|name| may_read(name));
         match (may_read(&self.name), before) {
+            // It is new to the listener.
+            (true, None) if renamed.is_some() => BranchEvent {
+                happened: Happened::Created,
+                ..self
+            },
             (false, Some(before)) => BranchEvent {
                 happened: Happened::Removed,
                 name: before,

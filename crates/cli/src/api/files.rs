@@ -4,6 +4,7 @@
 use super::error::Problem;
 use crate::failure::{Failure, Kind};
 use anyhow::Result;
+use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
 
 /// The allowed directories.
@@ -129,28 +130,37 @@ impl Files {
         ))
     }
 
-    /// Refuses a directory with a symbolic link that leads out: an import follows them.
+    /// Refuses a directory with a symbolic link that leads out, at any depth and behind any other
+    /// link: an import follows them. Refuses what is neither a file nor a directory, too: a pipe
+    /// would keep the import waiting for ever.
     fn check_links(&self, field: &str, top: &Path) -> Result<(), Problem> {
         let mut left = vec![top.to_owned()];
+        let mut seen = HashSet::from([top.to_owned()]);
         while let Some(dir) = left.pop() {
             let failed = |error| invalid(format!("{field}: {}: {error}", dir.display()));
             for entry in std::fs::read_dir(&dir).map_err(failed)? {
                 let entry = entry.map_err(failed)?;
-                let kind = entry.file_type().map_err(failed)?;
-                if kind.is_dir() {
-                    left.push(entry.path());
-                    continue;
-                }
-                let leads_out = || {
-                    let real = std::fs::canonicalize(entry.path());
-                    real.is_ok_and(|real| !self.is_inside(&real))
-                };
-                if kind.is_symlink() && leads_out() {
+                let path = entry.path();
+                let real = std::fs::canonicalize(&path);
+                let Some(real) = real.ok().filter(|real| self.is_inside(real)) else {
                     return Err(invalid(format!(
-                        "{field}: the symbolic link {} leads out of the directories that the API may use",
-                        entry.path().display()
+                        "{field}: {} leads out of the directories that the API may use",
+                        path.display()
                     ))
-                    .hint("put what it leads to in its place, or import there, by `xylem import`"));
+                    .hint(
+                        "put what it leads to in its place, or import there, by `xylem import`",
+                    ));
+                };
+                let kind = std::fs::symlink_metadata(&real)
+                    .map_err(failed)?
+                    .file_type();
+                if kind.is_dir() && seen.insert(real.clone()) {
+                    left.push(real);
+                } else if !kind.is_dir() && !kind.is_file() {
+                    return Err(invalid(format!(
+                        "{field}: {} is neither a file nor a directory",
+                        path.display()
+                    )));
                 }
             }
         }

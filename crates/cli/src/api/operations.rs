@@ -276,7 +276,7 @@ impl Operation {
             .ended
             .as_ref()
             .and_then(|(_, outcome)| outcome.as_ref().err());
-        problem.is_some_and(|problem| matches!(problem.status, 409 | 503))
+        problem.is_some_and(|problem| problem.unchanged)
     }
 
     /// Has it end, and leave nothing. It has not ended when this returns.

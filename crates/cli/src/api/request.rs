@@ -54,7 +54,7 @@ pub struct ChangeBranch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(pattern = "^(default|([0-9]{1,6}(ms|s|m|h|d|w) ?)+)$")]
     pub suspend_after: Option<String>,
-    /// Most sessions of the gateway's clients on its compute, such as `200`; `off`: no limit.
+    /// Most sessions of the gateway's clients on its compute, such as `100`; `off`: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(pattern = "^(off|[1-9][0-9]{0,8})$")]
     pub pool_size: Option<String>,

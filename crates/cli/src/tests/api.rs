@@ -334,6 +334,24 @@ fn files_are_those_of_the_allowed_directories() {
         assert_eq!(target(inside), Err(422), "{}", wrong.display());
     }
     assert_eq!(target(allowed.clone()), Err(422));
+    // A link within that leads to a directory with a link that leads out.
+    let stash = make("allowed/stash");
+    std::os::unix::fs::symlink(&outside, stash.join("far")).unwrap();
+    let link = data.join("near");
+    std::os::unix::fs::symlink(&stash, &link).unwrap();
+    assert_eq!(source(data.clone()), Err(422));
+    std::fs::remove_file(stash.join("far")).unwrap();
+    // One that leads back is no loop.
+    std::os::unix::fs::symlink(&data, stash.join("back")).unwrap();
+    assert_eq!(source(data.clone()), Ok(data.clone()));
+    // The state directory below the one that is imported.
+    assert_eq!(source(allowed.clone()), Err(422));
+    // What an import would wait for.
+    let socket = std::os::unix::net::UnixListener::bind(data.join("a.sock")).unwrap();
+    assert_eq!(source(data.clone()), Err(422));
+    drop(socket);
+    std::fs::remove_file(data.join("a.sock")).unwrap();
+    assert_eq!(source(data.clone()), Ok(data.clone()));
     // Links below the directory, at any depth.
     make("allowed/data/shop");
     std::os::unix::fs::symlink(&outside, data.join("shop/far")).unwrap();

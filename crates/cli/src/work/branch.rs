@@ -262,7 +262,11 @@ impl Project {
 pub async fn remove(app: &App, up: &mut Session, name: &ComputeName) -> Result<Removed> {
     // As the owner: there may be children that the caller may not see.
     let present = up.running.control.branch(name).await?;
-    moments::remove_all(app, Some(&present.id)).await?;
+    // Where the server will refuse, the sessions at moments go on.
+    let is_lease = |child: &String| ComputeName::parse(child).is_ok_and(|name| name.is_reader());
+    if present.children.iter().all(is_lease) {
+        moments::remove_all(app, Some(&present.id)).await?;
+    }
     let children = up.running.control.branch(name).await?.children;
     let branch = BranchReport::from(up.caller.branch(name).await?);
     let mut compute_stopped = false;

@@ -157,6 +157,17 @@ impl ManageError {
                 branch,
                 parent: parent.filter(|name| may_read(name)),
             },
+            ManageError::NotBackedUp { branch, why } if !may_read(&branch) => {
+                ManageError::NotBackedUp {
+                    branch: "that its history begins in".to_owned(),
+                    why,
+                }
+            }
+            // The reason names the parent.
+            ManageError::NotOpen { branch, .. } if !may_read(&branch) => ManageError::NotOpen {
+                branch: "that its history begins in".to_owned(),
+                why: "its trouble is told to those who may read it".to_owned(),
+            },
             other => other,
         }
     }

@@ -140,7 +140,8 @@ pub(super) async fn create(
             from,
             at: at(request.at)?,
         };
-        on_its_own(node, |node, early| async move {
+        let may_read = may_read(opened, bearer);
+        on_its_own_for(node, may_read, |node, early| async move {
             lifecycle::create(&node, new, early).await
         })
         .await?
@@ -163,7 +164,8 @@ pub(super) async fn create_lease(
         from,
         at: at(request.at)?,
     };
-    let made = on_its_own(node, |node, early| async move {
+    let may_read = may_read(opened, bearer);
+    let made = on_its_own_for(node, may_read, |node, early| async move {
         lifecycle::create(&node, new, early).await
     })
     .await?;
@@ -257,7 +259,8 @@ pub(super) async fn restore(
     if let Some(keep_as) = &keep_as {
         bearer.may(Right::Admin, keep_as)?;
     }
-    let restored = on_its_own(node, |node, early| async move {
+    let may_read = may_read(opened, bearer);
+    let restored = on_its_own_for(node, may_read, |node, early| async move {
         lifecycle::restore(&node, &which, at, keep_as, early).await
     })
     .await?;

@@ -138,5 +138,8 @@ async fn turn(app: &App, turns: Arc<Mutex<()>>) -> Result<OwnedMutexGuard<()>> {
     let progress = app.progress();
     progress.say("waiting for another import or export to end".to_owned());
     let turn = async { Ok(turns.lock_owned().await) };
-    app.unless_cancelled(turn).await
+    let turn = app.unless_cancelled(turn).await?;
+    // The token may have been revoked meanwhile.
+    app.check()?;
+    Ok(turn)
 }
