@@ -9,7 +9,7 @@ use crate::login::Answer;
 use crate::own;
 use crate::packet::{self, Broken, FULL, HEADER_BYTES};
 use crate::park::{Account, Parked, pong, repeat};
-use crate::pool::{Coming, Place};
+use crate::pool::Place;
 use crate::refusal::Refusal;
 use crate::session::{Client, Inner, InnerStream, MOVE};
 use std::io;
@@ -186,7 +186,7 @@ impl Away {
                             self.history,
                         );
                         let process = compute.process.clone();
-                        let entered = branch.enter(id, process, conversation, place);
+                        let entered = branch.enter(id, process, conversation, Some(place));
                         let _ = entered.handle.account.set(self.account);
                         return Ok(Some(Inner {
                             stream: InnerStream::Unix(stream),
@@ -227,7 +227,7 @@ impl Away {
         let _passed = branch.gate.read().await;
         let from = peer.ip().to_canonical();
         let name = &self.name;
-        let reached = shared.reach_place(branch, name, from, Coming::Back).await;
+        let reached = shared.reach_place(branch, name, from).await;
         let (compute, place) = reached.map_err(Stuck::Now)?;
         if compute.branch_id != self.branch_id {
             // The client has not logged in there.

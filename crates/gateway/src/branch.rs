@@ -73,7 +73,7 @@ impl Branch {
         inner: u32,
         process: String,
         conversation: Conversation,
-        place: Place,
+        place: Option<Place>,
     ) -> Entered {
         let handle = Arc::new(Handle::new(process, conversation));
         self.sessions.lock().insert(inner, Arc::clone(&handle));
@@ -104,8 +104,8 @@ pub(crate) struct Entered {
     inner: u32,
     /// The requests to it.
     pub handle: Arc<Handle>,
-    /// Its place on the compute.
-    pub place: Place,
+    /// Its place on the compute, once it has logged in.
+    pub place: Option<Place>,
 }
 
 impl Drop for Entered {

@@ -39,8 +39,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const HEADER_BYTES: usize = 7;
 /// A shorter payload is not deflated (MariaDB's `MIN_COMPRESS_LENGTH`).
 const DEFLATE_BYTES_MIN: usize = 50;
-/// The most that is deflated at a time. Zlib looks back by half of it.
-const DEFLATE_BYTES_MAX: usize = 64 << 10;
+/// A payload of this size is sent before the compute has said more. Zlib looks back by half
+/// of it.
+const PAYLOAD_BYTES: usize = 64 << 10;
+/// The largest payload: the rest of a packet that began in the one before. Some clients read one
+/// compressed packet more where a packet does not end in the first, and no third one.
+const PAYLOAD_BYTES_MAX: usize = 1 << 20;
 /// The buffer of deflated bytes that were not inflated yet.
 const INPUT_BYTES: usize = 4 << 10;
 
@@ -51,6 +55,10 @@ pub(crate) struct Compressed<S> {
     ahead: Vec<u8>,
     taken: usize,
     reading: Reading,
+    /// The next payload for the client, as far as it is known.
+    plain: Vec<u8>,
+    /// The compute's packet that is under way began in the payload before.
+    is_rest: bool,
     /// A compressed packet for the client, and how much of it was sent.
     out: Vec<u8>,
     sent: usize,
@@ -103,6 +111,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Compressed<S> {
             ahead,
             taken: 0,
             reading: Reading::BEGIN,
+            plain: Vec::new(),
+            is_rest: false,
             out: Vec::new(),
             sent: 0,
             numbers: Numbers::new(form),
@@ -198,39 +208,58 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Compressed<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Sends all that was written.
-    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Sends all that was written, but for a packet that has not come to its end: nobody could
+    /// use its beginning. At the end of the stream, `is_end`, that is sent as well.
+    fn poll_sent(&mut self, cx: &mut Context<'_>, is_end: bool) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(cx))?;
-        if self.numbers.holds_header() {
-            self.pack(&[]);
+        while self.numbers.holds_header() {
+            if !self.plain.is_empty() {
+                self.pack();
+                ready!(self.poll_drain(cx))?;
+            }
+            self.numbers.write(&[], &mut self.plain);
+        }
+        if !self.plain.is_empty() && (is_end || self.numbers.is_between()) {
+            self.pack();
             ready!(self.poll_drain(cx))?;
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Makes a compressed packet of the front of `packets`. Returns the number of bytes that
-    /// it took.
-    fn pack(&mut self, packets: &[u8]) -> usize {
+    /// Takes bytes of packets. Returns how many, and makes a compressed packet when it is time.
+    fn gather(&mut self, packets: &[u8]) -> usize {
+        let packets = &packets[..packets.len().min(PAYLOAD_BYTES)];
+        let taken = self.numbers.write(packets, &mut self.plain);
+        // What comes next is in a compressed packet of its own.
+        let is_whole = taken < packets.len() || self.numbers.holds_header();
+        let may_end = self.numbers.is_between() || !self.is_rest;
+        let size = self.plain.len();
+        if is_whole || size >= PAYLOAD_BYTES && may_end || size >= PAYLOAD_BYTES_MAX {
+            self.pack();
+        } else if self.numbers.is_between() {
+            // Whatever is under way next begins in this payload.
+            self.is_rest = false;
+        }
+        taken
+    }
+
+    /// Makes a compressed packet of the payload.
+    fn pack(&mut self) {
         thread_local! {
             /// It has some 300 KiB, and is used for a payload at a time.
-            static DEFLATER: RefCell<(CompressorOxide, Vec<u8>)> = RefCell::new((
-                CompressorOxide::with_format_and_level(
+            static DEFLATER: RefCell<CompressorOxide> =
+                RefCell::new(CompressorOxide::with_format_and_level(
                     DataFormat::Zlib,
                     CompressionLevel::DefaultLevel,
-                ),
-                Vec::new(),
-            ));
+                ));
         }
-        let packets = &packets[..packets.len().min(DEFLATE_BYTES_MAX)];
-        DEFLATER.with_borrow_mut(|(deflater, plain)| {
-            plain.clear();
-            let taken = self.numbers.write(packets, plain);
-            if !plain.is_empty() {
-                let number = self.numbers.write_frame();
-                self.out = frame(number, plain, deflater);
-            }
-            taken
-        })
+        let plain = std::mem::take(&mut self.plain);
+        if plain.is_empty() {
+            return;
+        }
+        self.is_rest = !self.numbers.is_between();
+        let number = self.numbers.write_frame();
+        DEFLATER.with_borrow_mut(|deflater| self.out = frame(number, &plain, deflater));
     }
 }
 
@@ -395,7 +424,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Compressed<S> {
         if from.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let taken = self.pack(from);
+        let taken = self.gather(from);
         // What is not sent now is sent by the next call.
         if let Poll::Ready(Err(error)) = self.poll_drain(cx) {
             return Poll::Ready(Err(error));
@@ -404,12 +433,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Compressed<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_sent(cx))?;
+        ready!(self.poll_sent(cx, false))?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_sent(cx))?;
+        ready!(self.poll_sent(cx, true))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

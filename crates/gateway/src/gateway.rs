@@ -5,7 +5,7 @@ use crate::computes::{Computes, Reached};
 use crate::kill::FIRST_ID;
 use crate::login::Greeting;
 use crate::metrics::{Counted, Metrics};
-use crate::pool::{Coming, Place};
+use crate::pool::Place;
 use crate::refusal::Refusal;
 use crate::{session, sleep};
 use parking_lot::Mutex;
@@ -250,11 +250,10 @@ impl Shared {
         branch: &Branch,
         name: &str,
         from: IpAddr,
-        coming: Coming,
     ) -> Result<(Reached, Place), Refusal> {
         loop {
             let compute = self.reach(branch, name, from).await?;
-            let place = branch.pool.enter(coming, compute.pool, name).await?;
+            let place = branch.pool.enter(compute.pool, name).await?;
             // It may have died while the client waited for its place.
             if self.computes.is_alive(&compute) {
                 return Ok((compute, place));

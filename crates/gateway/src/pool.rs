@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// How long a client waits for a place.
 const WAIT: Duration = Duration::from_secs(10);
@@ -33,15 +33,28 @@ const LEAVE: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(1);
 /// As one part of this many, so many places are made at a time: clients seldom come alone.
 const PARTS: usize = 16;
-/// Logins that are not finished have one place in so many, and at least one: strangers can
-/// begin as many as they like.
-const LOGIN_PARTS: usize = 4;
+/// The most logins at a time that are not finished, beside those that have places: strangers
+/// can begin as many as they like.
+const LOGINS_MAX: usize = 8;
+/// How long a session that could not leave is not asked again.
+const STAYS: Duration = Duration::from_secs(10);
 
 /// The places of a branch's clients on its compute.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Pool {
     places: Mutex<Places>,
+    logins: Arc<Semaphore>,
     wanted: Notify,
+}
+
+impl Default for Pool {
+    fn default() -> Pool {
+        Pool {
+            places: Mutex::default(),
+            logins: Arc::new(Semaphore::new(LOGINS_MAX)),
+            wanted: Notify::new(),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -49,63 +62,23 @@ struct Places {
     /// `None`: as many as clients want.
     limit: Option<usize>,
     taken: usize,
-    /// Those of them whose clients have not finished their logins.
-    logins: usize,
-    /// Clients whose sessions come back.
-    returning: VecDeque<oneshot::Sender<Place>>,
-    /// Clients that log in. They come after those that come back.
-    arriving: VecDeque<oneshot::Sender<Place>>,
-}
-
-/// The way by which a client comes to a compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Coming {
-    /// Its session comes back.
-    Back,
-    /// It logs in.
-    In,
+    waiting: VecDeque<oneshot::Sender<Place>>,
 }
 
 impl Places {
-    fn has_room(&self, coming: Coming) -> bool {
-        let Some(limit) = self.limit else { return true };
-        let may_log_in = self.logins < (limit / LOGIN_PARTS).max(1);
-        self.taken < limit && (coming == Coming::Back || may_log_in)
-    }
-
-    fn waiting(&mut self, coming: Coming) -> &mut VecDeque<oneshot::Sender<Place>> {
-        match coming {
-            Coming::Back => &mut self.returning,
-            Coming::In => &mut self.arriving,
-        }
-    }
-
-    fn take(&mut self, pool: &Arc<Pool>, coming: Coming) -> Place {
-        self.taken += 1;
-        self.logins += usize::from(coming == Coming::In);
-        Place {
-            pool: Some(Arc::clone(pool)),
-            coming,
-        }
-    }
-
-    fn give_back(&mut self, coming: Coming) {
-        self.taken -= 1;
-        self.logins -= usize::from(coming == Coming::In);
+    fn has_room(&self) -> bool {
+        self.limit.is_none_or(|limit| self.taken < limit)
     }
 
     /// Gives free places to those that wait.
     fn hand_out(&mut self, pool: &Arc<Pool>) {
-        for coming in [Coming::Back, Coming::In] {
-            while self.has_room(coming)
-                && let Some(next) = self.waiting(coming).pop_front()
-            {
-                let place = self.take(pool, coming);
-                // Nobody may wait for it any more.
-                if let Err(mut place) = next.send(place) {
-                    place.pool = None;
-                    self.give_back(coming);
-                }
+        while self.has_room()
+            && let Some(next) = self.waiting.pop_front()
+        {
+            match next.send(Place(Some(Arc::clone(pool)))) {
+                Ok(()) => self.taken += 1,
+                // Nobody waits for it any more, and nobody has got it.
+                Err(mut place) => place.0 = None,
             }
         }
     }
@@ -113,32 +86,29 @@ impl Places {
 
 /// A place on a compute, until dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
-    pool: Option<Arc<Pool>>,
-    coming: Coming,
-}
+pub(crate) struct Place(Option<Arc<Pool>>);
 
-impl Place {
-    /// The client has finished its login.
-    pub fn is_settled(&mut self) {
-        if let Some(pool) = &self.pool
-            && self.coming == Coming::In
-        {
-            self.coming = Coming::Back;
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(pool) = self.0.take() {
             let mut places = pool.places.lock();
-            places.logins -= 1;
-            places.hand_out(pool);
+            places.taken -= 1;
+            places.hand_out(&pool);
         }
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some(pool) = self.pool.take() {
-            let mut places = pool.places.lock();
-            places.give_back(self.coming);
-            places.hand_out(&pool);
-        }
+/// A login that is not finished, until dropped.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Login {
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Login {
+    /// Whether others wait for it to be finished.
+    pub fn is_of_pool(&self) -> bool {
+        self._permit.is_some()
     }
 }
 
@@ -150,27 +120,51 @@ impl Pool {
         places.hand_out(self);
     }
 
+    /// Lets a client of branch `name` begin to log in. It needs a place only once the compute
+    /// knows it.
+    ///
+    /// # Errors
+    /// When too many others log in for too long.
+    pub async fn log_in(
+        self: &Arc<Pool>,
+        limit: Option<usize>,
+        name: &str,
+    ) -> Result<Login, Refusal> {
+        self.set_limit(limit);
+        if limit.is_none() {
+            return Ok(Login { _permit: None });
+        }
+        let permit = Arc::clone(&self.logins).acquire_owned();
+        match tokio::time::timeout(WAIT, permit).await {
+            Ok(Ok(permit)) => Ok(Login {
+                _permit: Some(permit),
+            }),
+            _ => Err(Refusal::too_many(format!(
+                "Too many connections: {LOGINS_MAX} others are logging in on branch '{name}'"
+            ))),
+        }
+    }
+
     /// Takes a place for a client of branch `name`; waits for one if all are taken.
     ///
     /// # Errors
     /// When none becomes free.
     pub async fn enter(
         self: &Arc<Pool>,
-        coming: Coming,
         limit: Option<usize>,
         name: &str,
     ) -> Result<Place, Refusal> {
         self.set_limit(limit);
         let place = {
             let mut places = self.places.lock();
-            let waiting = places.waiting(coming);
-            // Those that have given up.
-            waiting.retain(|place| !place.is_closed());
-            if waiting.is_empty() && places.has_room(coming) {
-                return Ok(places.take(self, coming));
+            // Without those that have given up.
+            places.waiting.retain(|place| !place.is_closed());
+            if places.waiting.is_empty() && places.has_room() {
+                places.taken += 1;
+                return Ok(Place(Some(Arc::clone(self))));
             }
             let (place, given) = oneshot::channel();
-            places.waiting(coming).push_back(place);
+            places.waiting.push_back(place);
             given
         };
         self.want();
@@ -185,8 +179,8 @@ impl Pool {
     /// The clients that wait for a place.
     pub fn waiting(&self) -> usize {
         let places = self.places.lock();
-        let all = places.returning.iter().chain(&places.arriving);
-        all.filter(|place| !place.is_closed()).count()
+        let waiting = places.waiting.iter();
+        waiting.filter(|place| !place.is_closed()).count()
     }
 
     fn limit(&self) -> Option<usize> {
@@ -214,8 +208,8 @@ struct Silent {
     /// How often something was said in it.
     spoken: u64,
     since: Instant,
-    /// It could not leave, and has said nothing since.
-    stays: bool,
+    /// It could not leave, and is not asked before then.
+    stays_until: Option<Instant>,
 }
 
 impl Silence {
@@ -230,7 +224,7 @@ impl Silence {
             let silent = || Silent {
                 spoken: *spoken,
                 since: now,
-                stays: false,
+                stays_until: None,
             };
             let known = self.0.entry(*id).or_insert_with(silent);
             if known.spoken != *spoken {
@@ -241,13 +235,16 @@ impl Silence {
 
     /// Since when a session is silent, if that is long enough, and the session may leave.
     fn since(&self, id: u32, now: Instant) -> Option<Instant> {
-        let silent = self.0.get(&id).filter(|silent| !silent.stays)?;
+        let silent = self.0.get(&id)?;
+        if silent.stays_until.is_some_and(|until| now < until) {
+            return None;
+        }
         (now - silent.since >= SILENCE).then_some(silent.since)
     }
 
-    fn stays(&mut self, id: u32) {
+    fn stays(&mut self, id: u32, now: Instant) {
         if let Some(silent) = self.0.get_mut(&id) {
-            silent.stays = true;
+            silent.stays_until = Some(now + STAYS);
         }
     }
 }
@@ -301,9 +298,9 @@ pub(crate) async fn make_room(
                     why,
                     "a session keeps its place"
                 );
-                silence.stays(id);
+                silence.stays(id, now);
             }
-            Ok(Err(_)) | Err(_) => silence.stays(id),
+            Ok(Err(_)) | Err(_) => silence.stays(id, now),
         }
     }
     if let Some(metrics) = branch.metrics() {

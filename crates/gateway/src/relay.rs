@@ -43,6 +43,8 @@ pub(crate) async fn copy_answers(
         bytes.inc_by(got as u64);
         let is_quiet = handle.conversation.lock().is_quiet();
         if is_quiet {
+            // The session stays where it is until the client has this.
+            handle.speak();
             let mut said = buffer[..got].to_vec();
             if ends(from, &mut said).await {
                 return Ok(said);

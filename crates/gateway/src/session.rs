@@ -11,7 +11,7 @@ use crate::login::{Answer, Greeting, asks_for_tls, caps};
 use crate::metrics::{BranchMetrics, Counted};
 use crate::packet::{self, Ahead, Broken};
 use crate::park::Parked;
-use crate::pool::Coming;
+use crate::pool::{Login, Place};
 use crate::proxy;
 use crate::refusal::Refusal;
 use crate::relay::{self, Commands, Stopped};
@@ -288,8 +288,8 @@ async fn log_in(
 ) -> Result<Option<Inner>, Broken> {
     let passed = branch.gate.read().await;
     let from = client.peer.ip().to_canonical();
-    let reached = shared.reach_place(branch, name, from, Coming::In).await;
-    let (compute, place) = reached?;
+    let compute = shared.reach(branch, name, from).await?;
+    let login = branch.pool.log_in(compute.pool, name).await?;
     let connected = within(async {
         let mut stream = TcpStream::connect(compute.address).await?;
         stream.set_nodelay(true)?;
@@ -325,15 +325,17 @@ async fn log_in(
     if is_ambiguous(client.answer.charset) {
         conversation.history.lose();
     }
-    let mut entered = branch.enter(greeting.id, compute.process.clone(), conversation, place);
+    let mut entered = branch.enter(greeting.id, compute.process.clone(), conversation, None);
     drop(passed);
     packet::write(&mut stream, 1, &client.answer.encode()).await?;
-    let Some((status, [by_client, by_compute])) = authenticate(client, &mut stream).await? else {
+    let place = branch.pool.enter(compute.pool, name);
+    let authenticated = authenticate(client, &mut stream, login, place).await?;
+    let Some((place, status, [by_client, by_compute])) = authenticated else {
         return Ok(None);
     };
     let by_client = client.compress(by_client);
     entered.handle.conversation.lock().begin(status);
-    entered.place.is_settled();
+    entered.place = Some(place);
     Ok(Some(Inner {
         stream: InnerStream::Tcp(stream),
         compute,
@@ -345,12 +347,18 @@ async fn log_in(
 }
 
 /// Passes the compute's challenge to the client and its answers back, until the compute
-/// has decided. Returns the flags of its status, and what the client and the compute have
+/// has decided. One that it lets in waits for its `place`. Returns that, the flags of its status, and what the client and the compute have
 /// sent behind that; `None` when the compute does not let the client in.
 async fn authenticate(
     client: &mut Client,
     compute: &mut TcpStream,
-) -> Result<Option<(u16, [Vec<u8>; 2])>, Broken> {
+    login: Login,
+    place: impl Future<Output = Result<Place, Refusal>>,
+) -> Result<Option<(Place, u16, [Vec<u8>; 2])>, Broken> {
+    let patience = match login.is_of_pool() {
+        true => PATIENCE,
+        false => DECISION,
+    };
     // The compute's numbers are smaller by the packets that only the client had.
     let offset = client.seq.wrapping_sub(1);
     let (mut by_client, mut by_compute) = (Ahead::default(), Ahead::default());
@@ -361,25 +369,27 @@ async fn authenticate(
                 said = by_client.read(&mut client.stream) => Either::Right(said?),
             })
         };
-        let said: Result<_, Broken> = match tokio::time::timeout(DECISION, said).await {
+        let said: Result<_, Broken> = match tokio::time::timeout(patience, said).await {
             Ok(said) => said,
             Err(_) => Err(Refusal::gone("The login takes too long").into()),
         };
         match said? {
             Either::Left(packet) => {
                 let seq = packet.seq.wrapping_add(offset);
+                if packet.payload.first() == Some(&OK) {
+                    let status = status_of_ok(&packet.payload)?;
+                    // Others may begin to log in while this client waits for its place.
+                    drop(login);
+                    let place = place.await?;
+                    client.seq = seq;
+                    packet::write(&mut client.stream, seq, &packet.payload).await?;
+                    return Ok(Some((place, status, [by_client.bytes, by_compute.bytes])));
+                }
                 client.seq = seq;
                 packet::write(&mut client.stream, seq, &packet.payload).await?;
-                match packet.payload.first() {
-                    Some(&OK) => {
-                        let status = status_of_ok(&packet.payload)?;
-                        return Ok(Some((status, [by_client.bytes, by_compute.bytes])));
-                    }
-                    Some(&ERR) => {
-                        client.stream.shutdown().await?;
-                        return Ok(None);
-                    }
-                    _ => {}
+                if packet.payload.first() == Some(&ERR) {
+                    client.stream.shutdown().await?;
+                    return Ok(None);
                 }
             }
             Either::Right(packet) => {
@@ -467,7 +477,8 @@ async fn pass(
         };
         match end {
             End::Client => {
-                let _ = client.stream.shutdown().await;
+                drop(inner);
+                let _ = tokio::time::timeout(PATIENCE, client.stream.shutdown()).await;
                 return None;
             }
             End::Compute(said) => {

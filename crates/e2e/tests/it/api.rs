@@ -897,12 +897,12 @@ fn others_learn_that_an_operation_has_failed_and_not_why() -> Result<()> {
     project.xylem(&["branch", "create", "secret"])?;
     let owner = Caller::owner(&project)?;
     let reader = Caller::with_rights(&project, "reader", &["--read", "dev"])?;
-    let rename = || -> Result<Answer> {
+    let rename = |key: &str| -> Result<Answer> {
         let request = owner.request("PATCH", "/v1/branches/dev")?;
-        let request = request.header("Idempotency-Key", "one");
+        let request = request.header("Idempotency-Key", key);
         owner.send(request.json(&json!({ "name": "secret" })))
     };
-    let first = rename()?;
+    let first = rename("one")?;
     ensure!(first.is_problem(409)?.contains("secret"), "{first:?}");
     let id = first
         .headers
@@ -922,9 +922,11 @@ fn others_learn_that_an_operation_has_failed_and_not_why() -> Result<()> {
         own["problem"]["detail"].to_string().contains("secret"),
         "{own}"
     );
-    // What was in the way may be gone: the key is no obstacle.
+    // What was in the way is gone. The same request still has its answer: it might have changed
+    // something before it failed.
     project.xylem(&["branch", "rm", "secret", "--yes"])?;
-    let again = rename()?;
+    assert_eq!(rename("one")?.body, first.body);
+    let again = rename("two")?;
     assert_eq!(again.status, 200, "{again:?}");
     Ok(())
 }

@@ -189,7 +189,7 @@ fn a_listener_is_told_of_its_tokens_branches_and_while_it_is_valid() -> Result<(
     assert_eq!(first.data["name"], "ci/1", "{first:?}");
     // From a hidden name to one that is not: the old name stays hidden.
     project.xylem(&["branch", "rename", "secret", "ci/2"])?;
-    let renamed = listener.until_branch("changed", "ci/2")?;
+    let renamed = listener.until_branch("created", "ci/2")?;
     assert_eq!(renamed.data["renamed_from"], Value::Null);
     // And back: for this listener it is gone, whatever its name is now.
     project.xylem(&["branch", "rename", "ci/2", "secret"])?;

@@ -171,10 +171,7 @@ fn no_token_gives_access_to_other_files() -> Result<()> {
         &owner,
         &json!({ "datadir": allowed.path("data"), "branch": "x" }),
     )?;
-    ensure!(
-        answer.is_problem(422)?.contains("symbolic link"),
-        "{answer:?}"
-    );
+    ensure!(answer.is_problem(422)?.contains("leads out"), "{answer:?}");
     std::fs::remove_file(allowed.path("data/ibdata1"))?;
     let body = json!({ "datadir": allowed.path("data"), "branch": "x", "scratch": "/tmp" });
     let answer = import(&owner, &body)?;

@@ -279,6 +279,11 @@ impl Numbers {
         !self.by_compute.continued && self.waiting.front().is_some_and(is_other)
     }
 
+    /// Whether the compute's last packet has come to its end.
+    pub fn is_between(&self) -> bool {
+        self.by_compute.is_between()
+    }
+
     /// Whether a header was kept that is whole.
     pub fn holds_header(&self) -> bool {
         self.by_compute.got == HEADER_BYTES

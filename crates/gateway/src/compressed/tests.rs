@@ -1,6 +1,6 @@
 //! Compressed packets that were written by hand, and those that come back.
 
-use super::{Compressed, DEFLATE_BYTES_MAX, INPUT_BYTES, Reading};
+use super::{Compressed, INPUT_BYTES, Reading};
 use crate::conversation::Form;
 use crate::packet::{FULL, header};
 use miniz_oxide::deflate::compress_to_vec_zlib;
@@ -516,10 +516,49 @@ fn what_is_short_or_gets_no_shorter_is_not_deflated() {
         "{}",
         stream.stream.sent.len()
     );
-    assert_eq!(
-        frames(&stream.stream.sent).len(),
-        (1 << 20) / DEFLATE_BYTES_MAX + 1
-    );
+    assert_eq!(frames(&stream.stream.sent).len(), 2);
+}
+
+#[test]
+fn a_packet_is_in_two_compressed_packets_at_most() {
+    let sizes = [
+        100,
+        20_000,
+        200_000,
+        50,
+        1_000_000,
+        3000,
+        70_000,
+        64 << 10,
+        7,
+    ];
+    let mut packets = Vec::new();
+    let mut ends = Vec::new();
+    for (number, size) in (1..).zip(sizes) {
+        packets.extend(packet(number, &vec![number; size]));
+        ends.push(packets.len());
+    }
+    let mut stream = idle();
+    // As the compute's bytes come, with a flush behind each.
+    for piece in packets.chunks(4096) {
+        write(&mut stream, piece);
+    }
+    let frames = frames(&stream.stream.sent);
+    let sent: Vec<u8> = frames.iter().flat_map(|frame| frame.2.clone()).collect();
+    assert_eq!(sent, packets);
+    let mut cuts = Vec::new();
+    let mut at = 0;
+    for frame in &frames {
+        at += frame.2.len();
+        cuts.push(at);
+    }
+    let mut begin = 0;
+    for end in ends {
+        let inside = cuts.iter().filter(|cut| (begin + 1..end).contains(cut));
+        assert!(inside.count() <= 1, "{begin}..{end}: {cuts:?}");
+        begin = end;
+    }
+    assert!(stream.plain.is_empty() && stream.out.is_empty());
 }
 
 #[test]

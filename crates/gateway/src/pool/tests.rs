@@ -1,6 +1,6 @@
 //! Places of a pool.
 
-use super::{Coming, Place, Pool, SILENCE, Silence};
+use super::{LOGINS_MAX, Place, Pool, SILENCE, STAYS, Silence};
 use crate::branch::Handle;
 use crate::conversation::{Conversation, Form};
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use xylem_ambient::Clock;
 
 async fn now_or_never(pool: &Arc<Pool>, limit: Option<usize>) -> Option<Place> {
-    let place = pool.enter(Coming::Back, limit, "main");
+    let place = pool.enter(limit, "main");
     tokio::time::timeout(Duration::from_millis(20), place)
         .await
         .ok()?
@@ -37,7 +37,7 @@ async fn those_that_wait_are_served_in_their_order() {
     let place = now_or_never(&pool, Some(1)).await.unwrap();
     let wait = |pool: &Arc<Pool>| {
         let pool = Arc::clone(pool);
-        tokio::spawn(async move { pool.enter(Coming::Back, Some(1), "main").await.unwrap() })
+        tokio::spawn(async move { pool.enter(Some(1), "main").await.unwrap() })
     };
     let first = wait(&pool);
     while pool.waiting() < 1 {
@@ -64,7 +64,7 @@ async fn a_limit_that_is_raised_lets_those_in_that_wait() {
     let _place = now_or_never(&pool, Some(1)).await.unwrap();
     let waits = {
         let pool = Arc::clone(&pool);
-        tokio::spawn(async move { pool.enter(Coming::Back, Some(1), "main").await })
+        tokio::spawn(async move { pool.enter(Some(1), "main").await })
     };
     while pool.waiting() < 1 {
         tokio::task::yield_now().await;
@@ -74,33 +74,21 @@ async fn a_limit_that_is_raised_lets_those_in_that_wait() {
 }
 
 #[tokio::test]
-async fn logins_take_a_part_of_the_places_and_come_last() {
+async fn strangers_take_no_places() {
     let pool = Arc::new(Pool::default());
-    let log_in = || pool.enter(Coming::In, Some(8), "main");
-    let mut first = log_in().await.unwrap();
-    let _second = log_in().await.unwrap();
-    // A third login that is not finished would be more than a fourth of the places.
-    let mut third = std::pin::pin!(log_in());
-    assert!(futures::poll!(&mut third).is_pending());
-    let _back = now_or_never(&pool, Some(8)).await.unwrap();
-    first.is_settled();
-    let third = third.await.unwrap();
-    let mut all = Vec::new();
-    for _ in 0..4 {
-        all.push(now_or_never(&pool, Some(8)).await.unwrap());
+    let log_in = || pool.log_in(Some(1), "main");
+    let mut logins = Vec::new();
+    for _ in 0..LOGINS_MAX {
+        logins.push(log_in().await.unwrap());
     }
-    drop(third);
-    all.push(now_or_never(&pool, Some(8)).await.unwrap());
-    // All are taken: who comes back has the next one.
-    let mut arrives = std::pin::pin!(log_in());
-    assert!(futures::poll!(&mut arrives).is_pending());
-    let mut returns = std::pin::pin!(pool.enter(Coming::Back, Some(8), "main"));
-    assert!(futures::poll!(&mut returns).is_pending());
-    all.pop();
-    assert!(futures::poll!(&mut arrives).is_pending());
-    let _returned = returns.await.unwrap();
-    all.pop();
-    arrives.await.unwrap();
+    let mut next = std::pin::pin!(log_in());
+    assert!(futures::poll!(&mut next).is_pending());
+    assert_eq!(pool.waiting(), 0, "no session has to leave for them");
+    let _place = now_or_never(&pool, Some(1)).await.unwrap();
+    logins.pop();
+    assert!(next.await.unwrap().is_of_pool());
+    // Without a limit nobody waits.
+    assert!(!pool.log_in(None, "main").await.unwrap().is_of_pool());
 }
 
 #[tokio::test]
@@ -129,10 +117,11 @@ async fn the_silence_of_a_session_ends_when_it_speaks() {
     silence.look(&pool, &seen(2), later);
     assert_eq!(silence.since(7, later), None);
     assert_eq!(silence.since(7, later + SILENCE), Some(later));
-    // It cannot leave as it is.
-    silence.stays(7);
+    // It cannot leave as it is, and may be able to later.
+    silence.stays(7, later);
     silence.look(&pool, &seen(2), later);
     assert_eq!(silence.since(7, later + SILENCE), None);
+    assert_eq!(silence.since(7, later + STAYS), Some(later));
     silence.look(&pool, &seen(3), later);
     assert_eq!(silence.since(7, later + SILENCE), Some(later));
     silence.look(&pool, &HashMap::new(), later);

@@ -84,7 +84,7 @@ fn a_branch_that_leaves_the_reach_of_a_token_is_removed_for_it() {
     let came = told("ci/1", Some("secret"));
     assert_eq!(
         (came.happened, came.name.as_str(), came.renamed_from),
-        (Happened::Changed, "ci/1", None)
+        (Happened::Created, "ci/1", None)
     );
     let both = told("ci/2", Some("ci/1"));
     assert_eq!(
