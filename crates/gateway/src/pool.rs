@@ -273,7 +273,11 @@ pub(crate) async fn make_room(
         let Some((handle, spoken)) = known.remove(&session.id) else {
             continue;
         };
-        let is_free = session.ties.is_empty() && handle.conversation.lock().tie().is_none();
+        let conversation = handle.conversation.lock();
+        // One that logs in may wait for its place itself.
+        let is_free =
+            session.ties.is_empty() && conversation.tie().is_none() && !conversation.is_login();
+        drop(conversation);
         if let Some(since) = silence.since(session.id, now)
             && is_free
         {

@@ -347,8 +347,9 @@ async fn log_in(
 }
 
 /// Passes the compute's challenge to the client and its answers back, until the compute
-/// has decided. One that it lets in waits for its `place`. Returns that, the flags of its status, and what the client and the compute have
-/// sent behind that; `None` when the compute does not let the client in.
+/// has decided. A client that is let in waits for its `place`. Returns that, the flags of its
+/// status, and what the client and the compute have sent behind that; `None` when the compute
+/// does not let the client in.
 async fn authenticate(
     client: &mut Client,
     compute: &mut TcpStream,

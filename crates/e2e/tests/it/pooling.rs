@@ -134,13 +134,21 @@ fn a_session_that_cannot_leave_keeps_its_place() -> Result<()> {
     ensure!((5..30).contains(&waited.as_secs()), "after {waited:?}");
     std::thread::scope(|scope| -> Result<()> {
         let waits = scope.spawn(|| Client::connect(&sleepers, 3));
-        std::thread::sleep(Duration::from_millis(500));
+        // Longer than a session is silent before it is asked to leave.
+        std::thread::sleep(Duration::from_secs(3));
         ensure!(!waits.is_finished());
+        let began = Instant::now();
         busy[0].conn.query_drop("COMMIT")?;
         match waits.join() {
-            Ok(client) => client?.check(),
+            Ok(client) => client?.check()?,
             Err(_) => anyhow::bail!("a client's thread has panicked"),
         }
+        let waited = began.elapsed();
+        ensure!(
+            waited < Duration::from_secs(4),
+            "{waited:?} for a free place"
+        );
+        Ok(())
     })?;
     busy[1].conn.query_drop("COMMIT")?;
     for client in &mut busy {
