@@ -49,7 +49,6 @@ pub struct BranchCreateArgs {
 
 /// `xylem branch set`
 #[derive(Debug, Args)]
-#[group(required = true, multiple = true, args = ["suspend_after", "pool_size", "moments"])]
 pub struct BranchSetArgs {
     /// Branch
     #[arg(value_parser = branch)]
@@ -57,6 +56,7 @@ pub struct BranchSetArgs {
     /// Time after which the branch's compute sleeps if nobody uses it; 0s: never;
     /// default: the project's
     #[arg(long, value_name = "SPAN|default", value_parser = SpanOrDefault::parse)]
+    #[arg(required_unless_present_any = ["pool_size", "moments"])]
     pub suspend_after: Option<SpanOrDefault>,
     /// Most sessions that clients of the gateway have on the branch's compute at a time:
     /// idle clients make room for others; off: no limit

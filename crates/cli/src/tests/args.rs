@@ -105,6 +105,26 @@ fn compute_start_takes_its_options() {
 }
 
 #[test]
+fn a_branch_is_set_to_something() {
+    parse(&["branch", "set", "main"]).unwrap_err();
+    for option in [
+        ["--suspend-after", "5m"],
+        ["--pool-size", "100"],
+        ["--pool-size", "off"],
+        ["--moments", "on"],
+    ] {
+        parse(&[&["branch", "set", "main"], &option[..]].concat()).unwrap();
+    }
+    for option in [
+        ["--suspend-after", "soon"],
+        ["--pool-size", "0"],
+        ["--moments", "yes"],
+    ] {
+        parse(&[&["branch", "set", "main"], &option[..]].concat()).unwrap_err();
+    }
+}
+
+#[test]
 fn branches_take_their_options() {
     let branch = |words: &[&str]| match parse(words).unwrap().command {
         Command::Branch(command) => command,
