@@ -59,7 +59,7 @@ struct Lab {
     direct: u16,
     /// The gateway's.
     gateway: u16,
-    /// What sysbench needs for TLS.
+    /// Sysbench's options for TLS.
     tls: TempDir,
 }
 

@@ -184,19 +184,23 @@ impl Branches {
 
     async fn find(&self, branch: &str, from: IpAddr) -> Result<Reached, Refusal> {
         let wanted = Wanted::parse(branch)?;
-        let mut of = None;
-        if let Wanted::Moment(at) = &wanted {
-            self.check_exists(&at.branch, from).await?;
-            let id = self.id_of(&at.branch).await;
-            let id = id.map_err(|error| moments::not_now(branch, &error, from))?;
-            self.check_shown(&at.branch, &id)?;
-            of = Some(id);
-        }
-        let of = of.as_deref();
-        if let Some(reached) = self.running(&wanted, of) {
+        if let Wanted::Branch(_) = wanted
+            && let Some(reached) = self.running(&wanted, None)
+        {
             return Ok(reached);
         }
         self.check_exists(wanted.branch(), from).await?;
+        let mut of = None;
+        if let Wanted::Moment(at) = &wanted {
+            let id = self.id_of(&at.branch).await;
+            let id = id.map_err(|error| moments::not_now(branch, &error, from))?;
+            self.check_shown(&at.branch, &id)?;
+            if let Some(reached) = self.running(&wanted, Some(&id)) {
+                return Ok(reached);
+            }
+            of = Some(id);
+        }
+        let of = of.as_deref();
         let key = wanted.to_string();
         let gate = {
             let mut gates = self.gates.lock().await;

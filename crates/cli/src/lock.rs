@@ -54,7 +54,7 @@ pub struct ComputeLock {
 /// A lock that is held for moments only, until dropped.
 #[derive(Debug)]
 #[must_use]
-pub struct Moment {
+pub struct BriefLock {
     _file: File,
 }
 
@@ -101,7 +101,7 @@ impl StateDir {
     ///
     /// # Errors
     /// When the file cannot be locked.
-    pub fn lock_ports(&self) -> Result<Moment> {
+    pub fn lock_ports(&self) -> Result<BriefLock> {
         self.lock_briefly("ports")
     }
 
@@ -109,17 +109,17 @@ impl StateDir {
     ///
     /// # Errors
     /// When the file cannot be locked.
-    pub fn lock_settings(&self) -> Result<Moment> {
+    pub fn lock_settings(&self) -> Result<BriefLock> {
         self.lock_briefly("settings")
     }
 
-    fn lock_briefly(&self, what: &str) -> Result<Moment> {
+    fn lock_briefly(&self, what: &str) -> Result<BriefLock> {
         files::make_private_dir(&self.locks())?;
         let path = self.locks().join(what);
         let file = open(&path)?;
         file.lock()
             .with_context(|| format!("cannot lock {}", path.display()))?;
-        Ok(Moment { _file: file })
+        Ok(BriefLock { _file: file })
     }
 
     /// The directory of all locks but the one on the whole.

@@ -1,4 +1,4 @@
-//! What a process holds of the machine's resources; see proc(5).
+//! The resources of the machine that a process holds; see proc(5).
 
 use anyhow::{Context, Result};
 use std::fs;

@@ -32,7 +32,7 @@ const WARM_UP_PART: f64 = 0.5;
 const WARM_UP_MIN: Duration = Duration::from_secs(30);
 const WARM_UP_MAX: Duration = Duration::from_secs(900);
 
-/// What is asked for on the command line.
+/// The command line.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The length of the load, with the time before it is measured.

@@ -102,13 +102,13 @@ impl Drop for Place {
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Login {
-    _permit: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Login {
     /// Whether others wait for it to be finished.
     pub fn is_of_pool(&self) -> bool {
-        self._permit.is_some()
+        self.permit.is_some()
     }
 }
 
@@ -132,12 +132,12 @@ impl Pool {
     ) -> Result<Login, Refusal> {
         self.set_limit(limit);
         if limit.is_none() {
-            return Ok(Login { _permit: None });
+            return Ok(Login { permit: None });
         }
         let permit = Arc::clone(&self.logins).acquire_owned();
         match tokio::time::timeout(WAIT, permit).await {
             Ok(Ok(permit)) => Ok(Login {
-                _permit: Some(permit),
+                permit: Some(permit),
             }),
             _ => Err(Refusal::too_many(format!(
                 "Too many connections: {LOGINS_MAX} others are logging in on branch '{name}'"

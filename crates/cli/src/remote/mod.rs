@@ -107,7 +107,7 @@ struct Answer {
     body: Bytes,
 }
 
-/// What a request for a change has come to.
+/// The outcome of a request for a change.
 enum Begun<T> {
     Done(T),
     GoesOn(Box<OperationReport>),

@@ -75,7 +75,7 @@ impl std::fmt::Display for SpanOrDefault {
 pub enum PoolSize {
     /// No limit.
     Off,
-    /// So many.
+    /// At most this number.
     Sessions(NonZeroU32),
 }
 

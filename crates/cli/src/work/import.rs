@@ -46,7 +46,7 @@ pub struct Wanted {
 /// Imports a directory, or only checks it. Sets `new_project` while there is a project that
 /// was created for the import, and that has to go if the import fails or is dropped.
 ///
-/// What is wrong with the directory is in the report, see [`refused`].
+/// The report has the faults of the directory, see [`refused`].
 ///
 /// # Errors
 /// When something fails.

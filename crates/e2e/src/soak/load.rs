@@ -32,7 +32,7 @@ const NAPPERS: u32 = 3;
 /// statement that may have been executed.
 const DEATH: [u16; 2] = [1213, 1053];
 
-/// What the clients did.
+/// Counts of the clients' work.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     connections: AtomicU64,

@@ -279,7 +279,11 @@ fn the_whole_protocol_passes() -> Result<()> {
     conn.query_drop("LOAD DATA LOCAL INFILE 'file' INTO TABLE t")?;
     let rows: Option<u64> = conn.query_first("SELECT COUNT(*) FROM t")?;
     assert_eq!(rows, Some(200_000));
-    // Another user on the same connection, and the same one without a session.
+    become_another_user(&gateway, &mut conn)
+}
+
+/// Checks another user on the same connection, and that user without a session.
+pub(crate) fn become_another_user(gateway: &Gateway, conn: &mut Conn) -> Result<()> {
     gateway
         .project
         .sql("CREATE USER other IDENTIFIED BY 'pw2'; GRANT ALL ON *.* TO other")?;

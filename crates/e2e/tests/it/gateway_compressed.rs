@@ -1,10 +1,10 @@
 //! Clients of the gateway that ask for compressed packets.
 
-use crate::gateway::{Gateway, refused, said};
+use crate::gateway::{Gateway, become_another_user, refused, said};
 use crate::sleep::Sleepers;
 use anyhow::{Context, Result, bail, ensure};
 use mysql::prelude::Queryable;
-use mysql::{ChangeUserOpts, Compression, Conn, LocalInfileHandler, OptsBuilder};
+use mysql::{Compression, Conn, LocalInfileHandler, OptsBuilder};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -185,21 +185,7 @@ fn the_whole_protocol_passes_compressed() -> Result<()> {
         .map(|row| row.map(mysql::from_row::<u64>))
         .sum::<Result<u64, _>>()?;
     assert_eq!(sum, 399_999 * 400_000 / 2);
-    // Another user on the same connection, and the same one without a session.
-    gateway
-        .project
-        .sql("CREATE USER other IDENTIFIED BY 'pw2'; GRANT ALL ON *.* TO other")?;
-    let other = ChangeUserOpts::new()
-        .with_user(Some("other@main".to_owned()))
-        .with_pass(Some("pw2".to_owned()))
-        .with_db_name(Some("shop".to_owned()));
-    conn.change_user(other)?;
-    let who: Option<String> = conn.query_first("SELECT CONCAT(USER(), DATABASE())")?;
-    assert_eq!(who.as_deref(), Some("other@127.0.0.1shop"));
-    conn.query_drop("SET @a = 1")?;
-    conn.reset()?;
-    let gone: Option<Option<u32>> = conn.query_first("SELECT @a")?;
-    assert_eq!(gone, Some(None));
+    become_another_user(&gateway, &mut conn)?;
     let wrong = conn.query_drop("SELECT no_such_column");
     ensure!(matches!(wrong, Err(mysql::Error::MySqlError(error)) if error.code == 1054));
     Ok(())

@@ -1,6 +1,7 @@
 //! Moments in place of branches: `app@main~5min` is a read-only compute, made on the way and
 //! gone when idle.
 
+use crate::gateway::refused;
 use crate::sleep::Sleepers;
 use anyhow::{Context, Result, ensure};
 use mysql::Conn;
@@ -44,14 +45,6 @@ fn allow(sleepers: &Sleepers, branch: &str) -> Result<()> {
         .json(&["branch", "set", branch, "--moments", "on"])?;
     assert_eq!(set["moments"], true);
     Ok(())
-}
-
-fn refused(result: Result<Conn>) -> Result<(u16, String)> {
-    let error = result.err().context("it was let in")?;
-    match error.downcast_ref::<mysql::Error>() {
-        Some(mysql::Error::MySqlError(error)) => Ok((error.code, error.message.clone())),
-        _ => Err(error),
-    }
 }
 
 #[test]
