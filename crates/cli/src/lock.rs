@@ -113,6 +113,14 @@ impl StateDir {
         self.lock_briefly("settings")
     }
 
+    /// Waits until nobody else makes certificates of computes.
+    ///
+    /// # Errors
+    /// When the file cannot be locked.
+    pub fn lock_certificates(&self) -> Result<BriefLock> {
+        self.lock_briefly("certificates")
+    }
+
     fn lock_briefly(&self, what: &str) -> Result<BriefLock> {
         files::make_private_dir(&self.locks())?;
         let path = self.locks().join(what);

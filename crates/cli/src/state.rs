@@ -363,6 +363,10 @@ impl ComputeDir {
     pub fn identity_file(&self) -> PathBuf {
         self.root.join("client.pem")
     }
+    /// The key and certificate of the compute's own port.
+    pub fn certificate_file(&self) -> PathBuf {
+        self.root.join("compute.pem")
+    }
     /// The compute's token: for its branch and epoch.
     pub fn token_file(&self) -> PathBuf {
         self.root.join("token")

@@ -5,7 +5,7 @@ use crate::computes::{Computes, Reached};
 use crate::kill::FIRST_ID;
 use crate::login::Greeting;
 use crate::metrics::{Counted, Metrics};
-use crate::pool::Place;
+use crate::pool;
 use crate::refusal::Refusal;
 use crate::{session, sleep};
 use parking_lot::Mutex;
@@ -18,10 +18,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use xylem_ambient::{Clock, Entropy};
+use xylem_peers::{Hosts, Place, TooMany};
 use xylem_tls::ServerTls;
 
 /// The pause after the system refused a connection, for lack of descriptors as a rule.
@@ -43,6 +44,8 @@ pub struct Settings {
     pub domain: Option<String>,
     /// Limit of open connections.
     pub connections_max: usize,
+    /// Limit of open connections of one host.
+    pub connections_per_host: usize,
     /// How long connections may go on when the gateway is told to stop.
     pub drain: Duration,
     /// The source of challenges.
@@ -61,6 +64,7 @@ pub(crate) struct Shared {
     pub computes: Arc<dyn Computes>,
     next_id: AtomicU32,
     permits: Arc<Semaphore>,
+    hosts: Hosts,
     /// Connections after their login, by their numbers here.
     open: Mutex<HashMap<u32, Open>>,
     /// The sessions of each branch.
@@ -89,11 +93,13 @@ impl Gateway {
     /// A gateway to `computes`.
     pub fn new(settings: Settings, computes: Arc<dyn Computes>) -> Gateway {
         let permits = Arc::new(Semaphore::new(settings.connections_max));
+        let hosts = Hosts::new(settings.connections_per_host);
         Gateway(Arc::new(Shared {
             settings,
             computes,
             next_id: AtomicU32::new(FIRST_ID),
             permits,
+            hosts,
             open: Mutex::default(),
             branches: Branches::default(),
             metrics: Metrics::new(),
@@ -148,16 +154,17 @@ impl Gateway {
     ) {
         let (shared, over) = (Arc::clone(&self.0), over.clone());
         let id = shared.number();
-        let Ok(permit) = Arc::clone(&shared.permits).try_acquire_owned() else {
-            shared.metrics.too_many.inc();
-            // Without a greeting, as MariaDB does it. A new connection has room for it.
-            let refusal =
-                Refusal::too_many("Too many connections: the gateway has as many as it may");
-            let refusal = refusal.encode();
-            let mut bytes = crate::packet::header(refusal.len(), 0).to_vec();
-            bytes.extend_from_slice(&refusal);
-            let _ = SockRef::from(&stream).send(&bytes);
-            return;
+        let permit = match shared.permit(peer.ip()) {
+            Ok(permit) => permit,
+            Err(refusal) => {
+                shared.metrics.too_many.inc();
+                // Without a greeting, as MariaDB does it. A new connection has room for it.
+                let refusal = refusal.encode();
+                let mut bytes = crate::packet::header(refusal.len(), 0).to_vec();
+                bytes.extend_from_slice(&refusal);
+                let _ = SockRef::from(&stream).send(&bytes);
+                return;
+            }
         };
         tasks.spawn(async move {
             let _open = Counted::one(&shared.metrics.connections);
@@ -185,6 +192,27 @@ impl Gateway {
 }
 
 impl Shared {
+    /// Counts a connection from `ip` until what this returns is dropped.
+    fn permit(&self, ip: IpAddr) -> Result<(OwnedSemaphorePermit, Place), Refusal> {
+        let Ok(all) = Arc::clone(&self.permits).try_acquire_owned() else {
+            return Err(Refusal::too_many(
+                "Too many connections: the gateway has as many as it may",
+            ));
+        };
+        let place = self.hosts.admit(ip).map_err(|TooMany { host, is_first }| {
+            let max = self.settings.connections_per_host;
+            if is_first {
+                tracing::warn!(
+                    "{host} has {max} connections, as many as --connections-per-host allows: further ones are refused"
+                );
+            }
+            Refusal::too_many(format!(
+                "Too many connections: the gateway has {max} from {host}, as many as one host may have"
+            ))
+        })?;
+        Ok((all, place))
+    }
+
     /// A number for a new connection.
     fn number(&self) -> u32 {
         // Wraps within the upper half.
@@ -250,7 +278,7 @@ impl Shared {
         branch: &Branch,
         name: &str,
         from: IpAddr,
-    ) -> Result<(Reached, Place), Refusal> {
+    ) -> Result<(Reached, pool::Place), Refusal> {
         loop {
             let compute = self.reach(branch, name, from).await?;
             let place = branch.pool.enter(compute.pool, name).await?;

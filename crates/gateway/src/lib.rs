@@ -36,6 +36,7 @@ mod refusal;
 mod relay;
 mod route;
 mod scan;
+mod secure;
 mod session;
 mod sessions;
 mod sleep;

@@ -191,13 +191,24 @@ impl Answer {
         Ok(None)
     }
 
+    /// The payload of the request for TLS that comes before [`Answer::encode`]'s packet.
+    pub fn ask_for_tls(&self) -> Vec<u8> {
+        let mut out = self.encode(true);
+        out.truncate(SSL_REQUEST_BYTES);
+        out
+    }
+
     /// The payload of a packet for a server, which makes it ask for the account's plugin.
-    /// TLS and compression end at the gateway.
-    pub fn encode(&self) -> Vec<u8> {
+    /// The client's TLS and compression end at the gateway. `secure`: the connection to the
+    /// server has TLS.
+    pub fn encode(&self, secure: bool) -> Vec<u8> {
         let mut caps = self.caps & !(caps::SSL | caps::COMPRESS | caps::CONNECT_WITH_DB);
         caps |= caps::PLUGIN_AUTH_LENENC;
         if !self.database.is_empty() {
             caps |= caps::CONNECT_WITH_DB;
+        }
+        if secure {
+            caps |= caps::SSL;
         }
         let mut out = caps.to_le_bytes().to_vec();
         out.extend_from_slice(&self.packet_max.to_le_bytes());

@@ -89,7 +89,7 @@ pub(crate) async fn login(compute: &Reached, answer: &Answer) -> Result<(UnixStr
         more_caps: answer.more_caps & greeting.more_caps,
         ..answer.clone()
     };
-    packet::write(&mut stream, 1, &own.encode()).await?;
+    packet::write(&mut stream, 1, &own.encode(false)).await?;
     let asked = packet::answer(&mut stream).await?;
     let mut from = bytes::Reader::new(&asked.payload);
     if from.u8()? != conversation::EOF || from.text() != NATIVE {

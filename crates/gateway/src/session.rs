@@ -17,16 +17,19 @@ use crate::refusal::Refusal;
 use crate::relay::{self, Commands, Stopped};
 use crate::route::{ATTRIBUTE, Wishes, route};
 use crate::scan::is_ambiguous;
+use crate::secure::{self, Wanted};
 use futures::future::Either;
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::client::TlsStream;
 
 /// How long a client may take to say what it wants, and the compute to greet.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -64,6 +67,8 @@ pub(crate) struct Client {
     /// The number of its last packet.
     seq: u8,
     pub answer: Answer,
+    /// It has TLS.
+    is_secure: bool,
     server_name: Option<String>,
     /// The branch or moment that it has named.
     named: String,
@@ -85,7 +90,53 @@ pub(crate) struct Inner {
 /// A client's way to a compute: its own account's, or that of a session which was restored.
 pub(crate) enum InnerStream {
     Tcp(TcpStream),
+    /// For accounts that require TLS.
+    Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
+}
+
+impl AsyncRead for InnerStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            InnerStream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            InnerStream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            InnerStream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for InnerStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            InnerStream::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            InnerStream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            InnerStream::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            InnerStream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            InnerStream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            InnerStream::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            InnerStream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            InnerStream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            InnerStream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
 }
 
 type Halves<'a> = (
@@ -94,10 +145,15 @@ type Halves<'a> = (
 );
 
 impl InnerStream {
+    /// Both directions, which a connection without TLS has without a lock.
     fn split(&mut self) -> Halves<'_> {
         match self {
             InnerStream::Tcp(stream) => {
                 let (from, to) = stream.split();
+                (Box::new(from), Box::new(to))
+            }
+            InnerStream::Tls(stream) => {
+                let (from, to) = tokio::io::split(stream);
                 (Box::new(from), Box::new(to))
             }
             InnerStream::Unix(stream) => {
@@ -214,8 +270,9 @@ async fn greet(
     packet::write(&mut stream, 0, &greeting.encode()).await?;
     let mut first = within(packet::read(&mut stream)).await?;
     let mut server_name = None;
+    let is_secure = asks_for_tls(&first.payload);
     let mut stream: Box<dyn Stream> = Box::new(stream);
-    if asks_for_tls(&first.payload) {
+    if is_secure {
         let Some(config) = shared.tls() else {
             let refusal = Refusal::handshake("Bad handshake: this gateway has no TLS");
             return Ok(Err(Told(stream, first.seq, refusal)));
@@ -248,6 +305,7 @@ async fn greet(
         id,
         seq: first.seq,
         answer,
+        is_secure,
         server_name,
         named: String::new(),
     }))
@@ -290,6 +348,11 @@ async fn log_in(
     let from = client.peer.ip().to_canonical();
     let compute = shared.reach(branch, name, from).await?;
     let login = branch.pool.log_in(compute.pool, name).await?;
+    let wanted = match client.is_secure {
+        true => within(secure::wanted(&compute, &client.answer.user)).await,
+        false => Ok(None),
+    };
+    let wanted = wanted.map_err(no_answer(name))?;
     let connected = within(async {
         let mut stream = TcpStream::connect(compute.address).await?;
         stream.set_nodelay(true)?;
@@ -298,13 +361,7 @@ async fn log_in(
         let greeting = packet::read(&mut stream).await?;
         Ok((stream, greeting))
     });
-    let (mut stream, greeting) = connected.await.map_err(|error| match error {
-        Broken::Io(error) => Refusal::gone(format!(
-            "The compute of branch '{name}' does not answer: {error}; try again"
-        ))
-        .into(),
-        refused => refused,
-    })?;
+    let (stream, greeting) = connected.await.map_err(no_answer(name))?;
     if greeting.payload.first() == Some(&ERR) {
         // It has too many connections, for example.
         client.end(&greeting.payload).await?;
@@ -327,9 +384,11 @@ async fn log_in(
     }
     let mut entered = branch.enter(greeting.id, compute.process.clone(), conversation, None);
     drop(passed);
-    packet::write(&mut stream, 1, &client.answer.encode()).await?;
     let place = branch.pool.enter(compute.pool, name);
-    let authenticated = authenticate(client, &mut stream, login, place).await?;
+    let (mut stream, seq) = answer(&client.answer, stream, wanted).await?;
+    // The compute's numbers are smaller by the packets that only the client had.
+    let offset = client.seq.wrapping_sub(seq);
+    let authenticated = authenticate(client, &mut stream, offset, login, place).await?;
     let Some((place, status, [by_client, by_compute])) = authenticated else {
         return Ok(None);
     };
@@ -337,7 +396,7 @@ async fn log_in(
     entered.handle.conversation.lock().begin(status);
     entered.place = Some(place);
     Ok(Some(Inner {
-        stream: InnerStream::Tcp(stream),
+        stream,
         compute,
         id: greeting.id,
         entered,
@@ -346,13 +405,47 @@ async fn log_in(
     }))
 }
 
+/// The error for a client whose compute does not answer the gateway.
+fn no_answer(name: &str) -> impl Fn(Broken) -> Broken {
+    move |error| match error {
+        Broken::Io(error) => Refusal::gone(format!(
+            "The compute of branch '{name}' does not answer: {error}; try again"
+        ))
+        .into(),
+        refused @ Broken::Refused(_) => refused,
+    }
+}
+
+/// Answers the compute's greeting, over TLS if that is `wanted`. Returns the number of the
+/// answer's packet.
+async fn answer(
+    answer: &Answer,
+    mut stream: TcpStream,
+    wanted: Option<Wanted>,
+) -> Result<(InnerStream, u8), Broken> {
+    let mut seq = 1;
+    let mut stream = match wanted {
+        None => InnerStream::Tcp(stream),
+        Some(wanted) => {
+            packet::write(&mut stream, seq, &answer.ask_for_tls()).await?;
+            seq += 1;
+            let secured = within(wanted.connect(stream)).await?;
+            InnerStream::Tls(Box::new(secured))
+        }
+    };
+    let is_secure = matches!(stream, InnerStream::Tls(_));
+    packet::write(&mut stream, seq, &answer.encode(is_secure)).await?;
+    Ok((stream, seq))
+}
+
 /// Passes the compute's challenge to the client and its answers back, until the compute
-/// has decided. A client that is let in waits for its `place`. Returns that, the flags of its
+/// has decided. The client's packets have numbers that are larger by `offset`. A client that is let in waits for its `place`. Returns that, the flags of its
 /// status, and what the client and the compute have sent behind that; `None` when the compute
 /// does not let the client in.
 async fn authenticate(
     client: &mut Client,
-    compute: &mut TcpStream,
+    compute: &mut InnerStream,
+    offset: u8,
     login: Login,
     place: impl Future<Output = Result<Place, Refusal>>,
 ) -> Result<Option<(Place, u16, [Vec<u8>; 2])>, Broken> {
@@ -360,8 +453,6 @@ async fn authenticate(
         true => PATIENCE,
         false => DECISION,
     };
-    // The compute's numbers are smaller by the packets that only the client had.
-    let offset = client.seq.wrapping_sub(1);
     let (mut by_client, mut by_compute) = (Ahead::default(), Ahead::default());
     loop {
         let said = async {
@@ -493,12 +584,7 @@ async fn pass(
         let Some(request) = handle.take() else {
             continue;
         };
-        let capture = async {
-            match &mut inner.stream {
-                InnerStream::Tcp(stream) => Parked::capture(stream, form, request.account).await,
-                InnerStream::Unix(stream) => Parked::capture(stream, form, request.account).await,
-            }
-        };
+        let capture = async { Parked::capture(&mut inner.stream, form, request.account).await };
         let Ok(captured) = tokio::time::timeout(MOVE, capture).await else {
             return None;
         };

@@ -248,7 +248,7 @@ fn answer() -> Answer {
 #[test]
 fn an_answer_comes_to_the_compute_as_the_client_gave_it() {
     let answer = answer();
-    assert_eq!(Answer::decode(&answer.encode()).unwrap(), answer);
+    assert_eq!(Answer::decode(&answer.encode(false)).unwrap(), answer);
     let named = answer.attribute(ATTRIBUTE).unwrap();
     assert_eq!(named, Some(&b"dev"[..]));
     assert_eq!(answer.attribute(b"none").unwrap(), None);
@@ -257,16 +257,20 @@ fn an_answer_comes_to_the_compute_as_the_client_gave_it() {
         database: Vec::new(),
         ..answer.clone()
     };
-    assert_eq!(Answer::decode(&without.encode()).unwrap(), without);
+    assert_eq!(Answer::decode(&without.encode(false)).unwrap(), without);
     // TLS and compression end at the gateway.
     let secure = Answer {
         caps: answer.caps | caps::SSL | caps::COMPRESS,
         ..answer.clone()
     };
-    assert_eq!(Answer::decode(&secure.encode()).unwrap(), answer);
+    assert_eq!(Answer::decode(&secure.encode(false)).unwrap(), answer);
     let old = [&1_u32.to_le_bytes()[..], &[0; 60]].concat();
     assert_eq!(Answer::decode(&old).unwrap_err().code, 1251);
-    assert!(!asks_for_tls(&answer.encode()));
+    assert!(!asks_for_tls(&answer.encode(false)));
+    // The request for TLS is the beginning of the answer that follows it.
+    let asked = answer.ask_for_tls();
+    assert!(asks_for_tls(&asked));
+    assert!(answer.encode(true).starts_with(&asked));
 }
 
 #[test]

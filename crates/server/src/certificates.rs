@@ -4,7 +4,7 @@
 use crate::config::{Certificates, ServerConfig};
 use crate::error::ServerError;
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use xylem_ambient::{Clock, Entropy};
@@ -109,33 +109,10 @@ impl Keeper {
 impl Own {
     fn ensure(&self) -> Result<(), AuthorityError> {
         let mut names: BTreeSet<String> = self.config.names.iter().cloned().collect();
-        names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
-        if let Ok(name) = rustix::system::uname().nodename().to_str()
-            && xylem_channel::server_name(name).is_ok()
-        {
-            names.insert(name.to_owned());
-        }
-        for addr in self.listens_on {
-            names.extend(addresses(addr.ip()).iter().map(IpAddr::to_string));
-        }
+        names.extend(xylem_tls::names::of_listeners(
+            self.listens_on.map(|address| address.ip()),
+        ));
         let names: Vec<String> = names.into_iter().collect();
         authority::ensure(&self.config.dir, &names, &self.clock, &self.entropy)
     }
-}
-
-/// The addresses at which a listener on `ip` is reached.
-fn addresses(ip: IpAddr) -> Vec<IpAddr> {
-    if !ip.is_unspecified() {
-        return vec![ip];
-    }
-    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
-    interfaces
-        .filter_map(|interface| {
-            let address = interface.address?;
-            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-            // Addresses of one link only cannot be told apart without the link.
-            let v6 = address.as_sockaddr_in6().map(|v6| v6.ip());
-            v4.or(v6.filter(|v6| !v6.is_unicast_link_local()).map(IpAddr::V6))
-        })
-        .collect()
 }

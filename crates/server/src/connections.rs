@@ -2,11 +2,9 @@
 //! and HTTP. The server closes connections beyond a limit at once, which keeps its
 //! memory and file descriptors for the open ones; the callers retry.
 
-use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
+use xylem_peers::{Hosts, Place, TooMany};
 
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,58 +43,14 @@ pub struct Limited {
     max: usize,
     /// The warning was logged since the limit was reached.
     told: Arc<AtomicBool>,
-    hosts: Arc<Hosts>,
-}
-
-/// Connections of each host beyond loopback. All users of this machine look the same, and
-/// a busy compute needs many.
-struct Hosts {
-    max: usize,
-    open: Mutex<HashMap<IpAddr, Host>>,
-}
-
-#[derive(Default)]
-struct Host {
-    count: usize,
-    /// The warning was logged since the host has had a connection.
-    told: bool,
+    hosts: Hosts,
+    per_host: usize,
 }
 
 /// Counts a connection until it is dropped.
 pub struct Permit {
     _all: OwnedSemaphorePermit,
-    host: Option<(Arc<Hosts>, IpAddr)>,
-}
-
-impl Hosts {
-    /// Counts a connection of `host`, if it may have another one.
-    fn admit(&self, host: IpAddr) -> bool {
-        let mut open = self.open.lock();
-        let known = open.entry(host).or_default();
-        if known.count < self.max {
-            known.count += 1;
-            return true;
-        }
-        if !std::mem::replace(&mut known.told, true) {
-            tracing::warn!(
-                "{host} has {} connections, the limit of the setting connections_per_host: the server closes further ones",
-                self.max
-            );
-        }
-        false
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        if let Some((hosts, host)) = &self.host {
-            let mut open = hosts.open.lock();
-            match open.get_mut(host) {
-                Some(host) if host.count > 1 => host.count -= 1,
-                _ => drop(open.remove(host)),
-            }
-        }
-    }
+    _host: Option<Place>,
 }
 
 impl Limited {
@@ -105,10 +60,8 @@ impl Limited {
             permits: Arc::new(Semaphore::new(max)),
             max,
             told: Arc::default(),
-            hosts: Arc::new(Hosts {
-                max: per_host,
-                open: Mutex::default(),
-            }),
+            hosts: Hosts::new(per_host),
+            per_host,
         }
     }
 
@@ -125,31 +78,24 @@ impl Limited {
         };
         self.told.store(false, Ordering::Relaxed);
         let host = match peer {
-            Peer::Address(addr) if !addr.ip().to_canonical().is_loopback() => {
-                Some(network(addr.ip()))
-            }
-            _ => None,
+            Peer::User(_) => None,
+            Peer::Address(addr) => match self.hosts.admit(addr.ip()) {
+                Ok(place) => Some(place),
+                Err(TooMany { host, is_first }) => {
+                    if is_first {
+                        tracing::warn!(
+                            "{host} has {} connections, the limit of the setting connections_per_host: the server closes further ones",
+                            self.per_host
+                        );
+                    }
+                    return None;
+                }
+            },
         };
-        if let Some(host) = host
-            && !self.hosts.admit(host)
-        {
-            return None;
-        }
         Some(Permit {
             _all: all,
-            host: host.map(|host| (Arc::clone(&self.hosts), host)),
+            _host: host,
         })
-    }
-}
-
-/// The address that counts: a host has a whole network of IPv6.
-fn network(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(v6) => {
-            let prefix = u128::from(v6) & !u128::from(u64::MAX);
-            Ipv6Addr::from(prefix).into()
-        }
-        v4 => v4,
     }
 }
 
@@ -295,25 +241,18 @@ mod tests {
 
     #[test]
     fn a_host_that_has_its_share_leaves_the_rest_to_others() {
-        let limit = Limited::new(6, 2);
+        let limit = Limited::new(4, 2);
         let mut open = Vec::new();
         for _ in 0..2 {
             open.push(limit.permit(peer("192.0.2.1")).unwrap());
         }
-        assert!(limit.permit(peer("192.0.2.1")).is_none());
-        assert!(limit.permit(peer("::ffff:192.0.2.1")).is_none());
-        open.push(limit.permit(peer("192.0.2.2")).unwrap());
-        // One that it closes it may open again, and what was refused counts nothing.
-        open.remove(0);
-        open.push(limit.permit(peer("192.0.2.1")).unwrap());
+        // What was refused counts nothing.
         assert!(limit.permit(peer("192.0.2.1")).is_none());
         // Loopback and users of this machine have only the limit of all.
-        for other in [peer("127.0.0.1"), peer("::ffff:127.0.0.1"), Peer::User(7)] {
+        for other in [peer("127.0.0.1"), Peer::User(7)] {
             open.push(limit.permit(other).unwrap());
         }
         assert!(limit.permit(peer("127.0.0.1")).is_none());
-        drop(open);
-        assert!(limit.hosts.open.lock().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -332,13 +271,5 @@ mod tests {
         }
         let error = counted.read(&mut byte).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-    }
-
-    #[test]
-    fn a_network_of_ipv6_counts_as_one_host() {
-        let limit = Limited::new(10, 1);
-        let _one = limit.permit(peer("2001:db8:1:2::1")).unwrap();
-        assert!(limit.permit(peer("2001:db8:1:2:ffff::2")).is_none());
-        assert!(limit.permit(peer("2001:db8:1:3::1")).is_some());
     }
 }

@@ -6,6 +6,12 @@
 //! | `ca.key` | Its private key, with which anybody can pass for the server. |
 //! | `server.pem` | The server's private key and certificate. |
 //! | `client.pem` | The private key and certificate of the owner's command line and of computes, for mutual TLS. |
+//! | `compute-ca.pem` | The certificate of the authority of computes, which clients of computes' own ports trust. |
+//! | `compute-ca.key` | Its private key. |
+//! | `compute.pem` | The private key and certificate of computes' own ports. |
+//!
+//! Computes have an authority of their own: code that runs in a compute has the key of
+//! `compute.pem`, and cannot pass for the server or a gateway with it.
 //!
 //! All are in PEM format (RFC 7468), for their owner only; the keys are ECDSA on the
 //! curve P-256. A file is replaced as a whole, so that another process reads a key and
@@ -34,10 +40,12 @@ const DAY: u64 = 24 * 60 * 60;
 const AUTHORITY_VALID: Duration = Duration::from_secs(3650 * DAY);
 /// How long the server's certificate is valid.
 const SERVER_VALID: Duration = Duration::from_secs(90 * DAY);
-/// How long the clients' certificate is valid. Nobody renews copies of it.
-const CLIENT_VALID: Duration = Duration::from_secs(730 * DAY);
+/// How long the certificates of clients and computes are valid. Nobody renews copies of them.
+const COPIED_VALID: Duration = Duration::from_secs(730 * DAY);
 /// A certificate is replaced when it has less time than this.
 const RENEWED_BEFORE: Duration = Duration::from_secs(30 * DAY);
+/// A compute takes its certificate when it starts, and may run for as long as this.
+const COMPUTE_RENEWED_BEFORE: Duration = Duration::from_secs(365 * DAY);
 /// Certificates are valid from this long before they are made, for clocks that are late.
 const SKEW: Duration = Duration::from_secs(DAY);
 
@@ -52,6 +60,12 @@ pub struct Paths {
     pub server: PathBuf,
     /// The clients' key and certificate.
     pub client: PathBuf,
+    /// The certificate of computes' authority.
+    pub compute_authority: PathBuf,
+    /// The private key of computes' authority.
+    pub compute_authority_key: PathBuf,
+    /// The computes' key and certificate.
+    pub compute: PathBuf,
 }
 
 impl Paths {
@@ -62,6 +76,9 @@ impl Paths {
             authority_key: dir.join("ca.key"),
             server: dir.join("server.pem"),
             client: dir.join("client.pem"),
+            compute_authority: dir.join("compute-ca.pem"),
+            compute_authority_key: dir.join("compute-ca.key"),
+            compute: dir.join("compute.pem"),
         }
     }
 }
@@ -92,9 +109,9 @@ pub enum AuthorityError {
     Make(String),
 }
 
-/// Makes the certificates in `dir` that are missing, that expire soon, or that lack one
-/// of the server's `names`: DNS names and IP addresses, as [`IpAddr`] writes them. One
-/// process at a time.
+/// Makes the certificates of server and clients in `dir` that are missing, that expire soon,
+/// or that lack one of the server's `names`: DNS names and IP addresses, as [`IpAddr`] writes
+/// them. One process at a time.
 ///
 /// # Errors
 /// When a file cannot be read or written, when `ca.key` is needed and is not there, or
@@ -108,24 +125,53 @@ pub fn ensure(
 ) -> Result<(), AuthorityError> {
     let now = SystemTime::UNIX_EPOCH + Duration::from_micros(clock.now_us());
     let paths = Paths::in_dir(dir);
-    if !paths.authority.exists() && !paths.server.exists() {
-        make_authority(dir, &paths, now, entropy)?;
-    }
-    let authority = Authority::open(&paths, now)?;
+    let files = [&paths.authority, &paths.authority_key, &paths.server];
+    let authority = Authority::ensure(files, "project", now, entropy)?;
     let server = Wanted {
         subject: "xylem server",
         names,
         purpose: ExtendedKeyUsagePurpose::ServerAuth,
         valid: SERVER_VALID,
+        renewed_before: RENEWED_BEFORE,
     };
     let client = Wanted {
         subject: "xylem client",
         names: &[],
         purpose: ExtendedKeyUsagePurpose::ClientAuth,
-        valid: CLIENT_VALID,
+        valid: COPIED_VALID,
+        renewed_before: RENEWED_BEFORE,
     };
-    authority.ensure(&paths.server, &server, now)?;
-    authority.ensure(&paths.client, &client, now)
+    authority.issue(&paths.server, &server, now)?;
+    authority.issue(&paths.client, &client, now)
+}
+
+/// Makes the certificates of computes in `dir`, as [`ensure`] makes the others. They are
+/// renewed so early that a compute can run for a year with the one that it began with.
+///
+/// # Errors
+/// As for [`ensure`], with `compute-ca.pem` and `compute-ca.key`.
+pub fn ensure_compute(
+    dir: &Path,
+    names: &[String],
+    clock: &Clock,
+    entropy: &Entropy,
+) -> Result<(), AuthorityError> {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_micros(clock.now_us());
+    let paths = Paths::in_dir(dir);
+    let files = [
+        &paths.compute_authority,
+        &paths.compute_authority_key,
+        &paths.compute,
+    ];
+    let authority = Authority::ensure(files, "computes", now, entropy)?;
+    let compute = Wanted {
+        subject: "xylem compute",
+        names,
+        purpose: ExtendedKeyUsagePurpose::ServerAuth,
+        valid: COPIED_VALID,
+        renewed_before: COMPUTE_RENEWED_BEFORE,
+    };
+    authority.issue(&paths.compute, &compute, now)
 }
 
 /// The time in which the first certificate in the file `path` is valid.
@@ -149,61 +195,78 @@ struct Wanted<'a> {
     names: &'a [String],
     purpose: ExtendedKeyUsagePurpose,
     valid: Duration,
+    /// It is made anew when it has less time left than this.
+    renewed_before: Duration,
 }
 
+/// Makes an authority `of` the project or its computes.
 fn make_authority(
-    dir: &Path,
-    paths: &Paths,
+    certificate_file: &Path,
+    key_file: &Path,
+    of: &str,
     now: SystemTime,
     entropy: &Entropy,
 ) -> Result<(), AuthorityError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(failed("make", dir))?;
+    if let Some(dir) = certificate_file.parent() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(failed("make", dir))?;
+    }
     let id = entropy
         .next()
         .map_err(|error| AuthorityError::Make(error.to_string()))?;
     let key = KeyPair::generate().map_err(make)?;
-    let name = format!("xylem project {:08x}", id >> 96);
+    let name = format!("xylem {of} {:08x}", id >> 96);
     let mut params = params(&name, &[], now, AUTHORITY_VALID)?;
     // It signs no other authorities.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let certificate = params.self_signed(&key).map_err(make)?;
     // The certificate makes the authority one, so it comes last.
-    replace(&paths.authority_key, &key.serialize_pem())?;
-    replace(&paths.authority, &certificate.pem())
+    replace(key_file, &key.serialize_pem())?;
+    replace(certificate_file, &certificate.pem())
 }
 
-/// The project's authority. Without a key, it can only tell its own certificates.
+/// An authority. Without a key, it can only tell its own certificates.
 struct Authority {
     pem: Pem,
     text: String,
-    paths: Paths,
+    key: PathBuf,
 }
 
 impl Authority {
-    fn open(paths: &Paths, now: SystemTime) -> Result<Authority, AuthorityError> {
-        let text = read(&paths.authority)?;
-        let pem = certificate_in(&text).ok_or_else(|| no_certificate(&paths.authority))?;
-        let valid = valid_in(&parse(&pem).ok_or_else(|| no_certificate(&paths.authority))?);
+    /// The authority whose certificate and key are in the files that are named first. It is
+    /// made if there is none, and the last file, which it would have signed, is not there
+    /// either.
+    fn ensure(
+        [certificate, key, signed]: [&PathBuf; 3],
+        of: &str,
+        now: SystemTime,
+        entropy: &Entropy,
+    ) -> Result<Authority, AuthorityError> {
+        if !certificate.exists() && !signed.exists() {
+            make_authority(certificate, key, of, now, entropy)?;
+        }
+        let text = read(certificate)?;
+        let pem = certificate_in(&text).ok_or_else(|| no_certificate(certificate))?;
+        let valid = valid_in(&parse(&pem).ok_or_else(|| no_certificate(certificate))?);
         if !valid.contains(&now) {
             return Err(AuthorityError::Content {
-                path: paths.authority.clone(),
+                path: certificate.clone(),
                 why: "it is not valid at this time: see whether the clock is right".to_owned(),
             });
         }
         Ok(Authority {
             pem,
             text,
-            paths: paths.clone(),
+            key: key.clone(),
         })
     }
 
     /// Makes the certificate in the file `path` unless it will do.
-    fn ensure(
+    fn issue(
         &self,
         path: &Path,
         wanted: &Wanted<'_>,
@@ -214,7 +277,7 @@ impl Authority {
             Err(e) if e.kind() == ErrorKind::NotFound => String::new(),
             Err(e) => return Err(failed("read", path)(e)),
         };
-        if self.will_do(&there, wanted.names, now) {
+        if self.will_do(&there, wanted, now) {
             return Ok(());
         }
         let key = KeyPair::generate().map_err(make)?;
@@ -230,7 +293,7 @@ impl Authority {
     }
 
     fn issuer(&self) -> Result<Issuer<'static, KeyPair>, AuthorityError> {
-        let path = &self.paths.authority_key;
+        let path = &self.key;
         let content = |error: rcgen::Error| AuthorityError::Content {
             path: path.clone(),
             why: error.to_string(),
@@ -239,9 +302,8 @@ impl Authority {
         Issuer::from_ca_cert_pem(&self.text, key).map_err(content)
     }
 
-    /// Whether `text` has a key, and a certificate of this authority for all `names`
-    /// that does not expire soon.
-    fn will_do(&self, text: &str, names: &[String], now: SystemTime) -> bool {
+    /// Whether `text` has a key, and a certificate of this authority as it is wanted.
+    fn will_do(&self, text: &str, wanted: &Wanted<'_>, now: SystemTime) -> bool {
         let Some(pem) = certificate_in(text) else {
             return false;
         };
@@ -255,8 +317,8 @@ impl Authority {
                 .verify_signature(Some(authority.public_key()))
                 .is_ok()
             && valid.contains(&now)
-            && valid.end > now + RENEWED_BEFORE
-            && names.iter().all(|name| covered.contains(name))
+            && valid.end > now + wanted.renewed_before
+            && wanted.names.iter().all(|name| covered.contains(name))
     }
 }
 

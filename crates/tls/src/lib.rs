@@ -4,6 +4,7 @@
 //! [`ServerTls`] serves with these or with others, and takes new ones without a restart.
 
 pub mod authority;
+pub mod names;
 mod server;
 
 pub use server::{ServerFiles, ServerTls, Versions};

@@ -23,6 +23,18 @@ fn ensure(dir: &Path, names: &[&str], clock: &Clock) -> Result<Paths, AuthorityE
     Ok(Paths::in_dir(dir))
 }
 
+/// Whether the certificate in the PEM text `text` is one of `authority`.
+fn is_signed_by(text: &str, authority: &str) -> bool {
+    let [of, by] = [text, authority].map(|text| {
+        let mut all = x509_parser::pem::Pem::iter_from_buffer(text.as_bytes());
+        all.find_map(|pem| pem.ok().filter(|pem| pem.label == "CERTIFICATE"))
+            .unwrap()
+    });
+    let by = by.parse_x509().unwrap();
+    let of = of.parse_x509().unwrap();
+    of.verify_signature(Some(by.public_key())).is_ok()
+}
+
 fn contents(paths: &Paths) -> [String; 3] {
     [&paths.authority, &paths.server, &paths.client]
         .map(|path| std::fs::read_to_string(path).unwrap())
@@ -70,6 +82,32 @@ fn a_certificate_is_made_anew_for_a_new_name_and_before_it_expires() {
     let expires = authority::validity(&paths.server).unwrap().end;
     let expires = expires.duration_since(std::time::UNIX_EPOCH).unwrap();
     assert_eq!(expires.as_secs() / (DAY_US / 1_000_000), 20_600 + 61 + 90);
+}
+
+#[test]
+fn computes_have_an_authority_of_their_own_and_a_certificate_for_a_year_at_least() {
+    let dir = tempfile::tempdir().unwrap();
+    let (clock, now) = clock();
+    let paths = ensure(dir.path(), &["localhost"], &clock).unwrap();
+    let before = contents(&paths);
+    let ensure = || {
+        let names = ["localhost".to_owned()];
+        authority::ensure_compute(dir.path(), &names, &clock, &Entropy::system()).unwrap();
+        std::fs::read_to_string(&paths.compute).unwrap()
+    };
+    let made = ensure();
+    assert_eq!(contents(&paths), before);
+    let theirs = [&paths.authority, &paths.compute_authority];
+    let [project, computes] = theirs.map(|path| std::fs::read_to_string(path).unwrap());
+    assert_ne!(project, computes);
+    for (authority, is_theirs) in [(&project, false), (&computes, true)] {
+        assert_eq!(is_signed_by(&made, authority), is_theirs);
+        assert_eq!(is_signed_by(&before[1], authority), !is_theirs);
+    }
+    now.fetch_add(364 * DAY_US, Ordering::Relaxed);
+    assert_eq!(ensure(), made);
+    now.fetch_add(2 * DAY_US, Ordering::Relaxed);
+    assert_ne!(ensure(), made);
 }
 
 #[test]

@@ -267,5 +267,9 @@ int page_server_act_as(THD *thd, st_mysql_sys_var *, void *save, st_mysql_value 
   account->destroy();
   *account= client;
   mysql_mutex_unlock(&thd->LOCK_thd_data);
+  /* The peer of the Unix socket is the gateway, and not the client: the plugin unix_socket
+  would let the client become an account of the gateway's user by COM_CHANGE_USER. It
+  refuses TCP. Both kinds of connections have the same functions. */
+  thd->net.vio->type= VIO_TYPE_TCPIP;
   return 0;
 }

@@ -18,10 +18,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
+use xylem_peers::{Hosts, TooMany};
 use xylem_tls::ServerTls;
 
 /// Most connections at a time.
 const CONNECTIONS_MAX: usize = 512;
+/// Most connections of one host beyond loopback at a time.
+const HOST_CONNECTIONS_MAX: usize = 128;
 /// How long a client may take for the handshake of TLS, and for the head of a request.
 const CLIENT_LIMIT: Duration = Duration::from_secs(10);
 /// How long the system keeps what a client does not take.
@@ -65,6 +68,7 @@ pub async fn serve(
     }
     let reap = tokio::spawn(reap(api.clone()));
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let hosts = Hosts::new(HOST_CONNECTIONS_MAX);
     let mut told = false;
     let accept = async {
         loop {
@@ -83,10 +87,21 @@ pub async fn serve(
                 continue;
             };
             told = false;
+            let place = match hosts.admit(from.ip()) {
+                Ok(place) => place,
+                Err(TooMany { host, is_first }) => {
+                    if is_first {
+                        tracing::warn!(
+                            "refusing connections of {host}: it has {HOST_CONNECTIONS_MAX}"
+                        );
+                    }
+                    continue;
+                }
+            };
             let (api, tls) = (api.clone(), tls.clone());
             let router = router.clone().layer(Extension(ConnectInfo(from)));
             tokio::spawn(async move {
-                let _permit = permit;
+                let _counted = (permit, place);
                 prepare(&stream);
                 match tls {
                     None => talk(&api, stream, router).await,

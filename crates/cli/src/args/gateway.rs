@@ -16,6 +16,10 @@ pub struct GatewayArgs {
     /// Most connections at a time
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub connections_max: usize,
+    /// Most connections of one host, or of one /64 network of IPv6, at a time [default: three
+    /// quarters of --connections-max]
+    #[arg(long, value_name = "N")]
+    pub connections_per_host: Option<usize>,
     /// Let clients of other machines connect without TLS, which shows what they send and
     /// receive to the network
     #[arg(long)]

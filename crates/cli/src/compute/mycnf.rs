@@ -33,6 +33,8 @@ pub struct Options<'a> {
     pub port: u16,
     /// It runs as the system's root, which mariadbd wants to be told.
     pub as_root: bool,
+    /// The key and certificate of its own port (PEM); `None`: it has no TLS.
+    pub certificate: Option<PathBuf>,
     /// `innodb_buffer_pool_size`.
     pub buffer_pool: &'a str,
     /// The size of the page cache.
@@ -154,6 +156,12 @@ fn tunable(out: &mut String, options: &Options<'_>) -> Result<()> {
     }
     // Without it everybody with the FILE privilege writes wherever mariadbd can.
     line(out, "secure-file-priv", plain(&options.sql_files)?)?;
+    if let Some(file) = &options.certificate {
+        let file = plain(file)?;
+        line(out, "ssl-cert", file)?;
+        line(out, "ssl-key", file)?;
+        line(out, "tls-version", "TLSv1.2,TLSv1.3")?;
+    }
     if let Some(count) = options.undo_tablespaces {
         line(out, "innodb-undo-tablespaces", &count.to_string())?;
     }

@@ -3,10 +3,12 @@
 use super::mycnf::{self, Options, PageServer, Tls};
 use super::starter::{Start, Starter};
 use crate::account::User;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use xylem_datadir::walk;
+use xylem_tls::authority::{self, Paths};
+use xylem_tls::names;
 
 /// Whether the account that mariadbd runs as can reach the server's `socket`.
 fn is_reached(socket: &Path, user: Option<&User>) -> bool {
@@ -57,6 +59,11 @@ impl Starter<'_> {
             })
         });
         let tls = tls.transpose()?;
+        // A project without TLS has no certificates.
+        let certificate = match self.server.authority {
+            Some(_) => Some(self.certificate(start)?),
+            None => None,
+        };
         let settings = &self.project.settings;
         let buffer_pool = settings.compute.buffer_pool.as_deref();
         let page_cache = settings.compute.page_cache.as_deref();
@@ -72,6 +79,7 @@ impl Starter<'_> {
             log_error: dir.log(),
             bind: settings.bind(),
             port: start.port,
+            certificate,
             as_root: host.user.is_none() && rustix::process::geteuid().is_root(),
             buffer_pool: buffer_pool.unwrap_or(mycnf::BUFFER_POOL),
             page_cache: page_cache.unwrap_or(mycnf::PAGE_CACHE),
@@ -97,6 +105,38 @@ impl Starter<'_> {
         let text = mycnf::render(&options)?;
         host.write_for(&dir.my_cnf(), text.as_bytes())?;
         Ok(socket)
+    }
+
+    /// The key and certificate of the compute's own port, as a copy for this start: another
+    /// start may renew the project's.
+    fn certificate(&self, start: &Start<'_>) -> Result<PathBuf> {
+        let state = &self.app.state;
+        let settings = &self.project.settings;
+        let mut names = names::of_listeners([settings.bind()]);
+        let given = settings
+            .server
+            .tls_names
+            .iter()
+            .flat_map(|names| names.split(','));
+        names.extend(given.map(|name| name.trim().to_owned()));
+        names.retain(|name| !name.is_empty());
+        let names: Vec<String> = names.into_iter().collect();
+        let dir = state.certificates();
+        let _alone = state.lock_certificates()?;
+        let made = authority::ensure_compute(&dir, &names, &self.app.clock, &self.app.entropy);
+        let file = Paths::in_dir(&dir).compute;
+        match made {
+            Err(error) if !file.exists() => return Err(error.into()),
+            Err(error) => self.progress.note(&format!(
+                "the compute's certificate cannot be renewed: {error}"
+            )),
+            Ok(()) => {}
+        }
+        let data =
+            std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let copy = start.dir.certificate_file();
+        start.host.write_for(&copy, &data)?;
+        Ok(copy)
     }
 
     /// Option files that people wrote, where mariadbd can read them.

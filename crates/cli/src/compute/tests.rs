@@ -29,6 +29,7 @@ fn options() -> Options<'static> {
         bind: "127.0.0.1".parse().unwrap(),
         port: 3306,
         as_root: false,
+        certificate: None,
         buffer_pool: "256M",
         page_cache: "1G",
         page_cache_file: "/s/computes/main/cache/pages".into(),
@@ -111,7 +112,13 @@ fn options_that_vary() {
         authority: "/s/ca.pem".into(),
         identity: Some("/s/client.pem".into()),
     });
+    options.certificate = Some("/s/compute.pem".into());
+    options.includes = vec!["/s/custom.cnf".into()];
     let text = render(&options).unwrap();
+    // One's own certificate comes after it, and wins.
+    let (before, _) = text.split_once("!include /s/custom.cnf").unwrap();
+    assert!(has(before, "ssl-cert = \"/s/compute.pem\""));
+    assert!(has(before, "ssl-key = \"/s/compute.pem\""));
     assert!(has(&text, "user = \"root\""));
     assert!(has(&text, "innodb-page-server-token-file = \"/s/token\""));
     assert!(has(&text, "innodb-page-server-tls-ca = \"/s/ca.pem\""));

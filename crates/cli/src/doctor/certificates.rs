@@ -1,4 +1,4 @@
-//! The server's certificates: the modes of their files, and when they expire.
+//! The certificates of the server and of computes: the modes of their files, and when they expire.
 
 use super::Check;
 use crate::app::App;
@@ -23,6 +23,9 @@ fn look(app: &App) -> Check {
         authority_key,
         server,
         client,
+        compute_authority,
+        compute_authority_key,
+        compute,
     } = Paths::in_dir(&app.state.certificates());
     if !authority.exists() {
         return Check::warn(
@@ -31,7 +34,14 @@ fn look(app: &App) -> Check {
             "restart the server, which makes it: `xylem down`, then `xylem up`",
         );
     }
-    for path in [&authority_key, &server, &client] {
+    let secrets = [
+        &authority_key,
+        &server,
+        &client,
+        &compute_authority_key,
+        &compute,
+    ];
+    for path in secrets {
         if let Some(mode) = files::mode_of(path).filter(|mode| mode & 0o077 != 0) {
             return Check::fail(
                 NAME,
@@ -49,11 +59,16 @@ fn look(app: &App) -> Check {
             "renew it with the tool that made it, in the same place",
         ),
     };
-    let anew =
-        "stop the project, remove its directory tls, start it, and give clients the new ca.pem";
+    let anew = "stop the project, remove its directory tls, start it, and give clients the new ca.pem and compute-ca.pem";
     let now = UNIX_EPOCH + Duration::from_micros(app.clock.now_us());
     let soon = now + SOON;
-    for (path, remedy) in [(&served, remedy), (&authority, anew)] {
+    let mut dated = vec![(&served, remedy), (&authority, anew)];
+    // Made with the first compute.
+    if compute.exists() {
+        dated.push((&compute, "restart a compute, which renews it"));
+        dated.push((&compute_authority, anew));
+    }
+    for (path, remedy) in dated {
         match validity(path) {
             Err(error) => return Check::fail(NAME, error.to_string(), remedy),
             Ok(valid) if valid.end <= soon => {

@@ -7,6 +7,7 @@ use mysql::prelude::Queryable;
 use mysql::{ChangeUserOpts, Conn, LocalInfileHandler, OptsBuilder};
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
+use std::net::Ipv4Addr;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use xylem_e2e::{Project, wait_until};
@@ -38,10 +39,14 @@ impl Gateway {
     }
 
     fn with(args: &[&str]) -> Result<Gateway> {
+        Gateway::listening("127.0.0.1:0", args)
+    }
+
+    fn listening(listen: &str, args: &[&str]) -> Result<Gateway> {
         let project = Project::up("16MiB")?;
         furnish(&project)?;
         let mut process = project
-            .command(&[&["gateway", "--listen", "127.0.0.1:0"], args].concat())
+            .command(&[&["gateway", "--listen", listen], args].concat())
             .stdout(Stdio::piped())
             .stderr(std::fs::File::create(project.dir().join("gateway.log"))?)
             .spawn()?;
@@ -210,6 +215,46 @@ fn a_compute_that_does_not_start_is_an_error_at_once_and_harms_no_other() -> Res
         "{}",
         gateway.log()
     );
+    Ok(())
+}
+
+/// An address of this machine beyond loopback, if it has one.
+pub(crate) fn other_address() -> Option<Ipv4Addr> {
+    let names = xylem_tls::names::of_listeners([Ipv4Addr::UNSPECIFIED.into()]);
+    let mut addresses = names
+        .iter()
+        .filter_map(|name| name.parse::<Ipv4Addr>().ok());
+    addresses.find(|address| !address.is_loopback())
+}
+
+#[test]
+fn one_host_leaves_room_for_others() -> Result<()> {
+    let Some(address) = other_address() else {
+        eprintln!("this machine has no address beyond loopback");
+        return Ok(());
+    };
+    let args = ["--allow-plaintext", "--connections-per-host", "3"];
+    let gateway = Gateway::listening("0.0.0.0:0", &args)?;
+    let connect = |host: &str| {
+        let options = gateway.options("app", "").ip_or_hostname(Some(host));
+        Conn::new(options).map_err(anyhow::Error::from)
+    };
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(connect(&address.to_string())?);
+    }
+    let (code, message) = refused(connect(&address.to_string()))?;
+    ensure!(
+        code == 1040 && message.contains(&format!("3 from {address}")),
+        "{code} {message}"
+    );
+    // Others, and this one when it has closed one.
+    connect("127.0.0.1")?.ping()?;
+    drop(open.pop());
+    wait_until("room", Duration::from_secs(10), || {
+        Ok(connect(&address.to_string()).is_ok())
+    })?;
+    assert_eq!(gateway.log().matches("--connections-per-host").count(), 1);
     Ok(())
 }
 

@@ -11,6 +11,7 @@ mod care;
 mod clean_lsns;
 mod command_line;
 mod compute_death;
+mod compute_tls;
 mod creations;
 mod dictionary;
 mod disk_errors;

@@ -3,7 +3,8 @@
 
 use anyhow::{Context, Result, ensure};
 use mysql::prelude::Queryable;
-use mysql::{Conn, OptsBuilder, Value};
+use mysql::{ChangeUserOpts, Conn, OptsBuilder, Value};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use xylem_e2e::raw_client::RawClient;
 use xylem_e2e::{Project, wait_until};
@@ -89,6 +90,34 @@ const SESSION: &str = "SELECT CONCAT_WS('|', @@sql_mode, @@time_zone, @@max_stat
     @@lock_wait_timeout, CURRENT_ROLE(), DATABASE(), USER(), CURRENT_USER(),
     @@character_set_client, @@collation_connection, IFNULL(@@character_set_results, 'none'),
     LAST_INSERT_ID(), @@autocommit, @@tx_isolation, @@sql_select_limit, @@long_query_time)";
+
+#[test]
+fn a_restored_session_cannot_become_an_account_of_the_gateways_user() -> Result<()> {
+    let sleepers = Sleepers::start()?;
+    // Restored sessions come over the compute's Unix socket, whose peer is the gateway.
+    let user = Command::new("id").arg("-un").output()?.stdout;
+    let user = String::from_utf8(user)?.trim().to_owned();
+    sleepers.project.sql(&format!(
+        "CREATE OR REPLACE USER '{user}'@'127.0.0.1' IDENTIFIED VIA unix_socket"
+    ))?;
+    let mut conn = sleepers.connect("app")?;
+    for restored in [false, true] {
+        if restored {
+            sleepers.wait_asleep("main")?;
+            conn.query_drop("DO 1")?;
+        }
+        let other = ChangeUserOpts::DEFAULT
+            .with_user(Some(user.clone()))
+            .with_pass(None);
+        match conn.change_user(other) {
+            // ER_ACCESS_DENIED_NO_PASSWORD_ERROR
+            Err(mysql::Error::MySqlError(error)) => assert_eq!(error.code, 1698, "{error}"),
+            other => anyhow::bail!("restored {restored}: {other:?}"),
+        }
+        conn = sleepers.connect("app")?;
+    }
+    Ok(())
+}
 
 #[test]
 fn a_session_survives_the_sleep_of_its_compute() -> Result<()> {
