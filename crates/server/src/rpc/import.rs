@@ -46,7 +46,7 @@ pub(super) async fn import(
         .map_err(|error| Status::invalid_argument(format!("start.branch: {error}")))?;
     name.as_str().clone_into(on);
     bearer.may(Right::Admin, &name)?;
-    let Ok(_permit) = node.import_pool.try_acquire() else {
+    let Ok(permit) = Arc::clone(&node.import_pool).try_acquire_owned() else {
         return Err(Status::resource_exhausted(
             "the server already runs the maximum number of imports; retry when one is done",
         ));
@@ -65,31 +65,37 @@ pub(super) async fn import(
     tracing::info!(branch = %name, branch_id = %id, lsn = start.lsn, "an import begins");
     let (to, from) = mpsc::channel(ITEMS_AHEAD);
     let store = Arc::clone(&opened.store);
-    let writing = tokio::task::spawn_blocking(move || fill(&store, id, &start, from));
-    let fed = feed(node, &mut items, to).await;
-    let written = writing
-        .await
-        .map_err(|error| Status::internal(format!("the import failed: {error}")))?;
+    let (named, lsn) = (name.clone(), Lsn(start.lsn));
+    // A task of its own up to the branch: a caller that disconnects before the end item leaves
+    // nothing behind, and one that disconnects after it does not interrupt the rest.
+    let storing = on_its_own(node, |node, early| async move {
+        let _permit = permit;
+        let writing = tokio::task::spawn_blocking(move || fill(&store, id, &start, from));
+        let loaded = match writing.await {
+            Ok(Ok(loaded)) => loaded,
+            Ok(Err(why)) => return Ok(Err(why)),
+            Err(error) => {
+                let why = Status::internal(format!("the import failed: {error}"));
+                return Ok(Err(Some(why)));
+            }
+        };
+        adopt::adopt(&node, &named, id, innodb, early).await?;
+        tracing::info!(
+            branch = %named, branch_id = %id, %lsn, tablespaces = loaded.tablespaces, pages = loaded.pages,
+            layer_bytes = loaded.layer_bytes, "imported"
+        );
+        Ok(Ok(loaded))
+    });
+    let (stored, fed) = tokio::join!(storing, feed(node, &mut items, to));
     // An error of the writer takes precedence: after one, the caller often disconnects.
-    let loaded = match (written, fed) {
-        (Ok(loaded), Ok(())) => loaded,
-        (Err(Some(status)), _) | (_, Err(status)) => {
+    let loaded = match (stored?, fed) {
+        (Ok(loaded), _) => loaded,
+        (Err(Some(status)), _) | (Err(None), Err(status)) => {
             tracing::warn!(branch = %name, branch_id = %id, error = status.message(), "an import failed");
             return Err(status);
         }
         (Err(None), Ok(())) => return Err(Status::invalid_argument("the import has no end item")),
     };
-    let lsn = loaded.1;
-    let named = name.clone();
-    on_its_own(node, |node, early| async move {
-        adopt::adopt(&node, &named, id, innodb, early).await
-    })
-    .await?;
-    let loaded = loaded.0;
-    tracing::info!(
-        branch = %name, branch_id = %id, %lsn, tablespaces = loaded.tablespaces, pages = loaded.pages,
-        layer_bytes = loaded.layer_bytes, "imported"
-    );
     Ok(ImportResponse {
         id: id.to_string(),
         lsn: lsn.0,
@@ -140,7 +146,7 @@ fn fill(
     id: BranchId,
     start: &ImportStart,
     mut items: mpsc::Receiver<Item>,
-) -> Result<(Loaded, Lsn), Option<Status>> {
+) -> Result<Loaded, Option<Status>> {
     let lsn = Lsn(start.lsn);
     let mut filler = Filler {
         loader: Loader::begin(store, id, lsn).map_err(|e| of_load(&e))?,
@@ -151,10 +157,7 @@ fn fill(
     let why = loop {
         match items.blocking_recv() {
             Some(Item::End(end)) => match compare(&end, &filler.loader.so_far()) {
-                Ok(()) => {
-                    let loaded = filler.loader.finish().map_err(|e| of_load(&e))?;
-                    return Ok((loaded, lsn));
-                }
+                Ok(()) => return Ok(filler.loader.finish().map_err(|e| of_load(&e))?),
                 Err(status) => break Some(status),
             },
             Some(item) => match filler.take(item) {

@@ -4,6 +4,7 @@
 
 use crate::common::{Server, Writer, page, redo, refused, wait_applied, with};
 use std::path::Path;
+use std::time::Duration;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 use xylem_proto::control::import_item::Item;
@@ -347,6 +348,54 @@ async fn what_is_not_right_is_refused_and_nothing_is_left() {
     );
     assert_eq!(status.code(), Code::InvalidArgument);
     send(&server, database("b")).await.unwrap();
+    server.stop();
+}
+
+/// A caller that disconnects at any moment leaves a whole branch or nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_disconnects_leaves_a_branch_or_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let mut came_to_be = 0;
+    for nth in 0..40_u64 {
+        let items = database(&format!("b{nth}"));
+        let limit = Duration::from_micros(nth * 60);
+        let _ = tokio::time::timeout(limit, send(&server, items)).await;
+        if nth % 10 != 9 {
+            continue;
+        }
+        let settled = async {
+            loop {
+                let named = branches(&server).await;
+                if left(dir.path()) == named.len() {
+                    break named;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let named = tokio::time::timeout(Duration::from_secs(20), settled).await;
+        let named = named.expect("layers are left that no branch has");
+        came_to_be = named.iter().filter(|(_, lsn)| *lsn >= LSN).count();
+    }
+    // The test means nothing if each came through, or none.
+    println!("{came_to_be} of 40 imports came to be");
+    server.stop();
+}
+
+/// Two imports of one name: the second one's layers go.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_imports_of_one_name_one_is_refused_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let before = left(dir.path());
+    let (one, other) = tokio::join!(
+        send(&server, database("same")),
+        send(&server, database("same"))
+    );
+    let (ok, refused): (Vec<_>, Vec<_>) = [one, other].into_iter().partition(Result::is_ok);
+    assert_eq!((ok.len(), refused.len()), (1, 1));
+    assert_eq!(refused[0].as_ref().unwrap_err().code(), Code::AlreadyExists);
+    assert_eq!(left(dir.path()), before + 1);
     server.stop();
 }
 

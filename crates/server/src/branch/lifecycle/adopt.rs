@@ -42,7 +42,7 @@ pub(crate) fn check(
 }
 
 /// Makes the imported branch `id` the branch `name`. It replaces an empty branch of
-/// that name.
+/// that name. If that certainly failed, what the import has written is removed.
 ///
 /// # Errors
 /// [`ManageError`].
@@ -54,12 +54,17 @@ pub(crate) async fn adopt(
     early: Early,
 ) -> Result<(), ManageError> {
     let opened = opened(node)?;
-    let _changes = settle::lock(opened).await?;
+    let _changes = match settle::lock(opened).await {
+        Ok(changes) => changes,
+        Err(error) => return Err(discard(node, id, error).await),
+    };
     let branches = opened.branches.all();
     let empty = branches.iter().find(|b| b.name() == name.as_str());
     // Held before the check: no compute may attach to the empty branch from here on.
     let held = empty.map(|branch| branch.hold());
-    check(node, name, &innodb)?;
+    if let Err(error) = check(node, name, &innodb) {
+        return Err(discard(node, id, error).await);
+    }
     let meta = BranchMeta {
         id,
         parent: None,
@@ -101,6 +106,19 @@ pub(crate) async fn adopt(
     }
     opened.branches.insert(&made, name.as_str());
     Ok(())
+}
+
+/// Removes what the import of `id` has written, for `error`. Best effort: the next start
+/// sweeps what stays.
+async fn discard(node: &Arc<Node>, id: BranchId, error: ManageError) -> ManageError {
+    let node = Arc::clone(node);
+    let removed = tokio::task::spawn_blocking(move || {
+        node.opened().map(|opened| opened.store.remove_branch(id))
+    });
+    if !matches!(removed.await, Ok(Some(Ok(())))) {
+        tracing::warn!(branch_id = %id, "cannot remove what an import has written; the next start removes it");
+    }
+    error
 }
 
 /// Closes and removes the empty branch that was replaced. Best effort: the next start
