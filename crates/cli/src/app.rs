@@ -63,7 +63,7 @@ impl App {
         Ok(App {
             state: StateDir::find(global.dir.as_deref())?,
             json: global.json,
-            remote: Remote::find(global, &entropy)?.map(Arc::new),
+            remote: Remote::find(global, &clock, &entropy)?.map(Arc::new),
             clock,
             entropy,
             listener: None,

@@ -20,7 +20,7 @@ use serde_json::Value;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
@@ -52,6 +52,11 @@ const KEY_BYTES_MAX: usize = 256;
 pub const OPERATION: HeaderName = HeaderName::from_static("xylem-operation");
 /// The header by which a repeated request gets the operation of the first.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// The header of a request with a key that is sent again: how long ago it was sent first, in
+/// milliseconds.
+pub const FIRST_SENT: HeaderName = HeaderName::from_static("xylem-first-sent-ms");
+/// How long a request may be on its way.
+const ON_ITS_WAY: Duration = Duration::from_secs(10);
 
 /// An operation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -190,6 +195,8 @@ pub struct Asked {
     pub on: On,
     /// Its idempotency key.
     pub key: Option<String>,
+    /// How long ago it was sent first, if this is not the first time.
+    pub first_sent: Option<Duration>,
     /// Whether the operation may be cancelled.
     pub cancellable: bool,
     /// All that the request says, to compare it with another of the same key.
@@ -197,9 +204,11 @@ pub struct Asked {
 }
 
 /// The operations of this process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Operations {
     all: Mutex<Kept>,
+    /// Earlier requests were another process's.
+    since: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -351,11 +360,20 @@ fn set(response: &mut Response, name: HeaderName, value: &str) {
 }
 
 impl Operations {
+    /// None yet, at `now`.
+    pub fn new(now: Instant) -> Operations {
+        Operations {
+            all: Mutex::default(),
+            since: now,
+        }
+    }
+
     /// Begins the work of a request, or finds what an earlier request of the same key has
     /// begun.
     ///
     /// # Errors
-    /// When too many operations go on, or the key was that of another request.
+    /// When too many operations go on, the key was that of another request, or nobody knows
+    /// what an earlier one of the same key has done.
     pub fn begin<W>(&self, api: &Api, asked: Asked, work: W) -> Result<Arc<Operation>, Problem>
     where
         W: FnOnce(App) -> LocalBoxFuture<'static, Result<Outcome>> + Send + 'static,
@@ -449,6 +467,17 @@ impl Operations {
                     "Idempotency-Key was that of another request",
                 )
                 .hint("choose a key at random for each request"));
+            }
+            let known_for = api.app.clock.since(self.since);
+            if asked
+                .first_sent
+                .is_some_and(|ago| ago + ON_ITS_WAY > known_for)
+            {
+                return Err(Problem::of(
+                    Kind::Conflict,
+                    "the API was started after this request was sent first, and does not know whether it was executed then; nothing was changed now",
+                )
+                .hint("look whether it was, and if not, send it as a new request"));
             }
         }
         // What ends a compute that hangs must not wait for those that wait for it.

@@ -66,7 +66,7 @@ async fn listen(app: App, args: &ApiArgs) -> Result<()> {
         access: Arc::new(Access::open(&app)?),
         files: Arc::new(files),
         transfers: Arc::default(),
-        operations: Arc::new(Operations::default()),
+        operations: Arc::new(Operations::new(app.clock.instant())),
         events: Arc::new(Events::new(app.clock.now_us())),
         stopping: CancellationToken::new(),
         app,

@@ -1,7 +1,7 @@
 //! The API of a server elsewhere, for `--server`.
 
 use crate::api::error::{PROBLEM, Problem};
-use crate::api::operations::{IDEMPOTENCY_KEY, OperationReport, OperationState};
+use crate::api::operations::{FIRST_SENT, IDEMPOTENCY_KEY, OperationReport, OperationState};
 use crate::app::{App, shell_word};
 use crate::args::Global;
 use crate::failure::{Failure, Kind};
@@ -14,7 +14,7 @@ use std::fmt::{self, Write};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
-use xylem_ambient::Entropy;
+use xylem_ambient::{Clock, Entropy};
 
 /// How long it may take to connect.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -35,6 +35,7 @@ pub struct Remote {
     base: Url,
     token: String,
     client: Client,
+    clock: Clock,
     entropy: Entropy,
 }
 
@@ -149,7 +150,7 @@ impl Remote {
     ///
     /// # Errors
     /// When the address or a file is of no use.
-    pub fn find(global: &Global, entropy: &Entropy) -> Result<Option<Remote>> {
+    pub fn find(global: &Global, clock: &Clock, entropy: &Entropy) -> Result<Option<Remote>> {
         let Some(server) = global.server.as_deref().filter(|text| !text.is_empty()) else {
             return Ok(None);
         };
@@ -179,6 +180,7 @@ impl Remote {
             base,
             token: token.trim().to_owned(),
             client: client.build().context("cannot prepare for HTTPS")?,
+            clock: clock.clone(),
             entropy: entropy.clone(),
         }))
     }
@@ -200,17 +202,27 @@ impl Remote {
     }
 
     /// Sends `request`, again if the connection breaks before the answer is there. A change has
-    /// an idempotency key, so that it is made once.
+    /// an idempotency key, so that it is made once; an API that was started meanwhile does not
+    /// know the key, and is told how long ago the request may have arrived.
     async fn exchange(&self, request: RequestBuilder) -> Result<Answer> {
         let mut pauses = PAUSES.into_iter();
+        let mut sent = None;
         loop {
-            let again = request
+            let mut again = request
                 .try_clone()
                 .context("a request that cannot be sent")?;
+            let now = self.clock.instant();
+            if let Some(first) = sent {
+                let ago = now.saturating_duration_since(first).as_millis();
+                again = again.header(FIRST_SENT, ago.to_string());
+            }
             let error = match answer(again).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
+            if !error.is_connect() {
+                sent = sent.or(Some(now));
+            }
             let cause = root_cause(&error);
             let bad_certificate = cause.contains("ertificate");
             // Nobody is there: the next try would take as long.

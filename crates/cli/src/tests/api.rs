@@ -226,7 +226,7 @@ fn a_server_elsewhere_needs_a_token_in_a_file() {
         2
     );
     assert!(
-        Remote::find(&global("", None), &entropy())
+        Remote::find(&global("", None), &clock(), &entropy())
             .unwrap()
             .is_none()
     );

@@ -78,7 +78,7 @@ pub fn api_of(on: &str) -> (tempfile::TempDir, Api, Caller) {
     };
     let api = Api {
         access: Arc::new(Access::open(&app).unwrap()),
-        operations: Arc::new(Operations::default()),
+        operations: Arc::new(Operations::new(app.clock.instant())),
         events: Arc::new(Events::new(1)),
         files: Arc::new(Files::default()),
         transfers: Arc::default(),

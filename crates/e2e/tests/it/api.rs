@@ -827,9 +827,13 @@ pub struct Plain(std::process::Child, pub String);
 
 impl Plain {
     pub fn new(project: &Project) -> Result<Plain> {
+        Plain::listening(project, "127.0.0.1:0")
+    }
+
+    pub fn listening(project: &Project, address: &str) -> Result<Plain> {
         use std::io::BufRead;
         let mut child = project
-            .command(&["api", "--plaintext", "--listen", "127.0.0.1:0"])
+            .command(&["api", "--plaintext", "--listen", address])
             .stdout(std::process::Stdio::piped())
             .spawn()?;
         let mut line = String::new();

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use std::io::Read;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Command, Output};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tempfile::TempDir;
 use xylem_e2e::{Project, kill, wait_until};
@@ -306,6 +306,16 @@ fn up_keeps_the_api_and_down_ends_it() -> Result<()> {
 /// Passes each connection on to `to`, and breaks the first `broken` ones off when the answer
 /// begins. The address to connect to, and the number of connections so far.
 fn unreliable(to: &str, broken: usize) -> Result<(String, Arc<AtomicUsize>)> {
+    unreliable_with(to, broken, || {})
+}
+
+/// The same, and calls `meanwhile` before it breaks a connection off.
+fn unreliable_with(
+    to: &str,
+    broken: usize,
+    meanwhile: impl Fn() + Send + Sync + 'static,
+) -> Result<(String, Arc<AtomicUsize>)> {
+    let meanwhile = Arc::new(meanwhile);
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = format!("http://{}", listener.local_addr()?);
     let (seen, to) = (Arc::new(AtomicUsize::new(0)), to.to_owned());
@@ -316,18 +326,25 @@ fn unreliable(to: &str, broken: usize) -> Result<(String, Arc<AtomicUsize>)> {
             let Ok(server) = TcpStream::connect(&to) else {
                 return;
             };
-            std::thread::spawn(move || pass(client, server, number < broken));
+            let meanwhile = Arc::clone(&meanwhile);
+            let breaks = (number < broken).then_some(move || meanwhile());
+            std::thread::spawn(move || pass(client, server, breaks));
         }
     });
     Ok((address, seen))
 }
 
-fn pass(mut client: TcpStream, mut server: TcpStream, breaks: bool) -> std::io::Result<()> {
+fn pass(
+    mut client: TcpStream,
+    mut server: TcpStream,
+    breaks: Option<impl Fn()>,
+) -> std::io::Result<()> {
     let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
     let asks = std::thread::spawn(move || std::io::copy(&mut from, &mut to));
-    if breaks {
+    if let Some(meanwhile) = breaks {
         // The server has done something by now.
         server.read_exact(&mut [0])?;
+        meanwhile();
         client.shutdown(Shutdown::Both)?;
         return server.shutdown(Shutdown::Both);
     }
@@ -365,4 +382,48 @@ fn a_connection_that_breaks_is_made_again_and_nothing_twice() -> Result<()> {
     // It was done at the first try, and the others were told so.
     project.branch("never")?;
     Ok(())
+}
+
+#[test]
+fn a_change_is_not_made_twice_by_an_api_that_was_started_meanwhile() -> Result<()> {
+    let project = Arc::new(project()?);
+    let plain = Plain::new(&project)?;
+    let mut laptop = Laptop::new(&project)?;
+    let (to, there) = (plain.1.clone(), Mutex::new(Some(plain)));
+    let (same, other) = (to.clone(), Arc::clone(&project));
+    // It has made the branch by then.
+    let restart = move || {
+        let mut there = there.lock().unwrap_or_else(PoisonError::into_inner);
+        there.take();
+        *there = Plain::listening(&other, &same).ok();
+    };
+    let (address, seen) = unreliable_with(&to, 1, restart)?;
+    laptop.server = address;
+    let out = laptop.try_xylem(&["branch", "create", "once"])?;
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    ensure!(
+        !out.status.success() && said.contains("was started after"),
+        "{said}"
+    );
+    assert_eq!(seen.load(Ordering::Relaxed), 2);
+    project.branch("once")?;
+
+    // An API that was there all the time executes a request that has not come to it before;
+    // this one has just begun.
+    let owner = Caller::owner(&project)?;
+    let repeated = |name: &str, ms: &str| {
+        let request = owner.request("POST", "/v1/branches")?;
+        let request = request
+            .header("Idempotency-Key", name)
+            .header("Xylem-First-Sent-Ms", ms);
+        owner.send(request.json(&json!({ "name": name })))
+    };
+    repeated("late", "3600000")?.is_problem(409)?;
+    for bad in ["", "-1", "1.5", "1234567890123"] {
+        repeated("late", bad)?.is_problem(400)?;
+    }
+    ensure!(project.branch("late").is_err());
+    wait_until("the API to know", Duration::from_secs(30), || {
+        Ok(repeated("late", "1")?.status == 201)
+    })
 }

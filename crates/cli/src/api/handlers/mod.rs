@@ -10,7 +10,7 @@ pub mod transfers;
 use super::Api;
 use super::access::Caller;
 use super::error::{PROBLEM, Problem};
-use super::operations::{Asked, IDEMPOTENCY_KEY, On, Outcome, WAIT, WAIT_MAX};
+use super::operations::{Asked, FIRST_SENT, IDEMPOTENCY_KEY, On, Outcome, WAIT, WAIT_MAX};
 use super::request::moment;
 use crate::app::App;
 use crate::compute::name::ComputeName;
@@ -19,7 +19,7 @@ use crate::failure::Kind;
 use crate::moment::Moment;
 use crate::session::Session;
 use anyhow::{Context, Result};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use futures::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
@@ -123,6 +123,11 @@ pub(super) struct Repeatable {
         pattern = "^[!-~]+$"
     )]
     key: Option<String>,
+    /// How long ago a request with a key was sent first, in milliseconds, where it is sent
+    /// again. If the API was started since then, and does not know the key, it refuses the
+    /// request: it may have been executed.
+    #[param(rename = "Xylem-First-Sent-Ms", pattern = "^[0-9]{1,12}$")]
+    first_sent: Option<String>,
 }
 
 pub(super) fn invalid(detail: impl Into<String>) -> Problem {
@@ -182,6 +187,7 @@ impl Change {
     ) -> Answer<Change> {
         let key = headers.get(IDEMPOTENCY_KEY);
         let key = key.map(|key| key.to_str().map(str::to_owned));
+        let first_sent = headers.get(FIRST_SENT).map(first_sent).transpose()?;
         let body = serde_json::to_string(body).context("the body")?;
         Ok(Change {
             wait: wait.or(WAIT)?,
@@ -190,6 +196,7 @@ impl Change {
                 call: call.to_owned(),
                 said: format!("{on} {body}"),
                 cancellable: false,
+                first_sent,
                 on,
                 key: key.transpose().map_err(|_| {
                     Problem::at(StatusCode::BAD_REQUEST, "Idempotency-Key is not ASCII")
@@ -217,6 +224,19 @@ impl Change {
             .operations
             .begin(&self.api, self.asked, move |app| work(app, theirs))?;
         Ok(begun.answer(&self.api.access, &caller, self.wait).await)
+    }
+}
+
+/// The time in [`FIRST_SENT`].
+fn first_sent(header: &HeaderValue) -> Answer<Duration> {
+    let text = header.to_str().unwrap_or_default();
+    let is_number = (1..=12).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    match text.parse().ok().filter(|_| is_number) {
+        Some(ms) => Ok(Duration::from_millis(ms)),
+        None => Err(Problem::at(
+            StatusCode::BAD_REQUEST,
+            "Xylem-First-Sent-Ms is a number of up to 12 digits",
+        )),
     }
 }
 
