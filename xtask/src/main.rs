@@ -40,6 +40,7 @@ enum Task {
     },
     /// Measure Xylem and stock MariaDB in one run. Further arguments go to the harness;
     /// --help lists them.
+    #[command(disable_help_flag = true)]
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
@@ -47,18 +48,21 @@ enum Task {
     /// Kill processes under load in many rounds, and verify the data after each:
     /// `kills [ROUNDS [SEED [rows|ddl]]]`. By default 200 rounds with rows and 200 with
     /// DDL.
+    #[command(disable_help_flag = true)]
     Kills {
-        #[arg(trailing_var_arg = true)]
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
     /// Load a project through its gateway for `--minutes N`, and fail if the memory, the
     /// descriptors or the threads of a process grow. --help lists the options.
+    #[command(disable_help_flag = true)]
     Soak {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
     /// Run MariaDB's own tests on the page server: `mysqltest SUITE [FILTER]`; --help
     /// lists the options.
+    #[command(disable_help_flag = true)]
     Mysqltest {
         /// Use a debug build of MariaDB, which has many more tests.
         #[arg(long)]
@@ -123,14 +127,18 @@ fn run(task: Task) -> Result<ExitCode> {
     }
 }
 
-/// Builds everything and runs a program of a harness package on it.
+/// Builds everything and runs a program of a harness package on it. Its help needs only the
+/// program.
 fn harness(package: &str, program: &str, args: &[String]) -> Result<ExitCode> {
-    let dist = dist::build()?;
-    let weed = s3server::weed()?;
     let mut run = steps::cargo();
-    run.env(s3server::VARIABLE, weed);
     run.args(["run", "--release", "--quiet", "--package", package]);
     run.args(["--bin", program, "--"]);
+    if args.iter().any(|arg| arg == "--help" || arg == "-h") {
+        return pass_through(run.args(args));
+    }
+    let dist = dist::build()?;
+    let weed = s3server::weed()?;
+    run.env(s3server::VARIABLE, weed);
     pass_through(dist.environment(&mut run).args(args))
 }
 

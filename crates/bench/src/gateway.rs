@@ -117,11 +117,14 @@ impl Lab {
         Ok(())
     }
 
-    /// sysbench at the compute, through the gateway, and through the gateway with TLS.
+    /// sysbench at the compute, through the gateway, through the gateway with TLS, and through
+    /// a program that only copies bytes: where all of them share the processors, that is about
+    /// the most that a gateway can reach.
     fn throughput(&self, args: &Args, report: &mut Report) -> Result<()> {
         let load = args.load(4, args.seconds);
         self.project.sql("CREATE DATABASE sbtest")?;
         load.prepare(&self.login)?;
+        let copier = Copier::start(self.direct)?;
         let port = |number, tls: Option<&TempDir>| Port {
             number,
             tls: tls.map(|dir| dir.path().to_owned()),
@@ -130,6 +133,7 @@ impl Lab {
             port(self.direct, None),
             port(self.gateway, None),
             port(self.gateway, Some(&self.tls)),
+            port(copier.port(), None),
         ];
         for script in SCRIPTS {
             let name = script.trim_start_matches("oltp_");
@@ -149,6 +153,7 @@ impl Lab {
                             .higher()
                             .side(Who::Stock, rates[0].clone())
                             .side(Who::Xylem, rates_through.clone())
+                            .limit("through a TCP copier", median(&rates[3]))
                             .remark("stock: the compute's own port"),
                     );
                 }

@@ -117,6 +117,7 @@ impl Part {
 #[derive(Parser)]
 #[command(
     name = "cargo xtask bench",
+    bin_name = "cargo xtask bench",
     about = "Measure Xylem and stock MariaDB in one run"
 )]
 struct Args {

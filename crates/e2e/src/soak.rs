@@ -60,6 +60,7 @@ struct Observed {
     threads: Series,
     memory_bound: Bound,
     descriptors_bound: Bound,
+    threads_bound: Bound,
 }
 
 /// Descriptors and threads come and go with clients.
@@ -74,6 +75,12 @@ const DESCRIPTORS_OF_SERVER: Bound = Bound {
 };
 const THREADS: Bound = Bound {
     amount: 4.0,
+    part: 0.05,
+};
+/// The server has pools of threads, which grow with each moment of more work than ever before,
+/// up to their limits.
+const THREADS_OF_SERVER: Bound = Bound {
+    amount: 32.0,
     part: 0.05,
 };
 
@@ -93,6 +100,10 @@ impl Observed {
                 "server" => DESCRIPTORS_OF_SERVER,
                 _ => DESCRIPTORS,
             },
+            threads_bound: match name {
+                "server" => THREADS_OF_SERVER,
+                _ => THREADS,
+            },
         }
     }
 
@@ -111,7 +122,7 @@ impl Observed {
         for (what, unit, series, bound) in [
             ("memory", "KiB", &self.memory, self.memory_bound),
             ("descriptors", "", &self.descriptors, self.descriptors_bound),
-            ("threads", "", &self.threads, THREADS),
+            ("threads", "", &self.threads, self.threads_bound),
         ] {
             let growth = series.since(from).growth().with_context(|| {
                 format!("too few samples of the {}: run it for longer", self.name)

@@ -16,6 +16,7 @@ use xylem_cli::state::StateDir;
 #[derive(Parser)]
 #[command(
     name = "cargo xtask mysqltest",
+    bin_name = "cargo xtask mysqltest",
     about = "Run MariaDB's own tests on servers that live on the page server"
 )]
 struct Args {

@@ -7,6 +7,7 @@
 
 mod accept;
 mod access;
+mod allocator;
 pub mod audit;
 mod branch;
 mod certificates;

@@ -2,6 +2,7 @@
 
 use crate::accept::{self, Listeners, Port};
 use crate::access::Access;
+use crate::allocator::limit_arenas;
 use crate::branch::leases;
 use crate::certificates::Keeper;
 use crate::config::ServerConfig;
@@ -62,11 +63,13 @@ pub struct ListenAddrs {
     pub http: SocketAddr,
 }
 
-/// Builds a runtime with the number of threads that the settings give.
+/// Builds a runtime with the number of threads that the settings give, the first ones of the
+/// process.
 ///
 /// # Errors
 /// The threads cannot be started.
 pub fn runtime(config: &ServerConfig) -> std::io::Result<tokio::runtime::Runtime> {
+    limit_arenas();
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.worker_threads)
         .thread_name("xylem-server")

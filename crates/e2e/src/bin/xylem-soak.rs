@@ -9,6 +9,7 @@ use xylem_e2e::soak::{self, Plan};
 #[derive(Parser)]
 #[command(
     name = "cargo xtask soak",
+    bin_name = "cargo xtask soak",
     about = "Load a project through its gateway, and fail if a process grows"
 )]
 struct Args {
