@@ -6,6 +6,7 @@ use crate::metrics::{BranchMetrics, Metrics};
 use crate::park::Account;
 use crate::pool::{Place, Pool};
 use crate::route::branch_of;
+use crate::secure::Known;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -27,6 +28,11 @@ pub(crate) struct Branch {
     pub pool: Arc<Pool>,
     /// The sessions on the compute, by their numbers there.
     sessions: Mutex<HashMap<u32, Arc<Handle>>>,
+    /// What the compute demands of clients with TLS, as far as that was asked.
+    pub secure: tokio::sync::Mutex<Option<Known>>,
+    /// Statements of the gateway's own on the compute that is this process, apart from those of
+    /// the task that watches it.
+    own: Mutex<(String, u64)>,
     /// Its metrics, once a client has logged in on it, so that it exists.
     metrics: OnceLock<BranchMetrics>,
 }
@@ -83,6 +89,21 @@ impl Branch {
             handle,
             place,
         }
+    }
+
+    /// The gateway itself has had `statements` executed on the compute that is this process.
+    pub fn count_own(&self, process: &str, statements: u64) {
+        let mut own = self.own.lock();
+        if own.0 != process {
+            *own = (process.to_owned(), 0);
+        }
+        own.1 += statements;
+    }
+
+    /// How many that were.
+    pub fn own_statements(&self, process: &str) -> u64 {
+        let own = self.own.lock();
+        if own.0 == process { own.1 } else { 0 }
     }
 
     /// The sessions by their numbers on the compute that is this process, and how often

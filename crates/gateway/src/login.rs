@@ -23,7 +23,8 @@ pub(crate) mod caps {
 
 /// The version of the protocol.
 const VERSION: u8 = 10;
-/// The plugin that the greeting names. The client's answer by it is not used.
+/// The plugin that the greeting names. The client's answer by it is not used, unless it is one
+/// without a password.
 const NATIVE: &[u8] = b"mysql_native_password";
 /// A plugin that no account has. A server that is told that the client prefers it asks
 /// the client to use the account's own, with a challenge.
@@ -119,6 +120,10 @@ pub(crate) struct Answer {
     pub charset: u8,
     pub user: Vec<u8>,
     pub database: Vec<u8>,
+    /// It has answered the greeting's plugin, without a password. That needs no challenge, and a
+    /// compute that is told so answers as it would to the client itself. (sqlx does not answer
+    /// a switch to this plugin without a password as it should.)
+    pub without_password: bool,
     /// The connection attributes, as they came.
     pub attributes: Vec<u8>,
 }
@@ -145,18 +150,19 @@ impl Answer {
         from.bytes(19)?;
         let more_caps = from.u32()?;
         let user = from.text().to_vec();
-        if caps & caps::PLUGIN_AUTH_LENENC != 0 {
-            from.counted()?;
+        let response = if caps & caps::PLUGIN_AUTH_LENENC != 0 {
+            from.counted()?
         } else {
             let count = from.u8()?;
-            from.bytes(count.into())?;
-        }
+            from.bytes(count.into())?
+        };
+        let has_response = !response.is_empty();
         let database = match caps & caps::CONNECT_WITH_DB {
             0 => Vec::new(),
             _ => from.text().to_vec(),
         };
-        // The client's plugin: the account's is asked for anyway.
-        from.text();
+        // The account's plugin is asked for anyway.
+        let without_password = from.text() == NATIVE && !has_response;
         let attributes = match caps & caps::CONNECT_ATTRS {
             0 => &[],
             _ if from.rest().is_empty() => &[],
@@ -172,6 +178,7 @@ impl Answer {
             charset,
             user,
             database,
+            without_password,
             attributes: attributes.to_vec(),
         })
     }
@@ -198,7 +205,8 @@ impl Answer {
         out
     }
 
-    /// The payload of a packet for a server, which makes it ask for the account's plugin.
+    /// The payload of a packet for a server, which makes it ask for the account's plugin, unless
+    /// the client has no password.
     /// The client's TLS and compression end at the gateway. `secure`: the connection to the
     /// server has TLS.
     pub fn encode(&self, secure: bool) -> Vec<u8> {
@@ -220,7 +228,7 @@ impl Answer {
         if !self.database.is_empty() {
             put_text(&mut out, &self.database);
         }
-        put_text(&mut out, NONE);
+        put_text(&mut out, if self.without_password { NATIVE } else { NONE });
         if caps & caps::CONNECT_ATTRS != 0 {
             put_counted(&mut out, &self.attributes);
         }

@@ -46,6 +46,7 @@ impl Own {
             charset: UTF8MB4,
             user: Vec::new(),
             database: Vec::new(),
+            without_password: false,
             attributes: Vec::new(),
         };
         let (stream, _) = login(compute, &answer).await?;
@@ -85,6 +86,7 @@ pub(crate) async fn login(compute: &Reached, answer: &Answer) -> Result<(UnixStr
     let own = Answer {
         user: compute.own.user.clone().into_bytes(),
         database: Vec::new(),
+        without_password: false,
         caps: answer.caps & (greeting.caps | caps::SSL),
         more_caps: answer.more_caps & greeting.more_caps,
         ..answer.clone()

@@ -17,8 +17,9 @@ use crate::refusal::Refusal;
 use crate::relay::{self, Commands, Stopped};
 use crate::route::{ATTRIBUTE, Wishes, route};
 use crate::scan::is_ambiguous;
-use crate::secure::{self, Wanted};
+use crate::secure;
 use futures::future::Either;
+use rustls::ClientConfig;
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::SocketAddr;
@@ -348,11 +349,11 @@ async fn log_in(
     let from = client.peer.ip().to_canonical();
     let compute = shared.reach(branch, name, from).await?;
     let login = branch.pool.log_in(compute.pool, name).await?;
+    let clock = &shared.settings.clock;
     let wanted = match client.is_secure {
-        true => within(secure::wanted(&compute, &client.answer.user)).await,
-        false => Ok(None),
+        true => secure::wanted(branch, &compute, clock, &client.answer.user).await,
+        false => None,
     };
-    let wanted = wanted.map_err(no_answer(name))?;
     let connected = within(async {
         let mut stream = TcpStream::connect(compute.address).await?;
         stream.set_nodelay(true)?;
@@ -385,7 +386,9 @@ async fn log_in(
     let mut entered = branch.enter(greeting.id, compute.process.clone(), conversation, None);
     drop(passed);
     let place = branch.pool.enter(compute.pool, name);
-    let (mut stream, seq) = answer(&client.answer, stream, wanted).await?;
+    let wanted = wanted.filter(|_| greeting.caps & caps::SSL != 0);
+    let answered = answer(&client.answer, stream, wanted, &compute).await;
+    let (mut stream, seq) = answered.map_err(no_answer(name))?;
     // The compute's numbers are smaller by the packets that only the client had.
     let offset = client.seq.wrapping_sub(seq);
     let authenticated = authenticate(client, &mut stream, offset, login, place).await?;
@@ -421,15 +424,16 @@ fn no_answer(name: &str) -> impl Fn(Broken) -> Broken {
 async fn answer(
     answer: &Answer,
     mut stream: TcpStream,
-    wanted: Option<Wanted>,
+    wanted: Option<Arc<ClientConfig>>,
+    compute: &Reached,
 ) -> Result<(InnerStream, u8), Broken> {
     let mut seq = 1;
     let mut stream = match wanted {
         None => InnerStream::Tcp(stream),
-        Some(wanted) => {
+        Some(config) => {
             packet::write(&mut stream, seq, &answer.ask_for_tls()).await?;
             seq += 1;
-            let secured = within(wanted.connect(stream)).await?;
+            let secured = within(secure::connect(config, compute, stream)).await?;
             InnerStream::Tls(Box::new(secured))
         }
     };

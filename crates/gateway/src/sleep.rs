@@ -167,7 +167,7 @@ async fn ask(
     compute: &Reached,
     own: &mut Own,
 ) -> Result<(), Broken> {
-    let mut executed = statements(own).await?;
+    let mut executed = statements(branch, compute, own).await?;
     let mut quiet_since = shared.settings.clock.instant();
     let mut asked = quiet_since;
     let mut looked = quiet_since;
@@ -212,7 +212,7 @@ async fn ask(
             continue;
         }
         asked = shared.settings.clock.instant();
-        let seen = statements(own).await?;
+        let seen = statements(branch, compute, own).await?;
         if seen != executed {
             executed = seen;
             quiet_since = shared.settings.clock.instant();
@@ -373,11 +373,13 @@ async fn globals(own: &mut Own) -> Result<Vec<String>, Broken> {
 }
 
 /// The statements that clients have had executed, without the gateway's own.
-async fn statements(own: &mut Own) -> Result<u64, Broken> {
+async fn statements(branch: &Branch, compute: &Reached, own: &mut Own) -> Result<u64, Broken> {
+    // Before the compute counts: too few keep it awake for a while, too many might not.
+    let others = branch.own_statements(&compute.process);
     let rows = within(own.query(STATEMENTS)).await?;
     let all: Option<u64> = rows
         .first()
         .and_then(|row| number(row.first()?.as_deref()?));
     let all = all.ok_or_else(Refusal::malformed)?;
-    Ok(all.saturating_sub(own.statements()))
+    Ok(all.saturating_sub(own.statements() + others))
 }

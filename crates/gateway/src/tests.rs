@@ -241,6 +241,7 @@ fn answer() -> Answer {
         charset: 45,
         user: b"app".to_vec(),
         database: b"shop".to_vec(),
+        without_password: false,
         attributes: b"\x04_pid\x017\x0cxylem_branch\x03dev".to_vec(),
     }
 }
@@ -264,6 +265,11 @@ fn an_answer_comes_to_the_compute_as_the_client_gave_it() {
         ..answer.clone()
     };
     assert_eq!(Answer::decode(&secure.encode(false)).unwrap(), answer);
+    let open = Answer {
+        without_password: true,
+        ..answer.clone()
+    };
+    assert_eq!(Answer::decode(&open.encode(false)).unwrap(), open);
     let old = [&1_u32.to_le_bytes()[..], &[0; 60]].concat();
     assert_eq!(Answer::decode(&old).unwrap_err().code, 1251);
     assert!(!asks_for_tls(&answer.encode(false)));

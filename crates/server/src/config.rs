@@ -14,13 +14,13 @@ use settings as setting;
 pub use settings::{SETTINGS, ServerArgs, Setting, markdown};
 pub use sources::ConfigError;
 use sources::Sources;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 pub use wal_store::WalStore;
 use xylem_ambient::{Clock, Entropy};
-use xylem_tls::ServerFiles;
 use xylem_tls::authority::Paths;
+use xylem_tls::{ServerFiles, names};
 
 /// All settings of a server, validated.
 #[derive(Clone, Debug)]
@@ -263,23 +263,11 @@ fn certificates(from: &Sources) -> Result<Option<Certificates>, ConfigError> {
             Some(_) => Err(from.bad(&setting::tls_names, "it needs tls_dir, which is not set")),
         };
     };
-    let names = names.unwrap_or_default().split(',').map(str::trim);
-    let names = names.filter(|name| !name.is_empty());
-    let names: Result<Vec<String>, ConfigError> = names
-        .map(|name| {
-            // An address has one spelling in a certificate.
-            let address = name.trim_matches(['[', ']']).parse::<IpAddr>();
-            if let Ok(address) = address {
-                return Ok(address.to_string());
-            }
-            xylem_channel::server_name(name).map_err(|_| {
-                let why = format!("{name:?} is neither a DNS name nor an IP address");
-                from.bad(&setting::tls_names, &why)
-            })?;
-            Ok(name.to_owned())
-        })
-        .collect();
-    Ok(Some(Certificates { dir, names: names? }))
+    let names = names::listed(names.unwrap_or_default()).map_err(|name| {
+        let why = format!("{name:?} is neither a DNS name nor an IP address");
+        from.bad(&setting::tls_names, &why)
+    })?;
+    Ok(Some(Certificates { dir, names }))
 }
 
 fn tls(from: &Sources, own: Option<&Certificates>) -> Result<Option<ServerFiles>, ConfigError> {

@@ -8,10 +8,10 @@
 //! | `client.pem` | The private key and certificate of the owner's command line and of computes, for mutual TLS. |
 //! | `compute-ca.pem` | The certificate of the authority of computes, which clients of computes' own ports trust. |
 //! | `compute-ca.key` | Its private key. |
-//! | `compute.pem` | The private key and certificate of computes' own ports. |
 //!
-//! Computes have an authority of their own: code that runs in a compute has the key of
-//! `compute.pem`, and cannot pass for the server or a gateway with it.
+//! Each compute has a key and a certificate of its own, elsewhere ([`ensure_compute`]). The
+//! authority of computes is another one: code that runs in a compute has its key, and cannot
+//! pass for the server or a gateway with it.
 //!
 //! All are in PEM format (RFC 7468), for their owner only; the keys are ECDSA on the
 //! curve P-256. A file is replaced as a whole, so that another process reads a key and
@@ -64,8 +64,6 @@ pub struct Paths {
     pub compute_authority: PathBuf,
     /// The private key of computes' authority.
     pub compute_authority_key: PathBuf,
-    /// The computes' key and certificate.
-    pub compute: PathBuf,
 }
 
 impl Paths {
@@ -78,7 +76,6 @@ impl Paths {
             client: dir.join("client.pem"),
             compute_authority: dir.join("compute-ca.pem"),
             compute_authority_key: dir.join("compute-ca.key"),
-            compute: dir.join("compute.pem"),
         }
     }
 }
@@ -145,13 +142,15 @@ pub fn ensure(
     authority.issue(&paths.client, &client, now)
 }
 
-/// Makes the certificates of computes in `dir`, as [`ensure`] makes the others. They are
-/// renewed so early that a compute can run for a year with the one that it began with.
+/// Makes the key and certificate of a compute in `file`, unless they are there, and the
+/// authority of computes in `dir`. They are renewed so early that a compute can run for a year
+/// with those that it began with. One process at a time.
 ///
 /// # Errors
 /// As for [`ensure`], with `compute-ca.pem` and `compute-ca.key`.
 pub fn ensure_compute(
     dir: &Path,
+    file: &Path,
     names: &[String],
     clock: &Clock,
     entropy: &Entropy,
@@ -161,7 +160,7 @@ pub fn ensure_compute(
     let files = [
         &paths.compute_authority,
         &paths.compute_authority_key,
-        &paths.compute,
+        &paths.compute_authority_key,
     ];
     let authority = Authority::ensure(files, "computes", now, entropy)?;
     let compute = Wanted {
@@ -171,7 +170,7 @@ pub fn ensure_compute(
         valid: COPIED_VALID,
         renewed_before: COMPUTE_RENEWED_BEFORE,
     };
-    authority.issue(&paths.compute, &compute, now)
+    authority.issue(file, &compute, now)
 }
 
 /// The time in which the first certificate in the file `path` is valid.
@@ -238,15 +237,14 @@ struct Authority {
 
 impl Authority {
     /// The authority whose certificate and key are in the files that are named first. It is
-    /// made if there is none, and the last file, which it would have signed, is not there
-    /// either.
+    /// made if there is none, and the last file, a trace of one that there was, is missing, too.
     fn ensure(
-        [certificate, key, signed]: [&PathBuf; 3],
+        [certificate, key, trace]: [&PathBuf; 3],
         of: &str,
         now: SystemTime,
         entropy: &Entropy,
     ) -> Result<Authority, AuthorityError> {
-        if !certificate.exists() && !signed.exists() {
+        if !certificate.exists() && !trace.exists() {
             make_authority(certificate, key, of, now, entropy)?;
         }
         let text = read(certificate)?;

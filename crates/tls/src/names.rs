@@ -3,6 +3,28 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+/// The DNS names and addresses in `text`, with commas between them. An address gets the one
+/// spelling that it has in a certificate.
+///
+/// # Errors
+/// The first part that is neither.
+pub fn listed(text: &str) -> Result<Vec<String>, String> {
+    let parts = text.split(',').map(str::trim);
+    let parts = parts.filter(|part| !part.is_empty());
+    parts
+        .map(|part| {
+            let address = part.trim_matches(['[', ']']).parse::<IpAddr>();
+            if let Ok(address) = address {
+                return Ok(address.to_string());
+            }
+            match xylem_channel::server_name(part) {
+                Ok(_) => Ok(part.to_owned()),
+                Err(_) => Err(part.to_owned()),
+            }
+        })
+        .collect()
+}
+
 /// The names and addresses by which clients reach programs that listen on `addresses`:
 /// `localhost`, the machine's name, and the addresses of its interfaces where a program
 /// listens on all of them.

@@ -92,8 +92,10 @@ fn computes_have_an_authority_of_their_own_and_a_certificate_for_a_year_at_least
     let before = contents(&paths);
     let ensure = || {
         let names = ["localhost".to_owned()];
-        authority::ensure_compute(dir.path(), &names, &clock, &Entropy::system()).unwrap();
-        std::fs::read_to_string(&paths.compute).unwrap()
+        let file = dir.path().join("one.pem");
+        let entropy = Entropy::system();
+        authority::ensure_compute(dir.path(), &file, &names, &clock, &entropy).unwrap();
+        std::fs::read_to_string(&file).unwrap()
     };
     let made = ensure();
     assert_eq!(contents(&paths), before);
@@ -108,6 +110,23 @@ fn computes_have_an_authority_of_their_own_and_a_certificate_for_a_year_at_least
     assert_eq!(ensure(), made);
     now.fetch_add(2 * DAY_US, Ordering::Relaxed);
     assert_ne!(ensure(), made);
+    // Clients trust the authority: nothing takes its place by itself.
+    std::fs::remove_file(&paths.compute_authority).unwrap();
+    let names = ["localhost".to_owned()];
+    let file = dir.path().join("two.pem");
+    let made = authority::ensure_compute(dir.path(), &file, &names, &clock, &Entropy::system());
+    assert!(made.is_err() && !file.exists());
+}
+
+#[test]
+fn names_are_read_with_one_spelling_for_each_address() {
+    let names = crate::names::listed(" db.example.com, [2001:DB8::1],,10.0.0.1 ");
+    let wanted = ["db.example.com", "2001:db8::1", "10.0.0.1"];
+    assert_eq!(names.unwrap(), wanted);
+    assert_eq!(
+        crate::names::listed("a,not a name").unwrap_err(),
+        "not a name"
+    );
 }
 
 #[test]

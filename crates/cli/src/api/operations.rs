@@ -55,8 +55,8 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 /// The header of a request with a key that is sent again: how long ago it was sent first, in
 /// milliseconds.
 pub const FIRST_SENT: HeaderName = HeaderName::from_static("xylem-first-sent-ms");
-/// How long a request may be on its way.
-const ON_ITS_WAY: Duration = Duration::from_secs(10);
+/// How long a request may be on its way: it takes some time to connect and to send it.
+const ON_ITS_WAY: Duration = Duration::from_secs(30);
 
 /// An operation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -139,6 +139,8 @@ pub struct Operation {
     /// The caller's idempotency key, and the request that came with it.
     key: Option<(String, String)>,
     began: Timestamp,
+    /// The same on the steady clock.
+    began_at: Instant,
     state: watch::Sender<Progress>,
     /// Ends it, if it may be cancelled.
     cancel: Option<CancellationToken>,
@@ -207,14 +209,14 @@ pub struct Asked {
 #[derive(Debug)]
 pub struct Operations {
     all: Mutex<Kept>,
-    /// Earlier requests were another process's.
-    since: Instant,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Kept {
     /// The oldest one first.
     operations: VecDeque<Arc<Operation>>,
+    /// All later requests are known. Earlier ones were another process's, or were forgotten.
+    since: Instant,
 }
 
 impl Operation {
@@ -363,8 +365,7 @@ impl Operations {
     /// None yet, at `now`.
     pub fn new(now: Instant) -> Operations {
         Operations {
-            all: Mutex::default(),
-            since: now,
+            all: Mutex::new(Kept::new(now)),
         }
     }
 
@@ -468,14 +469,11 @@ impl Operations {
                 )
                 .hint("choose a key at random for each request"));
             }
-            let known_for = api.app.clock.since(self.since);
-            if asked
-                .first_sent
-                .is_some_and(|ago| ago + ON_ITS_WAY > known_for)
-            {
+            let now = api.app.clock.instant();
+            if asked.first_sent.is_some_and(|ago| all.may_miss(ago, now)) {
                 return Err(Problem::of(
                     Kind::Conflict,
-                    "the API was started after this request was sent first, and does not know whether it was executed then; nothing was changed now",
+                    "the API was started after this request was sent first, or has forgotten it since, and does not know whether it was executed then; nothing was changed now",
                 )
                 .hint("look whether it was, and if not, send it as a new request"));
             }
@@ -504,6 +502,7 @@ impl Operations {
             by: by.clone(),
             key: asked.key.clone().map(|key| (key, said)),
             began: now,
+            began_at: api.app.clock.instant(),
             state: watch::Sender::new(Progress::default()),
             // They take long, and are not waited for when the API stops.
             cancel: asked.cancellable.then(|| api.stopping.child_token()),
@@ -546,6 +545,19 @@ impl Operations {
 }
 
 impl Kept {
+    fn new(now: Instant) -> Kept {
+        Kept {
+            operations: VecDeque::new(),
+            since: now,
+        }
+    }
+
+    /// Whether a request that was sent so long `ago` may have begun an operation that is not
+    /// known.
+    fn may_miss(&self, ago: Duration, now: Instant) -> bool {
+        ago + ON_ITS_WAY > now.saturating_duration_since(self.since)
+    }
+
     /// Forgets the oldest one of a token that has begun many.
     fn forget_of(&mut self, by: &str) {
         let own = || self.operations.iter().filter(|one| one.by == by);
@@ -554,21 +566,32 @@ impl Kept {
         }
         let mut ended = self.operations.iter();
         if let Some(oldest) = ended.position(|one| one.by == by && !one.is_running()) {
-            self.operations.remove(oldest);
+            self.remove(oldest);
+        }
+    }
+
+    fn remove(&mut self, at: usize) {
+        if let Some(gone) = self.operations.remove(at) {
+            self.since = self.since.max(gone.began_at);
         }
     }
 
     /// Forgets operations that ended long ago, and the oldest of too many.
     fn forget(&mut self, now: Timestamp) {
         let oldest = now - KEPT;
+        let since = &mut self.since;
         self.operations.retain(|operation| {
             let state = operation.state.borrow();
-            state.ended.as_ref().is_none_or(|(at, _)| *at >= oldest)
+            let stays = state.ended.as_ref().is_none_or(|(at, _)| *at >= oldest);
+            if !stays {
+                *since = (*since).max(operation.began_at);
+            }
+            stays
         });
         while self.operations.len() > KEPT_MAX {
             let ended = self.operations.iter().position(|o| !o.is_running());
             let Some(ended) = ended else { return };
-            self.operations.remove(ended);
+            self.remove(ended);
         }
     }
 }

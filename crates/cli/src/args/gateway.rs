@@ -2,6 +2,7 @@
 
 use clap::Args;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 
 /// `xylem gateway`
 #[derive(Clone, Debug, Args)]
@@ -19,7 +20,7 @@ pub struct GatewayArgs {
     /// Most connections of one host, or of one /64 network of IPv6, at a time [default: three
     /// quarters of --connections-max]
     #[arg(long, value_name = "N")]
-    pub connections_per_host: Option<usize>,
+    pub connections_per_host: Option<NonZeroUsize>,
     /// Let clients of other machines connect without TLS, which shows what they send and
     /// receive to the network
     #[arg(long)]

@@ -73,9 +73,10 @@ async fn serve(app: App, args: &GatewayArgs) -> Result<()> {
         require_tls: !args.allow_plaintext,
         domain: args.domain.clone(),
         connections_max: args.connections_max,
-        connections_per_host: args
-            .connections_per_host
-            .unwrap_or(args.connections_max - args.connections_max / 4),
+        connections_per_host: match args.connections_per_host {
+            Some(most) => most.get(),
+            None => args.connections_max - args.connections_max / 4,
+        },
         drain: DRAIN,
         entropy: app.entropy.clone(),
         clock: app.clock.clone(),

@@ -157,9 +157,8 @@ fn tunable(out: &mut String, options: &Options<'_>) -> Result<()> {
     // Without it everybody with the FILE privilege writes wherever mariadbd can.
     line(out, "secure-file-priv", plain(&options.sql_files)?)?;
     if let Some(file) = &options.certificate {
-        let file = plain(file)?;
-        line(out, "ssl-cert", file)?;
-        line(out, "ssl-key", file)?;
+        // Also that of the key. People who name one file with both need not name it twice.
+        line(out, "ssl-cert", plain(file)?)?;
         line(out, "tls-version", "TLSv1.2,TLSv1.3")?;
     }
     if let Some(count) = options.undo_tablespaces {

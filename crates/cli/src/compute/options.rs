@@ -3,11 +3,11 @@
 use super::mycnf::{self, Options, PageServer, Tls};
 use super::starter::{Start, Starter};
 use crate::account::User;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use xylem_datadir::walk;
-use xylem_tls::authority::{self, Paths};
+use xylem_tls::authority;
 use xylem_tls::names;
 
 /// Whether the account that mariadbd runs as can reach the server's `socket`.
@@ -107,36 +107,29 @@ impl Starter<'_> {
         Ok(socket)
     }
 
-    /// The key and certificate of the compute's own port, as a copy for this start: another
-    /// start may renew the project's.
+    /// The key and certificate of the compute's own port.
     fn certificate(&self, start: &Start<'_>) -> Result<PathBuf> {
-        let state = &self.app.state;
-        let settings = &self.project.settings;
-        let mut names = names::of_listeners([settings.bind()]);
-        let given = settings
-            .server
-            .tls_names
-            .iter()
-            .flat_map(|names| names.split(','));
-        names.extend(given.map(|name| name.trim().to_owned()));
-        names.retain(|name| !name.is_empty());
-        let names: Vec<String> = names.into_iter().collect();
-        let dir = state.certificates();
-        let _alone = state.lock_certificates()?;
-        let made = authority::ensure_compute(&dir, &names, &self.app.clock, &self.app.entropy);
-        let file = Paths::in_dir(&dir).compute;
+        let (app, settings) = (self.app, &self.project.settings);
+        let mut all = names::of_listeners([settings.bind()]);
+        let given = settings.server.tls_names.as_deref().unwrap_or_default();
+        // The server has refused anything else.
+        all.extend(names::listed(given).unwrap_or_default());
+        let all: Vec<String> = all.into_iter().collect();
+        let (dir, file) = (app.state.certificates(), start.dir.certificate_file());
+        let _alone = app.state.lock_certificates()?;
+        let made = authority::ensure_compute(&dir, &file, &all, &app.clock, &app.entropy);
         match made {
             Err(error) if !file.exists() => return Err(error.into()),
             Err(error) => self.progress.note(&format!(
-                "the compute's certificate cannot be renewed: {error}"
+                "the certificate of {} cannot be renewed: {error}",
+                start.name.described()
             )),
             Ok(()) => {}
         }
-        let data =
-            std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        let copy = start.dir.certificate_file();
-        start.host.write_for(&copy, &data)?;
-        Ok(copy)
+        if let Some(user) = &start.host.user {
+            user.let_read(&file)?;
+        }
+        Ok(file)
     }
 
     /// Option files that people wrote, where mariadbd can read them.

