@@ -42,9 +42,10 @@ const DEFLATE_BYTES_MIN: usize = 50;
 /// A payload of this size is sent before the compute has said more. Zlib looks back by half
 /// of it.
 const PAYLOAD_BYTES: usize = 64 << 10;
-/// The largest payload: the rest of a packet that began in the one before. Some clients read one
-/// compressed packet more where a packet does not end in the first, and no third one.
-const PAYLOAD_BYTES_MAX: usize = 1 << 20;
+/// The largest rest of a packet that is deflated. Some clients read one compressed packet more
+/// where a packet does not end in the first, and no third one, so the rest is in one. A larger
+/// rest is sent as it is, which needs no buffer, and no processor for long.
+const REST_BYTES_MAX: usize = 1 << 20;
 /// The buffer of deflated bytes that were not inflated yet.
 const INPUT_BYTES: usize = 4 << 10;
 
@@ -59,6 +60,8 @@ pub(crate) struct Compressed<S> {
     plain: Vec<u8>,
     /// The compute's packet that is under way began in the payload before.
     is_rest: bool,
+    /// Bytes of a compressed packet that is sent as it is that have not come.
+    raw: usize,
     /// A compressed packet for the client, and how much of it was sent.
     out: Vec<u8>,
     sent: usize,
@@ -113,6 +116,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Compressed<S> {
             reading: Reading::BEGIN,
             plain: Vec::new(),
             is_rest: false,
+            raw: 0,
             out: Vec::new(),
             sent: 0,
             numbers: Numbers::new(form),
@@ -228,17 +232,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Compressed<S> {
 
     /// Takes bytes of packets. Returns how many, and makes a compressed packet when it is time.
     fn gather(&mut self, packets: &[u8]) -> usize {
-        let packets = &packets[..packets.len().min(PAYLOAD_BYTES)];
+        let mut packets = &packets[..packets.len().min(PAYLOAD_BYTES)];
+        if self.is_rest {
+            // Its end may be that of the payload.
+            let rest = self.numbers.left();
+            packets = &packets[..packets.len().min(rest)];
+            if self.plain.is_empty() && self.raw == 0 && rest > REST_BYTES_MAX {
+                self.raw = rest;
+                self.out = header(self.numbers.write_frame(), rest, 0).to_vec();
+            }
+        }
+        if self.raw > 0 {
+            let taken = self.numbers.write(packets, &mut self.out);
+            self.raw -= taken;
+            self.is_rest = self.raw > 0;
+            return taken;
+        }
         let taken = self.numbers.write(packets, &mut self.plain);
         // What comes next is in a compressed packet of its own.
         let is_whole = taken < packets.len() || self.numbers.holds_header();
-        let may_end = self.numbers.is_between() || !self.is_rest;
-        let size = self.plain.len();
-        if is_whole || size >= PAYLOAD_BYTES && may_end || size >= PAYLOAD_BYTES_MAX {
+        // What is under way behind the rest begins in this payload.
+        self.is_rest &= self.numbers.left() > 0;
+        if is_whole || self.plain.len() >= PAYLOAD_BYTES && !self.is_rest {
             self.pack();
-        } else if self.numbers.is_between() {
-            // Whatever is under way next begins in this payload.
-            self.is_rest = false;
         }
         taken
     }
@@ -257,19 +273,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Compressed<S> {
         if plain.is_empty() {
             return;
         }
-        self.is_rest = !self.numbers.is_between();
+        self.is_rest = self.numbers.left() > 0;
         let number = self.numbers.write_frame();
         DEFLATER.with_borrow_mut(|deflater| self.out = frame(number, &plain, deflater));
     }
 }
 
+/// The header of a compressed packet of `count` bytes. `inflated` is 0 for one that is not
+/// deflated.
+fn header(number: u8, count: usize, inflated: usize) -> [u8; HEADER_BYTES] {
+    let [a, b, c, ..] = count.to_le_bytes();
+    let [d, e, f, ..] = inflated.to_le_bytes();
+    [a, b, c, number, d, e, f]
+}
+
 /// A compressed packet.
 fn frame(number: u8, plain: &[u8], deflater: &mut CompressorOxide) -> Vec<u8> {
-    let header = |count: usize, inflated: usize| {
-        let [a, b, c, ..] = count.to_le_bytes();
-        let [d, e, f, ..] = inflated.to_le_bytes();
-        [a, b, c, number, d, e, f]
-    };
     let mut out = vec![0; HEADER_BYTES + plain.len()];
     let (head, payload) = out.split_at_mut(HEADER_BYTES);
     if plain.len() >= DEFLATE_BYTES_MIN {
@@ -278,12 +297,12 @@ fn frame(number: u8, plain: &[u8], deflater: &mut CompressorOxide) -> Vec<u8> {
         let room = &mut payload[..plain.len() - 1];
         let (status, _, count) = compress(deflater, plain, room, TDEFLFlush::Finish);
         if status == TDEFLStatus::Done {
-            head.copy_from_slice(&header(count, plain.len()));
+            head.copy_from_slice(&header(number, count, plain.len()));
             out.truncate(HEADER_BYTES + count);
             return out;
         }
     }
-    head.copy_from_slice(&header(plain.len(), 0));
+    head.copy_from_slice(&header(number, plain.len(), 0));
     payload.copy_from_slice(plain);
     out
 }

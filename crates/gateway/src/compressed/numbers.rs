@@ -279,6 +279,11 @@ impl Numbers {
         !self.by_compute.continued && self.waiting.front().is_some_and(is_other)
     }
 
+    /// Bytes of the compute's packet that have not come.
+    pub fn left(&self) -> usize {
+        self.by_compute.left
+    }
+
     /// Whether the compute's last packet has come to its end.
     pub fn is_between(&self) -> bool {
         self.by_compute.is_between()

@@ -1,6 +1,6 @@
 //! Compressed packets that were written by hand, and those that come back.
 
-use super::{Compressed, INPUT_BYTES, Reading};
+use super::{Compressed, INPUT_BYTES, PAYLOAD_BYTES, REST_BYTES_MAX, Reading};
 use crate::conversation::Form;
 use crate::packet::{FULL, header};
 use miniz_oxide::deflate::compress_to_vec_zlib;
@@ -528,6 +528,12 @@ fn a_packet_is_in_two_compressed_packets_at_most() {
         50,
         1_000_000,
         3000,
+        1_200_000,
+        3_000_000,
+        60,
+        (1 << 20) + (64 << 10) + 5,
+        FULL,
+        100_000,
         70_000,
         64 << 10,
         7,
@@ -559,6 +565,26 @@ fn a_packet_is_in_two_compressed_packets_at_most() {
         begin = end;
     }
     assert!(stream.plain.is_empty() && stream.out.is_empty());
+    // None is large beside what the compute sends at a time, whatever its packets are.
+    let deflated = frames.iter().filter(|frame| frame.1);
+    let largest = deflated.map(|frame| frame.2.len()).max();
+    assert!(largest.is_some_and(|largest| largest < REST_BYTES_MAX + 2 * PAYLOAD_BYTES));
+    assert!(frames.iter().any(|frame| frame.2.len() > 15 << 20));
+}
+
+#[test]
+fn a_large_packet_that_stops_midway_has_sent_what_came() {
+    let whole = packet(1, &vec![7; 3 << 20]);
+    let mut stream = idle();
+    for piece in whole[..2 << 20].chunks(4096) {
+        write(&mut stream, piece);
+    }
+    assert!(stream.plain.is_empty() && stream.out.is_empty());
+    let before = stream.stream.sent.len();
+    // The end of the stream adds nothing that would pass for the rest.
+    let end = Pin::new(&mut stream).poll_shutdown(&mut cx());
+    assert!(matches!(end, Poll::Ready(Ok(()))));
+    assert_eq!(stream.stream.sent.len(), before);
 }
 
 #[test]
