@@ -206,9 +206,8 @@ impl Answer {
     }
 
     /// The payload of a packet for a server, which makes it ask for the account's plugin, unless
-    /// the client has no password.
-    /// The client's TLS and compression end at the gateway. `secure`: the connection to the
-    /// server has TLS.
+    /// the client has no password. The client's TLS and compression end at the gateway.
+    /// `secure`: the connection to the server has TLS.
     pub fn encode(&self, secure: bool) -> Vec<u8> {
         let mut caps = self.caps & !(caps::SSL | caps::COMPRESS | caps::CONNECT_WITH_DB);
         caps |= caps::PLUGIN_AUTH_LENENC;

@@ -443,9 +443,9 @@ async fn answer(
 }
 
 /// Passes the compute's challenge to the client and its answers back, until the compute
-/// has decided. The client's packets have numbers that are larger by `offset`. A client that is let in waits for its `place`. Returns that, the flags of its
-/// status, and what the client and the compute have sent behind that; `None` when the compute
-/// does not let the client in.
+/// has decided. The client's packets have numbers that are larger by `offset`. A client that
+/// is let in waits for its `place`. Returns that, the flags of its status, and what the client
+/// and the compute have sent behind that; `None` when the compute does not let the client in.
 async fn authenticate(
     client: &mut Client,
     compute: &mut InnerStream,
@@ -588,7 +588,7 @@ async fn pass(
         let Some(request) = handle.take() else {
             continue;
         };
-        let capture = async { Parked::capture(&mut inner.stream, form, request.account).await };
+        let capture = Parked::capture(&mut inner.stream, form, request.account);
         let Ok(captured) = tokio::time::timeout(MOVE, capture).await else {
             return None;
         };
