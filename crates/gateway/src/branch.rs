@@ -28,7 +28,7 @@ pub(crate) struct Branch {
     pub pool: Arc<Pool>,
     /// The sessions on the compute, by their numbers there.
     sessions: Mutex<HashMap<u32, Arc<Handle>>>,
-    /// What the compute demands of clients with TLS, as far as that was asked.
+    /// The compute's last answer about TLS.
     pub secure: tokio::sync::Mutex<Option<Known>>,
     /// Statements of the gateway's own on the compute that is this process, apart from those of
     /// the task that watches it.

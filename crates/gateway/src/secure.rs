@@ -50,7 +50,7 @@ pub(crate) struct Known {
     demands: Option<Arc<Demands>>,
 }
 
-/// What a compute demands of clients.
+/// The demands of a compute that has TLS.
 #[derive(Debug)]
 struct Demands {
     /// It demands TLS of all accounts.

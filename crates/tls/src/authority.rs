@@ -120,7 +120,7 @@ pub fn ensure(
     clock: &Clock,
     entropy: &Entropy,
 ) -> Result<(), AuthorityError> {
-    let now = SystemTime::UNIX_EPOCH + Duration::from_micros(clock.now_us());
+    let now = time_of(clock);
     let paths = Paths::in_dir(dir);
     let files = [&paths.authority, &paths.authority_key, &paths.server];
     let authority = Authority::ensure(files, "project", now, entropy)?;
@@ -155,7 +155,7 @@ pub fn ensure_compute(
     clock: &Clock,
     entropy: &Entropy,
 ) -> Result<(), AuthorityError> {
-    let now = SystemTime::UNIX_EPOCH + Duration::from_micros(clock.now_us());
+    let now = time_of(clock);
     let paths = Paths::in_dir(dir);
     let files = [
         &paths.compute_authority,
@@ -171,6 +171,10 @@ pub fn ensure_compute(
         renewed_before: COMPUTE_RENEWED_BEFORE,
     };
     authority.issue(file, &compute, now)
+}
+
+fn time_of(clock: &Clock) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_micros(clock.now_us())
 }
 
 /// The time in which the first certificate in the file `path` is valid.

@@ -1,13 +1,13 @@
 //! TLS on the computes' own ports, and accounts that require TLS.
 
-use crate::gateway::said;
+use crate::gateway::{client, said};
 use crate::sleep::Sleepers;
 use anyhow::{Context, Result, ensure};
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 use xylem_ambient::{Clock, Entropy};
 use xylem_e2e::{Project, wait_until};
@@ -16,21 +16,8 @@ use xylem_tls::authority;
 /// The cipher of the session on the compute; empty without TLS.
 const CIPHER: &str = "SHOW STATUS LIKE 'Ssl_cipher'";
 
-/// MariaDB's client on a port of this machine.
-fn client(project: &Project, port: u16) -> Command {
-    let prefix = project.home().join("mariadb/usr");
-    let mut client = Command::new(prefix.join("bin/mariadb"));
-    client
-        .args(["--no-defaults", "--protocol=tcp", "--host=127.0.0.1"])
-        .args(["--batch", "--skip-column-names", "--unbuffered"])
-        .arg(format!("--port={port}"))
-        .env("LD_LIBRARY_PATH", prefix.join("lib/x86_64-linux-gnu"))
-        .stdin(Stdio::null());
-    client
-}
-
 fn ask(project: &Project, port: u16, args: &[&str]) -> Result<String> {
-    let out: Output = client(project, port).args(args).output()?;
+    let out = client(project, port).args(args).output()?;
     Ok(said(&out))
 }
 

@@ -79,15 +79,7 @@ impl Gateway {
 
     /// Runs MariaDB's client on the gateway.
     pub fn client(&self, args: &[&str]) -> Result<Output> {
-        let prefix = self.project.home().join("mariadb/usr");
-        Ok(Command::new(prefix.join("bin/mariadb"))
-            .args(["--no-defaults", "--protocol=tcp", "--host=127.0.0.1"])
-            .args(["--batch", "--skip-column-names"])
-            .arg(format!("--port={}", self.port))
-            .args(args)
-            .env("LD_LIBRARY_PATH", prefix.join("lib/x86_64-linux-gnu"))
-            .stdin(Stdio::null())
-            .output()?)
+        Ok(client(&self.project, self.port).args(args).output()?)
     }
 
     /// The branch's name, as its table says.
@@ -99,6 +91,19 @@ impl Gateway {
     fn log(&self) -> String {
         std::fs::read_to_string(self.project.dir().join("gateway.log")).unwrap_or_default()
     }
+}
+
+/// MariaDB's client on a port of this machine.
+pub(crate) fn client(project: &Project, port: u16) -> Command {
+    let prefix = project.home().join("mariadb/usr");
+    let mut client = Command::new(prefix.join("bin/mariadb"));
+    client
+        .args(["--no-defaults", "--protocol=tcp", "--host=127.0.0.1"])
+        .args(["--batch", "--skip-column-names", "--unbuffered"])
+        .arg(format!("--port={port}"))
+        .env("LD_LIBRARY_PATH", prefix.join("lib/x86_64-linux-gnu"))
+        .stdin(Stdio::null());
+    client
 }
 
 impl Drop for Gateway {
