@@ -650,12 +650,18 @@ async fn publish(
 async fn abandon(node: &Arc<Node>, made: &Arc<OpenBranch>) {
     made.set_removed();
     open::close_branch(made).await;
-    let (node, id) = (Arc::clone(node), made.id());
+    remove_unnamed(node, made.id()).await;
+}
+
+/// Removes the files of a branch that no catalogue has ever named. Best effort: the next start
+/// sweeps what stays.
+async fn remove_unnamed(node: &Arc<Node>, id: BranchId) {
+    let node = Arc::clone(node);
     let removed = tokio::task::spawn_blocking(move || {
         node.opened().map(|opened| opened.store.remove_branch(id))
     });
     if !matches!(removed.await, Ok(Some(Ok(())))) {
-        tracing::warn!(branch_id = %made.id(), "cannot remove the files of a branch that was not created; the next start removes them");
+        tracing::warn!(branch_id = %id, "cannot remove the files of a branch that was not created; the next start removes them");
     }
 }
 

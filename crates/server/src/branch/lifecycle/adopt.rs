@@ -3,7 +3,9 @@
 //! Until then no catalogue names what the import writes. If the server is killed
 //! meanwhile, its next start sweeps the files.
 
-use super::{Early, ManageError, blocking, check_free, open_new, opened, publish, settle};
+use super::{
+    Early, ManageError, blocking, check_free, open_new, opened, publish, remove_unnamed, settle,
+};
 use crate::branch::live::OpenBranch;
 use crate::branch::open;
 use crate::node::{Node, Opened};
@@ -56,14 +58,18 @@ pub(crate) async fn adopt(
     let opened = opened(node)?;
     let _changes = match settle::lock(opened).await {
         Ok(changes) => changes,
-        Err(error) => return Err(discard(node, id, error).await),
+        Err(error) => {
+            remove_unnamed(node, id).await;
+            return Err(error);
+        }
     };
     let branches = opened.branches.all();
     let empty = branches.iter().find(|b| b.name() == name.as_str());
     // Held before the check: no compute may attach to the empty branch from here on.
     let held = empty.map(|branch| branch.hold());
     if let Err(error) = check(node, name, &innodb) {
-        return Err(discard(node, id, error).await);
+        remove_unnamed(node, id).await;
+        return Err(error);
     }
     let meta = BranchMeta {
         id,
@@ -106,19 +112,6 @@ pub(crate) async fn adopt(
     }
     opened.branches.insert(&made, name.as_str());
     Ok(())
-}
-
-/// Removes what the import of `id` has written, for `error`. Best effort: the next start
-/// sweeps what stays.
-async fn discard(node: &Arc<Node>, id: BranchId, error: ManageError) -> ManageError {
-    let node = Arc::clone(node);
-    let removed = tokio::task::spawn_blocking(move || {
-        node.opened().map(|opened| opened.store.remove_branch(id))
-    });
-    if !matches!(removed.await, Ok(Some(Ok(())))) {
-        tracing::warn!(branch_id = %id, "cannot remove what an import has written; the next start removes it");
-    }
-    error
 }
 
 /// Closes and removes the empty branch that was replaced. Best effort: the next start
