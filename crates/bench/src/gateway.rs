@@ -31,8 +31,9 @@ const WARM_UP: u32 = 200;
 const IDLE: u32 = 500;
 /// Branches that sleep and wake, each in turn.
 const BRANCHES: u32 = 8;
-/// The time without use after which these sleep.
-const SUSPEND_AFTER: &str = "1s";
+/// The time without use after which these sleep: longer than a round takes, so that none of
+/// them ends while another one's wake is measured.
+const SUSPEND_AFTER: &str = "6s";
 /// The buffer pool of computes that are only started, as in part `start`.
 const START_POOL: &str = "256MiB";
 /// Starts of stock MariaDB for each wake of all branches.

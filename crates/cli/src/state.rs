@@ -339,6 +339,10 @@ impl ComputeDir {
     pub fn data(&self) -> PathBuf {
         self.root.join("data")
     }
+    /// The data directory of the last start, while the next one begins.
+    pub fn old_data(&self) -> PathBuf {
+        self.root.join("old-data")
+    }
     /// MariaDB's temporary files.
     pub fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
@@ -366,6 +370,11 @@ impl ComputeDir {
     /// The key and certificate of the compute's own port.
     pub fn certificate_file(&self) -> PathBuf {
         self.root.join("compute.pem")
+    }
+    /// The authorities of clients' certificates, under the names that `openssl rehash` gives
+    /// them.
+    pub fn client_authorities(&self) -> PathBuf {
+        self.root.join("client-ca")
     }
     /// The compute's token: for its branch and epoch.
     pub fn token_file(&self) -> PathBuf {

@@ -1,5 +1,6 @@
 //! A fresh data directory from a base backup.
 
+use super::old::{OldFiles, Wanted};
 use crate::account::User;
 use anyhow::{Context, Result, bail};
 use std::collections::HashSet;
@@ -15,6 +16,7 @@ pub struct Materialise<'a> {
     datadir: &'a Path,
     owner: Option<&'a User>,
     directories: HashSet<PathBuf>,
+    old: Option<OldFiles>,
     log_bytes: Option<u64>,
 }
 
@@ -26,7 +28,18 @@ impl<'a> Materialise<'a> {
             datadir,
             owner,
             directories: HashSet::new(),
+            old: None,
             log_bytes: None,
+        }
+    }
+
+    /// Takes files over from the directory `old`, as it was after an earlier start and is now
+    /// the caller's, where they would be made in the same way.
+    #[must_use]
+    pub fn reuse(self, old: &Path) -> Materialise<'a> {
+        Materialise {
+            old: OldFiles::in_directory(old),
+            ..self
         }
     }
 
@@ -45,19 +58,18 @@ impl<'a> Materialise<'a> {
                 if file.offset > 0 {
                     return more(&path, &file.data, file.offset);
                 }
-                self.file(&path, mode_or(file.mode, 0o660), |out| {
-                    out.write_all_at(&file.data, 0)
-                })
+                let content = [(0, &file.data[..])];
+                self.content(
+                    &path,
+                    mode_or(file.mode, 0o660),
+                    file.data.len() as u64,
+                    &content,
+                )
             }
             Some(Item::Tablespace(space)) => {
                 let path = self.resolve(&space.path)?;
-                self.file(&path, 0o660, |out| {
-                    out.set_len(space.size)?;
-                    for page in &space.pages {
-                        out.write_all_at(&page.data, page.offset)?;
-                    }
-                    Ok(())
-                })
+                let pages = space.pages.iter().map(|page| (page.offset, &page.data[..]));
+                self.content(&path, 0o660, space.size, &pages.collect::<Vec<_>>())
             }
             Some(Item::RedoLog(log)) => {
                 let path = self.datadir.join("ib_logfile0");
@@ -123,6 +135,40 @@ impl<'a> Materialise<'a> {
         }
     }
 
+    /// A file of `length` bytes with these pieces, and zeros between them.
+    fn content(
+        &mut self,
+        path: &Path,
+        mode: u32,
+        length: u64,
+        pieces: &[(u64, &[u8])],
+    ) -> Result<()> {
+        if let Some(parent) = path.parent() {
+            self.directory(parent, 0o700)?;
+        }
+        let me = || rustix::process::geteuid().as_raw();
+        let owner = self.owner.map_or_else(me, |owner| owner.uid);
+        let wanted = Wanted {
+            length,
+            pieces,
+            mode,
+            owner,
+        };
+        if let Some(old) = &mut self.old
+            && let Ok(relative) = path.strip_prefix(self.datadir)
+            && old.take(relative, &wanted, path)
+        {
+            return Ok(());
+        }
+        self.file(path, mode, |out| {
+            out.set_len(length)?;
+            for (offset, piece) in pieces {
+                out.write_all_at(piece, *offset)?;
+            }
+            Ok(())
+        })
+    }
+
     fn file(
         &mut self,
         path: &Path,
@@ -134,8 +180,7 @@ impl<'a> Materialise<'a> {
         }
         std::fs::OpenOptions::new()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(mode)
             .open(path)
             .and_then(|file| {

@@ -38,9 +38,11 @@ impl Host {
             None => home.clone(),
         };
         let dir = state.compute(name);
-        files::make_private_dir(dir.root())?;
-        if let Some(user) = &user {
-            user.let_pass(dir.root())?;
+        for path in [dir.root(), &dir.client_authorities()] {
+            files::make_private_dir(path)?;
+            if let Some(user) = &user {
+                user.let_pass(path)?;
+            }
         }
         Ok(Host { user, home })
     }
@@ -65,12 +67,13 @@ impl Host {
         Ok(to)
     }
 
-    /// Empties the data and temporary directories, which hold nothing of value; files
-    /// that SQL has written and the page cache stay. The data directory is not mariadbd's
-    /// yet: see [`Host::give`].
+    /// Makes new data and temporary directories; files that SQL has written and the page
+    /// cache stay. The data directory is not mariadbd's yet: see [`Host::give`]. The one of the
+    /// last start, which holds nothing of value, is put aside.
     pub fn fresh(&self, dir: &ComputeDir) -> Result<()> {
+        self.put_aside(&dir.data(), &dir.old_data())?;
+        files::remove_tree(&dir.tmp())?;
         for path in [dir.data(), dir.tmp()] {
-            files::remove_tree(&path)?;
             files::make_private_dir(&path)?;
         }
         for path in [dir.run(), dir.sql_files(), dir.cache()] {
@@ -82,6 +85,21 @@ impl Host {
         [dir.tmp(), dir.run(), dir.sql_files(), dir.cache()]
             .iter()
             .try_for_each(|path| user.give(path))
+    }
+
+    /// Moves `path` to `aside`, and takes it back from mariadbd's account.
+    fn put_aside(&self, path: &Path, aside: &Path) -> Result<()> {
+        files::remove_tree(aside)?;
+        match std::fs::rename(path, aside) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            moved => moved.with_context(|| format!("cannot put {} aside", path.display()))?,
+        }
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        if uid.is_root() {
+            std::os::unix::fs::lchown(aside, Some(uid.as_raw()), Some(gid.as_raw()))
+                .with_context(|| format!("cannot take {} back", aside.display()))?;
+        }
+        files::close(aside)
     }
 
     /// Gives `path`, and not what is in it, to mariadbd's account.

@@ -7,6 +7,7 @@ mod fill;
 mod host;
 pub mod mycnf;
 pub mod name;
+mod old;
 mod options;
 mod port;
 pub mod reader;

@@ -23,6 +23,7 @@ impl Starter<'_> {
             ("LD_LIBRARY_PATH".to_owned(), home.library_path()),
             ("LD_PRELOAD".to_owned(), home.client_library().into()),
             ("XYLEM_DATADIR".to_owned(), start.dir.data().into()),
+            ("XYLEM_DATADIR_DISPOSABLE".to_owned(), "1".into()),
         ]
     }
 
@@ -80,6 +81,7 @@ impl Starter<'_> {
             bind: settings.bind(),
             port: start.port,
             certificate,
+            client_authorities: dir.client_authorities(),
             as_root: host.user.is_none() && rustix::process::geteuid().is_root(),
             buffer_pool: buffer_pool.unwrap_or(mycnf::BUFFER_POOL),
             page_cache: page_cache.unwrap_or(mycnf::PAGE_CACHE),

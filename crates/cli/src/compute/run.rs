@@ -44,7 +44,12 @@ impl Starter<'_> {
     /// [`PortTaken`], and when mariadbd ends or would not be as it must be.
     pub(super) async fn run(&mut self, start: &Start<'_>) -> Result<ComputeRecord> {
         let dir = &start.dir;
-        let log_bytes = self.materialise(start).await?;
+        let materialised = self.materialise(start).await;
+        if materialised.is_err() {
+            // It may be what fills the disk.
+            let _ = files::remove_tree(&dir.old_data());
+        }
+        let log_bytes = materialised?;
         let socket = self.write_options(start, log_bytes, false)?;
         let _ = std::fs::remove_file(&socket);
         let login = self.login(start)?;
@@ -57,7 +62,12 @@ impl Starter<'_> {
         let mut record = self.spawn(start, args, socket)?;
         record.user = login.user;
         record.save(dir)?;
-        wait(start, &record).await?;
+        let old = dir.old_data();
+        let removed = tokio::task::spawn_blocking(move || files::remove_tree(&old));
+        let ready = wait(start, &record).await;
+        // Otherwise the next start removes it.
+        let _ = removed.await;
+        ready?;
         decoy::put(&dir.data())?;
         if start.at_lsn.is_some()
             && let Err(error) = reader::check(self.home, dir)
@@ -88,7 +98,8 @@ impl Starter<'_> {
         let what = start.name.described();
         self.progress.say(format!("fetching files for {what}"));
         let (host, data) = (start.host, start.dir.data());
-        let mut base = Materialise::new(&data, host.user.as_ref());
+        let base = Materialise::new(&data, host.user.as_ref());
+        let mut base = base.reuse(&start.dir.old_data());
         let lsn = start.attached.start_lsn;
         self.control
             .base_backup(&start.branch, lsn, |item| base.take(item))

@@ -235,13 +235,13 @@ impl Starter<'_> {
         })
     }
 
-    /// Attaches to the branch that has the name now. The compute's directory is emptied
-    /// meanwhile, since removing the files of the last start takes as long.
+    /// Attaches to the branch that has the name now. The compute's directories are made
+    /// meanwhile.
     async fn attach(&self, name: &ComputeName, host: &Host) -> Result<AttachResponse> {
-        let (emptying, dir) = (host.clone(), self.app.state.compute(name));
-        let emptied = tokio::task::spawn_blocking(move || emptying.fresh(&dir));
+        let (making, dir) = (host.clone(), self.app.state.compute(name));
+        let made = tokio::task::spawn_blocking(move || making.fresh(&dir));
         let attached = self.control.attach(name).await;
-        emptied.await.context("cannot wait for a thread")??;
+        made.await.context("cannot wait for a thread")??;
         attached
     }
 

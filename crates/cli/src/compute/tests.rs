@@ -30,6 +30,7 @@ fn options() -> Options<'static> {
         port: 3306,
         as_root: false,
         certificate: None,
+        client_authorities: "/s/client-ca".into(),
         buffer_pool: "256M",
         page_cache: "1G",
         page_cache_file: "/s/computes/main/cache/pages".into(),
@@ -118,6 +119,7 @@ fn options_that_vary() {
     // One's own certificate comes after it, and wins.
     let (before, _) = text.split_once("!include /s/custom.cnf").unwrap();
     assert!(has(before, "ssl-cert = \"/s/compute.pem\""));
+    assert!(has(before, "ssl-capath = \"/s/client-ca\""));
     assert!(!before.contains("ssl-key"));
     assert!(has(&text, "user = \"root\""));
     assert!(has(&text, "innodb-page-server-token-file = \"/s/token\""));
@@ -433,6 +435,47 @@ fn a_base_backup_becomes_files() {
     );
     let log = std::fs::read(dir.path().join("ib_logfile0")).unwrap();
     assert_eq!((log.len(), log[511], log[512]), (64 << 20, 1, 0));
+}
+
+#[test]
+fn a_start_takes_over_the_files_that_it_would_make_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, data) = (dir.path().join("old"), dir.path().join("data"));
+    let space = |path: &str, byte: u8| {
+        item(Item::Tablespace(Tablespace {
+            path: path.to_owned(),
+            size: 1 << 20,
+            pages: vec![FilePage {
+                offset: 16384,
+                data: vec![byte; 16384].into(),
+            }],
+            ..Tablespace::default()
+        }))
+    };
+    std::fs::create_dir(&old).unwrap();
+    let mut base = Materialise::new(&old, None);
+    for item in [
+        side_file("db/t.frm"),
+        space("ibdata1", 1),
+        space("db/t.ibd", 1),
+    ] {
+        base.take(item).unwrap();
+    }
+    std::fs::write(old.join("db/stranger.frm"), "frm").unwrap();
+    std::fs::create_dir(&data).unwrap();
+    let mut base = Materialise::new(&data, None).reuse(&old);
+    for item in [
+        side_file("db/t.frm"),
+        space("ibdata1", 1),
+        space("db/t.ibd", 2),
+    ] {
+        base.take(item).unwrap();
+    }
+    let inode = |path: PathBuf| std::fs::metadata(path).unwrap().ino();
+    let is_same = |path: &str| inode(old.join(path)) == inode(data.join(path));
+    assert!(is_same("db/t.frm") && is_same("ibdata1") && !is_same("db/t.ibd"));
+    assert_eq!(std::fs::read(data.join("db/t.ibd")).unwrap()[16384], 2);
+    assert!(!data.join("db/stranger.frm").exists());
 }
 
 #[test]

@@ -140,6 +140,7 @@ fn private(state: &StateDir, checks: &mut Vec<Check>) {
             dir.init_sql(),
             dir.log(),
             dir.data(),
+            dir.old_data(),
             dir.tmp(),
             dir.run(),
             dir.sql_files(),

@@ -346,7 +346,7 @@ interpose! {
         if looks_at(fd) {
             run(-1, || ops::sync(fd, || real::fsync(fd)))
         } else if looks() {
-            run(-1, || ops::sync_directory(fd, || real::fsync(fd)))
+            run(-1, || ops::sync_other(fd, || real::fsync(fd)))
         } else {
             real::fsync(fd)
         }
@@ -355,7 +355,7 @@ interpose! {
         if looks_at(fd) {
             run(-1, || ops::sync(fd, || real::fdatasync(fd)))
         } else if looks() {
-            run(-1, || ops::sync_directory(fd, || real::fdatasync(fd)))
+            run(-1, || ops::sync_other(fd, || real::fdatasync(fd)))
         } else {
             real::fdatasync(fd)
         }

@@ -291,14 +291,20 @@ pub fn sync(fd: c_int, sync: impl FnOnce() -> c_int) -> Outcome {
     finish(ops, seq, 0)
 }
 
-/// Waits for all operations so far if `fd` is a directory that may hold databases
-/// or side files. Calls `sync` otherwise, and while there is no redo stream.
-pub fn sync_directory(fd: c_int, sync: impl FnOnce() -> c_int) -> Outcome {
-    let directory = stat(fd).is_some_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR);
-    if !directory
-        || !paths::of_descriptor(fd).is_some_and(|path| path.is_empty() || is_database(&path))
-    {
+/// Syncs `fd`, which is not a side file open for writing. For a directory that may hold databases
+/// or side files, waits for all operations so far; calls `sync` while there is no redo stream.
+/// Does nothing for another file in the data directory, if that is disposable. Calls `sync` for
+/// all else.
+pub fn sync_other(fd: c_int, sync: impl FnOnce() -> c_int) -> Outcome {
+    let Some(path) = paths::of_descriptor(fd) else {
         return outcome(sync());
+    };
+    let directory = stat(fd).is_some_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR);
+    if !directory || !(path.is_empty() || is_database(&path)) {
+        return match paths::is_disposable() {
+            true => Ok(0),
+            false => outcome(sync()),
+        };
     }
     let ops = lock(&OPS);
     if !ops.is_connected() {

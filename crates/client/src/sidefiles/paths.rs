@@ -44,6 +44,17 @@ fn find_out() -> bool {
     on
 }
 
+/// Whether a server never finds the data directory of an earlier one: `XYLEM_DATADIR_DISPOSABLE`
+/// is 1.
+pub fn is_disposable() -> bool {
+    static DISPOSABLE: OnceLock<bool> = OnceLock::new();
+    // SAFETY: both names are NUL-terminated; the value is compared at once.
+    *DISPOSABLE.get_or_init(|| unsafe {
+        let value = libc::getenv(c"XYLEM_DATADIR_DISPOSABLE".as_ptr());
+        !value.is_null() && CStr::from_ptr(value) == c"1"
+    })
+}
+
 /// The data directory as `XYLEM_DATADIR` names it.
 pub fn root() -> Option<&'static Path> {
     GIVEN.get().map(PathBuf::as_path)

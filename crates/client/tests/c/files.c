@@ -359,6 +359,13 @@ int main(int argc, char **argv) {
     put("early/#sql-temptable-1-2-3.MAD", "", 0);
     CHECK(mkdir("mysql", 0700) == 0);
     put("mysql/general_log2.CSV", "", 0);
+  } else if (!strcmp(argv[3], "syncs")) {
+    /* A real sync of a pipe fails. */
+    CHECK(mkfifo("pipe", 0600) == 0 && mkfifo("../pipe", 0600) == 0);
+    fd = open("pipe", O_RDWR);
+    CHECK(fd >= 0 && fsync(fd) == 0 && fdatasync(fd) == 0 && close(fd) == 0);
+    fd = open("../pipe", O_RDWR);
+    CHECK(fd >= 0 && fsync(fd) == -1 && errno == EINVAL && fdatasync(fd) == -1 && errno == EINVAL);
   } else if (!strcmp(argv[3], "full")) {
     /* Without a connection memory is bounded, and an operation beyond it fails. */
     char *mega = calloc(1, 1 << 20);

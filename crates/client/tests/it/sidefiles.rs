@@ -165,6 +165,25 @@ fn unconnected_operations_are_bounded() {
 }
 
 #[test]
+fn other_files_in_a_disposable_data_directory_are_not_synced() {
+    let dir = tempfile::tempdir().unwrap();
+    let datadir = dir.path().join("data");
+    fs::create_dir(&datadir).unwrap();
+    let program = program(dir.path());
+    let mut disposable = command(&program, 0, &datadir, "syncs");
+    disposable.env("XYLEM_DATADIR_DISPOSABLE", "1");
+    finish(disposable.spawn().unwrap());
+    for pipe in [datadir.join("pipe"), dir.path().join("pipe")] {
+        fs::remove_file(pipe).unwrap();
+    }
+    let kept = command(&program, 0, &datadir, "syncs").output().unwrap();
+    assert!(
+        !kept.status.success(),
+        "a directory that is kept must be synced"
+    );
+}
+
+#[test]
 fn files_of_other_engines_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let datadir = dir.path().join("data");

@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use mysql::prelude::Queryable;
 use mysql::{ChangeUserOpts, Conn, OptsBuilder, Value};
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use xylem_e2e::raw_client::RawClient;
@@ -57,6 +58,13 @@ impl Sleepers {
             .pass(Some("pw"))
             .db_name(Some("shop"));
         Ok(Conn::new(options)?)
+    }
+
+    /// The inode of a file that is the same at each start.
+    fn inode(&self, branch: &str) -> Result<u64> {
+        let compute = self.project.dir().join("computes").join(branch);
+        ensure!(!compute.join("old-data").exists(), "old files are there");
+        Ok(std::fs::metadata(compute.join("data/mysql/db.frm"))?.ino())
     }
 
     fn state(&self, branch: &str) -> Result<String> {
@@ -141,6 +149,7 @@ fn a_session_survives_the_sleep_of_its_compute() -> Result<()> {
     );
     let mut fresh = sleepers.connect("app")?;
     let fresh_before: Option<String> = fresh.query_first(SESSION)?;
+    let inode = sleepers.inode("main")?;
 
     sleepers.wait_asleep("main")?;
     // A ping is answered by the gateway, and wakes nobody.
@@ -152,6 +161,8 @@ fn a_session_survives_the_sleep_of_its_compute() -> Result<()> {
     assert_eq!(after, before);
     let fresh_after: Option<String> = fresh.query_first(SESSION)?;
     assert_eq!(fresh_after, fresh_before);
+    // The start has taken files over.
+    assert_eq!(sleepers.inode("main")?, inode);
     // What SQL had set for the whole server.
     let globals: Option<(f64, String)> =
         conn.query_first("SELECT @@GLOBAL.long_query_time, @@GLOBAL.sql_mode")?;
