@@ -241,8 +241,12 @@ async fn open(objects: Objects, config: ObjectWalConfig) -> Result<ObjectWal, Wa
             end = claim::claim(&objects, id, end).await?;
             owner = Owner::Yes;
         }
-        let (first, stored) = end::find_first(&objects, &end).await?;
-        end.first = first;
+        let first = end::find_first(&objects, end.first, end.next).await?;
+        // Where a newer owner has trimmed all, this one learns so with its next
+        // object.
+        let before = first.map_or(end.bytes, |first| first.bytes_before);
+        end.first = first.map_or(end.next.saturating_sub(1), |first| first.name.number);
+        let stored = end.bytes.saturating_sub(before);
         Ok::<_, Fault>((end, owner, stored))
     });
     let (end, owner, stored) = match found.await {

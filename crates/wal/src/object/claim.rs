@@ -83,6 +83,7 @@ async fn put(
         known: end.next,
         first: end.first,
         bytes_before: end.bytes,
+        generation_before: 0,
         count: 0,
         body_bytes: 0,
     };

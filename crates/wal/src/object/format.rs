@@ -145,6 +145,9 @@ pub(crate) struct Header {
     pub first: u64,
     /// Bytes of all objects of entries before this one, trimmed ones too.
     pub bytes_before: u64,
+    /// The generation of the object of entries before this one in the line; 0
+    /// where there is none, in claims, and in objects of earlier programs.
+    pub generation_before: u32,
     /// Entries that follow.
     pub count: u32,
     /// Their bytes.
@@ -166,6 +169,7 @@ impl Header {
         out[64..72].copy_from_slice(&self.bytes_before.to_le_bytes());
         out[72..80].copy_from_slice(&self.body_bytes.to_le_bytes());
         out[80..84].copy_from_slice(&self.count.to_le_bytes());
+        out[84..88].copy_from_slice(&self.generation_before.to_le_bytes());
         let crc = crc32c::crc32c(&out[..COVERED_BYTES]);
         out[COVERED_BYTES..COVERED_BYTES + 4].copy_from_slice(&crc.to_le_bytes());
         out
@@ -212,9 +216,11 @@ impl Header {
             bytes_before: u64_at(bytes, 64),
             body_bytes: u64_at(bytes, 72),
             count: u32_at(bytes, 80),
+            generation_before: u32_at(bytes, 84),
         };
         let empty = header.count == 0 || header.body_bytes == 0;
-        if claim != empty || header.known > number || header.first > number {
+        let later = header.generation_before > name.generation;
+        if claim != empty || header.known > number || header.first > number || later {
             return Err("the header contradicts itself".to_owned());
         }
         Ok(header)

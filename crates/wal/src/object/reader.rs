@@ -1,5 +1,6 @@
 //! Reads durable entries, with the objects that come next on their way.
 
+use super::end::why_missing;
 use super::format::{Block, Name, number_and_index, position};
 use super::objects::{Fault, Object};
 use super::shared::{Health, Shared};
@@ -171,8 +172,15 @@ impl Reader {
 
     /// Why an object is not there.
     fn missing(&self, name: Name) -> WalError {
+        let looked = match self.is_trimmed() {
+            true => Ok(()),
+            false => self.look_for_trimming(name.number),
+        };
         if self.is_trimmed() {
             return WalError::NoSuchPosition(self.position);
+        }
+        if let Err(error) = looked {
+            return error;
         }
         if let Health::Failed(fault @ Fault::Superseded { .. }) = &self.shared.state.lock().health {
             return fault.error();
@@ -182,6 +190,25 @@ impl Reader {
             "{place}: object {} of the WAL is missing",
             name.number
         ))
+    }
+
+    /// Finds out whether object `gone` was trimmed by another owner: a newer one,
+    /// or the one before, whose removal went on while this one opened the WAL.
+    fn look_for_trimming(&self, gone: u64) -> Result<(), WalError> {
+        let shared = Arc::clone(&self.shared);
+        let (sender, receiver) = sync_channel(1);
+        let task = self.shared.config.runtime.spawn(async move {
+            let next = number_and_index(shared.durable_now()).0;
+            let generation = shared.generation.load(Ordering::SeqCst);
+            let first = why_missing(&shared.objects, gone, shared.first(), next, generation);
+            let _ = sender.send(first.await);
+        });
+        let first = self.wait(&receiver, &task.abort_handle())?;
+        // The one before had not trimmed what it did not know.
+        if let Some(first) = first.filter(|_| gone < self.shared.inherited) {
+            self.shared.first.fetch_max(first, Ordering::SeqCst);
+        }
+        Ok(())
     }
 
     /// Fetches the durable objects after `block` ahead of need.

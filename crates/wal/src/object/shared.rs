@@ -169,6 +169,9 @@ pub(crate) struct Shared {
     pub cache: Mutex<Cache>,
     /// The number of the first object that can be read.
     pub first: AtomicU64,
+    /// Objects before this number may still be removed by the owner before this
+    /// one, which had trimmed them.
+    pub inherited: u64,
     /// Bytes of the objects that are there.
     pub stored: AtomicU64,
     /// The generation that is ours, and its first number; 0 before it is.
@@ -211,6 +214,7 @@ impl Shared {
             position: AtomicU64::new(position.0),
             cache,
             first: AtomicU64::new(end.first),
+            inherited: end.known,
             stored: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             start: AtomicU64::new(u64::MAX),

@@ -21,6 +21,7 @@ fn header() -> Header {
         known: 0x1_0200,
         first: 0x1_0000,
         bytes_before: 12345,
+        generation_before: 6,
         count: 3,
         body_bytes: 500,
     }

@@ -318,12 +318,14 @@ impl Writer {
                 .map_or(number, |f| f.block.header.name.number),
             first: self.shared.first(),
             bytes_before: self.end.bytes,
+            generation_before: self.end.generation_before,
             count: 0,
             body_bytes: 0,
         };
         let block = Arc::new(Block::encode(header, stamp, &entries));
         let begin = entries.iter().rposition(|e| e.kind == payload::BEGIN);
         self.end.next += 1;
+        self.end.generation_before = self.end.generation;
         self.end.bytes += block.header.total();
         self.flying_bytes += block.header.body_bytes;
         let sent = Instant::now();

@@ -1,6 +1,8 @@
 //! The objects as they were written once are still written so, and still
-//! read: `tests/golden/object-1`. `UPDATE_GOLDEN=1` writes them anew, which is
-//! right only for a new version of the format, in a directory of its own.
+//! read: `tests/golden/object-1.1`. Those of `object-1`, without the generation
+//! of the object before, are still read. `UPDATE_GOLDEN=1` writes them anew,
+//! which is right only for a new version of the format, in a directory of its
+//! own.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -19,8 +21,8 @@ use xylem_types::{Epoch, FrameSeq, Lsn};
 use xylem_wal::conformance::HandClock;
 use xylem_wal::{ObjectWal, ObjectWalConfig, Position, Wal};
 
-fn golden() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/object-1")
+fn golden(version: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/object-{version}"))
 }
 
 fn prefix() -> Path {
@@ -72,35 +74,42 @@ fn the_bytes_are_the_same() {
         assert_eq!(names.len(), groups().len() + 2 + 3);
         assert_eq!(names[0], "0000000000/000000000000-00000000");
         assert_eq!(names[1], "0000000000/000000000000-00000001");
-        compare(&golden(), &written);
+        compare(&golden("1.1"), &written);
     });
 }
 
 #[test]
 fn the_golden_objects_are_read() {
-    block_on(async {
-        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let folder = golden().join("0000000000");
-        for file in std::fs::read_dir(&folder).unwrap() {
-            let name = file.unwrap().file_name().into_string().unwrap();
-            let bytes = std::fs::read(folder.join(&name)).unwrap();
-            let path = Path::from(format!("logs/golden/0000000000/{name}"));
-            store.put(&path, bytes.into()).await.unwrap();
+    block_on(are_read("1.1"));
+}
+
+#[test]
+fn those_of_earlier_programs_are_read() {
+    block_on(are_read("1"));
+}
+
+async fn are_read(version: &str) {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let folder = golden(version).join("0000000000");
+    for file in std::fs::read_dir(&folder).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        let bytes = std::fs::read(folder.join(&name)).unwrap();
+        let path = Path::from(format!("logs/golden/0000000000/{name}"));
+        store.put(&path, bytes.into()).await.unwrap();
+    }
+    let place = place(store, &prefix());
+    let wal = ObjectWal::open(&place, config(&HandClock::default(), 0));
+    let wal = wal.await.unwrap();
+    let durable = *wal.durable().borrow();
+    assert_eq!((durable.epoch(), durable.seq()), (Epoch(2), FrameSeq(0)));
+    assert_eq!(durable.lsn(), groups().concat().last().unwrap().end());
+    let mut entries = read_from(wal, Position(0)).await.into_iter();
+    for ((epoch, records), nth) in record_groups().into_iter().zip(0..) {
+        for record in records {
+            let entry = entries.next().unwrap();
+            assert_eq!((entry.epoch, entry.record), (epoch, record));
+            assert_eq!(entry.time_us, TIME_US + nth * STEP_US);
         }
-        let place = place(store, &prefix());
-        let wal = ObjectWal::open(&place, config(&HandClock::default(), 0));
-        let wal = wal.await.unwrap();
-        let durable = *wal.durable().borrow();
-        assert_eq!((durable.epoch(), durable.seq()), (Epoch(2), FrameSeq(0)));
-        assert_eq!(durable.lsn(), groups().concat().last().unwrap().end());
-        let mut entries = read_from(wal, Position(0)).await.into_iter();
-        for ((epoch, records), nth) in record_groups().into_iter().zip(0..) {
-            for record in records {
-                let entry = entries.next().unwrap();
-                assert_eq!((entry.epoch, entry.record), (epoch, record));
-                assert_eq!(entry.time_us, TIME_US + nth * STEP_US);
-            }
-        }
-        assert_eq!(entries.next(), None);
-    });
+    }
+    assert_eq!(entries.next(), None);
 }

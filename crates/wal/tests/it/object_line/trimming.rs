@@ -5,9 +5,10 @@ use crate::common::line::{HEADER, Objects};
 use crate::common::objects::{block_on, read_from};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use xylem_types::FrameSeq;
-use xylem_wal::{Position, Wal};
+use xylem_wal::{Position, Wal, WalError};
 
 #[test]
 fn requests_that_are_done_again_after_trimming_change_nothing() {
@@ -92,6 +93,72 @@ fn void_objects_are_skipped_and_trimmed() {
         let again = site.open().await;
         assert_eq!(again.stored_bytes(), left as u64);
         assert_eq!(again.first().0 >> 16, first);
+    });
+}
+
+/// The first owner has two objects on their way, and the second claims the
+/// number of one and trims beyond the other, which arrives then.
+#[test]
+fn a_void_object_that_arrives_before_the_beginning_is_not_the_beginning() {
+    block_on(async {
+        let site = Site::new();
+        let (old, _, _) = with_a_gap(&site).await;
+        // They arrive after all.
+        let late = [(5, site.get(5, 1).await), (6, site.get(6, 1).await)];
+        let new = site.open_on(&site.net.wire(), one_each()).await.unwrap();
+        site.net.hold_name(None);
+        drop(old);
+        let mut compute = Compute::attach(&new).await;
+        let durable = compute.write(&new, 10).await;
+        assert_eq!(site.objects().await.line(0, 0)[4..6], [(4, 2), (5, 2)]);
+        // Number 6 is void in generation 1, and trimmed in generation 2.
+        new.trim(Position(7 << 16)).unwrap();
+        until_removed(&site, 7).await;
+        new.close().await.unwrap();
+        for (number, bytes) in late {
+            site.put(number, 1, bytes).await;
+        }
+        let wal = site.open().await;
+        assert_eq!(*wal.durable().borrow(), durable);
+        assert_eq!(wal.first(), Position(7 << 16));
+        let entries = read_from(wal, Position(7 << 16)).await;
+        assert_eq!(entries.last().unwrap().next, durable.position());
+    });
+}
+
+/// An owner that was replaced may still be removing what it had trimmed.
+#[test]
+fn objects_that_an_earlier_owner_removes_are_trimmed_and_not_damaged() {
+    block_on(async {
+        let site = Site::new();
+        let wal = site.open_on(&site.net.wire(), one_each()).await.unwrap();
+        Compute::attach(&wal).await.write(&wal, 10).await;
+        wal.close().await.unwrap();
+        let wal = Arc::new(site.open().await);
+        assert_eq!(wal.first(), Position(0));
+        // A store removes many at once in any order.
+        site.store.delete(&site.path(5, 1)).await.unwrap();
+        let reading = {
+            let wal = Arc::clone(&wal);
+            tokio::task::spawn_blocking(move || {
+                let mut reader = wal.read_from(Position(5 << 16))?;
+                reader.next().map(|_| ())
+            })
+        };
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        for number in 0..5 {
+            site.store.delete(&site.path(number, 1)).await.unwrap();
+        }
+        let outcome = reading.await.unwrap();
+        assert!(
+            matches!(outcome, Err(WalError::NoSuchPosition(_))),
+            "{outcome:?}"
+        );
+        assert_eq!(wal.first(), Position(6 << 16));
+        let wal = Arc::into_inner(wal).unwrap();
+        let durable = *wal.durable().borrow();
+        let entries = read_from(wal, Position(6 << 16)).await;
+        assert_eq!(entries.last().unwrap().next, durable.position());
     });
 }
 
