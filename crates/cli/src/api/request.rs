@@ -41,6 +41,7 @@ pub struct NewBranch {
 /// Changes of a branch; what is missing stays.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(min_properties = 1)]
 pub struct ChangeBranch {
     /// Its new name. A compute that runs is restarted.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -169,15 +169,13 @@ impl<'a> Materialise<'a> {
         })
     }
 
+    /// A new file in a directory that exists.
     fn file(
-        &mut self,
+        &self,
         path: &Path,
         mode: u32,
         fill: impl FnOnce(&std::fs::File) -> std::io::Result<()>,
     ) -> Result<()> {
-        if let Some(parent) = path.parent() {
-            self.directory(parent, 0o700)?;
-        }
         std::fs::OpenOptions::new()
             .write(true)
             .create_new(true)

@@ -162,10 +162,13 @@ fn has_content(file: &File, wanted: &Wanted<'_>) -> io::Result<bool> {
     {
         return Ok(true);
     }
-    // Zeros elsewhere.
+    // Zeros elsewhere. A file that grows meanwhile is another one.
     let mut at = 0;
     while let Some(data) = next(file, SeekFrom::Data(at))? {
         let hole = next(file, SeekFrom::Hole(data))?.unwrap_or(wanted.length);
+        if hole > wanted.length {
+            return Ok(false);
+        }
         at = data;
         while at < hole {
             let count = (hole - at).min(CHUNK_BYTES);
@@ -220,16 +223,23 @@ mod tests {
             self.dir.path().join("old").join(name)
         }
 
-        /// Whether the file `name` is taken over as one with these pieces.
-        fn take(&self, name: &str, length: u64, pieces: &[(u64, &[u8])]) -> bool {
-            let mut old = OldFiles::in_directory(&self.dir.path().join("old")).unwrap();
-            let me = fs::metadata(self.dir.path()).unwrap();
-            let wanted = Wanted {
+        fn files(&self) -> OldFiles {
+            OldFiles::in_directory(&self.dir.path().join("old")).unwrap()
+        }
+
+        /// A file of the account that runs the tests.
+        fn wanted<'a>(&self, length: u64, pieces: &'a [(u64, &'a [u8])]) -> Wanted<'a> {
+            Wanted {
                 length,
                 pieces,
                 mode: 0o640,
-                owner: me.uid(),
-            };
+                owner: fs::metadata(self.dir.path()).unwrap().uid(),
+            }
+        }
+
+        /// Whether the file `name` is taken over as one with these pieces.
+        fn take(&self, name: &str, length: u64, pieces: &[(u64, &[u8])]) -> bool {
+            let (mut old, wanted) = (self.files(), self.wanted(length, pieces));
             let to = self.dir.path().join("new").join(name);
             let taken = old.take(Path::new(name), &wanted, &to);
             assert_eq!(taken, fs::symlink_metadata(&to).is_ok(), "{name}");
@@ -316,13 +326,7 @@ mod tests {
     fn the_file_that_was_compared_is_taken_whatever_has_its_name() {
         let place = Place::new();
         fs::write(place.old("t.frm"), b"frm").unwrap();
-        let mut old = OldFiles::in_directory(&place.dir.path().join("old")).unwrap();
-        let wanted = Wanted {
-            length: 3,
-            pieces: &[(0, b"frm")],
-            mode: 0o640,
-            owner: fs::metadata(place.dir.path()).unwrap().uid(),
-        };
+        let (mut old, wanted) = (place.files(), place.wanted(3, &[(0, b"frm")]));
         let file = old.find(Path::new("t.frm"), &wanted).unwrap().unwrap();
         let inode = file.metadata().unwrap().ino();
         fs::rename(place.old("t.frm"), place.old("elsewhere")).unwrap();
@@ -340,13 +344,8 @@ mod tests {
     fn files_of_another_account_are_not_taken() {
         let place = Place::new();
         fs::write(place.old("t.frm"), b"frm").unwrap();
-        let mut old = OldFiles::in_directory(&place.dir.path().join("old")).unwrap();
-        let wanted = Wanted {
-            length: 3,
-            pieces: &[(0, b"frm")],
-            mode: 0o640,
-            owner: fs::metadata(place.dir.path()).unwrap().uid() + 1,
-        };
+        let (mut old, mut wanted) = (place.files(), place.wanted(3, &[(0, b"frm")]));
+        wanted.owner += 1;
         let to = place.dir.path().join("new/t.frm");
         assert!(!old.take(Path::new("t.frm"), &wanted, &to));
     }

@@ -77,6 +77,30 @@ fn each_route_has_a_right_and_is_described() {
     }
 }
 
+/// Each parameter is there once, and a client that leaves one out does not send `null`.
+#[test]
+fn parameters_are_there_once_and_are_not_null() {
+    let document = serde_json::to_value(split().1).unwrap();
+    let mut wrong = Vec::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, call) in methods.as_object().unwrap() {
+            let mut seen = BTreeSet::new();
+            for parameter in call["parameters"].as_array().into_iter().flatten() {
+                let name = parameter["name"].as_str().unwrap();
+                if !seen.insert((name, parameter["in"].as_str().unwrap())) {
+                    wrong.push(format!("{method} {path}: {name} twice"));
+                }
+                if parameter["schema"].to_string().contains("null") {
+                    wrong.push(format!("{method} {path}: {name} may be null"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let change = &document["components"]["schemas"]["ChangeBranch"];
+    assert_eq!(change["minProperties"], 1, "{change}");
+}
+
 async fn parts(response: Response) -> (StatusCode, String, Value) {
     let status = response.status();
     let kind = response.headers()["content-type"]

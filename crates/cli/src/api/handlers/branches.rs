@@ -125,7 +125,7 @@ fn span_of(text: Option<&str>) -> Answer<Option<String>> {
 pub async fn branch(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
+    Path(BranchPath { name }): Path<BranchPath>,
 ) -> Answer<Json<Shown>> {
     let name = compute_name(&name)?;
     let control = control(&api, &caller).await?;
@@ -149,7 +149,7 @@ pub async fn branch(
 pub async fn change_branch(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
+    Path(BranchPath { name }): Path<BranchPath>,
     Query(wait): Query<Wait>,
     headers: HeaderMap,
     Json(body): Json<ChangeBranch>,
@@ -209,7 +209,7 @@ pub async fn change_branch(
 pub async fn remove_branch(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
+    Path(BranchPath { name }): Path<BranchPath>,
     Query(wait): Query<Wait>,
     headers: HeaderMap,
 ) -> Answer<Response> {
@@ -240,7 +240,7 @@ pub async fn remove_branch(
 pub async fn moments(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
+    Path(BranchPath { name }): Path<BranchPath>,
     Query(query): Query<At>,
 ) -> Answer<Json<MomentReport>> {
     let name = compute_name(&name)?;
@@ -262,7 +262,7 @@ pub async fn moments(
 pub async fn restore_branch(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
+    Path(BranchPath { name }): Path<BranchPath>,
     Query(wait): Query<Wait>,
     headers: HeaderMap,
     Json(body): Json<RestoreBranch>,
@@ -302,7 +302,7 @@ pub async fn restore_branch(
 pub async fn reopen_branch(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
+    Path(BranchPath { name }): Path<BranchPath>,
     Query(wait): Query<Wait>,
     headers: HeaderMap,
 ) -> Answer<Response> {

@@ -69,7 +69,7 @@ async fn look_at_computes(api: &Api, caller: &Caller) -> Vec<ComputeReport> {
 pub async fn compute(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
+    Path(ComputePath { name }): Path<ComputePath>,
 ) -> Answer<Json<ComputeReport>> {
     let name = compute_name(&name)?;
     let all = look_at_computes(&api, &caller).await;
@@ -147,7 +147,7 @@ async fn check_reader(app: &App, caller: &Caller, name: &ComputeName) -> Result<
 pub async fn start_compute(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
+    Path(ComputePath { name }): Path<ComputePath>,
     Query(wait): Query<Wait>,
     headers: HeaderMap,
     body: Option<Json<StartCompute>>,
@@ -208,7 +208,7 @@ pub async fn start_compute(
 pub async fn stop_compute(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
+    Path(ComputePath { name }): Path<ComputePath>,
     Query(wait): Query<Wait>,
     headers: HeaderMap,
 ) -> Answer<Response> {
@@ -228,7 +228,7 @@ pub async fn stop_compute(
 pub async fn kill_compute(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
+    Path(ComputePath { name }): Path<ComputePath>,
     Query(wait): Query<Wait>,
     headers: HeaderMap,
 ) -> Answer<Response> {
@@ -248,7 +248,7 @@ pub async fn kill_compute(
 pub async fn remove_compute(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
+    Path(ComputePath { name }): Path<ComputePath>,
     Query(wait): Query<Wait>,
     headers: HeaderMap,
 ) -> Answer<Response> {

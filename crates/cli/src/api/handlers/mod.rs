@@ -83,11 +83,10 @@ impl Wait {
     }
 }
 
-/// A branch in a path, for the OpenAPI document.
-#[derive(IntoParams)]
+/// A branch in a path.
+#[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
-#[allow(dead_code, reason = "a schema")]
-pub(super) struct BranchPath {
+pub struct BranchPath {
     /// The branch's name; `/` in it is written %2F.
     #[param(
         max_length = 200,
@@ -96,11 +95,10 @@ pub(super) struct BranchPath {
     name: String,
 }
 
-/// A compute in a path, for the OpenAPI document.
-#[derive(IntoParams)]
+/// A compute in a path.
+#[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
-#[allow(dead_code, reason = "a schema")]
-pub(super) struct ComputePath {
+pub struct ComputePath {
     /// The branch's name, or that of a read-only compute, such as main@1.
     #[param(
         max_length = 200,
@@ -118,6 +116,7 @@ pub(super) struct Repeatable {
     /// refused.
     #[param(
         rename = "Idempotency-Key",
+        nullable = false,
         min_length = 1,
         max_length = 256,
         pattern = "^[!-~]+$"
@@ -126,7 +125,11 @@ pub(super) struct Repeatable {
     /// How long ago a request with a key was sent first, in milliseconds, where it is sent
     /// again. If the API was started since then, and does not know the key, it refuses the
     /// request: it may have been executed.
-    #[param(rename = "Xylem-First-Sent-Ms", pattern = "^[0-9]{1,12}$")]
+    #[param(
+        rename = "Xylem-First-Sent-Ms",
+        nullable = false,
+        pattern = "^[0-9]{1,12}$"
+    )]
     first_sent: Option<String>,
 }
 

@@ -92,7 +92,7 @@ pub async fn status(
 /// its last event in `Last-Event-ID`.
 #[utoipa::path(
     get, path = "/v1/events", tag = "project", operation_id = "events",
-    params(("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that was received")),
+    params(("Last-Event-ID" = Option<String>, Header, nullable = false, description = "Id of the last event that was received")),
     responses(
         (status = 200, description = "A stream of such events without an end", body = SentEvent, content_type = "text/event-stream"),
         Refused,

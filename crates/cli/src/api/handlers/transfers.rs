@@ -104,7 +104,7 @@ pub async fn import_branch(
 pub async fn export_branch(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
+    Path(BranchPath { name }): Path<BranchPath>,
     Query(wait): Query<Wait>,
     headers: HeaderMap,
     Json(body): Json<ExportBranch>,
