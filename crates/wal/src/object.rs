@@ -7,6 +7,7 @@
 mod claim;
 mod config;
 mod end;
+mod first;
 mod format;
 mod objects;
 mod pace;
@@ -241,27 +242,26 @@ async fn open(objects: Objects, config: ObjectWalConfig) -> Result<ObjectWal, Wa
             end = claim::claim(&objects, id, end).await?;
             owner = Owner::Yes;
         }
-        let first = end::find_first(&objects, end.first, end.next).await?;
-        // Where a newer owner has trimmed all, this one learns so with its next
-        // object.
-        let before = first.map_or(end.bytes, |first| first.bytes_before);
-        end.first = first.map_or(end.next.saturating_sub(1), |first| first.name.number);
-        let stored = end.bytes.saturating_sub(before);
-        Ok::<_, Fault>((end, owner, stored))
+        Ok::<_, Fault>((end, owner))
     });
-    let (end, owner, stored) = match found.await {
+    let late = |objects: &Objects| {
+        let silent = Failure::new(
+            format!("open {}", objects.remote.place("")),
+            io::Error::from(io::ErrorKind::TimedOut),
+        );
+        objects.remote.trouble().unwrap_or(silent).error()
+    };
+    let (end, owner) = match found.await {
         Ok(found) => found.map_err(|fault| fault.error())?,
-        Err(_) => {
-            let silent = Failure::new(
-                format!("open {}", objects.remote.place("")),
-                io::Error::from(io::ErrorKind::TimedOut),
-            );
-            return Err(objects.remote.trouble().unwrap_or(silent).error());
-        }
+        Err(_) => return Err(late(&objects)),
     };
     let (sender, durable) = watch::channel(end.durable());
+    let patience = config.patience;
     let shared = Arc::new(Shared::new(objects, config, &end, owner, durable));
-    shared.stored.store(stored, Ordering::Relaxed);
+    match tokio::time::timeout(patience, shared.find_beginning(&end)).await {
+        Ok(found) => found.map_err(|fault| fault.error())?,
+        Err(_) => return Err(late(&shared.objects)),
+    }
     let runtime = &shared.config.runtime;
     let writer = runtime.spawn(writer::run(Arc::clone(&shared), sender, id, end));
     let trimmer = runtime.spawn(trim::run(Arc::clone(&shared)));
@@ -343,7 +343,7 @@ impl Wal for ObjectWal {
     }
 
     fn stored_bytes(&self) -> u64 {
-        self.shared.stored.load(Ordering::Relaxed)
+        self.shared.stored()
     }
 
     fn failed(&self) -> Option<WalError> {

@@ -1,5 +1,5 @@
-//! Finds where a line of objects ends, and where it begins, without reading
-//! it: the rules are in `docs/formats/wal-objects.md`.
+//! Finds where a line of objects ends, without reading it: the rules are in
+//! `docs/formats/wal-objects.md`.
 
 use super::format::{Block, Folder, Header, Name, position};
 use super::objects::{Fault, Object, Objects, Row, located};
@@ -7,15 +7,10 @@ use crate::Durable;
 use crate::entry::follow;
 use crate::line::Line;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// How often to look again when objects vanish between two requests, because
 /// the line's owner trims.
-const LOOKS_MAX: usize = 20;
-
-/// The time between looks for an object that an earlier owner may be about to
-/// remove.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
+pub(crate) const LOOKS_MAX: usize = 20;
 
 /// Where a line ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,7 +113,8 @@ pub(crate) async fn find(objects: &Objects, sure: Sure) -> Result<End, Fault> {
     Err(vanishing(objects, "end"))
 }
 
-fn vanishing(objects: &Objects, place: &str) -> Fault {
+/// Objects at that end of the line are gone whenever they are to be read.
+pub(crate) fn vanishing(objects: &Objects, place: &str) -> Fault {
     Fault::Corrupt(format!(
         "{}: objects at the {place} of the WAL keep vanishing: something other than the WAL's owner removes them",
         objects.remote.place("")
@@ -262,125 +258,4 @@ fn walk(objects: &Objects, listed: &Listed) -> Result<Name, Fault> {
         }
     }
     Ok(name)
-}
-
-/// Finds the first object that is left of the line, which ends before number
-/// `next` and begins at number `from` or later. `None` when the line is empty, or
-/// a newer owner has trimmed all of it.
-pub(crate) async fn find_first(
-    objects: &Objects,
-    from: u64,
-    next: u64,
-) -> Result<Option<Header>, Fault> {
-    let Some(last) = next.checked_sub(1) else {
-        return Ok(None);
-    };
-    for _ in 0..LOOKS_MAX {
-        let first = look_for_first(objects, from, last).await?;
-        if first.is_some() || objects.locate(last).await?.is_none() {
-            return Ok(first);
-        }
-    }
-    Err(vanishing(objects, "beginning"))
-}
-
-/// One look; `None` when something changed under it.
-async fn look_for_first(objects: &Objects, from: u64, last: u64) -> Result<Option<Header>, Fault> {
-    let mut folders = objects.folders().await?;
-    folders.retain(|folder| (Folder::of(from)..=Folder::of(last)).contains(folder));
-    let mut above = None;
-    for folder in folders {
-        let listed: Option<Vec<Row>> = above.take();
-        let mut rows = match listed {
-            Some(rows) => rows,
-            None => objects.list(folder).await?,
-        };
-        // The walk begins a whole folder above the one that it is to reach. It
-        // may begin at a void object, but does not get so far over void ones:
-        // they are of one generation, whose owner had fewer on their way.
-        let upper = Folder(folder.0 + 1);
-        let mut top = last;
-        if upper <= Folder::of(last) {
-            let more = objects.list(upper).await?;
-            rows.extend(&more);
-            above = Some(more);
-            top = top.min(upper.numbers().end - 1);
-        }
-        let Some(top) = located(&rows, top) else {
-            continue;
-        };
-        match walk_down(objects, &rows, top, from).await? {
-            Some(row) if row.name.folder() == folder => return objects.header(row).await,
-            Some(_) => {}
-            None => return Ok(None),
-        }
-    }
-    Ok(None)
-}
-
-/// The lowest object, `from` at the lowest, from which the line goes up to
-/// `row` without a gap. `None` when an object has gone meanwhile.
-async fn walk_down(
-    objects: &Objects,
-    rows: &[Row],
-    mut row: Row,
-    from: u64,
-) -> Result<Option<Row>, Fault> {
-    while row.name.number > from {
-        let number = row.name.number - 1;
-        let of = |generation| {
-            rows.iter()
-                .find(|r| r.name == Name { number, generation } && !r.is_claim())
-        };
-        let below = match of(row.name.generation) {
-            Some(below) => Some(*below),
-            // An object of an older generation is in the line only if the line
-            // went from it to this one.
-            None => match objects.header(row).await? {
-                Some(Header {
-                    generation_before: 0,
-                    ..
-                }) => located(rows, number),
-                Some(header) => of(header.generation_before).copied(),
-                None => return Ok(None),
-            },
-        };
-        match below {
-            Some(below) => row = below,
-            None => break,
-        }
-    }
-    Ok(Some(row))
-}
-
-/// Finds out why object `gone` is missing in the line of `generation`'s owner,
-/// which seemed to begin at number `from` and ends before number `next`. Returns
-/// where the line begins if the owner before has trimmed it beyond `gone`, and
-/// `None` if `gone` is damage.
-///
-/// # Errors
-/// [`Fault::Superseded`] if a newer owner may have removed it.
-pub(crate) async fn why_missing(
-    objects: &Objects,
-    gone: u64,
-    from: u64,
-    next: u64,
-    generation: u64,
-) -> Result<Option<u64>, Fault> {
-    for _ in 0..LOOKS_MAX {
-        let end = find(objects, Sure::Nearly).await?;
-        if u64::from(end.generation) > generation {
-            return Err(Fault::Superseded {
-                wal: objects.remote.place(""),
-                generation: end.generation,
-            });
-        }
-        // Trimming leaves none of the objects before; damage does.
-        if objects.locate(from).await?.is_none() {
-            let first = find_first(objects, from, next).await?;
-            return Ok(first.map(|f| f.name.number).filter(|first| *first > gone));
-        }
-        tokio::time::sleep(LOOK_AGAIN_AFTER).await;
-    }
-    Ok(None)
 }

@@ -1,6 +1,5 @@
 //! Reads durable entries, with the objects that come next on their way.
 
-use super::end::why_missing;
 use super::format::{Block, Name, number_and_index, position};
 use super::objects::{Fault, Object};
 use super::shared::{Health, Shared};
@@ -198,17 +197,9 @@ impl Reader {
         let shared = Arc::clone(&self.shared);
         let (sender, receiver) = sync_channel(1);
         let task = self.shared.config.runtime.spawn(async move {
-            let next = number_and_index(shared.durable_now()).0;
-            let generation = shared.generation.load(Ordering::SeqCst);
-            let first = why_missing(&shared.objects, gone, shared.first(), next, generation);
-            let _ = sender.send(first.await);
+            let _ = sender.send(shared.look_for_trimming(gone).await);
         });
-        let first = self.wait(&receiver, &task.abort_handle())?;
-        // The one before had not trimmed what it did not know.
-        if let Some(first) = first.filter(|_| gone < self.shared.inherited) {
-            self.shared.first.fetch_max(first, Ordering::SeqCst);
-        }
-        Ok(())
+        self.wait(&receiver, &task.abort_handle())
     }
 
     /// Fetches the durable objects after `block` ahead of need.

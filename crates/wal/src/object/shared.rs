@@ -3,7 +3,8 @@
 
 use super::config::ObjectWalConfig;
 use super::end::End;
-use super::format::Block;
+use super::first::{First, Line, find_first, why_missing};
+use super::format::{Block, Name, number_and_index};
 use super::objects::{Fault, Objects};
 use crate::memory::{Memory, Part};
 use crate::queue::{Queue, Queued};
@@ -169,11 +170,13 @@ pub(crate) struct Shared {
     pub cache: Mutex<Cache>,
     /// The number of the first object that can be read.
     pub first: AtomicU64,
-    /// Objects before this number may still be removed by the owner before this
-    /// one, which had trimmed them.
-    pub inherited: u64,
-    /// Bytes of the objects that are there.
-    pub stored: AtomicU64,
+    /// The beginning of the line when it became ours, if it had one, and the end of
+    /// what the owner before may have trimmed: it may still remove that.
+    inherited: Mutex<Option<(Name, u64)>>,
+    /// Bytes of all objects of the line that are durable, trimmed ones too.
+    pub written: AtomicU64,
+    /// Bytes of those that were trimmed and removed.
+    removed: AtomicU64,
     /// The generation that is ours, and its first number; 0 before it is.
     pub generation: AtomicU64,
     pub start: AtomicU64,
@@ -214,8 +217,9 @@ impl Shared {
             position: AtomicU64::new(position.0),
             cache,
             first: AtomicU64::new(end.first),
-            inherited: end.known,
-            stored: AtomicU64::new(0),
+            inherited: Mutex::new(None),
+            written: AtomicU64::new(end.bytes),
+            removed: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             start: AtomicU64::new(u64::MAX),
         };
@@ -230,6 +234,67 @@ impl Shared {
         self.generation
             .store(u64::from(end.generation), Ordering::SeqCst);
         self.start.store(end.next, Ordering::SeqCst);
+    }
+
+    /// Finds where the line that ends at `end`, and is ours, begins.
+    pub async fn find_beginning(&self, end: &End) -> Result<(), Fault> {
+        self.written.store(end.bytes, Ordering::Relaxed);
+        let Some(last) = end.next.checked_sub(1) else {
+            return Ok(());
+        };
+        let line = Line {
+            from: end.first,
+            known: end.known,
+            last,
+            generation: u64::from(end.generation),
+        };
+        let first = find_first(&self.objects, &line).await?;
+        *self.inherited.lock() = Some((first.name, end.known));
+        self.begin_at(&first);
+        Ok(())
+    }
+
+    /// Finds out why object `gone` is missing, and where the line begins if that is
+    /// another place than it was.
+    ///
+    /// # Errors
+    /// [`Fault::Superseded`] if a newer owner may have removed it.
+    pub async fn look_for_trimming(&self, gone: u64) -> Result<(), Fault> {
+        let inherited = *self.inherited.lock();
+        let Some((first, known)) = inherited else {
+            return Ok(());
+        };
+        let end = number_and_index(self.durable_now()).0;
+        // Once we have trimmed it ourselves, its first object says nothing.
+        let ours = self.first() > first.number;
+        let line = Line {
+            from: first.number,
+            known: if ours { 0 } else { known },
+            last: end.saturating_sub(1),
+            generation: self.generation.load(Ordering::SeqCst),
+        };
+        if let Some(first) = why_missing(&self.objects, gone, first, &line).await? {
+            self.begin_at(&first);
+        }
+        Ok(())
+    }
+
+    /// The line begins there, or later.
+    fn begin_at(&self, first: &First) {
+        self.first.fetch_max(first.name.number, Ordering::SeqCst);
+        self.removed_before(first.bytes_before);
+        self.cache.lock().forget_before(first.name.number);
+    }
+
+    /// All objects before so many bytes of the line were removed.
+    pub fn removed_before(&self, bytes: u64) {
+        self.removed.fetch_max(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of the objects that are there.
+    pub fn stored(&self) -> u64 {
+        let written = self.written.load(Ordering::Relaxed);
+        written.saturating_sub(self.removed.load(Ordering::Relaxed))
     }
 
     /// Refuses when the WAL does not go on.

@@ -3,29 +3,23 @@
 //! claim's name next.
 
 use super::format::Folder;
-use super::objects::{Fault, located};
+use super::objects::Fault;
 use super::shared::Shared;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Objects removed with one request.
 const REMOVED_AT_ONCE: usize = 1000;
 
 /// Removes what is trimmed, until it is dropped.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    // Objects from here on are counted in `stored`.
-    let mut counted = shared.first();
     // The first round looks at all folders: late requests of earlier writers
     // may have left objects.
     let mut from = Folder(0);
     loop {
         shared.trim.notified().await;
         let to = shared.first();
-        match remove(&shared, from, counted, to).await {
-            Ok(()) => {
-                counted = counted.max(to);
-                from = Folder::of(to);
-            }
+        match remove(&shared, from, to).await {
+            Ok(()) => from = Folder::of(to),
             // Tried again with the next trim.
             Err(fault) => tracing::warn!(
                 wal = %shared.objects.remote.place(""),
@@ -36,8 +30,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// Removes all objects of entries before number `to`.
-async fn remove(shared: &Shared, from: Folder, counted: u64, to: u64) -> Result<(), Fault> {
+/// Removes all objects of entries before number `to`, folder by folder upwards.
+async fn remove(shared: &Shared, from: Folder, to: u64) -> Result<(), Fault> {
     let Some(last) = to.checked_sub(1) else {
         return Ok(());
     };
@@ -46,24 +40,30 @@ async fn remove(shared: &Shared, from: Folder, counted: u64, to: u64) -> Result<
             continue;
         }
         let rows = shared.objects.list(folder).await?;
-        let gone = |number| number < to;
-        let removed: Vec<_> = rows
+        let removed: Vec<String> = rows
             .iter()
-            .filter(|r| gone(r.name.number) && !r.is_claim())
+            .filter(|r| r.name.number < to && !r.is_claim())
+            .map(|r| r.name.to_string())
             .collect();
-        for rows_at_once in removed.chunks(REMOVED_AT_ONCE) {
-            let names: Vec<String> = rows_at_once.iter().map(|r| r.name.to_string()).collect();
-            shared.objects.remote.remove(&names).await?;
-            // Void objects were not counted.
-            let of_the_line = |number| number >= counted && number < to;
-            let bytes = rows_at_once
-                .iter()
-                .filter(|r| of_the_line(r.name.number))
-                .filter(|r| located(&rows, r.name.number) == Some(***r))
-                .map(|r| r.bytes)
-                .sum();
-            shared.stored.fetch_sub(bytes, Ordering::Relaxed);
+        for names in removed.chunks(REMOVED_AT_ONCE) {
+            shared.objects.remote.remove(names).await?;
         }
     }
+    if let Some(bytes) = bytes_before(shared, to).await? {
+        shared.removed_before(bytes);
+    }
     Ok(())
+}
+
+/// Bytes of the line before object `number`, if that is there.
+async fn bytes_before(shared: &Shared, number: u64) -> Result<Option<u64>, Fault> {
+    let cached = shared.cache.lock().get(number);
+    if let Some(block) = cached {
+        return Ok(Some(block.header.bytes_before));
+    }
+    let header = match shared.objects.locate(number).await? {
+        Some(row) => shared.objects.header(row).await?,
+        None => None,
+    };
+    Ok(header.map(|header| header.bytes_before))
 }

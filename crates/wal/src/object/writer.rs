@@ -25,7 +25,7 @@ use tokio::time::Instant;
 /// Objects that are sent and not acknowledged, at most: those on their way, and
 /// those that wait for one before them. The next owner's search for the end of
 /// the line lists as many.
-const UNACKNOWLEDGED_MAX: usize = 256;
+pub(super) const UNACKNOWLEDGED_MAX: usize = 256;
 
 /// The writer's next step.
 enum Step {
@@ -278,6 +278,8 @@ impl Writer {
     async fn claim(&mut self, ending: &Ending) -> Result<(), Fault> {
         let end = find(&self.shared.objects, Sure::Nearly).await?;
         self.end = claim(&self.shared.objects, self.id, end).await?;
+        // Another owner may have written and trimmed meanwhile.
+        self.shared.find_beginning(&self.end).await?;
         let end = &self.end;
         {
             // The line was empty when it was opened, so nothing was accepted.
@@ -398,9 +400,9 @@ impl Writer {
     /// Publishes that an object and all before it are durable.
     fn publish(&mut self, flying: &Flying, ending: &Ending) {
         self.flying_bytes -= flying.bytes;
-        self.shared
-            .stored
-            .fetch_add(flying.block.header.total(), Ordering::Relaxed);
+        let header = &flying.block.header;
+        let written = header.bytes_before + header.total();
+        self.shared.written.store(written, Ordering::Relaxed);
         // Room is made before the news goes out, because a caller that hears it
         // may append at once.
         self.shared.state.lock().queue.written(flying.bytes);

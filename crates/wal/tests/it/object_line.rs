@@ -95,6 +95,14 @@ fn one_each() -> ObjectWalConfig {
     }
 }
 
+/// As [`one_each`], with as many objects on their way as there can be.
+fn many() -> ObjectWalConfig {
+    ObjectWalConfig {
+        puts_max: 64,
+        ..one_each()
+    }
+}
+
 impl Compute {
     async fn attach(wal: &ObjectWal) -> Compute {
         let sealed = wal.seal().await.unwrap();

@@ -1,14 +1,14 @@
 //! Trimming: the objects that it removes, and those that it leaves alone.
 
-use super::{Compute, Site, one_each, until, until_removed, with_a_gap};
+use super::{Compute, Site, many, one_each, until, until_removed, with_a_gap};
 use crate::common::line::{HEADER, Objects};
-use crate::common::objects::{block_on, read_from};
+use crate::common::objects::{block_on, read_from, seeds};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use xylem_types::FrameSeq;
-use xylem_wal::{Position, Wal, WalError};
+use xylem_wal::{Entry, Position, Wal, WalError};
 
 #[test]
 fn requests_that_are_done_again_after_trimming_change_nothing() {
@@ -122,6 +122,204 @@ fn a_void_object_that_arrives_before_the_beginning_is_not_the_beginning() {
         assert_eq!(*wal.durable().borrow(), durable);
         assert_eq!(wal.first(), Position(7 << 16));
         let entries = read_from(wal, Position(7 << 16)).await;
+        assert_eq!(entries.last().unwrap().next, durable.position());
+    });
+}
+
+/// The names of all objects of entries.
+fn entries_of(objects: &Objects) -> Vec<(u64, u64)> {
+    let all = objects.all.iter().filter(|(_, bytes)| bytes.len() > HEADER);
+    all.map(|(name, _)| *name).collect()
+}
+
+/// The place of the first object of each entry.
+fn positions(entries: &[Entry]) -> Vec<u64> {
+    entries.iter().map(|e| e.next.0 >> 16).collect()
+}
+
+/// Lines that begin in any folder, below which only claims are left, at the
+/// folder's edge or elsewhere.
+#[test]
+fn the_beginning_is_found_across_folders() {
+    block_on(async {
+        for (count, first) in [
+            (1100, 1099),
+            (1100, 1024),
+            (1100, 1023),
+            (1100, 700),
+            (2700, 1100),
+            (2700, 2048),
+            (2700, 2047),
+            (2700, 513),
+            (2700, 512),
+            (2700, 511),
+            (512, 300),
+            (513, 511),
+        ] {
+            let site = Site::new();
+            let wal = site.open_on(&site.net.wire(), many()).await.unwrap();
+            let mut compute = Compute::attach(&wal).await;
+            // A seal and a begin come before them.
+            compute.write(&wal, count - 2).await;
+            wal.trim(Position(first << 16)).unwrap();
+            // The last ones were on their way together.
+            let first = wal.first().0 >> 16;
+            until_removed(&site, first).await;
+            let line = site.objects().await;
+            let left = entries_of(&line)
+                .into_iter()
+                .map(|name| line.all[&name].len());
+            let stored = left.sum::<usize>() as u64;
+            until(|| wal.stored_bytes() == stored).await;
+            wal.close().await.unwrap();
+            // The objects do not say how far the line was trimmed.
+            for round in 0..2 {
+                let wal = site.open().await;
+                assert_eq!(
+                    wal.first(),
+                    Position(first << 16),
+                    "{count} {first} {round}"
+                );
+                assert_eq!(wal.stored_bytes(), stored, "{count} {first} {round}");
+                let entries = read_from(wal, Position(first << 16)).await;
+                assert_eq!(entries.len() as u64, count as u64 - first);
+            }
+        }
+    });
+}
+
+/// An object that is lost is no beginning: what is before it was acknowledged.
+#[test]
+fn a_lost_object_is_no_beginning() {
+    block_on(async {
+        for lost in [600, 1023, 1024] {
+            let site = Site::new();
+            let wal = site.open_on(&site.net.wire(), many()).await.unwrap();
+            Compute::attach(&wal).await.write(&wal, 1500).await;
+            wal.close().await.unwrap();
+            site.store.delete(&site.path(lost, 1)).await.unwrap();
+            let wal = site.open().await;
+            assert_eq!(wal.first(), Position(0), "{lost}");
+            let error = tokio::task::spawn_blocking(move || {
+                let mut reader = wal.read_from(Position(0)).unwrap();
+                loop {
+                    if let Err(error) = reader.next() {
+                        return error.to_string();
+                    }
+                }
+            });
+            let error = error.await.unwrap();
+            assert!(error.contains(&format!("object {lost} ")), "{error}");
+        }
+    });
+}
+
+/// Three owners, of whom the first and the second leave void objects, around the
+/// edges of folders; any of those, and of the trimmed ones, arrive late.
+#[test]
+fn late_objects_of_any_owner_do_not_make_a_beginning() {
+    block_on(async {
+        for seed in seeds(0..10) {
+            let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+            let mut below = |limit: u64| {
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                (random >> 33) % limit
+            };
+            let site = Site::new();
+            let mut voids = Vec::new();
+            let mut lengths = Vec::new();
+            for _ in 0..2 {
+                let wal = site.open_on(&site.net.wire(), many()).await.unwrap();
+                let mut compute = Compute::attach(&wal).await;
+                compute.write(&wal, 480 + below(40) as usize).await;
+                wal.close().await.unwrap();
+                // Its last objects never arrived when the next one looked.
+                let objects = entries_of(&site.objects().await);
+                let gone = 1 + below(30) as usize;
+                for &(number, generation) in &objects[objects.len() - gone..] {
+                    voids.push((number, generation, site.get(number, generation).await));
+                    site.store
+                        .delete(&site.path(number, generation))
+                        .await
+                        .unwrap();
+                }
+                lengths.push(objects.len() - gone);
+            }
+            let wal = site.open_on(&site.net.wire(), many()).await.unwrap();
+            let mut compute = Compute::attach(&wal).await;
+            compute.write(&wal, 60 + below(600) as usize).await;
+            wal.close().await.unwrap();
+            let before = site.objects().await;
+            let line = before.line(0, 0);
+            let all = read_from(site.open().await, Position(0)).await;
+            // The first void object of the second owner, or close to it, or anywhere.
+            let near = [lengths[0] as u64, lengths[1] as u64][below(2) as usize];
+            let first = match below(4) {
+                0 => below(line.len() as u64 - 40),
+                _ => near + below(20),
+            };
+            let wal = site.open().await;
+            wal.trim(Position(first << 16)).unwrap();
+            let first = wal.first().0 >> 16;
+            until_removed(&site, first).await;
+            wal.close().await.unwrap();
+            for (number, generation, bytes) in voids {
+                if below(4) > 0 && !before.all.contains_key(&(number, generation)) {
+                    site.put(number, generation, bytes).await;
+                }
+            }
+            let late = below(2) == 0;
+            for name in line.iter().filter(|name| name.0 < first) {
+                if late && below(3) > 0 {
+                    site.put(name.0, name.1, before.all[name].clone()).await;
+                }
+            }
+            let wal = site.open().await;
+            let found = wal.first();
+            assert!(
+                found <= Position(first << 16),
+                "seed {seed}: {found:?}, not {first}"
+            );
+            let read = read_from(wal, found).await;
+            assert!(
+                all.ends_with(&read),
+                "seed {seed}: from {found:?}, not {first}"
+            );
+            assert_eq!(
+                positions(&read).first().map(|next| next - 1),
+                Some(found.0 >> 16),
+                "seed {seed}"
+            );
+            if !late {
+                assert_eq!(found, Position(first << 16), "seed {seed}");
+            }
+        }
+    });
+}
+
+/// A WAL that was empty when it was opened, and that others have used since.
+#[test]
+fn a_wal_that_was_empty_when_it_was_opened_finds_its_beginning() {
+    block_on(async {
+        let site = Site::new();
+        let late = site.open_on(&site.net.wire(), one_each()).await.unwrap();
+        let wal = site.open_on(&site.net.wire(), one_each()).await.unwrap();
+        Compute::attach(&wal).await.write(&wal, 20).await;
+        wal.trim(Position(10 << 16)).unwrap();
+        until_removed(&site, 10).await;
+        let stored = wal.stored_bytes();
+        wal.close().await.unwrap();
+        let mut compute = Compute::attach(&late).await;
+        assert_eq!(late.first(), Position(10 << 16));
+        assert!(late.stored_bytes() > stored);
+        let durable = compute.write(&late, 20).await;
+        late.trim(durable.position()).unwrap();
+        let first = late.first().0 >> 16;
+        until_removed(&site, first).await;
+        until(|| late.stored_bytes() < stored).await;
+        let entries = read_from(late, Position(first << 16)).await;
         assert_eq!(entries.last().unwrap().next, durable.position());
     });
 }
