@@ -2,8 +2,8 @@
 //! it is missing: the rules are in `docs/formats/wal-objects.md`.
 //!
 //! A beginning that is too low makes readers fail that begin there. One that is
-//! too high loses what was acknowledged. So where both are possible, the lower
-//! one is taken.
+//! too high loses what was acknowledged. So objects below a gap are passed over only
+//! where they are few.
 
 use super::end::{LOOKS_MAX, Sure, find, vanishing};
 use super::format::{Folder, HEADER_BYTES, Header, Name};
@@ -58,22 +58,14 @@ pub(crate) async fn find_first(objects: &Objects, line: &Line) -> Result<First, 
     })
 }
 
-/// Finds out why object `gone` of the line is missing. Returns where the line
-/// begins, if the owner before has trimmed it up to there after it seemed to
-/// begin at `first`; `None` if the object is damage.
-///
-/// # Errors
-/// [`Fault::Superseded`] if a newer owner may have removed it.
-pub(crate) async fn why_missing(
+/// Where the line begins, if the owner before has removed it up to there, and object
+/// `gone` with it, since it seemed to begin at `first`. `None` if the object is damage.
+pub(crate) async fn removed_up_to(
     objects: &Objects,
     gone: u64,
     first: Name,
     line: &Line,
 ) -> Result<Option<First>, Fault> {
-    check_owner(objects, line.generation).await?;
-    if gone >= line.known {
-        return Ok(None);
-    }
     for _ in 0..LOOKS_MAX {
         // Trimming leaves none of the objects before; damage does.
         let entries = Row {
@@ -91,8 +83,11 @@ pub(crate) async fn why_missing(
     Ok(None)
 }
 
-/// Whether the line is still that owner's.
-async fn check_owner(objects: &Objects, generation: u64) -> Result<(), Fault> {
+/// Checks that the line is still its owner's, who writes `generation`.
+///
+/// # Errors
+/// [`Fault::Superseded`] if it is not.
+pub(crate) async fn check_owner(objects: &Objects, generation: u64) -> Result<(), Fault> {
     let end = find(objects, Sure::Nearly).await?;
     if u64::from(end.generation) > generation {
         return Err(Fault::Superseded {
@@ -126,11 +121,9 @@ async fn look(objects: &Objects, line: &Line) -> Result<Option<First>, Fault> {
             let top = line.last.min(upper.numbers().end - 1);
             let walk = walks.down(objects, &rows, top, line.from).await?;
             match walk {
-                Walk::Down { lowest, .. } if lowest.name.folder() > folder => {
-                    walks.down(objects, &rows, end, line.from).await?.sure()
-                }
-                Walk::Nothing => walks.down(objects, &rows, end, line.from).await?.sure(),
-                other => other,
+                Walk::Down { lowest, .. } if lowest.name.folder() == folder => walk,
+                Walk::Changed => walk,
+                _ => walks.down(objects, &rows, end, line.from).await?.if_many(),
             }
         };
         match walk {
@@ -171,9 +164,9 @@ enum Walk {
 }
 
 impl Walk {
-    /// Nothing, unless there are more objects than can be void: an owner that was
-    /// replaced leaves void ones of one generation, and has few on their way.
-    fn sure(self) -> Walk {
+    /// Nothing, unless it has more objects than can be void, or can be late ones that
+    /// were trimmed before: an owner has few on their way.
+    fn if_many(self) -> Walk {
         match self {
             Walk::Down { steps, .. } if steps < UNACKNOWLEDGED_MAX => Walk::Nothing,
             other => other,

@@ -85,12 +85,18 @@ impl Reader {
 
     fn fetch(&mut self, number: u64) -> Result<Arc<Block>, WalError> {
         let mut known = self.known_generation(number);
+        // Generations do not go back along the line: a lower one is void, and the
+        // line's own object was trimmed.
+        let least = self.generation;
         loop {
             let generation = match known.take() {
                 Some(generation) => generation,
                 None => self.locate(number)?,
             };
             let name = Name { number, generation };
+            if least.is_some_and(|least| generation < least) {
+                return Err(self.missing(name));
+            }
             let coming = match self.ahead.remove(&name) {
                 Some(coming) => coming,
                 None => self.send_for(name),
@@ -111,7 +117,8 @@ impl Reader {
         if number >= self.shared.start.load(Ordering::SeqCst) {
             return u32::try_from(self.shared.generation.load(Ordering::SeqCst)).ok();
         }
-        self.generation
+        let first = self.shared.generation_of_first(number);
+        self.generation.or(first)
     }
 
     fn locate(&self, number: u64) -> Result<u32, WalError> {

@@ -3,7 +3,7 @@
 
 use super::config::ObjectWalConfig;
 use super::end::End;
-use super::first::{First, Line, find_first, why_missing};
+use super::first::{First, Line, check_owner, find_first, removed_up_to};
 use super::format::{Block, Name, number_and_index};
 use super::objects::{Fault, Objects};
 use crate::memory::{Memory, Part};
@@ -170,8 +170,8 @@ pub(crate) struct Shared {
     pub cache: Mutex<Cache>,
     /// The number of the first object that can be read.
     pub first: AtomicU64,
-    /// The beginning of the line when it became ours, if it had one, and the end of
-    /// what the owner before may have trimmed: it may still remove that.
+    /// The beginning of the line when it became ours, if it had one, or where the owner
+    /// before has removed objects since; and the end of what that one may have trimmed.
     inherited: Mutex<Option<(Name, u64)>>,
     /// Bytes of all objects of the line that are durable, trimmed ones too.
     pub written: AtomicU64,
@@ -249,8 +249,7 @@ impl Shared {
             generation: u64::from(end.generation),
         };
         let first = find_first(&self.objects, &line).await?;
-        *self.inherited.lock() = Some((first.name, end.known));
-        self.begin_at(&first);
+        self.begin_at(&first, end.known);
         Ok(())
     }
 
@@ -260,27 +259,46 @@ impl Shared {
     /// # Errors
     /// [`Fault::Superseded`] if a newer owner may have removed it.
     pub async fn look_for_trimming(&self, gone: u64) -> Result<(), Fault> {
+        let generation = self.generation.load(Ordering::SeqCst);
+        check_owner(&self.objects, generation).await?;
         let inherited = *self.inherited.lock();
-        let Some((first, known)) = inherited else {
+        let Some((first, known)) = inherited.filter(|(_, known)| gone < *known) else {
             return Ok(());
         };
-        let end = number_and_index(self.durable_now()).0;
-        // Once we have trimmed it ourselves, its first object says nothing.
-        let ours = self.first() > first.number;
+        // Once we have trimmed the line ourselves, its first object says nothing.
+        if self.first() > first.number {
+            return Ok(());
+        }
         let line = Line {
             from: first.number,
-            known: if ours { 0 } else { known },
-            last: end.saturating_sub(1),
-            generation: self.generation.load(Ordering::SeqCst),
+            known,
+            last: number_and_index(self.durable_now()).0.saturating_sub(1),
+            generation,
         };
-        if let Some(first) = why_missing(&self.objects, gone, first, &line).await? {
-            self.begin_at(&first);
+        let Some(now) = removed_up_to(&self.objects, gone, first, &line).await? else {
+            return Ok(());
+        };
+        // What we trim meanwhile is not the work of the owner before.
+        let (old, new) = (first.number, now.name.number);
+        let same = self
+            .first
+            .compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst);
+        if same.is_ok() {
+            self.begin_at(&now, known);
         }
         Ok(())
     }
 
-    /// The line begins there, or later.
-    fn begin_at(&self, first: &First) {
+    /// The generation of object `number`, if the line that became ours began there.
+    pub fn generation_of_first(&self, number: u64) -> Option<u32> {
+        let inherited = *self.inherited.lock();
+        let (first, _) = inherited.filter(|(first, _)| first.number == number)?;
+        Some(first.generation)
+    }
+
+    /// The line begins there; the owner before has trimmed nothing from `known` on.
+    fn begin_at(&self, first: &First, known: u64) {
+        *self.inherited.lock() = Some((first.name, known));
         self.first.fetch_max(first.name.number, Ordering::SeqCst);
         self.removed_before(first.bytes_before);
         self.cache.lock().forget_before(first.name.number);

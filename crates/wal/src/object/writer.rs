@@ -246,7 +246,7 @@ impl Writer {
         let config = &self.shared.config;
         let most = match config.adaptive {
             true => UNACKNOWLEDGED_MAX,
-            false => config.puts_max,
+            false => config.puts_max.min(UNACKNOWLEDGED_MAX),
         };
         if self.flying.len() >= most {
             return Go::Arrival;

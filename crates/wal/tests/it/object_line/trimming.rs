@@ -192,16 +192,19 @@ fn the_beginning_is_found_across_folders() {
 #[test]
 fn a_lost_object_is_no_beginning() {
     block_on(async {
-        for lost in [600, 1023, 1024] {
+        for (first, lost) in [(0, 600), (0, 1023), (200, 600), (511, 1024)] {
             let site = Site::new();
             let wal = site.open_on(&site.net.wire(), many()).await.unwrap();
             Compute::attach(&wal).await.write(&wal, 1500).await;
+            wal.trim(Position(first << 16)).unwrap();
+            until_removed(&site, first).await;
             wal.close().await.unwrap();
             site.store.delete(&site.path(lost, 1)).await.unwrap();
             let wal = site.open().await;
-            assert_eq!(wal.first(), Position(0), "{lost}");
+            let first = Position(first << 16);
+            assert_eq!(wal.first(), first, "{lost}");
             let error = tokio::task::spawn_blocking(move || {
-                let mut reader = wal.read_from(Position(0)).unwrap();
+                let mut reader = wal.read_from(first).unwrap();
                 loop {
                     if let Err(error) = reader.next() {
                         return error.to_string();
@@ -324,6 +327,78 @@ fn a_wal_that_was_empty_when_it_was_opened_finds_its_beginning() {
     });
 }
 
+/// Its own trimming does not make damage look like the work of the owner before.
+#[test]
+fn damage_stays_damage_while_the_owner_trims() {
+    block_on(async {
+        let site = Site::new();
+        let wal = site.open_on(&site.net.wire(), many()).await.unwrap();
+        Compute::attach(&wal).await.write(&wal, 1500).await;
+        wal.close().await.unwrap();
+        let wal = Arc::new(site.open().await);
+        site.store.delete(&site.path(300, 1)).await.unwrap();
+        let reading = {
+            let wal = Arc::clone(&wal);
+            tokio::task::spawn_blocking(move || {
+                let mut reader = wal.read_from(Position(299 << 16)).unwrap();
+                reader.next().unwrap();
+                reader.next().unwrap_err().to_string()
+            })
+        };
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        wal.trim(Position(100 << 16)).unwrap();
+        until_removed(&site, 100).await;
+        let error = reading.await.unwrap();
+        assert!(error.contains("object 300 "), "{error}");
+        assert_eq!(wal.first(), Position(100 << 16));
+    });
+}
+
+/// A line that was empty when its owner opened it, and was taken over by another.
+#[test]
+fn an_object_that_a_newer_owner_has_trimmed_is_no_damage() {
+    block_on(async {
+        let site = Site::new();
+        let old = site.open_on(&site.net.wire(), one_each()).await.unwrap();
+        Compute::attach(&old).await.write(&old, 200).await;
+        let new = site.open_on(&site.net.wire(), one_each()).await.unwrap();
+        Compute::attach(&new).await.write(&new, 10).await;
+        new.trim(Position(10 << 16)).unwrap();
+        until_removed(&site, 10).await;
+        let error = tokio::task::spawn_blocking(move || {
+            let mut reader = old.read_from(Position(3 << 16))?;
+            reader.next()
+        });
+        let error = error.await.unwrap().unwrap_err();
+        assert!(matches!(error, WalError::Superseded { .. }), "{error}");
+    });
+}
+
+/// The line's own object is removed before a void one of its number.
+#[test]
+fn a_void_object_is_not_read_in_place_of_one_that_was_trimmed() {
+    block_on(async {
+        let site = Site::new();
+        let (old, _, _) = with_a_gap(&site).await;
+        let void = site.get(6, 1).await;
+        let new = site.open_on(&site.net.wire(), one_each()).await.unwrap();
+        site.net.hold_name(None);
+        drop(old);
+        Compute::attach(&new).await.write(&new, 10).await;
+        new.close().await.unwrap();
+        let wal = site.open().await;
+        site.put(6, 1, void).await;
+        site.store.delete(&site.path(6, 2)).await.unwrap();
+        let outcome = tokio::task::spawn_blocking(move || {
+            let mut reader = wal.read_from(Position(5 << 16)).unwrap();
+            reader.next().unwrap();
+            reader.next()
+        });
+        let error = outcome.await.unwrap().unwrap_err().to_string();
+        assert!(error.contains("object 6 "), "{error}");
+    });
+}
+
 /// An owner that was replaced may still be removing what it had trimmed.
 #[test]
 fn objects_that_an_earlier_owner_removes_are_trimmed_and_not_damaged() {
@@ -353,9 +428,24 @@ fn objects_that_an_earlier_owner_removes_are_trimmed_and_not_damaged() {
             "{outcome:?}"
         );
         assert_eq!(wal.first(), Position(6 << 16));
+        // It goes on.
+        for number in 6..8 {
+            site.store.delete(&site.path(number, 1)).await.unwrap();
+        }
+        let again = Arc::clone(&wal);
+        let outcome = tokio::task::spawn_blocking(move || {
+            let mut reader = again.read_from(Position(6 << 16))?;
+            reader.next().map(|_| ())
+        });
+        let outcome = outcome.await.unwrap();
+        assert!(
+            matches!(outcome, Err(WalError::NoSuchPosition(_))),
+            "{outcome:?}"
+        );
+        assert_eq!(wal.first(), Position(8 << 16));
         let wal = Arc::into_inner(wal).unwrap();
         let durable = *wal.durable().borrow();
-        let entries = read_from(wal, Position(6 << 16)).await;
+        let entries = read_from(wal, Position(8 << 16)).await;
         assert_eq!(entries.last().unwrap().next, durable.position());
     });
 }
