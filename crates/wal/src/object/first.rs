@@ -15,7 +15,7 @@ use std::time::Duration;
 /// The time between two looks.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
-/// What is known of a line whose beginning is sought.
+/// A line, and the bounds of its beginning.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Line {
     /// It does not begin before this number.
@@ -58,8 +58,9 @@ pub(crate) async fn find_first(objects: &Objects, line: &Line) -> Result<First, 
     })
 }
 
-/// Where the line begins, if the owner before has removed it up to there, and object
-/// `gone` with it, since it seemed to begin at `first`. `None` if the object is damage.
+/// Looks whether the owner before has removed object `gone`, and all before it, since the
+/// line seemed to begin at `first`. Returns where it begins now; `None` if the object is
+/// damage.
 pub(crate) async fn removed_up_to(
     objects: &Objects,
     gone: u64,
