@@ -31,6 +31,10 @@ const MAY_DIFFER: &[(&str, &str)] = &[
     ("socket", "a path"),
     ("tmpdir", "a path"),
     ("wsrep_data_home_dir", "a path"),
+    // Benchmarks connect over the Unix socket, without TLS.
+    ("have_ssl", "a compute has a certificate"),
+    ("ssl_", "a compute has a certificate"),
+    ("proxy_protocol_networks", "the gateway's connections"),
     // What separates the two.
     (
         "enforce_storage_engine",
