@@ -46,7 +46,7 @@ enum Task {
         args: Vec<String>,
     },
     /// Kill processes under load in many rounds, and verify the data after each:
-    /// `kills [ROUNDS [SEED [rows|ddl]]]`. By default 200 rounds with rows and 200 with
+    /// `kills [ROUNDS [SEED [rows|ddl|log]]]`. By default 200 rounds with rows and 200 with
     /// DDL.
     #[command(disable_help_flag = true)]
     Kills {

@@ -203,7 +203,7 @@ impl Lab {
     fn wakes(&self, args: &Args, report: &mut Report) -> Result<()> {
         let names: Vec<String> = (0..BRANCHES).map(|n| format!("b{n}")).collect();
         names.iter().try_for_each(|name| self.branch(name))?;
-        let mut stock = System::stock(Install::from_env()?, START_POOL)?;
+        let mut stock = System::stock(Install::from_env()?, START_POOL, &[])?;
         let (mut wakes, mut starts) = (Vec::new(), Vec::new());
         // The first round starts computes that have never run.
         for round in 0..=args.wakes.div_ceil(BRANCHES) {

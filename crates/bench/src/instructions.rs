@@ -64,7 +64,7 @@ impl Callgrind {
     fn systems(&self, against: Option<&Path>) -> Result<Vec<System>> {
         let prefix = std::env::var_os(PREFIX_VAR).context("no stock MariaDB")?;
         let wrapped = self.wrap_mariadb(Path::new(&prefix), "stock")?;
-        let mut systems = vec![System::stock(Install::at(wrapped)?, POOL)?];
+        let mut systems = vec![System::stock(Install::at(wrapped)?, POOL, &[])?];
         let home = std::env::var_os("XYLEM_HOME").context("XYLEM_HOME is not set")?;
         systems.push(self.xylem(Who::Xylem, Path::new(&home))?);
         if let Some(home) = against {

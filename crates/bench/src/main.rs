@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 
 mod alike;
+mod binlog;
 mod branches;
 mod commit;
 mod copier;
@@ -96,6 +97,9 @@ enum Part {
     /// that it adds to a statement, wakes of sleeping branches, memory of idle clients. Takes
     /// a quarter of an hour; runs only when named.
     Gateway,
+    /// sysbench write_only with the binary log and without it, on each side; runs only when
+    /// named.
+    Binlog,
 }
 
 impl Part {
@@ -110,6 +114,7 @@ impl Part {
                 | Part::Neighbors
                 | Part::Network
                 | Part::Gateway
+                | Part::Binlog
         )
     }
 }
@@ -264,6 +269,7 @@ fn measure(part: Part, args: &Args, report: &mut Report) -> Result<()> {
         Part::Neighbors => neighbors::measure(args, report),
         Part::Network => network::measure(args, report),
         Part::Gateway => gateway::measure(args, report),
+        Part::Binlog => binlog::measure(args, report),
     }
     .with_context(|| format!("part {part:?}").to_lowercase())
 }

@@ -37,7 +37,7 @@ enum Reads {
         /// The tablespace.
         space: u32,
         /// Stops the server when it is dropped.
-        _system: System,
+        _system: Box<System>,
     },
 }
 
@@ -53,7 +53,7 @@ impl Source {
         let reads = Reads::Server {
             client,
             space,
-            _system: system,
+            _system: Box::new(system),
         };
         Ok((Source { who, reads }, pages))
     }

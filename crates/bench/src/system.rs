@@ -37,6 +37,8 @@ enum Kind {
     Stock {
         install: Install,
         dir: TempDir,
+        /// Further options of mariadbd.
+        options: Vec<String>,
         /// `None` while it is stopped.
         server: Option<Server>,
     },
@@ -84,8 +86,9 @@ impl Counters {
 }
 
 impl System {
-    /// Creates and starts stock MariaDB of the given installation with an empty database.
-    pub fn stock(install: Install, pool: &str) -> Result<System> {
+    /// Creates and starts stock MariaDB of the given installation with an empty database and
+    /// further options.
+    pub fn stock(install: Install, pool: &str, options: &[&str]) -> Result<System> {
         let dir = tempfile::tempdir()?;
         let install = install.in_own_session();
         install.create_database(&dir.path().join("data"), &[])?;
@@ -94,6 +97,7 @@ impl System {
             kind: Kind::Stock {
                 install,
                 dir,
+                options: options.iter().map(|&option| option.to_owned()).collect(),
                 server: None,
             },
         };
@@ -132,15 +136,17 @@ impl System {
             Kind::Stock {
                 install,
                 dir,
+                options: further,
                 server,
             } => {
-                let options = [
+                let mut options = vec![
                     format!("--innodb-buffer-pool-size={}", pool.trim_end_matches("iB")),
                     "--performance-schema=OFF".to_owned(),
                     "--innodb-buffer-pool-dump-at-shutdown=ON".to_owned(),
                     // Tables would otherwise be of latin1, which sorts in less time.
                     "--character-set-server=utf8mb4".to_owned(),
                 ];
+                options.extend_from_slice(further);
                 let data = dir.path().join("data");
                 *server = Some(install.start(&data, dir.path(), &options)?);
             }
@@ -364,7 +370,7 @@ impl Systems {
     /// Starts all of them, each with an empty database.
     pub fn start(against: Option<&Path>, pool: &str) -> Result<Systems> {
         let mut all = vec![
-            System::stock(Install::from_env()?, pool)?,
+            System::stock(Install::from_env()?, pool, &[])?,
             System::xylem(None, pool)?,
         ];
         if let Some(home) = against {

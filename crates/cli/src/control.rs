@@ -379,7 +379,8 @@ impl Control {
         self.changed(doing, from, answer).await
     }
 
-    /// A moment of a branch, as LSN and as time.
+    /// A moment of a branch, as LSN and as time. With `gtid`, also as the position of the
+    /// branch's binary log, which takes longer.
     ///
     /// # Errors
     /// When it lies outside the branch's history.
@@ -387,10 +388,12 @@ impl Control {
         &self,
         branch: &(dyn Display + Sync),
         at: Option<Moment>,
+        gtid: bool,
     ) -> Result<ResolveTimeResponse> {
         let request = self.change(ResolveTimeRequest {
             branch: branch.to_string(),
             at: at.map(wire),
+            gtid,
         })?;
         let answer = self.client.clone().resolve_time(request).await;
         let doing = format!("look up a moment of branch {branch}");
@@ -451,6 +454,7 @@ fn wire(moment: Moment) -> WireMoment {
         at: Some(match moment {
             Moment::Lsn(lsn) => At::Lsn(lsn),
             Moment::Time(time) => At::Time(time.to_string()),
+            Moment::Gtid(gtid) => At::Gtid(gtid.to_string()),
         }),
     }
 }

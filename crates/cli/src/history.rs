@@ -32,7 +32,7 @@ pub async fn check(
     let Some(began) = began(control, branch).await?.filter(|began| time < *began) else {
         return Ok(());
     };
-    let reach = control.resolve(branch, None).await?;
+    let reach = control.resolve(branch, None, false).await?;
     let oldest = reach.oldest_time.parse::<Timestamp>();
     if oldest.is_ok_and(|oldest| oldest >= began) {
         // The server refuses the moment itself.
@@ -40,7 +40,9 @@ pub async fn check(
     }
     // The template may have been made long before, and nothing tells then which
     // LSN was there at the beginning: all that is older shows the empty database.
-    let first = control.resolve(branch, Some(Moment::Time(began))).await;
+    let first = control
+        .resolve(branch, Some(Moment::Time(began)), false)
+        .await;
     let oldest = first.map_or(reach.oldest_lsn, |first| first.lsn);
     Err(Failure::of(
         Kind::Invalid,

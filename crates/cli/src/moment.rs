@@ -1,8 +1,9 @@
-//! Moments as people write them: an LSN, a time, or how long ago.
+//! Moments as people write them: an LSN, a time, how long ago, or a GTID.
 
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, Unit};
+use xylem_binlog::{BadGtid, Gtid};
 
 /// A moment of a branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +12,8 @@ pub enum Moment {
     Lsn(u64),
     /// This time.
     Time(Timestamp),
+    /// Right after this transaction, in the branch's own binary log.
+    Gtid(Gtid),
 }
 
 /// A moment as it was written. What it means may depend on the present time and
@@ -27,16 +30,19 @@ pub enum When {
     Local(DateTime),
     /// A local time of today.
     Today(Time),
+    /// A transaction of the branch's own binary log.
+    Gtid(Gtid),
 }
 
 /// The forms that are understood, for errors.
-const FORMS: &str = "write an LSN (123456), a time as RFC 3339 has it (2026-11-22T14:05:00Z), a local time ('2026-11-22 14:05', '2026-11-22 14:05:07.5', 14:05 today), or how long ago ('5 minutes ago', '2 hours ago')";
+const FORMS: &str = "write an LSN (123456), a time as RFC 3339 has it (2026-11-22T14:05:00Z), a local time ('2026-11-22 14:05', '2026-11-22 14:05:07.5', 14:05 today), how long ago ('5 minutes ago', '2 hours ago'), or a transaction of the branch's own binary log (gtid:0-1-42)";
 
 impl std::fmt::Display for Moment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Moment::Lsn(lsn) => write!(f, "LSN {lsn}"),
             Moment::Time(time) => write!(f, "{time}"),
+            Moment::Gtid(gtid) => write!(f, "GTID {gtid}"),
         }
     }
 }
@@ -54,6 +60,9 @@ impl When {
                 Err(_) => Err(format!("{text} is larger than any LSN")),
             };
         }
+        if let Some(gtid) = text.strip_prefix("gtid:") {
+            return When::parse_gtid(gtid);
+        }
         let parsed = match text.strip_suffix("ago") {
             Some(span) => so_long(span).map(When::Ago),
             // With an offset from UTC, or `Z` for none.
@@ -65,6 +74,15 @@ impl When {
         parsed.ok_or_else(|| format!("{text:?} is neither an LSN nor a time: {FORMS}"))
     }
 
+    /// Reads a GTID.
+    ///
+    /// # Errors
+    /// Shows the form of one.
+    pub fn parse_gtid(text: &str) -> Result<When, String> {
+        let gtid = text.trim().parse().map(When::Gtid);
+        gtid.map_err(|error: BadGtid| error.to_string())
+    }
+
     /// The moment's meaning at `now`, where local times are those of `zone`.
     ///
     /// # Errors
@@ -73,6 +91,7 @@ impl When {
         let local = match self {
             When::Lsn(lsn) => return Ok(Moment::Lsn(lsn)),
             When::Time(time) => return Ok(Moment::Time(time)),
+            When::Gtid(gtid) => return Ok(Moment::Gtid(gtid)),
             When::Ago(span) => {
                 // Nobody means it to the nanosecond.
                 let then = now.checked_sub(span);

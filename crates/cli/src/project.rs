@@ -13,6 +13,7 @@ use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::time::Duration;
 use xylem_server::span::Span;
+use xylem_types::BINLOG;
 
 /// The gateway's port that is tried first: the one that clients of MariaDB try.
 pub const GATEWAY_PORT: u16 = 3306;
@@ -175,13 +176,21 @@ impl Project {
     }
 
     /// The further arguments of a compute; `main`: of branch main's. Only that one
-    /// gets a binary log, since two computes that wrote the same files would ruin
-    /// them, and a server's id, since two replicas with the same id push each
-    /// other out.
+    /// gets a binary log outside of the branch, since two computes that wrote the same files
+    /// would ruin them, and a server's id and a domain of GTIDs, since two replicas with the
+    /// same id push each other out, and two servers in one domain give one GTID to two
+    /// transactions.
     pub fn mariadbd_args_of(&self, main: bool) -> impl Iterator<Item = OsString> {
         let all = self.settings.compute.mariadbd_args.iter();
-        all.filter(move |arg| main || !(is_binary_log(arg) || is_server_id(arg)))
+        all.filter(move |arg| main || !(is_binary_log(arg) || is_identity(arg)))
+            .filter(|arg| !is_own_binary_log(arg))
             .map(OsString::from)
+    }
+
+    /// Whether each branch has a binary log of its own.
+    pub fn has_binary_log(&self) -> bool {
+        let all = &self.settings.compute.mariadbd_args;
+        all.iter().any(|arg| is_own_binary_log(arg))
     }
 
     /// From where `root` can log in on branch `id` so far.
@@ -215,18 +224,31 @@ impl Project {
     }
 }
 
-/// Whether an argument of mariadbd is about where the binary log is.
-pub fn is_binary_log(arg: &str) -> bool {
+/// The name of an option of mariadbd in an argument, and its value.
+fn option(arg: &str) -> (String, Option<&str>) {
+    let (name, value) = match arg.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (arg, None),
+    };
     // MariaDB takes `_` for `-`, in the prefix as well.
-    let (name, _) = arg.split_once('=').unwrap_or((arg, ""));
     let name = name.replace('_', "-");
     let name = name.strip_prefix("--").unwrap_or(&name);
     let name = name.strip_prefix("loose-").unwrap_or(name);
-    matches!(name, "log-bin" | "log-bin-index")
+    (name.to_owned(), value)
 }
 
-/// Whether an argument of mariadbd is the server's id.
-fn is_server_id(arg: &str) -> bool {
-    let name = arg.trim_start_matches("--loose-").trim_start_matches("--");
-    name.replace('_', "-").starts_with("server-id=")
+/// Whether an argument of mariadbd is about where the binary log is.
+pub fn is_binary_log(arg: &str) -> bool {
+    matches!(&option(arg).0[..], "log-bin" | "log-bin-index")
+}
+
+/// Whether an argument of mariadbd asks for a binary log that belongs to the branch.
+pub fn is_own_binary_log(arg: &str) -> bool {
+    let (name, value) = option(arg);
+    name == "log-bin" && matches!(value, None | Some("" | BINLOG))
+}
+
+/// Whether an argument of mariadbd tells it from other servers.
+fn is_identity(arg: &str) -> bool {
+    matches!(&option(arg).0[..], "server-id" | "gtid-domain-id")
 }

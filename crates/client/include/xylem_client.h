@@ -63,6 +63,22 @@ int xylem_init(const xylem_config *config, char *error, size_t error_size);
 ends all threads. Page requests in flight complete with XYLEM_CANCELLED. */
 void xylem_shutdown(void);
 
+/* The branch's own binary log, binlog.NNNNNN in the data directory. Reads of files that an
+earlier server wrote fetch their content from the page server. */
+
+/* Calls send before each write to the log, without any lock of this library. It sends all
+redo so far (xylem_stream_wal), so that what the log has is never ahead of the redo. NULL:
+nothing is called. */
+void xylem_before_log(void (*send)(void));
+
+/* Cuts off the event group at the end of a log that no server has closed, if only a part of
+it is there. */
+int xylem_mend_log(void);
+
+/* Calls each with the number (my_xid) of every transaction in the log which an engine may
+have prepared and not committed, perhaps with older ones as well. */
+int xylem_log_transactions(void (*each)(void *context, uint64_t xid), void *context);
+
 /* Returns 1 between xylem_init and xylem_shutdown, else 0. */
 int xylem_is_enabled(void);
 

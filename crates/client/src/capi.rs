@@ -3,6 +3,7 @@
 //!
 //! The header documents the contract of each function.
 
+use crate::binlog;
 use crate::cache::{self, Cache, Found, PageId, Ticket};
 use crate::client::{Client, PageWanted};
 use crate::config::{self, Config};
@@ -242,6 +243,10 @@ fn init(config: Config) -> Result<(), Error> {
         }
     }
     let client = Arc::new(Client::start(config)?);
+    let (pool, start_lsn) = (client.pool_shared(), client.shared().config.start_lsn);
+    sidefiles::logs::attach(Some(Arc::new(move |number, offset, length| {
+        binlog::fetch(&pool, start_lsn, number, offset, length)
+    })));
     // Earlier side-file operations are queued before the caller can queue redo.
     let attached = match client.redo() {
         Some(queue) => sidefiles::attach(queue.clone(), client.shared().clone()),
@@ -295,6 +300,7 @@ pub extern "C" fn xylem_shutdown() {
         let _turn = lock(&TURN);
         if let Some(client) = client() {
             client.shutdown();
+            sidefiles::logs::attach(None);
             *CLIENT.write().unwrap_or_else(PoisonError::into_inner) = None;
         }
         Status::Ok
@@ -640,6 +646,33 @@ pub unsafe extern "C" fn xylem_stream_wal(
 #[unsafe(no_mangle)]
 pub extern "C" fn xylem_wait_durable(lsn: u64) -> c_int {
     with_client(|client| client.wait_durable(lsn))
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub extern "C" fn xylem_before_log(send: Option<sidefiles::logs::Hook>) {
+    let _ = catch_unwind(|| sidefiles::logs::set_hook(send));
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub extern "C" fn xylem_mend_log() -> c_int {
+    with_client(|_| binlog::mend())
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub extern "C" fn xylem_log_transactions(
+    each: Option<extern "C" fn(*mut c_void, u64)>,
+    context: *mut c_void,
+) -> c_int {
+    with_client(|_| {
+        let each = each.ok_or_else(|| invalid("xylem_log_transactions has no callback"))?;
+        for xid in binlog::transactions()? {
+            each(context, xid);
+        }
+        Ok(())
+    })
 }
 
 /// See the header.

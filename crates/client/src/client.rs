@@ -4,7 +4,7 @@
 use crate::config::Config;
 use crate::log::{self, Level};
 use crate::pages::{self, Callback, Patience, Pool, Target, may_wait};
-use crate::redo::{self, Queue};
+use crate::redo::{self, Queue, Sending};
 use crate::shared::{Shared, remember};
 use crate::sidefiles;
 use crate::status::{Error, Status};
@@ -121,6 +121,11 @@ impl Client {
         &self.pool
     }
 
+    /// The same, for a caller that outlives the client.
+    pub fn pool_shared(&self) -> Arc<Pool> {
+        Arc::clone(&self.pool)
+    }
+
     /// Tablespaces that were asked for before they are opened.
     pub fn fetched(&self) -> &Fetched {
         &self.fetched
@@ -186,12 +191,17 @@ impl Client {
         }
     }
 
-    /// Queues redo and sends it.
+    /// Queues redo and sends it; before a write to the binary log, with that write.
     ///
     /// # Errors
     /// Those of [`Queue::push_redo`]. A reader always gets an error.
     pub fn stream_wal(&self, start_lsn: u64, redo: &[u8]) -> Result<(), Error> {
-        self.writer()?.push_redo(start_lsn, redo, &self.shared)
+        let sending = match sidefiles::logs::is_writing() {
+            true => Sending::WithNext,
+            false => Sending::Now,
+        };
+        let queue = self.writer()?;
+        queue.push_redo(start_lsn, redo, sending, &self.shared)
     }
 
     /// Waits until everything queued up to `lsn` is durable.

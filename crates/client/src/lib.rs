@@ -15,6 +15,7 @@
 //! under Apache-2.0 alone.
 
 pub mod backoff;
+pub mod binlog;
 pub mod cache;
 pub mod capi;
 pub mod client;

@@ -3,9 +3,11 @@
 //! Needs an installation in `XYLEM_HOME`, which `cargo xtask test` sets.
 #![allow(clippy::disallowed_methods, reason = "whole systems run in real time")]
 
+pub mod cdc;
 pub mod process;
 pub mod raw_client;
 mod reach;
+pub mod replica;
 pub mod rounds;
 pub mod small;
 pub mod soak;

@@ -5,7 +5,7 @@ use crate::api::{Page, Reach, ReadAt, SideFile, Tablespace};
 use crate::branch::fork::ForkError;
 use crate::branch::forks::{Fork, SLOTS};
 use crate::branch::shared::{Opened, Parent, Shared};
-use crate::branch::side_files::{SideCursor, SidePart};
+use crate::branch::side_files::{SideCursor, SidePart, Wanted};
 use crate::error::{ReadError, StoreError};
 use crate::finding::LastScrub;
 use crate::ingest;
@@ -318,8 +318,8 @@ impl Branch {
     }
 
     /// Directories and side files from `from` on, until about `bytes_max`
-    /// bytes of content and paths are gathered. Holds nothing between two
-    /// calls. Blocking.
+    /// bytes of content and paths are gathered. `wanted` says by path how much
+    /// of a file is read. Holds nothing between two calls. Blocking.
     ///
     /// An operation counts from the end of the last whole mtr that stands
     /// before it in the WAL: were the redo after that void, the operation
@@ -332,8 +332,32 @@ impl Branch {
         at: ReadAt,
         from: SideCursor,
         bytes_max: usize,
+        wanted: &dyn Fn(&str) -> Wanted,
     ) -> Result<SidePart, ReadError> {
-        self.shared.side_part(at, from, bytes_max)
+        self.shared.side_part(at, from, bytes_max, wanted)
+    }
+
+    /// Bytes of the side file `path` from `offset` on: `length`, or as many as there are.
+    /// `None` if there is no such file. Blocking.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn side_file(
+        &self,
+        at: ReadAt,
+        path: &str,
+        offset: u64,
+        length: usize,
+    ) -> Result<Option<Vec<u8>>, ReadError> {
+        self.shared.side_file(at, path, offset, length)
+    }
+
+    /// The size of the side file `path` in bytes. `None` if there is no such file. Blocking.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn side_file_size(&self, at: ReadAt, path: &str) -> Result<Option<u64>, ReadError> {
+        self.shared.side_file_size(at, path)
     }
 
     /// Calls `each` with every directory and whole side file, a directory

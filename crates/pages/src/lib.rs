@@ -31,7 +31,7 @@ pub use api::{Page, Reach, ReadAt, SideFile, Tablespace};
 pub use branch::fork::ForkError;
 pub use branch::forks::Fork;
 pub use branch::health::Trouble;
-pub use branch::side_files::{FileBytes, SideCursor, SidePart, SidePiece};
+pub use branch::side_files::{FileBytes, HEAD_BYTES, SideCursor, SidePart, SidePiece, Wanted};
 pub use config::StoreConfig;
 pub use error::{ReadError, StoreError};
 pub use handle::Branch;

@@ -2,6 +2,7 @@
 //! renaming, restoring and removing them.
 
 pub mod attach;
+pub mod binlog;
 pub mod framing;
 pub mod leases;
 pub mod lifecycle;

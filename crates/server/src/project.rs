@@ -8,6 +8,7 @@ mod seat;
 mod template;
 pub(crate) mod wal_home;
 
+use crate::branch::binlog::LogEnd;
 use crate::config::WalStore;
 use crate::error::ServerError;
 use jiff::Timestamp;
@@ -87,6 +88,10 @@ pub struct BranchMeta {
     pub created_at: Timestamp,
     /// The branch belongs to one read-only compute, and is removed with it.
     pub lease: bool,
+    /// Where the parent's binary log ends for the branch; `None`: where it ended at the branch
+    /// point.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_end: Option<LogEnd>,
 }
 
 /// A [`BranchId`] as 32 hexadecimal digits.
@@ -129,6 +134,7 @@ impl Project {
             branch_point_lsn: 0,
             created_at: now,
             lease: false,
+            log_end: None,
         };
         Project {
             id: format!("{project:032x}"),

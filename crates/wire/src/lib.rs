@@ -10,9 +10,9 @@ mod message;
 mod received;
 
 pub use message::{
-    ACK_BYTES, Ack, Fault, FrameHead, GET_PAGE_BYTES, GetPage, GetSpace, Hello, PREFACE_BYTES,
-    PageHead, Role, Space, Standing, ack, check_preface, fault, frame_head, get_page, get_space,
-    hello, page_head, ping, pong, space, welcome,
+    ACK_BYTES, Ack, Fault, FrameHead, GET_PAGE_BYTES, GetLog, GetPage, GetSpace, Hello,
+    LOG_BYTES_MAX, PREFACE_BYTES, PageHead, Role, Space, Standing, ack, check_preface, fault,
+    frame_head, get_log, get_page, get_space, hello, log, page_head, ping, pong, space, welcome,
 };
 pub use received::{Message, Received};
 
@@ -47,6 +47,8 @@ pub enum Kind {
     GetSpace = 4,
     /// Asks whether the server is there.
     Ping = 5,
+    /// Asks for bytes of the binary log.
+    GetLog = 6,
     /// The first message of the server: the compute is admitted.
     Welcome = 65,
     /// A page.
@@ -59,6 +61,8 @@ pub enum Kind {
     Pong = 69,
     /// A request failed, or the connection ends.
     Fault = 70,
+    /// Bytes of the binary log.
+    Log = 71,
 }
 
 impl Kind {
@@ -70,12 +74,14 @@ impl Kind {
             3 => Kind::Frame,
             4 => Kind::GetSpace,
             5 => Kind::Ping,
+            6 => Kind::GetLog,
             65 => Kind::Welcome,
             66 => Kind::Page,
             67 => Kind::Ack,
             68 => Kind::Space,
             69 => Kind::Pong,
             70 => Kind::Fault,
+            71 => Kind::Log,
             _ => return None,
         })
     }

@@ -319,6 +319,55 @@ impl Space {
     }
 }
 
+/// Asks for bytes of a file of the branch's binary log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GetLog {
+    /// The number of the file.
+    pub number: u32,
+    /// How many bytes, at most [`LOG_BYTES_MAX`].
+    pub length: u32,
+    /// Where they begin in the file.
+    pub offset: u64,
+    /// The answer shows at least what stands before this LSN.
+    pub min_lsn: u64,
+}
+
+/// The most bytes of the binary log in one answer.
+pub const LOG_BYTES_MAX: u32 = 4 << 20;
+
+/// The message of a [`GetLog`] with number `id`.
+pub fn get_log(id: u64, get: &GetLog) -> Vec<u8> {
+    let mut out = message(Kind::GetLog, id, 24);
+    out.extend_from_slice(&get.number.to_le_bytes());
+    out.extend_from_slice(&get.length.to_le_bytes());
+    out.extend_from_slice(&get.offset.to_le_bytes());
+    out.extend_from_slice(&get.min_lsn.to_le_bytes());
+    out
+}
+
+impl GetLog {
+    /// The body of a GetLog.
+    ///
+    /// # Errors
+    /// [`Invalid::Short`].
+    pub fn decode(body: &[u8]) -> Result<GetLog, Invalid> {
+        let mut input = Input::new(body);
+        Ok(GetLog {
+            number: input.u32()?,
+            length: input.u32()?,
+            offset: input.u64()?,
+            min_lsn: input.u64()?,
+        })
+    }
+}
+
+/// The answer to [`GetLog`] `id`: the bytes, fewer where the file ends.
+pub fn log(id: u64, bytes: &[u8]) -> Vec<u8> {
+    let mut out = message(Kind::Log, id, bytes.len());
+    out.extend_from_slice(bytes);
+    out
+}
+
 /// A ping with number `id`.
 pub fn ping(id: u64) -> Vec<u8> {
     message(Kind::Ping, id, 0)

@@ -10,6 +10,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 
 #include "univ.i"
 #include "buf0types.h"
+#include <unordered_set>
 #include <vector>
 
 namespace page_server
@@ -67,6 +68,19 @@ void note_damaged(uint32_t id, bool is) noexcept;
 /** @return whether this server has dropped a tablespace
 @param id  tablespace identifier */
 bool was_dropped(uint32_t id) noexcept;
+
+/** From now on, send all redo before each write to the branch's own binary log. */
+void log_sends_redo() noexcept;
+
+/** Cut off an event group at the end of the branch's own binary log of which only a
+part is there.
+@return whether the log can be opened */
+bool mend_log() noexcept;
+
+/** Find the transactions in the binary log of the data directory.
+@param xids  their numbers, from the last checkpoint of the log on
+@return whether the log was read */
+bool log_transactions(std::unordered_set<uint64_t> &xids) noexcept;
 
 /** Free the transactions that stay open. Called at shutdown, when there are no
 other transactions. */

@@ -70,6 +70,9 @@ struct
   CLIENT_FUNCTION(fetch_tablespaces);
   CLIENT_FUNCTION(forget_tablespaces);
   CLIENT_FUNCTION(open_tablespace);
+  CLIENT_FUNCTION(before_log);
+  CLIENT_FUNCTION(mend_log);
+  CLIENT_FUNCTION(log_transactions);
   CLIENT_FUNCTION(cache_open);
   CLIENT_FUNCTION(cache_get);
   CLIENT_FUNCTION(cache_put);
@@ -124,6 +127,7 @@ bool look_up_all() noexcept
     LOOK_UP(get_pages_batch) && LOOK_UP(stream_wal) &&
     LOOK_UP(wait_durable) && LOOK_UP(fetch_tablespaces) &&
     LOOK_UP(forget_tablespaces) && LOOK_UP(open_tablespace) &&
+    LOOK_UP(before_log) && LOOK_UP(mend_log) && LOOK_UP(log_transactions) &&
     LOOK_UP(cache_open) && LOOK_UP(cache_get) && LOOK_UP(cache_put) &&
     LOOK_UP(cache_forget) && LOOK_UP(cache_forget_space) &&
     LOOK_UP(cache_close) && LOOK_UP(get_stats) && LOOK_UP(last_error);
@@ -420,6 +424,8 @@ void stop(lsn_t lsn) noexcept
 {
   if (!connected)
     return;
+  /* MariaDB has closed the binary log. */
+  client.before_log(nullptr);
   /* It ends when the redo before it is durable, which a shutdown waits for, too. */
   wait_for_start_pages();
   forget_kept();
@@ -431,6 +437,37 @@ void stop(lsn_t lsn) noexcept
   }
   client.shutdown();
   engines_stop();
+}
+
+void log_sends_redo() noexcept
+{
+  client.before_log([]() { log_write_up_to(log_sys.get_lsn(), false); });
+}
+
+bool mend_log() noexcept
+{
+  if (client.mend_log() == XYLEM_OK)
+    return true;
+  char error[512];
+  client.last_error(error, sizeof error);
+  sql_print_error("InnoDB: Cannot repair the binary log: %s", error);
+  return false;
+}
+
+bool log_transactions(std::unordered_set<uint64_t> &xids) noexcept
+{
+  const int status= client.log_transactions([](void *to, uint64_t xid) {
+    static_cast<std::unordered_set<uint64_t>*>(to)->insert(xid);
+  }, &xids);
+  if (status == XYLEM_OK)
+    return true;
+  char error[512];
+  client.last_error(error, sizeof error);
+  sql_print_error("InnoDB: Cannot read the binary log at the branch point, which"
+                  " decides on transactions that were being committed there: %s;"
+                  " hint: if the log itself is damaged, make the branch at an"
+                  " earlier moment", error);
+  return false;
 }
 
 bool serves(const fil_space_t &space) noexcept

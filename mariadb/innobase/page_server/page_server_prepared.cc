@@ -3,16 +3,18 @@
 Find the binary log that decides on a prepared transaction.
 
 A side file, which is part of the branch's history, names the branch that last
-ran with a binary log. If it names another branch, that is a parent branch or one
-of its ancestors. No binary log of this branch contains the transactions that were
-prepared at the branch point, and this branch has prepared none yet, because it
-would have written its own name first. If the file names this branch, or is
-missing, MariaDB decides. Without the binary log it then refuses to start, which is
-right, because that log may hold commits that were acknowledged.
+ran with a binary log, and says whether that log is a part of the branch. If it names
+another branch, that is a parent branch or one of its ancestors, and this branch has
+prepared no transaction yet, because it would have written its own name first. What
+that log had at the branch point is committed, as MariaDB's recovery would do there;
+the rest is rolled back, and so is all if the log is elsewhere. If the file names this
+branch, or is missing, MariaDB decides. Without the binary log it then refuses to start,
+which is right, because that log may hold commits that were acknowledged.
 
 The order of writes makes this safe at every crash: the redo of all decisions is
-durable before the name is written, and the name is durable before the first
-transaction can be prepared. A truncated name matches no branch.
+durable before another branch's log is removed, the log is gone before the name is
+written, and the name is durable before the first transaction can be prepared. A
+truncated name matches no branch.
 
 SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -21,6 +23,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 #define MYSQL_SERVER
 #include "page_server_prepared.h"
 #include "page_server.h"
+#include "page_server_private.h"
 #include "buf0buf.h"
 #include "log0log.h"
 #include "mtr0mtr.h"
@@ -28,6 +31,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 #include "srv0srv.h"
 #include "trx0rseg.h"
 #include "trx0sys.h"
+#include "trx0trx.h"
 #include "trx0undo.h"
 #include "mysqld.h"
 #include "handler.h"
@@ -43,12 +47,28 @@ namespace
 /** The side file, in the data directory */
 constexpr char FILE_NAME[]= "xylem.binlog";
 
-/** The number of transactions for which is_undecided() returned true */
+/** What follows the branch in FILE_NAME if the log is not a part of the branch */
+constexpr char ELSEWHERE[]= " elsewhere";
+
+/** The number of transactions that are rolled back */
 unsigned undecided;
+
+/** Transactions that the parent's binary log has */
+std::vector<xid_t> decided;
+
+/** The numbers of the transactions in the parent's binary log */
+std::unordered_set<uint64_t> logged;
+/** Whether that log was read */
+bool log_read;
 
 /** The branch in FILE_NAME */
 enum class Owner { UNKNOWN, NOBODY, US, OTHERS };
 Owner owner= Owner::UNKNOWN;
+/** Whether FILE_NAME says so of the log */
+bool elsewhere;
+
+/** Whether this server writes a binary log that is a part of the branch */
+bool own_log;
 
 std::string path()
 { return std::string(fil_path_to_mysql_datadir) + "/" + FILE_NAME; }
@@ -67,16 +87,51 @@ Owner find_owner()
   ::close(fd);
   if (n < 0)
     return Owner::UNKNOWN;
-  const std::string mine= std::string(branch) + "\n";
-  return owner= mine == std::string(buf, size_t(n))
+  std::string named(buf, size_t(n));
+  const std::string end= std::string(ELSEWHERE) + "\n";
+  elsewhere= named.size() > end.size() &&
+    !named.compare(named.size() - end.size(), std::string::npos, end);
+  if (elsewhere)
+    named.replace(named.size() - end.size(), std::string::npos, "\n");
+  return owner= named == std::string(branch) + "\n"
     ? Owner::US : Owner::OTHERS;
+}
+
+/** @return whether a file of the data directory has events of a binary log, or its
+state; the index is MariaDB's already */
+bool is_log(const char *name)
+{
+  constexpr char BASE[]= "binlog.";
+  if (strncmp(name, BASE, sizeof BASE - 1))
+    return false;
+  name+= sizeof BASE - 1;
+  return !strcmp(name, "state") ||
+    (strlen(name) >= 6 && name[strspn(name, "0123456789")] == 0);
+}
+
+/** Remove the files of a binary log that is not this branch's from this branch.
+@return whether none is left */
+bool remove_log()
+{
+  MY_DIR *dir= my_dir(fil_path_to_mysql_datadir, MYF(0));
+  if (!dir)
+    return false;
+  bool ok= true;
+  for (size_t i= 0; i < dir->number_of_files; i++)
+    if (is_log(dir->dir_entry[i].name))
+      ok&= !::unlink((std::string(fil_path_to_mysql_datadir) + "/" +
+                      dir->dir_entry[i].name).c_str());
+  my_dirend(dir);
+  return ok;
 }
 
 /** Write this branch's name to FILE_NAME, durably.
 @return whether it was written */
 bool take_over()
 {
-  const std::string mine= std::string(branch) + "\n";
+  if (own_log && !remove_log())
+    return false;
+  const std::string mine= std::string(branch) + (own_log ? "" : ELSEWHERE) + "\n";
   const int fd= ::open(path().c_str(),
                      O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0660);
   if (fd < 0)
@@ -105,14 +160,31 @@ dberr_t set_active(const trx_undo_t &undo)
 }
 } // namespace
 
-bool is_undecided(const xid_t &xid) noexcept
+Decision decide(const xid_t &xid) noexcept
 {
-  if (!enabled || !const_cast<xid_t&>(xid).get_my_xid() ||
+  const my_xid number= const_cast<xid_t&>(xid).get_my_xid();
+  if (!enabled || !number || srv_force_recovery >= SRV_FORCE_NO_TRX_UNDO ||
       find_owner() != Owner::OTHERS)
-    return false;
+    return Decision::LEAVE;
+  if (!log_read)
+  {
+    if (!elsewhere && !log_transactions(logged))
+      return Decision::REFUSE;
+    log_read= true;
+  }
+  if (logged.count(number))
+  {
+    if (high_level_read_only)
+      return Decision::COMMITTED;
+    decided.push_back(xid);
+    return Decision::LEAVE;
+  }
   undecided++;
-  return true;
+  return Decision::ROLL_BACK;
 }
+
+bool log_waits(const xid_t &xid) noexcept
+{ return own_log && const_cast<xid_t&>(xid).get_my_xid(); }
 
 bool prepared_decided() noexcept
 {
@@ -120,12 +192,23 @@ bool prepared_decided() noexcept
       srv_force_recovery >= SRV_FORCE_NO_TRX_UNDO)
     return true;
 
+  for (const xid_t &xid : decided)
+    if (trx_t *trx= trx_get_trx_by_xid(&xid))
+    {
+      trx_commit_for_mysql(trx);
+      trx->free();
+    }
+  if (!decided.empty())
+    sql_print_information("InnoDB: Committed %zu transactions that the binary log"
+                          " had at the branch point of branch '%s'",
+                          decided.size(), branch);
+
   if (undecided)
   {
     sql_print_information("InnoDB: Rolling back %u transactions that were"
                           " being committed at the branch point of branch"
-                          " '%s', because no binary log of this branch"
-                          " contains them", undecided, branch);
+                          " '%s', because the binary log did not have them there",
+                          undecided, branch);
     for (trx_rseg_t &rseg : trx_sys.rseg_array)
       if (rseg.space)
         for (const trx_undo_t *undo= UT_LIST_GET_FIRST(rseg.undo_list); undo;
@@ -144,9 +227,17 @@ bool prepared_decided() noexcept
 
   if (!opt_bin_log)
     return true;
+  own_log= opt_bin_logname && !strcmp(opt_bin_logname, "binlog");
   switch (find_owner()) {
   case Owner::US:
-    return true;
+    if (elsewhere == !own_log)
+    {
+      if (!own_log)
+        return true;
+      log_sends_redo();
+      return mend_log();
+    }
+    break;
   case Owner::UNKNOWN:
     sql_print_error("InnoDB: Cannot read %s: %s", path().c_str(),
                     strerror(errno));
@@ -159,11 +250,13 @@ bool prepared_decided() noexcept
   if (take_over())
   {
     owner= Owner::US;
+    if (own_log)
+      log_sends_redo();
     return true;
   }
-  sql_print_error("InnoDB: Cannot write %s, which records that branch '%s' has"
-                  " a binary log: %s", path().c_str(), branch,
-                  strerror(errno));
+  sql_print_error("InnoDB: Cannot remove another branch's binary log, or write"
+                  " %s, which records that branch '%s' has a binary log: %s",
+                  path().c_str(), branch, strerror(errno));
   return false;
 }
 }

@@ -26,7 +26,8 @@ pub struct NewBranch {
         pattern = "^[a-zA-Z0-9][a-zA-Z0-9._-]*(/[a-zA-Z0-9][a-zA-Z0-9._-]*)*$"
     )]
     pub from: Option<String>,
-    /// Its branch point: an LSN, a time (RFC 3339), or how long ago (`5 minutes ago`).
+    /// Its branch point: an LSN, a time (RFC 3339), how long ago (`5 minutes ago`), or a
+    /// transaction of the branch's own binary log (`gtid:0-1-42`).
     /// Default: now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1)]
@@ -68,7 +69,8 @@ pub struct ChangeBranch {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RestoreBranch {
-    /// An LSN, a time (RFC 3339), or how long ago (`5 minutes ago`).
+    /// An LSN, a time (RFC 3339), how long ago (`5 minutes ago`), or a transaction of the
+    /// branch's own binary log (`gtid:0-1-42`).
     #[schema(min_length = 1)]
     pub at: String,
     /// Name of the branch that keeps the present state. Default: NAME-before-NOW.
@@ -151,7 +153,8 @@ pub struct ExportBranch {
     /// or be empty.
     #[schema(pattern = "^/")]
     pub dir: String,
-    /// The moment to export: an LSN, a time (RFC 3339), or how long ago (`5 minutes ago`).
+    /// The moment to export: an LSN, a time (RFC 3339), how long ago (`5 minutes ago`), or a
+    /// transaction of the branch's own binary log (`gtid:0-1-42`).
     /// Default: now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1)]
@@ -172,6 +175,7 @@ pub fn at_text(moment: Moment) -> String {
     match moment {
         Moment::Lsn(lsn) => lsn.to_string(),
         Moment::Time(time) => time.to_string(),
+        Moment::Gtid(gtid) => format!("gtid:{gtid}"),
     }
 }
 

@@ -38,9 +38,12 @@ pub struct BranchCreateArgs {
     /// Parent branch
     #[arg(long, value_name = "B", value_parser = branch, default_value = "main")]
     pub from: BranchName,
-    /// Branch point: an LSN or a time [default: now]
-    #[arg(long, value_name = "LSN|TIME", value_parser = When::parse)]
+    /// Branch point: an LSN, a time or a transaction [default: now]
+    #[arg(long, value_name = "LSN|TIME|gtid:GTID", value_parser = When::parse)]
     pub at: Option<When>,
+    /// Branch point: right after this transaction of the parent's binary log (0-1-42)
+    #[arg(long, value_name = "GTID", value_parser = When::parse_gtid, conflicts_with = "at")]
+    pub at_gtid: Option<When>,
     /// Time after which the branch's compute sleeps if nobody uses it; 0s: never
     /// [default: the project's]
     #[arg(long, value_name = "SPAN", value_parser = span)]
@@ -82,6 +85,9 @@ pub struct BranchShowArgs {
     /// Branch [default: all]
     #[arg(value_parser = compute, value_name = "BRANCH")]
     pub branch: Option<ComputeName>,
+    /// Show this moment of the branch: its LSN, its time and, with a binary log, its GTIDs
+    #[arg(long, value_name = "LSN|TIME|gtid:GTID", value_parser = When::parse, requires = "branch")]
+    pub at: Option<When>,
 }
 
 /// A command on one branch.
@@ -120,9 +126,13 @@ pub struct BranchRestoreArgs {
     /// Branch
     #[arg(value_parser = branch)]
     pub branch: BranchName,
-    /// Moment to restore: an LSN or a time
-    #[arg(long, value_name = "LSN|TIME", value_parser = When::parse, required = true)]
-    pub at: When,
+    /// Moment to restore: an LSN, a time or a transaction
+    #[arg(long, value_name = "LSN|TIME|gtid:GTID", value_parser = When::parse)]
+    #[arg(required_unless_present = "at_gtid")]
+    pub at: Option<When>,
+    /// Moment to restore: right after this transaction of the branch's binary log (0-1-42)
+    #[arg(long, value_name = "GTID", value_parser = When::parse_gtid, conflicts_with = "at")]
+    pub at_gtid: Option<When>,
     /// Name of the branch that keeps the present state [default: BRANCH-before-NOW]
     #[arg(long, value_name = "NAME", value_parser = branch)]
     pub keep_as: Option<BranchName>,

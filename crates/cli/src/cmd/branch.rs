@@ -13,9 +13,9 @@ use crate::compute::name::ComputeName;
 use crate::failure::Failure;
 use crate::moment::Moment;
 use crate::output::{self, bytes};
-use crate::remote::path;
+use crate::remote::{encoded, path};
 use crate::report::branch::BranchReport;
-use crate::report::change::{Changed, Created, Removed, Restored, Shown};
+use crate::report::change::{Changed, Created, MomentReport, Removed, Restored, Shown};
 use crate::session::{self, Session};
 use crate::work;
 use anyhow::{Context, Result};
@@ -32,7 +32,9 @@ pub use tree::tree;
 pub async fn run(app: &App, command: &BranchCommand) -> Result<()> {
     // As of when the command was typed, not of when the server was up.
     match command {
-        BranchCommand::Create(args) => create(app, args, app.moment(args.at)?).await,
+        BranchCommand::Create(args) => {
+            create(app, args, app.moment(args.at.or(args.at_gtid))?).await
+        }
         BranchCommand::Set(args) => set(app, args).await,
         BranchCommand::Ls(args) => {
             let rows = list(app, args.all).await?;
@@ -52,7 +54,7 @@ pub async fn run(app: &App, command: &BranchCommand) -> Result<()> {
         BranchCommand::Reopen(args) => reopen(app, &args.branch).await,
         BranchCommand::Rename(args) => rename(app, args).await,
         BranchCommand::Restore(args) => {
-            let at = app.moment(Some(args.at))?.context("no moment")?;
+            let at = app.moment(args.at.or(args.at_gtid))?.context("no moment")?;
             restore(app, args, at).await
         }
     }
@@ -175,6 +177,20 @@ async fn show(app: &App, args: &BranchShowArgs) -> Result<()> {
         let all = list(app, true).await?;
         return output::print(app, &all, || tree(&all, None));
     };
+    if let Some(at) = app.moment(args.at)? {
+        let found: MomentReport = match &app.remote {
+            Some(remote) => {
+                let moments = resource(name, &["moments"]);
+                let at = encoded(&at_text(at));
+                remote.get(&format!("{moments}?at={at}")).await?
+            }
+            None => {
+                let control = session::connect(app, &app.progress()).await?;
+                control.resolve(name, Some(at), true).await?.into()
+            }
+        };
+        return output::print(app, &found, || moment_text(name, &found));
+    }
     let (all, shown): (Vec<BranchReport>, Shown) = match &app.remote {
         Some(remote) => (
             list(app, true).await?,
@@ -211,6 +227,25 @@ pub fn shown_text(shown: &Shown) -> String {
         }
     }
     out
+}
+
+/// A moment for people.
+fn moment_text(name: &ComputeName, moment: &MomentReport) -> String {
+    let gtid = match (&moment.gtid, &moment.gtid_trouble) {
+        (Some(gtid), _) => gtid.clone(),
+        (None, Some(trouble)) => format!("not known: {trouble}"),
+        (None, None) => "none: it has no binary log of its own there".to_owned(),
+    };
+    format!(
+        "branch    {name} at LSN {}{}\nhistory   LSN {}{} to LSN {}{}\ngtid      {}",
+        moment.lsn,
+        when(moment.time.as_deref()),
+        moment.oldest_lsn,
+        when(moment.oldest_time.as_deref()),
+        moment.newest_lsn,
+        when(moment.newest_time.as_deref()),
+        gtid,
+    )
 }
 
 /// A branch for people.

@@ -3,12 +3,14 @@
 use super::old::{OldFiles, Wanted};
 use crate::account::User;
 use anyhow::{Context, Result, bail};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, SystemTime};
 use xylem_datadir::log_tables;
 use xylem_proto::control::BaseItem;
 use xylem_proto::control::base_item::Item;
+use xylem_types::BinlogFile;
 
 /// Writes base backup items under a data directory that was just made.
 #[derive(Debug)]
@@ -18,7 +20,13 @@ pub struct Materialise<'a> {
     directories: HashSet<PathBuf>,
     old: Option<OldFiles>,
     log_bytes: Option<u64>,
+    /// The files of the binary log that have events, and when each was begun.
+    binlog: BTreeMap<u32, (PathBuf, SystemTime)>,
 }
+
+/// A file of a binary log begins with this, then the time of its first event in seconds since
+/// 1970, in 4 bytes, little-endian (`BINLOG_MAGIC` in `log_event.h`).
+const BINLOG_MAGIC: [u8; 4] = *b"\xfebin";
 
 impl<'a> Materialise<'a> {
     /// Into the directory `datadir`, which must be closed to others. What is made in it
@@ -30,6 +38,7 @@ impl<'a> Materialise<'a> {
             directories: HashSet::new(),
             old: None,
             log_bytes: None,
+            binlog: BTreeMap::new(),
         }
     }
 
@@ -58,13 +67,16 @@ impl<'a> Materialise<'a> {
                 if file.offset > 0 {
                     return more(&path, &file.data, file.offset);
                 }
+                let length = match BinlogFile::at(&file.path) {
+                    // The client library fetches the rest when it is read.
+                    Some(BinlogFile::Events(number)) => {
+                        self.note(number, &path, &file.data);
+                        file.size
+                    }
+                    _ => file.data.len() as u64,
+                };
                 let content = [(0, &file.data[..])];
-                self.content(
-                    &path,
-                    mode_or(file.mode, 0o660),
-                    file.data.len() as u64,
-                    &content,
-                )
+                self.content(&path, mode_or(file.mode, 0o660), length, &content)
             }
             Some(Item::Tablespace(space)) => {
                 let path = self.resolve(&space.path)?;
@@ -97,7 +109,27 @@ impl<'a> Materialise<'a> {
                 owner.give(&path)?;
             }
         }
+        // MariaDB removes those that were last changed long ago: when the next one was begun.
+        for ((path, _), (_, changed)) in self.binlog.values().zip(self.binlog.values().skip(1)) {
+            std::fs::OpenOptions::new()
+                .write(true)
+                .open(path)
+                .and_then(|file| file.set_modified(*changed))
+                .with_context(|| format!("cannot set the time of {}", path.display()))?;
+        }
         Ok(self.log_bytes)
+    }
+
+    /// Notes file `number` of the binary log, of which `data` is the beginning.
+    fn note(&mut self, number: u32, path: &Path, data: &[u8]) {
+        if let Some((magic, rest)) = data.split_first_chunk()
+            && *magic == BINLOG_MAGIC
+            && let Some(seconds) = rest.first_chunk()
+        {
+            let since_1970 = Duration::from_secs(u32::from_le_bytes(*seconds).into());
+            let begun = SystemTime::UNIX_EPOCH + since_1970;
+            self.binlog.insert(number, (path.to_owned(), begun));
+        }
     }
 
     /// The place of a relative path; refuses what would lead out of the data

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use xylem_types::BINLOG;
 
 /// The options of a compute that vary.
 #[derive(Clone, Debug)]
@@ -61,6 +62,8 @@ pub struct Options<'a> {
     /// The compute of a branch other than `main`: replication that was set up on
     /// the parent branch must not continue on it.
     pub has_parent: bool,
+    /// The branch has a binary log of its own.
+    pub binary_log: bool,
 }
 
 /// The options that the storage engine finds its pages with.
@@ -243,9 +246,19 @@ fn replication(out: &mut String, options: &Options<'_>) -> Result<()> {
     // A compute's relay logs are lost with its directory. A replica fetches their
     // events again, from the position that the branch has.
     out.push_str("relay-log-recovery\n");
+    if options.has_parent || options.read_only || options.binary_log {
+        let id = server_id(options.page_server.branch).to_string();
+        line(out, "server-id", &id)?;
+        if options.binary_log {
+            line(out, "log-bin", BINLOG)?;
+            line(out, "gtid-domain-id", &id)?;
+            // A commit is durable with its events.
+            line(out, "sync-binlog", "1")?;
+            // The newest file is read after the loss of a compute.
+            line(out, "max-binlog-size", "128M")?;
+        }
+    }
     if options.has_parent || options.read_only {
-        let id = server_id(options.page_server.branch);
-        line(out, "server-id", &id.to_string())?;
         out.push_str("skip-slave-start\n");
     }
     if options.read_only {
@@ -302,7 +315,7 @@ pub fn reaches(text: &str, socket: Option<&Path>, address: SocketAddr) -> bool {
     secure && has("innodb-page-server-address", &host) && has("innodb-page-server-port", &port)
 }
 
-/// A server's id that no other branch has, nor, but for a chance of one in four
+/// A server's id, and domain of GTIDs, that no other branch has, nor, but for a chance of one in four
 /// thousand million, a server that people have given theirs: FNV-1a of the
 /// branch's id. Not 0 and not 1, which is MariaDB's default.
 fn server_id(branch: &str) -> u32 {

@@ -103,6 +103,7 @@ impl Starter<'_> {
             bootstrap,
             read_only: start.at_lsn.is_some(),
             has_parent: !start.name.is_main(),
+            binary_log: self.project.has_binary_log() && start.at_lsn.is_none() && !bootstrap,
         };
         let text = mycnf::render(&options)?;
         host.write_for(&dir.my_cnf(), text.as_bytes())?;

@@ -51,6 +51,7 @@ fn options() -> Options<'static> {
         bootstrap: false,
         read_only: false,
         has_parent: false,
+        binary_log: false,
     }
 }
 
@@ -332,12 +333,78 @@ fn a_binary_log_and_a_server_s_id_are_one_compute_s() {
         "--log-bin=/b/n",
         "--log_bin_index=/b/i",
         "--server_id=7",
+        "--gtid-domain-id=7",
     ]
     .map(str::to_owned)
     .to_vec();
-    assert_eq!(project.mariadbd_args_of(true).count(), 4);
+    assert_eq!(project.mariadbd_args_of(true).count(), 5);
     let others: Vec<_> = project.mariadbd_args_of(false).collect();
     assert_eq!(others, ["--max-connections=9"]);
+    assert!(!project.has_binary_log());
+}
+
+#[test]
+fn each_branch_may_have_a_binary_log_of_its_own() {
+    for arg in ["--log-bin", "--log_bin=binlog", "--loose-log-bin="] {
+        let mut project = project();
+        project.settings.compute.mariadbd_args = vec![arg.to_owned(), "--port=1".to_owned()];
+        assert!(project.has_binary_log(), "{arg}");
+        for main in [true, false] {
+            let args: Vec<_> = project.mariadbd_args_of(main).collect();
+            assert_eq!(args, ["--port=1"], "{arg}");
+        }
+    }
+}
+
+#[test]
+fn a_binary_log_brings_an_identity() {
+    let mut options = options();
+    options.binary_log = true;
+    let text = render(&options).unwrap();
+    let value = |name: &str| {
+        let found = text.lines().rfind(|line| line.starts_with(name));
+        found.map(|line| line.split_once('"').unwrap().1.to_owned())
+    };
+    assert_eq!(value("log-bin").unwrap(), "binlog\"");
+    assert_eq!(value("sync-binlog").unwrap(), "1\"");
+    assert_eq!(value("max-binlog-size").unwrap(), "128M\"");
+    assert_eq!(value("server-id"), value("gtid-domain-id"));
+    assert!(value("server-id").is_some());
+    assert!(text.find("skip-log-bin") < text.find("log-bin = "));
+}
+
+#[test]
+fn files_of_the_binary_log_keep_their_times() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut base = Materialise::new(dir.path(), None);
+    let events = |seconds: u32| [&b"\xfebin"[..], &seconds.to_le_bytes(), b"more"].concat();
+    for (name, data) in [
+        ("binlog.000009", events(1000)),
+        ("binlog.000010", events(2000)),
+        ("binlog.1000000", events(3000)),
+        ("binlog.000011", Vec::new()),
+        ("binlog.index", events(4000)),
+    ] {
+        let file = SideFile {
+            path: name.to_owned(),
+            mode: 0o660,
+            size: data.len() as u64,
+            data: data.into(),
+            offset: 0,
+        };
+        base.take(item(Item::File(file))).unwrap();
+    }
+    base.finish().unwrap();
+    let changed = |name: &str| {
+        let modified = std::fs::metadata(dir.path().join(name)).unwrap().modified();
+        let since = modified.unwrap().duration_since(std::time::UNIX_EPOCH);
+        since.unwrap().as_secs()
+    };
+    assert_eq!(changed("binlog.000009"), 2000);
+    assert_eq!(changed("binlog.000010"), 3000);
+    for now in ["binlog.1000000", "binlog.000011", "binlog.index"] {
+        assert!(changed(now) > 1_000_000_000, "{now}");
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ use xylem_datadir::working::LOG_BYTES;
 use xylem_proto::control::Tablespace;
 use xylem_proto::control::base_item::Item;
 use xylem_redo::SpaceFlags;
-use xylem_types::{BranchName, Lsn, SpaceId};
+use xylem_types::{BinlogFile, BranchName, Lsn, SpaceId};
 
 /// The part of the branch received so far, and the directory that it is written to.
 #[derive(Debug)]
@@ -61,6 +61,8 @@ impl Received {
                 self.user = Some(String::from_utf8_lossy(&file.data).trim().to_owned());
                 Ok(())
             }
+            // The exported database begins a log of its own.
+            Item::File(file) if BinlogFile::at(&file.path).is_some() => Ok(()),
             // A stock server has no branches, and reads its own files.
             Item::File(file)
                 if [own::BINLOG_OWNER_FILE, own::START_PAGES_FILE]

@@ -108,6 +108,11 @@ pub(crate) fn parse(text: &str) -> Result<When, String> {
 /// When it is a local time that the clocks of `zone` skipped or showed twice.
 pub(crate) fn resolve(when: When, now: Timestamp, zone: &TimeZone) -> Result<Moment, String> {
     let moment = when.resolve(now, zone)?;
+    if let Moment::Gtid(_) = moment {
+        return Err(format!(
+            "{moment} cannot be named by clients, which share computes by LSN: make a branch there"
+        ));
+    }
     let (When::Ago(_), Moment::Time(time)) = (when, moment) else {
         return Ok(moment);
     };
@@ -180,7 +185,7 @@ impl Branches {
         let control = self.control().await?;
         let project = Project::load(&self.app.state)?;
         history::check(&project, &control, branch, Some(moment)).await?;
-        Ok(control.resolve(branch, Some(moment)).await?.lsn)
+        Ok(control.resolve(branch, Some(moment), false).await?.lsn)
     }
 
     /// A connection to the server, which is started unless it runs.

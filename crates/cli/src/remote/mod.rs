@@ -52,18 +52,25 @@ pub fn path(parts: &[&str]) -> String {
     let mut path = "/v1".to_owned();
     for part in parts {
         path.push('/');
-        for byte in part.bytes() {
-            match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                    path.push(char::from(byte));
-                }
-                other => {
-                    let _ = write!(path, "%{other:02X}");
-                }
+        path.push_str(&encoded(part));
+    }
+    path
+}
+
+/// A part of a path, or a value in a query, as a URL has it.
+pub fn encoded(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.push(char::from(byte));
+            }
+            other => {
+                let _ = write!(out, "%{other:02X}");
             }
         }
     }
-    path
+    out
 }
 
 /// `text` without the user and the password that it may have before an `@`: errors are shown

@@ -104,6 +104,10 @@ pub struct MomentReport {
     pub lsn: u64,
     /// The time of the newest change up to it, RFC 3339; unknown for some LSNs.
     pub time: Option<String>,
+    /// The position of the branch's own binary log; `null` without one.
+    pub gtid: Option<String>,
+    /// Why the position is not known though there is a log, such as an encrypted one.
+    pub gtid_trouble: Option<String>,
     /// The oldest LSN of the history.
     pub oldest_lsn: u64,
     /// Its time, RFC 3339.
@@ -120,6 +124,8 @@ impl From<ResolveTimeResponse> for MomentReport {
         MomentReport {
             lsn: found.lsn,
             time: known(found.time),
+            gtid: known(found.gtid),
+            gtid_trouble: known(found.gtid_trouble),
             oldest_lsn: found.oldest_lsn,
             oldest_time: known(found.oldest_time),
             newest_lsn: found.newest_lsn,

@@ -152,7 +152,7 @@ fn branches_take_their_options() {
     let BranchCommand::Restore(restore) = branch(&words) else {
         panic!()
     };
-    assert_eq!(restore.at, When::Lsn(77));
+    assert_eq!(restore.at, Some(When::Lsn(77)));
     assert_eq!(restore.keep_as.unwrap().as_str(), "bad-day");
     let BranchCommand::Rename(rename) = branch(&["branch", "rename", "a", "b"]) else {
         panic!()

@@ -225,7 +225,6 @@ fn a_binary_log_outlives_computes() {
     let computes = state.computes();
     let computes = computes.to_str().unwrap();
     let refused = [
-        "--log-bin".to_owned(),
         "--log-bin=name".to_owned(),
         "--log_bin=./name".to_owned(),
         "--loose_log_bin=name".to_owned(),
@@ -243,6 +242,8 @@ fn a_binary_log_outlives_computes() {
     let taken = [
         format!("--log-bin={}/other/name", dir.path().display()),
         format!("--log-bin={}/binlog/name", state.root().display()),
+        "--log-bin".to_owned(),
+        "--log_bin=binlog".to_owned(),
         "--log-bin-trust-function-creators=1".to_owned(),
         "--skip-log-bin".to_owned(),
         "--max-connections=7".to_owned(),

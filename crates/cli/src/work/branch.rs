@@ -385,7 +385,7 @@ pub async fn restore(
     history::check(&up.project, &up.running.control, name, Some(at)).await?;
     let compute = ComputeName::from(name.clone());
     // Before anything is stopped: the moment may be out of reach.
-    let moment = up.caller.resolve(name, Some(at)).await?;
+    let moment = up.caller.resolve(name, Some(at), false).await?;
     let running = is_running(app, &compute);
     // Its clients' transactions end in an orderly way, and are kept.
     progress.say(format!("stopping {}", compute.described()));
@@ -395,7 +395,11 @@ pub async fn restore(
         .caller
         .restore_branch(
             name,
-            Moment::Lsn(moment.lsn),
+            match at {
+                // There may be more transactions at its LSN.
+                Moment::Gtid(_) => at,
+                Moment::Lsn(_) | Moment::Time(_) => Moment::Lsn(moment.lsn),
+            },
             keep_as.map(|name: &BranchName| name as _),
         )
         .await;

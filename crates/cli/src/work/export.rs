@@ -5,6 +5,7 @@ use crate::control::Control;
 use crate::export::fetch::{self, Written};
 use crate::export::received::Received;
 use crate::export::target::Target;
+use crate::failure::Failure;
 use crate::history;
 use crate::home::Home;
 use crate::meter::Meter;
@@ -37,6 +38,12 @@ pub struct Wanted {
 pub async fn export(app: &App, wanted: &Wanted) -> Result<ExportReport> {
     let timer = Timer::start(&app.clock);
     app.state.require_project()?;
+    if let Some(at @ Moment::Gtid(_)) = wanted.at {
+        return Err(Failure::usage(
+            format!("{at} is no moment of an export, which rolls back what was being committed"),
+            "make a branch there, start its compute once, and export that branch",
+        ));
+    }
     let progress = app.progress();
     let home = Home::find()?;
     home.check()?;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::Thread;
 use std::time::Instant;
-use xylem_wire::{GetPage, GetSpace, Space, Standing, get_page, get_space, ping};
+use xylem_wire::{GetLog, GetPage, GetSpace, Space, Standing, get_log, get_page, get_space, ping};
 
 /// The caller's buffer. It belongs to the library from the call until its
 /// completion.
@@ -61,6 +61,8 @@ pub enum Request {
     Page(GetPage, Target),
     /// The file of a tablespace.
     Space(GetSpace),
+    /// Bytes of the binary log.
+    Log(GetLog),
     /// Whether the server is there.
     Ping,
 }
@@ -71,6 +73,7 @@ impl Request {
         match self {
             Request::Page(get, _) => out.extend_from_slice(&get_page(id, get)),
             Request::Space(get) => out.extend_from_slice(&get_space(id, get)),
+            Request::Log(get) => out.extend_from_slice(&get_log(id, get)),
             Request::Ping => out.extend_from_slice(&ping(id)),
         }
     }
@@ -80,6 +83,7 @@ impl Request {
         match self {
             Request::Page(get, _) => format!("page {}:{}", get.space_id, get.page_no),
             Request::Space(get) => format!("tablespace {}", get.space_id),
+            Request::Log(get) => format!("file {} of the binary log", get.number),
             Request::Ping => "ping".to_owned(),
         }
     }
@@ -94,6 +98,8 @@ pub enum Outcome {
     WrongSize(usize),
     /// The file of the tablespace.
     Space(Space),
+    /// Bytes of the binary log.
+    Log(Vec<u8>),
     /// The server is there.
     Pong(Standing),
     /// The server's error.

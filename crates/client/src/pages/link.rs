@@ -378,6 +378,7 @@ fn outcome(request: &mut Request, message: &Message<'_>) -> Result<Outcome, Inva
             }
         }
         (Kind::Space, Request::Space(_)) => Outcome::Space(Space::decode(message.body)?),
+        (Kind::Log, Request::Log(_)) => Outcome::Log(message.body.to_vec()),
         (Kind::Pong, Request::Ping) => Outcome::Pong(Standing::decode(message.body)?),
         (other, _) => return Err(Invalid::Unexpected(other)),
     })

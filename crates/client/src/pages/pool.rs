@@ -594,7 +594,7 @@ enum Tried {
 impl Shared {
     /// What becomes of `request` after an attempt that ended with `outcome`.
     fn result(&self, request: &Request, outcome: Outcome) -> Tried {
-        if let Outcome::Page | Outcome::Space(_) | Outcome::Pong(_) = outcome {
+        if let Outcome::Page | Outcome::Space(_) | Outcome::Log(_) | Outcome::Pong(_) = outcome {
             return Tried::Over(Ok(outcome));
         }
         let what = request.name();

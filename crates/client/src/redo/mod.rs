@@ -12,5 +12,5 @@ mod waiter;
 pub use frame::{FileOp, RedoBuilder, file_frame};
 pub use keeper::{begin, run};
 pub use link::Link;
-pub use queue::Queue;
+pub use queue::{Queue, Sending};
 pub use state::{COALESCE_MAX, State};

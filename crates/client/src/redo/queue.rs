@@ -68,6 +68,19 @@ enum Wanted {
     Room(usize),
 }
 
+/// When redo is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sending {
+    /// At once.
+    Now,
+    /// With the next operation, which the same thread queues: both arrive together, and the
+    /// server syncs them together.
+    WithNext,
+}
+
+/// More redo than this is sent at once.
+const WITH_NEXT_MAX: usize = 256 << 10;
+
 /// What the keeper does next.
 #[derive(Debug)]
 pub enum Task {
@@ -109,13 +122,19 @@ impl Queue {
     }
 
     /// Queues redo that begins at `start_lsn`, and sends it. Waits while the queue is
-    /// full.
+    /// full. With [`Sending::WithNext`], little redo is sent with what is queued next.
     ///
     /// # Errors
     /// When the redo does not follow the redo before it, when the queue is full
     /// and the server was silent for the retry limit, or when the stream has
     /// failed. A part of the redo may then be queued.
-    pub fn push_redo(&self, start_lsn: u64, redo: &[u8], shared: &Shared) -> Result<(), Error> {
+    pub fn push_redo(
+        &self,
+        start_lsn: u64,
+        redo: &[u8],
+        sending: Sending,
+        shared: &Shared,
+    ) -> Result<(), Error> {
         let mut at = start_lsn;
         for piece in redo.chunks(COALESCE_MAX) {
             let mut inner = self.room_for(piece.len(), shared)?;
@@ -123,7 +142,9 @@ impl Queue {
             at = inner.state.next_lsn();
             shared.stats.lsn_queued.set(at);
             drop(inner);
-            self.send(shared);
+            if sending == Sending::Now || redo.len() > WITH_NEXT_MAX {
+                self.send(shared);
+            }
         }
         Ok(())
     }

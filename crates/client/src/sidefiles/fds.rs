@@ -1,11 +1,14 @@
-//! Tracks the descriptors of side files that are open for writing.
+//! Tracks the descriptors of side files that are open for writing, and of the binary log's
+//! files.
 //!
 //! One bit per descriptor answers "not a side file" without a lock, which is the
 //! case in nearly all calls of the server. All other state is in maps under the
 //! mutex of [`super::ops`].
 
+use super::logs::{self, LogFile};
 use std::collections::HashMap;
 use std::ffi::c_int;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const WORDS: usize = 1024;
@@ -39,6 +42,10 @@ pub struct SideFile {
     /// Device and inode. If they differ from the descriptor's, the descriptor was
     /// closed unnoticed and reused for another file.
     pub file: (u64, u64),
+    /// Whether it is a file with events of the binary log.
+    pub is_log: bool,
+    /// That file, if an earlier server wrote it.
+    pub log: Option<Arc<LogFile>>,
     refs: usize,
 }
 
@@ -54,6 +61,8 @@ impl Files {
     /// Tracks `fd` as the file `path`.
     pub fn insert(&mut self, fd: c_int, path: String, seq: u64, stdio: bool, file: (u64, u64)) {
         self.remove(fd);
+        let is_log = logs::number_of(&path).is_some();
+        let log = logs::find(&path);
         let id = self.next;
         self.next += 1;
         self.files.insert(
@@ -63,6 +72,8 @@ impl Files {
                 seq,
                 stdio,
                 file,
+                is_log,
+                log,
                 refs: 1,
             },
         );

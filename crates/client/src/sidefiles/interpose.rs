@@ -9,7 +9,7 @@ use super::names::{is_database, is_side_file, may_be_side_file};
 use super::ops::{self, Outcome};
 use super::paths::{is_active, resolve};
 use super::real::{self, errno, set_errno};
-use super::{Uncaptured, engines, fds, is_captured_thread, stdio};
+use super::{Uncaptured, engines, fds, is_captured_thread, logs, stdio};
 use libc::{AT_FDCWD, FILE, O_CREAT, O_TRUNC, O_WRONLY, dev_t, iovec, mode_t};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -73,6 +73,24 @@ unsafe fn side_file(dirfd: c_int, path: Path) -> Option<String> {
     found.filter(|path| is_side_file(path))
 }
 
+/// `path` relative to the data directory if it names a file with events of the binary log.
+///
+/// # Safety
+/// `path` is NULL or NUL-terminated.
+unsafe fn log_file(dirfd: c_int, path: Path) -> Option<String> {
+    // SAFETY: not NULL, so NUL-terminated.
+    if path.is_null() || !logs::may_be_file(unsafe { CStr::from_ptr(path) }.to_bytes()) {
+        return None;
+    }
+    // SAFETY: as the caller vouches.
+    unsafe { inside(dirfd, path) }.filter(|path| logs::number_of(path).is_some())
+}
+
+/// Makes bytes of `fd` readable that a call is about to read: `n` at its offset, or at `at`.
+fn readable(fd: c_int, at: Option<i64>, n: usize) -> bool {
+    !looks_at(fd) || run(-1, || ops::ready(fd, at, n).map(|()| 0)) == 0
+}
+
 /// `path` relative to the data directory if it is inside it.
 ///
 /// # Safety
@@ -94,8 +112,15 @@ unsafe fn inside(dirfd: c_int, path: Path) -> Option<String> {
 /// As for open(2).
 unsafe fn open_by(dirfd: c_int, path: Path, flags: c_int, call: impl FnOnce() -> c_int) -> c_int {
     let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & (O_CREAT | O_TRUNC) != 0;
-    if !writes || !looks() {
+    if !looks() {
         return other(call());
+    }
+    if !writes {
+        // SAFETY: libc, too, requires a NUL-terminated path.
+        return match unsafe { log_file(dirfd, path) } {
+            Some(path) => run(-1, || ops::open(path, flags, call)),
+            None => other(call()),
+        };
     }
     // SAFETY: libc, too, requires a NUL-terminated path.
     if flags & O_CREAT != 0 && unsafe { is_refused(dirfd, path) } {
@@ -198,6 +223,36 @@ interpose! {
         }
         run(-1, || ops::close(fd, || real::close(fd)))
     }
+    read(fd: c_int, buf: *mut c_void, n: usize) -> isize {
+        if !readable(fd, None, n) {
+            return -1;
+        }
+        real::read(fd, buf, n)
+    }
+    pread(fd: c_int, buf: *mut c_void, n: usize, at: i64) -> isize {
+        pread64(fd, buf, n, at)
+    }
+    pread64(fd: c_int, buf: *mut c_void, n: usize, at: i64) -> isize {
+        if !readable(fd, Some(at), n) {
+            return -1;
+        }
+        real::pread64(fd, buf, n, at)
+    }
+    readv(fd: c_int, iov: *const iovec, count: c_int) -> isize {
+        if looks_at(fd) && !readable(fd, None, total(iov, count)) {
+            return -1;
+        }
+        real::readv(fd, iov, count)
+    }
+    preadv(fd: c_int, iov: *const iovec, count: c_int, at: i64) -> isize {
+        preadv64(fd, iov, count, at)
+    }
+    preadv64(fd: c_int, iov: *const iovec, count: c_int, at: i64) -> isize {
+        if looks_at(fd) && !readable(fd, Some(at), total(iov, count)) {
+            return -1;
+        }
+        real::preadv64(fd, iov, count, at)
+    }
     write(fd: c_int, buf: *const c_void, n: usize) -> isize {
         if !looks_at(fd) {
             return real::write(fd, buf, n);
@@ -241,6 +296,9 @@ interpose! {
     }
     copy_file_range(from: c_int, from_at: *mut i64, to: c_int, to_at: *mut i64, n: usize, flags: c_uint) -> isize {
         let call = |n| real::copy_file_range(from, from_at, to, to_at, n, flags);
+        if !readable(from, from_at.as_ref().copied(), n) {
+            return -1;
+        }
         if !looks_at(to) {
             return call(n);
         }
@@ -249,6 +307,9 @@ interpose! {
     }
     splice(from: c_int, from_at: *mut i64, to: c_int, to_at: *mut i64, n: usize, flags: c_uint) -> isize {
         let call = |n| real::splice(from, from_at, to, to_at, n, flags);
+        if !readable(from, from_at.as_ref().copied(), n) {
+            return -1;
+        }
         if !looks_at(to) {
             return call(n);
         }
@@ -260,6 +321,9 @@ interpose! {
     }
     sendfile64(to: c_int, from: c_int, from_at: *mut i64, n: usize) -> isize {
         let call = |n| real::sendfile64(to, from, from_at, n);
+        if !readable(from, from_at.as_ref().copied(), n) {
+            return -1;
+        }
         if !looks_at(to) {
             return call(n);
         }

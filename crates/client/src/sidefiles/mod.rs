@@ -15,6 +15,7 @@
 pub mod engines;
 mod fds;
 mod interpose;
+pub mod logs;
 pub mod names;
 mod ops;
 mod paths;

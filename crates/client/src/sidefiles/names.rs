@@ -3,7 +3,11 @@
 //! Names from the 10.11 sources: `reg_ext` (.frm), `PAR_EXT` (`ha_partition.h`),
 //! `TRG_EXT` and `TRN_EXT` (`sql_trigger.cc`), `MY_DB_OPT_FILE`, `create_ddl_log_file_name`
 //! (`ddl_log.cc`), `master_info_file` and `relay_log_info_file` (`mysqld.cc`),
-//! `CSV_EXT` and `CSM_EXT` (`ha_tina.cc`).
+//! `CSV_EXT` and `CSM_EXT` (`ha_tina.cc`); those of the binary log are in `xylem_types`
+//! (`generate_new_name`, `open_index_file`, `set_purge_index_file_name` and
+//! `write_state_to_file` in `log.cc`).
+
+use xylem_types::BinlogFile;
 
 /// Whether `path`, relative to the data directory, is a side file. Side files are
 /// in the data directory itself or in a database's directory, and have a name that
@@ -52,7 +56,8 @@ fn is_server_file(name: &str) -> bool {
     matches!(
         name,
         DDL_LOG | "ddl_recovery-backup.log" | BINLOG_OWNER | HOT_PAGES | START_PAGES
-    ) || (name.ends_with(".info") && replication.iter().any(|prefix| name.starts_with(prefix)))
+    ) || BinlogFile::at(name).is_some()
+        || (name.ends_with(".info") && replication.iter().any(|prefix| name.starts_with(prefix)))
 }
 
 /// Files of a table, view, trigger or database. This includes `#sql-…` files of a

@@ -3,6 +3,7 @@
 //!
 //! Every function here returns libc's result, or the `errno` of a failure.
 
+use super::logs;
 use super::names::{DDL_LOG, is_database, is_side_file};
 use super::paths;
 use super::real;
@@ -13,7 +14,7 @@ use crate::threads::lock;
 use std::ffi::c_int;
 use std::os::unix::fs::FileExt;
 use std::sync::{LazyLock, Mutex};
-use xylem_types::SIDE_FILE_MAX;
+use xylem_types::side_file_max;
 
 /// Orders side-file operations. Held from before the local operation until its
 /// frame is queued.
@@ -69,17 +70,15 @@ pub fn forget(fd: c_int) {
 }
 
 /// Refuses a size of `size` bytes for the side file `path` if it exceeds
-/// [`SIDE_FILE_MAX`].
+/// [`side_file_max`].
 fn check_size(path: &str, size: u64) -> Outcome<()> {
-    if size <= SIDE_FILE_MAX {
+    let max = side_file_max(path);
+    if size <= max {
         return Ok(());
     }
     log::write(
         Level::Error,
-        &format!(
-            "refused to extend {path} to {size} bytes (EFBIG): a side file has at most \
-             {SIDE_FILE_MAX} bytes"
-        ),
+        &format!("refused to extend {path} to {size} bytes (EFBIG): it has at most {max} bytes"),
     );
     Err(libc::EFBIG)
 }
@@ -111,6 +110,7 @@ pub fn open(path: String, flags: c_int, open: impl FnOnce() -> c_int) -> Outcome
 pub fn opened(ops: &mut Ops, fd: c_int, path: String, empty: bool, stdio: bool) -> Outcome {
     let mut seq = 0;
     if empty {
+        logs::made(&path);
         let mode = stat(fd).map_or(0o660, |stat| stat.st_mode & 0o7777);
         match ops.push(FileOp::Create {
             path: path.clone(),
@@ -165,16 +165,52 @@ pub fn write(
     write: impl FnOnce() -> isize,
     bytes: impl FnOnce(usize) -> Vec<u8>,
 ) -> Outcome<isize> {
+    let log = is_log(fd);
+    if log {
+        // The rest of a piece must not be fetched over the bytes.
+        ready(fd, at, n)?;
+        logs::before_write();
+    }
     let mut ops = lock(&OPS);
     let Some((path, end)) = end_of_write(&mut ops, fd, at, n as u64) else {
+        if log {
+            ops.send();
+        }
         drop(ops);
         return outcome(write());
     };
-    check_size(&path, end)?;
-    let written = outcome(write())?;
+    let done = check_size(&path, end).and_then(|()| outcome(write()));
+    if log && !matches!(done, Ok(1..)) {
+        // The redo before the log was to be sent with the bytes.
+        ops.send();
+    }
+    let written = done?;
     let begin = end - n as u64;
-    written_to(ops, fd, path, begin, written, bytes(written.unsigned_abs()))
+    let name = log.then(|| path.clone());
+    let queued = written_to(ops, fd, path, begin, written, bytes(written.unsigned_abs()));
+    must_succeed(name.as_deref(), queued)
 }
+
+/// Ends this process if `result`, that of sending or syncing the binary log's file `log`, is an
+/// error. Nobody knows then whether the branch has the events: MariaDB would roll the
+/// transactions back that the next server finds in the log. The next server decides.
+fn must_succeed<T>(log: Option<&str>, result: Outcome<T>) -> Outcome<T> {
+    if let (Some(path), Err(errno)) = (log, &result) {
+        log::write(
+            Level::Error,
+            &format!(
+                "{path} cannot be sent to the page server ({}), and it is not known what the branch has of it: this server ends",
+                std::io::Error::from_raw_os_error(*errno)
+            ),
+        );
+        // SAFETY: the call does not return.
+        unsafe { libc::_exit(END) }
+    }
+    result
+}
+
+/// The exit code of a server that ends itself, as InnoDB's, when it cannot write redo.
+const END: c_int = 3;
 
 /// Copies at most `n` bytes from another descriptor to `fd` by calling `copy`, with
 /// the number of bytes that it may copy.
@@ -185,11 +221,15 @@ pub fn copy_to(
     copy: impl FnOnce(usize) -> isize,
 ) -> Outcome<isize> {
     let mut ops = lock(&OPS);
+    if ops.files.get(fd).is_some_and(|file| file.is_log) {
+        // The redo before it would have to be sent first. MariaDB does not do this.
+        return Err(libc::EOPNOTSUPP);
+    }
     let Some((path, begin)) = end_of_write(&mut ops, fd, at, 0) else {
         drop(ops);
         return outcome(copy(n));
     };
-    let room = SIDE_FILE_MAX.saturating_sub(begin);
+    let room = side_file_max(&path).saturating_sub(begin);
     if room == 0 {
         check_size(&path, begin.saturating_add(n as u64))?;
     }
@@ -235,6 +275,30 @@ fn written_to(
     Ok(written)
 }
 
+fn is_log(fd: c_int) -> bool {
+    let mut ops = lock(&OPS);
+    refresh(&mut ops, fd);
+    ops.files.get(fd).is_some_and(|file| file.is_log)
+}
+
+/// Makes `n` bytes of `fd` readable or writable, if it is a file of the binary log whose
+/// content is not there yet. `at` is their offset if the call gives one.
+pub fn ready(fd: c_int, at: Option<i64>, n: usize) -> Outcome<()> {
+    let mut ops = lock(&OPS);
+    refresh(&mut ops, fd);
+    let Some(log) = ops.files.get(fd).and_then(|file| file.log.clone()) else {
+        return Ok(());
+    };
+    drop(ops);
+    let begin = match at {
+        Some(at) => at,
+        // SAFETY: the call only queries the descriptor.
+        None => unsafe { libc::lseek64(fd, 0, libc::SEEK_CUR) },
+    };
+    let begin = u64::try_from(begin).unwrap_or(0);
+    log.ensure(begin..begin.saturating_add(n as u64))
+}
+
 /// Changes the size of `fd` to at most `size` bytes by calling `change`.
 pub fn resize(fd: c_int, size: u64, change: impl FnOnce() -> Outcome) -> Outcome {
     let mut ops = lock(&OPS);
@@ -252,6 +316,9 @@ pub fn resize(fd: c_int, size: u64, change: impl FnOnce() -> Outcome) -> Outcome
         let seq = ops.push(FileOp::Truncate { path, size: after })?;
         if let Some(file) = ops.files.get(fd) {
             file.seq = file.seq.max(seq);
+            if let Some(log) = &file.log {
+                log.cut(after);
+            }
         }
     }
     Ok(result)
@@ -281,14 +348,16 @@ pub fn sync(fd: c_int, sync: impl FnOnce() -> c_int) -> Outcome {
     if file.stdio {
         super::stdio::send_content(&mut ops, fd)?;
     }
-    let seq = ops.files.get(fd).map_or(0, |file| file.seq);
+    let (seq, log) = ops.files.get(fd).map_or((0, None), |file| {
+        (file.seq, file.path.clone().filter(|_| file.is_log))
+    });
     // The local file is a disposable copy. Once the operation is in the WAL, the
     // local disk need not be synced.
     if !ops.is_connected() {
         drop(ops);
         return outcome(sync());
     }
-    finish(ops, seq, 0)
+    must_succeed(log.as_deref(), finish(ops, seq, 0))
 }
 
 /// Syncs `fd`, which is not a side file open for writing. For a directory that may hold databases
@@ -422,6 +491,7 @@ pub fn unlink(path: String, unlink: impl FnOnce() -> c_int) -> Outcome {
     let mut ops = lock(&OPS);
     let result = outcome(unlink())?;
     ops.files.unlinked(&path);
+    logs::removed(&path);
     let seq = ops.push(FileOp::Unlink { path })?;
     finish(ops, seq, result)
 }

@@ -71,6 +71,14 @@ real! {
     openat64(dirfd: c_int, path: Path, flags: c_int, mode: Mode) -> c_int
         as unsafe extern "C" fn(c_int, Path, c_int, ...) -> c_int, or -1;
     close(fd: c_int) -> c_int as unsafe extern "C" fn(c_int) -> c_int, or -1;
+    read(fd: c_int, buf: *mut c_void, n: usize) -> isize
+        as unsafe extern "C" fn(c_int, *mut c_void, usize) -> isize, or -1;
+    pread64(fd: c_int, buf: *mut c_void, n: usize, at: Off) -> isize
+        as unsafe extern "C" fn(c_int, *mut c_void, usize, Off) -> isize, or -1;
+    readv(fd: c_int, iov: *const libc::iovec, n: c_int) -> isize
+        as unsafe extern "C" fn(c_int, *const libc::iovec, c_int) -> isize, or -1;
+    preadv64(fd: c_int, iov: *const libc::iovec, n: c_int, at: Off) -> isize
+        as unsafe extern "C" fn(c_int, *const libc::iovec, c_int, Off) -> isize, or -1;
     write(fd: c_int, buf: *const c_void, n: usize) -> isize
         as unsafe extern "C" fn(c_int, *const c_void, usize) -> isize, or -1;
     writev(fd: c_int, iov: *const libc::iovec, n: c_int) -> isize

@@ -139,6 +139,13 @@ impl Ops {
         }
     }
 
+    /// Sends what waits to be sent.
+    pub fn send(&self) {
+        if let Sink::Writer { queue, shared } = &self.sink {
+            queue.send(shared);
+        }
+    }
+
     /// The wait for operation `seq`.
     pub fn ticket(&self, seq: u64) -> Ticket {
         match &self.sink {

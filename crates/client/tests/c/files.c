@@ -1,6 +1,6 @@
 /* Performs mariadbd's operations on side files. The library is preloaded and
 XYLEM_DATADIR is set. Arguments: port (0: never connects), the data directory, and
-a mode: "all", "none", "fenced", "only-innodb" or "full". */
+a mode: "all", "none", "fenced", "only-innodb", "full" or "log". */
 #define _GNU_SOURCE
 #include "xylem_client.h"
 #include <errno.h>
@@ -293,6 +293,73 @@ static void all(const char *datadir) {
   redo("d");
 }
 
+/* The byte of an earlier server's log at an offset, as the server has it. */
+static unsigned char logged(uint64_t at) { return (unsigned char) (at * 7 >> 3); }
+
+static unsigned before_writes;
+
+/* The redo that goes out with the next write to the log. */
+static void send_redo(void) {
+  before_writes++;
+  redo("h");
+}
+
+/* binlog.000003 is 2.5 MiB of zeros in the data directory, and has content at the server. */
+static void log_files(void) {
+  static unsigned char buf[1 << 20];
+  const uint64_t size = 5 << 19;
+  struct iovec two[2] = {{buf, 3}, {buf + 10, 4}};
+  struct stat st;
+  uint64_t at;
+  int fd, copy, back;
+  xylem_before_log(send_redo);
+
+  /* Sizes and positions need no content. */
+  fd = open("binlog.000003", O_RDONLY | O_CLOEXEC);
+  CHECK(fd >= 0 && lseek(fd, 0, SEEK_END) == (off_t) size);
+  CHECK(fstat(fd, &st) == 0 && st.st_blocks == 0);
+  /* A part, over a border of pieces, through a copy of the descriptor. */
+  copy = dup(fd);
+  CHECK(copy >= 0 && pread(copy, buf, 100, (1 << 20) - 50) == 100);
+  for (at = 0; at < 100; at++) CHECK(buf[at] == logged((1 << 20) - 50 + at));
+  CHECK(close(copy) == 0);
+  /* The rest, to the end and not beyond. */
+  CHECK(lseek(fd, 2 << 20, SEEK_SET) == 2 << 20);
+  CHECK(read(fd, buf, sizeof buf) == 1 << 19 && read(fd, buf + (1 << 19), 1) == 0);
+  for (at = 0; at < 1 << 19; at++) CHECK(buf[at] == logged((2 << 20) + at));
+  /* Vectors. */
+  CHECK(preadv(fd, two, 2, 12) == 7 && buf[2] == logged(14) && buf[10] == logged(15));
+  CHECK(lseek(fd, 77, SEEK_SET) == 77 && readv(fd, two, 2) == 7 && buf[0] == logged(77));
+  CHECK(close(fd) == 0);
+
+  /* A write into a piece that was not read does not lose what is around it. */
+  fd = open("binlog.000004", O_RDWR | O_CLOEXEC);
+  CHECK(fd >= 0 && pwrite(fd, "!", 1, 9) == 1 && fdatasync(fd) == 0);
+  CHECK(pread(fd, buf, 12, 0) == 12 && buf[8] == logged(8) && buf[9] == '!' && buf[10] == logged(10));
+  CHECK(before_writes == 1);
+  /* What is cut off is not asked for. */
+  CHECK(ftruncate(fd, 20) == 0 && pread(fd, buf, 100, 0) == 20 && buf[19] == logged(19));
+  CHECK(close(fd) == 0);
+
+  /* A file that the server does not have is no zeros. */
+  fd = open("binlog.000005", O_RDONLY);
+  CHECK(fd >= 0 && read(fd, buf, 1) == -1 && errno == EIO && close(fd) == 0);
+  CHECK(unlink("binlog.000005") == 0);
+  put("binlog.000005", "mine", 1);
+  fd = open("binlog.000005", O_RDONLY);
+  CHECK(fd >= 0 && read(fd, buf, 9) == 4 && !memcmp(buf, "mine", 4) && close(fd) == 0);
+
+  /* Copies of a file read it, too. */
+  fd = open("binlog.000006", O_RDONLY);
+  back = open("elsewhere", O_CREAT | O_RDWR, 0600);
+  CHECK(fd >= 0 && back >= 0 && sendfile(back, fd, NULL, 30) == 30);
+  CHECK(pread(back, buf, 30, 0) == 30 && buf[29] == logged(29));
+  CHECK(close(fd) == 0 && close(back) == 0);
+  /* An index and other names are ordinary. */
+  put("binlog.index", "./binlog.000003\n", 1);
+  CHECK(before_writes == 2);
+}
+
 int main(int argc, char **argv) {
   xylem_config config;
   char error[300];
@@ -366,6 +433,8 @@ int main(int argc, char **argv) {
     CHECK(fd >= 0 && fsync(fd) == 0 && fdatasync(fd) == 0 && close(fd) == 0);
     fd = open("../pipe", O_RDWR);
     CHECK(fd >= 0 && fsync(fd) == -1 && errno == EINVAL && fdatasync(fd) == -1 && errno == EINVAL);
+  } else if (!strcmp(argv[3], "log")) {
+    log_files();
   } else if (!strcmp(argv[3], "full")) {
     /* Without a connection memory is bounded, and an operation beyond it fails. */
     char *mega = calloc(1, 1 << 20);

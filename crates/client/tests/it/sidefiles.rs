@@ -184,6 +184,73 @@ fn other_files_in_a_disposable_data_directory_are_not_synced() {
 }
 
 #[test]
+fn an_earlier_server_s_log_is_fetched_when_it_is_read() {
+    const PIECE: u32 = 1 << 20;
+    let server = Server::start();
+    let dir = tempfile::tempdir().unwrap();
+    let datadir = dir.path().join("data");
+    fs::create_dir(&datadir).unwrap();
+    let content = |size: u64| {
+        (0..size)
+            .map(|at| ((at * 7) >> 3) as u8)
+            .collect::<Vec<u8>>()
+    };
+    for (number, size) in [(3, 5 << 19), (4, 3000), (5, 100), (6, 50)] {
+        let file = fs::File::create(datadir.join(format!("binlog.{number:06}"))).unwrap();
+        file.set_len(size).unwrap();
+        if number != 5 {
+            server.script().logs.insert(number, content(size));
+        }
+    }
+    let program = program(dir.path());
+    let mut child = command(&program, server.addr.port(), &datadir, "log");
+    finish(child.spawn().unwrap());
+    let script = server.script();
+    // Each piece once, and the one that is missing.
+    let asked = script.log_requests.iter();
+    let mut asked: Vec<_> = asked
+        .map(|get| (get.number, get.offset, get.length))
+        .collect();
+    asked.sort_unstable();
+    let expected = [
+        (3, 0, PIECE),
+        (3, 1 << 20, PIECE),
+        (3, 2 << 20, PIECE / 2),
+        (4, 0, 3000),
+        (5, 0, 100),
+        (6, 0, 50),
+    ];
+    assert_eq!(asked, expected);
+    assert!(script.log_requests.iter().all(|get| get.min_lsn == 12288));
+    // The redo comes before each write to the log.
+    let ops: Vec<String> = script
+        .frames
+        .iter()
+        .map(|frame| match frame.op() {
+            Some(FileOp::Write { path, offset, .. }) => format!("write {path} {offset}"),
+            Some(FileOp::Truncate { path, size }) => format!("cut {path} {size}"),
+            Some(FileOp::Unlink { path }) => format!("remove {path}"),
+            Some(FileOp::Create { path, .. }) => format!("make {path}"),
+            Some(other) => format!("{other:?}"),
+            None => "redo".to_owned(),
+        })
+        .collect();
+    let from = ops.iter().position(|op| op == "redo").unwrap();
+    let expected = [
+        "redo",
+        "write binlog.000004 9",
+        "cut binlog.000004 20",
+        "remove binlog.000005",
+        "make binlog.000005",
+        "redo",
+        "write binlog.000005 0",
+        "make binlog.index",
+        "write binlog.index 0",
+    ];
+    assert_eq!(ops[from..], expected);
+}
+
+#[test]
 fn files_of_other_engines_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let datadir = dir.path().join("data");

@@ -165,6 +165,11 @@ fn names() {
         "@0023x/t.frm",
         "ib_buffer_pool",
         "xylem.start_pages",
+        "binlog.000001",
+        "binlog.1000000",
+        "binlog.index",
+        "binlog.state",
+        "binlog.~rec~",
     ] {
         assert!(is_side_file(yes), "{yes}");
         assert!(may_be_side_file(format!("./{yes}").as_bytes()), "{yes}");
@@ -197,7 +202,11 @@ fn names() {
         "mysql_upgrade_info",
         "mariadb_upgrade_info",
         "shop/t.isl",
-        "binlog.000001",
+        "binlog",
+        "binlog.00001",
+        "binlog.000001x",
+        "mysql-bin.000001",
+        "shop/binlog.000001",
         "core",
         "shop/.frm",
         "shop/t.frm.bak",

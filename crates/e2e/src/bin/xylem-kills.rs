@@ -13,13 +13,27 @@ fn main() -> Result<()> {
         None => Ok(default),
     };
     let only = args.get(2).map_or("both", String::as_str);
-    if args.len() > 3 || !["both", "rows", "ddl"].contains(&only) {
-        bail!("usage: cargo xtask kills [ROUNDS [SEED [rows|ddl]]]");
+    if args.len() > 3 || !["both", "rows", "ddl", "log"].contains(&only) {
+        bail!("usage: cargo xtask kills [ROUNDS [SEED [rows|ddl|log]]]");
     }
     let rounds = u32::try_from(number(0, 200)?)?;
     let seed = number(1, u64::from(std::process::id()))?;
-    println!("{rounds} rounds each with rows and with DDL ({only}), seed {seed}");
+    println!("{rounds} rounds ({only}), seed {seed}");
     let mut random = Random(seed);
+    if only == "log" {
+        // The CDC client wants the names of columns.
+        let log = [
+            "--",
+            "--log-bin",
+            "--binlog-format=ROW",
+            "--binlog-row-metadata=FULL",
+        ];
+        let project = Project::with(Vec::new(), &log)?;
+        project.up_in_place("32MiB")?;
+        rows::run_followed(&project, rounds, &mut random).with_context(|| project.logs())?;
+        println!("all that was acknowledged was followed, once and in order");
+        return Ok(());
+    }
     let project = Project::up("32MiB")?;
     if only != "ddl" {
         rows::run(&project, rounds, &mut random).with_context(|| project.logs())?;

@@ -6,6 +6,8 @@
 
 use super::{Random, Victim, check, connect, let_run, revive};
 use crate::Project;
+use crate::cdc::Cdc;
+use crate::replica::Replica;
 use anyhow::{Context, Result, ensure};
 use mysql::Conn;
 use mysql::prelude::Queryable;
@@ -149,6 +151,39 @@ fn write(mut conn: Conn, id: usize, acknowledged: &AtomicU64, stop: &AtomicBool)
 /// # Errors
 /// The first fault that is found.
 pub fn run(project: &Project, rounds: u32, random: &mut Random) -> Result<()> {
+    rounds_of(project, rounds, random, &mut || Ok(()))
+}
+
+/// Runs `rounds` rounds on a project whose main has a binary log. A stock replica and, where
+/// [`crate::cdc::PYTHON`] is set, a CDC client follow through all of them.
+///
+/// # Errors
+/// The first fault that is found.
+pub fn run_followed(project: &Project, rounds: u32, random: &mut Random) -> Result<()> {
+    let replica = Replica::of(project)?;
+    let cdc = Cdc::of(project)?;
+    if cdc.is_none() {
+        println!("{} is not set: without a CDC client", crate::cdc::PYTHON);
+    }
+    let tables = [
+        "kills.counter",
+        "kills.w0",
+        "kills.w1",
+        "kills.w2",
+        "kills.w3",
+    ];
+    rounds_of(project, rounds, random, &mut || {
+        replica.follows(project, &tables)?;
+        cdc.as_ref().map_or(Ok(()), |cdc| cdc.follows(project))
+    })
+}
+
+fn rounds_of(
+    project: &Project,
+    rounds: u32,
+    random: &mut Random,
+    after: &mut dyn FnMut() -> Result<()>,
+) -> Result<()> {
     let mut writers = Writers::prepare(project, 4)?;
     for round in 1..=rounds {
         writers.start(project)?;
@@ -169,6 +204,7 @@ pub fn run(project: &Project, rounds: u32, random: &mut Random) -> Result<()> {
         }
         writers
             .verify(&mut conn)
+            .and_then(|()| after())
             .with_context(|| format!("round {round}, {victim:?}"))?;
         if round % 10 == 0 || round == rounds {
             check(project, &["kills"]).with_context(|| format!("round {round}, {victim:?}"))?;

@@ -191,7 +191,7 @@ fn settings_that_a_project_cannot_have_are_refused() -> Result<()> {
     let (code, error) = try_up(&["--page-size", "4k"])?;
     assert_eq!(code, Some(2), "{error}");
     assert!(error.contains("keys too long"), "{error}");
-    for binlog in ["--log-bin", "--log_bin=here"] {
+    for binlog in ["--log-bin=name", "--log_bin=here"] {
         let (code, error) = try_up(&["--", binlog])?;
         assert_eq!(code, Some(2), "{error}");
         assert!(

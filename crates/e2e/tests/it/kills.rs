@@ -13,6 +13,15 @@ fn no_acknowledged_commit_is_lost() -> Result<()> {
 }
 
 #[test]
+fn replicas_follow_through_kills() -> Result<()> {
+    let project = Project::with(Vec::new(), &["--", "--log-bin", "--binlog-format=ROW"])?;
+    project.up_in_place("16MiB")?;
+    let seed = u64::from(std::process::id());
+    rows::run_followed(&project, 5, &mut Random(seed))
+        .with_context(|| format!("seed {seed}\n{}", project.logs()))
+}
+
+#[test]
 fn ddl_is_whole_or_not_there() -> Result<()> {
     let project = Project::up("16MiB")?;
     let seed = u64::from(std::process::id());

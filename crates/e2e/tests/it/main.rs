@@ -6,6 +6,7 @@ mod api_events;
 mod api_limits;
 mod api_remote;
 mod api_transfers;
+mod binlog;
 mod branches;
 mod care;
 mod clean_lsns;

@@ -51,6 +51,21 @@ pub struct FileBytes {
     pub data: Vec<u8>,
 }
 
+/// Bytes of a file of which only the head is wanted.
+pub const HEAD_BYTES: usize = 64;
+
+/// The part of a side file that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Its name, mode and content.
+    Whole,
+    /// Its name, mode, size and the first [`HEAD_BYTES`] of its content, as if it had at most
+    /// so many bytes.
+    Head(u64),
+    /// Not even its name.
+    Nothing,
+}
+
 /// The result of one step of reading side files.
 #[derive(Debug)]
 pub struct SidePart {
@@ -62,8 +77,8 @@ pub struct SidePart {
 
 impl Shared {
     /// Directories and side files from `from` on, until about `bytes_max`
-    /// bytes of content and paths are gathered. Holds nothing between two
-    /// calls. Blocking.
+    /// bytes of content and paths are gathered. `wanted` says by path how much
+    /// of a file is read. Holds nothing between two calls. Blocking.
     ///
     /// An operation counts from the end of the last whole mtr that stands
     /// before it in the WAL: were the redo after that void, the operation
@@ -76,6 +91,7 @@ impl Shared {
         at: ReadAt,
         from: SideCursor,
         bytes_max: usize,
+        wanted: &dyn Fn(&str) -> Wanted,
     ) -> Result<SidePart, ReadError> {
         let lsn = match (self.resolve(at)?, at) {
             (_, ReadAt::Newest) => self.newest(),
@@ -86,6 +102,7 @@ impl Shared {
             view: layers.view(self.source()),
             lsn,
             room: bytes_max.max(1),
+            wanted,
             pieces: Vec::new(),
         };
         let next = part.fill(from)?;
@@ -93,6 +110,58 @@ impl Shared {
             pieces: part.pieces,
             next,
         })
+    }
+
+    /// Bytes of the side file `path` from `offset` on: `length`, or as many as there are.
+    /// `None` if there is no such file. Blocking.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub(crate) fn side_file(
+        &self,
+        at: ReadAt,
+        path: &str,
+        offset: u64,
+        length: usize,
+    ) -> Result<Option<Vec<u8>>, ReadError> {
+        let lsn = match (self.resolve(at)?, at) {
+            (_, ReadAt::Newest) => self.newest(),
+            (lsn, ReadAt::Lsn(_)) => lsn,
+        };
+        let within = (offset % CHUNK) as usize;
+        let layers = self.snapshot_at(lsn)?;
+        let part = Part {
+            view: layers.view(self.source()),
+            lsn,
+            room: length.saturating_add(within).max(1),
+            wanted: &|_| Wanted::Whole,
+            pieces: Vec::new(),
+        };
+        let node = part.view.node(path, lsn)?;
+        if node.kind != NodeKind::File {
+            return Ok(None);
+        }
+        if offset >= node.size || length == 0 {
+            return Ok(Some(Vec::new()));
+        }
+        let mut data = part.bytes(path, &node, (offset / CHUNK) as u32)?.data;
+        data.drain(..within.min(data.len()));
+        data.truncate(length);
+        Ok(Some(data))
+    }
+
+    /// The size of the side file `path` in bytes. `None` if there is no such file. Blocking.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub(crate) fn side_file_size(&self, at: ReadAt, path: &str) -> Result<Option<u64>, ReadError> {
+        let lsn = match (self.resolve(at)?, at) {
+            (_, ReadAt::Newest) => self.newest(),
+            (lsn, ReadAt::Lsn(_)) => lsn,
+        };
+        let layers = self.snapshot_at(lsn)?;
+        let node = layers.view(self.source()).node(path, lsn)?;
+        Ok((node.kind == NodeKind::File).then_some(node.size))
     }
 
     /// Calls `each` with every directory and whole side file, a directory
@@ -114,7 +183,7 @@ impl Shared {
         let mut next = Some(SideCursor::start());
         let mut partial: Option<(SidePiece, Vec<u8>)> = None;
         while let Some(from) = next {
-            let part = self.side_part(at, from, PART_BYTES)?;
+            let part = self.side_part(at, from, PART_BYTES, &|_| Wanted::Whole)?;
             for piece in part.pieces {
                 let data = match &piece.bytes {
                     None => None,
@@ -151,6 +220,7 @@ struct Part<'a> {
     lsn: Lsn,
     /// Bytes that still fit.
     room: usize,
+    wanted: &'a dyn Fn(&str) -> Wanted,
     pieces: Vec<SidePiece>,
 }
 
@@ -188,17 +258,31 @@ impl Part<'_> {
     /// Adds a directory, or a file's bytes from `chunk` on; returns where the
     /// file goes on when it does not fit.
     fn file(&mut self, path: &str, chunk: u32) -> Result<Option<(String, u32)>, ReadError> {
-        let node = self.view.node(path, self.lsn)?;
-        let bytes = match node.kind {
-            NodeKind::Gone => return Ok(None),
-            NodeKind::Dir => None,
-            NodeKind::File => Some(self.bytes(path, &node, chunk)?),
+        let mut node = self.view.node(path, self.lsn)?;
+        let wanted = match node.kind {
+            NodeKind::File => (self.wanted)(path),
+            NodeKind::Dir => Wanted::Whole,
+            NodeKind::Gone => Wanted::Nothing,
+        };
+        let bytes = match (node.kind, wanted) {
+            (_, Wanted::Nothing) => return Ok(None),
+            (NodeKind::File, Wanted::Head(most)) => {
+                node.size = node.size.min(most);
+                let room = std::mem::replace(&mut self.room, HEAD_BYTES);
+                let mut bytes = self.bytes(path, &node, 0)?;
+                self.room = room;
+                bytes.data.truncate(HEAD_BYTES);
+                Some(bytes)
+            }
+            (NodeKind::File, _) => Some(self.bytes(path, &node, chunk)?),
+            (NodeKind::Dir | NodeKind::Gone, _) => None,
         };
         let data_len = bytes.as_ref().map_or(0, |bytes| bytes.data.len());
         self.room = self.room.saturating_sub(path.len() + data_len);
-        let done = bytes
-            .as_ref()
-            .is_none_or(|bytes| bytes.offset + data_len as u64 >= bytes.size);
+        let done = matches!(wanted, Wanted::Head(_))
+            || bytes
+                .as_ref()
+                .is_none_or(|bytes| bytes.offset + data_len as u64 >= bytes.size);
         self.pieces.push(SidePiece {
             path: path.to_owned(),
             mode: node.mode,

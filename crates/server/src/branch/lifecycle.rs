@@ -17,7 +17,7 @@ pub use reopen::reopen;
 pub use settle::{Early, early};
 
 use crate::branch::live::OpenBranch;
-use crate::branch::moment::{self, At, MomentError};
+use crate::branch::moment::{self, At, Found, MomentError};
 use crate::branch::open::{self, Opener};
 use crate::branch::registry::BranchRef;
 use crate::error::ServerError;
@@ -268,6 +268,7 @@ pub async fn create_empty(
         branch_point_lsn: 0,
         created_at: time::now(&node.config.clock),
         lease: false,
+        log_end: None,
     };
     let made = {
         let node = Arc::clone(node);
@@ -556,12 +557,12 @@ fn refuse_lease(branch: &OpenBranch, what: &str) -> Result<(), ManageError> {
 async fn make(
     node: &Arc<Node>,
     from: Arc<OpenBranch>,
-    at: ReadAt,
+    at: Found,
     name: String,
     lease: bool,
 ) -> Result<Arc<OpenBranch>, ManageError> {
     let mut from = from;
-    while let (ReadAt::Lsn(lsn), Some(parent)) = (at, from.meta.parent)
+    while let (ReadAt::Lsn(lsn), Some(parent)) = (at.read, from.meta.parent)
         && lsn.0 <= from.meta.branch_point_lsn
     {
         from = find(opened(node)?, &BranchRef::Id(parent))?;
@@ -572,7 +573,7 @@ async fn make(
         let id = BranchId(node_.config.random()?);
         let lsn = from
             .pages
-            .fork(id, at)
+            .fork(id, at.read)
             .map_err(|source| ManageError::Fork {
                 name: name.clone(),
                 source,
@@ -583,6 +584,7 @@ async fn make(
             branch_point_lsn: lsn.0,
             created_at: time::now(&node_.config.clock),
             lease,
+            log_end: at.log_end,
         };
         open_new(&node_, meta)
     })

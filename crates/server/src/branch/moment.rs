@@ -1,11 +1,13 @@
 //! Moments of a branch (LSNs or times) and the limits of its history.
 
+use super::binlog::{self, Log, LogEnd, LogError};
 use super::live::OpenBranch;
 use crate::time::timestamp;
 use jiff::Timestamp;
 use std::fmt;
 use std::sync::Arc;
 use tokio::time::Instant;
+use xylem_binlog::Gtid;
 use xylem_pages::{ReadAt, ReadError};
 use xylem_types::Lsn;
 
@@ -18,6 +20,17 @@ pub enum At {
     Lsn(Lsn),
     /// This time, by the server's clock.
     Time(Timestamp),
+    /// Right after this transaction, in the order of the branch's binary log.
+    Gtid(Gtid),
+}
+
+/// A moment that was found in a branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Where to read.
+    pub read: ReadAt,
+    /// Where the binary log ends, if that has more at that LSN.
+    pub log_end: Option<LogEnd>,
 }
 
 impl fmt::Display for At {
@@ -26,6 +39,7 @@ impl fmt::Display for At {
             At::Newest => f.write_str("now"),
             At::Lsn(lsn) => write!(f, "LSN {lsn}"),
             At::Time(time) => write!(f, "{time}"),
+            At::Gtid(gtid) => write!(f, "GTID {gtid}"),
         }
     }
 }
@@ -74,6 +88,14 @@ pub enum MomentError {
     /// The branch has no history yet.
     #[error("branch {0} is empty: its first compute creates its database")]
     Empty(String),
+    /// The branch's binary log does not have the transaction, or cannot be read.
+    #[error("branch {branch}: {source}")]
+    Log {
+        /// The branch.
+        branch: String,
+        /// What is wrong.
+        source: LogError,
+    },
     /// The branch cannot be read.
     #[error("branch {branch}: {source}")]
     Read {
@@ -165,7 +187,7 @@ pub async fn resolve(
     branch: &Arc<OpenBranch>,
     at: At,
     until: Instant,
-) -> Result<ReadAt, MomentError> {
+) -> Result<Found, MomentError> {
     let read = |source| MomentError::Read {
         branch: branch.name(),
         source,
@@ -193,7 +215,7 @@ fn find(
     branch: &OpenBranch,
     at: At,
     ingested: Result<(), ReadError>,
-) -> Result<ReadAt, MomentError> {
+) -> Result<Found, MomentError> {
     let name = || branch.name();
     let read = |source| MomentError::Read {
         branch: name(),
@@ -211,13 +233,34 @@ fn find(
         None => MomentError::Empty(name()),
     };
     let applied = branch.pages.applied();
+    // While the branch has the log of its parent, that ends where it does for the branch.
+    let found = |at: ReadAt| {
+        let log_end = match branch.meta.log_end {
+            Some(end) if !binlog::is_own(branch, at).map_err(read)? => Some(end),
+            _ => None,
+        };
+        Ok(Found { read: at, log_end })
+    };
     match at {
         At::Newest => {
             ingested.map_err(read)?;
             if applied <= Lsn::FIRST {
                 return Err(MomentError::Empty(name()));
             }
-            Ok(ReadAt::Newest)
+            found(ReadAt::Newest)
+        }
+        At::Gtid(gtid) => {
+            ingested.map_err(read)?;
+            let log = Log::of(branch, branch.pages.newest());
+            let moment = log.and_then(|log| log.moment_of(gtid, oldest));
+            let (lsn, end) = moment.map_err(|source| MomentError::Log {
+                branch: name(),
+                source,
+            })?;
+            Ok(Found {
+                read: ReadAt::Lsn(lsn),
+                log_end: Some(end),
+            })
         }
         At::Lsn(lsn)
             if lsn < oldest
@@ -229,7 +272,7 @@ fn find(
         At::Lsn(lsn) => {
             ingested.map_err(read)?;
             // Redo after the last whole mtr has no visible effect.
-            Ok(ReadAt::Lsn(lsn.min(branch.pages.newest())))
+            found(ReadAt::Lsn(lsn.min(branch.pages.newest())))
         }
         At::Time(time) => {
             let time_us = u64::try_from(time.as_microsecond()).unwrap_or(0);
@@ -247,7 +290,7 @@ fn find(
             if lsn >= applied {
                 ingested.map_err(read)?;
             }
-            Ok(ReadAt::Lsn(lsn))
+            found(ReadAt::Lsn(lsn))
         }
     }
 }

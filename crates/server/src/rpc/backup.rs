@@ -6,6 +6,7 @@
 use super::call::Caller;
 use super::pages::blocking;
 use super::{Answers, status};
+use crate::branch::binlog::{self, LogEnd};
 use crate::branch::live::OpenBranch;
 use crate::node::Node;
 use bytes::Bytes;
@@ -13,9 +14,9 @@ use futures::StreamExt;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tonic::Status;
-use xylem_pages::{Reach, ReadAt, SideCursor, SidePiece, Tablespace};
+use xylem_pages::{Reach, ReadAt, SideCursor, SidePiece, Tablespace, Wanted};
 use xylem_proto::control::{self as wire, BaseItem, base_item::Item};
-use xylem_types::{Lsn, PageId, SpaceId};
+use xylem_types::{BinlogFile, Lsn, PageId, SpaceId};
 
 /// Bytes of side files in one step, and in one item.
 const SIDE_BYTES: usize = 1 << 20;
@@ -38,7 +39,7 @@ pub(super) fn base_backup(
         caller,
         at,
         all,
-        step: Step::Side(SideCursor::start()),
+        step: Step::Owner,
     };
     let steps = futures::stream::unfold(Some(backup), |backup| async {
         let mut backup = backup?;
@@ -71,12 +72,41 @@ struct Backup {
 
 /// The next step.
 enum Step {
-    Side(SideCursor),
+    /// Finds out whose binary log it is.
+    Owner,
+    Side(SideCursor, Log),
     /// Lists the tablespaces.
     List,
     Tablespaces(VecDeque<Tablespace>),
     Log,
     Done,
+}
+
+/// The binary log in a backup.
+#[derive(Clone, Copy, Debug)]
+enum Log {
+    /// It belongs to the branch.
+    Own,
+    /// Another branch wrote it, from which this one was made: it is no part of this one's
+    /// log, which is empty until it has a compute with a binary log. It ends here.
+    Foreign(Option<LogEnd>),
+}
+
+impl Log {
+    fn wanted(self, path: &str) -> Wanted {
+        match (self, BinlogFile::at(path)) {
+            // The compute fetches the content of what it reads.
+            // A file of which nothing belongs to the branch comes all the same, as an empty one:
+            // the plugin removes what is there.
+            (Log::Foreign(Some(end)), Some(BinlogFile::Events(number))) => {
+                Wanted::Head(end.size_of(number, u64::MAX).unwrap_or(0))
+            }
+            (_, Some(BinlogFile::Events(_))) => Wanted::Head(u64::MAX),
+            // MariaDB creates it anew. The plugin reads and removes the other files.
+            (Log::Foreign(_), Some(BinlogFile::Index | BinlogFile::PurgeIndex)) => Wanted::Nothing,
+            (Log::Foreign(_), Some(BinlogFile::State)) | (Log::Own, _) | (_, None) => Wanted::Whole,
+        }
+    }
 }
 
 impl Backup {
@@ -94,13 +124,26 @@ impl Backup {
             move |error| status::of_read(&error, &branch.name())
         };
         match std::mem::replace(&mut self.step, Step::Done) {
-            Step::Side(from) => {
+            Step::Owner => {
+                let end = branch.meta.log_end;
+                let own = blocking(&self.node, move || {
+                    binlog::is_own(&branch, at).map_err(read_failed)
+                });
+                let log = match own.await? {
+                    true => Log::Own,
+                    false => Log::Foreign(end),
+                };
+                self.step = Step::Side(SideCursor::start(), log);
+                Ok(Some(Vec::new()))
+            }
+            Step::Side(from, log) => {
                 let part = blocking(&self.node, move || {
-                    let part = branch.pages.side_part(at, from, SIDE_BYTES);
+                    let wanted = |path: &str| log.wanted(path);
+                    let part = branch.pages.side_part(at, from, SIDE_BYTES, &wanted);
                     part.map_err(read_failed)
                 })
                 .await?;
-                self.step = part.next.map_or(Step::List, Step::Side);
+                self.step = part.next.map_or(Step::List, |next| Step::Side(next, log));
                 Ok(Some(part.pieces.into_iter().map(side_piece).collect()))
             }
             Step::List => {

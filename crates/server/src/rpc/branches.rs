@@ -3,9 +3,10 @@
 use super::pages::pooled;
 use super::{call, status};
 use crate::access::Bearer;
+use crate::branch::binlog::{Log, LogError};
 use crate::branch::lifecycle::{self, Early, ManageError, Name, New};
 use crate::branch::live::OpenBranch;
-use crate::branch::moment::{self, At, Point};
+use crate::branch::moment::{self, At, MomentError, Point};
 use crate::branch::registry::{BranchRef, ClosedBranch};
 use crate::node::{Node, Opened};
 use crate::project::{Project, lease_of};
@@ -281,17 +282,36 @@ pub(super) async fn resolve_time(
     bearer.manages()?;
     bearer.may_on(Right::Read, &opened.branches, &which)?;
     let branch = call::named(opened, "branch", &which.to_string())?;
-    let found = moment::resolve(&branch, at(request.at)?, Instant::now() + PATIENCE)
+    let asked = at(request.at)?;
+    let found = moment::resolve(&branch, asked, Instant::now() + PATIENCE)
         .await
         .map_err(|error| status::of_moment(&error))?;
-    let (point, horizon) = pooled(&node.survey_pool, move || {
-        let lsn = match found {
+    let (point, horizon, (gtid, gtid_trouble)) = pooled(&node.survey_pool, move || {
+        let mut trouble = String::new();
+        let lsn = match found.read {
             ReadAt::Newest => branch.pages.tell(),
             ReadAt::Lsn(lsn) => lsn,
         };
         let horizon = moment::horizon(&branch)
             .ok_or_else(|| Status::failed_precondition(format!("branch {which} is empty")))?;
-        Ok((moment::point(&branch, lsn), horizon))
+        let gtid = match (request.gtid, asked) {
+            (false, _) => String::new(),
+            // More transactions may be in the log at the LSN.
+            (true, At::Gtid(gtid)) => Log::of(&branch, branch.pages.newest())
+                .and_then(|log| log.position_after(gtid))
+                .map_err(|error| of_log(&branch, error))?,
+            (true, _) => match Log::of(&branch, lsn).and_then(|log| log.position()) {
+                Ok(position) => position.to_string(),
+                Err(LogError::None) => String::new(),
+                // An encrypted log keeps nobody from the rest.
+                Err(error @ LogError::Invalid { .. }) => {
+                    trouble = error.to_string();
+                    String::new()
+                }
+                Err(error) => return Err(of_log(&branch, error)),
+            },
+        };
+        Ok((moment::point(&branch, lsn), horizon, (gtid, trouble)))
     })
     .await?;
     Ok(ResolveTimeResponse {
@@ -301,6 +321,8 @@ pub(super) async fn resolve_time(
         oldest_time: time(&horizon.oldest),
         newest_lsn: horizon.newest.lsn.0,
         newest_time: time(&horizon.newest),
+        gtid,
+        gtid_trouble,
     })
 }
 
@@ -405,6 +427,13 @@ fn branch_of(opened: &Opened, project: &Project, branch: &OpenBranch, end: Lsn) 
     }
 }
 
+fn of_log(branch: &OpenBranch, source: LogError) -> Status {
+    status::of_moment(&MomentError::Log {
+        branch: branch.name(),
+        source,
+    })
+}
+
 fn time(point: &Point) -> String {
     point.time.map_or_else(String::new, |time| time.to_string())
 }
@@ -433,6 +462,10 @@ fn at(moment: Option<Moment>) -> Result<At, Status> {
             Err(error) => Err(Status::invalid_argument(format!(
                 "time: {text:?} is not an RFC 3339 time, such as 2026-11-22T14:05:00Z: {error}"
             ))),
+        },
+        Some(WireAt::Gtid(text)) => match text.parse() {
+            Ok(gtid) => Ok(At::Gtid(gtid)),
+            Err(error) => Err(Status::invalid_argument(format!("gtid: {error}"))),
         },
     }
 }

@@ -23,7 +23,7 @@ use xylem_proto::control::{
     RestoreBranchResponse, StatusRequest, StatusResponse, Tablespace,
 };
 use xylem_tokens::Right;
-use xylem_types::{Lsn, SpaceId};
+use xylem_types::{BinlogFile, Lsn, SpaceId};
 
 /// Service `xylem.control.v1.Control`.
 pub(crate) struct ControlService {
@@ -284,4 +284,34 @@ pub(super) async fn get_tablespace(
     let tablespace = blocking(node, move || backup::one(&branch, &which, at, pages)).await?;
     caller.check_epoch()?;
     Ok(tablespace)
+}
+
+/// Bytes of the branch's binary log.
+pub(super) async fn get_log(
+    node: &Node,
+    caller: &Caller,
+    get: xylem_wire::GetLog,
+) -> Result<Vec<u8>, Status> {
+    let xylem_wire::GetLog { number, length, .. } = get;
+    if length > xylem_wire::LOG_BYTES_MAX {
+        let max = xylem_wire::LOG_BYTES_MAX;
+        return Err(Status::invalid_argument(format!(
+            "length: {length} bytes of the binary log, the limit is {max}"
+        )));
+    }
+    let at = version(node, caller, 0, get.min_lsn).await?;
+    let branch = Arc::clone(&caller.branch);
+    let bytes = blocking(node, move || {
+        let path = BinlogFile::events_path(number);
+        let read = branch
+            .pages
+            .side_file(at, &path, get.offset, length as usize);
+        let found = read.map_err(|error| status::of_read(&error, &branch.name()))?;
+        found.ok_or_else(|| {
+            Status::not_found(format!("branch {}: there is no {path}", branch.name()))
+        })
+    })
+    .await?;
+    caller.check_epoch()?;
+    Ok(bytes)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tonic::Status;
 use xylem_pages::Page;
 use xylem_proto::pageserver::{self as wire, wal_frame};
-use xylem_types::{FileOp, Frame, FrameBody, FrameSeq, Lsn, PageId, SIDE_FILE_MAX};
+use xylem_types::{FileOp, Frame, FrameBody, FrameSeq, Lsn, PageId, side_file_max};
 use xylem_wal::{CheckedFrame, Damaged, FrameSums, Unreadable};
 
 pub(super) fn page_id(request: &wire::GetPageRequest) -> PageId {
@@ -101,16 +101,6 @@ fn tidy(checked: CheckedFrame) -> Result<CheckedFrame, String> {
     let FrameBody::File(op) = &checked.frame().body else {
         return Ok(checked);
     };
-    let size = match op {
-        FileOp::Write { offset, data, .. } => offset.saturating_add(data.len() as u64),
-        FileOp::Truncate { size, .. } => *size,
-        _ => 0,
-    };
-    if size > SIDE_FILE_MAX {
-        return Err(format!(
-            "file: a side file of {size} bytes, the limit is {SIDE_FILE_MAX}"
-        ));
-    }
     let mut op = op.clone();
     let mut changed = false;
     let mut tidied = |field: &str, path: &mut String| {
@@ -130,6 +120,19 @@ fn tidy(checked: CheckedFrame) -> Result<CheckedFrame, String> {
             tidied("file.path", from)?;
             tidied("file.new_path", to)?;
         }
+    }
+    let (path, size) = match &op {
+        FileOp::Write { path, offset, data } => {
+            (&path[..], offset.saturating_add(data.len() as u64))
+        }
+        FileOp::Truncate { path, size } => (&path[..], *size),
+        _ => ("", 0),
+    };
+    let max = side_file_max(path);
+    if size > max {
+        return Err(format!(
+            "file: a side file of {size} bytes, the limit is {max}"
+        ));
     }
     if !changed {
         return Ok(checked);

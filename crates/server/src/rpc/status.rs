@@ -1,6 +1,7 @@
 //! Converts errors to gRPC statuses, as the table in pageserver.proto says.
 
 use crate::branch::attach::AttachError;
+use crate::branch::binlog::LogError;
 use crate::branch::framing::AppendError;
 use crate::branch::lifecycle::ManageError;
 use crate::branch::live::OpenBranch;
@@ -124,7 +125,16 @@ pub(super) fn of_moment(error: &MomentError) -> Status {
     match error {
         MomentError::Outside { .. } => Status::out_of_range(error.to_string()),
         MomentError::Empty(_) => Status::failed_precondition(error.to_string()),
-        MomentError::Read { branch, source } => of_read(source, branch),
+        MomentError::Read { branch, source }
+        | MomentError::Log {
+            branch,
+            source: LogError::Read(source),
+        } => of_read(source, branch),
+        MomentError::Log { source, .. } => match source {
+            LogError::Invalid { .. } => Status::data_loss(error.to_string()),
+            LogError::None => Status::failed_precondition(error.to_string()),
+            _ => Status::out_of_range(error.to_string()),
+        },
     }
 }
 

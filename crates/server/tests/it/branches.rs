@@ -450,6 +450,7 @@ async fn how_far_the_history_reaches_is_told() {
     let ask = |lsn| ResolveTimeRequest {
         branch: "main".to_owned(),
         at: lsn,
+        ..ResolveTimeRequest::default()
     };
     let told = control.resolve_time(ask(None)).await.unwrap().into_inner();
     assert_eq!(

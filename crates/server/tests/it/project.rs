@@ -34,6 +34,7 @@ fn child(id: u128, parent: u128, lease: bool) -> BranchMeta {
         branch_point_lsn: 20000,
         created_at: "2026-11-22T14:05:00Z".parse().unwrap(),
         lease,
+        log_end: None,
     }
 }
 

@@ -134,6 +134,7 @@ async fn a_moment_is_told_as_lsn_and_as_time() {
         let request = ResolveTimeRequest {
             branch: String::new(),
             at,
+            ..ResolveTimeRequest::default()
         };
         control.resolve_time(request).await
     };

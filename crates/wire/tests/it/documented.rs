@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use xylem_wire::{
-    Ack, Fault, FrameHead, GetPage, GetSpace, Header, Hello, Kind, PREFACE_BYTES, PageHead,
-    Received, Role, Space, Standing, ack, check_preface, fault, frame_head, get_page, get_space,
-    hello, page_head, ping, pong, space, welcome,
+    Ack, Fault, FrameHead, GetLog, GetPage, GetSpace, Header, Hello, Kind, PREFACE_BYTES, PageHead,
+    Received, Role, Space, Standing, ack, check_preface, fault, frame_head, get_log, get_page,
+    get_space, hello, log, page_head, ping, pong, space, welcome,
 };
 
 const DOCUMENT: &str = include_str!("../../../../docs/compute-protocol.md");
@@ -134,6 +134,24 @@ fn tablespaces() {
     let (kind, id, body) = read(&bytes);
     assert_eq!((kind, id), (Kind::Space, 6));
     assert_eq!(Space::decode(&body), Ok(file));
+}
+
+#[test]
+fn bytes_of_the_log() {
+    let get = GetLog {
+        number: 7,
+        length: 1 << 20,
+        offset: 3 << 20,
+        min_lsn: 12288,
+    };
+    let bytes = get_log(10, &get);
+    is_documented("GetLog", &bytes);
+    let (kind, id, body) = read(&bytes);
+    assert_eq!((kind, id), (Kind::GetLog, 10));
+    assert_eq!(GetLog::decode(&body), Ok(get));
+    let bytes = log(10, b"\xfebin");
+    is_documented("Log", &bytes);
+    assert_eq!(read(&bytes), (Kind::Log, 10, b"\xfebin".to_vec()));
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn the_bytes_of_messages_are_what_they_were() {
         message: "epoch 4",
     };
     let ack_hex = "070000000000000088776655443322119900000000000000";
-    let golden: [(&str, Vec<u8>, String); 11] = [
+    let golden: [(&str, Vec<u8>, String); 13] = [
         (
             "hello",
             introduction,
@@ -112,6 +112,29 @@ fn the_bytes_of_messages_are_what_they_were() {
                 "05000000010000003930000000000000",
             ]
             .concat(),
+        ),
+        (
+            "get log",
+            get_log(
+                9,
+                &GetLog {
+                    number: 12,
+                    length: 0x0010_0000,
+                    offset: 0x0001_0000_0002,
+                    min_lsn: 0x3039,
+                },
+            ),
+            [
+                "18000000060000000900000000000000",
+                "0c00000000001000020000000100000039300000",
+                "00000000",
+            ]
+            .concat(),
+        ),
+        (
+            "log",
+            log(9, b"abc"),
+            ["03000000470000000900000000000000", "616263"].concat(),
         ),
         (
             "ping",
@@ -178,7 +201,7 @@ fn kinds_have_one_number_each() {
     let known: Vec<u8> = (0..=u8::MAX)
         .filter(|number| Kind::from_number(*number).is_some())
         .collect();
-    assert_eq!(known, [1, 2, 3, 4, 5, 65, 66, 67, 68, 69, 70]);
+    assert_eq!(known, [1, 2, 3, 4, 5, 6, 65, 66, 67, 68, 69, 70, 71]);
     for number in known {
         assert_eq!(Kind::from_number(number).unwrap() as u8, number);
     }
@@ -315,6 +338,16 @@ fn messages() -> impl Strategy<Value = (Vec<u8>, usize)> {
             };
             (get_space(id, &get), 16)
         }),
+        any::<(u64, u32, u32, u64, u64)>().prop_map(|(id, number, length, offset, min_lsn)| {
+            let get = GetLog {
+                number,
+                length,
+                offset,
+                min_lsn,
+            };
+            (get_log(id, &get), 24)
+        }),
+        (any::<u64>(), bytes()).prop_map(|(id, bytes)| (log(id, &bytes), 0)),
         any::<u64>().prop_map(|id| (ping(id), 0)),
         acks().prop_map(|a| (ack(&a), 24)),
         standings().prop_map(|state| (welcome(&state), 32)),
@@ -346,6 +379,8 @@ fn recode(header: Header, body: &[u8]) -> Result<Vec<u8>, Invalid> {
             [&frame_head(id, &head, payload.len())[..], payload].concat()
         }
         Kind::GetSpace => get_space(id, &GetSpace::decode(body)?),
+        Kind::GetLog => get_log(id, &GetLog::decode(body)?),
+        Kind::Log => log(id, body),
         Kind::Ping => ping(id),
         Kind::Welcome => welcome(&Standing::decode(body)?),
         Kind::Page => {

@@ -37,7 +37,8 @@ pub struct All {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct At {
-    /// An LSN, a time (RFC 3339), or how long ago (`5 minutes ago`). Default: now.
+    /// An LSN, a time (RFC 3339), how long ago (`5 minutes ago`), or a transaction of the
+    /// branch's own binary log (`gtid:0-1-42`). Default: now.
     #[param(min_length = 1)]
     at: Option<String>,
 }
@@ -228,7 +229,8 @@ pub async fn remove_branch(
         .await
 }
 
-/// A moment of a branch as LSN and as time, and the limits of its history.
+/// A moment of a branch as LSN, as time and as position of its binary log, and the limits of
+/// its history.
 #[utoipa::path(
     get, path = "/v1/branches/{name}/moments", tag = "branches", operation_id = "getMoment",
     params(BranchPath, At),
@@ -246,7 +248,7 @@ pub async fn moments(
     let name = compute_name(&name)?;
     let at = at(&api, query.at.as_deref())?;
     let control = control(&api, &caller).await?;
-    Ok(Json(control.resolve(&name, at).await?.into()))
+    Ok(Json(control.resolve(&name, at, true).await?.into()))
 }
 
 /// Restore a branch to a moment. Its present state is kept as another branch.

@@ -143,8 +143,8 @@ fn unset(app: &App, project: &mut Project, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a binary log in a compute's directory: it would be removed with the
-/// directory. Commits that are only in the binary log yet would be lost, and
+/// Refuses a binary log in a compute's directory that is not the branch's own: it would be
+/// removed with the directory. Commits that are only in the binary log yet would be lost, and
 /// MariaDB, which finds them prepared, would not start.
 ///
 /// # Errors
@@ -154,6 +154,7 @@ pub fn check_binary_log(args: &[String], state: &StateDir) -> Result<()> {
     let inside = args.iter().find(|arg| {
         let place = arg.split_once('=').map(|(_, place)| Path::new(place));
         project::is_binary_log(arg)
+            && !project::is_own_binary_log(arg)
             && !place.is_some_and(|place| {
                 place.is_absolute() && !files::resolved(place).starts_with(&computes)
             })
@@ -164,7 +165,7 @@ pub fn check_binary_log(args: &[String], state: &StateDir) -> Result<()> {
             format!(
                 "{arg} puts the binary log into the compute's directory, which is not durable: commits would be lost"
             ),
-            "put it on a disk of its own, which outlives the compute: --log-bin=/path/name",
+            "--log-bin alone keeps it in the branch; or put it on a disk of its own, which outlives the compute: --log-bin=/path/name",
         )),
     }
 }

@@ -4,7 +4,7 @@ use super::page;
 use std::collections::{HashMap, HashSet};
 use xylem_client::redo::FileOp;
 use xylem_wire::{
-    Ack, Fault, FrameHead, GetPage, GetSpace, Hello, Space, Standing, fault, page_head,
+    Ack, Fault, FrameHead, GetLog, GetPage, GetSpace, Hello, Space, Standing, fault, page_head,
 };
 
 /// Status codes of gRPC.
@@ -127,6 +127,9 @@ pub struct Script {
     /// The errors of the next requests for a tablespace.
     pub tablespace_statuses: Vec<Refusal>,
     pub tablespace_requests: Vec<GetSpace>,
+    /// The files of the binary log.
+    pub logs: HashMap<u32, Vec<u8>>,
+    pub log_requests: Vec<GetLog>,
     // Redo.
     pub frames: Vec<Frame>,
     /// The LSN after each frame.

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use xylem_channel::{Channel, Wait};
 use xylem_wire::{
-    Fault, FrameHead, GetPage, GetSpace, Hello, Kind, PREFACE_BYTES, Received, Role, Standing, ack,
-    check_preface, fault, pong, space, welcome,
+    Fault, FrameHead, GetLog, GetPage, GetSpace, Hello, Kind, PREFACE_BYTES, Received, Role,
+    Standing, ack, check_preface, fault, log, pong, space, welcome,
 };
 
 /// The pause after which the server looks whether its script has changed.
@@ -207,6 +207,10 @@ impl Connection {
                     let answer = tablespace(&mut self.script.lock().unwrap(), id, &get);
                     Asked::Other(answer)
                 }
+                Kind::GetLog => {
+                    let get = GetLog::decode(body).unwrap();
+                    Asked::Other(log_bytes(&mut self.script.lock().unwrap(), id, &get))
+                }
                 other => panic!("a message of kind {other:?} for pages"),
             };
             return Some((id, asked));
@@ -283,6 +287,21 @@ enum Asked {
     Page(GetPage),
     /// Any other request, with its answer.
     Other(Vec<u8>),
+}
+
+fn log_bytes(script: &mut Script, id: u64, get: &GetLog) -> Vec<u8> {
+    script.log_requests.push(*get);
+    match script.logs.get(&get.number) {
+        Some(file) => {
+            let rest = file.get(get.offset as usize..).unwrap_or_default();
+            log(id, &rest[..rest.len().min(get.length as usize)])
+        }
+        None => {
+            let message = &format!("no file {} of the log", get.number);
+            let code = code::NOT_FOUND;
+            fault(id, &Fault { code, message })
+        }
+    }
 }
 
 fn tablespace(script: &mut Script, id: u64, get: &GetSpace) -> Vec<u8> {

@@ -77,6 +77,7 @@ pub(crate) async fn adopt(
         branch_point_lsn: 0,
         created_at: time::now(&node.config.clock),
         lease: false,
+        log_end: None,
     };
     let made = {
         let node = Arc::clone(node);

@@ -10,7 +10,7 @@ use tonic::Status;
 use xylem_proto::control::{GetTablespaceRequest, Tablespace};
 use xylem_proto::pageserver::GetPageRequest;
 use xylem_wire::{
-    GetPage, GetSpace, Invalid, Kind, Message, Received, Space, pong, space, welcome,
+    GetLog, GetPage, GetSpace, Invalid, Kind, Message, Received, Space, log, pong, space, welcome,
 };
 
 /// The largest number of answers that are made before the first one is sent.
@@ -85,6 +85,10 @@ impl Serving {
                 self.space(id, &GetSpace::decode(message.body)?);
                 None
             }
+            Kind::GetLog => {
+                self.log(id, GetLog::decode(message.body)?);
+                None
+            }
             other => return Err(Invalid::Unexpected(other).into()),
         })
     }
@@ -123,6 +127,17 @@ impl Serving {
         self.later(id, async move {
             let found = control::get_tablespace(&node, &caller, request).await?;
             Ok(Answer::Message(space(id, &file(found))))
+        });
+    }
+
+    fn log(&self, id: u64, get: GetLog) {
+        let (node, caller) = (
+            Arc::clone(&self.connection.node),
+            self.connection.caller.clone(),
+        );
+        self.later(id, async move {
+            let bytes = control::get_log(&node, &caller, get).await?;
+            Ok(Answer::Message(log(id, &bytes)))
         });
     }
 

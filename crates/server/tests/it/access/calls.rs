@@ -140,6 +140,7 @@ pub fn calls() -> BTreeMap<&'static str, Call> {
                 c::ResolveTimeRequest {
                     branch: dev(),
                     at: lsn(1),
+                    ..c::ResolveTimeRequest::default()
                 }
                 .encode_to_vec(),
             ),

@@ -89,6 +89,7 @@ pub enum Reply {
     },
     Ack(Ack),
     Space(u64, Space),
+    Log(u64, Vec<u8>),
     Pong(u64, Standing),
     Fault(u64, Refusal),
     /// The connection ended.
@@ -183,6 +184,14 @@ impl Link {
         }
     }
 
+    /// The bytes of the log that are the next answer, with their request's number.
+    pub fn log(&mut self) -> (u64, Vec<u8>) {
+        match self.next() {
+            Reply::Log(id, bytes) => (id, bytes),
+            other => panic!("no bytes of the log: {other:?}"),
+        }
+    }
+
     /// Waits for the end, and returns the reason that the server gave.
     pub fn ended(&mut self) -> Option<Refusal> {
         let mut why = None;
@@ -203,6 +212,7 @@ fn decode(message: &Message<'_>) -> Reply {
         Kind::Pong => Reply::Pong(id, Standing::decode(body).unwrap()),
         Kind::Ack => Reply::Ack(Ack::decode(body).unwrap()),
         Kind::Space => Reply::Space(id, Space::decode(body).unwrap()),
+        Kind::Log => Reply::Log(id, body.to_vec()),
         Kind::Page => {
             let (head, page) = PageHead::decode(body).unwrap();
             let (lsn, page) = (head.lsn, page.to_vec());

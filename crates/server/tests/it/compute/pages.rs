@@ -3,12 +3,13 @@
 use super::{metric, streams};
 use crate::common::branch::{create, remove};
 use crate::common::compute::{Door, Link, Redo, Reply, WAYS, Way, newest, reader, start};
-use crate::common::redo::{FLAGS, bulky_mark, fill, mark, marked, verify};
+use crate::common::redo::{FLAGS, bulky_mark, fill, mark, marked, verify, write};
 use crate::common::{Server, Writer, wait_applied, with_database};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use tonic::Code;
-use xylem_wire::{GetPage, GetSpace, Hello, get_page, get_space, ping};
+use xylem_proto::pageserver::FileOp;
+use xylem_wire::{GetLog, GetPage, GetSpace, Hello, get_log, get_page, get_space, ping};
 
 fn open(door: &Door, way: Way) -> Link {
     Link::open(door, way, &reader()).unwrap().0
@@ -152,6 +153,78 @@ async fn hundreds_of_requests_are_answered_each_once() {
         sender.join().unwrap();
         other.get(1, &newest(5, 3));
         other.page();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_of_the_log_are_sent_from_any_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, door) = start(dir.path(), |_| {});
+    let (_, mut writer) = with_database(&server).await;
+    // Appends of all sizes, over the borders of the store's chunks.
+    let content: Vec<u8> = (0..300_000_u32).map(|at| ((at * 7) >> 3) as u8).collect();
+    let mut offset = 0;
+    for size in [1, 70_000, 50, 65_536, 9, 100_000, 64_404] {
+        let append = FileOp {
+            offset: offset as u64,
+            data: content[offset..offset + size].to_vec().into(),
+            ..write("binlog.000012", b"")
+        };
+        writer.file(append).await;
+        offset += size;
+    }
+    let redo = mark(5, 3, 1);
+    let get = GetLog {
+        number: 12,
+        length: 1000,
+        offset: 0,
+        min_lsn: writer.lsn + redo.len() as u64,
+    };
+    // It waits for redo as a page read does.
+    let mut link = open(&door, WAYS[0]);
+    link.send(&get_log(1, &get));
+    writer.redo(redo).await;
+    assert_eq!(link.log(), (1, content[..1000].to_vec()));
+    let places = [
+        (65_000, 1_000),
+        (0, 300_000),
+        (299_990, 50),
+        (64, 1),
+        (400_000, 5),
+        (7, 0),
+    ];
+    for way in WAYS {
+        let mut link = open(&door, way);
+        for (id, (offset, length)) in (2..).zip(places) {
+            link.send(&get_log(
+                id,
+                &GetLog {
+                    offset,
+                    length,
+                    ..get
+                },
+            ));
+            let from = (offset as usize).min(content.len());
+            let end = (from + length as usize).min(content.len());
+            assert_eq!(link.log(), (id, content[from..end].to_vec()));
+        }
+        let missing = GetLog { number: 13, ..get };
+        let long = GetLog {
+            length: (4 << 20) + 1,
+            ..get
+        };
+        for (id, get, code) in [
+            (20, missing, Code::NotFound),
+            (21, long, Code::InvalidArgument),
+        ] {
+            link.send(&get_log(id, &get));
+            match link.next() {
+                Reply::Fault(found, (why, message)) => {
+                    assert_eq!((found, why), (id, code), "{message}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
     }
 }
 
