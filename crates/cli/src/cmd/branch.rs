@@ -234,7 +234,7 @@ fn moment_text(name: &ComputeName, moment: &MomentReport) -> String {
     let gtid = match (&moment.gtid, &moment.gtid_trouble) {
         (Some(gtid), _) => gtid.clone(),
         (None, Some(trouble)) => format!("not known: {trouble}"),
-        (None, None) => "none: it has no binary log of its own there".to_owned(),
+        (None, None) => "none: no transaction is in a binary log of its own there".to_owned(),
     };
     format!(
         "branch    {name} at LSN {}{}\nhistory   LSN {}{} to LSN {}{}\ngtid      {}",

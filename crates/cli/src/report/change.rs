@@ -104,7 +104,7 @@ pub struct MomentReport {
     pub lsn: u64,
     /// The time of the newest change up to it, RFC 3339; unknown for some LSNs.
     pub time: Option<String>,
-    /// The position of the branch's own binary log; `null` without one.
+    /// The position of the branch's own binary log; `null` without one, and while it is empty.
     pub gtid: Option<String>,
     /// Why the position is not known though there is a log, such as an encrypted one.
     pub gtid_trouble: Option<String>,
