@@ -1,4 +1,4 @@
-//! What the binary log costs: throughput with it and without it, on each side.
+//! The cost of the binary log: throughput with it and without it, on each side.
 
 use crate::Args;
 use crate::limits;

@@ -38,6 +38,13 @@ pub struct Header {
     pub flags: u16,
 }
 
+/// The time of the first event of the file that begins with `head`, in seconds since 1970.
+/// `None`: it is no binary log, or shorter than a header.
+pub fn begun(head: &[u8]) -> Option<u32> {
+    let first = head.strip_prefix(&MAGIC).and_then(Header::decode)?;
+    Some(first.seconds)
+}
+
 /// Whether no server has closed the file that begins with `head`, of which the first 23 bytes
 /// matter. A file without a whole header counts as closed: it has nothing.
 pub fn is_in_use(head: &[u8]) -> bool {

@@ -24,6 +24,6 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-pub use event::is_in_use;
+pub use event::{begun, is_in_use};
 pub use gtid::{BadGtid, Gtid, Position};
 pub use scan::{Error, Group, Item, Summary, scan};

@@ -147,6 +147,8 @@ fn groups_of_all_forms_are_found() {
             let found = (group.gtid, group.end, group.xid, group.seconds);
             assert_eq!(found, (gtid(*seq), *end, *xid, 1_700_000_000));
         }
+        assert_eq!(crate::begun(&file.bytes), Some(1_700_000_000));
+        assert_eq!(crate::begun(b"no binary log, but long enough"), None);
         // A file that was closed.
         assert!(crate::is_in_use(&file.bytes[..23]) && !crate::is_in_use(&file.bytes[..22]));
         file.bytes[4 + 17] = 0;

@@ -1,8 +1,9 @@
-//! What a start finds in the branch's binary log: transactions that it has, and where it is
-//! cut off.
+//! Reads the branch's binary log at a start: for the transactions that it has, and for a group
+//! at its end that is cut off.
 
 use crate::log::{self, Level};
 use crate::pages::{Outcome, Patience, Pool, Request, may_wait};
+use crate::sidefiles::logs::LogFile;
 use crate::sidefiles::{Uncaptured, logs};
 use crate::status::{Error, Status};
 use std::collections::HashSet;
@@ -13,15 +14,12 @@ use xylem_wire::GetLog;
 
 type Scanned = Result<Summary, xylem_binlog::Error<i32>>;
 
-fn scanned(number: u32, each: &mut dyn FnMut(Item)) -> Option<(Scanned, u64)> {
-    let file = logs::find(&BinlogFile::events_path(number))?;
-    let size = file.size();
+fn scanned(file: &LogFile, each: &mut dyn FnMut(Item)) -> Scanned {
     let mut read = |offset, len| file.read(offset, len);
-    let result = scan(size, &mut read, &mut |item| {
+    scan(file.size(), &mut read, &mut |item| {
         each(item);
         ControlFlow::Continue(())
-    });
-    Some((result, size))
+    })
 }
 
 fn failed(number: u32, why: impl std::fmt::Display) -> Error {
@@ -69,15 +67,18 @@ pub fn transactions() -> Result<HashSet<u64>, Error> {
     let mut found = HashSet::new();
     let mut from = None;
     for (nth, number) in logs::numbers().map_err(unlisted)?.into_iter().enumerate() {
+        let Some(file) = logs::find(&BinlogFile::events_path(number)) else {
+            continue;
+        };
         let mut checkpoint = None;
-        let result = scanned(number, &mut |item| match item {
+        let result = scanned(&file, &mut |item| match item {
             Item::Group(group) => found.extend(group.xid),
             Item::Checkpoint(name) => checkpoint = Some(name),
             Item::List(_) => {}
         });
         match result {
-            None | Some((Ok(_), _)) => {}
-            Some((Err(xylem_binlog::Error::Encrypted), _)) => {
+            Ok(_) => {}
+            Err(xylem_binlog::Error::Encrypted) => {
                 log::write(
                     Level::Warning,
                     "the binary log is encrypted: transactions that were being committed at the \
@@ -85,7 +86,7 @@ pub fn transactions() -> Result<HashSet<u64>, Error> {
                 );
                 return Ok(HashSet::new());
             }
-            Some((Err(error), _)) => return Err(failed(number, error)),
+            Err(error) => return Err(failed(number, error)),
         }
         if from.is_none() {
             from = checkpoint.as_deref().and_then(logs::number_of);
@@ -108,29 +109,26 @@ pub fn mend() -> Result<(), Error> {
     let _ours = Uncaptured::new();
     // The newest file may have been made when the one before it was not closed yet.
     for number in logs::numbers().map_err(unlisted)?.into_iter().take(2) {
-        let file = logs::find(&BinlogFile::events_path(number));
-        let head = file.map_or(Ok(Vec::new()), |file| file.head());
-        if !xylem_binlog::is_in_use(&head.map_err(|e| failed(number, e))?) {
-            continue;
-        }
-        let Some((result, size)) = scanned(number, &mut |_| {}) else {
+        let path = BinlogFile::events_path(number);
+        let Some(file) = logs::find(&path) else {
             continue;
         };
-        match result {
+        let head = file.head().map_err(|e| failed(number, e))?;
+        if !xylem_binlog::is_in_use(&head) {
+            continue;
+        }
+        let size = file.size();
+        match scanned(&file, &mut |_| {}) {
             Ok(Summary {
                 in_use: true,
                 whole,
             }) if whole < size => {
-                let file = logs::find(&BinlogFile::events_path(number));
                 let errno = |e| failed(number, std::io::Error::from_raw_os_error(e));
-                if let Some(file) = file {
-                    file.truncate(whole).map_err(errno)?;
-                }
+                file.truncate(whole).map_err(errno)?;
                 log::write(
                     Level::Note,
                     &format!(
-                        "cut {} off at {whole} of {size} bytes, where its last whole event group ends",
-                        BinlogFile::events_path(number)
+                        "cut {path} off at {whole} of {size} bytes, where its last whole event group ends"
                     ),
                 );
             }
@@ -139,7 +137,6 @@ pub fn mend() -> Result<(), Error> {
                 return Err(failed(number, std::io::Error::from_raw_os_error(errno)));
             }
             Err(error) => {
-                let path = BinlogFile::events_path(number);
                 log::write(Level::Warning, &format!("{path}: {error}"));
             }
         }

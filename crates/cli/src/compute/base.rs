@@ -24,10 +24,6 @@ pub struct Materialise<'a> {
     binlog: BTreeMap<u32, (PathBuf, SystemTime)>,
 }
 
-/// A file of a binary log begins with this, then the time of its first event in seconds since
-/// 1970, in 4 bytes, little-endian (`BINLOG_MAGIC` in `log_event.h`).
-const BINLOG_MAGIC: [u8; 4] = *b"\xfebin";
-
 impl<'a> Materialise<'a> {
     /// Into the directory `datadir`, which must be closed to others. What is made in it
     /// is `owner`'s, or else the caller's.
@@ -122,11 +118,8 @@ impl<'a> Materialise<'a> {
 
     /// Notes file `number` of the binary log, of which `data` is the beginning.
     fn note(&mut self, number: u32, path: &Path, data: &[u8]) {
-        if let Some((magic, rest)) = data.split_first_chunk()
-            && *magic == BINLOG_MAGIC
-            && let Some(seconds) = rest.first_chunk()
-        {
-            let since_1970 = Duration::from_secs(u32::from_le_bytes(*seconds).into());
+        if let Some(seconds) = xylem_binlog::begun(data) {
+            let since_1970 = Duration::from_secs(seconds.into());
             let begun = SystemTime::UNIX_EPOCH + since_1970;
             self.binlog.insert(number, (path.to_owned(), begun));
         }

@@ -377,7 +377,8 @@ fn a_binary_log_brings_an_identity() {
 fn files_of_the_binary_log_keep_their_times() {
     let dir = tempfile::tempdir().unwrap();
     let mut base = Materialise::new(dir.path(), None);
-    let events = |seconds: u32| [&b"\xfebin"[..], &seconds.to_le_bytes(), b"more"].concat();
+    let events =
+        |seconds: u32| [&b"\xfebin"[..], &seconds.to_le_bytes(), b"rest of a header"].concat();
     for (name, data) in [
         ("binlog.000009", events(1000)),
         ("binlog.000010", events(2000)),

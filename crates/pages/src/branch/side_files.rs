@@ -76,6 +76,14 @@ pub struct SidePart {
 }
 
 impl Shared {
+    /// The LSN at which side files are read.
+    fn side_lsn(&self, at: ReadAt) -> Result<Lsn, ReadError> {
+        Ok(match (self.resolve(at)?, at) {
+            (_, ReadAt::Newest) => self.newest(),
+            (lsn, ReadAt::Lsn(_)) => lsn,
+        })
+    }
+
     /// Directories and side files from `from` on, until about `bytes_max`
     /// bytes of content and paths are gathered. `wanted` says by path how much
     /// of a file is read. Holds nothing between two calls. Blocking.
@@ -93,10 +101,7 @@ impl Shared {
         bytes_max: usize,
         wanted: &dyn Fn(&str) -> Wanted,
     ) -> Result<SidePart, ReadError> {
-        let lsn = match (self.resolve(at)?, at) {
-            (_, ReadAt::Newest) => self.newest(),
-            (lsn, ReadAt::Lsn(_)) => lsn,
-        };
+        let lsn = self.side_lsn(at)?;
         let layers = self.snapshot_at(lsn)?;
         let mut part = Part {
             view: layers.view(self.source()),
@@ -124,10 +129,7 @@ impl Shared {
         offset: u64,
         length: usize,
     ) -> Result<Option<Vec<u8>>, ReadError> {
-        let lsn = match (self.resolve(at)?, at) {
-            (_, ReadAt::Newest) => self.newest(),
-            (lsn, ReadAt::Lsn(_)) => lsn,
-        };
+        let lsn = self.side_lsn(at)?;
         let within = (offset % CHUNK) as usize;
         let layers = self.snapshot_at(lsn)?;
         let part = Part {
@@ -155,10 +157,7 @@ impl Shared {
     /// # Errors
     /// See [`ReadError`].
     pub(crate) fn side_file_size(&self, at: ReadAt, path: &str) -> Result<Option<u64>, ReadError> {
-        let lsn = match (self.resolve(at)?, at) {
-            (_, ReadAt::Newest) => self.newest(),
-            (lsn, ReadAt::Lsn(_)) => lsn,
-        };
+        let lsn = self.side_lsn(at)?;
         let layers = self.snapshot_at(lsn)?;
         let node = layers.view(self.source()).node(path, lsn)?;
         Ok((node.kind == NodeKind::File).then_some(node.size))

@@ -18,8 +18,8 @@ const ELSEWHERE: &str = " elsewhere";
 /// More bytes than a branch's name has there.
 const OWNER_BYTES: usize = 256;
 
-/// Where the log of a branch's parent ends for that branch, if that is before the branch
-/// point: a group commit writes many transactions at one LSN.
+/// The end of the parent's log for a branch, if that is before the branch point: a group commit
+/// writes many transactions at one LSN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogEnd {
@@ -41,7 +41,7 @@ impl LogEnd {
     }
 }
 
-/// What is sought in the log cannot be found.
+/// A transaction, or the log itself, cannot be found.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The page store cannot read it.
@@ -77,7 +77,7 @@ pub enum LogError {
 /// A branch's log.
 pub struct Log<'a> {
     branch: &'a OpenBranch,
-    at: ReadAt,
+    lsn: Lsn,
     end: Option<LogEnd>,
     /// The numbers of its files, the oldest first. Not empty.
     files: Vec<u32>,
@@ -96,8 +96,12 @@ struct Place {
 /// # Errors
 /// [`ReadError`].
 pub fn is_own(branch: &OpenBranch, at: ReadAt) -> Result<bool, ReadError> {
-    let owner = owner(branch, at)?;
-    Ok(owner.as_deref() == Some(&format!("id:{}", branch.id())))
+    Ok(owner(branch, at)?.is_some_and(|owner| names(&owner, branch)))
+}
+
+/// Whether a line in [`OWNER`] says that the log is a part of `branch`.
+fn names(owner: &str, branch: &OpenBranch) -> bool {
+    owner == format!("id:{}", branch.id())
 }
 
 /// The line in [`OWNER`].
@@ -114,17 +118,17 @@ impl Log<'_> {
     /// [`LogError::None`], or when it cannot be read.
     pub fn of(branch: &OpenBranch, lsn: Lsn) -> Result<Log<'_>, LogError> {
         let at = ReadAt::Lsn(lsn);
-        let own = is_own(branch, at)?;
+        let owner = owner(branch, at)?.unwrap_or_default();
+        let own = names(&owner, branch);
         // After the branch point a branch without a log of its own has changes that are in none.
         let shared = lsn.0 <= branch.meta.branch_point_lsn;
-        let is_left = owner(branch, at)?.is_some_and(|owner| owner.ends_with(ELSEWHERE));
-        if is_left || !own && !shared {
+        if owner.ends_with(ELSEWHERE) || !own && !shared {
             return Err(LogError::None);
         }
         let end = branch.meta.log_end.filter(|_| !own);
         let mut log = Log {
             branch,
-            at,
+            lsn,
             end,
             files: Vec::new(),
         };
@@ -148,7 +152,10 @@ impl Log<'_> {
 
     fn size(&self, number: u32) -> Result<Option<u64>, ReadError> {
         let path = BinlogFile::events_path(number);
-        let size = self.branch.pages.side_file_size(self.at, &path)?;
+        let size = self
+            .branch
+            .pages
+            .side_file_size(ReadAt::Lsn(self.lsn), &path)?;
         Ok(size.and_then(|size| match self.end {
             Some(end) => end.size_of(number, size),
             None => Some(size),
@@ -163,10 +170,8 @@ impl Log<'_> {
         let path = BinlogFile::events_path(number);
         let size = self.size(number)?.unwrap_or(0);
         let mut read = |offset, length| {
-            let bytes = self
-                .branch
-                .pages
-                .side_file(self.at, &path, offset, length)?;
+            let at = ReadAt::Lsn(self.lsn);
+            let bytes = self.branch.pages.side_file(at, &path, offset, length)?;
             Ok::<_, ReadError>(bytes.unwrap_or_default())
         };
         match scan(size, &mut read, each) {
@@ -215,20 +220,20 @@ impl Log<'_> {
         Ok(Position::default())
     }
 
-    /// The state of the log right after the transaction `gtid`, as MariaDB shows it.
+    /// The state of the log right after the transaction `gtid`.
     ///
     /// # Errors
     /// [`LogError`].
-    pub fn position_after(&self, gtid: Gtid) -> Result<String, LogError> {
+    pub fn position_after(&self, gtid: Gtid) -> Result<Position, LogError> {
         let Place { file, end } = self.find(gtid)?;
         let mut log = Log {
             branch: self.branch,
-            at: self.at,
+            lsn: self.lsn,
             end: Some(LogEnd { file, size: end }),
             files: self.files.clone(),
         };
         log.files.retain(|number| *number <= file);
-        Ok(log.position()?.to_string())
+        log.position()
     }
 
     /// Where the transaction `gtid` ends.
@@ -281,10 +286,7 @@ impl Log<'_> {
                 .pages
                 .side_file(at, &path, from, EVENT_BYTES as usize)
         };
-        let ReadAt::Lsn(newest) = self.at else {
-            return Err(LogError::None);
-        };
-        let ours = last(newest)?;
+        let ours = last(self.lsn)?;
         let has = |lsn| {
             let size = self.branch.pages.side_file_size(ReadAt::Lsn(lsn), &path)?;
             Ok::<_, ReadError>(size.is_some_and(|size| size >= end) && last(lsn)? == ours)
@@ -292,7 +294,7 @@ impl Log<'_> {
         if has(oldest)? {
             return Err(LogError::Old(gtid));
         }
-        let (mut without, mut with) = (oldest.0, newest.0);
+        let (mut without, mut with) = (oldest.0, self.lsn.0);
         while with - without > 1 {
             let middle = without + (with - without) / 2;
             match has(Lsn(middle))? {

@@ -299,7 +299,8 @@ pub(super) async fn resolve_time(
             // More transactions may be in the log at the LSN.
             (true, At::Gtid(gtid)) => Log::of(&branch, branch.pages.newest())
                 .and_then(|log| log.position_after(gtid))
-                .map_err(|error| of_log(&branch, error))?,
+                .map_err(|error| of_log(&branch, error))?
+                .to_string(),
             (true, _) => match Log::of(&branch, lsn).and_then(|log| log.position()) {
                 Ok(position) => position.to_string(),
                 Err(LogError::None) => String::new(),
